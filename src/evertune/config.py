@@ -1,0 +1,130 @@
+"""What a user may write: YAML files and `--set key=value`, checked before anything is done.
+
+Unknown keys are errors with the nearest valid one. The classes here stay at the edge of the house: what is inside
+takes plain arguments.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from evertune.errors import UserError, nearest
+
+Schema = TypeVar("Schema", bound=BaseModel)
+
+
+class TrainSettings(BaseModel):
+    """How each task is trained; the same for every method."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    epochs: float = Field(default=1.0, gt=0, description="passes over a task's training set")
+    batch_size: int = Field(default=8, ge=1, description="samples per micro-batch")
+    accumulate: int = Field(default=1, ge=1, description="micro-batches per optimizer step")
+    learning_rate: float = Field(default=1e-3, gt=0, description="peak of the cosine schedule")
+    weight_decay: float = Field(default=0.0, ge=0, description="of AdamW; not on biases and norms")
+    warmup: float = Field(default=0.03, ge=0, lt=1, description="share of the steps with a rising learning rate")
+    clip: float = Field(default=1.0, gt=0, description="largest norm of the gradient")
+
+
+class EvaluationSettings(BaseModel):
+    """How answers are generated."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    batch_size: int = Field(default=32, ge=1, description="questions answered at once; never changes an answer")
+    max_new_tokens: int | None = Field(
+        default=None, ge=1, description="longest answer; by default the task's longest training answer and two more"
+    )
+
+
+class RunConfig(BaseModel):
+    """Everything that decides a run. `evertune run FILE.yaml` reads exactly this."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    stream: str
+    model: str = "smol"
+    method: str = "sequential"
+    seed: int = Field(default=0, ge=0)
+    limit: int | None = Field(default=None, ge=1)
+    out: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    train: TrainSettings = Field(default_factory=TrainSettings)
+    evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
+    options: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="per method: its own options, e.g. {replay: {ratio: 0.05}}"
+    )
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file with the safe loader.
+
+    Raises:
+        UserError: the file is missing or not YAML; the message names the line.
+    """
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as problem:
+        raise UserError(f"{path} does not exist") from problem
+    except (OSError, UnicodeDecodeError) as problem:
+        raise UserError(f"{path} can't be read: {problem}") from problem
+    except yaml.YAMLError as problem:
+        mark = getattr(problem, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{line}: not valid YAML ({getattr(problem, 'problem', problem)})") from problem
+
+
+def validated(schema: type[Schema], content: Any, *, where: str) -> Schema:
+    """Check `content` against `schema`; the first mistake becomes one clear line that starts with `where`."""
+    if not isinstance(content, dict):
+        raise UserError(f"{where}: expected 'key: value' lines, found {type(content).__name__}")
+    try:
+        return schema.model_validate(content)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise UserError(f"{where}: unknown key '{place}'; {_nearest_key(schema, first['loc'])}") from problem
+        message = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"{where}: {place + ': ' if place else ''}{message}") from problem
+
+
+def with_settings(content: dict[str, Any], settings: list[str], *, methods: list[str]) -> dict[str, Any]:
+    """Apply `--set key=value` entries: `train.epochs=2`, or `replay.ratio=0.05` for a method's own option."""
+    result: dict[str, Any] = {**content}
+    for entry in settings:
+        key, equals, text = entry.partition("=")
+        if not equals or not key.strip():
+            raise UserError(f"--set {entry}: write it as key=value, for example train.learning_rate=5e-4")
+        parts = key.strip().split(".")
+        if parts[0] in methods:
+            parts = ["options", *parts]
+        target = result
+        for part in parts[:-1]:
+            target[part] = {**(target.get(part) or {})}
+            target = target[part]
+        target[parts[-1]] = _value(text)
+    return result
+
+
+def _value(text: str) -> Any:
+    """A YAML scalar; `5e-4` is a number for people, though not for YAML 1.1."""
+    try:
+        return float(text) if "e" in text.lower() else yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError):
+        return text
+
+
+def _nearest_key(schema: type[BaseModel], location: tuple[int | str, ...]) -> str:
+    """The nearest key at the level where the unknown one stands."""
+    level: Any = schema
+    for part in location[:-1]:
+        field = getattr(level, "model_fields", {}).get(part)
+        level = field.annotation if field else level
+        level = next(iter(getattr(level, "__args__", ())), level) if not hasattr(level, "model_fields") else level
+    return nearest(str(location[-1]), getattr(level, "model_fields", {}))

@@ -1,0 +1,35 @@
+"""What evertune says when the input is wrong: one line with what, where and what to do.
+
+Every error a user can cause is a `UserError`; the command line prints its text and exits with code 2.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Something in the input can't be used; the message says what, where and what to do."""
+
+
+class DataError(UserError):
+    """A row, a picture or a file of a task can't be used; the message names the file and the line."""
+
+
+class RunFolderError(UserError):
+    """A run folder is of another configuration, incomplete or damaged; the message names the file."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return `; did you mean 'x'?` or a list of what is known, ready to end a sentence."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if close:
+        return f"did you mean '{close[0]}'?"
+    return "known: " + ", ".join(names) if names else "nothing is known here"
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
+    """The error for a name that nobody knows, with the nearest valid one."""
+    return UserError(f"unknown {kind} '{name}'; {nearest(name, known)}")

@@ -1,0 +1,67 @@
+"""What every family with a decoder LM shares: the loss at answer positions and batched greedy answers.
+
+Functions over a Hugging Face decoder; the families in this folder stay thin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from evertune.lmm.protocol import Output
+
+IGNORE = -100
+
+
+def pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+    """(n, longest) int64 tensor of `rows`, filled up on the right with `value`."""
+    longest = max(len(row) for row in rows)
+    return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows], dtype=torch.long)
+
+
+def answer_loss(decoder: nn.Module, head: nn.Module, embeds: Tensor, attention: Tensor, labels: Tensor) -> Output:
+    """Negative log-likelihood of the labelled tokens.
+
+    Args:
+        decoder: the LM without its head; called with `inputs_embeds`.
+        head: hidden state -> vocabulary.
+        embeds: (B, S, width) input embeddings, padded on the right.
+        attention: (B, S) 1 for inputs, 0 for padding.
+        labels: (B, S) token id or -100; the token at position p is predicted from position p - 1.
+    """
+    hidden = decoder(inputs_embeds=embeds, attention_mask=attention, use_cache=False).last_hidden_state
+    row, column = (labels != IGNORE).nonzero(as_tuple=True)
+    # Gathering first keeps the head to the few answer positions, and its input contiguous: a strided slice would make
+    # the CPU's product copy the whole vocabulary matrix for each row.
+    logits = head(hidden[row, column - 1]).float()
+    token_nll = nn.functional.cross_entropy(logits, labels[row, column], reduction="none")
+    nll = torch.zeros(len(labels), device=labels.device).index_add(0, row, token_nll)
+    return Output(nll=nll, tokens=(labels != IGNORE).sum(1), logits=logits)
+
+
+@torch.inference_mode()
+def greedy_answers(
+    lm: Any, tokenizer: Any, embeds: Sequence[Tensor], *, max_new_tokens: int, end: int
+) -> list[str]:
+    """Greedy continuations of n prompts given as (length, width) embeddings, padded on the left.
+
+    Position ids follow the attention mask, so that padding never changes an answer.
+    """
+    longest = max(len(e) for e in embeds)
+    batch = embeds[0].new_zeros(len(embeds), longest, embeds[0].shape[-1])
+    attention = torch.zeros(len(embeds), longest, dtype=torch.long, device=batch.device)
+    for row, prompt in enumerate(embeds):
+        batch[row, longest - len(prompt) :] = prompt
+        attention[row, longest - len(prompt) :] = 1
+    tokens = lm.generate(
+        inputs_embeds=batch,
+        attention_mask=attention,
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        eos_token_id=end,
+        pad_token_id=end,
+    )
+    return [tokenizer.decode(row, skip_special_tokens=True).strip() for row in tokens]

@@ -1,0 +1,55 @@
+"""Where and in which number format a model runs: threads, device, and the dtype chosen by measurement."""
+
+from __future__ import annotations
+
+import os
+import time
+from functools import cache
+
+import torch
+
+from evertune.errors import UserError
+
+
+def use_threads() -> int:
+    """Use the cores this process may run on; called once, before the first tensor operation of a command."""
+    allowed = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+    torch.set_num_threads(allowed)
+    return allowed
+
+
+def pick_device() -> torch.device:
+    """The GPU when there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def pick_dtype(wanted: str, device: torch.device) -> torch.dtype:
+    """Return the dtype called `wanted`; 'auto' takes the faster one of bfloat16 and float32 on this machine.
+
+    On a CPU with AMX bfloat16 is two to three times faster than float32, on one without it is slower: so measure.
+    """
+    if wanted == "auto":
+        return min(seconds_per_product(device.type).items(), key=lambda item: item[1])[0]
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    if wanted not in known:
+        raise UserError(f"dtype must be auto, float32 or bfloat16, not '{wanted}'")
+    return known[wanted]
+
+
+@cache
+def seconds_per_product(device: str) -> dict[torch.dtype, float]:
+    """Seconds of one (256 x 576) @ (576 x 1536) product by dtype: the shape that the LM of `smol` is made of."""
+    result = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        left = torch.ones(256, 576, dtype=dtype, device=device)
+        weights = [torch.ones(1536, 576, dtype=dtype, device=device) for _ in range(8)]
+        rounds = []
+        for _ in range(5):
+            start = time.perf_counter()
+            for weight in weights:
+                torch.nn.functional.linear(left, weight)
+            if device == "cuda":
+                torch.cuda.synchronize()
+            rounds.append((time.perf_counter() - start) / len(weights))
+        result[dtype] = min(rounds)
+    return result

