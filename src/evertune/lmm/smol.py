@@ -67,7 +67,7 @@ class Smol(nn.Module):
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """The projector and the LoRA matrices."""
-        return {name: p for name, p in self.named_parameters() if p.requires_grad}
+        return {n: p for n, p in self.named_parameters() if n.startswith("projector.") or ".lora_" in n}
 
     def scopes(self) -> Mapping[str, Sequence[str]]:
         """`projection`: the projector; `lora`: the low-rank matrices on q and v."""

@@ -1,0 +1,5 @@
+"""`python -m evertune` is the command `evertune`."""
+
+from evertune.cli import main
+
+main()

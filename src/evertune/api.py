@@ -1,0 +1,235 @@
+"""The Python API of whole runs: what the commands do, as functions.
+
+    import evertune
+    matrices = evertune.run("parcel", model="smol", method="sequential,replay,eproj", out="runs/first")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evertune.assets import Progress
+from evertune.config import RunConfig, read_yaml, validated, with_settings
+from evertune.errors import UserError
+from evertune.files import read_json
+from evertune.runner import Watcher, begin, finished_matrix, identity_of, run_stream, stamp
+from evertune.tasks import Stream, load_stream
+
+if TYPE_CHECKING:
+    from evertune.lmm.protocol import LMM
+    from evertune.loop import Training
+    from evertune.planner import Plan
+
+
+def configure(
+    stream: str, *, settings: Sequence[str] = (), options: Mapping[str, Any] | None = None, **given: Any
+) -> RunConfig:
+    """Build the configuration of a run from a stream, or from a YAML file that says everything.
+
+    Args:
+        stream: a built-in stream, a stream's YAML, or a run's YAML (it has a key `stream`).
+        settings: `key=value` entries as of `--set`; they win over everything else.
+        options: per method, its own options.
+        given: fields of `RunConfig`; None means "not said".
+
+    Raises:
+        UserError: an unknown key or a value of a wrong type.
+    """
+    from evertune.methods import METHODS
+
+    where = "the command"
+    content: dict[str, Any] = {"stream": stream}
+    if stream.endswith((".yaml", ".yml")):
+        file = read_yaml(Path(stream))
+        if isinstance(file, dict) and "stream" in file:
+            where, content = stream, file
+            content["stream"] = _beside(Path(stream), str(file["stream"]))
+    content |= {key: value for key, value in given.items() if value is not None}
+    if options:
+        content["options"] = {**content.get("options", {}), **options}
+    content = with_settings(content, list(settings), methods=list(METHODS))
+    return validated(RunConfig, content, where=where)
+
+
+def _beside(config: Path, stream: str) -> str:
+    """A stream's path in a run's YAML counts from that file."""
+    beside = config.parent / stream
+    return str(beside) if stream.endswith((".yaml", ".yml")) and beside.exists() else stream
+
+
+def method_specs(config: RunConfig) -> list[str]:
+    """`sequential,replay+ewc` -> its parts, checked, with their options."""
+    from evertune.methods import make_methods, parts_of
+
+    specs = [spec.strip() for spec in config.method.split(",") if spec.strip()]
+    if not specs or len(set(specs)) < len(specs):
+        raise UserError(f"method '{config.method}': name one or more different methods, separated by commas")
+    named = {part for spec in specs for part in parts_of(spec)}
+    if stray := sorted(set(config.options) - named):
+        raise UserError(f"options are given for '{stray[0]}', which is not among the methods of this run: {config.method}")
+    for spec in specs:
+        make_methods(spec, config.options)
+    return specs
+
+
+def run(
+    stream: str,
+    *,
+    model: str | None = None,
+    method: str | None = None,
+    seed: int | None = None,
+    limit: int | None = None,
+    out: str | Path | None = None,
+    settings: Sequence[str] = (),
+    watcher: Watcher | None = None,
+    progress: Progress | None = None,
+) -> list[dict[str, Any]]:
+    """Run one or more methods over a stream and write a report; the same call again continues.
+
+    Args:
+        stream: a built-in stream or a YAML file.
+        model: a preset or a checkpoint folder; default `smol`.
+        method: names separated by `,` run one after another, joined by `+` they run together; default `sequential`.
+        seed: of everything random.
+        limit: at most this many training and test samples per task.
+        out: the run folder; with several methods each gets a folder in it. Default `runs/STREAM-MODEL-sSEED`.
+        settings: `key=value`, e.g. `train.epochs=2` or `replay.ratio=0.05`.
+        watcher: told about progress.
+        progress: told about downloads.
+
+    Returns:
+        One matrix (the content of `matrix.json`) per method, in order.
+    """
+    config = configure(
+        stream, settings=settings, model=model, method=method, seed=seed, limit=limit, out=str(out) if out else None
+    )
+    return run_config(config, watcher=watcher, progress=progress)
+
+
+def run_config(
+    config: RunConfig, *, watcher: Watcher | None = None, progress: Progress | None = None
+) -> list[dict[str, Any]]:
+    """`run` with everything said in a `RunConfig`."""
+    from evertune.lmm import model_folder
+    from evertune.report import write_report
+
+    specs = method_specs(config)
+    data = load_stream(config.stream, limit=config.limit, progress=progress)
+    _check_pictures(data)
+    base = out_folder(config, data)
+    folders = run_folders(base, specs)
+    model = read_json(model_folder(config.model, progress=progress) / "config.json")
+    identities = {spec: identity_of(_resolved(config, spec), data, model) for spec in specs}
+    # Refuse a folder of another run before the first minute of training, not after the second method.
+    done = {spec: finished_matrix(folders[spec], identities[spec]) for spec in specs}
+    open_ones = [spec for spec in specs if done[spec] is None]
+    lmm = _load(config, folders, open_ones, progress) if open_ones else None
+    for spec in open_ones:
+        assert lmm is not None
+        begin(folders[spec], identities[spec])
+        done[spec] = _run_one(config, spec, data, folders[spec], lmm, watcher or Watcher())
+    matrices = [matrix for matrix in done.values() if matrix is not None]
+    if open_ones or not report_path(base).exists():
+        write_report(list(folders.values()), report_path(base))
+    return matrices
+
+
+def out_folder(config: RunConfig, stream: Stream) -> Path:
+    """Where the run is written."""
+    model = Path(config.model).name
+    return Path(config.out) if config.out else Path("runs") / f"{stream.name}-{model}-s{config.seed}"
+
+
+def run_folders(base: Path, specs: Sequence[str]) -> dict[str, Path]:
+    """The folder of each method: `base` itself when there is only one."""
+    return {spec: base if len(specs) == 1 else base / spec for spec in specs}
+
+
+def report_path(base: Path) -> Path:
+    """Where the report of a run is."""
+    return base / "report" / "index.html"
+
+
+def training_of(config: RunConfig) -> Training:
+    """The hyper-parameters of a run's training."""
+    from evertune.loop import Training
+
+    return Training(**config.train.model_dump())
+
+
+def plan(config: RunConfig, *, progress: Progress | None = None) -> list[Plan]:
+    """What each method of a run would do and cost on this machine; nothing is trained."""
+    from evertune.lmm import load_lmm
+    from evertune.methods import make_methods
+    from evertune.planner import measure_pace, plan_run
+
+    specs = method_specs(config)
+    stream = load_stream(config.stream, limit=config.limit, progress=progress)
+    lmm = load_lmm(config.model, seed=config.seed, dtype=config.dtype, progress=progress)
+    training = training_of(config)
+    pace = measure_pace(lmm, stream, training, batch=config.evaluation.batch_size)
+    return [
+        plan_run(lmm, make_methods(spec, config.options), stream, name=spec, training=training, pace=pace)
+        for spec in specs
+    ]
+
+
+def _load(config: RunConfig, folders: Mapping[str, Path], specs: Sequence[str], progress: Progress | None) -> LMM:
+    """Load the model; a run that was begun in one number format goes on in it."""
+    from evertune.lmm import load_lmm
+    from evertune.lmm.device import use_threads
+
+    use_threads()
+    dtype = config.dtype
+    for spec in specs:
+        path = folders[spec] / "stamp.json"
+        if dtype == "auto" and path.exists():
+            dtype = read_json(path)["dtype"]
+    return load_lmm(config.model, seed=config.seed, dtype=dtype, progress=progress)
+
+
+def _run_one(
+    config: RunConfig, spec: str, stream: Stream, folder: Path, lmm: LMM, watcher: Watcher
+) -> dict[str, Any]:
+    from evertune.learner import Learner
+    from evertune.lmm.weights import copy_of, restore
+    from evertune.methods import make_methods
+
+    stamp(folder, lmm, stream)
+    start = copy_of(lmm.trainable())
+    learner = Learner(
+        lmm,
+        make_methods(spec, config.options),
+        folder=folder,
+        training=training_of(config),
+        seed=config.seed,
+        evaluation_batch=config.evaluation.batch_size,
+        max_new_tokens=config.evaluation.max_new_tokens,
+    )
+    header = {
+        "model": config.model if config.model in ("smol", "random") else Path(config.model).name,
+        "stream": stream.name,
+        "method": spec,
+        "seed": config.seed,
+    }
+    matrix = run_stream(learner, stream, folder=folder, header=header, watcher=watcher)
+    restore(lmm.trainable(), start)
+    return matrix
+
+
+def _resolved(config: RunConfig, spec: str) -> dict[str, Any]:
+    """The configuration of one method's run, its options with their defaults."""
+    from evertune.methods import make_methods, options_of, parts_of
+
+    made = {method.name: method for method in make_methods(spec, config.options)}
+    options = {part: {o: getattr(made[part], o) for o in options_of(part)} for part in parts_of(spec)}
+    return {**config.model_dump(exclude={"evaluation": {"batch_size"}}), "method": spec, "options": options}
+
+
+def _check_pictures(stream: Stream) -> None:
+    from evertune.tasks.jsonl import check_pictures
+
+    for task in stream.tasks:
+        check_pictures(task.train + task.test)

@@ -1,0 +1,108 @@
+"""What there is: the listings behind `ls`, `show` and `doctor`."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from evertune.errors import UserError, unknown
+from evertune.files import cache_folder
+from evertune.lmm.presets import PRESETS
+from evertune.tasks.stream import about_task, stream_file, stream_names
+
+
+def listing(what: str) -> list[dict[str, str]]:
+    """Names and titles of all methods, streams or models."""
+    from evertune.methods import METHODS
+
+    kinds = {
+        "methods": lambda: [{"name": n, "title": m.about.title, "kind": m.about.kind} for n, m in METHODS.items()],
+        "streams": lambda: [{"name": n, "title": stream_file(n)[0].title} for n in stream_names()],
+        "models": lambda: [{"name": n, "title": facts["title"]} for n, facts in PRESETS.items()],
+    }
+    if what not in kinds:
+        raise unknown("list", what, kinds)
+    return kinds[what]()
+
+
+def details(name: str) -> dict[str, dict[str, Any]]:
+    """Sections of facts about one method, stream or model.
+
+    Raises:
+        UserError: nothing is called `name`.
+    """
+    from evertune.methods import METHODS, options_of
+
+    if name in METHODS:
+        about = METHODS[name].about
+        facts = {key: getattr(about, key) for key in ("kind", "paper", "formula", "cost", "fails")}
+        options = {f"{name}.{o}": f"{p.annotation} = {p.default!r}" for o, p in options_of(name).items()}
+        return {f"{name}: {about.title}": facts, "options": options or {"none": ""}}
+    if name in PRESETS:
+        return {f"{name}: {PRESETS[name]['title']}": {k: v for k, v in PRESETS[name].items() if k != "title"}}
+    if name in stream_names() or name.endswith((".yaml", ".yml")):
+        content, _ = stream_file(name)
+        sections: dict[str, dict[str, Any]] = {f"{content.name}: {content.title}": {"tasks": len(content.tasks)}}
+        for number, task in enumerate(content.tasks, start=1):
+            source = task.build or task.data or f"{task.train}, {task.test}"
+            sections[f"{number}. {task.name}"] = {"from": source, **task.options, "score": task.score, **about_task(task)}
+        return sections
+    raise unknown("method, stream or model", name, [*METHODS, *stream_names(), *PRESETS])
+
+
+def machine() -> dict[str, Any]:
+    """Facts about this machine that decide whether and how fast evertune runs."""
+    import torch
+
+    from evertune.lmm.device import pick_device, seconds_per_product, use_threads
+
+    facts: dict[str, Any] = {"evertune": version("evertune"), "python": platform.python_version()}
+    for name in ("torch", "transformers", "peft", "accelerate", "gguf", "resvg-py", "efficientnet-lite-pytorch"):
+        facts[name] = _version(name)
+    device = pick_device()
+    times = seconds_per_product(device.type)
+    facts |= {
+        "cores": os.cpu_count(),
+        "threads": use_threads(),
+        "device": str(device),
+        "CPU capability": torch.backends.cpu.get_cpu_capability(),
+        **{f"{str(d).removeprefix('torch.')} product": f"{1e3 * s:.2f} ms" for d, s in times.items()},
+        "dtype chosen": str(min(times, key=lambda d: times[d])).removeprefix("torch."),
+        "cache": str(cache_folder()),
+        "cache writable": _writable(),
+    }
+    return {**facts, **_models()}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "missing: pip install 'evertune[smol]'"
+
+
+def _writable() -> str:
+    from evertune.files import write_atomically
+
+    probe = cache_folder() / ".probe"
+    try:
+        write_atomically(probe, "")
+        probe.unlink()
+    except UserError as problem:
+        return f"no: {problem}"
+    return "yes"
+
+
+def _models() -> dict[str, str]:
+    """State of the fetched models: whole, damaged (naming the files), or not fetched."""
+    from evertune.lmm.smol import damaged_files
+
+    result = {}
+    for name in ("smol-hub", "smol-wheel"):
+        folder = cache_folder() / "models" / name
+        if (folder / "config.json").exists():
+            damaged = damaged_files(folder)
+            result[name] = f"damaged: {', '.join(map(str, damaged))}; delete {folder}" if damaged else "whole"
+    return result or {"smol": "not fetched yet: evertune fetch smol"}

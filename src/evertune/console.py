@@ -1,0 +1,162 @@
+"""What a run looks like in the terminal: three bars (run, stage, step), a line per finished row, the time left."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+
+from evertune.runner import Watcher
+from evertune.tasks import Task
+
+if TYPE_CHECKING:
+    from evertune.loop import Step
+    from evertune.stages import Stage
+
+
+def hours(seconds: float) -> str:
+    """`1:02:03` or `2:03`."""
+    whole = max(0, int(seconds))
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
+
+
+class Pace:
+    """Time left from what is still to train and to answer, at the speed seen so far."""
+
+    def __init__(self) -> None:
+        self.open = {"train": 0, "answer": 0}
+        self._done = {"train": 0, "answer": 0}
+        self._seconds = {"train": 0.0, "answer": 0.0}
+
+    def add(self, kind: str, amount: int, seconds: float) -> None:
+        """Count finished work."""
+        self.open[kind] = max(0, self.open[kind] - amount)
+        self._done[kind] += amount
+        self._seconds[kind] += seconds
+
+    def left(self) -> float | None:
+        """Seconds left; None while there is nothing to go by."""
+        total = 0.0
+        for kind, amount in self.open.items():
+            if amount and not self._done[kind]:
+                return None
+            total += amount * self._seconds[kind] / max(1, self._done[kind])
+        return total
+
+
+class TerminalWatcher(Watcher):
+    """Nested progress bars on a terminal; plain lines, one per row of R, where there is none."""
+
+    def __init__(self, console: Console, *, runs: int = 1) -> None:
+        self.console = console
+        self._runs_after = runs
+        self._pace = Pace()
+        self._later = {"train": 0, "answer": 0}
+        self._mark = time.perf_counter()
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=28, complete_style="cyan", finished_style="cyan"),
+            MofNCompleteColumn(),
+            TextColumn("[dim]{task.fields[note]}[/dim]"),
+            console=console,
+            transient=True,
+        )
+        self._bars: dict[str, TaskID] = {}
+
+    def __enter__(self) -> TerminalWatcher:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def fetching(self, what: str, done: int, total: int) -> None:
+        """A download or conversion goes on (an `assets.Progress`)."""
+        if what not in self._bars:
+            self.console.print(f"[dim]fetching {what}[/dim]")
+        million = 1_000_000
+        self._bar(what, what, max(1, total // million), note="MB")
+        self._progress.update(self._bars[what], completed=done // million if total > million else done)
+        if done >= total:
+            self._progress.update(self._bars[what], visible=False)
+
+    def run_started(self, title: str, *, training: list[int], answers: int) -> None:
+        """New bars; what later runs of the same command need counts for the time left."""
+        for bar in self._bars.values():
+            self._progress.remove_task(bar)
+        self._bars = {}
+        self._runs_after -= 1
+        self._later = {"train": sum(training), "answer": answers}
+        self._pace.open = {kind: amount * (1 + self._runs_after) for kind, amount in self._later.items()}
+        self.console.print(f"\n[bold]{title}[/bold]")
+        self._bar("run", title, len(training) + 1, note="")
+        self._mark = time.perf_counter()
+
+    def stage_started(self, number: int, task: Task) -> None:
+        """The step bar starts anew."""
+        self._bar("stage", f"  stage {number} · {task.name}", 1, note="")
+        self._bar("step", "  learning", 1, note="")
+        self._mark = time.perf_counter()
+
+    def stepped(self, step: Step, *, samples: int) -> None:
+        """Loss, speed and the time left."""
+        self._count("train", samples)
+        note = f"loss {step.loss:.3f} · {step.samples_per_second:.1f} examples/s"
+        self._progress.update(self._bars["step"], total=step.steps, completed=step.step, note=note)
+
+    def stage_done(self, stage: Stage) -> None:
+        """Say when a training was taken over instead of done again."""
+        if stage.reused:
+            self._pace.open["train"] = max(0, self._pace.open["train"] - stage.samples)
+            self.console.print(f"[dim]  {stage.task}: identical training found in the cache, taken over[/dim]")
+        self._mark = time.perf_counter()
+
+    def answering(self, stage: int, task: Task) -> None:
+        """The step bar counts tasks while a row is filled."""
+        if "step" not in self._bars or self._progress.tasks[-1].description.strip() != "answering":
+            self._bar("step", "  answering", 1, note="")
+        self._progress.update(self._bars["step"], note=f"{task.name} · row {stage}")
+        self._mark = time.perf_counter()
+
+    def cell_done(self, stage: int, task: Task, score: float) -> None:
+        """Count the answers."""
+        self._count("answer", len(task.test))
+
+    def row_done(self, stage: int, name: str, row: list[float], tasks: list[str]) -> None:
+        """One line per row of R."""
+        scores = "  ".join(f"{score:5.1f}" for score in row)
+        if stage == 0:
+            self.console.print("[dim]" + " " * 24 + ", ".join(tasks) + "[/dim]")
+        self.console.print(f"  {stage:>2} {name:<20} {scores}", highlight=False)
+        self._progress.update(self._bars["run"], advance=1)
+
+    def _bar(self, key: str, description: str, total: int, *, note: str) -> None:
+        if key in self._bars:
+            self._progress.update(self._bars[key], description=description, total=total, completed=0, note=note)
+        else:
+            self._bars[key] = self._progress.add_task(description, total=total, note=note)
+
+    def _count(self, kind: str, amount: int) -> None:
+        now = time.perf_counter()
+        self._pace.add(kind, amount, now - self._mark)
+        self._mark = now
+        left = self._pace.left()
+        if "run" in self._bars:
+            self._progress.update(self._bars["run"], note=f"{hours(left)} left" if left is not None else "")
+
+
+def show_facts(console: Console, title: str, facts: dict[str, Any]) -> None:
+    """A title and `name  value` lines."""
+    from rich.table import Table
+
+    console.print(f"[bold]{title}[/bold]")
+    table = Table.grid(padding=(0, 2))
+    for name, value in facts.items():
+        table.add_row(f"[dim]{name}[/dim]", str(value))
+    console.print(table)

@@ -1,0 +1,208 @@
+"""The one evaluator: batched greedy answers to a task's test samples, and their score.
+
+Answers are kept by what decides them (model, trained weights, number format, picture, instruction, length), so that an
+answer is generated once: row 0 is shared by all methods, and an old expert that still answers is not asked again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from evertune.errors import RunFolderError
+from evertune.files import cache_folder, digest, digest_of, make_folder, write_atomically, write_jsonl
+from evertune.lmm.features import FeatureStore
+from evertune.lmm.protocol import LMM
+from evertune.lmm.weights import copy_of, fingerprint_of, restore
+from evertune.methods import Method
+from evertune.scoring.answers import score_of, tolerant
+from evertune.tasks.task import Sample, Task
+
+OnAnswered = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the model said to one sample, and the expert that said it (None when there are no experts)."""
+
+    sample: Sample
+    text: str
+    expert: str | None
+
+
+class AnswerCache:
+    """Answers of one set of weights, in one file; found by picture and instruction."""
+
+    def __init__(self, lmm: LMM, *, max_new_tokens: int) -> None:
+        key = digest_of(
+            {
+                "model": lmm.fingerprint,
+                "weights": fingerprint_of(lmm.trainable()),
+                "dtype": str(lmm.dtype),
+                "device": lmm.device.type,
+                "torch": torch.__version__,
+                "max_new_tokens": max_new_tokens,
+            }
+        )
+        self._path = make_folder(cache_folder() / "answers") / f"{key[:32]}.json"
+        self._known = self._load()
+
+    def _load(self) -> dict[str, str]:
+        try:
+            known: dict[str, str] = json.loads(self._path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}  # a cache: what is missing or damaged is made again
+        return known
+
+    def __contains__(self, sample: Sample) -> bool:
+        return self._key(sample) in self._known
+
+    def __getitem__(self, sample: Sample) -> str:
+        return self._known[self._key(sample)]
+
+    def add(self, samples: Iterable[Sample], answers: Iterable[str]) -> None:
+        """Remember answers in memory."""
+        self._known.update(zip(map(self._key, samples), answers, strict=True))
+
+    def save(self) -> None:
+        """Write them down."""
+        write_atomically(self._path, json.dumps(self._known, ensure_ascii=False))
+
+    @staticmethod
+    def _key(sample: Sample) -> str:
+        return digest(sample.image_digest, sample.instruction)
+
+
+def answer_samples(
+    lmm: LMM,
+    methods: Sequence[Method],
+    samples: Sequence[Sample],
+    features: FeatureStore,
+    *,
+    batch_size: int,
+    max_new_tokens: int,
+    on_answered: OnAnswered | None = None,
+) -> list[Answer]:
+    """Answer every sample, each by the expert that the methods route it to; no task id is used.
+
+    The model's weights are the same afterwards as before.
+    """
+    routes = _routes(methods, samples)
+    before = copy_of(lmm.trainable())
+    said: dict[int, str] = {}
+    for expert in sorted(set(routes), key=str):
+        members = [i for i, route in enumerate(routes) if route == expert]
+        if expert is not None:
+            for method in methods:
+                method.activate(expert)
+        for number, text in _answers(lmm, [samples[i] for i in members], features, batch_size, max_new_tokens):
+            said[members[number]] = text
+            if on_answered:
+                on_answered(len(said), len(samples))
+    restore(lmm.trainable(), before)
+    return [Answer(sample, said[i], routes[i]) for i, sample in enumerate(samples)]
+
+
+def _routes(methods: Sequence[Method], samples: Sequence[Sample]) -> Sequence[str | None]:
+    for method in methods:
+        routes = method.route(samples)
+        if routes is not None:
+            return routes
+    return [None] * len(samples)
+
+
+def _answers(
+    lmm: LMM, samples: Sequence[Sample], features: FeatureStore, batch_size: int, max_new_tokens: int
+) -> Iterable[tuple[int, str]]:
+    """(position, answer) of each sample; generated in batches of similar length where the cache has none."""
+    cache = AnswerCache(lmm, max_new_tokens=max_new_tokens)
+    open_ones = [i for i, sample in enumerate(samples) if sample not in cache]
+    open_ones.sort(key=lambda i: (len(samples[i].instruction), i))
+    for start in range(0, len(open_ones), batch_size):
+        chunk = [samples[i] for i in open_ones[start : start + batch_size]]
+        texts = lmm.answer(features.get(chunk), [s.instruction for s in chunk], max_new_tokens=max_new_tokens)
+        cache.add(chunk, texts)
+    if open_ones:
+        cache.save()
+    for number, sample in enumerate(samples):
+        yield number, cache[sample]
+
+
+def longest_answer(lmm: LMM, task: Task, wanted: int | None) -> int:
+    """Tokens that an answer may have: `wanted`, else two more than the longest training (or test) answer has."""
+    if wanted is not None:
+        return wanted
+    texts = {sample.answers[0] for sample in task.train or task.test}
+    return max(lmm.answer_tokens(text) for text in texts) + 2
+
+
+def write_answers(path: Path, answers: Sequence[Answer]) -> None:
+    """Write answers down before anything is scored."""
+    write_jsonl(
+        path,
+        (
+            {
+                "id": a.sample.id,
+                "image": str(a.sample.image),
+                "instruction": a.sample.instruction,
+                "gold": list(a.sample.answers),
+                "answer": a.text,
+                "expert": a.expert,
+            }
+            for a in answers
+        ),
+    )
+
+
+def read_answers(path: Path) -> list[dict[str, Any]]:
+    """Read an answers file.
+
+    Raises:
+        RunFolderError: missing or damaged; the message names file and line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as problem:
+        raise RunFolderError(f"{path} is missing: delete {path.parent} and run the same command again") from problem
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as problem:
+            raise RunFolderError(f"{path}:{number} is damaged: delete the file and run the command again") from problem
+    return rows
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Score of a task's answers in points of 100: as the task demands, and tolerant of the answer's form."""
+
+    strict: float
+    tolerant: float
+    n: int
+    experts: dict[str, int]
+
+
+def score_answers(rows: Sequence[dict[str, Any]], task: Task) -> Score:
+    """Score an answers file against `task`.
+
+    Raises:
+        RunFolderError: an answer is missing or one too many: a cell with gaps has no score.
+    """
+    wanted = [s.id for s in task.test]
+    if [row["id"] for row in rows] != wanted:
+        raise RunFolderError(f"task '{task.name}': {len(rows)} answers for {len(wanted)} test samples, or other ids")
+    rule = score_of(task.score)
+    n = len(rows)
+    return Score(
+        strict=100 * sum(rule(row["answer"], row["gold"]) for row in rows) / n,
+        tolerant=100 * sum(tolerant(row["answer"], row["gold"]) for row in rows) / n,
+        n=n,
+        experts=dict(Counter(row["expert"] for row in rows if row["expert"] is not None)),
+    )

@@ -1,0 +1,227 @@
+"""The model that remembers: learn one more task, ask, evaluate, save, load, roll back.
+
+A benchmark is `learn` in a loop; a run folder is what a learner wrote.
+
+    learner = Learner(load_lmm("smol"), make_methods("replay"), folder=Path("my-model"))
+    learner.learn(task)
+    learner.ask("photo.png", "what is this?")
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+
+from evertune.errors import RunFolderError, UserError
+from evertune.evaluate import Answer, OnAnswered, answer_samples, longest_answer
+from evertune.files import cache_folder, digest, digest_of, make_folder, write_atomically
+from evertune.lmm.features import FeatureStore
+from evertune.lmm.protocol import LMM
+from evertune.lmm.weights import bytes_of, copy_of, fingerprint_of, restore
+from evertune.loop import OnStep, Step, Training, train, trained_parameters
+from evertune.methods import Context, Method
+from evertune.stages import (
+    Stage,
+    load_stage,
+    read_tensors,
+    save_stage,
+    saved_stages,
+    split_state,
+    stage_folder,
+)
+from evertune.tasks.task import Sample, Task
+
+
+class Learner:
+    """An LMM, the methods that protect what it knows, and the folder of what it has learned.
+
+    Args:
+        lmm: a freshly loaded model; its weights at this moment are the start point.
+        methods: a list of methods (`make_methods`).
+        folder: where stages are written; stages that are there already are loaded.
+        training: hyper-parameters of every task.
+        seed: decides every random choice, together with the task's name.
+        evaluation_batch: questions answered at once.
+        max_new_tokens: longest answer; None: two tokens more than the task's longest training answer.
+
+    Raises:
+        RunFolderError: a stage in `folder` is damaged.
+    """
+
+    def __init__(
+        self,
+        lmm: LMM,
+        methods: Sequence[Method],
+        *,
+        folder: Path,
+        training: Training | None = None,
+        seed: int = 0,
+        evaluation_batch: int = 32,
+        max_new_tokens: int | None = None,
+    ) -> None:
+        self.lmm = lmm
+        self.methods = list(methods)
+        self.folder = folder
+        self.training = training or Training()
+        self.seed = seed
+        self.evaluation_batch = evaluation_batch
+        self.max_new_tokens = max_new_tokens
+        self.features = FeatureStore(lmm)
+        self._start = copy_of(lmm.trainable())
+        context = Context(lmm=lmm, features=self.features, seed=seed, start=self._start)
+        for method in self.methods:
+            method.setup(context)
+        self.stages: list[Stage] = saved_stages(folder)
+        self.current = 0
+        if self.stages:
+            self.load(len(self.stages))
+
+    def learn(self, task: Task, *, on_step: OnStep | None = None) -> Stage:
+        """Teach one more task and save it as the next stage.
+
+        Raises:
+            DataError: a picture is broken. UserError: the loss is not finite. Earlier stages stay valid.
+        """
+        if self.current < len(self.stages):
+            raise UserError(f"the model is at stage {self.current} of {len(self.stages)}: roll back first, or load the last")
+        for method in self.methods:
+            method.before_task(task)
+        plan: Sequence[Sample] = task.train
+        for method in self.methods:
+            plan = method.data_plan(task, plan)
+        self.features.ensure(plan)
+        log, seconds, reused = self._train(task, plan, on_step)
+        for method in self.methods:
+            method.after_task(task)
+        state = self._state()
+        stage = Stage(
+            number=len(self.stages) + 1,
+            task=task.name,
+            samples=len(plan),
+            steps=len(log),
+            seconds=seconds,
+            reused=reused,
+            stored_bytes=bytes_of(split_state(state)[0]),
+            trained_parameters=sum(p.numel() for p in trained_parameters(self.lmm, self.methods).values()),
+        )
+        trainable = copy_of(self.lmm.trainable())
+        save_stage(self.folder, stage, trainable=trainable, state=state, log=[step.as_dict() for step in log])
+        self.stages.append(stage)
+        self.current = stage.number
+        return stage
+
+    def answers(self, task: Task, *, on_answered: OnAnswered | None = None) -> list[Answer]:
+        """Answers to the test samples of `task`, without telling the model which task it is."""
+        self.features.ensure(task.test)
+        return answer_samples(
+            self.lmm,
+            self.methods,
+            task.test,
+            self.features,
+            batch_size=self.evaluation_batch,
+            max_new_tokens=longest_answer(self.lmm, task, self.max_new_tokens),
+            on_answered=on_answered,
+        )
+
+    def ask(self, image: Path | str, instruction: str, *, max_new_tokens: int = 16) -> Answer:
+        """Answer one question about one picture.
+
+        Raises:
+            UserError: the instruction is empty. DataError: the picture is missing or broken.
+        """
+        if not instruction.strip():
+            raise UserError("the instruction is empty: ask something")
+        sample = Sample("ask", Path(image), instruction.strip(), (), origin="ask")
+        self.features.ensure([sample])
+        return answer_samples(
+            self.lmm, self.methods, [sample], self.features, batch_size=1, max_new_tokens=max_new_tokens
+        )[0]
+
+    def load(self, number: int) -> None:
+        """Go to the model as it was after stage `number`; 0 is the untouched model. Later stages stay on disk.
+
+        Raises:
+            UserError: there is no such stage. RunFolderError: it is damaged.
+        """
+        if not 0 <= number <= len(self.stages):
+            raise UserError(f"there is no stage {number}; {self.folder} has stages 0 to {len(self.stages)}")
+        restore(self.lmm.trainable(), self._start)
+        for method in self.methods:
+            method.setup(method.context)
+        if number:
+            self._take(self.stages[number - 1])
+        self.current = number
+
+    def rollback(self, to: int) -> None:
+        """Forget every stage after stage `to`, for good.
+
+        Raises:
+            UserError: there is no such stage.
+        """
+        self.load(to)
+        for stage in reversed(self.stages[to:]):
+            folder = stage_folder(self.folder, stage.number, stage.task)
+            (folder / "done.json").unlink()  # first: from here on the stage does not exist
+            shutil.rmtree(folder)
+        self.stages = self.stages[:to]
+
+    def _state(self) -> dict[str, Any]:
+        return {method.name: method.state_dict() for method in self.methods}
+
+    def _take(self, stage: Stage) -> None:
+        trainable, state = load_stage(self.folder, stage)
+        if set(trainable) != set(self.lmm.trainable()) or set(state) != {m.name for m in self.methods}:
+            raise RunFolderError(f"{self.folder} was made with another model or other methods")
+        restore(self.lmm.trainable(), trainable)
+        for method in self.methods:
+            method.load_state_dict(state[method.name])
+
+    def _train(self, task: Task, plan: Sequence[Sample], on_step: OnStep | None) -> tuple[list[Step], float, bool]:
+        """Train, or take over the result of an identical training that this machine has done before.
+
+        Methods share much: the first stage of all that only change the data, every expert of `eproj` and the same task
+        under `direct`. Identical means: same start weights, samples in the same order, hyper-parameters, seed, number
+        format and library, and no method that adds to the loss.
+        """
+        seed = int(digest(str(self.seed), task.name)[:8], 16)
+        remembered = None if any(m.adds_to_loss() for m in self.methods) else self._memo(plan, seed)
+        if remembered is not None and remembered.exists():
+            tensors, metadata = read_tensors(remembered)
+            restore(self.lmm.trainable(), tensors)
+            record = json.loads(metadata["record"])
+            return [Step(**step) for step in record["log"]], record["seconds"], True
+        started = time.perf_counter()
+        log = train(
+            self.lmm, self.methods, plan, self.features, training=self.training, seed=seed, on_step=on_step
+        )
+        seconds = time.perf_counter() - started
+        if remembered is not None:
+            record = {"log": [step.full() for step in log], "seconds": seconds}
+            content = save(copy_of(self.lmm.trainable()), metadata={"record": json.dumps(record)})
+            write_atomically(remembered, content)
+        return log, seconds, False
+
+    def _memo(self, plan: Sequence[Sample], seed: int) -> Path:
+        parameters = self.lmm.trainable()
+        key = digest_of(
+            {
+                "model": self.lmm.fingerprint,
+                "start": fingerprint_of(parameters),
+                "trained": sorted(trained_parameters(self.lmm, self.methods)),
+                "samples": [sample.fingerprint for sample in plan],
+                "training": self.training.as_dict(),
+                "seed": seed,
+                "dtype": str(self.lmm.dtype),
+                "device": self.lmm.device.type,
+                "threads": torch.get_num_threads(),
+                "torch": torch.__version__,
+            }
+        )
+        return make_folder(cache_folder() / "trained") / f"{key[:32]}.safetensors"

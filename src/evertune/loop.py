@@ -1,0 +1,196 @@
+"""The one training loop, on accelerate. Methods hang their hooks into it; none of them brings its own.
+
+Per micro-batch: loss of the answers plus the methods' loss terms. Per optimizer step: `after_backward` (closed-form
+gradients, once however the batch was split), clipping, AdamW, cosine schedule, `after_step`.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from evertune.errors import UserError
+from evertune.lmm.features import FeatureStore
+from evertune.lmm.protocol import LMM, Batch
+from evertune.methods import Method
+from evertune.tasks.task import Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """How a task is trained. `batch_size` counts samples per micro-batch, `epochs` passes over the data plan."""
+
+    epochs: float = 1.0
+    batch_size: int = 8
+    accumulate: int = 1
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    warmup: float = 0.03
+    clip: float = 1.0
+
+    def steps(self, samples: int) -> int:
+        """Optimizer steps for a data plan of `samples` samples."""
+        seen = max(1, round(self.epochs * samples))
+        return math.ceil(math.ceil(seen / self.batch_size) / self.accumulate)
+
+    def as_dict(self) -> dict[str, float]:
+        """For stamps and keys."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One optimizer step, as the progress line and the log see it."""
+
+    step: int
+    steps: int
+    loss: float
+    learning_rate: float
+    samples_per_second: float
+
+    def full(self) -> dict[str, float]:
+        """Every field, to be made again from."""
+        return asdict(self)
+
+    def as_dict(self) -> dict[str, float]:
+        """For the log: what does not depend on the machine's speed."""
+        return {"step": self.step, "loss": self.loss, "learning_rate": self.learning_rate}
+
+
+OnStep = Callable[[Step], None]
+
+
+def sample_order(samples: Sequence[Sample], *, epochs: float, seed: int) -> list[Sample]:
+    """`epochs` passes over `samples`, each in its own random order; a fraction takes the beginning of its pass."""
+    choose = random.Random(seed)
+    order: list[Sample] = []
+    wanted = max(1, round(epochs * len(samples)))
+    while len(order) < wanted:
+        order += choose.sample(list(samples), len(samples))
+    return order[:wanted]
+
+
+def train(
+    lmm: LMM,
+    methods: Sequence[Method],
+    samples: Sequence[Sample],
+    features: FeatureStore,
+    *,
+    training: Training,
+    seed: int,
+    on_step: OnStep | None = None,
+) -> list[Step]:
+    """Train what is trainable in `lmm` on `samples` and return the log, one entry per optimizer step.
+
+    Args:
+        lmm: the model; changed in place.
+        methods: their hooks are called in order.
+        samples: one epoch's data plan; its order here does not matter, `seed` decides it.
+        features: has seen every sample (`ensure`).
+        training: the hyper-parameters.
+        seed: of the order of samples and of everything random in the step.
+        on_step: called after each optimizer step.
+
+    Raises:
+        UserError: a loss is not finite; the message names the samples. The weights are those before that step.
+    """
+    from accelerate import Accelerator
+
+    torch.manual_seed(seed)
+    accelerator = Accelerator(gradient_accumulation_steps=training.accumulate, cpu=lmm.device.type == "cpu")
+    order = sample_order(samples, epochs=training.epochs, seed=seed)
+    parameters = trained_parameters(lmm, methods)
+    for name, parameter in lmm.trainable().items():
+        parameter.requires_grad_(name in parameters)
+    optimizer = torch.optim.AdamW(_groups(parameters, training.weight_decay), lr=training.learning_rate)
+    steps = training.steps(len(samples))
+    module, optimizer, loader, schedule = accelerator.prepare(
+        lmm.module(),
+        optimizer,
+        _loader(lmm, order, features, training.batch_size),
+        torch.optim.lr_scheduler.LambdaLR(optimizer, cosine(steps, training.warmup)),
+    )
+    module.train()
+    log: list[Step] = []
+    losses: list[float] = []
+    started, seen = time.perf_counter(), 0
+    for batch in loader:
+        with accelerator.accumulate(module):
+            loss = _loss(module, methods, batch)
+            accelerator.backward(loss)
+            if accelerator.sync_gradients:
+                for method in methods:
+                    method.after_backward(parameters)
+                accelerator.clip_grad_norm_(list(parameters.values()), training.clip)
+            rate = schedule.get_last_lr()[0]
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+        losses.append(loss.item())
+        seen += len(batch.samples)
+        if accelerator.sync_gradients:
+            for method in methods:
+                method.after_step(parameters)
+            pace = seen / (time.perf_counter() - started)
+            log.append(Step(len(log) + 1, steps, sum(losses) / len(losses), rate, pace))
+            losses = []
+            if on_step:
+                on_step(log[-1])
+    module.eval()
+    for parameter in lmm.trainable().values():
+        parameter.requires_grad_(True)
+    return log
+
+
+def trained_parameters(lmm: LMM, methods: Sequence[Method]) -> dict[str, nn.Parameter]:
+    """What trains: everything that no method holds still."""
+    return {name: p for name, p in lmm.trainable().items() if all(method.trains(name) for method in methods)}
+
+
+def cosine(steps: int, warmup: float) -> Callable[[int], float]:
+    """Factor of the learning rate at a step: a linear rise over `warmup` of the steps, then half a cosine to 0."""
+    rise = max(1, round(warmup * steps))
+
+    def factor(step: int) -> float:
+        if step < rise:
+            return (step + 1) / rise
+        return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+
+    return factor
+
+
+def _loader(lmm: LMM, order: Sequence[Sample], features: FeatureStore, batch_size: int) -> Any:
+    def collate(rows: Sequence[Sample]) -> Batch:
+        return lmm.collate(rows, features.get(rows))
+
+    return DataLoader(list(order), batch_size=batch_size, collate_fn=collate)  # type: ignore[arg-type]
+
+
+def _loss(module: nn.Module, methods: Sequence[Method], batch: Batch) -> Tensor:
+    output = module(batch)
+    total: Tensor = output.loss
+    for method in methods:
+        for term in method.loss_terms(batch, output).values():
+            total = total + term
+    if not torch.isfinite(total):
+        names = ", ".join(sample.id for sample in batch.samples)
+        raise UserError(
+            f"the loss is {total.item()} at the samples {names}; no step was taken. Lower train.learning_rate, "
+            "or look at these samples"
+        )
+    return total
+
+
+def _groups(parameters: Mapping[str, nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay on matrices, none on biases and norms."""
+    matrices = [p for p in parameters.values() if p.ndim > 1]
+    rest = [p for p in parameters.values() if p.ndim <= 1]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]

@@ -1,0 +1,75 @@
+"""HOW it learns without forgetting: one file per method, made by name, checked when composed."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from evertune.errors import UserError, nearest, unknown
+from evertune.methods.base import About, Context, Method
+from evertune.methods.direct import Direct
+from evertune.methods.eproj import EProj
+from evertune.methods.ewc import EWC
+from evertune.methods.joint import Joint
+from evertune.methods.replay import Replay
+from evertune.methods.sequential import Sequential
+
+__all__ = ["METHODS", "About", "Context", "Method", "make_methods", "options_of", "parts_of"]
+
+METHODS: dict[str, type[Method]] = {m.name: m for m in (Sequential, Replay, EWC, EProj, Direct, Joint)}
+
+
+def parts_of(spec: str) -> list[str]:
+    """Split `replay+ewc` into names and check that they exist and fit together.
+
+    Raises:
+        UserError: an unknown name, a name twice, or methods that exclude each other.
+    """
+    names = [name.strip() for name in spec.split("+")]
+    for name in names:
+        if name not in METHODS:
+            raise unknown("method", name, METHODS)
+    if len(set(names)) < len(names):
+        raise UserError(f"method '{spec}' names one method twice")
+    kinds = {name: METHODS[name].about.kind for name in names}
+    alone = [n for n in names if kinds[n] in ("bound", "baseline")]
+    if alone and len(names) > 1:
+        raise UserError(f"method '{spec}': '{alone[0]}' is a {kinds[alone[0]]} and runs alone")
+    if {"expansion", "regularization"} <= set(kinds.values()):
+        raise UserError(
+            f"method '{spec}': each expert starts from the untouched model, so there are no earlier weights to hold"
+        )
+    return names
+
+
+def options_of(name: str) -> dict[str, inspect.Parameter]:
+    """The options of a method: name -> parameter with annotation and default."""
+    signature = inspect.signature(METHODS[name].__init__, eval_str=True)
+    return {n: p for n, p in signature.parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def make_methods(spec: str, options: Mapping[str, Mapping[str, Any]] | None = None) -> list[Method]:
+    """Make the methods of `replay+ewc` with `{"replay": {"ratio": 0.05}}`.
+
+    Raises:
+        UserError: unknown names or options, values of a wrong type, options of a method that is not part of `spec`.
+    """
+    return [METHODS[name](**_checked(name, (options or {}).get(name) or {})) for name in parts_of(spec)]
+
+
+def _checked(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    known = options_of(name)
+    result = {}
+    for option, value in given.items():
+        if option not in known:
+            raise UserError(f"method '{name}' has no option '{option}'; {nearest(option, known)}")
+        try:
+            adapter = TypeAdapter(known[option].annotation, config=ConfigDict(strict=False))
+            result[option] = adapter.validate_python(value)
+        except ValidationError as problem:
+            message = problem.errors()[0]["msg"]
+            raise UserError(f"{name}.{option}={value!r}: {message}") from problem
+    return result

@@ -1,0 +1,111 @@
+"""The method protocol: HOW a model learns without forgetting, as hooks around one loop.
+
+A method is one file. It returns data, loss terms and gradients; it never touches the optimizer, the loader or the
+loop. Every hook has a default that does nothing, so a method writes only what it is. Several methods run as a list,
+each hook called in that order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor, nn
+
+from evertune.lmm.features import FeatureStore
+from evertune.lmm.protocol import LMM, Batch, Output
+from evertune.tasks.task import Sample, Task
+
+Kind = Literal["baseline", "bound", "replay", "regularization", "expansion"]
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What `evertune show METHOD` prints."""
+
+    title: str
+    kind: Kind
+    paper: str
+    formula: str
+    cost: str
+    fails: str
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a method may use: the model, its start point, the frozen features and the run's seed."""
+
+    lmm: LMM
+    features: FeatureStore
+    seed: int
+    start: Mapping[str, Tensor] = field(repr=False)
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The trained parameters, by name."""
+        return self.lmm.trainable()
+
+
+class Method:
+    """A method that does nothing; subclasses override the hooks they need.
+
+    Options are keyword-only arguments of `__init__`; their names, types and defaults are what `--set` accepts.
+    """
+
+    name: ClassVar[str]
+    about: ClassVar[About]
+    context: Context
+
+    def setup(self, context: Context) -> None:
+        """Called once before anything else. No parameter may be created before the run's seed is set: it is by now."""
+        self.context = context
+
+    def stages(self, tasks: Sequence[Task]) -> list[Task]:
+        """What is learned one after another; by default the tasks of the stream."""
+        return list(tasks)
+
+    def trains(self, parameter: str) -> bool:
+        """Whether the parameter of this name trains; by default all of `LMM.trainable()` do."""
+        return True
+
+    def before_task(self, task: Task) -> None:
+        """Called before the first step of `task`."""
+
+    def data_plan(self, task: Task, samples: Sequence[Sample]) -> Sequence[Sample]:
+        """What one epoch of `task` is made of; gets the plan of the methods before it, starting with `task.train`."""
+        return samples
+
+    def loss_terms(self, batch: Batch, output: Output) -> dict[str, Tensor]:
+        """Terms added to the loss of each micro-batch, by name."""
+        return {}
+
+    def after_backward(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Called once per optimizer step, gradients accumulated: the place for closed-form gradients."""
+
+    def after_step(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Called after each optimizer step."""
+
+    def after_task(self, task: Task) -> None:
+        """Called after the last step of `task`, before the stage is saved."""
+
+    def route(self, samples: Sequence[Sample]) -> list[str] | None:
+        """Name of the expert for each sample, inferred from picture and instruction; None when there are none."""
+        return None
+
+    def activate(self, expert: str) -> None:
+        """Put the weights of `expert` into the model."""
+
+    def adds_to_loss(self) -> bool:
+        """Whether training the next task differs from plain training on the data plan."""
+        cls = type(self)
+        return any(
+            getattr(cls, hook) is not getattr(Method, hook) for hook in ("loss_terms", "after_backward", "after_step")
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What must survive: tensors, and values that JSON can hold."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` gave."""

@@ -1,0 +1,24 @@
+"""Each task tuned alone from the start point: R*, the score a task could have. A bound, not a usable method."""
+
+from evertune.lmm.weights import restore
+from evertune.methods.base import About, Method
+from evertune.tasks.task import Task
+
+
+class Direct(Method):
+    """Go back to the untouched model before each task."""
+
+    name = "direct"
+    about = About(
+        title="direct fine-tuning, each task alone",
+        kind="bound",
+        paper="the per-task reference of He et al. 2023, arXiv 2311.16206 ('DirectFT')",
+        formula="min_θ L_t(θ), started from θ_0; R*_t = R[t,t]",
+        cost="one set of weights per task if all are kept",
+        fails="as a continual method: it keeps nothing; its diagonal is what counts",
+    )
+
+    def before_task(self, task: Task) -> None:
+        """Restore the start point."""
+        del task
+        restore(self.context.parameters, self.context.start)

@@ -1,0 +1,24 @@
+"""All tasks at once, mixed: the upper bound for a single set of weights. Needs all data at the same time."""
+
+from collections.abc import Sequence
+
+from evertune.methods.base import About, Method
+from evertune.tasks.task import Task
+
+
+class Joint(Method):
+    """One stage with the union of all training sets; as many samples seen as by a stream of the same tasks."""
+
+    name = "joint"
+    about = About(
+        title="joint training on all tasks",
+        kind="bound",
+        paper="the upper bound of He et al. 2023, arXiv 2311.16206 ('MultiTask')",
+        formula="min_θ Σ_t L_t(θ)",
+        cost="all data of all tasks, kept for good",
+        fails="when old data may not be kept, or when training again from scratch costs too much",
+    )
+
+    def stages(self, tasks: Sequence[Task]) -> list[Task]:
+        """A single stage called 'joint'."""
+        return [Task("joint", tuple(sample for task in tasks for sample in task.train), ())]

@@ -1,0 +1,17 @@
+"""Plain fine-tuning on one task after another: what forgets. The baseline of every table."""
+
+from evertune.methods.base import About, Method
+
+
+class Sequential(Method):
+    """Train on each task's own data and nothing else."""
+
+    name = "sequential"
+    about = About(
+        title="sequential fine-tuning",
+        kind="baseline",
+        paper="the lower baseline of He et al. 2023, arXiv 2311.16206 ('SeqFT')",
+        formula="min_θ L_t(θ), started from θ_{t-1}",
+        cost="nothing stored beyond the weights",
+        fails="by forgetting; a stream on which it does not forget measures nothing",
+    )

@@ -1,0 +1,124 @@
+"""What a run would do and cost, without training: sizes, steps, parameters, memory, time.
+
+The time is measured, not guessed: one micro-batch is trained and one batch answered on this machine, and both are
+scaled to the run. The memory is the peak of this process after them.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from evertune.evaluate import longest_answer
+from evertune.lmm.features import FeatureStore
+from evertune.lmm.protocol import LMM
+from evertune.lmm.weights import copy_of, restore
+from evertune.loop import Training, trained_parameters
+from evertune.methods import Context, Method
+from evertune.tasks import Sample, Stream, Task
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlan:
+    """One stage of a planned run. `samples` is per epoch, before a method adds its own (replay adds a few)."""
+
+    task: str
+    samples: int
+    steps: int
+    test: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A planned run."""
+
+    method: str
+    stages: list[StagePlan]
+    trained_parameters: int
+    all_parameters: int
+    train_seconds: float
+    evaluate_seconds: float
+    peak_memory_bytes: int
+    dtype: str
+    threads: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Measured on this machine: seconds per trained sample and per answered one."""
+
+    train: float
+    answer: float
+
+
+def measure_pace(lmm: LMM, stream: Stream, training: Training, *, batch: int) -> Pace:
+    """Train on one micro-batch and answer one batch, with features of noise; the weights stay as they are."""
+    first = stream.tasks[0]
+    samples = _filled(first.train, training.batch_size)
+    features = _noise(lmm, len(samples))
+    before = copy_of(lmm.trainable())
+    seconds = []
+    for _ in range(2):  # the first one also pays for memory and kernels
+        start = time.perf_counter()
+        lmm.module()(lmm.collate(samples, features)).loss.backward()
+        seconds.append(time.perf_counter() - start)
+    lmm.module().zero_grad()
+    restore(lmm.trainable(), before)
+    asked = _filled(first.test, batch)
+    start = time.perf_counter()
+    lmm.answer(
+        _noise(lmm, len(asked)), [s.instruction for s in asked], max_new_tokens=longest_answer(lmm, first, None)
+    )
+    return Pace(train=seconds[-1] / len(samples), answer=(time.perf_counter() - start) / len(asked))
+
+
+def plan_run(
+    lmm: LMM, methods: Sequence[Method], stream: Stream, *, name: str, training: Training, pace: Pace
+) -> Plan:
+    """The plan of one method on one stream."""
+    context = Context(lmm=lmm, features=FeatureStore(lmm), seed=0, start=lmm.trainable())
+    tasks: list[Task] = list(stream.tasks)
+    for method in methods:
+        method.setup(context)
+    for method in methods:
+        tasks = method.stages(tasks)
+    stages = [StagePlan(t.name, len(t.train), training.steps(len(t.train)), len(t.test)) for t in tasks]
+    seen = sum(training.epochs * stage.samples for stage in stages)
+    answers = (len(tasks) + 1) * sum(len(task.test) for task in stream.tasks)
+    return Plan(
+        method=name,
+        stages=stages,
+        trained_parameters=sum(p.numel() for p in trained_parameters(lmm, methods).values()),
+        all_parameters=sum(p.numel() for p in lmm.module().parameters()),
+        train_seconds=seen * pace.train,
+        evaluate_seconds=answers * pace.answer,
+        peak_memory_bytes=_peak_memory(),
+        dtype=str(lmm.dtype).removeprefix("torch."),
+        threads=torch.get_num_threads(),
+    )
+
+
+def _filled(samples: Sequence[Sample], count: int) -> list[Sample]:
+    return [samples[i % len(samples)] for i in range(count)]
+
+
+def _noise(lmm: LMM, count: int) -> torch.Tensor:
+    from PIL import Image
+
+    one = lmm.encode([Image.new("RGB", (64, 64), "grey")])
+    return one.expand(count, *one.shape[1:])
+
+
+def _peak_memory() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

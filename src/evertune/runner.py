@@ -1,0 +1,296 @@
+"""A stream through a learner: rows of R, one after each stage, in a folder that resumes.
+
+    config.yaml   the resolved configuration          answers/03/gqa.jsonl   written before they are scored
+    stamp.json    versions, fingerprints, prompts     matrix.json            R, metrics, cells, cost
+    ledger.jsonl  what was finished, append-only      stages/03-gqa/         what the model knew then
+
+The same command again continues after the last finished cell; a finished run answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from evertune.errors import RunFolderError
+from evertune.files import append_jsonl, digest_of, digest_of_file, make_folder, read_json, write_atomically, write_json
+from evertune.scoring.metrics import formulas, metrics_of
+from evertune.tasks import Stream, Task
+
+if TYPE_CHECKING:
+    from evertune.learner import Learner
+    from evertune.lmm import LMM
+    from evertune.loop import Step
+    from evertune.stages import Stage
+
+FORMAT = 1
+ALREADY_SOLVED = 50.0
+HARDLY_FORGETS = 5.0
+
+
+class Watcher:
+    """Told what a run is doing; the terminal's progress bars are one. Every method may be left out."""
+
+    def run_started(self, title: str, *, training: list[int], answers: int) -> None:
+        """A run begins: samples to train on per stage, and answers in all."""
+
+    def stage_started(self, number: int, task: Task) -> None:
+        """Training of a stage begins."""
+
+    def stepped(self, step: Step, *, samples: int) -> None:
+        """One optimizer step over `samples` samples was taken."""
+
+    def stage_done(self, stage: Stage) -> None:
+        """A stage is saved."""
+
+    def answering(self, stage: int, task: Task) -> None:
+        """The test samples of a task are being answered."""
+
+    def cell_done(self, stage: int, task: Task, score: float) -> None:
+        """A cell of R is known."""
+
+    def row_done(self, stage: int, name: str, row: list[float], tasks: list[str]) -> None:
+        """A row of R is complete."""
+
+    def run_done(self, matrix: dict[str, Any]) -> None:
+        """The run is complete."""
+
+
+def finished_matrix(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The matrix of a finished run of the same configuration and data; None when there is more to do.
+
+    Raises:
+        RunFolderError: the folder holds a run of another configuration; the message names what differs.
+    """
+    if not (folder / "config.yaml").exists():
+        if folder.exists() and any(folder.iterdir()):
+            raise RunFolderError(f"{folder} is not empty and not a run: choose another --out")
+        return None
+    refuse_other_run(folder, identity)
+    path = folder / "matrix.json"
+    if not path.exists():
+        return None
+    matrix: dict[str, Any] = read_json(path)
+    return matrix if matrix.get("finished") else None
+
+
+def refuse_other_run(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Raise when `folder` was made with another configuration or other data."""
+    try:
+        found = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as problem:
+        raise RunFolderError(f"{folder / 'config.yaml'} can't be read: {problem}") from problem
+    if not isinstance(found, dict):
+        raise RunFolderError(f"{folder / 'config.yaml'} is damaged: expected 'key: value' lines")
+    for key in sorted(identity.keys() | found.keys()):
+        if found.get(key) != identity.get(key):
+            raise RunFolderError(
+                f"{folder} holds a run with {key}={_short(found.get(key))}, asked was {key}={_short(identity.get(key))}; "
+                "choose another --out, or delete the folder"
+            )
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def begin(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Create the run folder with its resolved configuration."""
+    make_folder(folder)
+    if not (folder / "config.yaml").exists():
+        write_atomically(folder / "config.yaml", yaml.safe_dump(dict(identity), sort_keys=False, allow_unicode=True))
+
+
+def stamp(folder: Path, lmm: LMM, stream: Stream) -> None:
+    """Write down what the numbers depend on; at resume, refuse another model.
+
+    Raises:
+        RunFolderError: the weights are not those the run was begun with.
+    """
+    import torch
+
+    content = {
+        "evertune": version("evertune"),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "transformers", "peft", "accelerate", "safetensors")},
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "device": str(lmm.device),
+        "dtype": str(lmm.dtype).removeprefix("torch."),
+        "model_fingerprint": lmm.fingerprint,
+        "prompts": {task.name: lmm.prompt(task.train[0].instruction) for task in stream.tasks},
+    }
+    path = folder / "stamp.json"
+    if path.exists():
+        before = read_json(path)
+        for key in ("model_fingerprint", "dtype"):
+            if before.get(key) != content[key]:
+                raise RunFolderError(
+                    f"{path}: the run was begun with {key} {before.get(key)}, this machine has {content[key]}; "
+                    "its numbers would not be comparable: choose another --out"
+                )
+    else:
+        write_json(path, content)
+
+
+def run_stream(
+    learner: Learner, stream: Stream, *, folder: Path, header: Mapping[str, Any], watcher: Watcher
+) -> dict[str, Any]:
+    """Learn what the methods make of `stream`, evaluate every task after every stage, and write `matrix.json`.
+
+    Args:
+        learner: at its last saved stage.
+        stream: its tasks are the columns of R.
+        folder: the run folder.
+        header: model, stream, method and seed, as they stand in `matrix.json`.
+        watcher: told about progress.
+    """
+    plan: list[Task] = list(stream.tasks)
+    for method in learner.methods:
+        plan = method.stages(plan)
+    cells = _finished_cells(folder)
+    watcher.run_started(
+        f"{header['method']} on {header['stream']}, seed {header['seed']}",
+        training=[len(task.train) for task in plan[len(learner.stages) :]],
+        answers=sum(len(t.test) for n in range(len(plan) + 1) for t in stream.tasks if (n, t.name) not in cells),
+    )
+    matrix: dict[str, Any] = {}
+    for number in range(len(plan) + 1):
+        if number > len(learner.stages):
+            _learn(learner, plan[number - 1], number, folder, watcher)
+        for task in stream.tasks:
+            if (number, task.name) not in cells:
+                cells[number, task.name] = _evaluate(learner, task, number, folder, watcher)
+        matrix = _matrix(header, stream, plan, cells, learner, rows=number + 1)
+        write_json(folder / "matrix.json", matrix)
+        name = plan[number - 1].name if number else "untouched"
+        watcher.row_done(number, name, matrix["R"][number], matrix["tasks"])
+    watcher.run_done(matrix)
+    return matrix
+
+
+def _learn(learner: Learner, task: Task, number: int, folder: Path, watcher: Watcher) -> None:
+    if learner.current != number - 1:
+        learner.load(number - 1)
+    watcher.stage_started(number, task)
+    effective = learner.training.batch_size * learner.training.accumulate
+    stage = learner.learn(task, on_step=lambda step: watcher.stepped(step, samples=effective))
+    append_jsonl(folder / "ledger.jsonl", {"event": "stage", "stage": number, "task": task.name, "time": time.time()})
+    watcher.stage_done(stage)
+
+
+def _evaluate(learner: Learner, task: Task, number: int, folder: Path, watcher: Watcher) -> dict[str, Any]:
+    """One cell: answers are written down first, then read back and scored."""
+    from evertune.evaluate import read_answers, score_answers, write_answers
+
+    if learner.current != number:
+        learner.load(number)
+    watcher.answering(number, task)
+    started = time.perf_counter()
+    path = folder / "answers" / f"{number:02d}" / f"{task.name}.jsonl"
+    write_answers(path, learner.answers(task))
+    score = score_answers(read_answers(path), task)
+    cell = {
+        "stage": number,
+        "task": task.name,
+        "score": score.strict,
+        "tolerant": score.tolerant,
+        "n": score.n,
+        "answers": str(path.relative_to(folder)),
+        "task_id": "inferred",
+        "experts": score.experts,
+    }
+    record = {"event": "cell", "cell": cell, "sha256": digest_of_file(path), "seconds": time.perf_counter() - started}
+    append_jsonl(folder / "ledger.jsonl", record)
+    watcher.cell_done(number, task, score.strict)
+    return {**cell, "seconds": record["seconds"]}
+
+
+def _finished_cells(folder: Path) -> dict[tuple[int, str], dict[str, Any]]:
+    """Cells of the ledger whose answers are still there, unchanged."""
+    cells: dict[tuple[int, str], dict[str, Any]] = {}
+    for row in read_ledger(folder):
+        if row["event"] == "cell":
+            path = folder / row["cell"]["answers"]
+            if path.exists() and digest_of_file(path) == row["sha256"]:
+                cells[row["cell"]["stage"], row["cell"]["task"]] = {**row["cell"], "seconds": row["seconds"]}
+    return cells
+
+
+def read_ledger(folder: Path) -> list[dict[str, Any]]:
+    """Rows of the append-only ledger; a last line that a crash cut short does not count."""
+    path = folder / "ledger.jsonl"
+    lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(json.loads(line) if line else None)
+        except json.JSONDecodeError as problem:
+            if number < len(lines):
+                raise RunFolderError(f"{path}:{number} is damaged: delete that line and run again") from problem
+    return [row for row in rows if row]
+
+
+def _matrix(
+    header: Mapping[str, Any],
+    stream: Stream,
+    plan: list[Task],
+    cells: Mapping[tuple[int, str], dict[str, Any]],
+    learner: Learner,
+    *,
+    rows: int,
+) -> dict[str, Any]:
+    tasks = [task.name for task in stream.tasks]
+    kept = [cells[number, name] for number in range(rows) for name in tasks]
+    R = [[cells[number, name]["score"] for name in tasks] for number in range(rows)]
+    finished = rows == len(plan) + 1
+    return {
+        "format": FORMAT,
+        **header,
+        "tasks": tasks,
+        "stages": [task.name for task in plan],
+        "finished": finished,
+        "R": R,
+        "tolerant": [[cells[number, name]["tolerant"] for name in tasks] for number in range(rows)],
+        "metrics": metrics_of(R) if finished else {},
+        "formulas": formulas(),
+        "warnings": _warnings(header, R) if finished else [],
+        "cost": _cost(learner, kept),
+        "cells": [{k: v for k, v in cell.items() if k != "seconds"} for cell in kept],
+    }
+
+
+def _cost(learner: Learner, cells: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "train_seconds": round(sum(stage.seconds for stage in learner.stages), 2),
+        "evaluate_seconds": round(sum(cell["seconds"] for cell in cells), 2),
+        "samples_trained": sum(stage.samples for stage in learner.stages),
+        "trained_parameters": learner.stages[-1].trained_parameters if learner.stages else 0,
+        "stored_bytes": learner.stages[-1].stored_bytes if learner.stages else 0,
+        "stages_reused": sum(stage.reused for stage in learner.stages),
+    }
+
+
+def _warnings(header: Mapping[str, Any], R: list[list[float]]) -> list[str]:
+    """What makes a stream not worth measuring: solved before training, or hardly forgotten by plain tuning."""
+    found = []
+    if solved := sum(score >= ALREADY_SOLVED for score in R[0]):
+        found.append(f"the untouched model already solves {solved} of {len(R[0])} tasks (>= {ALREADY_SOLVED:.0f})")
+    lost = metrics_of(R)["forgetting"]
+    if header["method"] == "sequential" and lost is not None and lost < HARDLY_FORGETS:
+        found.append(f"sequential tuning forgets {lost:.1f} points only: methods can't be told apart on this stream")
+    return found
+
+
+def identity_of(config: Mapping[str, Any], stream: Stream, model: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run folder stands for: the configuration without its place, and the fingerprint of its data."""
+    kept = {key: value for key, value in config.items() if key != "out"}
+    return {**kept, "data": stream.fingerprint[:16], "model_config": digest_of(model)[:16]}

@@ -1,0 +1,1 @@
+"""How answers are scored (`answers`) and how a whole stream is (`metrics`)."""
