@@ -1,7 +1,7 @@
 """The Python API of whole runs: what the commands do, as functions.
 
-    import evertune
-    matrices = evertune.run("parcel", model="smol", method="sequential,replay,eproj", out="runs/first")
+import evertune
+matrices = evertune.run("parcel", model="smol", method="sequential,replay,eproj", out="runs/first")
 """
 
 from __future__ import annotations
@@ -68,7 +68,9 @@ def method_specs(config: RunConfig) -> list[str]:
         raise UserError(f"method '{config.method}': name one or more different methods, separated by commas")
     named = {part for spec in specs for part in parts_of(spec)}
     if stray := sorted(set(config.options) - named):
-        raise UserError(f"options are given for '{stray[0]}', which is not among the methods of this run: {config.method}")
+        raise UserError(
+            f"options are given for '{stray[0]}', which is not among the methods of this run: {config.method}"
+        )
     for spec in specs:
         make_methods(spec, config.options)
     return specs
@@ -190,9 +192,7 @@ def _load(config: RunConfig, folders: Mapping[str, Path], specs: Sequence[str], 
     return load_lmm(config.model, seed=config.seed, dtype=dtype, progress=progress)
 
 
-def _run_one(
-    config: RunConfig, spec: str, stream: Stream, folder: Path, lmm: LMM, watcher: Watcher
-) -> dict[str, Any]:
+def _run_one(config: RunConfig, spec: str, stream: Stream, folder: Path, lmm: LMM, watcher: Watcher) -> dict[str, Any]:
     from evertune.learner import Learner
     from evertune.lmm.weights import copy_of, restore
     from evertune.methods import make_methods
@@ -207,6 +207,7 @@ def _run_one(
         seed=config.seed,
         evaluation_batch=config.evaluation.batch_size,
         max_new_tokens=config.evaluation.max_new_tokens,
+        reuse=config.reuse,
     )
     header = {
         "model": config.model if config.model in ("smol", "random") else Path(config.model).name,
@@ -225,7 +226,11 @@ def _resolved(config: RunConfig, spec: str) -> dict[str, Any]:
 
     made = {method.name: method for method in make_methods(spec, config.options)}
     options = {part: {o: getattr(made[part], o) for o in options_of(part)} for part in parts_of(spec)}
-    return {**config.model_dump(exclude={"evaluation": {"batch_size"}}), "method": spec, "options": options}
+    return {
+        **config.model_dump(exclude={"evaluation": {"batch_size"}, "reuse": True}),
+        "method": spec,
+        "options": options,
+    }
 
 
 def _check_pictures(stream: Stream) -> None:

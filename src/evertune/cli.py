@@ -1,6 +1,6 @@
 """The commands, thin: parse, call the function that does it, print. Nothing heavy is imported before it is needed.
 
-    evertune run parcel --model smol --method sequential,replay,eproj --out runs/first
+evertune run parcel --model smol --method sequential,replay,eproj --out runs/first
 """
 
 from __future__ import annotations
@@ -260,9 +260,7 @@ def _configured(
 ) -> RunConfig:
     from evertune.api import configure
 
-    return configure(
-        stream, model=model, method=method, seed=seed, limit=limit, out=out, settings=settings or []
-    )
+    return configure(stream, model=model, method=method, seed=seed, limit=limit, out=out, settings=settings or [])
 
 
 def _console(*, quiet: bool = False) -> Console:

@@ -53,6 +53,7 @@ class RunConfig(BaseModel):
     seed: int = Field(default=0, ge=0)
     limit: int | None = Field(default=None, ge=1)
     out: str | None = None
+    reuse: bool = Field(default=True, description="take over identical trainings and answers from the cache")
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     train: TrainSettings = Field(default_factory=TrainSettings)
     evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)

@@ -39,7 +39,8 @@ class Answer:
 class AnswerCache:
     """Answers of one set of weights, in one file; found by picture and instruction."""
 
-    def __init__(self, lmm: LMM, *, max_new_tokens: int) -> None:
+    def __init__(self, lmm: LMM, *, max_new_tokens: int, reuse: bool) -> None:
+        self._reuse = reuse
         key = digest_of(
             {
                 "model": lmm.fingerprint,
@@ -54,6 +55,8 @@ class AnswerCache:
         self._known = self._load()
 
     def _load(self) -> dict[str, str]:
+        if not self._reuse:
+            return {}
         try:
             known: dict[str, str] = json.loads(self._path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -72,7 +75,8 @@ class AnswerCache:
 
     def save(self) -> None:
         """Write them down."""
-        write_atomically(self._path, json.dumps(self._known, ensure_ascii=False))
+        if self._reuse:
+            write_atomically(self._path, json.dumps(self._known, ensure_ascii=False))
 
     @staticmethod
     def _key(sample: Sample) -> str:
@@ -87,9 +91,12 @@ def answer_samples(
     *,
     batch_size: int,
     max_new_tokens: int,
+    reuse: bool = True,
     on_answered: OnAnswered | None = None,
 ) -> list[Answer]:
     """Answer every sample, each by the expert that the methods route it to; no task id is used.
+
+    With `reuse`, answers that the very same weights gave before are taken from the cache.
 
     The model's weights are the same afterwards as before.
     """
@@ -101,10 +108,12 @@ def answer_samples(
         if expert is not None:
             for method in methods:
                 method.activate(expert)
-        for number, text in _answers(lmm, [samples[i] for i in members], features, batch_size, max_new_tokens):
-            said[members[number]] = text
-            if on_answered:
-                on_answered(len(said), len(samples))
+        group = [samples[i] for i in members]
+        cache = AnswerCache(lmm, max_new_tokens=max_new_tokens, reuse=reuse)
+        _fill(cache, lmm, group, features, batch_size=batch_size, max_new_tokens=max_new_tokens)
+        said |= {i: cache[samples[i]] for i in members}
+        if on_answered:
+            on_answered(len(said), len(samples))
     restore(lmm.trainable(), before)
     return [Answer(sample, said[i], routes[i]) for i, sample in enumerate(samples)]
 
@@ -117,21 +126,23 @@ def _routes(methods: Sequence[Method], samples: Sequence[Sample]) -> Sequence[st
     return [None] * len(samples)
 
 
-def _answers(
-    lmm: LMM, samples: Sequence[Sample], features: FeatureStore, batch_size: int, max_new_tokens: int
-) -> Iterable[tuple[int, str]]:
-    """(position, answer) of each sample; generated in batches of similar length where the cache has none."""
-    cache = AnswerCache(lmm, max_new_tokens=max_new_tokens)
-    open_ones = [i for i, sample in enumerate(samples) if sample not in cache]
-    open_ones.sort(key=lambda i: (len(samples[i].instruction), i))
-    for start in range(0, len(open_ones), batch_size):
-        chunk = [samples[i] for i in open_ones[start : start + batch_size]]
+def _fill(
+    cache: AnswerCache,
+    lmm: LMM,
+    samples: Sequence[Sample],
+    features: FeatureStore,
+    *,
+    batch_size: int,
+    max_new_tokens: int,
+) -> None:
+    """Generate what the cache does not have, in batches of similar length."""
+    missing = sorted((s for s in samples if s not in cache), key=lambda s: (len(s.instruction), s.id))
+    for start in range(0, len(missing), batch_size):
+        chunk = missing[start : start + batch_size]
         texts = lmm.answer(features.get(chunk), [s.instruction for s in chunk], max_new_tokens=max_new_tokens)
         cache.add(chunk, texts)
-    if open_ones:
+    if missing:
         cache.save()
-    for number, sample in enumerate(samples):
-        yield number, cache[sample]
 
 
 def longest_answer(lmm: LMM, task: Task, wanted: int | None) -> int:

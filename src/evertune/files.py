@@ -19,7 +19,10 @@ from evertune.errors import RunFolderError, UserError
 
 
 def cache_folder() -> Path:
-    """The folder for what can be made again: `$EVERTUNE_CACHE`, else `$XDG_CACHE_HOME/evertune`, else `~/.cache/evertune`."""
+    """The folder for what can be made again.
+
+    `$EVERTUNE_CACHE`, else `$XDG_CACHE_HOME/evertune`, else `~/.cache/evertune`.
+    """
     if chosen := os.environ.get("EVERTUNE_CACHE"):
         return Path(chosen)
     base = os.environ.get("XDG_CACHE_HOME")
@@ -93,7 +96,9 @@ def append_jsonl(path: Path, row: dict[str, Any]) -> None:
             stream.flush()
             os.fsync(stream.fileno())
     except OSError as problem:
-        raise UserError(f"cannot write {path}: {problem.strerror}; free space and run the same command again") from problem
+        raise UserError(
+            f"cannot write {path}: {problem.strerror}; free space and run the same command again"
+        ) from problem
 
 
 def digest(*parts: bytes | str) -> str:

@@ -50,6 +50,7 @@ class Learner:
         seed: decides every random choice, together with the task's name.
         evaluation_batch: questions answered at once.
         max_new_tokens: longest answer; None: two tokens more than the task's longest training answer.
+        reuse: take over answers and trainings from the cache that are identical to the bit.
 
     Raises:
         RunFolderError: a stage in `folder` is damaged.
@@ -65,6 +66,7 @@ class Learner:
         seed: int = 0,
         evaluation_batch: int = 32,
         max_new_tokens: int | None = None,
+        reuse: bool = True,
     ) -> None:
         self.lmm = lmm
         self.methods = list(methods)
@@ -73,6 +75,7 @@ class Learner:
         self.seed = seed
         self.evaluation_batch = evaluation_batch
         self.max_new_tokens = max_new_tokens
+        self.reuse = reuse
         self.features = FeatureStore(lmm)
         self._start = copy_of(lmm.trainable())
         context = Context(lmm=lmm, features=self.features, seed=seed, start=self._start)
@@ -90,7 +93,9 @@ class Learner:
             DataError: a picture is broken. UserError: the loss is not finite. Earlier stages stay valid.
         """
         if self.current < len(self.stages):
-            raise UserError(f"the model is at stage {self.current} of {len(self.stages)}: roll back first, or load the last")
+            raise UserError(
+                f"the model is at stage {self.current} of {len(self.stages)}: roll back first, or load the last"
+            )
         for method in self.methods:
             method.before_task(task)
         plan: Sequence[Sample] = task.train
@@ -127,6 +132,7 @@ class Learner:
             self.features,
             batch_size=self.evaluation_batch,
             max_new_tokens=longest_answer(self.lmm, task, self.max_new_tokens),
+            reuse=self.reuse,
             on_answered=on_answered,
         )
 
@@ -191,16 +197,15 @@ class Learner:
         format and library, and no method that adds to the loss.
         """
         seed = int(digest(str(self.seed), task.name)[:8], 16)
-        remembered = None if any(m.adds_to_loss() for m in self.methods) else self._memo(plan, seed)
+        plain = not any(method.adds_to_loss() for method in self.methods)
+        remembered = self._memo(plan, seed) if self.reuse and plain else None
         if remembered is not None and remembered.exists():
             tensors, metadata = read_tensors(remembered)
             restore(self.lmm.trainable(), tensors)
             record = json.loads(metadata["record"])
             return [Step(**step) for step in record["log"]], record["seconds"], True
         started = time.perf_counter()
-        log = train(
-            self.lmm, self.methods, plan, self.features, training=self.training, seed=seed, on_step=on_step
-        )
+        log = train(self.lmm, self.methods, plan, self.features, training=self.training, seed=seed, on_step=on_step)
         seconds = time.perf_counter() - started
         if remembered is not None:
             record = {"log": [step.full() for step in log], "seconds": seconds}

@@ -76,15 +76,11 @@ def measure_pace(lmm: LMM, stream: Stream, training: Training, *, batch: int) ->
     restore(lmm.trainable(), before)
     asked = _filled(first.test, batch)
     start = time.perf_counter()
-    lmm.answer(
-        _noise(lmm, len(asked)), [s.instruction for s in asked], max_new_tokens=longest_answer(lmm, first, None)
-    )
+    lmm.answer(_noise(lmm, len(asked)), [s.instruction for s in asked], max_new_tokens=longest_answer(lmm, first, None))
     return Pace(train=seconds[-1] / len(samples), answer=(time.perf_counter() - start) / len(asked))
 
 
-def plan_run(
-    lmm: LMM, methods: Sequence[Method], stream: Stream, *, name: str, training: Training, pace: Pace
-) -> Plan:
+def plan_run(lmm: LMM, methods: Sequence[Method], stream: Stream, *, name: str, training: Training, pace: Pace) -> Plan:
     """The plan of one method on one stream."""
     context = Context(lmm=lmm, features=FeatureStore(lmm), seed=0, start=lmm.trainable())
     tasks: list[Task] = list(stream.tasks)

@@ -26,7 +26,7 @@ from evertune.tasks import Stream, Task
 
 if TYPE_CHECKING:
     from evertune.learner import Learner
-    from evertune.lmm import LMM
+    from evertune.lmm.protocol import LMM
     from evertune.loop import Step
     from evertune.stages import Stage
 
@@ -92,8 +92,8 @@ def refuse_other_run(folder: Path, identity: Mapping[str, Any]) -> None:
     for key in sorted(identity.keys() | found.keys()):
         if found.get(key) != identity.get(key):
             raise RunFolderError(
-                f"{folder} holds a run with {key}={_short(found.get(key))}, asked was {key}={_short(identity.get(key))}; "
-                "choose another --out, or delete the folder"
+                f"{folder} holds a run with {key}={_short(found.get(key))}, asked was "
+                f"{key}={_short(identity.get(key))}; choose another --out, or delete the folder"
             )
 
 

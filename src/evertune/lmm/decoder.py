@@ -43,9 +43,7 @@ def answer_loss(decoder: nn.Module, head: nn.Module, embeds: Tensor, attention: 
 
 
 @torch.inference_mode()
-def greedy_answers(
-    lm: Any, tokenizer: Any, embeds: Sequence[Tensor], *, max_new_tokens: int, end: int
-) -> list[str]:
+def greedy_answers(lm: Any, tokenizer: Any, embeds: Sequence[Tensor], *, max_new_tokens: int, end: int) -> list[str]:
     """Greedy continuations of n prompts given as (length, width) embeddings, padded on the left.
 
     Position ids follow the attention mask, so that padding never changes an answer.

@@ -71,7 +71,7 @@ class FeatureStore:
 
     def _open(self, path: Path) -> None:
         try:
-            shard = safe_open(path, framework="pt")
+            shard: Any = safe_open(path, framework="pt")
             keys = json.loads(shard.metadata()["keys"])
         except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError):
             path.unlink(missing_ok=True)  # a cache: what is damaged is made again

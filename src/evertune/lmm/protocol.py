@@ -37,8 +37,9 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`."""
-        move = (t.to(device) for t in (self.features, self.input_ids, self.attention, self.labels))
-        return Batch(*move, self.samples)
+        tensors = (self.features, self.input_ids, self.attention, self.labels)
+        features, input_ids, attention, labels = (t.to(device) for t in tensors)
+        return Batch(features, input_ids, attention, labels, self.samples)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +66,14 @@ class LMM(Protocol):
     """A large multimodal model with a frozen, cacheable vision tower."""
 
     name: str
-    device: torch.device
-    dtype: torch.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format of what is frozen."""
 
     @property
     def fingerprint(self) -> str:

@@ -43,7 +43,8 @@ class Smol(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the LM is."""
-        return next(self.lm.parameters()).device
+        device: torch.device = next(self.lm.parameters()).device
+        return device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -62,7 +63,7 @@ class Smol(nn.Module):
         return digest_of({"preparation": PREPARATION, **{k: self.config[k] for k in keys}})
 
     def module(self) -> nn.Module:
-        """This object."""
+        """The object itself."""
         return self
 
     def trainable(self) -> dict[str, nn.Parameter]:
@@ -96,9 +97,11 @@ class Smol(nn.Module):
         """(n, grid * grid, width) features before pooling, float16; always computed in float32."""
         side = int(self.config["image_side"])
         pixels = torch.from_numpy(np.stack([_prepared(image, side) for image in images]))
-        tower = self._tower[0]
-        grid = tower.extract_features(pixels.to(next(tower.parameters()).device).contiguous(memory_format=torch.channels_last))  # type: ignore[operator]
-        return grid.flatten(2).transpose(1, 2).to("cpu", torch.float16).contiguous()
+        tower: Any = self._tower[0]
+        device = next(tower.parameters()).device
+        grid = tower.extract_features(pixels.to(device).contiguous(memory_format=torch.channels_last))
+        rows: Tensor = grid.flatten(2).transpose(1, 2).to("cpu", torch.float16).contiguous()
+        return rows
 
     def collate(self, samples: Sequence[Sample], features: Tensor) -> Batch:
         """Instruction, answer and end token; labels on the answer and the end token only."""

@@ -17,7 +17,21 @@ from evertune.methods.joint import Joint
 from evertune.methods.replay import Replay
 from evertune.methods.sequential import Sequential
 
-__all__ = ["METHODS", "About", "Context", "Method", "make_methods", "options_of", "parts_of"]
+__all__ = [
+    "EWC",
+    "METHODS",
+    "About",
+    "Context",
+    "Direct",
+    "EProj",
+    "Joint",
+    "Method",
+    "Replay",
+    "Sequential",
+    "make_methods",
+    "options_of",
+    "parts_of",
+]
 
 METHODS: dict[str, type[Method]] = {m.name: m for m in (Sequential, Replay, EWC, EProj, Direct, Joint)}
 

@@ -55,6 +55,8 @@ class Method:
 
     name: ClassVar[str]
     about: ClassVar[About]
+    neutral: ClassVar[Mapping[str, Any] | None] = None
+    """Options under which the method must equal `sequential` bit for bit; None when there are none."""
     context: Context
 
     def setup(self, context: Context) -> None:

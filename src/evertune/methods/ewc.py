@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,8 @@ class EWC(Method):
         cost="two numbers per trained parameter, however many tasks; one backward pass per Fisher sample",
         fails="with an untuned λ; when tasks need the same parameters in different places",
     )
+
+    neutral: ClassVar[Mapping[str, Any]] = {"strength": 0.0}
 
     def __init__(self, *, strength: float = 1000.0, samples: int = 128) -> None:
         if strength < 0 or samples < 1:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 from evertune.errors import UserError
 from evertune.files import digest
@@ -35,6 +36,8 @@ class Replay(Method):
         cost="the kept samples (references to pictures that must stay), and the steps they add",
         fails="when old data may not be kept; with very few kept samples it learns those by heart",
     )
+
+    neutral: ClassVar[Mapping[str, Any]] = {"ratio": 0.0}
 
     def __init__(self, *, ratio: float = 0.01, buffer: int = 0, repeat: int = 1) -> None:
         if not 0 <= ratio <= 1:
@@ -83,6 +86,4 @@ def _row(sample: Sample) -> dict[str, Any]:
 
 
 def _sample(row: Mapping[str, Any]) -> Sample:
-    from pathlib import Path
-
     return Sample(row["id"], Path(row["image"]), row["instruction"], tuple(row["answers"]), row["origin"])

@@ -144,9 +144,7 @@ def about_task(entry: TaskFile) -> dict[str, str]:
     return {**(builder(entry.build).ABOUT if entry.build else {}), **entry.about}
 
 
-def _splits(
-    entry: TaskFile, folder: Path, progress: Progress | None
-) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
+def _splits(entry: TaskFile, folder: Path, progress: Progress | None) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
     if entry.build is not None:
         place = built(entry.build, entry.options, progress=progress)
         return read_jsonl(place / "train.jsonl"), read_jsonl(place / "test.jsonl")

@@ -43,18 +43,18 @@ CATEGORIES = {
     "clock": ("time",),
     "building": ("place-building", "place-religious"),
 }
-NAMES = (
-    "apple banana cherries strawberry watermelon carrot mushroom pizza hamburger cookie "
-    "bicycle bus airplane rocket sailboat umbrella key bell lock scissors "
-    "hammer guitar trumpet violin book camera anchor candle star heart "
-    "snowflake rainbow cactus sunflower butterfly snail octopus penguin elephant turtle"
-).split()
+NAMES = tuple(
+    (
+        "apple banana cherries strawberry watermelon carrot mushroom pizza hamburger cookie "
+        "bicycle bus airplane rocket sailboat umbrella key bell lock scissors "
+        "hammer guitar trumpet violin book camera anchor candle star heart "
+        "snowflake rainbow cactus sunflower butterfly snail octopus penguin elephant turtle"
+    ).split(" ")
+)
 GROUNDS = ("#ffffff", "#fde9d9", "#e2f0d9", "#dae8f7", "#fff6c9", "#eadcf4", "#dddddd", "#cfeeee")
 
 
-def build(
-    folder: Path, *, by: str, train: int, test: int, seed: int, progress: Progress | None = None
-) -> None:
+def build(folder: Path, *, by: str, train: int, test: int, seed: int, progress: Progress | None = None) -> None:
     """Draw `train` and `test` pictograms to be told `by` 'category' or 'name'."""
     if by not in INSTRUCTIONS:
         raise UserError(f"pictograms: 'by' must be 'category' or 'name', not '{by}'")

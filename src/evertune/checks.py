@@ -1,0 +1,146 @@
+"""`check_method`: the contract that every method keeps, as a public suite. Run it on your own method.
+
+    from evertune import check_method
+    check_method(lambda: [MyMethod(strength=3)])
+
+It uses the model `random` and three tiny tasks, and takes seconds. A broken promise is an AssertionError that says
+which one.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from evertune.learner import Learner
+from evertune.lmm import load_lmm
+from evertune.lmm.protocol import LMM
+from evertune.lmm.weights import copy_of, fingerprint_of
+from evertune.loop import Training
+from evertune.methods import Direct, Method, Sequential
+from evertune.tasks.task import Sample, Task
+
+MakeMethods = Callable[[], Sequence[Method]]
+COLOURS = ("red", "green", "blue", "yellow", "black", "white")
+TRAINING = Training(epochs=2, batch_size=4, learning_rate=5e-3)
+
+
+def check_method(make: MakeMethods, *, seed: int = 3) -> None:
+    """Check the contract on the methods that `make` returns; call it with a function that makes them anew each time.
+
+    Raises:
+        AssertionError: a promise is broken; the message says which.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        tasks = toy_tasks(folder / "tasks")
+        whole = _learner(make, folder / "whole", seed)
+        frozen = _frozen(whole.lmm)
+        stages = _stages(whole, tasks)
+        for task in stages:
+            whole.learn(task)
+        assert _frozen(whole.lmm) == frozen, "a frozen parameter was changed"
+        _check_evaluation_changes_nothing(whole, tasks)
+        _check_save_and_load(whole, make, tasks, seed)
+        _check_resume(whole, make, stages, folder / "resumed", seed)
+        _check_memory(whole)
+        _check_first_stage(make, stages[0], folder, seed)
+        _check_neutral(make, tasks, folder, seed)
+
+
+def toy_tasks(folder: Path, *, count: int = 3) -> list[Task]:
+    """Tasks of plain coloured pictures, two colours each, with an instruction of their own."""
+    tasks = []
+    for number in range(count):
+        rows = []
+        for index, colour in enumerate(COLOURS[2 * number : 2 * number + 2] * 6):
+            path = folder / f"{number}-{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture = Image.new("RGB", (48, 48), colour)
+            picture.putpixel((index, number), (128, 128, 128))
+            picture.save(path)
+            rows.append(Sample(f"{number}-{index}", path, f"{'colour? ' * (number + 1)}", (colour,), str(path)))
+        tasks.append(Task(f"task-{number}", tuple(rows[:8]), tuple(rows[8:])))
+    return tasks
+
+
+def _learner(make: MakeMethods, folder: Path, seed: int) -> Learner:
+    lmm = load_lmm("random", seed=seed, dtype="float32", device=torch.device("cpu"))
+    return Learner(lmm, make(), folder=folder, training=TRAINING, seed=seed, max_new_tokens=4, reuse=False)
+
+
+def _stages(learner: Learner, tasks: Sequence[Task]) -> list[Task]:
+    stages = list(tasks)
+    for method in learner.methods:
+        stages = method.stages(stages)
+    return stages
+
+
+def _frozen(lmm: LMM) -> str:
+    trainable = lmm.trainable()
+    return fingerprint_of({name: p for name, p in lmm.module().named_parameters() if name not in trainable})
+
+
+def _said(learner: Learner, tasks: Sequence[Task]) -> list[tuple[str, str | None]]:
+    return [(answer.text, answer.expert) for task in tasks for answer in learner.answers(task)]
+
+
+def _check_evaluation_changes_nothing(learner: Learner, tasks: Sequence[Task]) -> None:
+    before = fingerprint_of(learner.lmm.trainable())
+    _said(learner, tasks)
+    assert fingerprint_of(learner.lmm.trainable()) == before, "answering changed the weights"
+
+
+def _check_save_and_load(learner: Learner, make: MakeMethods, tasks: Sequence[Task], seed: int) -> None:
+    fresh = _learner(make, learner.folder, seed)
+    assert fingerprint_of(fresh.lmm.trainable()) == fingerprint_of(learner.lmm.trainable()), (
+        "weights differ after save and load"
+    )
+    assert _said(fresh, tasks) == _said(learner, tasks), "answers or routes differ after save and load"
+
+
+def _check_resume(whole: Learner, make: MakeMethods, stages: Sequence[Task], folder: Path, seed: int) -> None:
+    """A new learner after every stage must end with the same bits as one that was never interrupted."""
+    for task in stages:
+        _learner(make, folder, seed).learn(task)
+    resumed = _learner(make, folder, seed)
+    assert fingerprint_of(resumed.lmm.trainable()) == fingerprint_of(whole.lmm.trainable()), (
+        "a run that was interrupted after each stage ends with other weights: some state is not saved"
+    )
+
+
+def _check_memory(learner: Learner) -> None:
+    """Only an expansion may store more tensors with every task."""
+    sizes = [stage.stored_bytes for stage in learner.stages]
+    if not any(method.about.kind == "expansion" for method in learner.methods):
+        assert sizes[-1] <= sizes[0], f"stored bytes grow with the number of tasks: {sizes}"
+
+
+def _check_first_stage(make: MakeMethods, task: Task, folder: Path, seed: int) -> None:
+    """With one task there is nothing to remember: every method must equal tuning on it alone."""
+    ours, direct = _learner(make, folder / "one", seed), _learner(lambda: [Direct()], folder / "direct", seed)
+    for learner in (ours, direct):
+        learner.learn(task)
+    scope = [n for n in ours.lmm.trainable() if all(method.trains(n) for method in ours.methods)]
+    if len(scope) == len(ours.lmm.trainable()):
+        assert fingerprint_of(ours.lmm.trainable()) == fingerprint_of(direct.lmm.trainable()), (
+            "the first task is trained differently than alone"
+        )
+
+
+def _check_neutral(make: MakeMethods, tasks: Sequence[Task], folder: Path, seed: int) -> None:
+    """With its strength at zero a method must equal sequential tuning."""
+    kinds = [type(method) for method in make()]
+    if any(kind.neutral is None for kind in kinds):
+        return
+    neutral = _learner(lambda: [kind(**(kind.neutral or {})) for kind in kinds], folder / "neutral", seed)
+    plain = _learner(lambda: [Sequential()], folder / "plain", seed)
+    for learner in (neutral, plain):
+        for task in tasks:
+            learner.learn(task)
+    ours, theirs = copy_of(neutral.lmm.trainable()), copy_of(plain.lmm.trainable())
+    assert fingerprint_of(ours) == fingerprint_of(theirs), "with neutral options it differs from sequential tuning"

@@ -1,0 +1,14 @@
+"""From the matrix of a finished run to what people read: tables, plots, one self-contained page.
+
+`tables` compares runs (terminal, Markdown), `plots` draws them (SVG), `page` puts everything into one HTML file that
+opens without a network; `examples` chooses the answers that are shown, `words` says the numbers in plain language.
+
+    write_report([Path("runs/sequential"), Path("runs/replay")], Path("report.html"))
+"""
+
+from __future__ import annotations
+
+from evertune.report.page import write_report
+from evertune.report.tables import compare, load_matrix
+
+__all__ = ["compare", "load_matrix", "write_report"]

@@ -1,0 +1,182 @@
+"""The answers that the page shows: ten of a task, before and after, with small pictures.
+
+Scores say how much was forgotten; answers show what forgetting looks like. Each picture is embedded once, however
+many runs show it.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageOps
+
+from evertune.errors import RunFolderError
+from evertune.files import digest
+from evertune.report.tables import Loaded, stage_of
+from evertune.scoring.answers import exact, tolerant
+
+SHOWN = 10
+SIDE = 96
+LONGEST_TEXT = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """An answer and whether it is right: `right`, `form` (right in another form) or `wrong`."""
+
+    text: str
+    mark: str
+    expert: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One question with the answer before and after."""
+
+    picture: str | None
+    image: str
+    instruction: str
+    gold: str
+    before: Said
+    after: Said
+    change: str
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """The shown answers of one task in one run, or the reason why there are none.
+
+    Attributes:
+        before: what `Example.before` is, as the head of its column.
+        forgotten: of all `total` questions, right before and wrong after; `regained` the other way round.
+    """
+
+    task: str
+    rows: tuple[Example, ...]
+    total: int
+    before: str
+    forgotten: int = 0
+    regained: int = 0
+    problem: str = ""
+
+
+class Pictures:
+    """Thumbnails as data URIs, each made and embedded once."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, str | None] = {}
+        self.uris: dict[str, str] = {}  # name -> data URI, in the order of first use
+
+    def name_of(self, image: str) -> str | None:
+        """The name under which the picture is embedded; None when the file is gone or is no picture."""
+        if image not in self._names:
+            uri = thumbnail(Path(image))
+            known = {known_uri: name for name, known_uri in self.uris.items()}
+            name = known.get(uri, f"picture-{len(self.uris) + 1}") if uri else None
+            if name and uri:
+                self.uris[name] = uri
+            self._names[image] = name
+        return self._names[image]
+
+
+def thumbnail(path: Path) -> str | None:
+    """A picture of at most 96 x 96 pixels as a data URI (PNG or JPEG, whichever is smaller); None if unreadable."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as source:
+                source.draft("RGB", (2 * SIDE, 2 * SIDE))
+                picture = ImageOps.exif_transpose(source).convert("RGBA")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return None
+    picture.thumbnail((SIDE, SIDE))
+    opaque = picture.getchannel("A").getextrema() == (255, 255)
+    choices = [("png", _encoded(picture.convert("RGB") if opaque else picture, "PNG"))]
+    if opaque:
+        choices.append(("jpeg", _encoded(picture.convert("RGB"), "JPEG")))
+    kind, data = min(choices, key=lambda choice: len(choice[1]))
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _encoded(picture: Image.Image, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, optimize=True, **({"quality": 80} if kind == "JPEG" else {}))
+    return buffer.getvalue()
+
+
+def examples_of(run: Path, matrix: Loaded, task: str, pictures: Pictures) -> Examples:
+    """Ten answers to `task`: right after its own stage, and after the last.
+
+    For a task that the last stage taught, the two are one: then `before` is the untouched model. A missing or damaged
+    answers file is said in `problem`, the rest of the page does not suffer.
+    """
+    own, last = stage_of(matrix, task), len(matrix["R"]) - 1
+    if own is None:
+        return Examples(task, (), 0, "", problem="not learned yet")
+    before, title = (own, "right after learning it") if own < last else (0, "untouched model")
+    try:
+        pairs = _pairs(_answers(run, matrix, task, before), _answers(run, matrix, task, last))
+        changes = [_change(*pair) for pair in pairs]
+        rows = tuple(_example(*pair, pictures) for pair in chosen(pairs))
+    except RunFolderError as problem:
+        return Examples(task, (), 0, title, problem=str(problem))
+    except (KeyError, TypeError, AttributeError):
+        return Examples(task, (), 0, title, problem=f"{run}: the answers to '{task}' lack a field")
+    return Examples(task, rows, len(pairs), title, changes.count("forgotten"), changes.count("regained"))
+
+
+def _answers(run: Path, matrix: Loaded, task: str, stage: int) -> list[dict[str, Any]]:
+    from evertune.evaluate import read_answers  # brings torch: only for those who make a page
+
+    for cell in matrix.get("cells") or []:
+        if cell["stage"] == stage and cell["task"] == task:
+            return read_answers(run / cell["answers"])
+    raise RunFolderError(f"{run / 'matrix.json'} names no answers to '{task}' after stage {stage}")
+
+
+Pair = tuple[dict[str, Any], dict[str, Any]]
+
+
+def _pairs(before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]) -> list[Pair]:
+    later = {row["id"]: row for row in after}
+    return [(row, later[row["id"]]) for row in before if row["id"] in later]
+
+
+def chosen(pairs: Sequence[Pair]) -> list[Pair]:
+    """At most ten: those whose rightness changed first, then the others, each by a draw that the id fixes.
+
+    The draw does not depend on the run, so that runs show the same questions where they can.
+    """
+    return sorted(pairs, key=lambda pair: (_change(*pair) == "", digest(str(pair[0]["id"]))))[:SHOWN]
+
+
+def _change(before: dict[str, Any], after: dict[str, Any]) -> str:
+    was, now = exact(before["answer"], before["gold"]), exact(after["answer"], after["gold"])
+    return "" if was == now else "regained" if now else "forgotten"
+
+
+def _example(before: dict[str, Any], after: dict[str, Any], pictures: Pictures) -> Example:
+    return Example(
+        picture=pictures.name_of(str(after["image"])),
+        image=Path(str(after["image"])).name,
+        instruction=_short(str(after["instruction"])),
+        gold=_short(" / ".join(map(str, after["gold"]))),
+        before=_said(before),
+        after=_said(after),
+        change=_change(before, after),
+    )
+
+
+def _said(row: dict[str, Any]) -> Said:
+    right, nearly = exact(row["answer"], row["gold"]), tolerant(row["answer"], row["gold"])
+    return Said(_short(row["answer"]), "right" if right else "form" if nearly else "wrong", row.get("expert"))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST_TEXT else text[:LONGEST_TEXT] + " …"

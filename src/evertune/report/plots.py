@@ -1,0 +1,332 @@
+"""Plots of a run and of a comparison as inline SVG: the matrix, the average over time, forgetting by task.
+
+Drawn by matplotlib's SVG backend on a canvas measured in CSS pixels, without pyplot and its global state. Texts stay
+texts and black becomes `currentColor`, so that one drawing is small and reads on a light and on a dark page.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import statistics
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import matplotlib
+import matplotlib.style
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from evertune.report.tables import BOUNDS, Loaded, by_method, diagonal, follows_stream, is_finished
+
+# Okabe and Ito's colours, which the colour-blind tell apart, a little evened out for light and dark grounds; each
+# goes with a marker of its own shape, so that colour is never the only difference.
+COLOURS = ("#d55e00", "#2b83ba", "#009e73", "#cc79a7", "#b58900", "#7b6fd0", "#5a9bd4")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+BOUND_COLOUR = "#858585"
+CELL_COLOUR = "#145fb4"
+WHITE_TEXT_FROM = 80.0  # score from which white reads better than black on the cell: contrast stays above 4
+LONGEST_NAME = 18
+LETTER = 6.7  # generous width of a letter at 12 pixels
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+SETTINGS = {"svg.fonttype": "none", "font.size": 12, "text.parse_math": False, "path.simplify": False}
+
+
+class Canvas:
+    """A figure of `width` x `height` CSS pixels, its origin at the top left, on which one draws in pixels."""
+
+    def __init__(self, width: float, height: float) -> None:
+        self.width, self.height = width, height
+        self.figure: Any = Figure(figsize=(width / 72, height / 72), dpi=72)
+        self.axes: Any = self.figure.add_axes((0, 0, 1, 1))
+        self.axes.set_xlim(0, width)
+        self.axes.set_ylim(height, 0)
+        self.axes.set_axis_off()
+
+    def text(self, x: float, y: float, content: str, *, align: str = "left", **style: Any) -> None:
+        """Write `content` with its middle line at `y`."""
+        style = {"va": "center_baseline", "fontsize": 12, "color": "black", "parse_math": False} | style
+        self.axes.text(x, y, content, ha=align, rotation_mode="anchor", **style)
+
+    def line(self, xs: Sequence[float], ys: Sequence[float], **style: Any) -> None:
+        """Draw a line through points, with markers if `marker` is given."""
+        self.axes.plot(xs, ys, clip_on=False, **({"color": "black", "linewidth": 1.0} | style))
+
+    def box(self, x: float, y: float, width: float, height: float, **style: Any) -> None:
+        """Draw a rectangle."""
+        self.axes.add_patch(Rectangle((x, y), width, height, clip_on=False, **style))
+
+    def svg(self, label: str) -> str:
+        """The drawing as an `<svg>` element; `label` is read to those who can't see it."""
+        buffer = io.StringIO()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser has a font for it
+            self.figure.savefig(buffer, format="svg", transparent=True)
+        return _inline(buffer.getvalue(), self.width, self.height, label)
+
+
+def _inline(document: str, width: float, height: float, label: str) -> str:
+    """Turn matplotlib's SVG document into an element for a page: no header, no clashing names, the page's colours."""
+    body = document[document.index("<svg") :]
+    body = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<!--.*?-->", "", body, flags=re.DOTALL)
+    body = re.sub(r'style="[^"]*"', lambda style: _restyled(style.group()), body)
+    body = body.replace("xlink:href=", "href=")
+    used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', body))
+    body = re.sub(r' id="([^"]*)"', lambda name: name.group() if name.group(1) in used else "", body)
+    body = re.sub(r"\s*\n\s*", "\n", body)
+    start = (
+        f'<svg class="plot" role="img" aria-label="{escape(label)}" width="{width:g}" height="{height:g}" '
+        f'viewBox="0 0 {width:g} {height:g}">'
+    )
+    return start + body[body.index(">") + 1 :].strip()
+
+
+def _restyled(style: str) -> str:
+    style = style.replace("#000000", "currentColor")
+    return re.sub(r"font: (.*?)(\d[\d.]*px) [^;\"]*", rf"font: \1\2 {FONT}", style)
+
+
+def _drawn(canvas: Canvas, label: str) -> str:
+    # the salt keeps the names of markers apart when several drawings share a page
+    with matplotlib.style.context(["default", SETTINGS | {"svg.hashsalt": label}]):
+        return canvas.svg(label)
+
+
+def short_name(name: str) -> str:
+    """A name that fits beside a plot."""
+    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
+
+
+def _room(names: Sequence[str], size: float = 12) -> float:
+    return max((len(short_name(name)) for name in names), default=0) * LETTER * size / 12
+
+
+def heat_map(matrix: Loaded) -> str:
+    """R of one run: stages by tasks, deeper blue for higher scores, what was just learned outlined."""
+    tasks, names = matrix["tasks"], ["untouched", *matrix["stages"]]
+    side = max(32.0, min(64.0, 560 / len(tasks)))
+    size = 13 if side > 40 else 11
+    left, (lines, rotated) = _room(names) + 14, _column_names(tasks, side)
+    top = _room(tasks) * 0.75 + 16 if rotated else 16.0 * max(map(len, lines)) + 6
+    right = _room(tasks[-1:]) * 0.75 - side / 2 + 4 if rotated else 4.0
+    high = min(side, 34.0)
+    canvas = Canvas(left + side * len(tasks) + max(right, 4), top + high * len(matrix["R"]) + 10)
+    _draw_columns(canvas, lines, rotated, left, top, side)
+    for stage, scores in enumerate(matrix["R"]):
+        y = top + stage * high + (6 if stage else 0)  # a gap sets the untouched model apart
+        canvas.text(left - 10, y + high / 2, short_name(names[stage]), align="right")
+        for column, score in enumerate(scores):
+            _draw_cell(canvas, left + column * side, y, side, high, score, size)
+    for stage, name in enumerate(matrix["stages"][: len(matrix["R"]) - 1], start=1):
+        if name in tasks:
+            x, y = left + tasks.index(name) * side, top + stage * high + 6
+            canvas.box(x + 1, y + 1, side - 2, high - 2, fill=False, edgecolor="black", linewidth=1.8)
+    return _drawn(canvas, f"Scores of {matrix['method']}, seed {matrix['seed']}: stages by tasks")
+
+
+def _column_names(tasks: Sequence[str], side: float) -> tuple[list[list[str]], bool]:
+    """Each name in lines that fit the column; or, if one does not fit in three, whole names, to be turned."""
+    wrapped = [_wrapped(task, int((side - 2) / 5.9)) for task in tasks]
+    if all(0 < len(lines) <= 3 for lines in wrapped):
+        return wrapped, False
+    return [[short_name(task)] for task in tasks], True
+
+
+def _wrapped(name: str, letters: int) -> list[str]:
+    """`name` broken after hyphens, underscores and spaces; empty if a part is too long."""
+    lines = [""]
+    for part in re.findall(r"[^-_ ]*[-_ ]?", name):
+        if len(lines[-1] + part.rstrip()) <= letters:
+            lines[-1] += part
+        else:
+            lines.append(part)
+    return [] if any(len(line.rstrip()) > letters for line in lines) else [line.strip() for line in lines if line]
+
+
+def _draw_columns(
+    canvas: Canvas, lines: Sequence[Sequence[str]], rotated: bool, left: float, top: float, side: float
+) -> None:
+    for column, parts in enumerate(lines):
+        x = left + (column + 0.5) * side
+        if rotated:
+            canvas.text(x, top - 8, parts[0], rotation=45, fontsize=11)
+            continue
+        for place, part in enumerate(reversed(parts)):
+            canvas.text(x, top - 12 - 14 * place, part, align="center", fontsize=11)
+
+
+def _draw_cell(canvas: Canvas, x: float, y: float, side: float, high: float, score: float, size: int) -> None:
+    # Opacity, not lightness: a low score fades into the page, be it light or dark.
+    share = min(max(score / 100, 0.0), 1.0)
+    canvas.box(x + 1, y + 1, side - 2, high - 2, facecolor=CELL_COLOUR, alpha=0.05 + 0.95 * share, linewidth=0)
+    colour = "#ffffff" if score >= WHITE_TEXT_FROM else "black"
+    canvas.text(x + side / 2, y + high / 2, f"{score:.0f}", align="center", fontsize=size, color=colour)
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    colour: str
+    marker: str
+    line: str
+
+
+def _looks(names: Sequence[str]) -> dict[str, _Look]:
+    """A colour, a marker and a line style for each method, in order; bounds are grey and broken."""
+    looks, place = {}, 0
+    for name in names:
+        if name.split(" (")[0] in BOUNDS:
+            looks[name] = _Look(BOUND_COLOUR, "", "--" if name.startswith("joint") else ":")
+        else:
+            looks[name] = _Look(COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)], "-")
+            place += 1
+    return looks
+
+
+def _in_order(matrices: Sequence[Loaded], order: Sequence[str]) -> dict[str, list[Loaded]]:
+    groups = by_method(matrices)
+    known = [name for name in order if name in groups]
+    return {name: groups[name] for name in [*known, *(name for name in groups if name not in known)]}
+
+
+def learned_averages(matrix: Loaded) -> list[float]:
+    """After each stage, the mean over the tasks learned so far.
+
+    `direct` keeps nothing, so its tasks count as tuned alone; `joint` learns all at once: the same at every stage.
+    """
+    R, count = matrix["R"], len(matrix["tasks"])
+    if not follows_stream(matrix):
+        return [statistics.fmean(R[-1])] * count if is_finished(matrix) else []
+    if matrix["method"] == "direct":
+        return [statistics.fmean(R[i + 1][i] for i in range(stage)) for stage in range(1, len(R))]
+    return [statistics.fmean(R[stage][:stage]) for stage in range(1, len(R))]
+
+
+def average_curve(matrices: Sequence[Loaded], order: Sequence[str] = ()) -> str:
+    """The mean over the tasks learned so far after each stage, all methods; with seeds, mean and range. '' if empty."""
+    series = {name: [learned_averages(m) for m in group] for name, group in _in_order(matrices, order).items()}
+    series = {name: runs for name, runs in series.items() if any(runs)}
+    count = len(matrices[0]["tasks"])
+    if not series or count < 2:
+        return ""
+    canvas = Canvas(450, 290)
+    right = 450 - 10 - max(_room([name]) for name in series) - 34
+    spot = _Frame(left=34, right=right, top=14, bottom=246, count=count)
+    _draw_frame(canvas, spot)
+    ends: dict[str, float] = {}
+    for name, look in _looks(list(series)).items():
+        ends[name] = _draw_series(canvas, spot, series[name], look)
+    places = spread_apart({name: spot.y(value) for name, value in ends.items()}, gap=15, low=8, high=252)
+    for name, y in places.items():
+        canvas.text(right + 12, y, f"{short_name(name)} {ends[name]:.0f}")
+    return _drawn(canvas, f"Average over the tasks learned so far, after each stage: {', '.join(series)}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """Where a plot of 0..100 over stages 1..count lies on its canvas."""
+
+    left: float
+    right: float
+    top: float
+    bottom: float
+    count: int
+
+    def x(self, stage: int) -> float:
+        return self.left + 8 + (self.right - self.left - 12) * (stage - 1) / max(self.count - 1, 1)
+
+    def y(self, score: float) -> float:
+        return self.bottom - (self.bottom - self.top) * score / 100
+
+
+def _draw_frame(canvas: Canvas, spot: _Frame) -> None:
+    for score in (0, 25, 50, 75, 100):
+        canvas.line([spot.left, spot.right], [spot.y(score)] * 2, color="#808080", alpha=0.3, linewidth=0.8)
+        canvas.text(spot.left - 6, spot.y(score), f"{score}", align="right", fontsize=11, alpha=0.75)
+    step = 1 if spot.count <= 10 else 2
+    for stage in range(1, spot.count + 1, step):
+        canvas.text(spot.x(stage), spot.bottom + 14, f"{stage}", align="center", fontsize=11, alpha=0.75)
+    canvas.text((spot.left + spot.right) / 2, spot.bottom + 34, "tasks learned", align="center", alpha=0.75)
+
+
+def _draw_series(canvas: Canvas, spot: _Frame, runs: Sequence[Sequence[float]], look: _Look) -> float:
+    """Draw the mean over runs and, for several, their range; returns where it ends."""
+    columns = [[run[i] for run in runs if i < len(run)] for i in range(max(map(len, runs)))]
+    xs = [spot.x(stage) for stage in range(1, len(columns) + 1)]
+    means = [statistics.fmean(column) for column in columns]
+    if any(len(column) > 1 for column in columns):
+        low, high = [spot.y(min(c)) for c in columns], [spot.y(max(c)) for c in columns]
+        canvas.axes.fill_between(xs, low, high, color=look.colour, alpha=0.18, linewidth=0, clip_on=False)
+    style = {"color": look.colour, "linestyle": look.line, "linewidth": 2.0, "marker": look.marker, "markersize": 6}
+    canvas.line(xs, [spot.y(mean) for mean in means], **style)
+    return means[-1]
+
+
+def spread_apart(places: Mapping[str, float], *, gap: float, low: float, high: float) -> dict[str, float]:
+    """Move labels as little as a sweep allows so that neighbours are `gap` apart and all lie in low..high."""
+    names = sorted(places, key=lambda name: places[name])
+    found: dict[str, float] = {}
+    floor = low
+    for name in names:
+        found[name] = max(places[name], floor)
+        floor = found[name] + gap
+    ceiling = high
+    for name in reversed(names):
+        found[name] = min(found[name], ceiling)
+        ceiling = found[name] - gap
+    return found
+
+
+def task_forgetting(matrix: Loaded) -> list[float] | None:
+    """Points that each task but the last fell from its best score to the end; None where forgetting means nothing."""
+    if matrix["method"] == "direct" or diagonal(matrix) is None or len(matrix["tasks"]) < 2:
+        return None
+    R, count = matrix["R"], len(matrix["tasks"])
+    return [max(R[stage][i] for stage in range(i + 1, count)) - R[count][i] for i in range(count - 1)]
+
+
+def mean_forgetting(groups: Mapping[str, Sequence[Loaded]]) -> dict[str, list[float]]:
+    """`task_forgetting` by method, the mean over its finished runs; methods without any are left out."""
+    lost = {}
+    for name, group in groups.items():
+        runs = [run for matrix in group if (run := task_forgetting(matrix)) is not None]
+        if runs:
+            lost[name] = [statistics.fmean(column) for column in zip(*runs, strict=True)]
+    return lost
+
+
+def forgetting_by_task(matrices: Sequence[Loaded], order: Sequence[str] = ()) -> str:
+    """Forgetting of each task as a dot per method, mean over seeds; the first task names them. '' if there is none."""
+    groups = _in_order(matrices, order)
+    lost, looks = mean_forgetting(groups), _looks(list(groups))
+    if not lost:
+        return ""
+    tasks = matrices[0]["tasks"][:-1]
+    top, step = 12, 16
+    block = step * len(lost) + 12
+    bottom = top + block * len(tasks)
+    canvas = Canvas(450, bottom + 34)
+    left, right = _room(tasks) + 14, 450 - max(_room([name]) for name in lost) - 44
+    values = [value for column in lost.values() for value in column]
+    low, high = min(0.0, *values), max(10.0, *values)
+    scale = (right - left - 8) / (high - low)
+    zero = left + 4 - low * scale
+    canvas.line([zero, zero], [6, bottom], color="#808080", alpha=0.6)
+    for place, task in enumerate(tasks):
+        start = top + block * place
+        canvas.text(left - 8, start + step * len(lost) / 2, short_name(task), align="right")
+        for row, (name, column) in enumerate(lost.items()):
+            label = short_name(name) if place == 0 else ""
+            _draw_dot(canvas, zero, start + step * (row + 0.5), scale, column[place], looks[name], label)
+    canvas.text((left + right) / 2, bottom + 14, "points lost since its best", align="center", alpha=0.75)
+    return _drawn(canvas, f"Points that each task lost: {', '.join(lost)}")
+
+
+def _draw_dot(canvas: Canvas, zero: float, y: float, scale: float, value: float, look: _Look, label: str) -> None:
+    end = zero + value * scale
+    canvas.line([zero, end], [y, y], color=look.colour, alpha=0.45, linewidth=2)
+    canvas.line([end], [y], color=look.colour, marker=look.marker, markersize=7, linestyle="")
+    said = f"{round(value)}".replace("-", "−")
+    canvas.text(max(end, zero) + 9, y, f"{said} {label}".rstrip(), fontsize=11.5)

@@ -1,0 +1,103 @@
+"""Numbers in plain words: titles and explanations of the metrics, the headline, times and sizes.
+
+Kept apart from tables and page so that the terminal, the Markdown and the page use the same words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from evertune.report.tables import Row
+
+METRIC_TITLES = {
+    "final_average": "final average",
+    "mean_average": "mean average",
+    "learning": "learning",
+    "forgetting": "forgetting",
+    "bwt": "backward transfer",
+    "bwt_paper": "backward transfer (He et al.)",
+    "forward_transfer": "forward transfer",
+    "zero_shot": "zero-shot average",
+    "intransigence": "intransigence",
+    "relative_average": "relative average",
+    "gap_to_joint": "gap to joint",
+}
+EXPLANATIONS = {
+    "final_average": "The mean score over all tasks once everything has been learned. Higher is better.",
+    "mean_average": "The mean over the tasks known so far, taken after every stage and averaged. Higher is better.",
+    "learning": "The mean score of each task right after it was learned: can it still learn? Higher is better.",
+    "forgetting": "How far each earlier task fell from its best score to the end. Lower is better; 0 is none.",
+    "bwt": "What later tasks did to earlier ones, from right after learning to the end. Negative is forgetting.",
+    "bwt_paper": "The worst such change of each task, as He et al. 2023 count it. Zero or negative.",
+    "forward_transfer": "What earlier tasks gave to a task before it was taught, against the untouched model.",
+    "zero_shot": "The mean score of the untouched model: where everything started.",
+    "intransigence": "How much lower a task is learned here than when it is tuned alone. Lower is better.",
+    "relative_average": "The final scores as a share of those of tasks tuned alone; 1 means nothing was lost.",
+    "gap_to_joint": "How far the final average stays below training on all tasks at once. Lower is better.",
+}
+HIGHER_IS_BETTER = {"final_average", "learning", "bwt", "relative_average"}
+NOT_CONTINUAL = ("zero-shot", "joint", "direct")
+
+
+def number(name: str, value: float | None) -> str:
+    """A metric's value as text: points with one decimal, the relative average with three."""
+    if value is None:
+        return "-"
+    text = f"{value:.3f}" if name == "relative_average" else f"{value:.1f}"
+    return text.removeprefix("-") if float(text) == 0 else text.replace("-", "−")
+
+
+def duration(seconds: float) -> str:
+    """`8.2 s`, `5 min 0 s`, `2 h 5 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def size(count: float) -> str:
+    """Bytes as `512 bytes`, `12.3 kB`, `4.5 MB` (powers of 1000)."""
+    if count < 1000:
+        return f"{count:.0f} bytes"
+    for power, unit in ((3, "GB"), (2, "MB")):
+        if count >= 1000**power:
+            return f"{count / 1000**power:.1f} {unit}"
+    return f"{count / 1000:.1f} kB"
+
+
+def headline(rows: Sequence[Row]) -> str:
+    """One or two sentences on one setting: who forgot how much, and between which bounds they lie."""
+    lost = [(row.method, value.mean) for row in rows if (value := row.values["forgetting"]) and _continual(row)]
+    first = "; ".join(_loss(name, points, place == 0) for place, (name, points) in enumerate(lost))
+    bounds = [row for row in rows if row.base != "direct" and not (first and _continual(row))]
+    finals = [(row, row.values["final_average"]) for row in bounds]
+    second = ", ".join(f"{_name(row)} {value.mean:.0f}" for row, value in finals if value)
+    sentences = [first + _seeds(rows)] if first else []
+    return ". ".join([*sentences, f"Average over all tasks: {second}" if second else ""]).strip(". ") + "."
+
+
+def _continual(row: Row) -> bool:
+    return row.base not in NOT_CONTINUAL
+
+
+def _name(row: Row) -> str:
+    return {"zero-shot": "the untouched model", "joint": "training on everything at once"}.get(row.method, row.method)
+
+
+def _loss(method: str, points: float, whole: bool) -> str:
+    """`sequential lost 41 points of what it had learned`, then `replay 12`; a gain is called one."""
+    if points <= -0.5:
+        return f"{method} gained {-points:.0f}" + (" points on what it had learned" if whole else "")
+    amount = f"{points:.0f}" if points >= 0.5 else "less than 1"
+    if not whole:
+        return f"{method} {'lost ' if points < 0.5 else ''}{amount}"
+    return f"{method} lost {amount} point{'' if amount in ('1', 'less than 1') else 's'} of what it had learned"
+
+
+def _seeds(rows: Sequence[Row]) -> str:
+    most = max(len(row.seeds) for row in rows)
+    return f" (means over up to {most} seeds)" if most > 1 else ""

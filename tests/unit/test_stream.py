@@ -1,0 +1,95 @@
+"""Streams: the YAML of anybody's own, the shipped ones, splits that never overlap."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from PIL import Image
+
+from evertune.errors import DataError, UserError
+from evertune.tasks import load_stream, stream_names
+from evertune.tasks.stream import stream_file
+
+
+def write_task(folder, name, count=10, *, shade=0):
+    rows = []
+    for number in range(count):
+        Image.new("RGB", (8, 8), (number, shade, 0)).save(folder / f"{name}-{number}.png")
+        rows.append({"image": f"{name}-{number}.png", "instruction": "n?", "answer": str(number)})
+    (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+
+def write_stream(folder, text):
+    path = folder / "s.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_one_file_is_split_by_picture(tmp_path):
+    write_task(tmp_path, "a")
+    stream = load_stream(write_stream(tmp_path, "name: s\ntasks: [{name: a, data: a.jsonl, test_share: 0.3}]"))
+    (task,) = stream.tasks
+    assert len(task.test) == 3 and len(task.train) == 7
+    assert not {s.image for s in task.train} & {s.image for s in task.test}
+    again = load_stream(write_stream(tmp_path, "name: s\ntasks: [{name: a, data: a.jsonl, test_share: 0.3}]"))
+    assert again.fingerprint == stream.fingerprint
+
+
+def test_train_and_test_files(tmp_path):
+    write_task(tmp_path, "a")
+    write_task(tmp_path, "b", 4, shade=9)
+    stream = load_stream(
+        write_stream(tmp_path, "name: s\ntasks: [{name: a, train: a.jsonl, test: b.jsonl}]"), limit=3
+    )
+    assert len(stream.tasks[0].train) == len(stream.tasks[0].test) == 3
+
+
+def test_overlap_is_refused(tmp_path):
+    write_task(tmp_path, "a")
+    with pytest.raises(DataError, match="has this very sample in training too"):
+        load_stream(write_stream(tmp_path, "name: s\ntasks: [{name: a, train: a.jsonl, test: a.jsonl}]"))
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("name: s\ntasks: []", "no tasks"),
+        ("name: s\ntaks: []", "unknown key 'taks'; did you mean 'tasks'"),
+        ("name: s\ntasks: [{name: a, dta: x}]", "unknown key 'tasks.0.dta'; did you mean 'data'"),
+        ("name: s\ntasks: [{name: a}]", "needs one of"),
+        ("name: s\ntasks: [{name: ../a, data: x}]", "use letters"),
+        ("name: s\ntasks: [{name: a, data: x},{name: a, data: y}]", "two tasks are called 'a'"),
+        ("name: s\ntasks: [{name: a, build: digts}]", "unknown builder 'digts'; did you mean 'digits'"),
+        ("name: [", "s.yaml:1: not valid YAML"),
+        ("- a", "expected 'key: value'"),
+    ],
+)
+def test_bad_streams(tmp_path, text, complaint):
+    with pytest.raises(UserError, match=complaint):
+        load_stream(write_stream(tmp_path, text))
+
+
+def test_unknown_names():
+    with pytest.raises(UserError, match="unknown stream 'parcell'; did you mean 'parcel'"):
+        load_stream("parcell")
+    with pytest.raises(UserError, match="does not exist"):
+        load_stream("none.yaml")
+    with pytest.raises(UserError, match="limit must be at least 1"):
+        load_stream("parcel", limit=0)
+
+
+def test_every_shipped_stream_is_valid_and_says_its_licences():
+    from evertune.tasks.stream import about_task
+
+    for name in stream_names():
+        content, _ = stream_file(name)
+        for task in content.tasks:
+            about = about_task(task)
+            assert about["licence"] and about["citation"], f"{name}/{task.name}"
+
+
+def test_the_reversed_stream_is_the_reverse():
+    straight, back = stream_file("parcel")[0], stream_file("parcel-reversed")[0]
+    assert [t.name for t in back.tasks] == [t.name for t in straight.tasks][::-1]
+    assert 4 <= len(straight.tasks) <= 6
