@@ -19,7 +19,7 @@ CONFIG = {
     "image_side": 64,
     "vision_width": 1280,
     "vision": {"width_coefficient": 0.25, "depth_coefficient": 0.2},
-    "lora_rank": 4,
+    "lora_rank": 16,
     "origin": "random weights",
 }
 
@@ -57,19 +57,21 @@ def write_random(folder: Path) -> None:
         lm = LlamaForCausalLM(
             LlamaConfig(
                 vocab_size=len(vocabulary),
-                hidden_size=32,
-                intermediate_size=64,
+                hidden_size=64,
+                intermediate_size=128,
                 num_hidden_layers=2,
                 num_attention_heads=2,
-                num_key_value_heads=1,
+                num_key_value_heads=2,
                 max_position_embeddings=512,
                 bos_token_id=0,
                 eos_token_id=0,
                 pad_token_id=0,
                 tie_word_embeddings=True,
-                initializer_range=0.2,
+                initializer_range=0.1,
             )
         )
+        # Word embeddings, which are the head too, large enough for confident answers: only then can it learn by heart.
+        torch.nn.init.normal_(lm.model.embed_tokens.weight, std=0.5)
         tower = make_tower(CONFIG)
     lm.save_pretrained(folder / "lm")
     fast.save_pretrained(folder / "lm")

@@ -78,8 +78,8 @@ def _inline(document: str, width: float, height: float, label: str) -> str:
     body = re.sub(r' id="([^"]*)"', lambda name: name.group() if name.group(1) in used else "", body)
     body = re.sub(r"\s*\n\s*", "\n", body)
     start = (
-        f'<svg class="plot" role="img" aria-label="{escape(label)}" width="{width:g}" height="{height:g}" '
-        f'viewBox="0 0 {width:g} {height:g}">'
+        f'<svg class="plot" fill="currentColor" role="img" aria-label="{escape(label)}" '
+        f'width="{width:g}" height="{height:g}" viewBox="0 0 {width:g} {height:g}">'
     )
     return start + body[body.index(">") + 1 :].strip()
 

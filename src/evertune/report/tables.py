@@ -29,6 +29,7 @@ REQUIRED = {"model": str, "stream": str, "method": str, "seed": int, "tasks": li
 DIRECT_NOTE = (
     "direct tunes each task alone: its learning is R*; its final average is that of the last task's model only"
 )
+PARTLY_NOTE = "what is measured against joint or direct is over those seeds only that the bound was run with too"
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +216,7 @@ def _method_row(name: str, group: Sequence[Loaded], everything: Sequence[Loaded]
     unfinished = len(group) - len(finished)
     notes = [DIRECT_NOTE] if direct and finished else []
     notes += [_progress_note(name, group, unfinished)] if unfinished else []
+    notes += [PARTLY_NOTE] if not direct and _partly_known(metrics) else []
     return Row(
         stream=group[0]["stream"],
         model=group[0]["model"],
@@ -233,6 +235,11 @@ def _progress_note(name: str, group: Sequence[Loaded], unfinished: int) -> str:
     return f"{name} is in progress: {len(group[0]['R']) - 1} of {len(group[0]['stages'])} stages"
 
 
+def _partly_known(metrics: Sequence[Mapping[str, float | None]]) -> bool:
+    """Whether a bound was run with some of the seeds only."""
+    return any(0 < sum(m[c] is not None for m in metrics) < len(metrics) for c in COLUMNS)
+
+
 def _zero_shot_row(members: Sequence[Loaded]) -> Row:
     """Row 0 is the same for every method, so each seed counts once."""
     by_seed = {matrix["seed"]: statistics.fmean(matrix["R"][0]) for matrix in reversed(members)}
@@ -242,9 +249,9 @@ def _zero_shot_row(members: Sequence[Loaded]) -> Row:
 
 
 def spread(values: Sequence[float | None]) -> Spread | None:
-    """Mean and sample standard deviation; None when a run has no such value."""
+    """Mean and sample standard deviation of the values that are known; None when there are none."""
     known = [value for value in values if value is not None]
-    if not known or len(known) < len(values):
+    if not known:
         return None
     return Spread(statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None)
 

@@ -38,7 +38,8 @@ EXPLANATIONS = {
     "gap_to_joint": "How far the final average stays below training on all tasks at once. Lower is better.",
 }
 HIGHER_IS_BETTER = {"final_average", "learning", "bwt", "relative_average"}
-NOT_CONTINUAL = ("zero-shot", "joint", "direct")
+BOUND_NAMES = {"zero-shot": "the untouched model", "joint": "training on everything at once"}
+NOT_CONTINUAL = (*BOUND_NAMES, "direct")
 
 
 def number(name: str, value: float | None) -> str:
@@ -73,19 +74,20 @@ def headline(rows: Sequence[Row]) -> str:
     """One or two sentences on one setting: who forgot how much, and between which bounds they lie."""
     lost = [(row.method, value.mean) for row in rows if (value := row.values["forgetting"]) and _continual(row)]
     first = "; ".join(_loss(name, points, place == 0) for place, (name, points) in enumerate(lost))
-    bounds = [row for row in rows if row.base != "direct" and not (first and _continual(row))]
-    finals = [(row, row.values["final_average"]) for row in bounds]
-    second = ", ".join(f"{_name(row)} {value.mean:.0f}" for row, value in finals if value)
-    sentences = [first + _seeds(rows)] if first else []
-    return ". ".join([*sentences, f"Average over all tasks: {second}" if second else ""]).strip(". ") + "."
+    methods = [_final(row, row.method) for row in rows if _continual(row)]
+    bounds = [_final(row, BOUND_NAMES[row.base]) for row in rows if row.base in BOUND_NAMES]
+    main, aside = ", ".join(filter(None, methods)), "; ".join(filter(None, bounds))
+    second = f"{main} ({aside})" if main and aside else main or aside
+    return " ".join(([f"{first}{_seeds(rows)}."] if first else []) + [f"Average over all tasks at the end: {second}."])
+
+
+def _final(row: Row, name: str) -> str:
+    value = row.values["final_average"]
+    return f"{name} {value.mean:.0f}" if value else ""
 
 
 def _continual(row: Row) -> bool:
     return row.base not in NOT_CONTINUAL
-
-
-def _name(row: Row) -> str:
-    return {"zero-shot": "the untouched model", "joint": "training on everything at once"}.get(row.method, row.method)
 
 
 def _loss(method: str, points: float, whole: bool) -> str:

@@ -1,0 +1,86 @@
+"""Runs that must be equal: however a batch is split, whatever is cached, whenever it is interrupted."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from evertune.errors import UserError
+from evertune.lmm.weights import copy_of, restore
+from evertune.loop import Training, cosine, sample_order, train
+from evertune.methods import EWC, Sequential
+from evertune.methods.base import Context
+
+
+@pytest.mark.parametrize("split", [(2, 4), (4, 2), (1, 8)])
+@pytest.mark.parametrize("protect", [False, True], ids=["sequential", "ewc"])
+def test_accumulation_is_invisible(lmm, tasks, features, split, protect):
+    """8 = 2 x 4 = 4 x 2 = 1 x 8, with a penalty too: it must be added once per step, not once per micro-batch."""
+    start = copy_of(lmm.trainable())
+    ends = []
+    for batch_size, accumulate in ((8, 1), split):
+        restore(lmm.trainable(), start)
+        method = EWC(strength=1e4, samples=4) if protect else Sequential()
+        method.setup(Context(lmm=lmm, features=features, seed=0, start=start))
+        if protect:
+            method.after_task(tasks[0])
+        training = Training(epochs=3, batch_size=batch_size, accumulate=accumulate, learning_rate=1e-3)
+        log = train(lmm, [method], tasks[1].train, features, training=training, seed=4)
+        ends.append((copy_of(lmm.trainable()), [step.loss for step in log]))
+    (whole, losses), (parts, others) = ends
+    assert len(losses) == len(others) == 3
+    assert losses == pytest.approx(others, rel=1e-4)
+    for name in whole:
+        torch.testing.assert_close(whole[name], parts[name], rtol=1e-3, atol=2e-5, msg=name)
+
+
+def test_the_same_seed_gives_the_same_bits(lmm, tasks, features):
+    start = copy_of(lmm.trainable())
+    ends = []
+    for seed in (1, 1, 2):
+        restore(lmm.trainable(), start)
+        train(lmm, [Sequential()], tasks[0].train, features, training=Training(epochs=2), seed=seed)
+        ends.append(copy_of(lmm.trainable()))
+    assert all(torch.equal(ends[0][n], ends[1][n]) for n in start)
+    assert not all(torch.equal(ends[0][n], ends[2][n]) for n in start)
+
+
+def test_it_learns(lmm, tasks, features):
+    """The loss falls, and the miniature says the words of its task."""
+    training = Training(epochs=60, batch_size=8, learning_rate=1e-2)
+    log = train(lmm, [Sequential()], tasks[0].train, features, training=training, seed=0)
+    assert log[-1].loss < 0.05 * log[0].loss
+    samples = tasks[0].test
+    said = lmm.answer(features.get(samples), [s.instruction for s in samples], max_new_tokens=8)
+    assert set(said) <= {"red", "green"}
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step(lmm, tasks, features):
+    class Broken(Sequential):
+        def loss_terms(self, batch, output):
+            return {"broken": output.nll.sum() * float("nan")}
+
+    before = copy_of(lmm.trainable())
+    with pytest.raises(UserError, match=r"the loss is nan at the samples 0-\d"):
+        train(lmm, [Broken()], tasks[0].train, features, training=Training(), seed=0)
+    assert all(torch.equal(p, before[n]) for n, p in lmm.trainable().items())
+
+
+def test_the_order_of_samples(tasks):
+    samples = tasks[0].train
+    order = sample_order(samples, epochs=2.5, seed=0)
+    assert len(order) == 20
+    assert sorted(s.id for s in order[:8]) == sorted(s.id for s in order[8:16]) == sorted(s.id for s in samples)
+    assert order != sample_order(samples, epochs=2.5, seed=1)
+
+
+def test_the_schedule_rises_and_falls():
+    factor = cosine(100, 0.1)
+    assert factor(0) == pytest.approx(0.1) and factor(9) == pytest.approx(1) == factor(10)
+    assert factor(55) == pytest.approx(0.5) and factor(99) < 0.001
+
+
+def test_steps_are_counted_as_they_are_taken(lmm, tasks, features):
+    for training in (Training(batch_size=3), Training(batch_size=3, accumulate=2), Training(epochs=1.5, batch_size=5)):
+        log = train(lmm, [Sequential()], tasks[0].train, features, training=training, seed=0)
+        assert len(log) == training.steps(8) == log[-1].steps
