@@ -72,7 +72,7 @@ def test_the_gradient_is_that_of_the_penalty(lmm, tasks, features):
     closed = {n: p.grad.clone() for n, p in parameters.items()}
     by_autograd = torch.autograd.grad(ewc.penalty(parameters), list(parameters.values()))
     for (name, ours), theirs in zip(closed.items(), by_autograd, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-7, msg=name)
+        assert (ours - theirs).abs().max() <= 1e-4 * theirs.abs().max(), name
 
 
 def test_two_tasks_are_two_springs(lmm, tasks, features):
@@ -92,7 +92,7 @@ def test_two_tasks_are_two_springs(lmm, tasks, features):
     ewc.after_backward(parameters)
     for name, parameter in parameters.items():
         wanted = 1 + 2.0 * sum(fisher[name] * (parameter - anchor[name]) for fisher, anchor in springs)
-        torch.testing.assert_close(parameter.grad, wanted.detach(), rtol=1e-4, atol=1e-6)
+        assert (parameter.grad - wanted).abs().max() <= 1e-4 * wanted.abs().max(), name
 
 
 def test_it_pulls_back(lmm, tasks, features):
@@ -102,7 +102,7 @@ def test_it_pulls_back(lmm, tasks, features):
     ewc.setup(context_of(lmm, features))
     ewc.after_task(tasks[0])
     jolt(lmm, 0.1, 1)
-    before = float(ewc.penalty(lmm.trainable()))
+    before = ewc.penalty(lmm.trainable()).item()
     for parameter in lmm.trainable().values():
         parameter.grad = None
     ewc.after_backward(lmm.trainable())
@@ -110,4 +110,4 @@ def test_it_pulls_back(lmm, tasks, features):
     with torch.no_grad():
         for parameter in lmm.trainable().values():
             parameter.sub_(0.1 / largest * parameter.grad)
-    assert float(ewc.penalty(lmm.trainable())) < before
+    assert ewc.penalty(lmm.trainable()).item() < before
