@@ -23,7 +23,7 @@ class TrainSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     epochs: float = Field(default=1.0, gt=0, description="passes over a task's training set")
-    batch_size: int = Field(default=8, ge=1, description="samples per micro-batch")
+    batch_size: int = Field(default=4, ge=1, description="samples per micro-batch")
     accumulate: int = Field(default=1, ge=1, description="micro-batches per optimizer step")
     learning_rate: float = Field(default=1e-3, gt=0, description="peak of the cosine schedule")
     weight_decay: float = Field(default=0.0, ge=0, description="of AdamW; not on biases and norms")
@@ -36,7 +36,7 @@ class EvaluationSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    batch_size: int = Field(default=32, ge=1, description="questions answered at once; never changes an answer")
+    batch_size: int = Field(default=128, ge=1, description="questions answered at once; never changes an answer")
     max_new_tokens: int | None = Field(
         default=None, ge=1, description="longest answer; by default the task's longest training answer and two more"
     )

@@ -64,7 +64,7 @@ class Learner:
         folder: Path,
         training: Training | None = None,
         seed: int = 0,
-        evaluation_batch: int = 32,
+        evaluation_batch: int = 128,
         max_new_tokens: int | None = None,
         reuse: bool = True,
     ) -> None:

@@ -29,7 +29,7 @@ class Training:
     """How a task is trained. `batch_size` counts samples per micro-batch, `epochs` passes over the data plan."""
 
     epochs: float = 1.0
-    batch_size: int = 8
+    batch_size: int = 4
     accumulate: int = 1
     learning_rate: float = 1e-3
     weight_decay: float = 0.0

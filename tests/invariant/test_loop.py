@@ -39,7 +39,7 @@ def test_the_same_seed_gives_the_same_bits(lmm, tasks, features):
     ends = []
     for seed in (1, 1, 2):
         restore(lmm.trainable(), start)
-        train(lmm, [Sequential()], tasks[0].train, features, training=Training(epochs=2), seed=seed)
+        train(lmm, [Sequential()], tasks[0].train, features, training=Training(epochs=2, batch_size=8), seed=seed)
         ends.append(copy_of(lmm.trainable()))
     assert all(torch.equal(ends[0][n], ends[1][n]) for n in start)
     assert not all(torch.equal(ends[0][n], ends[2][n]) for n in start)

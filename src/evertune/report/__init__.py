@@ -9,6 +9,6 @@ opens without a network; `examples` chooses the answers that are shown, `words` 
 from __future__ import annotations
 
 from evertune.report.page import write_report
-from evertune.report.tables import compare, load_matrix
+from evertune.report.tables import as_markdown, compare, load_matrix, rich_matrix, rich_table
 
-__all__ = ["compare", "load_matrix", "write_report"]
+__all__ = ["as_markdown", "compare", "load_matrix", "rich_matrix", "rich_table", "write_report"]

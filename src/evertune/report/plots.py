@@ -73,20 +73,24 @@ def _inline(document: str, width: float, height: float, label: str) -> str:
     body = document[document.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<!--.*?-->", "", body, flags=re.DOTALL)
     body = re.sub(r'style="[^"]*"', lambda style: _restyled(style.group()), body)
-    body = body.replace("xlink:href=", "href=")
+    body = re.sub(r' transform="rotate\(-?0 [^)]*\)"', "", body.replace("xlink:href=", "href="))
     used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', body))
     body = re.sub(r' id="([^"]*)"', lambda name: name.group() if name.group(1) in used else "", body)
     body = re.sub(r"\s*\n\s*", "\n", body)
+    # on a phone a plot shrinks to three quarters, then scrolls: its texts stay legible
     start = (
-        f'<svg class="plot" fill="currentColor" role="img" aria-label="{escape(label)}" '
-        f'width="{width:g}" height="{height:g}" viewBox="0 0 {width:g} {height:g}">'
+        f'<svg class="plot" role="img" aria-label="{escape(label)}" fill="currentColor" font-family="{FONT}" '
+        f'width="{width:g}" height="{height:g}" style="min-width: {0.74 * width:.0f}px" '
+        f'viewBox="0 0 {width:g} {height:g}">'
     )
     return start + body[body.index(">") + 1 :].strip()
 
 
 def _restyled(style: str) -> str:
+    """Black becomes the page's colour; matplotlib's fonts (`font-family: ...`, `font: 12px ...`) become the page's."""
     style = style.replace("#000000", "currentColor")
-    return re.sub(r"font: (.*?)(\d[\d.]*px) [^;\"]*", rf"font: \1\2 {FONT}", style)
+    style = re.sub(r" ?font-family: [^;\"]*;?", "", style)
+    return re.sub(r"font: (?:\w+ )*?([\d.]+px) [^;\"]*", r"font-size: \1", style)
 
 
 def _drawn(canvas: Canvas, label: str) -> str:
@@ -212,16 +216,26 @@ def average_curve(matrices: Sequence[Loaded], order: Sequence[str] = ()) -> str:
     if not series or count < 2:
         return ""
     canvas = Canvas(450, 290)
-    right = 450 - 10 - max(_room([name]) for name in series) - 34
+    labels = {name: _end_label(name, runs, count) for name, runs in series.items()}
+    right = 450 - 16 - max(len(label) for label in labels.values()) * LETTER
     spot = _Frame(left=34, right=right, top=14, bottom=246, count=count)
     _draw_frame(canvas, spot)
     ends: dict[str, float] = {}
     for name, look in _looks(list(series)).items():
-        ends[name] = _draw_series(canvas, spot, series[name], look)
-    places = spread_apart({name: spot.y(value) for name, value in ends.items()}, gap=15, low=8, high=252)
-    for name, y in places.items():
-        canvas.text(right + 12, y, f"{short_name(name)} {ends[name]:.0f}")
+        ends[name] = spot.y(_draw_series(canvas, spot, series[name], look))
+    for name, y in spread_apart(ends, gap=15, low=8, high=252).items():
+        canvas.text(right + 12, y, labels[name])
     return _drawn(canvas, f"Average over the tasks learned so far, after each stage: {', '.join(series)}")
+
+
+def _columns(runs: Sequence[Sequence[float]]) -> list[list[float]]:
+    """Values by stage; runs in progress give as many as they have."""
+    return [[run[i] for run in runs if i < len(run)] for i in range(max(map(len, runs)))]
+
+
+def _end_label(name: str, runs: Sequence[Sequence[float]], count: int) -> str:
+    columns = _columns(runs)
+    return f"{short_name(name)} {statistics.fmean(columns[-1]):.0f}" + (" so far" if len(columns) < count else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +267,7 @@ def _draw_frame(canvas: Canvas, spot: _Frame) -> None:
 
 def _draw_series(canvas: Canvas, spot: _Frame, runs: Sequence[Sequence[float]], look: _Look) -> float:
     """Draw the mean over runs and, for several, their range; returns where it ends."""
-    columns = [[run[i] for run in runs if i < len(run)] for i in range(max(map(len, runs)))]
+    columns = _columns(runs)
     xs = [spot.x(stage) for stage in range(1, len(columns) + 1)]
     means = [statistics.fmean(column) for column in columns]
     if any(len(column) > 1 for column in columns):
@@ -304,8 +318,8 @@ def forgetting_by_task(matrices: Sequence[Loaded], order: Sequence[str] = ()) ->
     if not lost:
         return ""
     tasks = matrices[0]["tasks"][:-1]
-    top, step = 12, 16
-    block = step * len(lost) + 12
+    top, step = 12, 16 if len(tasks) * len(lost) <= 30 else 13
+    block = step * len(lost) + step - 4
     bottom = top + block * len(tasks)
     canvas = Canvas(450, bottom + 34)
     left, right = _room(tasks) + 14, 450 - max(_room([name]) for name in lost) - 44

@@ -29,7 +29,7 @@ REQUIRED = {"model": str, "stream": str, "method": str, "seed": int, "tasks": li
 DIRECT_NOTE = (
     "direct tunes each task alone: its learning is R*; its final average is that of the last task's model only"
 )
-PARTLY_NOTE = "what is measured against joint or direct is over those seeds only that the bound was run with too"
+PARTLY_NOTE = "What is measured against joint or direct is over those seeds only that the bound was run with too"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +106,9 @@ def _check(matrix: Any) -> None:
         if not isinstance(matrix.get(key), kind):
             raise UserError(f"'{key}' is missing or not of type {kind.__name__}")
     _check_scores(matrix["R"], matrix, "R")
+    cells = matrix.get("cells") or []
+    if not isinstance(cells, list) or not all(isinstance(c, dict) and {"stage", "task"} <= c.keys() for c in cells):
+        raise UserError("'cells' holds something that is no cell")
     if matrix.get("tolerant") is not None:
         _check_scores(matrix["tolerant"], matrix, "tolerant")
         if len(matrix["tolerant"]) != len(matrix["R"]):

@@ -1,0 +1,42 @@
+# The commands of this project. `make quickstart` and `make test` are the two in the README.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: quickstart install test lint types unit docs-tables clean
+
+quickstart: $(VENV)/.installed  ## install, fetch smol and parcel, teach five tasks with three methods
+	$(BIN)/evertune fetch smol parcel
+	$(BIN)/evertune run parcel --model smol --method sequential,replay,eproj --out runs/quickstart
+
+install: $(VENV)/.installed  ## the package with all it needs to run
+
+test: $(VENV)/.dev lint types  ## everything that must be green
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+unit: $(VENV)/.dev  ## the tests that take seconds
+	$(BIN)/python -m pytest tests/unit
+
+$(VENV)/.torch:
+	$(PYTHON) -m venv $(VENV)
+	sh scripts/install_torch.sh $(BIN)/python
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml
+	$(BIN)/python -m pip install --quiet -e '.[smol]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.torch pyproject.toml
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	touch $(VENV)/.installed $@
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache

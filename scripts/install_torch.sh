@@ -1,0 +1,14 @@
+#!/bin/sh
+# Install PyTorch: the light CPU build on a Linux machine without an NVIDIA GPU, the usual one everywhere else.
+# On Linux, pip's plain `torch` is a GPU build of several GB.
+#   sh scripts/install_torch.sh .venv/bin/python
+set -eu
+python=$1
+version=2.13.0
+if [ "$(uname -s)" = Linux ] && ! nvidia-smi -L >/dev/null 2>&1; then
+  echo "no NVIDIA GPU here: installing the CPU build of PyTorch $version"
+  "$python" -m pip install --quiet --retries 1 --timeout 20 \
+    --extra-index-url https://download.pytorch.org/whl/cpu "torch==$version+cpu" && exit 0
+  echo "the CPU build could not be had; taking pip's own, which also runs on a CPU"
+fi
+"$python" -m pip install --quiet "torch==$version"

@@ -1,0 +1,245 @@
+"""Whole runs through the command line: real photographs, resume after a kill, damaged folders, a full disk."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+from PIL import Image
+from skimage import data as photographs
+
+from evertune import UserError
+from evertune import run as evertune_run
+
+NAMES = {"astronaut": "person", "coffee": "cup", "chelsea": "cat", "rocket": "rocket"}
+SETTINGS = ["train.epochs=6", "train.learning_rate=0.01", "dtype=float32"]
+
+
+@pytest.fixture(scope="module")
+def stream(tmp_path_factory):
+    """Two tasks on crops of the photographs that scikit-image ships: what is it, and is it flipped?"""
+    folder = tmp_path_factory.mktemp("photos")
+    what, upright = [], []
+    for name, answer in NAMES.items():
+        picture = Image.fromarray(getattr(photographs, name)()).resize((96, 96))
+        for number in range(6):
+            crop = picture.crop((number, number, number + 80, number + 80))
+            crop.save(folder / f"{name}-{number}.jpg")
+            what.append({"image": f"{name}-{number}.jpg", "instruction": "What is this?", "answer": answer})
+            if number % 2:
+                crop = crop.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+            crop.save(folder / f"{name}-{number}-f.jpg")
+            upright.append(
+                {"image": f"{name}-{number}-f.jpg", "instruction": "Upright?", "answer": ["yes", "no"][number % 2]}
+            )
+    for task, rows in (("what", what), ("upright", upright)):
+        (folder / f"{task}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    tasks = [{"name": "what", "data": "what.jsonl"}, {"name": "upright", "data": "upright.jsonl"}]
+    (folder / "photos.yaml").write_text(yaml.safe_dump({"name": "photos", "tasks": tasks}))
+    return folder / "photos.yaml"
+
+
+def command(stream, out, *more):
+    return [
+        *[sys.executable, "-m", "evertune", "run", str(stream), "--model", "random", "--out", str(out)],
+        *[part for entry in SETTINGS for part in ("--set", entry)],
+        *more,
+    ]
+
+
+def run(stream, out, **more):
+    settings = [*SETTINGS, *more.pop("settings", [])]
+    return evertune_run(str(stream), model="random", out=out, settings=settings, **more)
+
+
+@pytest.fixture(scope="module")
+def finished(stream, tmp_path_factory):
+    """A run of three methods, made by the command line."""
+    out = tmp_path_factory.mktemp("runs") / "three"
+    said = subprocess.run(
+        command(stream, out, "--method", "sequential,replay+ewc,eproj", "--set", "ewc.samples=4"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert said.returncode == 0, said.stderr
+    return out, said.stdout
+
+
+def test_the_folder_holds_what_was_promised(finished):
+    out, said = finished
+    assert "report" in said and (out / "report" / "index.html").exists()
+    for method in ("sequential", "replay+ewc", "eproj"):
+        folder = out / method
+        matrix = json.loads((folder / "matrix.json").read_text())
+        assert matrix["tasks"] == ["what", "upright"] and matrix["method"] == method and matrix["seed"] == 0
+        assert [len(row) for row in matrix["R"]] == [2, 2, 2]
+        assert {"final_average", "forgetting", "bwt", "learning"} <= set(matrix["metrics"])
+        assert len(matrix["cells"]) == 6
+        for cell in matrix["cells"]:
+            assert cell["task_id"] == "inferred"
+            rows = [json.loads(line) for line in (folder / cell["answers"]).read_text().splitlines()]
+            right = sum(row["answer"] == row["gold"][0] for row in rows)
+            assert len(rows) == cell["n"] > 0
+            assert cell["score"] == pytest.approx(100 * right / cell["n"])
+            assert matrix["R"][cell["stage"]][matrix["tasks"].index(cell["task"])] == cell["score"]
+        assert json.loads((folder / "stamp.json").read_text())["prompts"]["what"] == "{image}What is this?\n"
+    assert any(cell["experts"] for cell in json.loads((out / "eproj" / "matrix.json").read_text())["cells"])
+
+
+def test_it_learned_something_and_sequential_forgot(finished):
+    matrix = json.loads((finished[0] / "sequential" / "matrix.json").read_text())
+    assert matrix["R"][1][0] > matrix["R"][0][0]
+    assert matrix["R"][2][1] > matrix["R"][0][1]
+    assert matrix["R"][2][0] < matrix["R"][1][0]
+
+
+def test_a_finished_run_answers_at_once(finished, stream):
+    out, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    matrices = run(stream, out, method="sequential,replay+ewc,eproj", settings=["ewc.samples=4"])
+    assert [m["method"] for m in matrices] == ["sequential", "replay+ewc", "eproj"]
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_another_configuration_is_refused(finished, stream):
+    out, _ = finished
+    with pytest.raises(UserError, match="holds a run with seed=0, asked was seed=1"):
+        run(stream, out, method="sequential,replay+ewc,eproj", settings=["ewc.samples=4"], seed=1)
+    with pytest.raises(UserError, match=r"holds a run with (limit|data)"):
+        run(stream, out / "sequential", method="sequential", limit=3)
+
+
+def test_a_foreign_folder_is_refused(stream, tmp_path):
+    (tmp_path / "precious.txt").write_text("mine")
+    with pytest.raises(UserError, match="is not empty and not a run"):
+        run(stream, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["precious.txt"]
+
+
+def significant(folder):
+    """What must be equal: the matrix without its clocks, all answers, all weights."""
+    matrix = json.loads((folder / "matrix.json").read_text())
+    matrix.pop("cost")
+    files = {
+        str(path.relative_to(folder)): path.read_bytes()
+        for pattern in ("answers/**/*.jsonl", "stages/**/*.safetensors", "stages/**/training.jsonl")
+        for path in folder.glob(pattern)
+    }
+    return matrix, files
+
+
+@pytest.mark.parametrize("method", ["replay+ewc", "eproj"])
+def test_killed_and_resumed_equals_uninterrupted(stream, tmp_path, method):
+    more = ["--method", method, "--set", "reuse=false", *(["--set", "ewc.samples=4"] if "ewc" in method else [])]
+    subprocess.run(command(stream, tmp_path / "whole", *more), check=True, capture_output=True)
+    for marker in ("answers/00/what.jsonl", "stages/01-what/done.json", "answers/01/upright.jsonl", "answers/02/what.jsonl"):
+        process = subprocess.Popen(
+            command(stream, tmp_path / "killed", *more), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "killed" / marker).exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(command(stream, tmp_path / "killed", *more), check=True, capture_output=True)
+    assert significant(tmp_path / "killed") == significant(tmp_path / "whole")
+
+
+def test_a_damaged_stage_is_named_and_earlier_ones_stay_valid(stream, tmp_path):
+    out = tmp_path / "run"
+    (matrix,) = run(stream, out, method="ewc", settings=["ewc.samples=4"])
+    (out / "matrix.json").unlink()
+    (out / "answers" / "02" / "what.jsonl").unlink()
+    broken = out / "stages" / "02-upright" / "method.safetensors"
+    broken.write_bytes(broken.read_bytes()[:-4])
+    with pytest.raises(UserError, match=r"02-upright/method.safetensors is truncated .* earlier stages are still valid"):
+        run(stream, out, method="ewc", settings=["ewc.samples=4"])
+    for path in broken.parent.iterdir():
+        path.unlink()
+    broken.parent.rmdir()
+    (again,) = run(stream, out, method="ewc", settings=["ewc.samples=4"])
+    assert again["R"] == matrix["R"]
+
+
+def test_a_damaged_matrix_or_config_is_named(stream, tmp_path):
+    out = tmp_path / "run"
+    run(stream, out)
+    (out / "matrix.json").write_text('{"R": [')
+    with pytest.raises(UserError, match=r"matrix.json.* is not valid JSON"):
+        run(stream, out)
+    (out / "config.yaml").write_text("[")
+    with pytest.raises(UserError, match=r"config.yaml can't be read"):
+        run(stream, out)
+
+
+def test_a_full_disk_loses_nothing(stream, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    real, calls = os.fsync, []
+
+    def full(handle):
+        calls.append(handle)
+        if len(calls) == 12:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"cannot write .*: No space left on device"):
+        run(stream, out, settings=["reuse=false"])
+    assert not [path for path in out.rglob(".*") if path.is_file()], "no half-written files"
+    monkeypatch.setattr(os, "fsync", real)
+    (matrix,) = run(stream, out, settings=["reuse=false"])
+    assert matrix["finished"]
+
+
+def test_a_broken_picture_stops_before_training(stream, tmp_path):
+    folder = stream.parent
+    rows = (folder / "what.jsonl").read_text().splitlines()
+    for name in ("ok.jpg", "cut.jpg"):
+        (tmp_path / name).write_bytes((folder / "coffee-0.jpg").read_bytes()[: None if name == "ok.jpg" else 300])
+    row = json.loads(rows[0])
+    lines = [{**row, "image": "ok.jpg"}, {**row, "image": "cut.jpg"}]
+    (tmp_path / "bad.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (tmp_path / "s.yaml").write_text("name: s\ntasks: [{name: bad, data: bad.jsonl, test_share: 0.5}]")
+    with pytest.raises(UserError, match=r"bad.jsonl:2: the picture .*cut.jpg is broken"):
+        run(tmp_path / "s.yaml", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_yaml_says_what_flags_say(stream, tmp_path):
+    config = {"stream": str(stream), "model": "random", "method": "replay", "out": str(tmp_path / "a"), "seed": 3}
+    config |= {"train": {"epochs": 1}, "options": {"replay": {"ratio": 0.5}}, "dtype": "float32"}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
+    (by_file,) = evertune_run(str(tmp_path / "run.yaml"))
+    (by_flags,) = evertune_run(
+        str(stream),
+        model="random",
+        method="replay",
+        seed=3,
+        out=tmp_path / "b",
+        settings=["train.epochs=1", "replay.ratio=0.5", "dtype=float32"],
+    )
+    assert by_file["R"] == by_flags["R"] and by_file["seed"] == 3
+
+
+def test_plan_trains_and_writes_nothing(stream, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = subprocess.run(
+        [sys.executable, "-m", "evertune", "plan", str(stream), "--model", "random", "--method", "eproj,joint", "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    eproj, joint = json.loads(said.stdout)
+    assert [stage["task"] for stage in eproj["stages"]] == ["what", "upright"]
+    assert [stage["task"] for stage in joint["stages"]] == ["joint"]
+    assert joint["stages"][0]["samples"] == sum(stage["samples"] for stage in eproj["stages"])
+    assert eproj["trained_parameters"] > 0 and eproj["train_seconds"] > 0
+    assert list(tmp_path.iterdir()) == []
