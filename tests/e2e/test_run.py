@@ -3,47 +3,32 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import yaml
-from PIL import Image
-from skimage import data as photographs
 
 from evertune import UserError
 from evertune import run as evertune_run
 
-NAMES = {"astronaut": "person", "coffee": "cup", "chelsea": "cat", "rocket": "rocket"}
 SETTINGS = ["train.epochs=6", "train.learning_rate=0.01", "dtype=float32"]
 
 
 @pytest.fixture(scope="module")
 def stream(tmp_path_factory):
-    """Two tasks on crops of the photographs that scikit-image ships: what is it, and is it flipped?"""
-    folder = tmp_path_factory.mktemp("photos")
-    what, upright = [], []
-    for name, answer in NAMES.items():
-        picture = Image.fromarray(getattr(photographs, name)()).resize((96, 96))
-        for number in range(6):
-            crop = picture.crop((number, number, number + 80, number + 80))
-            crop.save(folder / f"{name}-{number}.jpg")
-            what.append({"image": f"{name}-{number}.jpg", "instruction": "What is this?", "answer": answer})
-            if number % 2:
-                crop = crop.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
-            crop.save(folder / f"{name}-{number}-f.jpg")
-            upright.append(
-                {"image": f"{name}-{number}-f.jpg", "instruction": "Upright?", "answer": ["yes", "no"][number % 2]}
-            )
-    for task, rows in (("what", what), ("upright", upright)):
-        (folder / f"{task}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    tasks = [{"name": "what", "data": "what.jsonl"}, {"name": "upright", "data": "upright.jsonl"}]
-    (folder / "photos.yaml").write_text(yaml.safe_dump({"name": "photos", "tasks": tasks}))
-    return folder / "photos.yaml"
+    """Two tasks on crops of photographs: what is it, and is it upright? Made by the example of the docs."""
+    path = Path(__file__).parents[2] / "examples" / "photographs.py"
+    spec = importlib.util.spec_from_file_location("photographs", path)
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    return example.main(tmp_path_factory.mktemp("photos"))
 
 
 def command(stream, out, *more):
@@ -203,7 +188,7 @@ def test_a_broken_picture_stops_before_training(stream, tmp_path):
     folder = stream.parent
     rows = (folder / "what.jsonl").read_text().splitlines()
     for name in ("ok.jpg", "cut.jpg"):
-        (tmp_path / name).write_bytes((folder / "coffee-0.jpg").read_bytes()[: None if name == "ok.jpg" else 300])
+        (tmp_path / name).write_bytes((folder / "cup-0.jpg").read_bytes()[: None if name == "ok.jpg" else 300])
     row = json.loads(rows[0])
     lines = [{**row, "image": "ok.jpg"}, {**row, "image": "cut.jpg"}]
     (tmp_path / "bad.jsonl").write_text("\n".join(map(json.dumps, lines)))

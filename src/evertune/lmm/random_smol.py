@@ -18,6 +18,7 @@ CONFIG = {
     "end_token": "<|im_end|>",
     "image_side": 64,
     "vision_width": 1280,
+    "visual_gain": 2.0,
     "vision": {"width_coefficient": 0.25, "depth_coefficient": 0.2},
     "lora_rank": 16,
     "origin": "random weights",

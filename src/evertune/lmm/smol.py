@@ -36,7 +36,7 @@ class Smol(nn.Module):
         self.config = dict(config)
         self.tokenizer = tokenizer
         self.lm = lm
-        self.projector = _projector(config["vision_width"], lm.get_input_embeddings().weight)
+        self.projector = _projector(config["vision_width"], lm.get_input_embeddings().weight, config["visual_gain"])
         self._tower = [tower]  # in a list: frozen, never part of this module's parameters or state
         self._end: int = tokenizer.convert_tokens_to_ids(config["end_token"])
 
@@ -232,8 +232,12 @@ def _with_lora(lm: Any, config: Mapping[str, Any]) -> Any:
     return adapted
 
 
-def _projector(width: int, embeddings: Tensor) -> nn.Sequential:
-    """LayerNorm, Linear, GELU, Linear, LayerNorm; visual tokens start at twice the spread of word embeddings."""
+def _projector(width: int, embeddings: Tensor, gain: float) -> nn.Sequential:
+    """LayerNorm, Linear, GELU, Linear, LayerNorm; visual tokens start at `gain` times the spread of word embeddings.
+
+    A gain well above 1 lets a picture stand out in the residual stream of the LM: without an alignment stage the model
+    else spends most of a short training on a plateau where it guesses (docs/log.md).
+    """
     inner = embeddings.shape[1]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(PROJECTOR_SEED)
@@ -242,7 +246,7 @@ def _projector(width: int, embeddings: Tensor) -> nn.Sequential:
         )
     final = layers[-1]
     assert isinstance(final, nn.LayerNorm)
-    nn.init.constant_(final.weight, 2 * embeddings.detach().float().std().item())
+    nn.init.constant_(final.weight, gain * embeddings.detach().float().std().item())
     return layers
 
 

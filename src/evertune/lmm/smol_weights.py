@@ -25,6 +25,7 @@ CONFIG = {
     "end_token": "<|im_end|>",
     "image_side": 128,
     "vision_width": 1280,
+    "visual_gain": 20.0,
     "vision": {},
     "lora_rank": 8,
 }

