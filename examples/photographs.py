@@ -1,7 +1,7 @@
 """Make a small stream of your own from photographs that scikit-image and scikit-learn ship: two JSONL tasks.
 
-    python examples/photographs.py my-photos
-    evertune run my-photos/photos.yaml --model smol --method sequential,replay
+python examples/photographs.py my-photos
+evertune run my-photos/photos.yaml --model smol --method sequential,replay
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """evertune teaches a large multimodal model one new task after another, and keeps what it knew.
 
     import evertune
-    matrices = evertune.run("parcel", model="smol", method="sequential,replay,eproj", out="runs/first")
+    result = evertune.run("parcel", model="smol", method="sequential,replay,eproj", out="runs/first")
 
 Names are loaded when they are used: `import evertune` costs nothing.
 """
@@ -12,7 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from evertune.api import configure, plan, run, run_config
+    from evertune.api import Result, configure, plan, run, run_config
     from evertune.checks import check_method
     from evertune.errors import DataError, RunFolderError, UserError
     from evertune.learner import Learner
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from evertune.tasks import Sample, Stream, Task, load_stream
 
 _HOME = {
-    "api": ("configure", "plan", "run", "run_config"),
+    "api": ("Result", "configure", "plan", "run", "run_config"),
     "checks": ("check_method",),
     "errors": ("DataError", "RunFolderError", "UserError"),
     "learner": ("Learner",),
@@ -47,6 +47,7 @@ __all__ = [
     "DataError",
     "Learner",
     "Method",
+    "Result",
     "RunFolderError",
     "Sample",
     "Stream",

@@ -7,6 +7,7 @@ matrices = evertune.run("parcel", model="smol", method="sequential,replay,eproj"
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,15 @@ if TYPE_CHECKING:
     from evertune.lmm.protocol import LMM
     from evertune.loop import Training
     from evertune.planner import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a run ends with: one matrix (the content of `matrix.json`) per method, in order, and where it all is."""
+
+    matrices: list[dict[str, Any]]
+    folder: Path
+    report: Path
 
 
 def configure(
@@ -87,7 +97,7 @@ def run(
     settings: Sequence[str] = (),
     watcher: Watcher | None = None,
     progress: Progress | None = None,
-) -> list[dict[str, Any]]:
+) -> Result:
     """Run one or more methods over a stream and write a report; the same call again continues.
 
     Args:
@@ -100,9 +110,6 @@ def run(
         settings: `key=value`, e.g. `train.epochs=2` or `replay.ratio=0.05`.
         watcher: told about progress.
         progress: told about downloads.
-
-    Returns:
-        One matrix (the content of `matrix.json`) per method, in order.
     """
     config = configure(
         stream, settings=settings, model=model, method=method, seed=seed, limit=limit, out=str(out) if out else None
@@ -110,9 +117,7 @@ def run(
     return run_config(config, watcher=watcher, progress=progress)
 
 
-def run_config(
-    config: RunConfig, *, watcher: Watcher | None = None, progress: Progress | None = None
-) -> list[dict[str, Any]]:
+def run_config(config: RunConfig, *, watcher: Watcher | None = None, progress: Progress | None = None) -> Result:
     """`run` with everything said in a `RunConfig`."""
     from evertune.lmm import model_folder
     from evertune.report import write_report
@@ -132,10 +137,10 @@ def run_config(
         assert lmm is not None
         begin(folders[spec], identities[spec])
         done[spec] = _run_one(config, spec, data, folders[spec], lmm, watcher or Watcher())
-    matrices = [matrix for matrix in done.values() if matrix is not None]
-    if open_ones or not report_path(base).exists():
-        write_report(list(folders.values()), report_path(base))
-    return matrices
+    page = base / "report" / "index.html"
+    if open_ones or not page.exists():
+        write_report(list(folders.values()), page)
+    return Result([matrix for matrix in done.values() if matrix is not None], base, page)
 
 
 def out_folder(config: RunConfig, stream: Stream) -> Path:
@@ -147,11 +152,6 @@ def out_folder(config: RunConfig, stream: Stream) -> Path:
 def run_folders(base: Path, specs: Sequence[str]) -> dict[str, Path]:
     """The folder of each method: `base` itself when there is only one."""
     return {spec: base if len(specs) == 1 else base / spec for spec in specs}
-
-
-def report_path(base: Path) -> Path:
-    """Where the report of a run is."""
-    return base / "report" / "index.html"
 
 
 def training_of(config: RunConfig) -> Training:
@@ -210,10 +210,11 @@ def _run_one(config: RunConfig, spec: str, stream: Stream, folder: Path, lmm: LM
         reuse=config.reuse,
     )
     header = {
-        "model": config.model if config.model in ("smol", "random") else Path(config.model).name,
+        "model": Path(config.model).name,
         "stream": stream.name,
         "method": spec,
         "seed": config.seed,
+        "settings": {key: _resolved(config, spec)[key] for key in ("limit", "train", "evaluation", "options")},
     }
     matrix = run_stream(learner, stream, folder=folder, header=header, watcher=watcher)
     restore(lmm.trainable(), start)

@@ -67,20 +67,18 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Teach a model the tasks of a stream, measure what it keeps, write a report. Resumes."""
-    from evertune.api import method_specs, out_folder, report_path, run_config
+    from evertune.api import method_specs, run_config
     from evertune.console import TerminalWatcher
-    from evertune.tasks import load_stream
 
     config = _configured(stream, model, method, seed, limit, out, settings)
     console = _console(quiet=as_json)
     with TerminalWatcher(console, runs=len(method_specs(config))) as watcher:
-        matrices = run_config(config, watcher=watcher, progress=watcher.fetching)
+        result = run_config(config, watcher=watcher, progress=watcher.fetching)
     if as_json:
-        _print_json(matrices if len(matrices) > 1 else matrices[0])
+        _print_json(result.matrices if len(result.matrices) > 1 else result.matrices[0])
         return
-    _show_matrices(console, matrices)
-    base = out_folder(config, load_stream(config.stream, limit=config.limit))
-    console.print(f"\nreport  {report_path(base).resolve()}", soft_wrap=True, highlight=False)
+    _show_matrices(console, result.matrices)
+    console.print(f"\nreport  {result.report.resolve()}", soft_wrap=True, highlight=False)
 
 
 @app.command()

@@ -118,10 +118,8 @@ class TerminalWatcher(Watcher):
         self._mark = time.perf_counter()
 
     def answering(self, stage: int, task: Task) -> None:
-        """The step bar counts tasks while a row is filled."""
-        if "step" not in self._bars or self._progress.tasks[-1].description.strip() != "answering":
-            self._bar("step", "  answering", 1, note="")
-        self._progress.update(self._bars["step"], note=f"{task.name} · row {stage}")
+        """Say which task is being answered."""
+        self._bar("step", "  answering", 1, note=f"{task.name} · row {stage}")
         self._mark = time.perf_counter()
 
     def cell_done(self, stage: int, task: Task, score: float) -> None:
@@ -132,8 +130,8 @@ class TerminalWatcher(Watcher):
         """One line per row of R."""
         scores = "  ".join(f"{score:5.1f}" for score in row)
         if stage == 0:
-            self.console.print("[dim]" + " " * 24 + ", ".join(tasks) + "[/dim]")
-        self.console.print(f"  {stage:>2} {name:<20} {scores}", highlight=False)
+            self.console.print(f"[dim]row  after                {', '.join(tasks)}[/dim]", soft_wrap=True)
+        self.console.print(f"{stage:>3}  {name:<20} {scores}", highlight=False)
         self._progress.update(self._bars["run"], advance=1)
 
     def _bar(self, key: str, description: str, total: int, *, note: str) -> None:

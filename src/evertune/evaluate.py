@@ -180,7 +180,9 @@ def read_answers(path: Path) -> list[dict[str, Any]]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as problem:
-        raise RunFolderError(f"{path} is missing: delete {path.parent} and run the same command again") from problem
+        raise RunFolderError(f"{path} is missing: run the same command again, it is made anew") from problem
+    except UnicodeDecodeError as problem:
+        raise RunFolderError(f"{path} is damaged: delete the file and run the same command again") from problem
     rows = []
     for number, line in enumerate(lines, start=1):
         try:

@@ -59,7 +59,7 @@ class GrowsForever(EWC):
     ("broken", "complaint"),
     [
         (lambda: ForgetsItsState(strength=50.0, samples=4), "some state is not saved"),
-        (lambda: ForgetsItsKeys(), "after save and load"),
+        (ForgetsItsKeys, "after save and load"),
         (lambda: TouchesTheFrozen(ratio=0.25), "a frozen parameter was changed"),
         (lambda: NeverQuiet(samples=4), "trained differently than alone"),
     ],

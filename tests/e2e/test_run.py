@@ -18,7 +18,7 @@ import yaml
 from evertune import UserError
 from evertune import run as evertune_run
 
-SETTINGS = ["train.epochs=6", "train.learning_rate=0.01", "dtype=float32"]
+SETTINGS = ["train.epochs=12", "train.learning_rate=0.01", "dtype=float32"]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def command(stream, out, *more):
 
 def run(stream, out, **more):
     settings = [*SETTINGS, *more.pop("settings", [])]
-    return evertune_run(str(stream), model="random", out=out, settings=settings, **more)
+    return evertune_run(str(stream), model="random", out=out, settings=settings, **more).matrices
 
 
 @pytest.fixture(scope="module")
@@ -80,10 +80,14 @@ def test_the_folder_holds_what_was_promised(finished):
 
 
 def test_it_learned_something_and_sequential_forgot(finished):
-    matrix = json.loads((finished[0] / "sequential" / "matrix.json").read_text())
-    assert matrix["R"][1][0] > matrix["R"][0][0]
-    assert matrix["R"][2][1] > matrix["R"][0][1]
-    assert matrix["R"][2][0] < matrix["R"][1][0]
+    """A miniature of random weights still learns two words, and says them to other questions afterwards."""
+    folder = finished[0] / "sequential"
+    matrix = json.loads((folder / "matrix.json").read_text())
+    assert matrix["R"][0] == [0, 0] and matrix["R"][2][1] > 0
+    said = {json.loads(row)["answer"] for row in (folder / "answers/02/what.jsonl").read_text().splitlines()}
+    assert said <= {"yes", "no"}, "after the second task it answers the first one's questions in its words"
+    losses = [json.loads(row)["loss"] for row in (folder / "stages/01-what/training.jsonl").read_text().splitlines()]
+    assert losses[-1] < 0.2 * losses[0]
 
 
 def test_a_finished_run_answers_at_once(finished, stream):
@@ -121,11 +125,18 @@ def significant(folder):
     return matrix, files
 
 
-@pytest.mark.parametrize("method", ["replay+ewc", "eproj"])
-def test_killed_and_resumed_equals_uninterrupted(stream, tmp_path, method):
+@pytest.mark.parametrize(
+    ("method", "markers"),
+    [
+        ("replay+ewc", ["stages/01-what/done.json", "answers/01/upright.jsonl"]),
+        ("eproj", ["answers/00/what.jsonl", "answers/02/what.jsonl"]),
+    ],
+)
+def test_killed_and_resumed_equals_uninterrupted(stream, tmp_path, method, markers):
+    """Killed at the moment a file appears: between training and evaluation, and in the middle of a row."""
     more = ["--method", method, "--set", "reuse=false", *(["--set", "ewc.samples=4"] if "ewc" in method else [])]
     subprocess.run(command(stream, tmp_path / "whole", *more), check=True, capture_output=True)
-    for marker in ("answers/00/what.jsonl", "stages/01-what/done.json", "answers/01/upright.jsonl", "answers/02/what.jsonl"):
+    for marker in markers:
         process = subprocess.Popen(
             command(stream, tmp_path / "killed", *more), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -145,7 +156,9 @@ def test_a_damaged_stage_is_named_and_earlier_ones_stay_valid(stream, tmp_path):
     (out / "answers" / "02" / "what.jsonl").unlink()
     broken = out / "stages" / "02-upright" / "method.safetensors"
     broken.write_bytes(broken.read_bytes()[:-4])
-    with pytest.raises(UserError, match=r"02-upright/method.safetensors is truncated .* earlier stages are still valid"):
+    with pytest.raises(
+        UserError, match=r"02-upright/method.safetensors is truncated .* earlier stages are still valid"
+    ):
         run(stream, out, method="ewc", settings=["ewc.samples=4"])
     for path in broken.parent.iterdir():
         path.unlink()
@@ -202,7 +215,7 @@ def test_a_run_yaml_says_what_flags_say(stream, tmp_path):
     config = {"stream": str(stream), "model": "random", "method": "replay", "out": str(tmp_path / "a"), "seed": 3}
     config |= {"train": {"epochs": 1}, "options": {"replay": {"ratio": 0.5}}, "dtype": "float32"}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
-    (by_file,) = evertune_run(str(tmp_path / "run.yaml"))
+    (by_file,) = evertune_run(str(tmp_path / "run.yaml")).matrices
     (by_flags,) = evertune_run(
         str(stream),
         model="random",
@@ -210,14 +223,25 @@ def test_a_run_yaml_says_what_flags_say(stream, tmp_path):
         seed=3,
         out=tmp_path / "b",
         settings=["train.epochs=1", "replay.ratio=0.5", "dtype=float32"],
-    )
+    ).matrices
     assert by_file["R"] == by_flags["R"] and by_file["seed"] == 3
 
 
 def test_plan_trains_and_writes_nothing(stream, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     said = subprocess.run(
-        [sys.executable, "-m", "evertune", "plan", str(stream), "--model", "random", "--method", "eproj,joint", "--json"],
+        [
+            sys.executable,
+            "-m",
+            "evertune",
+            "plan",
+            str(stream),
+            "--model",
+            "random",
+            "--method",
+            "eproj,joint",
+            "--json",
+        ],
         capture_output=True,
         text=True,
         check=True,

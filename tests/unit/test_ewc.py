@@ -30,9 +30,7 @@ def independent_fisher(lmm, features, samples):
         embeds = torch.cat([lmm._visual(batch.features), lmm._embedding()(batch.input_ids)], 1)
         ahead = embeds.shape[1] - batch.labels.shape[1]
         logits = lmm.lm(inputs_embeds=embeds).logits[0].log_softmax(-1)
-        log_p = sum(
-            logits[ahead + i - 1, token] for i, token in enumerate(batch.labels[0].tolist()) if token != -100
-        )
+        log_p = sum(logits[ahead + i - 1, token] for i, token in enumerate(batch.labels[0].tolist()) if token != -100)
         log_p.backward()
         squares = {n: p.grad.numpy().astype("float64") ** 2 for n, p in lmm.trainable().items()}
         total = squares if total is None else {n: total[n] + squares[n] for n in total}

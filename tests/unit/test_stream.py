@@ -39,9 +39,7 @@ def test_one_file_is_split_by_picture(tmp_path):
 def test_train_and_test_files(tmp_path):
     write_task(tmp_path, "a")
     write_task(tmp_path, "b", 4, shade=9)
-    stream = load_stream(
-        write_stream(tmp_path, "name: s\ntasks: [{name: a, train: a.jsonl, test: b.jsonl}]"), limit=3
-    )
+    stream = load_stream(write_stream(tmp_path, "name: s\ntasks: [{name: a, train: a.jsonl, test: b.jsonl}]"), limit=3)
     assert len(stream.tasks[0].train) == len(stream.tasks[0].test) == 3
 
 

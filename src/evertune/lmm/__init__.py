@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from evertune.assets import Progress
@@ -35,14 +34,11 @@ def load_lmm(
         device: default: the GPU when there is one.
         progress: called while weights are downloaded or converted.
     """
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from transformers.utils import logging as transformers_logging
-
     from evertune.lmm.device import pick_device, pick_dtype
+    from evertune.lmm.quiet import quiet_libraries
     from evertune.lmm.smol import load_smol
 
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    quiet_libraries()
     folder = model_folder(name, progress=progress)
     family = read_json(folder / "config.json").get("family")
     if family != "smol":

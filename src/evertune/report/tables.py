@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -303,23 +304,39 @@ def _markdown_text(text: str) -> str:
 def rich_table(rows: Sequence[Row]) -> Table:
     """The comparison for the terminal."""
     caption = Text("\n".join(notes_of(rows)), style="dim") if notes_of(rows) else None
-    table = Table(caption=caption, caption_justify="left", header_style="bold", title_justify="left")
+    table = _plain_table(caption=caption)
     for place, title in enumerate(header := _header(rows)):
-        table.add_column(title, justify="right" if place > header.index("method") else "left")
+        number_column = place > header.index("method")
+        table.add_column(
+            title, justify="right" if number_column else "left", vertical="bottom", no_wrap=not number_column
+        )
     for row in rows:
         bound = row.base in (ZERO_SHOT, *BOUNDS)
         table.add_row(*(Text(cell) for cell in _cells(row, rows)), style="dim" if bound else None)
     return table
 
 
+def _plain_table(**more: Any) -> Table:
+    """One rule under the header and none elsewhere."""
+    return Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1),
+        title_justify="left",
+        caption_justify="left",
+        header_style="dim",
+        **more,
+    )
+
+
 def rich_matrix(matrix: Loaded) -> Table:
     """R of one run for the terminal: rows stages, columns tasks, what was just learned in bold, metrics under it."""
     title = f"{matrix['method']} on {matrix['stream']}, {matrix['model']}, seed {matrix['seed']}"
     caption = Text(_metrics_line(matrix), style="dim")
-    table = Table(title=Text(title), title_justify="left", caption=caption, caption_justify="left", header_style="bold")
-    table.add_column("after")
+    table = _plain_table(title=Text(title, style="bold"), caption=caption)
+    table.add_column("after", no_wrap=True)
     for task in matrix["tasks"]:
-        table.add_column(Text(task), justify="right")
+        table.add_column(Text(task.replace("-", "-\n")), justify="right", vertical="bottom")
     for stage, scores in enumerate(matrix["R"]):
         name = matrix["stages"][stage - 1] if stage else "untouched"
         marked = [task == name for task in matrix["tasks"]]

@@ -1,0 +1,16 @@
+"""Keep the libraries' progress bars and notices out of a terminal that shows our own."""
+
+from __future__ import annotations
+
+import os
+import warnings
+
+
+def quiet_libraries() -> None:
+    """Silence what tells a user nothing: loading bars, notices about optional packages, deprecations."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
