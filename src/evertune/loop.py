@@ -31,7 +31,7 @@ class Training:
     epochs: float = 1.0
     batch_size: int = 4
     accumulate: int = 1
-    learning_rate: float = 5e-4
+    learning_rate: float = 3e-4
     weight_decay: float = 0.0
     warmup: float = 0.03
     clip: float = 1.0

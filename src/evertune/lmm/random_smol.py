@@ -12,7 +12,7 @@ from typing import Any
 
 from evertune.files import cache_folder, make_folder
 
-VERSION = 2
+VERSION = 3
 CONFIG: dict[str, Any] = {
     "family": "smol",
     "prompt": "{image}{instruction}\n",
@@ -22,6 +22,7 @@ CONFIG: dict[str, Any] = {
     "visual_gain": 6.0,
     "vision": {"width_coefficient": 0.25, "depth_coefficient": 0.2},
     "lora_rank": 16,
+    "lora_alpha": 32,
     "origin": "random weights",
 }
 
@@ -58,9 +59,11 @@ def write_random(folder: Path) -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+    from evertune.lmm.quiet import quiet_libraries
     from evertune.lmm.smol import make_tower
     from evertune.lmm.smol_weights import write_config
 
+    quiet_libraries()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {piece: number for number, piece in enumerate(["<|im_end|>", *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))

@@ -224,7 +224,7 @@ def _with_lora(lm: Any, config: Mapping[str, Any]) -> Any:
     rank = int(config["lora_rank"])
     adapted = get_peft_model(
         lm.requires_grad_(False),
-        LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=["q_proj", "v_proj"]),
+        LoraConfig(r=rank, lora_alpha=config["lora_alpha"], lora_dropout=0.0, target_modules=["q_proj", "v_proj"]),
     )
     for parameter in adapted.parameters():
         if parameter.requires_grad:

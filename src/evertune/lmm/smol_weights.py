@@ -29,6 +29,7 @@ CONFIG = {
     "visual_gain": 20.0,
     "vision": {},
     "lora_rank": 8,
+    "lora_alpha": 48,
 }
 
 

