@@ -25,7 +25,7 @@ class TrainSettings(BaseModel):
     epochs: float = Field(default=1.0, gt=0, description="passes over a task's training set")
     batch_size: int = Field(default=4, ge=1, description="samples per micro-batch")
     accumulate: int = Field(default=1, ge=1, description="micro-batches per optimizer step")
-    learning_rate: float = Field(default=3e-4, gt=0, description="peak of the cosine schedule")
+    learning_rate: float = Field(default=1e-3, gt=0, description="peak of the cosine schedule")
     weight_decay: float = Field(default=0.0, ge=0, description="of AdamW; not on biases and norms")
     warmup: float = Field(default=0.03, ge=0, lt=1, description="share of the steps with a rising learning rate")
     clip: float = Field(default=1.0, gt=0, description="largest norm of the gradient")

@@ -31,7 +31,7 @@ class Training:
     epochs: float = 1.0
     batch_size: int = 4
     accumulate: int = 1
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-3
     weight_decay: float = 0.0
     warmup: float = 0.03
     clip: float = 1.0
@@ -110,7 +110,7 @@ def train(
     parameters = trained_parameters(lmm, methods)
     for name, parameter in lmm.trainable().items():
         parameter.requires_grad_(name in parameters)
-    optimizer = torch.optim.AdamW(_groups(parameters, training.weight_decay), lr=training.learning_rate)
+    optimizer = torch.optim.AdamW(_groups(lmm, parameters, training))
     steps = training.steps(len(samples))
     module, optimizer, loader, schedule = accelerator.prepare(
         lmm.module(),
@@ -130,7 +130,7 @@ def train(
                 for method in methods:
                     method.after_backward(parameters)
                 accelerator.clip_grad_norm_(list(parameters.values()), training.clip)
-            rate = schedule.get_last_lr()[0]
+            rate = max(schedule.get_last_lr())
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
@@ -189,8 +189,10 @@ def _loss(module: nn.Module, methods: Sequence[Method], batch: Batch) -> Tensor:
     return total
 
 
-def _groups(parameters: Mapping[str, nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay on matrices, none on biases and norms."""
-    matrices = [p for p in parameters.values() if p.ndim > 1]
-    rest = [p for p in parameters.values() if p.ndim <= 1]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+def _groups(lmm: LMM, parameters: Mapping[str, nn.Parameter], training: Training) -> list[dict[str, Any]]:
+    """Weight decay on matrices, none on biases and norms; the learning rate times the model's factor."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        decay = training.weight_decay if parameter.ndim > 1 else 0.0
+        groups.setdefault((training.learning_rate * lmm.rate(name), decay), []).append(parameter)
+    return [{"params": members, "lr": lr, "weight_decay": decay} for (lr, decay), members in groups.items()]

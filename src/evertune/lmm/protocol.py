@@ -92,6 +92,9 @@ class LMM(Protocol):
     def scopes(self) -> Mapping[str, Sequence[str]]:
         """Named groups of `trainable()` names; 'projection' is there in every family."""
 
+    def rate(self, parameter: str) -> float:
+        """Factor of the learning rate for the parameter of this name."""
+
     def encode(self, images: Sequence[Image.Image]) -> Tensor:
         """(n, V, D) frozen vision features of n RGB pictures, float16, on the CPU."""
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from evertune.files import cache_folder, make_folder
 
-VERSION = 3
+VERSION = 4
 CONFIG: dict[str, Any] = {
     "family": "smol",
     "prompt": "{image}{instruction}\n",
@@ -23,6 +23,7 @@ CONFIG: dict[str, Any] = {
     "vision": {"width_coefficient": 0.25, "depth_coefficient": 0.2},
     "lora_rank": 16,
     "lora_alpha": 32,
+    "projection_rate": 1.0,
     "origin": "random weights",
 }
 

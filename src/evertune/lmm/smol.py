@@ -78,6 +78,10 @@ class Smol(nn.Module):
             "lora": [n for n in names if ".lora_" in n],
         }
 
+    def rate(self, parameter: str) -> float:
+        """The projector, which starts random, wants smaller steps than LoRA, which starts without effect."""
+        return float(self.config["projection_rate"]) if parameter.startswith("projector.") else 1.0
+
     def prompt(self, instruction: str) -> str:
         """`{image}` stands for the visual tokens."""
         return str(self.config["prompt"]).replace("{instruction}", instruction)

@@ -29,7 +29,8 @@ CONFIG = {
     "visual_gain": 20.0,
     "vision": {},
     "lora_rank": 8,
-    "lora_alpha": 48,
+    "lora_alpha": 16,
+    "projection_rate": 0.3,
 }
 
 
