@@ -132,11 +132,13 @@ def run_config(config: RunConfig, *, watcher: Watcher | None = None, progress: P
     # Refuse a folder of another run before the first minute of training, not after the second method.
     done = {spec: finished_matrix(folders[spec], identities[spec]) for spec in specs}
     open_ones = [spec for spec in specs if done[spec] is None]
-    lmm = _load(config, folders, open_ones, progress) if open_ones else None
-    for spec in open_ones:
-        assert lmm is not None
-        begin(folders[spec], identities[spec])
-        done[spec] = _run_one(config, spec, data, folders[spec], lmm, watcher or Watcher())
+    if open_ones:
+        lmm = _load(config, folders, open_ones, progress)
+        watcher = watcher or Watcher()
+        watcher.model_loaded(config.model, running_facts(lmm))
+        for spec in open_ones:
+            begin(folders[spec], identities[spec])
+            done[spec] = _run_one(config, spec, data, folders[spec], lmm, watcher)
     page = base / "report" / "index.html"
     if open_ones or not page.exists():
         write_report(list(folders.values()), page)
@@ -176,6 +178,22 @@ def plan(config: RunConfig, *, progress: Progress | None = None) -> list[Plan]:
         plan_run(lmm, make_methods(spec, config.options), stream, name=spec, training=training, pace=pace)
         for spec in specs
     ]
+
+
+def running_facts(lmm: LMM) -> dict[str, str]:
+    """Device, threads and number format of a loaded model, with the measurement that decided the format."""
+    import torch
+
+    from evertune.lmm.device import seconds_per_product
+
+    threads = torch.get_num_threads()
+    times = {str(d).removeprefix("torch."): s for d, s in seconds_per_product(lmm.device.type).items()}
+    measured = ", ".join(f"{name} {1e3 * seconds:.2f} ms" for name, seconds in times.items())
+    return {
+        "device": str(lmm.device),
+        "threads": f"{threads} thread{'s' if threads > 1 else ''}",
+        "dtype": f"{str(lmm.dtype).removeprefix('torch.')} (a matrix product: {measured})",
+    }
 
 
 def _load(config: RunConfig, folders: Mapping[str, Path], specs: Sequence[str], progress: Progress | None) -> LMM:

@@ -86,6 +86,10 @@ class TerminalWatcher(Watcher):
         if done >= total:
             self._progress.update(self._bars[what], visible=False)
 
+    def model_loaded(self, name: str, facts: dict[str, str]) -> None:
+        """One quiet line."""
+        self.console.print(f"[dim]{name} · {' · '.join(facts.values())}[/dim]", highlight=False)
+
     def run_started(self, title: str, *, training: list[int], answers: int) -> None:
         """New bars; what later runs of the same command need counts for the time left."""
         for bar in self._bars.values():
@@ -96,12 +100,14 @@ class TerminalWatcher(Watcher):
         self._pace.open = {kind: amount * (1 + self._runs_after) for kind, amount in self._later.items()}
         self.console.print(f"\n[bold]{title}[/bold]")
         self._bar("run", title, len(training) + 1, note="")
+        self._bar("stage", "  stage", 1, note="")
+        self._bar("step", "    step", 1, note="")
         self._mark = time.perf_counter()
 
     def stage_started(self, number: int, task: Task) -> None:
         """The step bar starts anew."""
-        self._bar("stage", f"  stage {number} · {task.name}", 1, note="")
-        self._bar("step", "  learning", 1, note="")
+        self._bar("stage", f"  {task.name}", 2, note="learning")
+        self._bar("step", "    step", 1, note="")
         self._mark = time.perf_counter()
 
     def stepped(self, step: Step, *, samples: int) -> None:
@@ -112,6 +118,7 @@ class TerminalWatcher(Watcher):
 
     def stage_done(self, stage: Stage) -> None:
         """Say when a training was taken over instead of done again."""
+        self._progress.update(self._bars["stage"], completed=1)
         if stage.reused:
             self._pace.open["train"] = max(0, self._pace.open["train"] - stage.samples)
             self.console.print(f"[dim]  {stage.task}: identical training found in the cache, taken over[/dim]")
@@ -119,11 +126,13 @@ class TerminalWatcher(Watcher):
 
     def answering(self, stage: int, task: Task) -> None:
         """Say which task is being answered."""
-        self._bar("step", "  answering", 1, note=f"{task.name} · row {stage}")
+        self._progress.update(self._bars["stage"], note=f"answering, row {stage}")
+        self._bar("step", f"    {task.name}", len(task.test), note="")
         self._mark = time.perf_counter()
 
     def cell_done(self, stage: int, task: Task, score: float) -> None:
         """Count the answers."""
+        self._progress.update(self._bars["step"], completed=len(task.test))
         self._count("answer", len(task.test))
 
     def row_done(self, stage: int, name: str, row: list[float], tasks: list[str]) -> None:

@@ -38,8 +38,11 @@ HARDLY_FORGETS = 5.0
 class Watcher:
     """Told what a run is doing; the terminal's progress bars are one. Every method may be left out."""
 
+    def model_loaded(self, name: str, facts: dict[str, str]) -> None:
+        """The model is ready; `facts` say where and in which number format it runs, and why."""
+
     def run_started(self, title: str, *, training: list[int], answers: int) -> None:
-        """A run begins: samples to train on per stage, and answers in all."""
+        """A run begins: samples to train on, epochs included, per stage that is left, and answers that are left."""
 
     def stage_started(self, number: int, task: Task) -> None:
         """Training of a stage begins."""
@@ -159,7 +162,7 @@ def run_stream(
     cells = _finished_cells(folder)
     watcher.run_started(
         f"{header['method']} on {header['stream']}, seed {header['seed']}",
-        training=[len(task.train) for task in plan[len(learner.stages) :]],
+        training=[round(learner.training.epochs * len(task.train)) for task in plan[len(learner.stages) :]],
         answers=sum(len(t.test) for n in range(len(plan) + 1) for t in stream.tasks if (n, t.name) not in cells),
     )
     matrix: dict[str, Any] = {}
