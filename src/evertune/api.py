@@ -166,11 +166,13 @@ def training_of(config: RunConfig) -> Training:
 def plan(config: RunConfig, *, progress: Progress | None = None) -> list[Plan]:
     """What each method of a run would do and cost on this machine; nothing is trained."""
     from evertune.lmm import load_lmm
+    from evertune.lmm.device import use_threads
     from evertune.methods import make_methods
     from evertune.planner import measure_pace, plan_run
 
     specs = method_specs(config)
     stream = load_stream(config.stream, limit=config.limit, progress=progress)
+    use_threads()
     lmm = load_lmm(config.model, seed=config.seed, dtype=config.dtype, progress=progress)
     training = training_of(config)
     pace = measure_pace(lmm, stream, training, batch=config.evaluation.batch_size)

@@ -130,6 +130,10 @@ class TerminalWatcher(Watcher):
         self._bar("step", f"    {task.name}", len(task.test), note="")
         self._mark = time.perf_counter()
 
+    def answered(self, done: int, total: int) -> None:
+        """The step bar counts questions."""
+        self._progress.update(self._bars["step"], completed=done, total=total)
+
     def cell_done(self, stage: int, task: Task, score: float) -> None:
         """Count the answers."""
         self._progress.update(self._bars["step"], completed=len(task.test))

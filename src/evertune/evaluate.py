@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,9 +96,8 @@ def answer_samples(
 ) -> list[Answer]:
     """Answer every sample, each by the expert that the methods route it to; no task id is used.
 
-    With `reuse`, answers that the very same weights gave before are taken from the cache.
-
-    The model's weights are the same afterwards as before.
+    With `reuse`, answers that the very same weights gave before are taken from the cache. The model's weights are the
+    same afterwards as before.
     """
     routes = _routes(methods, samples)
     before = copy_of(lmm.trainable())
@@ -110,10 +109,10 @@ def answer_samples(
                 method.activate(expert)
         group = [samples[i] for i in members]
         cache = AnswerCache(lmm, max_new_tokens=max_new_tokens, reuse=reuse)
-        _fill(cache, lmm, group, features, batch_size=batch_size, max_new_tokens=max_new_tokens)
+        for known in _fill(cache, lmm, group, features, batch_size=batch_size, max_new_tokens=max_new_tokens):
+            if on_answered:
+                on_answered(len(said) + known, len(samples))
         said |= {i: cache[samples[i]] for i in members}
-        if on_answered:
-            on_answered(len(said), len(samples))
     restore(lmm.trainable(), before)
     return [Answer(sample, said[i], routes[i]) for i, sample in enumerate(samples)]
 
@@ -134,13 +133,14 @@ def _fill(
     *,
     batch_size: int,
     max_new_tokens: int,
-) -> None:
-    """Generate what the cache does not have, in batches of similar length."""
+) -> Iterator[int]:
+    """Generate what the cache does not have, in batches of similar length; after each, how many are known now."""
     missing = sorted((s for s in samples if s not in cache), key=lambda s: (len(s.instruction), s.id))
     for start in range(0, len(missing), batch_size):
         chunk = missing[start : start + batch_size]
         texts = lmm.answer(features.get(chunk), [s.instruction for s in chunk], max_new_tokens=max_new_tokens)
         cache.add(chunk, texts)
+        yield len(samples) - len(missing) + start + len(chunk)
     if missing:
         cache.save()
 

@@ -56,6 +56,9 @@ class Watcher:
     def answering(self, stage: int, task: Task) -> None:
         """The test samples of a task are being answered."""
 
+    def answered(self, done: int, total: int) -> None:
+        """`done` of the `total` questions of this task are answered."""
+
     def cell_done(self, stage: int, task: Task, score: float) -> None:
         """A cell of R is known."""
 
@@ -199,7 +202,7 @@ def _evaluate(learner: Learner, task: Task, number: int, folder: Path, watcher: 
     watcher.answering(number, task)
     started = time.perf_counter()
     path = folder / "answers" / f"{number:02d}" / f"{task.name}.jsonl"
-    write_answers(path, learner.answers(task))
+    write_answers(path, learner.answers(task, on_answered=watcher.answered))
     score = score_answers(read_answers(path), task)
     cell = {
         "stage": number,

@@ -12,10 +12,10 @@ from evertune.errors import UserError
 
 
 def use_threads() -> int:
-    """Use the cores this process may run on; called once, before the first tensor operation of a command."""
-    allowed = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
-    torch.set_num_threads(allowed)
-    return allowed
+    """Use the cores this process may run on, or as many as `OMP_NUM_THREADS` says; called once per command."""
+    if "OMP_NUM_THREADS" not in os.environ and hasattr(os, "sched_getaffinity"):
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+    return torch.get_num_threads()
 
 
 def pick_device() -> torch.device:
