@@ -7,8 +7,9 @@ python=$1
 version=2.13.0
 if [ "$(uname -s)" = Linux ] && ! nvidia-smi -L >/dev/null 2>&1; then
   echo "no NVIDIA GPU here: installing the CPU build of PyTorch $version"
-  "$python" -m pip install --quiet --retries 1 --timeout 20 \
-    --extra-index-url https://download.pytorch.org/whl/cpu "torch==$version+cpu" && exit 0
-  echo "the CPU build could not be had; taking pip's own, which also runs on a CPU"
+  "$python" -m pip install --quiet --no-deps --retries 0 --timeout 20 \
+    --extra-index-url https://download.pytorch.org/whl/cpu "torch==$version+cpu" ||
+    echo "the CPU build could not be had; taking pip's own, which also runs on a CPU"
 fi
+# With the CPU build in place this adds what it depends on; without it, it is the whole installation.
 "$python" -m pip install --quiet "torch==$version"

