@@ -80,12 +80,13 @@ def test_the_folder_holds_what_was_promised(finished):
 
 
 def test_it_learned_something_and_sequential_forgot(finished):
-    """A miniature of random weights still learns two words, and says them to other questions afterwards."""
+    """A miniature of random weights still learns a few words, and loses them with the next task."""
     folder = finished[0] / "sequential"
     matrix = json.loads((folder / "matrix.json").read_text())
     assert matrix["R"][0] == [0, 0] and matrix["R"][2][1] > 0
     said = {json.loads(row)["answer"] for row in (folder / "answers/02/what.jsonl").read_text().splitlines()}
-    assert said <= {"yes", "no"}, "after the second task it answers the first one's questions in its words"
+    first_words = {"person", "cup", "cat", "rocket", "flower", "temple"}
+    assert not said & first_words, "after the second task the words of the first are gone"
     losses = [json.loads(row)["loss"] for row in (folder / "stages/01-what/training.jsonl").read_text().splitlines()]
     assert losses[-1] < 0.2 * losses[0]
 

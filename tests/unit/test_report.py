@@ -326,7 +326,7 @@ def test_missing_answers_pictures_and_stamp_are_said(tmp_path: Path) -> None:
     (run / "answers" / "03" / "1.jsonl").write_bytes(b"\xff\xfe{")
     text = Page(write_report([run], tmp_path / "out.html")).text
     assert str(run / "answers" / "03" / "0.jsonl") in text
-    assert "are damaged" in text and "no picture: picture.png" in text and "stamp.json is missing" in text
+    assert "is damaged" in text and "no picture: picture.png" in text and "stamp.json is missing" in text
 
 
 def test_two_writes_are_identical(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def examples_of(run: Path, matrix: Loaded, task: str, pictures: Pictures) -> Exa
         rows = tuple(_example(*pair, pictures) for pair in chosen(pairs))
     except RunFolderError as problem:
         return Examples(task, (), 0, title, problem=str(problem))
-    except (KeyError, TypeError, AttributeError, UnicodeDecodeError):
+    except (KeyError, TypeError, AttributeError):
         return Examples(task, (), 0, title, problem=f"{run}: the answers to '{task}' are damaged or lack a field")
     return Examples(task, rows, len(pairs), title, changes.count("forgotten"), changes.count("regained"))
 
