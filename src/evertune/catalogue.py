@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, get_args
 
 from evertune.errors import UserError, unknown
 from evertune.files import cache_folder
@@ -38,7 +38,7 @@ def details(name: str) -> dict[str, dict[str, Any]]:
     if name in METHODS:
         about = METHODS[name].about
         facts = {key: getattr(about, key) for key in ("kind", "paper", "formula", "cost", "fails")}
-        options = {f"{name}.{o}": f"{p.annotation} = {p.default!r}" for o, p in options_of(name).items()}
+        options = {f"{name}.{o}": f"{_kind(p.annotation)} = {p.default!r}" for o, p in options_of(name).items()}
         return {f"{name}: {about.title}": facts, "options": options or {"none": ""}}
     if name in PRESETS:
         return {f"{name}: {PRESETS[name]['title']}": {k: v for k, v in PRESETS[name].items() if k != "title"}}
@@ -55,6 +55,12 @@ def details(name: str) -> dict[str, dict[str, Any]]:
             }
         return sections
     raise unknown("method, stream or model", name, [*METHODS, *stream_names(), *PRESETS])
+
+
+def _kind(annotation: Any) -> str:
+    """`float`, or the values that may be chosen."""
+    choices = get_args(annotation)
+    return " | ".join(map(repr, choices)) if choices else str(annotation.__name__)
 
 
 def machine() -> dict[str, Any]:

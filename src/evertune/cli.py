@@ -103,12 +103,16 @@ def plan(
     if as_json:
         _print_json([p.as_dict() for p in plans])
         return
+    from rich import box
     from rich.table import Table
 
     for made in plans:
-        table = Table("stage", "training samples", "steps", "test samples", title=made.method, title_justify="left")
+        table = Table(title=made.method, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
+        table.add_column("stage")
+        for title in ("training samples", "steps", "test samples"):
+            table.add_column(title, justify="right")
         for stage in made.stages:
-            table.add_row(stage.task, str(stage.samples), str(stage.steps), str(stage.test))
+            table.add_row(stage.task, str(stage.samples), str(stage.steps), str(stage.test or "-"))
         console.print(table)
         console.print(
             f"{made.trained_parameters:,} of {made.all_parameters:,} parameters train · {made.dtype} · "
