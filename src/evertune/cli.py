@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -55,22 +56,37 @@ def main() -> None:
         sys.exit(130)
 
 
-@app.command()
-def run(
-    stream: StreamArgument,
-    model: ModelOption = None,
-    method: MethodOption = None,
-    seed: SeedOption = None,
-    limit: LimitOption = None,
-    out: OutOption = None,
-    settings: SetOption = None,
-    as_json: JsonOption = False,
-) -> None:
+Action = Callable[["RunConfig", bool], None]
+
+
+def takes_a_run(action: Action) -> Action:
+    """Make a command of `action(config, as_json)`: `run` and `plan` take the same arguments."""
+
+    @app.command(name=action.__name__, help=action.__doc__)
+    def command(
+        stream: StreamArgument,
+        model: ModelOption = None,
+        method: MethodOption = None,
+        seed: SeedOption = None,
+        limit: LimitOption = None,
+        out: OutOption = None,
+        settings: SetOption = None,
+        as_json: JsonOption = False,
+    ) -> None:
+        from evertune.api import configure
+
+        given: dict[str, Any] = {"model": model, "method": method, "seed": seed, "limit": limit, "out": out}
+        action(configure(stream, settings=settings or [], **given), as_json)
+
+    return action
+
+
+@takes_a_run
+def run(config: RunConfig, as_json: bool) -> None:
     """Teach a model the tasks of a stream, measure what it keeps, write a report. Resumes."""
     from evertune.api import method_specs, run_config
     from evertune.console import TerminalWatcher
 
-    config = _configured(stream, model, method, seed, limit, out, settings)
     console = _console(quiet=as_json)
     with TerminalWatcher(console, runs=len(method_specs(config))) as watcher:
         result = run_config(config, watcher=watcher, progress=watcher.fetching)
@@ -81,45 +97,20 @@ def run(
     console.print(f"\nreport  {result.report.resolve()}", soft_wrap=True, highlight=False)
 
 
-@app.command()
-def plan(
-    stream: StreamArgument,
-    model: ModelOption = None,
-    method: MethodOption = None,
-    seed: SeedOption = None,
-    limit: LimitOption = None,
-    out: OutOption = None,
-    settings: SetOption = None,
-    as_json: JsonOption = False,
-) -> None:
+@takes_a_run
+def plan(config: RunConfig, as_json: bool) -> None:
     """Say what `run` with the same arguments would do and cost. Trains nothing."""
     from evertune.api import plan as plan_of
-    from evertune.console import TerminalWatcher, hours
+    from evertune.console import TerminalWatcher, show_plan
 
-    config = _configured(stream, model, method, seed, limit, out, settings)
     console = _console(quiet=as_json)
     with TerminalWatcher(console) as watcher:
         plans = plan_of(config, progress=watcher.fetching)
     if as_json:
-        _print_json([p.as_dict() for p in plans])
+        _print_json([made.as_dict() for made in plans])
         return
-    from rich import box
-    from rich.table import Table
-
     for made in plans:
-        table = Table(title=made.method, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
-        table.add_column("stage")
-        for title in ("training samples", "steps", "test samples"):
-            table.add_column(title, justify="right")
-        for stage in made.stages:
-            table.add_row(stage.task, str(stage.samples), str(stage.steps), str(stage.test or "-"))
-        console.print(table)
-        console.print(
-            f"{made.trained_parameters:,} of {made.all_parameters:,} parameters train · {made.dtype} · "
-            f"{made.threads} threads · {made.peak_memory_bytes / 1e9:.1f} GB · about "
-            f"{hours(made.train_seconds)} training and at most {hours(made.evaluate_seconds)} answering\n",
-            highlight=False,
-        )
+        show_plan(console, made)
 
 
 @app.command()
@@ -249,20 +240,6 @@ def found_runs(places: list[Path]) -> list[Path]:
             raise UserError(f"{place} holds no run (no matrix.json in it)")
         found += here
     return list(dict.fromkeys(found))
-
-
-def _configured(
-    stream: str,
-    model: str | None,
-    method: str | None,
-    seed: int | None,
-    limit: int | None,
-    out: str | None,
-    settings: list[str] | None,
-) -> RunConfig:
-    from evertune.api import configure
-
-    return configure(stream, model=model, method=method, seed=seed, limit=limit, out=out, settings=settings or [])
 
 
 def _console(*, quiet: bool = False) -> Console:

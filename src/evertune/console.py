@@ -14,6 +14,7 @@ from evertune.tasks import Task
 
 if TYPE_CHECKING:
     from evertune.loop import Step
+    from evertune.planner import Plan
     from evertune.stages import Stage
 
 
@@ -171,3 +172,23 @@ def show_facts(console: Console, title: str, facts: dict[str, Any]) -> None:
     for name, value in facts.items():
         table.add_row(f"[dim]{name}[/dim]", str(value))
     console.print(table)
+
+
+def show_plan(console: Console, made: Plan) -> None:
+    """Stages, sizes and what it would cost."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=made.method, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
+    table.add_column("stage")
+    for title in ("training samples", "steps", "test samples"):
+        table.add_column(title, justify="right")
+    for stage in made.stages:
+        table.add_row(stage.task, str(stage.samples), str(stage.steps), str(stage.test or "-"))
+    console.print(table)
+    console.print(
+        f"{made.trained_parameters:,} of {made.all_parameters:,} parameters train · {made.dtype} · "
+        f"{made.threads} threads · {made.peak_memory_bytes / 1e9:.1f} GB · about {hours(made.train_seconds)} training "
+        f"and at most {hours(made.evaluate_seconds)} answering\n",
+        highlight=False,
+    )

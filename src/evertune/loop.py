@@ -102,22 +102,13 @@ def train(
     Raises:
         UserError: a loss is not finite; the message names the samples. The weights are those before that step.
     """
-    from accelerate import Accelerator
-
     torch.manual_seed(seed)
-    accelerator = Accelerator(gradient_accumulation_steps=training.accumulate, cpu=lmm.device.type == "cpu")
-    order = sample_order(samples, epochs=training.epochs, seed=seed)
     parameters = trained_parameters(lmm, methods)
     for name, parameter in lmm.trainable().items():
         parameter.requires_grad_(name in parameters)
-    optimizer = torch.optim.AdamW(_groups(lmm, parameters, training))
     steps = training.steps(len(samples))
-    module, optimizer, loader, schedule = accelerator.prepare(
-        lmm.module(),
-        optimizer,
-        _loader(lmm, order, features, training.batch_size),
-        torch.optim.lr_scheduler.LambdaLR(optimizer, cosine(steps, training.warmup)),
-    )
+    order = sample_order(samples, epochs=training.epochs, seed=seed)
+    accelerator, module, optimizer, loader, schedule = _prepared(lmm, parameters, order, features, training, steps)
     module.train()
     log: list[Step] = []
     losses: list[float] = []
@@ -153,6 +144,24 @@ def train(
 def trained_parameters(lmm: LMM, methods: Sequence[Method]) -> dict[str, nn.Parameter]:
     """What trains: everything that no method holds still."""
     return {name: p for name, p in lmm.trainable().items() if all(method.trains(name) for method in methods)}
+
+
+def _prepared(
+    lmm: LMM,
+    parameters: Mapping[str, nn.Parameter],
+    order: Sequence[Sample],
+    features: FeatureStore,
+    training: Training,
+    steps: int,
+) -> tuple[Any, nn.Module, Any, Any, Any]:
+    """Accelerator, and what it has prepared: module, optimizer, loader, schedule."""
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(gradient_accumulation_steps=training.accumulate, cpu=lmm.device.type == "cpu")
+    optimizer = torch.optim.AdamW(_groups(lmm, parameters, training))
+    loader = _loader(lmm, order, features, training.batch_size)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine(steps, training.warmup))
+    return accelerator, *accelerator.prepare(lmm.module(), optimizer, loader, schedule)
 
 
 def cosine(steps: int, warmup: float) -> Callable[[int], float]:
