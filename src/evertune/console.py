@@ -80,7 +80,8 @@ class TerminalWatcher(Watcher):
     def fetching(self, what: str, done: int, total: int) -> None:
         """A download or conversion goes on (an `assets.Progress`)."""
         if what not in self._bars:
-            self.console.print(f"[dim]fetching {what}[/dim]")
+            verb = "" if " " in what else "fetching "  # a package, or a sentence of its own
+            self.console.print(f"[dim]{verb}{what}[/dim]")
         million = 1_000_000
         self._bar(what, what, max(1, total // million), note="MB")
         self._progress.update(self._bars[what], completed=done // million if total > million else done)
