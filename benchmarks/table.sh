@@ -1,7 +1,7 @@
 #!/bin/sh
 # The result table of docs/results.md: all methods, three seeds. Resumable: the same command again goes on where it was.
-# Two jobs run side by side, one thread each, which is the best use of two cores. About four hours on two cores without
-# bfloat16 hardware.
+# Two jobs run side by side, one thread each, which is the best use of two cores. Estimated, not measured: an hour and
+# a half on two cores without bfloat16 hardware.
 #   sh benchmarks/table.sh runs/table
 #   evertune compare runs/table --markdown
 set -eu

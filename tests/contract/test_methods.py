@@ -62,6 +62,7 @@ class GrowsForever(EWC):
         (ForgetsItsKeys, "after save and load"),
         (lambda: TouchesTheFrozen(ratio=0.25), "a frozen parameter was changed"),
         (lambda: NeverQuiet(samples=4), "trained differently than alone"),
+        (lambda: GrowsForever(strength=50.0, samples=4), "stored bytes grow"),
     ],
 )
 def test_a_broken_method_fails(broken, complaint):
