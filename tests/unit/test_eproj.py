@@ -38,11 +38,11 @@ def test_routing_by_hand(eproj, lmm, tasks, features):
         eproj.after_task(task)
     sample = tasks[1].test[0]
     image = features.get([sample]).float().mean(1)[0]
-    text = lmm.embed_instructions([sample.instruction])[0]
+    text = lmm.embed_texts([sample.instruction])[0]
     sums = {}
     for task in tasks:
         pictures = torch.stack([normalize(features.get([s]).float().mean(1)[0], dim=0) for s in task.train]).mean(0)
-        words = torch.stack([normalize(lmm.embed_instructions([s.instruction])[0], dim=0) for s in task.train]).mean(0)
+        words = torch.stack([normalize(lmm.embed_texts([s.instruction])[0], dim=0) for s in task.train]).mean(0)
         sums[task.name] = float(cosine_similarity(image, pictures, 0) + cosine_similarity(text, words, 0))
     assert eproj.route([sample]) == [max(sums, key=sums.get)]
 

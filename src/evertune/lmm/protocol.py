@@ -110,5 +110,8 @@ class LMM(Protocol):
     def answer_tokens(self, answer: str) -> int:
         """Number of tokens of `answer`, end token included."""
 
-    def embed_instructions(self, instructions: Sequence[str]) -> Tensor:
-        """(n, width) frozen embeddings of instructions, float32, on the CPU."""
+    def embed_images(self, features: Tensor) -> Tensor:
+        """(n, D) one frozen vector per picture from its (n, V, D) features, float32, on the CPU."""
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """(n, width) frozen embeddings of instructions or answers, float32, on the CPU."""

@@ -140,10 +140,14 @@ class Smol(nn.Module):
         """Tokens of `answer` with its end token."""
         return len(self._answer_ids(answer))
 
+    def embed_images(self, features: Tensor) -> Tensor:
+        """Mean over the grid: what an EfficientNet's own head looks at."""
+        return features.float().mean(1).cpu()
+
     @torch.inference_mode()
-    def embed_instructions(self, instructions: Sequence[str]) -> Tensor:
-        """Mean of the LM's frozen input embeddings over the instruction's tokens, (n, width)."""
-        rows = [self.tokenizer(text, add_special_tokens=False).input_ids for text in instructions]
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Mean of the LM's frozen input embeddings over the text's tokens, (n, width)."""
+        rows = [self.tokenizer(text, add_special_tokens=False).input_ids for text in texts]
         table = self._embedding().weight
         return torch.stack([table[row].float().mean(0).cpu() for row in rows])
 

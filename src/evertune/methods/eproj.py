@@ -68,8 +68,8 @@ class EProj(Method):
 
     def queries(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
         """(n, D) mean vision features and (n, width) instruction embeddings, each row of length 1."""
-        images = self.context.features.get(samples).float().mean(1)
-        instructions = self.context.lmm.embed_instructions([s.instruction for s in samples])
+        images = self.context.lmm.embed_images(self.context.features.get(samples))
+        instructions = self.context.lmm.embed_texts([s.instruction for s in samples])
         return normalize(images, dim=1), normalize(instructions, dim=1)
 
     def route(self, samples: Sequence[Sample]) -> list[str] | None:
