@@ -43,6 +43,14 @@ def test_train_and_test_files(tmp_path):
     assert len(stream.tasks[0].train) == len(stream.tasks[0].test) == 3
 
 
+def test_a_task_names_its_score(tmp_path):
+    write_task(tmp_path, "a")
+    plain = load_stream(write_stream(tmp_path, "name: s\ntasks: [{name: a, data: a.jsonl}]"))
+    soft = load_stream(write_stream(tmp_path, "name: s\ntasks: [{name: a, data: a.jsonl, score: vqa}]"))
+    assert (plain.tasks[0].score, soft.tasks[0].score) == ("exact", "vqa")
+    assert plain.fingerprint != soft.fingerprint, "another score is another run"
+
+
 def test_overlap_is_refused(tmp_path):
     write_task(tmp_path, "a")
     with pytest.raises(DataError, match="has this very sample in training too"):
@@ -59,6 +67,7 @@ def test_overlap_is_refused(tmp_path):
         ("name: s\ntasks: [{name: ../a, data: x}]", "use letters"),
         ("name: s\ntasks: [{name: a, data: x},{name: a, data: y}]", "two tasks are called 'a'"),
         ("name: s\ntasks: [{name: a, build: digts}]", "unknown builder 'digts'; did you mean 'digits'"),
+        ("name: s\ntasks: [{name: a, data: x, score: cidre}]", "unknown score 'cidre'; did you mean 'cider'"),
         ("name: [", "s.yaml:1: not valid YAML"),
         ("- a", "expected 'key: value'"),
     ],

@@ -141,17 +141,26 @@ def _task(matrix: Loaded, column: int) -> dict[str, str]:
     """One line of the table of tasks: scores before, right after learning, and at the end."""
     name, R = matrix["tasks"][column], matrix["R"]
     own, last = stage_of(matrix, name), len(R) - 1
-    count = next((c.get("n") for c in _cells(matrix) if c["stage"] == last and c["task"] == name), None)
+    cell = next((c for c in _cells(matrix) if c["stage"] == last and c["task"] == name), {})
+    count = cell.get("n")
     tolerant = matrix.get("tolerant")
     return {
         "name": name,
         "untouched": f"{R[0][column]:.1f}",
         "own": "-" if own is None else f"{R[own][column]:.1f}",
         "last": f"{R[-1][column]:.1f}",
-        "error": f"{standard_error(R[-1][column], count):.1f}" if count else "",
+        "error": _error(cell, R[-1][column]),
         "tolerant": f"{tolerant[-1][column]:.1f}" if tolerant else "-",
         "count": str(count) if count else "-",
     }
+
+
+def _error(cell: Mapping[str, Any], score: float) -> str:
+    """The standard error that the cell holds; one of an older run has only its share of right answers to go by."""
+    if "score_rule" not in cell:
+        return f"{standard_error(score, cell['n']):.1f}" if cell.get("n") else ""
+    error = cell.get("standard_error")
+    return "" if error is None else f"{error:.1f}"
 
 
 def _averages(matrix: Loaded) -> dict[str, str]:

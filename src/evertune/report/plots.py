@@ -7,6 +7,7 @@ texts and black becomes `currentColor`, so that one drawing is small and reads o
 from __future__ import annotations
 
 import io
+import math
 import re
 import statistics
 import warnings
@@ -218,7 +219,8 @@ def average_curve(matrices: Sequence[Loaded], order: Sequence[str] = ()) -> str:
     canvas = Canvas(450, 290)
     labels = {name: _end_label(name, runs, count) for name, runs in series.items()}
     right = 450 - 16 - max(len(label) for label in labels.values()) * LETTER
-    spot = _Frame(left=34, right=right, top=14, bottom=246, count=count)
+    best = max(score for runs in series.values() for run in runs for score in run)
+    spot = _Frame(left=34, right=right, top=14, bottom=246, count=count, highest=max(100.0, 20 * math.ceil(best / 20)))
     _draw_frame(canvas, spot)
     ends: dict[str, float] = {}
     for name, look in _looks(list(series)).items():
@@ -240,23 +242,24 @@ def _end_label(name: str, runs: Sequence[Sequence[float]], count: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Frame:
-    """Where a plot of 0..100 over stages 1..count lies on its canvas."""
+    """Where a plot of 0..highest over stages 1..count lies on its canvas; CIDEr may take it beyond 100."""
 
     left: float
     right: float
     top: float
     bottom: float
     count: int
+    highest: float = 100.0
 
     def x(self, stage: int) -> float:
         return self.left + 8 + (self.right - self.left - 12) * (stage - 1) / max(self.count - 1, 1)
 
     def y(self, score: float) -> float:
-        return self.bottom - (self.bottom - self.top) * score / 100
+        return self.bottom - (self.bottom - self.top) * score / self.highest
 
 
 def _draw_frame(canvas: Canvas, spot: _Frame) -> None:
-    for score in (0, 25, 50, 75, 100):
+    for score in (round(spot.highest * quarter / 4) for quarter in range(5)):
         canvas.line([spot.left, spot.right], [spot.y(score)] * 2, color="#808080", alpha=0.3, linewidth=0.8)
         canvas.text(spot.left - 6, spot.y(score), f"{score}", align="right", fontsize=11, alpha=0.75)
     step = 1 if spot.count <= 10 else 2

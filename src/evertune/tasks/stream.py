@@ -16,14 +16,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from evertune.assets import Progress
 from evertune.config import read_yaml, validated
 from evertune.errors import DataError, UserError, unknown
 from evertune.files import digest
+from evertune.scoring.rules import rule_of
 from evertune.tasks.builders import builder, built
 from evertune.tasks.jsonl import read_jsonl
 from evertune.tasks.task import Sample, Task
@@ -60,8 +61,13 @@ class TaskFile(BaseModel):
     data: str | None = None
     test_share: float = Field(default=0.2, gt=0, lt=1)
     images: str | None = None
-    score: Literal["exact"] = "exact"
+    score: str = "exact"
     about: dict[str, str] = Field(default_factory=dict)
+
+    @field_validator("score")
+    @classmethod
+    def _known_score(cls, score: str) -> str:
+        return rule_of(score).name
 
     @model_validator(mode="after")
     def _one_source(self) -> TaskFile:
