@@ -117,12 +117,14 @@ def examples_of(run: Path, matrix: Loaded, task: str, pictures: Pictures) -> Exa
     """Ten answers to `task`: right after its own stage, and after the last.
 
     For a task that the last stage taught, the two are one: then `before` is the untouched model. A missing or damaged
-    answers file is said in `problem`, the rest of the page does not suffer.
+    answers file is said in `problem`, the rest of the page does not suffer. So it is for one that was known before.
     """
     own, last = stage_of(matrix, task), len(matrix["R"]) - 1
+    if not last:
+        return Examples(task, (), 0, "", problem="nothing learned yet" if own == 0 else "not learned yet")
     if own is None:
         return Examples(task, (), 0, "", problem="not learned yet")
-    before, title = (own, "right after learning it") if own < last else (0, "untouched model")
+    before, title = (own, "right after learning it") if 0 < own < last else (0, "untouched model")
     try:
         rule = _rule(matrix, task)
         pairs = _pairs(_marked(run, matrix, task, before, rule), _marked(run, matrix, task, last, rule))
