@@ -348,17 +348,14 @@ def _plain_table(**more: Any) -> Table:
 
 
 def rich_matrix(matrix: Loaded) -> Table:
-    """R of one run for the terminal: rows stages, columns tasks, what was just learned in bold, metrics under it.
-
-    Tasks that were known before are the first columns and say so.
-    """
+    """R of one run for the terminal: rows stages, columns tasks, what was just learned in bold, metrics under it."""
     title = f"{matrix['method']} on {matrix['stream']}, {matrix['model']}, seed {matrix['seed']}"
-    caption = Text(_metrics_line(matrix), style="dim")
+    before = f"known before: {', '.join(matrix['known'])}\n" if known_count(matrix) else ""
+    caption = Text(before + _metrics_line(matrix), style="dim")
     table = _plain_table(title=Text(title, style="bold"), caption=caption)
     table.add_column("after", no_wrap=True)
-    for column, task in enumerate(matrix["tasks"]):
-        head = ("known\n" if column < known_count(matrix) else "") + task.replace("-", "-\n")
-        table.add_column(Text(head), justify="right", vertical="bottom")
+    for task in matrix["tasks"]:
+        table.add_column(Text(task.replace("-", "-\n")), justify="right", vertical="bottom")
     for stage, scores in enumerate(matrix["R"]):
         name = matrix["stages"][stage - 1] if stage else "untouched"
         marked = [task == name for task in matrix["tasks"]]
