@@ -49,7 +49,7 @@ def details(name: str) -> dict[str, dict[str, Any]]:
         sections: dict[str, dict[str, Any]] = {
             f"{content.name}: {content.title}": {**counts, "tasks": len(content.tasks)}
         }
-        sections |= {f"known. {task.name}": _task(task) for task in content.known}
+        sections |= {f"known: {task.name}": _task(task) for task in content.known}
         return sections | {f"{n}. {task.name}": _task(task) for n, task in enumerate(content.tasks, start=1)}
     raise unknown("method, stream or model", name, [*METHODS, *stream_names(), *PRESETS])
 

@@ -129,9 +129,9 @@ def test_show_a_stream_with_known_tasks_and_scores(capsys, tmp_path):
     )
     code, out, _ = evertune("show", path, "--json", capsys=capsys)
     sections = json.loads(out)
-    assert code == 0 and list(sections) == ["s: ", "known. old", "1. new"]
+    assert code == 0 and list(sections) == ["s: ", "known: old", "1. new"]
     assert sections["s: "] == {"known": 1, "tasks": 1}
-    assert sections["known. old"]["score"].startswith("cider (CIDEr-D x 100")
+    assert sections["known: old"]["score"].startswith("cider (CIDEr-D x 100")
 
 
 def test_doctor(capsys):

@@ -86,9 +86,11 @@ class Listens(Sequential):
         self.said = [*state["said"], "loaded"]
 
 
-def test_methods_are_told_what_is_known_at_stage_0_only(tasks, tmp_path, lmm):
+def test_methods_are_told_what_is_known_at_stage_0_only(tasks, tmp_path, lmm, monkeypatch):
+    monkeypatch.setenv("EVERTUNE_CACHE", str(tmp_path / "cache"))  # no feature is there before
+
     def learner():
-        return Learner(lmm, [Listens()], folder=tmp_path, training=Training(), known=tasks[:2])
+        return Learner(lmm, [Listens()], folder=tmp_path / "run", training=Training(), known=tasks[:2])
 
     first = learner()
     (method,) = first.methods
