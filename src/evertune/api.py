@@ -225,6 +225,7 @@ def _run_one(config: RunConfig, spec: str, stream: Stream, folder: Path, lmm: LM
         folder=folder,
         training=training_of(config),
         seed=config.seed,
+        known=stream.known,
         evaluation_batch=config.evaluation.batch_size,
         max_new_tokens=config.evaluation.max_new_tokens,
         reuse=config.reuse,
@@ -257,5 +258,5 @@ def _resolved(config: RunConfig, spec: str) -> dict[str, Any]:
 def _check_pictures(stream: Stream) -> None:
     from evertune.tasks.jsonl import check_pictures
 
-    for task in stream.tasks:
+    for task in stream.columns:
         check_pictures(task.train + task.test)

@@ -10,7 +10,8 @@ from typing import Any, get_args
 from evertune.errors import UserError, unknown
 from evertune.files import cache_folder
 from evertune.lmm.presets import PRESETS
-from evertune.tasks.stream import about_task, stream_file, stream_names
+from evertune.scoring.rules import rule_of
+from evertune.tasks.stream import TaskFile, about_task, stream_file, stream_names
 
 
 def listing(what: str) -> list[dict[str, str]]:
@@ -44,17 +45,20 @@ def details(name: str) -> dict[str, dict[str, Any]]:
         return {f"{name}: {PRESETS[name]['title']}": {k: v for k, v in PRESETS[name].items() if k != "title"}}
     if name in stream_names() or name.endswith((".yaml", ".yml")):
         content, _ = stream_file(name)
-        sections: dict[str, dict[str, Any]] = {f"{content.name}: {content.title}": {"tasks": len(content.tasks)}}
-        for number, task in enumerate(content.tasks, start=1):
-            source = task.build or task.data or f"{task.train}, {task.test}"
-            sections[f"{number}. {task.name}"] = {
-                "from": source,
-                **task.options,
-                "score": task.score,
-                **about_task(task),
-            }
-        return sections
+        counts = {"known": len(content.known)} if content.known else {}
+        sections: dict[str, dict[str, Any]] = {
+            f"{content.name}: {content.title}": {**counts, "tasks": len(content.tasks)}
+        }
+        sections |= {f"known: {task.name}": _task(task) for task in content.known}
+        return sections | {f"{n}. {task.name}": _task(task) for n, task in enumerate(content.tasks, start=1)}
     raise unknown("method, stream or model", name, [*METHODS, *stream_names(), *PRESETS])
+
+
+def _task(task: TaskFile) -> dict[str, Any]:
+    """Where a task is from, how it is scored, and what its source says about it."""
+    source = task.build or task.data or f"{task.train}, {task.test}"
+    score = task.score if task.score == "exact" else f"{task.score} ({rule_of(task.score).about})"
+    return {"from": source, **task.options, "score": score, **about_task(task)}
 
 
 def _kind(annotation: Any) -> str:

@@ -232,14 +232,18 @@ def report(runs: RunsArgument, out: Annotated[Path, typer.Option("--out", "-o")]
 @app.command()
 def metrics(
     matrix: Annotated[Path, typer.Argument(metavar="MATRIX", help="JSON or CSV; row 0 is the untouched model.")],
+    known: Annotated[
+        int | None, typer.Option("--known", metavar="K", help="The first K columns were known before the stream.")
+    ] = None,
 ) -> None:
     """Compute all metrics of anybody's matrix, as JSON."""
     from evertune.scoring.matrix_files import read_matrix
     from evertune.scoring.metrics import formulas, metrics_of
 
     content = read_matrix(matrix)
-    values = metrics_of(content.R, direct=content.direct, joint_average=content.joint_average)
-    _print_json({"metrics": values, "formulas": formulas()})
+    count = content.known if known is None else known
+    values = metrics_of(content.R, known=count, direct=content.direct, joint_average=content.joint_average)
+    _print_json({"metrics": values, "formulas": formulas(known=count)})
 
 
 @app.command()

@@ -64,7 +64,11 @@ class Method:
         self.context = context
 
     def know(self, task: Task) -> None:
-        """Called after `setup`, once per task that the model knows before the stream begins, in order."""
+        """Called once per task that the model knows before the stream begins, in order, after `setup`.
+
+        Only at stage 0: later stages have what was made of it in their `state_dict`. The features of `task.train` are
+        there.
+        """
 
     def stages(self, tasks: Sequence[Task]) -> list[Task]:
         """What is learned one after another; by default the tasks of the stream."""
