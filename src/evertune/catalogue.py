@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from types import NoneType
 from typing import Any, get_args
 
 from evertune.errors import UserError, unknown
@@ -39,7 +40,8 @@ def details(name: str) -> dict[str, dict[str, Any]]:
     if name in METHODS:
         about = METHODS[name].about
         facts = {key: getattr(about, key) for key in ("kind", "paper", "formula", "cost", "fails")}
-        options = {f"{name}.{o}": f"{_kind(p.annotation)} = {p.default!r}" for o, p in options_of(name).items()}
+        made = METHODS[name]()  # what a default of None stands for is known to the method only
+        options = {f"{name}.{o}": f"{_kind(p.annotation)} = {getattr(made, o)!r}" for o, p in options_of(name).items()}
         return {f"{name}: {about.title}": facts, "options": options or {"none": ""}}
     if name in PRESETS:
         return {f"{name}: {PRESETS[name]['title']}": {k: v for k, v in PRESETS[name].items() if k != "title"}}
@@ -63,8 +65,8 @@ def _task(task: TaskFile) -> dict[str, Any]:
 
 def _kind(annotation: Any) -> str:
     """`float`, or the values that may be chosen."""
-    choices = get_args(annotation)
-    return " | ".join(map(repr, choices)) if choices else str(annotation.__name__)
+    choices = [choice for choice in get_args(annotation) or (annotation,) if choice is not NoneType]
+    return " | ".join(choice.__name__ if isinstance(choice, type) else repr(choice) for choice in choices)
 
 
 def machine() -> dict[str, Any]:

@@ -26,7 +26,7 @@ from evertune.lmm.features import FeatureStore
 from evertune.lmm.protocol import LMM
 from evertune.lmm.weights import bytes_of, copy_of, fingerprint_of, restore
 from evertune.loop import OnStep, Step, Training, train, trained_parameters
-from evertune.methods import Context, Method
+from evertune.methods import Context, Method, composed
 from evertune.stages import (
     Stage,
     load_stage,
@@ -54,7 +54,7 @@ class Learner:
         reuse: take over answers and trainings from the cache that are identical to the bit.
 
     Raises:
-        RunFolderError: a stage in `folder` is damaged.
+        RunFolderError: a stage in `folder` is damaged. UserError: a method needs another that is not there.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Learner:
         reuse: bool = True,
     ) -> None:
         self.lmm = lmm
-        self.methods = list(methods)
+        self.methods = composed(methods)
         self.folder = folder
         self.training = training or Training()
         self.seed = seed
