@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from evertune.config import RunConfig
     from evertune.grid import Cell
 
+INTERRUPTED = 130
+
 app = typer.Typer(
     name="evertune",
     help="Teach a large multimodal model one new task after another, and keep what it knew.",
@@ -52,9 +54,10 @@ def main() -> None:
     except UserError as problem:
         print(f"evertune: {problem}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("evertune: interrupted; the same command again continues", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:  # typer has turned a KeyboardInterrupt into this
+            print("evertune: interrupted; the same command again continues", file=sys.stderr)
+        raise
 
 
 Action = Callable[["RunConfig", bool], None]

@@ -133,8 +133,11 @@ def value_text(value: Any) -> str:
     """A setting's value as short as people write it: `1e6`, `0.05`, `all`; different values differ."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return str(value)
-    text = f"{value:g}" if float(f"{value:g}") == value else repr(value)
-    return text.replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")
+    plain, digits = f"{value:g}", f"{value:e}".replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")
+    mantissa, _, exponent = digits.partition("e")
+    short = f"{mantissa.rstrip('0').rstrip('.')}e{exponent}"
+    exact = [text for text in (plain, short) if float(text) == value]
+    return min(exact, key=len) if exact else repr(value)
 
 
 def scalar(text: str) -> Any:

@@ -168,7 +168,7 @@ class Grid:
             return None
         left = sum(map(self._expected, waiting))
         left += sum(max(0.0, self._expected(run.name) - run.seconds) for run in running)
-        return left / self._jobs
+        return left / max(1, min(self._jobs, len(waiting) + len(running)))
 
     def _expected(self, name: str) -> float:
         alike = [s for other, s in self.seconds.items() if Path(other).parent == Path(name).parent]
