@@ -197,9 +197,15 @@ def test_what_a_run_is_doing_is_read_from_its_ledger(tmp_path):
     cell(0, "a")
     assert said() == "row 0: 1 of 2 tasks answered"
     cell(0, "b")
-    assert said() == "learning, stage 1"
+    write_json(tmp_path / "matrix.json", {"stages": ["a"]})
+    assert said() == "learning a (1 of 1)"
     append_jsonl(tmp_path / "ledger.jsonl", {"event": "stage", "stage": 1})
     assert said() == "row 1: 0 of 2 tasks answered"
+    cell(1, "a")
+    cell(1, "b")
+    assert said() == "writing the report"
+    (tmp_path / "matrix.json").write_text("{")
+    assert said() == ""
 
 
 def test_varying_on_test_seeds_is_noted(tmp_path):

@@ -228,15 +228,18 @@ def _default_jobs() -> int:
 
 
 def doing(folder: Path, *, tasks: Sequence[str]) -> str:
-    """What a run is at, from its ledger: `row 2: 3 of 5 tasks answered`, or `learning, stage 3`."""
+    """What a run is at, from its files: `learning digits (2 of 5)`, or `row 2: 3 of 5 tasks answered`."""
     try:
         rows = read_ledger(folder)
+        stages = read_json(folder / "matrix.json")["stages"] if (folder / "matrix.json").exists() else []
     except (RunFolderError, OSError):
         return ""  # the run itself will say what is wrong
     learned = [row["stage"] for row in rows if row["event"] == "stage"]
     cells = {(row["cell"]["stage"], row["cell"]["task"]) for row in rows if row["event"] == "cell"}
     stage = max([*learned, *(number for number, _ in cells)], default=0)
     answered = sum(number == stage for number, _ in cells)
-    if answered == len(tasks):
-        return f"learning, stage {stage + 1}"
+    if answered == len(tasks) and stages:
+        return (
+            "writing the report" if stage == len(stages) else f"learning {stages[stage]} ({stage + 1} of {len(stages)})"
+        )
     return f"row {stage}: {answered} of {len(tasks)} tasks answered" if rows else "starting"
