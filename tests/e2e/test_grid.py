@@ -53,15 +53,17 @@ def undisturbed(grid_file, tmp_path_factory):
     return out
 
 
-def wait_for(path, process):
+def wait_until(condition, process):
     deadline = time.monotonic() + 120
-    while not path.exists() and process.poll() is None and time.monotonic() < deadline:
+    while not condition() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
-    assert path.exists()
+    assert condition()
 
 
 def pid_of(out, cell):
-    return int((out / f"{cell}.lock").read_text())
+    """The last worker of a run; 0 while its number is being written."""
+    text = (out / f"{cell}.lock").read_text()
+    return int(text) if text.endswith("\n") else 0
 
 
 def test_results_hold_the_matrices_and_settings_of_all_runs(undisturbed):
@@ -93,7 +95,7 @@ def test_a_finished_grid_answers_at_once(undisturbed, grid_file):
 def test_stopped_and_killed_and_resumed_equals_undisturbed(undisturbed, grid_file, tmp_path):
     out = tmp_path / "grid"
     stopped = subprocess.Popen(command(grid_file, out, "--jobs", "2"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    wait_for(out / CELLS[0] / "stages" / "01-what" / "done.json", stopped)
+    wait_until((out / CELLS[0] / "stages" / "01-what" / "done.json").exists, stopped)
     workers = [pid_of(out, cell) for cell in CELLS]
     stopped.send_signal(signal.SIGTERM)
     _, errors = stopped.communicate(timeout=30)
@@ -103,7 +105,8 @@ def test_stopped_and_killed_and_resumed_equals_undisturbed(undisturbed, grid_fil
             os.kill(pid, 0)
 
     shot = subprocess.Popen(command(grid_file, out, "--jobs", "2"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    wait_for(out / CELLS[1] / "answers" / "01" / "what.jsonl", shot)
+    wait_until(lambda: pid_of(out, CELLS[1]) not in (0, workers[1]), shot)
+    wait_until((out / CELLS[1] / "stages" / "02-upright" / "done.json").exists, shot)
     os.kill(pid_of(out, CELLS[1]), signal.SIGKILL)
     said, _ = shot.communicate(timeout=120)
     assert shot.returncode == 1, "a failed run is told at the end"

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from evertune import UserError
@@ -14,7 +15,7 @@ from evertune.files import append_jsonl, digest_of_file, write_json
 from evertune.grid import Grid, cells_of, read_grid, state_of
 from evertune.grid.cells import held_out_note
 from evertune.grid.results import not_alike
-from evertune.grid.run import doing
+from evertune.grid.run import _default_jobs, _threads_each, doing
 
 SMALL = {"name": "small", "streams": ["parcel"], "models": ["random"], "methods": ["sequential", "ewc"]}
 
@@ -51,7 +52,7 @@ def test_a_stream_may_bring_its_model(tmp_path):
 
 def test_a_varied_option_is_for_its_method_and_train_is_for_all(tmp_path):
     vary = {"ewc.strength": [0, "1e2"], "train.epochs": [1, 0.5]}
-    found = cells(tmp_path, methods=["sequential", "replay+ewc"], vary=vary)
+    found = cells(tmp_path, methods=["sequential", "replay + ewc"], vary=vary)
     assert [cell.name.split("/")[1] for cell in found] == [
         *("sequential,train.epochs=1", "sequential,train.epochs=0.5"),
         *("replay+ewc,ewc.strength=0,train.epochs=1", "replay+ewc,ewc.strength=0,train.epochs=0.5"),
@@ -184,6 +185,18 @@ def test_what_counts_as_finished(tmp_path, photos):
     write_json(cell.folder / "matrix.json", {"finished": True})
     append_jsonl(tmp_path / "a.jsonl", {"image": "a.png", "instruction": "Hue?", "answer": "red"})
     assert grid().finished == [], "other data"
+
+
+def test_jobs_and_threads(monkeypatch):
+    monkeypatch.setattr("evertune.grid.run._cores", lambda: 12)
+    monkeypatch.setattr("evertune.lmm.device.pick_device", lambda: torch.device("cpu"))
+    assert _default_jobs() == 12
+    monkeypatch.setattr("evertune.lmm.device.pick_device", lambda: torch.device("cuda"))
+    assert _default_jobs() == 1
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert [_threads_each(jobs) for jobs in (1, 5, 12, 40)] == ["12", "2", "1", "1"]
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert _threads_each(5) == "3"
 
 
 def test_what_a_run_is_doing_is_read_from_its_ledger(tmp_path):

@@ -18,9 +18,18 @@ def job(folder, name, code):
     return Job(name, (sys.executable, "-c", code), beside=folder / name)
 
 
-def pool(jobs, *, size=2, done=(), when_done=lambda ended: None):
+def nothing(_):
+    pass
+
+
+def pool(jobs, *, size=2, done=(), before_start=nothing, when_done=nothing):
     return Pool(
-        jobs, size=size, environment={"GREETING": "hello"}, is_done=lambda job: job.name in done, when_done=when_done
+        jobs,
+        size=size,
+        environment={"GREETING": "hello"},
+        is_done=lambda job: job.name in done,
+        before_start=before_start,
+        when_done=when_done,
     )
 
 
@@ -112,11 +121,16 @@ def test_a_job_done_by_somebody_else_meanwhile_is_not_started(tmp_path):
     assert ended.problem is None and not (tmp_path / "a.log").exists()
 
 
-def test_the_lock_is_kept_until_the_result_is_noted(tmp_path):
+def test_the_lock_is_held_from_before_the_start_until_the_result_is_noted(tmp_path):
+    """Whatever a job reads and leaves is written while nobody else may start it."""
     seen = []
-    made = pool([job(tmp_path, "a", "")], when_done=lambda ended: seen.append(locked(ended.job)))
+    made = pool(
+        [job(tmp_path, "a", "")],
+        before_start=lambda job: seen.append(locked(job)),
+        when_done=lambda ended: seen.append(locked(ended.job)),
+    )
     work(made)
-    assert seen == [None]
+    assert seen == [None, None]
     again = locked(job(tmp_path, "a", ""))
     assert again is not None
     again.close()
@@ -142,7 +156,7 @@ import sys, time
 from pathlib import Path
 from evertune.grid.workers import Job, Pool
 job = Job("a", (sys.executable, "-c", "import time; time.sleep(60)"), beside=Path({str(tmp_path)!r}) / "a")
-pool = Pool([job], size=1, environment={{}}, is_done=lambda j: False, when_done=print)
+pool = Pool([job], size=1, environment={{}}, is_done=lambda j: False, before_start=print, when_done=print)
 pool.step()
 time.sleep(60)
 """

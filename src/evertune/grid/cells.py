@@ -106,7 +106,8 @@ def cells_of(grid: GridFile, *, out: Path) -> list[Cell]:
     """
     cells = []
     places = [(p.stream, model) for p in grid.streams for model in ([p.model] if p.model else grid.models)]
-    for seed, (stream, model), method in itertools.product(grid.seeds, places, grid.methods):
+    methods = ["+".join(method_parts(method)) for method in grid.methods]
+    for seed, (stream, model), method in itertools.product(grid.seeds, places, methods):
         place = f"{stream_file(stream)[0].name}-{Path(model).name}"
         for varied in _variations(grid, method):
             name = f"{place}/{_label(method, varied)}/s{seed}"

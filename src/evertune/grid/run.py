@@ -89,20 +89,20 @@ class Grid:
         Raises:
             KeyboardInterrupt: stopped by a signal; all workers have ended.
         """
-        jobs = [self._job(cell) for name, cell in self.cells.items() if not self.done[name]]
-        threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, _cores() // self._jobs))
+        jobs = [_job(cell) for name, cell in self.cells.items() if not self.done[name]]
         pool = Pool(
             jobs,
             size=self._jobs,
-            environment={"OMP_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"},
+            environment={"OMP_NUM_THREADS": _threads_each(self._jobs), "PYTHONUNBUFFERED": "1"},
             is_done=lambda job: self._is_finished(job.name),
+            before_start=self._write_config,
             when_done=self._remember,
         )
-        try:
-            with StopSignals() as stop:
+        with StopSignals() as stop:
+            try:
                 self._work(pool, watcher, stop)
-        finally:
-            pool.stop()
+            finally:
+                pool.stop()
         if stop.asked:
             raise KeyboardInterrupt
 
@@ -118,10 +118,9 @@ class Grid:
             watcher.changed(self._status(pool))
             time.sleep(SECONDS_BETWEEN_LOOKS if pool.open else 0)
 
-    def _job(self, cell: Cell) -> Job:
+    def _write_config(self, job: Job) -> None:
+        cell = self.cells[job.name]
         write_atomically(cell.file("yaml"), yaml.safe_dump(cell.config.model_dump(), sort_keys=False))
-        command = (sys.executable, "-m", "evertune", "run", str(cell.file("yaml")))
-        return Job(cell.name, command, beside=cell.folder)
 
     def _is_finished(self, name: str) -> bool:
         """Whether a worker has confirmed that this very run is finished, and nobody has changed it since.
@@ -181,6 +180,11 @@ class Grid:
         return [cell for name, cell in self.cells.items() if self.done[name]]
 
 
+def _job(cell: Cell) -> Job:
+    command = (sys.executable, "-m", "evertune", "run", str(cell.file("yaml")))
+    return Job(cell.name, command, beside=cell.folder)
+
+
 def check_methods(cells: Sequence[Cell]) -> None:
     """Check the methods of all runs with their options, before anything is started.
 
@@ -225,6 +229,11 @@ def _default_jobs() -> int:
     from evertune.lmm.device import pick_device
 
     return _cores() if pick_device().type == "cpu" else 1
+
+
+def _threads_each(jobs: int) -> str:
+    """Threads of each of `jobs` workers; what the user has set counts."""
+    return os.environ.get("OMP_NUM_THREADS") or str(max(1, _cores() // jobs))
 
 
 def doing(folder: Path, *, tasks: Sequence[str]) -> str:

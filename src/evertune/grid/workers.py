@@ -128,6 +128,7 @@ class Pool:
         size: jobs side by side.
         environment: variables that the workers get besides those of this process.
         is_done: whether a job needs no worker; asked again under its lock, for others may have done it meanwhile.
+        before_start: called under the job's lock, for what its command reads.
         when_done: called after a job went well and before its lock is let go.
     """
 
@@ -138,6 +139,7 @@ class Pool:
         size: int,
         environment: Mapping[str, str],
         is_done: Callable[[Job], bool],
+        before_start: Callable[[Job], None],
         when_done: Callable[[Ended], None],
     ) -> None:
         self.waiting = list(jobs)
@@ -146,6 +148,7 @@ class Pool:
         self._size = size
         self._environment = environment
         self._is_done = is_done
+        self._before_start = before_start
         self._when_done = when_done
 
     @property
@@ -187,6 +190,7 @@ class Pool:
         if self._is_done(job):
             lock.close()
             return [Ended(job, 0.0, None)]
+        self._before_start(job)
         self.running.append(start(job, lock, environment=self._environment))
         return []
 
