@@ -17,6 +17,7 @@ from rich.text import Text
 
 from evertune.errors import RunFolderError, UserError
 from evertune.files import read_json
+from evertune.report.variants import shared_settings, variant_names
 from evertune.report.words import METRIC_TITLES, duration, number
 from evertune.scoring.metrics import check_matrix, formulas, known_from, metrics_of
 
@@ -183,6 +184,7 @@ def metrics_with_references(matrix: Loaded, others: Sequence[Loaded]) -> dict[st
         other
         for other in others
         if setting_of(other) == setting_of(matrix) and other["seed"] == matrix["seed"] and is_finished(other)
+        if shared_settings(other) == shared_settings(matrix)
     ]
     direct = next((diagonal(other) for other in fitting if other["method"] == "direct"), None)
     joint = next((statistics.fmean(other["R"][-1]) for other in fitting if other["method"] == "joint"), None)
@@ -195,8 +197,8 @@ def compare(matrices: Sequence[Loaded]) -> list[Row]:
     """Methods side by side, each over its seeds.
 
     Order: zero-shot, sequential, then the other methods from the lowest final average to the highest, joint, direct;
-    one block for each stream and model. Runs in progress are counted, not averaged. Two runs with the same seed are
-    variants, not seeds: each gets its own row, named after its folder.
+    one block for each stream and model. Runs in progress are counted, not averaged. Runs with other settings are
+    variants: each gets its own row that names what differs. So do two runs with the same settings and seed, by folder.
     """
     rows: list[Row] = []
     for setting in dict.fromkeys(setting_of(matrix) for matrix in matrices):
@@ -206,16 +208,20 @@ def compare(matrices: Sequence[Loaded]) -> list[Row]:
 
 
 def by_method(matrices: Sequence[Loaded]) -> dict[str, list[Loaded]]:
-    """Runs of one setting by method; variants (same method and seed) by method and folder."""
+    """Runs of one setting by method; variants by method and what differs in their settings, or else their folder."""
     groups: dict[str, list[Loaded]] = {}
     for matrix in matrices:
         groups.setdefault(matrix["method"], []).append(matrix)
-    split: dict[str, list[Loaded]] = {}
+    variants: dict[str, list[Loaded]] = {}
     for method, members in groups.items():
+        for matrix, special in zip(members, variant_names(members), strict=True):
+            variants.setdefault(f"{method} ({special})" if special else method, []).append(matrix)
+    split: dict[str, list[Loaded]] = {}
+    for name, members in variants.items():
         if len({m["seed"] for m in members}) == len(members):
-            split[method] = members
+            split[name] = members
         else:
-            split |= {f"{method} ({m.get('folder', place)})": [m] for place, m in enumerate(members, start=1)}
+            split |= {f"{name} ({m.get('folder', place)})": [m] for place, m in enumerate(members, start=1)}
     return split
 
 
@@ -322,7 +328,7 @@ def _markdown_text(text: str) -> str:
 def rich_table(rows: Sequence[Row]) -> Table:
     """The comparison for the terminal."""
     caption = Text("\n".join(notes_of(rows)), style="dim") if notes_of(rows) else None
-    table = _plain_table(caption=caption)
+    table = plain_table(caption=caption)
     for place, title in enumerate(header := _header(rows)):
         number_column = place > header.index("method")
         table.add_column(
@@ -334,7 +340,7 @@ def rich_table(rows: Sequence[Row]) -> Table:
     return table
 
 
-def _plain_table(**more: Any) -> Table:
+def plain_table(**more: Any) -> Table:
     """One rule under the header and none elsewhere."""
     return Table(
         box=box.SIMPLE_HEAD,
@@ -352,7 +358,7 @@ def rich_matrix(matrix: Loaded) -> Table:
     title = f"{matrix['method']} on {matrix['stream']}, {matrix['model']}, seed {matrix['seed']}"
     before = f"known before: {', '.join(matrix['known'])}\n" if known_count(matrix) else ""
     caption = Text(before + _metrics_line(matrix), style="dim")
-    table = _plain_table(title=Text(title, style="bold"), caption=caption)
+    table = plain_table(title=Text(title, style="bold"), caption=caption)
     table.add_column("after", no_wrap=True)
     for task in matrix["tasks"]:
         table.add_column(Text(task.replace("-", "-\n")), justify="right", vertical="bottom")
