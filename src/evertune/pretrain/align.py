@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, mse_loss
+from torch.nn.functional import cross_entropy
 
 from evertune.lmm.instructblip import InstructBlip
 from evertune.lmm.protocol import Batch
@@ -20,6 +20,8 @@ from evertune.pretrain.corpus import PLAIN, caption_scene
 from evertune.tasks.pocket.draw import draw
 from evertune.tasks.pocket.questions import CAPTION, describe
 from evertune.tasks.task import Sample
+
+SHARPNESS = 10.0
 
 
 class CaptionBank:
@@ -43,13 +45,16 @@ class CaptionBank:
 
 
 def slot_loss(lmm: InstructBlip, bank: CaptionBank, choose: random.Random, *, batch: int) -> Tensor:
-    """Each soft token against the LM's embedding of its word: cross-entropy over the vocabulary, and the distance."""
+    """Each soft token should be its word: nearest to it among all words of the LM, and near."""
     drawn = bank.batch(lmm, choose, batch)
-    soft = lmm.soft_tokens(drawn)
+    soft = lmm.soft_tokens(drawn).flatten(0, 1)
     table: Tensor = lmm.blip.language_model.get_input_embeddings().weight
-    wanted = torch.tensor(lmm.processor.tokenizer([f"{PLAIN} {s.answers[0]}" for s in drawn.samples]).input_ids)
-    logits = soft @ table.T / table.std() / soft.shape[-1] ** 0.5
-    return cross_entropy(logits.flatten(0, 1), wanted.flatten()) + mse_loss(soft, table[wanted]) / table.var()
+    words = lmm.processor.tokenizer([f"{PLAIN} {s.answers[0]}" for s in drawn.samples]).input_ids
+    wanted = torch.tensor(words).flatten()
+    # 1 is the mean squared distance of a word from the middle of all words.
+    squared = soft.square().sum(1, keepdim=True) - 2 * soft @ table.T + table.square().sum(1)
+    distance = squared / (table.var() * table.shape[1])
+    return cross_entropy(-SHARPNESS * distance, wanted) + distance.gather(1, wanted[:, None]).mean()
 
 
 def caption_loss(lmm: InstructBlip, bank: CaptionBank, choose: random.Random, *, batch: int) -> Tensor:

@@ -1,6 +1,6 @@
 """What `tiny` reads and sees before any task: scenes in words with questions, and scenes as pictures with captions.
 
-The decoder learns the language from text alone: seventeen words (how to answer, and the scene), a question, an answer.
+The decoder learns the language from text alone: seventeen words (how to answer, and the scene), questions, answers.
 Later the Q-Former's seventeen soft tokens stand where these words stood.
 """
 
@@ -15,28 +15,39 @@ from evertune.tasks.pocket.world import Layout, Scene, draw_scene
 PLAIN = "plain"
 STYLES = (PLAIN, "brief", "letter", "told")
 SLOTS = 17
+LONG = 32
+"""Words after which a text gets no further question: padding to the longest would cost more than it teaches."""
 LAYOUTS: tuple[Layout, ...] = ("things", "signs", "book", "single")
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """The words before the question, the question, the answer."""
+    """The words before the questions, and questions with their answers."""
 
     prefix: str
-    prompt: str
-    answer: str
+    asked: tuple[tuple[str, str], ...]
 
 
-def document(choose: random.Random) -> Document:
-    """A text to learn the language from; every form of question, answered at length or as its task wants it."""
-    role = ROLES[choose.choice(list(ROLES))]
-    scene = _scene(choose, choose.choice(role.layouts), blurred=choose.random() < role.blurred)
-    if choose.random() < 0.15 and not scene.blurred:
-        return Document(f"{PLAIN} {describe(scene)}", CAPTION, describe(scene))
-    item = role.ask(scene, choose)
-    if choose.random() < 0.5:
-        return Document(f"{PLAIN} {scene.words}", item.instruction, item.long)
-    return Document(f"{role.style} {scene.words}", item.instruction, item.answers[0])
+def document(choose: random.Random, *, questions: int = 4) -> Document:
+    """A text to learn the language from: a scene, and questions of every form that fits it.
+
+    Half of them are answered at length, the others as their tasks want it. Several questions about one scene give the
+    decoder more to look up per word that it reads.
+    """
+    first = ROLES[choose.choice(list(ROLES))]
+    scene = _scene(choose, choose.choice(first.layouts), blurred=choose.random() < first.blurred)
+    if choose.random() < 0.1 and not scene.blurred:
+        return Document(f"{PLAIN} {describe(scene)}", ((CAPTION, describe(scene)),))
+    at_length = choose.random() < 0.5
+    fitting = [r for r in ROLES.values() if r.layouts == first.layouts and (at_length or r.style == first.style)]
+    style = PLAIN if at_length else first.style
+    asked: dict[str, str] = {}
+    for _ in range(1 if first.style == "told" else questions):
+        item = choose.choice(fitting).ask(scene, choose)
+        asked[item.instruction] = item.long if at_length else item.answers[0]
+        if sum(len(f"{question} {answer}".split()) for question, answer in asked.items()) > LONG:
+            break
+    return Document(f"{style} {scene.words}", tuple(asked.items()))
 
 
 def caption_scene(choose: random.Random) -> Scene:

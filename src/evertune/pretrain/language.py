@@ -7,7 +7,6 @@ whatever the Q-Former gave it. So it reads scenes in words, with questions of ev
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,28 +17,32 @@ from evertune.pretrain.corpus import Document, document
 
 
 def language_loss(lm: Any, tokenizer: Any, choose: random.Random, *, batch: int) -> Tensor:
-    """Loss of the answers of one batch of texts that are written now."""
-    documents = [document(choose) for _ in range(batch)]
-    asked = [_question(tokenizer, d) for d in documents]
-    said = [[*tokenizer(d.answer).input_ids, tokenizer.eos_token_id] for d in documents]
-    rows = [a + s for a, s in zip(asked, said, strict=True)]
-    labels = pad([[IGNORE] * len(a) + s for a, s in zip(asked, said, strict=True)], IGNORE)
-    attention = pad([[1] * len(row) for row in rows], 0)
-    embeds = lm.get_input_embeddings()(pad(rows, tokenizer.pad_token_id))
+    """Loss of all answers of one batch of texts that are written now."""
+    texts = [_tokens(tokenizer, document(choose)) for _ in range(batch)]
+    labels = pad([labels for _, labels in texts], IGNORE)
+    attention = pad([[1] * len(ids) for ids, _ in texts], 0)
+    embeds = lm.get_input_embeddings()(pad([ids for ids, _ in texts], tokenizer.pad_token_id))
     return answer_loss(lm.model, lm.lm_head, embeds, attention, labels).loss
 
 
 @torch.inference_mode()
 def language_accuracy(lm: Any, tokenizer: Any, *, texts: int = 512) -> float:
-    """Share of new texts answered word by word."""
+    """Share of new texts with one question that are answered word by word."""
     choose = random.Random("language accuracy")
-    documents: Sequence[Document] = [document(choose) for _ in range(texts)]
-    embeds = [lm.get_input_embeddings()(torch.tensor(_question(tokenizer, d))) for d in documents]
+    documents = [document(choose, questions=1) for _ in range(texts)]
+    asked = [[*tokenizer(d.prefix).input_ids, *tokenizer(d.asked[0][0]).input_ids] for d in documents]
+    embeds = [lm.get_input_embeddings()(torch.tensor(ids)) for ids in asked]
     end = tokenizer.eos_token_id
     answers = greedy_answers(lm, tokenizer, embeds, max_new_tokens=24, end=end)
-    return sum(a == d.answer for a, d in zip(answers, documents, strict=True)) / texts
+    return sum(a == d.asked[0][1] for a, d in zip(answers, documents, strict=True)) / texts
 
 
-def _question(tokenizer: Any, text: Document) -> list[int]:
-    """The words before the question, as they are followed by the question itself."""
-    return [*tokenizer(text.prefix).input_ids, *tokenizer(text.prompt).input_ids]
+def _tokens(tokenizer: Any, text: Document) -> tuple[list[int], list[int]]:
+    """Token ids, and labels on the answers with their end tokens."""
+    ids: list[int] = list(tokenizer(text.prefix).input_ids)
+    labels = [IGNORE] * len(ids)
+    for question, answer in text.asked:
+        asked, said = tokenizer(question).input_ids, [*tokenizer(answer).input_ids, tokenizer.eos_token_id]
+        ids += [*asked, *said]
+        labels += [*[IGNORE] * len(asked), *said]
+    return ids, labels

@@ -55,7 +55,8 @@ def make_tokenizer(*, documents: int = 20_000) -> Any:
         vocab_size=2000, special_tokens=list(SPECIAL), initial_alphabet=[*string.printable.strip(), "▁"]
     )
     choose = random.Random("tokenizer")
-    texts = [f"{d.prefix} {d.prompt} {d.answer}" for d in (document(choose) for _ in range(documents))]
+    written = [document(choose) for _ in range(documents)]
+    texts = [" ".join([d.prefix, *(text for pair in d.asked for text in pair)]) for d in written]
     tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
 

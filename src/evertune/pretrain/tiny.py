@@ -30,11 +30,12 @@ if TYPE_CHECKING:
     from evertune.lmm.instructblip import InstructBlip
 
 TOWER = Phase("tower", steps=3000, learning_rate=1e-3)
-LANGUAGE = Phase("language", steps=2500, learning_rate=2e-3)
+LANGUAGE = Phase("language", steps=2000, learning_rate=2e-3)
 SLOTS = Phase("slots", steps=2500, learning_rate=1e-3)
 CAPTIONS = Phase("captions", steps=500, learning_rate=3e-4)
 INSTRUCT = Phase("instruct", steps=1500, learning_rate=5e-4)
 BATCH = 64
+TEXTS = 32
 PICTURES = 16_384
 Scores = dict[str, dict[str, float]]
 
@@ -77,7 +78,7 @@ def train_tower(model: Any, processor: Any, *, folder: Path, on_step: OnStep) ->
 def train_language(model: Any, tokenizer: Any, *, folder: Path, on_step: OnStep) -> dict[str, float]:
     """Train `model.language_model`; returns the share of texts that it answers right."""
     lm = model.language_model
-    loss = partial(language_loss, lm, tokenizer, batch=BATCH)
+    loss = partial(language_loss, lm, tokenizer, batch=TEXTS)
     _run(LANGUAGE, dict(lm.named_parameters()), loss, folder=folder, on_step=on_step)
     return {"texts": language_accuracy(lm, tokenizer)}
 
