@@ -149,7 +149,8 @@ class Learner:
         """Answer one question about one picture; `task` is used by methods that need it only.
 
         Raises:
-            UserError: the instruction is empty, or a method must be told the task. DataError: the picture is missing or broken.
+            UserError: the instruction is empty, or a method must be told the task.
+            DataError: the picture is missing or broken.
         """
         if not instruction.strip():
             raise UserError("the instruction is empty: ask something")

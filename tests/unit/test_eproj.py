@@ -10,7 +10,7 @@ from evertune.errors import UserError
 from evertune.lmm.weights import copy_of
 from evertune.methods import EProj
 from evertune.methods.base import Context
-from evertune.methods.eproj import key_of
+from evertune.methods.routers import key_of
 
 
 def test_the_closed_form_is_the_optimum_of_the_key_loss():

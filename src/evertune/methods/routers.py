@@ -126,7 +126,8 @@ class CalibratedRouter(Router):
     the mean of each task, the summed scatter S around them and one number, that is D² + T D + 1 values and no sample.
     Σ is S / n, shrunk to the multiple of the identity with the same trace by Ledoit and Wolf's optimal share.
 
-    Sources: Hayes & Kanan 2020, arXiv 1909.01520 (streaming LDA); Ledoit & Wolf 2004, doi 10.1016/S0047-259X(03)00096-4.
+    Sources: streaming LDA, Hayes & Kanan 2020, arXiv 1909.01520; shrinkage, Ledoit & Wolf 2004,
+    doi 10.1016/S0047-259X(03)00096-4.
     """
 
     def __init__(self) -> None:
