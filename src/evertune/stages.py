@@ -27,6 +27,7 @@ from evertune.files import digest_of_file, make_folder, read_json, write_atomica
 from evertune.lmm.weights import fingerprint_of
 
 FILES = ("trainable.safetensors", "method.safetensors")
+PLACES = "$places"  # beside the methods' names in the state; no method can be called so
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,8 @@ def save_stage(
     tensors, values = split_state(state)
     places = _places(run, stage, tensors)
     own = {name: tensor for name, tensor in tensors.items() if places[name]["stage"] == folder.name}
-    metadata = {"state": json.dumps(values), "places": json.dumps(places)}
+    # One entry only: safetensors writes several in random order, and equal stages must be equal files.
+    metadata = {"state": json.dumps({**values, PLACES: places})}
     write_atomically(folder / FILES[1], save(own, metadata=metadata))
     write_jsonl(folder / "training.jsonl", log)
     write_json(folder / "done.json", {**asdict(stage), "sha256": {f: digest_of_file(folder / f) for f in FILES}})
@@ -76,7 +78,7 @@ def _places(run: Path, stage: Stage, tensors: Mapping[str, Tensor]) -> dict[str,
     for earlier in saved_stages(run):
         if earlier.number == stage.number - 1:
             path = stage_folder(run, earlier.number, earlier.task) / FILES[1]
-            before = json.loads(read_tensors(path, only=())[1].get("places", "{}"))
+            before = json.loads(read_tensors(path, only=())[1]["state"]).get(PLACES, {})
     here = stage_folder(run, stage.number, stage.task).name
     places = {name: {"stage": here, "sha256": fingerprint_of({name: t})} for name, t in tensors.items()}
     known = {name for name, place in places.items() if before.get(name, {}).get("sha256") == place["sha256"]}
@@ -106,8 +108,9 @@ def load_stage(run: Path, stage: Stage) -> tuple[dict[str, Tensor], dict[str, An
         _verify(folder, file)
     trainable, _ = read_tensors(folder / FILES[0])
     tensors, metadata = read_tensors(folder / FILES[1])
-    tensors |= _from_earlier(folder, json.loads(metadata.get("places", "{}")))
-    return trainable, join_state(tensors, json.loads(metadata["state"]))
+    values = json.loads(metadata["state"])
+    tensors |= _from_earlier(folder, values.pop(PLACES, {}))
+    return trainable, join_state(tensors, values)
 
 
 def _verify(folder: Path, file: str) -> None:

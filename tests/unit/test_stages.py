@@ -39,6 +39,14 @@ def test_an_unchanged_tensor_is_written_once(saved):
     assert max(sizes) < 1.2 * min(sizes)
 
 
+def test_equal_stages_are_equal_files(saved, tmp_path):
+    path = stage_folder(saved, 3, "task-3") / "method.safetensors"
+    before = path.read_bytes()
+    for _ in range(8):
+        save_stage(tmp_path, stage(3), trainable={"p": torch.zeros(1)}, state=state_after(3), log=[])
+        assert path.read_bytes() == before
+
+
 def test_every_stage_returns_whole(saved):
     for found in saved_stages(saved):
         state = load_stage(saved, found)[1]["eproj"]
