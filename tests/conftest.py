@@ -11,6 +11,9 @@ import torch
 from evertune.checks import toy_tasks
 from evertune.lmm import load_lmm
 from evertune.lmm.features import FeatureStore
+from evertune.lmm.weights import copy_of
+from evertune.methods import make_methods
+from evertune.methods.base import Context
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -40,3 +43,34 @@ def features(lmm, tasks):
     for task in tasks:
         store.ensure(task.train + task.test)
     return store
+
+
+@pytest.fixture
+def context(lmm, features):
+    return Context(lmm=lmm, features=features, seed=0, start=copy_of(lmm.trainable()))
+
+
+@pytest.fixture
+def set_up(context):
+    """Methods of a spec, set up."""
+
+    def make(spec, options=None):
+        methods = make_methods(spec, options)
+        for method in methods:
+            method.setup(context)
+        return methods
+
+    return make
+
+
+@pytest.fixture
+def jolt(lmm):
+    """Move every trained parameter a little, as learning would; the same way for the same seed."""
+
+    def move(amount, seed):
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in lmm.trainable().values():
+                parameter.add_(amount * torch.randn(parameter.shape, generator=generator))
+
+    return move

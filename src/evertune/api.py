@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evertune.assets import Progress
-from evertune.config import RunConfig, read_yaml, validated, with_settings
+from evertune.config import RunConfig, beside, read_yaml, validated, with_settings
 from evertune.errors import UserError
 from evertune.files import read_json
 from evertune.runner import Watcher, begin, finished_matrix, identity_of, run_stream, stamp
@@ -55,18 +55,12 @@ def configure(
         file = read_yaml(Path(stream))
         if isinstance(file, dict) and "stream" in file:
             where, content = stream, file
-            content["stream"] = _beside(Path(stream), str(file["stream"]))
+            content["stream"] = beside(Path(stream), str(file["stream"]))
     content |= {key: value for key, value in given.items() if value is not None}
     if options:
         content["options"] = {**content.get("options", {}), **options}
     content = with_settings(content, list(settings), methods=list(METHODS))
     return validated(RunConfig, content, where=where)
-
-
-def _beside(config: Path, stream: str) -> str:
-    """A stream's path in a run's YAML counts from that file."""
-    beside = config.parent / stream
-    return str(beside) if stream.endswith((".yaml", ".yml")) and beside.exists() else stream
 
 
 def method_specs(config: RunConfig) -> list[str]:
@@ -225,6 +219,7 @@ def _run_one(config: RunConfig, spec: str, stream: Stream, folder: Path, lmm: LM
         folder=folder,
         training=training_of(config),
         seed=config.seed,
+        known=stream.known,
         evaluation_batch=config.evaluation.batch_size,
         max_new_tokens=config.evaluation.max_new_tokens,
         reuse=config.reuse,
@@ -257,5 +252,5 @@ def _resolved(config: RunConfig, spec: str) -> dict[str, Any]:
 def _check_pictures(stream: Stream) -> None:
     from evertune.tasks.jsonl import check_pictures
 
-    for task in stream.tasks:
+    for task in stream.columns:
         check_pictures(task.train + task.test)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from types import NoneType
 from typing import Any, get_args
 
 from evertune.errors import UserError, unknown
 from evertune.files import cache_folder
 from evertune.lmm.presets import PRESETS
-from evertune.tasks.stream import about_task, stream_file, stream_names
+from evertune.scoring.rules import rule_of
+from evertune.tasks.stream import TaskFile, about_task, stream_file, stream_names
 
 
 def listing(what: str) -> list[dict[str, str]]:
@@ -38,29 +40,33 @@ def details(name: str) -> dict[str, dict[str, Any]]:
     if name in METHODS:
         about = METHODS[name].about
         facts = {key: getattr(about, key) for key in ("kind", "paper", "formula", "cost", "fails")}
-        options = {f"{name}.{o}": f"{_kind(p.annotation)} = {p.default!r}" for o, p in options_of(name).items()}
+        made = METHODS[name]()  # what a default of None stands for is known to the method only
+        options = {f"{name}.{o}": f"{_kind(p.annotation)} = {getattr(made, o)!r}" for o, p in options_of(name).items()}
         return {f"{name}: {about.title}": facts, "options": options or {"none": ""}}
     if name in PRESETS:
         return {f"{name}: {PRESETS[name]['title']}": {k: v for k, v in PRESETS[name].items() if k != "title"}}
     if name in stream_names() or name.endswith((".yaml", ".yml")):
         content, _ = stream_file(name)
-        sections: dict[str, dict[str, Any]] = {f"{content.name}: {content.title}": {"tasks": len(content.tasks)}}
-        for number, task in enumerate(content.tasks, start=1):
-            source = task.build or task.data or f"{task.train}, {task.test}"
-            sections[f"{number}. {task.name}"] = {
-                "from": source,
-                **task.options,
-                "score": task.score,
-                **about_task(task),
-            }
-        return sections
+        counts = {"known": len(content.known)} if content.known else {}
+        sections: dict[str, dict[str, Any]] = {
+            f"{content.name}: {content.title}": {**counts, "tasks": len(content.tasks)}
+        }
+        sections |= {f"known: {task.name}": _task(task) for task in content.known}
+        return sections | {f"{n}. {task.name}": _task(task) for n, task in enumerate(content.tasks, start=1)}
     raise unknown("method, stream or model", name, [*METHODS, *stream_names(), *PRESETS])
+
+
+def _task(task: TaskFile) -> dict[str, Any]:
+    """Where a task is from, how it is scored, and what its source says about it."""
+    source = task.build or task.data or f"{task.train}, {task.test}"
+    score = task.score if task.score == "exact" else f"{task.score} ({rule_of(task.score).about})"
+    return {"from": source, **task.options, "score": score, **about_task(task)}
 
 
 def _kind(annotation: Any) -> str:
     """`float`, or the values that may be chosen."""
-    choices = get_args(annotation)
-    return " | ".join(map(repr, choices)) if choices else str(annotation.__name__)
+    choices = [choice for choice in get_args(annotation) or (annotation,) if choice is not NoneType]
+    return " | ".join(choice.__name__ if isinstance(choice, type) else repr(choice) for choice in choices)
 
 
 def machine() -> dict[str, Any]:

@@ -21,7 +21,7 @@ from PIL import Image
 from evertune.learner import Learner
 from evertune.lmm import load_lmm
 from evertune.lmm.protocol import LMM
-from evertune.lmm.weights import copy_of, fingerprint_of
+from evertune.lmm.weights import bytes_of, copy_of, fingerprint_of
 from evertune.loop import Training
 from evertune.methods import Direct, Method, Sequential
 from evertune.tasks.task import Sample, Task
@@ -29,6 +29,8 @@ from evertune.tasks.task import Sample, Task
 MakeMethods = Callable[[], Sequence[Method]]
 COLOURS = ("red", "green", "blue", "yellow", "black", "white")
 TRAINING = Training(epochs=2, batch_size=4, learning_rate=5e-3)
+SMALL_GROWTH = 0.05
+"""Share of the trained parameters' bytes that a method may add per task without being an expansion."""
 
 
 def check_method(make: MakeMethods, *, seed: int = 3) -> None:
@@ -140,10 +142,15 @@ def _check_resume(whole: Learner, make: MakeMethods, stages: Sequence[Task], fol
 
 
 def _check_memory(learner: Learner) -> None:
-    """Only an expansion may store more tensors with every task."""
+    """Only an expansion may store much more with every task; others may declare a key or an embedding per task."""
+    if any(method.about.kind == "expansion" for method in learner.methods):
+        return
     sizes = [stage.stored_bytes for stage in learner.stages]
-    if not any(method.about.kind == "expansion" for method in learner.methods):
-        assert sizes[-1] <= sizes[0], f"stored bytes grow with the number of tasks: {sizes}"
+    declared = sum(method.grows_by() for method in learner.methods)
+    limit = SMALL_GROWTH * bytes_of(learner.lmm.trainable())
+    assert declared <= limit, f"declares a growth of {declared} bytes per task; above {limit:.0f} it is an expansion"
+    allowed = sizes[0] + declared * (len(sizes) - 1)
+    assert sizes[-1] <= allowed, f"stored bytes grow with the number of tasks: {sizes}, declared per task: {declared}"
 
 
 def _check_first_stage(make: MakeMethods, task: Task, folder: Path, seed: int) -> None:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from evertune.config import RunConfig
+    from evertune.grid import Cell
+
+INTERRUPTED = 130
 
 app = typer.Typer(
     name="evertune",
@@ -51,9 +54,10 @@ def main() -> None:
     except UserError as problem:
         print(f"evertune: {problem}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("evertune: interrupted; the same command again continues", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:  # typer has turned a KeyboardInterrupt into this
+            print("evertune: interrupted; the same command again continues", file=sys.stderr)
+        raise
 
 
 Action = Callable[["RunConfig", bool], None]
@@ -111,6 +115,80 @@ def plan(config: RunConfig, as_json: bool) -> None:
         return
     for made in plans:
         show_plan(console, made)
+
+
+@app.command()
+def pretrain(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="tiny: makes tiny-aligned and tiny-instruct.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the checkpoints go.")] = Path("runs/tiny"),
+    as_json: JsonOption = False,
+) -> None:
+    """Make a miniature from scratch, as the shipped one was made. Resumes."""
+    if name != "tiny":
+        raise unknown("miniature", name, ["tiny"])
+    from evertune.console import phase_bars
+    from evertune.lmm.device import use_threads
+    from evertune.lmm.quiet import quiet_libraries
+    from evertune.pretrain.tiny import pretrain_tiny
+
+    quiet_libraries()
+    use_threads()
+    console = _console(quiet=as_json)
+    with phase_bars(console) as on_step:
+        scores = pretrain_tiny(out, on_step=on_step)
+    if as_json:
+        _print_json(scores)
+        return
+    for phase, values in scores.items():
+        console.print(f"{phase:10} " + "  ".join(f"{key} {value:.3f}" for key, value in values.items()))
+    console.print(f"\n{out / 'tiny-aligned'}\n{out / 'tiny-instruct'}", soft_wrap=True, highlight=False)
+
+
+@app.command()
+def grid(
+    file: Annotated[Path, typer.Argument(metavar="FILE.yaml", help="Streams, models, methods, seeds, settings.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of all runs [runs/NAME].")] = None,
+    jobs: Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Runs side by side [cores; GPU: 1].")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs in their order; start none.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Do many runs side by side: streams x models x methods x seeds x settings. Resumes."""
+    from evertune.console import TerminalWatcher
+    from evertune.grid import Grid, cells_of, read_grid, summary, write_results
+    from evertune.grid_view import GridView, show_grid
+
+    asked = read_grid(file)
+    place = out or Path("runs") / asked.name
+    cells = cells_of(asked, out=place)
+    console = _console(quiet=as_json)
+    if dry_run:
+        _list_cells(cells, as_json=as_json)
+        return
+    with TerminalWatcher(console) as watcher:
+        made = Grid(cells, jobs=jobs, progress=watcher.fetching)
+    with GridView(console) as view:
+        made.run(view)
+    results = write_results(place / "results.json", made.finished, name=asked.name)
+    result = summary(asked, made, results=results)
+    if as_json:
+        _print_json(result.as_dict())
+    else:
+        show_grid(console, result)
+    if made.failed:
+        raise typer.Exit(1)
+
+
+def _list_cells(cells: list[Cell], *, as_json: bool) -> None:
+    """The runs of a grid in their order, after a check of all methods and options."""
+    from evertune.grid import check_methods, state_of
+
+    check_methods(cells)
+    rows = [{"run": cell.name, "folder": str(cell.folder), "state": state_of(cell)} for cell in cells]
+    if as_json:
+        _print_json(rows)
+        return
+    for row in rows:
+        print(f"{row['state']:<9} {row['run']}")
 
 
 @app.command()
@@ -205,14 +283,18 @@ def report(runs: RunsArgument, out: Annotated[Path, typer.Option("--out", "-o")]
 @app.command()
 def metrics(
     matrix: Annotated[Path, typer.Argument(metavar="MATRIX", help="JSON or CSV; row 0 is the untouched model.")],
+    known: Annotated[
+        int | None, typer.Option("--known", metavar="K", help="The first K columns were known before the stream.")
+    ] = None,
 ) -> None:
     """Compute all metrics of anybody's matrix, as JSON."""
     from evertune.scoring.matrix_files import read_matrix
     from evertune.scoring.metrics import formulas, metrics_of
 
     content = read_matrix(matrix)
-    values = metrics_of(content.R, direct=content.direct, joint_average=content.joint_average)
-    _print_json({"metrics": values, "formulas": formulas()})
+    count = content.known if known is None else known
+    values = metrics_of(content.R, known=count, direct=content.direct, joint_average=content.joint_average)
+    _print_json({"metrics": values, "formulas": formulas(known=count)})
 
 
 @app.command()

@@ -42,17 +42,12 @@ class EvaluationSettings(BaseModel):
     )
 
 
-class RunConfig(BaseModel):
-    """Everything that decides a run. `evertune run FILE.yaml` reads exactly this."""
+class SharedSettings(BaseModel):
+    """What a single run and a grid of runs both say, besides stream, model, method and seed."""
 
     model_config = ConfigDict(extra="forbid")
 
-    stream: str
-    model: str = "smol"
-    method: str = "sequential"
-    seed: int = Field(default=0, ge=0)
     limit: int | None = Field(default=None, ge=1)
-    out: str | None = None
     reuse: bool = Field(default=True, description="take over identical trainings and answers from the cache")
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     train: TrainSettings = Field(default_factory=TrainSettings)
@@ -60,6 +55,16 @@ class RunConfig(BaseModel):
     options: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="per method: its own options, e.g. {replay: {ratio: 0.05}}"
     )
+
+
+class RunConfig(SharedSettings):
+    """Everything that decides a run. `evertune run FILE.yaml` reads exactly this."""
+
+    stream: str
+    model: str = "smol"
+    method: str = "sequential"
+    seed: int = Field(default=0, ge=0)
+    out: str | None = None
 
 
 def read_yaml(path: Path) -> Any:
@@ -109,11 +114,33 @@ def with_settings(content: dict[str, Any], settings: list[str], *, methods: list
         for part in parts[:-1]:
             target[part] = {**(target.get(part) or {})}
             target = target[part]
-        target[parts[-1]] = _value(text)
+        target[parts[-1]] = scalar(text)
     return result
 
 
-def _value(text: str) -> Any:
+def beside(config: Path, stream: str) -> str:
+    """A stream's path in the YAML of a run or a grid counts from that file."""
+    path = config.parent / stream
+    return str(path) if stream.endswith((".yaml", ".yml")) and path.exists() else stream
+
+
+def setting_text(key: str, value: Any, *, method: str) -> str:
+    """`strength=1e6` for `ewc.strength` of the method `ewc`; the whole key where it would not say whose it is."""
+    return f"{key.removeprefix(f'{method}.')}={value_text(value)}"
+
+
+def value_text(value: Any) -> str:
+    """A setting's value as short as people write it: `1e6`, `0.05`, `all`; different values differ."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return str(value)
+    plain, digits = f"{value:g}", f"{value:e}".replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")
+    mantissa, _, exponent = digits.partition("e")
+    short = f"{mantissa.rstrip('0').rstrip('.')}e{exponent}"
+    exact = [text for text in (plain, short) if float(text) == value]
+    return min(exact, key=len) if exact else repr(value)
+
+
+def scalar(text: str) -> Any:
     """A YAML scalar; `5e-4` is a number for people, though not for YAML 1.1."""
     try:
         return float(text) if "e" in text.lower() else yaml.safe_load(text)

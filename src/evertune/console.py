@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from evertune.runner import Watcher
 from evertune.tasks import Task
@@ -193,3 +195,23 @@ def show_plan(console: Console, made: Plan) -> None:
         f"and at most {hours(made.evaluate_seconds)} answering\n",
         highlight=False,
     )
+
+
+@contextmanager
+def phase_bars(console: Console) -> Iterator[Callable[[str, int, int, float], None]]:
+    """Progress bars of pretraining, one per phase, with the loss of late and the time left."""
+    columns = (
+        TextColumn("{task.description:10}"),
+        BarColumn(bar_width=28, complete_style="cyan"),
+        MofNCompleteColumn(),
+    )
+    note = TextColumn("[dim]loss {task.fields[loss]:.3f}[/dim]")
+    with Progress(*columns, note, TimeRemainingColumn(), console=console) as progress:
+        bars: dict[str, TaskID] = {}
+
+        def on_step(phase: str, step: int, steps: int, loss: float) -> None:
+            if phase not in bars:
+                bars[phase] = progress.add_task(phase, total=steps, loss=loss)
+            progress.update(bars[phase], completed=step, loss=loss)
+
+        yield on_step

@@ -22,7 +22,7 @@ from evertune.lmm.protocol import LMM
 from evertune.lmm.weights import copy_of, fingerprint_of, restore
 from evertune.methods import Method
 from evertune.methods.base import UNTOUCHED
-from evertune.scoring.answers import score_of, tolerant
+from evertune.scoring.rules import error_of_mean, rule_of
 from evertune.tasks.task import Sample, Task
 
 OnAnswered = Callable[[int, int], None]
@@ -201,10 +201,17 @@ def read_answers(path: Path) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Score of a task's answers in points of 100: as the task demands, and tolerant of the answer's form."""
+    """Score of a task's answers in points of 100: as the task demands, and tolerant of the answer's form.
 
+    Attributes:
+        rule: name of the scoring rule.
+        standard_error: of `strict`, from the spread of the answers' scores; None for a single answer.
+    """
+
+    rule: str
     strict: float
     tolerant: float
+    standard_error: float | None
     n: int
     experts: dict[str, int]
 
@@ -218,11 +225,14 @@ def score_answers(rows: Sequence[dict[str, Any]], task: Task) -> Score:
     wanted = [s.id for s in task.test]
     if [row["id"] for row in rows] != wanted:
         raise RunFolderError(f"task '{task.name}': {len(rows)} answers for {len(wanted)} test samples, or other ids")
-    rule = score_of(task.score)
-    n = len(rows)
+    rule, n = rule_of(task.score), len(rows)
+    said, golds = [row["answer"] for row in rows], [row["gold"] for row in rows]
+    scores = rule.strict(said, golds)
     return Score(
-        strict=100 * sum(rule(row["answer"], row["gold"]) for row in rows) / n,
-        tolerant=100 * sum(tolerant(row["answer"], row["gold"]) for row in rows) / n,
+        rule=rule.name,
+        strict=100 * sum(scores) / n,
+        tolerant=100 * sum(rule.tolerant(said, golds)) / n,
+        standard_error=error_of_mean(scores),
         n=n,
         experts=dict(Counter(row["expert"] for row in rows if row["expert"] is not None)),
     )

@@ -26,7 +26,7 @@ from evertune.lmm.features import FeatureStore
 from evertune.lmm.protocol import LMM
 from evertune.lmm.weights import bytes_of, copy_of, fingerprint_of, restore
 from evertune.loop import OnStep, Step, Training, train, trained_parameters
-from evertune.methods import Context, Method
+from evertune.methods import Context, Method, composed
 from evertune.stages import (
     Stage,
     load_stage,
@@ -50,10 +50,11 @@ class Learner:
         seed: decides every random choice, together with the task's name.
         evaluation_batch: questions answered at once.
         max_new_tokens: longest answer; None: two tokens more than the task's longest training answer.
+        known: tasks that the model knows before the first stage, for methods that protect them.
         reuse: take over answers and trainings from the cache that are identical to the bit.
 
     Raises:
-        RunFolderError: a stage in `folder` is damaged.
+        RunFolderError: a stage in `folder` is damaged. UserError: a method needs another that is not there.
     """
 
     def __init__(
@@ -66,25 +67,24 @@ class Learner:
         seed: int = 0,
         evaluation_batch: int = 128,
         max_new_tokens: int | None = None,
+        known: Sequence[Task] = (),
         reuse: bool = True,
     ) -> None:
         self.lmm = lmm
-        self.methods = list(methods)
+        self.methods = composed(methods)
         self.folder = folder
         self.training = training or Training()
         self.seed = seed
         self.evaluation_batch = evaluation_batch
         self.max_new_tokens = max_new_tokens
+        self.known = tuple(known)
         self.reuse = reuse
         self.features = FeatureStore(lmm)
         self._start = copy_of(lmm.trainable())
-        context = Context(lmm=lmm, features=self.features, seed=seed, start=self._start)
-        for method in self.methods:
-            method.setup(context)
+        self._context = Context(lmm=lmm, features=self.features, seed=seed, start=self._start)
         self.stages: list[Stage] = saved_stages(folder)
         self.current = 0
-        if self.stages:
-            self.load(len(self.stages))
+        self.load(len(self.stages))
 
     def learn(self, task: Task, *, on_step: OnStep | None = None) -> Stage:
         """Teach one more task and save it as the next stage.
@@ -170,9 +170,11 @@ class Learner:
             raise UserError(f"there is no stage {number}; {self.folder} has stages 0 to {len(self.stages)}")
         restore(self.lmm.trainable(), self._start)
         for method in self.methods:
-            method.setup(method.context)
+            method.setup(self._context)
         if number:
             self._take(self.stages[number - 1])
+        else:
+            self._know()
         self.current = number
 
     def rollback(self, to: int) -> None:
@@ -187,6 +189,13 @@ class Learner:
             (folder / "done.json").unlink()  # first: from here on the stage does not exist
             shutil.rmtree(folder)
         self.stages = self.stages[:to]
+
+    def _know(self) -> None:
+        """Tell the methods what the untouched model knows already."""
+        for task in self.known:
+            self.features.ensure(task.train)
+            for method in self.methods:
+                method.know(task)
 
     def _state(self) -> dict[str, Any]:
         return {method.name: method.state_dict() for method in self.methods}

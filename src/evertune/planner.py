@@ -87,10 +87,13 @@ def plan_run(lmm: LMM, methods: Sequence[Method], stream: Stream, *, name: str, 
     for method in methods:
         method.setup(context)
     for method in methods:
+        if type(method).stages is not Method.stages:  # its stages may hold what is known
+            for task in stream.known:
+                method.know(task)
         tasks = method.stages(tasks)
     stages = [StagePlan(t.name, len(t.train), training.steps(len(t.train)), len(t.test)) for t in tasks]
     seen = sum(training.epochs * stage.samples for stage in stages)
-    answers = (len(tasks) + 1) * sum(len(task.test) for task in stream.tasks)
+    answers = (len(tasks) + 1) * sum(len(task.test) for task in stream.columns)
     return Plan(
         method=name,
         stages=stages,

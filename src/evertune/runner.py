@@ -132,7 +132,7 @@ def stamp(folder: Path, lmm: LMM, stream: Stream) -> None:
         "device": str(lmm.device),
         "dtype": str(lmm.dtype).removeprefix("torch."),
         "model_fingerprint": lmm.fingerprint,
-        "prompts": {task.name: lmm.prompt(task.train[0].instruction) for task in stream.tasks},
+        "prompts": {task.name: lmm.prompt(task.train[0].instruction) for task in stream.columns},
     }
     path = folder / "stamp.json"
     if path.exists():
@@ -154,7 +154,7 @@ def run_stream(
 
     Args:
         learner: at its last saved stage.
-        stream: its tasks are the columns of R.
+        stream: its tasks, the known ones first, are the columns of R.
         folder: the run folder.
         header: model, stream, method and seed, as they stand in `matrix.json`.
         watcher: told about progress.
@@ -166,13 +166,13 @@ def run_stream(
     watcher.run_started(
         f"{header['method']} on {header['stream']}, seed {header['seed']}",
         training=[round(learner.training.epochs * len(task.train)) for task in plan[len(learner.stages) :]],
-        answers=sum(len(t.test) for n in range(len(plan) + 1) for t in stream.tasks if (n, t.name) not in cells),
+        answers=sum(len(t.test) for n in range(len(plan) + 1) for t in stream.columns if (n, t.name) not in cells),
     )
     matrix: dict[str, Any] = {}
     for number in range(len(plan) + 1):
         if number > len(learner.stages):
             _learn(learner, plan[number - 1], number, folder, watcher)
-        for task in stream.tasks:
+        for task in stream.columns:
             if (number, task.name) not in cells:
                 cells[number, task.name] = _evaluate(learner, task, number, folder, watcher)
         matrix = _matrix(header, stream, plan, cells, learner, rows=number + 1)
@@ -208,7 +208,9 @@ def _evaluate(learner: Learner, task: Task, number: int, folder: Path, watcher: 
         "stage": number,
         "task": task.name,
         "score": score.strict,
+        "score_rule": score.rule,
         "tolerant": score.tolerant,
+        "standard_error": score.standard_error,
         "n": score.n,
         "answers": str(path.relative_to(folder)),
         **_routing(learner, task, score.experts, score.n),
@@ -264,21 +266,22 @@ def _matrix(
     *,
     rows: int,
 ) -> dict[str, Any]:
-    tasks = [task.name for task in stream.tasks]
+    tasks, known = [task.name for task in stream.columns], len(stream.known)
     kept = [cells[number, name] for number in range(rows) for name in tasks]
     R = [[cells[number, name]["score"] for name in tasks] for number in range(rows)]
     finished = rows == len(plan) + 1
     return {
         "format": FORMAT,
         **header,
+        "known": tasks[:known],
         "tasks": tasks,
         "stages": [task.name for task in plan],
         "finished": finished,
         "R": R,
         "tolerant": [[cells[number, name]["tolerant"] for name in tasks] for number in range(rows)],
-        "metrics": metrics_of(R) if finished else {},
-        "formulas": formulas(),
-        "warnings": _warnings(header, R) if finished else [],
+        "metrics": metrics_of(R, known=known) if finished else {},
+        "formulas": formulas(known=known),
+        "warnings": _warnings(header, R, known) if finished else [],
         "cost": _cost(learner, kept),
         "cells": [{k: v for k, v in cell.items() if k != "seconds"} for cell in kept],
     }
@@ -295,12 +298,14 @@ def _cost(learner: Learner, cells: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _warnings(header: Mapping[str, Any], R: list[list[float]]) -> list[str]:
+def _warnings(header: Mapping[str, Any], R: list[list[float]], known: int) -> list[str]:
     """What makes a stream not worth measuring: solved before training, or hardly forgotten by plain tuning."""
     found = []
-    if solved := sum(score >= ALREADY_SOLVED for score in R[0]):
-        found.append(f"the untouched model already solves {solved} of {len(R[0])} tasks (>= {ALREADY_SOLVED:.0f})")
-    lost = metrics_of(R)["forgetting"]
+    new = R[0][known:]
+    if solved := sum(score >= ALREADY_SOLVED for score in new):
+        tasks = "new tasks" if known else "tasks"
+        found.append(f"the untouched model already solves {solved} of {len(new)} {tasks} (>= {ALREADY_SOLVED:.0f})")
+    lost = metrics_of(R, known=known)["forgetting"]
     if header["method"] == "sequential" and lost is not None and lost < HARDLY_FORGETS:
         found.append(f"sequential tuning forgets {lost:.1f} points only: methods can't be told apart on this stream")
     return found

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from evertune.checks import check_method
-from evertune.methods import EWC, METHODS, EProj, Replay, make_methods
+from evertune.errors import UserError
+from evertune.lmm.weights import bytes_of
+from evertune.methods import EWC, METHODS, EProj, LwF, Replay, Tir, composed, make_methods
 
-SPECS = [*METHODS, "replay+ewc", "replay+eproj"]
-OPTIONS = {"replay": {"ratio": 0.25}, "ewc": {"strength": 50.0, "samples": 4}}
+ALONE = [name for name in METHODS if name != "tir"]
+TOGETHER = ["replay+ewc", "replay+eproj", "replay+mas", "tir+ewc", "tir+mas", "replay+tir+ewc", "ewc+lwf"]
+OPTIONS = {
+    "replay": {"ratio": 0.25},
+    "ewc": {"strength": 50.0, "samples": 4},
+    "online-ewc": {"strength": 50.0, "samples": 4},
+    "mas": {"samples": 4},
+    "lwf": {"strength": 3.0},
+}
 
 
-@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("spec", [*ALONE, *TOGETHER])
 def test_contract(spec):
-    check_method(lambda: make_methods(spec, {k: v for k, v in OPTIONS.items() if k in spec}))
+    check_method(lambda: make_methods(spec, OPTIONS))
 
 
 @pytest.mark.parametrize(
@@ -68,7 +78,7 @@ class TouchesTheFrozen(Replay):
 
 class NeverQuiet(EWC):
     def adds_to_loss(self):
-        return bool(self.importance)
+        return bool(self.rule.importance)
 
     def after_backward(self, parameters):
         for parameter in parameters.values():
@@ -78,7 +88,29 @@ class NeverQuiet(EWC):
 class GrowsForever(EWC):
     def after_task(self, task):
         super().after_task(task)
-        self.importance |= {f"{task.name}/{n}": t.clone() for n, t in self.importance.items()}
+        self.rule.importance |= {f"{task.name}/{n}": t.clone() for n, t in self.rule.importance.items()}
+
+
+class DeclaresWhatOnlyAnExpansionMay(GrowsForever):
+    def grows_by(self):
+        return bytes_of(self.context.parameters)
+
+
+class ForgetsOwners(EWC):
+    """Under tir: the owners of a saved stage are lost, all belongs to the first task."""
+
+    def load_state_dict(self, state):
+        super().load_state_dict({**state, "owner": {n: torch.zeros_like(t) for n, t in state["owner"].items()}})
+
+
+class ForgetsThatItKnows(LwF):
+    def state_dict(self):
+        return {"knows": False}
+
+
+class DistilsFromTheFirst(LwF):
+    def adds_to_loss(self):
+        return True
 
 
 @pytest.mark.parametrize(
@@ -95,8 +127,24 @@ class GrowsForever(EWC):
         (lambda: TouchesTheFrozen(ratio=0.25), "a frozen parameter was changed"),
         (lambda: NeverQuiet(samples=4), "trained differently than alone"),
         (lambda: GrowsForever(strength=50.0, samples=4), "stored bytes grow"),
+        (lambda: DeclaresWhatOnlyAnExpansionMay(strength=50.0, samples=4), "it is an expansion"),
+        (lambda: ForgetsThatItKnows(strength=3.0), "some state is not saved"),
+        (lambda: DistilsFromTheFirst(strength=3.0), "trained differently than alone"),
     ],
 )
 def test_a_broken_method_fails(broken, complaint):
     with pytest.raises(AssertionError, match=complaint):
         check_method(lambda: [broken()])
+
+
+def test_owners_must_survive():
+    with pytest.raises(AssertionError, match="some state is not saved"):
+        check_method(lambda: [Tir(), ForgetsOwners(strength=1e6, samples=4)])
+
+
+def test_a_modifier_must_have_something_to_modify():
+    for methods in (lambda: make_methods("tir"), lambda: make_methods("replay+tir"), lambda: composed([Tir()])):
+        with pytest.raises(UserError, match=r"join it with one, as in tir\+ewc or tir\+mas"):
+            methods()
+    with pytest.raises(UserError, match="write ewc instead"):
+        make_methods("tir+online-ewc")

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import errno
-import importlib.util
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import yaml
@@ -19,16 +17,6 @@ from evertune import UserError
 from evertune import run as evertune_run
 
 SETTINGS = ["train.epochs=12", "train.learning_rate=0.01", "dtype=float32"]
-
-
-@pytest.fixture(scope="module")
-def stream(tmp_path_factory):
-    """Two tasks on crops of photographs: what is it, and is it upright? Made by the example of the docs."""
-    path = Path(__file__).parents[2] / "examples" / "photographs.py"
-    spec = importlib.util.spec_from_file_location("photographs", path)
-    example = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(example)
-    return example.main(tmp_path_factory.mktemp("photos"))
 
 
 def command(stream, out, *more):

@@ -8,30 +8,73 @@ import torch
 from evertune.errors import UserError
 from evertune.lmm.weights import copy_of, restore
 from evertune.loop import Training, cosine, sample_order, train
-from evertune.methods import EWC, Sequential
+from evertune.methods import EWC, Sequential, make_methods
 from evertune.methods.base import Context
+
+STRONG = {
+    "ewc": {"ewc": {"strength": 1e4, "samples": 4}},
+    "online-ewc": {"online-ewc": {"strength": 1e4, "samples": 4}},
+    "mas": {"mas": {"strength": 1e-2, "samples": 4}},
+    "tir+ewc": {"ewc": {"strength": 1e5, "samples": 4}},
+    "tir+mas": {"mas": {"strength": 1e5, "samples": 4}},
+    "lwf": {"lwf": {"strength": 3.0}},
+}
+SPLITS = [(8, 1), (1, 8)]
 
 
 @pytest.mark.parametrize("split", [(2, 4), (4, 2), (1, 8)])
-@pytest.mark.parametrize("protect", [False, True], ids=["sequential", "ewc"])
-def test_accumulation_is_invisible(lmm, tasks, features, split, protect):
+@pytest.mark.parametrize("spec", ["sequential", *STRONG])
+def test_accumulation_is_invisible(lmm, tasks, features, split, spec):
     """8 = 2 x 4 = 4 x 2 = 1 x 8, with a penalty too: it must be added once per step, not once per micro-batch."""
     start = copy_of(lmm.trainable())
-    ends = []
-    for batch_size, accumulate in ((8, 1), split):
-        restore(lmm.trainable(), start)
-        method = EWC(strength=1e4, samples=4) if protect else Sequential()
-        method.setup(Context(lmm=lmm, features=features, seed=0, start=start))
-        if protect:
-            method.after_task(tasks[0])
-        training = Training(epochs=3, batch_size=batch_size, accumulate=accumulate, learning_rate=1e-3)
-        log = train(lmm, [method], tasks[1].train, features, training=training, seed=4)
-        ends.append((copy_of(lmm.trainable()), [step.loss for step in log]))
-    (whole, losses), (parts, others) = ends
+    (whole, losses), (parts, others) = (
+        second_task(lmm, tasks, features, make_methods(spec, STRONG.get(spec)), start, batch_size, accumulate)
+        for batch_size, accumulate in ((8, 1), split)
+    )
     assert len(losses) == len(others) == 3
     assert losses == pytest.approx(others, rel=1e-4)
     for name in whole:
         torch.testing.assert_close(whole[name], parts[name], rtol=1e-3, atol=2e-5, msg=name)
+
+
+def second_task(lmm, tasks, features, methods, start, batch_size=8, accumulate=1):
+    """Weights and losses of the second task when the first was known."""
+    restore(lmm.trainable(), start)
+    for method in methods:
+        method.setup(Context(lmm=lmm, features=features, seed=0, start=start))
+    for hook, task in (("know", tasks[0]), ("before_task", tasks[1])):
+        for method in methods:
+            getattr(method, hook)(task)
+    training = Training(epochs=3, batch_size=batch_size, accumulate=accumulate, learning_rate=1e-3)
+    log = train(lmm, methods, tasks[1].train, features, training=training, seed=4)
+    return copy_of(lmm.trainable()), [step.loss for step in log]
+
+
+@pytest.mark.parametrize("spec", STRONG)
+def test_what_is_invisible_is_there(lmm, tasks, features, spec):
+    """The penalties above are strong enough to show in the weights; else the test before says nothing."""
+    start = copy_of(lmm.trainable())
+    plain, _ = second_task(lmm, tasks, features, [Sequential()], start)
+    held, _ = second_task(lmm, tasks, features, make_methods(spec, STRONG[spec]), start)
+    assert max(float((plain[n] - held[n]).abs().max()) for n in plain) > 5e-4
+
+
+class OncePerMicroBatch(EWC):
+    """The usual mistake: the whole penalty added anew for each micro-batch of the step."""
+
+    def after_backward(self, parameters):
+        pass
+
+    def loss_terms(self, batch, output):
+        return {"ewc": self.penalty(self.context.parameters) * 8 / len(batch.samples)}
+
+
+def test_a_penalty_per_micro_batch_is_visible(lmm, tasks, features):
+    start = copy_of(lmm.trainable())
+    ends = [
+        second_task(lmm, tasks, features, [OncePerMicroBatch(**STRONG["ewc"]["ewc"])], start, *s)[0] for s in SPLITS
+    ]
+    assert max(float((ends[0][n] - ends[1][n]).abs().max()) for n in start) > 5e-4
 
 
 def test_the_same_seed_gives_the_same_bits(lmm, tasks, features):

@@ -114,6 +114,26 @@ def test_metrics_command(capsys, tmp_path):
     assert code == 0 and json.loads(out)["metrics"]["bwt"] == -1.5
 
 
+def test_metrics_command_with_known_tasks(capsys, tmp_path):
+    path = tmp_path / "m.csv"
+    path.write_text("60,5,10\n65,80,20\n55,70,90\n")
+    code, out, _ = evertune("metrics", path, "--known", "1", capsys=capsys)
+    said = json.loads(out)
+    assert code == 0 and said["metrics"]["forgetting"] == 10 and "a_i" in said["formulas"]["forgetting"]
+
+
+def test_show_a_stream_with_known_tasks_and_scores(capsys, tmp_path):
+    path = tmp_path / "s.yaml"
+    path.write_text(
+        "name: s\nknown: [{name: old, data: o.jsonl, score: cider}]\ntasks: [{name: new, data: n.jsonl, score: vqa}]"
+    )
+    code, out, _ = evertune("show", path, "--json", capsys=capsys)
+    sections = json.loads(out)
+    assert code == 0 and list(sections) == ["s: ", "known: old", "1. new"]
+    assert sections["s: "] == {"known": 1, "tasks": 1}
+    assert sections["known: old"]["score"].startswith("cider (CIDEr-D x 100")
+
+
 def test_doctor(capsys):
     code, out, _ = evertune("doctor", "--json", capsys=capsys)
     assert code == 0 and json.loads(out)["dtype chosen"] in ("float32", "bfloat16")

@@ -13,7 +13,6 @@ from evertune.lmm.weights import copy_of
 from evertune.loop import Training
 from evertune.methods import EProj
 from evertune.methods.base import UNTOUCHED, Context
-from evertune.methods.eproj import summed_to_one
 from evertune.similarity import embed_task, similarity_to
 from evertune.tasks.task import Task
 
@@ -231,15 +230,6 @@ def test_importance_of_a_reused_expert_is_the_maximum(make, lmm, tasks):
     count = sum(p.numel() for p in lmm.trainable().values())
     torch.testing.assert_close(found[names[0]].flatten()[0].item(), 1 / lmm.trainable()[names[0]].numel())
     torch.testing.assert_close(found[names[1]].flatten()[0].item(), 1 / count)
-
-
-def test_importance_edges():
-    zero = {"a": torch.zeros(3)}
-    assert same(summed_to_one(zero), zero)
-    with pytest.raises(UserError, match="not finite"):
-        summed_to_one({"a": torch.tensor([1.0, float("nan")])})
-    with pytest.raises(UserError, match="not finite"):
-        summed_to_one({"a": torch.tensor([1.0, float("inf")])})
 
 
 def test_known_tasks_share_the_untouched_model(make, lmm, tasks):

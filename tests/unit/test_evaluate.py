@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import statistics
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ import torch
 from evertune.errors import RunFolderError
 from evertune.evaluate import AnswerCache, answer_samples, read_answers, score_answers, write_answers
 from evertune.methods import make_methods
+from evertune.scoring.cider import cider
 
 
 def answered(lmm, task, features, **more):
@@ -24,6 +27,20 @@ def test_answers_are_written_then_read_then_scored(lmm, tasks, features, tmp_pat
         row["answer"] = row["gold"][0] if row["id"] == rows[0]["id"] else "the " + row["gold"][0] + "."
     score = score_answers(rows, tasks[0])
     assert (score.strict, score.tolerant, score.n) == (25.0, 100.0, 4)
+
+
+def test_a_cell_is_scored_by_the_rule_of_its_task(lmm, tasks, features, tmp_path):
+    path = tmp_path / "a.jsonl"
+    write_answers(path, answered(lmm, tasks[0], features))
+    rows = read_answers(path)
+    for number, row in enumerate(rows):
+        row["answer"], row["gold"] = ["red dog 0", "x", "dog 2", ""][number], [f"red dog {number}", "a bird"]
+    exact, captions = (score_answers(rows, replace(tasks[0], score=name)) for name in ("exact", "cider"))
+    assert (exact.rule, exact.strict, exact.standard_error) == ("exact", 25.0, pytest.approx(25.0))
+    each = cider([row["answer"] for row in rows], [row["gold"] for row in rows])
+    assert captions.strict == pytest.approx(100 * statistics.fmean(each)) and captions.strict > 0
+    assert captions.standard_error == pytest.approx(100 * statistics.stdev(each) / 2)
+    assert captions.tolerant == captions.strict
 
 
 def test_a_cell_with_a_gap_has_no_score(lmm, tasks, features, tmp_path):

@@ -104,7 +104,7 @@ def test_it_pulls_back(lmm, tasks, features):
     for parameter in lmm.trainable().values():
         parameter.grad = None
     ewc.after_backward(lmm.trainable())
-    largest = max(float(t.max()) for t in ewc.importance.values())
+    largest = max(float(t.max()) for t in ewc.rule.importance.values())
     with torch.no_grad():
         for parameter in lmm.trainable().values():
             parameter.sub_(0.1 / largest * parameter.grad)

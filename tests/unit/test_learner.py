@@ -10,7 +10,7 @@ from evertune.learner import Learner
 from evertune.lmm import load_lmm
 from evertune.lmm.weights import fingerprint_of
 from evertune.loop import Training
-from evertune.methods import make_methods
+from evertune.methods import Joint, Sequential, make_methods
 
 
 def make(folder, spec="ewc", **more):
@@ -66,3 +66,49 @@ def test_identical_training_is_taken_over_and_a_penalty_is_not(tasks, tmp_path, 
     assert [first.learn(task).reused for task in tasks[:2]] == [False, False]
     assert [second.learn(task).reused for task in tasks[:2]] == [True, False]
     assert make(tmp_path / "c", "sequential", seed=2).learn(tasks[0]).reused is False
+
+
+class Listens(Sequential):
+    """Writes down what it is told; its state is what it was told."""
+
+    def setup(self, context):
+        super().setup(context)
+        self.said = ["setup"]
+
+    def know(self, task):
+        assert all(sample in self.context.features for sample in task.train), "features come first"
+        self.said.append(task.name)
+
+    def state_dict(self):
+        return {"said": self.said}
+
+    def load_state_dict(self, state):
+        self.said = [*state["said"], "loaded"]
+
+
+def test_methods_are_told_what_is_known_at_stage_0_only(tasks, tmp_path, lmm, monkeypatch):
+    monkeypatch.setenv("EVERTUNE_CACHE", str(tmp_path / "cache"))  # no feature is there before
+
+    def learner():
+        return Learner(lmm, [Listens()], folder=tmp_path / "run", training=Training(), known=tasks[:2])
+
+    first = learner()
+    (method,) = first.methods
+    assert method.said == ["setup", "task-0", "task-1"]
+    first.learn(tasks[2])
+    first.load(1)
+    assert method.said == ["setup", "task-0", "task-1", "loaded"], "from the checkpoint, not told again"
+    assert learner().methods[0].said == ["setup", "task-0", "task-1", "loaded"]
+    first.load(0)
+    assert method.said == ["setup", "task-0", "task-1"]
+    first.rollback(0)
+    assert method.said == ["setup", "task-0", "task-1"] and not first.stages
+
+
+def test_joint_trains_on_what_is_known_too(tasks, tmp_path, lmm):
+    learner = Learner(lmm, make_methods("joint"), folder=tmp_path, training=Training(), known=tasks[:1])
+    learner.load(0)  # told again, it must not know twice
+    (stage,) = learner.methods[0].stages(tasks[1:])
+    assert stage.train == tuple(sample for task in tasks for sample in task.train)
+    (alone,) = Joint().stages(tasks[1:])
+    assert alone.train == tuple(sample for task in tasks[1:] for sample in task.train)

@@ -31,6 +31,55 @@ def test_the_example_by_hand():
     assert got["zero_shot"] == 0
 
 
+# One task is known before, then two are learned: rows 0..2, the known task's column first.
+WITH_KNOWN = [[60, 5, 10], [65, 80, 20], [55, 70, 90]]
+
+
+def test_one_known_task_by_hand():
+    got = metrics_of(WITH_KNOWN, known=1, direct=[None, 85, 88], joint_average=75.0)
+    assert got["final_average"] == pytest.approx((55 + 70 + 90) / 3)
+    assert got["mean_average"] == pytest.approx(((65 + 80) / 2 + (55 + 70 + 90) / 3) / 2)
+    assert got["learning"] == pytest.approx((80 + 90) / 2), "of the new tasks"
+    assert got["bwt"] == pytest.approx(((55 - 60) + (70 - 80)) / 2)
+    # known: min(55-60, 55-65, 0) = -10; first: min(70-80, 0) = -10; second: 0
+    assert got["bwt_paper"] == pytest.approx(-20 / 3)
+    # known: max(60, 65) - 55; first: 80 - 70; the last had no time
+    assert got["forgetting"] == pytest.approx((10 + 10) / 2)
+    assert got["forward_transfer"] == pytest.approx(20 - 10), "of the second new task"
+    assert got["zero_shot"] == pytest.approx((5 + 10) / 2), "of the new tasks"
+    assert got["intransigence"] == pytest.approx(((85 - 80) + (88 - 90)) / 2)
+    assert got["relative_average"] == pytest.approx((70 / 85 + 90 / 88) / 2), "where there is a reference"
+    assert got["gap_to_joint"] == pytest.approx(75 - 215 / 3)
+
+
+def test_with_one_new_task_the_known_ones_can_be_forgotten():
+    got = metrics_of([[60, 50, 0], [40, 45, 90]], known=2)
+    assert got["forgetting"] == pytest.approx((20 + 5) / 2) and got["bwt"] == pytest.approx(-12.5)
+    assert got["learning"] == 90 and got["forward_transfer"] is None
+
+
+def test_joint_with_known_tasks_has_no_stage_metrics():
+    got = metrics_of([[60, 5, 10], [62, 80, 90]], known=1)
+    assert got["zero_shot"] == 7.5 and got["final_average"] == pytest.approx(232 / 3)
+    assert got["learning"] is None and got["forgetting"] is None
+
+
+def test_a_missing_reference_of_a_new_task_gives_no_intransigence():
+    got = metrics_of(WITH_KNOWN, known=1, direct=[50, None, 88])
+    assert got["intransigence"] is None
+    assert got["relative_average"] == pytest.approx((55 / 50 + 90 / 88) / 2)
+
+
+def test_as_many_known_tasks_as_columns_are_refused():
+    with pytest.raises(UserError, match="3 known tasks in a matrix of 3 columns"):
+        metrics_of(R, known=3)
+
+
+def test_formulas_without_known_tasks_stay_as_they_are():
+    assert formulas()["forgetting"] == "1/(T-1) Σ_{i<T} (max_{i≤l<T} R[l,i] - R[T,i])"
+    assert set(formulas(known=2)) == set(formulas()) and formulas(known=2)["learning"] != formulas()["learning"]
+
+
 def test_forgetting_is_not_clipped():
     better_later = [[0, 0], [50, 0], [60, 40]]
     assert metrics_of(better_later)["forgetting"] == pytest.approx(-10)
@@ -96,9 +145,18 @@ def test_matrix_files(tmp_path, name, text):
     assert metrics_of(read_matrix(path).R) == metrics_of(R)
 
 
+@pytest.mark.parametrize("known", [1, ["old"]])
+def test_a_matrix_file_may_say_what_was_known(tmp_path, known):
+    path = tmp_path / "m.json"
+    path.write_text(json.dumps({"R": WITH_KNOWN, "known": known, "direct": [None, 85, 88]}))
+    content = read_matrix(path)
+    assert (content.known, content.direct) == (1, [None, 85, 88])
+
+
 @pytest.mark.parametrize(
     ("name", "text", "complaint"),
     [
+        ("m.json", '{"R": [[0, 0], [1, 1]], "known": "one"}', "'known' is 'one'"),
         ("m.json", "{", "m.json:1"),
         ("m.json", '{"x": 1}', "expected rows"),
         ("m.csv", "0,0\n1,oops\n", "m.csv:2"),

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from evertune.errors import DataError, UserError
+from evertune.files import digest
 from evertune.tasks import load_stream, stream_names
 from evertune.tasks.stream import stream_file
 
@@ -43,6 +44,30 @@ def test_train_and_test_files(tmp_path):
     assert len(stream.tasks[0].train) == len(stream.tasks[0].test) == 3
 
 
+def test_a_task_names_its_score(tmp_path):
+    write_task(tmp_path, "a")
+    plain = load_stream(write_stream(tmp_path, "name: s\ntasks: [{name: a, data: a.jsonl}]"))
+    soft = load_stream(write_stream(tmp_path, "name: s\ntasks: [{name: a, data: a.jsonl, score: vqa}]"))
+    assert (plain.tasks[0].score, soft.tasks[0].score) == ("exact", "vqa")
+    assert plain.fingerprint != soft.fingerprint, "another score is another run"
+
+
+def test_known_tasks_come_first_and_change_the_fingerprint(tmp_path):
+    for shade, name in enumerate("kab"):
+        write_task(tmp_path, name, shade=shade)
+    tasks = "tasks: [{name: a, data: a.jsonl}, {name: b, data: b.jsonl}]"
+    plain = load_stream(write_stream(tmp_path, f"name: s\n{tasks}"))
+    stream = load_stream(write_stream(tmp_path, f"name: s\nknown: [{{name: k, data: k.jsonl}}]\n{tasks}"), limit=2)
+    assert [t.name for t in stream.columns] == ["k", "a", "b"] and [t.name for t in stream.tasks] == ["a", "b"]
+    assert len(stream.known[0].train) == 2, "limited too"
+    whole = load_stream(str(tmp_path / "s.yaml"))
+    assert whole.tasks == plain.tasks and whole.fingerprint != plain.fingerprint
+    assert plain.fingerprint == digest(*(task.fingerprint for task in plain.tasks)), "as it was before `known`"
+    (tmp_path / "r.yaml").write_text(f"name: r\nreverse: {tmp_path / 's.yaml'}")
+    back = load_stream(str(tmp_path / "r.yaml"))
+    assert [t.name for t in back.columns] == ["k", "b", "a"]
+
+
 def test_overlap_is_refused(tmp_path):
     write_task(tmp_path, "a")
     with pytest.raises(DataError, match="has this very sample in training too"):
@@ -59,6 +84,10 @@ def test_overlap_is_refused(tmp_path):
         ("name: s\ntasks: [{name: ../a, data: x}]", "use letters"),
         ("name: s\ntasks: [{name: a, data: x},{name: a, data: y}]", "two tasks are called 'a'"),
         ("name: s\ntasks: [{name: a, build: digts}]", "unknown builder 'digts'; did you mean 'digits'"),
+        ("name: s\ntasks: [{name: a, data: x, score: cidre}]", "unknown score 'cidre'; did you mean 'cider'"),
+        ("name: s\nknown: [{name: a, data: x}]\ntasks: [{name: a, data: y}]", "two tasks are called 'a'"),
+        ("name: s\nknown: [{name: a, data: x}]", "the stream has no tasks"),
+        ("name: s\nreverse: parcel\nknown: [{name: a, data: x}]", "with 'reverse' the tasks are those of 'parcel'"),
         ("name: [", "s.yaml:1: not valid YAML"),
         ("- a", "expected 'key: value'"),
     ],

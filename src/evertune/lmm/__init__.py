@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING
 
 from evertune.assets import Progress
@@ -13,6 +14,12 @@ if TYPE_CHECKING:
     import torch
 
     from evertune.lmm.protocol import LMM
+
+FAMILIES = {
+    "smol": "evertune.lmm.smol:load_smol",
+    "instructblip": "evertune.lmm.instructblip:load_instructblip",
+}
+"""Family (`family` or `model_type` in a checkpoint's config.json) -> its loader, imported when it is needed."""
 
 __all__ = ["PRESETS", "load_lmm", "model_folder"]
 
@@ -36,12 +43,15 @@ def load_lmm(
     """
     from evertune.lmm.device import pick_device, pick_dtype
     from evertune.lmm.quiet import quiet_libraries
-    from evertune.lmm.smol import load_smol
 
     quiet_libraries()
     folder = model_folder(name, progress=progress)
-    family = read_json(folder / "config.json").get("family")
-    if family != "smol":
-        raise UserError(f"{folder / 'config.json'}: evertune has no family {family!r}; it has: smol")
+    config = read_json(folder / "config.json")
+    family = config.get("family") or config.get("model_type")
+    if family not in FAMILIES:
+        raise UserError(f"{folder / 'config.json'}: evertune has no family {family!r}; it has: {', '.join(FAMILIES)}")
+    module, function = FAMILIES[family].split(":")
+    load = getattr(importlib.import_module(module), function)
     place = device or pick_device()
-    return load_smol(folder, name=name, seed=seed, dtype=pick_dtype(dtype, place), device=place)
+    lmm: LMM = load(folder, name=name, seed=seed, dtype=pick_dtype(dtype, place), device=place)
+    return lmm

@@ -43,6 +43,13 @@ def answer_loss(decoder: nn.Module, head: nn.Module, embeds: Tensor, attention: 
 
 
 @torch.inference_mode()
+def mean_word_embeddings(tokenizer: Any, table: Tensor, texts: Sequence[str]) -> Tensor:
+    """(n, width) mean of the rows of the LM's embedding `table` over each text's tokens; float32, on the CPU."""
+    rows = [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
+    return torch.stack([table[row].float().mean(0).cpu() for row in rows])
+
+
+@torch.inference_mode()
 def greedy_answers(lm: Any, tokenizer: Any, embeds: Sequence[Tensor], *, max_new_tokens: int, end: int) -> list[str]:
     """Greedy continuations of n prompts given as (length, width) embeddings, padded on the left.
 

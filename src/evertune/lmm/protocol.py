@@ -7,7 +7,7 @@ picture (`encode`) and handed back in by whoever trains or asks. Everything that
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -27,6 +27,7 @@ class Batch:
         attention: (B, L) 1 where `input_ids` is text, 0 where it is padding.
         labels: (B, L) the token id where it is part of the answer (end token included), -100 elsewhere.
         samples: what the rows are.
+        extras: what a family needs besides, B rows each.
     """
 
     features: Tensor
@@ -34,12 +35,14 @@ class Batch:
     attention: Tensor
     labels: Tensor
     samples: tuple[Sample, ...]
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`."""
         tensors = (self.features, self.input_ids, self.attention, self.labels)
         features, input_ids, attention, labels = (t.to(device) for t in tensors)
-        return Batch(features, input_ids, attention, labels, self.samples)
+        extras = {name: t.to(device) for name, t in self.extras.items()}
+        return Batch(features, input_ids, attention, labels, self.samples, extras)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from evertune.errors import UserError
 from evertune.files import digest_of, digest_of_file, read_json
-from evertune.lmm.decoder import IGNORE, answer_loss, greedy_answers, pad
+from evertune.lmm.decoder import IGNORE, answer_loss, greedy_answers, mean_word_embeddings, pad
 from evertune.lmm.protocol import Batch, Output
 from evertune.tasks.task import Sample
 
@@ -144,12 +144,9 @@ class Smol(nn.Module):
         """Mean over the grid: what an EfficientNet's own head looks at."""
         return features.float().mean(1).cpu()
 
-    @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Mean of the LM's frozen input embeddings over the text's tokens, (n, width)."""
-        rows = [self.tokenizer(text, add_special_tokens=False).input_ids for text in texts]
-        table = self._embedding().weight
-        return torch.stack([table[row].float().mean(0).cpu() for row in rows])
+        return mean_word_embeddings(self.tokenizer, self._embedding().weight, texts)
 
     def _embedding(self) -> Any:
         return self.lm.get_input_embeddings()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -12,28 +12,40 @@ from evertune.errors import UserError, nearest, unknown
 from evertune.methods.base import About, Context, Method
 from evertune.methods.direct import Direct
 from evertune.methods.eproj import EProj
-from evertune.methods.ewc import EWC
+from evertune.methods.ewc import EWC, OnlineEWC
+from evertune.methods.importance import ImportancePenalty
 from evertune.methods.joint import Joint
+from evertune.methods.lwf import LwF
+from evertune.methods.mas import MAS
 from evertune.methods.replay import Replay
 from evertune.methods.sequential import Sequential
+from evertune.methods.tir import Tir
 
 __all__ = [
     "EWC",
+    "MAS",
     "METHODS",
     "About",
     "Context",
     "Direct",
     "EProj",
+    "ImportancePenalty",
     "Joint",
+    "LwF",
     "Method",
+    "OnlineEWC",
     "Replay",
     "Sequential",
+    "Tir",
+    "composed",
     "make_methods",
     "options_of",
     "parts_of",
 ]
 
-METHODS: dict[str, type[Method]] = {m.name: m for m in (Sequential, Replay, EWC, EProj, Direct, Joint)}
+METHODS: dict[str, type[Method]] = {
+    m.name: m for m in (Sequential, Replay, EWC, OnlineEWC, MAS, LwF, Tir, EProj, Direct, Joint)
+}
 
 
 def parts_of(spec: str) -> list[str]:
@@ -71,7 +83,18 @@ def make_methods(spec: str, options: Mapping[str, Mapping[str, Any]] | None = No
     Raises:
         UserError: unknown names or options, values of a wrong type, options of a method that is not part of `spec`.
     """
-    return [METHODS[name](**_checked(name, (options or {}).get(name) or {})) for name in parts_of(spec)]
+    return composed([METHODS[name](**_checked(name, (options or {}).get(name) or {})) for name in parts_of(spec)])
+
+
+def composed(methods: Sequence[Method]) -> list[Method]:
+    """The same methods after each has met the others.
+
+    Raises:
+        UserError: one of them needs another that is not there.
+    """
+    for method in methods:
+        method.compose(methods)
+    return list(methods)
 
 
 def _checked(name: str, given: Mapping[str, Any]) -> dict[str, Any]:

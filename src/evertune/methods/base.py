@@ -62,12 +62,25 @@ class Method:
     """Options under which the method must equal `sequential` bit for bit; None when there are none."""
     context: Context
 
+    def compose(self, methods: Sequence[Method]) -> None:
+        """Called before `setup` with all methods of the run, this one among them: a modifier meets what it modifies.
+
+        May be called again with the same methods.
+
+        Raises:
+            UserError: what it needs is not among them.
+        """
+
     def setup(self, context: Context) -> None:
         """Called once before anything else. No parameter may be created before the run's seed is set: it is by now."""
         self.context = context
 
     def know(self, task: Task) -> None:
-        """Called after `setup`, once per task that the model knows before the stream begins, in order."""
+        """Called once per task that the model knows before the stream begins, in order, after `setup`.
+
+        Only at stage 0: later stages have what was made of it in their `state_dict`. The features of `task.train` are
+        there.
+        """
 
     def stages(self, tasks: Sequence[Task]) -> list[Task]:
         """What is learned one after another; by default the tasks of the stream."""
@@ -121,6 +134,13 @@ class Method:
         return any(
             getattr(cls, hook) is not getattr(Method, hook) for hook in ("loss_terms", "after_backward", "after_step")
         )
+
+    def grows_by(self) -> int:
+        """Bytes of tensors that the state may grow by with each task: 0, or those of a key or an embedding per task.
+
+        Only an expansion may grow by more, and needn't say by how much.
+        """
+        return 0
 
     def state_dict(self) -> dict[str, Any]:
         """What must survive: tensors, and values that JSON can hold."""

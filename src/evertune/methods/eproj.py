@@ -21,6 +21,7 @@ from evertune.lmm.weights import copy_of, restore
 from evertune.methods.base import UNTOUCHED, About, Context, Method
 from evertune.methods.ewc import fisher_information
 from evertune.methods.routers import CalibratedRouter, CosineRouter, Queries, Router
+from evertune.methods.tir import normalised
 from evertune.similarity import embed_task, similarity_to
 from evertune.tasks.task import Sample, Task
 
@@ -166,7 +167,7 @@ class EProj(Method):
         choose = random.Random(digest("eproj", str(self.context.seed), task.name))
         chosen = choose.sample(list(task.train), min(IMPORTANCE_SAMPLES, len(task.train)))
         found = self.estimate(self.context, chosen)
-        new = summed_to_one({name: found[name].cpu() for name in self._copied})
+        new = normalised({name: found[name].cpu() for name in self._copied})
         old = self._importance.get(expert, new) if self._reused else new
         self._importance[expert] = {name: torch.maximum(old[name], new[name]) for name in new}
 
@@ -224,15 +225,3 @@ class EProj(Method):
         self._experts, self._serves = dict(state["experts"]), dict(state["serves"])
         self._router.load_state_dict(state["router"])
         self._importance, self._embeddings = dict(state["importance"]), dict(state["embeddings"])
-
-
-def summed_to_one(importance: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`importance` divided by its sum over all parameters; unchanged when it is zero everywhere.
-
-    Raises:
-        UserError: a value is not finite.
-    """
-    total = float(sum(value.double().sum() for value in importance.values()))
-    if not total < float("inf"):
-        raise UserError("the importance of a parameter is not finite: lower train.learning_rate, or look at the data")
-    return {name: value / total if total > 0 else value for name, value in importance.items()}

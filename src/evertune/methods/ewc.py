@@ -1,26 +1,27 @@
 """Elastic weight consolidation: parameters that mattered to earlier tasks are held by a spring.
 
-Every earlier task k has its own importance F_k and anchor θ_k. Their sum of quadratics is itself one quadratic,
-Σ_k F_k (θ - θ_k)² = A θ² - 2 B θ + const with A = Σ F_k and B = Σ F_k θ_k, so two tensors per parameter hold all tasks.
+Importance is the diagonal of the empirical Fisher information. `ewc` keeps a spring per task, exactly; `online-ewc`
+keeps one spring, fixed at the latest weights, and lets older tasks fade.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from evertune.errors import UserError
-from evertune.files import digest
-from evertune.methods.base import About, Context, Method
-from evertune.tasks.task import Sample, Task
+from evertune.methods.base import About, Context
+from evertune.methods.importance import ImportancePenalty, Latest, Merging, Summed, Tensors, mean_over_samples
+from evertune.tasks.task import Sample
+
+STRENGTH = 1000.0
+"""The default λ of both; not tuned yet."""
 
 
-class EWC(Method):
-    """Quadratic penalty weighted by the diagonal of the empirical Fisher information.
+class EWC(ImportancePenalty):
+    """Quadratic penalty weighted by the diagonal of the empirical Fisher information, one anchor per task.
 
     Args:
         strength: λ. Its scale depends on the model and the data: without tuning, "EWC does not work" says nothing.
@@ -36,74 +37,62 @@ class EWC(Method):
         cost="two numbers per trained parameter, however many tasks; one backward pass per Fisher sample",
         fails="with an untuned λ; when tasks need the same parameters in different places",
     )
+    default_strength = STRENGTH
 
-    neutral: ClassVar[Mapping[str, Any]] = {"strength": 0.0}
+    def measure(self, samples: Sequence[Sample]) -> Tensors:
+        """Fisher information."""
+        return fisher_information(self.context, samples)
 
-    def __init__(self, *, strength: float = 1000.0, samples: int = 128) -> None:
-        if strength < 0 or samples < 1:
-            raise UserError("ewc.strength must be 0 or more and ewc.samples at least 1")
-        self.strength, self.samples = strength, samples
-        self.importance: dict[str, Tensor] = {}
-        self._pull: dict[str, Tensor] = {}
+    def merging(self) -> Merging:
+        """A sum of springs."""
+        return Summed()
 
-    def setup(self, context: Context) -> None:
-        """Start without importance."""
-        super().setup(context)
-        self.importance, self._pull = {}, {}
 
-    def adds_to_loss(self) -> bool:
-        """Only once there is an earlier task to protect."""
-        return self.strength > 0 and bool(self.importance)
+class OnlineEWC(ImportancePenalty):
+    """EWC with one running importance and one anchor, the latest weights.
 
-    def after_backward(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        """Add the penalty's gradient λ (A θ - B), once per optimizer step however the batch was split."""
-        if not self.adds_to_loss():
-            return
-        for name, parameter in parameters.items():
-            pull = self.importance[name] * parameter.detach() - self._pull[name]
-            gradient = self.strength * pull
-            parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+    Args:
+        strength: λ, as in `ewc`.
+        samples: as in `ewc`.
+        gamma: how much of the older importance is kept with each new task, in [0, 1]; 1 is the plain sum. The paper
+            tunes it and names no default; 0.9 is ours.
+    """
 
-    def penalty(self, parameters: Mapping[str, Tensor]) -> Tensor:
-        """The penalty's value up to a constant: λ/2 Σ (A θ² - 2 B θ)."""
-        terms = [(self.importance[n] * p * p - 2 * self._pull[n] * p).sum() for n, p in parameters.items()]
-        return self.strength / 2 * torch.stack(terms).sum()
+    name = "online-ewc"
+    about = About(
+        title="online elastic weight consolidation",
+        kind="regularization",
+        paper="Schwarz et al. 2018 (Progress & Compress), arXiv 1805.06370",
+        formula="λ/2 Σ_i F̃_i (θ_i - a_i)², F̃ <- γ F̃ + F_k after task k, a = the weights after the latest task",
+        cost="one number per trained parameter and the anchor while training; one backward pass per Fisher sample",
+        fails="as ewc does; with a small γ early tasks lose their protection",
+    )
+    default_strength = STRENGTH
 
-    def after_task(self, task: Task) -> None:
-        """Estimate the Fisher information of `task` and add it to the sums."""
-        choose = random.Random(digest("ewc", str(self.context.seed), task.name))
-        chosen = choose.sample(list(task.train), min(self.samples, len(task.train)))
-        for name, fisher in fisher_information(self.context, chosen).items():
-            theta = self.context.parameters[name].detach()
-            self.importance[name] = self.importance.get(name, torch.zeros_like(fisher)) + fisher
-            self._pull[name] = self._pull.get(name, torch.zeros_like(fisher)) + fisher * theta
+    def __init__(self, *, strength: float | None = None, samples: int = 128, gamma: float = 0.9) -> None:
+        super().__init__(strength=strength, samples=samples)
+        if not 0 <= gamma <= 1:
+            raise UserError(f"online-ewc.gamma must lie between 0 and 1, not {gamma}")
+        self.gamma = gamma
 
-    def state_dict(self) -> dict[str, Any]:
-        """The two sums."""
-        return {"importance": self.importance, "pull": self._pull}
+    def measure(self, samples: Sequence[Sample]) -> Tensors:
+        """Fisher information."""
+        return fisher_information(self.context, samples)
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take the sums back, on the parameters' device."""
-        device = self.context.lmm.device
-        self.importance = {name: t.to(device) for name, t in state["importance"].items()}
-        self._pull = {name: t.to(device) for name, t in state["pull"].items()}
+    def merging(self) -> Merging:
+        """A decayed sum."""
+        return Latest(decay=self.gamma, scale=0.5)
+
+    def merge_by(self, make_rule: Callable[[], Merging], *, strength: float) -> None:
+        """Refused: the merging rule is all that tells this method from `ewc`, and `gamma` would be ignored."""
+        del make_rule, strength
+        raise UserError("online-ewc under another merging rule is ewc: write ewc instead, for example tir+ewc")
 
 
 def fisher_information(context: Context, samples: Sequence[Sample]) -> dict[str, Tensor]:
     """Diagonal empirical Fisher information: mean over samples of the squared gradient of log p(answer).
 
-    One backward pass per sample: squares of batch means would shrink with the batch size.
-
     Returns:
         {name: tensor of the parameter's shape}, float32.
     """
-    parameters = context.parameters
-    module = context.lmm.module()
-    total = {name: torch.zeros_like(p) for name, p in parameters.items()}
-    for sample in samples:
-        batch = context.lmm.collate([sample], context.features.get([sample]))
-        gradients = torch.autograd.grad(module(batch).nll.sum(), list(parameters.values()), allow_unused=True)
-        for name, gradient in zip(parameters, gradients, strict=True):
-            if gradient is not None:
-                total[name] += gradient.detach() ** 2
-    return {name: value / len(samples) for name, value in total.items()}
+    return mean_over_samples(context, samples, of=lambda output: output.nll.sum(), size=torch.square)

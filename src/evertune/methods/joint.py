@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 
-from evertune.methods.base import About, Method
+from evertune.methods.base import About, Context, Method
 from evertune.tasks.task import Task
 
 
 class Joint(Method):
-    """One stage with the union of all training sets; as many samples seen as by a stream of the same tasks."""
+    """One stage with the union of all training sets, those of known tasks too.
+
+    As many samples are seen as by a stream of the same tasks.
+    """
 
     name = "joint"
     about = About(
@@ -19,6 +22,18 @@ class Joint(Method):
         fails="when old data may not be kept, or when training again from scratch costs too much",
     )
 
+    def __init__(self) -> None:
+        self._known: list[Task] = []
+
+    def setup(self, context: Context) -> None:
+        """Start with nothing known."""
+        super().setup(context)
+        self._known = []
+
+    def know(self, task: Task) -> None:
+        """What is known is trained on again with the rest."""
+        self._known.append(task)
+
     def stages(self, tasks: Sequence[Task]) -> list[Task]:
         """A single stage called 'joint'."""
-        return [Task("joint", tuple(sample for task in tasks for sample in task.train), ())]
+        return [Task("joint", tuple(sample for task in [*self._known, *tasks] for sample in task.train), ())]

@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import torch
 from torch import Tensor
 
 from evertune.errors import UserError
 from evertune.files import digest
+from evertune.lmm.weights import bytes_of
 from evertune.methods.base import About, Context, Method
 from evertune.similarity import embed_task, similarity_to
 from evertune.tasks.task import Sample, Task
@@ -141,14 +141,17 @@ class Replay(Method):
         self._memory = {name: [row for owner, row in slots if owner == name] for name in names}
 
     def state_dict(self) -> dict[str, Any]:
-        """References to the kept samples by task, samples seen, and embeddings as plain numbers."""
-        embeddings = {n: {m: v.tolist() for m, v in e.items()} for n, e in self._embeddings.items()}
-        return {"memory": self._memory, "seen": self._seen, "embeddings": embeddings}
+        """References to the kept samples by task, samples seen, and embeddings of tasks if they are needed."""
+        return {"memory": self._memory, "seen": self._seen, "embeddings": self._embeddings}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take the memory back."""
         self._memory, self._seen = state["memory"], state["seen"]
-        self._embeddings = {n: {m: torch.tensor(v) for m, v in e.items()} for n, e in state["embeddings"].items()}
+        self._embeddings = dict(state["embeddings"])
+
+    def grows_by(self) -> int:
+        """One embedding per task, when tasks are compared."""
+        return max((bytes_of(embedding) for embedding in self._embeddings.values()), default=0)
 
 
 def shared_out(total: int, weights: Mapping[str, float], *, otherwise: Mapping[str, int]) -> dict[str, int]:

@@ -16,19 +16,20 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
-from evertune.errors import RunFolderError
+from evertune.errors import RunFolderError, UserError
 from evertune.files import digest
 from evertune.report.tables import Loaded, stage_of
-from evertune.scoring.answers import exact, tolerant
+from evertune.scoring.rules import Rule, rule_of
 
 SHOWN = 10
 SIDE = 96
 LONGEST_TEXT = 300
+RIGHT_FROM = 0.5  # of 1, which is 100 points
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """An answer and whether it is right: `right`, `form` (right in another form) or `wrong`."""
+    """An answer and whether it is right: `right`, `form` (right in another form), `partly` or `wrong`."""
 
     text: str
     mark: str
@@ -54,6 +55,7 @@ class Examples:
 
     Attributes:
         before: what `Example.before` is, as the head of its column.
+        rule: name of the scoring rule that the marks go by.
         forgotten: of all `total` questions, right before and wrong after; `regained` the other way round.
     """
 
@@ -61,6 +63,7 @@ class Examples:
     rows: tuple[Example, ...]
     total: int
     before: str
+    rule: str = "exact"
     forgotten: int = 0
     regained: int = 0
     problem: str = ""
@@ -114,30 +117,51 @@ def examples_of(run: Path, matrix: Loaded, task: str, pictures: Pictures) -> Exa
     """Ten answers to `task`: right after its own stage, and after the last.
 
     For a task that the last stage taught, the two are one: then `before` is the untouched model. A missing or damaged
-    answers file is said in `problem`, the rest of the page does not suffer.
+    answers file is said in `problem`, the rest of the page does not suffer. So it is for one that was known before.
     """
     own, last = stage_of(matrix, task), len(matrix["R"]) - 1
+    if not last:
+        return Examples(task, (), 0, "", problem="nothing learned yet" if own == 0 else "not learned yet")
     if own is None:
         return Examples(task, (), 0, "", problem="not learned yet")
-    before, title = (own, "right after learning it") if own < last else (0, "untouched model")
+    before, title = (own, "right after learning it") if 0 < own < last else (0, "untouched model")
     try:
-        pairs = _pairs(_answers(run, matrix, task, before), _answers(run, matrix, task, last))
+        rule = _rule(matrix, task)
+        pairs = _pairs(_marked(run, matrix, task, before, rule), _marked(run, matrix, task, last, rule))
         changes = [_change(*pair) for pair in pairs]
         rows = tuple(_example(*pair, pictures) for pair in chosen(pairs))
-    except RunFolderError as problem:
+    except UserError as problem:
         return Examples(task, (), 0, title, problem=str(problem))
     except (KeyError, TypeError, AttributeError):
         return Examples(task, (), 0, title, problem=f"{run}: the answers to '{task}' are damaged or lack a field")
-    return Examples(task, rows, len(pairs), title, changes.count("forgotten"), changes.count("regained"))
+    return Examples(task, rows, len(pairs), title, rule.name, changes.count("forgotten"), changes.count("regained"))
 
 
-def _answers(run: Path, matrix: Loaded, task: str, stage: int) -> list[dict[str, Any]]:
+def _rule(matrix: Loaded, task: str) -> Rule:
+    """The task's scoring rule; cells of older runs name none and are exact."""
+    names = [cell.get("score_rule", "exact") for cell in matrix.get("cells") or [] if cell["task"] == task]
+    return rule_of(names[-1] if names else "exact")
+
+
+def _marked(run: Path, matrix: Loaded, task: str, stage: int, rule: Rule) -> list[dict[str, Any]]:
+    """The answers of a cell, each with its `mark` under `rule`."""
     from evertune.evaluate import read_answers  # brings torch: only for those who make a page
 
     for cell in matrix.get("cells") or []:
         if cell["stage"] == stage and cell["task"] == task:
-            return read_answers(run / cell["answers"])
+            rows = read_answers(run / cell["answers"])
+            return [{**row, "mark": mark} for row, mark in zip(rows, marks_of(rows, rule), strict=True)]
     raise RunFolderError(f"{run / 'matrix.json'} names no answers to '{task}' after stage {stage}")
+
+
+def marks_of(rows: Sequence[dict[str, Any]], rule: Rule) -> list[str]:
+    """`right` from 50 points on; below, `form` when the right words are there, `partly` above 0, else `wrong`."""
+    said, golds = [row["answer"] for row in rows], [row["gold"] for row in rows]
+    marks = []
+    for strict, loose in zip(rule.strict(said, golds), rule.tolerant(said, golds), strict=True):
+        right, nearly = strict >= RIGHT_FROM, loose >= RIGHT_FROM
+        marks.append("right" if right else "form" if nearly else "partly" if max(strict, loose) > 0 else "wrong")
+    return marks
 
 
 Pair = tuple[dict[str, Any], dict[str, Any]]
@@ -157,7 +181,7 @@ def chosen(pairs: Sequence[Pair]) -> list[Pair]:
 
 
 def _change(before: dict[str, Any], after: dict[str, Any]) -> str:
-    was, now = exact(before["answer"], before["gold"]), exact(after["answer"], after["gold"])
+    was, now = before["mark"] == "right", after["mark"] == "right"
     return "" if was == now else "regained" if now else "forgotten"
 
 
@@ -174,8 +198,7 @@ def _example(before: dict[str, Any], after: dict[str, Any], pictures: Pictures) 
 
 
 def _said(row: dict[str, Any]) -> Said:
-    right, nearly = exact(row["answer"], row["gold"]), tolerant(row["answer"], row["gold"])
-    return Said(_short(row["answer"]), "right" if right else "form" if nearly else "wrong", row.get("expert"))
+    return Said(_short(row["answer"]), row["mark"], row.get("expert"))
 
 
 def _short(text: str) -> str:

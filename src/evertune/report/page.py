@@ -25,6 +25,7 @@ from evertune.report.tables import (
     compare,
     follows_stream,
     is_finished,
+    known_count,
     load_matrix,
     metrics_with_references,
     notes_of,
@@ -45,6 +46,7 @@ class Setting:
     stream: str
     model: str
     tasks: tuple[str, ...]
+    known: tuple[str, ...]
     headline: str
     rows: list[Row]
     columns: list[str]
@@ -99,12 +101,13 @@ def _settings(loaded: Sequence[tuple[Path, Loaded]], pictures: Pictures) -> list
         members = [(run, matrix) for run, matrix in loaded if setting_of(matrix) == setting]
         rows = compare([matrix for _, matrix in members])
         order = [row.method for row in rows]
-        stream, model, tasks = setting
+        stream, model, tasks, known = setting
         result.append(
             Setting(
                 stream=stream,
                 model=model,
-                tasks=tasks,
+                tasks=tasks[known:],
+                known=tasks[:known],
                 headline=headline(rows),
                 rows=rows,
                 columns=shown_columns(rows),
@@ -124,6 +127,7 @@ def _run(run: Path, matrix: Loaded, others: Sequence[Loaded], pictures: Pictures
         "seed": matrix["seed"],
         "folder": str(run),
         "progress": "" if is_finished(matrix) else f"{len(matrix['R']) - 1} of {len(matrix['stages'])} stages",
+        "known": known_count(matrix),
         "follows_stream": follows_stream(matrix),
         "heat_map": Markup(heat_map(matrix)),
         "tasks": [_task(matrix, column) for column in range(len(matrix["tasks"]))],
@@ -138,20 +142,33 @@ def _run(run: Path, matrix: Loaded, others: Sequence[Loaded], pictures: Pictures
 
 
 def _task(matrix: Loaded, column: int) -> dict[str, str]:
-    """One line of the table of tasks: scores before, right after learning, and at the end."""
+    """One line of the table of tasks: scores before, right after learning, and at the end.
+
+    A known task was learned before; its note says so, and a score that is not exact by its name.
+    """
     name, R = matrix["tasks"][column], matrix["R"]
     own, last = stage_of(matrix, name), len(R) - 1
-    count = next((c.get("n") for c in _cells(matrix) if c["stage"] == last and c["task"] == name), None)
+    cell = next((c for c in _cells(matrix) if c["stage"] == last and c["task"] == name), {})
+    count, rule = cell.get("n"), str(cell.get("score_rule", "exact"))
     tolerant = matrix.get("tolerant")
     return {
         "name": name,
+        "note": " · ".join(["known before"] * (own == 0) + [rule] * (rule != "exact")),
         "untouched": f"{R[0][column]:.1f}",
         "own": "-" if own is None else f"{R[own][column]:.1f}",
         "last": f"{R[-1][column]:.1f}",
-        "error": f"{standard_error(R[-1][column], count):.1f}" if count else "",
+        "error": _error(cell, R[-1][column]),
         "tolerant": f"{tolerant[-1][column]:.1f}" if tolerant else "-",
         "count": str(count) if count else "-",
     }
+
+
+def _error(cell: Mapping[str, Any], score: float) -> str:
+    """The standard error that the cell holds; one of an older run has only its share of right answers to go by."""
+    if "score_rule" not in cell:
+        return f"{standard_error(score, cell['n']):.1f}" if cell.get("n") else ""
+    error = cell.get("standard_error")
+    return "" if error is None else f"{error:.1f}"
 
 
 def _averages(matrix: Loaded) -> dict[str, str]:
@@ -187,7 +204,7 @@ def _experts(matrix: Loaded) -> dict[str, Any] | None:
 
 
 def _metrics(matrix: Loaded, others: Sequence[Loaded]) -> list[dict[str, str]]:
-    texts = formulas()
+    texts = formulas(known=known_count(matrix))
     return [
         {
             "title": METRIC_TITLES.get(name, name),

@@ -7,6 +7,7 @@ texts and black becomes `currentColor`, so that one drawing is small and reads o
 from __future__ import annotations
 
 import io
+import math
 import re
 import statistics
 import warnings
@@ -20,7 +21,16 @@ import matplotlib.style
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from evertune.report.tables import BOUNDS, Loaded, by_method, diagonal, follows_stream, is_finished
+from evertune.report.tables import (
+    BOUNDS,
+    Loaded,
+    by_method,
+    diagonal,
+    follows_stream,
+    is_finished,
+    known_count,
+)
+from evertune.scoring.metrics import known_from
 
 # Okabe and Ito's colours, which the colour-blind tell apart, a little evened out for light and dark grounds; each
 # goes with a marker of its own shape, so that colour is never the only difference.
@@ -29,6 +39,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 BOUND_COLOUR = "#858585"
 CELL_COLOUR = "#145fb4"
 WHITE_TEXT_FROM = 80.0  # score from which white reads better than black on the cell: contrast stays above 4
+GAP = 6.0  # sets apart what was not taught: the untouched model's row, the columns of known tasks
 LONGEST_NAME = 18
 LETTER = 6.7  # generous width of a letter at 12 pixels
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
@@ -109,24 +120,31 @@ def _room(names: Sequence[str], size: float = 12) -> float:
 
 
 def heat_map(matrix: Loaded) -> str:
-    """R of one run: stages by tasks, deeper blue for higher scores, what was just learned outlined."""
+    """R of one run: stages by tasks, deeper blue for higher scores, what was just learned outlined.
+
+    The columns of tasks that were known before stand apart, with the word below.
+    """
     tasks, names = matrix["tasks"], ["untouched", *matrix["stages"]]
     side = max(32.0, min(64.0, 560 / len(tasks)))
     size = 13 if side > 40 else 11
     left, (lines, rotated) = _room(names) + 14, _column_names(tasks, side)
     top = _room(tasks) * 0.75 + 16 if rotated else 16.0 * max(map(len, lines)) + 6
     right = _room(tasks[-1:]) * 0.75 - side / 2 + 4 if rotated else 4.0
-    high = min(side, 34.0)
-    canvas = Canvas(left + side * len(tasks) + max(right, 4), top + high * len(matrix["R"]) + 10)
-    _draw_columns(canvas, lines, rotated, left, top, side)
+    high, known = min(side, 34.0), known_count(matrix)
+    xs = [left + side * column + (GAP if 0 < known <= column else 0) for column in range(len(tasks))]
+    bottom = top + high * len(matrix["R"]) + GAP
+    canvas = Canvas(xs[-1] + side + max(right, 4), bottom + (22 if known else 4))
+    _draw_columns(canvas, lines, rotated, xs, top, side)
+    if known:
+        _draw_known(canvas, xs[0], xs[known] - GAP, bottom)
     for stage, scores in enumerate(matrix["R"]):
-        y = top + stage * high + (6 if stage else 0)  # a gap sets the untouched model apart
+        y = top + stage * high + (GAP if stage else 0)
         canvas.text(left - 10, y + high / 2, short_name(names[stage]), align="right")
         for column, score in enumerate(scores):
-            _draw_cell(canvas, left + column * side, y, side, high, score, size)
+            _draw_cell(canvas, xs[column], y, side, high, score, size)
     for stage, name in enumerate(matrix["stages"][: len(matrix["R"]) - 1], start=1):
         if name in tasks:
-            x, y = left + tasks.index(name) * side, top + stage * high + 6
+            x, y = xs[tasks.index(name)], top + stage * high + GAP
             canvas.box(x + 1, y + 1, side - 2, high - 2, fill=False, edgecolor="black", linewidth=1.8)
     return _drawn(canvas, f"Scores of {matrix['method']}, seed {matrix['seed']}: stages by tasks")
 
@@ -151,15 +169,21 @@ def _wrapped(name: str, letters: int) -> list[str]:
 
 
 def _draw_columns(
-    canvas: Canvas, lines: Sequence[Sequence[str]], rotated: bool, left: float, top: float, side: float
+    canvas: Canvas, lines: Sequence[Sequence[str]], rotated: bool, xs: Sequence[float], top: float, side: float
 ) -> None:
-    for column, parts in enumerate(lines):
-        x = left + (column + 0.5) * side
+    for start, parts in zip(xs, lines, strict=True):
+        x = start + side / 2
         if rotated:
             canvas.text(x, top - 8, parts[0], rotation=45, fontsize=11)
             continue
         for place, part in enumerate(reversed(parts)):
             canvas.text(x, top - 12 - 14 * place, part, align="center", fontsize=11)
+
+
+def _draw_known(canvas: Canvas, start: float, end: float, bottom: float) -> None:
+    """A thin line along the end of the columns of known tasks, and the word."""
+    canvas.line([start + 1, end - 1], [bottom + 5] * 2, color="#808080", alpha=0.6)
+    canvas.text((start + end) / 2, bottom + 14, "known", align="center", fontsize=11, alpha=0.75)
 
 
 def _draw_cell(canvas: Canvas, x: float, y: float, side: float, high: float, score: float, size: int) -> None:
@@ -196,29 +220,31 @@ def _in_order(matrices: Sequence[Loaded], order: Sequence[str]) -> dict[str, lis
 
 
 def learned_averages(matrix: Loaded) -> list[float]:
-    """After each stage, the mean over the tasks learned so far.
+    """After each stage, the mean over the tasks learned so far and those known before.
 
     `direct` keeps nothing, so its tasks count as tuned alone; `joint` learns all at once: the same at every stage.
     """
-    R, count = matrix["R"], len(matrix["tasks"])
+    R, known = matrix["R"], known_count(matrix)
     if not follows_stream(matrix):
-        return [statistics.fmean(R[-1])] * count if is_finished(matrix) else []
+        return [statistics.fmean(R[-1])] * (len(R[0]) - known) if is_finished(matrix) else []
     if matrix["method"] == "direct":
-        return [statistics.fmean(R[i + 1][i] for i in range(stage)) for stage in range(1, len(R))]
-    return [statistics.fmean(R[stage][:stage]) for stage in range(1, len(R))]
+        own = [R[known_from(i, known)][i] for i in range(known + len(R) - 1)]
+        return [statistics.fmean(own[: known + stage]) for stage in range(1, len(R))]
+    return [statistics.fmean(R[stage][: known + stage]) for stage in range(1, len(R))]
 
 
 def average_curve(matrices: Sequence[Loaded], order: Sequence[str] = ()) -> str:
     """The mean over the tasks learned so far after each stage, all methods; with seeds, mean and range. '' if empty."""
     series = {name: [learned_averages(m) for m in group] for name, group in _in_order(matrices, order).items()}
     series = {name: runs for name, runs in series.items() if any(runs)}
-    count = len(matrices[0]["tasks"])
+    count = len(matrices[0]["tasks"]) - known_count(matrices[0])
     if not series or count < 2:
         return ""
     canvas = Canvas(450, 290)
     labels = {name: _end_label(name, runs, count) for name, runs in series.items()}
     right = 450 - 16 - max(len(label) for label in labels.values()) * LETTER
-    spot = _Frame(left=34, right=right, top=14, bottom=246, count=count)
+    best = max(score for runs in series.values() for run in runs for score in run)
+    spot = _Frame(left=34, right=right, top=14, bottom=246, count=count, highest=max(100.0, 20 * math.ceil(best / 20)))
     _draw_frame(canvas, spot)
     ends: dict[str, float] = {}
     for name, look in _looks(list(series)).items():
@@ -240,23 +266,24 @@ def _end_label(name: str, runs: Sequence[Sequence[float]], count: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Frame:
-    """Where a plot of 0..100 over stages 1..count lies on its canvas."""
+    """Where a plot of 0..highest over stages 1..count lies on its canvas; CIDEr may take it beyond 100."""
 
     left: float
     right: float
     top: float
     bottom: float
     count: int
+    highest: float = 100.0
 
     def x(self, stage: int) -> float:
         return self.left + 8 + (self.right - self.left - 12) * (stage - 1) / max(self.count - 1, 1)
 
     def y(self, score: float) -> float:
-        return self.bottom - (self.bottom - self.top) * score / 100
+        return self.bottom - (self.bottom - self.top) * score / self.highest
 
 
 def _draw_frame(canvas: Canvas, spot: _Frame) -> None:
-    for score in (0, 25, 50, 75, 100):
+    for score in (round(spot.highest * quarter / 4) for quarter in range(5)):
         canvas.line([spot.left, spot.right], [spot.y(score)] * 2, color="#808080", alpha=0.3, linewidth=0.8)
         canvas.text(spot.left - 6, spot.y(score), f"{score}", align="right", fontsize=11, alpha=0.75)
     step = 1 if spot.count <= 10 else 2
@@ -297,8 +324,8 @@ def task_forgetting(matrix: Loaded) -> list[float] | None:
     """Points that each task but the last fell from its best score to the end; None where forgetting means nothing."""
     if matrix["method"] == "direct" or diagonal(matrix) is None or len(matrix["tasks"]) < 2:
         return None
-    R, count = matrix["R"], len(matrix["tasks"])
-    return [max(R[stage][i] for stage in range(i + 1, count)) - R[count][i] for i in range(count - 1)]
+    R, known = matrix["R"], known_count(matrix)
+    return [max(row[i] for row in R[known_from(i, known) : -1]) - R[-1][i] for i in range(len(R[0]) - 1)]
 
 
 def mean_forgetting(groups: Mapping[str, Sequence[Loaded]]) -> dict[str, list[float]]:

@@ -17,8 +17,9 @@ from rich.text import Text
 
 from evertune.errors import RunFolderError, UserError
 from evertune.files import read_json
+from evertune.report.variants import shared_settings, variant_names
 from evertune.report.words import METRIC_TITLES, duration, number
-from evertune.scoring.metrics import check_matrix, formulas, metrics_of
+from evertune.scoring.metrics import check_matrix, formulas, known_from, metrics_of
 
 Loaded = dict[str, Any]
 
@@ -106,6 +107,9 @@ def _check(matrix: Any) -> None:
     for key, kind in REQUIRED.items():
         if not isinstance(matrix.get(key), kind):
             raise UserError(f"'{key}' is missing or not of type {kind.__name__}")
+    known = matrix.get("known") or []
+    if not isinstance(known, list) or matrix["tasks"][: len(known)] != known or known == matrix["tasks"]:
+        raise UserError("'known' must name the first of the tasks, and not all of them")
     _check_scores(matrix["R"], matrix, "R")
     cells = matrix.get("cells") or []
     if not isinstance(cells, list) or not all(isinstance(c, dict) and {"stage", "task"} <= c.keys() for c in cells):
@@ -127,48 +131,64 @@ def _check_scores(rows: Any, matrix: Loaded, name: str) -> None:
     check_matrix(rows if len(rows) > 1 else rows * 2)  # a run in progress may have row 0 only
 
 
+def known_count(matrix: Loaded) -> int:
+    """How many of the first columns are tasks that the model knew before the stream."""
+    return len(matrix.get("known") or [])
+
+
 def is_finished(matrix: Loaded) -> bool:
     """Whether every stage has its row."""
     return len(matrix["R"]) == len(matrix["stages"]) + 1
 
 
 def stage_of(matrix: Loaded, task: str) -> int | None:
-    """The number of the stage that taught `task` (the single stage of `joint` teaches all); None if not reached."""
+    """The number of the stage that taught `task`; None if not reached.
+
+    0 for a task that was known before; the single stage of `joint` teaches all new ones.
+    """
+    if task in (matrix.get("known") or []):
+        return 0
     stages = matrix["stages"]
     stage = stages.index(task) + 1 if task in stages else len(stages)
     return stage if stage < len(matrix["R"]) else None
 
 
 def follows_stream(matrix: Loaded) -> bool:
-    """Whether the stages are the tasks of the stream, one after another (`joint` has a single stage)."""
-    return bool(matrix["stages"] == matrix["tasks"])
+    """Whether the stages are the new tasks of the stream, one after another (`joint` has a single stage)."""
+    return bool(matrix["stages"] == matrix["tasks"][known_count(matrix) :])
 
 
-def setting_of(matrix: Loaded) -> tuple[str, str, tuple[str, ...]]:
-    """What runs must share to be comparable: stream, model and tasks."""
-    return matrix["stream"], matrix["model"], tuple(matrix["tasks"])
+def setting_of(matrix: Loaded) -> tuple[str, str, tuple[str, ...], int]:
+    """What runs must share to be comparable: stream, model, tasks, and how many of them were known before."""
+    return matrix["stream"], matrix["model"], tuple(matrix["tasks"]), known_count(matrix)
 
 
-def diagonal(matrix: Loaded) -> list[float] | None:
-    """Each task's score right after its own stage; None while the run is in progress, or when it has no such stages."""
+def diagonal(matrix: Loaded) -> list[float | None] | None:
+    """Each new task's score right after its own stage, None for a known one.
+
+    None for all while the run is in progress, or when it has no such stages.
+    """
     if not (is_finished(matrix) and follows_stream(matrix)):
         return None
-    return [matrix["R"][i + 1][i] for i in range(len(matrix["tasks"]))]
+    known = known_count(matrix)
+    return [None if i < known else matrix["R"][known_from(i, known)][i] for i in range(len(matrix["tasks"]))]
 
 
 def metrics_with_references(matrix: Loaded, others: Sequence[Loaded]) -> dict[str, float | None]:
     """Metrics of one run; those against a reference use the `direct` and `joint` runs of the same setting and seed."""
     stored: dict[str, float | None] = dict.fromkeys(formulas()) | (matrix.get("metrics") or {})
+    known = known_count(matrix)
     if not is_finished(matrix):
-        return stored | {"zero_shot": statistics.fmean(matrix["R"][0])}
+        return stored | {"zero_shot": statistics.fmean(matrix["R"][0][known:])}
     fitting = [
         other
         for other in others
         if setting_of(other) == setting_of(matrix) and other["seed"] == matrix["seed"] and is_finished(other)
+        if shared_settings(other) == shared_settings(matrix)
     ]
     direct = next((diagonal(other) for other in fitting if other["method"] == "direct"), None)
     joint = next((statistics.fmean(other["R"][-1]) for other in fitting if other["method"] == "joint"), None)
-    computed = metrics_of(matrix["R"], direct=direct, joint_average=joint)
+    computed = metrics_of(matrix["R"], known=known, direct=direct, joint_average=joint)
     # A run may have been given a reference that is not among `others`: its number stays.
     return stored | {name: value for name, value in computed.items() if value is not None}
 
@@ -177,8 +197,8 @@ def compare(matrices: Sequence[Loaded]) -> list[Row]:
     """Methods side by side, each over its seeds.
 
     Order: zero-shot, sequential, then the other methods from the lowest final average to the highest, joint, direct;
-    one block for each stream and model. Runs in progress are counted, not averaged. Two runs with the same seed are
-    variants, not seeds: each gets its own row, named after its folder.
+    one block for each stream and model. Runs in progress are counted, not averaged. Runs with other settings are
+    variants: each gets its own row that names what differs. So do two runs with the same settings and seed, by folder.
     """
     rows: list[Row] = []
     for setting in dict.fromkeys(setting_of(matrix) for matrix in matrices):
@@ -188,16 +208,20 @@ def compare(matrices: Sequence[Loaded]) -> list[Row]:
 
 
 def by_method(matrices: Sequence[Loaded]) -> dict[str, list[Loaded]]:
-    """Runs of one setting by method; variants (same method and seed) by method and folder."""
+    """Runs of one setting by method; variants by method and what differs in their settings, or else their folder."""
     groups: dict[str, list[Loaded]] = {}
     for matrix in matrices:
         groups.setdefault(matrix["method"], []).append(matrix)
-    split: dict[str, list[Loaded]] = {}
+    variants: dict[str, list[Loaded]] = {}
     for method, members in groups.items():
+        for matrix, special in zip(members, variant_names(members), strict=True):
+            variants.setdefault(f"{method} ({special})" if special else method, []).append(matrix)
+    split: dict[str, list[Loaded]] = {}
+    for name, members in variants.items():
         if len({m["seed"] for m in members}) == len(members):
-            split[method] = members
+            split[name] = members
         else:
-            split |= {f"{method} ({m.get('folder', place)})": [m] for place, m in enumerate(members, start=1)}
+            split |= {f"{name} ({m.get('folder', place)})": [m] for place, m in enumerate(members, start=1)}
     return split
 
 
@@ -304,7 +328,7 @@ def _markdown_text(text: str) -> str:
 def rich_table(rows: Sequence[Row]) -> Table:
     """The comparison for the terminal."""
     caption = Text("\n".join(notes_of(rows)), style="dim") if notes_of(rows) else None
-    table = _plain_table(caption=caption)
+    table = plain_table(caption=caption)
     for place, title in enumerate(header := _header(rows)):
         number_column = place > header.index("method")
         table.add_column(
@@ -316,7 +340,7 @@ def rich_table(rows: Sequence[Row]) -> Table:
     return table
 
 
-def _plain_table(**more: Any) -> Table:
+def plain_table(**more: Any) -> Table:
     """One rule under the header and none elsewhere."""
     return Table(
         box=box.SIMPLE_HEAD,
@@ -332,8 +356,9 @@ def _plain_table(**more: Any) -> Table:
 def rich_matrix(matrix: Loaded) -> Table:
     """R of one run for the terminal: rows stages, columns tasks, what was just learned in bold, metrics under it."""
     title = f"{matrix['method']} on {matrix['stream']}, {matrix['model']}, seed {matrix['seed']}"
-    caption = Text(_metrics_line(matrix), style="dim")
-    table = _plain_table(title=Text(title, style="bold"), caption=caption)
+    before = f"known before: {', '.join(matrix['known'])}\n" if known_count(matrix) else ""
+    caption = Text(before + _metrics_line(matrix), style="dim")
+    table = plain_table(title=Text(title, style="bold"), caption=caption)
     table.add_column("after", no_wrap=True)
     for task in matrix["tasks"]:
         table.add_column(Text(task.replace("-", "-\n")), justify="right", vertical="bottom")

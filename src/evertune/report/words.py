@@ -32,7 +32,7 @@ EXPLANATIONS = {
     "bwt": "What later tasks did to earlier ones, from right after learning to the end. Negative is forgetting.",
     "bwt_paper": "The worst such change of each task, as He et al. 2023 count it. Zero or negative.",
     "forward_transfer": "What earlier tasks gave to a task before it was taught, against the untouched model.",
-    "zero_shot": "The mean score of the untouched model: where everything started.",
+    "zero_shot": "The untouched model on the tasks that it is to learn: where everything started.",
     "intransigence": "How much lower a task is learned here than when it is tuned alone. Lower is better.",
     "relative_average": "The final scores as a share of those of tasks tuned alone; 1 means nothing was lost.",
     "gap_to_joint": "How far the final average stays below training on all tasks at once. Lower is better.",

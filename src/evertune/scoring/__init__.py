@@ -1,1 +1,1 @@
-"""How answers are scored (`answers`) and how a whole stream is (`metrics`)."""
+"""How answers are scored (`rules`) and how a whole stream is (`metrics`)."""

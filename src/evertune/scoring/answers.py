@@ -1,4 +1,4 @@
-"""Scores of single answers, 0 to 1: strict as the task demands it, and tolerant of the answer's form.
+"""Scores of single answers by their letters, 0 to 1: strict as the task demands it, and tolerant of the answer's form.
 
 Much of what looks like forgetting is a change of form ("The answer is red." for "red"): the two scores side by side
 tell it from lost knowledge. An empty answer is never right.
@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Callable, Sequence
-
-from evertune.errors import unknown
+from collections.abc import Sequence
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 PUNCTUATION = str.maketrans("", "", string.punctuation.replace("-", ""))
 
-Score = Callable[[str, Sequence[str]], float]
+# A letter by itself; not the "t" of "don't".
+IN_BRACKETS = re.compile(r"\(([a-z])\)")
+ALONE = re.compile(r"(?<![\w'’])([a-z])(?![\w'’])")
 
 
 def normalised(text: str) -> str:
@@ -35,11 +35,22 @@ def tolerant(prediction: str, answers: Sequence[str]) -> float:
     return float(any(wanted and f" {wanted} " in said for wanted in map(normalised, answers)))
 
 
-SCORES: dict[str, Score] = {"exact": exact}
+def option(prediction: str, answers: Sequence[str]) -> float:
+    """1 when the prediction is the option in the form that is taught, case and white space at the ends aside."""
+    said = prediction.strip().casefold()
+    return float(bool(said) and said == answers[0].strip().casefold())
 
 
-def score_of(name: str) -> Score:
-    """The scoring rule called `name`."""
-    if name not in SCORES:
-        raise unknown("score", name, SCORES)
-    return SCORES[name]
+def option_letter(prediction: str, answers: Sequence[str]) -> float:
+    """1 when the first letter that stands alone is the option's: `b` for `(b)`, `B.`, `(b) dog`, `I think (b)`.
+
+    A letter in brackets comes before a bare one. "a dog" counts as the option `a`: an article can't be told from it.
+    """
+    wanted = letter_of(answers[0])
+    return float(wanted is not None and letter_of(prediction) == wanted)
+
+
+def letter_of(text: str) -> str | None:
+    """The first letter in brackets, else the first that stands alone, in lower case; None when there is none."""
+    found = IN_BRACKETS.search(text.casefold()) or ALONE.search(text.casefold())
+    return found.group(1) if found else None

@@ -14,17 +14,19 @@ from evertune.errors import UserError
 
 @dataclass(frozen=True, slots=True)
 class MatrixFile:
-    """R with rows 0..T, and what else the file says."""
+    """R with rows 0..T, and what else the file says; the first `known` columns are tasks known before the stream."""
 
     R: list[list[float]]
-    direct: list[float] | None = None
+    known: int = 0
+    direct: list[float | None] | None = None
     joint_average: float | None = None
 
 
 def read_matrix(path: Path) -> MatrixFile:
     """Read a matrix; in a CSV a header line and a first column of names are skipped.
 
-    A JSON object may hold `direct` (R*, one score per task) and `joint_average` beside `R`.
+    A JSON object may hold `known` (how many tasks, or their names), `direct` (R*, one score per task) and
+    `joint_average` beside `R`.
 
     Raises:
         UserError: missing, not JSON or CSV, or not numbers; the message names file and line.
@@ -45,7 +47,12 @@ def _from_json(text: str, path: Path) -> MatrixFile:
         content = {"R": content}
     if not isinstance(content, dict) or not _is_matrix(content.get("R")):
         raise UserError(f"{path}: expected rows of numbers, or an object with 'R'; row 0 is the untouched model")
-    return MatrixFile(content["R"], content.get("direct"), content.get("joint_average"))
+    known = content.get("known", 0)
+    if isinstance(known, list):
+        known = len(known)
+    if isinstance(known, bool) or not isinstance(known, int):
+        raise UserError(f"{path}: 'known' is {known!r}: expected how many of the first tasks are known, or their names")
+    return MatrixFile(content["R"], known, content.get("direct"), content.get("joint_average"))
 
 
 def _is_matrix(value: Any) -> bool:

@@ -1,7 +1,9 @@
 """Metrics of a stream from its matrix R, each with the formula that is printed beside it.
 
-R[t][i] is the score on task i after stage t; row 0 is the untouched model; rows 0..T, T tasks. A metric that a matrix
-can't give (one task, no reference row, `joint`'s single stage) is None, never a made-up number.
+R[t][i] is the score on task i after stage t; row 0 is the untouched model; rows 0..T for T new tasks. Tasks that the
+model knows before the stream are the first K columns: column i becomes known at row a_i, 0 for a known task and its own
+stage for a new one. A metric that a matrix can't give (one task, no reference row, `joint`'s single stage) is None,
+never a made-up number.
 
     evertune metrics matrix.json
 """
@@ -19,73 +21,122 @@ Matrix = Sequence[Sequence[float]]
 
 @dataclass(frozen=True)
 class Metric:
-    """One number about a stream."""
+    """One number about a stream.
+
+    Attributes:
+        formula: for a stream that starts from nothing known.
+        with_known: the formula for one with known tasks.
+        compute: from R and the number of known tasks.
+    """
 
     name: str
     title: str
     aliases: tuple[str, ...]
     formula: str
+    with_known: str
     better: str
-    compute: Callable[[Matrix], float | None]
+    compute: Callable[[Matrix, int], float | None]
+
+
+def known_from(column: int, known: int) -> int:
+    """The row a_i at which the task of a column is known: 0 for the first `known` ones, else its own stage."""
+    return max(0, column - known + 1)
 
 
 def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _final_average(R: Matrix) -> float | None:
+def _columns(R: Matrix) -> range:
+    return range(len(R[0]))
+
+
+def _new(R: Matrix, known: int) -> range:
+    return range(known, len(R[0]))
+
+
+def _earlier(R: Matrix, known: int) -> list[int]:
+    """Columns that are known before the last row: what can be forgotten."""
+    return [i for i in _columns(R) if known_from(i, known) < len(R) - 1]
+
+
+def _final_average(R: Matrix, known: int) -> float | None:
+    del known
     return _mean(R[-1])
 
 
-def _mean_average(R: Matrix) -> float | None:
-    return _mean([sum(R[t][:t]) / t for t in range(1, len(R))])
+def _mean_average(R: Matrix, known: int) -> float | None:
+    return _mean([sum(R[t][: known + t]) / (known + t) for t in range(1, len(R))])
 
 
-def _learning(R: Matrix) -> float | None:
-    return _mean([R[i + 1][i] for i in range(_tasks(R))])
+def _learning(R: Matrix, known: int) -> float | None:
+    return _mean([R[known_from(i, known)][i] for i in _new(R, known)])
 
 
-def _bwt(R: Matrix) -> float | None:
-    return _mean([R[-1][i] - R[i + 1][i] for i in range(_tasks(R) - 1)])
+def _bwt(R: Matrix, known: int) -> float | None:
+    return _mean([R[-1][i] - R[known_from(i, known)][i] for i in _earlier(R, known)])
 
 
-def _bwt_paper(R: Matrix) -> float | None:
-    """Rows from the moment a task is known (its own stage) to the last."""
-    count = _tasks(R)
-    return _mean([min(R[-1][i] - R[t][i] for t in range(i + 1, count + 1)) for i in range(count)])
+def _bwt_paper(R: Matrix, known: int) -> float | None:
+    """Rows from the moment a task is known to the last."""
+    return _mean([min(R[-1][i] - row[i] for row in R[known_from(i, known) :]) for i in _columns(R)])
 
 
-def _forgetting(R: Matrix) -> float | None:
-    count = _tasks(R)
-    return _mean([max(R[t][i] for t in range(i + 1, count)) - R[-1][i] for i in range(count - 1)])
+def _forgetting(R: Matrix, known: int) -> float | None:
+    return _mean([max(row[i] for row in R[known_from(i, known) : -1]) - R[-1][i] for i in _earlier(R, known)])
 
 
-def _forward_transfer(R: Matrix) -> float | None:
-    return _mean([R[i][i] - R[0][i] for i in range(1, _tasks(R))])
+def _forward_transfer(R: Matrix, known: int) -> float | None:
+    return _mean([R[known_from(i, known) - 1][i] - R[0][i] for i in _new(R, known)[1:]])
 
 
-def _zero_shot(R: Matrix) -> float | None:
-    return _mean(R[0])
-
-
-def _tasks(R: Matrix) -> int:
-    return len(R[0])
+def _zero_shot(R: Matrix, known: int) -> float | None:
+    return _mean([R[0][i] for i in _new(R, known)])
 
 
 METRICS = (
     Metric(
-        "final_average", "final average", ("ACC", "AP", "Last", "MFN", "AA"), "1/T Σ_i R[T,i]", "higher", _final_average
+        "final_average",
+        "final average",
+        ("ACC", "AP", "Last", "MFN", "AA"),
+        "1/T Σ_i R[T,i]",
+        "mean of R[T,i] over all i",
+        "higher",
+        _final_average,
     ),
     Metric(
-        "mean_average", "mean average", ("MAA", "AIA", "MAP"), "1/T Σ_t 1/t Σ_{i≤t} R[t,i]", "higher", _mean_average
+        "mean_average",
+        "mean average",
+        ("MAA", "AIA", "MAP"),
+        "1/T Σ_t 1/t Σ_{i≤t} R[t,i]",
+        "1/T Σ_t (mean of R[t,i] over a_i≤t)",
+        "higher",
+        _mean_average,
     ),
-    Metric("learning", "learning", ("MFT", "LA"), "1/T Σ_i R[i,i]", "higher", _learning),
-    Metric("bwt", "backward transfer", ("BWT",), "1/(T-1) Σ_{i<T} (R[T,i] - R[i,i])", "higher", _bwt),
+    Metric(
+        "learning",
+        "learning",
+        ("MFT", "LA"),
+        "1/T Σ_i R[i,i]",
+        "1/T Σ_{i new} R[a_i,i]",
+        "higher",
+        _learning,
+    ),
+    Metric(
+        "bwt",
+        "backward transfer",
+        ("BWT",),
+        "1/(T-1) Σ_{i<T} (R[T,i] - R[i,i])",
+        "mean of R[T,i] - R[a_i,i] over a_i<T",
+        "higher",
+        _bwt,
+    ),
     Metric(
         "bwt_paper",
         "backward transfer (He et al. 2023)",
         (),
         "1/N Σ_j min_{t≥j} (R[T,j] - R[t,j])",
+        "mean of min_{t≥a_i} (R[T,i] - R[t,i]) over all i",
         "higher",
         _bwt_paper,
     ),
@@ -94,6 +145,7 @@ METRICS = (
         "forgetting (Chaudhry et al. 2018)",
         ("F", "FM"),
         "1/(T-1) Σ_{i<T} (max_{i≤l<T} R[l,i] - R[T,i])",
+        "mean of max_{a_i≤l<T} R[l,i] - R[T,i] over a_i<T",
         "lower",
         _forgetting,
     ),
@@ -102,54 +154,78 @@ METRICS = (
         "forward transfer",
         ("FWT",),
         "1/(T-1) Σ_{i≥2} (R[i-1,i] - R[0,i])",
+        "1/(T-1) Σ_{i new, a_i≥2} (R[a_i-1,i] - R[0,i])",
         "higher",
         _forward_transfer,
     ),
-    Metric("zero_shot", "zero-shot average", (), "1/T Σ_i R[0,i]", "", _zero_shot),
+    Metric("zero_shot", "zero-shot average", (), "1/T Σ_i R[0,i]", "1/T Σ_{i new} R[0,i]", "", _zero_shot),
 )
 REFERENCE_METRICS = {
     "intransigence": ("1/T Σ_i (R*_i - R[i,i]), R* = the task tuned alone", "lower"),
     "relative_average": ("1/T Σ_i R[T,i] / R*_i", "higher"),
     "gap_to_joint": ("final average of joint - final average", "lower"),
 }
+REFERENCE_METRICS_WITH_KNOWN = {
+    "intransigence": "1/T Σ_{i new} (R*_i - R[a_i,i]), R* = the task tuned alone",
+    "relative_average": "mean of R[T,i] / R*_i over the tasks that have R*_i",
+    "gap_to_joint": "final average of joint - final average",
+}
 SQUARE = {"mean_average", "learning", "bwt", "bwt_paper", "forgetting", "forward_transfer"}
 
 
-def formulas() -> dict[str, str]:
-    """The formula of every metric, by name."""
+def formulas(*, known: int = 0) -> dict[str, str]:
+    """The formula of every metric, by name; as it is for a stream with so many known tasks."""
+    if known:
+        return {m.name: m.with_known for m in METRICS} | REFERENCE_METRICS_WITH_KNOWN
     return {m.name: m.formula for m in METRICS} | {n: f for n, (f, _) in REFERENCE_METRICS.items()}
 
 
 def metrics_of(
-    R: Matrix, *, direct: Sequence[float] | None = None, joint_average: float | None = None
+    R: Matrix,
+    *,
+    known: int = 0,
+    direct: Sequence[float | None] | None = None,
+    joint_average: float | None = None,
 ) -> dict[str, float | None]:
     """All metrics of one matrix.
 
     Args:
-        R: rows 0..T of T scores each. A matrix of another shape (`joint` has one stage) gets the metrics that need
-            its last and first row only.
-        direct: R*, each task's score when it is tuned alone.
+        R: rows 0..T of one score per task, T the number of new tasks. A matrix of another shape (`joint` has one
+            stage) gets the metrics that need its last and first row only.
+        known: how many of the first columns are tasks that the model knew before the stream.
+        direct: R*, each task's score when it is tuned alone; None for a task without.
         joint_average: final average of joint training.
 
     Raises:
-        UserError: R is empty, ragged, not numbers, or has a NaN.
+        UserError: R is empty, ragged, not numbers, or has a NaN; or no column is left for a new task.
     """
     check_matrix(R)
-    square = len(R) == _tasks(R) + 1
-    result = {m.name: m.compute(R) if square or m.name not in SQUARE else None for m in METRICS}
+    count = len(R[0])
+    if not 0 <= known < count:
+        raise UserError(f"{known} known tasks in a matrix of {count} columns: at least one must be new")
+    if direct is not None and len(direct) != count:
+        raise UserError(f"the reference has {len(direct)} scores for {count} tasks")
+    square = len(R) == count - known + 1
+    result = {m.name: m.compute(R, known) if square or m.name not in SQUARE else None for m in METRICS}
     final = result["final_average"]
     assert final is not None
-    if direct is not None and len(direct) != _tasks(R):
-        raise UserError(f"the reference has {len(direct)} scores for {_tasks(R)} tasks")
-    learned = [R[i + 1][i] for i in range(_tasks(R))] if square else None
-    result["intransigence"] = (
-        _mean([best - got for best, got in zip(direct, learned, strict=True)]) if direct and learned else None
-    )
-    result["relative_average"] = (
-        _mean([got / best for got, best in zip(R[-1], direct, strict=True)]) if direct and all(direct) else None
-    )
+    result["intransigence"] = _intransigence(R, known, direct) if direct and square else None
+    result["relative_average"] = _relative_average(R, direct) if direct else None
     result["gap_to_joint"] = joint_average - final if joint_average is not None else None
     return result
+
+
+def _intransigence(R: Matrix, known: int, direct: Sequence[float | None]) -> float | None:
+    """None when a new task has no reference: over some of them it would be another number."""
+    lower = [(direct[i], R[known_from(i, known)][i]) for i in _new(R, known)]
+    differences = [best - got for best, got in lower if best is not None]
+    return _mean(differences) if len(differences) == len(lower) else None
+
+
+def _relative_average(R: Matrix, direct: Sequence[float | None]) -> float | None:
+    """None when a reference is 0."""
+    shares = [(got, best) for got, best in zip(R[-1], direct, strict=True) if best is not None]
+    return _mean([got / best for got, best in shares]) if all(best for _, best in shares) else None
 
 
 def check_matrix(R: Matrix) -> None:

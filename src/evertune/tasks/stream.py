@@ -7,6 +7,9 @@ file:
     tasks:
       - {name: photos, train: photos/train.jsonl, test: photos/test.jsonl}
       - {name: signs, data: signs.jsonl, images: pictures, test_share: 0.2}
+
+`known:` lists tasks in the same way that the model can do already: they are not taught, but evaluated after every
+stage, and methods may protect them.
 """
 
 from __future__ import annotations
@@ -16,14 +19,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from evertune.assets import Progress
 from evertune.config import read_yaml, validated
 from evertune.errors import DataError, UserError, unknown
 from evertune.files import digest
+from evertune.scoring.rules import rule_of
 from evertune.tasks.builders import builder, built
 from evertune.tasks.jsonl import read_jsonl
 from evertune.tasks.task import Sample, Task
@@ -31,20 +35,31 @@ from evertune.tasks.task import Sample, Task
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """Tasks in learning order."""
+    """Tasks in learning order, and those that the model knows before the first of them."""
 
     name: str
     tasks: tuple[Task, ...]
     about: dict[str, str] = field(default_factory=dict)
+    known: tuple[Task, ...] = ()
+
+    @property
+    def columns(self) -> tuple[Task, ...]:
+        """What is evaluated after every stage, the columns of R: known tasks first."""
+        return self.known + self.tasks
 
     def limited(self, limit: int | None) -> Stream:
         """The same stream with at most `limit` training and test samples per task."""
-        return replace(self, tasks=tuple(task.limited(limit) for task in self.tasks))
+        return replace(
+            self,
+            tasks=tuple(task.limited(limit) for task in self.tasks),
+            known=tuple(task.limited(limit) for task in self.known),
+        )
 
     @property
     def fingerprint(self) -> str:
-        """Hash of all samples of all tasks, in order."""
-        return digest(*(task.fingerprint for task in self.tasks))
+        """Hash of all samples of all tasks, in order, and of what is known before."""
+        taught = digest(*(task.fingerprint for task in self.tasks))
+        return digest("known", *(task.fingerprint for task in self.known), taught) if self.known else taught
 
 
 class TaskFile(BaseModel):
@@ -60,8 +75,13 @@ class TaskFile(BaseModel):
     data: str | None = None
     test_share: float = Field(default=0.2, gt=0, lt=1)
     images: str | None = None
-    score: Literal["exact"] = "exact"
+    score: str = "exact"
     about: dict[str, str] = Field(default_factory=dict)
+
+    @field_validator("score")
+    @classmethod
+    def _known_score(cls, score: str) -> str:
+        return rule_of(score).name
 
     @model_validator(mode="after")
     def _one_source(self) -> TaskFile:
@@ -81,6 +101,7 @@ class StreamFile(BaseModel):
     name: str
     title: str = ""
     reverse: str | None = None
+    known: list[TaskFile] = Field(default_factory=list)
     tasks: list[TaskFile] = Field(default_factory=list)
 
 
@@ -107,8 +128,10 @@ def stream_file(name: str) -> tuple[StreamFile, Path]:
         raise unknown("stream", name, shipped)
     content = validated(StreamFile, read_yaml(path), where=str(path))
     if content.reverse is not None:
+        if content.tasks or content.known:
+            raise UserError(f"{path}: with 'reverse' the tasks are those of '{content.reverse}'; remove the others")
         straight, _ = stream_file(content.reverse)
-        content = content.model_copy(update={"tasks": straight.tasks[::-1]})
+        content = content.model_copy(update={"tasks": straight.tasks[::-1], "known": straight.known})
     if not content.tasks:
         raise UserError(f"{path}: the stream has no tasks")
     _refuse_twins(content, path)
@@ -129,8 +152,10 @@ def load_stream(name: str, *, limit: int | None = None, progress: Progress | Non
     if limit is not None and limit < 1:
         raise UserError(f"limit must be at least 1, not {limit}")
     content, path = stream_file(name)
-    tasks = tuple(_task(entry, path.parent, progress).limited(limit) for entry in content.tasks)
-    return Stream(content.name, tasks, {"title": content.title})
+    known, tasks = (
+        tuple(_task(entry, path.parent, progress) for entry in entries) for entries in (content.known, content.tasks)
+    )
+    return Stream(content.name, tasks, {"title": content.title}, known).limited(limit)
 
 
 def _task(entry: TaskFile, folder: Path, progress: Progress | None) -> Task:
@@ -177,7 +202,7 @@ def _refuse_overlap(name: str, train: tuple[Sample, ...], test: tuple[Sample, ..
 
 
 def _refuse_twins(content: StreamFile, path: Path) -> None:
-    names = [task.name for task in content.tasks]
+    names = [task.name for task in content.known + content.tasks]
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"{path}: two tasks are called '{name}'")

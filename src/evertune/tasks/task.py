@@ -46,7 +46,7 @@ class Task:
 
     Attributes:
         name: unique in its stream; also the name of folders, so letters, digits, `-`, `_` and `.` only.
-        score: name of the scoring rule (`evertune.scoring.answers`).
+        score: name of the scoring rule (`evertune.scoring.rules`).
         about: what it is, where it is from, licence and citation, for `show`.
     """
 

@@ -1,0 +1,216 @@
+"""Commands side by side: each a fresh process with its own log and lock, stopped cleanly, never started twice.
+
+Why processes of their own and not a pool: the number of threads is set before torch is loaded, a crash or a lack of
+memory ends one job only, and the lock is inherited. A worker therefore holds its lock even when whoever started it was
+killed, so nobody starts the same job a second time meanwhile; the lock goes when the last process that holds it does.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shlex
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import IO, Any
+
+from evertune.files import make_folder
+
+PATIENCE = 10.0
+LINES_OF_A_FAILURE = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A command, and where its lock and log are: `beside` with `.lock` and `.log` at its end."""
+
+    name: str
+    command: tuple[str, ...]
+    beside: Path
+
+    def file(self, kind: str) -> Path:
+        """`s0.log` for the job beside `s0`."""
+        return self.beside.with_name(f"{self.beside.name}.{kind}")
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a job ended: `problem` is None when it went well, else what its log says last."""
+
+    job: Job
+    seconds: float
+    problem: str | None
+
+
+@dataclass(slots=True)
+class Worker:
+    """A running job."""
+
+    job: Job
+    process: subprocess.Popen[bytes]
+    lock: IO[bytes]
+    log_start: int
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        """Since it was started."""
+        return time.monotonic() - self.started
+
+
+def locked(job: Job) -> IO[bytes] | None:
+    """The open lock of `job`, or None while another process holds it. Closing it lets go."""
+    make_folder(job.beside.parent)
+    lock = job.file("lock").open("ab")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        return None
+    return lock
+
+
+def start(job: Job, lock: IO[bytes], *, environment: Mapping[str, str]) -> Worker:
+    """Start `job` in a session of its own, so that Ctrl-C in the terminal reaches only who started it."""
+    with job.file("log").open("ab") as log:
+        log.write(f"$ {shlex.join(job.command)}\n".encode())
+        log.flush()
+        log_start = log.tell()
+        process = subprocess.Popen(
+            job.command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **environment},
+            start_new_session=True,
+            pass_fds=[lock.fileno()],
+        )
+    lock.truncate(0)
+    lock.write(f"{process.pid}\n".encode())
+    lock.flush()
+    return Worker(job, process, lock, log_start)
+
+
+class StopSignals:
+    """While entered, Ctrl-C, SIGTERM and SIGHUP only set `asked`: starting a job is never torn apart."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if threading.current_thread() is threading.main_thread() and signal.getsignal(number) != signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, _number: int, _frame: FrameType | None) -> None:
+        self.asked = True
+
+
+class Pool:
+    """Jobs in the order in which they are started, at most `size` of them at once.
+
+    Args:
+        jobs: what is to be done.
+        size: jobs side by side.
+        environment: variables that the workers get besides those of this process.
+        is_done: whether a job needs no worker; asked again under its lock, for others may have done it meanwhile.
+        before_start: called under the job's lock, for what its command reads.
+        when_done: called after a job went well and before its lock is let go.
+    """
+
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        *,
+        size: int,
+        environment: Mapping[str, str],
+        is_done: Callable[[Job], bool],
+        before_start: Callable[[Job], None],
+        when_done: Callable[[Ended], None],
+    ) -> None:
+        self.waiting = list(jobs)
+        self.running: list[Worker] = []
+        self.elsewhere: list[Job] = []
+        self._size = size
+        self._environment = environment
+        self._is_done = is_done
+        self._before_start = before_start
+        self._when_done = when_done
+
+    @property
+    def open(self) -> bool:
+        """Whether anything is left, here or in another process."""
+        return bool(self.waiting or self.running)
+
+    def step(self) -> list[Ended]:
+        """Take in what has ended and start what may start; returns what ended since the last step."""
+        ended = [self._take_in(worker) for worker in self.running if worker.process.poll() is not None]
+        self.running = [worker for worker in self.running if worker.process.returncode is None]
+        self.elsewhere = []
+        for job in list(self.waiting):
+            if len(self.running) >= self._size:
+                break
+            ended += self._try(job)
+        return ended
+
+    def stop(self) -> None:
+        """End every worker of this pool; what they have finished stays, for all their files are whole or absent."""
+        for worker in self.running:
+            worker.process.terminate()
+        deadline = time.monotonic() + PATIENCE
+        for worker in self.running:
+            try:
+                worker.process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                worker.process.kill()
+                worker.process.wait()
+            worker.lock.close()
+        self.running = []
+
+    def _try(self, job: Job) -> list[Ended]:
+        lock = locked(job)
+        if lock is None:
+            self.elsewhere.append(job)
+            return []
+        self.waiting.remove(job)
+        if self._is_done(job):
+            lock.close()
+            return [Ended(job, 0.0, None)]
+        self._before_start(job)
+        self.running.append(start(job, lock, environment=self._environment))
+        return []
+
+    def _take_in(self, worker: Worker) -> Ended:
+        ended = Ended(worker.job, worker.seconds, _problem(worker))
+        if ended.problem is None:
+            self._when_done(ended)
+        worker.lock.close()
+        return ended
+
+
+def _problem(worker: Worker) -> str | None:
+    code = worker.process.returncode
+    if code == 0:
+        return None
+    with worker.job.file("log").open("rb") as log:
+        log.seek(worker.log_start)
+        lines = log.read().decode(errors="replace").strip().splitlines()[-LINES_OF_A_FAILURE:]
+    if code < 0:
+        name = signal.Signals(-code).name
+        hint = "; often the memory was full: try fewer jobs" if name == "SIGKILL" else ""
+        lines.append(f"ended by {name}{hint}")
+    return "\n".join(lines) or f"ended with exit code {code} and said nothing"

@@ -1,0 +1,265 @@
+"""What importance-based penalties share: importance per sample, the closed-form gradient, rules that merge tasks.
+
+`ewc`, `online-ewc` and `mas` differ in what they measure and in how the tasks are merged; the rest is here, once. A
+modifier such as `tir` exchanges the merging rule and leaves the measure alone.
+"""
+
+from __future__ import annotations
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from evertune.errors import UserError
+from evertune.files import digest
+from evertune.lmm.modes import evaluating
+from evertune.lmm.protocol import Output
+from evertune.methods.base import Context, Method
+from evertune.tasks.task import Sample, Task
+
+Tensors = dict[str, Tensor]
+"""{name of a trained parameter: tensor of its shape}."""
+
+
+class Merging(ABC):
+    """How the importances of many tasks become one penalty, in memory that does not grow with their number.
+
+    The penalty and its gradient are those for a strength of 1.
+    """
+
+    def __init__(self) -> None:
+        self.importance: Tensors = {}
+
+    @abstractmethod
+    def merge(self, new: Mapping[str, Tensor], parameters: Mapping[str, Tensor], *, task: str) -> None:
+        """Take in the importance of the task that was just learned; `parameters` are the weights after it."""
+
+    def before_task(self, task: Task, parameters: Mapping[str, Tensor]) -> None:  # noqa: B027
+        """Get ready to protect what is known while `task` is learned."""
+
+    @abstractmethod
+    def gradient(self, name: str, theta: Tensor) -> Tensor:
+        """Gradient of the penalty with respect to the parameter `name`, which is at `theta`."""
+
+    @abstractmethod
+    def penalty(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        """The penalty's value, up to a constant."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What must survive."""
+        return {"importance": self.importance}
+
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Take back what `state_dict` gave."""
+        self.importance = _on(device, state["importance"])
+
+
+class Summed(Merging):
+    """Each task keeps its own spring, exactly: 1/2 Σ_k Σ_i F_k,i (θ_i - θ_k,i)².
+
+    A sum of quadratics is one quadratic, A θ² - 2 B θ + const with A = Σ F_k and B = Σ F_k θ_k: two tensors per
+    parameter hold all tasks.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pull: Tensors = {}
+
+    def merge(self, new: Mapping[str, Tensor], parameters: Mapping[str, Tensor], *, task: str) -> None:
+        """Add to both sums."""
+        del task
+        for name, importance in new.items():
+            zero = torch.zeros_like(importance)
+            self.importance[name] = self.importance.get(name, zero) + importance
+            self._pull[name] = self._pull.get(name, zero) + importance * parameters[name].detach()
+
+    def gradient(self, name: str, theta: Tensor) -> Tensor:
+        """A θ - B."""
+        return self.importance[name] * theta - self._pull[name]
+
+    def penalty(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        """1/2 Σ (A θ² - 2 B θ)."""
+        terms = [(self.importance[n] * p * p - 2 * self._pull[n] * p).sum() for n, p in parameters.items()]
+        return torch.stack(terms).sum() / 2
+
+    def state_dict(self) -> dict[str, Any]:
+        """The two sums."""
+        return {**super().state_dict(), "pull": self._pull}
+
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Take the sums back."""
+        super().load_state_dict(state, device)
+        self._pull = _on(device, state["pull"])
+
+
+class Latest(Merging):
+    """One importance, every spring fixed at the weights that the task to come starts from: scale Σ_i I_i (θ_i - a_i)².
+
+    The anchor needs no place in the state: the weights at the beginning of a task are those of the last stage.
+
+    Args:
+        decay: I <- decay · I + new; 1 is the plain sum.
+        scale: 1/2 or 1, as the paper of the penalty writes it.
+    """
+
+    def __init__(self, *, decay: float = 1.0, scale: float = 1.0) -> None:
+        super().__init__()
+        self._decay, self._scale = decay, scale
+        self._anchor: Tensors = {}
+
+    def merge(self, new: Mapping[str, Tensor], parameters: Mapping[str, Tensor], *, task: str) -> None:
+        """Add to the decayed sum."""
+        del parameters, task
+        for name, importance in new.items():
+            earlier = self.importance.get(name, torch.zeros_like(importance))
+            self.importance[name] = self._decay * earlier + importance
+
+    def before_task(self, task: Task, parameters: Mapping[str, Tensor]) -> None:
+        """Fix the springs here."""
+        del task
+        self._anchor = {name: p.detach().clone() for name, p in parameters.items()}
+
+    def held(self) -> Mapping[str, Tensor]:
+        """The importance in force during the current task."""
+        return self.importance
+
+    def gradient(self, name: str, theta: Tensor) -> Tensor:
+        """2 scale I (θ - a)."""
+        return 2 * self._scale * self.held()[name] * (theta - self._anchor[name])
+
+    def penalty(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        """Scale Σ I (θ - a)²."""
+        terms = [(self.held()[n] * (p - self._anchor[n]) ** 2).sum() for n, p in parameters.items()]
+        return self._scale * torch.stack(terms).sum()
+
+
+class ImportancePenalty(Method, ABC):
+    """A quadratic penalty on leaving the weights that earlier tasks need; subclasses say what importance is.
+
+    Args:
+        strength: λ; None is the default of the method, or of the modifier that exchanges its merging rule: a rule that
+            normalises importances needs a λ of another size.
+        samples: training samples per task that the importance is estimated from.
+    """
+
+    default_strength: ClassVar[float]
+    neutral: ClassVar[Mapping[str, Any]] = {"strength": 0.0}
+    rule: Merging
+
+    def __init__(self, *, strength: float | None = None, samples: int = 128) -> None:
+        if not (strength is None or strength >= 0) or samples < 1:
+            raise UserError(f"{self.name}.strength must be 0 or more and {self.name}.samples at least 1")
+        self._given = strength
+        self.strength = self.default_strength if strength is None else strength
+        self.samples = samples
+        self._make_rule: Callable[[], Merging] = self.merging
+
+    @abstractmethod
+    def measure(self, samples: Sequence[Sample]) -> Tensors:
+        """How much each trained scalar matters to `samples`, at the model's present weights."""
+
+    @abstractmethod
+    def merging(self) -> Merging:
+        """A fresh merging rule of this method."""
+
+    def merge_by(self, make_rule: Callable[[], Merging], *, strength: float) -> None:
+        """Merge by another rule from the next `setup` on, with its own default strength."""
+        self._make_rule = make_rule
+        self.strength = strength if self._given is None else self._given
+
+    def setup(self, context: Context) -> None:
+        """Start without importance."""
+        super().setup(context)
+        self.rule = self._make_rule()
+
+    def know(self, task: Task) -> None:
+        """Protect a task that the model knew before the stream."""
+        self._protect(task)
+
+    def before_task(self, task: Task) -> None:
+        """Tell the rule that the weights will move now."""
+        self.rule.before_task(task, self.context.parameters)
+
+    def adds_to_loss(self) -> bool:
+        """Only once there is an earlier task to protect."""
+        return self.strength > 0 and bool(self.rule.importance)
+
+    def after_backward(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Add the penalty's gradient, once per optimizer step however the batch was split."""
+        if not self.adds_to_loss():
+            return
+        for name, parameter in parameters.items():
+            gradient = self.strength * self.rule.gradient(name, parameter.detach())
+            parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+
+    def penalty(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        """The penalty's value up to a constant."""
+        return self.strength * self.rule.penalty(parameters)
+
+    def after_task(self, task: Task) -> None:
+        """Measure what `task` needs and merge it with what is protected already."""
+        self._protect(task)
+
+    def _protect(self, task: Task) -> None:
+        choose = random.Random(digest(self.name, str(self.context.seed), task.name))
+        chosen = choose.sample(list(task.train), min(self.samples, len(task.train)))
+        self.rule.merge(self.measure(chosen), self.context.parameters, task=task.name)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the merging rule holds."""
+        return self.rule.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take it back, on the parameters' device."""
+        self.rule.load_state_dict(state, self.context.lmm.device)
+
+
+def mean_over_samples(
+    context: Context,
+    samples: Sequence[Sample],
+    *,
+    of: Callable[[Output], Tensor],
+    size: Callable[[Tensor], Tensor],
+) -> Tensors:
+    """Mean over `samples` of `size(∂ of(output) / ∂θ)`, one backward pass per sample, float32.
+
+    One sample at a time because both squares and absolute values of a batch's mean gradient shrink with the batch.
+
+    Args:
+        context: the model at its present weights, and its features.
+        samples: at least one.
+        of: what is differentiated, a scalar of one sample's output.
+        size: elementwise, of the gradient.
+
+    Raises:
+        UserError: a gradient is not finite; the message names the sample and the parameter.
+    """
+    parameters = context.parameters
+    module = context.lmm.module()
+    context.features.ensure(samples)
+    total = {name: torch.zeros_like(p) for name, p in parameters.items()}
+    with evaluating(module):
+        for sample in samples:
+            batch = context.lmm.collate([sample], context.features.get([sample]))
+            gradients = torch.autograd.grad(of(module(batch)), list(parameters.values()), allow_unused=True)
+            for name, gradient in zip(parameters, gradients, strict=True):
+                if gradient is not None:
+                    total[name] += _finite(size(gradient.detach()), name, sample)
+    return {name: value / len(samples) for name, value in total.items()}
+
+
+def _finite(value: Tensor, name: str, sample: Sample) -> Tensor:
+    if not torch.isfinite(value).all():
+        raise UserError(
+            f"the gradient of {name} is not finite at the sample {sample.id} ({sample.origin}), so no importance can "
+            "be estimated from it. Look at this sample, or lower train.learning_rate"
+        )
+    return value
+
+
+def _on(device: torch.device, tensors: Mapping[str, Tensor]) -> Tensors:
+    return {name: t.to(device) for name, t in tensors.items()}

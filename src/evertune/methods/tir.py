@@ -1,0 +1,197 @@
+"""TIR, task-similarity-informed regularization: hold what dissimilar old tasks need, let similar ones move.
+
+A modifier: it exchanges the rule by which a penalty (`ewc`, `mas`) merges the importances of its tasks, and leaves to
+the penalty what importance is. `tir+ewc` and `ewc+tir` are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from evertune.errors import UserError
+from evertune.files import digest
+from evertune.lmm.weights import bytes_of
+from evertune.methods.base import About, Context, Method
+from evertune.methods.importance import ImportancePenalty, Latest, Merging, Tensors
+from evertune.similarity import SAMPLES, embed_task, evenly_spaced, similarity_to
+from evertune.tasks.task import Task
+
+STRENGTH = 100.0
+"""The default λ of a penalty under `tir`, whose importances sum to 1 whatever is measured; not tuned yet."""
+
+Owner = Literal["argmax", "random"]
+Weighting = Literal["dissimilar", "similar"]
+Discount = Literal["accumulate", "once"]
+
+
+class Tir(Method):
+    """Discount the importance of each trained scalar by the similarity of the task it came from to the new one.
+
+    Args:
+        owner: `argmax`: a scalar belongs to the old task it matters to most; `random` (ablation): to any of them.
+        weighting: `dissimilar`: I <- (1 - s) I, the paper's; `similar` (ablation): I <- s I.
+        discount: `accumulate`: what was discounted stays so; `once`: every task starts from the undiscounted maximum.
+            The paper leaves it open; the code seen accumulates.
+    """
+
+    name = "tir"
+    about = About(
+        title="TIR: regularization informed by task similarity, a modifier of ewc or mas",
+        kind="regularization",
+        paper="He et al. 2023, arXiv 2311.16206",
+        formula="λ Σ_i (1 - s(d_i)) I_i (θ_i - a_i)², I_i = max_k I_i^k, d_i = argmax_k I_i^k, Σ_i I_i^k = 1",
+        cost="6 bytes per trained parameter and an embedding per task; while training, 8 bytes per parameter more",
+        fails="with an untuned λ; when similarity of embeddings is not similarity of what must be known",
+    )
+    neutral: ClassVar[Mapping[str, Any]] = {}
+
+    def __init__(
+        self, *, owner: Owner = "argmax", weighting: Weighting = "dissimilar", discount: Discount = "accumulate"
+    ) -> None:
+        for option, value, kind in (
+            ("owner", owner, Owner),
+            ("weighting", weighting, Weighting),
+            ("discount", discount, Discount),
+        ):
+            if value not in get_args(kind):
+                raise UserError(f"tir.{option}={value!r}: choose one of {', '.join(get_args(kind))}")
+        self.owner, self.weighting, self.discount = owner, weighting, discount
+        self._embeddings: dict[str, dict[str, Tensor]] = {}
+        self._similarities: dict[str, dict[str, float]] = {}
+        self._latest: tuple[Task, dict[str, Tensor]] | None = None
+
+    def compose(self, methods: Sequence[Method]) -> None:
+        """Give every importance-based penalty among `methods` the merging rule of TIR.
+
+        Raises:
+            UserError: there is none.
+        """
+        penalties = [method for method in methods if isinstance(method, ImportancePenalty)]
+        if not penalties:
+            raise UserError("tir modifies a penalty and is none itself: join it with one, as in tir+ewc or tir+mas")
+        for penalty in penalties:
+            penalty.merge_by(self.merging, strength=STRENGTH)
+
+    def merging(self) -> Merging:
+        """A fresh rule for one penalty."""
+        return OwnedMaximum(self)
+
+    def setup(self, context: Context) -> None:
+        """Start without tasks."""
+        super().setup(context)
+        self._embeddings, self._similarities, self._latest = {}, {}, None
+
+    def know(self, task: Task) -> None:
+        """Keep the embedding of a task that the model knew before the stream."""
+        self._embeddings[task.name] = self._embedding(task)
+
+    def after_task(self, task: Task) -> None:
+        """Keep the embedding."""
+        self._embeddings[task.name] = self._embedding(task)
+
+    def similarities(self, task: Task) -> dict[str, float]:
+        """s(k) of every old task to `task`, in 0..1; a task that is learned again is 1 similar to itself."""
+        old = {name: e for name, e in self._embeddings.items() if name != task.name}
+        found = similarity_to(self._embedding(task), old, name=task.name)
+        return {**found, task.name: 1.0} if task.name in self._embeddings else found
+
+    def discounted(self, task: Task, importance: Tensors, owner: Tensors, tasks: Sequence[str]) -> Tensors:
+        """Importance in force while `task` is learned: I · (1 - s(owner)).
+
+        Args:
+            task: the new task.
+            importance: of each trained scalar.
+            owner: int16, of the same shapes: index into `tasks`.
+            tasks: names of the old tasks.
+        """
+        similar = self.similarities(task)
+        self._similarities[task.name] = similar
+        factors = torch.tensor([similar[name] if self.weighting == "similar" else 1 - similar[name] for name in tasks])
+        chance = torch.Generator().manual_seed(int(digest("tir", str(self.context.seed), task.name)[:8], 16))
+        result = {}
+        for name, value in importance.items():
+            index = owner[name].long()
+            if self.owner == "random":
+                index = torch.randint(len(tasks), index.shape, generator=chance)
+            result[name] = value * factors.to(value.device)[index.to(value.device)]
+        return result
+
+    def grows_by(self) -> int:
+        """One embedding per task."""
+        return max((bytes_of(embedding) for embedding in self._embeddings.values()), default=0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The tasks' embeddings, and the similarities that were used, for whoever wants to look at them."""
+        return {"embeddings": self._embeddings, "similarities": self._similarities}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take them back."""
+        self._embeddings, self._similarities = dict(state["embeddings"]), dict(state["similarities"])
+
+    def _embedding(self, task: Task) -> dict[str, Tensor]:
+        """Computed once per task: it is needed before it and kept after it."""
+        if self._latest is None or self._latest[0] is not task:
+            features = self.context.features
+            features.ensure(evenly_spaced(task.train, SAMPLES))
+            self._latest = (task, embed_task(self.context.lmm, features, task.train))
+        return self._latest[1]
+
+
+class OwnedMaximum(Latest):
+    """The largest normalised importance of any task and the task it came from, discounted before each new task."""
+
+    def __init__(self, tir: Tir) -> None:
+        super().__init__(scale=1.0)
+        self._tir = tir
+        self.owner: Tensors = {}
+        self.tasks: list[str] = []
+        self._held: Tensors = {}
+
+    def merge(self, new: Mapping[str, Tensor], parameters: Mapping[str, Tensor], *, task: str) -> None:
+        """Normalise `new` to sum 1 over all trained scalars; where it exceeds what is held, `task` is the owner.
+
+        What is held and discounted is taken as the base only here, after the task: one that was interrupted and begins
+        again is not discounted twice.
+        """
+        del parameters
+        if task not in self.tasks:
+            self.tasks.append(task)
+        index = self.tasks.index(task)
+        base = self._held if self._held and self._tir.discount == "accumulate" else self.importance
+        merged, owner = {}, {}
+        for name, value in normalised(new).items():
+            earlier = base.get(name, torch.zeros_like(value))
+            before = self.owner.get(name, torch.zeros_like(value, dtype=torch.int16))
+            merged[name] = torch.maximum(earlier, value)
+            owner[name] = torch.where(value > earlier, torch.full_like(before, index), before)
+        self.importance, self.owner, self._held = merged, owner, {}
+
+    def before_task(self, task: Task, parameters: Mapping[str, Tensor]) -> None:
+        """Fix the springs here and discount them by the similarity to `task`."""
+        super().before_task(task, parameters)
+        if self.importance:
+            self._held = self._tir.discounted(task, self.importance, self.owner, self.tasks)
+
+    def held(self) -> Mapping[str, Tensor]:
+        """The discounted importance."""
+        return self._held
+
+    def state_dict(self) -> dict[str, Any]:
+        """Importance, owners and the names that the owners' indices stand for."""
+        return {**super().state_dict(), "owner": self.owner, "tasks": self.tasks}
+
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Take them back."""
+        super().load_state_dict(state, device)
+        self.owner = {name: t.to(device) for name, t in state["owner"].items()}
+        self.tasks = list(state["tasks"])
+
+
+def normalised(importance: Mapping[str, Tensor]) -> Tensors:
+    """`importance` with sum 1 over all scalars of all tensors; all zero stays all zero."""
+    total = float(torch.stack([value.double().sum().cpu() for value in importance.values()]).sum())
+    return {name: value / total if total > 0 else value for name, value in importance.items()}

@@ -1,0 +1,1 @@
+"""How `tiny` is made from scratch: `evertune pretrain tiny`."""

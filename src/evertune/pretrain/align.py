@@ -1,0 +1,69 @@
+"""Third phase: the Q-Former learns to say in soft tokens what the caption says in words; nothing else changes.
+
+Two steps, as in BLIP-2. First without the LM: each soft token should be the word of the caption that stands at its
+place. Then through the frozen LM: the caption itself. The captions leave out what is written and show no blurred
+picture, so reading and "unanswerable" are left for the stream to teach.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, mse_loss
+
+from evertune.lmm.instructblip import InstructBlip
+from evertune.lmm.protocol import Batch
+from evertune.pretrain.corpus import PLAIN, caption_scene
+from evertune.tasks.pocket.draw import draw
+from evertune.tasks.pocket.questions import CAPTION, describe
+from evertune.tasks.task import Sample
+
+
+class CaptionBank:
+    """Pictures of pretraining with their captions; the frozen tower's features are computed once and kept in memory."""
+
+    def __init__(self, lmm: InstructBlip, *, pictures: int, name: str) -> None:
+        choose = random.Random(f"captions {name}")
+        self.captions: list[str] = []
+        rows = []
+        for start in range(0, pictures, 64):
+            scenes = [caption_scene(choose) for _ in range(min(64, pictures - start))]
+            self.captions += [describe(scene) for scene in scenes]
+            rows.append(lmm.encode([draw(scene, choose) for scene in scenes]))
+        self.features = torch.cat(rows)
+
+    def batch(self, lmm: InstructBlip, choose: random.Random, size: int) -> Batch:
+        """`size` pictures with the instruction to describe them and their captions as answers."""
+        rows = choose.sample(range(len(self.captions)), size)
+        samples = [Sample(str(row), Path(), CAPTION, (self.captions[row],)) for row in rows]
+        return lmm.collate(samples, self.features[rows])
+
+
+def slot_loss(lmm: InstructBlip, bank: CaptionBank, choose: random.Random, *, batch: int) -> Tensor:
+    """Each soft token against the LM's embedding of its word: cross-entropy over the vocabulary, and the distance."""
+    drawn = bank.batch(lmm, choose, batch)
+    soft = lmm.soft_tokens(drawn)
+    table: Tensor = lmm.blip.language_model.get_input_embeddings().weight
+    wanted = torch.tensor(lmm.processor.tokenizer([f"{PLAIN} {s.answers[0]}" for s in drawn.samples]).input_ids)
+    logits = soft @ table.T / table.std() / soft.shape[-1] ** 0.5
+    return cross_entropy(logits.flatten(0, 1), wanted.flatten()) + mse_loss(soft, table[wanted]) / table.var()
+
+
+def caption_loss(lmm: InstructBlip, bank: CaptionBank, choose: random.Random, *, batch: int) -> Tensor:
+    """The caption through the frozen LM."""
+    loss: Tensor = lmm(bank.batch(lmm, choose, batch)).loss
+    return loss
+
+
+def caption_accuracy(lmm: InstructBlip, bank: CaptionBank) -> dict[str, float]:
+    """Share of captions told whole, and of their words at the right place."""
+    said = lmm.answer(bank.features, [CAPTION] * len(bank.captions), max_new_tokens=20)
+    words = [
+        sum(a == b for a, b in zip(text.split(), caption.split(), strict=False)) / len(caption.split())
+        for text, caption in zip(said, bank.captions, strict=True)
+    ]
+    whole = sum(text == caption for text, caption in zip(said, bank.captions, strict=True))
+    return {"whole": whole / len(said), "words": sum(words) / len(words)}

@@ -1,0 +1,97 @@
+"""CIDEr-D: how much of what people say about a picture a caption says, words weighted by how telling they are.
+
+Vedantam, Zitnick and Parikh 2015, arXiv 1411.5726; the arithmetic is that of the published code (`pycocoevalcap`),
+whose scores run from 0 to 10. Captions are scored by it in TextCaps and Flickr30k.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+LONGEST = 4
+SIGMA = 6.0
+SCALE = 10.0
+NOT = re.compile(r"(?<=\w)n't\b")
+CLITIC = re.compile(r"(?<=\w)('(?:s|re|ve|ll|d|m))\b")
+TOKEN = re.compile(r"n't\b|'(?:s|re|ve|ll|d|m)\b|\d+(?:[.,]\d+)+|\w+(?:-\w+)*")
+
+Ngram = tuple[str, ...]
+
+
+def tokenise(text: str) -> list[str]:
+    """Words in lower case, in the manner of the Penn Treebank, without the Java tokeniser that the published code runs.
+
+    `n't`, `'s`, `'ll` ... are words of their own; words with hyphens and numbers like 1,000 stay whole; all other marks
+    are dropped.
+    """
+    plain = text.lower().replace("’", "'")
+    return TOKEN.findall(CLITIC.sub(r" \1", NOT.sub(" n't", plain)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Vector:
+    """tf-idf of a sentence's n-grams, one dictionary and norm per length; `length` counts bigrams, as published."""
+
+    weights: tuple[dict[Ngram, float], ...]
+    norms: tuple[float, ...]
+    length: int
+
+
+def cider(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
+    """CIDEr-D of every caption in a cell, 0 to 10 each; 1 is what the field prints as 100.
+
+    Args:
+        predictions: one caption per picture.
+        references: for each picture what people said. All of them together decide how telling an n-gram is, so a
+            score depends on the cell. Where every picture has the same n-grams, nothing is telling: a cell of one
+            picture scores 0, as in the published code.
+    """
+    said = [tokenise(text) for text in predictions]
+    golds = [[tokenise(text) for text in texts] for texts in references]
+    return cider_of_tokens(said, golds)
+
+
+def cider_of_tokens(predictions: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]) -> list[float]:
+    """`cider` of sentences that are lists of words already."""
+    golds = [[ngrams(words) for words in sentences] for sentences in references]
+    frequency = Counter(ngram for sentences in golds for ngram in set().union(*sentences))
+    pictures = math.log(max(1, len(references)))
+    scores = []
+    for words, sentences in zip(predictions, golds, strict=True):
+        hypothesis = _vector(ngrams(words), frequency, pictures)
+        against = [_similarity(hypothesis, _vector(gold, frequency, pictures)) for gold in sentences]
+        scores.append(SCALE * sum(against) / len(against))
+    return scores
+
+
+def ngrams(words: Sequence[str]) -> Counter[Ngram]:
+    """How often each n-gram of one to four words occurs."""
+    return Counter(
+        tuple(words[start : start + n]) for n in range(1, LONGEST + 1) for start in range(len(words) - n + 1)
+    )
+
+
+def _vector(counts: Counter[Ngram], frequency: Counter[Ngram], pictures: float) -> _Vector:
+    """Count x (log pictures - log pictures with it); an n-gram that no reference has counts as one that one has."""
+    weights: tuple[dict[Ngram, float], ...] = tuple({} for _ in range(LONGEST))
+    for ngram, count in counts.items():
+        weights[len(ngram) - 1][ngram] = count * (pictures - math.log(max(1, frequency[ngram])))
+    norms = tuple(math.sqrt(sum(weight**2 for weight in part.values())) for part in weights)
+    return _Vector(weights, norms, sum(count for ngram, count in counts.items() if len(ngram) == 2))
+
+
+def _similarity(hypothesis: _Vector, reference: _Vector) -> float:
+    """Mean over n of the clipped cosine, times the Gaussian penalty for a difference in length."""
+    penalty = math.exp(-((hypothesis.length - reference.length) ** 2) / (2 * SIGMA**2))
+    total = 0.0
+    for said, gold, norm_said, norm_gold in zip(
+        hypothesis.weights, reference.weights, hypothesis.norms, reference.norms, strict=True
+    ):
+        if norm_said and norm_gold:
+            clipped = sum(min(weight, gold.get(ngram, 0.0)) * gold.get(ngram, 0.0) for ngram, weight in said.items())
+            total += clipped / (norm_said * norm_gold)
+    return penalty * total / LONGEST

@@ -1,0 +1,18 @@
+"""The stream that whole runs and grids are tried on."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def stream(tmp_path_factory):
+    """Two tasks on crops of photographs: what is it, and is it upright? Made by the example of the docs."""
+    path = Path(__file__).parents[2] / "examples" / "photographs.py"
+    spec = importlib.util.spec_from_file_location("photographs", path)
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    return example.main(tmp_path_factory.mktemp("photos"))

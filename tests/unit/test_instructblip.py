@@ -1,0 +1,148 @@
+"""The family InstructBLIP on a random miniature: against the library's own forward and generate."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+from transformers import InstructBlipForConditionalGeneration, InstructBlipProcessor
+
+from evertune.errors import UserError
+from evertune.lmm import load_lmm
+from evertune.lmm.decoder import IGNORE
+from evertune.lmm.features import FeatureStore
+from evertune.pretrain.parts import make_model, make_processor, make_tokenizer, save_checkpoint
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("blip") / "mini"
+    tokenizer = make_tokenizer(documents=200)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    model = make_model(tokenizer, **sizes)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():  # large enough that pictures and words make a difference to what is said
+        if parameter.ndim > 1:
+            parameter.data.add_(0.15 * torch.randn(parameter.shape, generator=generator))
+    save_checkpoint(model, make_processor(tokenizer), folder)
+    return folder
+
+
+@pytest.fixture
+def blip(checkpoint):
+    return load_lmm(str(checkpoint), dtype="float32", device=torch.device("cpu"))
+
+
+@pytest.fixture
+def store(blip, tasks):
+    found = FeatureStore(blip)
+    for task in tasks:
+        found.ensure(task.train + task.test)
+    return found
+
+
+@pytest.fixture
+def theirs(checkpoint):
+    model = InstructBlipForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32)
+    return model.eval(), InstructBlipProcessor.from_pretrained(checkpoint)
+
+
+def test_what_trains_is_the_query_tokens_the_qformer_and_the_projection(blip):
+    names = set(blip.trainable())
+    assert names == {n for n, p in blip.blip.named_parameters() if p.requires_grad}
+    assert {n.split(".")[0] for n in names} == {"query_tokens", "qformer", "language_projection"}
+    scopes = blip.scopes()
+    assert set(scopes["projection"]) | set(scopes["qformer"]) == names
+    assert all(p.dtype == torch.float32 for p in blip.trainable().values())
+
+
+def test_the_label_mask_decodes_to_the_answer(blip, tasks, store):
+    samples = [task.train[0] for task in tasks]
+    batch = blip.collate(samples, store.get(samples))
+    decode = blip.processor.tokenizer.decode
+    for row, sample in enumerate(samples):
+        labelled = batch.labels[row][batch.labels[row] != IGNORE]
+        assert decode(labelled) == sample.answers[0] + "</s>"
+        text = decode(batch.input_ids[row][batch.attention[row] == 1])
+        assert text == f"{sample.instruction} {sample.answers[0]}</s>"
+
+
+def test_the_loss_is_that_of_the_library(blip, theirs, tasks, store):
+    """Their forward from pixels, with their processor's inputs, against ours from cached features."""
+    model, processor = theirs
+    sample = tasks[0].train[0]
+    inputs = processor(images=Image.open(sample.image).convert("RGB"), text=sample.instruction, return_tensors="pt")
+    answer = torch.tensor([blip._answer_ids(sample.answers[0])])
+    labels = torch.cat([torch.full_like(inputs.input_ids, IGNORE), answer], 1)
+    inputs["input_ids"] = torch.cat([inputs.input_ids, answer], 1)
+    inputs["attention_mask"] = torch.ones_like(inputs.input_ids)
+    loss = model(**inputs, labels=labels).loss
+    ours = blip(blip.collate([sample], store.get([sample]))).loss
+    torch.testing.assert_close(ours, loss, rtol=2e-3, atol=1e-4)  # features are kept in half precision
+
+
+def test_answers_are_those_of_the_library(blip, theirs, tasks, store):
+    model, processor = theirs
+    samples = [task.test[0] for task in tasks]
+    ours = blip.answer(store.get(samples), [s.instruction for s in samples], max_new_tokens=6)
+    said = []
+    for sample in samples:
+        inputs = processor(images=Image.open(sample.image).convert("RGB"), text=sample.instruction, return_tensors="pt")
+        tokens = model.generate(**inputs, max_new_tokens=6, do_sample=False)[0]
+        new = tokens[inputs.input_ids.shape[1] :] if len(tokens) > 6 else tokens
+        said.append(processor.tokenizer.decode(new, skip_special_tokens=True).strip())
+    assert ours == said
+    assert len(set(ours)) > 1, "a model that always says the same proves nothing"
+
+
+def test_batch_size_never_changes_an_answer_or_a_loss(blip, tasks, store):
+    samples = [s for task in tasks for s in task.test]
+    ask = [s.instruction for s in samples]
+    together = blip.answer(store.get(samples), ask, max_new_tokens=6)
+    alone = [blip.answer(store.get([s]), [s.instruction], max_new_tokens=6)[0] for s in samples]
+    assert together == alone
+    nll = blip(blip.collate(samples, store.get(samples))).nll
+    for row, sample in enumerate(samples):
+        one = blip(blip.collate([sample], store.get([sample]))).nll[0]
+        torch.testing.assert_close(one, nll[row], rtol=1e-4, atol=1e-4)
+
+
+def test_the_instruction_changes_the_soft_tokens(blip, tasks, store):
+    """The Q-Former is instruction-aware: the same picture, another question, other visual tokens."""
+    sample = tasks[0].train[0]
+    other = tasks[1].train[0].instruction
+    one = blip.collate([sample], store.get([sample]))
+    ids, attention = blip._qformer_text([other])
+    assert not torch.allclose(blip.soft_tokens(one), blip._visual(one.features, ids, attention))
+
+
+def test_siblings_share_features_but_not_answers(blip, checkpoint, tmp_path):
+    sibling = shutil.copytree(checkpoint, tmp_path / "sibling")
+    model = InstructBlipForConditionalGeneration.from_pretrained(sibling)
+    model.query_tokens.data.add_(0.1)
+    model.half().save_pretrained(sibling)
+    other = load_lmm(str(sibling), dtype="float32", device=torch.device("cpu"))
+    assert other.encoder_fingerprint == blip.encoder_fingerprint
+    assert other.fingerprint != blip.fingerprint
+
+
+def test_embeddings_are_the_cls_and_the_words(blip, tasks, store):
+    sample = tasks[0].train[0]
+    features = store.get([sample])
+    assert torch.equal(blip.embed_images(features)[0], features[0, 0].float())
+    assert blip.embed_texts(["red", "red blue"]).shape == (2, 32)
+
+
+def test_bad_folders(checkpoint, tmp_path):
+    with pytest.raises(UserError, match="no family 'gpt9'.*instructblip"):
+        (tmp_path / "odd").mkdir()
+        (tmp_path / "odd" / "config.json").write_text(json.dumps({"model_type": "gpt9"}))
+        load_lmm(str(tmp_path / "odd"))
+    cut = shutil.copytree(checkpoint, tmp_path / "cut")
+    weights = cut / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(UserError, match="cut can't be read as an InstructBLIP checkpoint"):
+        load_lmm(str(cut))

@@ -1,0 +1,166 @@
+"""The world of pocket: scenes, splits, and that each question's answer is what the scene shows."""
+
+from __future__ import annotations
+
+import random
+import re
+
+import pytest
+
+from evertune.errors import UserError
+from evertune.pretrain.corpus import SLOTS, caption_scene, document
+from evertune.tasks.builders import pocket
+from evertune.tasks.pocket.draw import SIDE, draw
+from evertune.tasks.pocket.questions import ROLES, describe
+from evertune.tasks.pocket.world import PLACES, SHARES, draw_scene
+
+
+def scenes(layout, *, count=200, split="train", blurred=False):
+    choose = random.Random(f"test {layout}")
+    return [draw_scene(choose, layout=layout, split=split, blurred=blurred) for _ in range(count)]
+
+
+def asked(role, *, count=300, blurred=False):
+    """(scene, item) of a role, on scenes of its layouts."""
+    choose = random.Random(role)
+    rule = ROLES[role]
+    for scene in scenes(rule.layouts[0], count=count, blurred=blurred):
+        yield scene, rule.ask(scene, choose)
+
+
+def at(scene, place):
+    return scene.cells[PLACES.index(place)]
+
+
+@pytest.mark.parametrize("layout", ["things", "signs", "book", "single"])
+def test_splits_are_disjoint_and_words_decide(layout):
+    words = {split: {s.words for s in scenes(layout, split=split)} for split in SHARES}
+    assert not words["train"] & words["test"]
+    assert not words["pretrain"] & (words["train"] | words["test"])
+
+
+def test_seventeen_slots():
+    for layout in ("things", "signs", "book", "single"):
+        assert all(len(s.words.split()) + 1 == SLOTS for s in scenes(layout, count=50))
+    assert len(scenes("single", count=1, blurred=True)[0].words.split()) + 1 == SLOTS
+
+
+def test_reading_answers_what_stands_there():
+    for scene, item in asked("textvqa"):
+        where = re.search(r"sign (?:in the (?P<place>.+?)|on the (?P<colour>\w+) tile) say", item.instruction)
+        told = [c for p, c in scene.written() if p == where["place"] or c.colour == where["colour"]]
+        assert [c.word.lower() for c in told] == [item.answers[0]]
+        tokens = item.instruction.removeprefix("OCR tokens: ").split(".")[0].split(", ")
+        assert {c.word.lower() for _, c in scene.written()} <= set(tokens)
+
+
+def test_counts_presence_and_names():
+    forms = set()
+    for scene, item in asked("vqav2"):
+        names = {kind.name for _, _, kind in scene.things()}
+        if "how many" in item.instruction:
+            assert item.answers[0] == str(len(names))
+            forms.add("count")
+        elif present := re.search(r"is there a (\w+)\?", item.instruction):
+            assert item.answers[0] == ("yes" if present[1] in names else "no")
+            forms.add(f"presence {item.answers[0]}")
+        else:
+            place = re.search(r"in the (.+?)\?", item.instruction)[1]
+            assert item.answers[0] == at(scene, place).what
+            forms.add("name")
+    assert forms == {"count", "presence yes", "presence no", "name"}
+
+
+def test_relations_by_coordinates():
+    """Written again from rows and columns, not from the library's function."""
+    said = set()
+    for scene, item in asked("gqa"):
+        spot = {kind.name: divmod(PLACES.index(place), 2) for place, _, kind in scene.things()}
+
+        def holds(a, relation, b, spot=spot):
+            (row, column), (other_row, other_column) = spot[a], spot[b]
+            by_row = {"above": row < other_row, "below": row > other_row}
+            same_row = row == other_row
+            return {
+                **by_row,
+                "left of": same_row and column < other_column,
+                "right of": same_row and column > other_column,
+            }[relation]
+
+        if match := re.search(r"is the (\w+) (above|below|left of|right of) the (\w+)\?", item.instruction):
+            assert item.answers[0] == ("yes" if holds(match[1], match[2], match[3]) else "no")
+        elif match := re.search(r"what is (above|below|left of|right of) the (\w+)\?", item.instruction):
+            fitting = [name for name in spot if name != match[2] and holds(name, match[1], match[2])]
+            assert fitting == [item.answers[0]]
+        else:
+            name = re.search(r"behind the (\w+)\?", item.instruction)[1]
+            assert item.answers[0] == next(c.colour for _, c, k in scene.things() if k.name == name)
+        said.add(item.answers[0])
+    assert {"yes", "no"} < said
+
+
+def test_options_hold_the_answer_once():
+    letters = set()
+    for scene, item in asked("aokvqa"):
+        options = dict(re.findall(r"\((\w)\) (\w+)", item.instruction))
+        kind = at(scene, re.search(r"in the ((?:top|bottom) (?:left|right))", item.instruction)[1]).kind
+        truth = kind.found if "found" in item.instruction else kind.category
+        assert options[item.answers[0]] == truth
+        assert len(set(options.values())) == 4
+        letters.add(item.answers[0])
+    assert letters == set("abcd")
+
+
+def test_books():
+    for scene, item in asked("ocrvqa"):
+        word = {c.what: c.word.lower() for _, c in scene.written()}
+        category = scene.things()[0][2].category
+        wanted = {"title": word["title"], "wrote": word["author"], "cover": category}
+        assert item.answers == (next(v for k, v in wanted.items() if k in item.instruction),)
+
+
+def test_blurred_pictures_are_unanswerable():
+    assert {item.answers[0] for _, item in asked("vizwiz", blurred=True)} == {"unanswerable"}
+    assert "unanswerable" not in {item.answers[0] for _, item in asked("vizwiz")}
+
+
+@pytest.mark.parametrize("role", ["okvqa", "vqav2", "vizwiz", "textvqa"])
+def test_ten_annotators_of_whom_at_least_seven_agree(role):
+    for _, item in asked(role, count=100):
+        assert len(item.answers) == 10
+        assert item.answers.count(item.answers[0]) >= 7
+
+
+@pytest.mark.parametrize("role", ["flickr30k", "textcaps"])
+def test_five_captions_that_name_what_is_there(role):
+    for scene, item in asked(role, count=100):
+        assert len(item.answers) == 5
+        assert all(kind.name in item.answers[0] for _, _, kind in scene.things())
+        assert all(cell.word.lower() in item.answers[0] for _, cell in scene.written())
+
+
+def test_alignment_leaves_out_what_is_written():
+    choose = random.Random(0)
+    for _ in range(200):
+        scene = caption_scene(choose)
+        assert not scene.blurred
+        assert not {c.word.lower() for _, c in scene.written()} & set(describe(scene).split())
+
+
+def test_language_is_learned_on_pretraining_scenes_only():
+    choose = random.Random(1)
+    held_out = {s.words for layout in ("things", "signs", "book", "single") for s in scenes(layout, split="test")}
+    assert not any(document(choose).prefix.split(" ", 1)[1] in held_out for _ in range(500))
+
+
+def test_the_same_seed_draws_the_same_picture():
+    scene = scenes("signs", count=1)[0]
+    first, again = (draw(scene, random.Random(5)) for _ in range(2))
+    assert first.tobytes() == again.tobytes()
+    assert first.size == (SIDE, SIDE)
+    assert first.tobytes() != draw(scene, random.Random(6)).tobytes()
+
+
+def test_an_unknown_role(tmp_path):
+    with pytest.raises(UserError, match="unknown role 'okvq'.*okvqa"):
+        pocket.build(tmp_path, role="okvq", train=1, test=1, seed=0)
