@@ -9,6 +9,8 @@ which one.
 
 from __future__ import annotations
 
+import random
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -47,6 +49,7 @@ def check_method(make: MakeMethods, *, seed: int = 3) -> None:
             whole.learn(task)
         assert _frozen(whole.lmm) == frozen, "a frozen parameter was changed"
         _check_evaluation_changes_nothing(whole, tasks)
+        _check_hidden_task(whole, tasks, folder / "hidden")
         _check_save_and_load(whole, make, tasks, seed)
         _check_resume(whole, make, stages, folder / "resumed", seed)
         _check_memory(whole)
@@ -95,6 +98,29 @@ def _check_evaluation_changes_nothing(learner: Learner, tasks: Sequence[Task]) -
     before = fingerprint_of(learner.lmm.trainable())
     _said(learner, tasks)
     assert fingerprint_of(learner.lmm.trainable()) == before, "answering changed the weights"
+
+
+def _check_hidden_task(learner: Learner, tasks: Sequence[Task], folder: Path) -> None:
+    """Only a method that says `needs_task_id` may answer otherwise when nothing tells which task a question is from."""
+    if learner.needs_task_id():
+        return
+    told = {s.fingerprint: a for t in tasks for s, a in zip(t.test, learner.answers(t), strict=True)}
+    samples = [sample for task in tasks for sample in task.test]
+    random.Random(0).shuffle(samples)
+    hidden = Task("hidden", (), tuple(_disguised(sample, folder, n) for n, sample in enumerate(samples)))
+    for sample, answer in zip(samples, learner.answers(hidden), strict=True):
+        open_answer = told[sample.fingerprint]
+        assert (answer.text, answer.expert) == (open_answer.text, open_answer.expert), (
+            "an answer changes when the task is hidden: the method must say `needs_task_id`, and results will say so"
+        )
+
+
+def _disguised(sample: Sample, folder: Path, number: int) -> Sample:
+    """The same picture and instruction, and nothing else that says where they come from."""
+    path = folder / f"{number}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(sample.image, path)
+    return Sample(str(number), path, sample.instruction, ("hidden",), "hidden")
 
 
 def _check_save_and_load(learner: Learner, make: MakeMethods, tasks: Sequence[Task], seed: int) -> None:

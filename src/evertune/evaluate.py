@@ -15,12 +15,13 @@ from typing import Any
 
 import torch
 
-from evertune.errors import RunFolderError
+from evertune.errors import RunFolderError, UserError
 from evertune.files import cache_folder, digest, digest_of, make_folder, write_atomically, write_jsonl
 from evertune.lmm.features import FeatureStore
 from evertune.lmm.protocol import LMM
 from evertune.lmm.weights import copy_of, fingerprint_of, restore
 from evertune.methods import Method
+from evertune.methods.base import UNTOUCHED
 from evertune.scoring.rules import error_of_mean, rule_of
 from evertune.tasks.task import Sample, Task
 
@@ -91,15 +92,17 @@ def answer_samples(
     *,
     batch_size: int,
     max_new_tokens: int,
+    task: str | None = None,
     reuse: bool = True,
     on_answered: OnAnswered | None = None,
 ) -> list[Answer]:
-    """Answer every sample, each by the expert that the methods route it to; no task id is used.
+    """Answer every sample, each by the expert that the methods route it to.
 
+    `task`, the name of the samples' task, reaches only a method that says it needs it (`Method.needs_task_id`).
     With `reuse`, answers that the very same weights gave before are taken from the cache. The model's weights are the
     same afterwards as before.
     """
-    routes = _routes(methods, samples)
+    routes = _routes(methods, samples, task)
     before = copy_of(lmm.trainable())
     said: dict[int, str] = {}
     for expert in sorted(set(routes), key=str):
@@ -117,8 +120,12 @@ def answer_samples(
     return [Answer(sample, said[i], routes[i]) for i, sample in enumerate(samples)]
 
 
-def _routes(methods: Sequence[Method], samples: Sequence[Sample]) -> Sequence[str | None]:
+def _routes(methods: Sequence[Method], samples: Sequence[Sample], task: str | None) -> Sequence[str | None]:
     for method in methods:
+        if method.needs_task_id():
+            if task is None:
+                raise UserError(f"method '{method.name}' is set to be told the task of each question: say which it is")
+            return [method.expert_of(task) or UNTOUCHED] * len(samples)
         routes = method.route(samples)
         if routes is not None:
             return routes

@@ -123,7 +123,7 @@ class Learner:
         return stage
 
     def answers(self, task: Task, *, on_answered: OnAnswered | None = None) -> list[Answer]:
-        """Answers to the test samples of `task`, without telling the model which task it is."""
+        """Answers to the test samples of `task`; the model is not told which task it is, unless `needs_task_id`."""
         self.features.ensure(task.test)
         return answer_samples(
             self.lmm,
@@ -132,22 +132,32 @@ class Learner:
             self.features,
             batch_size=self.evaluation_batch,
             max_new_tokens=longest_answer(self.lmm, task, self.max_new_tokens),
+            task=task.name,
             reuse=self.reuse,
             on_answered=on_answered,
         )
 
-    def ask(self, image: Path | str, instruction: str, *, max_new_tokens: int = 16) -> Answer:
-        """Answer one question about one picture.
+    def needs_task_id(self) -> bool:
+        """Whether a method must be told which task a question is from."""
+        return any(method.needs_task_id() for method in self.methods)
+
+    def expert_of(self, task: str) -> str | None:
+        """Name of the expert that serves `task`; None when there is none."""
+        return next((expert for m in self.methods if (expert := m.expert_of(task)) is not None), None)
+
+    def ask(self, image: Path | str, instruction: str, *, task: str | None = None, max_new_tokens: int = 16) -> Answer:
+        """Answer one question about one picture; `task` is used by methods that need it only.
 
         Raises:
-            UserError: the instruction is empty. DataError: the picture is missing or broken.
+            UserError: the instruction is empty, or a method must be told the task.
+            DataError: the picture is missing or broken.
         """
         if not instruction.strip():
             raise UserError("the instruction is empty: ask something")
         sample = Sample("ask", Path(image), instruction.strip(), (), origin="ask")
         self.features.ensure([sample])
         return answer_samples(
-            self.lmm, self.methods, [sample], self.features, batch_size=1, max_new_tokens=max_new_tokens
+            self.lmm, self.methods, [sample], self.features, batch_size=1, max_new_tokens=max_new_tokens, task=task
         )[0]
 
     def load(self, number: int) -> None:

@@ -213,13 +213,23 @@ def _evaluate(learner: Learner, task: Task, number: int, folder: Path, watcher: 
         "standard_error": score.standard_error,
         "n": score.n,
         "answers": str(path.relative_to(folder)),
-        "task_id": "inferred",
-        "experts": score.experts,
+        **_routing(learner, task, score.experts, score.n),
     }
     record = {"event": "cell", "cell": cell, "sha256": digest_of_file(path), "seconds": time.perf_counter() - started}
     append_jsonl(folder / "ledger.jsonl", record)
     watcher.cell_done(number, task, score.strict)
     return {**cell, "seconds": record["seconds"]}
+
+
+def _routing(learner: Learner, task: Task, experts: Mapping[str, int], n: int) -> dict[str, Any]:
+    """Who answered, and the points of 100 that went to the task's own expert, where it has one and had to be found."""
+    own, given = learner.expert_of(task.name), learner.needs_task_id()
+    return {
+        "task_id": "given" if given else "inferred",
+        "experts": experts,
+        "own_expert": own,
+        "router_accuracy": None if own is None or given else 100 * experts.get(own, 0) / n,
+    }
 
 
 def _finished_cells(folder: Path) -> dict[tuple[int, str], dict[str, Any]]:

@@ -1,11 +1,13 @@
 """Stages on disk: what a model knew after each task, whole or absent, checked when read.
 
     stages/02-numbers/trainable.safetensors   the trained weights
-                      method.safetensors      the methods' state
+                      method.safetensors      the methods' state, without what an earlier stage holds already
                       training.jsonl          loss by step
                       done.json               checksums; written last
 
-Weights are safetensors only; nothing is ever unpickled.
+A tensor of the methods' state that the stage before had too, bit for bit, is written once: later stages name the stage
+that holds it. So an expansion adds one expert per stage to the folder, not all of them again. Weights are safetensors
+only; nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -22,8 +24,10 @@ from torch import Tensor
 
 from evertune.errors import RunFolderError
 from evertune.files import digest_of_file, make_folder, read_json, write_atomically, write_json, write_jsonl
+from evertune.lmm.weights import fingerprint_of
 
 FILES = ("trainable.safetensors", "method.safetensors")
+PLACES = "$places"  # beside the methods' names in the state; no method can be called so
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +37,8 @@ class Stage:
     Attributes:
         samples: training samples per epoch, those that a method added included.
         seconds: training time; with `reused`, of the run whose identical training was taken over.
-        stored_bytes: what the methods' state takes on disk.
+        stored_bytes: what the methods' state takes; on disk this counts for all stages up to this one together, as
+            far as earlier tensors did not change.
     """
 
     number: int
@@ -58,9 +63,26 @@ def save_stage(
     folder = make_folder(stage_folder(run, stage.number, stage.task))
     write_atomically(folder / FILES[0], save(_whole(trainable)))
     tensors, values = split_state(state)
-    write_atomically(folder / FILES[1], save(tensors, metadata={"state": json.dumps(values)}))
+    places = _places(run, stage, tensors)
+    own = {name: tensor for name, tensor in tensors.items() if places[name]["stage"] == folder.name}
+    # One entry only: safetensors writes several in random order, and equal stages must be equal files.
+    metadata = {"state": json.dumps({**values, PLACES: places})}
+    write_atomically(folder / FILES[1], save(own, metadata=metadata))
     write_jsonl(folder / "training.jsonl", log)
     write_json(folder / "done.json", {**asdict(stage), "sha256": {f: digest_of_file(folder / f) for f in FILES}})
+
+
+def _places(run: Path, stage: Stage, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, str]]:
+    """The stage that holds each tensor, and its hash: an earlier one where the stage before had the very same."""
+    before: dict[str, dict[str, str]] = {}
+    for earlier in saved_stages(run):
+        if earlier.number == stage.number - 1:
+            path = stage_folder(run, earlier.number, earlier.task) / FILES[1]
+            before = json.loads(read_tensors(path, only=())[1]["state"]).get(PLACES, {})
+    here = stage_folder(run, stage.number, stage.task).name
+    places = {name: {"stage": here, "sha256": fingerprint_of({name: t})} for name, t in tensors.items()}
+    known = {name for name, place in places.items() if before.get(name, {}).get("sha256") == place["sha256"]}
+    return {name: before[name] if name in known else place for name, place in places.items()}
 
 
 def saved_stages(run: Path) -> list[Stage]:
@@ -82,16 +104,34 @@ def load_stage(run: Path, stage: Stage) -> tuple[dict[str, Tensor], dict[str, An
         RunFolderError: a file is missing, truncated or changed; the message names it.
     """
     folder = stage_folder(run, stage.number, stage.task)
-    wanted = read_json(folder / "done.json")["sha256"]
     for file in FILES:
-        path = folder / file
-        if not path.exists():
-            raise _broken(path, "is missing")
-        if digest_of_file(path) != wanted[file]:
-            raise _broken(path, "is truncated or was changed: its checksum is not the one written down")
+        _verify(folder, file)
     trainable, _ = read_tensors(folder / FILES[0])
     tensors, metadata = read_tensors(folder / FILES[1])
-    return trainable, join_state(tensors, json.loads(metadata["state"]))
+    values = json.loads(metadata["state"])
+    tensors |= _from_earlier(folder, values.pop(PLACES, {}))
+    return trainable, join_state(tensors, values)
+
+
+def _verify(folder: Path, file: str) -> None:
+    path = folder / file
+    if not path.exists() or not (folder / "done.json").exists():
+        raise _broken(path, "is missing")
+    if digest_of_file(path) != read_json(folder / "done.json")["sha256"][file]:
+        raise _broken(path, "is truncated or was changed: its checksum is not the one written down")
+
+
+def _from_earlier(folder: Path, places: Mapping[str, Mapping[str, str]]) -> dict[str, Tensor]:
+    """The tensors that earlier stages hold for the one in `folder`; each must be the one that was meant."""
+    found: dict[str, Tensor] = {}
+    for holder in sorted({place["stage"] for place in places.values()} - {folder.name}):
+        names = [name for name, place in places.items() if place["stage"] == holder]
+        _verify(folder.parent / holder, FILES[1])
+        path = folder.parent / holder / FILES[1]
+        found |= read_tensors(path, only=names)[0]
+        if any(fingerprint_of({name: found[name]}) != places[name]["sha256"] for name in names):
+            raise _broken(folder / FILES[1], f"needs weights of {path} that are no longer there")
+    return found
 
 
 def _broken(path: Path, what: str) -> RunFolderError:
@@ -101,11 +141,12 @@ def _broken(path: Path, what: str) -> RunFolderError:
     )
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file."""
+def read_tensors(path: Path, *, only: Sequence[str] | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors (all, or `only` those of these names) and metadata of a safetensors file."""
     try:
         with safe_open(path, framework="pt") as content:
-            return {name: content.get_tensor(name) for name in content.keys()}, content.metadata() or {}  # noqa: SIM118
+            names = content.keys() if only is None else only
+            return {name: content.get_tensor(name) for name in names}, content.metadata() or {}
     except (SafetensorError, OSError) as problem:
         raise _broken(path, f"can't be read ({problem})") from problem
 

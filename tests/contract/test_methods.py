@@ -26,12 +26,19 @@ def test_contract(spec):
     check_method(lambda: make_methods(spec, OPTIONS))
 
 
-def test_contract_with_projection_experts():
-    check_method(lambda: [EProj(expert="projection")])
-
-
-def test_contract_with_a_buffer():
-    check_method(lambda: [Replay(buffer=4)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: [EProj(expert="projection", router="calibrated", init="similar")],
+        lambda: [EProj(expand="when-dissimilar", threshold=0.0, reuse_strength=1e4)],
+        lambda: [EProj(routing="oracle")],
+        lambda: [Replay(buffer=4)],
+        lambda: [Replay(buffer=4, choice="reservoir", weighting="dissimilar"), EProj(router="calibrated")],
+    ],
+    ids=["calibrated", "reuse", "oracle", "buffer", "reservoir"],
+)
+def test_contract_with_options(make):
+    check_method(make)
 
 
 class ForgetsItsState(EWC):
@@ -41,7 +48,26 @@ class ForgetsItsState(EWC):
 
 class ForgetsItsKeys(EProj):
     def load_state_dict(self, state):
-        super().load_state_dict({**state, "keys": {}})
+        super().load_state_dict({**state, "router": {}})
+
+
+class SecretOracle(EProj):
+    def route(self, samples):
+        if super().route(samples) is None:
+            return None
+        return [self.expert_of(f"task-{sample.id[0]}") or "(untouched)" for sample in samples]
+
+
+class AsksTheBatch(EProj):
+    def route(self, samples):
+        chosen = super().route(samples)
+        return chosen and [max(set(chosen), key=chosen.count)] * len(chosen)
+
+
+class ForgetsTheImportance(EProj):
+    def load_state_dict(self, state):
+        zero = {e: {n: t * 0 for n, t in found.items()} for e, found in state["importance"].items()}
+        super().load_state_dict({**state, "importance": zero})
 
 
 class TouchesTheFrozen(Replay):
@@ -92,6 +118,12 @@ class DistilsFromTheFirst(LwF):
     [
         (lambda: ForgetsItsState(strength=50.0, samples=4), "some state is not saved"),
         (ForgetsItsKeys, "after save and load"),
+        (SecretOracle, "when the task is hidden"),
+        (AsksTheBatch, "when the task is hidden"),
+        (
+            lambda: ForgetsTheImportance(expand="when-dissimilar", threshold=0.0, reuse_strength=1e4),
+            "some state is not saved",
+        ),
         (lambda: TouchesTheFrozen(ratio=0.25), "a frozen parameter was changed"),
         (lambda: NeverQuiet(samples=4), "trained differently than alone"),
         (lambda: GrowsForever(strength=50.0, samples=4), "stored bytes grow"),

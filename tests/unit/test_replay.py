@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from dataclasses import replace
 
 import pytest
 
 from evertune.errors import UserError
+from evertune.lmm.features import FeatureStore
 from evertune.lmm.weights import copy_of
 from evertune.methods import Replay
 from evertune.methods.base import Context
+from evertune.methods.replay import shared_out
+from evertune.similarity import embed_task, similarity_to
 
 
 def learn(replay, tasks):
     plans = []
     for task in tasks:
+        replay.before_task(task)
         plans.append(list(replay.data_plan(task, task.train)))
         replay.after_task(task)
     return plans
 
 
-def make(lmm, features, **options):
+def make(lmm, features, *, seed=5, **options):
     replay = Replay(**options)
-    replay.setup(Context(lmm=lmm, features=features, seed=5, start=copy_of(lmm.trainable())))
+    replay.setup(Context(lmm=lmm, features=features, seed=seed, start=copy_of(lmm.trainable())))
     return replay
 
 
@@ -57,7 +63,103 @@ def test_the_same_seed_keeps_the_same_samples(lmm, features, tasks):
     assert json.loads(json.dumps(first.state_dict())) == first.state_dict(), "references, not tensors"
 
 
-@pytest.mark.parametrize("options", [{"ratio": -0.1}, {"ratio": 1.1}, {"buffer": -1}, {"repeat": 0}])
+@pytest.mark.parametrize(
+    "options", [{"ratio": -0.1}, {"ratio": 1.1}, {"buffer": -1}, {"repeat": 0}, {"choice": "reservoir"}]
+)
 def test_bad_options(options):
     with pytest.raises(UserError, match="replay"):
         Replay(**options)
+
+
+def owners(samples):
+    return Counter(f"task-{s.id.split('-')[0]}" for s in samples)
+
+
+def test_a_reservoir_is_a_uniform_choice_of_everything_seen(lmm, features, tasks):
+    """Tasks of 8, 24 and 8 samples, a memory of 4: over many seeds 4 x 8/40, 4 x 24/40 and 4 x 8/40 places."""
+    many = [replace(s, id=f"1-{n}") for n, s in enumerate(tasks[1].train * 3)]
+    stream = [tasks[0], replace(tasks[1], train=tuple(many)), tasks[2]]
+    total, last = Counter(), Counter()
+    for seed in range(600):
+        replay = make(lmm, features, buffer=4, choice="reservoir", seed=seed)
+        for task in stream:
+            replay.after_task(task)
+        state = replay.state_dict()
+        kept = [row["id"] for rows in state["memory"].values() for row in rows]
+        assert len(kept) == len(set(kept)) == 4 and state["seen"] == 40
+        total.update(f"task-{i.split('-')[0]}" for i in kept)
+        last.update(kept)
+    for name, wanted in {"task-0": 0.8, "task-1": 2.4, "task-2": 0.8}.items():
+        assert total[name] / 600 == pytest.approx(wanted, abs=0.12)  # four standard errors
+    assert len(last) == 40, "every sample has its chance"
+
+
+def test_a_reservoir_goes_on_after_save_and_load(lmm, features, tasks):
+    whole, resumed = (make(lmm, features, buffer=4, choice="reservoir") for _ in range(2))
+    learn(whole, tasks)
+    learn(resumed, tasks[:1])
+    state = json.loads(json.dumps(resumed.state_dict()))
+    resumed.setup(resumed.context)
+    assert not resumed.state_dict()["memory"] and resumed.state_dict()["seen"] == 0, "setup begins anew"
+    resumed.load_state_dict(state)
+    learn(resumed, tasks[1:])
+    assert resumed.state_dict() == whole.state_dict()
+
+
+def s_of(lmm, features, tasks):
+    found = {task.name: embed_task(lmm, features, task.train) for task in tasks}
+    new = tasks[-1].name
+    return similarity_to(found.pop(new), found, name=new)
+
+
+@pytest.mark.parametrize("options", [{"ratio": 0.5}, {"buffer": 6}, {"ratio": 0.5, "repeat": 3}])
+def test_weighting_moves_places_between_tasks(lmm, features, tasks, options):
+    """By hand: |M_k| w_k / Σ |M_j| w_j of the places, as many places as without weights."""
+    s = s_of(lmm, features, tasks)
+    even = learn(make(lmm, features, **options), tasks)
+    plans = {w: learn(make(lmm, features, weighting=w, **options), tasks) for w in ("similar", "dissimilar")}
+    counts = {w: owners(plan[2][8:]) for w, plan in plans.items()}
+    places = len(even[2]) - 8
+    for weighting, weight in (("similar", dict(s)), ("dissimilar", {k: 1 - v for k, v in s.items()})):
+        assert [len(plan) for plan in plans[weighting]] == [len(plan) for plan in even]
+        assert counts[weighting].total() == places
+        for name, value in weight.items():  # both earlier tasks have the same number of kept samples
+            assert abs(counts[weighting][name] - places * value / sum(weight.values())) < 1
+    near, far = max(s, key=s.get), min(s, key=s.get)
+    assert counts["similar"][near] >= counts["similar"][far] and counts["similar"] != counts["dissimilar"]
+    assert owners(plans["similar"][1][8:]) == owners(even[1][8:]), "with one earlier task there is nothing to weigh"
+
+
+def test_places_within_a_task_are_spread(lmm, features, tasks):
+    replay = make(lmm, features, ratio=0.5, weighting="similar")
+    plans = learn(replay, tasks)
+    for name in owners(plans[2][8:]):
+        often = Counter(s.id for s in plans[2][8:] if f"task-{s.id[0]}" == name)
+        assert max(often.values()) - min(often.values()) <= 1
+
+
+def test_shared_out():
+    assert shared_out(10, {"a": 1.0, "b": 1.0, "c": 1.0}, otherwise={}) == {"a": 4, "b": 3, "c": 3}
+    assert shared_out(7, {"a": 0.0, "b": 0.2}, otherwise={}) == {"a": 0, "b": 7}
+    assert shared_out(5, {"a": 0.0, "b": 0.0}, otherwise={"a": 2, "b": 3}) == {"a": 2, "b": 3}
+    for total in range(30):
+        assert sum(shared_out(total, {"a": 0.31, "b": 0.127, "c": 2.0}, otherwise={}).values()) == total
+
+
+def test_known_tasks_enter_the_memory(lmm, features, tasks):
+    for options in ({"ratio": 0.25}, {"buffer": 4, "choice": "reservoir", "weighting": "similar"}):
+        learned, knows = make(lmm, features, **options), make(lmm, features, **options)
+        learn(learned, tasks[:2])
+        for task in tasks[:2]:
+            knows.know(task)
+        ours, theirs = knows.state_dict(), learned.state_dict()
+        assert ours["memory"] == theirs["memory"] and ours["seen"] == theirs["seen"]
+        assert ours["embeddings"].keys() == theirs["embeddings"].keys()
+        assert learn(knows, tasks[2:]) == learn(learned, tasks[2:])
+        assert len(learn(knows, tasks[2:])[0]) > 8
+
+
+def test_pictures_of_a_new_task_are_looked_at_before_it_is_planned(lmm, tasks, tmp_path):
+    """The similarity needs the features of a task that nobody has encoded yet."""
+    replay = make(lmm, FeatureStore(lmm, folder=tmp_path), weighting="similar")
+    assert [len(plan) for plan in learn(replay, tasks)] == [8, 9, 10]

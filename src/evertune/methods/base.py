@@ -19,6 +19,9 @@ from evertune.tasks.task import Sample, Task
 
 Kind = Literal["baseline", "bound", "replay", "regularization", "expansion"]
 
+UNTOUCHED = "(untouched)"
+"""Name of the expert that is the start point itself; no task can be called so."""
+
 
 @dataclass(frozen=True, slots=True)
 class About:
@@ -109,6 +112,17 @@ class Method:
 
     def route(self, samples: Sequence[Sample]) -> list[str] | None:
         """Name of the expert for each sample, inferred from picture and instruction; None when there are none."""
+        return None
+
+    def needs_task_id(self) -> bool:
+        """Whether it must be told which task a question is from: then `expert_of` decides, and not `route`.
+
+        Results say so (`"task_id": "given"`), and `check_method` refuses a method that uses the task without saying it.
+        """
+        return False
+
+    def expert_of(self, task: str) -> str | None:
+        """Name of the expert that serves the task of this name; None when there is none (yet)."""
         return None
 
     def activate(self, expert: str) -> None:

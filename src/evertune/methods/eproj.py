@@ -1,23 +1,35 @@
-"""EProj: one expert projection per task, chosen per sample by image and instruction keys, without a task id.
+"""EProj: one expert projection per task, chosen per sample by picture and instruction, without a task id.
 
 Each expert starts from the untouched model and trains on its own task only; nothing that an old task needs is ever
-changed, so what can be lost is only the routing. Keys are in closed form: the normalised mean of the normalised
-queries, which is the optimum of the paper's key loss Σ (1 - cos(q, k)).
+changed, so what can be lost is only the routing. Options change one decision each: how keys are found, who routes,
+where an expert starts, and whether a similar task trains an expert that is there already.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import random
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from evertune.errors import UserError
+from evertune.files import digest
 from evertune.lmm.weights import copy_of, restore
-from evertune.methods.base import About, Context, Method
+from evertune.methods.base import UNTOUCHED, About, Context, Method
+from evertune.methods.ewc import fisher_information
+from evertune.methods.routers import CalibratedRouter, CosineRouter, Queries, Router
+from evertune.methods.tir import normalised
+from evertune.similarity import embed_task, similarity_to
 from evertune.tasks.task import Sample, Task
+
+Estimate = Callable[[Context, Sequence[Sample]], Mapping[str, Tensor]]
+"""Importance of every trained parameter for some samples, 0 or more."""
+IMPORTANCE_SAMPLES = 128
+QUERIES_AT_ONCE = 256
+THRESHOLD, REUSE_STRENGTH = 0.5, 100.0
 
 
 class EProj(Method):
@@ -26,77 +38,190 @@ class EProj(Method):
     Args:
         expert: what is copied per task: 'all' that trains (projection and LoRA), or the 'projection' alone, as in the
             paper. The paper's projection was pre-trained; the projector of `smol` is not, so 'all' is the default.
+        keys: in 'closed' form, or by the paper's 2,000 'gradient' steps.
+        router: 'cosine' as in the paper, or 'calibrated': a Gaussian per task with a shared covariance.
+        routing: by 'keys', or 'oracle': told the task of each question, the upper bound of every router. A task that
+            was not learned yet is then answered by the untouched model.
+        init: a new expert starts from the 'start' point, or from the expert of the most 'similar' earlier task.
+        expand: a new expert 'always', or 'when-dissimilar': a task whose similarity to an earlier one reaches
+            `threshold` trains that one's expert further.
+        threshold: the similarity s(k), 0..1, from which on an expert is reused.
+        reuse_strength: λ of the penalty λ Σ_i I_i (θ_i - θ_old,i)² on a reused expert, Σ_i I_i = 1.
     """
 
     name = "eproj"
     about = About(
         title="EProj: one expert projection per task, routed by keys",
         kind="expansion",
-        paper="He et al. 2023, arXiv 2311.16206",
+        paper="He et al. 2023, arXiv 2311.16206; router=calibrated: Hayes & Kanan 2020, arXiv 1909.01520",
         formula="t* = argmax_t cos(q_img, k_img^t) + cos(q_ins, k_ins^t); k^t = norm(mean(norm(q))) over task t",
         cost="one expert and two keys per task; routing adds two small products per sample",
         fails="when two tasks share pictures and instructions: their keys point the same way",
     )
+    estimate: Estimate = staticmethod(fisher_information)
+    """Where the importance of a reused expert's weights comes from."""
 
-    def __init__(self, *, expert: Literal["all", "projection"] = "all") -> None:
-        self.expert = expert
-        self._experts: dict[str, dict[str, Tensor]] = {}
-        self._keys: dict[str, dict[str, Tensor]] = {}
+    def __init__(
+        self,
+        *,
+        expert: Literal["all", "projection"] = "all",
+        keys: Literal["closed", "gradient"] = "closed",
+        router: Literal["cosine", "calibrated"] = "cosine",
+        routing: Literal["keys", "oracle"] = "keys",
+        init: Literal["start", "similar"] = "start",
+        expand: Literal["always", "when-dissimilar"] = "always",
+        threshold: float = THRESHOLD,
+        reuse_strength: float = REUSE_STRENGTH,
+    ) -> None:
+        if router == "calibrated" and keys == "gradient":
+            raise UserError("eproj.router=calibrated has no keys to train: leave out eproj.keys=gradient")
+        if expand == "always" and (threshold, reuse_strength) != (THRESHOLD, REUSE_STRENGTH):
+            raise UserError("eproj.threshold and eproj.reuse_strength need eproj.expand=when-dissimilar")
+        if not threshold >= 0 or not reuse_strength >= 0:
+            raise UserError("eproj.threshold and eproj.reuse_strength must be 0 or more")
+        self.expert, self.keys, self.router, self.routing = expert, keys, router, routing
+        self.init, self.expand, self.threshold, self.reuse_strength = init, expand, threshold, reuse_strength
 
     def setup(self, context: Context) -> None:
         """Start without experts."""
         super().setup(context)
-        self._experts, self._keys = {}, {}
         names = context.parameters if self.expert == "all" else context.lmm.scopes()["projection"]
         self._copied = frozenset(names)
+        self._experts: dict[str, dict[str, Tensor]] = {}
+        self._serves: dict[str, str] = {}  # task -> expert
+        self._importance: dict[str, dict[str, Tensor]] = {}  # of each expert
+        self._embeddings: dict[str, dict[str, Tensor]] = {}
+        self._reused: str | None = None  # the expert that the current task trains further
+        seed = context.seed if self.keys == "gradient" else None
+        self._router: Router = CalibratedRouter() if self.router == "calibrated" else CosineRouter(seed=seed)
+
+    def know(self, task: Task) -> None:
+        """An initial task gets keys of its own and is served by the untouched model."""
+        self._embed(task)
+        self._router.learn(task.name, self.queries(task.train))
+        self._serves[task.name] = UNTOUCHED
 
     def trains(self, parameter: str) -> bool:
         """What is not part of an expert stays as it is."""
         return parameter in self._copied
 
     def before_task(self, task: Task) -> None:
-        """Every expert starts from the untouched model."""
-        del task
+        """Go to where this task's expert starts: the untouched model, or an earlier expert."""
+        self._embed(task)
+        similarity = self._similarity(task)
+        self._reused = self._expert_to_reuse(task, similarity)
         restore(self.context.parameters, self.context.start)
+        if self._reused:
+            self.activate(self._reused)
+        elif self.init == "similar" and similarity:
+            self.activate(self._serves[max(similarity, key=similarity.__getitem__)])
+
+    def _embed(self, task: Task) -> None:
+        self.context.features.ensure(task.train)
+        if self.init == "similar" or self.expand == "when-dissimilar":
+            self._embeddings[task.name] = embed_task(self.context.lmm, self.context.features, task.train)
+
+    def _similarity(self, task: Task) -> dict[str, float]:
+        """s(k) of each earlier task to `task`; empty when there is none, or when no option asks for it."""
+        old = {name: e for name, e in self._embeddings.items() if name in self._serves and name != task.name}
+        return similarity_to(self._embeddings[task.name], old, name=task.name) if old else {}
+
+    def _expert_to_reuse(self, task: Task, similarity: Mapping[str, float]) -> str | None:
+        """The expert of the most similar earlier task if it is similar enough; never the untouched model."""
+        if self.expand == "always":
+            return None
+        trained = {name: s for name, s in similarity.items() if self._serves[name] != UNTOUCHED}
+        nearest = max(trained, key=trained.__getitem__, default=None)
+        own = self._serves.get(task.name, UNTOUCHED)
+        if own != UNTOUCHED:
+            return own  # learned once more: others may be served by its expert too
+        return self._serves[nearest] if nearest and trained[nearest] >= self.threshold else None
+
+    def adds_to_loss(self) -> bool:
+        """Only while an expert is trained further."""
+        return self._reused is not None and self.reuse_strength > 0
+
+    def after_backward(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Add the gradient 2 λ I (θ - θ_old) of the penalty on a reused expert, once per optimizer step."""
+        if self._reused is None or not self.adds_to_loss():
+            return
+        importance, old = self._importance[self._reused], self._experts[self._reused]
+        for name, parameter in parameters.items():
+            away = parameter.detach() - old[name].to(parameter.device)
+            gradient = 2 * self.reuse_strength * importance[name].to(parameter.device) * away
+            parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
 
     def after_task(self, task: Task) -> None:
-        """Put the trained expert and its keys aside."""
+        """Put the trained expert aside, and let the router learn the task."""
+        expert = self._reused or task.name
         trained = {name: p for name, p in self.context.parameters.items() if name in self._copied}
-        self._experts[task.name] = copy_of(trained)
-        images, instructions = self.queries(task.train)
-        self._keys[task.name] = {"image": key_of(images), "instruction": key_of(instructions)}
+        self._experts[expert] = copy_of(trained)
+        self._serves[task.name] = expert
+        self._router.learn(task.name, self.queries(task.train))
+        if self.expand == "when-dissimilar":
+            self._keep_importance(expert, task)
+        self._reused = None
 
-    def queries(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
-        """(n, D) mean vision features and (n, width) instruction embeddings, each row of length 1."""
-        images = self.context.lmm.embed_images(self.context.features.get(samples))
-        instructions = self.context.lmm.embed_texts([s.instruction for s in samples])
-        return normalize(images, dim=1), normalize(instructions, dim=1)
+    def _keep_importance(self, expert: str, task: Task) -> None:
+        """Importance of the expert's weights for all tasks it serves: the maximum over tasks, each of sum 1."""
+        choose = random.Random(digest("eproj", str(self.context.seed), task.name))
+        chosen = choose.sample(list(task.train), min(IMPORTANCE_SAMPLES, len(task.train)))
+        found = self.estimate(self.context, chosen)
+        new = normalised({name: found[name].cpu() for name in self._copied})
+        old = self._importance.get(expert, new) if self._reused else new
+        self._importance[expert] = {name: torch.maximum(old[name], new[name]) for name in new}
+
+    def queries(self, samples: Sequence[Sample]) -> Queries:
+        """(n, D) mean vision features and (n, width) instruction embeddings, each row of length 1.
+
+        Raises:
+            UserError: a value is not finite; the message names the sample.
+        """
+        parts = [samples[at : at + QUERIES_AT_ONCE] for at in range(0, len(samples), QUERIES_AT_ONCE)]
+        lmm, features = self.context.lmm, self.context.features
+        rows = {
+            "image": torch.cat([lmm.embed_images(features.get(part)) for part in parts]),
+            "instruction": torch.cat([lmm.embed_texts([s.instruction for s in part]) for part in parts]),
+        }
+        for modality, values in rows.items():
+            if (broken := ~torch.isfinite(values).all(1)).any():
+                sample = samples[int(broken.nonzero()[0])]
+                raise UserError(f"{sample.origin}: the {modality} embedding of sample '{sample.id}' is not finite")
+        return {modality: normalize(values, dim=1) for modality, values in rows.items()}
 
     def route(self, samples: Sequence[Sample]) -> list[str] | None:
-        """The expert with the largest sum of cosines; tasks that were not learned yet have no key and can't win."""
-        if not self._keys:
+        """The expert of the task that the router takes each sample for, among the tasks learned so far."""
+        if not self._router.tasks:
             return None
-        names = list(self._keys)
-        images, instructions = self.queries(samples)
-        similarity = images @ torch.stack([self._keys[n]["image"] for n in names]).T
-        similarity += instructions @ torch.stack([self._keys[n]["instruction"] for n in names]).T
-        return [names[index] for index in similarity.argmax(1).tolist()]
+        return [self._serves[task] for task in self._router.choose(self.queries(samples))]
+
+    def needs_task_id(self) -> bool:
+        """Only as the oracle."""
+        return self.routing == "oracle"
+
+    def expert_of(self, task: str) -> str | None:
+        """The expert that was trained on `task`."""
+        return self._serves.get(task)
 
     def activate(self, expert: str) -> None:
         """Put the expert's weights into the model."""
-        if expert not in self._experts:
-            raise UserError(f"there is no expert '{expert}'; known: {', '.join(self._experts)}")
-        restore(self.context.parameters, self._experts[expert])
+        experts = {**self._experts, UNTOUCHED: {name: self.context.start[name] for name in self._copied}}
+        if expert not in experts:
+            raise UserError(f"there is no expert '{expert}'; known: {', '.join(experts)}")
+        restore(self.context.parameters, experts[expert])
 
     def state_dict(self) -> dict[str, Any]:
-        """Experts and keys."""
-        return {"experts": self._experts, "keys": self._keys}
+        """Experts, which task each serves, the router, and what reuse needs."""
+        return {
+            "experts": self._experts,
+            "serves": self._serves,
+            "router": self._router.state_dict(),
+            "importance": self._importance,
+            "embeddings": self._embeddings,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take experts and keys back."""
-        self._experts, self._keys = dict(state["experts"]), dict(state["keys"])
-
-
-def key_of(queries: Tensor) -> Tensor:
-    """Closed form of argmin_k Σ (1 - cos(q, k)) for rows of length 1: the normalised mean. (n, D) -> (D,)."""
-    return normalize(queries.mean(0), dim=0)
+        """Take everything back."""
+        self._experts, self._serves = dict(state["experts"]), dict(state["serves"])
+        self._router.load_state_dict(state["router"])
+        self._importance, self._embeddings = dict(state["importance"]), dict(state["embeddings"])

@@ -187,16 +187,20 @@ def _cells(matrix: Loaded) -> list[dict[str, Any]]:
 def _experts(matrix: Loaded) -> dict[str, Any] | None:
     """Which expert answered, by task, after the last stage; None without experts."""
     last = len(matrix["R"]) - 1
-    chosen = {c["task"]: c.get("experts") or {} for c in _cells(matrix) if c["stage"] == last}
+    cells = [c for c in _cells(matrix) if c["stage"] == last]
+    chosen = {c["task"]: c.get("experts") or {} for c in cells}
     found = {expert for counts in chosen.values() for expert in counts}
     if not found or len(found) > MOST_EXPERTS_SHOWN:
         return None
     # in the order of the tasks, so that right choices lie on the diagonal
     names = [t for t in matrix["tasks"] if t in found] + sorted(found - set(matrix["tasks"]))
     rows = [(task, [(name, chosen[task].get(name, 0)) for name in names]) for task in matrix["tasks"] if task in chosen]
+    # a task that an earlier one's expert serves, or the untouched model, says so in `own_expert`
+    own = {c["task"]: c.get("own_expert") or c["task"] for c in cells}
     total = sum(sum(counts.values()) for counts in chosen.values())
-    right = sum(counts.get(task, 0) for task, counts in chosen.items())
-    return {"names": names, "rows": rows, "right": right, "total": total}
+    right = sum(counts.get(own[task], 0) for task, counts in chosen.items())
+    given = any(c.get("task_id") == "given" for c in cells)
+    return {"names": names, "rows": rows, "own": own, "right": right, "total": total, "given": given}
 
 
 def _metrics(matrix: Loaded, others: Sequence[Loaded]) -> list[dict[str, str]]:

@@ -1,0 +1,157 @@
+"""Routers: keys in closed form and by gradient, discriminant analysis against scikit-learn, and their edges."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.covariance import ledoit_wolf, ledoit_wolf_shrinkage
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from torch.nn.functional import cosine_similarity, normalize
+
+from evertune.methods.routers import CalibratedRouter, CosineRouter, key_of, shrunk, trained_keys
+
+ROUTERS = {"cosine": CosineRouter, "gradient": lambda: CosineRouter(seed=0), "calibrated": CalibratedRouter}
+
+
+def rows(n, *, width, shift=0.7, seed=0):
+    return normalize(torch.randn(n, width, generator=torch.Generator().manual_seed(seed)) + shift, dim=1)
+
+
+def some_queries(seed, *, n=60):
+    """A task whose queries point somewhere of its own."""
+    shift = 0.6 * torch.randn(1, 12, generator=torch.Generator().manual_seed(100 + seed))
+    return {
+        "image": rows(n, width=12, shift=shift, seed=seed),
+        "instruction": rows(n, width=8, shift=shift[:, :8], seed=50 + seed),
+    }
+
+
+def twins(seed, *, n=400):
+    """Two tasks: the same instruction; pictures vary widely along some directions and differ along a quiet one."""
+    generator = torch.Generator().manual_seed(seed)
+    result = []
+    for side in (-1.0, 1.0):
+        images = torch.randn(n, 8, generator=generator) * torch.tensor([3.0, 2, 2, 1, 1, 1, 0.03, 0.03])
+        images[:, 0] += 6  # what all pictures have in common
+        images[:, 7] += 0.09 * side
+        instructions = torch.ones(n, 4)
+        result.append({"image": normalize(images, dim=1), "instruction": normalize(instructions, dim=1)})
+    return result
+
+
+def taught(router, tasks):
+    for name, queries in tasks.items():
+        router.learn(name, queries)
+    return router
+
+
+def test_the_closed_form_is_the_optimum_of_the_key_loss():
+    """0.1 Σ (1 - cos(q, k)), 2,000 steps at 5e-3, as in the paper, sample by sample."""
+    queries = rows(40, width=16)
+    key = torch.randn(16, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    optimizer = torch.optim.Adam([key], lr=5e-3)
+    for _ in range(2000):
+        optimizer.zero_grad()
+        (0.1 * (1 - cosine_similarity(queries, key[None])).sum()).backward()
+        optimizer.step()
+    torch.testing.assert_close(normalize(key.detach(), dim=0), key_of(queries), atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("n", [1, 500])
+def test_keys_by_gradient_are_the_keys_in_closed_form(n):
+    """At the widths of real encoders, from any random start."""
+    queries = {"image": rows(n, width=1280, shift=0.3), "instruction": rows(n, width=576, shift=0.05)}
+    for seed in (0, 1):
+        for modality, key in trained_keys(queries, seed=seed).items():
+            torch.testing.assert_close(key, key_of(queries[modality]), atol=1e-3, rtol=0)
+
+
+def test_trained_keys_depend_on_seed_and_task_only():
+    first, second = (taught(CosineRouter(seed=7), {"a": some_queries(1), "b": some_queries(2)}) for _ in range(2))
+    torch.manual_seed(99)
+    third = taught(CosineRouter(seed=7), {"b": some_queries(2), "a": some_queries(1)})
+    for other in (second, third):
+        for task, keys in first.state_dict().items():
+            assert all(torch.equal(key, other.state_dict()[task][m]) for m, key in keys.items())
+
+
+def test_shrinkage_is_that_of_ledoit_and_wolf():
+    data = np.random.default_rng(0).normal(size=(50, 20)) * np.linspace(0.2, 2, 20)
+    wanted, _ = ledoit_wolf(data, assume_centered=True)
+    found = shrunk(torch.tensor(data.T @ data / 50), fourth=float(((data**2).sum(1) ** 2).sum()), count=50)
+    np.testing.assert_allclose(found.numpy(), wanted, rtol=1e-10)
+
+
+def test_the_calibrated_router_is_discriminant_analysis():
+    """scikit-learn's, on all samples at once, with the same shrinkage; tasks of equal size are equally likely."""
+    tasks = {f"task-{n}": some_queries(n) for n in range(4)}
+    router = taught(CalibratedRouter(), tasks)
+    X = {name: np.hstack([q["image"].numpy(), q["instruction"].numpy()]) for name, q in tasks.items()}
+    centred = np.vstack([x - x.mean(0) for x in X.values()]).astype(np.float64)
+    share = ledoit_wolf_shrinkage(centred, assume_centered=True)
+    theirs = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=share)
+    theirs.fit(np.vstack(list(X.values())), [name for name, x in X.items() for _ in x])
+    np.testing.assert_allclose(router.covariance().numpy(), theirs.covariance_, rtol=1e-3, atol=1e-7)
+    test = {m: torch.cat([some_queries(n, n=300)[m] for n in range(4)]) for m in ("image", "instruction")}
+    said = router.choose(test)
+    assert said == theirs.predict(np.hstack([test["image"].numpy(), test["instruction"].numpy()])).tolist()
+    assert len(set(said)) == 4
+
+
+def test_the_calibrated_router_sees_a_quiet_difference_that_cosines_drown():
+    train, test = dict(zip("ab", twins(0), strict=True)), dict(zip("ab", twins(1), strict=True))
+    right = {}
+    for name, make in ROUTERS.items():
+        router = taught(make(), train)
+        right[name] = np.mean([chosen == task for task, queries in test.items() for chosen in router.choose(queries)])
+    assert right["calibrated"] > 0.9 and right["cosine"] < 0.6, right
+
+
+@pytest.mark.parametrize("name", ["cosine", "calibrated"])
+def test_the_order_of_tasks_does_not_matter(name):
+    tasks = {f"task-{n}": some_queries(n) for n in range(4)}
+    forward = taught(ROUTERS[name](), tasks)
+    backward = taught(ROUTERS[name](), dict(reversed(tasks.items())))
+    questions = some_queries(2, n=200)
+    assert forward.choose(questions) == backward.choose(questions)
+
+
+@pytest.mark.parametrize("name", ROUTERS)
+def test_only_learned_tasks_are_chosen_and_state_returns(name):
+    router = ROUTERS[name]()
+    assert router.tasks == []
+    ROUTERS[name]().load_state_dict(router.state_dict())
+    router.learn("task-0", some_queries(0))
+    assert set(router.choose(some_queries(1))) == {"task-0"}
+    router.learn("task-1", some_queries(1))
+    again = ROUTERS[name]()
+    again.load_state_dict(router.state_dict())
+    assert again.choose(some_queries(1)) == router.choose(some_queries(1))
+    assert "task-1" in again.choose(some_queries(1))
+
+
+@pytest.mark.parametrize("name", ROUTERS)
+def test_a_single_sample_and_constant_queries(name):
+    """Nothing varies: the nearest mean decides."""
+    first = {"image": torch.eye(3)[:1], "instruction": torch.eye(2)[:1]}
+    second = {"image": torch.eye(3)[1:2].repeat(5, 1), "instruction": torch.eye(2)[:1].repeat(5, 1)}
+    router = taught(ROUTERS[name](), {"first": first, "second": second})
+    assert router.choose(first) == ["first"] and router.choose(second) == ["second"] * 5
+
+
+@pytest.mark.parametrize("name", ROUTERS)
+def test_queries_that_cancel_out_give_no_direction(name):
+    queries = {"image": torch.tensor([[1.0, 0], [-1, 0]]), "instruction": torch.eye(2)}
+    router = taught(ROUTERS[name](), {"none": queries, "other": {"image": torch.eye(2), "instruction": torch.eye(2)}})
+    assert len(router.choose(queries)) == 2
+    if name != "calibrated":
+        assert router.state_dict()["none"]["image"].tolist() == [0, 0]
+
+
+def test_the_state_of_the_calibrated_router_holds_no_sample():
+    router = CalibratedRouter()
+    for number in range(3):
+        router.learn(f"task-{number}", some_queries(number, n=1000))
+        sizes = sum(t.numel() for t in [router.state_dict()["scatter"], *router.state_dict()["means"].values()])
+        assert sizes == 20 * 20 + (number + 1) * 20
