@@ -14,6 +14,7 @@ from evertune.lmm.features import FeatureStore
 from evertune.lmm.weights import copy_of
 from evertune.methods import make_methods
 from evertune.methods.base import Context
+from evertune.pretrain.parts import make_model, make_processor, make_tokenizer, save_checkpoint
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -74,3 +75,18 @@ def jolt(lmm):
                 parameter.add_(amount * torch.randn(parameter.shape, generator=generator))
 
     return move
+
+
+@pytest.fixture(scope="session")
+def mini_blip(tmp_path_factory):
+    """A checkpoint folder of the family InstructBLIP, with random weights."""
+    folder = tmp_path_factory.mktemp("blip") / "mini"
+    tokenizer = make_tokenizer(documents=200)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    model = make_model(tokenizer, **sizes)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():  # large enough that pictures and words make a difference to what is said
+        if parameter.ndim > 1:
+            parameter.data.add_(0.15 * torch.randn(parameter.shape, generator=generator))
+    save_checkpoint(model, make_processor(tokenizer), folder)
+    return folder

@@ -13,6 +13,7 @@ import random
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,14 +28,20 @@ from evertune.methods import Direct, Method, Sequential
 from evertune.tasks.task import Sample, Task
 
 MakeMethods = Callable[[], Sequence[Method]]
+NewLearner = Callable[[MakeMethods, Path], Learner]
 COLOURS = ("red", "green", "blue", "yellow", "black", "white")
 TRAINING = Training(epochs=2, batch_size=4, learning_rate=5e-3)
 SMALL_GROWTH = 0.05
 """Share of the trained parameters' bytes that a method may add per task without being an expansion."""
 
 
-def check_method(make: MakeMethods, *, seed: int = 3) -> None:
+def check_method(make: MakeMethods, *, model: str = "random", seed: int = 3) -> None:
     """Check the contract on the methods that `make` returns; call it with a function that makes them anew each time.
+
+    Args:
+        make: makes the methods.
+        model: a small model, a preset or a checkpoint folder; `random` is of the family smol.
+        seed: of the runs that are compared.
 
     Raises:
         AssertionError: a promise is broken; the message says which.
@@ -42,7 +49,8 @@ def check_method(make: MakeMethods, *, seed: int = 3) -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         tasks = toy_tasks(folder / "tasks")
-        whole = _learner(make, folder / "whole", seed)
+        new: NewLearner = partial(_learner, model=model, seed=seed)
+        whole = new(make, folder / "whole")
         frozen = _frozen(whole.lmm)
         stages = _stages(whole, tasks)
         for task in stages:
@@ -50,11 +58,11 @@ def check_method(make: MakeMethods, *, seed: int = 3) -> None:
         assert _frozen(whole.lmm) == frozen, "a frozen parameter was changed"
         _check_evaluation_changes_nothing(whole, tasks)
         _check_hidden_task(whole, tasks, folder / "hidden")
-        _check_save_and_load(whole, make, tasks, seed)
-        _check_resume(whole, make, stages, folder / "resumed", seed)
+        _check_save_and_load(whole, make, tasks, new)
+        _check_resume(whole, make, stages, folder / "resumed", new)
         _check_memory(whole)
-        _check_first_stage(make, stages[0], folder, seed)
-        _check_neutral(make, tasks, folder, seed)
+        _check_first_stage(make, stages[0], folder, new)
+        _check_neutral(make, tasks, folder, new)
 
 
 def toy_tasks(folder: Path, *, count: int = 3) -> list[Task]:
@@ -73,8 +81,8 @@ def toy_tasks(folder: Path, *, count: int = 3) -> list[Task]:
     return tasks
 
 
-def _learner(make: MakeMethods, folder: Path, seed: int) -> Learner:
-    lmm = load_lmm("random", seed=seed, dtype="float32", device=torch.device("cpu"))
+def _learner(make: MakeMethods, folder: Path, *, model: str, seed: int) -> Learner:
+    lmm = load_lmm(model, seed=seed, dtype="float32", device=torch.device("cpu"))
     return Learner(lmm, make(), folder=folder, training=TRAINING, seed=seed, max_new_tokens=4, reuse=False)
 
 
@@ -123,19 +131,19 @@ def _disguised(sample: Sample, folder: Path, number: int) -> Sample:
     return Sample(str(number), path, sample.instruction, ("hidden",), "hidden")
 
 
-def _check_save_and_load(learner: Learner, make: MakeMethods, tasks: Sequence[Task], seed: int) -> None:
-    fresh = _learner(make, learner.folder, seed)
+def _check_save_and_load(learner: Learner, make: MakeMethods, tasks: Sequence[Task], new: NewLearner) -> None:
+    fresh = new(make, learner.folder)
     assert fingerprint_of(fresh.lmm.trainable()) == fingerprint_of(learner.lmm.trainable()), (
         "weights differ after save and load"
     )
     assert _said(fresh, tasks) == _said(learner, tasks), "answers or routes differ after save and load"
 
 
-def _check_resume(whole: Learner, make: MakeMethods, stages: Sequence[Task], folder: Path, seed: int) -> None:
+def _check_resume(whole: Learner, make: MakeMethods, stages: Sequence[Task], folder: Path, new: NewLearner) -> None:
     """A new learner after every stage must end with the same bits as one that was never interrupted."""
     for task in stages:
-        _learner(make, folder, seed).learn(task)
-    resumed = _learner(make, folder, seed)
+        new(make, folder).learn(task)
+    resumed = new(make, folder)
     assert fingerprint_of(resumed.lmm.trainable()) == fingerprint_of(whole.lmm.trainable()), (
         "a run that was interrupted after each stage ends with other weights: some state is not saved"
     )
@@ -153,9 +161,9 @@ def _check_memory(learner: Learner) -> None:
     assert sizes[-1] <= allowed, f"stored bytes grow with the number of tasks: {sizes}, declared per task: {declared}"
 
 
-def _check_first_stage(make: MakeMethods, task: Task, folder: Path, seed: int) -> None:
+def _check_first_stage(make: MakeMethods, task: Task, folder: Path, new: NewLearner) -> None:
     """With one task there is nothing to remember: every method must equal tuning on it alone."""
-    ours, direct = _learner(make, folder / "one", seed), _learner(lambda: [Direct()], folder / "direct", seed)
+    ours, direct = new(make, folder / "one"), new(lambda: [Direct()], folder / "direct")
     for learner in (ours, direct):
         learner.learn(task)
     scope = [n for n in ours.lmm.trainable() if all(method.trains(n) for method in ours.methods)]
@@ -165,13 +173,13 @@ def _check_first_stage(make: MakeMethods, task: Task, folder: Path, seed: int) -
         )
 
 
-def _check_neutral(make: MakeMethods, tasks: Sequence[Task], folder: Path, seed: int) -> None:
+def _check_neutral(make: MakeMethods, tasks: Sequence[Task], folder: Path, new: NewLearner) -> None:
     """With its strength at zero a method must equal sequential tuning."""
     kinds = [type(method) for method in make()]
     if any(kind.neutral is None for kind in kinds):
         return
-    neutral = _learner(lambda: [kind(**(kind.neutral or {})) for kind in kinds], folder / "neutral", seed)
-    plain = _learner(lambda: [Sequential()], folder / "plain", seed)
+    neutral = new(lambda: [kind(**(kind.neutral or {})) for kind in kinds], folder / "neutral")
+    plain = new(lambda: [Sequential()], folder / "plain")
     for learner in (neutral, plain):
         for task in tasks:
             learner.learn(task)

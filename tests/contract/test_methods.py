@@ -26,6 +26,11 @@ def test_contract(spec):
     check_method(lambda: make_methods(spec, OPTIONS))
 
 
+@pytest.mark.parametrize("spec", ["sequential", "replay+tir+ewc", "mas", "lwf", "eproj"])
+def test_contract_on_instructblip(spec, mini_blip):
+    check_method(lambda: make_methods(spec, OPTIONS), model=str(mini_blip))
+
+
 @pytest.mark.parametrize(
     "make",
     [

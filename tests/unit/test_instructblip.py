@@ -14,26 +14,11 @@ from evertune.errors import UserError
 from evertune.lmm import load_lmm
 from evertune.lmm.decoder import IGNORE
 from evertune.lmm.features import FeatureStore
-from evertune.pretrain.parts import make_model, make_processor, make_tokenizer, save_checkpoint
-
-
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("blip") / "mini"
-    tokenizer = make_tokenizer(documents=200)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    model = make_model(tokenizer, **sizes)
-    generator = torch.Generator().manual_seed(0)
-    for parameter in model.parameters():  # large enough that pictures and words make a difference to what is said
-        if parameter.ndim > 1:
-            parameter.data.add_(0.15 * torch.randn(parameter.shape, generator=generator))
-    save_checkpoint(model, make_processor(tokenizer), folder)
-    return folder
 
 
 @pytest.fixture
-def blip(checkpoint):
-    return load_lmm(str(checkpoint), dtype="float32", device=torch.device("cpu"))
+def blip(mini_blip):
+    return load_lmm(str(mini_blip), dtype="float32", device=torch.device("cpu"))
 
 
 @pytest.fixture
@@ -45,15 +30,15 @@ def store(blip, tasks):
 
 
 @pytest.fixture
-def theirs(checkpoint):
-    model = InstructBlipForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32)
-    return model.eval(), InstructBlipProcessor.from_pretrained(checkpoint)
+def theirs(mini_blip):
+    model = InstructBlipForConditionalGeneration.from_pretrained(mini_blip, dtype=torch.float32)
+    return model.eval(), InstructBlipProcessor.from_pretrained(mini_blip)
 
 
 def test_what_trains_is_the_query_tokens_the_qformer_and_the_projection(blip):
     names = set(blip.trainable())
-    assert names == {n for n, p in blip.blip.named_parameters() if p.requires_grad}
-    assert {n.split(".")[0] for n in names} == {"query_tokens", "qformer", "language_projection"}
+    assert names == {n for n, p in blip.named_parameters() if p.requires_grad}
+    assert {n.split(".")[1] for n in names} == {"query_tokens", "qformer", "language_projection"}
     scopes = blip.scopes()
     assert set(scopes["projection"]) | set(scopes["qformer"]) == names
     assert all(p.dtype == torch.float32 for p in blip.trainable().values())
@@ -119,8 +104,8 @@ def test_the_instruction_changes_the_soft_tokens(blip, tasks, store):
     assert not torch.allclose(blip.soft_tokens(one), blip._visual(one.features, ids, attention))
 
 
-def test_siblings_share_features_but_not_answers(blip, checkpoint, tmp_path):
-    sibling = shutil.copytree(checkpoint, tmp_path / "sibling")
+def test_siblings_share_features_but_not_answers(blip, mini_blip, tmp_path):
+    sibling = shutil.copytree(mini_blip, tmp_path / "sibling")
     model = InstructBlipForConditionalGeneration.from_pretrained(sibling)
     model.query_tokens.data.add_(0.1)
     model.half().save_pretrained(sibling)
@@ -136,12 +121,12 @@ def test_embeddings_are_the_cls_and_the_words(blip, tasks, store):
     assert blip.embed_texts(["red", "red blue"]).shape == (2, 32)
 
 
-def test_bad_folders(checkpoint, tmp_path):
+def test_bad_folders(mini_blip, tmp_path):
     with pytest.raises(UserError, match="no family 'gpt9'.*instructblip"):
         (tmp_path / "odd").mkdir()
         (tmp_path / "odd" / "config.json").write_text(json.dumps({"model_type": "gpt9"}))
         load_lmm(str(tmp_path / "odd"))
-    cut = shutil.copytree(checkpoint, tmp_path / "cut")
+    cut = shutil.copytree(mini_blip, tmp_path / "cut")
     weights = cut / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(UserError, match="cut can't be read as an InstructBLIP checkpoint"):

@@ -22,7 +22,7 @@ from evertune.lmm.decoder import IGNORE, answer_loss, greedy_answers, mean_word_
 from evertune.lmm.protocol import Batch, Output
 from evertune.tasks.task import Sample
 
-TRAINED = ("query_tokens", "qformer.", "language_projection.")
+TRAINED = ("blip.query_tokens", "blip.qformer.", "blip.language_projection.")
 
 
 class InstructBlip(nn.Module):
@@ -67,12 +67,12 @@ class InstructBlip(nn.Module):
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Query tokens, Q-Former and projection."""
-        return {n: p for n, p in self.blip.named_parameters() if n.startswith(TRAINED)}
+        return {n: p for n, p in self.named_parameters() if n.startswith(TRAINED)}
 
     def scopes(self) -> Mapping[str, Sequence[str]]:
         """`projection`: the linear layer before the LM; `qformer`: the Q-Former with its query tokens."""
         names = list(self.trainable())
-        projection = [n for n in names if n.startswith("language_projection.")]
+        projection = [n for n in names if n.startswith("blip.language_projection.")]
         return {"projection": projection, "qformer": [n for n in names if n not in projection]}
 
     def rate(self, parameter: str) -> float:
@@ -211,10 +211,9 @@ def load_instructblip(folder: Path, *, name: str, seed: int, dtype: torch.dtype,
         processor = InstructBlipProcessor.from_pretrained(folder)
     except (OSError, ValueError, RuntimeError, SafetensorError) as problem:
         raise UserError(f"{folder} can't be read as an InstructBLIP checkpoint: {problem}") from problem
-    model.requires_grad_(False)
-    model = model.to(device).eval()
-    for key, parameter in model.named_parameters():
-        if key.startswith(TRAINED):
-            parameter.data = parameter.data.float()
-            parameter.requires_grad_(True)
-    return InstructBlip(name=name, folder=folder, model=model, processor=processor)
+    model = model.requires_grad_(False).to(device).eval()
+    lmm = InstructBlip(name=name, folder=folder, model=model, processor=processor)
+    for parameter in lmm.trainable().values():
+        parameter.data = parameter.data.float()
+        parameter.requires_grad_(True)
+    return lmm

@@ -90,7 +90,7 @@ class LMM(Protocol):
         """The module that trains; calling it with a `Batch` gives an `Output`."""
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        """Every parameter that trains, by name; all in float32."""
+        """Every parameter that trains, by its name in `module()`; all in float32."""
 
     def scopes(self) -> Mapping[str, Sequence[str]]:
         """Named groups of `trainable()` names; 'projection' is there in every family."""

@@ -1,7 +1,7 @@
 """Scenes: four places on a card, each empty, with a thing, or with a written word; drawn by nobody yet.
 
 Everything that is asked, told and drawn in `pocket` comes from a `Scene`. Scenes are values: equal scenes have equal
-words, and a scene's words decide whether it belongs to pretraining, training or test.
+words, and its cells decide whether it belongs to pretraining, training or test.
 """
 
 from __future__ import annotations
@@ -116,15 +116,17 @@ class Scene:
 
     @property
     def words(self) -> str:
-        """The scene in words, always sixteen of them: colour, what, written word and a full stop for each place."""
+        """The scene in words, always sixteen of them: each place with its colour, what is there and what is written."""
         if self.blurred:
-            return " ".join(["blurred"] * 3 + ["."] + ["- - - ."] * 3)
-        return " ".join(f"{c.colour} {c.what} {c.word.lower() or '-'} ." if c else "nothing - - ." for c in self.cells)
+            return " ".join(f"{place.replace(' ', '')} blurred - -" for place in PLACES)
+        told = [f"{c.colour} {c.what} {c.word.lower() or '-'}" if c else "nothing - -" for c in self.cells]
+        return " ".join(f"{place.replace(' ', '')} {what}" for place, what in zip(PLACES, told, strict=True))
 
     @property
     def split(self) -> Split:
-        """Where the scene belongs, by the hash of its words: the same on every machine and for every seed."""
-        position = int(digest("pocket", self.words if not self.blurred else repr(self.cells))[:8], 16) / 16**8
+        """Where the scene belongs, by the hash of its cells: the same on every machine and for every seed."""
+        told = [f"{c.colour} {c.what} {c.word.lower() or '-'} ." if c else "nothing - - ." for c in self.cells]
+        position = int(digest("pocket", repr(self.cells) if self.blurred else " ".join(told))[:8], 16) / 16**8
         for split, share in SHARES.items():
             if position < share:
                 return split
