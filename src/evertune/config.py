@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from evertune.errors import UserError, nearest
 
 Schema = TypeVar("Schema", bound=BaseModel)
+
+TINY = {"epochs": 2.0, "batch_size": 32, "learning_rate": 1e-3}
+RECIPES: dict[str, dict[str, Any]] = {"tiny-aligned": TINY, "tiny-instruct": TINY}
+"""How a preset wants to be trained where the user says nothing; the defaults of `TrainSettings` are those of `smol`."""
 
 
 class TrainSettings(BaseModel):
@@ -65,6 +69,14 @@ class RunConfig(SharedSettings):
     method: str = "sequential"
     seed: int = Field(default=0, ge=0)
     out: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _recipe(cls, content: Any) -> Any:
+        """What the model's recipe says, where the user says nothing."""
+        recipe = RECIPES.get(str(content.get("model"))) if isinstance(content, dict) else None
+        train = content.get("train", {}) if recipe else None
+        return {**content, "train": {**recipe, **train}} if recipe and isinstance(train, dict) else content
 
 
 def read_yaml(path: Path) -> Any:

@@ -134,7 +134,7 @@ def _label(method: str, varied: dict[str, Any]) -> str:
 
 def _content(grid: GridFile, method: str, varied: dict[str, Any]) -> dict[str, Any]:
     """What the grid says about all runs, with what is varied, and only the options of `method`."""
-    content = grid.model_dump(include=set(SharedSettings.model_fields))
+    content = grid.model_dump(include=set(SharedSettings.model_fields), exclude_unset=True)
     content["options"] = {n: dict(o) for n, o in grid.options.items() if n in method_parts(method)}
     for key, value in varied.items():
         head, _, option = key.partition(".")
