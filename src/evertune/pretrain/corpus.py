@@ -10,7 +10,7 @@ import random
 from dataclasses import dataclass
 
 from evertune.tasks.pocket.questions import CAPTION, ROLES, describe
-from evertune.tasks.pocket.world import Layout, Scene, draw_scene
+from evertune.tasks.pocket.world import PLACES, Layout, Scene, draw_scene
 
 PLAIN = "plain"
 STYLES = (PLAIN, "brief", "letter", "told")
@@ -26,6 +26,21 @@ class Document:
 
     prefix: str
     asked: tuple[tuple[str, str], ...]
+
+
+def lookup(choose: random.Random, *, questions: int = 3) -> Document:
+    """A first text: what is there, and of which colour, at some places of a scene.
+
+    Looking a word up by its place is what all other answers are built on. Learned alone it takes some hundred steps;
+    among all forms of questions it had not begun after a thousand.
+    """
+    scene = _scene(choose, choose.choice(("things", "things", "signs", "book")), blurred=False)
+    asked: dict[str, str] = {}
+    for _ in range(questions):
+        place, cell = choose.choice(list(zip(PLACES, scene.cells, strict=True)))
+        what, colour = (cell.what, cell.colour) if cell else ("nothing", "nothing")
+        asked |= dict([choose.choice(((f"what is in the {place}?", what), (f"what color is the {place}?", colour)))])
+    return Document(f"brief {scene.words}", tuple(asked.items()))
 
 
 def document(choose: random.Random, *, questions: int = 4) -> Document:

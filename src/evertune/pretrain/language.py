@@ -7,6 +7,7 @@ whatever the Q-Former gave it. So it reads scenes in words, with questions of ev
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,10 +16,12 @@ from torch import Tensor
 from evertune.lmm.decoder import IGNORE, answer_loss, greedy_answers, pad
 from evertune.pretrain.corpus import Document, document
 
+Write = Callable[[random.Random], Document]
 
-def language_loss(lm: Any, tokenizer: Any, choose: random.Random, *, batch: int) -> Tensor:
+
+def language_loss(lm: Any, tokenizer: Any, write: Write, choose: random.Random, *, batch: int) -> Tensor:
     """Loss of all answers of one batch of texts that are written now."""
-    texts = [_tokens(tokenizer, document(choose)) for _ in range(batch)]
+    texts = [_tokens(tokenizer, write(choose)) for _ in range(batch)]
     labels = pad([labels for _, labels in texts], IGNORE)
     attention = pad([[1] * len(ids) for ids, _ in texts], 0)
     embeds = lm.get_input_embeddings()(pad([ids for ids, _ in texts], tokenizer.pad_token_id))

@@ -38,6 +38,7 @@ LANGUAGE = {
     "num_attention_heads": 4,
     "max_position_embeddings": 256,
     "tie_word_embeddings": True,
+    "initializer_range": 0.06,
 }
 SPECIAL = ("<pad>", "</s>", "<unk>", "<image>")
 

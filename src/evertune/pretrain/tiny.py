@@ -1,6 +1,6 @@
 """`evertune pretrain tiny`: the paper's architecture in miniature, made from scratch on two cores.
 
-    tower             the ViT learns to see                   language   the decoder learns the language from text
+    tower             the ViT learns to see          lookup, language   the decoder learns the language from text
     slots, captions   the Q-Former learns to describe         -> tiny-aligned, the BLIP-2 role
     instruct          joint tuning on the known tasks of b2   -> tiny-instruct, the InstructBLIP role
 
@@ -20,6 +20,7 @@ from torch import nn
 from evertune.files import write_json
 from evertune.lmm.instructblip import load_instructblip
 from evertune.pretrain.align import CaptionBank, caption_accuracy, caption_loss, slot_loss
+from evertune.pretrain.corpus import document, lookup
 from evertune.pretrain.instruct import instruct_loss, known_samples
 from evertune.pretrain.language import language_accuracy, language_loss
 from evertune.pretrain.parts import VISION, make_model, make_processor, make_tokenizer, save_checkpoint
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     from evertune.lmm.instructblip import InstructBlip
 
 TOWER = Phase("tower", steps=3000, learning_rate=1e-3)
-LANGUAGE = Phase("language", steps=2000, learning_rate=2e-3)
+LOOKUP = Phase("lookup", steps=400, learning_rate=1e-3)
+LANGUAGE = Phase("language", steps=1600, learning_rate=1e-3)
 SLOTS = Phase("slots", steps=2500, learning_rate=1e-3)
 CAPTIONS = Phase("captions", steps=500, learning_rate=3e-4)
 INSTRUCT = Phase("instruct", steps=1500, learning_rate=5e-4)
@@ -78,8 +80,9 @@ def train_tower(model: Any, processor: Any, *, folder: Path, on_step: OnStep) ->
 def train_language(model: Any, tokenizer: Any, *, folder: Path, on_step: OnStep) -> dict[str, float]:
     """Train `model.language_model`; returns the share of texts that it answers right."""
     lm = model.language_model
-    loss = partial(language_loss, lm, tokenizer, batch=TEXTS)
-    _run(LANGUAGE, dict(lm.named_parameters()), loss, folder=folder, on_step=on_step)
+    for phase, write in ((LOOKUP, lookup), (LANGUAGE, document)):
+        loss = partial(language_loss, lm, tokenizer, write, batch=TEXTS)
+        _run(phase, dict(lm.named_parameters()), loss, folder=folder, on_step=on_step)
     return {"texts": language_accuracy(lm, tokenizer)}
 
 

@@ -1,0 +1,152 @@
+"""Pretraining: phases that resume to the bit, label masks, targets of the tower, an ordinary checkpoint at the end."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from torch import nn
+
+from evertune.lmm import load_lmm
+from evertune.lmm.decoder import IGNORE
+from evertune.pretrain.align import CaptionBank, caption_loss, slot_loss
+from evertune.pretrain.corpus import PLAIN, SLOTS, document, lookup
+from evertune.pretrain.instruct import KNOWN, instruct_loss, known_samples
+from evertune.pretrain.language import _tokens
+from evertune.pretrain.parts import make_tokenizer
+from evertune.pretrain.phases import Phase, run_phase
+from evertune.pretrain.tower import HUES, WHATS, WORDS, _present, _targets, pixels_of
+from evertune.tasks.pocket.draw import draw
+from evertune.tasks.pocket.questions import ROLES, describe
+from evertune.tasks.pocket.world import PLACES, Cell, Scene
+
+PHASE = Phase("toy", steps=12, learning_rate=1e-2, save_every=5)
+SCENE = Scene((Cell("red", "cat"), None, Cell("blue", "sign", "EXIT"), Cell("green", "car")))
+
+
+class StoppedError(Exception):
+    """The process was killed."""
+
+
+def phase(folder, *, stop_at=None):
+    """Train a small network on noise; returns its weights, or raises at a step."""
+    torch.manual_seed(4)
+    net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 1))
+
+    def loss_at(choose):
+        rows = torch.tensor([[choose.random() for _ in range(3)] for _ in range(4)])
+        return (net(rows).squeeze(1) - rows.sum(1)).square().mean() + 0.01 * torch.rand(())
+
+    def on_step(name, step, steps, loss):
+        if step == stop_at:
+            raise StoppedError
+
+    run_phase(PHASE, dict(net.named_parameters()), loss_at, folder=folder, on_step=on_step)
+    return {name: p.detach().clone() for name, p in net.named_parameters()}
+
+
+@pytest.mark.parametrize("killed", [(3,), (5,), (8,), (7, 11)])
+def test_a_killed_phase_ends_with_the_same_bits(tmp_path, killed):
+    whole = phase(tmp_path / "whole")
+    for step in killed:
+        with pytest.raises(StoppedError):
+            phase(tmp_path / "killed", stop_at=step)
+    again = phase(tmp_path / "killed")
+    assert all(torch.equal(again[name], value) for name, value in whole.items())
+
+
+def test_a_finished_phase_is_taken_over(tmp_path):
+    whole = phase(tmp_path)
+    assert all(torch.equal(v, whole[n]) for n, v in phase(tmp_path, stop_at=1).items()), "no step was taken"
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return make_tokenizer(documents=300)
+
+
+@pytest.mark.parametrize("write", [document, lookup])
+def test_labels_stand_on_the_answers_alone(tokenizer, write):
+    choose = random.Random(2)
+    for _ in range(30):
+        text = write(choose)
+        ids, labels = _tokens(tokenizer, text)
+        assert len(ids) == len(labels)
+        said = tokenizer.decode([i for i in labels if i != IGNORE])
+        assert said.replace("</s>", "|").replace(" ", "") == "".join(f"{a}|" for _, a in text.asked).replace(" ", "")
+
+
+def test_looking_up_answers_what_the_prefix_says():
+    choose = random.Random(3)
+    for _ in range(100):
+        text = lookup(choose)
+        words = text.prefix.split()
+        for question, answer in text.asked:
+            place = next(p for p in PLACES if p in question)
+            colour, what = words[words.index(place.replace(" ", "")) + 1 :][:2]
+            if colour == "nothing":
+                assert answer == "nothing"
+            else:
+                assert answer == (what if "what is in" in question else colour)
+
+
+def test_every_form_of_question_is_written_both_ways():
+    choose = random.Random(0)
+    styles = {document(choose).prefix.split()[0] for _ in range(500)}
+    assert styles == {PLAIN, *(role.style for role in ROLES.values())}
+
+
+def test_targets_of_the_tower():
+    what, word, colour = _targets([SCENE])
+    assert [WHATS[i] for i in what[0]] == ["cat", "nothing", "sign", "car"]
+    assert [WORDS[i] for i in word[0]] == ["", "", "EXIT", ""]
+    assert [HUES[i] for i in colour[0]] == ["red", "", "blue", "green"]
+    assert {WHATS[i] for i in _present([SCENE])[0].nonzero().flatten()} == {"cat", "sign", "car"}
+
+
+@pytest.fixture(scope="module")
+def blip(mini_blip):
+    return load_lmm(str(mini_blip), dtype="float32", device=torch.device("cpu"))
+
+
+def test_pixels_are_those_of_the_processor(blip):
+    pictures = [draw(SCENE, random.Random(n)) for n in range(3)]
+    processor = blip.processor.image_processor
+    assert torch.equal(pixels_of(pictures, processor), processor(pictures, return_tensors="pt").pixel_values)
+
+
+def test_slot_loss_is_lowest_where_each_soft_token_is_its_word(blip, monkeypatch):
+    bank = CaptionBank(blip, pictures=8, name="test")
+    table = blip.blip.language_model.get_input_embeddings().weight.detach()
+
+    def said(words):
+        ids = torch.tensor(blip.processor.tokenizer(words).input_ids)
+        monkeypatch.setattr(type(blip), "soft_tokens", lambda self, batch: table[ids])
+        return float(slot_loss(blip, bank, random.Random(1), batch=4))
+
+    rows = random.Random(1).sample(range(8), 4)
+    right = [f"{PLAIN} {bank.captions[row]}" for row in rows]
+    assert all(len(text.split()) == SLOTS for text in right)
+    assert said(right) < 0.5 * said(right[::-1])
+
+
+def test_alignment_and_instruction_have_gradients_on_what_trains(blip):
+    bank = CaptionBank(blip, pictures=8, name="test")
+    samples, features = known_samples(blip, count=4)
+    assert {s.id for s in samples} == set(KNOWN)
+    for loss in (
+        slot_loss(blip, bank, random.Random(1), batch=4),
+        caption_loss(blip, bank, random.Random(1), batch=4),
+        instruct_loss(blip, samples, features, random.Random(1), batch=4),
+    ):
+        gradients = torch.autograd.grad(loss, list(blip.trainable().values()), allow_unused=True)
+        assert all(torch.isfinite(g).all() for g in gradients if g is not None)
+        assert sum(float(g.abs().sum()) for g in gradients if g is not None) > 0
+
+
+def test_captions_of_the_bank_are_of_its_pictures(blip):
+    bank = CaptionBank(blip, pictures=5, name="test")
+    assert len(bank.captions) == len(bank.features) == 5
+    assert describe(SCENE).split()[4:8] == ["topright", "nothing", "-", "-"]
+    assert "exit" not in describe(SCENE)
