@@ -145,7 +145,9 @@ def _curves(result: Mapping[str, Any]) -> list[Figure]:
         mine = [pair for pair in result["pairs"] if pair["first"] == task and pair["dynamics"]]
         if mine:
             curves = {second: _mean_curve([p for p in mine if p["second"] == second]) for second in _seconds(mine)}
-            drawing = dynamics_plot(curves, highest=highest, label=f"Score on {task} while other tasks are learned")
+            drawing = dynamics_plot(
+                curves, tasks=result["tasks"], highest=highest, label=f"Score on {task} while other tasks are learned"
+            )
             figures.append(Figure(f"Score on {task}", drawing))
     return figures
 

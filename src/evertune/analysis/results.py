@@ -113,7 +113,8 @@ def _correlations(pairs: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def _means(pairs: Sequence[Row], name: str) -> list[float]:
-    return [statistics.fmean(values) for values in over_seeds(pairs, itemgetter(name)).values()]
+    """Of each ordered pair, over seeds; rounded, for what is equal on paper must be a tie in the ranks."""
+    return [round(statistics.fmean(values), 9) for values in over_seeds(pairs, itemgetter(name)).values()]
 
 
 def _notes(correlations: Sequence[Row], tasks: Sequence[str], header: Mapping[str, Any]) -> list[str]:

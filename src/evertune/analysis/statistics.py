@@ -17,6 +17,7 @@ FEWEST_POINTS = 3
 """Two points always correlate perfectly: that says nothing."""
 
 Values = NDArray[np.float64]
+Draws = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +43,7 @@ class Correlation:
 
 def ranks(values: Sequence[float] | Values) -> Values:
     """Ranks from 1, equal values sharing the mean of theirs."""
-    array = np.asarray(values, dtype=float)
-    _, place, counts = np.unique(array, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return (last - (counts - 1) / 2)[place]
+    return _ranks_of(np.asarray(values, dtype=float), _as_it_is(len(values)))[0]
 
 
 def spearman(x: Sequence[float] | Values, y: Sequence[float] | Values) -> float | None:
@@ -58,9 +56,8 @@ def spearman(x: Sequence[float] | Values, y: Sequence[float] | Values) -> float 
         raise ValueError(f"{len(x)} values against {len(y)}")
     if len(x) < FEWEST_POINTS:
         return None
-    a, b = (side - side.mean() for side in (ranks(x), ranks(y)))
-    size = float(np.sqrt((a @ a) * (b @ b)))
-    return None if size == 0 else float(np.clip((a @ b) / size, -1.0, 1.0))
+    found = _rank_correlations(np.asarray(x, dtype=float), np.asarray(y, dtype=float), _as_it_is(len(x)))
+    return float(found[0]) if len(found) else None
 
 
 def correlation(
@@ -73,14 +70,33 @@ def correlation(
     rho = spearman(x, y)
     if rho is None:
         return Correlation(None, None, None, len(x))
-    found = _resampled(np.asarray(x, dtype=float), np.asarray(y, dtype=float), resamples, seed)
+    draws = np.random.default_rng(seed).integers(0, len(x), size=(resamples, len(x)))
+    found = _rank_correlations(np.asarray(x, dtype=float), np.asarray(y, dtype=float), draws)
     if 2 * len(found) < resamples:
         return Correlation(rho, None, None, len(x))
     low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
     return Correlation(rho, float(low), float(high), len(x))
 
 
-def _resampled(x: Values, y: Values, resamples: int, seed: int) -> list[float]:
-    choose = np.random.default_rng(seed)
-    draws = choose.integers(0, len(x), size=(resamples, len(x)))
-    return [rho for draw in draws if (rho := spearman(x[draw], y[draw])) is not None]
+def _as_it_is(count: int) -> Draws:
+    """The one draw that takes every point once."""
+    return np.arange(count)[None]
+
+
+def _rank_correlations(x: Values, y: Values, draws: Draws) -> Values:
+    """Correlation of the ranks of each row of `draws`, (R, n) places; rows without one are left out."""
+    a, b = (ranked - ranked.mean(1, keepdims=True) for ranked in (_ranks_of(x, draws), _ranks_of(y, draws)))
+    size = np.sqrt((a * a).sum(1) * (b * b).sum(1))
+    defined = size > 0
+    return np.clip((a * b).sum(1)[defined] / size[defined], -1.0, 1.0)
+
+
+def _ranks_of(values: Values, draws: Draws) -> Values:
+    """(R, n) ranks of what each row draws: a value's rank is how many lie below it, and half of its equals."""
+    _, place = np.unique(values, return_inverse=True)
+    rows, width = len(draws), int(place.max(initial=-1)) + 1
+    drawn = place[draws]
+    counts = np.bincount((drawn + width * np.arange(rows)[:, None]).ravel(), minlength=rows * width)
+    counts = counts.reshape(rows, width)
+    mean_rank: Values = counts.cumsum(1) - (counts - 1) / 2
+    return np.take_along_axis(mean_rank, drawn, axis=1)

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from evertune.tasks import Stream, Task
 
 FORMAT = 1
-OWN_ENCODER = "of the model"
+DIGITS = 6
+OWN_ENCODER = "the model's own"
 FORMULA = (
     "s(i,j) = product over image, instruction, answer of sigmoid((C - mean C) / std C), "
     "C the cosines of all pairs of tasks; with a single pair the product of its cosines, negative ones 0"
@@ -64,14 +65,19 @@ def similarity_of_tasks(lmm: LMM, tasks: Sequence[Task], *, text_encoder: TextEn
         "tasks": names,
         "samples": {task.name: min(len(task.train), SAMPLES) for task in tasks},
         "cosines": {m: _square(table, names) for m, table in pair_cosines(embedded).items()},
-        "similarity": [[combined[a][b] for b in names] for a in names],
+        "similarity": [[_rounded(combined[a][b]) for b in names] for a in names],
         "formula": FORMULA,
     }
 
 
 def _square(table: Mapping[tuple[str, str], float], names: Sequence[str]) -> Square:
     """Both halves of a table of unordered pairs."""
-    return [[table.get((a, b), table.get((b, a))) for b in names] for a in names]
+    return [[_rounded(table.get((a, b), table.get((b, a)))) for b in names] for a in names]
+
+
+def _rounded(value: float | None) -> float | None:
+    """Without the last bits of float32: equal similarities must be ties."""
+    return None if value is None else round(value, DIGITS)
 
 
 def similarity_of_stream(

@@ -13,7 +13,7 @@ from evertune.report.canvas import LETTER, Canvas, column_names, draw_columns, d
 from evertune.report.plots import CELL_COLOUR, COLOURS, MARKERS, spread_apart
 
 HARM_COLOUR = "#b8500a"
-WHITE_FROM = 0.75
+WHITE_FROM = 0.85  # from this depth white reads better than black
 QUIET = 10.0
 """Points that get full colour at least: differences of a point or two must not shout."""
 
@@ -173,18 +173,25 @@ def _range(values: Sequence[float]) -> tuple[float, float]:
     return min(values), max(values)
 
 
-def dynamics_plot(curves: Mapping[str, Sequence[tuple[float, float]]], *, highest: float, label: str) -> str:
-    """Score on a task while others are learned: (share of the steps taken, score) for each second task."""
-    names = list(curves)
-    right = 450 - 20 - max(len(short_name(name)) + 4 for name in names) * LETTER
+def dynamics_plot(
+    curves: Mapping[str, Sequence[tuple[float, float]]], *, tasks: Sequence[str], highest: float, label: str
+) -> str:
+    """Score on a task while others are learned: (share of the steps taken, score) for each second task.
+
+    A task looks the same in all such plots: its colour goes by its place in `tasks`.
+    """
+    right = 450 - 26 - max(len(short_name(name)) + 4 for name in curves) * LETTER
     ys = nice_ticks(0.0, highest)
     plane = _Plane(40, right, 14, 206, (0.0, 100.0), (0.0, ys[-1]))
     canvas = Canvas(450, 250)
     _axes(canvas, plane, (0, 25, 50, 75, 100), ys, x_title="% of the second task's steps")
     ends = {name: plane.y(curve[-1][1]) for name, curve in curves.items()}
     places = spread_apart(ends, gap=14, low=8, high=212)
-    for name, (colour, marker) in _looks(names).items():
+    looks = _looks(tasks)
+    for name, curve in curves.items():
+        colour, marker = looks[name]
         style = {"color": colour, "linewidth": 1.8, "marker": marker, "markersize": 5}
-        canvas.line([plane.x(100 * share) for share, _ in curves[name]], [plane.y(s) for _, s in curves[name]], **style)
-        canvas.text(plane.right + 6, places[name], f"{curves[name][-1][1]:.0f} {short_name(name)}", fontsize=11.5)
+        canvas.line([plane.x(100 * share) for share, _ in curve], [plane.y(score) for _, score in curve], **style)
+        canvas.line([plane.right + 8], [places[name]], **style)
+        canvas.text(plane.right + 17, places[name], f"{curve[-1][1]:.0f} {short_name(name)}", fontsize=11.5)
     return drawn(canvas, label)
