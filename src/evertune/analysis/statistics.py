@@ -43,7 +43,8 @@ class Correlation:
 
 def ranks(values: Sequence[float] | Values) -> Values:
     """Ranks from 1, equal values sharing the mean of theirs."""
-    return _ranks_of(np.asarray(values, dtype=float), _as_it_is(len(values)))[0]
+    found: Values = _ranks_of(np.asarray(values, dtype=float), _as_it_is(len(values)))[0]
+    return found
 
 
 def spearman(x: Sequence[float] | Values, y: Sequence[float] | Values) -> float | None:
@@ -88,7 +89,8 @@ def _rank_correlations(x: Values, y: Values, draws: Draws) -> Values:
     a, b = (ranked - ranked.mean(1, keepdims=True) for ranked in (_ranks_of(x, draws), _ranks_of(y, draws)))
     size = np.sqrt((a * a).sum(1) * (b * b).sum(1))
     defined = size > 0
-    return np.clip((a * b).sum(1)[defined] / size[defined], -1.0, 1.0)
+    found: Values = np.clip((a * b).sum(1)[defined] / size[defined], -1.0, 1.0)
+    return found
 
 
 def _ranks_of(values: Values, draws: Draws) -> Values:
