@@ -72,6 +72,7 @@ def result():
 def test_the_matrices_by_hand(result):
     assert result["forgetting"] == [[None, 6.0, 71.0], [11.0, None, 31.0], [31.0, -3.0, None]]
     assert result["forgetting_tolerant"] == [[None, 0.0, 65.0], [5.0, None, 25.0], [25.0, -9.0, None]]
+    assert result["alone"] == ALONE
     assert result["transfer"] == [[None, 5.0, -3.0], [2.0, None, 0.0], [-4.0, 1.0, None]]
 
 
@@ -179,6 +180,7 @@ def test_the_terminal_shows_matrices_and_correlations(result, tmp_path):
     show_pairs(console, result, page=tmp_path / "index.html")
     said = console.file.getvalue()
     assert "sequential on s, m, means over seeds 0, 1. Rows: the first task" in said
+    assert "alone: a 80.0, b 60.0, c 40.0" in said
     (line,) = [line.split() for line in said.splitlines() if line.split()[:2] == ["a", "·"]][:1]
     assert line == ["a", "·", "6.0", "71.0"]
     assert "cosine of answers" in said and "page" in said

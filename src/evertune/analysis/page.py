@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from evertune.analysis.results import over_seeds
-from evertune.analysis.words import TITLES, correlation_of, interval, lead, seeds_text
+from evertune.analysis.words import TITLES, correlation_of, interval, lead, seeds_text, signed
 from evertune.report.figures import Figure, Section, Table, write_figures
 from evertune.report.pair_plots import (
     dynamics_plot,
@@ -133,8 +133,10 @@ def _form_table(result: Mapping[str, Any]) -> Table:
     for task in result["tasks"]:
         mine = [pair for pair in result["pairs"] if pair["first"] == task]
         strict, tolerant = (statistics.fmean(p[m] for p in mine) for m in ("forgetting", "forgetting_tolerant"))
-        rows.append([task, *(f"{value:.1f}".replace("-", "−") for value in (strict, tolerant, strict - tolerant))])
-    return Table("Points that each task lost, mean over what came after it", ["", "strict", "any form", "form"], rows)
+        values = (result["alone"][task], strict, tolerant, strict - tolerant)
+        rows.append([task, *(signed(value, digits=1) for value in values)])
+    header = ["", "score alone", "lost, strict", "lost, any form", "lost in form only"]
+    return Table("Points that each task lost, mean over what came after it", header, rows)
 
 
 def _curves(result: Mapping[str, Any]) -> list[Figure]:

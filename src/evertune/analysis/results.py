@@ -42,6 +42,7 @@ def results_of(rows: Sequence[Row], similarity: Mapping[str, Any], *, header: Ma
         "format": FORMAT,
         **header,
         "tasks": tasks,
+        "alone": {task: statistics.fmean(p["alone"]["strict"] for p in pairs if p["second"] == task) for task in tasks},
         **{name: square(tasks, pairs, itemgetter(name)) for name in MEASURES},
         "similarity": similarity["similarity"],
         "cosines": similarity["cosines"],

@@ -63,6 +63,8 @@ def show_pairs(console: Console, result: Mapping[str, Any], *, page: Path) -> No
     tasks = result["tasks"]
     about = f"{result['method']} on {result['stream']}, {result['model']}, {seeds_text(result)}"
     console.print(f"\n{about}. Rows: the first task; columns: the second.", highlight=False)
+    alone = ", ".join(f"{task} {signed(score, digits=1)}" for task, score in result["alone"].items())
+    console.print(f"Right after it was learned, alone: {alone}", highlight=False)
     for name, caption in POINTS_CAPTIONS.items():
         show_square(console, tasks, result[name], title=TITLES[name], caption=caption, digits=1)
     show_square(console, tasks, result["similarity"], title=TITLES["similarity"])

@@ -27,8 +27,6 @@ from evertune.tasks import Task
 def learner_of(study: Study, first: str, *, seed: int, dtype: str) -> Learner:
     """The learner in the folder of `first`, at its last saved stage.
 
-    With dynamics it takes over no training from the cache: one that is not done has no steps to look at.
-
     Raises:
         RunFolderError: the folder was begun with another model or number format.
     """
@@ -47,19 +45,22 @@ def learner_of(study: Study, first: str, *, seed: int, dtype: str) -> Learner:
         known=study.stream.known,
         evaluation_batch=config.evaluation.batch_size,
         max_new_tokens=config.evaluation.max_new_tokens,
-        reuse=config.reuse and not study.points,
+        reuse=config.reuse,
     )
 
 
 def learn_pairs(study: Study, learner: Learner, first: Task, *, seed: int) -> None:
     """Learn `first` unless that was done, then each missing second task from there; one small file per pair.
 
-    An interruption loses the pair in progress only.
+    An interruption loses the pair in progress only. The first task's training and answers are shared with other runs
+    through the cache. From there on nothing is: no other run needs the weights after a second task, keeping them all
+    would fill the disk, and a training that is taken over has no steps to look at.
     """
     if not learner.stages:
         learner.learn(first)
     learner.rollback(1)
     alone = _alone(learner, first)
+    learner.reuse = False
     tasks = {task.name: task for task in study.tasks}
     for name in study.missing(first.name, seed=seed):
         row = _pair(learner, first, tasks[name], alone=alone, points=study.points)

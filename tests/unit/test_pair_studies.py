@@ -147,11 +147,15 @@ def test_looking_on_leaves_the_training_bit_for_bit(tasks, tmp_path, monkeypatch
     assert fingerprint_of(plain.lmm.trainable()) != fingerprint_of(careless.lmm.trainable()), "this test can fail"
 
 
-def test_the_curve_is_the_score_of_the_weights_at_that_step(tasks, tmp_path, monkeypatch):
+def test_the_curve_is_what_the_weights_say_at_that_step(tasks, tmp_path, monkeypatch):
     learner, curve, kept = trained(tasks, tmp_path, points=3, monkeypatch=monkeypatch)
+    said = []
     for step, point in zip((2, 4), curve, strict=True):
         restore(learner.lmm.trainable(), kept[step])
         assert point["strict"] == worker.scored(learner, tasks[0], f"again-{step}")["strict"]
+        said.append((tmp_path / "answers" / "during" / f"step-{step:06d}.jsonl").read_bytes())
+        assert said[-1] == (tmp_path / "answers" / f"again-{step}.jsonl").read_bytes()
+    assert said[0] != said[1], "the answers change while the second task is learned"
 
 
 def test_the_steps_that_are_looked_at():
@@ -180,6 +184,17 @@ def test_put_together(toy_stream, tmp_path, monkeypatch):
         assert own == pair["alone"], "the cold start of a task is the first stage of its own pairs"
     monkeypatch.setattr("evertune.lmm.load_lmm", None)
     assert run_pairs(made) == result, "a finished study loads no model"
+
+
+def test_the_cache_keeps_the_first_task_and_no_second_one(toy_stream, tmp_path, monkeypatch):
+    monkeypatch.setenv("EVERTUNE_CACHE", str(tmp_path / "cache"))
+    made = study(toy_stream, tmp_path / "out", settings=["reuse=true"])
+    learn(made)
+    assert len(list((tmp_path / "cache" / "trained").iterdir())) == 1
+    again = study(toy_stream, tmp_path / "again", settings=["reuse=true"])
+    learn(again)
+    done = json.loads((again.place("task-0", seed=0) / "stages" / "01-task-0" / "done.json").read_text())
+    assert done["reused"] and files(again) == files(made)
 
 
 def test_another_study_or_a_foreign_folder_is_refused(undisturbed, toy_stream, tmp_path):
