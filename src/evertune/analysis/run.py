@@ -69,7 +69,8 @@ class PairRuns:
     def _take_in(self, ended: Ended) -> None:
         if ended.problem is not None:
             self.failed[ended.job.name] = ended.problem
-        self._seconds[ended.job.name] = ended.seconds
+        if ended.seconds:  # else another process did it
+            self._seconds[ended.job.name] = ended.seconds
 
     def _status(self, pool: Pool) -> Status:
         running = [Running(w.job.name, self._doing(w.job.name), w.seconds) for w in pool.running]
