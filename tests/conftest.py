@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from evertune.checks import toy_tasks
 from evertune.lmm import load_lmm
@@ -36,6 +38,21 @@ def lmm():
 @pytest.fixture(scope="session")
 def tasks(tmp_path_factory):
     return toy_tasks(Path(tmp_path_factory.mktemp("toy")))
+
+
+@pytest.fixture(scope="session")
+def toy_stream(tasks, tmp_path_factory):
+    """The toy tasks as a stream on disk: for what reads a YAML."""
+    folder = Path(tmp_path_factory.mktemp("stream"))
+    entries = []
+    for task in tasks:
+        for side, samples in (("train", task.train), ("test", task.test)):
+            rows = [{"image": s.image.name, "instruction": s.instruction, "answer": s.answers[0]} for s in samples]
+            (folder / f"{task.name}-{side}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        sides = {side: f"{task.name}-{side}.jsonl" for side in ("train", "test")}
+        entries.append({"name": task.name, "images": str(task.train[0].image.parent), **sides})
+    (folder / "toy.yaml").write_text(yaml.safe_dump({"name": "toy", "tasks": entries}))
+    return folder / "toy.yaml"
 
 
 @pytest.fixture

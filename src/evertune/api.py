@@ -118,11 +118,11 @@ def run_config(config: RunConfig, *, watcher: Watcher | None = None, progress: P
 
     specs = method_specs(config)
     data = load_stream(config.stream, limit=config.limit, progress=progress)
-    _check_pictures(data)
+    check_pictures_of(data)
     base = out_folder(config, data)
     folders = run_folders(base, specs)
     model = read_json(model_folder(config.model, progress=progress) / "config.json")
-    identities = {spec: identity_of(_resolved(config, spec), data, model) for spec in specs}
+    identities = {spec: identity_of(resolved(config, spec), data, model) for spec in specs}
     # Refuse a folder of another run before the first minute of training, not after the second method.
     done = {spec: finished_matrix(folders[spec], identities[spec]) for spec in specs}
     open_ones = [spec for spec in specs if done[spec] is None]
@@ -229,14 +229,14 @@ def _run_one(config: RunConfig, spec: str, stream: Stream, folder: Path, lmm: LM
         "stream": stream.name,
         "method": spec,
         "seed": config.seed,
-        "settings": {key: _resolved(config, spec)[key] for key in ("limit", "train", "evaluation", "options")},
+        "settings": {key: resolved(config, spec)[key] for key in ("limit", "train", "evaluation", "options")},
     }
     matrix = run_stream(learner, stream, folder=folder, header=header, watcher=watcher)
     restore(lmm.trainable(), start)
     return matrix
 
 
-def _resolved(config: RunConfig, spec: str) -> dict[str, Any]:
+def resolved(config: RunConfig, spec: str) -> dict[str, Any]:
     """The configuration of one method's run, its options with their defaults."""
     from evertune.methods import make_methods, options_of, parts_of
 
@@ -249,7 +249,8 @@ def _resolved(config: RunConfig, spec: str) -> dict[str, Any]:
     }
 
 
-def _check_pictures(stream: Stream) -> None:
+def check_pictures_of(stream: Stream) -> None:
+    """Decode every picture of a stream once; a broken one is a DataError that names its row."""
     from evertune.tasks.jsonl import check_pictures
 
     for task in stream.columns:

@@ -5,7 +5,6 @@ evertune run parcel --model smol --method sequential,replay,eproj --out runs/fir
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from evertune.arguments import JsonOption, LimitOption, ModelOption, SeedOption, SetOption, StreamArgument
+from evertune.arguments import make_console as _console
+from evertune.arguments import print_json as _print_json
+from evertune.cli_analysis import pairs, similarity
 from evertune.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -32,18 +35,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-StreamArgument = Annotated[str, typer.Argument(metavar="STREAM", help="A stream's name, or a stream's or run's YAML.")]
-ModelOption = Annotated[str | None, typer.Option("--model", "-m", help="A preset or a checkpoint folder [smol].")]
 MethodOption = Annotated[
     str | None, typer.Option("--method", help="A[,B,...] one after another; A+B together [sequential].")
 ]
-SeedOption = Annotated[int | None, typer.Option("--seed", help="Decides everything random [0].")]
-LimitOption = Annotated[int | None, typer.Option("--limit", help="At most N training and N test samples per task.")]
 OutOption = Annotated[str | None, typer.Option("--out", "-o", help="The run folder [runs/STREAM-MODEL-sSEED].")]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="E.g. train.epochs=2 or replay.ratio=0.05.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 RunsArgument = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, or folders of runs.")]
 
 
@@ -191,6 +186,10 @@ def _list_cells(cells: list[Cell], *, as_json: bool) -> None:
         print(f"{row['state']:<9} {row['run']}")
 
 
+app.command()(similarity)
+app.command()(pairs)
+
+
 @app.command()
 def fetch(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Models and streams, e.g. smol parcel.")],
@@ -324,12 +323,6 @@ def found_runs(places: list[Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def _console(*, quiet: bool = False) -> Console:
-    from rich.console import Console
-
-    return Console(stderr=quiet)
-
-
 def _show_matrices(console: Console, matrices: list[dict[str, Any]]) -> None:
     from evertune.report import compare as compare_matrices
     from evertune.report import rich_matrix, rich_table
@@ -342,7 +335,3 @@ def _show_matrices(console: Console, matrices: list[dict[str, Any]]) -> None:
     if len(matrices) > 1:
         console.print()
         console.print(rich_table(compare_matrices(matrices)))
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False, default=str))

@@ -15,7 +15,7 @@ from evertune.files import append_jsonl, digest_of_file, write_json
 from evertune.grid import Grid, cells_of, read_grid, state_of
 from evertune.grid.cells import held_out_note
 from evertune.grid.results import not_alike
-from evertune.grid.run import _default_jobs, _threads_each, doing
+from evertune.grid.run import default_jobs, doing, threads_each
 
 SMALL = {"name": "small", "streams": ["parcel"], "models": ["random"], "methods": ["sequential", "ewc"]}
 
@@ -190,13 +190,13 @@ def test_what_counts_as_finished(tmp_path, photos):
 def test_jobs_and_threads(monkeypatch):
     monkeypatch.setattr("evertune.grid.run._cores", lambda: 12)
     monkeypatch.setattr("evertune.lmm.device.pick_device", lambda: torch.device("cpu"))
-    assert _default_jobs() == 12
+    assert default_jobs() == 12
     monkeypatch.setattr("evertune.lmm.device.pick_device", lambda: torch.device("cuda"))
-    assert _default_jobs() == 1
+    assert default_jobs() == 1
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert [_threads_each(jobs) for jobs in (1, 5, 12, 40)] == ["12", "2", "1", "1"]
+    assert [threads_each(jobs) for jobs in (1, 5, 12, 40)] == ["12", "2", "1", "1"]
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert _threads_each(5) == "3"
+    assert threads_each(5) == "3"
 
 
 def test_what_a_run_is_doing_is_read_from_its_ledger(tmp_path):

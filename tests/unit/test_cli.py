@@ -37,7 +37,19 @@ def test_help_and_import_load_nothing_heavy():
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert said.returncode == 0, said.stderr
-    for command in ("run", "plan", "ls", "show", "compare", "report", "metrics", "doctor", "fetch"):
+    for command in (
+        "run",
+        "plan",
+        "ls",
+        "show",
+        "compare",
+        "report",
+        "metrics",
+        "doctor",
+        "fetch",
+        "similarity",
+        "pairs",
+    ):
         assert command in said.stdout
 
 
@@ -65,6 +77,12 @@ def test_help_and_import_load_nothing_heavy():
         (["ls", "method"], "did you mean 'methods'?"),
         (["fetch", "smool"], "did you mean 'smol'?"),
         (["compare", "nowhere"], "nowhere is not a folder"),
+        (["similarity", "parcell"], "unknown stream 'parcell'; did you mean 'parcel'?"),
+        (["similarity", "none.yaml"], "none.yaml does not exist"),
+        (["pairs", "parcell"], "unknown stream 'parcell'; did you mean 'parcel'?"),
+        (["pairs", "parcel", "--seeds", "0,x"], "--seeds 0,x: write whole numbers separated by commas"),
+        (["pairs", "parcel", "--method", "ewcc"], "unknown method 'ewcc'"),
+        (["pairs", "parcel", "--set", "train.epoch=2"], "unknown key 'train.epoch'; did you mean 'epochs'?"),
         (["metrics", "nowhere.json"], "nowhere.json can't be read"),
     ],
 )

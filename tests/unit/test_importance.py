@@ -152,9 +152,9 @@ def test_the_strength_that_was_not_given_is_the_rules_own():
 
 
 def test_a_run_writes_down_the_strength_it_used():
-    from evertune.api import _resolved, configure
+    from evertune.api import configure, resolved
 
-    recorded = _resolved(configure("parcel", method="tir+ewc"), "tir+ewc")["options"]
+    recorded = resolved(configure("parcel", method="tir+ewc"), "tir+ewc")["options"]
     assert recorded["ewc"]["strength"] == 100 and recorded["tir"]["discount"] == "accumulate"
 
 

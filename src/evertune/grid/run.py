@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -57,6 +57,28 @@ class GridWatcher:
         """A run ended well (`ended.problem` is None) or failed."""
 
 
+def work(
+    pool: Pool, watcher: GridWatcher, *, take_in: Callable[[Ended], None], status: Callable[[Pool], Status]
+) -> None:
+    """Do all jobs of `pool`, telling `take_in` and the watcher what ended.
+
+    Raises:
+        KeyboardInterrupt: stopped by a signal; all workers have ended.
+    """
+    with StopSignals() as stop:
+        try:
+            while pool.open and not stop.asked:
+                for ended in pool.step():
+                    take_in(ended)
+                    watcher.run_ended(ended.job.name, ended)
+                watcher.changed(status(pool))
+                time.sleep(SECONDS_BETWEEN_LOOKS if pool.open else 0)
+        finally:
+            pool.stop()
+    if stop.asked:
+        raise KeyboardInterrupt
+
+
 class Grid:
     """The runs of a grid and what is known about them.
 
@@ -81,42 +103,30 @@ class Grid:
         if open_cells:
             check_methods(open_cells)
             _fetch_models(open_cells, progress)
-        self._jobs = jobs or (_default_jobs() if open_cells else 1)
+        self._jobs = jobs or (default_jobs() if open_cells else 1)
 
     def run(self, watcher: GridWatcher) -> None:
         """Do what is not done yet; why a run failed is in `failed`, by its name.
 
         Raises:
-            KeyboardInterrupt: stopped by a signal; all workers have ended.
+            KeyboardInterrupt: as `work` does.
         """
         jobs = [_job(cell) for name, cell in self.cells.items() if not self.done[name]]
         pool = Pool(
             jobs,
             size=self._jobs,
-            environment={"OMP_NUM_THREADS": _threads_each(self._jobs), "PYTHONUNBUFFERED": "1"},
+            environment={"OMP_NUM_THREADS": threads_each(self._jobs), "PYTHONUNBUFFERED": "1"},
             is_done=lambda job: self._is_finished(job.name),
             before_start=self._write_config,
             when_done=self._remember,
         )
-        with StopSignals() as stop:
-            try:
-                self._work(pool, watcher, stop)
-            finally:
-                pool.stop()
-        if stop.asked:
-            raise KeyboardInterrupt
+        work(pool, watcher, take_in=self._take_in, status=self._status)
 
-    def _work(self, pool: Pool, watcher: GridWatcher, stop: StopSignals) -> None:
-        while pool.open and not stop.asked:
-            for ended in pool.step():
-                name = ended.job.name
-                if ended.problem is None:
-                    self.done[name] = True
-                else:
-                    self.failed[name] = ended.problem
-                watcher.run_ended(name, ended)
-            watcher.changed(self._status(pool))
-            time.sleep(SECONDS_BETWEEN_LOOKS if pool.open else 0)
+    def _take_in(self, ended: Ended) -> None:
+        if ended.problem is None:
+            self.done[ended.job.name] = True
+        else:
+            self.failed[ended.job.name] = ended.problem
 
     def _write_config(self, job: Job) -> None:
         cell = self.cells[job.name]
@@ -225,13 +235,14 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _default_jobs() -> int:
+def default_jobs() -> int:
+    """One per core, one alone on a GPU."""
     from evertune.lmm.device import pick_device
 
     return _cores() if pick_device().type == "cpu" else 1
 
 
-def _threads_each(jobs: int) -> str:
+def threads_each(jobs: int) -> str:
     """Threads of each of `jobs` workers; what the user has set counts."""
     return os.environ.get("OMP_NUM_THREADS") or str(max(1, _cores() // jobs))
 

@@ -71,7 +71,7 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
     loaded = [(run, load_matrix(run)) for run in runs]
     pictures = Pictures()
     settings = _settings(loaded, pictures)
-    template = _environment().get_template("page.html.j2")
+    template = environment().get_template("page.html.j2")
     page = template.render(
         settings=settings,
         titles=METRIC_TITLES,
@@ -84,7 +84,8 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
     return out
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Templates of this folder; every value is escaped, an unknown name is an error."""
     return Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,

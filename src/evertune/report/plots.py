@@ -1,26 +1,16 @@
 """Plots of a run and of a comparison as inline SVG: the matrix, the average over time, forgetting by task.
 
-Drawn by matplotlib's SVG backend on a canvas measured in CSS pixels, without pyplot and its global state. Texts stay
-texts and black becomes `currentColor`, so that one drawing is small and reads on a light and on a dark page.
+What they are drawn on is `canvas`; what pairs of tasks do to each other is drawn by `pair_plots`.
 """
 
 from __future__ import annotations
 
-import io
 import math
-import re
 import statistics
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
-from typing import Any
 
-import matplotlib
-import matplotlib.style
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
-
+from evertune.report.canvas import LETTER, Canvas, column_names, draw_columns, drawn, room, short_name
 from evertune.report.tables import (
     BOUNDS,
     Loaded,
@@ -40,83 +30,6 @@ BOUND_COLOUR = "#858585"
 CELL_COLOUR = "#145fb4"
 WHITE_TEXT_FROM = 80.0  # score from which white reads better than black on the cell: contrast stays above 4
 GAP = 6.0  # sets apart what was not taught: the untouched model's row, the columns of known tasks
-LONGEST_NAME = 18
-LETTER = 6.7  # generous width of a letter at 12 pixels
-FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-SETTINGS = {"svg.fonttype": "none", "font.size": 12, "text.parse_math": False, "path.simplify": False}
-
-
-class Canvas:
-    """A figure of `width` x `height` CSS pixels, its origin at the top left, on which one draws in pixels."""
-
-    def __init__(self, width: float, height: float) -> None:
-        self.width, self.height = width, height
-        self.figure: Any = Figure(figsize=(width / 72, height / 72), dpi=72)
-        self.axes: Any = self.figure.add_axes((0, 0, 1, 1))
-        self.axes.set_xlim(0, width)
-        self.axes.set_ylim(height, 0)
-        self.axes.set_axis_off()
-
-    def text(self, x: float, y: float, content: str, *, align: str = "left", **style: Any) -> None:
-        """Write `content` with its middle line at `y`."""
-        style = {"va": "center_baseline", "fontsize": 12, "color": "black", "parse_math": False} | style
-        self.axes.text(x, y, content, ha=align, rotation_mode="anchor", **style)
-
-    def line(self, xs: Sequence[float], ys: Sequence[float], **style: Any) -> None:
-        """Draw a line through points, with markers if `marker` is given."""
-        self.axes.plot(xs, ys, clip_on=False, **({"color": "black", "linewidth": 1.0} | style))
-
-    def box(self, x: float, y: float, width: float, height: float, **style: Any) -> None:
-        """Draw a rectangle."""
-        self.axes.add_patch(Rectangle((x, y), width, height, clip_on=False, **style))
-
-    def svg(self, label: str) -> str:
-        """The drawing as an `<svg>` element; `label` is read to those who can't see it."""
-        buffer = io.StringIO()
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser has a font for it
-            self.figure.savefig(buffer, format="svg", transparent=True)
-        return _inline(buffer.getvalue(), self.width, self.height, label)
-
-
-def _inline(document: str, width: float, height: float, label: str) -> str:
-    """Turn matplotlib's SVG document into an element for a page: no header, no clashing names, the page's colours."""
-    body = document[document.index("<svg") :]
-    body = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<!--.*?-->", "", body, flags=re.DOTALL)
-    body = re.sub(r'style="[^"]*"', lambda style: _restyled(style.group()), body)
-    body = re.sub(r' transform="rotate\(-?0 [^)]*\)"', "", body.replace("xlink:href=", "href="))
-    used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', body))
-    body = re.sub(r' id="([^"]*)"', lambda name: name.group() if name.group(1) in used else "", body)
-    body = re.sub(r"\s*\n\s*", "\n", body)
-    # on a phone a plot shrinks to three quarters, then scrolls: its texts stay legible
-    start = (
-        f'<svg class="plot" role="img" aria-label="{escape(label)}" fill="currentColor" font-family="{FONT}" '
-        f'width="{width:g}" height="{height:g}" style="min-width: {0.74 * width:.0f}px" '
-        f'viewBox="0 0 {width:g} {height:g}">'
-    )
-    return start + body[body.index(">") + 1 :].strip()
-
-
-def _restyled(style: str) -> str:
-    """Black becomes the page's colour; matplotlib's fonts (`font-family: ...`, `font: 12px ...`) become the page's."""
-    style = style.replace("#000000", "currentColor")
-    style = re.sub(r" ?font-family: [^;\"]*;?", "", style)
-    return re.sub(r"font: (?:\w+ )*?([\d.]+px) [^;\"]*", r"font-size: \1", style)
-
-
-def _drawn(canvas: Canvas, label: str) -> str:
-    # the salt keeps the names of markers apart when several drawings share a page
-    with matplotlib.style.context(["default", SETTINGS | {"svg.hashsalt": label}]):
-        return canvas.svg(label)
-
-
-def short_name(name: str) -> str:
-    """A name that fits beside a plot."""
-    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
-
-
-def _room(names: Sequence[str], size: float = 12) -> float:
-    return max((len(short_name(name)) for name in names), default=0) * LETTER * size / 12
 
 
 def heat_map(matrix: Loaded) -> str:
@@ -127,14 +40,14 @@ def heat_map(matrix: Loaded) -> str:
     tasks, names = matrix["tasks"], ["untouched", *matrix["stages"]]
     side = max(32.0, min(64.0, 560 / len(tasks)))
     size = 13 if side > 40 else 11
-    left, (lines, rotated) = _room(names) + 14, _column_names(tasks, side)
-    top = _room(tasks) * 0.75 + 16 if rotated else 16.0 * max(map(len, lines)) + 6
-    right = _room(tasks[-1:]) * 0.75 - side / 2 + 4 if rotated else 4.0
+    left, (lines, rotated) = room(names) + 14, column_names(tasks, side)
+    top = room(tasks) * 0.75 + 16 if rotated else 16.0 * max(map(len, lines)) + 6
+    right = room(tasks[-1:]) * 0.75 - side / 2 + 4 if rotated else 4.0
     high, known = min(side, 34.0), known_count(matrix)
     xs = [left + side * column + (GAP if 0 < known <= column else 0) for column in range(len(tasks))]
     bottom = top + high * len(matrix["R"]) + GAP
     canvas = Canvas(xs[-1] + side + max(right, 4), bottom + (22 if known else 4))
-    _draw_columns(canvas, lines, rotated, xs, top, side)
+    draw_columns(canvas, lines, rotated, xs, top, side)
     if known:
         _draw_known(canvas, xs[0], xs[known] - GAP, bottom)
     for stage, scores in enumerate(matrix["R"]):
@@ -146,38 +59,7 @@ def heat_map(matrix: Loaded) -> str:
         if name in tasks:
             x, y = xs[tasks.index(name)], top + stage * high + GAP
             canvas.box(x + 1, y + 1, side - 2, high - 2, fill=False, edgecolor="black", linewidth=1.8)
-    return _drawn(canvas, f"Scores of {matrix['method']}, seed {matrix['seed']}: stages by tasks")
-
-
-def _column_names(tasks: Sequence[str], side: float) -> tuple[list[list[str]], bool]:
-    """Each name in lines that fit the column; or, if one does not fit in three, whole names, to be turned."""
-    wrapped = [_wrapped(task, int((side - 2) / 5.9)) for task in tasks]
-    if all(0 < len(lines) <= 3 for lines in wrapped):
-        return wrapped, False
-    return [[short_name(task)] for task in tasks], True
-
-
-def _wrapped(name: str, letters: int) -> list[str]:
-    """`name` broken after hyphens, underscores and spaces; empty if a part is too long."""
-    lines = [""]
-    for part in re.findall(r"[^-_ ]*[-_ ]?", name):
-        if len(lines[-1] + part.rstrip()) <= letters:
-            lines[-1] += part
-        else:
-            lines.append(part)
-    return [] if any(len(line.rstrip()) > letters for line in lines) else [line.strip() for line in lines if line]
-
-
-def _draw_columns(
-    canvas: Canvas, lines: Sequence[Sequence[str]], rotated: bool, xs: Sequence[float], top: float, side: float
-) -> None:
-    for start, parts in zip(xs, lines, strict=True):
-        x = start + side / 2
-        if rotated:
-            canvas.text(x, top - 8, parts[0], rotation=45, fontsize=11)
-            continue
-        for place, part in enumerate(reversed(parts)):
-            canvas.text(x, top - 12 - 14 * place, part, align="center", fontsize=11)
+    return drawn(canvas, f"Scores of {matrix['method']}, seed {matrix['seed']}: stages by tasks")
 
 
 def _draw_known(canvas: Canvas, start: float, end: float, bottom: float) -> None:
@@ -251,7 +133,7 @@ def average_curve(matrices: Sequence[Loaded], order: Sequence[str] = ()) -> str:
         ends[name] = spot.y(_draw_series(canvas, spot, series[name], look))
     for name, y in spread_apart(ends, gap=15, low=8, high=252).items():
         canvas.text(right + 12, y, labels[name])
-    return _drawn(canvas, f"Average over the tasks learned so far, after each stage: {', '.join(series)}")
+    return drawn(canvas, f"Average over the tasks learned so far, after each stage: {', '.join(series)}")
 
 
 def _columns(runs: Sequence[Sequence[float]]) -> list[list[float]]:
@@ -349,7 +231,7 @@ def forgetting_by_task(matrices: Sequence[Loaded], order: Sequence[str] = ()) ->
     block = step * len(lost) + step - 4
     bottom = top + block * len(tasks)
     canvas = Canvas(450, bottom + 34)
-    left, right = _room(tasks) + 14, 450 - max(_room([name]) for name in lost) - 44
+    left, right = room(tasks) + 14, 450 - max(room([name]) for name in lost) - 44
     values = [value for column in lost.values() for value in column]
     low, high = min(0.0, *values), max(10.0, *values)
     scale = (right - left - 8) / (high - low)
@@ -362,7 +244,7 @@ def forgetting_by_task(matrices: Sequence[Loaded], order: Sequence[str] = ()) ->
             label = short_name(name) if place == 0 else ""
             _draw_dot(canvas, zero, start + step * (row + 0.5), scale, column[place], looks[name], label)
     canvas.text((left + right) / 2, bottom + 14, "points lost since its best", align="center", alpha=0.75)
-    return _drawn(canvas, f"Points that each task lost: {', '.join(lost)}")
+    return drawn(canvas, f"Points that each task lost: {', '.join(lost)}")
 
 
 def _draw_dot(canvas: Canvas, zero: float, y: float, scale: float, value: float, look: _Look, label: str) -> None:

@@ -1,0 +1,32 @@
+"""The arguments that several commands share, and how they print. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+StreamArgument = Annotated[str, typer.Argument(metavar="STREAM", help="A stream's name, or a stream's or run's YAML.")]
+ModelOption = Annotated[str | None, typer.Option("--model", "-m", help="A preset or a checkpoint folder [smol].")]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Decides everything random [0].")]
+LimitOption = Annotated[int | None, typer.Option("--limit", help="At most N training and N test samples per task.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="E.g. train.epochs=2 or replay.ratio=0.05.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+def make_console(*, quiet: bool = False) -> Console:
+    """The terminal; when `quiet` its words go where they don't mix with JSON."""
+    from rich.console import Console
+
+    return Console(stderr=quiet)
+
+
+def print_json(value: Any) -> None:
+    """Print a value for machines."""
+    print(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False, default=str))

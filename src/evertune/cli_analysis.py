@@ -1,0 +1,100 @@
+"""The commands of the analysis, thin like the others: `similarity` and `pairs`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from evertune.arguments import (
+    JsonOption,
+    LimitOption,
+    ModelOption,
+    SetOption,
+    StreamArgument,
+    make_console,
+    print_json,
+)
+from evertune.errors import UserError
+
+EncoderOption = Annotated[
+    str | None,
+    typer.Option("--text-encoder", metavar="NAME", help="A sentence encoder, folder or hub name [the model's own]."),
+]
+
+
+def similarity(
+    stream: StreamArgument,
+    model: ModelOption = None,
+    limit: LimitOption = None,
+    text_encoder: EncoderOption = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write similarity.json and a page there.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say how similar the tasks of a stream are, known ones included: images, instructions, answers, combined."""
+    from evertune.analysis.page import write_similarity_page
+    from evertune.analysis.task_similarity import similarity_of_stream
+    from evertune.analysis.view import show_similarity
+    from evertune.api import configure
+    from evertune.console import TerminalWatcher
+    from evertune.files import write_json
+    from evertune.tasks import load_stream
+
+    config = configure(stream, model=model, limit=limit)
+    console = make_console(quiet=as_json)
+    with TerminalWatcher(console) as watcher:
+        data = load_stream(config.stream, limit=config.limit, progress=watcher.fetching)
+        result = similarity_of_stream(data, config.model, text_encoder=text_encoder, progress=watcher.fetching)
+    if out:
+        write_json(out / "similarity.json", result)
+        write_similarity_page(result, out / "similarity.html")
+    if as_json:
+        print_json(result)
+    else:
+        show_similarity(console, result, page=out / "similarity.html" if out else None)
+
+
+def pairs(
+    stream: StreamArgument,
+    model: ModelOption = None,
+    method: Annotated[str | None, typer.Option("--method", help="How the second is learned [sequential].")] = None,
+    seeds: Annotated[str | None, typer.Option("--seeds", metavar="N,N", help="Each gives every pair once [0].")] = None,
+    limit: LimitOption = None,
+    dynamics: Annotated[
+        int, typer.Option("--dynamics", metavar="N", min=0, help="Points at which the first task is looked at.")
+    ] = 0,
+    text_encoder: EncoderOption = None,
+    jobs: Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Processes at once [cores; GPU: 1].")] = None,
+    out: Annotated[str | None, typer.Option("--out", "-o", help="The folder [runs/pairs-STREAM-MODEL].")] = None,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Learn every ordered pair of tasks: which one hurts which, against their similarity. Resumes."""
+    from evertune.analysis.run import run_pairs
+    from evertune.analysis.study import study_of
+    from evertune.analysis.view import show_pairs
+    from evertune.api import configure
+    from evertune.console import TerminalWatcher
+    from evertune.grid_view import GridView
+
+    given: dict[str, Any] = {"model": model, "method": method, "limit": limit, "out": out}
+    config = configure(stream, settings=settings or [], **given)
+    numbers = seed_list(seeds) if seeds is not None else [config.seed]
+    console = make_console(quiet=as_json)
+    with TerminalWatcher(console) as watcher:
+        study = study_of(config, seeds=numbers, points=dynamics, text_encoder=text_encoder, progress=watcher.fetching)
+    with GridView(console) as view:
+        result = run_pairs(study, jobs=jobs, watcher=view)
+    if as_json:
+        print_json(result)
+    else:
+        show_pairs(console, result, page=study.folder / "index.html")
+
+
+def seed_list(text: str) -> list[int]:
+    """`0,1,2` as numbers."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as problem:
+        raise UserError(f"--seeds {text}: write whole numbers separated by commas, for example 0,1,2") from problem

@@ -1,0 +1,131 @@
+"""What plots are drawn on: a canvas measured in CSS pixels that becomes inline SVG, and the names around a heat map.
+
+Drawn by matplotlib's SVG backend, without pyplot and its global state. Texts stay texts and black becomes
+`currentColor`, so that one drawing is small and reads on a light and on a dark page.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import matplotlib
+import matplotlib.style
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+LONGEST_NAME = 18
+LETTER = 6.7  # generous width of a letter at 12 pixels
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+SETTINGS = {"svg.fonttype": "none", "font.size": 12, "text.parse_math": False, "path.simplify": False}
+
+
+class Canvas:
+    """A figure of `width` x `height` CSS pixels, its origin at the top left, on which one draws in pixels."""
+
+    def __init__(self, width: float, height: float) -> None:
+        self.width, self.height = width, height
+        self.figure: Any = Figure(figsize=(width / 72, height / 72), dpi=72)
+        self.axes: Any = self.figure.add_axes((0, 0, 1, 1))
+        self.axes.set_xlim(0, width)
+        self.axes.set_ylim(height, 0)
+        self.axes.set_axis_off()
+
+    def text(self, x: float, y: float, content: str, *, align: str = "left", **style: Any) -> None:
+        """Write `content` with its middle line at `y`."""
+        style = {"va": "center_baseline", "fontsize": 12, "color": "black", "parse_math": False} | style
+        self.axes.text(x, y, content, ha=align, rotation_mode="anchor", **style)
+
+    def line(self, xs: Sequence[float], ys: Sequence[float], **style: Any) -> None:
+        """Draw a line through points, with markers if `marker` is given."""
+        self.axes.plot(xs, ys, clip_on=False, **({"color": "black", "linewidth": 1.0} | style))
+
+    def box(self, x: float, y: float, width: float, height: float, **style: Any) -> None:
+        """Draw a rectangle."""
+        self.axes.add_patch(Rectangle((x, y), width, height, clip_on=False, **style))
+
+    def svg(self, label: str) -> str:
+        """The drawing as an `<svg>` element; `label` is read to those who can't see it."""
+        buffer = io.StringIO()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser has a font for it
+            self.figure.savefig(buffer, format="svg", transparent=True)
+        return _inline(buffer.getvalue(), self.width, self.height, label)
+
+
+def _inline(document: str, width: float, height: float, label: str) -> str:
+    """Turn matplotlib's SVG document into an element for a page: no header, no clashing names, the page's colours."""
+    body = document[document.index("<svg") :]
+    body = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<!--.*?-->", "", body, flags=re.DOTALL)
+    body = re.sub(r'style="[^"]*"', lambda style: _restyled(style.group()), body)
+    body = re.sub(r' transform="rotate\(-?0 [^)]*\)"', "", body.replace("xlink:href=", "href="))
+    used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', body))
+    body = re.sub(r' id="([^"]*)"', lambda name: name.group() if name.group(1) in used else "", body)
+    body = re.sub(r"\s*\n\s*", "\n", body)
+    # on a phone a plot shrinks to three quarters, then scrolls: its texts stay legible
+    start = (
+        f'<svg class="plot" role="img" aria-label="{escape(label)}" fill="currentColor" font-family="{FONT}" '
+        f'width="{width:g}" height="{height:g}" style="min-width: {0.74 * width:.0f}px" '
+        f'viewBox="0 0 {width:g} {height:g}">'
+    )
+    return start + body[body.index(">") + 1 :].strip()
+
+
+def _restyled(style: str) -> str:
+    """Black becomes the page's colour; matplotlib's fonts (`font-family: ...`, `font: 12px ...`) become the page's."""
+    style = style.replace("#000000", "currentColor")
+    style = re.sub(r" ?font-family: [^;\"]*;?", "", style)
+    return re.sub(r"font: (?:\w+ )*?([\d.]+px) [^;\"]*", r"font-size: \1", style)
+
+
+def drawn(canvas: Canvas, label: str) -> str:
+    """What is on `canvas` as an `<svg>` element; `label` is read to those who can't see it."""
+    # the salt keeps the names of markers apart when several drawings share a page
+    with matplotlib.style.context(["default", SETTINGS | {"svg.hashsalt": label}]):
+        return canvas.svg(label)
+
+
+def short_name(name: str) -> str:
+    """A name that fits beside a plot."""
+    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
+
+
+def room(names: Sequence[str], size: float = 12) -> float:
+    """Pixels that the longest of `names` takes at `size` pixels."""
+    return max((len(short_name(name)) for name in names), default=0) * LETTER * size / 12
+
+
+def column_names(tasks: Sequence[str], side: float) -> tuple[list[list[str]], bool]:
+    """Each name in lines that fit the column; or, if one does not fit in three, whole names, to be turned."""
+    wrapped = [_wrapped(task, int((side - 2) / 5.9)) for task in tasks]
+    if all(0 < len(lines) <= 3 for lines in wrapped):
+        return wrapped, False
+    return [[short_name(task)] for task in tasks], True
+
+
+def _wrapped(name: str, letters: int) -> list[str]:
+    """`name` broken after hyphens, underscores and spaces; empty if a part is too long."""
+    lines = [""]
+    for part in re.findall(r"[^-_ ]*[-_ ]?", name):
+        if len(lines[-1] + part.rstrip()) <= letters:
+            lines[-1] += part
+        else:
+            lines.append(part)
+    return [] if any(len(line.rstrip()) > letters for line in lines) else [line.strip() for line in lines if line]
+
+
+def draw_columns(
+    canvas: Canvas, lines: Sequence[Sequence[str]], rotated: bool, xs: Sequence[float], top: float, side: float
+) -> None:
+    """Write the names of `column_names` over columns `side` wide that start at `xs`."""
+    for start, parts in zip(xs, lines, strict=True):
+        x = start + side / 2
+        if rotated:
+            canvas.text(x, top - 8, parts[0], rotation=45, fontsize=11)
+            continue
+        for place, part in enumerate(reversed(parts)):
+            canvas.text(x, top - 12 - 14 * place, part, align="center", fontsize=11)
