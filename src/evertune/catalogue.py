@@ -73,7 +73,7 @@ def machine() -> dict[str, Any]:
     """Facts about this machine that decide whether and how fast evertune runs."""
     import torch
 
-    from evertune.lmm.device import pick_device, seconds_per_product, use_threads
+    from evertune.lmm.device import faster_dtype, pick_device, seconds_per_product, use_threads
 
     facts: dict[str, Any] = {"evertune": version("evertune"), "python": platform.python_version()}
     for name in ("torch", "transformers", "peft", "accelerate", "gguf", "resvg-py", "efficientnet-lite-pytorch"):
@@ -86,7 +86,7 @@ def machine() -> dict[str, Any]:
         "device": str(device),
         "CPU capability": torch.backends.cpu.get_cpu_capability(),
         **{f"{str(d).removeprefix('torch.')} product": f"{1e3 * s:.2f} ms" for d, s in times.items()},
-        "dtype chosen": str(min(times, key=lambda d: times[d])).removeprefix("torch."),
+        "dtype chosen": str(faster_dtype(times)).removeprefix("torch."),
         "cache": str(cache_folder()),
         "cache writable": _writable(),
     }

@@ -16,8 +16,8 @@ from evertune.methods.base import About, Context
 from evertune.methods.importance import ImportancePenalty, Latest, Merging, Summed, Tensors, mean_over_samples
 from evertune.tasks.task import Sample
 
-STRENGTH = 1000.0
-"""The default λ of both; not tuned yet."""
+STRENGTH = 10_000.0
+"""The default λ of both: chosen for `ewc` on `smol` by the rule in benchmarks/ewc_strength.yaml (docs/results.md)."""
 
 
 class EWC(ImportancePenalty):
