@@ -118,7 +118,7 @@ def pretrain(
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the checkpoints go.")] = Path("runs/tiny"),
     as_json: JsonOption = False,
 ) -> None:
-    """Make a miniature from scratch, as the shipped one was made. Resumes."""
+    """Make `tiny` from scratch: the paper's architecture in miniature, two checkpoints. Resumes."""
     if name != "tiny":
         raise unknown("miniature", name, ["tiny"])
     from evertune.console import phase_bars
