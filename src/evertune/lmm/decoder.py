@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evertune.lmm.protocol import Output
+from evertune.lmm.protocol import Batch, Output
 
 IGNORE = -100
 
@@ -20,6 +20,22 @@ def pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     """(n, longest) int64 tensor of `rows`, filled up on the right with `value`."""
     longest = max(len(row) for row in rows)
     return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows], dtype=torch.long)
+
+
+def answer_rows(prompts: Sequence[list[int]], answers: Sequence[list[int]], fill: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(B, L) input ids, attention and labels of prompts followed by answers, filled up on the right with `fill`."""
+    rows = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
+    labels = [[IGNORE] * len(prompt) + answer for prompt, answer in zip(prompts, answers, strict=True)]
+    return pad(rows, fill), pad([[1] * len(row) for row in rows], 0), pad(labels, IGNORE)
+
+
+def loss_behind_image(decoder: nn.Module, head: nn.Module, visual: Tensor, words: nn.Module, batch: Batch) -> Output:
+    """Loss of the answers of `batch` where (B, V, width) visual tokens stand before the text; `words` embeds it."""
+    embeds = torch.cat([visual, words(batch.input_ids)], dim=1)
+    ahead = batch.attention.new_ones(visual.shape[:2])
+    attention = torch.cat([ahead, batch.attention], dim=1)
+    labels = torch.cat([torch.full_like(ahead, IGNORE), batch.labels], dim=1)
+    return answer_loss(decoder, head, embeds, attention, labels)
 
 
 def answer_loss(decoder: nn.Module, head: nn.Module, embeds: Tensor, attention: Tensor, labels: Tensor) -> Output:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from evertune.errors import UserError
 from evertune.files import digest, digest_of_file, read_json
-from evertune.lmm.decoder import IGNORE, answer_loss, greedy_answers, mean_word_embeddings, pad
+from evertune.lmm.decoder import answer_rows, greedy_answers, loss_behind_image, mean_word_embeddings, pad
 from evertune.lmm.protocol import Batch, Output
 from evertune.tasks.task import Sample
 
@@ -86,13 +86,8 @@ class InstructBlip(nn.Module):
 
     def forward(self, batch: Batch) -> Output:
         """Loss of the answers of `batch`."""
-        visual = self.soft_tokens(batch)
-        embeds = torch.cat([visual, self._words()(batch.input_ids)], dim=1)
-        ahead = batch.attention.new_ones(visual.shape[:2])
-        attention = torch.cat([ahead, batch.attention], dim=1)
-        labels = torch.cat([torch.full_like(ahead, IGNORE), batch.labels], dim=1)
         lm = self.blip.language_model
-        return answer_loss(lm.model, lm.lm_head, embeds, attention, labels)
+        return loss_behind_image(lm.model, lm.lm_head, self.soft_tokens(batch), self._words(), batch)
 
     def soft_tokens(self, batch: Batch) -> Tensor:
         """(B, queries, LM width): what stands before the instruction for the LM."""
@@ -110,17 +105,10 @@ class InstructBlip(nn.Module):
         """The instruction stands twice: before the Q-Former and before the LM. Labels on answer and end token only."""
         prompts = [self._prompt_ids(s.instruction) for s in samples]
         answers = [self._answer_ids(s.answers[0]) for s in samples]
-        rows = [p + a for p, a in zip(prompts, answers, strict=True)]
-        labels = [[IGNORE] * len(p) + a for p, a in zip(prompts, answers, strict=True)]
         ids, attention = self._qformer_text([s.instruction for s in samples])
-        return Batch(
-            features=features,
-            input_ids=pad(rows, self._end),
-            attention=pad([[1] * len(row) for row in rows], 0),
-            labels=pad(labels, IGNORE),
-            samples=tuple(samples),
-            extras={"qformer_ids": ids, "qformer_attention": attention},
-        ).to(self.device)
+        extras = {"qformer_ids": ids, "qformer_attention": attention}
+        rows = answer_rows(prompts, answers, self._end)
+        return Batch(features, *rows, tuple(samples), extras).to(self.device)
 
     @torch.inference_mode()
     def answer(self, features: Tensor, instructions: Sequence[str], *, max_new_tokens: int) -> list[str]:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from evertune.errors import UserError
 from evertune.files import digest_of, digest_of_file, read_json
-from evertune.lmm.decoder import IGNORE, answer_loss, greedy_answers, mean_word_embeddings, pad
+from evertune.lmm.decoder import answer_rows, greedy_answers, loss_behind_image, mean_word_embeddings
 from evertune.lmm.protocol import Batch, Output
 from evertune.tasks.task import Sample
 
@@ -88,13 +88,8 @@ class Smol(nn.Module):
 
     def forward(self, batch: Batch) -> Output:
         """Loss of the answers of `batch`."""
-        visual = self._visual(batch.features)
-        embeds = torch.cat([visual, self._embedding()(batch.input_ids)], dim=1)
-        ahead = batch.attention.new_ones(visual.shape[:2])
-        attention = torch.cat([ahead, batch.attention], dim=1)
-        labels = torch.cat([torch.full_like(ahead, IGNORE), batch.labels], dim=1)
         base = self.lm.get_base_model()
-        return answer_loss(base.model, base.lm_head, embeds, attention, labels)
+        return loss_behind_image(base.model, base.lm_head, self._visual(batch.features), self._embedding(), batch)
 
     @torch.inference_mode()
     def encode(self, images: Sequence[Image.Image]) -> Tensor:
@@ -111,15 +106,7 @@ class Smol(nn.Module):
         """Instruction, answer and end token; labels on the answer and the end token only."""
         prompts = [self._text_after_image(s.instruction) for s in samples]
         answers = [self._answer_ids(s.answers[0]) for s in samples]
-        rows = [p + a for p, a in zip(prompts, answers, strict=True)]
-        labels = [[IGNORE] * len(p) + a for p, a in zip(prompts, answers, strict=True)]
-        return Batch(
-            features=features,
-            input_ids=pad(rows, self._end),
-            attention=pad([[1] * len(row) for row in rows], 0),
-            labels=pad(labels, IGNORE),
-            samples=tuple(samples),
-        ).to(self.device)
+        return Batch(features, *answer_rows(prompts, answers, self._end), tuple(samples)).to(self.device)
 
     @torch.inference_mode()
     def answer(self, features: Tensor, instructions: Sequence[str], *, max_new_tokens: int) -> list[str]:
