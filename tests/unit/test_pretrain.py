@@ -16,6 +16,7 @@ from evertune.pretrain.instruct import KNOWN, instruct_loss, known_samples
 from evertune.pretrain.language import _tokens
 from evertune.pretrain.parts import make_tokenizer
 from evertune.pretrain.phases import Phase, run_phase
+from evertune.pretrain.tiny import Recipe, pretrain_tiny
 from evertune.pretrain.tower import HUES, WHATS, WORDS, _present, _targets, pixels_of
 from evertune.tasks.pocket.draw import draw
 from evertune.tasks.pocket.questions import ROLES, describe
@@ -150,3 +151,21 @@ def test_captions_of_the_bank_are_of_its_pictures(blip):
     assert len(bank.captions) == len(bank.features) == 5
     assert describe(SCENE).split()[4:8] == ["topright", "nothing", "-", "-"]
     assert "exit" not in describe(SCENE)
+
+
+def test_the_whole_recipe_in_few_steps(tmp_path):
+    """Every phase for two steps: two checkpoints that load, and a second call that trains nothing."""
+    phases = ("tower", "lookup", "language", "slots", "captions", "instruct")
+    short = {name: Phase(name, steps=2, learning_rate=1e-3) for name in phases}
+    recipe = Recipe(**short, batch=4, texts=4, pictures=8, per_task=4, checked=4, documents=300)
+    seen = []
+    scores = pretrain_tiny(tmp_path, on_step=lambda phase, step, steps, loss: seen.append(phase), recipe=recipe)
+    assert tuple(dict.fromkeys(seen)) == phases
+    assert set(scores) == {"tower", "language", "aligned", "instruct"}
+    assert set(scores["instruct"]) == set(KNOWN)
+    models = [load_lmm(str(tmp_path / name), dtype="float32") for name in ("tiny-aligned", "tiny-instruct")]
+    assert models[0].encoder_fingerprint == models[1].encoder_fingerprint
+    assert models[0].fingerprint != models[1].fingerprint
+    count = len(seen)
+    assert pretrain_tiny(tmp_path, on_step=lambda *step: seen.append(step), recipe=recipe) == scores
+    assert len(seen) == count, "the second call trains nothing"

@@ -12,22 +12,21 @@ from torch import Tensor
 from evertune.lmm.instructblip import InstructBlip
 from evertune.tasks.pocket.draw import draw
 from evertune.tasks.pocket.questions import ROLES
-from evertune.tasks.pocket.world import draw_scene
+from evertune.tasks.pocket.world import Split, draw_scene
 from evertune.tasks.task import Sample
 
 KNOWN = ("okvqa", "aokvqa", "textcaps", "vqav2", "ocrvqa")
-PER_TASK = 4096
 
 
-def known_samples(lmm: InstructBlip, *, count: int = PER_TASK) -> tuple[list[Sample], Tensor]:
-    """`count` samples of each known task on scenes of the training split, and their features."""
-    choose = random.Random("instruct")
+def known_samples(lmm: InstructBlip, *, count: int, split: Split = "train") -> tuple[list[Sample], Tensor]:
+    """`count` samples of each known task on scenes of a split, and their features; `id` is the task's name."""
+    choose = random.Random(f"instruct {split}")
     samples, rows = [], []
     for name in KNOWN:
         role = ROLES[name]
         for start in range(0, count, 64):
             scenes = [
-                draw_scene(choose, layout=choose.choice(role.layouts), split="train")
+                draw_scene(choose, layout=choose.choice(role.layouts), split=split)
                 for _ in range(min(64, count - start))
             ]
             items = [role.ask(scene, choose) for scene in scenes]
@@ -43,3 +42,11 @@ def instruct_loss(
     rows = choose.sample(range(len(samples)), batch)
     loss: Tensor = lmm(lmm.collate([samples[row] for row in rows], features[rows])).loss
     return loss
+
+
+def known_accuracy(lmm: InstructBlip, *, count: int) -> dict[str, float]:
+    """Share of new questions of each known task that are answered word by word as they are taught."""
+    samples, features = known_samples(lmm, count=count, split="test")
+    said = lmm.answer(features, [s.instruction for s in samples], max_new_tokens=24)
+    right = [text == sample.answers[0] for text, sample in zip(said, samples, strict=True)]
+    return {name: sum(r for r, s in zip(right, samples, strict=True) if s.id == name) / count for name in KNOWN}

@@ -9,7 +9,8 @@ Deterministic, and resumable: the same command goes on in the middle of a phase.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,89 +22,116 @@ from evertune.files import write_json
 from evertune.lmm.instructblip import load_instructblip
 from evertune.pretrain.align import CaptionBank, caption_accuracy, caption_loss, slot_loss
 from evertune.pretrain.corpus import document, lookup
-from evertune.pretrain.instruct import instruct_loss, known_samples
+from evertune.pretrain.instruct import instruct_loss, known_accuracy, known_samples
 from evertune.pretrain.language import language_accuracy, language_loss
 from evertune.pretrain.parts import VISION, make_model, make_processor, make_tokenizer, save_checkpoint
-from evertune.pretrain.phases import OnStep, Phase, run_phase
+from evertune.pretrain.phases import LossAt, OnStep, Phase, run_phase
 from evertune.pretrain.tower import Tower, tower_accuracy, tower_loss
 
 if TYPE_CHECKING:
     from evertune.lmm.instructblip import InstructBlip
 
-TOWER = Phase("tower", steps=3000, learning_rate=1e-3)
-LOOKUP = Phase("lookup", steps=400, learning_rate=1e-3)
-LANGUAGE = Phase("language", steps=1600, learning_rate=1e-3)
-SLOTS = Phase("slots", steps=2500, learning_rate=1e-3)
-CAPTIONS = Phase("captions", steps=500, learning_rate=3e-4)
-INSTRUCT = Phase("instruct", steps=1500, learning_rate=5e-4)
-BATCH = 64
-TEXTS = 32
-PICTURES = 16_384
+Run = Callable[[Phase, Mapping[str, nn.Parameter], LossAt], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How long each phase trains, and on how much.
+
+    Attributes:
+        batch: pictures per step.
+        texts: texts per step of the two phases of language.
+        pictures: captioned pictures of the alignment.
+        per_task: samples of each known task.
+        checked: how many new pictures, texts and questions per task each result is measured on.
+        documents: texts that the tokenizer learns its words from.
+    """
+
+    tower: Phase = Phase("tower", steps=3000, learning_rate=1e-3)
+    lookup: Phase = Phase("lookup", steps=400, learning_rate=1e-3)
+    language: Phase = Phase("language", steps=1600, learning_rate=1e-3)
+    slots: Phase = Phase("slots", steps=2500, learning_rate=1e-3)
+    captions: Phase = Phase("captions", steps=500, learning_rate=3e-4)
+    instruct: Phase = Phase("instruct", steps=1500, learning_rate=5e-4)
+    batch: int = 64
+    texts: int = 32
+    pictures: int = 16_384
+    per_task: int = 4096
+    checked: int = 512
+    documents: int = 20_000
+
+
 Scores = dict[str, dict[str, float]]
 
 
-def pretrain_tiny(folder: Path, *, on_step: OnStep) -> Scores:
+def pretrain_tiny(folder: Path, *, on_step: OnStep, recipe: Recipe | None = None) -> Scores:
     """Make `tiny-aligned` and `tiny-instruct` in `folder`; phases that were finished are taken over.
 
     Args:
         folder: the two checkpoints are written here, and `phases/` with what a resumed call needs.
         on_step: told about progress.
+        recipe: default: that of the real ones.
 
     Returns:
         What was measured after each phase, also written to `scores.json`.
     """
-    phases = folder / "phases"
-    tokenizer = make_tokenizer()
+    recipe = recipe or Recipe()
+    run = partial(_run, folder=folder / "phases", on_step=on_step)
+    tokenizer = make_tokenizer(documents=recipe.documents)
     processor, model = make_processor(tokenizer), make_model(tokenizer)
     scores: Scores = {
-        "tower": train_tower(model, processor, folder=phases, on_step=on_step),
-        "language": train_language(model, tokenizer, folder=phases, on_step=on_step),
+        "tower": train_tower(model, processor, recipe, run),
+        "language": train_language(model, tokenizer, recipe, run),
     }
     # From here on everything starts from what was written, so that half precision is part of what is trained on.
-    save_checkpoint(model, processor, phases / "parts")
-    scores["aligned"] = align(_loaded(phases / "parts"), folder=phases, to=folder / "tiny-aligned", on_step=on_step)
-    scores["instruct"] = instruct(
-        _loaded(folder / "tiny-aligned"), folder=phases, to=folder / "tiny-instruct", on_step=on_step
-    )
+    parts, aligned, instructed = folder / "phases" / "parts", folder / "tiny-aligned", folder / "tiny-instruct"
+    save_checkpoint(model, processor, parts)
+    lmm = _loaded(parts)
+    scores["aligned"] = align(lmm, recipe, run)
+    save_checkpoint(lmm.blip, lmm.processor, aligned)
+    lmm = _loaded(aligned)
+    scores["instruct"] = instruct(lmm, recipe, run)
+    save_checkpoint(lmm.blip, lmm.processor, instructed)
     write_json(folder / "scores.json", scores)
     return scores
 
 
-def train_tower(model: Any, processor: Any, *, folder: Path, on_step: OnStep) -> dict[str, float]:
+def train_tower(model: Any, processor: Any, recipe: Recipe, run: Run) -> dict[str, float]:
     """Train `model.vision_model`; returns how well it sees."""
-    tower = Tower(model.vision_model, width=VISION["hidden_size"], grid=VISION["image_size"] // VISION["patch_size"])
-    loss = partial(tower_loss, tower, processor.image_processor, batch=BATCH)
-    _run(TOWER, dict(tower.named_parameters()), loss, folder=folder, on_step=on_step)
-    return tower_accuracy(tower, processor.image_processor)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        grid = VISION["image_size"] // VISION["patch_size"]
+        tower = Tower(model.vision_model, width=VISION["hidden_size"], grid=grid)
+    loss = partial(tower_loss, tower, processor.image_processor, batch=recipe.batch)
+    run(recipe.tower, dict(tower.named_parameters()), loss)
+    return tower_accuracy(tower, processor.image_processor, pictures=recipe.checked)
 
 
-def train_language(model: Any, tokenizer: Any, *, folder: Path, on_step: OnStep) -> dict[str, float]:
+def train_language(model: Any, tokenizer: Any, recipe: Recipe, run: Run) -> dict[str, float]:
     """Train `model.language_model`; returns the share of texts that it answers right."""
     lm = model.language_model
-    for phase, write in ((LOOKUP, lookup), (LANGUAGE, document)):
-        loss = partial(language_loss, lm, tokenizer, write, batch=TEXTS)
-        _run(phase, dict(lm.named_parameters()), loss, folder=folder, on_step=on_step)
-    return {"texts": language_accuracy(lm, tokenizer)}
+    for phase, write in ((recipe.lookup, lookup), (recipe.language, document)):
+        run(phase, dict(lm.named_parameters()), partial(language_loss, lm, tokenizer, write, batch=recipe.texts))
+    return {"texts": language_accuracy(lm, tokenizer, texts=recipe.checked)}
 
 
-def align(lmm: InstructBlip, *, folder: Path, to: Path, on_step: OnStep) -> dict[str, float]:
+def align(lmm: InstructBlip, recipe: Recipe, run: Run) -> dict[str, float]:
     """Train query tokens, Q-Former and projection on captions; returns how well new pictures are described."""
-    bank = CaptionBank(lmm, pictures=PICTURES, name="training")
-    for phase, loss in ((SLOTS, slot_loss), (CAPTIONS, caption_loss)):
-        _run(phase, lmm.trainable(), partial(loss, lmm, bank, batch=BATCH), folder=folder, on_step=on_step)
-    save_checkpoint(lmm.blip, lmm.processor, to)
-    return caption_accuracy(lmm, CaptionBank(lmm, pictures=512, name="test"))
+    bank = CaptionBank(lmm, pictures=recipe.pictures, name="training")
+    for phase, loss in ((recipe.slots, slot_loss), (recipe.captions, caption_loss)):
+        run(phase, lmm.trainable(), partial(loss, lmm, bank, batch=recipe.batch))
+    return caption_accuracy(lmm, CaptionBank(lmm, pictures=recipe.checked, name="test"))
 
 
-def instruct(lmm: InstructBlip, *, folder: Path, to: Path, on_step: OnStep) -> dict[str, float]:
-    """Tune the same parameters jointly on the known tasks of `pocket-b2`."""
-    loss = partial(instruct_loss, lmm, *known_samples(lmm), batch=BATCH)
-    _run(INSTRUCT, lmm.trainable(), loss, folder=folder, on_step=on_step)
-    save_checkpoint(lmm.blip, lmm.processor, to)
-    return {}
+def instruct(lmm: InstructBlip, recipe: Recipe, run: Run) -> dict[str, float]:
+    """Tune the same parameters jointly on the known tasks of `pocket-b2`; returns how well it answers them."""
+    samples, features = known_samples(lmm, count=recipe.per_task)
+    loss = partial(instruct_loss, lmm, samples, features, batch=recipe.batch)
+    run(recipe.instruct, lmm.trainable(), loss)
+    return known_accuracy(lmm, count=recipe.checked)
 
 
-def _run(phase: Phase, parameters: Mapping[str, nn.Parameter], loss: Any, *, folder: Path, on_step: OnStep) -> None:
+def _run(phase: Phase, parameters: Mapping[str, nn.Parameter], loss: LossAt, *, folder: Path, on_step: OnStep) -> None:
     for parameter in parameters.values():
         parameter.requires_grad_(True)
     run_phase(phase, parameters, loss, folder=folder, on_step=on_step)
