@@ -71,7 +71,7 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
     loaded = [(run, load_matrix(run)) for run in runs]
     pictures = Pictures()
     settings = _settings(loaded, pictures)
-    template = _environment().get_template("page.html.j2")
+    template = environment().get_template("page.html.j2")
     page = template.render(
         settings=settings,
         titles=METRIC_TITLES,
@@ -84,9 +84,10 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
     return out
 
 
-def _environment() -> Environment:
+def environment(*folders: Path) -> Environment:
+    """Templates of this folder, its style sheet among them, and of `folders` before it; every value is escaped."""
     return Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader([*folders, Path(__file__).parent]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -104,7 +104,8 @@ def _restyled(style: str) -> str:
     return re.sub(r"font: (?:\w+ )*?([\d.]+px) [^;\"]*", r"font-size: \1", style)
 
 
-def _drawn(canvas: Canvas, label: str) -> str:
+def drawn(canvas: Canvas, label: str) -> str:
+    """The canvas as an element for a page, whose names clash with no other drawing's on it."""
     # the salt keeps the names of markers apart when several drawings share a page
     with matplotlib.style.context(["default", SETTINGS | {"svg.hashsalt": label}]):
         return canvas.svg(label)
@@ -146,7 +147,7 @@ def heat_map(matrix: Loaded) -> str:
         if name in tasks:
             x, y = xs[tasks.index(name)], top + stage * high + GAP
             canvas.box(x + 1, y + 1, side - 2, high - 2, fill=False, edgecolor="black", linewidth=1.8)
-    return _drawn(canvas, f"Scores of {matrix['method']}, seed {matrix['seed']}: stages by tasks")
+    return drawn(canvas, f"Scores of {matrix['method']}, seed {matrix['seed']}: stages by tasks")
 
 
 def _column_names(tasks: Sequence[str], side: float) -> tuple[list[list[str]], bool]:
@@ -251,7 +252,7 @@ def average_curve(matrices: Sequence[Loaded], order: Sequence[str] = ()) -> str:
         ends[name] = spot.y(_draw_series(canvas, spot, series[name], look))
     for name, y in spread_apart(ends, gap=15, low=8, high=252).items():
         canvas.text(right + 12, y, labels[name])
-    return _drawn(canvas, f"Average over the tasks learned so far, after each stage: {', '.join(series)}")
+    return drawn(canvas, f"Average over the tasks learned so far, after each stage: {', '.join(series)}")
 
 
 def _columns(runs: Sequence[Sequence[float]]) -> list[list[float]]:
@@ -362,7 +363,7 @@ def forgetting_by_task(matrices: Sequence[Loaded], order: Sequence[str] = ()) ->
             label = short_name(name) if place == 0 else ""
             _draw_dot(canvas, zero, start + step * (row + 0.5), scale, column[place], looks[name], label)
     canvas.text((left + right) / 2, bottom + 14, "points lost since its best", align="center", alpha=0.75)
-    return _drawn(canvas, f"Points that each task lost: {', '.join(lost)}")
+    return drawn(canvas, f"Points that each task lost: {', '.join(lost)}")
 
 
 def _draw_dot(canvas: Canvas, zero: float, y: float, scale: float, value: float, look: _Look, label: str) -> None:
