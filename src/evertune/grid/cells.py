@@ -116,10 +116,11 @@ def cells_of(grid: GridFile, *, out: Path) -> list[Cell]:
     listed: one whose trainings others can take over (`direct`) belongs first. Varied settings are innermost.
     """
     cells = []
+    names = {place.stream: stream_file(place.stream)[0].name for place in grid.streams}
     places = [(p.stream, model) for p in grid.streams for model in ([p.model] if p.model else grid.models)]
     methods = ["+".join(method_parts(method)) for method in grid.methods]
     for seed, (stream, model), method in itertools.product(grid.seeds, places, methods):
-        place = f"{stream_file(stream)[0].name}-{Path(model).name}"
+        place = f"{names[stream]}-{Path(model).name}"
         for varied in _variations(grid, method):
             name = f"{place}/{_label(method, varied)}/s{seed}"
             content = _content(grid, method, varied) | {"stream": stream, "model": model, "method": method}

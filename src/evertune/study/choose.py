@@ -79,10 +79,19 @@ def _choice(curve: Curve, grid: StudyGrid, *, base: str) -> Choice:
     )
 
 
-def with_choices(cell: Cell, grid: StudyGrid, sources: Sequence[StudyGrid], chosen: Sequence[Choice]) -> Cell:
+def with_choices(
+    cell: Cell, grid: StudyGrid, *, base: str, sources: Sequence[StudyGrid], chosen: Sequence[Choice]
+) -> Cell:
     """The run `cell` of `grid` with the values that were chosen for its method, on its stream or the reverse of it.
 
     The model does not matter: another start learns with the settings of the stream, so that only the start differs.
+
+    Args:
+        cell: as the grid says it.
+        grid: which it belongs to.
+        base: `base_stream` of its stream.
+        sources: all grids of the study.
+        chosen: what they have chosen so far.
 
     Raises:
         UserError: a value is not chosen yet; the message names it.
@@ -92,19 +101,19 @@ def with_choices(cell: Cell, grid: StudyGrid, sources: Sequence[StudyGrid], chos
         for key in source.keys_for(cell.config.method):
             if key in values:
                 raise UserError(f"{grid.name}: {cell.config.method} takes {key} from two grids: take it from one")
-            values[key] = _value(cell, source, key, chosen)
+            wanted = (source.name, base, source.representative(cell.config.method), key)
+            values[key] = _value(wanted, source.seeds, chosen)
     return replace(cell, config=_with_settings(cell.config, values, where=cell.name)) if values else cell
 
 
-def _value(cell: Cell, source: StudyGrid, key: str, chosen: Sequence[Choice]) -> Any:
-    wanted = (source.name, base_stream(cell.config.stream), source.representative(cell.config.method), key)
+def _value(wanted: tuple[str, str, str | None, str], seeds: Sequence[int], chosen: Sequence[Choice]) -> Any:
+    """The value of the choice that was made in a grid, on a stream, with a method, of a setting."""
     for choice in chosen:
         if (choice.grid, choice.base, choice.method, choice.key) == wanted:
             return choice.value
-    _, stream, method, _ = wanted
-    seeds = ", ".join(map(str, source.seeds))
+    grid, base, method, key = wanted
     raise UserError(
-        f"{key} of {method} on {stream} is not chosen yet: '{source.name}' lacks runs with seeds {seeds}; "
+        f"{key} of {method} on {base} is not chosen yet: '{grid}' lacks runs with seeds {', '.join(map(str, seeds))}; "
         "finish that part first"
     )
 

@@ -76,6 +76,10 @@ class Comparison:
         """Student's t-interval, which decides; None for fewer than two units."""
         return t_interval(self.differences, level=level)
 
+    def bootstrap(self) -> Interval | None:
+        """The bootstrap's interval, for comparison; None for fewer than two units."""
+        return bootstrap_interval(self.differences)
+
     def verdict(self, *, level: float = LEVEL) -> Verdict:
         """Over the units that were asked for; not measured while one is missing or when there is only one."""
         return "not measured" if self.missing else verdict_of(self.interval(level=level))
@@ -87,7 +91,7 @@ class Comparison:
             "statistic": self.statistic,
             "estimate": self.estimate,
             "interval": self.interval(),
-            "bootstrap": bootstrap_interval(self.differences),
+            "bootstrap": self.bootstrap(),
             "verdict": self.verdict(),
             "decides": self.decides,
             "units": [{"stream": u.stream, "seed": u.seed, "difference": u.difference} for u in self.units],

@@ -22,7 +22,7 @@ from evertune.grid import Cell, Grid, GridWatcher, cells_of, not_alike, write_re
 from evertune.grid.results import FORMAT
 from evertune.report.tables import Loaded
 from evertune.study.choose import Choice, choices_of, with_choices
-from evertune.study.file import FINDINGS, StudyFile, StudyGrid
+from evertune.study.file import FINDINGS, StudyFile, StudyGrid, base_stream
 
 Watching = Callable[[], AbstractContextManager[GridWatcher]]
 
@@ -85,10 +85,13 @@ class Study:
 
     def _plan(self, part: str, grid: StudyGrid, chosen: Sequence[Choice]) -> Iterator[Planned]:
         sources = [one for _, one in self.asked.grids()]
+        bases = {place.stream: base_stream(place.stream) for place in grid.streams}
         for cell in cells_of(grid, out=self._folder(part, grid)):
             named = replace(cell, name=f"{grid.name}/{cell.name}")
+            base = bases[cell.config.stream]
             try:
-                yield Planned(part, grid, with_choices(named, grid, sources, chosen))
+                taken = with_choices(named, grid, base=base, sources=sources, chosen=chosen)
+                yield Planned(part, grid, taken)
             except UserError as problem:
                 yield Planned(part, grid, named, str(problem))
 
