@@ -5,7 +5,6 @@ Apart from `cli` for its size, and apart from `study`, which knows nothing of te
 
 from __future__ import annotations
 
-from itertools import groupby
 from pathlib import Path
 
 from rich.console import Console
@@ -14,9 +13,9 @@ from rich.text import Text
 from evertune.console import TerminalWatcher
 from evertune.files import write_json
 from evertune.grid_view import GridView
-from evertune.report import rich_table
 from evertune.report.tables import plain_table
 from evertune.study import Study
+from evertune.study.overview import overview_of
 from evertune.study.page import write_page
 from evertune.study.result import Result, in_short, result_of
 
@@ -33,10 +32,9 @@ def do_study(study: Study, console: Console, *, only: str | None, jobs: int | No
 
 
 def show_study(console: Console, result: Result) -> None:
-    """The tables, the findings, notes, what failed, and how far it is."""
-    for (stream, model), rows in groupby(result.rows, key=lambda row: (row.stream, row.model)):
-        console.print(Text(f"{stream} from {model}", style="bold"))
-        console.print(rich_table(list(rows)))
+    """The final averages, the findings, notes, what failed, and how far it is."""
+    if result.rows:
+        _show_overview(console, result)
     if result.findings:
         _show_findings(console, result)
     for note in [*([result.stopped] if result.stopped else []), *result.notes]:
@@ -45,6 +43,18 @@ def show_study(console: Console, result: Result) -> None:
         console.print(f"{len(result.failed)} failed: {', '.join(result.failed)}", style="red", highlight=False)
     said = " · ".join(f"{part} {done} of {every}" for part, (done, every) in result.progress.items())
     console.print(f"\nfinished runs  {said}", highlight=False)
+
+
+def _show_overview(console: Console, result: Result) -> None:
+    overview = overview_of(result.rows)
+    table = plain_table(caption=Text("† each task tuned alone, right after learning", style="dim"))
+    table.add_column("final average")
+    for stream, model in overview.places:
+        lines = "\n".join([*stream.replace("-reversed", " -reversed").split(), model])
+        table.add_column(lines, justify="right", vertical="bottom", no_wrap=True)
+    for method, values, bound in overview.lines:
+        table.add_row(*map(Text, (method, *values)), style="dim" if bound else None)
+    console.print(table)
 
 
 def _show_findings(console: Console, result: Result) -> None:

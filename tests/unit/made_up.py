@@ -23,13 +23,19 @@ def scores(*, stages, known, lost, learned, noise=0.0, seed=0):
     return [[cell(row, column) for column in range(width)] for row in range(stages + 1)]
 
 
-def run(stream, model, method="sequential", *, seed=0, known=0, stages=4, lost=10.0, learned=60.0, noise=0.0, options=()):
+def run(
+    stream, model, method="sequential", *, seed=0, known=0, stages=4, lost=10.0, learned=60.0, noise=0.0, options=()
+):
     """One entry of a `results.json`."""
     names = OLD[:known] + NEW[:stages]
     R = scores(stages=stages, known=known, lost=lost, learned=learned, noise=noise, seed=f"{stream}{method}{seed}")
     if method == "joint":
         R = [R[0], [learned] * len(names)]
-    settings = {"limit": None, "train": {"learning_rate": 1e-3}, "options": {k: dict(v) for k, v in dict(options).items()}}
+    settings = {
+        "limit": None,
+        "train": {"learning_rate": 1e-3},
+        "options": {k: dict(v) for k, v in dict(options).items()},
+    }
     return {
         "stream": stream,
         "model": model,

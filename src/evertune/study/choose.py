@@ -1,7 +1,7 @@
 """The settings that a study chooses, by the rule of docs/grid.md, and the runs that take them.
 
-The rule: the value with the highest mean final average over the held-out seeds; of equal ones the first listed. Nothing is
-chosen before every listed value has been tried with every seed.
+The rule: the value with the highest mean final average over the held-out seeds; of equal ones the first listed. Nothing
+is chosen before every listed value has been tried with every seed.
 """
 
 from __future__ import annotations

@@ -31,7 +31,9 @@ class StudyGrid(GridFile):
     stands_for: dict[str, list[str]] = Field(
         default_factory=dict, description="what is chosen with a method here holds for these methods too"
     )
-    variant: str | None = Field(default=None, description="said behind the method's name, e.g. `oracle` for eproj (oracle)")
+    variant: str | None = Field(
+        default=None, description="said behind the method's name, e.g. `oracle` for eproj (oracle)"
+    )
 
     def label(self, method: str) -> str:
         """The name under which runs of `method` in this grid are shown."""
@@ -49,7 +51,7 @@ class StudyGrid(GridFile):
 
 
 def _varies(key: str, method: str) -> bool:
-    return key.split(".")[0] in (*method_parts(method), *VARIED_FOR_ALL)
+    return key.split(".", maxsplit=1)[0] in (*method_parts(method), *VARIED_FOR_ALL)
 
 
 class Benchmark(BaseModel):
@@ -151,10 +153,14 @@ def _check_take(grid: StudyGrid, name: str, earlier: dict[str, StudyGrid], *, wh
         raise UserError(f"{where}: '{name}' chooses nothing for {', '.join(grid.methods)}")
     if any(len(found) > 1 for found in keys.values()):
         raise UserError(f"{where}: '{name}' varies several settings of one method: choose one after another")
-    tuned = [base_stream(place.stream) for place in source.streams for _ in ([place.model] if place.model else source.models)]
+    tuned = [
+        base_stream(place.stream) for place in source.streams for _ in ([place.model] if place.model else source.models)
+    ]
     for place in grid.streams:
         if tuned.count(base_stream(place.stream)) != 1:
-            raise UserError(f"{where}: '{name}' must be tuned once on {place.stream} or its reverse, and with one model")
+            raise UserError(
+                f"{where}: '{name}' must be tuned once on {place.stream} or its reverse, and with one model"
+            )
 
 
 def base_stream(name: str) -> str:

@@ -1,8 +1,8 @@
 """The paper's findings F1..F5 as pure functions of finished runs: claim, estimate, interval, verdict, the runs used.
 
-He et al. 2023, arXiv 2311.16206. Every claim is written as "a difference above zero"; a unit is a seed and an order of the
-stream, and the difference is taken within it. A finding has one or more comparisons. It is confirmed when each of them
-is, which needs no correction; contradicted when one of k lies below zero at the level 1 - 0.05/k (Bonferroni); not
+He et al. 2023, arXiv 2311.16206. Every claim is written as "a difference above zero"; a unit is a seed and an order of
+the stream, and the difference is taken within it. A finding has one or more comparisons. It is confirmed when each of
+them is, which needs no correction; contradicted when one of k lies below zero at the level 1 - 0.05/k (Bonferroni); not
 measured while a run is missing. A run is what `results.json` holds of it.
 """
 
@@ -161,7 +161,7 @@ def keyed(runs: Sequence[Loaded]) -> dict[Key, Loaded]:
 def compared(
     label: str, statistic: str, terms: Mapping[tuple[str, int], Terms], runs: Runs, *, decides: bool = True
 ) -> Comparison:
-    """A comparison over units (stream, seed), each a signed sum over runs; units that lack a run are left out and named."""
+    """Compare over units (stream, seed), each a signed sum over runs; a unit that lacks a run is left out, the run named."""
     measure = MEASURES[statistic]
     units = [
         Unit(stream, seed, sum(sign * measure(runs[key]) for sign, key in parts), tuple(key for _, key in parts))
@@ -220,7 +220,9 @@ def forgets_less(runs: Runs, asked: Questions) -> Finding:
         return [(1, aligned), (-1, instruct)]
 
     label = f"{asked.b1.model} − {asked.b2.model}, sequential on b2"
-    found = [compared(f"{label}: {name}", name, _each_unit(asked.b2, asked, terms), runs) for name in (FORGETTING, DROP)]
+    found = [
+        compared(f"{label}: {name}", name, _each_unit(asked.b2, asked, terms), runs) for name in (FORGETTING, DROP)
+    ]
     return Finding("F2", "A model that was jointly tuned on many tasks beforehand forgets less.", tuple(found))
 
 
@@ -243,7 +245,7 @@ def works_everywhere(runs: Runs, asked: Questions) -> Finding:
 def needs_joint_tuning(runs: Runs, asked: Questions) -> Finding:
     """F4: each penalty gains over `sequential` on b2, and more there than on b1 (a difference of differences).
 
-    The gain on b1 by itself is shown and decides nothing: "does not work" is no difference that an interval can confirm.
+    The gain on b1 by itself is shown and decides nothing: "does not work" is no difference that one can confirm.
     """
     found = []
     for method in asked.penalties:

@@ -8,11 +8,12 @@ from itertools import groupby
 from evertune.config import value_text
 from evertune.report import as_markdown as rows_as_markdown
 from evertune.study.findings import Comparison
+from evertune.study.overview import overview_of
 from evertune.study.result import Result, in_short, interval_text, signed, why_not
 
 UNDER_FINDINGS = (
-    "Mean paired differences with Student's 95 % interval, in points. Confirmed: the interval lies above zero; a finding is "
-    "confirmed when each of its comparisons is."
+    "Mean paired differences with Student's 95 % interval, in points. Confirmed: the interval lies above zero; a "
+    "finding is confirmed when each of its comparisons is."
 )
 
 
@@ -24,13 +25,19 @@ def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def as_markdown(result: Result) -> str:
     """Findings, their comparisons, a table per stream, variants, and the chosen settings."""
-    parts = [_findings(result), *_streams(result)]
+    parts = [_findings(result), _overview(result), *_streams(result)]
     if result.variants:
         lines = [[one.label, interval_text(one), why_not(one)] for one in result.variants]
         parts.append("Against the plain method, final average:\n\n" + _table(["variant", "difference", ""], lines))
     if result.choices:
         lines = [
-            [c.key, c.method, c.base, f"**{value_text(c.value)}**", ", ".join(f"{value_text(v)}: {m:.1f}" for v, m in c.means)]
+            [
+                c.key,
+                c.method,
+                c.base,
+                f"**{value_text(c.value)}**",
+                ", ".join(f"{value_text(v)}: {m:.1f}" for v, m in c.means),
+            ]
             for c in result.choices
         ]
         parts.append(_table(["setting", "method", "stream", "chosen", "mean final average, held-out seeds"], lines))
@@ -50,6 +57,18 @@ def _findings(result: Result) -> str:
             UNDER_FINDINGS,
         ]
     )
+
+
+def _overview(result: Result) -> str:
+    if not result.rows:
+        return ""
+    overview = overview_of(result.rows)
+    places = [f"{stream} from {model}" for stream, model in overview.places]
+    table = _table(
+        ["final average", *places],
+        [[method, *values] for method, values, _ in overview.lines],
+    )
+    return f"{table}\n\n† Each task tuned alone: the mean of its score right after learning."
 
 
 def _comparison(one: Comparison) -> list[str]:

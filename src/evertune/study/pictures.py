@@ -6,7 +6,6 @@ Intervals are a few shapes per row of a table, written down directly; curves go 
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -70,10 +69,7 @@ def strip(one: Comparison, scale: Scale) -> Markup:
 
 def axis(scale: Scale) -> Markup:
     """The values under the strips of a table."""
-    shapes = [
-        f'<text x="{scale.x(tick):.1f}" y="14" text-anchor="middle">{_tick(tick)}</text>'
-        for tick in scale.ticks
-    ]
+    shapes = [f'<text x="{scale.x(tick):.1f}" y="14" text-anchor="middle">{_tick(tick)}</text>' for tick in scale.ticks]
     return _svg(shapes, 18, label="points of difference", kind="axis")
 
 
@@ -82,7 +78,7 @@ def _tick(value: float) -> str:
 
 
 def _svg(shapes: Sequence[str], height: float, *, label: str, kind: str) -> Markup:
-    return Markup(  # noqa: S704 - shapes are numbers, the label is escaped
+    return Markup(
         f'<svg class="strip {kind}" role="img" aria-label="{escape(label)}" width="{WIDTH:g}" height="{height:g}" '
         f'viewBox="0 0 {WIDTH:g} {height:g}">{"".join(shapes)}</svg>'
     )
@@ -97,7 +93,7 @@ def _circle(x: float, y: float, radius: float, kind: str) -> str:
 
 
 def tuning_curve(curve: Curve, choice: Choice | None) -> Markup:
-    """Final average over the values of a setting: the mean as a line, seeds' spread as bars, the chosen value filled."""
+    """Final average over the values of a setting: mean ± deviation over seeds, the chosen value a diamond."""
     points = [(point, spread) for point in curve.points if (spread := point.spreads[BY])]
     canvas = Canvas(290, 170)
     left, right, top, bottom = 40.0, 278.0, 14.0, 130.0
@@ -110,14 +106,18 @@ def tuning_curve(curve: Curve, choice: Choice | None) -> Markup:
     for value in (low + room, (low + high) / 2, high - room):
         y = bottom - (bottom - top) * (value - low) / (high - low)
         canvas.line([left, right], [y, y], color="#808080", alpha=0.3, linewidth=0.8)
-        canvas.text(left - 6, y, f"{value:.0f}" if high - low > 4 else f"{value:.1f}", align="right", fontsize=11, alpha=0.75)
+        canvas.text(
+            left - 6, y, f"{value:.0f}" if high - low > 4 else f"{value:.1f}", align="right", fontsize=11, alpha=0.75
+        )
     canvas.line(xs, ys, color=COLOURS[1], linewidth=2.0)
     for (point, spread), x, y in zip(points, xs, ys, strict=True):
         reach = (bottom - top) * (spread.deviation or 0) / (high - low)
         canvas.line([x, x], [y - reach, y + reach], color=COLOURS[1], alpha=0.45, linewidth=2)
         best = bool(choice and point.value == choice.value)
-        canvas.line([x], [y], color=COLOURS[0] if best else COLOURS[1], marker="D" if best else "o", markersize=9 if best else 6)
+        canvas.line(
+            [x], [y], color=COLOURS[0] if best else COLOURS[1], marker="D" if best else "o", markersize=9 if best else 6
+        )
         canvas.text(x, bottom + 14, value_text(point.value), align="center", fontsize=11, alpha=1 if best else 0.75)
     canvas.text((left + right) / 2, bottom + 32, curve.key, align="center", alpha=0.75)
-    label = f"{curve.method} on {curve.stream}: final average by {curve.key}, mean {statistics.fmean(s.mean for _, s in points):.1f}"
-    return Markup(drawn(canvas, label))  # noqa: S704 - matplotlib escapes texts
+    label = f"{curve.method} on {curve.stream}: final average by {curve.key}"
+    return Markup(drawn(canvas, label))

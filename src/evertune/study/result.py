@@ -131,4 +131,6 @@ def in_short(finding: Finding) -> str:
     if len(deciding) == 1:
         return interval_text(deciding[0])
     confirmed = sum(one.verdict() == "confirmed" for one in deciding)
-    return f"{confirmed} of {len(deciding)} comparisons; means {signed(min(means))} to {signed(max(means))}"
+    low, high = signed(min(means)), signed(max(means))
+    between = low if low == high else f"{low} to {high}"
+    return f"{confirmed} of {len(deciding)} confirmed; means {between}"

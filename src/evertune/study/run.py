@@ -81,7 +81,12 @@ class Study:
     def planned(self, only: str | None = None) -> list[Planned]:
         """All runs in order, with the settings that are chosen so far."""
         chosen = self.choices()
-        return [run for part in self.parts(only) for grid in self.asked.parts[part] for run in self._plan(part, grid, chosen)]
+        return [
+            run
+            for part in self.parts(only)
+            for grid in self.asked.parts[part]
+            for run in self._plan(part, grid, chosen)
+        ]
 
     def _plan(self, part: str, grid: StudyGrid, chosen: Sequence[Choice]) -> Iterator[Planned]:
         sources = [one for _, one in self.asked.grids()]

@@ -1,7 +1,7 @@
 """How far a paired difference can be trusted: Student's t-interval, which decides, and a bootstrap beside it.
 
-With six units a percentile bootstrap is too narrow (it can't draw what it never saw); the t-interval is honest there. No
-statistics package is needed: for whole degrees of freedom Student's distribution is a finite sum.
+With six units a percentile bootstrap is too narrow (it can't draw what it never saw); the t-interval is honest there.
+No statistics package is needed: for whole degrees of freedom Student's distribution is a finite sum.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def t_quantile(level: float, freedom: int) -> float:
 
 
 def t_interval(differences: Sequence[float], *, level: float = LEVEL) -> Interval | None:
-    """mean ± t · s / √n, s the sample standard deviation; None for fewer than two units."""
+    """The mean ± t · s / √n, s the sample standard deviation; None for fewer than two units."""
     if len(differences) < 2:
         return None
     mean = statistics.fmean(differences)
