@@ -16,8 +16,7 @@ from evertune.grid import Cell
 from evertune.grid.cells import VARIED_FOR_ALL, method_parts
 from evertune.report.curves import BY, Curve, curves
 from evertune.report.tables import Loaded
-from evertune.study.file import StudyGrid, base_stream
-from evertune.tasks.stream import stream_file
+from evertune.study.file import StudyGrid
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +45,14 @@ class Choice:
         return asdict(self)
 
 
-def choices_of(grid: StudyGrid, runs: Sequence[Loaded]) -> list[Choice]:
-    """What `grid` chooses from its finished runs; curves that are not complete choose nothing."""
-    bases = {stream_file(place.stream)[0].name: base_stream(place.stream) for place in grid.streams}
+def choices_of(grid: StudyGrid, runs: Sequence[Loaded], *, bases: Mapping[str, str]) -> list[Choice]:
+    """What `grid` chooses from its finished runs; curves that are not complete choose nothing.
+
+    Args:
+        grid: which varies something.
+        runs: its finished runs.
+        bases: the `base_stream` of every stream, by its name.
+    """
     found = []
     for key in grid.vary:
         for curve in curves(runs, key):
@@ -98,15 +102,14 @@ def with_choices(
     """
     values: dict[str, Any] = {}
     for source in (one for one in sources if one.name in grid.take):
-        for key in source.keys_for(cell.config.method):
+        for method, key in source.choosing_for(cell.config.method):
             if key in values:
-                raise UserError(f"{grid.name}: {cell.config.method} takes {key} from two grids: take it from one")
-            wanted = (source.name, base, source.representative(cell.config.method), key)
-            values[key] = _value(wanted, source.seeds, chosen)
+                raise UserError(f"{grid.name}: {cell.config.method} takes {key} from two places: take it from one")
+            values[key] = _value((source.name, base, method, key), source.seeds, chosen)
     return replace(cell, config=_with_settings(cell.config, values, where=cell.name)) if values else cell
 
 
-def _value(wanted: tuple[str, str, str | None, str], seeds: Sequence[int], chosen: Sequence[Choice]) -> Any:
+def _value(wanted: tuple[str, str, str, str], seeds: Sequence[int], chosen: Sequence[Choice]) -> Any:
     """The value of the choice that was made in a grid, on a stream, with a method, of a setting."""
     for choice in chosen:
         if (choice.grid, choice.base, choice.method, choice.key) == wanted:

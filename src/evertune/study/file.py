@@ -39,15 +39,10 @@ class StudyGrid(GridFile):
         """The name under which runs of `method` in this grid are shown."""
         return f"{method} ({self.variant})" if self.variant else method
 
-    def keys_for(self, method: str) -> list[str]:
-        """What this grid varies for `method` or for the method that stands for it."""
-        return [key for key in self.vary for one in [self.representative(method)] if one and _varies(key, one)]
-
-    def representative(self, method: str) -> str | None:
-        """The method of this grid whose chosen values hold for `method`; None when there is none."""
-        if method in self.methods:
-            return method
-        return next((one for one, others in self.stands_for.items() if method in others), None)
+    def choosing_for(self, method: str) -> list[tuple[str, str]]:
+        """What is chosen here for `method`, as (method that is run here and stands for it, varied key)."""
+        run_here = [one for one in self.methods if one == method or method in self.stands_for.get(one, [])]
+        return [(one, key) for one in run_here for key in self.vary if _varies(key, one)]
 
 
 def _varies(key: str, method: str) -> bool:
@@ -148,10 +143,9 @@ def _check_take(grid: StudyGrid, name: str, earlier: dict[str, StudyGrid], *, wh
     if name not in earlier or not earlier[name].vary:
         raise UserError(f"{where}: '{name}' is no earlier grid with `vary`")
     source = earlier[name]
-    keys = {method: source.keys_for(method) for method in grid.methods}
-    if not any(keys.values()):
+    if not any(source.choosing_for(method) for method in grid.methods):
         raise UserError(f"{where}: '{name}' chooses nothing for {', '.join(grid.methods)}")
-    if any(len(found) > 1 for found in keys.values()):
+    if any(sum(_varies(key, method) for key in source.vary) > 1 for method in source.methods):
         raise UserError(f"{where}: '{name}' varies several settings of one method: choose one after another")
     tuned = [
         base_stream(place.stream) for place in source.streams for _ in ([place.model] if place.model else source.models)

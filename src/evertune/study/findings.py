@@ -161,10 +161,11 @@ def keyed(runs: Sequence[Loaded]) -> dict[Key, Loaded]:
 def compared(
     label: str, statistic: str, terms: Mapping[tuple[str, int], Terms], runs: Runs, *, decides: bool = True
 ) -> Comparison:
-    """Compare over units (stream, seed), each a signed sum over runs; a unit that lacks a run is left out, the run named."""
+    """Compare over units (stream, seed), each a signed sum over runs; one that lacks a run is left out and named."""
     measure = MEASURES[statistic]
     units = [
-        Unit(stream, seed, sum(sign * measure(runs[key]) for sign, key in parts), tuple(key for _, key in parts))
+        # rounded, so that equal runs differ by nothing: units that are all alike have an interval without width
+        Unit(stream, seed, round(sum(s * measure(runs[key]) for s, key in parts), 9), tuple(key for _, key in parts))
         for (stream, seed), parts in terms.items()
         if all(key in runs for _, key in parts)
     ]

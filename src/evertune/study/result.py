@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
-from evertune.grid import cells_of
 from evertune.grid.cells import held_out_note
 from evertune.report import compare
 from evertune.report.curves import Curve, curves
@@ -82,14 +81,8 @@ def result_of(study: Study, ended: Ended | None = None) -> Result:
 
 
 def _progress(study: Study) -> dict[str, tuple[int, int]]:
-    found = study.results()
-    return {
-        part: (
-            sum(len(found[grid.name]) for grid in grids),
-            sum(len(cells_of(grid, out=study.out)) for grid in grids),
-        )
-        for part, grids in study.asked.parts.items()
-    }
+    found, parts = study.results(), study.asked.parts
+    return {part: (sum(len(found[grid.name]) for grid in grids), study.size(part)) for part, grids in parts.items()}
 
 
 def _edges(choices: Sequence[Choice]) -> list[str]:

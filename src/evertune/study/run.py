@@ -18,11 +18,13 @@ from typing import Any
 from evertune.assets import Progress
 from evertune.errors import RunFolderError, UserError, unknown
 from evertune.files import read_json, write_json
-from evertune.grid import Cell, Grid, GridWatcher, cells_of, not_alike, write_results
+from evertune.grid import Cell, Grid, GridWatcher, Status, cells_of, not_alike, write_results
+from evertune.grid import Ended as RunEnded
 from evertune.grid.results import FORMAT
 from evertune.report.tables import Loaded
 from evertune.study.choose import Choice, choices_of, with_choices
 from evertune.study.file import FINDINGS, StudyFile, StudyGrid, base_stream
+from evertune.tasks.stream import stream_file
 
 Watching = Callable[[], AbstractContextManager[GridWatcher]]
 
@@ -46,11 +48,37 @@ class Planned:
     waits_for: str | None = None
 
 
+class Recording(GridWatcher):
+    """Tells `inner`, and writes a run down as soon as it is finished: a killed study has lost nothing.
+
+    Args:
+        inner: what shows the runs.
+        write: called with the name of each run that ended well.
+    """
+
+    def __init__(self, inner: GridWatcher, write: Callable[[str], None]) -> None:
+        self._inner, self._write = inner, write
+
+    def changed(self, status: Status) -> None:
+        """Pass it on."""
+        self._inner.changed(status)
+
+    def run_ended(self, name: str, ended: RunEnded) -> None:
+        """Pass it on and write it down."""
+        self._inner.run_ended(name, ended)
+        if ended.problem is None:
+            self._write(name)
+
+
 class Study:
     """A study and the folder that it fills."""
 
     def __init__(self, asked: StudyFile, out: Path) -> None:
         self.asked, self.out = asked, out
+        streams = {place.stream for _, grid in asked.grids() for place in grid.streams}
+        self._bases = {stream: base_stream(stream) for stream in streams}
+        self._by_name = {stream_file(stream)[0].name: base for stream, base in self._bases.items()}
+        self._cells = {grid.name: cells_of(grid, out=self._folder(part, grid)) for part, grid in asked.grids()}
 
     def parts(self, only: str | None) -> list[str]:
         """The parts to do: all, one, or none for `findings`.
@@ -76,7 +104,11 @@ class Study:
     def choices(self) -> list[Choice]:
         """All settings that are chosen so far."""
         found = self.results()
-        return [choice for _, grid in self.asked.grids() for choice in choices_of(grid, found[grid.name])]
+        return [c for _, grid in self.asked.grids() for c in choices_of(grid, found[grid.name], bases=self._by_name)]
+
+    def size(self, part: str) -> int:
+        """How many runs a part has."""
+        return sum(len(self._cells[grid.name]) for grid in self.asked.parts[part])
 
     def planned(self, only: str | None = None) -> list[Planned]:
         """All runs in order, with the settings that are chosen so far."""
@@ -90,10 +122,9 @@ class Study:
 
     def _plan(self, part: str, grid: StudyGrid, chosen: Sequence[Choice]) -> Iterator[Planned]:
         sources = [one for _, one in self.asked.grids()]
-        bases = {place.stream: base_stream(place.stream) for place in grid.streams}
-        for cell in cells_of(grid, out=self._folder(part, grid)):
+        for cell in self._cells[grid.name]:
             named = replace(cell, name=f"{grid.name}/{cell.name}")
-            base = bases[cell.config.stream]
+            base = self._bases[cell.config.stream]
             try:
                 taken = with_choices(named, grid, base=base, sources=sources, chosen=chosen)
                 yield Planned(part, grid, taken)
@@ -136,20 +167,20 @@ class Study:
         runs = [planned for planned in self.planned(part) if planned.grid.name in names]
         cells = sorted((planned.cell for planned in runs), key=lambda cell: cell.config.seed)
         made = Grid(cells, jobs=jobs, progress=progress)
-        try:
-            with watching() as watcher:
-                made.run(watcher)
-        finally:
-            self._write(part, runs, made)
+        for name in names:
+            self._write(runs, made, grid=name)
+        with watching() as watcher:
+            made.run(Recording(watcher, lambda name: self._write(runs, made, grid=name.split("/", maxsplit=1)[0])))
         return made
 
-    def _write(self, part: str, runs: Sequence[Planned], made: Grid) -> None:
+    def _write(self, runs: Sequence[Planned], made: Grid, *, grid: str) -> None:
+        """Write down the finished runs of a grid, and what is chosen now."""
         done = {cell.name for cell in made.finished}
-        for grid in {planned.grid.name: planned.grid for planned in runs}.values():
-            cells = [p.cell for p in runs if p.grid.name == grid.name and p.cell.name in done]
-            if cells:
-                write_results(self._folder(part, grid) / "results.json", cells, name=grid.name)
-        write_json(self.out / "chosen.json", [choice.as_dict() for choice in self.choices()])
+        own = [planned for planned in runs if planned.grid.name == grid]
+        if cells := [planned.cell for planned in own if planned.cell.name in done]:
+            write_results(self._folder(own[0].part, own[0].grid) / "results.json", cells, name=grid)
+        if own[0].grid.vary:
+            write_json(self.out / "chosen.json", [choice.as_dict() for choice in self.choices()])
 
     def _folder(self, part: str, grid: StudyGrid) -> Path:
         return self.out / part / grid.name
