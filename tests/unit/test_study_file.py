@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import copy
+import json
+import re
+from pathlib import Path
 
 import made_up
 import pytest
 import yaml
+from test_cli import evertune
 
 from evertune import UserError
 from evertune.grid import check_methods
@@ -144,12 +148,64 @@ def test_a_reversed_stream_counts_as_its_stream():
         (lambda c: c["parts"]["main"][0].update(taek=[]), "unknown key 'parts.main.0.taek'"),
         (lambda c: c["parts"]["main"][0].update(options={"replay": {}}), "unknown method of this grid 'replay'"),
         (lambda c: c.update(name="a/b"), "name"),
+        (
+            lambda c: c["parts"]["main"].append({**c["parts"]["main"][0], "name": "twin"}),
+            "twin: 'ewc' on parcel-reversed is run by an earlier grid too: give one of them a `variant`",
+        ),
     ],
 )
 def test_mistakes_are_one_clear_line(tmp_path, change, complaint):
     with pytest.raises(UserError, match=complaint) as caught:
         read_study(write(tmp_path, change))
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_variant_is_no_twin(tmp_path):
+    def change(content):
+        content["parts"]["main"].append({**content["parts"]["main"][0], "name": "twin", "variant": "again"})
+
+    assert read_study(write(tmp_path, change)).grid("twin").label("ewc") == "ewc (again)"
+
+
+def test_the_study_of_the_docs_can_be_read(tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "study.md").read_text()
+    (example,) = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+    path = tmp_path / "mine.yaml"
+    path.write_text(example)
+    study = Study(read_study(str(path)), tmp_path / "out")
+    assert {part: study.size(part) for part in study.asked.parts} == {"tuning": 6, "main": 12}
+
+
+def test_the_numbers_of_runs_in_the_docs_are_right(paper):
+    text = (Path(__file__).parents[2] / "docs" / "study.md").read_text()
+    for part in paper.asked.parts:
+        assert f"| `{part}` | {paper.size(part)} |" in text
+    assert f"all {sum(map(paper.size, paper.asked.parts))} runs" in text
+
+
+def test_the_command_lists_and_evaluates_without_starting_a_run(tmp_path, capsys):
+    name, out = write(tmp_path), tmp_path / "out"
+    code, said, errors = evertune("study", name, "--out", out, "--dry-run", capsys=capsys)
+    assert code == 0, errors
+    assert said.splitlines() == [
+        *(
+            "open      strengths/parcel-random/ewc,strength=1/s100",
+            "open      strengths/parcel-random/ewc,strength=10/s100",
+        ),
+        *("open      table/parcel-reversed-random/sequential/s0", "open      table/parcel-reversed-random/ewc/s0"),
+    ]
+    assert not out.exists()
+    runs = [made_up.run("parcel-reversed", "random", seed=0)]
+    made_up.write(out / "main" / "table", runs)
+    code, said, errors = evertune("study", name, "--out", out, "--only", "findings", "--json", capsys=capsys)
+    assert code == 0, errors
+    assert json.loads(said)["progress"] == {
+        "tuning": {"finished": 0, "runs": 2},
+        "main": {"finished": 1, "runs": 2},
+    }
+    assert {path.name for path in out.iterdir()} == {"main", "study.json", "index.html"}
+    code, _, errors = evertune("study", name, "--out", out, "--only", "mian", capsys=capsys)
+    assert code == 2 and "did you mean 'main'?" in errors
 
 
 def test_an_unknown_study_is_told_which_there_are():

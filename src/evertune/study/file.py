@@ -128,14 +128,32 @@ def _check(study: StudyFile, *, where: str) -> None:
         raise UserError(f"{where}: a part can't be called '{FINDINGS}': `--only {FINDINGS}` starts no run")
     earlier: dict[str, StudyGrid] = {}
     for part, grid in study.grids():
+        place = f"{where}: {part}: {grid.name}"
         if grid.name in earlier:
             raise UserError(f"{where}: two grids are called '{grid.name}'")
         for name in grid.take:
-            _check_take(grid, name, earlier, where=f"{where}: {part}: {grid.name}: take")
+            _check_take(grid, name, earlier, where=f"{place}: take")
         for method in grid.stands_for:
             if method not in grid.methods:
-                raise unknown(f"method in {where}: {grid.name}: stands_for", method, grid.methods)
+                raise unknown(f"method in {place}: stands_for", method, grid.methods)
+        _refuse_twins(grid, earlier, where=place)
         earlier[grid.name] = grid
+
+
+def _refuse_twins(grid: StudyGrid, earlier: dict[str, StudyGrid], *, where: str) -> None:
+    """Tables and findings must be able to tell the runs of all grids apart."""
+    shown = {run: one.name for one in earlier.values() for run in _shown_runs(one)}
+    if twins := shown.keys() & _shown_runs(grid):
+        label, stream, *_ = twin = min(twins)
+        raise UserError(f"{where}: {label} on {stream} is run by '{shown[twin]}' too: give one of them a `variant`")
+
+
+def _shown_runs(grid: StudyGrid) -> set[tuple[str, str, str, int]]:
+    """Label, stream, model and seed of what is shown; runs that only choose a setting are not."""
+    if grid.vary:
+        return set()
+    places = [(p.stream, model) for p in grid.streams for model in ([p.model] if p.model else grid.models)]
+    return {(grid.label(method), *place, seed) for method in grid.methods for place in places for seed in grid.seeds}
 
 
 def _check_take(grid: StudyGrid, name: str, earlier: dict[str, StudyGrid], *, where: str) -> None:
