@@ -150,7 +150,7 @@ def test_a_reversed_stream_counts_as_its_stream():
         (lambda c: c.update(name="a/b"), "name"),
         (
             lambda c: c["parts"]["main"].append({**c["parts"]["main"][0], "name": "twin"}),
-            "twin: 'ewc' on parcel-reversed is run by an earlier grid too: give one of them a `variant`",
+            "twin: ewc on parcel-reversed is run by 'table' too: give one of them a `variant`",
         ),
     ],
 )
