@@ -209,7 +209,7 @@ def forgets(runs: Runs, asked: Questions) -> Finding:
     """F1: `sequential` on b1 ends lower on what it learned. Both the usual number and one without a maximum in it."""
     model = asked.b1.model
     terms = _each_unit(asked.b1, asked, lambda stream, seed: [(1, Key(stream, model, "sequential", seed))])
-    found = [compared(f"sequential on b1: {name}", name, terms, runs) for name in (FORGETTING, DROP)]
+    found = [compared("sequential on b1", name, terms, runs) for name in (FORGETTING, DROP)]
     return Finding("F1", "A model tuned on tasks one after another forgets.", tuple(found))
 
 
@@ -221,9 +221,7 @@ def forgets_less(runs: Runs, asked: Questions) -> Finding:
         return [(1, aligned), (-1, instruct)]
 
     label = f"{asked.b1.model} − {asked.b2.model}, sequential on b2"
-    found = [
-        compared(f"{label}: {name}", name, _each_unit(asked.b2, asked, terms), runs) for name in (FORGETTING, DROP)
-    ]
+    found = [compared(label, name, _each_unit(asked.b2, asked, terms), runs) for name in (FORGETTING, DROP)]
     return Finding("F2", "A model that was jointly tuned on many tasks beforehand forgets less.", tuple(found))
 
 

@@ -12,7 +12,7 @@ from evertune.files import write_atomically
 from evertune.report.page import environment
 from evertune.report.tables import notes_of, shown_columns
 from evertune.report.words import METRIC_TITLES, duration
-from evertune.study.findings import Comparison
+from evertune.study.findings import FINAL, Comparison
 from evertune.study.overview import overview_of
 from evertune.study.pictures import Scale, axis, scale_for, strip, tuning_curve
 from evertune.study.result import Result, in_short, interval_text, why_not
@@ -54,8 +54,7 @@ def _comparisons(comparisons: Any) -> dict[str, Any]:
 
 def _line(one: Comparison, scale: Scale) -> Mapping[str, Any]:
     return {
-        "label": one.label,
-        "statistic": one.statistic,
+        "label": one.label if one.statistic == FINAL else f"{one.label}: {one.statistic}",
         "shown": interval_text(one),
         "strip": strip(one, scale),
         "units": len(one.units),
