@@ -173,6 +173,43 @@ def grid(
         raise typer.Exit(1)
 
 
+@app.command()
+def study(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="paper, or a study's YAML.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the study [runs/NAME].")] = None,
+    jobs: Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Runs side by side [cores; GPU: 1].")] = None,
+    only: Annotated[
+        str | None, typer.Option("--only", metavar="PART", help="One part; `findings` starts no run.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs in their order; start none.")] = False,
+    as_json: JsonOption = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables.")] = False,
+) -> None:
+    """Answer a paper's questions from many runs: chosen settings, tables, findings. Resumes."""
+    from evertune.study import Study, read_study
+
+    asked = read_study(name)
+    made = Study(asked, out or Path("runs") / asked.name)
+    if dry_run:
+        _list_cells([run.cell for run in made.planned(only)], as_json=as_json)
+        return
+    from evertune.study_view import do_study, show_study
+
+    console = _console(quiet=as_json or markdown)
+    result, page = do_study(made, console, only=only, jobs=jobs)
+    if as_json:
+        _print_json(result.as_dict())
+    elif markdown:
+        from evertune.study.markdown import as_markdown
+
+        print(as_markdown(result))
+    else:
+        show_study(console, result)
+        console.print(f"\nreport  {page.resolve()}", soft_wrap=True, highlight=False)
+    if result.failed or result.stopped:
+        raise typer.Exit(1)
+
+
 def _list_cells(cells: list[Cell], *, as_json: bool) -> None:
     """The runs of a grid in their order, after a check of all methods and options."""
     from evertune.grid import check_methods, state_of

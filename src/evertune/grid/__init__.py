@@ -12,8 +12,8 @@ evertune grid benchmarks/table.yaml --out runs/table
 
 from __future__ import annotations
 
-from evertune.grid.cells import Cell, GridFile, cells_of, read_grid
-from evertune.grid.results import Summary, state_of, summary, write_results
+from evertune.grid.cells import Cell, GridFile, cells_of, read_grid, settled
+from evertune.grid.results import Summary, not_alike, state_of, summary, write_results
 from evertune.grid.run import Grid, GridWatcher, Running, Status, check_methods
 from evertune.grid.workers import Ended
 
@@ -28,7 +28,9 @@ __all__ = [
     "Summary",
     "cells_of",
     "check_methods",
+    "not_alike",
     "read_grid",
+    "settled",
     "state_of",
     "summary",
     "write_results",

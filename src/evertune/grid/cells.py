@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -49,6 +49,9 @@ class GridFile(SharedSettings):
     )
 
 
+AnyGrid = TypeVar("AnyGrid", bound=GridFile)
+
+
 @dataclass(frozen=True, slots=True)
 class Cell:
     """One run of a grid. `name` is its place below the grid's folder, e.g. `parcel-smol/ewc,strength=1e6/s100`."""
@@ -73,7 +76,15 @@ def read_grid(path: Path) -> GridFile:
     Raises:
         UserError: the file is missing, or says something that a grid can't be made of.
     """
-    grid = validated(GridFile, read_yaml(path), where=str(path))
+    return settled(validated(GridFile, read_yaml(path), where=str(path)), path)
+
+
+def settled(grid: AnyGrid, path: Path) -> AnyGrid:
+    """The grid as it stands in the file `path`: its options checked, streams that are files found from there.
+
+    Raises:
+        UserError: an option or a varied setting belongs to no method of the grid.
+    """
     streams = [place.model_copy(update={"stream": beside(path, place.stream)}) for place in grid.streams]
     _refuse_stray_options(grid, path)
     return grid.model_copy(update={"streams": streams})
@@ -105,10 +116,11 @@ def cells_of(grid: GridFile, *, out: Path) -> list[Cell]:
     listed: one whose trainings others can take over (`direct`) belongs first. Varied settings are innermost.
     """
     cells = []
+    names = {place.stream: stream_file(place.stream)[0].name for place in grid.streams}
     places = [(p.stream, model) for p in grid.streams for model in ([p.model] if p.model else grid.models)]
     methods = ["+".join(method_parts(method)) for method in grid.methods]
     for seed, (stream, model), method in itertools.product(grid.seeds, places, methods):
-        place = f"{stream_file(stream)[0].name}-{Path(model).name}"
+        place = f"{names[stream]}-{Path(model).name}"
         for varied in _variations(grid, method):
             name = f"{place}/{_label(method, varied)}/s{seed}"
             content = _content(grid, method, varied) | {"stream": stream, "model": model, "method": method}

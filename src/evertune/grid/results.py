@@ -21,7 +21,7 @@ from evertune.report.curves import Curve, curves
 from evertune.report.tables import Row, metrics_with_references
 
 FORMAT = 1
-KEPT = ("stream", "model", "method", "seed", "settings", "tasks", "stages", "R", "cost", "warnings")
+KEPT = ("stream", "model", "method", "seed", "settings", "known", "tasks", "stages", "R", "cost", "warnings")
 ONE_OF_ITS_KIND = ("model_fingerprint", "dtype", "device", "threads", "torch")
 
 

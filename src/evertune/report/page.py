@@ -84,10 +84,10 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
     return out
 
 
-def environment() -> Environment:
-    """Templates of this folder; every value is escaped, an unknown name is an error."""
+def environment(*folders: Path) -> Environment:
+    """Templates of this folder, its style sheet among them, and of `folders` before it; every value is escaped."""
     return Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader([*folders, Path(__file__).parent]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
