@@ -146,7 +146,7 @@ def test_known_tasks_are_protected_from_the_first_task_on(spec, tasks, tmp_path)
 
 def test_the_strength_that_was_not_given_is_the_rules_own():
     strengths = {spec: penalty_of(make_methods(spec)).strength for spec in PENALTIES}
-    assert strengths["ewc"] == strengths["online-ewc"] == 1000 and strengths["mas"] == 1
+    assert strengths["ewc"] == strengths["online-ewc"] == 10_000 and strengths["mas"] == 1
     assert strengths["tir+ewc"] == strengths["tir+mas"] == 100
     assert penalty_of(make_methods("tir+ewc", {"ewc": {"strength": 5.0}})).strength == 5
 
