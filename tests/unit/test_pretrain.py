@@ -17,7 +17,7 @@ from evertune.pretrain.language import _tokens
 from evertune.pretrain.parts import make_tokenizer
 from evertune.pretrain.phases import Phase, run_phase
 from evertune.pretrain.tiny import Recipe, pretrain_tiny
-from evertune.pretrain.tower import HUES, WHATS, WORDS, _present, _targets, pixels_of
+from evertune.pretrain.tower import HUES, WHATS, WORDS, _present, _targets, pixels_of, place_of_patch
 from evertune.tasks.pocket.draw import draw
 from evertune.tasks.pocket.questions import ROLES, describe
 from evertune.tasks.pocket.world import PLACES, Cell, Scene
@@ -104,6 +104,11 @@ def test_targets_of_the_tower():
     assert [WORDS[i] for i in word[0]] == ["", "", "EXIT", ""]
     assert [HUES[i] for i in colour[0]] == ["red", "", "blue", "green"]
     assert {WHATS[i] for i in _present([SCENE])[0].nonzero().flatten()} == {"cat", "sign", "car"}
+
+
+def test_each_patch_is_in_one_place():
+    rows = place_of_patch(4).view(4, 4).tolist()
+    assert rows == [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]]
 
 
 @pytest.fixture(scope="module")
