@@ -38,7 +38,7 @@ class Tower(nn.Module):
         self.where = nn.Linear(width, len(PLACES))
 
     def forward(self, pixels: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
-        """[(B, 4, names) per head], (B, names) of the whole picture, (B, patches, 4) places; from (B, 3, side, side)."""
+        """[(B, 4, names) per head], (B, names) of the whole, (B, patches, 4) places; from (B, 3, side, side)."""
         rows = self.vision(pixels).last_hidden_state
         places = rows[:, 1:].unflatten(1, (2, self.grid // 2, 2, self.grid // 2)).mean((2, 4)).flatten(1, 2)
         return [head(places) for head in self.heads], self.whole(rows[:, 0]), self.where(rows[:, 1:])
