@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -100,16 +101,43 @@ def train(
         on_step: called after each optimizer step.
 
     Raises:
-        UserError: a loss is not finite; the message names the samples. The weights are those before that step.
+        UserError: a loss or a gradient is not finite; the message names the samples. The weights are those before
+            that step.
     """
     torch.manual_seed(seed)
     parameters = trained_parameters(lmm, methods)
-    for name, parameter in lmm.trainable().items():
-        parameter.requires_grad_(name in parameters)
-    steps = training.steps(len(samples))
     order = sample_order(samples, epochs=training.epochs, seed=seed)
+    with _training(lmm, parameters):
+        return _steps(lmm, methods, parameters, order, features, training, training.steps(len(samples)), on_step)
+
+
+@contextmanager
+def _training(lmm: LMM, parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
+    """Training mode with gradients on `parameters` only; undone at the end, also when a step fails."""
+    module, trainable = lmm.module(), lmm.trainable()
+    try:
+        module.train()
+        for name, parameter in trainable.items():
+            parameter.requires_grad_(name in parameters)
+        yield
+    finally:
+        module.eval()
+        for parameter in trainable.values():
+            parameter.requires_grad_(True)
+            parameter.grad = None
+
+
+def _steps(
+    lmm: LMM,
+    methods: Sequence[Method],
+    parameters: Mapping[str, nn.Parameter],
+    order: Sequence[Sample],
+    features: FeatureStore,
+    training: Training,
+    steps: int,
+    on_step: OnStep | None,
+) -> list[Step]:
     accelerator, module, optimizer, loader, schedule = _prepared(lmm, parameters, order, features, training, steps)
-    module.train()
     log: list[Step] = []
     losses: list[float] = []
     started, seen = time.perf_counter(), 0
@@ -120,7 +148,8 @@ def train(
             if accelerator.sync_gradients:
                 for method in methods:
                     method.after_backward(parameters)
-                accelerator.clip_grad_norm_(list(parameters.values()), training.clip)
+                norm = accelerator.clip_grad_norm_(list(parameters.values()), training.clip)
+                _refuse_not_finite("gradient", norm, batch)
             rate = max(schedule.get_last_lr())
             optimizer.step()
             schedule.step()
@@ -135,9 +164,6 @@ def train(
             losses = []
             if on_step:
                 on_step(log[-1])
-    module.eval()
-    for parameter in lmm.trainable().values():
-        parameter.requires_grad_(True)
     return log
 
 
@@ -189,13 +215,17 @@ def _loss(module: nn.Module, methods: Sequence[Method], batch: Batch) -> Tensor:
     for method in methods:
         for term in method.loss_terms(batch, output).values():
             total = total + term
-    if not torch.isfinite(total):
+    _refuse_not_finite("loss", total, batch)
+    return total
+
+
+def _refuse_not_finite(what: str, value: Tensor, batch: Batch) -> None:
+    if not torch.isfinite(value):
         names = ", ".join(sample.id for sample in batch.samples)
         raise UserError(
-            f"the loss is {total.item()} at the samples {names}; no step was taken. Lower train.learning_rate, "
+            f"the {what} is {value.item()} at the samples {names}; no step was taken. Lower train.learning_rate, "
             "or look at these samples"
         )
-    return total
 
 
 def _groups(lmm: LMM, parameters: Mapping[str, nn.Parameter], training: Training) -> list[dict[str, Any]]:

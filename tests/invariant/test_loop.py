@@ -127,3 +127,19 @@ def test_steps_are_counted_as_they_are_taken(lmm, tasks, features):
     for training in (Training(batch_size=3), Training(batch_size=3, accumulate=2), Training(epochs=1.5, batch_size=5)):
         log = train(lmm, [Sequential()], tasks[0].train, features, training=training, seed=0)
         assert len(log) == training.steps(8) == log[-1].steps
+
+
+class BreaksTheGradient(Sequential):
+    """A method whose closed-form gradient goes wrong at one scalar, the loss being fine."""
+
+    def after_backward(self, parameters):
+        next(iter(parameters.values())).grad.view(-1)[0] = float("nan")
+
+
+def test_a_gradient_that_is_not_finite_takes_no_step(lmm, tasks, features):
+    before = copy_of(lmm.trainable())
+    with pytest.raises(UserError, match=r"the gradient is nan at the samples 0-\d"):
+        train(lmm, [BreaksTheGradient()], tasks[0].train, features, training=Training(), seed=0)
+    assert all(torch.equal(p, before[name]) for name, p in lmm.trainable().items())
+    assert not lmm.module().training
+    assert all(p.requires_grad and p.grad is None for p in lmm.trainable().values())

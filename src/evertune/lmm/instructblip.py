@@ -20,6 +20,7 @@ from evertune.errors import UserError
 from evertune.files import digest, digest_of_file, read_json
 from evertune.lmm.decoder import answer_rows, greedy_answers, loss_behind_image, mean_word_embeddings, pad
 from evertune.lmm.protocol import Batch, Output
+from evertune.lmm.weights import fingerprint_of
 from evertune.tasks.task import Sample
 
 TRAINED = ("blip.query_tokens", "blip.qformer.", "blip.language_projection.")
@@ -57,8 +58,6 @@ class InstructBlip(nn.Module):
     def encoder_fingerprint(self) -> str:
         """Hash of the tower's weights and the preparation of pictures: tuned siblings share their features."""
         tower = self.blip.vision_model.state_dict()
-        from evertune.lmm.weights import fingerprint_of
-
         return digest(fingerprint_of(tower), str(self.processor.image_processor.to_dict()))
 
     def module(self) -> nn.Module:

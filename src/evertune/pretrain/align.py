@@ -8,17 +8,20 @@ picture, so reading and "unanswerable" are left for the stream to teach.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from evertune.lmm.features import ENCODE_BATCH
 from evertune.lmm.instructblip import InstructBlip
 from evertune.lmm.protocol import Batch
 from evertune.pretrain.corpus import PLAIN, caption_scene
 from evertune.tasks.pocket.draw import draw
 from evertune.tasks.pocket.questions import CAPTION, describe
+from evertune.tasks.pocket.world import Scene
 from evertune.tasks.task import Sample
 
 SHARPNESS = 10.0
@@ -29,19 +32,21 @@ class CaptionBank:
 
     def __init__(self, lmm: InstructBlip, *, pictures: int, name: str) -> None:
         choose = random.Random(f"captions {name}")
-        self.captions: list[str] = []
-        rows = []
-        for start in range(0, pictures, 64):
-            scenes = [caption_scene(choose) for _ in range(min(64, pictures - start))]
-            self.captions += [describe(scene) for scene in scenes]
-            rows.append(lmm.encode([draw(scene, choose) for scene in scenes]))
-        self.features = torch.cat(rows)
+        scenes = [caption_scene(choose) for _ in range(pictures)]
+        self.captions = [describe(scene) for scene in scenes]
+        self.features = features_of(lmm, scenes, choose)
 
     def batch(self, lmm: InstructBlip, choose: random.Random, size: int) -> Batch:
         """`size` pictures with the instruction to describe them and their captions as answers."""
         rows = choose.sample(range(len(self.captions)), size)
         samples = [Sample(str(row), Path(), CAPTION, (self.captions[row],)) for row in rows]
         return lmm.collate(samples, self.features[rows])
+
+
+def features_of(lmm: InstructBlip, scenes: Sequence[Scene], choose: random.Random) -> Tensor:
+    """(n, V, D) frozen features of scenes that are drawn now."""
+    parts = [scenes[at : at + ENCODE_BATCH] for at in range(0, len(scenes), ENCODE_BATCH)]
+    return torch.cat([lmm.encode([draw(scene, choose) for scene in part]) for part in parts])
 
 
 def slot_loss(lmm: InstructBlip, bank: CaptionBank, choose: random.Random, *, batch: int) -> Tensor:

@@ -6,11 +6,10 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from evertune.lmm.instructblip import InstructBlip
-from evertune.tasks.pocket.draw import draw
+from evertune.pretrain.align import features_of
 from evertune.tasks.pocket.questions import ROLES
 from evertune.tasks.pocket.world import Split, draw_scene
 from evertune.tasks.task import Sample
@@ -21,18 +20,14 @@ KNOWN = ("okvqa", "aokvqa", "textcaps", "vqav2", "ocrvqa")
 def known_samples(lmm: InstructBlip, *, count: int, split: Split = "train") -> tuple[list[Sample], Tensor]:
     """`count` samples of each known task on scenes of a split, and their features; `id` is the task's name."""
     choose = random.Random(f"instruct {split}")
-    samples, rows = [], []
+    samples, scenes = [], []
     for name in KNOWN:
         role = ROLES[name]
-        for start in range(0, count, 64):
-            scenes = [
-                draw_scene(choose, layout=choose.choice(role.layouts), split=split)
-                for _ in range(min(64, count - start))
-            ]
-            items = [role.ask(scene, choose) for scene in scenes]
-            samples += [Sample(name, Path(), item.instruction, item.answers) for item in items]
-            rows.append(lmm.encode([draw(scene, choose) for scene in scenes]))
-    return samples, torch.cat(rows)
+        drawn = [draw_scene(choose, layout=choose.choice(role.layouts), split=split) for _ in range(count)]
+        items = [role.ask(scene, choose) for scene in drawn]
+        samples += [Sample(name, Path(), item.instruction, item.answers) for item in items]
+        scenes += drawn
+    return samples, features_of(lmm, scenes, choose)
 
 
 def instruct_loss(
