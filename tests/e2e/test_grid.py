@@ -16,6 +16,14 @@ from test_run import significant
 CELLS = ("photos-random/sequential/s100", "photos-random/replay,ratio=0.1/s100")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread_each():
+    """Threads decide the last bits, and `--jobs 1` would have all cores: runs are compared to the bit here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+
+
 @pytest.fixture(scope="module")
 def grid_file(stream):
     """Two runs; nothing is taken over from the cache, so that each trains for itself."""
@@ -96,7 +104,8 @@ def test_a_finished_grid_answers_at_once(undisturbed, grid_file):
 def test_stopped_and_killed_and_resumed_equals_undisturbed(undisturbed, grid_file, tmp_path):
     out = tmp_path / "grid"
     stopped = subprocess.Popen(command(grid_file, out, "--jobs", "2"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    wait_until((out / CELLS[0] / "stages" / "01-what" / "done.json").exists, stopped)
+    # the run that is shot later must not be finished yet, however late the other one began
+    wait_until((out / CELLS[1] / "stages" / "01-what" / "done.json").exists, stopped)
     workers = [pid_of(out, cell) for cell in CELLS]
     stopped.send_signal(signal.SIGTERM)
     _, errors = stopped.communicate(timeout=30)

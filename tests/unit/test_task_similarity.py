@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 
 import pytest
 import torch
+from rich.console import Console
 from test_cli import evertune
 
 from evertune.analysis.task_similarity import similarity_of_stream, similarity_of_tasks
+from evertune.analysis.view import square_table
 from evertune.errors import UserError
 from evertune.lmm.features import FeatureStore
 from evertune.lmm.text_encoder import load_text_encoder
@@ -122,3 +125,14 @@ def test_the_command(toy_stream, tmp_path, capsys):
     assert code == 0 and said == json.loads((tmp_path / "s" / "similarity.json").read_text())
     assert said["samples"]["task-0"] == 8
     assert (tmp_path / "s" / "similarity.html").read_text().count("<svg") == 4
+
+
+@pytest.mark.parametrize("names", [("cat", "dog"), ("pictogram-category",) * 5, tuple("abcdefghi")])
+def test_no_number_is_cut_on_a_terminal(names):
+    """Long names once left the numbers of a column no room: `-0.…`."""
+    square = [[None if i == j else -0.25 for j, _ in enumerate(names)] for i, _ in enumerate(names)]
+    console = Console(width=80, file=io.StringIO())
+    console.print(square_table(names, square, digits=2))
+    said = console.file.getvalue()
+    assert said.count("−0.25") == len(names) * (len(names) - 1)
+    assert "…" not in said

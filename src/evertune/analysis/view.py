@@ -14,7 +14,7 @@ from evertune.analysis.task_similarity import Square
 from evertune.analysis.words import TITLES, correlation_of, interval, lead, seeds_text, signed
 from evertune.report.tables import plain_table
 
-MOST_NAMED_COLUMNS = 6
+TERMINAL = 80
 POINTS_CAPTIONS = {
     "forgetting": "points that the first task lost",
     "forgetting_tolerant": "the same, when the right answer counts in any form",
@@ -34,8 +34,8 @@ def show_square(
 
 
 def square_table(tasks: Sequence[str], square: Square, *, digits: int) -> Table:
-    """Tasks by tasks; with many tasks the columns carry the numbers of the rows."""
-    numbered = len(tasks) > MOST_NAMED_COLUMNS
+    """Tasks by tasks; names that would not fit a terminal side by side give way to the numbers of the rows."""
+    numbered = max(map(len, tasks)) + sum(max(len(task), 5) + 3 for task in tasks) > TERMINAL
     table = plain_table()
     table.add_column("", no_wrap=True)
     for number, task in enumerate(tasks, start=1):
