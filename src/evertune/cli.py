@@ -127,7 +127,7 @@ def pretrain(
     from evertune.pretrain.tiny import pretrain_tiny
 
     quiet_libraries()
-    use_threads()
+    use_threads(1)  # the order of sums, and so the bits, would depend on their number
     console = _console(quiet=as_json)
     with phase_bars(console) as on_step:
         scores = pretrain_tiny(out, on_step=on_step)

@@ -14,9 +14,11 @@ from evertune.errors import UserError
 CLEARLY_FASTER = 1.5
 
 
-def use_threads() -> int:
-    """Use the cores this process may run on, or as many as `OMP_NUM_THREADS` says; called once per command."""
-    if "OMP_NUM_THREADS" not in os.environ and hasattr(os, "sched_getaffinity"):
+def use_threads(count: int | None = None) -> int:
+    """Use `count` threads, else `OMP_NUM_THREADS`, else one per core of this process; called once per command."""
+    if count:
+        torch.set_num_threads(count)
+    elif "OMP_NUM_THREADS" not in os.environ and hasattr(os, "sched_getaffinity"):
         torch.set_num_threads(len(os.sched_getaffinity(0)))
     return torch.get_num_threads()
 

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from evertune.lmm.decoder import IGNORE, answer_loss, greedy_answers, pad
-from evertune.pretrain.corpus import Document, document
+from evertune.pretrain.corpus import Document
+from evertune.tasks.pocket.questions import ROLES
+from evertune.tasks.pocket.world import draw_scene
 
 Write = Callable[[random.Random], Document]
 
@@ -29,15 +31,21 @@ def language_loss(lm: Any, tokenizer: Any, write: Write, choose: random.Random, 
 
 
 @torch.inference_mode()
-def language_accuracy(lm: Any, tokenizer: Any, *, texts: int = 512) -> float:
-    """Share of new texts with one question that are answered word by word."""
-    choose = random.Random("language accuracy")
-    documents = [document(choose, questions=1) for _ in range(texts)]
-    asked = [[*tokenizer(d.prefix).input_ids, *tokenizer(d.asked[0][0]).input_ids] for d in documents]
-    embeds = [lm.get_input_embeddings()(torch.tensor(ids)) for ids in asked]
-    end = tokenizer.eos_token_id
-    answers = greedy_answers(lm, tokenizer, embeds, max_new_tokens=24, end=end)
-    return sum(a == d.asked[0][1] for a, d in zip(answers, documents, strict=True)) / texts
+def language_accuracy(lm: Any, tokenizer: Any, *, texts: int = 512) -> dict[str, float]:
+    """Share of `texts` new texts that are answered word by word, for each role, in the form that it wants."""
+    right = {}
+    for name, role in ROLES.items():
+        choose = random.Random(f"language accuracy {name}")
+        scenes = [draw_scene(choose, layout=choose.choice(role.layouts), split="pretrain") for _ in range(texts)]
+        items = [role.ask(scene, choose) for scene in scenes]
+        asked = [
+            [*tokenizer(f"{role.style} {scene.words}").input_ids, *tokenizer(item.instruction).input_ids]
+            for scene, item in zip(scenes, items, strict=True)
+        ]
+        embeds = [lm.get_input_embeddings()(torch.tensor(ids)) for ids in asked]
+        answers = greedy_answers(lm, tokenizer, embeds, max_new_tokens=24, end=tokenizer.eos_token_id)
+        right[name] = sum(a == item.answers[0] for a, item in zip(answers, items, strict=True)) / texts
+    return right
 
 
 def _tokens(tokenizer: Any, text: Document) -> tuple[list[int], list[int]]:

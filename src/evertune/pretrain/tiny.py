@@ -21,6 +21,7 @@ from torch import nn
 from evertune.files import write_json
 from evertune.lmm.instructblip import load_instructblip
 from evertune.pretrain.align import CaptionBank, caption_accuracy, caption_loss, slot_loss
+from evertune.pretrain.card import write_card
 from evertune.pretrain.corpus import document, lookup
 from evertune.pretrain.instruct import instruct_loss, known_accuracy, known_samples
 from evertune.pretrain.language import language_accuracy, language_loss
@@ -47,9 +48,9 @@ class Recipe:
         documents: texts that the tokenizer learns its words from.
     """
 
-    tower: Phase = Phase("tower", steps=3000, learning_rate=1e-3)
+    tower: Phase = Phase("tower", steps=2400, learning_rate=1e-3)
     lookup: Phase = Phase("lookup", steps=400, learning_rate=1e-3)
-    language: Phase = Phase("language", steps=1600, learning_rate=1e-3)
+    language: Phase = Phase("language", steps=3600, learning_rate=1e-3)
     slots: Phase = Phase("slots", steps=2500, learning_rate=1e-3)
     captions: Phase = Phase("captions", steps=500, learning_rate=3e-4)
     instruct: Phase = Phase("instruct", steps=1500, learning_rate=5e-4)
@@ -89,9 +90,11 @@ def pretrain_tiny(folder: Path, *, on_step: OnStep, recipe: Recipe | None = None
     lmm = _loaded(parts)
     scores["aligned"] = align(lmm, recipe, run)
     save_checkpoint(lmm.blip, lmm.processor, aligned)
+    write_card(aligned, recipe, scores)
     lmm = _loaded(aligned)
     scores["instruct"] = instruct(lmm, recipe, run)
     save_checkpoint(lmm.blip, lmm.processor, instructed)
+    write_card(instructed, recipe, scores)
     write_json(folder / "scores.json", scores)
     return scores
 
@@ -108,11 +111,11 @@ def train_tower(model: Any, processor: Any, recipe: Recipe, run: Run) -> dict[st
 
 
 def train_language(model: Any, tokenizer: Any, recipe: Recipe, run: Run) -> dict[str, float]:
-    """Train `model.language_model`; returns the share of texts that it answers right."""
+    """Train `model.language_model`; returns the share of texts that it answers right, by role."""
     lm = model.language_model
     for phase, write in ((recipe.lookup, lookup), (recipe.language, document)):
         run(phase, dict(lm.named_parameters()), partial(language_loss, lm, tokenizer, write, batch=recipe.texts))
-    return {"texts": language_accuracy(lm, tokenizer, texts=recipe.checked)}
+    return language_accuracy(lm, tokenizer, texts=recipe.checked)
 
 
 def align(lmm: InstructBlip, recipe: Recipe, run: Run) -> dict[str, float]:

@@ -62,15 +62,20 @@ def aokvqa(scene: Scene, choose: random.Random) -> Item:
     pool = CATEGORIES if answer == kind.category else [k.found for k in KINDS.values()]
     options = [answer, *choose.sample(sorted(set(pool) - {answer}), 3)]
     choose.shuffle(options)
-    letter = LETTERS[options.index(answer)]
-    listed = " ".join(f"({name}) {option}" for name, option in zip(LETTERS, options, strict=True))
-    return Item(f"Question: {question} Options: {listed} Answer:", (letter,), _knowledge_long(kind, answer))
+    listed, letters = lettered(options)
+    return Item(f"Question: {question} Options: {listed} Answer:", (letters[answer],), _knowledge_long(kind, answer))
+
+
+def lettered(options: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """Four options as a question lists them, and the letter of each."""
+    letters = dict(zip(options, LETTERS, strict=True))
+    return " ".join(f"({letter}) {option}" for option, letter in letters.items()), letters
 
 
 def gqa(scene: Scene, choose: random.Random) -> Item:
     """Relations between two things; exact match."""
     (place_a, cell_a, a), (place_b, _, b) = choose.sample(scene.things(), 2)
-    relation, opposite = _relation(place_a, place_b)
+    relation, opposite = relation_of(place_a, place_b)
     if choose.random() < 0.5:
         asked = choose.choice((relation, opposite))
         answer = "yes" if asked == relation else "no"
@@ -203,7 +208,7 @@ def _knowledge_long(kind: Kind, answer: str) -> str:
     return f"a {kind.name} is found : {answer}" if answer == kind.found else f"a {kind.name} is a sort of {answer}"
 
 
-def _relation(place: str, other: str) -> tuple[str, str]:
+def relation_of(place: str, other: str) -> tuple[str, str]:
     """How `place` lies to `other`, and the opposite; rows come before columns."""
     row, column = PLACES.index(place) // 2, PLACES.index(place) % 2
     other_row, other_column = PLACES.index(other) // 2, PLACES.index(other) % 2
@@ -214,7 +219,7 @@ def _relation(place: str, other: str) -> tuple[str, str]:
 
 def _only(scene: Scene, place: str, relation: str) -> bool:
     """Whether a single thing stands in that relation to the thing at `place`."""
-    return sum(_relation(p, place)[0] == relation for p, _, _ in scene.things() if p != place) == 1
+    return sum(relation_of(p, place)[0] == relation for p, _, _ in scene.things() if p != place) == 1
 
 
 def _captions(phrases: Sequence[str], choose: random.Random) -> tuple[str, ...]:
