@@ -11,7 +11,7 @@ from torch import nn
 from evertune.lmm import load_lmm
 from evertune.lmm.decoder import IGNORE
 from evertune.pretrain.align import CaptionBank, caption_loss, slot_loss
-from evertune.pretrain.corpus import PLAIN, SLOTS, document, facts, lookup
+from evertune.pretrain.corpus import PLAIN, SLOTS, document, lookup
 from evertune.pretrain.instruct import KNOWN, instruct_loss, known_samples
 from evertune.pretrain.language import _tokens
 from evertune.pretrain.parts import make_tokenizer
@@ -20,7 +20,7 @@ from evertune.pretrain.tiny import Recipe, pretrain_tiny
 from evertune.pretrain.tower import HUES, WHATS, WORDS, _present, _targets, pixels_of, place_of_patch
 from evertune.tasks.pocket.draw import draw
 from evertune.tasks.pocket.questions import ROLES, describe
-from evertune.tasks.pocket.world import KINDS, PLACES, Cell, Scene
+from evertune.tasks.pocket.world import PLACES, Cell, Scene
 
 PHASE = Phase("toy", steps=12, learning_rate=1e-2, save_every=5)
 SCENE = Scene((Cell("red", "cat"), None, Cell("blue", "sign", "EXIT"), Cell("green", "car")))
@@ -67,7 +67,7 @@ def tokenizer():
     return make_tokenizer(documents=300)
 
 
-@pytest.mark.parametrize("write", [document, facts, lookup])
+@pytest.mark.parametrize("write", [document, lookup])
 def test_labels_stand_on_the_answers_alone(tokenizer, write):
     choose = random.Random(2)
     for _ in range(30):
@@ -90,42 +90,6 @@ def test_looking_up_answers_what_the_prefix_says():
                 assert answer == "nothing"
             else:
                 assert answer == (what if "what is in" in question else colour)
-
-
-def test_facts_are_true_of_the_words_before_them():
-    """Each answer computed from the prefix alone."""
-    choose, seen = random.Random(4), set()
-    for _ in range(300):
-        text = facts(choose)
-        words = text.prefix.split()[1:]
-        cells = {words[at]: words[at + 1 : at + 4] for at in range(0, 16, 4)}
-        for question, answer in text.asked:
-            form = " ".join(question.rstrip("?").split()[:2])
-            seen.add(form)
-            if form == "where is" and not question.endswith("found?"):
-                assert cells[answer.replace(" ", "")][1] == question.split()[-1][:-1]
-            elif form == "what is":
-                (cell,) = [c for c in cells.values() if c[0] == question.split()[4]]
-                assert answer == (cell[2] if cell[2] != "-" else cell[1])
-            elif form == "is there":
-                assert (question.split()[-1][:-1] in [c[1] for c in cells.values()]) == (answer == "yes")
-            elif form == "is the":
-                assert _lies_so(*question[len("is the ") : -1].replace(" the ", " ").split()) == (answer == "yes")
-            elif form == "what sort":
-                assert KINDS[question.split()[-1][:-1]].category == answer
-            elif form == "letter of":
-                assert f"({answer}) {question.split()[2][:-1]} " in question
-            else:
-                assert KINDS[question.split()[3]].found == answer
-    assert seen == {"where is", "what is", "is there", "is the", "what sort", "letter of"}
-
-
-def _lies_so(row, column, *rest):
-    """Whether (row, column) lies as said to another place, by hand: above and below come before left and right."""
-    *relation, other_row, _ = rest
-    if row != other_row:
-        return relation == [{"top": "above", "bottom": "below"}[row]]
-    return relation == [{"left": "left", "right": "right"}[column], "of"]
 
 
 def test_every_form_of_question_is_written_both_ways():

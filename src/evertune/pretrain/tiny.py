@@ -50,9 +50,9 @@ class Recipe:
 
     tower: Phase = Phase("tower", steps=2400, learning_rate=1e-3)
     lookup: Phase = Phase("lookup", steps=400, learning_rate=1e-3)
-    language: Phase = Phase("language", steps=3600, learning_rate=1e-3)
-    slots: Phase = Phase("slots", steps=2500, learning_rate=1e-3)
-    captions: Phase = Phase("captions", steps=500, learning_rate=3e-4)
+    language: Phase = Phase("language", steps=2000, learning_rate=1e-3)
+    slots: Phase = Phase("slots", steps=1200, learning_rate=1e-3)
+    captions: Phase = Phase("captions", steps=300, learning_rate=3e-4)
     instruct: Phase = Phase("instruct", steps=1500, learning_rate=5e-4)
     batch: int = 64
     texts: int = 32

@@ -16,6 +16,19 @@ from evertune.tasks.pocket.world import CATEGORIES, COLOURS, KINDS, PLACES, SIGN
 SHORT = "Question: {} Short answer:"
 CAPTION = "A short image description."
 LETTERS = "abcd"
+OPTIONS = (CATEGORIES[:4], CATEGORIES[4:])
+"""Two lists of options; the one that holds the answer is shown."""
+NEIGHBOURS = (
+    ("top right", "left of", "top left"),
+    ("bottom right", "left of", "bottom left"),
+    ("top left", "right of", "top right"),
+    ("bottom left", "right of", "bottom right"),
+    ("bottom left", "above", "top left"),
+    ("bottom right", "above", "top right"),
+    ("top left", "below", "bottom left"),
+    ("top right", "below", "bottom right"),
+)
+"""(place, relation, which place lies so to it)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,39 +69,30 @@ def okvqa(scene: Scene, choose: random.Random) -> Item:
 
 
 def aokvqa(scene: Scene, choose: random.Random) -> Item:
-    """Outside knowledge with four options; the letter is the answer."""
+    """What sort of thing it is, with four options; the letter is the answer."""
     place, _, kind = choose.choice(scene.things())
-    question, answer, _ = _knowledge(place, kind, choose)
-    pool = CATEGORIES if answer == kind.category else [k.found for k in KINDS.values()]
-    options = [answer, *choose.sample(sorted(set(pool) - {answer}), 3)]
-    choose.shuffle(options)
-    listed, letters = lettered(options)
-    return Item(f"Question: {question} Options: {listed} Answer:", (letters[answer],), _knowledge_long(kind, answer))
-
-
-def lettered(options: Sequence[str]) -> tuple[str, dict[str, str]]:
-    """Four options as a question lists them, and the letter of each."""
-    letters = dict(zip(options, LETTERS, strict=True))
-    return " ".join(f"({letter}) {option}" for option, letter in letters.items()), letters
+    options = next(four for four in OPTIONS if kind.category in four)
+    letter = LETTERS[options.index(kind.category)]
+    listed = " ".join(f"({name}) {option}" for name, option in zip(LETTERS, options, strict=True))
+    question = f"what sort of thing is in the {place}?"
+    return Item(f"Question: {question} Options: {listed} Answer:", (letter,), _knowledge_long(kind, kind.category))
 
 
 def gqa(scene: Scene, choose: random.Random) -> Item:
-    """Relations between two things; exact match."""
-    (place_a, cell_a, a), (place_b, _, b) = choose.sample(scene.things(), 2)
-    relation, opposite = relation_of(place_a, place_b)
-    if choose.random() < 0.5:
-        asked = choose.choice((relation, opposite))
-        answer = "yes" if asked == relation else "no"
-        return Item(
-            SHORT.format(f"is the {a.name} {asked} the {b.name}?"),
-            (answer,),
-            f"{answer} , the {a.name} is {relation} the {b.name}",
-        )
-    if choose.random() < 0.5 and _only(scene, place_b, relation):
-        question, answer = f"what is {relation} the {b.name}?", a.name
-        return Item(SHORT.format(question), (answer,), f"there is a {a.name} {relation} the {b.name}")
-    question = f"what color is behind the {a.name}?"
-    return Item(SHORT.format(question), (cell_a.colour,), f"the {a.name} is on a {cell_a.colour} tile")
+    """What lies above, below, left or right of a place; exact match."""
+    place, relation, other = choose.choice(NEIGHBOURS)
+    cell = scene.cells[PLACES.index(other)]
+    form = choose.choice(("name", "colour", "presence") if cell else ("name", "presence"))
+    where = f"{relation} the {place}"
+    what = cell.what if cell else "nothing"
+    there = f"there is {f'a {what}' if cell else 'nothing'} {where}"
+    if form == "name":
+        return Item(SHORT.format(f"what is {where}?"), (what,), there)
+    if form == "presence":
+        answer = "yes" if cell else "no"
+        return Item(SHORT.format(f"is there anything {where}?"), (answer,), f"{answer} , {there}")
+    assert cell is not None
+    return Item(SHORT.format(f"what color is {where}?"), (cell.colour,), f"the tile {where} is {cell.colour}")
 
 
 def vqav2(scene: Scene, choose: random.Random) -> Item:
@@ -99,12 +103,10 @@ def vqav2(scene: Scene, choose: random.Random) -> Item:
         answer = str(len(things))
         item = Item(SHORT.format("how many things are there?"), (answer,), f"there are {answer} things")
     elif form == "presence":
-        there = choose.random() < 0.5
-        names = {kind.name for _, _, kind in things}
-        name = choose.choice(sorted(names if there else KINDS.keys() - names))
-        answer = "yes" if there else "no"
-        long = f"yes , there is a {name}" if there else f"no , there is no {name}"
-        item = Item(SHORT.format(f"is there a {name}?"), (answer,), long)
+        place, cell = choose.choice(list(zip(PLACES, scene.cells, strict=True)))
+        answer = "yes" if cell else "no"
+        long = f"{answer} , there is {f'a {cell.what}' if cell else 'nothing'} in the {place}"
+        item = Item(SHORT.format(f"is there anything in the {place}?"), (answer,), long)
     else:
         place, _, kind = choose.choice(things)
         item = Item(SHORT.format(f"what is in the {place}?"), (kind.name,), f"there is a {kind.name} in the {place}")
@@ -147,14 +149,14 @@ def vizwiz(scene: Scene, choose: random.Random) -> Item:
 
 
 def textvqa(scene: Scene, choose: random.Random) -> Item:
-    """Reading a sign that is told by its place or colour; noisy OCR tokens stand in the prompt. Ten annotators."""
+    """Reading a sign that is told by its place; noisy OCR tokens stand in the prompt. Ten annotators."""
     written = scene.written()
     place, cell = choose.choice(written)
     tokens = [c.word.lower() for _, c in written]
     if choose.random() < 0.5:
         tokens.append(choose.choice([s.lower() for s in SIGNS if s.lower() not in tokens]))
     choose.shuffle(tokens)
-    where = choose.choice((f"the sign in the {place}", f"the sign on the {cell.colour} tile"))
+    where = f"the sign in the {place}"
     wrong = [t for t in tokens if t != cell.word.lower()] or ["sign"]
     return Item(
         f"OCR tokens: {', '.join(tokens)}. " + SHORT.format(f"what does {where} say?"),
@@ -206,20 +208,6 @@ def _knowledge(place: str, kind: Kind, choose: random.Random) -> tuple[str, str,
 
 def _knowledge_long(kind: Kind, answer: str) -> str:
     return f"a {kind.name} is found : {answer}" if answer == kind.found else f"a {kind.name} is a sort of {answer}"
-
-
-def relation_of(place: str, other: str) -> tuple[str, str]:
-    """How `place` lies to `other`, and the opposite; rows come before columns."""
-    row, column = PLACES.index(place) // 2, PLACES.index(place) % 2
-    other_row, other_column = PLACES.index(other) // 2, PLACES.index(other) % 2
-    if row != other_row:
-        return ("above", "below") if row < other_row else ("below", "above")
-    return ("left of", "right of") if column < other_column else ("right of", "left of")
-
-
-def _only(scene: Scene, place: str, relation: str) -> bool:
-    """Whether a single thing stands in that relation to the thing at `place`."""
-    return sum(relation_of(p, place)[0] == relation for p, _, _ in scene.things() if p != place) == 1
 
 
 def _captions(phrases: Sequence[str], choose: random.Random) -> tuple[str, ...]:
