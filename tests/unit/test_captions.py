@@ -122,7 +122,7 @@ CAPTIONS = [
 
 @needs_java
 def test_our_tokeniser_beside_the_published_one():
-    """Where they differ is known. Brackets become words in the published one: it lowers `-LRB-` before looking for it."""
+    """Where they differ is known; brackets become words in the published one, which lowers `-LRB-` too early."""
     theirs = java.ptb_tokens(CAPTIONS)
     differ = [(ours, them) for ours, them in zip(map(tokenise, CAPTIONS), theirs, strict=True) if ours != them]
     assert [set(ours) ^ set(them) for ours, them in differ] == [

@@ -93,7 +93,7 @@ def _bleu(parts: Sequence[Matches], order: int) -> float:
         product *= (sum(part.met[n] for part in parts) + TINY) / (sum(part.there[n] for part in parts) + SMALL)
     length, reference = sum(part.length for part in parts), sum(part.reference for part in parts)
     ratio = (length + TINY) / (reference + SMALL)
-    return product ** (1 / order) * (math.exp(1 - 1 / ratio) if ratio < 1 else 1.0)
+    return math.pow(product, 1 / order) * (math.exp(1 - 1 / ratio) if ratio < 1 else 1.0)
 
 
 def _rouge_l(words: Words, references: Sequence[Words]) -> float:

@@ -28,6 +28,11 @@ def ptb_tokens(texts: Sequence[str]) -> list[list[str]]:
     Raises:
         UserError: Java or the extra is missing, or the program failed.
     """
+    return [list(words) for words in _ptb_tokens(tuple(texts))]
+
+
+@lru_cache(maxsize=2)  # one cell is often scored by several rules
+def _ptb_tokens(texts: tuple[str, ...]) -> list[list[str]]:
     if not texts:
         return []
     tokeniser = _published("tokenizer.ptbtokenizer", "PTBTokenizer")

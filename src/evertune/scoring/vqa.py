@@ -43,10 +43,14 @@ def normalise(text: str) -> str:
     Punctuation goes (joined words come apart), then capitals and articles; number words become digits and contractions
     get their apostrophes. A text that consists of nothing else is left as it is, so that it equals itself only.
     """
+    return reduced(text) or " ".join(text.lower().split())
+
+
+def reduced(text: str) -> str:
+    """`normalise` as published: nothing is left of a text that consists of articles and punctuation only."""
     plain = without_punctuation(" ".join(text.split()))
     words = [NUMBERS.get(word, word) for word in plain.lower().split()]
-    kept = [CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES]
-    return " ".join(kept) or " ".join(text.lower().split())
+    return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
 
 
 def normalise_m4c(text: str) -> str:
@@ -54,7 +58,12 @@ def normalise_m4c(text: str) -> str:
 
     `red,blue` becomes `redblue` (`normalise`: `red blue`), `man's` becomes `man 's`. facebookresearch/mmf.
     """
-    return normalise(text.lower().replace(",", "").replace("?", "").replace("'s", " 's"))
+    return normalise(m4c_words(text))
+
+
+def m4c_words(text: str) -> str:
+    """What M4C's evaluator does before anything else."""
+    return text.lower().replace(",", "").replace("?", "").replace("'s", " 's")
 
 
 def without_punctuation(text: str) -> str:
