@@ -80,6 +80,7 @@ _OCRVQA = Peer(
     "equal, case aside; wrong with 'Unanswerable' in it; reports 'Samples: 0'",
     peers.lower_unless_unanswerable,
     one_answer=True,
+    wrong_word=peers.UNANSWERABLE,
 )
 _WITHIN = Peer(
     "within gold",
@@ -108,6 +109,7 @@ _MED = Peer(
     "MLLM-CL eval_pvqa.py",
     "the answer is a part of the prediction; wrong with 'Unanswerable' in it",
     peers.gold_within_unless_unanswerable,
+    wrong_word=peers.UNANSWERABLE,
 )
 _FIN = Peer(
     "equal",
@@ -115,6 +117,7 @@ _FIN = Peer(
     "equal, case aside; wrong with 'Unanswerable' in it",
     peers.lower_unless_unanswerable,
     one_answer=True,
+    wrong_word=peers.UNANSWERABLE,
 )
 _SCI = Peer(
     "by picture",
@@ -122,6 +125,7 @@ _SCI = Peer(
     "equal, or for maps a part, or the share of the states; wrong with 'Unanswerable' in it",
     peers.science_of_mllm_cl,
     because="a list of states gets the share that is named",
+    wrong_word=peers.UNANSWERABLE,
 )
 _VP = Peer(
     "gold within",

@@ -134,8 +134,8 @@ def _answers(value: Any, where: Any) -> tuple[str, ...]:
     """One answer or several; those of VQAv2 and VizWiz are objects."""
     values = value if isinstance(value, list) else [value]
     texts = [entry.get("answer") if isinstance(entry, dict) else entry for entry in values]
-    plain = [str(text) if isinstance(text, int | float) else text for text in texts]
-    if not plain or not all(isinstance(text, str) for text in plain):
+    plain = [str(text) for text in texts if isinstance(text, str | int | float)]
+    if not plain or len(plain) != len(texts):
         raise DataError(f"{where}: the answer must be a text, or a list of texts with one at least")
     return tuple(plain)
 

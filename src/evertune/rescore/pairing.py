@@ -69,8 +69,8 @@ def pair_by_line(said: Sequence[Said], golds: Sequence[Gold], *, file: Path, gol
     numbers = {str(number) for number in range(1, len(said) + 1)}
     if numbers != {one.id for one in golds}:
         raise DataError(
-            f"{file} has {len(said)} captions, {gold} has {len(golds)} pictures and image_id is no line number of all of "
-            "them: neither ids nor lines match"
+            f"{file} has {len(said):,} captions, {gold} {len(golds):,} pictures: neither their ids match, nor are the "
+            "pictures numbered by line from 1 on"
         )
     in_order = sorted(golds, key=lambda one: int(one.id))
     return [Case(one, answer.text, answer.text, answer.prompt) for one, answer in zip(in_order, said, strict=True)]
@@ -94,7 +94,7 @@ def _check_match(known: dict[str, Said], wanted: Sequence[str], *, file: Path, g
     count = f"{len(both):,} of {len(wanted):,} question ids of {gold} are answered in {file}"
     if not both:
         raise DataError(
-            f"{count}: is it the gold file of another split or data set? First: '{wanted[0]}', '{extra[0]}'"
+            f"{count}: is it the gold file of another split or data set? (there '{wanted[0]}', here '{extra[0]}' is the first)"
         )
     if extra:
         raise DataError(

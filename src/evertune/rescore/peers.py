@@ -22,6 +22,7 @@ NOT_ALPHANUMERIC = re.compile(r"[^a-zA-Z0-9\s]")
 LONE = re.compile(r"\b(\w)\b")
 YES, NO = {"YES", "TRUE"}, {"NO", "FALSE"}
 OPTIONS = "ABCDE"
+UNANSWERABLE = "Unanswerable"
 SEVEN = ("bleu-1-ptb", "bleu-2-ptb", "bleu-3-ptb", "bleu-4-ptb", "meteor", "rouge-l-ptb", "cider-ptb")
 WORD_PICTURES = {"AI2D", "TQA", "VQA"}
 FORMULA = "Handwritten Mathematical Expression Recognition"
@@ -40,6 +41,7 @@ class Peer:
         counts_missing: whether a question without an answer is wrong; else it leaves the average.
         by_place: whether the n-th line goes with the n-th question, whatever their ids are.
         one_answer: whether only the first of several answers is looked at.
+        wrong_word: a word that makes every prediction wrong, right ones too.
     """
 
     name: str
@@ -51,9 +53,10 @@ class Peer:
     counts_missing: bool = False
     by_place: bool = False
     one_answer: bool = False
+    wrong_word: str = ""
 
     def scores(self, cases: Sequence[Case]) -> list[float | None]:
-        """The score of each question; None for those that leave the average, and for all where only the whole has one."""
+        """The score of each question; None for those that leave the average, for all where only the whole has one."""
         if self.each is None:
             return [None] * len(cases)
         return [self._score(case) for case in cases]
@@ -104,12 +107,12 @@ def any_either_within(case: Case, said: str) -> float:
 
 def lower_unless_unanswerable(case: Case, said: str) -> float:
     """Equal, case aside; a prediction with `Unanswerable` in it is wrong even where that is the answer."""
-    return float("Unanswerable" not in said and said.lower() == case.first.lower())
+    return float(UNANSWERABLE not in said and said.lower() == case.first.lower())
 
 
 def gold_within_unless_unanswerable(case: Case, said: str) -> float:
     """The answer is a part of the prediction: `no` is in `unknown`."""
-    return float("Unanswerable" not in said and case.first.lower() in said.lower())
+    return float(UNANSWERABLE not in said and case.first.lower() in said.lower())
 
 
 def gold_within_without_spaces(case: Case, said: str) -> float:
@@ -124,9 +127,9 @@ def letters_and_digits(case: Case, said: str) -> float:
 
 
 def science_of_mllm_cl(case: Case, said: str) -> float:
-    """AI2D, TQA and VQA pictures: equal; maps: the share of the states named, or the answer a part of the prediction."""
+    """AI2D, TQA and VQA pictures: equal. Maps: the share of the states named, else the answer a part of what is said."""
     plain, gold = said.lower(), case.first.lower()
-    if "Unanswerable" in said:
+    if UNANSWERABLE in said:
         return 0.0
     if case.gold.extras.get("image", "").split("/")[-1].split("_")[0] in WORD_PICTURES:
         return float(plain == gold)
@@ -197,7 +200,7 @@ def soft(agrees: Sequence[bool]) -> float:
 
 
 def thousand(cases: Sequence[Case]) -> float:
-    """OCRBench's final score: right answers / 10, whatever their number; it is a percentage for 1,000 questions only."""
+    """OCRBench's final score: right answers / 10, whatever their number: a percentage for 1,000 questions only."""
     return sum(ocrbench(case, case.said) for case in cases if case.said is not None) / 10
 
 
@@ -210,9 +213,8 @@ def average_of_seven(cases: Sequence[Case]) -> float:
 
 def best_reference(cases: Sequence[Case]) -> float:
     """CIDEr against the one reference that is nearest, the two sides exchanged, words split at spaces."""
-    pairs = [
-        (case.said.split(), [gold.split() for gold in case.gold.answers]) for case in cases if case.said is not None
-    ]
+    answered = [(case.said, case.gold.answers) for case in cases if case.said is not None]
+    pairs = [(said.split(), [gold.split() for gold in golds]) for said, golds in answered]
     chosen = []
     for words, golds in pairs:
         alone = cider_of_tokens([words] * len(golds), [[gold] for gold in golds])

@@ -36,8 +36,8 @@ def _empty(found: Difference, peer: Peer) -> bool:
     return not found.said.strip() and found.theirs > 0
 
 
-def _unanswerable(found: Difference, peer: Peer) -> bool:
-    return "Unanswerable" in found.said and found.theirs == 0 and "Unanswerable" in peer.does
+def _wrong_word(found: Difference, peer: Peer) -> bool:
+    return bool(peer.wrong_word) and peer.wrong_word in found.said and found.theirs == 0
 
 
 def _several(found: Difference, peer: Peer) -> bool:
@@ -77,7 +77,7 @@ def _squeezed(text: str) -> str:
 REASONS: tuple[tuple[str, Applies], ...] = (
     ("another line's answer was scored: they go by place, not by id", _another_line),
     ("an empty answer is right for them", _empty),
-    ("'Unanswerable' is wrong for them, whatever the answer is", _unanswerable),
+    ("'Unanswerable' is wrong for them, whatever the answer is", _wrong_word),
     ("they compare with one answer, we with all annotators", _several),
     ("nothing is left of either text after their clean-up", _other_script),
     ("a part of the answer is right for them", _fragment),

@@ -32,7 +32,9 @@ def show_rescored(console: Console, result: Rescored) -> None:
 def _table(*titles: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
     for title in titles:
-        table.add_column(title, justify="right" if title in ("score", "any form", "±", "points", "answers") else "left")
+        table.add_column(
+            title, justify="right" if title in ("score", "any form", "±", "points", "- ours", "answers") else "left"
+        )
     return table
 
 
@@ -45,7 +47,7 @@ def _ours(result: Rescored) -> Table:
 
 
 def _theirs(result: Rescored) -> Table:
-    table = _table("their score", "score", "points", "whose", "what")
+    table = _table("their score", "score", "- ours", "whose", "what")
     for one in result.theirs:
         points = "-" if one.points is None else f"{one.points:.2f}"
         gap = "" if one.points is None or not one.differences else f"{one.points - result.ours[0].strict:+.2f}"
