@@ -185,7 +185,8 @@ def read_answers(path: Path) -> list[dict[str, Any]]:
         RunFolderError: missing or damaged; the message names file and line.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines(): it also breaks at signs that may stand inside an answer.
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except OSError as problem:
         raise RunFolderError(f"{path} is missing: run the same command again, it is made anew") from problem
     except UnicodeDecodeError as problem:

@@ -171,5 +171,6 @@ def _reason(why: str, found: Sequence[Difference], questions: int) -> Reason:
 
 
 def _short(text: str) -> str:
-    plain = " ".join(text.split())
+    """One line that is safe to print: no escape sequences, no halves of letters."""
+    plain = "".join(sign if sign.isprintable() else "�" for sign in " ".join(text.split()))
     return plain if len(plain) <= EXAMPLE_LETTERS else plain[: EXAMPLE_LETTERS - 1] + "…"

@@ -57,14 +57,14 @@ _GQA = Peer(
     "CoIN convert_gqa_for_eval.py, eval_gqa.py",
     "equal; final periods and capitals go from the prediction",
     peers.gqa_converted,
-    because="white space counts for them, or a capital or period in the gold",
+    because="white space counts for them, and capitals and periods of the gold",
 )
 _BOX = Peer(
     "cut box",
     "CoIN eval_grounding.py",
     "IoU > 0.5 of a box that lost its first and last character",
     peers.cut_box,
-    because="the first and the last character of the box are lost for them, or the form is not asked for",
+    because="the first and the last character of the box are lost for them, and brackets are not asked for",
 )
 _SCIENCE = Peer(
     "lone letter",
@@ -87,7 +87,6 @@ _WITHIN = Peer(
     "UCIT eval_deepseek_r1.py (containment)",
     "the prediction is a part of the answer; yes is true, no is false",
     peers.within_gold,
-    because="yes and true, no and false are the same for them",
 )
 _SEVEN = Peer(
     "average of seven",
@@ -124,7 +123,6 @@ _SCI = Peer(
     "MLLM-CL eval_sci.py",
     "equal, or for maps a part, or the share of the states; wrong with 'Unanswerable' in it",
     peers.science_of_mllm_cl,
-    because="a list of states gets the share that is named",
     wrong_word=peers.UNANSWERABLE,
 )
 _VP = Peer(

@@ -94,7 +94,8 @@ def _check_match(known: dict[str, Said], wanted: Sequence[str], *, file: Path, g
     count = f"{len(both):,} of {len(wanted):,} question ids of {gold} are answered in {file}"
     if not both:
         raise DataError(
-            f"{count}: is it the gold file of another split or data set? (there '{wanted[0]}', here '{extra[0]}' is the first)"
+            f"{count}: is it the gold file of another split or data set? "
+            f"(there '{wanted[0]}', here '{extra[0]}' is the first)"
         )
     if extra:
         raise DataError(

@@ -37,7 +37,7 @@ class Peer:
         does: what it does, in one line.
         each: the score of a question; None where only the whole has one.
         whole: the score of all in points, where it is not the mean over answered questions.
-        because: why it differs from ours when no general reason applies.
+        because: what it is known for, where that is why it differs from ours.
         counts_missing: whether a question without an answer is wrong; else it leaves the average.
         by_place: whether the n-th line goes with the n-th question, whatever their ids are.
         one_answer: whether only the first of several answers is looked at.
@@ -127,7 +127,7 @@ def letters_and_digits(case: Case, said: str) -> float:
 
 
 def science_of_mllm_cl(case: Case, said: str) -> float:
-    """AI2D, TQA and VQA pictures: equal. Maps: the share of the states named, else the answer a part of what is said."""
+    """AI2D, TQA, VQA pictures: equal. Maps: the share of the states named, or the answer a part of what is said."""
     plain, gold = said.lower(), case.first.lower()
     if UNANSWERABLE in said:
         return 0.0

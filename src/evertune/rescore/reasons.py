@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from evertune.rescore.pairing import Case
-from evertune.rescore.peers import Peer
+from evertune.rescore.peers import NO, YES, Peer
 from evertune.scoring.vqa import normalise
 
 
@@ -74,11 +74,27 @@ def _squeezed(text: str) -> str:
     return "".join(text.casefold().replace(".", "").split())
 
 
-REASONS: tuple[tuple[str, Applies], ...] = (
+def _share(found: Difference, peer: Peer) -> bool:
+    del peer
+    return 0 < found.theirs < 1 and len(found.case.gold.answers) == 1
+
+
+def _yes_is_true(found: Difference, peer: Peer) -> bool:
+    del peer
+    return all(text.strip().upper() in YES | NO for text in (found.said, found.case.first))
+
+
+Reasons = tuple[tuple[str, Applies], ...]
+FIRST: Reasons = (
     ("another line's answer was scored: they go by place, not by id", _another_line),
     ("an empty answer is right for them", _empty),
     ("'Unanswerable' is wrong for them, whatever the answer is", _wrong_word),
     ("they compare with one answer, we with all annotators", _several),
+)
+# In between comes what an evaluator is known for itself.
+THEN: Reasons = (
+    ("yes and true, no and false are the same for them", _yes_is_true),
+    ("a list gets the share of it that is named", _share),
     ("nothing is left of either text after their clean-up", _other_script),
     ("a part of the answer is right for them", _fragment),
     ("an answer that merely contains the gold is right for them", _contains),
@@ -87,8 +103,9 @@ REASONS: tuple[tuple[str, Applies], ...] = (
 
 
 def reason_for(found: Difference, peer: Peer) -> str:
-    """The first reason that applies; the peer's own one when none does."""
-    for words, applies in REASONS:
+    """The first reason that applies."""
+    own: Reasons = ((peer.because, lambda *_: bool(peer.because)),)
+    for words, applies in (*FIRST, *own, *THEN):
         if applies(found, peer):
             return words
-    return peer.because or "another rule"
+    return "another rule"

@@ -9,6 +9,8 @@ from rich.text import Text
 
 from evertune.rescore.compare import Rescored, TheirScore
 
+NUMBERS = ("score", "any form", "±", "points", "- ours", "answers")
+
 
 def show_rescored(console: Console, result: Rescored) -> None:
     """Print everything that `result` says."""
@@ -32,9 +34,7 @@ def show_rescored(console: Console, result: Rescored) -> None:
 def _table(*titles: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
     for title in titles:
-        table.add_column(
-            title, justify="right" if title in ("score", "any form", "±", "points", "- ours", "answers") else "left"
-        )
+        table.add_column(title, justify="right" if title in NUMBERS else "left")
     return table
 
 
