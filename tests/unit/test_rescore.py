@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -14,6 +16,7 @@ from evertune.rescore import rescore
 from evertune.rescore.formats import FORMATS
 from evertune.rescore.predictions import read_predictions, read_totals
 from evertune.rescore.view import show_rescored
+from evertune.scoring.rules import RULES
 
 TEN = ["net"] * 8 + ["tennis net"] * 2
 
@@ -303,3 +306,37 @@ def test_answers_are_shown_as_they_stand(tmp_path):
     show_rescored(console, rescore(file, format="coin-ocrvqa", gold=gold))
     text = console.export_text()
     assert "speaks of 0 samples, there are 2" in text and "our score" in text
+
+
+ROOT = Path(__file__).parents[2]
+
+
+def shown_on_the_page():
+    """Commands and their output as docs/rescore.md shows them."""
+    page = (ROOT / "docs" / "rescore.md").read_text(encoding="utf-8")
+    return re.findall(r"```console\n\$ (evertune .*?)\n(.*?)\n```", page, re.DOTALL)
+
+
+@pytest.mark.parametrize(("command", "output"), shown_on_the_page())
+def test_the_page_shows_what_the_commands_print(monkeypatch, command, output):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("COLUMNS", "110")
+    result = CliRunner().invoke(app, command.split()[1:])
+    printed = f"evertune: {result.exception}" if isinstance(result.exception, UserError) else result.stdout
+    assert [line.rstrip() for line in printed.strip().split("\n")] == output.split("\n")
+
+
+def test_the_page_knows_every_format():
+    page = (ROOT / "docs" / "rescore.md").read_text(encoding="utf-8")
+    assert len(shown_on_the_page()) == 2
+    assert set(re.findall(r"^\| `([a-z0-9-]+)` \| .*\| `", page, re.MULTILINE)) == set(FORMATS) - {"plain"}
+    for one in FORMATS.values():
+        assert all(peer.source in page for peer in one.peers)
+
+
+def test_every_score_is_in_the_table():
+    page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    table = page[page.index("| `score` | for") : page.index("Scores in the last two rows")]
+    named = set(re.findall(r"`([a-z0-9-]+)`", table))
+    missing = {name for name in RULES if not re.match(r"bleu-\d", name)} - named
+    assert missing == set(), "docs/metrics.md"

@@ -9,9 +9,12 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Sequence
+from functools import lru_cache
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 PUNCTUATION = str.maketrans("", "", string.punctuation.replace("-", ""))
+
+REMEMBERED = 50_000  # answers repeat
 
 # A letter by itself; not the "t" of "don't".
 IN_BRACKETS = re.compile(r"\(([a-z])\)")
@@ -22,6 +25,7 @@ LETTER_AND_TEXT = re.compile(r"([A-Z])\. ")
 THE_ANSWER_IS = re.compile(r"The answer is ([A-Z]).")
 
 
+@lru_cache(maxsize=REMEMBERED)
 def normalised(text: str) -> str:
     """Lower case, no punctuation but hyphens, no articles, single spaces."""
     return " ".join(ARTICLES.sub(" ", text.casefold().translate(PUNCTUATION)).split())
