@@ -162,6 +162,20 @@ def test_without_the_extra(monkeypatch):
         java.ptb_tokens(["a dog"])
 
 
+def test_spice_is_the_f_of_its_tuples(monkeypatch):
+    """SPICE can't run without what it fetches: a program with its interface stands in."""
+
+    class Spice:
+        def compute_score(self, golds, said):
+            assert golds == {0: ["a dog"], 1: ["two cats", "cats"]} and said == {0: ["dog"], 1: [""]}
+            return 0.25, [{"All": {"f": 0.5, "pr": 1.0}}, {"All": {"f": 0.1}}]
+
+    monkeypatch.setattr(java, "_published", lambda module, name: Spice)
+    monkeypatch.setattr(java, "ptb_tokens", lambda texts: [text.lower().strip(".").split() for text in texts])
+    found = score_cell(rule_of("spice"), ["Dog.", ""], [["A dog."], ["Two cats", "cats"]])
+    assert (found.strict, found.each) == (25.0, [0.5, 0.0]), "an empty caption is never right"
+
+
 def test_a_program_that_fails_is_named(monkeypatch):
     def broken():
         raise OSError("no space left")

@@ -112,7 +112,7 @@ CAPTIONS = {1: ["a dog runs on sand", "a brown dog"], 2: ["two cats sleep at hom
 
 
 def coco(folder):
-    rows = [{"image_id": i, "caption": c, "id": 0} for i, texts in CAPTIONS.items() for c in texts]
+    rows = [{"image_id": i, "caption": c, "id": 0} for i, texts in reversed(CAPTIONS.items()) for c in texts]
     return write(folder / "val_coco_type_3000.json", {"images": [{"id": i} for i in CAPTIONS], "annotations": rows})
 
 

@@ -91,7 +91,7 @@ def scienceqa(path: Path, split: str) -> list[Gold]:
 
 
 def coco(path: Path, split: str) -> list[Gold]:
-    """A COCO-style caption file: `annotations` with `image_id` and `caption`, several per picture."""
+    """A COCO-style caption file: `annotations` with `image_id` and `caption`, several per picture; by number."""
     del split
     captions: dict[str, list[str]] = {}
     rows = _list(_need(read_json(path), "annotations", path), path, "'annotations', a list of objects")
@@ -102,7 +102,8 @@ def coco(path: Path, split: str) -> list[Gold]:
         if name is None or not isinstance(caption, str):
             raise DataError(f"{where}: image_id must be a whole number or a text, caption a text")
         captions.setdefault(name, []).append(caption)
-    return [Gold(name, tuple(texts)) for name, texts in captions.items()]
+    by_number = sorted(captions.items(), key=lambda item: (len(item[0]), item[0]))
+    return [Gold(name, tuple(texts)) for name, texts in by_number]
 
 
 def _question(row: Any, where: str) -> Gold:

@@ -61,7 +61,7 @@ def pair(
 
 
 def pair_by_line(said: Sequence[Said], golds: Sequence[Gold], *, file: Path, gold: Path) -> list[Case]:
-    """Captions without ids of their own: the n-th line belongs to the picture `n` of the gold file.
+    """Captions without ids of their own: the n-th line belongs to the picture `n`; `golds` are in this order.
 
     Raises:
         DataError: their numbers differ: from the first gap on, every caption would be scored against another picture.
@@ -72,8 +72,7 @@ def pair_by_line(said: Sequence[Said], golds: Sequence[Gold], *, file: Path, gol
             f"{file} has {len(said):,} captions, {gold} {len(golds):,} pictures: neither their ids match, nor are the "
             "pictures numbered by line from 1 on"
         )
-    in_order = sorted(golds, key=lambda one: int(one.id))
-    return [Case(one, answer.text, answer.text, answer.prompt) for one, answer in zip(in_order, said, strict=True)]
+    return [Case(one, answer.text, answer.text, answer.prompt) for one, answer in zip(golds, said, strict=True)]
 
 
 def beside(said: Sequence[Said]) -> list[Case]:

@@ -67,6 +67,11 @@ def each(compare: Compare) -> Score:
     return score
 
 
+def either(strict: Compare, tolerant: Compare) -> Score:
+    """The tolerant side of a rule whose own normaliser may accept what the tolerant one does not."""
+    return each(lambda said, golds: max(strict(said, golds), tolerant(said, golds)))
+
+
 def on_words(of_tokens: captions.OfTokens, tokenise: Tokenise) -> Score:
     """A rule for texts from one for lists of words."""
 
@@ -123,19 +128,21 @@ RULES = {
     for rule in (
         Rule("exact", "letter by letter", each(answers.exact), each(answers.tolerant)),
         Rule("vqa", "VQA soft accuracy over annotators", each(vqa.vqa), each(vqa.vqa_tolerant)),
-        Rule("textvqa", "VQA soft accuracy, M4C's normaliser", each(vqa.textvqa), each(vqa.vqa_tolerant)),
+        Rule(
+            "textvqa", "VQA soft accuracy, M4C's normaliser", each(vqa.textvqa), either(vqa.textvqa, vqa.vqa_tolerant)
+        ),
         Rule(
             "vizwiz",
             "VQA soft accuracy, the prediction normalised only",
             each(vqa.vizwiz),
-            each(vqa.vqa_tolerant),
+            either(vqa.vizwiz, vqa.vqa_tolerant),
         ),
         Rule("option", "letter of the option", each(answers.option), each(answers.option_letter)),
         Rule(
             "scienceqa",
             "letter of the option as LLaVA reads it",
             each(answers.scienceqa),
-            each(answers.scienceqa_tolerant),
+            either(answers.scienceqa, answers.scienceqa_tolerant),
         ),
         Rule(
             "normalised",
@@ -143,8 +150,15 @@ RULES = {
             each(vqa.first_normalised),
             each(vqa.first_contained),
         ),
-        Rule("gqa", "the first answer; case and final period aside", each(answers.gqa), each(vqa.first_contained)),
-        Rule("ocrvqa", "the first answer; case aside", each(answers.ocrvqa), each(vqa.first_contained)),
+        Rule(
+            "gqa",
+            "the first answer; case and final period aside",
+            each(answers.gqa),
+            either(answers.gqa, vqa.first_contained),
+        ),
+        Rule(
+            "ocrvqa", "the first answer; case aside", each(answers.ocrvqa), either(answers.ocrvqa, vqa.first_contained)
+        ),
         Rule("box", "boxes that overlap by more than half", each(boxes.box), each(boxes.box_tolerant)),
         Rule("anls", "nearness of the nearest answer's letters", each(anls.anls), each(anls.anls_tolerant)),
         Rule("cider", "CIDEr-D x 100; may exceed 100", cider, cider),  # blind to case and marks already
