@@ -139,27 +139,30 @@ def _cases(
 
 
 def _theirs(peer: Peer, cases: Sequence[Case], ours: CellScore, totals: dict[str, float]) -> TheirScore:
+    scores = peer.scores(cases)
     try:
-        points, problem = peer.points(cases), ""
+        points, problem = peer.points(cases, scores), ""
     except UserError as missing:
         points, problem = None, str(missing)
     total = next((totals[key] for key in TOTAL_KEYS if key in totals), None)
     met = None if points is None or total is None else abs(points - total) < REPRODUCED
-    reasons = () if points is None or peer.each is None else _reasons(peer, cases, ours, points)
+    reasons: tuple[Reason, ...] = ()
+    if points is not None and peer.each:
+        reasons = _reasons(peer, list(zip(cases, ours.each, scores, strict=True)), points - ours.strict)
     return TheirScore(peer.name, peer.source, peer.does, points, problem, met, reasons)
 
 
-def _reasons(peer: Peer, cases: Sequence[Case], ours: CellScore, points: float) -> tuple[Reason, ...]:
-    """Differences by reason; with questions that leave their average the points add up to the difference too."""
+def _reasons(peer: Peer, scored: Sequence[tuple[Case, float, float | None]], gap: float) -> tuple[Reason, ...]:
+    """Differences by reason; with questions that leave their average the points add up to the `gap` too."""
     groups: dict[str, list[Difference]] = {}
-    for case, mine, theirs in zip(cases, ours.each, peer.scores(cases), strict=True):
+    for case, mine, theirs in scored:
         if theirs is not None and abs(theirs - mine) > SAME:
             found = Difference(case, mine, theirs)
             groups.setdefault(reason_for(found, peer), []).append(found)
-    reasons = [_reason(why, found, len(cases)) for why, found in groups.items()]
-    left_out = sum(score is None for score in peer.scores(cases))
+    reasons = [_reason(why, found, len(scored)) for why, found in groups.items()]
+    left_out = sum(theirs is None for _, _, theirs in scored)
     if left_out:
-        rest = points - ours.strict - sum(reason.points for reason in reasons)
+        rest = gap - sum(reason.points for reason in reasons)
         reasons.append(Reason("questions without an answer leave their average", left_out, rest, ""))
     return tuple(sorted(reasons, key=lambda reason: -abs(reason.points)))
 

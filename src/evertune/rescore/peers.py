@@ -67,15 +67,15 @@ class Peer:
             return 0.0 if self.counts_missing else None
         return self.each(case, said)
 
-    def points(self, cases: Sequence[Case]) -> float:
-        """Its score in points of 100.
+    def points(self, cases: Sequence[Case], scores: Sequence[float | None]) -> float:
+        """Its score in points of 100, from its `scores` of the cases.
 
         Raises:
             UserError: it needs something that is not there.
         """
         if self.whole:
             return self.whole(cases)
-        counted = [score for score in self.scores(cases) if score is not None]
+        counted = [score for score in scores if score is not None]
         if not counted:
             raise UserError("there is nothing to average")
         return 100 * sum(counted) / len(counted)

@@ -50,6 +50,7 @@ def normalise(text: str) -> str:
     return reduced(text) or " ".join(text.lower().split())
 
 
+@lru_cache(maxsize=REMEMBERED)
 def reduced(text: str) -> str:
     """`normalise` as published: nothing is left of a text that consists of articles and punctuation only."""
     plain = without_punctuation(" ".join(text.split()))
