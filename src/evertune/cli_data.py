@@ -20,7 +20,7 @@ class MissingChoice(StrEnum):
 
 def rescore(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="merge.jsonl, ans_gt.json, or a list of answers.")],
-    format: Annotated[str, typer.Option("--format", metavar="NAME", help="E.g. coin-vqav2; plain is nobody's.")],
+    format: Annotated[str, typer.Option("--format", metavar="NAME", help="Whose files, e.g. ucit; ? lists all.")],
     gold: Annotated[Path | None, typer.Option("--gold", metavar="FILE", help="Not needed for ans_gt.json.")] = None,
     score: Annotated[str | None, typer.Option("--score", metavar="A[,B]", help="Our scores [the format's].")] = None,
     split: Annotated[str, typer.Option("--split", help="Of ScienceQA's problems.")] = "test",

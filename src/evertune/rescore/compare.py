@@ -1,4 +1,7 @@
-"""Score a file of answers by our rules and by those of public evaluators, and sort what differs by its reason."""
+"""Score a file of answers by our rules and by those of public evaluators, and sort what differs by its reason.
+
+A number beside another one says little; the reasons, which add up to the difference, say whose answers they are.
+"""
 
 from __future__ import annotations
 

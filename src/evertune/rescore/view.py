@@ -1,4 +1,7 @@
-"""What rescored answers look like in the terminal: our scores, theirs, and why they differ."""
+"""What rescored answers look like in the terminal: our scores, theirs, and why they differ.
+
+Apart from `compare`, which knows nothing of terminals.
+"""
 
 from __future__ import annotations
 
