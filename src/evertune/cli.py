@@ -16,6 +16,7 @@ from evertune.arguments import JsonOption, LimitOption, ModelOption, SeedOption,
 from evertune.arguments import make_console as _console
 from evertune.arguments import print_json as _print_json
 from evertune.cli_analysis import pairs, similarity
+from evertune.cli_data import rescore
 from evertune.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -225,6 +226,7 @@ def _list_cells(cells: list[Cell], *, as_json: bool) -> None:
 
 app.command()(similarity)
 app.command()(pairs)
+app.command()(rescore)
 
 
 @app.command()

@@ -11,6 +11,7 @@ import torch
 
 from evertune.errors import RunFolderError
 from evertune.evaluate import AnswerCache, answer_samples, read_answers, score_answers, write_answers
+from evertune.files import write_jsonl
 from evertune.methods import make_methods
 from evertune.scoring.cider import cider
 
@@ -57,6 +58,12 @@ def test_a_cell_with_a_gap_has_no_score(lmm, tasks, features, tmp_path):
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(RunFolderError, match="is damaged"):
         read_answers(path)
+
+
+def test_an_answer_may_hold_signs_that_end_lines_elsewhere(tmp_path):
+    path = tmp_path / "a.jsonl"
+    write_jsonl(path, [{"id": "1", "answer": "one\u2028two\x85three"}, {"id": "2", "answer": ""}])
+    assert [row["answer"] for row in read_answers(path)] == ["one\u2028two\x85three", ""]
 
 
 def test_answers_are_generated_once_per_weights(lmm, tasks, features, monkeypatch, tmp_path):

@@ -1,15 +1,19 @@
 """VQA accuracy: soft agreement with several annotators, after the answers were brought into one form.
 
 The field scores VQAv2, OKVQA, VizWiz and TextVQA by it, and GQA and OCR-VQA by equality after the same normalisation.
-Rules and tables are those of the VQA evaluation (Antol et al. 2015, arXiv 1505.00468; visualqa.org/evaluation.html).
+Rules and tables are those of the VQA evaluation (Antol et al. 2015, arXiv 1505.00468; visualqa.org/evaluation.html);
+two variants differ in the normaliser: M4C's for TextVQA, and the one of the VizWiz challenge.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 ANNOTATORS_NEEDED = 3
+# Ten people answer each question, most of them with the same few words.
+REMEMBERED = 50_000
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 COMMA_IN_NUMBER = re.compile(r"\d,\d")
 # The published pattern means to spare periods after digits too, but its "(?!<=\d)" never applies.
@@ -36,16 +40,36 @@ CONTRACTIONS = {
 } | {"somebody'd": "somebodyd"}  # the wrong way round in the published table
 
 
+@lru_cache(maxsize=REMEMBERED)
 def normalise(text: str) -> str:
     """An answer in the form in which VQA answers are compared: `Two dogs, running.` becomes `2 dogs running`.
 
     Punctuation goes (joined words come apart), then capitals and articles; number words become digits and contractions
     get their apostrophes. A text that consists of nothing else is left as it is, so that it equals itself only.
     """
+    return reduced(text) or " ".join(text.lower().split())
+
+
+@lru_cache(maxsize=REMEMBERED)
+def reduced(text: str) -> str:
+    """`normalise` as published: nothing is left of a text that consists of articles and punctuation only."""
     plain = without_punctuation(" ".join(text.split()))
     words = [NUMBERS.get(word, word) for word in plain.lower().split()]
-    kept = [CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES]
-    return " ".join(kept) or " ".join(text.lower().split())
+    return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
+
+
+@lru_cache(maxsize=REMEMBERED)
+def normalise_m4c(text: str) -> str:
+    """`normalise` as M4C's evaluator does it: commas and `?` go first without a trace, `'s` is a word of its own.
+
+    `red,blue` becomes `redblue` (`normalise`: `red blue`), `man's` becomes `man 's`. facebookresearch/mmf.
+    """
+    return normalise(m4c_words(text))
+
+
+def m4c_words(text: str) -> str:
+    """What M4C's evaluator does before anything else."""
+    return text.lower().replace(",", "").replace("?", "").replace("'s", " 's")
 
 
 def without_punctuation(text: str) -> str:
@@ -68,6 +92,21 @@ def vqa(prediction: str, answers: Sequence[str]) -> float:
     """
     said = normalise(prediction)
     return agreement([normalise(answer) == said for answer in answers]) if said else 0.0
+
+
+def textvqa(prediction: str, answers: Sequence[str]) -> float:
+    """`vqa` after M4C's normalisation, as TextVQA is scored (Singh et al. 2019, arXiv 1904.08920)."""
+    said = normalise_m4c(prediction)
+    return agreement([normalise_m4c(answer) == said for answer in answers]) if said else 0.0
+
+
+def vizwiz(prediction: str, answers: Sequence[str]) -> float:
+    """`vqa` as the VizWiz challenge has it: the prediction is normalised, what people said is taken as it stands.
+
+    A person's `two` can't be met by it, since the prediction becomes `2` (Gurari et al. 2018, arXiv 1802.08218).
+    """
+    said = normalise(prediction)
+    return agreement([answer.strip() == said for answer in answers]) if said else 0.0
 
 
 def vqa_tolerant(prediction: str, answers: Sequence[str]) -> float:
