@@ -1,0 +1,41 @@
+"""TextCaps: captions that need the text in the picture read.
+
+Its test captions are not public, so the validation part is the test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from evertune.tasks.captions import test_row, training_rows
+from evertune.tasks.entries import entries, file_of
+from evertune.tasks.formats import Row
+
+ABOUT = {
+    "title": "TextCaps 0.1: captions that read the text in the picture; tested on val",
+    "source": "https://textvqa.org/textcaps/dataset/: "
+    "https://dl.fbaipublicfiles.com/textvqa/data/textcaps/TextCaps_0.1_train.json, TextCaps_0.1_val.json; "
+    "pictures: https://dl.fbaipublicfiles.com/textvqa/images/train_val_images.zip",
+    "files": "TextCaps_0.1_train.json, TextCaps_0.1_val.json, train_images/",
+    "licence": "CC BY 4.0; pictures: OpenImages, CC BY 2.0",
+    "citation": "Sidorov et al. 2020, TextCaps: a Dataset for Image Captioning with Reading Comprehension, arXiv 2003.12462",
+}
+PROMPT = "A short image description."
+FILES = {"train": "TextCaps_0.1_train.json", "test": "TextCaps_0.1_val.json"}
+
+
+def rows(place: Path, *, split: str) -> Iterator[Row]:
+    """Training: a row per caption. Test: a row per picture, all captions count.
+
+    The file has an entry per caption, and each repeats all captions of its picture (`reference_strs`); so a picture's
+    first entry gives its rows.
+    """
+    seen: set[str] = set()
+    make = training_rows if split == "train" else test_row
+    for entry in entries(file_of(place, FILES[split]), under="data"):
+        name = entry.name("image_id")
+        if name not in seen:
+            seen.add(name)
+            captions = entry.texts("reference_strs")
+            yield from make(name, captions, image=f"train_images/{name}.jpg", origin=entry.origin)

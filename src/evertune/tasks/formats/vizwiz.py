@@ -1,0 +1,43 @@
+"""VizWiz-VQA: questions that blind people asked about their own photographs, ten annotators each.
+
+Its test answers are not public, so val is the test. The most common answer is taught, "unanswerable" too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from evertune.tasks.annotators import annotated
+from evertune.tasks.entries import entries, file_of
+from evertune.tasks.formats import Row
+
+ABOUT = {
+    "title": "VizWiz-VQA: questions and photographs of blind people, ten annotators each; tested on val",
+    "source": "https://vizwiz.org/tasks-and-datasets/vqa/: "
+    "https://vizwiz.cs.colorado.edu/VizWiz_final/vqa_data/Annotations.zip; "
+    "pictures: https://vizwiz.cs.colorado.edu/VizWiz_final/images/train.zip, val.zip",
+    "files": "train.json, val.json (or in Annotations/), train/, val/",
+    "licence": "CC BY 4.0",
+    "citation": "Gurari et al. 2018, VizWiz Grand Challenge, arXiv 1802.08218",
+}
+PROMPT = "Question: {question} Short answer:"
+PARTS = {"train": "train", "test": "val"}
+
+
+def rows(place: Path, *, split: str) -> Iterator[Row]:
+    """A row per photograph, called by its file name; the answers are the annotators', the most common first."""
+    part = PARTS[split]
+    for entry in entries(file_of(place, f"{part}.json", f"Annotations/{part}.json")):
+        name = entry.text("image")
+        extras = {"answer_type": entry.text("answer_type")} if entry.has("answer_type") else {}
+        if entry.has("answerable"):
+            extras["answerable"] = str(entry.number("answerable"))
+        yield Row(
+            id=Path(name).stem,
+            images=(f"{part}/{name}",),
+            fields={"question": entry.text("question")},
+            answers=annotated(entry),
+            origin=entry.origin,
+            extras=extras,
+        )
