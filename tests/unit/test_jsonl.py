@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
+from evertune.tasks.jsonl import check_pictures, open_picture, read_jsonl
 from PIL import Image
 
 from evertune.errors import DataError
-from evertune.tasks.jsonl import check_pictures, open_picture, read_jsonl
 
 
 @pytest.fixture

@@ -33,17 +33,22 @@ def conversations(path: Path, *, folder: str = "") -> Iterator[Row]:
         DataError: the file or a row can't be used; the message has its number.
     """
     for number, entry in enumerate(entries(path), start=1):
-        images = images_of(entry, folder=folder)
-        before: list[str] = []
-        for turn, (asked, answer) in enumerate(_turns(entry), start=1):
-            yield Row(
-                id=f"{number}-{turn}" if turn > 1 else str(number),
-                images=images,
-                fields={"instruction": "\n".join([*before, asked])},
-                answers=(answer,),
-                origin=entry.origin,
-            )
-            before += [asked, answer]
+        yield from conversation(entry, name=str(number), folder=folder)
+
+
+def conversation(entry: Entry, *, name: str, folder: str = "") -> Iterator[Row]:
+    """The rows of one conversation; the first is called `name`."""
+    images = images_of(entry, folder=folder)
+    before: list[str] = []
+    for turn, (asked, answer) in enumerate(_turns(entry), start=1):
+        yield Row(
+            id=f"{name}-{turn}" if turn > 1 else name,
+            images=images,
+            fields={"instruction": "\n".join([*before, asked])},
+            answers=(answer,),
+            origin=entry.origin,
+        )
+        before += [asked, answer]
 
 
 def questions(
@@ -61,14 +66,19 @@ def questions(
         DataError: the file or a row can't be used; the message has its number.
     """
     for entry in lined(path) if path.suffix == ".jsonl" else entries(path):
-        yield Row(
-            id=entry.name("question_id"),
-            images=images_of(entry, folder=folder),
-            fields={"instruction": instruction(entry, "text")},
-            answers=(answers or stated)(entry),
-            origin=entry.origin,
-            extras=extras(entry) if extras else {},
-        )
+        yield question(entry, folder=folder, answers=answers, extras=extras)
+
+
+def question(entry: Entry, *, folder: str = "", answers: Answers | None = None, extras: Extras | None = None) -> Row:
+    """The row of one test question; the arguments are those of `questions`."""
+    return Row(
+        id=entry.name("question_id"),
+        images=images_of(entry, folder=folder),
+        fields={"instruction": instruction(entry, "text")},
+        answers=(answers or stated)(entry),
+        origin=entry.origin,
+        extras=extras(entry) if extras else {},
+    )
 
 
 def lined(path: Path) -> Iterator[Entry]:

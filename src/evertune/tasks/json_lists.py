@@ -20,6 +20,8 @@ PIECE = 1 << 20
 CUT = 16
 """An error this near to the end of what was read may come from a value that is cut off there; the longest literal has
 nine letters."""
+LONGEST_ITEM = 16 << 20
+"""Characters of one item of a list: more is no row, but a file that was joined wrongly."""
 DECODER = json.JSONDecoder()
 SPACE = " \t\r\n"
 
@@ -85,7 +87,7 @@ def _list(text: _Text) -> Iterator[tuple[int, Any]]:
     number, mark = 0, ","
     while mark == ",":
         number += 1
-        yield number, text.value()
+        yield number, text.value(longest=LONGEST_ITEM)
         mark = text.take(",]")
 
 
@@ -150,14 +152,15 @@ class _Text:
         self._at += 1
         return mark
 
-    def value(self) -> Any:
-        """Decode the value that comes next."""
+    def value(self, *, longest: int | None = None) -> Any:
+        """Decode the value that comes next; past `longest` characters it is not read on."""
         self.peek()
         while True:
             try:
                 value, end = DECODER.raw_decode(self._text, self._at)
             except json.JSONDecodeError as problem:
-                if not self._may_be_cut_off(problem):
+                too_long = longest is not None and len(self._text) - self._at > longest
+                if too_long or not self._may_be_cut_off(problem):
                     raise self.broken(problem.msg, at=problem.pos) from problem
             except (RecursionError, ValueError) as problem:  # brackets without end, numbers of thousands of digits
                 raise self.broken(str(problem)) from problem

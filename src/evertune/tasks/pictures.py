@@ -113,7 +113,7 @@ def _from_deep(picture: Image.Image, where: str) -> Image.Image:
     """8-bit grey of 16-bit grey: 65535 is white. Pillow's own conversion would cut off everything above 255."""
     values = np.asarray(picture)
     if picture.mode == "F" or values.min() < 0 or values.max() > 0xFFFF:
-        complaint = f"{where} has values of 32 bits (mode {picture.mode}), whose white nobody knows: save it with 8 or 16"
+        complaint = f"{where} has values of 32 bits (mode {picture.mode}), whose white nobody knows: save it with 8"
         raise DataError(complaint, kind="broken picture")
     return Image.fromarray(np.round(values.astype(np.float32) / 257).astype(np.uint8))
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import os
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -69,8 +69,8 @@ class Recipe:
         return cache_folder() / "rows" / f"{self.format}-{key[:24]}"
 
 
-def indexed(recipe: Recipe, rows: Iterable[Row | DataError]) -> RowFile:
-    """The index of `recipe`, made from `rows` first where it is not in the cache.
+def indexed(recipe: Recipe, read: Callable[[], Iterable[Row | DataError]]) -> RowFile:
+    """The index of `recipe`, made from the rows that `read` gives first where it is not in the cache.
 
     Raises:
         DataError: the file as a whole can't be read; single rows are problems of the index.
@@ -81,7 +81,7 @@ def indexed(recipe: Recipe, rows: Iterable[Row | DataError]) -> RowFile:
         raise DataError(f"{problem.filename} can't be read ({problem.strerror})", kind="missing file") from problem
     if not folder.exists():
         with whole_folder(folder) as place, _Writer(place) as writer:
-            for row in rows:
+            for row in read():
                 writer.add(row, recipe)
     return RowFile(folder)
 
@@ -186,8 +186,8 @@ class _Writer:
             self._problems.write(line.encode() + b"\n")
 
     def _write(self, row: Row, instruction: str) -> None:
-        content = {"id": row.id, "images": row.images, "instruction": instruction, "answers": row.answers}
-        content["origin"] = row.origin
+        content: dict[str, Any] = {"id": row.id, "images": row.images, "instruction": instruction}
+        content |= {"answers": row.answers, "origin": row.origin}
         if row.extras:
             content["extras"] = dict(row.extras)
         line = json.dumps(content, ensure_ascii=False).encode() + b"\n"
@@ -229,7 +229,7 @@ class _Writer:
         order = np.argsort(ids, kind="stable")
         same = np.flatnonzero(ids[order][1:] == ids[order][:-1]) + 1
         first = 0
-        for at in same:
+        for at in same.tolist():
             later = order[at]
             first = first if ids[order[first]] == ids[later] else at - 1
             if unique[later]:

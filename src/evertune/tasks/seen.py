@@ -151,7 +151,7 @@ class Seen:
         except (OSError, ValueError) as problem:
             raise DataError(f": the picture {path} does not exist", kind="missing picture") from problem
         if not inside:
-            complaint = f": the picture {path} is a link that lies outside of {self.root}; say 'anywhere: true' in the task"
+            complaint = f": the picture {path} is a link to outside of {self.root}; say 'anywhere: true' in the task"
             raise DataError(complaint, kind="picture outside")
         if not stat.S_ISREG(status.st_mode):
             raise DataError(f": the picture {path} is no file", kind="missing picture")
