@@ -166,7 +166,7 @@ def data_of(config: RunConfig, *, decode: bool = False, progress: Progress | Non
         data=config.data,
         skip_bad=config.skip_bad,
         decode=decode,
-        takes=pictures_taken(config.model, progress=progress),
+        takes=pictures_taken(config.model),
         model=Path(config.model).name,
         progress=progress,
     )

@@ -101,9 +101,9 @@ def _only_names(monkeypatch):
     from evertune.checks import toy_tasks
     from evertune.tasks import Stream, load_stream
 
-    def load(name, *, limit=None, progress=None):
+    def load(name, *, limit=None, **rest):
         if name != "parcel" or (limit is not None and limit < 1):
-            return load_stream(name, limit=limit, progress=progress)
+            return load_stream(name, limit=limit, **rest)
         import tempfile
         from pathlib import Path
 

@@ -43,7 +43,7 @@ def test_load_and_rollback(tasks, tmp_path):
 
 def test_ask(tasks, tmp_path):
     learner = make(tmp_path, "eproj", max_new_tokens=4)
-    picture = tasks[0].test[0].image
+    picture = tasks[0].test[0].images[0]
     assert learner.ask(picture, "colour?").expert is None
     learner.learn(tasks[0])
     answer = learner.ask(picture, "colour?")
@@ -109,6 +109,6 @@ def test_joint_trains_on_what_is_known_too(tasks, tmp_path, lmm):
     learner = Learner(lmm, make_methods("joint"), folder=tmp_path, training=Training(), known=tasks[:1])
     learner.load(0)  # told again, it must not know twice
     (stage,) = learner.methods[0].stages(tasks[1:])
-    assert stage.train == tuple(sample for task in tasks for sample in task.train)
+    assert list(stage.train) == [sample for task in tasks for sample in task.train]
     (alone,) = Joint().stages(tasks[1:])
-    assert alone.train == tuple(sample for task in tasks[1:] for sample in task.train)
+    assert list(alone.train) == [sample for task in tasks[1:] for sample in task.train]

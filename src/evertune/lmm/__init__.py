@@ -64,9 +64,9 @@ def load_lmm(
     return lmm
 
 
-def pictures_taken(name: str, *, progress: Progress | None = None) -> range:
-    """How many pictures a sample may have for a model, before its weights are loaded."""
-    return _family(model_folder(name, progress=progress)).pictures
+def pictures_taken(name: str) -> range:
+    """How many pictures a sample may have for a model, before its weights are fetched or loaded."""
+    return (FAMILIES[PRESETS[name]["family"]] if name in PRESETS else _family(model_folder(name))).pictures
 
 
 def _family(folder: Path) -> Family:
