@@ -71,7 +71,7 @@ class Entry:
         if not isinstance(value, str) or not (blank or value.strip()):
             raise self.wrong(key, "a text" if blank else "a text that is not empty")
         try:
-            value.encode()
+            value.isascii() or value.encode()
         except UnicodeEncodeError as problem:
             raise self.wrong(key, "text; half of a surrogate pair is none") from problem
         return value.strip()

@@ -36,8 +36,8 @@ def conversations(path: Path, *, folder: str = "") -> Iterator[Row]:
         yield from conversation(entry, name=str(number), folder=folder)
 
 
-def conversation(entry: Entry, *, name: str, folder: str = "") -> Iterator[Row]:
-    """The rows of one conversation; the first is called `name`."""
+def conversation(entry: Entry, *, name: str, folder: str = "", unique: bool = True) -> Iterator[Row]:
+    """The rows of one conversation; the first is called `name`, and with `unique` no other may be."""
     images = images_of(entry, folder=folder)
     before: list[str] = []
     for turn, (asked, answer) in enumerate(_turns(entry), start=1):
@@ -47,6 +47,7 @@ def conversation(entry: Entry, *, name: str, folder: str = "") -> Iterator[Row]:
             fields={"instruction": "\n".join([*before, asked])},
             answers=(answer,),
             origin=entry.origin,
+            unique=unique,
         )
         before += [asked, answer]
 

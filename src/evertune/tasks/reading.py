@@ -73,7 +73,7 @@ def _lines(path: Path) -> Iterator[tuple[int, Any]]:
 def _decoded(line: bytes, origin: str) -> Any:
     kind = "broken JSON"
     try:
-        return json.loads(line.decode("utf-8-sig"))
+        return json.loads(line.rstrip(b"\r\n").decode("utf-8-sig"))
     except json.JSONDecodeError as problem:
         return DataError(f"{origin}: not valid JSON (column {problem.colno}: {problem.msg})", kind=kind)
     except UnicodeDecodeError as problem:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from evertune.errors import DataError
@@ -57,7 +56,7 @@ def _rows(entry: Entry, number: int) -> Iterator[Row]:
     if entry.has("conversations"):
         # Published training files repeat their ids (LLaVA's own mix has one per photograph): that is no mistake.
         name = entry.name("id") if entry.has("id") else str(number)
-        yield from (replace(row, unique=False) for row in conversation(entry, name=name))
+        yield from conversation(entry, name=name, unique=False)
     elif entry.has("text"):
         key = "question_id" if entry.has("question_id") else "id"
         named = {**entry.value, "question_id": entry.value.get(key, number)}
