@@ -12,6 +12,7 @@ from evertune.errors import UserError, unknown
 from evertune.files import cache_folder
 from evertune.lmm.presets import PRESETS
 from evertune.scoring.rules import rule_of
+from evertune.tasks.formats import format_of
 from evertune.tasks.stream import TaskFile, about_task, stream_file, stream_names
 
 
@@ -58,9 +59,16 @@ def details(name: str) -> dict[str, dict[str, Any]]:
 
 def _task(task: TaskFile) -> dict[str, Any]:
     """Where a task is from, how it is scored, and what its source says about it."""
-    source = task.build or task.data or f"{task.train}, {task.test}"
     score = task.score if task.score == "exact" else f"{task.score} ({rule_of(task.score).about})"
-    return {"from": source, **task.options, "score": score, **about_task(task)}
+    return {**_source(task), **task.options, "score": score, **about_task(task)}
+
+
+def _source(task: TaskFile) -> dict[str, str]:
+    """A builder, own files, or a published format with the folders that its files and pictures are expected in."""
+    if task.format:
+        folders = {"folder": str(task.root), "pictures": str(task.images or task.root)}
+        return {"format": task.format, **folders, "prompt": task.prompt or str(format_of(task.format).PROMPT)}
+    return {"from": task.build or task.data or f"{task.train}, {task.test}"}
 
 
 def _kind(annotation: Any) -> str:

@@ -82,7 +82,7 @@ def _sample(line: str, root: Path, *, origin: str, number: int) -> Sample:
         raise DataError(f"{origin}: unknown key '{stray[0]}'; {nearest(stray[0], KEYS)}")
     return Sample(
         id=str(row.get("id", number)),
-        image=_confined(_text(row, "image", origin), root, origin),
+        image=confined(_text(row, "image", origin), root, origin),
         instruction=_text(row, "instruction", origin),
         answers=_answers(row, origin),
         origin=origin,
@@ -107,7 +107,9 @@ def _answers(row: dict[str, Any], origin: str) -> tuple[str, ...]:
     return tuple(_text({"answers": answer}, "answers", origin) for answer in answers)
 
 
-def _confined(name: str, root: Path, origin: str) -> Path:
+def confined(name: str, root: Path, origin: str) -> Path:
+    """Where the picture `name` is, which must be below `root`."""
+    root = root.resolve()
     path = (root / name).resolve()
     if not path.is_relative_to(root):
         raise DataError(f"{origin}: the picture '{name}' lies outside of {root}; move it there or set 'images'")

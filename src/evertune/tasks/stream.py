@@ -1,12 +1,13 @@
 """A stream: tasks in the order in which they are learned, written as one YAML file.
 
-A built-in stream is a file in `tasks/streams/`; anybody's own is a path. Each task either names a builder or a JSONL
-file:
+A built-in stream is a file in `tasks/streams/`; anybody's own is a path. Each task names a builder, a JSONL
+file, or a published format and the folder with its files:
 
     name: my-stream
     tasks:
       - {name: photos, train: photos/train.jsonl, test: photos/test.jsonl}
       - {name: signs, data: signs.jsonl, images: pictures, test_share: 0.2}
+      - {name: okvqa, format: okvqa, root: OKVQA, images: COCO2014, score: vqa}
 
 `known:` lists tasks in the same way that the model can do already: they are not taught, but evaluated after every
 stage, and methods may protect them.
@@ -29,7 +30,8 @@ from evertune.errors import DataError, UserError, unknown
 from evertune.files import digest
 from evertune.scoring.rules import rule_of
 from evertune.tasks.builders import builder, built
-from evertune.tasks.jsonl import read_jsonl
+from evertune.tasks.formats import format_of
+from evertune.tasks.jsonl import confined, read_jsonl
 from evertune.tasks.task import Sample, Task
 
 
@@ -69,6 +71,9 @@ class TaskFile(BaseModel):
 
     name: str
     build: str | None = None
+    format: str | None = None
+    root: str | None = None
+    prompt: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
     train: str | None = None
     test: str | None = None
@@ -88,8 +93,12 @@ class TaskFile(BaseModel):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
             raise ValueError(f"task name '{self.name}': use letters, digits, '-', '_' and '.'")
         sources = [self.build is not None, self.data is not None, self.train is not None and self.test is not None]
-        if sum(sources) != 1:
-            raise ValueError(f"task '{self.name}' needs one of: 'build', 'data', or 'train' and 'test'")
+        if sum(sources) + (self.format is not None) != 1:
+            raise ValueError(f"task '{self.name}' needs one of: 'build', 'data', 'format', or 'train' and 'test'")
+        if (self.format is None) != (self.root is None):
+            raise ValueError(f"task '{self.name}': 'format' and 'root' belong together")
+        if self.format is not None:
+            format_of(self.format)
         return self
 
 
@@ -165,7 +174,9 @@ def _task(entry: TaskFile, folder: Path, progress: Progress | None) -> Task:
 
 
 def about_task(entry: TaskFile) -> dict[str, str]:
-    """Title, source, licence and citation of a task: the builder's, overridden by what the YAML says."""
+    """Title, source, licence and citation of a task: the builder's or format's, overridden by what the YAML says."""
+    if entry.format:
+        return {**format_of(entry.format).ABOUT, **entry.about}
     return {**(builder(entry.build).ABOUT if entry.build else {}), **entry.about}
 
 
@@ -173,11 +184,29 @@ def _splits(entry: TaskFile, folder: Path, progress: Progress | None) -> tuple[t
     if entry.build is not None:
         place = built(entry.build, entry.options, progress=progress)
         return read_jsonl(place / "train.jsonl"), read_jsonl(place / "test.jsonl")
+    if entry.format is not None:
+        return _published(entry, folder, "train"), _published(entry, folder, "test")
     images = folder / entry.images if entry.images else None
     if entry.data is not None:
         return held_out(read_jsonl(folder / entry.data, images=images), share=entry.test_share)
     assert entry.train is not None and entry.test is not None
     return read_jsonl(folder / entry.train, images=images), read_jsonl(folder / entry.test, images=images)
+
+
+def _published(entry: TaskFile, folder: Path, split: str) -> tuple[Sample, ...]:
+    """The rows of a published format as samples."""
+    assert entry.format is not None and entry.root is not None
+    layout = format_of(entry.format)
+    pictures = folder / (entry.images or entry.root)
+    samples = []
+    for row in layout.rows(folder / entry.root, split=split, **entry.options):
+        if len(row.images) != 1:
+            raise DataError(f"{row.origin}: {len(row.images)} pictures; one is needed")
+        instruction = (entry.prompt or layout.PROMPT).format_map(row.fields)
+        samples.append(
+            Sample(row.id, confined(row.images[0], pictures, row.origin), instruction, row.answers, row.origin)
+        )
+    return tuple(samples)
 
 
 def held_out(samples: Iterable[Sample], *, share: float) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:

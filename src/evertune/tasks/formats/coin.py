@@ -23,7 +23,7 @@ ABOUT = {
     "pictures: COCO2014/train2014, GQA/images, OCR-VQA/images, TextVQA/train_images, TextVQA/test_images, ScienceQA, "
     "VizWiz and ImageNet below one root",
     "licence": "each task has that of its data set",
-    "citation": "Chen et al. 2024, CoIN: A Benchmark of Continual Instruction Tuning for Multimodal LLMs, arXiv 2403.08350",
+    "citation": "Chen et al. 2024, CoIN: A Benchmark of Continual Instruction Tuning, arXiv 2403.08350",
 }
 PROMPT = "{instruction}"
 TASKS = ("ScienceQA", "TextVQA", "ImageNet", "GQA", "VizWiz", "Grounding", "VQAv2", "OCRVQA")

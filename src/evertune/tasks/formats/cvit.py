@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from evertune.tasks.entries import file_of, one_of
+from evertune.tasks.entries import file_of
 from evertune.tasks.formats import Row
 from evertune.tasks.golds import answers_from
 from evertune.tasks.instruction_files import conversations, questions
@@ -16,7 +16,7 @@ from evertune.tasks.instruction_files import conversations, questions
 ABOUT = {
     "title": "CVIT: six visual instruction tasks, and four that are only tested",
     "source": "https://huggingface.co/datasets/zackie29/SMoLoRA (instructions); pictures from each data set's own home",
-    "files": "Instructions_Single/<Task>/train.json and val.json or test.json; pictures of all data sets below one root",
+    "files": "Instructions_Single/<Task>/train.json and val.json or test.json; all pictures below one root",
     "licence": "each task has that of its data set",
     "citation": "Wang et al. 2024, SMoLoRA: Exploring and Defying Dual Catastrophic Forgetting in Continual Visual "
     "Instruction Tuning, arXiv 2411.13949",

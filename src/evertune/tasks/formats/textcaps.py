@@ -19,7 +19,7 @@ ABOUT = {
     "pictures: https://dl.fbaipublicfiles.com/textvqa/images/train_val_images.zip",
     "files": "TextCaps_0.1_train.json, TextCaps_0.1_val.json, train_images/",
     "licence": "CC BY 4.0; pictures: OpenImages, CC BY 2.0",
-    "citation": "Sidorov et al. 2020, TextCaps: a Dataset for Image Captioning with Reading Comprehension, arXiv 2003.12462",
+    "citation": "Sidorov et al. 2020, TextCaps, arXiv 2003.12462",
 }
 PROMPT = "A short image description."
 FILES = {"train": "TextCaps_0.1_train.json", "test": "TextCaps_0.1_val.json"}
