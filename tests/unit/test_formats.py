@@ -273,7 +273,7 @@ def test_coin_questions(published):
     assert rows_of("coin", place, split="test", task="VQAv2")[2].answers == ("2",), "a number is taken as its text"
     assert plain(rows_of("coin", place, split="test", task="Grounding"))[2] == (
         "r3",
-        (COCO.format("COCO2014/train2014", 102).replace("COCO_COCO2014/train2014", "COCO_train2014"),),
+        ("COCO2014/" + COCO.format("train2014", 102),),
         {"instruction": "Please provide the bounding box coordinate of the region this sentence describes: wheel."},
         ("[0.2, 0.4, 0.5, 0.9]",),
         {"width": "375", "height": "500"},

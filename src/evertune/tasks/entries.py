@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from evertune.errors import DataError, UserError, unknown
-from evertune.tasks.json_lists import items
+from evertune.tasks.json_lists import items, members
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +91,13 @@ def entry_of(value: Any, origin: str) -> Entry:
 def entries(path: Path, *, under: str | None = None) -> Iterator[Entry]:
     """The objects of the list in `path`, one after another (`json_lists.items`)."""
     return (entry_of(value, f"{path}, row {number}") for number, value in items(path, under=under))
+
+
+def entries_by_id(path: Path) -> Iterator[tuple[str, Entry]]:
+    """Id and object of each member of the object in `path`, one after another (`json_lists.members`)."""
+    for number, name, value in members(path):
+        Entry({"id": name}, f"{path}, row {number}").text("id")
+        yield name, entry_of(value, f"{path}, row {number} ('{name}')")
 
 
 def file_of(place: Path, *names: str) -> Path:

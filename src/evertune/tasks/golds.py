@@ -11,9 +11,8 @@ from pathlib import Path
 
 from evertune.errors import UserError
 from evertune.tasks.annotators import taught_first
-from evertune.tasks.entries import entries, entry_of, file_of
+from evertune.tasks.entries import entries, entries_by_id, file_of
 from evertune.tasks.instruction_files import Answers, matched
-from evertune.tasks.json_lists import members
 
 LETTERS = "ABCDEFGHIJ"
 
@@ -43,8 +42,7 @@ def textvqa_answers(path: Path) -> Mapping[str, tuple[str, ...]]:
 def scienceqa_answers(path: Path) -> Mapping[str, tuple[str, ...]]:
     """The letters of ScienceQA's `problems.json`, by problem id."""
     found = {}
-    for number, name, value in members(path):
-        entry = entry_of(value, f"{path}, row {number} ('{name}')")
+    for name, entry in entries_by_id(path):
         place, count = entry.number("answer"), len(entry.texts("choices", blank=True))
         if not 0 <= place < min(count, len(LETTERS)):
             raise entry.wrong("answer", f"the number of one of {count} choices, from 0")

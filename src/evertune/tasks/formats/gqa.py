@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from evertune.tasks.entries import Entry, entry_of, file_of
+from evertune.tasks.entries import Entry, entries_by_id, entry_of, file_of
 from evertune.tasks.formats import Row
-from evertune.tasks.json_lists import members
 
 ABOUT = {
     "title": "GQA: compositional questions about scenes; trained on train_balanced, tested on testdev_balanced",
@@ -28,8 +27,7 @@ FILES = {"train": "train_balanced_questions.json", "test": "testdev_balanced_que
 def rows(place: Path, *, split: str) -> Iterator[Row]:
     """A row per question, in the order of the file; ids are the object's keys."""
     path = file_of(place, FILES[split], f"questions/{FILES[split]}")
-    for number, name, value in members(path):
-        entry = entry_of(value, f"{path}, row {number} ('{name}')")
+    for name, entry in entries_by_id(path):
         yield Row(
             id=name,
             images=(f"images/{entry.name('imageId')}.jpg",),

@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from evertune.errors import DataError
-from evertune.tasks.entries import Entry, entry_of, file_of, one_of
+from evertune.tasks.entries import Entry, entries_by_id, file_of, one_of
 from evertune.tasks.formats import Row
-from evertune.tasks.json_lists import members
 
 ABOUT = {
     "title": "OCR-VQA: title, author and genre questions about book covers",
@@ -35,8 +34,7 @@ def rows(place: Path, *, split: str, test: str = "test", ending: str | None = No
     """
     part = PARTS[{"train": "train", "test": one_of(test, ("test", "val"), kind="part")}[split]]
     path = file_of(place, "dataset.json")
-    for number, book, value in members(path):
-        entry = entry_of(value, f"{path}, row {number} ('{book}')")
+    for book, entry in entries_by_id(path):
         if _part(entry) == part:
             yield from _book(book, entry, ending=ending)
 
