@@ -11,6 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from evertune.tasks.entries import sound
 from evertune.tasks.formats import Row, format_of
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
@@ -26,7 +27,8 @@ def lay_out(folder: Path) -> Path:
 
 
 def rows_of(name: str, place: Path, *, split: str, **options: object) -> list[Row]:
-    return list(format_of(name).rows(place, split=split, **options))
+    """All rows; the first that can't be used is raised."""
+    return list(sound(format_of(name).rows(place, split=split, **options)))
 
 
 @dataclass(frozen=True)

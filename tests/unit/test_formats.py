@@ -286,7 +286,7 @@ def test_coin_answers_of_the_data_sets_own_files(published):
     assert annotators[0].answers == ("harbour street",) * 7 + ("harbour",) * 3
     assert rows_of("coin", place, split="test", task="TextVQA")[0].answers == ("harbour street",)
     letters = rows_of("coin", place, split="test", task="ScienceQA", gold="../ScienceQA/problems.json")
-    assert [r.answers for r in letters] == [("A",), ("C",), ("B",)]
+    assert [r.answers for r in letters] == [("A", "yes"), ("C", "lead"), ("B", "no")], "letter, then text"
 
 
 def test_ucit_in_both_layouts(published):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from published import CASES, FIXTURES, rows_of
 
 from evertune.errors import DataError, UserError
+from evertune.tasks.formats import format_names, format_of
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just("\ud800")
 VALUES = st.recursive(
@@ -110,10 +111,33 @@ def test_a_missing_file_is_named(data, case):
         path.write_text(kept)
 
 
-def test_the_cases_are_all_formats_of_this_kind(data):
-    from evertune.tasks.formats import format_names
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_format_says_which_files_it_reads(data, case):
+    found = format_of(case.format).files(data / case.root, split=case.split, **case.options)
+    assert [path.resolve() for path in found] == [(data / case.root / name).resolve() for name in case.files]
 
-    generic = {"jsonl", "llava", "table", "hf"}
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_the_other_rows_are_read_beside_one_that_can_not_be_used(data, case):
+    """The first object of the first file is a text: an error stands in its place."""
+    path = data / case.root / case.files[0]
+    content = loaded(path)
+    listed = content
+    if isinstance(content, dict):
+        listed = next((inner for inner in content.values() if isinstance(inner, list)), content)
+    whole = case.rows(data)
+    listed[next(iter(listed)) if isinstance(listed, dict) else 0] = "broken"
+    written(path, content)
+    found = list(format_of(case.format).rows(data / case.root, split=case.split, **case.options))
+    problems = [row for row in found if isinstance(row, DataError)]
+    good = [row.answers for row in found if not isinstance(row, DataError)]
+    assert any("must be an object, not 'broken'" in str(problem) for problem in problems)
+    assert 0 < len(good) <= len(whole)
+    assert all(answers in [row.answers for row in whole] for answers in good)
+
+
+def test_the_cases_are_all_formats_of_this_kind(data):
+    generic = {"jsonl", "llava", "table", "hf", "huggingface"}
     assert {case.format for case in CASES} == set(format_names()) - generic
     for case in CASES:
         assert case.rows(data), case
@@ -276,7 +300,7 @@ INSIDE = "CoIN/Instructions_Original"
         (
             ("UCIT/VizWiz/test_3000.json", 2, DELETED),
             ("ucit", "UCIT", {"task": "VizWiz", "split": "test"}),
-            "has captions of 3 pictures, .*test_3000.json has 2",
+            "val_coco_type_3000.json: the 'image_id' 3 is no row of .*test_3000.json",
         ),
         (
             ("CTBench/reasoning_test/counting.json", 0, "problem", "Another?"),

@@ -10,16 +10,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from evertune.errors import DataError
-from evertune.tasks.entries import Entry, entries, entry_of
+from evertune.tasks.entries import Entry, entries, entries_by_line, rows_from
 from evertune.tasks.formats import Row
-from evertune.tasks.json_lists import lines
 
 IMAGE_MARK = "<image>"
 Answers = Callable[[Entry], tuple[str, ...]]
 Extras = Callable[[Entry], Mapping[str, str]]
 
 
-def conversations(path: Path, *, folder: str = "") -> Iterator[Row]:
+def conversations(path: Path, *, folder: str = "") -> Iterator[Row | DataError]:
     """Rows of a LLaVA training list `[{image, conversations: [{from, value}]}]`, one per answered turn.
 
     The instruction of a later turn holds the turns before it, a line each. `id` is not used: published lists repeat
@@ -30,25 +29,29 @@ def conversations(path: Path, *, folder: str = "") -> Iterator[Row]:
         folder: what the names of pictures count from, below the root of the pictures.
 
     Raises:
-        DataError: the file or a row can't be used; the message has its number.
+        DataError: the file can't be used; a row that can't is given as an error in its place.
     """
-    for number, entry in enumerate(entries(path), start=1):
-        images = images_of(entry, folder=folder)
-        before: list[str] = []
-        for turn, (asked, answer) in enumerate(_turns(entry), start=1):
-            yield Row(
-                id=f"{number}-{turn}" if turn > 1 else str(number),
-                images=images,
-                fields={"instruction": "\n".join([*before, asked])},
-                answers=(answer,),
-                origin=entry.origin,
-            )
-            before += [asked, answer]
+    return rows_from(entries(path), lambda entry: conversation(entry, name=entry.key, folder=folder))
+
+
+def conversation(entry: Entry, *, name: str, folder: str = "") -> Iterator[Row]:
+    """The rows of one conversation; the first is called `name`."""
+    images = images_of(entry, folder=folder)
+    before: list[str] = []
+    for turn, (asked, answer) in enumerate(_turns(entry), start=1):
+        yield Row(
+            id=f"{name}-{turn}" if turn > 1 else name,
+            images=images,
+            fields={"instruction": "\n".join([*before, asked])},
+            answers=(answer,),
+            origin=entry.origin,
+        )
+        before += [asked, answer]
 
 
 def questions(
     path: Path, *, folder: str = "", answers: Answers | None = None, extras: Extras | None = None
-) -> Iterator[Row]:
+) -> Iterator[Row | DataError]:
     """Rows of a test list `[{question_id, image, text, answer}]`; JSONL when the name ends so.
 
     Args:
@@ -58,22 +61,22 @@ def questions(
         extras: finds what a score needs beside the answers.
 
     Raises:
-        DataError: the file or a row can't be used; the message has its number.
+        DataError: the file can't be used; a row that can't is given as an error in its place.
     """
-    for entry in lined(path) if path.suffix == ".jsonl" else entries(path):
-        yield Row(
-            id=entry.name("question_id"),
-            images=images_of(entry, folder=folder),
-            fields={"instruction": instruction(entry, "text")},
-            answers=(answers or stated)(entry),
-            origin=entry.origin,
-            extras=extras(entry) if extras else {},
-        )
+    found = entries_by_line(path) if path.suffix == ".jsonl" else entries(path)
+    return rows_from(found, lambda entry: [question(entry, folder=folder, answers=answers, extras=extras)])
 
 
-def lined(path: Path) -> Iterator[Entry]:
-    """The objects of a JSONL file."""
-    return (entry_of(value, f"{path}:{number}") for number, value in lines(path))
+def question(entry: Entry, *, folder: str = "", answers: Answers | None = None, extras: Extras | None = None) -> Row:
+    """The row of one test question; the arguments are those of `questions`."""
+    return Row(
+        id=entry.name("question_id"),
+        images=images_of(entry, folder=folder),
+        fields={"instruction": instruction(entry, "text")},
+        answers=(answers or stated)(entry),
+        origin=entry.origin,
+        extras=extras(entry) if extras else {},
+    )
 
 
 def images_of(entry: Entry, *, folder: str = "") -> tuple[str, ...]:

@@ -30,7 +30,8 @@ from evertune.errors import DataError, UserError, unknown
 from evertune.files import digest
 from evertune.scoring.rules import rule_of
 from evertune.tasks.builders import builder, built
-from evertune.tasks.formats import format_of
+from evertune.tasks.entries import sound
+from evertune.tasks.formats import Row, format_of
 from evertune.tasks.jsonl import confined, read_jsonl
 from evertune.tasks.task import Sample, Task
 
@@ -92,11 +93,13 @@ class TaskFile(BaseModel):
     def _one_source(self) -> TaskFile:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
             raise ValueError(f"task name '{self.name}': use letters, digits, '-', '_' and '.'")
-        sources = [self.build is not None, self.data is not None, self.train is not None and self.test is not None]
-        if sum(sources) + (self.format is not None) != 1:
-            raise ValueError(f"task '{self.name}' needs one of: 'build', 'data', 'format', or 'train' and 'test'")
-        if (self.format is None) != (self.root is None):
-            raise ValueError(f"task '{self.name}': 'format' and 'root' belong together")
+        files = [self.data is not None, self.train is not None and self.test is not None, self.root is not None]
+        if sum([self.build is not None, *files]) != 1:
+            raise ValueError(
+                f"task '{self.name}' needs one of: 'build', 'data', 'train' and 'test', or 'format' and 'root'"
+            )
+        if self.root is not None and self.format is None:
+            raise ValueError(f"task '{self.name}': 'root' needs the 'format' of the files in it")
         if self.format is not None:
             format_of(self.format)
         return self
@@ -198,8 +201,9 @@ def _published(entry: TaskFile, folder: Path, split: str) -> tuple[Sample, ...]:
     assert entry.format is not None and entry.root is not None
     layout = format_of(entry.format)
     pictures = folder / (entry.images or entry.root)
-    samples = []
-    for row in layout.rows(folder / entry.root, split=split, **entry.options):
+    samples: list[Sample] = []
+    row: Row
+    for row in sound(layout.rows(folder / entry.root, split=split, **entry.options)):
         if len(row.images) != 1:
             raise DataError(f"{row.origin}: {len(row.images)} pictures; one is needed")
         instruction = (entry.prompt or layout.PROMPT).format_map(row.fields)
