@@ -82,10 +82,21 @@ def _kind_of_option(option: inspect.Parameter) -> str:
 
 def _task(task: TaskFile) -> dict[str, Any]:
     """Where a task is from, how it is scored, and what its source says about it."""
-    files = f"{task.format} in {task.root}" if task.root else f"{task.train}, {task.test}"
-    source = task.build or task.data or files
     score = task.score if task.score == "exact" else f"{task.score} ({rule_of(task.score).about})"
-    return {"from": source, **task.options, "score": score, **about_task(task)}
+    return {**_source(task), **task.options, "score": score, **about_task(task)}
+
+
+def _source(task: TaskFile) -> dict[str, str]:
+    """A builder, own files, or a published format with the folders that its files and pictures are expected in."""
+    if task.build:
+        return {"from": task.build}
+    if task.root:
+        files = {"folder": task.root, "pictures": task.images or task.root}
+    else:
+        files = {"from": task.data or f"{task.train}, {task.test}"}
+    if not task.format:
+        return files
+    return {"format": task.format, **files, "prompt": task.prompt or str(format_of(task.format).PROMPT)}
 
 
 def _kind(annotation: Any) -> str:

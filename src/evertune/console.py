@@ -172,6 +172,8 @@ def show_facts(console: Console, title: str, facts: dict[str, Any]) -> None:
 
     console.print(f"[bold]{title}[/bold]")
     table = Table.grid(padding=(0, 2))
+    table.add_column()
+    table.add_column(overflow="fold")  # addresses are there to be copied
     for name, value in facts.items():
         table.add_row(f"[dim]{name}[/dim]", str(value))
     console.print(table)

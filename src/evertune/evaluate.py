@@ -22,7 +22,7 @@ from evertune.lmm.protocol import LMM
 from evertune.lmm.weights import copy_of, fingerprint_of, restore
 from evertune.methods import Method
 from evertune.methods.base import UNTOUCHED
-from evertune.scoring.rules import error_of_mean, rule_of
+from evertune.scoring.rules import rule_of, score_cell
 from evertune.tasks.task import Sample, Task, images_to_row
 
 OnAnswered = Callable[[int, int], None]
@@ -206,7 +206,8 @@ class Score:
 
     Attributes:
         rule: name of the scoring rule.
-        standard_error: of `strict`, from the spread of the answers' scores; None for a single answer.
+        standard_error: of `strict`, from the spread of the answers' scores; None for a single answer, and where the
+            score of a cell is not the mean of its answers' (BLEU).
     """
 
     rule: str
@@ -226,14 +227,13 @@ def score_answers(rows: Sequence[dict[str, Any]], task: Task) -> Score:
     wanted = [s.id for s in task.test]
     if [row["id"] for row in rows] != wanted:
         raise RunFolderError(f"task '{task.name}': {len(rows)} answers for {len(wanted)} test samples, or other ids")
-    rule, n = rule_of(task.score), len(rows)
-    said, golds = [row["answer"] for row in rows], [row["gold"] for row in rows]
-    scores = rule.strict(said, golds)
+    rule = rule_of(task.score)
+    cell = score_cell(rule, [row["answer"] for row in rows], [row["gold"] for row in rows])
     return Score(
         rule=rule.name,
-        strict=100 * sum(scores) / n,
-        tolerant=100 * sum(rule.tolerant(said, golds)) / n,
-        standard_error=error_of_mean(scores),
-        n=n,
+        strict=cell.strict,
+        tolerant=cell.tolerant,
+        standard_error=cell.standard_error,
+        n=len(rows),
         experts=dict(Counter(row["expert"] for row in rows if row["expert"] is not None)),
     )

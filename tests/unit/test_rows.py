@@ -1,4 +1,4 @@
-"""The index of rows: written once, whole or not at all, read where it is looked at; fingerprints as they always were."""
+"""The index of rows: written once, whole or not at all, read where it is looked at; fingerprints as they were."""
 
 from __future__ import annotations
 

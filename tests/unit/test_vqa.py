@@ -12,6 +12,9 @@ from evertune.scoring.vqa import (
     first_contained,
     first_normalised,
     normalise,
+    normalise_m4c,
+    textvqa,
+    vizwiz,
     vqa,
     vqa_tolerant,
 )
@@ -118,3 +121,91 @@ def test_normalised_compares_with_the_first_answer_only():
     assert first_normalised("it is the dog", ["dog"]) == 0
     assert first_contained("it is the dog", ["dog", "cat"]) == 1
     assert first_normalised("", ["dog"]) == 0 and first_contained("dogs", ["dog"]) == 0
+
+
+# `EvalAIAnswerProcessor()(text)` of lmms-eval 0.7.3 (lmms_eval/tasks/_task_utils/vqa_eval_metric.py), a copy of M4C's.
+M4C = [
+    ("Two dogs, running.", "2 dogs running"),
+    ("red,blue", "redblue"),
+    ("the man's hat", "man 's hat"),
+    ("what is it?no", "what is itno"),
+    ("1,000,000 km", "1000000 km"),
+    ("3.5 p.m.", "3.5 pm"),
+    ("t-shirt", "t shirt"),
+    ("Dont know", "don't know"),
+    ("(b)", "b"),
+    ("none", "0"),
+    ("an apple a day", "apple day"),
+    ("it's", "it 's"),
+    ("its 5:30", "its 5:30"),
+    ("$5.00", "$5.00"),
+    ("U.S.A.", "usa"),
+    ("x = y + z", "x y z"),
+    ("C:\\temp", "c: temp"),
+    ("e-mail@me", "e mail me"),
+    ("what's up", "what 's up"),
+    ("oclock", "o'clock"),
+    ("somebody'd", "somebodyd"),
+    ("'ow's'at", "'ow 's'at"),
+    ("ONE two THREE", "1 2 3"),
+    ("first line\nsecond\tline", "first line second line"),
+    ("3, 4", "3 4"),
+    ("no. 5", "no 5"),
+    (".5", ".5"),
+    ("don’t", "don’t"),
+    ("左", "左"),
+    ("4 - 5", "4 5"),
+]
+
+
+@pytest.mark.parametrize(("text", "wanted"), M4C)
+def test_normalise_as_m4c(text, wanted):
+    assert normalise_m4c(text) == wanted
+
+
+def test_the_two_normalisers_differ():
+    """The variant without M4C's first step fails the table above."""
+    assert {text for text, wanted in M4C if normalise(text) != wanted} == {
+        "red,blue",
+        "the man's hat",
+        "what is it?no",
+        "it's",
+        "what's up",
+        "'ow's'at",
+    }
+
+
+@pytest.mark.parametrize(
+    ("said", "answers", "wanted"),
+    [
+        # `textvqa_process_results` of lmms-eval 0.7.3 with these answers
+        ("red,blue", ["redblue"] * 2 + ["red blue"] * 8, 0.6),
+        ("red blue", ["red,blue"] * 3 + ["red blue"] * 7, 1.0),
+        ("Man's", ["man 's"] * 1 + ["mans"] * 9, 0.3),
+        ("stop?", ["Stop!"] * 3 + ["go"] * 7, 0.9),
+    ],
+)
+def test_textvqa(said, answers, wanted):
+    assert textvqa(said, answers) == pytest.approx(wanted)
+
+
+def test_an_article_is_no_empty_answer():
+    """The published code brings "the" and "" into the same empty form: an empty answer would agree with it."""
+    assert textvqa("", ["a"] * 10) == 0 and textvqa("?", ["a"] * 10) == 0
+    assert textvqa("a", ["A"] * 10) == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "answers", "wanted"),
+    [
+        # the challenge's code: the prediction is normalised, answers are compared as they stand, each left out once
+        ("Two", ["2"] * 3 + ["two"] * 7, 0.9),
+        ("two", ["two"] * 10, 0.0),
+        ("Unanswerable.", ["unanswerable"] * 5 + ["a dog"] * 5, 1.0),
+        ("a dog", ["a dog"] * 10, 0.0),
+        ("dog", ["Dog"] * 10, 0.0),
+        ("", [""] * 10, 0.0),
+    ],
+)
+def test_vizwiz_compares_with_answers_as_they_stand(said, answers, wanted):
+    assert vizwiz(said, answers) == pytest.approx(wanted)

@@ -17,6 +17,10 @@ PUNCTUATION = str.maketrans("", "", string.punctuation.replace("-", ""))
 IN_BRACKETS = re.compile(r"\(([a-z])\)")
 ALONE = re.compile(r"(?<![\w'’])([a-z])(?![\w'’])")
 
+# What LLaVA's evaluation of ScienceQA takes for an option beside the bare letter; its pattern ends in any character.
+LETTER_AND_TEXT = re.compile(r"([A-Z])\. ")
+THE_ANSWER_IS = re.compile(r"The answer is ([A-Z]).")
+
 
 def normalised(text: str) -> str:
     """Lower case, no punctuation but hyphens, no articles, single spaces."""
@@ -54,3 +58,47 @@ def letter_of(text: str) -> str | None:
     """The first letter in brackets, else the first that stands alone, in lower case; None when there is none."""
     found = IN_BRACKETS.search(text.casefold()) or ALONE.search(text.casefold())
     return found.group(1) if found else None
+
+
+def gqa(prediction: str, answers: Sequence[str]) -> float:
+    """1 when the prediction is the first answer; case, final periods and white space at the ends aside (GQA).
+
+    The official script compares letter by letter; LLaVA's converter, which everybody runs before it, does the rest.
+    """
+    said = prediction.strip().rstrip(".").lower()
+    return float(bool(said) and said == answers[0].strip().lower())
+
+
+def ocrvqa(prediction: str, answers: Sequence[str]) -> float:
+    """1 when the prediction is the first answer, case and white space at the ends aside (OCR-VQA)."""
+    said = prediction.strip().lower()
+    return float(bool(said) and said == answers[0].strip().lower())
+
+
+def scienceqa(prediction: str, answers: Sequence[str]) -> float:
+    """1 when the prediction names the option in a form that LLaVA's evaluation of ScienceQA reads.
+
+    `B`, `B. text`, or a single `The answer is B.` in a longer answer; capitals only.
+
+    Args:
+        prediction: what the model said.
+        answers: the letter of the option; its text may follow, for the tolerant side.
+    """
+    said = _scienceqa_letter(prediction.strip())
+    return float(said is not None and said.lower() == letter_of(answers[0]))
+
+
+def scienceqa_tolerant(prediction: str, answers: Sequence[str]) -> float:
+    """1 for the letter in any form (`option_letter`), or, where no letter stands alone, for the option's text."""
+    if letter_of(prediction) is None:
+        return tolerant(prediction, answers[1:])
+    return option_letter(prediction, answers)
+
+
+def _scienceqa_letter(text: str) -> str | None:
+    if len(text) == 1:
+        return text if "A" <= text <= "Z" else None
+    if found := LETTER_AND_TEXT.match(text):
+        return found.group(1)
+    named = THE_ANSWER_IS.findall(text)
+    return named[0] if len(named) == 1 else None

@@ -1,7 +1,8 @@
 """VQA accuracy: soft agreement with several annotators, after the answers were brought into one form.
 
 The field scores VQAv2, OKVQA, VizWiz and TextVQA by it, and GQA and OCR-VQA by equality after the same normalisation.
-Rules and tables are those of the VQA evaluation (Antol et al. 2015, arXiv 1505.00468; visualqa.org/evaluation.html).
+Rules and tables are those of the VQA evaluation (Antol et al. 2015, arXiv 1505.00468; visualqa.org/evaluation.html);
+two variants differ in the normaliser: M4C's for TextVQA, and the one of the VizWiz challenge.
 """
 
 from __future__ import annotations
@@ -48,6 +49,14 @@ def normalise(text: str) -> str:
     return " ".join(kept) or " ".join(text.lower().split())
 
 
+def normalise_m4c(text: str) -> str:
+    """`normalise` as M4C's evaluator does it: commas and `?` go first without a trace, `'s` is a word of its own.
+
+    `red,blue` becomes `redblue` (`normalise`: `red blue`), `man's` becomes `man 's`. facebookresearch/mmf.
+    """
+    return normalise(text.lower().replace(",", "").replace("?", "").replace("'s", " 's"))
+
+
 def without_punctuation(text: str) -> str:
     """Drop a mark that stands beside a space, and all of them around a number like 1,000; others become a space."""
     dropped = COMMA_IN_NUMBER.search(text) is not None
@@ -68,6 +77,21 @@ def vqa(prediction: str, answers: Sequence[str]) -> float:
     """
     said = normalise(prediction)
     return agreement([normalise(answer) == said for answer in answers]) if said else 0.0
+
+
+def textvqa(prediction: str, answers: Sequence[str]) -> float:
+    """`vqa` after M4C's normalisation, as TextVQA is scored (Singh et al. 2019, arXiv 1904.08920)."""
+    said = normalise_m4c(prediction)
+    return agreement([normalise_m4c(answer) == said for answer in answers]) if said else 0.0
+
+
+def vizwiz(prediction: str, answers: Sequence[str]) -> float:
+    """`vqa` as the VizWiz challenge has it: the prediction is normalised, what people said is taken as it stands.
+
+    A person's `two` can't be met by it, since the prediction becomes `2` (Gurari et al. 2018, arXiv 1802.08218).
+    """
+    said = normalise(prediction)
+    return agreement([answer.strip() == said for answer in answers]) if said else 0.0
 
 
 def vqa_tolerant(prediction: str, answers: Sequence[str]) -> float:

@@ -6,12 +6,12 @@ VQAv2 and OKVQA publish questions and annotations as two lists that share ids; V
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
 from evertune.errors import DataError
-from evertune.tasks.entries import Entry, entries
+from evertune.tasks.entries import Entry, entries, rows_from
 from evertune.tasks.formats import Row
 
 
@@ -36,7 +36,7 @@ def annotated(entry: Entry, key: str = "answers") -> tuple[str, ...]:
     return taught_first([one.text("answer", blank=True) for one in entry.entries(key)], origin=entry.origin)
 
 
-def vqa_rows(questions: Path, annotations: Path, *, image: str) -> Iterator[Row]:
+def vqa_rows(questions: Path, annotations: Path, *, image: str) -> Iterator[Row | DataError]:
     """Rows from a file of questions and a file of annotations in the layout of VQA.
 
     Args:
@@ -44,9 +44,9 @@ def vqa_rows(questions: Path, annotations: Path, *, image: str) -> Iterator[Row]
         annotations: `{"annotations": [{question_id, image_id, answers: [{answer}], question_type, answer_type}]}`.
         image: the picture's file name, with `{:012d}` for the number of the image.
     """
-    for question, annotation in paired(
-        entries(questions, under="questions"), entries(annotations, under="annotations"), where=questions
-    ):
+
+    def made(pair: tuple[Entry, Entry]) -> Iterator[Row]:
+        question, annotation = pair
         if question.number("image_id") != annotation.number("image_id"):
             raise DataError(f"{annotation.origin}: 'image_id' differs from that of {question.origin}")
         yield Row(
@@ -58,31 +58,53 @@ def vqa_rows(questions: Path, annotations: Path, *, image: str) -> Iterator[Row]
             extras={key: annotation.text(key) for key in ("question_type", "answer_type") if annotation.has(key)},
         )
 
+    asked, said = entries(questions, under="questions"), entries(annotations, under="annotations")
+    return rows_from(paired(asked, said, where=questions), made)
 
-def paired(questions: Iterator[Entry], annotations: Iterator[Entry], *, where: Path) -> Iterator[tuple[Entry, Entry]]:
+
+def paired(
+    questions: Iterator[Entry | DataError], annotations: Iterator[Entry | DataError], *, where: Path
+) -> Iterator[tuple[Entry, Entry] | DataError]:
     """Each question with its annotation, by `question_id`, in the order of the annotations.
 
     The published files have the same order, so that both are read side by side; where orders differ, the questions
-    between are held in memory.
-
-    Raises:
-        DataError: an id is found in one file only, or twice.
+    between are held in memory. An id that is found in one file only, or twice, is an error in its place.
     """
     waiting: dict[str, Entry] = {}
-    for annotation in annotations:
-        wanted = annotation.name("question_id")
-        while wanted not in waiting:
-            question = next(questions, None)
-            if question is None:
-                raise DataError(f"{annotation.origin}: the question_id '{wanted}' is not in {where}, or stands twice")
-            _remember(question, waiting)
-        yield waiting.pop(wanted), annotation
-    for question in chain(waiting.values(), questions):
-        raise DataError(f"{question.origin}: the question_id '{question.name('question_id')}' has no annotation")
+    asked = _named(questions)
+    for annotation in _named(annotations):
+        if isinstance(annotation, DataError):
+            yield annotation
+            continue
+        wanted, said = annotation
+        while wanted not in waiting and (question := next(asked, None)) is not None:
+            yield from _remember(question, waiting)
+        if wanted in waiting:
+            yield waiting.pop(wanted), said
+        else:
+            yield DataError(f"{said.origin}: the question_id '{wanted}' is not in {where}, or stands twice")
+    for left in chain(waiting.items(), asked):
+        yield left if isinstance(left, DataError) else _without_annotation(*left)
 
 
-def _remember(question: Entry, waiting: dict[str, Entry]) -> None:
-    name = question.name("question_id")
+def _named(found: Iterable[Entry | DataError]) -> Iterator[tuple[str, Entry] | DataError]:
+    for one in found:
+        try:
+            pair = one if isinstance(one, DataError) else (one.name("question_id"), one)
+        except DataError as problem:
+            pair = problem
+        yield pair
+
+
+def _remember(question: tuple[str, Entry] | DataError, waiting: dict[str, Entry]) -> Iterator[DataError]:
+    if isinstance(question, DataError):
+        yield question
+        return
+    name, entry = question
     if name in waiting:
-        raise DataError(f"{question.origin}: the question_id '{name}' stands at {waiting[name].origin} already")
-    waiting[name] = question
+        yield DataError(f"{entry.origin}: the question_id '{name}' stands at {waiting[name].origin} already")
+    waiting.setdefault(name, entry)
+
+
+def _without_annotation(name: str, question: Entry) -> DataError:
+    return DataError(f"{question.origin}: the question_id '{name}' has no annotation")

@@ -5,21 +5,25 @@ The formats read dozens of keys from files that they did not write; without this
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from evertune.errors import DataError, UserError, unknown
-from evertune.tasks.json_lists import items
+from evertune.tasks.formats import Row
+from evertune.tasks.json_lists import items, lines, members
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An object of a file; `origin` is its file and number."""
+    """An object of a file; `origin` is its file and number, `key` its number in a list or its id in an object."""
 
     value: dict[str, Any]
     origin: str
+    key: str = ""
 
     def has(self, key: str) -> bool:
         """Whether there is a value other than null."""
@@ -77,7 +81,7 @@ class Entry:
         return value.strip()
 
 
-def entry_of(value: Any, origin: str) -> Entry:
+def entry_of(value: Any, origin: str, *, key: str = "") -> Entry:
     """`value` as an entry.
 
     Raises:
@@ -85,12 +89,63 @@ def entry_of(value: Any, origin: str) -> Entry:
     """
     if not isinstance(value, dict):
         raise DataError(f"{origin} must be an object, not {_shown(value)}")
-    return Entry(value, origin)
+    return Entry(value, origin, key)
 
 
-def entries(path: Path, *, under: str | None = None) -> Iterator[Entry]:
-    """The objects of the list in `path`, one after another (`json_lists.items`)."""
-    return (entry_of(value, f"{path}, row {number}") for number, value in items(path, under=under))
+def entries(path: Path, *, under: str | None = None) -> Iterator[Entry | DataError]:
+    """The objects of the list in `path`, one after another (`json_lists.items`); an error for what is no object."""
+    for number, value in items(path, under=under):
+        yield _tried(value, f"{path}, row {number}", key=str(number))
+
+
+def entries_by_id(path: Path) -> Iterator[Entry | DataError]:
+    """The members of the object in `path`, one after another (`json_lists.members`); their ids are the keys."""
+    for number, name, value in members(path):
+        try:
+            Entry({"id": name}, f"{path}, row {number}").text("id")
+        except DataError as problem:
+            yield problem
+        else:
+            yield _tried(value, f"{path}, row {number} ('{name}')", key=name)
+
+
+def entries_by_line(path: Path) -> Iterator[Entry | DataError]:
+    """The objects of a JSONL file, one after another (`json_lists.lines`)."""
+    for number, value in lines(path):
+        yield _tried(value, f"{path}:{number}", key=str(number))
+
+
+def _tried(value: Any, origin: str, *, key: str) -> Entry | DataError:
+    try:
+        return entry_of(value, origin, key=key)
+    except DataError as problem:
+        return problem
+
+
+def sound(found: Iterable[Found | DataError]) -> Iterator[Found]:
+    """All that was found, of a file of which everything is needed.
+
+    Raises:
+        DataError: something can't be used.
+    """
+    for one in found:
+        if isinstance(one, DataError):
+            raise one
+        yield one
+
+
+def rows_from(found: Iterable[Found | DataError], make: Callable[[Found], Iterable[Row]]) -> Iterator[Row | DataError]:
+    """The rows that `make` makes of what was found, and an error in place of what can't be used."""
+    for one in found:
+        if isinstance(one, DataError):
+            yield one
+            continue
+        try:
+            made = list(make(one))  # all or none: half an entry is no entry
+        except DataError as problem:
+            yield problem
+        else:
+            yield from made
 
 
 def file_of(place: Path, *names: str) -> Path:

@@ -11,44 +11,46 @@ from pathlib import Path
 
 from evertune.errors import UserError
 from evertune.tasks.annotators import taught_first
-from evertune.tasks.entries import entries, entry_of, file_of
+from evertune.tasks.entries import entries, entries_by_id, file_of, sound
 from evertune.tasks.instruction_files import Answers, matched
-from evertune.tasks.json_lists import members
 
 LETTERS = "ABCDEFGHIJ"
 
 
-def answers_from(place: Path, gold: str | None, *, task: str) -> Answers | None:
-    """How a test row of `task` finds its answers in the file `gold` below `place`; None: they stand in the row.
+def gold_files(place: Path, gold: str | None, *, task: str) -> list[Path]:
+    """The file `gold` below `place` that has the answers of `task`, if one is named.
 
     Raises:
         UserError: the answers of this task are not kept elsewhere.
     """
     if gold is None:
-        return None
+        return []
     if task not in READERS:
         raise UserError(f"'gold' is for {' and '.join(READERS)}; the answers of {task} stand in its test file")
-    path = file_of(place, gold)
-    return matched(READERS[task](path), where=path)
+    return [file_of(place, gold)]
+
+
+def answers_from(path: Path | None = None, *, task: str) -> Answers | None:
+    """How a test row of `task` finds its answers in `path`; None: they stand in the row."""
+    return None if path is None else matched(READERS[task](path), where=path)
 
 
 def textvqa_answers(path: Path) -> Mapping[str, tuple[str, ...]]:
     """The annotators' answers of TextVQA's own file, by question id."""
     return {
         entry.name("question_id"): taught_first(entry.texts("answers", blank=True), origin=entry.origin)
-        for entry in entries(path, under="data")
+        for entry in sound(entries(path, under="data"))
     }
 
 
 def scienceqa_answers(path: Path) -> Mapping[str, tuple[str, ...]]:
-    """The letters of ScienceQA's `problems.json`, by problem id."""
+    """The letter of the right choice and its text, from ScienceQA's `problems.json`, by problem id."""
     found = {}
-    for number, name, value in members(path):
-        entry = entry_of(value, f"{path}, row {number} ('{name}')")
-        place, count = entry.number("answer"), len(entry.texts("choices", blank=True))
-        if not 0 <= place < min(count, len(LETTERS)):
-            raise entry.wrong("answer", f"the number of one of {count} choices, from 0")
-        found[name] = (LETTERS[place],)
+    for entry in sound(entries_by_id(path)):
+        place, choices = entry.number("answer"), entry.texts("choices")
+        if not 0 <= place < min(len(choices), len(LETTERS)):
+            raise entry.wrong("answer", f"the number of one of {len(choices)} choices, from 0")
+        found[entry.key] = (LETTERS[place], choices[place])
     return found
 
 

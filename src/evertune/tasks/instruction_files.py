@@ -10,16 +10,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from evertune.errors import DataError
-from evertune.tasks.entries import Entry, entries, entry_of
+from evertune.tasks.entries import Entry, entries, entries_by_line, rows_from
 from evertune.tasks.formats import Row
-from evertune.tasks.json_lists import lines
 
 IMAGE_MARK = "<image>"
 Answers = Callable[[Entry], tuple[str, ...]]
 Extras = Callable[[Entry], Mapping[str, str]]
 
 
-def conversations(path: Path, *, folder: str = "") -> Iterator[Row]:
+def conversations(path: Path, *, folder: str = "") -> Iterator[Row | DataError]:
     """Rows of a LLaVA training list `[{image, conversations: [{from, value}]}]`, one per answered turn.
 
     The instruction of a later turn holds the turns before it, a line each. `id` is not used: published lists repeat
@@ -30,10 +29,9 @@ def conversations(path: Path, *, folder: str = "") -> Iterator[Row]:
         folder: what the names of pictures count from, below the root of the pictures.
 
     Raises:
-        DataError: the file or a row can't be used; the message has its number.
+        DataError: the file can't be used; a row that can't is given as an error in its place.
     """
-    for number, entry in enumerate(entries(path), start=1):
-        yield from conversation(entry, name=str(number), folder=folder)
+    return rows_from(entries(path), lambda entry: conversation(entry, name=entry.key, folder=folder))
 
 
 def conversation(entry: Entry, *, name: str, folder: str = "", unique: bool = True) -> Iterator[Row]:
@@ -54,7 +52,7 @@ def conversation(entry: Entry, *, name: str, folder: str = "", unique: bool = Tr
 
 def questions(
     path: Path, *, folder: str = "", answers: Answers | None = None, extras: Extras | None = None
-) -> Iterator[Row]:
+) -> Iterator[Row | DataError]:
     """Rows of a test list `[{question_id, image, text, answer}]`; JSONL when the name ends so.
 
     Args:
@@ -64,10 +62,10 @@ def questions(
         extras: finds what a score needs beside the answers.
 
     Raises:
-        DataError: the file or a row can't be used; the message has its number.
+        DataError: the file can't be used; a row that can't is given as an error in its place.
     """
-    for entry in lined(path) if path.suffix == ".jsonl" else entries(path):
-        yield question(entry, folder=folder, answers=answers, extras=extras)
+    found = entries_by_line(path) if path.suffix == ".jsonl" else entries(path)
+    return rows_from(found, lambda entry: [question(entry, folder=folder, answers=answers, extras=extras)])
 
 
 def question(entry: Entry, *, folder: str = "", answers: Answers | None = None, extras: Extras | None = None) -> Row:
@@ -80,11 +78,6 @@ def question(entry: Entry, *, folder: str = "", answers: Answers | None = None, 
         origin=entry.origin,
         extras=extras(entry) if extras else {},
     )
-
-
-def lined(path: Path) -> Iterator[Entry]:
-    """The objects of a JSONL file."""
-    return (entry_of(value, f"{path}:{number}") for number, value in lines(path))
 
 
 def images_of(entry: Entry, *, folder: str = "") -> tuple[str, ...]:

@@ -165,7 +165,7 @@ class _Text:
             except (RecursionError, ValueError) as problem:  # brackets without end, numbers of thousands of digits
                 raise self.broken(str(problem)) from problem
             else:
-                if end < len(self._text) or self._ended:  # else `12` may be the beginning of `123`
+                if self._ended or not self._may_go_on(end):
                     self._at = end
                     return value
             self._read()
@@ -187,6 +187,10 @@ class _Text:
     def _may_be_cut_off(self, problem: json.JSONDecodeError) -> bool:
         near_the_end = problem.pos >= len(self._text) - CUT or problem.msg.startswith("Unterminated string")
         return near_the_end and not self._ended
+
+    def _may_go_on(self, end: int) -> bool:
+        """Whether a number that ends here is cut off: `12` of `123`, or the `12` of `12.` and `12e-`."""
+        return end >= len(self._text) - CUT and self._text[end : end + 1] in ("", ".", "e", "E")
 
     def _read(self) -> None:
         """Forget what was used and read on: more each time when a value does not fit, so that none is read often."""

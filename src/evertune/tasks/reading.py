@@ -9,18 +9,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from evertune.errors import DataError
-from evertune.tasks.entries import Entry, entry_of
-from evertune.tasks.json_lists import LONGEST_ITEM, PIECE, items
+from evertune.tasks.entries import Entry, entries, entry_of
+from evertune.tasks.json_lists import LONGEST_ITEM, PIECE
 
 LONGEST_LINE = 4 * LONGEST_ITEM
 """Bytes: no character of UTF-8 has more than four."""
 
 
-def read_entries(path: Path) -> Iterator[tuple[int, Entry | DataError]]:
-    """Number and content of each object of a JSON list (from 1 on), or of JSON Lines (the line).
+def read_entries(path: Path) -> Iterator[Entry | DataError]:
+    """The objects of a JSON list or of JSON Lines; `key` is the number in the list, or the line.
 
     A broken line, or a row that is no object, comes as a `DataError`; what is behind it is read.
 
@@ -28,18 +28,8 @@ def read_entries(path: Path) -> Iterator[tuple[int, Entry | DataError]]:
         DataError: the file is missing or not UTF-8, or a list's JSON is broken; the message names line and column.
     """
     if path.suffix == ".jsonl" or _first_character(path) != "[":
-        for number, value in _lines(path):
-            yield number, _entry(value, f"{path}:{number}")
-    else:
-        for number, value in items(path):
-            yield number, _entry(value, f"{path}, row {number}")
-
-
-def _entry(value: Any, origin: str) -> Entry | DataError:
-    try:
-        return value if isinstance(value, DataError) else entry_of(value, origin)
-    except DataError as problem:
-        return problem
+        return _lines(path)
+    return entries(path)
 
 
 def _opened(path: Path) -> IO[bytes]:
@@ -56,7 +46,7 @@ def _first_character(path: Path) -> str:
         return stream.read(4096).decode("utf-8-sig", errors="replace").lstrip()[:1]
 
 
-def _lines(path: Path) -> Iterator[tuple[int, Any]]:
+def _lines(path: Path) -> Iterator[Entry | DataError]:
     with _opened(path) as stream:
         number = 0
         while line := stream.readline(LONGEST_LINE):
@@ -65,15 +55,17 @@ def _lines(path: Path) -> Iterator[tuple[int, Any]]:
             if len(line) == LONGEST_LINE and not line.endswith(b"\n"):
                 while (part := stream.readline(PIECE)) and not part.endswith(b"\n"):
                     pass
-                yield number, DataError(f"{origin}: the line is longer than any row", kind="huge text")
+                yield DataError(f"{origin}: the line is longer than any row", kind="huge text")
             elif line.strip():
-                yield number, _decoded(line, origin)
+                yield _entry(line, origin, key=str(number))
 
 
-def _decoded(line: bytes, origin: str) -> Any:
+def _entry(line: bytes, origin: str, *, key: str) -> Entry | DataError:
     kind = "broken JSON"
     try:
-        return json.loads(line.rstrip(b"\r\n").decode("utf-8-sig"))
+        return entry_of(json.loads(line.rstrip(b"\r\n").decode("utf-8-sig")), origin, key=key)
+    except DataError as problem:
+        return problem
     except json.JSONDecodeError as problem:
         return DataError(f"{origin}: not valid JSON (column {problem.colno}: {problem.msg})", kind=kind)
     except UnicodeDecodeError as problem:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from evertune.errors import DataError
 from evertune.tasks.annotators import taught_first
-from evertune.tasks.entries import Entry, entries, file_of, one_of
+from evertune.tasks.entries import Entry, entries, file_of, one_of, rows_from
 from evertune.tasks.formats import Row
 
 ABOUT = {
@@ -26,7 +27,7 @@ PARTS = {"train": "train", "test": "val"}
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
-def rows(place: Path, *, split: str, answer: str = "letter") -> Iterator[Row]:
+def rows(place: Path, *, split: str, answer: str = "letter") -> Iterator[Row | DataError]:
     """A row per question.
 
     Args:
@@ -37,7 +38,8 @@ def rows(place: Path, *, split: str, answer: str = "letter") -> Iterator[Row]:
     """
     wanted = one_of(answer, ("letter", "direct"), kind="answer")
     part = PARTS[split]
-    for entry in entries(file_of(place, f"aokvqa_v1p0_{part}.json")):
+
+    def made(entry: Entry) -> Iterator[Row]:
         choices = entry.texts("choices")
         yield Row(
             id=entry.name("question_id"),
@@ -50,6 +52,13 @@ def rows(place: Path, *, split: str, answer: str = "letter") -> Iterator[Row]:
             origin=entry.origin,
             extras={"rationale": entry.texts("rationales")[0]} if entry.has("rationales") else {},
         )
+
+    return rows_from(entries(*files(place, split=split)), made)
+
+
+def files(place: Path, *, split: str, **_: object) -> list[Path]:
+    """The file that `rows` reads."""
+    return [file_of(place, f"aokvqa_v1p0_{PARTS[split]}.json")]
 
 
 def _option(number: int, choice: str) -> str:

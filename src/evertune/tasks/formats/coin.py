@@ -10,9 +10,10 @@ import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from evertune.errors import DataError
 from evertune.tasks.entries import Entry, file_of, one_of
 from evertune.tasks.formats import Row
-from evertune.tasks.golds import answers_from
+from evertune.tasks.golds import answers_from, gold_files
 from evertune.tasks.instruction_files import conversations, questions
 
 ABOUT = {
@@ -23,7 +24,7 @@ ABOUT = {
     "pictures: COCO2014/train2014, GQA/images, OCR-VQA/images, TextVQA/train_images, TextVQA/test_images, ScienceQA, "
     "VizWiz and ImageNet below one root",
     "licence": "each task has that of its data set",
-    "citation": "Chen et al. 2024, CoIN: A Benchmark of Continual Instruction Tuning for Multimodal LLMs, arXiv 2403.08350",
+    "citation": "Chen et al. 2024, CoIN: A Benchmark of Continual Instruction Tuning, arXiv 2403.08350",
 }
 PROMPT = "{instruction}"
 TASKS = ("ScienceQA", "TextVQA", "ImageNet", "GQA", "VizWiz", "Grounding", "VQAv2", "OCRVQA")
@@ -31,7 +32,7 @@ TASKS = ("ScienceQA", "TextVQA", "ImageNet", "GQA", "VizWiz", "Grounding", "VQAv
 
 def rows(
     place: Path, *, split: str, task: str, instructions: str = "Original", gold: str | None = None
-) -> Iterator[Row]:
+) -> Iterator[Row | DataError]:
     """The conversations or the test questions of a task.
 
     Args:
@@ -42,14 +43,21 @@ def rows(
         gold: TextVQA_0.5.1_val.json or ScienceQA's problems.json, relative to `place`: what the authors score these
             two tasks by. Without it the single answer of the test file counts.
     """
+    path, *elsewhere = files(place, split=split, task=task, instructions=instructions, gold=gold)
+    if split == "train":
+        return conversations(path)
+    if task == "Grounding":
+        return questions(path, answers=_box, extras=_size)
+    return questions(path, answers=answers_from(*elsewhere, task=task))
+
+
+def files(place: Path, *, split: str, task: str, instructions: str = "Original", gold: str | None = None) -> list[Path]:
+    """The files that `rows` reads: conversations or questions, then answers that are kept elsewhere."""
     one_of(task, TASKS, kind="task")
     inside = f"Instructions_{one_of(instructions, ('Original', 'Type2'), kind='instructions')}/{task}"
     if split == "train":
-        return conversations(file_of(place, f"{inside}/train.json"))
-    path = file_of(place, f"{inside}/test.json", f"{inside}/val.json")
-    if task == "Grounding":
-        return questions(path, answers=_box, extras=_size)
-    return questions(path, answers=answers_from(place, gold, task=task))
+        return [file_of(place, f"{inside}/train.json")]
+    return [file_of(place, f"{inside}/test.json", f"{inside}/val.json"), *gold_files(place, gold, task=task)]
 
 
 def _box(entry: Entry) -> tuple[str, ...]:

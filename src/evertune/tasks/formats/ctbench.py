@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from evertune.errors import DataError
-from evertune.tasks.entries import Entry, entries, file_of, one_of
+from evertune.tasks.entries import Entry, entries, file_of, one_of, rows_from, sound
 from evertune.tasks.formats import Row
 from evertune.tasks.instruction_files import conversations, images_of, instruction, questions
 
@@ -25,7 +25,9 @@ PROMPT = "{instruction}"
 THOUGHT_ENDS = "</think>"
 
 
-def rows(place: Path, *, split: str, task: str, layout: str = "reasoning", taught: str = "answer") -> Iterator[Row]:
+def rows(
+    place: Path, *, split: str, task: str, layout: str = "reasoning", taught: str = "answer"
+) -> Iterator[Row | DataError]:
     """The problems of a task.
 
     Args:
@@ -36,25 +38,31 @@ def rows(place: Path, *, split: str, task: str, layout: str = "reasoning", taugh
         taught: of the layout `reasoning`: `answer`, what follows the thought, or `solution`, thought and answer. A
             test is always scored by the answer.
     """
-    one_of(layout, ("reasoning", "llava"), kind="layout")
     one_of(taught, ("answer", "solution"), kind="taught")
+    path, *problems = files(place, split=split, task=task, layout=layout)
     if layout == "reasoning":
-        path = file_of(place, f"reasoning_{split}/{task}.json")
-        return _problems(path, whole=split == "train" and taught == "solution")
+        whole = split == "train" and taught == "solution"
+        return rows_from(entries(path), lambda entry: [_problem(entry, whole=whole)])
+    return conversations(path) if split == "train" else _converted(path, *problems)
+
+
+def files(place: Path, *, split: str, task: str, layout: str = "reasoning", **_: object) -> list[Path]:
+    """The files that `rows` reads: problems, conversations or questions, then the problems that have the answers."""
+    if one_of(layout, ("reasoning", "llava"), kind="layout") == "reasoning":
+        return [file_of(place, f"reasoning_{split}/{task}.json")]
     if split == "train":
-        return conversations(file_of(place, f"llava_train/{task}.json"))
-    return _converted(file_of(place, f"llava_eval/{task}.jsonl"), file_of(place, f"reasoning_test/{task}.json"))
+        return [file_of(place, f"llava_train/{task}.json")]
+    return [file_of(place, f"llava_eval/{task}.jsonl"), file_of(place, f"reasoning_test/{task}.json")]
 
 
-def _problems(path: Path, *, whole: bool) -> Iterator[Row]:
-    for number, entry in enumerate(entries(path), start=1):
-        yield Row(
-            id=str(number),
-            images=images_of(entry),
-            fields={"instruction": instruction(entry, "problem")},
-            answers=(entry.text("solution") if whole else _answer(entry),),
-            origin=entry.origin,
-        )
+def _problem(entry: Entry, *, whole: bool) -> Row:
+    return Row(
+        id=entry.key,
+        images=images_of(entry),
+        fields={"instruction": instruction(entry, "problem")},
+        answers=(entry.text("solution") if whole else _answer(entry),),
+        origin=entry.origin,
+    )
 
 
 def _answer(entry: Entry) -> str:
@@ -65,7 +73,7 @@ def _answer(entry: Entry) -> str:
     return answer
 
 
-def _converted(path: Path, problems: Path) -> Iterator[Row]:
+def _converted(path: Path, problems: Path) -> Iterator[Row | DataError]:
     """Converted test questions, with the answers of the problems that have their text and pictures."""
     gold = _by_problem(problems)
 
@@ -79,4 +87,4 @@ def _converted(path: Path, problems: Path) -> Iterator[Row]:
 
 
 def _by_problem(path: Path) -> Mapping[tuple[str, ...], str]:
-    return {(instruction(entry, "problem"), *images_of(entry)): _answer(entry) for entry in entries(path)}
+    return {(instruction(entry, "problem"), *images_of(entry)): _answer(entry) for entry in sound(entries(path))}

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from evertune.errors import DataError
 from evertune.tasks.captions import test_row, training_rows
-from evertune.tasks.entries import entries, file_of, one_of
+from evertune.tasks.entries import Entry, entries, file_of, one_of, rows_from
 from evertune.tasks.formats import Row
 
 ABOUT = {
@@ -23,7 +24,7 @@ ABOUT = {
 PROMPT = "A short image description."
 
 
-def rows(place: Path, *, split: str, test: str = "test") -> Iterator[Row]:
+def rows(place: Path, *, split: str, test: str = "test") -> Iterator[Row | DataError]:
     """Training: a row per caption. Test: a row per photograph, all captions count.
 
     Args:
@@ -32,9 +33,17 @@ def rows(place: Path, *, split: str, test: str = "test") -> Iterator[Row]:
         test: Karpathy's part that is tested on, `test` (1,000 photographs) or `val` (1,014).
     """
     part = {"train": "train", "test": one_of(test, ("test", "val"), kind="part")}[split]
-    for entry in entries(file_of(place, "dataset_flickr30k.json"), under="images"):
+    make = training_rows if split == "train" else test_row
+
+    def made(entry: Entry) -> Iterator[Row]:
         if entry.text("split") == part:
             name = entry.text("filename")
             captions = [sentence.text("raw") for sentence in entry.entries("sentences")]
-            make = training_rows if split == "train" else test_row
             yield from make(Path(name).stem, captions, image=f"flickr30k-images/{name}", origin=entry.origin)
+
+    return rows_from(entries(*files(place), under="images"), made)
+
+
+def files(place: Path, **_: object) -> list[Path]:
+    """The file that `rows` reads."""
+    return [file_of(place, "dataset_flickr30k.json")]

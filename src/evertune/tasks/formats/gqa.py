@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from evertune.tasks.entries import Entry, entry_of, file_of
+from evertune.errors import DataError
+from evertune.tasks.entries import Entry, entries_by_id, entry_of, file_of, rows_from
 from evertune.tasks.formats import Row
-from evertune.tasks.json_lists import members
 
 ABOUT = {
     "title": "GQA: compositional questions about scenes; trained on train_balanced, tested on testdev_balanced",
@@ -25,19 +25,25 @@ PROMPT = "Question: {question} Short answer:"
 FILES = {"train": "train_balanced_questions.json", "test": "testdev_balanced_questions.json"}
 
 
-def rows(place: Path, *, split: str) -> Iterator[Row]:
+def rows(place: Path, *, split: str) -> Iterator[Row | DataError]:
     """A row per question, in the order of the file; ids are the object's keys."""
-    path = file_of(place, FILES[split], f"questions/{FILES[split]}")
-    for number, name, value in members(path):
-        entry = entry_of(value, f"{path}, row {number} ('{name}')")
-        yield Row(
-            id=name,
-            images=(f"images/{entry.name('imageId')}.jpg",),
-            fields={"question": entry.text("question")},
-            answers=(entry.text("answer"),),
-            origin=entry.origin,
-            extras=_types(entry),
-        )
+    return rows_from(entries_by_id(*files(place, split=split)), lambda entry: [_row(entry)])
+
+
+def files(place: Path, *, split: str) -> list[Path]:
+    """The file that `rows` reads."""
+    return [file_of(place, FILES[split], f"questions/{FILES[split]}")]
+
+
+def _row(entry: Entry) -> Row:
+    return Row(
+        id=entry.key,
+        images=(f"images/{entry.name('imageId')}.jpg",),
+        fields={"question": entry.text("question")},
+        answers=(entry.text("answer"),),
+        origin=entry.origin,
+        extras=_types(entry),
+    )
 
 
 def _types(entry: Entry) -> Mapping[str, str]:

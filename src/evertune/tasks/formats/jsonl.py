@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from evertune.errors import DataError, nearest
+from evertune.tasks.entries import rows_from
 from evertune.tasks.formats import Row
 from evertune.tasks.pictures import short
 from evertune.tasks.reading import read_entries
@@ -29,11 +30,7 @@ KEYS = {"image", "images", "instruction", "answer", "answers", "id"}
 def rows(place: Path, *, split: str) -> Iterator[Row | DataError]:
     """A row per object; without an `id` it is called by its number. Both splits are read alike."""
     del split
-    for number, entry in read_entries(place):
-        try:
-            yield entry if isinstance(entry, DataError) else _row(entry.value, entry.origin, number)
-        except DataError as problem:
-            yield problem
+    return rows_from(read_entries(place), lambda entry: [_row(entry.value, entry.origin, entry.key)])
 
 
 def files(place: Path, *, split: str) -> list[Path]:
@@ -42,7 +39,7 @@ def files(place: Path, *, split: str) -> list[Path]:
     return [place]
 
 
-def _row(value: Mapping[str, Any], origin: str, number: int) -> Row:
+def _row(value: Mapping[str, Any], origin: str, number: str) -> Row:
     if stray := sorted(value.keys() - KEYS):
         complaint = f"{origin}: unknown key {short(stray[0])}; {nearest(stray[0], KEYS)}"
         raise DataError(complaint, kind="unknown key")
@@ -55,7 +52,7 @@ def _row(value: Mapping[str, Any], origin: str, number: int) -> Row:
     )
 
 
-def _id(value: Mapping[str, Any], origin: str, number: int) -> str:
+def _id(value: Mapping[str, Any], origin: str, number: str) -> str:
     found = value.get("id", number)
     if not isinstance(found, str | int) or isinstance(found, bool):
         raise DataError(f"{origin}: 'id' must be a text or a whole number", kind="unusable id")

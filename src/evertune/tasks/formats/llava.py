@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from evertune.errors import DataError
-from evertune.tasks.entries import Entry
+from evertune.tasks.entries import Entry, rows_from
 from evertune.tasks.formats import Row
 from evertune.tasks.instruction_files import conversation, question, stated
 from evertune.tasks.reading import read_entries
@@ -32,14 +33,7 @@ NO_EXTRAS = {"question_id", "id", "image", "images", "text", "answer", "answers"
 def rows(place: Path, *, split: str) -> Iterator[Row | DataError]:
     """A row per answered turn, or per test question. Both splits are read alike."""
     del split
-    for number, entry in read_entries(place):
-        if isinstance(entry, DataError):
-            yield entry
-            continue
-        try:
-            yield from list(_rows(entry, number))  # all turns or none: half a conversation is no row
-        except DataError as problem:
-            yield problem
+    return rows_from(read_entries(place), _rows)
 
 
 def files(place: Path, *, split: str) -> list[Path]:
@@ -48,19 +42,19 @@ def files(place: Path, *, split: str) -> list[Path]:
     return [place]
 
 
-def _rows(entry: Entry, number: int) -> Iterator[Row]:
+def _rows(entry: Entry) -> Iterator[Row]:
     if entry.has("images") and not entry.has("image"):
-        entry = Entry({**entry.value, "image": entry.value["images"]}, entry.origin)
+        entry = replace(entry, value={**entry.value, "image": entry.value["images"]})
     if entry.value.get("image") in ("", []):
-        entry = Entry({**entry.value, "image": None}, entry.origin)
+        entry = replace(entry, value={**entry.value, "image": None})
     if entry.has("conversations"):
         # Published training files repeat their ids (LLaVA's own mix has one per photograph): that is no mistake.
-        name = entry.name("id") if entry.has("id") else str(number)
+        name = entry.name("id") if entry.has("id") else entry.key
         yield from conversation(entry, name=name, unique=False)
     elif entry.has("text"):
         key = "question_id" if entry.has("question_id") else "id"
-        named = {**entry.value, "question_id": entry.value.get(key, number)}
-        yield question(Entry(named, entry.origin), answers=_answers, extras=_extras)
+        named = {**entry.value, "question_id": entry.value.get(key, entry.key)}
+        yield question(replace(entry, value=named), answers=_answers, extras=_extras)
     else:
         complaint = f"{entry.origin}: a row has 'conversations' (to train on) or 'text' and 'answer' (to test on)"
         raise DataError(complaint, kind="neither conversation nor question")

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from evertune.errors import DataError
 from evertune.tasks.entries import file_of, one_of
 from evertune.tasks.formats import Row
 from evertune.tasks.instruction_files import conversations, questions, stated_extras
@@ -26,7 +27,7 @@ DOMAINS = ("RS", "Med", "AD", "Sci", "Fin")
 ABILITIES = ("OCR", "Math", "VP", "APP")
 
 
-def rows(place: Path, *, split: str, task: str, suffix: str = "") -> Iterator[Row]:
+def rows(place: Path, *, split: str, task: str, suffix: str = "") -> Iterator[Row | DataError]:
     """The conversations or the test questions of a domain or ability; names of pictures count from the task's folder.
 
     Args:
@@ -35,17 +36,22 @@ def rows(place: Path, *, split: str, task: str, suffix: str = "") -> Iterator[Ro
         task: one of `DOMAINS` or `ABILITIES`.
         suffix: added to the instructions of test rows, as the authors' evaluation does for Med.
     """
+    (path,) = files(place, split=split, task=task)
+    return conversations(path, folder=task) if split == "train" else _tested(path, suffix=suffix)
+
+
+def files(place: Path, *, split: str, task: str, **_: object) -> list[Path]:
+    """The file that `rows` reads."""
     one_of(task, DOMAINS + ABILITIES, kind="task")
     if split == "train":
-        return conversations(file_of(place, f"{task}/train.json"), folder=task)
-    return _tested(_test_file(place, task), suffix=suffix)
-
-
-def _test_file(place: Path, task: str) -> Path:
+        return [file_of(place, f"{task}/train.json")]
     folders = [task] if task in DOMAINS else [f"{task}_test", *(["CV-Benchv2"] if task == "VP" else [])]
-    return file_of(place, *(f"{folder}/test.json" for folder in folders))
+    return [file_of(place, *(f"{folder}/test.json" for folder in folders))]
 
 
-def _tested(path: Path, *, suffix: str) -> Iterator[Row]:
+def _tested(path: Path, *, suffix: str) -> Iterator[Row | DataError]:
     for row in questions(path, folder=path.parent.name, extras=stated_extras("answer_type", "type", "task")):
-        yield replace(row, fields={"instruction": row.fields["instruction"] + suffix})
+        if isinstance(row, DataError) or not suffix:
+            yield row
+        else:
+            yield replace(row, fields={"instruction": row.fields["instruction"] + suffix})

@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from evertune.errors import DataError
-from evertune.tasks.entries import Entry, entry_of, file_of, one_of
+from evertune.tasks.entries import Entry, entries_by_id, file_of, one_of, rows_from
 from evertune.tasks.formats import Row
-from evertune.tasks.json_lists import members
 
 ABOUT = {
     "title": "OCR-VQA: title, author and genre questions about book covers",
@@ -24,7 +23,7 @@ PROMPT = "Question: {question} Short answer:"
 PARTS = {"train": 1, "val": 2, "test": 3}
 
 
-def rows(place: Path, *, split: str, test: str = "test", ending: str | None = None) -> Iterator[Row]:
+def rows(place: Path, *, split: str, test: str = "test", ending: str | None = None) -> Iterator[Row | DataError]:
     """A row per question, called `book-number`.
 
     Args:
@@ -34,11 +33,13 @@ def rows(place: Path, *, split: str, test: str = "test", ending: str | None = No
         ending: of all pictures, like `.jpg` where they were converted; None: that of `imageURL`.
     """
     part = PARTS[{"train": "train", "test": one_of(test, ("test", "val"), kind="part")}[split]]
-    path = file_of(place, "dataset.json")
-    for number, book, value in members(path):
-        entry = entry_of(value, f"{path}, row {number} ('{book}')")
-        if _part(entry) == part:
-            yield from _book(book, entry, ending=ending)
+    found = entries_by_id(*files(place))
+    return rows_from(found, lambda book: _book(book, ending=ending) if _part(book) == part else ())
+
+
+def files(place: Path, **_: object) -> list[Path]:
+    """The file that `rows` reads."""
+    return [file_of(place, "dataset.json")]
 
 
 def _part(entry: Entry) -> int:
@@ -47,10 +48,10 @@ def _part(entry: Entry) -> int:
     return entry.number("split")
 
 
-def _book(book: str, entry: Entry, *, ending: str | None) -> Iterator[Row]:
+def _book(entry: Entry, *, ending: str | None) -> Iterator[Row]:
     questions, answers = entry.texts("questions"), entry.texts("answers")
     if len(questions) != len(answers):
         raise DataError(f"{entry.origin}: {len(questions)} questions and {len(answers)} answers")
-    image = f"images/{book}{ending or PurePosixPath(entry.text('imageURL')).suffix}"
+    image = f"images/{entry.key}{ending or PurePosixPath(entry.text('imageURL')).suffix}"
     for number, (question, answer) in enumerate(zip(questions, answers, strict=True)):
-        yield Row(f"{book}-{number}", (image,), {"question": question}, (answer,), entry.origin)
+        yield Row(f"{entry.key}-{number}", (image,), {"question": question}, (answer,), entry.origin)

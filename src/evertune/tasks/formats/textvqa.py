@@ -10,7 +10,7 @@ from pathlib import Path
 
 from evertune.errors import DataError
 from evertune.tasks.annotators import taught_first
-from evertune.tasks.entries import Entry, entries, file_of
+from evertune.tasks.entries import Entry, entries, file_of, rows_from, sound
 from evertune.tasks.formats import Row
 
 ABOUT = {
@@ -26,7 +26,7 @@ PROMPT = "OCR tokens: {ocr}. Question: {question} Short answer:"
 PARTS = {"train": "train", "test": "val"}
 
 
-def rows(place: Path, *, split: str, ocr: bool = True) -> Iterator[Row]:
+def rows(place: Path, *, split: str, ocr: bool = True) -> Iterator[Row | DataError]:
     """A row per question; the answers are the annotators', the most common first.
 
     Args:
@@ -35,9 +35,10 @@ def rows(place: Path, *, split: str, ocr: bool = True) -> Iterator[Row]:
         ocr: give the field `ocr`, the tokens of the picture in the file's order with commas between (empty when
             nothing was read); False reads no OCR file, for prompts without it.
     """
-    part = PARTS[split]
-    tokens = _tokens(file_of(place, f"TextVQA_Rosetta_OCR_v0.2_{part}.json")) if ocr else None
-    for entry in entries(file_of(place, f"TextVQA_0.5.1_{part}.json"), under="data"):
+    path, *read_there = files(place, split=split, ocr=ocr)
+    tokens = _tokens(*read_there) if ocr else None
+
+    def made(entry: Entry) -> Iterator[Row]:
         name = entry.name("image_id")
         read = {} if tokens is None else {"ocr": _read(tokens, name, entry)}
         yield Row(
@@ -48,10 +49,18 @@ def rows(place: Path, *, split: str, ocr: bool = True) -> Iterator[Row]:
             origin=entry.origin,
         )
 
+    return rows_from(entries(path, under="data"), made)
+
+
+def files(place: Path, *, split: str, ocr: bool = True) -> list[Path]:
+    """The files that `rows` reads: questions, then OCR tokens."""
+    names = [f"TextVQA_0.5.1_{PARTS[split]}.json", *([f"TextVQA_Rosetta_OCR_v0.2_{PARTS[split]}.json"] if ocr else [])]
+    return [file_of(place, name) for name in names]
+
 
 def _tokens(path: Path) -> Mapping[str, str]:
     """What was read in each picture; the boxes of the words, most of the file, are not kept."""
-    return {entry.name("image_id"): _joined(entry) for entry in entries(path, under="data")}
+    return {entry.name("image_id"): _joined(entry) for entry in sound(entries(path, under="data"))}
 
 
 def _joined(entry: Entry) -> str:

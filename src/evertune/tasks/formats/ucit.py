@@ -6,13 +6,12 @@ Two of them are captioned pictures whose references are in a file beside the tes
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from evertune.errors import DataError
-from evertune.tasks.entries import entries, file_of, one_of
+from evertune.tasks.entries import Entry, entries, file_of, one_of, rows_from, sound
 from evertune.tasks.formats import Row
-from evertune.tasks.instruction_files import conversations, questions
+from evertune.tasks.instruction_files import conversations, question, questions
 
 ABOUT = {
     "title": "UCIT: six instruction-tuning tasks that are new to the model",
@@ -40,7 +39,7 @@ FILES = {
 }
 
 
-def rows(place: Path, *, split: str, task: str) -> Iterator[Row]:
+def rows(place: Path, *, split: str, task: str) -> Iterator[Row | DataError]:
     """The conversations or the test questions of a task.
 
     Args:
@@ -48,40 +47,46 @@ def rows(place: Path, *, split: str, task: str) -> Iterator[Row]:
         split: `train` or `test`.
         task: one of `FOLDERS`.
     """
-    one_of(task, tuple(FOLDERS), kind="task")
+    path, *captions = files(place, split=split, task=task)
     if split == "train":
-        return conversations(_file(place, task, "train"))
-    if task in CAPTIONED:
-        return _captioned(_file(place, task, "test"), _file(place, task, "captions"))
-    return questions(_file(place, task, "test"))
+        return conversations(path)
+    return _captioned(path, *captions) if captions else questions(path)
+
+
+def files(place: Path, *, split: str, task: str) -> list[Path]:
+    """The files that `rows` reads: conversations or questions, then captions."""
+    one_of(task, tuple(FOLDERS), kind="task")
+    captioned = split == "test" and task in CAPTIONED
+    return [_file(place, task, kind) for kind in (split, *(["captions"] if captioned else []))]
 
 
 def _file(place: Path, task: str, kind: str) -> Path:
-    inside = [
-        f"{above}{folder}/{name}" for above in ("", "instructions/") for folder in FOLDERS[task] for name in FILES[kind]
-    ]
-    return file_of(place, *inside)
+    folders = [f"{above}{folder}" for above in ("", "instructions/") for folder in FOLDERS[task]]
+    return file_of(place, *(f"{folder}/{name}" for folder in folders for name in FILES[kind]))
 
 
-def _captioned(path: Path, captions_path: Path) -> Iterator[Row]:
+def _captioned(path: Path, captions_path: Path) -> Iterator[Row | DataError]:
     """Test rows with the captions that stand under their number, from 1.
 
-    Raises:
-        DataError: a row has no caption, or a caption no row (an early release lacked one of 3,000).
+    A row without a caption is an error, and so is a caption without a row (an early release lacked one of 3,000).
     """
     captions = _captions(captions_path)
-    number = 0
-    for number, row in enumerate(questions(path, answers=lambda _: ()), start=1):
-        if str(number) not in captions:
-            raise DataError(f"{row.origin}: {captions_path} has no caption with 'image_id' {number}")
-        yield replace(row, answers=captions[str(number)])
-    if len(captions) != number:
-        raise DataError(f"{captions_path} has captions of {len(captions)} pictures, {path} has {number}")
+    asked: set[str] = set()
+
+    def made(entry: Entry) -> Iterator[Row]:
+        asked.add(entry.key)
+        if entry.key not in captions:
+            raise DataError(f"{entry.origin}: {captions_path} has no caption with 'image_id' {entry.key}")
+        yield question(entry, answers=lambda entry: captions[entry.key])
+
+    yield from rows_from(entries(path), made)
+    for name in captions.keys() - asked:
+        yield DataError(f"{captions_path}: the 'image_id' {name} is no row of {path}")
 
 
 def _captions(path: Path) -> Mapping[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
-    for entry in entries(path, under="annotations"):
+    for entry in sound(entries(path, under="annotations")):
         name = entry.name("image_id")
         found[name] = (*found.get(name, ()), entry.text("caption"))
     return found

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from evertune.errors import DataError
 from evertune.tasks.annotators import annotated
-from evertune.tasks.entries import entries, file_of
+from evertune.tasks.entries import Entry, entries, file_of, rows_from
 from evertune.tasks.formats import Row
 
 ABOUT = {
@@ -25,19 +26,26 @@ PROMPT = "Question: {question} Short answer:"
 PARTS = {"train": "train", "test": "val"}
 
 
-def rows(place: Path, *, split: str) -> Iterator[Row]:
+def rows(place: Path, *, split: str) -> Iterator[Row | DataError]:
     """A row per photograph, called by its file name; the answers are the annotators', the most common first."""
-    part = PARTS[split]
-    for entry in entries(file_of(place, f"{part}.json", f"Annotations/{part}.json")):
-        name = entry.text("image")
-        extras = {"answer_type": entry.text("answer_type")} if entry.has("answer_type") else {}
-        if entry.has("answerable"):
-            extras["answerable"] = str(entry.number("answerable"))
-        yield Row(
-            id=Path(name).stem,
-            images=(f"{part}/{name}",),
-            fields={"question": entry.text("question")},
-            answers=annotated(entry),
-            origin=entry.origin,
-            extras=extras,
-        )
+    return rows_from(entries(*files(place, split=split)), lambda entry: [_row(entry, folder=PARTS[split])])
+
+
+def files(place: Path, *, split: str) -> list[Path]:
+    """The file that `rows` reads."""
+    return [file_of(place, f"{PARTS[split]}.json", f"Annotations/{PARTS[split]}.json")]
+
+
+def _row(entry: Entry, *, folder: str) -> Row:
+    name = entry.text("image")
+    extras = {"answer_type": entry.text("answer_type")} if entry.has("answer_type") else {}
+    if entry.has("answerable"):
+        extras["answerable"] = str(entry.number("answerable"))
+    return Row(
+        id=Path(name).stem,
+        images=(f"{folder}/{name}",),
+        fields={"question": entry.text("question")},
+        answers=annotated(entry),
+        origin=entry.origin,
+        extras=extras,
+    )

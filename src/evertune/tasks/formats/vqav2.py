@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from evertune.errors import DataError
 from evertune.tasks.annotators import vqa_rows
 from evertune.tasks.entries import file_of
 from evertune.tasks.formats import Row
@@ -23,13 +24,17 @@ ABOUT = {
     "citation": "Goyal et al. 2017, Making the V in VQA Matter, arXiv 1612.00837",
 }
 PROMPT = "Question: {question} Short answer:"
+PARTS = {"train": "train2014", "test": "val2014"}
 
 
-def rows(place: Path, *, split: str) -> Iterator[Row]:
+def rows(place: Path, *, split: str) -> Iterator[Row | DataError]:
     """A row per question; the answers are the annotators', the most common first."""
-    part = {"train": "train2014", "test": "val2014"}[split]
-    return vqa_rows(
-        file_of(place, f"v2_OpenEnded_mscoco_{part}_questions.json"),
-        file_of(place, f"v2_mscoco_{part}_annotations.json"),
-        image=f"{part}/COCO_{part}_{{:012d}}.jpg",
-    )
+    part = PARTS[split]
+    return vqa_rows(*files(place, split=split), image=f"{part}/COCO_{part}_{{:012d}}.jpg")
+
+
+def files(place: Path, *, split: str) -> list[Path]:
+    """The files that `rows` reads: questions, annotations."""
+    part = PARTS[split]
+    names = f"v2_OpenEnded_mscoco_{part}_questions.json", f"v2_mscoco_{part}_annotations.json"
+    return [file_of(place, name) for name in names]

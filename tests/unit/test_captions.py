@@ -1,0 +1,170 @@
+"""BLEU and ROUGE-L against pycocoevalcap, the Java tokeniser beside ours, and what is said when Java is missing."""
+
+from __future__ import annotations
+
+import random
+import shutil
+
+import pytest
+
+from evertune.errors import UserError
+from evertune.scoring import java
+from evertune.scoring.captions import (
+    bleu_of_tokens,
+    common_subsequence,
+    corpus_bleu_of_tokens,
+    rouge_l_of_tokens,
+)
+from evertune.scoring.cider import cider_of_tokens, tokenise
+from evertune.scoring.rules import rule_of, score_cell
+
+needs_java = pytest.mark.skipif(not shutil.which("java"), reason="Java code")
+
+WORDS = "a dog cat runs sleeps on the wet sand grass two old red bus man woman".split()
+# Edge cases first: equal, shorter and longer than all references, no word in common, one word, repeated words.
+CELL = [
+    ("a dog runs on the wet sand", ["a dog runs on the wet sand", "the dog runs"]),
+    ("a dog", ["a dog runs on the wet sand", "the old dog sleeps on sand"]),
+    ("the the the the the the the the", ["the dog on the grass", "a man"]),
+    ("bus", ["a dog runs", "two cats"]),
+    ("cat", ["cat"]),
+    ("red bus on the grass", ["the red bus", "a red bus on the wet grass", "bus"]),
+]
+
+
+def cell(size=40):
+    choose = random.Random(5)
+    made = [
+        (
+            " ".join(choose.choices(WORDS, k=choose.randint(1, 9))),
+            [" ".join(choose.choices(WORDS, k=choose.randint(1, 9))) for _ in range(choose.randint(1, 5))],
+        )
+        for _ in range(size)
+    ]
+    return CELL + made
+
+
+def split(pairs):
+    return [said.split() for said, _ in pairs], [[gold.split() for gold in golds] for _, golds in pairs]
+
+
+def published(pairs):
+    return {n: [said] for n, (said, _) in enumerate(pairs)}, {n: golds for n, (_, golds) in enumerate(pairs)}
+
+
+def test_bleu_agrees_with_the_published_code():
+    from pycocoevalcap.bleu.bleu import Bleu
+
+    pairs = cell()
+    said, golds = published(pairs)
+    theirs, theirs_each = Bleu(4).compute_score(golds, said, verbose=0)
+    for order in range(1, 5):
+        assert corpus_bleu_of_tokens(order)(*split(pairs)) == pytest.approx(theirs[order - 1], abs=1e-6)
+        assert bleu_of_tokens(order)(*split(pairs)) == pytest.approx(theirs_each[order - 1], abs=1e-6)
+
+
+def test_rouge_l_agrees_with_the_published_code():
+    from pycocoevalcap.rouge.rouge import Rouge
+
+    pairs = cell()
+    said, golds = published(pairs)
+    _, each = Rouge().compute_score(golds, said)
+    assert rouge_l_of_tokens(*split(pairs)) == pytest.approx(list(each), abs=1e-6)
+
+
+def test_cider_agrees_with_the_published_code():
+    from pycocoevalcap.cider.cider import Cider
+
+    pairs = cell()
+    said, golds = published(pairs)
+    _, each = Cider().compute_score(golds, said)
+    assert cider_of_tokens(*split(pairs)) == pytest.approx(list(each), abs=1e-6)
+
+
+def test_broken_variants_are_told_apart():
+    """The usual mistakes give other numbers on the shared fixture: shortest reference, F of one reference, beta 1."""
+    pairs = cell()
+    said, golds = split(pairs)
+    nearest = corpus_bleu_of_tokens(4)(said, golds)
+    shortest = corpus_bleu_of_tokens(4)(said, [[min(g, key=len)] for g in golds])
+    assert abs(nearest - shortest) > 1e-3
+    of_one = [max(rouge_l_of_tokens([s], [[g]])[0] for g in gs) for s, gs in zip(said, golds, strict=True)]
+    assert max(abs(a - b) for a, b in zip(rouge_l_of_tokens(said, golds), of_one, strict=True)) > 1e-3
+    even = common_subsequence(*CELL_WORDS) * 2 / (len(CELL_WORDS[0]) + len(CELL_WORDS[1]))
+    assert abs(rouge_l_of_tokens([CELL_WORDS[0]], [[CELL_WORDS[1]]])[0] - even) > 1e-3
+
+
+CELL_WORDS = ("a dog".split(), "a dog runs on the wet sand".split())
+
+
+def test_rouge_l_by_hand():
+    # "a dog" of 2 words in one of 7: precision 1, recall 2/7
+    precision, recall, square = 1.0, 2 / 7, 1.2**2
+    wanted = (1 + square) * precision * recall / (recall + square * precision)
+    assert rouge_l_of_tokens([CELL_WORDS[0]], [[CELL_WORDS[1]]]) == [pytest.approx(wanted)]
+
+
+def test_empty_captions_score_nothing():
+    for score in (bleu_of_tokens(1), bleu_of_tokens(4), rouge_l_of_tokens):
+        assert score([[]], [[["a", "dog"], []]]) == [0.0]
+        assert score([[]], [[[]]]) == [0.0]
+    assert corpus_bleu_of_tokens(1)([[], []], [[["a"]], [["b"]]]) == pytest.approx(0, abs=1e-6)
+
+
+CAPTIONS = [
+    "A man's dog can't run, won't jump and doesn't bark.",
+    "Two men (in red shirts) play football - outside!",
+    "The sign says: 1,000 km to St. Petersburg; it's 3.5 miles...",
+    'She said "hello" and left at 5:30 p.m.',
+    "A close-up of a T-shirt with '80s print & logo",
+]
+
+
+@needs_java
+def test_our_tokeniser_beside_the_published_one():
+    """Where they differ is known. Brackets become words in the published one: it lowers `-LRB-` before looking for it."""
+    theirs = java.ptb_tokens(CAPTIONS)
+    differ = [(ours, them) for ours, them in zip(map(tokenise, CAPTIONS), theirs, strict=True) if ours != them]
+    assert [set(ours) ^ set(them) for ours, them in differ] == [
+        {"-lrb-", "-rrb-"},
+        {"st", "st."},
+        {"5", "30", "5:30", "p", "m", "p.m."},
+        {"80s", "'80s", "&"},
+    ]
+
+
+@needs_java
+def test_texts_stay_apart_in_the_published_tokeniser():
+    odd = ["one\u2028two", "", "three\x0bfour\r\nfive", "six"]
+    assert java.ptb_tokens(odd) == [["one", "two"], [], ["three", "four", "five"], ["six"]]
+    assert java.ptb_tokens([]) == []
+
+
+@needs_java
+def test_meteor_of_a_cell():
+    said, golds = ["a dog runs on the sand", ""], [["a dog runs on the sand"], ["a cat"]]
+    found = score_cell(rule_of("meteor"), said, golds)
+    # the published program gives 1 to equal captions; it adds up what the captions of a cell share, like BLEU
+    assert found.each == [pytest.approx(1.0), 0.0]
+    assert 0 < found.strict < 100 and found.standard_error is None
+
+
+@pytest.mark.parametrize("name", ["meteor", "spice", "cider-ptb", "bleu-4-ptb", "rouge-l-ptb"])
+def test_without_java(monkeypatch, name):
+    monkeypatch.setattr(java.shutil, "which", lambda _: None)
+    with pytest.raises(UserError, match="no `java` on the path: install a Java runtime"):
+        rule_of(name).strict(["other"], [["a dog"]])
+
+
+def test_without_the_extra(monkeypatch):
+    monkeypatch.setattr(java, "find_spec", lambda _: None)
+    with pytest.raises(UserError, match=r"pip install 'evertune\[captions\]'"):
+        java.ptb_tokens(["a dog"])
+
+
+def test_a_program_that_fails_is_named(monkeypatch):
+    def broken():
+        raise OSError("no space left")
+
+    with pytest.raises(UserError, match="SPICE failed: no space left"):
+        java._run("SPICE", broken)
