@@ -16,7 +16,7 @@ import yaml
 from published import rows_of as published_rows
 
 from evertune.catalogue import details
-from evertune.errors import DataError
+from evertune.errors import DataError, UserError
 from evertune.scoring.rules import RULES
 from evertune.tasks import load_stream
 from evertune.tasks.formats import format_of
@@ -148,7 +148,7 @@ def test_a_format_in_a_stream_of_ones_own(published):
 
 
 def test_the_test_of_a_stream_names_what_is_missing():
-    with pytest.raises(DataError, match="OKVQA"):
+    with pytest.raises(UserError, match="OKVQA"):
         load_stream("b1")
 
 

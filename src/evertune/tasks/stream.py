@@ -213,12 +213,12 @@ def load_stream(
 
 def _published_base(content: StreamFile, path: Path, data: str | None) -> Path:
     """Where the folders of published data sets are: beside the YAML, or where the user says."""
-    published = [task.name for task in content.known + content.tasks if task.root is not None]
+    published = list(dict.fromkeys(task.root for task in content.known + content.tasks if task.root is not None))
     if data is None:
         if published and path in _shipped().values():
             raise UserError(
-                f"stream '{content.name}' reads published files that evertune may not ship: say where they are with "
-                f"--data FOLDER. `evertune show {content.name}` says which, and where they are from"
+                f"stream '{content.name}' reads published files that evertune may not ship: say with --data FOLDER where "
+                f"{', '.join(published)} are. `evertune show {content.name}` says what is in them and where it is from"
             )
         return path.parent
     if not published:
