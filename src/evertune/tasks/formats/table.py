@@ -67,7 +67,9 @@ def _text(place: Path, columns: Columns) -> Iterator[Mapping[str, Any]]:
     except (OSError, UnicodeDecodeError) as problem:
         raise DataError(f"{place} can't be read as UTF-8 text: {problem}", kind="missing file") from problem
     except csv.Error as problem:
-        raise DataError(f"{place}: not a table behind line {table.line_num} ({problem})", kind="broken table") from problem
+        raise DataError(
+            f"{place}: not a table behind line {table.line_num} ({problem})", kind="broken table"
+        ) from problem
 
 
 def _parquet(place: Path, columns: Columns) -> Iterator[Mapping[str, Any]]:
