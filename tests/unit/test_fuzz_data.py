@@ -33,14 +33,14 @@ TURNS = st.lists(
     st.fixed_dictionaries({}, optional={"from": st.sampled_from(["human", "gpt", "x", 1]), "value": VALUES})
 )
 OWN_ROWS = st.fixed_dictionaries(
-    {}, optional={key: VALUES for key in ("id", "image", "images", "instruction", "answer", "answers", "other")}
+    {}, optional=dict.fromkeys(("id", "image", "images", "instruction", "answer", "answers", "other"), VALUES)
 )
 LLAVA_ROWS = st.fixed_dictionaries(
     {"conversations": st.one_of(VALUES, TURNS)},
-    optional={key: VALUES for key in ("id", "image", "question_id", "text", "answer")},
+    optional=dict.fromkeys(("id", "image", "question_id", "text", "answer"), VALUES),
 )
 TEST_ROWS = st.fixed_dictionaries(
-    {"text": VALUES}, optional={key: VALUES for key in ("image", "question_id", "id", "answer", "size", "type")}
+    {"text": VALUES}, optional=dict.fromkeys(("image", "question_id", "id", "answer", "size", "type"), VALUES)
 )
 
 
@@ -91,8 +91,8 @@ def test_table_rows(tmp_path, rows):
 
 
 WHOLE = {
-    "t.jsonl": '{"id": "1", "instruction": "q?", "answer": "a"}\n{"id": "2", "instruction": "r?", "answers": ["b", "c"]}\n',
-    "t.json": '[{"id": 1, "conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},\n {"x": 12.5}]',
+    "t.jsonl": '{"id": "1", "instruction": "q?", "answer": "a"}\n{"instruction": "r?", "answers": ["b", "c"]}\n',
+    "t.json": '[{"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},\n {"x": 12.5}]',
     "t.csv": 'image,instruction,answer\n"a.png","q ""x""",b\n,r,c\n',
 }
 

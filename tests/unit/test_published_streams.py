@@ -16,7 +16,7 @@ import yaml
 from published import rows_of as published_rows
 
 from evertune.catalogue import details
-from evertune.errors import DataError, UserError
+from evertune.errors import UserError
 from evertune.scoring.rules import RULES
 from evertune.tasks import load_stream
 from evertune.tasks.formats import format_of

@@ -1,4 +1,4 @@
-"""Rows that can't be used: by default one report of all and no training; with `skip_bad` the rest, and what was left."""
+"""Rows that can't be used: one report of all and no training; with `skip_bad` the rest, and what was left out."""
 
 from __future__ import annotations
 
