@@ -14,7 +14,6 @@ import pytest
 from published import rows_of as published_rows
 
 from evertune.catalogue import details
-from evertune.errors import DataError
 from evertune.tasks import load_stream
 from evertune.tasks.formats import format_of
 from evertune.tasks.stream import stream_file
@@ -132,11 +131,6 @@ def test_a_format_in_a_stream_of_ones_own(published):
     assert stream.tasks[0].train[0].instruction == "What is the car in front doing?"
     assert stream.tasks[1].test[0].instruction == "Who invented this lamp? One word."
     assert stream.tasks[1].test[0].answers[0] == "edison" and stream.tasks[1].about["licence"].startswith("annotations")
-
-
-def test_the_test_of_a_stream_names_what_is_missing():
-    with pytest.raises(DataError, match="OKVQA"):
-        load_stream("b1")
 
 
 @pytest.mark.parametrize(
