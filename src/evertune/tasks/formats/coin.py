@@ -22,7 +22,8 @@ ABOUT = {
     "(where the pictures are from)",
     "files": "Instructions_Original/<Task>/train.json and test.json or val.json (the same of Instructions_Type2); "
     "pictures: COCO2014/train2014, GQA/images, OCR-VQA/images, TextVQA/train_images, TextVQA/test_images, ScienceQA, "
-    "VizWiz and ImageNet below one root",
+    "VizWiz and ImageNet below one root; for `gold`: TextVQA_0.5.1_val.json of https://textvqa.org/dataset/ and "
+    "problems.json of https://github.com/lupantech/ScienceQA",
     "licence": "each task has that of its data set",
     "citation": "Chen et al. 2024, CoIN: A Benchmark of Continual Instruction Tuning, arXiv 2403.08350",
 }

@@ -17,7 +17,8 @@ from evertune.tasks.instruction_files import conversations, questions
 ABOUT = {
     "title": "CVIT: six visual instruction tasks, and four that are only tested",
     "source": "https://huggingface.co/datasets/zackie29/SMoLoRA (instructions); pictures from each data set's own home",
-    "files": "Instructions_Single/<Task>/train.json and val.json or test.json; all pictures below one root",
+    "files": "Instructions_Single/<Task>/train.json and val.json or test.json; pictures below one root; for `gold`: "
+    "TextVQA_0.5.1_val.json of https://textvqa.org/dataset/ and problems.json of https://github.com/lupantech/ScienceQA",
     "licence": "each task has that of its data set",
     "citation": "Wang et al. 2024, SMoLoRA: Exploring and Defying Dual Catastrophic Forgetting in Continual Visual "
     "Instruction Tuning, arXiv 2411.13949",

@@ -1,6 +1,6 @@
 """GQA: compositional questions about scenes, one answer each.
 
-A file is one object of up to a million questions by id (1.2 GB), which is read member by member. Tested on
+A file is one object of up to a million questions by id (about a gigabyte), read member by member. Tested on
 testdev_balanced, as the field does.
 """
 
