@@ -218,7 +218,7 @@ def _published_base(content: StreamFile, path: Path, data: str | None) -> Path:
         if published and path in _shipped().values():
             raise UserError(
                 f"stream '{content.name}' reads published files that evertune may not ship: say with --data FOLDER "
-                f"where {', '.join(published)} are. `evertune show {content.name}` says what is in them and where it is from"
+                f"where {', '.join(published)} are. `evertune show {content.name}` says what they are and where from"
             )
         return path.parent
     if not published:
