@@ -73,7 +73,7 @@ def do(step: str, folder: Path) -> None:
         llava = format_of("llava")
         for split in ("train", "test"):
             place = folder / f"{split}.json"
-            recipe = Recipe("llava", 1, split, {}, llava.PROMPT, anywhere=False, files=(place,))
+            recipe = Recipe("llava", 1, place, split, {}, llava.PROMPT, anywhere=False, files=(place,))
             indexed(recipe, lambda place=place, split=split: llava.rows(place, split=split))
     else:
         stream = load_stream(str(folder / "scale.yaml"), decode=True)

@@ -17,7 +17,7 @@ def read(name, place, *, images=None, prompt=None, anywhere=False, split="train"
     """The samples of a file, and the messages of the rows that can't be used."""
     layout = format_of(name)
     files = tuple(layout.files(place, split=split, **options))
-    recipe = Recipe(name, 1, split, options, prompt or layout.PROMPT, anywhere, files)
+    recipe = Recipe(name, 1, place, split, options, prompt or layout.PROMPT, anywhere, files)
     rows = indexed(recipe, lambda: layout.rows(place, split=split, **options))
     root = images or (place if place.is_dir() else place.parent)
     return Samples(Seen(rows, root, anywhere=anywhere)), [str(problem) for problem in rows.problems()]

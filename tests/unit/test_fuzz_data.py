@@ -64,6 +64,8 @@ def look_at_all(name, path, **options):
 @ONE_FOLDER
 @given(st.lists(st.one_of(OWN_ROWS, VALUES), max_size=4))
 @example([{"instruction": "q", "answer": "a", "id": 1}] * 3)
+@example([{"instruction": "\ud800", "answer": "a"}, {"instruction": "q", "answer": "a", "id": "\udfff"}])
+@example([{"instruction": "q\0", "answer": "a"}, {"instruction": "q", "answers": ["a", "\0"]}])
 @example([{"images": ["a.png", "a\n.png"], "instruction": "q", "answers": ["a", "\u202e"]}])
 def test_own_rows(tmp_path, rows):
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))

@@ -65,6 +65,8 @@ BAD = [
     ({**GOOD, "answer": "\ud800"}, "task.jsonl:2: the answer '\\ud800' holds a NUL or half a character"),
     ({**GOOD, "instruction": "x" * 100_001}, "task.jsonl:2: the instruction has 100,001 characters"),
     ({**GOOD, "id": "1"}, "task.jsonl:2: the id '1' stands at"),
+    ('{"id": ' + "1" * 5000 + "}", "task.jsonl:2: not valid JSON (Exceeds the limit"),
+    ("[" * 100_000, "task.jsonl:2: not valid JSON (maximum recursion depth"),
     ({**GOOD, "id": [1]}, "task.jsonl:2: 'id' must be a text or a whole number"),
     ({"image": "a.png", "instruction": "what?", "answers": []}, "task.jsonl:2: 'answers' must be"),
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 from reading_rows import colour, faults, read, write_lines
@@ -51,6 +52,15 @@ def test_the_index_is_made_once_and_again_when_the_file_changes(path, monkeypatc
     assert len(read("jsonl", path)[0]) == 13
 
 
+def test_messages_call_the_file_as_the_user_does(path, monkeypatch):
+    path.write_text(path.read_text() + "\n{")
+    read("jsonl", path)
+    monkeypatch.chdir(path.parent)
+    monkeypatch.setattr(jsonl, "read_entries", lambda place: pytest.fail("read again"))
+    samples, (problem,) = read("jsonl", Path("task.jsonl"))
+    assert samples[1].origin == "task.jsonl:2" and problem.startswith("task.jsonl:13: not valid JSON")
+
+
 @pytest.mark.parametrize("change", [{"prompt": "Q: {instruction}"}, {"anywhere": True}, {"split": "test"}])
 def test_what_decides_the_rows_is_in_the_key(path, change):
     assert read("jsonl", path)[0].rows.folder != read("jsonl", path, **change)[0].rows.folder
@@ -61,7 +71,7 @@ def test_an_interrupted_index_leaves_nothing(path):
         yield Row("1", (), {"instruction": "q"}, ("a",), "x:1")
         raise KeyboardInterrupt
 
-    recipe = Recipe("jsonl", 1, "interrupted", {}, "{instruction}", False, (path,))
+    recipe = Recipe("jsonl", 1, path, "interrupted", {}, "{instruction}", False, (path,))
     with pytest.raises(KeyboardInterrupt):
         indexed(recipe, broken)
     assert not recipe.folder.exists()

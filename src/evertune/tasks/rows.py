@@ -8,6 +8,7 @@
                        names.jsonl     the different pictures, in the order of their first use
                        name_places.npy (u, 2) where each name begins and how long it is
                        problems.jsonl  {kind, message} of the rows that can't be used
+                       place           the file or folder as it was called then, which messages begin with
 
 The folder is written whole or not at all. Its key holds everything that decides it (format, options, prompt, and path,
 size and time of the source files), so that a changed file is a new folder. Memory while it is written: about 50 bytes
@@ -35,7 +36,7 @@ from evertune.tasks.formats import Row
 from evertune.tasks.pictures import picture_name, short
 from evertune.tasks.prompts import filled
 
-VERSION = 1
+VERSION = 2
 LONGEST_TEXT = 100_000
 """Characters of an instruction or an answer; the longest context of any model here holds far fewer."""
 
@@ -46,6 +47,7 @@ class Recipe:
 
     format: str
     version: int
+    place: Path
     split: str
     options: Mapping[str, Any]
     prompt: str
@@ -58,6 +60,7 @@ class Recipe:
         sources = [(str(path.resolve()), s.st_size, s.st_mtime_ns) for path in self.files for s in [path.stat()]]
         key = digest_of(
             {
+                "place": str(self.place.resolve()),
                 "index": VERSION,
                 "format": [self.format, self.version],
                 "split": self.split,
@@ -82,16 +85,21 @@ def indexed(recipe: Recipe, read: Callable[[], Iterable[Row | DataError]]) -> Ro
         raise DataError(f"{problem.filename} can't be read ({problem.strerror})", kind="missing file") from problem
     if not folder.exists():
         with whole_folder(folder) as place, _Writer(place) as writer:
+            (place / "place").write_text(str(recipe.place), encoding="utf-8")
             for row in read():
                 writer.add(row, recipe)
-    return RowFile(folder)
+    return RowFile(folder, place=recipe.place)
 
 
 class RowFile:
-    """The rows of an index; only the arrays' pages that are looked at are in memory."""
+    """The rows of an index; only the arrays' pages that are looked at are in memory.
 
-    def __init__(self, folder: Path) -> None:
+    `place` is what the file or folder is called now: messages name it as the user does.
+    """
+
+    def __init__(self, folder: Path, *, place: Path) -> None:
         self.folder = folder
+        self._then, self._now = (folder / "place").read_text(encoding="utf-8"), str(place)
         self._rows = (folder / "rows.jsonl").open("rb")
         self._names = (folder / "names.jsonl").open("rb")
         self._places = _mapped(folder / "places.npy")
@@ -107,7 +115,11 @@ class RowFile:
 
     def __getitem__(self, at: int) -> dict[str, Any]:
         row: dict[str, Any] = json.loads(_piece(self._rows, self._places[at]))
+        row["origin"] = self._as_called_now(row["origin"])
         return row
+
+    def _as_called_now(self, message: str) -> str:
+        return self._now + message.removeprefix(self._then) if message.startswith(self._then) else message
 
     @property
     def different_pictures(self) -> int:
@@ -133,7 +145,7 @@ class RowFile:
         with (self.folder / "problems.jsonl").open(encoding="utf-8") as lines:
             for line in lines:
                 content = json.loads(line)
-                yield DataError(content["message"], kind=content["kind"])
+                yield DataError(self._as_called_now(content["message"]), kind=content["kind"])
 
 
 def _mapped(path: Path) -> NDArray[Any]:

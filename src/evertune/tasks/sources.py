@@ -148,6 +148,7 @@ def _samples(
     recipe = Recipe(
         format=entry.format or "jsonl",
         version=getattr(layout, "VERSION", 1),
+        place=place,
         split=split,
         options=options,
         prompt=entry.prompt or layout.PROMPT,
