@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import sys
 
 import pytest
 from PIL import Image
@@ -75,6 +76,15 @@ def test_mistakes(tmp_path):
     stream.write_text("name: s\ntasks: [{name: a, format: table, data: birds.csv, options: {imag: file}}]")
     with pytest.raises(UserError, match="task 'a': .*imag"):
         load_stream(str(stream))
+
+
+@pytest.mark.parametrize(("name", "library"), [("table", "pyarrow"), ("huggingface", "datasets")])
+def test_what_is_not_installed_is_named(tmp_path, monkeypatch, name, library):
+    (tmp_path / "t.parquet").write_bytes(b"x")
+    monkeypatch.setitem(sys.modules, library, None)
+    place = tmp_path / "t.parquet" if name == "table" else tmp_path
+    with pytest.raises(UserError, match=r"pip install 'evertune\[data\]'"):
+        read(name, place, **COLUMNS)
 
 
 @pytest.fixture
