@@ -56,7 +56,8 @@ def details(name: str) -> dict[str, dict[str, Any]]:
             f"{content.name}: {content.title}": {**counts, "tasks": len(content.tasks)}
         }
         sections |= {f"known: {task.name}": _task(task) for task in content.known}
-        return sections | {f"{n}. {task.name}": _task(task) for n, task in enumerate(content.tasks, start=1)}
+        sections |= {f"{n}. {task.name}": _task(task) for n, task in enumerate(content.tasks, start=1)}
+        return sections | (_format(name) if name in format_names() else {})  # `coin` is both
     if name in format_names():
         return _format(name)
     raise unknown("method, stream, model or format", name, [*METHODS, *stream_names(), *PRESETS, *format_names()])
@@ -71,7 +72,7 @@ def _format(name: str) -> dict[str, dict[str, Any]]:
     }
     about = {key: value for key, value in layout.ABOUT.items() if key != "title"}
     return {
-        f"{name}: {layout.ABOUT['title']}": {**about, "prompt": layout.PROMPT},
+        f"format {name}: {layout.ABOUT['title']}": {**about, "prompt": layout.PROMPT},
         "options": options or {"none": ""},
     }
 
