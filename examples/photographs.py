@@ -1,11 +1,14 @@
-"""Make a small stream of your own from photographs that scikit-image and scikit-learn ship: two JSONL tasks.
+"""Make small streams of your own from photographs that scikit-image and scikit-learn ship.
 
 python examples/photographs.py my-photos
 evertune run my-photos/photos.yaml --model smol --method sequential,replay
+
+`photos.yaml` has two JSONL tasks; `formats.yaml` has the same ones as a LLaVA-style list and as a table.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
 from pathlib import Path
@@ -57,7 +60,41 @@ def main(folder: Path) -> Path:
     tasks = [{"name": "what", "data": "what.jsonl"}, {"name": "upright", "data": "upright.jsonl"}]
     stream = folder / "photos.yaml"
     stream.write_text(yaml.safe_dump({"name": "photos", "tasks": tasks}, sort_keys=False))
+    in_other_formats(folder, what, upright)
     return stream
+
+
+def in_other_formats(folder: Path, what: list[dict[str, str]], upright: list[dict[str, str]]) -> None:
+    """The same tasks as LLaVA's users and users of tables have them; the last crop of each photograph is the test."""
+    last = f"-{CROPS - 1}.jpg"
+    train = [
+        {
+            "image": row["image"],
+            "conversations": [
+                {"from": "human", "value": f"<image>\n{row['instruction']}"},
+                {"from": "gpt", "value": row["answer"]},
+            ],
+        }
+        for row in what
+        if not row["image"].endswith(last)
+    ]
+    test = [
+        {"question_id": number, "image": row["image"], "text": row["instruction"], "answer": row["answer"]}
+        for number, row in enumerate(what)
+        if row["image"].endswith(last)
+    ]
+    (folder / "what-train.json").write_text(json.dumps(train, indent=1))
+    (folder / "what-test.json").write_text(json.dumps(test, indent=1))
+    with (folder / "upright.csv").open("w", newline="") as stream:
+        table = csv.writer(stream)
+        table.writerow(["file", "question", "label"])
+        table.writerows([row["image"], row["instruction"], row["answer"]] for row in upright)
+    columns = {"image": "file", "instruction": "question", "answer": "label"}
+    tasks = [
+        {"name": "what", "format": "llava", "train": "what-train.json", "test": "what-test.json"},
+        {"name": "upright", "format": "table", "data": "upright.csv", "options": columns},
+    ]
+    (folder / "formats.yaml").write_text(yaml.safe_dump({"name": "photos-formats", "tasks": tasks}, sort_keys=False))
 
 
 if __name__ == "__main__":

@@ -47,10 +47,10 @@ def toy_stream(tasks, tmp_path_factory):
     entries = []
     for task in tasks:
         for side, samples in (("train", task.train), ("test", task.test)):
-            rows = [{"image": s.image.name, "instruction": s.instruction, "answer": s.answers[0]} for s in samples]
+            rows = [{"image": s.images[0].name, "instruction": s.instruction, "answer": s.answers[0]} for s in samples]
             (folder / f"{task.name}-{side}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         sides = {side: f"{task.name}-{side}.jsonl" for side in ("train", "test")}
-        entries.append({"name": task.name, "images": str(task.train[0].image.parent), **sides})
+        entries.append({"name": task.name, "images": str(task.train[0].images[0].parent), **sides})
     (folder / "toy.yaml").write_text(yaml.safe_dump({"name": "toy", "tasks": entries}))
     return folder / "toy.yaml"
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evertune.assets import Progress
-from evertune.config import RunConfig, beside, read_yaml, validated, with_settings
+from evertune.config import RunConfig, beside, read_yaml, validated, with_settings, without_effect
 from evertune.errors import UserError
-from evertune.files import read_json
+from evertune.files import read_json, write_json
 from evertune.runner import Watcher, begin, finished_matrix, identity_of, run_stream, stamp
 from evertune.tasks import Stream, load_stream
 
@@ -88,6 +88,8 @@ def run(
     seed: int | None = None,
     limit: int | None = None,
     out: str | Path | None = None,
+    data: str | Path | None = None,
+    skip_bad: bool = False,
     settings: Sequence[str] = (),
     watcher: Watcher | None = None,
     progress: Progress | None = None,
@@ -101,12 +103,22 @@ def run(
         seed: of everything random.
         limit: at most this many training and test samples per task.
         out: the run folder; with several methods each gets a folder in it. Default `runs/STREAM-MODEL-sSEED`.
+        data: where the folders of published data sets are.
+        skip_bad: train on the rows that can be used, and write down in `skipped.json` which can't, instead of stopping.
         settings: `key=value`, e.g. `train.epochs=2` or `replay.ratio=0.05`.
         watcher: told about progress.
         progress: told about downloads.
     """
     config = configure(
-        stream, settings=settings, model=model, method=method, seed=seed, limit=limit, out=str(out) if out else None
+        stream,
+        settings=settings,
+        model=model,
+        method=method,
+        seed=seed,
+        limit=limit,
+        out=str(out) if out else None,
+        data=str(data) if data else None,
+        skip_bad=skip_bad or None,
     )
     return run_config(config, watcher=watcher, progress=progress)
 
@@ -117,8 +129,7 @@ def run_config(config: RunConfig, *, watcher: Watcher | None = None, progress: P
     from evertune.report import write_report
 
     specs = method_specs(config)
-    data = load_stream(config.stream, limit=config.limit, progress=progress)
-    check_pictures_of(data)
+    data = data_of(config, decode=True, progress=progress)
     base = out_folder(config, data)
     folders = run_folders(base, specs)
     model = read_json(model_folder(config.model, progress=progress) / "config.json")
@@ -132,11 +143,33 @@ def run_config(config: RunConfig, *, watcher: Watcher | None = None, progress: P
         watcher.model_loaded(config.model, running_facts(lmm))
         for spec in open_ones:
             begin(folders[spec], identities[spec])
+            if len(data.skipped):
+                write_json(folders[spec] / "skipped.json", data.skipped.as_dict())
             done[spec] = _run_one(config, spec, data, folders[spec], lmm, watcher)
     page = base / "report" / "index.html"
     if open_ones or not page.exists():
         write_report(list(folders.values()), page)
     return Result([matrix for matrix in done.values() if matrix is not None], base, page)
+
+
+def data_of(config: RunConfig, *, decode: bool = False, progress: Progress | None = None) -> Stream:
+    """The stream of a run, as `load_stream` reads it for the run's model.
+
+    Raises:
+        DataError: a row or, with `decode`, a picture can't be used, or the model takes another number of pictures.
+    """
+    from evertune.lmm import pictures_taken
+
+    return load_stream(
+        config.stream,
+        limit=config.limit,
+        data=config.data,
+        skip_bad=config.skip_bad,
+        decode=decode,
+        takes=pictures_taken(config.model),
+        model=Path(config.model).name,
+        progress=progress,
+    )
 
 
 def out_folder(config: RunConfig, stream: Stream) -> Path:
@@ -165,7 +198,7 @@ def plan(config: RunConfig, *, progress: Progress | None = None) -> list[Plan]:
     from evertune.planner import measure_pace, plan_run
 
     specs = method_specs(config)
-    stream = load_stream(config.stream, limit=config.limit, progress=progress)
+    stream = data_of(config, progress=progress)
     use_threads()
     lmm = load_lmm(config.model, seed=config.seed, dtype=config.dtype, progress=progress)
     training = training_of(config)
@@ -243,15 +276,7 @@ def resolved(config: RunConfig, spec: str) -> dict[str, Any]:
     made = {method.name: method for method in make_methods(spec, config.options)}
     options = {part: {o: getattr(made[part], o) for o in options_of(part)} for part in parts_of(spec)}
     return {
-        **config.model_dump(exclude={"evaluation": {"batch_size"}, "reuse": True}),
+        **config.model_dump(exclude={"evaluation": {"batch_size"}, "reuse": True, **without_effect(config)}),
         "method": spec,
         "options": options,
     }
-
-
-def check_pictures_of(stream: Stream) -> None:
-    """Decode every picture of a stream once; a broken one is a DataError that names its row."""
-    from evertune.tasks.jsonl import check_pictures
-
-    for task in stream.columns:
-        check_pictures(task.train + task.test)

@@ -10,12 +10,20 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-StreamArgument = Annotated[str, typer.Argument(metavar="STREAM", help="A stream's name, or a stream's or run's YAML.")]
+StreamArgument = Annotated[
+    str, typer.Argument(metavar="STREAM", help="A stream's name, its YAML or a run's, or a JSONL.")
+]
 ModelOption = Annotated[str | None, typer.Option("--model", "-m", help="A preset or a checkpoint folder [smol].")]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Decides everything random [0].")]
 LimitOption = Annotated[int | None, typer.Option("--limit", help="At most N training and N test samples per task.")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="E.g. train.epochs=2 or replay.ratio=0.05.")
+]
+DataOption = Annotated[
+    str | None, typer.Option("--data", metavar="FOLDER", help="Where the folders of published data sets are.")
+]
+SkipBadOption = Annotated[
+    bool, typer.Option("--skip-bad", help="Leave out rows that can't be used instead of stopping; says which.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 

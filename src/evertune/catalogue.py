@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import platform
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from types import NoneType
 from typing import Any, get_args
@@ -12,17 +14,19 @@ from evertune.errors import UserError, unknown
 from evertune.files import cache_folder
 from evertune.lmm.presets import PRESETS
 from evertune.scoring.rules import rule_of
+from evertune.tasks.formats import format_names, format_of
 from evertune.tasks.stream import TaskFile, about_task, stream_file, stream_names
 
 
 def listing(what: str) -> list[dict[str, str]]:
-    """Names and titles of all methods, streams or models."""
+    """Names and titles of all methods, streams, models or formats."""
     from evertune.methods import METHODS
 
-    kinds = {
+    kinds: dict[str, Callable[[], list[dict[str, str]]]] = {
         "methods": lambda: [{"name": n, "title": m.about.title, "kind": m.about.kind} for n, m in METHODS.items()],
         "streams": lambda: [{"name": n, "title": stream_file(n)[0].title} for n in stream_names()],
         "models": lambda: [{"name": n, "title": facts["title"]} for n, facts in PRESETS.items()],
+        "formats": lambda: [{"name": n, "title": format_of(n).ABOUT["title"]} for n in format_names()],
     }
     if what not in kinds:
         raise unknown("list", what, kinds)
@@ -30,7 +34,7 @@ def listing(what: str) -> list[dict[str, str]]:
 
 
 def details(name: str) -> dict[str, dict[str, Any]]:
-    """Sections of facts about one method, stream or model.
+    """Sections of facts about one method, stream, model or format.
 
     Raises:
         UserError: nothing is called `name`.
@@ -52,15 +56,48 @@ def details(name: str) -> dict[str, dict[str, Any]]:
             f"{content.name}: {content.title}": {**counts, "tasks": len(content.tasks)}
         }
         sections |= {f"known: {task.name}": _task(task) for task in content.known}
-        return sections | {f"{n}. {task.name}": _task(task) for n, task in enumerate(content.tasks, start=1)}
-    raise unknown("method, stream or model", name, [*METHODS, *stream_names(), *PRESETS])
+        sections |= {f"{n}. {task.name}": _task(task) for n, task in enumerate(content.tasks, start=1)}
+        return sections | (_format(name) if name in format_names() else {})  # `coin` is both
+    if name in format_names():
+        return _format(name)
+    raise unknown("method, stream, model or format", name, [*METHODS, *stream_names(), *PRESETS, *format_names()])
+
+
+def _format(name: str) -> dict[str, dict[str, Any]]:
+    """What a format reads, where it is from, what it asks, and its options with their defaults."""
+    layout = format_of(name)
+    taken = inspect.signature(layout.rows).parameters
+    options = {
+        option: _kind_of_option(p) for option, p in taken.items() if p.kind is p.KEYWORD_ONLY and option != "split"
+    }
+    about = {key: value for key, value in layout.ABOUT.items() if key != "title"}
+    return {
+        f"format {name}: {layout.ABOUT['title']}": {**about, "prompt": layout.PROMPT},
+        "options": options or {"none": ""},
+    }
+
+
+def _kind_of_option(option: inspect.Parameter) -> str:
+    return "needed" if option.default is option.empty else repr(option.default)
 
 
 def _task(task: TaskFile) -> dict[str, Any]:
     """Where a task is from, how it is scored, and what its source says about it."""
-    source = task.build or task.data or f"{task.train}, {task.test}"
     score = task.score if task.score == "exact" else f"{task.score} ({rule_of(task.score).about})"
-    return {"from": source, **task.options, "score": score, **about_task(task)}
+    return {**_source(task), **task.options, "score": score, **about_task(task)}
+
+
+def _source(task: TaskFile) -> dict[str, str]:
+    """A builder, own files, or a published format with the folders that its files and pictures are expected in."""
+    if task.build:
+        return {"from": task.build}
+    if task.root:
+        files = {"folder": task.root, "pictures": task.images or task.root}
+    else:
+        files = {"from": task.data or f"{task.train}, {task.test}"}
+    if not task.format:
+        return files
+    return {"format": task.format, **files, "prompt": task.prompt or str(format_of(task.format).PROMPT)}
 
 
 def _kind(annotation: Any) -> str:

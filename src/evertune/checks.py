@@ -76,7 +76,7 @@ def toy_tasks(folder: Path, *, count: int = 3) -> list[Task]:
             picture = Image.new("RGB", (48, 48), colour)
             picture.putpixel((index, number), (128, 128, 128))
             picture.save(path)
-            rows.append(Sample(f"{number}-{index}", path, f"{'colour? ' * (number + 1)}", (colour,), str(path)))
+            rows.append(Sample(f"{number}-{index}", (path,), f"{'colour? ' * (number + 1)}", (colour,), str(path)))
         tasks.append(Task(f"task-{number}", tuple(rows[:8]), tuple(rows[8:])))
     return tasks
 
@@ -124,11 +124,12 @@ def _check_hidden_task(learner: Learner, tasks: Sequence[Task], folder: Path) ->
 
 
 def _disguised(sample: Sample, folder: Path, number: int) -> Sample:
-    """The same picture and instruction, and nothing else that says where they come from."""
-    path = folder / f"{number}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(sample.image, path)
-    return Sample(str(number), path, sample.instruction, ("hidden",), "hidden")
+    """The same pictures and instruction, and nothing else that says where they come from."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = tuple(folder / f"{number}-{place}.png" for place in range(len(sample.images)))
+    for image, path in zip(sample.images, paths, strict=True):
+        shutil.copyfile(image, path)
+    return Sample(str(number), paths, sample.instruction, ("hidden",), "hidden")
 
 
 def _check_save_and_load(learner: Learner, make: MakeMethods, tasks: Sequence[Task], new: NewLearner) -> None:

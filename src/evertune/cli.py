@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from evertune.arguments import JsonOption, LimitOption, ModelOption, SeedOption, SetOption, StreamArgument
+from evertune.arguments import (
+    DataOption,
+    JsonOption,
+    LimitOption,
+    ModelOption,
+    SeedOption,
+    SetOption,
+    SkipBadOption,
+    StreamArgument,
+)
 from evertune.arguments import make_console as _console
 from evertune.arguments import print_json as _print_json
 from evertune.cli_analysis import pairs, similarity
@@ -70,12 +79,15 @@ def takes_a_run(action: Action) -> Action:
         seed: SeedOption = None,
         limit: LimitOption = None,
         out: OutOption = None,
+        data: DataOption = None,
+        skip_bad: SkipBadOption = False,
         settings: SetOption = None,
         as_json: JsonOption = False,
     ) -> None:
         from evertune.api import configure
 
         given: dict[str, Any] = {"model": model, "method": method, "seed": seed, "limit": limit, "out": out}
+        given |= {"data": data, "skip_bad": skip_bad or None}
         action(configure(stream, settings=settings or [], **given), as_json)
 
     return action
@@ -257,10 +269,10 @@ def fetch(
 
 @app.command()
 def ls(
-    what: Annotated[str, typer.Argument(metavar="methods|streams|models")] = "methods",
+    what: Annotated[str, typer.Argument(metavar="methods|streams|models|formats")] = "methods",
     as_json: JsonOption = False,
 ) -> None:
-    """List methods, streams or models."""
+    """List methods, streams, models or formats of data."""
     from evertune.catalogue import listing
 
     rows = listing(what)
@@ -274,7 +286,7 @@ def ls(
 
 @app.command()
 def show(name: Annotated[str, typer.Argument(metavar="NAME")], as_json: JsonOption = False) -> None:
-    """Show a method (paper, formula, options, cost), a stream (tasks, licences) or a model."""
+    """Show a method (paper, formula, options, cost), a stream (tasks, licences), a model or a format."""
     from evertune.catalogue import details
 
     facts = details(name)

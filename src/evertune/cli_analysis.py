@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from evertune.arguments import (
+    DataOption,
     JsonOption,
     LimitOption,
     ModelOption,
@@ -30,22 +31,22 @@ def similarity(
     limit: LimitOption = None,
     text_encoder: EncoderOption = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write similarity.json and a page there.")] = None,
+    data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say how similar the tasks of a stream are, known ones included: images, instructions, answers, combined."""
     from evertune.analysis.page import write_similarity_page
     from evertune.analysis.task_similarity import similarity_of_stream
     from evertune.analysis.view import show_similarity
-    from evertune.api import configure
+    from evertune.api import configure, data_of
     from evertune.console import TerminalWatcher
     from evertune.files import write_json
-    from evertune.tasks import load_stream
 
-    config = configure(stream, model=model, limit=limit)
+    config = configure(stream, model=model, limit=limit, data=data)
     console = make_console(quiet=as_json)
     with TerminalWatcher(console) as watcher:
-        data = load_stream(config.stream, limit=config.limit, progress=watcher.fetching)
-        result = similarity_of_stream(data, config.model, text_encoder=text_encoder, progress=watcher.fetching)
+        content = data_of(config, progress=watcher.fetching)
+        result = similarity_of_stream(content, config.model, text_encoder=text_encoder, progress=watcher.fetching)
     if out:
         write_json(out / "similarity.json", result)
         write_similarity_page(result, out / "similarity.html")
@@ -67,6 +68,7 @@ def pairs(
     text_encoder: EncoderOption = None,
     jobs: Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Processes at once [cores; GPU: 1].")] = None,
     out: Annotated[str | None, typer.Option("--out", "-o", help="The folder [runs/pairs-STREAM-MODEL].")] = None,
+    data: DataOption = None,
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -78,7 +80,7 @@ def pairs(
     from evertune.console import TerminalWatcher
     from evertune.grid_view import GridView
 
-    given: dict[str, Any] = {"model": model, "method": method, "limit": limit, "out": out}
+    given: dict[str, Any] = {"model": model, "method": method, "limit": limit, "out": out, "data": data}
     config = configure(stream, settings=settings or [], **given)
     numbers = seed_list(seeds) if seeds is not None else [config.seed]
     console = make_console(quiet=as_json)

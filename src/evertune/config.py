@@ -52,6 +52,8 @@ class SharedSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     limit: int | None = Field(default=None, ge=1)
+    data: str | None = Field(default=None, description="where the folders of published data sets are")
+    skip_bad: bool = Field(default=False, description="train on what can be used instead of stopping")
     reuse: bool = Field(default=True, description="take over identical trainings and answers from the cache")
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     train: TrainSettings = Field(default_factory=TrainSettings)
@@ -77,6 +79,11 @@ class RunConfig(SharedSettings):
         recipe = RECIPES.get(Path(str(content.get("model"))).name) if isinstance(content, dict) else None
         train = content.get("train", {}) if recipe else None
         return {**content, "train": {**recipe, **train}} if recipe and isinstance(train, dict) else content
+
+
+def without_effect(config: RunConfig) -> dict[str, bool]:
+    """Settings that decide no number of a run: for `model_dump(exclude=...)`. So old runs keep their identity."""
+    return {"data": True, **({} if config.skip_bad else {"skip_bad": True})}
 
 
 def read_yaml(path: Path) -> Any:

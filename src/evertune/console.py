@@ -84,9 +84,9 @@ class TerminalWatcher(Watcher):
         if what not in self._bars:
             verb = "" if " " in what else "fetching "  # a package, or a sentence of its own
             self.console.print(f"[dim]{verb}{what}[/dim]")
-        million = 1_000_000
-        self._bar(what, what, max(1, total // million), note="MB")
-        self._progress.update(self._bars[what], completed=done // million if total > million else done)
+        unit, note = (1, "") if " " in what else (1_000_000, "MB")  # a sentence counts what it names
+        self._bar(what, what, max(1, total // unit), note=note)
+        self._progress.update(self._bars[what], completed=min(done // unit, max(1, total // unit)))
         if done >= total:
             self._progress.update(self._bars[what], visible=False)
 
@@ -172,6 +172,8 @@ def show_facts(console: Console, title: str, facts: dict[str, Any]) -> None:
 
     console.print(f"[bold]{title}[/bold]")
     table = Table.grid(padding=(0, 2))
+    table.add_column()
+    table.add_column(overflow="fold")  # addresses are there to be copied
     for name, value in facts.items():
         table.add_row(f"[dim]{name}[/dim]", str(value))
     console.print(table)

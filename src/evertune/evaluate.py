@@ -23,7 +23,7 @@ from evertune.lmm.weights import copy_of, fingerprint_of, restore
 from evertune.methods import Method
 from evertune.methods.base import UNTOUCHED
 from evertune.scoring.rules import rule_of, score_cell
-from evertune.tasks.task import Sample, Task
+from evertune.tasks.task import Sample, Task, images_to_row
 
 OnAnswered = Callable[[int, int], None]
 
@@ -81,7 +81,7 @@ class AnswerCache:
 
     @staticmethod
     def _key(sample: Sample) -> str:
-        return digest(sample.image_digest, sample.instruction)
+        return digest(*sample.image_digests, sample.instruction)
 
 
 def answer_samples(
@@ -167,11 +167,12 @@ def write_answers(path: Path, answers: Sequence[Answer]) -> None:
         (
             {
                 "id": a.sample.id,
-                "image": str(a.sample.image),
+                **images_to_row(a.sample.images),
                 "instruction": a.sample.instruction,
                 "gold": list(a.sample.answers),
                 "answer": a.text,
                 "expert": a.expert,
+                **({"extras": dict(a.sample.extras)} if a.sample.extras else {}),
             }
             for a in answers
         ),

@@ -10,7 +10,9 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -61,6 +63,33 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         ) from problem
 
 
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A new folder to fill; it takes the name `path` when the block ends well, and is gone when it does not.
+
+    Another process may make the same folder meanwhile: the first one stays, both are the same.
+
+    Raises:
+        UserError: the disk is full or the place is read-only.
+    """
+    temporary = make_folder(path.parent) / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}"
+    try:
+        temporary.mkdir()
+        yield temporary
+        for file in temporary.iterdir():
+            with file.open("rb") as stream:
+                os.fsync(stream.fileno())
+        if not path.exists():
+            temporary.rename(path)
+    except OSError as problem:
+        if not path.exists():  # it does when another process was faster
+            raise UserError(
+                f"cannot write {path}: {problem.strerror}; free space or choose another folder for the cache"
+            ) from problem
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as readable JSON, atomically; NaN is refused rather than written."""
     write_atomically(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
@@ -101,6 +130,11 @@ def append_jsonl(path: Path, row: dict[str, Any]) -> None:
 
 def digest(*parts: bytes | str) -> str:
     """SHA-256 over `parts`, each preceded by its length so that no two lists of parts collide."""
+    return digest_over(parts)
+
+
+def digest_over(parts: Iterable[bytes | str]) -> str:
+    """`digest` of parts that come one after another."""
     total = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part

@@ -36,7 +36,7 @@ from evertune.stages import (
     split_state,
     stage_folder,
 )
-from evertune.tasks.task import Sample, Task
+from evertune.tasks.task import Sample, Task, fingerprints_of
 
 
 class Learner:
@@ -80,6 +80,7 @@ class Learner:
         self.known = tuple(known)
         self.reuse = reuse
         self.features = FeatureStore(lmm)
+        self._longest: dict[tuple[str, int, int], int] = {}
         self._start = copy_of(lmm.trainable())
         self._context = Context(lmm=lmm, features=self.features, seed=seed, start=self._start)
         self.stages: list[Stage] = saved_stages(folder)
@@ -131,11 +132,18 @@ class Learner:
             task.test,
             self.features,
             batch_size=self.evaluation_batch,
-            max_new_tokens=longest_answer(self.lmm, task, self.max_new_tokens),
+            max_new_tokens=self._longest_answer(task),
             task=task.name,
             reuse=self.reuse,
             on_answered=on_answered,
         )
+
+    def _longest_answer(self, task: Task) -> int:
+        """Found once per task: it is a pass over all training answers."""
+        key = (task.name, len(task.train), len(task.test))
+        if key not in self._longest:
+            self._longest[key] = longest_answer(self.lmm, task, self.max_new_tokens)
+        return self._longest[key]
 
     def needs_task_id(self) -> bool:
         """Whether a method must be told which task a question is from."""
@@ -145,16 +153,24 @@ class Learner:
         """Name of the expert that serves `task`; None when there is none."""
         return next((expert for m in self.methods if (expert := m.expert_of(task)) is not None), None)
 
-    def ask(self, image: Path | str, instruction: str, *, task: str | None = None, max_new_tokens: int = 16) -> Answer:
-        """Answer one question about one picture; `task` is used by methods that need it only.
+    def ask(
+        self,
+        image: Path | str | Sequence[Path | str],
+        instruction: str,
+        *,
+        task: str | None = None,
+        max_new_tokens: int = 16,
+    ) -> Answer:
+        """Answer one question about a picture, or as many as the model takes; `task` is for methods that need it only.
 
         Raises:
             UserError: the instruction is empty, or a method must be told the task.
-            DataError: the picture is missing or broken.
+            DataError: a picture is missing or broken, or the model takes another number of them.
         """
+        images = (image,) if isinstance(image, Path | str) else image
         if not instruction.strip():
             raise UserError("the instruction is empty: ask something")
-        sample = Sample("ask", Path(image), instruction.strip(), (), origin="ask")
+        sample = Sample("ask", tuple(map(Path, images)), instruction.strip(), (), origin="ask")
         self.features.ensure([sample])
         return answer_samples(
             self.lmm, self.methods, [sample], self.features, batch_size=1, max_new_tokens=max_new_tokens, task=task
@@ -239,7 +255,7 @@ class Learner:
                 "model": self.lmm.fingerprint,
                 "start": fingerprint_of(parameters),
                 "trained": sorted(trained_parameters(self.lmm, self.methods)),
-                "samples": [sample.fingerprint for sample in plan],
+                "samples": list(fingerprints_of(plan)),
                 "training": self.training.as_dict(),
                 "seed": seed,
                 "dtype": str(self.lmm.dtype),

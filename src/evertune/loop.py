@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import random
 import time
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -22,7 +23,7 @@ from evertune.errors import UserError
 from evertune.lmm.features import FeatureStore
 from evertune.lmm.protocol import LMM, Batch
 from evertune.methods import Method
-from evertune.tasks.task import Sample
+from evertune.tasks.task import Picked, Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +70,14 @@ class Step:
 OnStep = Callable[[Step], None]
 
 
-def sample_order(samples: Sequence[Sample], *, epochs: float, seed: int) -> list[Sample]:
+def sample_order(samples: Sequence[Sample], *, epochs: float, seed: int) -> Sequence[Sample]:
     """`epochs` passes over `samples`, each in its own random order; a fraction takes the beginning of its pass."""
     choose = random.Random(seed)
-    order: list[Sample] = []
+    order = array("q")  # places, not samples: there may be a million of them
     wanted = max(1, round(epochs * len(samples)))
     while len(order) < wanted:
-        order += choose.sample(list(samples), len(samples))
-    return order[:wanted]
+        order.extend(choose.sample(range(len(samples)), len(samples)))
+    return Picked(samples, order[:wanted])
 
 
 def train(
@@ -206,7 +207,7 @@ def _loader(lmm: LMM, order: Sequence[Sample], features: FeatureStore, batch_siz
     def collate(rows: Sequence[Sample]) -> Batch:
         return lmm.collate(rows, features.get(rows))
 
-    return DataLoader(list(order), batch_size=batch_size, collate_fn=collate)  # type: ignore[arg-type]
+    return DataLoader(order, batch_size=batch_size, collate_fn=collate)  # type: ignore[arg-type]
 
 
 def _loss(module: nn.Module, methods: Sequence[Method], batch: Batch) -> Tensor:

@@ -133,6 +133,7 @@ def stamp(folder: Path, lmm: LMM, stream: Stream) -> None:
         "dtype": str(lmm.dtype).removeprefix("torch."),
         "model_fingerprint": lmm.fingerprint,
         "prompts": {task.name: lmm.prompt(task.train[0].instruction) for task in stream.columns},
+        **({"skipped": stream.skipped.counts} if len(stream.skipped) else {}),
     }
     path = folder / "stamp.json"
     if path.exists():

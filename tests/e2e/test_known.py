@@ -26,7 +26,7 @@ def stream(tmp_path_factory):
     for task in toy_tasks(folder):
         for part, samples in (("train", task.train), ("test", task.test)):
             rows = [
-                {"id": s.id, "image": s.image.name, "instruction": s.instruction, "answers": list(s.answers)}
+                {"id": s.id, "image": s.images[0].name, "instruction": s.instruction, "answers": list(s.answers)}
                 for s in samples
             ]
             (folder / f"{task.name}-{part}.jsonl").write_text("\n".join(map(json.dumps, rows)))

@@ -101,9 +101,9 @@ def _only_names(monkeypatch):
     from evertune.checks import toy_tasks
     from evertune.tasks import Stream, load_stream
 
-    def load(name, *, limit=None, progress=None):
+    def load(name, *, limit=None, **rest):
         if name != "parcel" or (limit is not None and limit < 1):
-            return load_stream(name, limit=limit, progress=progress)
+            return load_stream(name, limit=limit, **rest)
         import tempfile
         from pathlib import Path
 
@@ -119,6 +119,14 @@ def test_show_and_ls(capsys):
     for name in [*names, "parcel", "smol"]:
         code, out, _ = evertune("show", name, "--json", capsys=capsys)
         assert code == 0 and json.loads(out)
+    code, out, _ = evertune("ls", "formats", "--json", capsys=capsys)
+    formats = {row["name"] for row in json.loads(out)}
+    assert code == 0 and {"jsonl", "llava", "table", "huggingface", "vqav2"} <= formats
+    for name in formats:
+        code, out, _ = evertune("show", name, "--json", capsys=capsys)
+        assert code == 0 and "options" in json.loads(out)
+    _, out, _ = evertune("show", "table", capsys=capsys)
+    assert "separator" in out and "'instruction'" in out
     _, out, _ = evertune("show", "parcel", capsys=capsys)
     assert "CC BY-SA 4.0" in out and "MIT" in out
     _, out, _ = evertune("show", "ewc", capsys=capsys)

@@ -59,7 +59,7 @@ def test_the_loss_is_that_of_the_library(blip, theirs, tasks, store):
     """Their forward from pixels, with their processor's inputs, against ours from cached features."""
     model, processor = theirs
     sample = tasks[0].train[0]
-    inputs = processor(images=Image.open(sample.image).convert("RGB"), text=sample.instruction, return_tensors="pt")
+    inputs = processor(images=Image.open(sample.images[0]).convert("RGB"), text=sample.instruction, return_tensors="pt")
     answer = torch.tensor([blip._answer_ids(sample.answers[0])])
     labels = torch.cat([torch.full_like(inputs.input_ids, IGNORE), answer], 1)
     inputs["input_ids"] = torch.cat([inputs.input_ids, answer], 1)
@@ -75,7 +75,8 @@ def test_answers_are_those_of_the_library(blip, theirs, tasks, store):
     ours = blip.answer(store.get(samples), [s.instruction for s in samples], max_new_tokens=6)
     said = []
     for sample in samples:
-        inputs = processor(images=Image.open(sample.image).convert("RGB"), text=sample.instruction, return_tensors="pt")
+        picture = Image.open(sample.images[0]).convert("RGB")
+        inputs = processor(images=picture, text=sample.instruction, return_tensors="pt")
         tokens = model.generate(**inputs, max_new_tokens=6, do_sample=False)[0]
         new = tokens[inputs.input_ids.shape[1] :] if len(tokens) > 6 else tokens
         said.append(processor.tokenizer.decode(new, skip_special_tokens=True).strip())

@@ -1,86 +1,104 @@
-"""Rows and pictures that can't be used stop with their file and line; odd pictures are read as they are seen."""
+"""Own JSONL: rows that can't be used are named with file and line, and the others are read all the same."""
 
 from __future__ import annotations
 
-import json
-
 import pytest
-from PIL import Image
+from reading_rows import colour, read, write_lines
 
 from evertune.errors import DataError
-from evertune.tasks.jsonl import check_pictures, open_picture, read_jsonl
-
-
-@pytest.fixture
-def folder(tmp_path):
-    Image.new("RGB", (8, 8), "red").save(tmp_path / "a.png")
-    return tmp_path
-
-
-def write(folder, *rows):
-    path = folder / "task.jsonl"
-    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows))
-    return path
-
+from evertune.tasks import load_stream
 
 GOOD = {"image": "a.png", "instruction": "what?", "answer": "red"}
 
 
+@pytest.fixture
+def folder(tmp_path):
+    colour(tmp_path, "a.png")
+    return tmp_path
+
+
+def write(folder, *rows):
+    return write_lines(folder / "task.jsonl", *rows)
+
+
 def test_rows(folder):
-    first, second = read_jsonl(write(folder, GOOD, "", {**GOOD, "id": 7, "answer": "x"}))
-    assert (first.id, first.answers, first.image) == ("1", ("red",), folder / "a.png")
-    assert second.id == "7" and second.origin.endswith("task.jsonl:3")
+    (first, second), problems = read("jsonl", write(folder, GOOD, "", {**GOOD, "id": 7, "answer": "x"}))
+    assert (first.id, first.answers, first.images) == ("1", ("red",), (folder / "a.png",))
+    assert second.id == "7" and second.origin.endswith("task.jsonl:3") and not problems
 
 
-def test_several_answers(folder):
-    row = {"image": "a.png", "instruction": "what?", "answers": ["red", "crimson"]}
-    assert read_jsonl(write(folder, row))[0].answers == ("red", "crimson")
+def test_several_answers_and_pictures(folder):
+    rows = [
+        {"image": "a.png", "instruction": "what?", "answers": ["red", "crimson"]},
+        {"images": ["a.png", "a.png"], "instruction": "same?", "answer": "yes"},
+        {"instruction": "2 + 2?", "answer": "4"},
+    ]
+    (first, pair, text), _ = read("jsonl", write(folder, *rows))
+    assert first.answers == ("red", "crimson")
+    assert pair.images == (folder / "a.png",) * 2 and text.images == ()
+    assert len({first.fingerprint, pair.fingerprint, text.fingerprint}) == 3
 
 
-@pytest.mark.parametrize(
-    ("row", "complaint"),
-    [
-        ("{", r"task.jsonl:2: not valid JSON \(column 2"),
-        ("[1]", "task.jsonl:2: a row must be an object"),
-        ({**GOOD, "anwser": "x"}, "task.jsonl:2: unknown key 'anwser'; did you mean 'answer'"),
-        ({"image": "a.png", "instruction": "what?"}, "task.jsonl:2: a row has either"),
-        ({**GOOD, "answers": ["x"]}, "task.jsonl:2: a row has either"),
-        ({**GOOD, "answer": " "}, "task.jsonl:2: 'answer' must be"),
-        ({**GOOD, "instruction": 3}, "task.jsonl:2: 'instruction' must be"),
-        ({**GOOD, "image": "b.png"}, "task.jsonl:2: the picture .*b.png does not exist"),
-        ({**GOOD, "image": "../x.png"}, "task.jsonl:2: the picture '../x.png' lies outside"),
-        ({**GOOD, "image": "/etc/passwd"}, "task.jsonl:2: .*lies outside"),
-        ({**GOOD, "id": "1"}, "task.jsonl:2: the id '1' stands at .*task.jsonl:1"),
-        ({"image": "a.png", "instruction": "what?", "answers": []}, "task.jsonl:2: 'answers' must be"),
-    ],
-)
+def test_a_json_list_a_mark_at_the_beginning_and_unusual_line_ends(folder):
+    text = '\ufeff{"image": "a.png", "instruction": "one\u2028two", "answer": "אדום"}\r\n'
+    (sample,), problems = read("jsonl", write(folder, text))
+    assert sample.instruction == "one\u2028two" and sample.answers == ("אדום",) and not problems
+    (folder / "list.json").write_text('[{"instruction": "q", "answer": "a"},\n {"instruction": "r", "answer": "b"}]')
+    samples, _ = read("jsonl", folder / "list.json")
+    assert [s.id for s in samples] == ["1", "2"] and samples[1].origin.endswith("list.json, row 2")
+
+
+BAD = [
+    ("{", "task.jsonl:2: not valid JSON (column 2"),
+    ("[1]", "task.jsonl:2 must be an object"),
+    ({**GOOD, "anwser": "x"}, "task.jsonl:2: unknown key 'anwser'; did you mean 'answer'"),
+    ({"image": "a.png", "instruction": "what?"}, "task.jsonl:2: a row has either"),
+    ({**GOOD, "answers": ["x"]}, "task.jsonl:2: a row has either"),
+    ({**GOOD, "images": ["a.png"]}, "task.jsonl:2: a row has either"),
+    ({**GOOD, "answer": " "}, "task.jsonl:2: 'answer' must be"),
+    ({**GOOD, "instruction": 3}, "task.jsonl:2: 'instruction' must be"),
+    ({**GOOD, "image": "../x.png"}, "task.jsonl:2: the picture '../x.png' lies outside"),
+    ({**GOOD, "image": "/etc/passwd"}, "task.jsonl:2: the picture '/etc/passwd' lies outside"),
+    ({**GOOD, "image": "C:\\x.png"}, "task.jsonl:2: the picture 'C:\\x.png' lies outside"),
+    ({**GOOD, "image": "a\0.png"}, "task.jsonl:2: the name of the picture 'a\\x00.png' holds a NUL"),
+    ({**GOOD, "instruction": "a\0b"}, "task.jsonl:2: the instruction 'a\\x00b' holds a NUL"),
+    ({**GOOD, "answer": "\ud800"}, "task.jsonl:2: the answer '\\ud800' holds a NUL or half a character"),
+    ({**GOOD, "instruction": "x" * 100_001}, "task.jsonl:2: the instruction has 100,001 characters"),
+    ({**GOOD, "id": "1"}, "task.jsonl:2: the id '1' stands at"),
+    ('{"id": ' + "1" * 5000 + "}", "task.jsonl:2: not valid JSON (Exceeds the limit"),
+    ("[" * 100_000, "task.jsonl:2: not valid JSON (maximum recursion depth"),
+    ({**GOOD, "id": [1]}, "task.jsonl:2: 'id' must be a text or a whole number"),
+    ({"image": "a.png", "instruction": "what?", "answers": []}, "task.jsonl:2: 'answers' must be"),
+]
+
+
+@pytest.mark.parametrize(("row", "complaint"), BAD, ids=range(len(BAD)))
 def test_bad_rows(folder, row, complaint):
-    with pytest.raises(DataError, match=complaint):
-        read_jsonl(write(folder, GOOD, row))
+    samples, problems = read("jsonl", write(folder, GOOD, row, {**GOOD, "id": "last"}))
+    assert [s.id for s in samples] == ["1", "last"], "the others are read"
+    assert len(problems) == 1 and complaint in problems[0]
+
+
+def test_bytes_that_are_no_text(folder):
+    path = folder / "task.jsonl"
+    path.write_bytes(
+        b'{"instruction": "q", "answer": "a"}\n{"instruction": "\xff"}\n{"instruction": "r", "answer": "b"}'
+    )
+    samples, problems = read("jsonl", path)
+    assert len(samples) == 2 and "task.jsonl:2: not UTF-8 text" in problems[0]
+
+
+def test_a_line_without_end_is_not_read_whole(folder, monkeypatch):
+    monkeypatch.setattr("evertune.tasks.reading.LONGEST_LINE", 100)
+    samples, problems = read("jsonl", write(folder, {**GOOD, "answer": "y" * 500}, GOOD))
+    assert len(samples) == 1 and "task.jsonl:1: the line is longer" in problems[0]
 
 
 def test_missing_and_empty_files(folder):
-    with pytest.raises(DataError, match="does not exist"):
-        read_jsonl(folder / "none.jsonl")
+    stream = folder / "s.yaml"
+    stream.write_text("name: s\ntasks: [{name: a, data: none.jsonl}]")
+    with pytest.raises(DataError, match="none.jsonl can't be read"):
+        load_stream(str(stream))
+    (folder / "none.jsonl").write_text("\n")
     with pytest.raises(DataError, match="no rows"):
-        read_jsonl(write(folder, ""))
-
-
-def test_broken_pictures(folder):
-    whole = (folder / "a.png").read_bytes()
-    for content in (b"", b"not a picture", whole[: len(whole) // 2]):
-        (folder / "a.png").write_bytes(content)
-        with pytest.raises(DataError, match=r"task.jsonl:1: the picture .*a.png is broken"):
-            check_pictures(read_jsonl(write(folder, GOOD)))
-
-
-def test_pictures_are_read_as_seen(tmp_path):
-    Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(tmp_path / "clear.png")
-    assert open_picture(tmp_path / "clear.png", origin="").getpixel((0, 0)) == (255, 255, 255)
-    Image.new("L", (4, 4), 9).save(tmp_path / "grey.png")
-    assert open_picture(tmp_path / "grey.png", origin="").getpixel((0, 0)) == (9, 9, 9)
-    turned = Image.new("RGB", (4, 2), "red")
-    exif = turned.getexif()
-    exif[0x0112] = 6
-    turned.save(tmp_path / "turned.jpg", exif=exif)
-    assert open_picture(tmp_path / "turned.jpg", origin="").size == (2, 4)
+        load_stream(str(stream))

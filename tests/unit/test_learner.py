@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from evertune.errors import RunFolderError, UserError
+from evertune.errors import DataError, RunFolderError, UserError
 from evertune.learner import Learner
 from evertune.lmm import load_lmm
+from evertune.lmm.features import FeatureStore
 from evertune.lmm.weights import fingerprint_of
 from evertune.loop import Training
 from evertune.methods import Joint, Sequential, make_methods
@@ -43,7 +46,7 @@ def test_load_and_rollback(tasks, tmp_path):
 
 def test_ask(tasks, tmp_path):
     learner = make(tmp_path, "eproj", max_new_tokens=4)
-    picture = tasks[0].test[0].image
+    picture = tasks[0].test[0].images[0]
     assert learner.ask(picture, "colour?").expert is None
     learner.learn(tasks[0])
     answer = learner.ask(picture, "colour?")
@@ -105,10 +108,24 @@ def test_methods_are_told_what_is_known_at_stage_0_only(tasks, tmp_path, lmm, mo
     assert method.said == ["setup", "task-0", "task-1"] and not first.stages
 
 
+def test_a_picture_that_changed_while_it_was_in_use_is_not_stored_under_its_old_hash(lmm, tasks, tmp_path):
+    sample = replace(tasks[0].train[0], known_digests=("0" * 64,))
+    with pytest.raises(DataError, match="was changed while it was in use"):
+        FeatureStore(lmm, folder=tmp_path).ensure([sample])
+
+
+def test_samples_with_another_number_of_pictures_are_refused(lmm, tasks, tmp_path):
+    (image,) = tasks[0].train[0].images
+    for images, said in (((), "no picture"), ((image, image), "2 pictures")):
+        sample = replace(tasks[0].train[0], images=images, origin="t.jsonl:1")
+        with pytest.raises(DataError, match=f"t.jsonl:1: the row has {said}; the model 'random' takes exactly 1"):
+            FeatureStore(lmm, folder=tmp_path).ensure([sample])
+
+
 def test_joint_trains_on_what_is_known_too(tasks, tmp_path, lmm):
     learner = Learner(lmm, make_methods("joint"), folder=tmp_path, training=Training(), known=tasks[:1])
     learner.load(0)  # told again, it must not know twice
     (stage,) = learner.methods[0].stages(tasks[1:])
-    assert stage.train == tuple(sample for task in tasks for sample in task.train)
+    assert list(stage.train) == [sample for task in tasks for sample in task.train]
     (alone,) = Joint().stages(tasks[1:])
-    assert alone.train == tuple(sample for task in tasks[1:] for sample in task.train)
+    assert list(alone.train) == [sample for task in tasks[1:] for sample in task.train]

@@ -89,13 +89,13 @@ def test_greedy_answers_are_the_argmax_step_by_step(lmm, tasks, features):
 
 
 def test_cached_features_are_the_uncached_ones(lmm, tasks, tmp_path):
-    from evertune.tasks.jsonl import open_picture
+    from evertune.tasks.pictures import open_picture
 
     sample = tasks[0].train[0]
     store = FeatureStore(lmm, folder=tmp_path)
     store.ensure([sample])
     again = FeatureStore(lmm, folder=tmp_path)
-    direct = lmm.encode([open_picture(sample.image, origin="")])
+    direct = lmm.encode([open_picture(sample.images[0], origin="")])
     assert torch.equal(again.get([sample]), direct)
 
 

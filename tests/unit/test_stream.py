@@ -32,7 +32,7 @@ def test_one_file_is_split_by_picture(tmp_path):
     stream = load_stream(write_stream(tmp_path, "name: s\ntasks: [{name: a, data: a.jsonl, test_share: 0.3}]"))
     (task,) = stream.tasks
     assert len(task.test) == 3 and len(task.train) == 7
-    assert not {s.image for s in task.train} & {s.image for s in task.test}
+    assert not {s.images[0] for s in task.train} & {s.images[0] for s in task.test}
     again = load_stream(write_stream(tmp_path, "name: s\ntasks: [{name: a, data: a.jsonl, test_share: 0.3}]"))
     assert again.fingerprint == stream.fingerprint
 

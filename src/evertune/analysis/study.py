@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evertune.analysis.task_similarity import check_tasks
-from evertune.api import check_pictures_of, method_specs, resolved
+from evertune.api import data_of, method_specs, resolved
 from evertune.assets import Progress
 from evertune.config import RunConfig
 from evertune.errors import RunFolderError, UserError
 from evertune.files import read_json, write_json
 from evertune.runner import begin, identity_of, refuse_other_run
-from evertune.tasks import Stream, Task, load_stream
+from evertune.tasks import Stream, Task
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -107,9 +107,8 @@ def study_of(
         raise UserError(f"method '{specs[0]}' is a bound: it does not learn one task after another, so nothing is lost")
     if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
         raise UserError(f"seeds {', '.join(map(str, seeds)) or '(none)'}: give different numbers from 0 on")
-    stream = load_stream(config.stream, limit=config.limit, progress=progress)
+    stream = data_of(config, decode=True, progress=progress)
     check_tasks(stream, stream.tasks)
-    check_pictures_of(stream)
     folder = Path(config.out) if config.out else Path("runs") / f"pairs-{stream.name}-{Path(config.model).name}"
     return Study(config, tuple(seeds), points, text_encoder, folder, stream)
 
@@ -137,5 +136,5 @@ def asked_study(folder: Path, *, seed: int) -> Study:
     """The study of `folder` for one seed, as `begin_study` wrote it down: what a worker reads."""
     asked = read_json(folder / "asked.json")
     config = RunConfig.model_validate({**asked["config"], "seed": seed})
-    stream = load_stream(config.stream, limit=config.limit)
+    stream = data_of(config)
     return Study(config, (seed,), asked["dynamics"], None, folder, stream)

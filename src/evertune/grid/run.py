@@ -15,13 +15,15 @@ from pathlib import Path
 
 import yaml
 
+from evertune.api import data_of
 from evertune.assets import Progress
+from evertune.config import without_effect
 from evertune.errors import RunFolderError, UserError
 from evertune.files import digest_of, digest_of_file, read_json, write_atomically, write_json
 from evertune.grid.cells import Cell
 from evertune.grid.workers import Ended, Job, Pool, StopSignals
 from evertune.runner import read_ledger
-from evertune.tasks import Stream, load_stream
+from evertune.tasks import Stream
 
 SECONDS_BETWEEN_LOOKS = 0.2
 
@@ -95,8 +97,8 @@ class Grid:
         self.cells = {cell.name: cell for cell in cells}
         self.failed: dict[str, str] = {}
         self.seconds: dict[str, float] = {}
-        limit = {cell.config.stream: cell.config.limit for cell in cells}
-        self._streams = {name: load_stream(name, limit=limit[name], progress=progress) for name in limit}
+        configs = {cell.config.stream: cell.config for cell in cells}
+        self._streams = {name: data_of(config, progress=progress) for name, config in configs.items()}
         self._keys = _keys(cells, self._streams)
         self.done = {name: self._is_finished(name) for name in self.cells}
         open_cells = [cell for cell in cells if not self.done[cell.name]]
@@ -222,7 +224,7 @@ def _keys(cells: Sequence[Cell], streams: Mapping[str, Stream]) -> dict[str, str
     return {
         cell.name: digest_of(
             {
-                **cell.config.model_dump(exclude={"out"}),
+                **cell.config.model_dump(exclude={"out": True, **without_effect(cell.config)}),
                 "data": data[cell.config.stream],
                 "evertune": version("evertune"),
             }

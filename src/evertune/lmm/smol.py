@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from evertune.errors import UserError
 from evertune.files import digest_of, digest_of_file, read_json
+from evertune.lmm import FAMILIES
 from evertune.lmm.decoder import answer_rows, greedy_answers, loss_behind_image, mean_word_embeddings
 from evertune.lmm.protocol import Batch, Output
 from evertune.tasks.task import Sample
@@ -29,6 +30,8 @@ PREPARATION = "letterbox on grey to a square, bicubic; (x - 127) / 128"
 
 class Smol(nn.Module):
     """The LMM protocol over a decoder LM, an EfficientNet tower and a projector."""
+
+    pictures = FAMILIES["smol"].pictures
 
     def __init__(self, *, name: str, config: Mapping[str, Any], lm: Any, tokenizer: Any, tower: nn.Module) -> None:
         super().__init__()

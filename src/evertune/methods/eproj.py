@@ -23,7 +23,7 @@ from evertune.methods.ewc import fisher_information
 from evertune.methods.routers import CalibratedRouter, CosineRouter, Queries, Router
 from evertune.methods.tir import normalised
 from evertune.similarity import embed_task, similarity_to
-from evertune.tasks.task import Sample, Task
+from evertune.tasks.task import Sample, Task, drawn
 
 Estimate = Callable[[Context, Sequence[Sample]], Mapping[str, Tensor]]
 """Importance of every trained parameter for some samples, 0 or more."""
@@ -165,7 +165,7 @@ class EProj(Method):
     def _keep_importance(self, expert: str, task: Task) -> None:
         """Importance of the expert's weights for all tasks it serves: the maximum over tasks, each of sum 1."""
         choose = random.Random(digest("eproj", str(self.context.seed), task.name))
-        chosen = choose.sample(list(task.train), min(IMPORTANCE_SAMPLES, len(task.train)))
+        chosen = drawn(task.train, min(IMPORTANCE_SAMPLES, len(task.train)), choose)
         found = self.estimate(self.context, chosen)
         new = normalised({name: found[name].cpu() for name in self._copied})
         old = self._importance.get(expert, new) if self._reused else new

@@ -19,7 +19,7 @@ from evertune.files import digest
 from evertune.lmm.modes import evaluating
 from evertune.lmm.protocol import Output
 from evertune.methods.base import Context, Method
-from evertune.tasks.task import Sample, Task
+from evertune.tasks.task import Sample, Task, drawn
 
 Tensors = dict[str, Tensor]
 """{name of a trained parameter: tensor of its shape}."""
@@ -206,7 +206,7 @@ class ImportancePenalty(Method, ABC):
 
     def _protect(self, task: Task) -> None:
         choose = random.Random(digest(self.name, str(self.context.seed), task.name))
-        chosen = choose.sample(list(task.train), min(self.samples, len(task.train)))
+        chosen = drawn(task.train, min(self.samples, len(task.train)), choose)
         self.rule.merge(self.measure(chosen), self.context.parameters, task=task.name)
 
     def state_dict(self) -> dict[str, Any]:

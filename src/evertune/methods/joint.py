@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from evertune.methods.base import About, Context, Method
-from evertune.tasks.task import Task
+from evertune.tasks.task import Chained, Task
 
 
 class Joint(Method):
@@ -36,4 +36,4 @@ class Joint(Method):
 
     def stages(self, tasks: Sequence[Task]) -> list[Task]:
         """A single stage called 'joint'."""
-        return [Task("joint", tuple(sample for task in [*self._known, *tasks] for sample in task.train), ())]
+        return [Task("joint", Chained([task.train for task in [*self._known, *tasks]]), ())]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
@@ -19,7 +18,7 @@ from evertune.files import digest
 from evertune.lmm.weights import bytes_of
 from evertune.methods.base import About, Context, Method
 from evertune.similarity import embed_task, similarity_to
-from evertune.tasks.task import Sample, Task
+from evertune.tasks.task import Chained, Sample, Task, drawn, images_of_row, images_to_row
 
 Row = dict[str, Any]
 
@@ -95,7 +94,8 @@ class Replay(Method):
         kept = {name: rows for name, rows in self._memory.items() if name != task.name and rows}
         choose = random.Random(digest("replayed", str(self.context.seed), task.name))
         places = self._places(task, kept)
-        return [*samples, *(_sample(row) for name, rows in kept.items() for row in _filled(rows, places[name], choose))]
+        replayed = [_sample(row) for name, rows in kept.items() for row in _filled(rows, places[name], choose)]
+        return Chained([samples, replayed])
 
     def _places(self, task: Task, kept: Mapping[str, Sequence[Row]]) -> dict[str, int]:
         """Replayed places of each earlier task in one epoch of `task`; their sum does not depend on the weighting."""
@@ -117,7 +117,7 @@ class Replay(Method):
             count = min(len(task.train), self.buffer)
         else:
             count = max(1, round(self.ratio * len(task.train))) if self.ratio > 0 else 0
-        self._memory[task.name] = [_row(s) for s in choose.sample(list(task.train), count)]
+        self._memory[task.name] = [_row(s) for s in drawn(task.train, count, choose)]
         if self.buffer:
             self._make_room()
 
@@ -176,12 +176,20 @@ def _filled(rows: Sequence[Row], places: int, choose: random.Random) -> list[Row
 def _row(sample: Sample) -> Row:
     return {
         "id": sample.id,
-        "image": str(sample.image),
+        **images_to_row(sample.images),
         "instruction": sample.instruction,
         "answers": list(sample.answers),
         "origin": sample.origin,
+        **({"extras": dict(sample.extras)} if sample.extras else {}),
     }
 
 
 def _sample(row: Mapping[str, Any]) -> Sample:
-    return Sample(row["id"], Path(row["image"]), row["instruction"], tuple(row["answers"]), row["origin"])
+    return Sample(
+        row["id"],
+        images_of_row(row),
+        row["instruction"],
+        tuple(row["answers"]),
+        row["origin"],
+        extras=row.get("extras", {}),
+    )

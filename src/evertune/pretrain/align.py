@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -39,7 +38,7 @@ class CaptionBank:
     def batch(self, lmm: InstructBlip, choose: random.Random, size: int) -> Batch:
         """`size` pictures with the instruction to describe them and their captions as answers."""
         rows = choose.sample(range(len(self.captions)), size)
-        samples = [Sample(str(row), Path(), CAPTION, (self.captions[row],)) for row in rows]
+        samples = [Sample(str(row), (), CAPTION, (self.captions[row],)) for row in rows]
         return lmm.collate(samples, self.features[rows])
 
 

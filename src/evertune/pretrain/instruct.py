@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from pathlib import Path
 
 from torch import Tensor
 
@@ -25,7 +24,7 @@ def known_samples(lmm: InstructBlip, *, count: int, split: Split = "train") -> t
         role = ROLES[name]
         drawn = [draw_scene(choose, layout=choose.choice(role.layouts), split=split) for _ in range(count)]
         items = [role.ask(scene, choose) for scene in drawn]
-        samples += [Sample(name, Path(), item.instruction, item.answers) for item in items]
+        samples += [Sample(name, (), item.instruction, item.answers) for item in items]
         scenes += drawn
     return samples, features_of(lmm, scenes, choose)
 

@@ -20,6 +20,7 @@ from evertune.errors import RunFolderError, UserError
 from evertune.files import digest
 from evertune.report.tables import Loaded, stage_of
 from evertune.scoring.rules import Rule, rule_of
+from evertune.tasks.task import images_of_row
 
 SHOWN = 10
 SIDE = 96
@@ -186,9 +187,10 @@ def _change(before: dict[str, Any], after: dict[str, Any]) -> str:
 
 
 def _example(before: dict[str, Any], after: dict[str, Any], pictures: Pictures) -> Example:
+    images = images_of_row(after)
     return Example(
-        picture=pictures.name_of(str(after["image"])),
-        image=Path(str(after["image"])).name,
+        picture=pictures.name_of(str(images[0])) if images else None,
+        image=", ".join(image.name for image in images),
         instruction=_short(str(after["instruction"])),
         gold=_short(" / ".join(map(str, after["gold"]))),
         before=_said(before),

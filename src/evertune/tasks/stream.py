@@ -1,12 +1,14 @@
 """A stream: tasks in the order in which they are learned, written as one YAML file.
 
-A built-in stream is a file in `tasks/streams/`; anybody's own is a path. Each task either names a builder or a JSONL
-file:
+A built-in stream is a file in `tasks/streams/`; anybody's own is a path. Each task names a builder, or files and the
+format that reads them (JSONL unless it says so), or a published data set's folder:
 
     name: my-stream
     tasks:
       - {name: photos, train: photos/train.jsonl, test: photos/test.jsonl}
       - {name: signs, data: signs.jsonl, images: pictures, test_share: 0.2}
+      - {name: charts, format: llava, train: train.json, test: test.json, images: pictures}
+      - {name: okvqa, format: okvqa, root: OKVQA, images: COCO2014, score: vqa}
 
 `known:` lists tasks in the same way that the model can do already: they are not taught, but evaluated after every
 stage, and methods may protect them.
@@ -15,7 +17,6 @@ stage, and methods may protect them.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
@@ -25,22 +26,29 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from evertune.assets import Progress
 from evertune.config import read_yaml, validated
-from evertune.errors import DataError, UserError, unknown
+from evertune.errors import UserError, unknown
 from evertune.files import digest
 from evertune.scoring.rules import rule_of
-from evertune.tasks.builders import builder, built
-from evertune.tasks.jsonl import read_jsonl
-from evertune.tasks.task import Sample, Task
+from evertune.tasks.builders import builder
+from evertune.tasks.formats import format_of
+from evertune.tasks.problems import Problems
+from evertune.tasks.sources import Reading, read_task
+from evertune.tasks.task import Task
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """Tasks in learning order, and those that the model knows before the first of them."""
+    """Tasks in learning order, and those that the model knows before the first of them.
+
+    Attributes:
+        skipped: what its files hold that can't be used and was left out.
+    """
 
     name: str
     tasks: tuple[Task, ...]
     about: dict[str, str] = field(default_factory=dict)
     known: tuple[Task, ...] = ()
+    skipped: Problems = field(default_factory=Problems, compare=False)
 
     @property
     def columns(self) -> tuple[Task, ...]:
@@ -69,6 +77,10 @@ class TaskFile(BaseModel):
 
     name: str
     build: str | None = None
+    format: str | None = None
+    root: str | None = None
+    prompt: str | None = None
+    anywhere: bool = Field(default=False, description="names and links of pictures may lead out of their folder")
     options: dict[str, Any] = Field(default_factory=dict)
     train: str | None = None
     test: str | None = None
@@ -87,9 +99,18 @@ class TaskFile(BaseModel):
     def _one_source(self) -> TaskFile:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
             raise ValueError(f"task name '{self.name}': use letters, digits, '-', '_' and '.'")
-        sources = [self.build is not None, self.data is not None, self.train is not None and self.test is not None]
-        if sum(sources) != 1:
-            raise ValueError(f"task '{self.name}' needs one of: 'build', 'data', or 'train' and 'test'")
+        published = self.root is not None or (self.format is not None and "hub" in self.options)
+        files = [self.data is not None, self.train is not None and self.test is not None, published]
+        if sum([self.build is not None, *files]) != 1:
+            raise ValueError(
+                f"task '{self.name}' needs one of: 'build', 'data', 'train' and 'test', or 'format' and 'root'"
+            )
+        if self.root is not None and self.format is None:
+            raise ValueError(f"task '{self.name}': 'root' needs the 'format' of the files in it")
+        if self.format is not None:
+            if self.build is not None:
+                raise ValueError(f"task '{self.name}': 'format' has no meaning beside 'build'")
+            format_of(self.format)
         return self
 
 
@@ -120,6 +141,8 @@ def stream_file(name: str) -> tuple[StreamFile, Path]:
     shipped = _shipped()
     if name in shipped:
         path = shipped[name]
+    elif name.endswith(".jsonl"):
+        return _of_one_file(Path(name))
     elif name.endswith((".yaml", ".yml")):
         path = Path(name)
         if not path.exists():
@@ -138,67 +161,78 @@ def stream_file(name: str) -> tuple[StreamFile, Path]:
     return content, path
 
 
-def load_stream(name: str, *, limit: int | None = None, progress: Progress | None = None) -> Stream:
+def _of_one_file(path: Path) -> tuple[StreamFile, Path]:
+    """A JSONL file is a stream of one task."""
+    if not path.exists():
+        raise UserError(f"the file {path} does not exist")
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", path.stem).strip("-._") or "data"
+    return StreamFile(name=name, tasks=[TaskFile(name=name, data=path.name)]), path
+
+
+def load_stream(
+    name: str,
+    *,
+    limit: int | None = None,
+    progress: Progress | None = None,
+    data: str | None = None,
+    skip_bad: bool = False,
+    decode: bool = False,
+    takes: range | None = None,
+    model: str = "",
+) -> Stream:
     """Read a stream, building or fetching what its tasks need.
 
     Args:
         name: a built-in stream or the path of a YAML file.
         limit: at most this many training and test samples per task.
-        progress: called while something is downloaded.
+        progress: called while something is downloaded or pictures are looked at.
+        data: where the folders of published data sets are; default: beside the YAML.
+        skip_bad: leave out what can't be used (`Stream.skipped`) instead of stopping.
+        decode: look into every picture once, so that a broken one is found now and not in the middle of a training.
+        takes: how many pictures a sample may have; default: any number.
+        model: for whom, as messages call it.
 
     Raises:
-        UserError: unknown name, or a file with a mistake; DataError names the row.
+        UserError: unknown name, or a file with a mistake; DataError names the rows.
     """
     if limit is not None and limit < 1:
         raise UserError(f"limit must be at least 1, not {limit}")
     content, path = stream_file(name)
-    known, tasks = (
-        tuple(_task(entry, path.parent, progress) for entry in entries) for entries in (content.known, content.tasks)
+    problems = Problems()
+    reading = Reading(
+        path.parent, _published_base(content, path, data), limit, decode, takes, model, problems, progress
     )
-    return Stream(content.name, tasks, {"title": content.title}, known).limited(limit)
+    known, tasks = (
+        tuple(read_task(entry, reading, about=about_task(entry)) for entry in entries)
+        for entries in (content.known, content.tasks)
+    )
+    if not skip_bad:
+        problems.refuse(stream=content.name)
+    return Stream(content.name, tasks, {"title": content.title}, known, problems)
 
 
-def _task(entry: TaskFile, folder: Path, progress: Progress | None) -> Task:
-    train, test = _splits(entry, folder, progress)
-    _refuse_overlap(entry.name, train, test)
-    return Task(entry.name, train, test, entry.score, about_task(entry))
+def _published_base(content: StreamFile, path: Path, data: str | None) -> Path:
+    """Where the folders of published data sets are: beside the YAML, or where the user says."""
+    published = list(dict.fromkeys(task.root for task in content.known + content.tasks if task.root is not None))
+    if data is None:
+        if published and path in _shipped().values():
+            raise UserError(
+                f"stream '{content.name}' reads published files that evertune may not ship: say with --data FOLDER "
+                f"where {', '.join(published)} are. `evertune show {content.name}` says what they are and where from"
+            )
+        return path.parent
+    if not published:
+        raise UserError(f"--data is for published data sets; no task of '{content.name}' has a 'root'")
+    if not Path(data).is_dir():
+        raise UserError(f"--data {data}: there is no such folder")
+    return Path(data)
 
 
 def about_task(entry: TaskFile) -> dict[str, str]:
-    """Title, source, licence and citation of a task: the builder's, overridden by what the YAML says."""
+    """Title, source, licence and citation of a task: the builder's or format's, overridden by what the YAML says."""
+    if entry.format:
+        return {**format_of(entry.format).ABOUT, **entry.about}
     return {**(builder(entry.build).ABOUT if entry.build else {}), **entry.about}
-
-
-def _splits(entry: TaskFile, folder: Path, progress: Progress | None) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
-    if entry.build is not None:
-        place = built(entry.build, entry.options, progress=progress)
-        return read_jsonl(place / "train.jsonl"), read_jsonl(place / "test.jsonl")
-    images = folder / entry.images if entry.images else None
-    if entry.data is not None:
-        return held_out(read_jsonl(folder / entry.data, images=images), share=entry.test_share)
-    assert entry.train is not None and entry.test is not None
-    return read_jsonl(folder / entry.train, images=images), read_jsonl(folder / entry.test, images=images)
-
-
-def held_out(samples: Iterable[Sample], *, share: float) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
-    """Keep `share` of the pictures for testing, chosen by the hash of their bytes: the same on every machine.
-
-    All questions about one picture stay on one side.
-    """
-    samples = tuple(samples)
-    pictures = sorted({s.image_digest for s in samples})
-    kept = set(pictures[: max(1, round(share * len(pictures)))])
-    train = tuple(s for s in samples if s.image_digest not in kept)
-    if not train:
-        raise DataError(f"{samples[0].origin}: too few pictures to keep some for testing; give 'train' and 'test'")
-    return train, tuple(s for s in samples if s.image_digest in kept)
-
-
-def _refuse_overlap(name: str, train: tuple[Sample, ...], test: tuple[Sample, ...]) -> None:
-    seen = {s.fingerprint: s for s in train}
-    for sample in test:
-        if twin := seen.get(sample.fingerprint):
-            raise DataError(f"{sample.origin}: task '{name}' has this very sample in training too ({twin.origin})")
 
 
 def _refuse_twins(content: StreamFile, path: Path) -> None:

@@ -4,6 +4,12 @@ A format is a module with `ABOUT` (title, source, licence, citation, how to get 
 is asked, with the names of a row's fields in braces), and `rows(place, *, split, **options)`, which reads `place`, a
 file or the folder of a data set, and yields a `Row` per sample, one after another: large files are never held in
 memory.
+
+A row that can't be used is yielded as a `DataError`, so that the others are read and one report names them all; an
+error of the whole file is raised. Optional: `VERSION` (raise it when the rows of the same files change),
+`files(place, *, split, **options)` (the files that are read, for the key of the index; default: every file below a
+folder that is no picture) and `pictures(place, *, split, **options)` (the root of pictures that the format writes
+itself).
 """
 
 from __future__ import annotations
@@ -28,6 +34,7 @@ class Row:
         answers: those that count, the one taught first; several stand for annotators or captions.
         origin: file and line (or number) for messages.
         extras: what a score needs beside the answers: the type of a question, the size of a picture.
+        unique: whether another row of the same id is a mistake; published training files repeat theirs.
     """
 
     id: str
@@ -36,6 +43,7 @@ class Row:
     answers: tuple[str, ...]
     origin: str
     extras: Mapping[str, str] = field(default_factory=dict)
+    unique: bool = True
 
 
 def format_names() -> list[str]:

@@ -1,0 +1,141 @@
+"""A data set of the library `datasets` by the names of its columns: a folder that `save_to_disk` wrote, or a hub id.
+
+{name: signs, format: huggingface, root: my-folder, options: {instruction: question, answer: label}}
+{name: signs, format: huggingface, options: {hub: owner/name, instruction: question, answer: answers}}
+
+Pictures that are inside the data set are written into the cache once, as they are, under the hash of their content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from evertune.errors import DataError, UserError, nearest
+from evertune.files import cache_folder, make_folder, write_atomically
+from evertune.tasks.columns import Columns
+from evertune.tasks.formats import Row
+
+ABOUT = {
+    "title": "a data set of the library `datasets`, saved by save_to_disk or from the hub, by the names of its columns",
+    "source": "https://huggingface.co/docs/datasets",
+    "files": "root: the folder that save_to_disk wrote; or options: {hub: owner/name, config, revision}; also "
+    "image, instruction, answer, id, extras (names of columns), train and test (names of splits)",
+    "licence": "that of the data set",
+    "citation": "Lhoest et al. 2021, Datasets: A Community Library for NLP, arXiv 2109.02846",
+}
+PROMPT = "{instruction}"
+
+
+def rows(
+    place: Path,
+    *,
+    split: str,
+    hub: str | None = None,
+    config: str | None = None,
+    revision: str | None = None,
+    train: str = "train",
+    test: str = "test",
+    image: str | None = "image",
+    instruction: str = "instruction",
+    answer: str = "answer",
+    id: str | None = None,
+    extras: Sequence[str] = (),
+) -> Iterator[Row | DataError]:
+    """A row per row of the split that `train` or `test` names. The other options name columns (`Columns`)."""
+    wanted = train if split == "train" else test
+    where = f"{hub or place}, split '{wanted}'"
+    columns = Columns(image, instruction, answer, id, None, extras)
+    content = _opened(place, hub, config, revision, wanted)
+    columns.check(content.column_names, where=where)
+    folder = make_folder(_folder())
+    for number, record in enumerate(_undecoded(content), start=1):
+        origin = f"{where}, row {number}"
+        try:
+            images = _images(record.get(image), folder, origin) if image else ()
+            rest = {name: _label(content, name, value) for name, value in record.items() if name != image}
+            yield columns.row({**rest, **({image: None} if image else {})}, number=number, origin=origin, images=images)
+        except DataError as problem:
+            yield problem
+
+
+def files(place: Path, *, hub: str | None = None, **_: Any) -> list[Path]:
+    """Every file that `save_to_disk` wrote; of the hub, the revision is what can be said."""
+    return [] if hub else sorted(path for path in place.rglob("*") if path.is_file())
+
+
+def pictures(place: Path, **_: Any) -> Path:
+    """Where the pictures are written."""
+    del place
+    return make_folder(_folder())
+
+
+def _folder() -> Path:
+    return cache_folder() / "pictures"
+
+
+def _opened(place: Path, hub: str | None, config: str | None, revision: str | None, split: str) -> Any:
+    """The split as a `datasets.Dataset`.
+
+    Raises:
+        UserError: the library is missing, or there is no such data set or split.
+    """
+    try:
+        from datasets import DatasetDict, load_dataset, load_from_disk
+    except ImportError as problem:
+        raise UserError("Hugging Face data sets need their library: pip install 'evertune[data]'") from problem
+    try:
+        if hub:
+            return load_dataset(hub, config, revision=revision, split=split)
+        content = load_from_disk(str(place))
+    except Exception as problem:  # the library raises what its many back ends raise
+        raise DataError(f"{hub or place} can't be opened as a data set ({problem})", kind="missing file") from problem
+    if not isinstance(content, DatasetDict):
+        return content
+    if split not in content:
+        raise DataError(f"{place} has no split '{split}'; {nearest(split, content)}", kind="missing file")
+    return content[split]
+
+
+def _undecoded(content: Any) -> Iterator[Mapping[str, Any]]:
+    """Records whose pictures are still the bytes that they came as."""
+    from datasets import Image, List, Sequence
+
+    for name, feature in content.features.items():
+        if isinstance(feature, Image):
+            content = content.cast_column(name, Image(decode=False))
+        elif isinstance(feature, List | Sequence) and isinstance(getattr(feature, "feature", None), Image):
+            content = content.cast_column(name, List(Image(decode=False)))
+    yield from content
+
+
+def _label(content: Any, name: str, value: Any) -> Any:
+    """The word of a class label, which is stored as a number."""
+    feature = content.features[name]
+    return feature.int2str(value) if hasattr(feature, "int2str") and isinstance(value, int) and value >= 0 else value
+
+
+def _images(value: Any, folder: Path, origin: str) -> tuple[str, ...]:
+    """Names below the cache's folder of the pictures in a cell."""
+    if value is None:
+        return ()
+    return tuple(_written(one, folder, origin) for one in (value if isinstance(value, list) else [value]))
+
+
+def _written(value: Any, folder: Path, origin: str) -> str:
+    """Write a picture under the hash of its content, unless it is there already."""
+    content = value.get("bytes") if isinstance(value, dict) else None
+    if isinstance(value, dict) and content is None and value.get("path"):
+        try:
+            content = Path(value["path"]).read_bytes()
+        except (OSError, ValueError) as problem:
+            raise DataError(f"{origin}: the picture {value['path']} can't be read", kind="missing picture") from problem
+    if not isinstance(content, bytes):
+        raise DataError(f"{origin}: the picture's column holds no pictures; name another", kind="unusable picture")
+    digest = hashlib.sha256(content).hexdigest()
+    path = folder / digest[:2] / digest
+    if not path.exists():
+        write_atomically(path, content)
+    return f"{digest[:2]}/{digest}"

@@ -1,0 +1,92 @@
+"""Own data: `{image | images, instruction, answer | answers, id}`, one object a line (or a JSON list of them).
+
+Every built-in task ends up here too. Relative names of pictures count from the file's folder, or from `images:`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from evertune.errors import DataError, nearest
+from evertune.tasks.entries import rows_from
+from evertune.tasks.formats import Row
+from evertune.tasks.pictures import short
+from evertune.tasks.reading import read_entries
+
+ABOUT = {
+    "title": "own data: {image | images, instruction, answer | answers, id}, one JSON object a line",
+    "source": "you",
+    "files": "a .jsonl file beside a folder of pictures; `id` may be left out, `answers` is a list when several are "
+    "right, the first is taught",
+    "licence": "yours",
+    "citation": "none",
+}
+PROMPT = "{instruction}"
+KEYS = {"image", "images", "instruction", "answer", "answers", "id"}
+
+
+def rows(place: Path, *, split: str) -> Iterator[Row | DataError]:
+    """A row per object; without an `id` it is called by its number. Both splits are read alike."""
+    del split
+    return rows_from(read_entries(place), lambda entry: [_row(entry.value, entry.origin, entry.key)])
+
+
+def files(place: Path, *, split: str) -> list[Path]:
+    """The file itself."""
+    del split
+    return [place]
+
+
+def _row(value: Mapping[str, Any], origin: str, number: str) -> Row:
+    if stray := sorted(value.keys() - KEYS):
+        complaint = f"{origin}: unknown key {short(stray[0])}; {nearest(stray[0], KEYS)}"
+        raise DataError(complaint, kind="unknown key")
+    return Row(
+        id=_id(value, origin, number),
+        images=_images(value, origin),
+        fields={"instruction": _text(value.get("instruction"), "instruction", origin)},
+        answers=_answers(value, origin),
+        origin=origin,
+    )
+
+
+def _id(value: Mapping[str, Any], origin: str, number: str) -> str:
+    found = value.get("id", number)
+    if not isinstance(found, str | int) or isinstance(found, bool):
+        raise DataError(f"{origin}: 'id' must be a text or a whole number", kind="unusable id")
+    return str(found)
+
+
+def _images(value: Mapping[str, Any], origin: str) -> tuple[str, ...]:
+    if "image" in value and "images" in value:
+        raise DataError(
+            f"{origin}: a row has either 'image' (a name) or 'images' (a list)", kind="unusable picture name"
+        )
+    if "images" in value:
+        return _texts(value["images"], "images", origin, empty=True)
+    return (_text(value["image"], "image", origin),) if value.get("image") is not None else ()
+
+
+def _answers(value: Mapping[str, Any], origin: str) -> tuple[str, ...]:
+    if ("answer" in value) == ("answers" in value):
+        raise DataError(
+            f"{origin}: a row has either 'answer' (a text) or 'answers' (a list of texts)", kind="unusable answer"
+        )
+    if "answer" in value:
+        return (_text(value["answer"], "answer", origin),)
+    return _texts(value["answers"], "answers", origin)
+
+
+def _texts(value: Any, key: str, origin: str, *, empty: bool = False) -> tuple[str, ...]:
+    if not isinstance(value, list) or not (value or empty):
+        complaint = f"{origin}: '{key}' must be a list" + ("" if empty else " with at least one text")
+        raise DataError(complaint, kind=f"unusable {key}")
+    return tuple(_text(text, key, origin) for text in value)
+
+
+def _text(value: Any, key: str, origin: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise DataError(f"{origin}: '{key}' must be a text that is not empty", kind=f"unusable {key}")
+    return value.strip()

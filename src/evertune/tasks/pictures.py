@@ -1,0 +1,157 @@
+"""Open a picture, the same way in training and in evaluation, under limits that a hostile file can't pass.
+
+As a person sees it: EXIF rotation applied, transparency on white, the first frame of an animation, CMYK, palette and
+16-bit pictures as 8-bit RGB. What is too large is refused from its header, before a pixel is decoded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import threading
+import warnings
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from evertune.errors import DataError
+
+MOST_PIXELS = 89_478_485
+"""Pillow's own limit for a warning: a quarter of a gigabyte as RGB."""
+MOST_BYTES = 256 << 20
+LONGEST_NAME = 4096
+# Raster formats only: Pillow would hand PostScript to an interpreter.
+KINDS = ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+
+_headers = threading.Lock()  # `warnings.catch_warnings` is not safe among threads
+
+
+def open_picture(path: Path, *, origin: str) -> Image.Image:
+    """The picture as RGB.
+
+    Raises:
+        DataError: it is missing, broken, too large or no picture; the message begins with `origin`.
+    """
+    return read_picture(path, origin=origin)[0]
+
+
+def read_picture(path: Path, *, origin: str) -> tuple[Image.Image, str]:
+    """The picture as RGB, and the SHA-256 of the very bytes it was made from.
+
+    Raises:
+        DataError: it is missing, broken, too large or no picture; the message begins with `origin`.
+    """
+    content = read_bytes(path, origin=origin)
+    where = f"{origin}: the picture {path}"
+    if not content:
+        raise DataError(f"{where} is empty (0 bytes)", kind="broken picture")
+    try:
+        return _decoded(content, where), hashlib.sha256(content).hexdigest()
+    except DataError:
+        raise
+    except UnidentifiedImageError as problem:
+        raise DataError(f"{where} is broken or not a picture (no known format)", kind="broken picture") from problem
+    except Exception as problem:  # what decoders raise on damaged files is not a closed list
+        raise DataError(f"{where} is broken or not a picture ({problem})", kind="broken picture") from problem
+
+
+def read_bytes(path: Path, *, origin: str) -> bytes:
+    """The file's content.
+
+    Raises:
+        DataError: it is missing, unreadable or larger than any picture should be.
+    """
+    try:
+        size = path.stat().st_size
+        if size > MOST_BYTES:
+            complaint = f"{origin}: the picture {path} has {size >> 20} MiB; at most {MOST_BYTES >> 20} are read"
+            raise DataError(complaint, kind="picture too large")
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as problem:
+        raise DataError(f"{origin}: the picture {path} does not exist", kind="missing picture") from problem
+    except (OSError, ValueError) as problem:
+        reason = getattr(problem, "strerror", None) or problem
+        raise DataError(f"{origin}: the picture {path} can't be read ({reason})", kind="missing picture") from problem
+
+
+def _decoded(content: bytes, where: str) -> Image.Image:
+    from PIL import ImageOps
+
+    with _header(content) as picture:
+        width, height = picture.size
+        if width * height > MOST_PIXELS:
+            complaint = f"{where} has {width} x {height} pixels; at most {MOST_PIXELS:,} are decoded: make it smaller"
+            raise DataError(complaint, kind="picture too large")
+        picture.load()
+        upright = ImageOps.exif_transpose(picture)
+        return _as_rgb(upright, where)
+
+
+def _header(content: bytes) -> Image.Image:
+    """The picture before its pixels are decoded."""
+    with _headers, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about its size: that is looked at next
+        Image.init()
+        try:
+            return Image.open(io.BytesIO(content), formats=[kind for kind in KINDS if kind in Image.OPEN])
+        except Image.DecompressionBombError as problem:
+            raise ValueError(f"too many pixels: {problem}") from problem
+
+
+def _as_rgb(picture: Image.Image, where: str) -> Image.Image:
+    if picture.mode.startswith("I") or picture.mode == "F":
+        return _from_deep(picture, where).convert("RGB")
+    if picture.has_transparency_data:
+        layer = picture.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return picture.convert("RGB")
+
+
+def _from_deep(picture: Image.Image, where: str) -> Image.Image:
+    """8-bit grey of 16-bit grey: 65535 is white. Pillow's own conversion would cut off everything above 255."""
+    values = np.asarray(picture)
+    if picture.mode == "F" or values.min() < 0 or values.max() > 0xFFFF:
+        complaint = f"{where} has values of 32 bits (mode {picture.mode}), whose white nobody knows: save it with 8"
+        raise DataError(complaint, kind="broken picture")
+    return Image.fromarray(np.round(values.astype(np.float32) / 257).astype(np.uint8))
+
+
+def picture_name(name: str, *, anywhere: bool, origin: str) -> str:
+    """`name` when it may name a picture below a root; with `anywhere` it may lead out of it.
+
+    Raises:
+        DataError: it is empty, absolute, leads out of the root, or can be no file's name.
+    """
+    kind = "unusable picture name"
+    if not name.strip():
+        raise DataError(f"{origin}: the name of a picture is empty", kind=kind)
+    if "\0" in name or len(name) > LONGEST_NAME:
+        raise DataError(f"{origin}: {short(name)} can't be the name of a picture", kind=kind)
+    if not anywhere and leads_out(name):
+        raise DataError(
+            f"{origin}: the picture {short(name)} lies outside of the pictures' folder; move it there or set 'images', "
+            "or say 'anywhere: true' in the task",
+            kind="picture outside",
+        )
+    return name
+
+
+def leads_out(name: str) -> bool:
+    """Whether a picture's name is absolute or climbs out with `..`, on any system."""
+    if not ("/.." in name or "\\" in name or ":" in name or name.startswith((".", "/"))):
+        return False  # nearly all names, and there may be millions
+    path = PurePosixPath(name.replace("\\", "/"))
+    depth = 0
+    for part in path.parts:
+        depth += -1 if part == ".." else part != "."
+        if depth < 0:
+            return True
+    return path.is_absolute() or name[1:3] in (":\\", ":/")
+
+
+def short(text: str, *, longest: int = 80) -> str:
+    """A text from a file as it can stand in a message: quoted, one line, not too long."""
+    text = text if len(text) <= longest else text[:longest] + "…"
+    return f"'{text}'" if text.isprintable() else repr(text)

@@ -1,0 +1,333 @@
+"""Rows of any format, written once in one form with an index, and read where they are looked at.
+
+    rows/llava-3f2a.../rows.jsonl      {id, images, instruction, answers, origin, extras}, one line per sample
+                       places.npy      (n, 2) where each row that can be used begins and how long it is
+                       texts.npy       (n,) hash of instruction and answers
+                       counts.npy      (n,) pictures of each row
+                       pictures.npy    their numbers, row after row
+                       names.jsonl     the different pictures, in the order of their first use
+                       name_places.npy (u, 2) where each name begins and how long it is
+                       problems.jsonl  {kind, message} of the rows that can't be used
+                       place           the file or folder as it was called then, which messages begin with
+
+The folder is written whole or not at all. Its key holds everything that decides it (format, options, prompt, and path,
+size and time of the source files), so that a changed file is a new folder. Memory while it is written: about 50 bytes
+a row; afterwards the arrays are memory-mapped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from json.encoder import encode_basestring
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evertune.errors import DataError
+from evertune.files import cache_folder, digest_of, whole_folder
+from evertune.tasks.formats import Row
+from evertune.tasks.pictures import picture_name, short
+from evertune.tasks.prompts import filled
+
+VERSION = 2
+LONGEST_TEXT = 100_000
+"""Characters of an instruction or an answer; the longest context of any model here holds far fewer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything that decides an index, beside the content of the files."""
+
+    format: str
+    version: int
+    place: Path
+    split: str
+    options: Mapping[str, Any]
+    prompt: str
+    anywhere: bool
+    files: tuple[Path, ...]
+
+    @property
+    def folder(self) -> Path:
+        """Where the index of this recipe is, or will be."""
+        sources = [(str(path.resolve()), s.st_size, s.st_mtime_ns) for path in self.files for s in [path.stat()]]
+        key = digest_of(
+            {
+                "place": str(self.place.resolve()),
+                "index": VERSION,
+                "format": [self.format, self.version],
+                "split": self.split,
+                "options": dict(self.options),
+                "prompt": self.prompt,
+                "anywhere": self.anywhere,
+                "files": sources,
+            }
+        )
+        return cache_folder() / "rows" / f"{self.format}-{key[:24]}"
+
+
+def indexed(recipe: Recipe, read: Callable[[], Iterable[Row | DataError]]) -> RowFile:
+    """The index of `recipe`, made from the rows that `read` gives first where it is not in the cache.
+
+    Raises:
+        DataError: the file as a whole can't be read; single rows are problems of the index.
+    """
+    try:
+        folder = recipe.folder
+    except OSError as problem:
+        raise DataError(f"{problem.filename} can't be read ({problem.strerror})", kind="missing file") from problem
+    if not folder.exists():
+        with whole_folder(folder) as place, _Writer(place) as writer:
+            (place / "place").write_text(str(recipe.place), encoding="utf-8")
+            for row in read():
+                writer.add(row, recipe)
+    return RowFile(folder, place=recipe.place)
+
+
+class RowFile:
+    """The rows of an index; only the arrays' pages that are looked at are in memory.
+
+    `place` is what the file or folder is called now: messages name it as the user does.
+    """
+
+    def __init__(self, folder: Path, *, place: Path) -> None:
+        self.folder = folder
+        self._then, self._now = (folder / "place").read_text(encoding="utf-8"), str(place)
+        self._rows = (folder / "rows.jsonl").open("rb")
+        self._names = (folder / "names.jsonl").open("rb")
+        self._places = _mapped(folder / "places.npy")
+        self._name_places = _mapped(folder / "name_places.npy")
+        self.texts = _mapped(folder / "texts.npy")
+        self.counts = _mapped(folder / "counts.npy")
+        self.pictures = _mapped(folder / "pictures.npy")
+        # (n + 1,) where each row's pictures begin in `pictures`
+        self.firsts = np.concatenate([[0], np.cumsum(self.counts, dtype=np.int64)])
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, at: int) -> dict[str, Any]:
+        row: dict[str, Any] = json.loads(_piece(self._rows, self._places[at]))
+        row["origin"] = self._as_called_now(row["origin"])
+        return row
+
+    def _as_called_now(self, message: str) -> str:
+        return self._now + message.removeprefix(self._then) if message.startswith(self._then) else message
+
+    @property
+    def different_pictures(self) -> int:
+        """How many different pictures there are."""
+        return len(self._name_places)
+
+    def name(self, picture: int) -> str:
+        """The name of a picture by its number."""
+        name: str = json.loads(_piece(self._names, self._name_places[picture]))
+        return name
+
+    def pictures_of(self, at: int) -> NDArray[Any]:
+        """The numbers of a row's pictures."""
+        return self.pictures[self.firsts[at] : self.firsts[at + 1]]
+
+    def row_with(self, picture: int) -> int:
+        """The first row that has the picture."""
+        place = int(np.argmax(self.pictures == picture))
+        return int(np.searchsorted(self.firsts, place, side="right")) - 1
+
+    def problems(self) -> Iterator[DataError]:
+        """What was wrong with the rows that can't be used, in their order."""
+        with (self.folder / "problems.jsonl").open(encoding="utf-8") as lines:
+            for line in lines:
+                content = json.loads(line)
+                yield DataError(self._as_called_now(content["message"]), kind=content["kind"])
+
+
+def _mapped(path: Path) -> NDArray[Any]:
+    try:
+        values: NDArray[Any] = np.load(path, mmap_mode="r")
+    except ValueError:  # nothing can't be mapped
+        values = np.load(path)
+    return values
+
+
+def _as_array(values: array[int], kind: Any) -> NDArray[Any]:
+    return np.frombuffer(values, kind) if values else np.empty(0, kind)
+
+
+def _piece(stream: IO[bytes], place: NDArray[Any]) -> bytes:
+    # Not a memory map: its pages would count as this process's memory, and grow with the file.
+    return os.pread(stream.fileno(), int(place[1]), int(place[0]))
+
+
+class _Writer:
+    """Writes an index: rows as they come, arrays at the end."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._rows, self._names, self._problems = (
+            (folder / name).open("wb") for name in ("rows.jsonl", "all-names.jsonl", "problems.jsonl")
+        )
+        self._at = 0
+        self._places, self._ids, self._texts = array("q"), array("q"), array("Q")
+        self._counts, self._name_hashes = array("H"), array("q")
+        self._unique = bytearray()
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self._finish()
+        for stream in (self._rows, self._names, self._problems):
+            stream.close()
+
+    def add(self, row: Row | DataError, recipe: Recipe) -> None:
+        """Write one row, or what is wrong with it."""
+        try:
+            if isinstance(row, DataError):
+                raise row
+            instruction = _checked(row, recipe)
+            self._write(row, instruction)
+        except DataError as problem:
+            line = json.dumps({"kind": problem.kind, "message": str(problem)})
+            self._problems.write(line.encode() + b"\n")
+
+    def _write(self, row: Row, instruction: str) -> None:
+        names = [encode_basestring(name) for name in row.images]
+        line = _line(row, names, instruction)
+        self._rows.write(line)
+        self._places.extend((self._at, len(line) - 1))
+        self._at += len(line)
+        # Python's own hash is fast and differs between processes: fine for what is compared within one.
+        self._ids.append(hash(row.id))
+        self._unique.append(row.unique)
+        text = blake2b("\0".join((instruction, *row.answers)).encode(), digest_size=8)
+        self._texts.append(int.from_bytes(text.digest(), "little"))
+        self._counts.append(len(row.images))
+        for name in names:
+            self._name_hashes.append(hash(name))
+            self._names.write(name.encode() + b"\n")
+
+    def _finish(self) -> None:
+        self._rows.flush()
+        self._names.close()
+        places = _as_array(self._places, np.int64).reshape(-1, 2)
+        good = self._without_repeated(places)
+        counts = _as_array(self._counts, np.uint16)
+        firsts, numbers = _numbered(_as_array(self._name_hashes, np.int64))
+        self._save("places", places[good])
+        self._save("texts", _as_array(self._texts, np.uint64)[good])
+        self._save("counts", counts[good])
+        self._save("pictures", numbers[np.repeat(good, counts)])
+        self._save("name_places", self._write_names(firsts))
+        (self._folder / "all-names.jsonl").unlink()
+        self._problems.flush()
+
+    def _save(self, name: str, values: NDArray[Any]) -> None:
+        np.save(self._folder / f"{name}.npy", values)
+
+    def _without_repeated(self, places: NDArray[Any]) -> NDArray[Any]:
+        """(n,) True where a row is kept: not where its id stands further up already."""
+        ids, unique = _as_array(self._ids, np.int64), np.array(self._unique, dtype=np.uint8).astype(bool)
+        good = np.ones(len(ids), bool)
+        order = np.argsort(ids, kind="stable")
+        same = np.flatnonzero(ids[order][1:] == ids[order][:-1]) + 1
+        first = 0
+        for at in same.tolist():
+            later = order[at]
+            first = first if ids[order[first]] == ids[later] else at - 1
+            if unique[later]:
+                self._refuse_repeated(places[order[first]], places[later], good, int(later))
+        return good
+
+    def _refuse_repeated(self, first: NDArray[Any], later: NDArray[Any], good: NDArray[Any], at: int) -> None:
+        with (self._folder / "rows.jsonl").open("rb") as stream:
+            one, other = (json.loads(_piece(stream, place)) for place in (first, later))
+        if one["id"] == other["id"]:  # the hashes are equal; the ids nearly certainly too
+            good[at] = False
+            complaint = f"{other['origin']}: the id {short(other['id'])} stands at {one['origin']} already"
+            self._problems.write(json.dumps({"kind": "repeated id", "message": complaint}).encode() + b"\n")
+
+    def _write_names(self, firsts: NDArray[Any]) -> NDArray[Any]:
+        """Write the names at the places `firsts` (ascending) of all names; return where each begins and how long."""
+        places = array("q")
+        wanted, written, at = iter(firsts.tolist()), (self._folder / "names.jsonl").open("wb"), 0
+        following = next(wanted, None)
+        with written, (self._folder / "all-names.jsonl").open("rb") as lines:
+            for number, line in enumerate(lines):
+                if number == following:
+                    written.write(line)
+                    places.extend((at, len(line) - 1))
+                    at += len(line)
+                    following = next(wanted, None)
+        return _as_array(places, np.int64).reshape(-1, 2)
+
+
+def _line(row: Row, names: Sequence[str], instruction: str) -> bytes:
+    """The row as a line of JSON. By hand, because `json.dumps` makes an encoder anew each time, a million times."""
+    text = encode_basestring
+    extras = f', "extras": {json.dumps(dict(row.extras), ensure_ascii=False)}' if row.extras else ""
+    line = (
+        f'{{"id": {text(row.id)}, "images": [{", ".join(names)}], "instruction": {text(instruction)}, '
+        f'"answers": [{", ".join(map(text, row.answers))}], "origin": {text(row.origin)}{extras}}}\n'
+    )
+    return line.encode()
+
+
+def _numbered(hashes: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Places of the first use of each different hash, ascending, and for each hash the number of its first use.
+
+    64 bits: a million names share one with a probability of 3e-8.
+    """
+    _, firsts, inverse = np.unique(hashes, return_index=True, return_inverse=True)
+    order = np.argsort(firsts, kind="stable")
+    rank = np.empty(len(order), np.int32)
+    rank[order] = np.arange(len(order), dtype=np.int32)
+    return firsts[order], rank[inverse]
+
+
+def _checked(row: Row, recipe: Recipe) -> str:
+    """The instruction of a row that can be used.
+
+    Raises:
+        DataError: a name, a text or the number of answers is not usable; the message begins with the row's origin.
+    """
+    instruction = filled(recipe.prompt, row.fields, origin=row.origin)
+    _refuse_text("instruction", instruction, row.origin)
+    if not row.answers:
+        raise DataError(f"{row.origin}: the row has no answer", kind="no answer")
+    for answer in row.answers:
+        _refuse_text("answer", answer, row.origin)
+    for name in row.images:
+        _refuse_text("name of the picture", name, row.origin)
+        picture_name(name, anywhere=recipe.anywhere, origin=row.origin)
+    for text in (row.id, *row.extras.values()):
+        _refuse_text("id or extra", text, row.origin, empty=True)
+    if len(row.images) > 0xFFFF:
+        raise DataError(f"{row.origin}: {len(row.images)} pictures are too many", kind="too many pictures")
+    return instruction
+
+
+def _refuse_text(what: str, text: str, origin: str, *, empty: bool = False) -> None:
+    if not (empty or text.strip()):
+        raise DataError(f"{origin}: the {what} is empty", kind=f"empty {what}")
+    if len(text) > LONGEST_TEXT:
+        complaint = f"{origin}: the {what} has {len(text):,} characters; at most {LONGEST_TEXT:,} are taken"
+        raise DataError(complaint, kind="huge text")
+    if "\0" in text or not (text.isascii() or _is_unicode(text)):
+        raise DataError(f"{origin}: the {what} {short(text)} holds a NUL or half a character", kind="broken text")
+
+
+def _is_unicode(text: str) -> bool:
+    """False for lone surrogates, which no file or tokenizer can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,87 @@
+"""Anybody's data through whole runs: a LLaVA-style folder of photographs, and the paper's architecture in miniature."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import yaml
+
+from evertune import run
+from evertune.evaluate import read_answers
+
+
+@pytest.fixture(scope="module")
+def llava_stream(stream, tmp_path_factory):
+    """The photographs of the example as LLaVA's users have them: two lists, pictures in a folder."""
+    folder = tmp_path_factory.mktemp("llava")
+    source = stream.parent
+    shutil.copytree(source, folder / "pictures", ignore=shutil.ignore_patterns("*.jsonl", "*.yaml"))
+    rows = [json.loads(line) for line in (source / "what.jsonl").read_text().splitlines()]
+    train, test = [row for row in rows if "-5" not in row["image"]], [row for row in rows if "-5" in row["image"]]
+    conversations = [
+        {
+            "id": number,
+            "image": f"pictures/{row['image']}",
+            "conversations": [
+                {"from": "human", "value": f"<image>\n{row['instruction']}"},
+                {"from": "gpt", "value": row["answer"]},
+                {"from": "human", "value": "Is it a photograph?"},
+                {"from": "gpt", "value": "yes"},
+            ],
+        }
+        for number, row in enumerate(train)
+    ]
+    questions = [
+        {
+            "question_id": f"q{n}",
+            "image": f"pictures/{row['image']}",
+            "text": row["instruction"],
+            "answer": row["answer"],
+        }
+        for n, row in enumerate(test)
+    ]
+    (folder / "train.json").write_text(json.dumps(conversations))
+    (folder / "test.json").write_text(json.dumps(questions))
+    task = {"name": "what", "format": "llava", "train": "train.json", "test": "test.json"}
+    (folder / "s.yaml").write_text(yaml.safe_dump({"name": "photographs", "tasks": [task]}))
+    return folder / "s.yaml"
+
+
+def test_a_llava_folder(llava_stream, mini_blip, tmp_path):
+    settings = ["dtype=float32", "train.epochs=1"]
+    result = run(str(llava_stream), model=str(mini_blip), out=tmp_path / "run", settings=settings)
+    (matrix,) = result.matrices
+    assert matrix["finished"] and matrix["tasks"] == ["what"] and matrix["cost"]["samples_trained"] == 60
+    rows = read_answers(tmp_path / "run" / "answers" / "01" / "what.jsonl")
+    assert [row["id"] for row in rows] == [f"q{n}" for n in range(6)]
+    assert all(row["gold"] and row["image"].endswith("-5.jpg") for row in rows)
+    stamp = json.loads((tmp_path / "run" / "stamp.json").read_text())
+    assert stamp["prompts"]["what"] == "{image}What is this?"
+    assert "data:image" in result.report.read_text(), "the report shows the photographs"
+    again = run(str(llava_stream), model=str(mini_blip), out=tmp_path / "run", settings=settings)
+    assert again.matrices == result.matrices
+
+
+def test_the_same_rows_are_the_same_run_in_any_format(llava_stream, mini_blip, tmp_path):
+    """What is learned depends on pictures and texts, not on the file that they came in."""
+    folder = llava_stream.parent
+    lines = []
+    for number, row in enumerate(json.loads((folder / "train.json").read_text())):
+        said = [turn["value"].replace("<image>\n", "") for turn in row["conversations"]]
+        for asked, answer in ((said[0], said[1]), ("\n".join(said[:3]), said[3])):
+            lines.append(
+                {"image": row["image"], "instruction": asked, "answer": answer, "id": f"{number}-{len(lines)}"}
+            )
+    (folder / "train.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    tests = json.loads((folder / "test.json").read_text())
+    rows = [
+        {"id": r["question_id"], "image": r["image"], "instruction": r["text"], "answer": r["answer"]} for r in tests
+    ]
+    (folder / "test.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    task = {"name": "what", "train": "train.jsonl", "test": "test.jsonl"}
+    (folder / "own.yaml").write_text(yaml.safe_dump({"name": "photographs", "tasks": [task]}))
+    from evertune.tasks import load_stream
+
+    assert load_stream(str(folder / "own.yaml")).fingerprint == load_stream(str(llava_stream)).fingerprint
