@@ -82,7 +82,7 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path, side, recwarn, monkeyp
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("decoded"))
     with pytest.raises(DataError, match=r"x.jsonl:1: the picture .*bomb.png .*pixels"):
         seen(tmp_path / "bomb.png")
-    assert not recwarn.list
+    assert not [w for w in recwarn.list if issubclass(w.category, Image.DecompressionBombWarning)]
 
 
 def test_a_file_too_large_is_not_read(tmp_path, monkeypatch):
