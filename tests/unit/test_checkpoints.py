@@ -1,4 +1,4 @@
-"""The checkpoints that come with evertune: ordinary folders, small, of one tower, and they can do what their cards say."""
+"""The checkpoints that come with evertune: ordinary, small, of one tower, and able to do what their cards say."""
 
 from __future__ import annotations
 
