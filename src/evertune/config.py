@@ -16,7 +16,7 @@ from evertune.errors import UserError, nearest
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
-TINY = {"epochs": 1.0, "batch_size": 32, "learning_rate": 1e-3}
+TINY = {"epochs": 1.0, "batch_size": 32, "learning_rate": 3e-4}
 RECIPES: dict[str, dict[str, Any]] = {"tiny-aligned": TINY, "tiny-instruct": TINY}
 """How a model wants to be trained where the user says nothing; the defaults of `TrainSettings` are those of `smol`."""
 
