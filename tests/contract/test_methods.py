@@ -12,6 +12,7 @@ from evertune.methods import EWC, METHODS, EProj, LwF, Replay, Tir, composed, ma
 
 ALONE = [name for name in METHODS if name != "tir"]
 TOGETHER = ["replay+ewc", "replay+eproj", "replay+mas", "tir+ewc", "tir+mas", "replay+tir+ewc", "ewc+lwf"]
+ADAPTED = ["replay+lora", "ewc+lora", "tir+mas+lora", "lwf+lora", "eproj+lora", "replay+lora-router"]
 OPTIONS = {
     "replay": {"ratio": 0.25},
     "ewc": {"strength": 50.0, "samples": 4},
@@ -21,12 +22,12 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("spec", [*ALONE, *TOGETHER])
+@pytest.mark.parametrize("spec", [*ALONE, *TOGETHER, *ADAPTED])
 def test_contract(spec):
     check_method(lambda: make_methods(spec, OPTIONS))
 
 
-@pytest.mark.parametrize("spec", ["sequential", "replay+tir+ewc", "mas", "lwf", "eproj"])
+@pytest.mark.parametrize("spec", ["sequential", "replay+tir+ewc", "mas", "lwf", "eproj", "lora", "lora-router"])
 def test_contract_on_instructblip(spec, mini_blip):
     check_method(lambda: make_methods(spec, OPTIONS), model=str(mini_blip))
 
