@@ -12,7 +12,8 @@ from evertune.methods import EWC, METHODS, EProj, LwF, Replay, Tir, composed, ma
 
 ALONE = [name for name in METHODS if name != "tir"]
 TOGETHER = ["replay+ewc", "replay+eproj", "replay+mas", "tir+ewc", "tir+mas", "replay+tir+ewc", "ewc+lwf"]
-ADAPTED = ["replay+lora", "ewc+lora", "tir+mas+lora", "lwf+lora", "eproj+lora", "replay+lora-router"]
+ADAPTED = ["replay+lora", "ewc+lora", "tir+mas+lora", "lwf+lora", "eproj+lora", "replay+olora", "replay+moelora"]
+LORA = ["lora", "olora", "moelora", "lora-router"]
 OPTIONS = {
     "replay": {"ratio": 0.25},
     "ewc": {"strength": 50.0, "samples": 4},
@@ -27,7 +28,7 @@ def test_contract(spec):
     check_method(lambda: make_methods(spec, OPTIONS))
 
 
-@pytest.mark.parametrize("spec", ["sequential", "replay+tir+ewc", "mas", "lwf", "eproj", "lora", "lora-router"])
+@pytest.mark.parametrize("spec", ["sequential", "replay+tir+ewc", "mas", "lwf", "eproj", *LORA])
 def test_contract_on_instructblip(spec, mini_blip):
     check_method(lambda: make_methods(spec, OPTIONS), model=str(mini_blip))
 

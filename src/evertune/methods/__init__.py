@@ -21,6 +21,8 @@ from evertune.methods.lora import Lora
 from evertune.methods.lora_router import LoraRouter
 from evertune.methods.lwf import LwF
 from evertune.methods.mas import MAS
+from evertune.methods.moelora import MoELora
+from evertune.methods.olora import OLora
 from evertune.methods.replay import Replay
 from evertune.methods.sequential import Sequential
 from evertune.methods.tir import Tir
@@ -39,6 +41,8 @@ __all__ = [
     "LoraRouter",
     "LwF",
     "Method",
+    "MoELora",
+    "OLora",
     "OnlineEWC",
     "Replay",
     "Sequential",
@@ -50,9 +54,8 @@ __all__ = [
     "parts_of",
 ]
 
-METHODS: dict[str, type[Method]] = {
-    m.name: m for m in (Sequential, Replay, EWC, OnlineEWC, MAS, LwF, Tir, EProj, Lora, LoraRouter, Direct, Joint)
-}
+_ALL = (Sequential, Replay, EWC, OnlineEWC, MAS, LwF, Tir, EProj, Lora, OLora, MoELora, LoraRouter, Direct, Joint)
+METHODS: dict[str, type[Method]] = {method.name: method for method in _ALL}
 
 
 def parts_of(spec: str) -> list[str]:
