@@ -8,7 +8,7 @@ import torch
 from evertune.checks import check_method
 from evertune.errors import UserError
 from evertune.lmm.weights import bytes_of
-from evertune.methods import EWC, METHODS, EProj, LwF, Replay, Tir, composed, make_methods
+from evertune.methods import EWC, METHODS, EProj, LoraRouter, LwF, Replay, Tir, composed, make_methods
 
 ALONE = [name for name in METHODS if name != "tir"]
 TOGETHER = ["replay+ewc", "replay+eproj", "replay+mas", "tir+ewc", "tir+mas", "replay+tir+ewc", "ewc+lwf"]
@@ -71,6 +71,18 @@ class AsksTheBatch(EProj):
         return chosen and [max(set(chosen), key=chosen.count)] * len(chosen)
 
 
+class ForgetsTheRegression(LoraRouter):
+    def load_state_dict(self, state):
+        super().load_state_dict({**state, "router": {}})
+
+
+class StartsAnywhere(LoraRouter):
+    """The seed of the run does not decide its adapters."""
+
+    def adapt(self, lmm, *, seed):
+        return super().adapt(lmm, seed=int(torch.randint(2**31, (1,))))
+
+
 class ForgetsTheImportance(EProj):
     def load_state_dict(self, state):
         zero = {e: {n: t * 0 for n, t in found.items()} for e, found in state["importance"].items()}
@@ -125,6 +137,8 @@ class DistilsFromTheFirst(LwF):
     [
         (lambda: ForgetsItsState(strength=50.0, samples=4), "some state is not saved"),
         (ForgetsItsKeys, "after save and load"),
+        (ForgetsTheRegression, "after save and load"),
+        (StartsAnywhere, "some state is not saved"),
         (SecretOracle, "when the task is hidden"),
         (AsksTheBatch, "when the task is hidden"),
         (

@@ -214,6 +214,11 @@ def test_options_are_checked(options, complaint):
         make_methods("lora", {"lora": options})
 
 
+def test_nothing_in_full():
+    lmm = make_methods("lora", {"lora": {"whole": "none"}})[0].adapt(random_lmm(), seed=0)
+    assert all(f".{ADAPTER}." in name for name in lmm.trainable())
+
+
 def test_nothing_left_to_train(tasks, tmp_path):
     class Nothing(Method):
         name = "nothing"

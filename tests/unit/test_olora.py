@@ -16,7 +16,7 @@ from evertune.lmm import load_lmm
 from evertune.lmm.adapters import ADAPTER
 from evertune.lmm.weights import copy_of, fingerprint_of
 from evertune.loop import Training, train
-from evertune.methods import OLora, make_methods
+from evertune.methods import Lora, OLora, make_methods
 from evertune.methods.olora import SummedLowRank, overlap_gradient, overlap_of
 
 DOWN, UP = f"{ADAPTER}.down", f"{ADAPTER}.up"
@@ -88,6 +88,13 @@ def test_a_new_adapter_changes_nothing_until_it_is_trained(tasks, tmp_path):
     again = copy_of(learner.lmm.trainable())
     learner.methods[0].before_task(tasks[2])
     assert fingerprint_of(learner.lmm.trainable()) == fingerprint_of(again), "begun again, it is the same"
+
+
+def test_the_first_task_is_learned_as_by_lora(tasks, tmp_path):
+    ends = [learner_of(tmp_path / type(m).__name__, m) for m in (OLora(rank=2), Lora(rank=2, whole="none"))]
+    for learner in ends:
+        learner.learn(tasks[0])
+    assert fingerprint_of(ends[0].lmm.trainable()) == fingerprint_of(ends[1].lmm.trainable())
 
 
 def test_earlier_adapters_stay_and_are_all_in_the_sum(tasks, tmp_path):

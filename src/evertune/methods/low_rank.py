@@ -16,7 +16,7 @@ from evertune.lmm.adapters import TRAINED, LowRank, attach
 from evertune.lmm.protocol import LMM
 from evertune.methods.base import Method
 
-RANK, ALPHA, WHOLE = 8, 16.0, "projection"
+RANK, ALPHA, WHOLE, NONE = 8, 16.0, "projection", "none"
 
 
 class LowRankMethod(Method):
@@ -27,7 +27,7 @@ class LowRankMethod(Method):
         alpha: s = alpha / rank.
         targets: the layers that get one: 'trained', those of what the model trains by itself; or names separated by
             commas, of scopes (`qformer`) or layers (`q_proj,v_proj`).
-        whole: scopes trained in full beside the adapters, separated by commas; '' for none.
+        whole: scopes trained in full beside the adapters, separated by commas; or 'none'.
     """
 
     kind_of_adapter: ClassVar[str] = "sum"
@@ -42,7 +42,8 @@ class LowRankMethod(Method):
     def adapt(self, lmm: LMM, *, seed: int) -> LMM:
         """The model with adapters."""
         about = f"{self.kind_of_adapter} rank {self.rank} alpha {self.alpha!r}"
-        return attach(lmm, self.adapter, targets=self.targets, whole=self.whole, seed=seed, about=about)
+        whole = "" if self.whole == NONE else self.whole
+        return attach(lmm, self.adapter, targets=self.targets, whole=whole, seed=seed, about=about)
 
     def adapter(self, layer: nn.Linear, generator: torch.Generator) -> nn.Module:
         """The adapter of one layer."""

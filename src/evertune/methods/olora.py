@@ -18,7 +18,7 @@ from evertune.files import digest
 from evertune.lmm.adapters import ADAPTER, TRAINED, Adapted, LowRank, spread
 from evertune.lmm.weights import bytes_of, copy_of, restore
 from evertune.methods.base import About, Context
-from evertune.methods.low_rank import ALPHA, RANK, LowRankMethod
+from evertune.methods.low_rank import ALPHA, NONE, RANK, LowRankMethod
 from evertune.tasks.task import Task
 
 Overlap = Literal["absolute", "squared"]
@@ -79,7 +79,7 @@ class OLora(LowRankMethod):
         strength: float = 0.5,
         overlap: Overlap = "absolute",
     ) -> None:
-        super().__init__(rank=rank, alpha=alpha, targets=targets, whole="")
+        super().__init__(rank=rank, alpha=alpha, targets=targets, whole=NONE)
         if not strength >= 0:
             raise UserError("olora.strength must be 0 or more")
         self.strength, self.overlap = strength, overlap
