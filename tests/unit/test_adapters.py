@@ -18,7 +18,7 @@ from evertune.lmm import load_lmm
 from evertune.lmm.adapters import ADAPTER, LowRank, attach, bare, linear_layers, spread
 from evertune.lmm.weights import copy_of, fingerprint_of
 from evertune.loop import Training
-from evertune.methods import EProj, LoraRouter, Method, make_methods
+from evertune.methods import Context, EProj, LoraRouter, Method, make_methods
 
 
 def random_lmm(seed=1):
@@ -153,13 +153,16 @@ def test_adapters_come_off_again(blip):
 
 
 def test_what_decides_an_answer_decides_the_fingerprint():
+    moved = random_lmm()
+    shake(moved.trainable().values())
     prints = {
         put(random_lmm()).fingerprint,
+        put(moved).fingerprint,
         put(random_lmm(), about="alpha 32").fingerprint,
         put(random_lmm(), targets="q_proj").fingerprint,
         random_lmm().fingerprint,
     }
-    assert len(prints) == 4
+    assert len(prints) == 5
     assert put(random_lmm()).fingerprint == put(random_lmm()).fingerprint
 
 
@@ -183,6 +186,33 @@ def test_methods_that_bring_adapters(tasks, tmp_path):
     assert any(f".{ADAPTER}." in name for name in first.lmm.trainable())
     second = Learner(lmm, make_methods("sequential"), folder=tmp_path / "b", training=training, reuse=False)
     assert second.lmm is lmm and not any(f".{ADAPTER}." in name for name in lmm.trainable())
+
+
+@pytest.mark.parametrize("spec", ["lora", "olora", "moelora", "lora-router"])
+def test_they_learn(spec, tasks, tmp_path):
+    """The loss of the second task falls, by adapters alone."""
+    method = make_methods(spec)[0]
+    method.whole = "none"
+    training = Training(epochs=30, batch_size=8, learning_rate=1e-2)
+    learner = Learner(random_lmm(), [method], folder=tmp_path, training=training, reuse=False)
+    losses = []
+    for task in tasks[:2]:
+        learner.learn(task, on_step=lambda step: losses.append(step.loss))
+    assert len(losses) == 60 and losses[59] < 0.5 * losses[30], (losses[30], losses[59])
+
+
+def test_a_teacher_has_its_own_adapters(tasks, features):
+    """`lwf` puts old weights into the model for one pass: adapters are among them."""
+    lmm = put(random_lmm())
+    shake(lmm.trainable().values(), 0.3)
+    lwf = make_methods("lwf")[0]
+    lwf.setup(Context(lmm=lmm, features=features, seed=0, start=copy_of(lmm.trainable())))
+    lwf.before_task(tasks[0])
+    batch = lmm.collate(tasks[0].train[:3], features.get(tasks[0].train[:3]))
+    before = lmm.module()(batch).logits
+    shake(lmm.trainable().values(), 0.3)
+    assert not torch.allclose(lmm.module()(batch).logits, before, atol=1e-2)
+    torch.testing.assert_close(lwf.taught(batch), before)
 
 
 @pytest.mark.parametrize(

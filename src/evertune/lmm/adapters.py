@@ -68,9 +68,18 @@ class Adapted:
         self._paths = tuple(paths)
         self._about = about
         heads = tuple(f"{path}.{ADAPTER}." for path in paths)
-        self._names = {n for n, _ in base.module().named_parameters() if n.startswith(heads)}
-        self._own = frozenset(self._names)
-        self._names |= set(whole)
+        self._own = frozenset(n for n, _ in base.module().named_parameters() if n.startswith(heads))
+        self._names = self._own | set(whole)
+        self._scopes = {scope: [n for n in names if n in self._names] for scope, names in base.scopes().items()}
+        self._held = fingerprint_of(self._hold())
+
+    def _hold(self) -> dict[str, nn.Parameter]:
+        """Hold still what the model below would train and this one does not."""
+        held = {name: p for name, p in self._base.trainable().items() if name not in self._names}
+        for parameter in held.values():
+            parameter.requires_grad_(False)
+            cast(Any, parameter).held_still = True
+        return held
 
     def __getattr__(self, name: str) -> Any:
         if name == "_base":  # not there yet: while it is copied or unpickled
@@ -84,9 +93,9 @@ class Adapted:
 
     @property
     def fingerprint(self) -> str:
-        """Of the model below, of how it is adapted, and of what adapters hold that does not train (now)."""
-        held = {f"{path}.{n}": b for path, module in self.adapters.items() for n, b in module.named_buffers()}
-        return digest(self._base.fingerprint, self._about, *self._paths, fingerprint_of(held))
+        """Of the model below, what of it is held still, how it is adapted, and what adapters have that never trains."""
+        buffers = {f"{path}.{n}": b for path, module in self.adapters.items() for n, b in module.named_buffers()}
+        return digest(self._base.fingerprint, self._held, self._about, *self._paths, fingerprint_of(buffers))
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """The adapters' parameters, and the scopes trained in full."""
@@ -94,8 +103,7 @@ class Adapted:
 
     def scopes(self) -> Mapping[str, Sequence[str]]:
         """The scopes of the model below as far as they train, adapters beside their layers included; `adapters`."""
-        below = {scope: [n for n in names if n in self._names] for scope, names in self._base.scopes().items()}
-        return {**below, "adapters": sorted(self._own)}
+        return {**self._scopes, "adapters": sorted(self._own)}
 
     def rate(self, parameter: str) -> float:
         """1 for adapters, which start without effect; else as below."""
@@ -110,8 +118,10 @@ def bare(lmm: LMM) -> LMM:
         if adapter is not None and hasattr(adapter, "taken_off_by"):
             cast(Any, adapter).taken_off_by.remove()
             delattr(layer, ADAPTER)
-    for parameter in base.trainable().values():
-        parameter.requires_grad_(True)
+    for parameter in base.module().parameters():
+        if hasattr(parameter, "held_still"):
+            parameter.requires_grad_(True)
+            del parameter.held_still
     return base
 
 
@@ -135,15 +145,10 @@ def attach(lmm: LMM, make: MakeAdapter, *, targets: str, whole: str, seed: int, 
     chosen = [path for path in _targets(base, targets) if f"{path}.weight" not in full]
     if not chosen:
         raise UserError(f"no layer of {base.name} is left for adapters: targets {targets!r}, trained in full {whole!r}")
-    for parameter in base.trainable().values():
-        parameter.requires_grad_(False)
     for path in chosen:
         generator = torch.Generator().manual_seed(int(digest("adapter", str(seed), path)[:8], 16))
         _attach_one(cast(nn.Linear, base.module().get_submodule(path)), make, generator)
-    adapted = Adapted(base, chosen, whole=full, about=about)
-    for parameter in adapted.trainable().values():
-        parameter.requires_grad_(True)
-    return cast(LMM, adapted)
+    return cast(LMM, Adapted(base, chosen, whole=full, about=about))
 
 
 def _attach_one(layer: nn.Linear, make: MakeAdapter, generator: torch.Generator) -> None:
