@@ -241,9 +241,11 @@ def _load(config: RunConfig, folders: Mapping[str, Path], specs: Sequence[str], 
 
 def _run_one(config: RunConfig, spec: str, stream: Stream, folder: Path, lmm: LMM, watcher: Watcher) -> dict[str, Any]:
     from evertune.learner import Learner
+    from evertune.lmm.adapters import bare
     from evertune.lmm.weights import copy_of, restore
     from evertune.methods import make_methods
 
+    lmm = bare(lmm)  # the run before may have left adapters
     stamp(folder, lmm, stream)
     start = copy_of(lmm.trainable())
     learner = Learner(

@@ -24,7 +24,7 @@ from evertune.lmm import load_lmm
 from evertune.lmm.protocol import LMM
 from evertune.lmm.weights import bytes_of, copy_of, fingerprint_of
 from evertune.loop import Training
-from evertune.methods import Direct, Method, Sequential
+from evertune.methods import Direct, Method, Sequential, adapted
 from evertune.tasks.task import Sample, Task
 
 MakeMethods = Callable[[], Sequence[Method]]
@@ -162,9 +162,27 @@ def _check_memory(learner: Learner) -> None:
     assert sizes[-1] <= allowed, f"stored bytes grow with the number of tasks: {sizes}, declared per task: {declared}"
 
 
+class _Like:
+    """A mixin: the model that other methods would train, with their adapters."""
+
+    def __init__(self, methods: Sequence[Method]) -> None:
+        self._methods = methods
+
+    def adapt(self, lmm: LMM, *, seed: int) -> LMM:
+        return adapted(lmm, self._methods, seed=seed)
+
+
+class _DirectLike(_Like, Direct):
+    """Each task alone, tuned on that model."""
+
+
+class _SequentialLike(_Like, Sequential):
+    """One task after another, tuned on that model."""
+
+
 def _check_first_stage(make: MakeMethods, task: Task, folder: Path, new: NewLearner) -> None:
     """With one task there is nothing to remember: every method must equal tuning on it alone."""
-    ours, direct = new(make, folder / "one"), new(lambda: [Direct()], folder / "direct")
+    ours, direct = new(make, folder / "one"), new(lambda: [_DirectLike(make())], folder / "direct")
     for learner in (ours, direct):
         learner.learn(task)
     scope = [n for n in ours.lmm.trainable() if all(method.trains(n) for method in ours.methods)]
@@ -179,8 +197,12 @@ def _check_neutral(make: MakeMethods, tasks: Sequence[Task], folder: Path, new: 
     kinds = [type(method) for method in make()]
     if any(kind.neutral is None for kind in kinds):
         return
-    neutral = new(lambda: [kind(**(kind.neutral or {})) for kind in kinds], folder / "neutral")
-    plain = new(lambda: [Sequential()], folder / "plain")
+
+    def at_zero() -> list[Method]:
+        return [kind(**(kind.neutral or {})) for kind in kinds]
+
+    neutral = new(at_zero, folder / "neutral")
+    plain = new(lambda: [_SequentialLike(at_zero())], folder / "plain")
     for learner in (neutral, plain):
         for task in tasks:
             learner.learn(task)

@@ -26,7 +26,7 @@ from evertune.lmm.features import FeatureStore
 from evertune.lmm.protocol import LMM
 from evertune.lmm.weights import bytes_of, copy_of, fingerprint_of, restore
 from evertune.loop import OnStep, Step, Training, train, trained_parameters
-from evertune.methods import Context, Method, composed
+from evertune.methods import Context, Method, adapted, composed
 from evertune.stages import (
     Stage,
     load_stage,
@@ -43,7 +43,8 @@ class Learner:
     """An LMM, the methods that protect what it knows, and the folder of what it has learned.
 
     Args:
-        lmm: a freshly loaded model; its weights at this moment are the start point.
+        lmm: a freshly loaded model; its weights at this moment are the start point. A method may put adapters beside
+            its layers: `self.lmm` is the model with them.
         methods: a list of methods (`make_methods`).
         folder: where stages are written; stages that are there already are loaded.
         training: hyper-parameters of every task.
@@ -70,8 +71,8 @@ class Learner:
         known: Sequence[Task] = (),
         reuse: bool = True,
     ) -> None:
-        self.lmm = lmm
         self.methods = composed(methods)
+        self.lmm = lmm = adapted(lmm, self.methods, seed=seed)
         self.folder = folder
         self.training = training or Training()
         self.seed = seed

@@ -102,11 +102,14 @@ def train(
         on_step: called after each optimizer step.
 
     Raises:
-        UserError: a loss or a gradient is not finite; the message names the samples. The weights are those before
-            that step.
+        UserError: nothing trains; or a loss or a gradient is not finite: the message names the samples, and the weights
+            are those before that step.
     """
     torch.manual_seed(seed)
     parameters = trained_parameters(lmm, methods)
+    if not parameters:
+        names = "+".join(method.name for method in methods)
+        raise UserError(f"method '{names}' leaves nothing of {lmm.name} to train: change its options")
     order = sample_order(samples, epochs=training.epochs, seed=seed)
     with _training(lmm, parameters):
         return _steps(lmm, methods, parameters, order, features, training, training.steps(len(samples)), on_step)

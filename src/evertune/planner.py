@@ -20,7 +20,7 @@ from evertune.lmm.features import FeatureStore
 from evertune.lmm.protocol import LMM
 from evertune.lmm.weights import copy_of, restore
 from evertune.loop import Training, trained_parameters
-from evertune.methods import Context, Method
+from evertune.methods import Context, Method, adapted
 from evertune.tasks import Sample, Stream, Task
 
 
@@ -82,6 +82,7 @@ def measure_pace(lmm: LMM, stream: Stream, training: Training, *, batch: int) ->
 
 def plan_run(lmm: LMM, methods: Sequence[Method], stream: Stream, *, name: str, training: Training, pace: Pace) -> Plan:
     """The plan of one method on one stream."""
+    lmm = adapted(lmm, methods, seed=0)
     context = Context(lmm=lmm, features=FeatureStore(lmm), seed=0, start=lmm.trainable())
     tasks: list[Task] = list(stream.tasks)
     for method in methods:

@@ -8,10 +8,12 @@ import torch
 from evertune.checks import check_method
 from evertune.errors import UserError
 from evertune.lmm.weights import bytes_of
-from evertune.methods import EWC, METHODS, EProj, LwF, Replay, Tir, composed, make_methods
+from evertune.methods import EWC, METHODS, EProj, LoraRouter, LwF, Replay, Tir, composed, make_methods
 
 ALONE = [name for name in METHODS if name != "tir"]
 TOGETHER = ["replay+ewc", "replay+eproj", "replay+mas", "tir+ewc", "tir+mas", "replay+tir+ewc", "ewc+lwf"]
+ADAPTED = ["replay+lora", "ewc+lora", "tir+mas+lora", "lwf+lora", "eproj+lora", "replay+olora", "replay+moelora"]
+LORA = ["lora", "olora", "moelora", "lora-router"]
 OPTIONS = {
     "replay": {"ratio": 0.25},
     "ewc": {"strength": 50.0, "samples": 4},
@@ -21,12 +23,12 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("spec", [*ALONE, *TOGETHER])
+@pytest.mark.parametrize("spec", [*ALONE, *TOGETHER, *ADAPTED])
 def test_contract(spec):
     check_method(lambda: make_methods(spec, OPTIONS))
 
 
-@pytest.mark.parametrize("spec", ["sequential", "replay+tir+ewc", "mas", "lwf", "eproj"])
+@pytest.mark.parametrize("spec", ["sequential", "replay+tir+ewc", "mas", "lwf", "eproj", *LORA])
 def test_contract_on_instructblip(spec, mini_blip):
     check_method(lambda: make_methods(spec, OPTIONS), model=str(mini_blip))
 
@@ -67,6 +69,18 @@ class AsksTheBatch(EProj):
     def route(self, samples):
         chosen = super().route(samples)
         return chosen and [max(set(chosen), key=chosen.count)] * len(chosen)
+
+
+class ForgetsTheRegression(LoraRouter):
+    def load_state_dict(self, state):
+        super().load_state_dict({**state, "router": {}})
+
+
+class StartsAnywhere(LoraRouter):
+    """The seed of the run does not decide its adapters."""
+
+    def adapt(self, lmm, *, seed):
+        return super().adapt(lmm, seed=int(torch.randint(2**31, (1,))))
 
 
 class ForgetsTheImportance(EProj):
@@ -123,6 +137,8 @@ class DistilsFromTheFirst(LwF):
     [
         (lambda: ForgetsItsState(strength=50.0, samples=4), "some state is not saved"),
         (ForgetsItsKeys, "after save and load"),
+        (ForgetsTheRegression, "after save and load"),
+        (StartsAnywhere, "some state is not saved"),
         (SecretOracle, "when the task is hidden"),
         (AsksTheBatch, "when the task is hidden"),
         (

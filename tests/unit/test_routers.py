@@ -7,11 +7,17 @@ import pytest
 import torch
 from sklearn.covariance import ledoit_wolf, ledoit_wolf_shrinkage
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.linear_model import Ridge
 from torch.nn.functional import cosine_similarity, normalize
 
-from evertune.methods.routers import CalibratedRouter, CosineRouter, key_of, shrunk, trained_keys
+from evertune.methods.routers import CalibratedRouter, CosineRouter, RidgeRouter, key_of, shrunk, trained_keys
 
-ROUTERS = {"cosine": CosineRouter, "gradient": lambda: CosineRouter(seed=0), "calibrated": CalibratedRouter}
+ROUTERS = {
+    "cosine": CosineRouter,
+    "gradient": lambda: CosineRouter(seed=0),
+    "calibrated": CalibratedRouter,
+    "ridge": lambda: RidgeRouter(ridge=1e-3),
+}
 
 
 def rows(n, *, width, shift=0.7, seed=0):
@@ -106,9 +112,75 @@ def test_the_calibrated_router_sees_a_quiet_difference_that_cosines_drown():
         router = taught(make(), train)
         right[name] = np.mean([chosen == task for task, queries in test.items() for chosen in router.choose(queries)])
     assert right["calibrated"] > 0.9 and right["cosine"] < 0.6, right
+    assert right["ridge"] > 0.6, right
 
 
-@pytest.mark.parametrize("name", ["cosine", "calibrated"])
+def unequal():
+    """Tasks of 20, 60, 100 and 140 samples, so that a router that counts samples shows."""
+    return {f"task-{n}": some_queries(n, n=20 + 40 * n) for n in range(4)}
+
+
+def against_scikit_learn(router, tasks, ridge):
+    """Our weights and biases against `Ridge` on all samples at once, every task weighing the same."""
+    X = np.vstack([np.hstack([q["image"], q["instruction"]]) for q in tasks.values()]).astype(np.float64)
+    sizes = [len(q["image"]) for q in tasks.values()]
+    Y = np.repeat(np.eye(len(tasks)), sizes, axis=0)
+    theirs = Ridge(alpha=ridge).fit(X, Y, sample_weight=np.repeat([1 / n for n in sizes], sizes))
+    weights, bias = router.solved()
+    np.testing.assert_allclose(weights.numpy(), theirs.coef_.T, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(bias.numpy(), theirs.intercept_, rtol=1e-6, atol=1e-8)
+    return theirs
+
+
+@pytest.mark.parametrize("ridge", [1e-4, 1e-2, 1.0])
+def test_the_ridge_router_is_ridge_regression(ridge):
+    tasks = unequal()
+    router = taught(RidgeRouter(ridge=ridge), tasks)
+    theirs = against_scikit_learn(router, tasks, ridge)
+    test = {m: torch.cat([some_queries(n, n=300)[m] for n in range(4)]) for m in ("image", "instruction")}
+    columns = theirs.predict(np.hstack([test["image"].numpy(), test["instruction"].numpy()]).astype(np.float64))
+    assert router.choose(test) == [f"task-{n}" for n in columns.argmax(1)]
+
+
+def test_the_ridge_router_is_least_squares_by_hand():
+    """Without scikit-learn: rows for the penalty below the weighted, centred rows, and NumPy's least squares."""
+    tasks, ridge = unequal(), 0.3
+    X = np.vstack([np.hstack([q["image"], q["instruction"]]) for q in tasks.values()]).astype(np.float64)
+    sizes = [len(q["image"]) for q in tasks.values()]
+    Y, share = np.repeat(np.eye(4), sizes, axis=0), np.repeat([1 / n for n in sizes], sizes)[:, None]
+    x, y = (share * X).sum(0) / 4, (share * Y).sum(0) / 4
+    top, right = np.sqrt(share) * (X - x), np.sqrt(share) * (Y - y)
+    whole = np.vstack([top, np.sqrt(ridge) * np.eye(20)])
+    by_hand = np.linalg.lstsq(whole, np.vstack([right, np.zeros((20, 4))]), rcond=None)[0]
+    weights, bias = taught(RidgeRouter(ridge=ridge), tasks).solved()
+    np.testing.assert_allclose(weights.numpy(), by_hand, atol=1e-9)
+    np.testing.assert_allclose(bias.numpy(), y - x @ by_hand, atol=1e-9)
+
+
+class CountsSamples(RidgeRouter):
+    """The moments of a large task weigh more, its column does not: no regression at all."""
+
+    def learn(self, task, queries):
+        before = self._moments
+        super().learn(task, queries)
+        x = torch.cat([queries["image"], queries["instruction"]], dim=1).double()
+        self._moments = x.T @ x + (0 if before is None else before)
+
+
+class PenalisesTheBias(RidgeRouter):
+    def solved(self):
+        weights, bias = super().solved()
+        return weights, bias * 0
+
+
+@pytest.mark.parametrize("broken", [CountsSamples, PenalisesTheBias])
+def test_a_broken_regression_is_noticed(broken):
+    tasks = unequal()
+    with pytest.raises(AssertionError):
+        against_scikit_learn(taught(broken(ridge=1e-2), tasks), tasks, 1e-2)
+
+
+@pytest.mark.parametrize("name", ["cosine", "calibrated", "ridge"])
 def test_the_order_of_tasks_does_not_matter(name):
     tasks = {f"task-{n}": some_queries(n) for n in range(4)}
     forward = taught(ROUTERS[name](), tasks)
@@ -145,7 +217,7 @@ def test_queries_that_cancel_out_give_no_direction(name):
     queries = {"image": torch.tensor([[1.0, 0], [-1, 0]]), "instruction": torch.eye(2)}
     router = taught(ROUTERS[name](), {"none": queries, "other": {"image": torch.eye(2), "instruction": torch.eye(2)}})
     assert len(router.choose(queries)) == 2
-    if name != "calibrated":
+    if name in ("cosine", "gradient"):
         assert router.state_dict()["none"]["image"].tolist() == [0, 0]
 
 

@@ -9,14 +9,20 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from evertune.errors import UserError, nearest, unknown
+from evertune.lmm.adapters import bare
+from evertune.lmm.protocol import LMM
 from evertune.methods.base import About, Context, Method
 from evertune.methods.direct import Direct
 from evertune.methods.eproj import EProj
 from evertune.methods.ewc import EWC, OnlineEWC
 from evertune.methods.importance import ImportancePenalty
 from evertune.methods.joint import Joint
+from evertune.methods.lora import Lora
+from evertune.methods.lora_router import LoraRouter
 from evertune.methods.lwf import LwF
 from evertune.methods.mas import MAS
+from evertune.methods.moelora import MoELora
+from evertune.methods.olora import OLora
 from evertune.methods.replay import Replay
 from evertune.methods.sequential import Sequential
 from evertune.methods.tir import Tir
@@ -31,21 +37,25 @@ __all__ = [
     "EProj",
     "ImportancePenalty",
     "Joint",
+    "Lora",
+    "LoraRouter",
     "LwF",
     "Method",
+    "MoELora",
+    "OLora",
     "OnlineEWC",
     "Replay",
     "Sequential",
     "Tir",
+    "adapted",
     "composed",
     "make_methods",
     "options_of",
     "parts_of",
 ]
 
-METHODS: dict[str, type[Method]] = {
-    m.name: m for m in (Sequential, Replay, EWC, OnlineEWC, MAS, LwF, Tir, EProj, Direct, Joint)
-}
+_ALL = (Sequential, Replay, EWC, OnlineEWC, MAS, LwF, Tir, EProj, Lora, OLora, MoELora, LoraRouter, Direct, Joint)
+METHODS: dict[str, type[Method]] = {method.name: method for method in _ALL}
 
 
 def parts_of(spec: str) -> list[str]:
@@ -68,6 +78,12 @@ def parts_of(spec: str) -> list[str]:
         raise UserError(
             f"method '{spec}': each expert starts from the untouched model, so there are no earlier weights to hold"
         )
+    experts = [n for n in names if kinds[n] == "expansion"]
+    if len(experts) > 1:
+        raise UserError(f"method '{spec}': {' and '.join(experts)} each keep something per task: choose one of them")
+    bringing = [n for n in names if METHODS[n].adapt is not Method.adapt]
+    if len(bringing) > 1:
+        raise UserError(f"method '{spec}': {' and '.join(bringing)} each bring adapters of their own: choose one")
     return names
 
 
@@ -95,6 +111,14 @@ def composed(methods: Sequence[Method]) -> list[Method]:
     for method in methods:
         method.compose(methods)
     return list(methods)
+
+
+def adapted(lmm: LMM, methods: Sequence[Method], *, seed: int) -> LMM:
+    """The model that these methods train: `lmm`, without adapters of an earlier run, after each has adapted it."""
+    lmm = bare(lmm)
+    for method in methods:
+        lmm = method.adapt(lmm, seed=seed)
+    return lmm
 
 
 def _checked(name: str, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from evertune.lmm.features import FeatureStore
 from evertune.lmm.protocol import LMM, Batch, Output
 from evertune.tasks.task import Sample, Task
 
-Kind = Literal["baseline", "bound", "replay", "regularization", "expansion"]
+Kind = Literal["baseline", "bound", "replay", "regularization", "adapter", "expansion"]
 
 UNTOUCHED = "(untouched)"
 """Name of the expert that is the start point itself; no task can be called so."""
@@ -70,6 +70,14 @@ class Method:
         Raises:
             UserError: what it needs is not among them.
         """
+
+    def adapt(self, lmm: LMM, *, seed: int) -> LMM:
+        """The model that is trained: `lmm` itself, or one with parameters of the method's own (`lmm/adapters.py`).
+
+        Called once, before the start point is taken and before `setup`. What `trainable()` of the result holds is
+        trained, hashed, saved and put back like the parameters of any family.
+        """
+        return lmm
 
     def setup(self, context: Context) -> None:
         """Called once before anything else. No parameter may be created before the run's seed is set: it is by now."""

@@ -79,7 +79,8 @@ class EProj(Method):
             raise UserError("eproj.threshold and eproj.reuse_strength need eproj.expand=when-dissimilar")
         if not threshold >= 0 or not reuse_strength >= 0:
             raise UserError("eproj.threshold and eproj.reuse_strength must be 0 or more")
-        self.expert, self.keys, self.router, self.routing = expert, keys, router, routing
+        self.expert, self.keys, self.router = expert, keys, router
+        self.routing: str = routing
         self.init, self.expand, self.threshold, self.reuse_strength = init, expand, threshold, reuse_strength
 
     def setup(self, context: Context) -> None:

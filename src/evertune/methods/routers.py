@@ -5,6 +5,7 @@ per task, store no sample, and don't depend on the order of tasks (`calibrated`:
 
     cosine      a key per task and modality; the largest sum of cosines wins (He et al. 2023)
     calibrated  a Gaussian per task with one shared covariance, kept as running sums (Hayes & Kanan 2020)
+    ridge       a ridge regression onto one column per task, kept as running sums (Zhuang et al. 2022)
 """
 
 from __future__ import annotations
@@ -184,6 +185,67 @@ class CalibratedRouter(Router):
         self._scatter = state.get("scatter")
         self._fourth, self._count = state.get("fourth", 0.0), state.get("count", 0)
         self._classifier = None
+
+
+class RidgeRouter(Router):
+    """Ridge regression of the task's column e_t on both queries side by side, x = [q_img, q_ins] of length D:
+
+        min_{W,b} Σ_t 1/n_t Σ_{x of t} |Wᵀx + b - e_t|² + ridge |W|²        t* = argmax_t (Wᵀx + b)_t
+
+    Every task counts alike, however many samples it has. With the mean μ_t of each of the T tasks, x̄ = mean_t μ_t and
+    the moments M = Σ_t mean(x xᵀ), the solution is W = (M - T x̄ x̄ᵀ + ridge I)⁻¹ [μ_t - x̄] and b = 1/T - Wᵀx̄. So M and
+    the means are all that is kept, D² + T D values: solved anew after each task it is what all tasks together would
+    give, and their order does not matter.
+
+    Source: analytic class-incremental learning, Zhuang et al. 2022, arXiv 2205.14922, with tasks for classes.
+
+    Args:
+        ridge: above 0; beside eigenvalues of M, whose sum is 2 T.
+    """
+
+    def __init__(self, *, ridge: float) -> None:
+        self._ridge = ridge
+        self._means: dict[str, Tensor] = {}
+        self._moments: Tensor | None = None
+        self._solution: tuple[Tensor, Tensor] | None = None
+
+    def learn(self, task: str, queries: Queries) -> None:
+        """Add the task's mean and moments."""
+        rows = _side_by_side(queries)
+        moments = rows.T @ rows / len(rows)
+        self._means[task] = rows.mean(0)
+        self._moments = moments if self._moments is None else self._moments + moments
+        self._solution = None
+
+    def choose(self, queries: Queries) -> list[str]:
+        """The task with the largest column."""
+        weights, bias = self._solution = self._solution or self.solved()
+        names = self.tasks
+        return [names[index] for index in (_side_by_side(queries) @ weights + bias).argmax(1).tolist()]
+
+    def solved(self) -> tuple[Tensor, Tensor]:
+        """(D, T) W and (T,) b, float64."""
+        assert self._moments is not None, "no task was learned"
+        means = torch.stack(list(self._means.values()))
+        centre = means.mean(0)
+        gram = self._moments - len(means) * torch.outer(centre, centre)
+        gram = gram + self._ridge * torch.eye(len(gram), dtype=gram.dtype)
+        weights = torch.cholesky_solve((means - centre).T, torch.linalg.cholesky(gram))
+        return weights, 1 / len(means) - centre @ weights
+
+    @property
+    def tasks(self) -> list[str]:
+        """Tasks that have a column."""
+        return list(self._means)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums, in float64: differences of large ones decide."""
+        return {} if self._moments is None else {"means": self._means, "moments": self._moments}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take the sums back."""
+        self._means, self._moments = dict(state.get("means", {})), state.get("moments")
+        self._solution = None
 
 
 def shrunk(covariance: Tensor, *, fourth: float, count: int) -> Tensor:

@@ -1,0 +1,88 @@
+"""MoELoRA of CoIN: the rank of a LoRA shared out among experts, mixed for every token by a learned gate.
+
+Experts and gate train on one task after another; nothing is added with a task. The hope is that tokens of different
+tasks use different experts, so that a later task moves less of what an earlier one needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, softmax
+
+from evertune.errors import UserError
+from evertune.lmm.adapters import TRAINED, LowRank, spread
+from evertune.methods.base import About
+from evertune.methods.low_rank import ALPHA, RANK, WHOLE, LowRankMethod
+
+
+class MixedLowRank(LowRank):
+    """s Σ_e g_e(x) B_e A_e x, g(x) = softmax(G x) for each token; all A_e lie in `down`, all B_e in `up`, side by side.
+
+    Args:
+        layer: what it stands beside.
+        rank: of all experts together.
+        alpha: s = alpha / rank.
+        experts: how many; a divisor of `rank`.
+        generator: decides A and then G.
+    """
+
+    def __init__(self, layer: nn.Linear, *, rank: int, alpha: float, experts: int, generator: torch.Generator) -> None:
+        super().__init__(layer, rank=rank, alpha=alpha, generator=generator)
+        self.gate = nn.Parameter(spread(experts, layer.in_features, generator).to(layer.weight.device))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(.., in) -> (.., out)."""
+        x = x.float()
+        low = linear(x, self.down)
+        shares = self.shares(x).repeat_interleave(low.shape[-1] // len(self.gate), dim=-1)
+        return self.scale * linear(shares * low, self.up)
+
+    def shares(self, x: Tensor) -> Tensor:
+        """(.., experts) of sum 1: how much each expert says about a token."""
+        return softmax(linear(x.float(), self.gate), dim=-1)
+
+
+class MoELora(LowRankMethod):
+    """A mixture of LoRA experts, trained on and on.
+
+    Args:
+        rank: of all experts together, so that the cost is that of `lora` and the gates.
+        alpha: s = alpha / rank.
+        experts: per layer; must divide `rank`.
+        targets: which layers get them; see `LowRankMethod`.
+        whole: scopes trained in full beside them.
+    """
+
+    name = "moelora"
+    about = About(
+        title="MoELoRA: several LoRA experts per layer, mixed by a learned gate",
+        kind="adapter",
+        paper="Chen et al. 2024 (CoIN), arXiv 2403.08350",
+        formula="W x + (alpha / rank) Σ_e g_e(x) B_e A_e x, g(x) = softmax(G x) per token",
+        cost="nothing stored beyond the experts and gates; a softmax per token and layer",
+        fails="when the gate, which trains on too, sends the new task's tokens to the experts of the old ones",
+    )
+    neutral: ClassVar[Mapping[str, Any]] = {}
+    kind_of_adapter: ClassVar[str] = "mixture"
+
+    def __init__(
+        self,
+        *,
+        rank: int = RANK,
+        alpha: float = ALPHA,
+        experts: int = 4,
+        targets: str = TRAINED,
+        whole: str = WHOLE,
+    ) -> None:
+        super().__init__(rank=rank, alpha=alpha, targets=targets, whole=whole)
+        if experts < 1 or rank % experts:
+            raise UserError(f"moelora.experts={experts} must divide moelora.rank={rank}, which they share")
+        self.experts = experts
+
+    def adapter(self, layer: nn.Linear, generator: torch.Generator) -> nn.Module:
+        """A mixture."""
+        return MixedLowRank(layer, rank=self.rank, alpha=self.alpha, experts=self.experts, generator=generator)

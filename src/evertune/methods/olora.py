@@ -1,0 +1,171 @@
+"""O-LoRA: a new adapter per task, kept orthogonal to the earlier ones, all of them summed at inference.
+
+No routing and no task id: what earlier tasks need stays in the sum, and the new adapter is pushed to read other
+directions of a layer's input than they do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from evertune.errors import UserError
+from evertune.files import digest
+from evertune.lmm.adapters import ADAPTER, TRAINED, Adapted, LowRank, spread
+from evertune.lmm.weights import bytes_of, copy_of, restore
+from evertune.methods.base import About, Context
+from evertune.methods.low_rank import ALPHA, NONE, RANK, LowRankMethod
+from evertune.tasks.task import Task
+
+Overlap = Literal["absolute", "squared"]
+
+
+class SummedLowRank(LowRank):
+    """s (B A x + Σ_k B_k A_k x): one adapter that trains, and earlier ones that don't, side by side in two buffers."""
+
+    def __init__(self, layer: nn.Linear, *, rank: int, alpha: float, generator: torch.Generator) -> None:
+        super().__init__(layer, rank=rank, alpha=alpha, generator=generator)
+        self.kept_down: Tensor
+        self.kept_up: Tensor
+        self.register_buffer("kept_down", self.down.new_empty(0, layer.in_features))
+        self.register_buffer("kept_up", self.up.new_empty(layer.out_features, 0))
+
+    def keep(self, downs: Sequence[Tensor], ups: Sequence[Tensor]) -> None:
+        """Add just these adapters, (rank, in) and (out, rank) each, to the one that trains."""
+        device = self.down.device
+        self.kept_down = torch.cat([self.kept_down[:0], *(down.to(device) for down in downs)])
+        self.kept_up = torch.cat([self.kept_up[:, :0], *(up.to(device) for up in ups)], dim=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(.., in) -> (.., out)."""
+        own = super().forward(x)
+        if not len(self.kept_down):
+            return own
+        return own + self.scale * linear(linear(x.float(), self.kept_down), self.kept_up)
+
+
+class OLora(LowRankMethod):
+    """Learn each task in a subspace of its own.
+
+    Args:
+        rank: of each task's adapter.
+        alpha: s = alpha / rank.
+        targets: which layers get one; see `LowRankMethod`. Nothing is trained in full: it would not be protected.
+        strength: λ of the loss λ Σ_layers Σ_k Σ_ij |(A_k A_tᵀ)_ij|, 0.5 in the authors' code.
+        overlap: what is summed over ij: 'absolute' values, as in the authors' code, or 'squared' ones.
+    """
+
+    name = "olora"
+    about = About(
+        title="O-LoRA: an adapter per task, orthogonal to the earlier ones, all summed",
+        kind="expansion",
+        paper="Wang et al. 2023, arXiv 2310.14152",
+        formula="W x + s Σ_k B_k A_k x; loss + λ Σ_{k<t} Σ_ij |(A_k A_tᵀ)_ij|",
+        cost="one adapter per task, and as much more to compute in every forward pass",
+        fails="when tasks need the same input directions; A being orthogonal does not keep B A x apart for every x",
+    )
+    kind_of_adapter: ClassVar[str] = "sum of one per task"
+
+    def __init__(
+        self,
+        *,
+        rank: int = RANK,
+        alpha: float = ALPHA,
+        targets: str = TRAINED,
+        strength: float = 0.5,
+        overlap: Overlap = "absolute",
+    ) -> None:
+        super().__init__(rank=rank, alpha=alpha, targets=targets, whole=NONE)
+        if not strength >= 0:
+            raise UserError("olora.strength must be 0 or more")
+        self.strength, self.overlap = strength, overlap
+
+    def adapter(self, layer: nn.Linear, generator: torch.Generator) -> nn.Module:
+        """A sum of adapters, with one of them."""
+        return SummedLowRank(layer, rank=self.rank, alpha=self.alpha, generator=generator)
+
+    def setup(self, context: Context) -> None:
+        """Start without earlier adapters."""
+        super().setup(context)
+        self._finished: list[dict[str, Tensor]] = []  # one adapter per learned task, the latest too
+        self._keep(0)
+
+    def before_task(self, task: Task) -> None:
+        """Put the finished adapters into the sum, and start a new one. The first task's is the start point's."""
+        if self._finished:
+            self._keep(len(self._finished))
+            restore(self.context.parameters, self._fresh(task))
+
+    def _fresh(self, task: Task) -> dict[str, Tensor]:
+        """A new adapter, decided by the run's seed and the task's name."""
+        fresh = {}
+        for path, adapter in self._adapters().items():
+            seed = int(digest("olora", str(self.context.seed), task.name, path)[:8], 16)
+            generator = torch.Generator().manual_seed(seed)
+            fresh[f"{path}.{ADAPTER}.down"] = spread(len(adapter.down), adapter.down.shape[1], generator)
+            fresh[f"{path}.{ADAPTER}.up"] = torch.zeros(adapter.up.shape)
+        return fresh
+
+    def adds_to_loss(self) -> bool:
+        """Only once there is an earlier subspace to keep out of."""
+        return self.strength > 0 and bool(self._finished)
+
+    def after_backward(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Add the gradient of the orthogonality loss, once per optimizer step."""
+        if not self.adds_to_loss():
+            return
+        for path, adapter in self._adapters().items():
+            parameter = parameters[f"{path}.{ADAPTER}.down"]
+            gradient = self.strength * overlap_gradient(parameter.detach(), adapter.kept_down, overlap=self.overlap)
+            parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+
+    def after_task(self, task: Task) -> None:
+        """The adapter is finished; it stays the one that may train until the next task begins."""
+        del task
+        self._finished.append(copy_of(self.context.parameters))
+
+    def grows_by(self) -> int:
+        """One adapter."""
+        return bytes_of(self.context.parameters)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All adapters but the latest, which the stage's weights are."""
+        return {
+            "tasks": len(self._finished),
+            "kept": {str(number): adapter for number, adapter in enumerate(self._finished[:-1])},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take the adapters back; the latest is in the model already."""
+        latest = [copy_of(self.context.parameters)] if state["tasks"] else []
+        self._finished = [*state["kept"].values(), *latest]
+        self._keep(len(self._finished) - 1)
+
+    def _keep(self, count: int) -> None:
+        """Add the first `count` finished adapters to the one that trains."""
+        kept = self._finished[: max(0, count)]
+        for path, adapter in self._adapters().items():
+            name = f"{path}.{ADAPTER}"
+            adapter.keep([one[f"{name}.down"] for one in kept], [one[f"{name}.up"] for one in kept])
+
+    def _adapters(self) -> dict[str, SummedLowRank]:
+        return cast(dict[str, SummedLowRank], cast(Adapted, self.context.lmm).adapters)
+
+
+def overlap_of(down: Tensor, kept: Tensor, *, overlap: Overlap) -> Tensor:
+    """Σ_ij |(K Aᵀ)_ij|, or of squares, for A (rank, in) and the rows K (n, in) of all earlier ones. A scalar.
+
+    The sum over earlier tasks is the sum over their rows.
+    """
+    products = kept @ down.T
+    return products.abs().sum() if overlap == "absolute" else products.square().sum()
+
+
+def overlap_gradient(down: Tensor, kept: Tensor, *, overlap: Overlap) -> Tensor:
+    """∂ overlap / ∂ A: sign(A Kᵀ) K, or 2 A Kᵀ K. (rank, in)."""
+    products = down @ kept.T
+    return products.sign() @ kept if overlap == "absolute" else 2 * products @ kept
