@@ -140,7 +140,7 @@ def test_the_loss_keeps_subspaces_apart(tasks, tmp_path, overlap):
 
 
 class OncePerMicroBatch(OLora):
-    """As in the authors' code, where the loss of a micro-batch is divided and that of the subspaces is not."""
+    """As in public code, where the loss of a micro-batch is divided and that of the subspaces is not."""
 
     def after_backward(self, parameters):
         pass

@@ -55,8 +55,8 @@ class OLora(LowRankMethod):
         rank: of each task's adapter.
         alpha: s = alpha / rank.
         targets: which layers get one; see `LowRankMethod`. Nothing is trained in full: it would not be protected.
-        strength: λ of the loss λ Σ_layers Σ_k Σ_ij |(A_k A_tᵀ)_ij|, 0.5 in the authors' code.
-        overlap: what is summed over ij: 'absolute' values, as in the authors' code, or 'squared' ones.
+        strength: λ of the loss λ Σ_layers Σ_k Σ_ij |(A_k A_tᵀ)_ij|, 0.5 in public code.
+        overlap: what is summed over ij: 'absolute' values, as in public code, or 'squared' ones.
     """
 
     name = "olora"
