@@ -1,6 +1,7 @@
-"""Own data: `{image | images, instruction, answer | answers, id}`, one object a line (or a JSON list of them).
+"""Own data: `{image | images, instruction, answer | answers, id, extras}`, one object a line (or a JSON list of them).
 
-Every built-in task ends up here too. Relative names of pictures count from the file's folder, or from `images:`.
+Every built-in task ends up here too. `extras` holds, as texts, what a score needs beside the answers. Relative names of
+pictures count from the file's folder, or from `images:`.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ from evertune.tasks.pictures import short
 from evertune.tasks.reading import read_entries
 
 ABOUT = {
-    "title": "own data: {image | images, instruction, answer | answers, id}, one JSON object a line",
+    "title": "own data: {image | images, instruction, answer | answers, id, extras}, one JSON object a line",
     "source": "you",
     "files": "a .jsonl file beside a folder of pictures; `id` may be left out, `answers` is a list when several are "
-    "right, the first is taught",
+    "right, the first is taught; `extras` are texts that a score needs",
     "licence": "yours",
     "citation": "none",
 }
 PROMPT = "{instruction}"
-KEYS = {"image", "images", "instruction", "answer", "answers", "id"}
+KEYS = {"image", "images", "instruction", "answer", "answers", "id", "extras"}
 
 
 def rows(place: Path, *, split: str) -> Iterator[Row | DataError]:
@@ -49,7 +50,14 @@ def _row(value: Mapping[str, Any], origin: str, number: str) -> Row:
         fields={"instruction": _text(value.get("instruction"), "instruction", origin)},
         answers=_answers(value, origin),
         origin=origin,
+        extras=_extras(value.get("extras", {}), origin),
     )
+
+
+def _extras(value: Any, origin: str) -> Mapping[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise DataError(f"{origin}: 'extras' must be an object of texts", kind="unusable extras")
+    return value
 
 
 def _id(value: Mapping[str, Any], origin: str, number: str) -> str:
