@@ -127,9 +127,7 @@ def sample_data(
 
     hints = _hints(format, images, prompt, option)
     how = {"split": split, "separator": separator}
-    written = sample(
-        source, target, count=count, seed=seed, to=to, hints=hints, skip_bad=skip_bad, force=force, **how
-    )
+    written = sample(source, target, count=count, seed=seed, to=to, hints=hints, skip_bad=skip_bad, force=force, **how)
     _show_written(written, as_json=as_json)
 
 

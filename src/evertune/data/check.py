@@ -17,9 +17,9 @@ from evertune.assets import Progress
 from evertune.data.overlap import Half, Overlap
 from evertune.data.source import Hints, file_or_stream, reading
 from evertune.errors import DataError
-from evertune.tasks.problems import Problems, Refused
+from evertune.tasks.problems import Problems, ReportedError
 from evertune.tasks.samples import Samples
-from evertune.tasks.seen import COMPARED, THERE
+from evertune.tasks.seen import COMPARED
 from evertune.tasks.sources import SPLITS, Reading, parted, read_half, read_whole, taken
 from evertune.tasks.stream import TaskFile
 
@@ -137,9 +137,10 @@ def _of_one_file(entry: TaskFile, how: Reading, *, pictures: bool, alone: bool) 
             yield _half(entry, how, "train", whole, pictures=False)
             return
         whole.look(depth=COMPARED, on_looked=how.looked(entry.name))
+        sides: tuple[Samples, ...]
         try:
             sides = parted(whole, entry, how)
-        except Refused:
+        except ReportedError:
             return
         except DataError:
             if not alone:
@@ -160,7 +161,7 @@ def _half(entry: TaskFile, how: Reading, split: str, samples: Samples, *, pictur
 
 
 def _note(problem: DataError, entry: TaskFile, how: Reading) -> None:
-    if not isinstance(problem, Refused):
+    if not isinstance(problem, ReportedError):
         how.problems.add([problem], task=entry.name)
 
 
@@ -169,7 +170,8 @@ def _look_at_texts(half: Half, result: Checked, lmm: LMM | None) -> None:
     limit = min((length.limit for length in lmm.lengths("", "")), default=0) - ENDS if lmm else None
     lengths = half.samples.rows.lengths[half.samples.chosen]
     smallest = LONG_ANSWER if limit is None else min(LONG_ANSWER, limit)
-    for at in np.flatnonzero(lengths > smallest).tolist():  # no text is longer than its row, no token shorter than a byte
+    # No text has more bytes than its row, and no more tokens than bytes: nearly all rows need not be read.
+    for at in np.flatnonzero(lengths > smallest).tolist():
         sample = half.samples[at]
         if lmm:
             result.errors.add(_beyond(sample.instruction, sample.answers[0], sample.origin, lmm), task=half.task)

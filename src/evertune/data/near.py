@@ -31,7 +31,8 @@ _BITS = np.array([bin(byte).count("1") for byte in range(256)], np.uint8)
 
 def bits(values: Hashes) -> NDArray[np.int64]:
     """(n,) number of set bits."""
-    return _BITS[np.ascontiguousarray(values).view(np.uint8).reshape(-1, 8)].sum(1, dtype=np.int64)
+    counts: NDArray[np.int64] = _BITS[np.ascontiguousarray(values).view(np.uint8).reshape(-1, 8)].sum(1, dtype=np.int64)
+    return counts
 
 
 def telling(looks: NDArray[np.void]) -> NDArray[np.bool_]:
@@ -71,9 +72,7 @@ def close(ours: Hashes, theirs: Hashes) -> list[tuple[int, int]]:
             our = order[at]
             distance = bits(ours[our] ^ theirs[their])
             near = distance <= MOST_BITS
-            pairs |= {
-                (int(a), int(b)): int(d) for a, b, d in zip(our[near], their[near], distance[near], strict=True)
-            }
+            pairs |= {(int(a), int(b)): int(d) for a, b, d in zip(our[near], their[near], distance[near], strict=True)}
     return sorted(pairs, key=lambda pair: (pairs[pair], pair))
 
 
@@ -84,7 +83,7 @@ def _keys(hashes: Hashes, blocks: tuple[tuple[int, int], ...]) -> Hashes:
 
 
 def _expanded(first: Places, counts: Places) -> Iterator[tuple[Places, Places]]:
-    """For each place with a range `first`, `counts`: the place and each number of the range, about a million at once."""
+    """For each place with a range `first`, `counts`: the place and each number of the range, a million at once."""
     ends = np.cumsum(counts)
     start = 0
     while start < len(counts):

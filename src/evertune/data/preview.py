@@ -71,9 +71,7 @@ def write_preview(checked: Checked, lmm: LMM | None, out: Path) -> Path:
 def _sections(halves: Sequence[Half], lmm: LMM | None) -> Iterator[dict[str, Any]]:
     """One per task: some training and test samples, drawn by the task's name, so that a page is the same twice."""
     for name in dict.fromkeys(half.task for half in halves):
-        samples = [
-            (half.split, _shown(sample, lmm)) for half in halves if half.task == name for sample in _drawn(half)
-        ]
+        samples = [(half.split, _shown(sample, lmm)) for half in halves if half.task == name for sample in _drawn(half)]
         yield {"task": name, "samples": samples}
 
 

@@ -72,8 +72,10 @@ def file_or_stream(name: str, hints: Hints) -> tuple[StreamFile, Path, bool]:
     path = Path(name)
     if name in stream_names() or name.endswith((".yaml", ".yml")):
         if hints:
-            raise UserError(f"'{name}' is a stream, which says itself how its files are read; --format and the like "
-                            "are for a single file")
+            raise UserError(
+                f"'{name}' is a stream, which says itself how its files are read; --format and the like "
+                "are for a single file"
+            )
         return *stream_file(name), False
     if not path.exists():
         if path.suffix.lower() in SUFFIXES or "/" in name:
@@ -93,10 +95,8 @@ def one_file(path: Path, hints: Hints) -> TaskFile:
     format = hints.format or guessed(path)
     format_of(format)
     images = str(Path(hints.images).absolute()) if hints.images else None
-    place = {"root": "."} if path.is_dir() else {"data": path.name}
-    return TaskFile(
-        name=name, format=format, images=images, prompt=hints.prompt, options=dict(hints.options), **place
-    )
+    place: dict[str, Any] = {"root": "."} if path.is_dir() else {"data": path.name}
+    return TaskFile(name=name, format=format, images=images, prompt=hints.prompt, options=dict(hints.options), **place)
 
 
 def guessed(path: Path) -> str:

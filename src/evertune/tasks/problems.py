@@ -17,7 +17,7 @@ LISTED = 10_000
 """Messages of one kind that are kept; the count goes on."""
 
 
-class Refused(DataError):
+class ReportedError(DataError):
     """What the error says stands in a list of problems already."""
 
 
@@ -63,19 +63,19 @@ class Problems:
         """Stop when there are any.
 
         Raises:
-            Refused: the one problem, or the report of all of them.
+            ReportedError: the one problem, or the report of all of them.
         """
         if len(self) == 1:
             ((_, message),) = next(iter(self._messages.values()))
-            raise Refused(message, kind=next(iter(self.counts)))
+            raise ReportedError(message, kind=next(iter(self.counts)))
         if self.counts:
-            raise Refused(self.report(stream=stream, outcome=outcome), kind="several problems")
+            raise ReportedError(self.report(stream=stream, outcome=outcome), kind="several problems")
 
     def report(self, *, stream: str, outcome: str = "trained") -> str:
         """Count by kind, and the first five of each with file and line."""
         lines = [
-            f"{len(self)} rows of '{stream}' can't be used, and nothing was {outcome}. Mend them, or leave them out with "
-            "--skip-bad:"
+            f"{len(self)} rows of '{stream}' can't be used, and nothing was {outcome}. Mend them, or leave them out "
+            "with --skip-bad:"
         ]
         for kind, count, messages in self.kinds():
             lines.append(f"  {kind}: {count}")

@@ -199,9 +199,7 @@ def load_stream(
         raise UserError(f"limit must be at least 1, not {limit}")
     content, path = stream_file(name)
     problems = Problems()
-    reading = Reading(
-        path.parent, published_base(content, path, data), limit, decode, takes, model, problems, progress
-    )
+    reading = Reading(path.parent, published_base(content, path, data), limit, decode, takes, model, problems, progress)
     known, tasks = (
         tuple(read_task(entry, reading, about=about_task(entry)) for entry in entries)
         for entries in (content.known, content.tasks)
