@@ -196,7 +196,12 @@ def _only(value: Any) -> Any:
 
 
 def _header(facts: Facts) -> list[str]:
-    return [*(COLUMNS if facts.own_ids else COLUMNS[1:]), *facts.extras]
+    columns = COLUMNS if facts.own_ids else COLUMNS[1:]
+    return [*columns, *_extra_columns(facts)]
+
+
+def _extra_columns(facts: Facts) -> list[str]:
+    return [name for name in facts.extras if name not in (*COLUMNS, "")]  # rows with these are refused
 
 
 def _record(row: Row, facts: Facts) -> dict[str, Any]:
@@ -210,7 +215,8 @@ def _joins(facts: Facts) -> bool:
 
 
 def _table_options(facts: Facts) -> dict[str, Any]:
-    return {**({"id": "id"} if facts.own_ids else {}), **({"extras": facts.extras} if facts.extras else {})}
+    extras = _extra_columns(facts)
+    return {**({"id": "id"} if facts.own_ids else {}), **({"extras": extras} if extras else {})}
 
 
 def _lost_in_conversations(facts: Facts) -> dict[str, int]:
@@ -219,7 +225,7 @@ def _lost_in_conversations(facts: Facts) -> dict[str, int]:
 
 
 def _refuse_jsonl(row: Row, _: Facts) -> str:
-    return _changed([row["instruction"], *row["answers"], *row["images"]])
+    return _changed([row["instruction"], *_said(row), *row["images"]])
 
 
 def _refuse_conversation(row: Row, _: Facts) -> str:
@@ -240,17 +246,25 @@ def _refuse_table(row: Row, facts: Facts) -> str:
         return f"an extra is called {short(stray[0])}, which is another column here"
     names = [row["id"]] if facts.own_ids else []
     given = [text for text in extras.values() if text]
-    return _changed([*names, row["instruction"], *row["answers"], *row["images"], *given])
+    return _changed([*names, row["instruction"], *_said(row), *row["images"], *given])
 
 
 def _refuse_cells(row: Row, facts: Facts, separator: str) -> str:
     texts = [*row["answers"], *row["images"]]
+    if "" in row["answers"]:
+        return "an annotator who wrote nothing can't be kept in a cell of text; write JSONL or Parquet"
     if _joins(facts) and any(separator in text for text in texts):
         return f"an answer or a picture's name holds the separator {short(separator)}; choose another with --separator"
     cells = [separator.join(row["answers"]), separator.join(row["images"]), *row.get("extras", {}).values()]
     if max(map(len, cells)) > LONGEST_CELL:
         return f"a cell would have more than {LONGEST_CELL:,} characters"
     return ""
+
+
+def _said(row: Row) -> list[str]:
+    """The answers without those of annotators who wrote nothing, which the format can hold."""
+    first, *others = row["answers"]
+    return [first, *filter(None, others)]
 
 
 def _changed(texts: Sequence[str]) -> str:

@@ -249,12 +249,14 @@ class _Writer:
         good = np.ones(len(ids), bool)
         order = np.argsort(ids, kind="stable")
         same = np.flatnonzero(ids[order][1:] == ids[order][:-1]) + 1
-        first = 0
+        first, pairs = 0, []
         for at in same.tolist():
             later = order[at]
             first = first if ids[order[first]] == ids[later] else at - 1
             if unique[later]:
-                self._refuse_repeated(places[order[first]], places[later], good, int(later))
+                pairs.append((int(later), int(order[first])))
+        for later, first in sorted(pairs):  # as they stand in the file, not by their hashes
+            self._refuse_repeated(places[first], places[later], good, later)
         return good
 
     def _refuse_repeated(self, first: NDArray[Any], later: NDArray[Any], good: NDArray[Any], at: int) -> None:
@@ -313,8 +315,8 @@ def _checked(row: Row, recipe: Recipe) -> str:
     _refuse_text("instruction", instruction, row.origin)
     if not row.answers:
         raise DataError(f"{row.origin}: the row has no answer", kind="no answer")
-    for answer in row.answers:
-        _refuse_text("answer", answer, row.origin)
+    for number, answer in enumerate(row.answers):  # an annotator may have written nothing; what is taught is something
+        _refuse_text("answer", answer, row.origin, empty=number > 0)
     for name in row.images:
         _refuse_text("name of the picture", name, row.origin)
         picture_name(name, anywhere=recipe.anywhere, origin=row.origin)

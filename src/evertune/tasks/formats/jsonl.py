@@ -73,7 +73,9 @@ def _images(value: Mapping[str, Any], origin: str) -> tuple[str, ...]:
             f"{origin}: a row has either 'image' (a name) or 'images' (a list)", kind="unusable picture name"
         )
     if "images" in value:
-        return _texts(value["images"], "images", origin, empty=True)
+        if not isinstance(value["images"], list):
+            raise DataError(f"{origin}: 'images' must be a list", kind="unusable images")
+        return tuple(_text(name, "images", origin) for name in value["images"])
     return (_text(value["image"], "image", origin),) if value.get("image") is not None else ()
 
 
@@ -84,17 +86,14 @@ def _answers(value: Mapping[str, Any], origin: str) -> tuple[str, ...]:
         )
     if "answer" in value:
         return (_text(value["answer"], "answer", origin),)
-    return _texts(value["answers"], "answers", origin)
+    answers = value["answers"]
+    if not isinstance(answers, list) or not answers:
+        raise DataError(f"{origin}: 'answers' must be a list with at least one text", kind="unusable answers")
+    # An annotator may have written nothing; what is taught is something.
+    return (_text(answers[0], "answers", origin), *(_text(a, "answers", origin, blank=True) for a in answers[1:]))
 
 
-def _texts(value: Any, key: str, origin: str, *, empty: bool = False) -> tuple[str, ...]:
-    if not isinstance(value, list) or not (value or empty):
-        complaint = f"{origin}: '{key}' must be a list" + ("" if empty else " with at least one text")
-        raise DataError(complaint, kind=f"unusable {key}")
-    return tuple(_text(text, key, origin) for text in value)
-
-
-def _text(value: Any, key: str, origin: str) -> str:
-    if not isinstance(value, str) or not value.strip():
+def _text(value: Any, key: str, origin: str, *, blank: bool = False) -> str:
+    if not isinstance(value, str) or not (blank or value.strip()):
         raise DataError(f"{origin}: '{key}' must be a text that is not empty", kind=f"unusable {key}")
     return value.strip()
