@@ -107,8 +107,8 @@ def test_any_row_comes_back_or_is_refused(tmp_path, rows, way):
     name, split = way
     source, target = write_lines(tmp_path / "source.jsonl", *rows), tmp_path / name
     target.unlink(missing_ok=True)
-    expected, _ = rows_of(source)
     try:
+        expected, _ = rows_of(source)
         written = convert(source, target, split=split, skip_bad=True)
     except (UserError, DataError) as problem:
         assert str(problem) and not target.exists()
