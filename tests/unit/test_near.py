@@ -96,6 +96,16 @@ def test_the_same_shapes_in_other_colours_are_others():
     assert near_pictures(looks(PHOTOGRAPHS["coffee"]), same_hash) == {}
 
 
+def test_a_small_thing_of_another_colour_is_another_picture():
+    one, other = PHOTOGRAPHS["coffee"].copy(), PHOTOGRAPHS["coffee"].copy()
+    width, height = one.size
+    for picture, colour in ((one, "teal"), (other, "grey")):
+        picture.paste(colour, (width // 3, height // 3, width // 3 + width // 8, height // 3 + height // 8))
+    (near_hashes,) = bits(looks(one)["hash"] ^ looks(other)["hash"])
+    assert near_hashes <= MOST_BITS and near_pictures(looks(one), looks(other)) == {}
+    assert near_pictures(looks(one), looks(jpeg(one, 50))) == {0: 0}
+
+
 def test_plain_pictures_are_not_compared():
     plain = [Image.new("RGB", (30, 30), "white"), Image.new("RGB", (20, 20), "white")]
     assert near_pictures(looks(*plain), looks(*plain)) == {}

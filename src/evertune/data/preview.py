@@ -6,6 +6,7 @@ Like a run's report it runs no script and loads nothing; texts, names and pictur
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +89,7 @@ def _shown(sample: Sample, lmm: LMM | None) -> dict[str, Any]:
         "pictures": [_picture(path) for path in sample.images[:MOST_PICTURES]],
         "more": max(0, len(sample.images) - MOST_PICTURES),
         "prompt": _cut(lmm.prompt(sample.instruction) if lmm else sample.instruction),
-        "answers": [_cut(answer) for answer in sample.answers],
+        "answers": [(_cut(answer), count) for answer, count in Counter(sample.answers).items()],
         "tokens": masked(sample, lmm) if lmm and short else [],
         "sizes": lmm.lengths(sample.instruction, sample.answers[0]) if lmm else (),
         "characters": (len(sample.instruction), len(sample.answers[0])),

@@ -26,7 +26,7 @@ def show_checked(console: Console, checked: Checked) -> None:
     for level, problems in checked.levels():
         if len(problems):
             _show(console, level, problems)
-    console.print(_conclusion(checked), highlight=False)
+    _line(console, _conclusion(checked))
 
 
 def _table(checked: Checked) -> Table:
