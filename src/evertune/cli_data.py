@@ -58,7 +58,7 @@ def check_data(
     images: ImagesOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Find what is wrong or odd: rows, pictures, copies, overlap. Exit code 1 when a run would stop."""
+    """Find what is wrong or odd: rows, pictures, copies, overlap. Exit code 1 when there are errors."""
     from evertune.console import TerminalWatcher
     from evertune.data import check
     from evertune.data.preview import write_preview

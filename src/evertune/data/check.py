@@ -1,6 +1,7 @@
 """`evertune data check`: everything that is wrong or odd about the data of a stream, before anyone pays for a GPU.
 
-Errors are what would stop a run: rows, files and pictures that can't be used. Warnings are what may cost a result its
+Errors are what would stop a run: rows, files and pictures that can't be used; and what a named model can't read to its
+end. Warnings are what may cost a result its
 meaning, notes what is good to know. Rows stay on the disk; memory holds hashes.
 """
 
@@ -26,6 +27,7 @@ from evertune.tasks.stream import TaskFile
 if TYPE_CHECKING:
     from evertune.lmm.protocol import LMM
 
+TOO_LONG = "longer than the model can read"
 LONG_INSTRUCTION, LONG_ANSWER = 8_000, 2_000
 """Characters. An answer that long is a slip more often than an answer, and answering goes on as long as the longest."""
 ENDS = 8
@@ -38,7 +40,7 @@ class Checked:
 
     Attributes:
         halves: what can be used of the training and the test rows of each task, in order.
-        errors: what would stop a run; warnings, notes: what would not.
+        errors: what would stop a run, or be cut off by the model; warnings, notes: all else.
         pictures: whether they were opened.
     """
 
@@ -182,7 +184,7 @@ def _beyond(instruction: str, answer: str, origin: str, lmm: LMM) -> Iterator[Da
     for part, tokens, limit in lmm.lengths(instruction, answer):
         if tokens > limit:
             complaint = f"{origin}: {tokens:,} tokens for the {part} of '{Path(lmm.name).name}', which reads {limit:,}"
-            yield DataError(complaint, kind="longer than the model can read")
+            yield DataError(complaint, kind=TOO_LONG)
 
 
 def _long(instruction: str, answers: tuple[str, ...], origin: str) -> Iterator[DataError]:

@@ -18,9 +18,9 @@ Places = NDArray[np.int64]
 
 MOST_BITS = 3
 MOST_COLOUR, MOST_FIELD = 6.0, 16
-"""Levels of 255: the mean over 4 x 4 fields and three colours, and the largest of these, so that a small thing of another
-colour on the same ground is another picture. JPEG copies of seven photographs, at quality 30 to 90 and down to a quarter
-of their size, differ by at most 3 levels and 2 bits."""
+"""Levels of 255: the mean over 4 x 4 fields and three colours, and the largest of these, so that a small thing of
+another colour on the same ground is another picture. JPEG copies of seven photographs, at quality 30 to 90 and down to
+a quarter of their size, differ by at most 3 levels and 2 bits."""
 FEWEST_BITS = 8
 """Of 64 set, and not set: else a picture is so plain (a white page, a dark sky) that its hash says nothing."""
 BLOCKS = ((0, 13), (13, 13), (26, 13), (39, 13), (52, 12))

@@ -7,12 +7,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from evertune.data.check import Checked
+from evertune.data.check import TOO_LONG, Checked
 from evertune.data.convert import Written
 from evertune.tasks.problems import SHOWN, Problems
 
 TITLES = {
-    "error": "errors: what a run would stop at",
+    "error": "errors: what can't be used",
     "warning": "warnings: what may cost a result its meaning",
     "note": "notes",
 }
@@ -57,10 +57,9 @@ def _line(console: Console, text: str) -> None:
 def _conclusion(checked: Checked) -> str:
     counts = {level: len(problems) for level, problems in checked.levels()}
     said = ", ".join(f"{count:,} {level}{'s' * (count != 1)}" for level, count in counts.items())
-    left = "" if checked.pictures else " Pictures were not opened."
-    if counts["error"]:
-        return f"{said}. A run would stop; with --skip-bad it would train on the rest.{left}"
-    return f"{said}.{left}"
+    stopping = counts["error"] - checked.errors.counts.get(TOO_LONG, 0)
+    said += ". A run would stop; with --skip-bad it would train on the rest." if stopping else "."
+    return said if checked.pictures else f"{said} Pictures were not opened."
 
 
 def show_written(console: Console, written: Written) -> None:
