@@ -23,7 +23,10 @@ from pathlib import Path
 WORDS = "the cat sat on a mat and looked at red blue green boats with two men near the water of Größe".split()
 STEPS = {
     "index": "rows and index, without pictures (once per file)",
+    "check": "data check --no-pictures, over the index",
     "look": "every picture read, hashed and decoded (once per picture)",
+    "compare": "data check, every picture decoded once more for its likeness (once per picture)",
+    "again": "data check again, pictures known",
     "start": "start: rows, pictures compared, fingerprint, order of an epoch, first batch",
     "read": "one pass over all rows in random order",
 }
@@ -75,6 +78,11 @@ def do(step: str, folder: Path) -> None:
             place = folder / f"{split}.json"
             recipe = Recipe("llava", 1, place, split, {}, llava.PROMPT, anywhere=False, files=(place,))
             indexed(recipe, lambda place=place, split=split: llava.rows(place, split=split))
+    elif step in ("check", "compare", "again"):
+        from evertune.data import check
+
+        checked = check(str(folder / "scale.yaml"), pictures=step != "check")
+        print(checked.as_dict()["counts"], file=sys.stderr)
     else:
         stream = load_stream(str(folder / "scale.yaml"), decode=True)
         train = stream.tasks[0].train

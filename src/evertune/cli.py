@@ -25,7 +25,7 @@ from evertune.arguments import (
 from evertune.arguments import make_console as _console
 from evertune.arguments import print_json as _print_json
 from evertune.cli_analysis import pairs, similarity
-from evertune.cli_data import rescore
+from evertune.cli_data import data_app, rescore
 from evertune.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -239,6 +239,7 @@ def _list_cells(cells: list[Cell], *, as_json: bool) -> None:
 app.command()(similarity)
 app.command()(pairs)
 app.command()(rescore)
+app.add_typer(data_app)
 
 
 @app.command()

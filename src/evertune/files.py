@@ -90,6 +90,25 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A new file to write; it takes the name `path` when the block ends well, and is gone when it does not.
+
+    Raises:
+        UserError: the disk is full or the folder is read-only; what was there before is untouched.
+    """
+    temporary = make_folder(path.parent) / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}"
+    try:
+        yield temporary
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except OSError as problem:
+        raise UserError(f"cannot write {path}: {problem.strerror}; free space or choose another folder") from problem
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as readable JSON, atomically; NaN is refused rather than written."""
     write_atomically(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")

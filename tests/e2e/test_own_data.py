@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import yaml
 
 from evertune import run
+from evertune.cli import main
 from evertune.evaluate import read_answers
 
 
@@ -85,3 +87,20 @@ def test_the_same_rows_are_the_same_run_in_any_format(llava_stream, mini_blip, t
     from evertune.tasks import load_stream
 
     assert load_stream(str(folder / "own.yaml")).fingerprint == load_stream(str(llava_stream)).fingerprint
+
+
+def test_the_page_about_data_shows_what_check_says(stream, capsys, monkeypatch):
+    """`docs/data.md`, "Check it first": the tables and the findings that it shows are those of the example."""
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    shown = page.split("## Check it first")[1].split("## LLaVA-style")[0]
+    monkeypatch.chdir(stream.parent.parent)
+    monkeypatch.setattr("sys.argv", ["evertune", "data", "check", str(stream.relative_to(stream.parent.parent))])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert not end.value.code
+    said = capsys.readouterr().out
+    for line in ("training rows   test rows   pictures", "what                 29           7         36"):
+        assert line in shown and line in said
+    findings = [line.replace(stream.parent.name, "my-photos") for line in said.splitlines() if "taught by" in line]
+    assert len(findings) == 5 and all(line in shown for line in findings[:2])
+    assert "0 errors, 0 warnings, 5 notes." in shown and "0 errors, 0 warnings, 5 notes." in said

@@ -1,22 +1,35 @@
 """The shipped streams of public data: order and scores as published, and every row of the fixtures through them.
 
-`tests/snapshots/prompts` holds what is asked and taught, word for word. After a change that is meant:
+`tests/snapshots/prompts` holds what is asked and taught, word for word, and `FAMILY/STREAM.txt` in it how each family
+of models renders it, with the tokens that are trained on in brackets. After a change that is meant:
 
     EVERTUNE_RENEW=1 python -m pytest tests/unit/test_published_streams.py
 """
 
 from __future__ import annotations
 
+import json
 import os
+import random
 from pathlib import Path
 
 import pytest
+import torch
 from published import rows_of as published_rows
 
 from evertune.catalogue import details
+from evertune.data.preview import masked
+from evertune.lmm import FAMILIES, load_lmm
+from evertune.lmm.random_smol import CONFIG as RANDOM
+from evertune.lmm.smol_weights import CONFIG as SMOL
+from evertune.pretrain.parts import make_model, make_processor, save_checkpoint
 from evertune.tasks import load_stream
+from evertune.tasks.builders import builder
 from evertune.tasks.formats import format_of
-from evertune.tasks.stream import stream_file
+from evertune.tasks.pocket.questions import ROLES
+from evertune.tasks.pocket.world import draw_scene
+from evertune.tasks.stream import stream_file, stream_names
+from evertune.tasks.task import Sample
 
 SNAPSHOTS = Path(__file__).parent.parent / "snapshots" / "prompts"
 STREAMS = {
@@ -31,6 +44,8 @@ STREAMS = {
     "cvit": "ScienceQA TextVQA Flickr30k ImageNet GQA VQAv2",
 }
 KNOWN = "okvqa aokvqa textcaps vqav2 ocrvqa".split()
+FETCHED = ["parcel", "parcel-garments"]
+DRAWN = ["pocket-b1", "pocket-b2"]
 STRAIGHT = [name for name in STREAMS if not name.endswith("-reversed")]
 
 
@@ -75,12 +90,75 @@ def test_prompts_and_answers_are_those_of_the_snapshot(name, published):
                 pictures = "".join(f" {image}" for image in row.images)
                 asked = instruction_of(entry, row).replace("\n", "\n    ")
                 lines.append(f"\n[{entry.name} {split} {row.id}]{pictures}\n    {asked}\n -> {row.answers[0]}")
-    text = "\n".join(lines) + "\n"
-    path = SNAPSHOTS / f"{name}.txt"
+    compare_with_snapshot("\n".join(lines) + "\n", SNAPSHOTS / f"{name}.txt")
+
+
+def compare_with_snapshot(text, path):
     if os.environ.get("EVERTUNE_RENEW"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     assert text == path.read_text(), "renew the snapshots if this change is meant (first lines of this file)"
+
+
+@pytest.fixture(scope="module", params=list(FAMILIES))
+def family(request, readable_blip):
+    """A family's name and a small model of it: `random` has the chat template of `smol`."""
+    checkpoint = {"smol": "random", "instructblip": str(readable_blip)}[request.param]
+    return request.param, load_lmm(checkpoint, dtype="float32", device=torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def readable_blip(tmp_path_factory):
+    """InstructBLIP in miniature with a tokenizer of letters, which can write whatever the fixtures say."""
+    folder = tmp_path_factory.mktemp("readable-blip") / "mini"
+    letters = load_lmm("random", dtype="float32", device=torch.device("cpu")).tokenizer
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    save_checkpoint(make_model(letters, **sizes), make_processor(letters), folder)
+    return folder
+
+
+def test_every_family_has_snapshots():
+    assert {path.name for path in SNAPSHOTS.iterdir() if path.is_dir()} == set(FAMILIES)
+    straight = {name for name in stream_names() if not name.endswith("-reversed")}
+    for family in FAMILIES:
+        assert {path.stem for path in (SNAPSHOTS / family).iterdir()} == straight == {*STRAIGHT, *DRAWN, *FETCHED}
+
+
+def test_random_has_the_template_of_smol():
+    assert {key: RANDOM[key] for key in ("prompt", "end_token")} == {key: SMOL[key] for key in ("prompt", "end_token")}
+
+
+@pytest.mark.parametrize("name", [*STRAIGHT, *DRAWN, *(pytest.param(name, marks=pytest.mark.smol) for name in FETCHED)])
+def test_prompts_as_each_family_renders_them(name, family, published, tmp_path):
+    """The first training row of each task, from the very batch that a training would make of it."""
+    kind, lmm = family
+    lines = [f"# What the family {kind} reads of the stream {name}; in brackets what it is trained on."]
+    for task in columns_of(name):
+        asked, answer = first_of(task, published, tmp_path)
+        sample = Sample("1", (), asked, (answer,))
+        tokens = masked(sample, lmm)
+        read = "".join(f"[{t.text}]" if t.trained else t.text for t in tokens).replace("][", "")
+        assert lmm.prompt(asked).count("{image}") == 1
+        assert "".join(t.text for t in tokens if not t.trained) == lmm.prompt(asked).replace("{image}", "")
+        rendered = lmm.prompt(asked) + read.removeprefix(lmm.prompt(asked).replace("{image}", ""))
+        lines.append(f"\n[{task.name}]\n    " + rendered.replace("\n", "\n    "))
+    compare_with_snapshot("\n".join(lines) + "\n", SNAPSHOTS / kind / f"{name}.txt")
+
+
+def first_of(task, published, folder):
+    """Instruction and taught answer of a task's first training row; of a drawn task, of a question made here."""
+    if task.build is None:
+        row = rows_of(task, published, "train")[0]
+        return instruction_of(task, row), row.answers[0]
+    if task.build != "pocket":
+        (folder / task.name).mkdir()
+        builder(task.build).build(folder / task.name, **{**task.options, "train": 40, "test": 20})
+        row = json.loads((folder / task.name / "train.jsonl").read_text().splitlines()[0])
+        return row["instruction"], row["answer"]
+    role = ROLES[task.options["role"]]
+    choose = random.Random(task.name)
+    item = role.ask(draw_scene(choose, layout=role.layouts[0], split="train", blurred=False), choose)
+    return item.instruction, item.answers[0]
 
 
 def test_scores_of_the_paper():

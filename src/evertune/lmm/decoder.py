@@ -58,6 +58,25 @@ def answer_loss(decoder: nn.Module, head: nn.Module, embeds: Tensor, attention: 
     return Output(nll=nll, tokens=(labels != IGNORE).sum(1), logits=logits)
 
 
+def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    """The text of each token of `ids`: what it adds to the text of those before it.
+
+    A token alone would lose its leading space, and the bytes of a letter may be spread over several tokens: those are
+    put to the last of them.
+    """
+    texts: list[str] = []
+    before, start = 0, 0
+    for end in range(1, len(ids) + 1):
+        known = tokenizer.decode(ids[before:start], clean_up_tokenization_spaces=False)
+        text = tokenizer.decode(ids[before:end], clean_up_tokenization_spaces=False)
+        if text.endswith("\ufffd") and end < len(ids):
+            texts.append("")
+            continue
+        texts.append(text[len(known) :])
+        before, start = start, end
+    return texts
+
+
 @torch.inference_mode()
 def mean_word_embeddings(tokenizer: Any, table: Tensor, texts: Sequence[str]) -> Tensor:
     """(n, width) mean of the rows of the LM's embedding `table` over each text's tokens; float32, on the CPU."""

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from evertune.errors import UserError
 from evertune.files import digest, digest_of_file, read_json
 from evertune.lmm import FAMILIES
-from evertune.lmm.decoder import answer_rows, greedy_answers, loss_behind_image, mean_word_embeddings, pad
-from evertune.lmm.protocol import Batch, Output
+from evertune.lmm.decoder import answer_rows, greedy_answers, loss_behind_image, mean_word_embeddings, pad, token_texts
+from evertune.lmm.protocol import Batch, Length, Output
 from evertune.lmm.weights import fingerprint_of
 from evertune.tasks.task import Sample
 
@@ -131,6 +131,21 @@ class InstructBlip(nn.Module):
     def answer_tokens(self, answer: str) -> int:
         """Tokens of `answer` with its end token."""
         return len(self._answer_ids(answer))
+
+    def lengths(self, instruction: str, answer: str) -> tuple[Length, ...]:
+        """The instruction in the Q-Former; soft tokens, instruction, answer and end token in the LM."""
+        asked = self._ids(self.processor.qformer_tokenizer, "q", instruction, special=True)
+        text = len(self._prompt_ids(instruction)) + len(self._answer_ids(answer))
+        config = self.blip.config
+        soft = self.blip.query_tokens.shape[1]
+        return (
+            Length("Q-Former", len(asked), config.qformer_config.max_position_embeddings),
+            Length("language model", soft + text, config.text_config.max_position_embeddings),
+        )
+
+    def token_texts(self, ids: Sequence[int]) -> list[str]:
+        """What each token adds to the text before it."""
+        return token_texts(self.processor.tokenizer, ids)
 
     def embed_images(self, features: Tensor) -> Tensor:
         """The tower's [CLS], as in the paper."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from PIL import Image
@@ -66,6 +66,14 @@ class Output:
         return (self.nll / self.tokens).mean()
 
 
+class Length(NamedTuple):
+    """Tokens that a part of the model reads of a sample, and how many it can read."""
+
+    part: str
+    tokens: int
+    limit: int
+
+
 class LMM(Protocol):
     """A large multimodal model with a frozen, cacheable vision tower."""
 
@@ -115,6 +123,15 @@ class LMM(Protocol):
 
     def answer_tokens(self, answer: str) -> int:
         """Number of tokens of `answer`, end token included."""
+
+    def lengths(self, instruction: str, answer: str) -> tuple[Length, ...]:
+        """What each part of the model reads of a sample with one picture, answer and end token included.
+
+        No part has more tokens of text than the text has bytes, but for a few that mark its ends.
+        """
+
+    def token_texts(self, ids: Sequence[int]) -> list[str]:
+        """The text of each token; joined they are the whole. Empty for a token that ends in the middle of a letter."""
 
     def embed_images(self, features: Tensor) -> Tensor:
         """(n, D) one frozen vector per picture from its (n, V, D) features, float32, on the CPU."""

@@ -7,6 +7,7 @@ A checkpoint is a folder: `config.json` (the family and its few numbers), `lm/` 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from torch import Tensor, nn
 from evertune.errors import UserError
 from evertune.files import digest_of, digest_of_file, read_json
 from evertune.lmm import FAMILIES
-from evertune.lmm.decoder import answer_rows, greedy_answers, loss_behind_image, mean_word_embeddings
-from evertune.lmm.protocol import Batch, Output
+from evertune.lmm.decoder import answer_rows, greedy_answers, loss_behind_image, mean_word_embeddings, token_texts
+from evertune.lmm.protocol import Batch, Length, Output
 from evertune.tasks.task import Sample
 
 PROJECTOR_SEED = 20231116  # the projector is part of the model: the same for every run, whatever its seed
@@ -130,6 +131,15 @@ class Smol(nn.Module):
         """Tokens of `answer` with its end token."""
         return len(self._answer_ids(answer))
 
+    def lengths(self, instruction: str, answer: str) -> tuple[Length, ...]:
+        """The LM's sequence: visual tokens, prompt, answer and end token."""
+        text = len(self._text_after_image(instruction)) + len(self._answer_ids(answer))
+        return (Length("language model", self._visual_tokens + text, self.lm.config.max_position_embeddings),)
+
+    def token_texts(self, ids: Sequence[int]) -> list[str]:
+        """What each token adds to the text before it."""
+        return token_texts(self.tokenizer, ids)
+
     def embed_images(self, features: Tensor) -> Tensor:
         """Mean over the grid: what an EfficientNet's own head looks at."""
         return features.float().mean(1).cpu()
@@ -137,6 +147,10 @@ class Smol(nn.Module):
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Mean of the LM's frozen input embeddings over the text's tokens, (n, width)."""
         return mean_word_embeddings(self.tokenizer, self._embedding().weight, texts)
+
+    @cached_property
+    def _visual_tokens(self) -> int:
+        return int(self.encode([Image.new("RGB", (1, 1))]).shape[1])
 
     def _embedding(self) -> Any:
         return self.lm.get_input_embeddings()

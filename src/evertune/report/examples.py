@@ -100,6 +100,12 @@ def thumbnail(path: Path) -> str | None:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning):
         return None
     picture.thumbnail((SIDE, SIDE))
+    return data_uri(picture)
+
+
+def data_uri(picture: Image.Image) -> str:
+    """An RGB or RGBA picture as a data URI: PNG or JPEG, whichever is smaller."""
+    picture = picture.convert("RGBA")
     opaque = picture.getchannel("A").getextrema() == (255, 255)
     choices = [("png", _encoded(picture.convert("RGB") if opaque else picture, "PNG"))]
     if opaque:

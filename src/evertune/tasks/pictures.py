@@ -50,6 +50,9 @@ def read_picture(path: Path, *, origin: str) -> tuple[Image.Image, str]:
         return _decoded(content, where), hashlib.sha256(content).hexdigest()
     except DataError:
         raise
+    except Image.DecompressionBombError as problem:
+        complaint = f"{where} has far more than {MOST_PIXELS:,} pixels, the most that are decoded: make it smaller"
+        raise DataError(complaint, kind="picture too large") from problem
     except UnidentifiedImageError as problem:
         raise DataError(f"{where} is broken or not a picture (no known format)", kind="broken picture") from problem
     except Exception as problem:  # what decoders raise on damaged files is not a closed list
@@ -93,10 +96,7 @@ def _header(content: bytes) -> Image.Image:
     with _headers, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about its size: that is looked at next
         Image.init()
-        try:
-            return Image.open(io.BytesIO(content), formats=[kind for kind in KINDS if kind in Image.OPEN])
-        except Image.DecompressionBombError as problem:
-            raise ValueError(f"too many pixels: {problem}") from problem
+        return Image.open(io.BytesIO(content), formats=[kind for kind in KINDS if kind in Image.OPEN])
 
 
 def _as_rgb(picture: Image.Image, where: str) -> Image.Image:

@@ -6,7 +6,8 @@ Default: the run stops before training and says everything at once. With `--skip
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 from evertune.errors import DataError
@@ -14,6 +15,10 @@ from evertune.errors import DataError
 SHOWN = 5
 LISTED = 10_000
 """Messages of one kind that are kept; the count goes on."""
+
+
+class ReportedError(DataError):
+    """What the error says stands in a list of problems already."""
 
 
 class Problems:
@@ -34,27 +39,47 @@ class Problems:
             if len(messages) < LISTED:
                 messages.append((task, str(problem)))
 
-    def refuse(self, *, stream: str) -> None:
+    def add_counted(self, kind: str, count: int, messages: Iterable[str], *, task: str) -> None:
+        """Take `count` problems of a kind; only as many messages are asked for as are kept."""
+        if not count:
+            return
+        self.counts[kind] = self.counts.get(kind, 0) + count
+        kept = self._messages.setdefault(kind, [])
+        kept += [(task, message) for message in islice(messages, LISTED - len(kept))]
+
+    def merge(self, others: Problems) -> None:
+        """Take the problems of another list."""
+        for kind, count, messages in others.kinds():
+            self.counts[kind] = self.counts.get(kind, 0) + count
+            kept = self._messages.setdefault(kind, [])
+            kept += messages[: LISTED - len(kept)]
+
+    def kinds(self) -> Iterator[tuple[str, int, Sequence[tuple[str, str]]]]:
+        """Each kind with its count and its (task, message) pairs, the most frequent first."""
+        for kind, count in sorted(self.counts.items(), key=lambda item: -item[1]):
+            yield kind, count, self._messages[kind]
+
+    def refuse(self, *, stream: str, outcome: str = "trained") -> None:
         """Stop when there are any.
 
         Raises:
-            DataError: the one problem, or the report of all of them.
+            ReportedError: the one problem, or the report of all of them.
         """
         if len(self) == 1:
             ((_, message),) = next(iter(self._messages.values()))
-            raise DataError(message, kind=next(iter(self.counts)))
+            raise ReportedError(message, kind=next(iter(self.counts)))
         if self.counts:
-            raise DataError(self.report(stream=stream), kind="several problems")
+            raise ReportedError(self.report(stream=stream, outcome=outcome), kind="several problems")
 
-    def report(self, *, stream: str) -> str:
+    def report(self, *, stream: str, outcome: str = "trained") -> str:
         """Count by kind, and the first five of each with file and line."""
         lines = [
-            f"{len(self)} rows of '{stream}' can't be used, and nothing was trained. Mend them, or leave them out with "
-            "--skip-bad:"
+            f"{len(self)} rows of '{stream}' can't be used, and nothing was {outcome}. Mend them, or leave them out "
+            "with --skip-bad:"
         ]
-        for kind, count in sorted(self.counts.items(), key=lambda item: -item[1]):
+        for kind, count, messages in self.kinds():
             lines.append(f"  {kind}: {count}")
-            lines += [f"    {message}" for _, message in self._messages[kind][:SHOWN]]
+            lines += [f"    {message}" for _, message in messages[:SHOWN]]
             lines += [f"    ... and {count - SHOWN} more"] if count > SHOWN else []
         return "\n".join(lines)
 

@@ -3,6 +3,7 @@
     rows/llava-3f2a.../rows.jsonl      {id, images, instruction, answers, origin, extras}, one line per sample
                        places.npy      (n, 2) where each row that can be used begins and how long it is
                        texts.npy       (n,) hash of instruction and answers
+                       questions.npy   (n,) hash of the instruction
                        counts.npy      (n,) pictures of each row
                        pictures.npy    their numbers, row after row
                        names.jsonl     the different pictures, in the order of their first use
@@ -11,7 +12,7 @@
                        place           the file or folder as it was called then, which messages begin with
 
 The folder is written whole or not at all. Its key holds everything that decides it (format, options, prompt, and path,
-size and time of the source files), so that a changed file is a new folder. Memory while it is written: about 50 bytes
+size and time of the source files), so that a changed file is a new folder. Memory while it is written: about 60 bytes
 a row; afterwards the arrays are memory-mapped.
 """
 
@@ -36,7 +37,7 @@ from evertune.tasks.formats import Row
 from evertune.tasks.pictures import picture_name, short
 from evertune.tasks.prompts import filled
 
-VERSION = 2
+VERSION = 3
 LONGEST_TEXT = 100_000
 """Characters of an instruction or an answer; the longest context of any model here holds far fewer."""
 
@@ -105,6 +106,7 @@ class RowFile:
         self._places = _mapped(folder / "places.npy")
         self._name_places = _mapped(folder / "name_places.npy")
         self.texts = _mapped(folder / "texts.npy")
+        self.questions = _mapped(folder / "questions.npy")
         self.counts = _mapped(folder / "counts.npy")
         self.pictures = _mapped(folder / "pictures.npy")
         # (n + 1,) where each row's pictures begin in `pictures`
@@ -120,6 +122,12 @@ class RowFile:
 
     def _as_called_now(self, message: str) -> str:
         return self._now + message.removeprefix(self._then) if message.startswith(self._then) else message
+
+    @property
+    def lengths(self) -> NDArray[Any]:
+        """(n,) bytes of each row as it is written: at least those of its texts."""
+        lengths: NDArray[Any] = self._places[:, 1]
+        return lengths
 
     @property
     def different_pictures(self) -> int:
@@ -174,7 +182,7 @@ class _Writer:
             (folder / name).open("wb") for name in ("rows.jsonl", "all-names.jsonl", "problems.jsonl")
         )
         self._at = 0
-        self._places, self._ids, self._texts = array("q"), array("q"), array("Q")
+        self._places, self._ids, self._texts, self._questions = array("q"), array("q"), array("Q"), array("Q")
         self._counts, self._name_hashes = array("H"), array("q")
         self._unique = bytearray()
 
@@ -207,7 +215,9 @@ class _Writer:
         # Python's own hash is fast and differs between processes: fine for what is compared within one.
         self._ids.append(hash(row.id))
         self._unique.append(row.unique)
-        text = blake2b("\0".join((instruction, *row.answers)).encode(), digest_size=8)
+        text = blake2b(instruction.encode(), digest_size=8)
+        self._questions.append(int.from_bytes(text.digest(), "little"))
+        text.update("".join(f"\0{answer}" for answer in row.answers).encode())
         self._texts.append(int.from_bytes(text.digest(), "little"))
         self._counts.append(len(row.images))
         for name in names:
@@ -223,6 +233,7 @@ class _Writer:
         firsts, numbers = _numbered(_as_array(self._name_hashes, np.int64))
         self._save("places", places[good])
         self._save("texts", _as_array(self._texts, np.uint64)[good])
+        self._save("questions", _as_array(self._questions, np.uint64)[good])
         self._save("counts", counts[good])
         self._save("pictures", numbers[np.repeat(good, counts)])
         self._save("name_places", self._write_names(firsts))
@@ -238,12 +249,14 @@ class _Writer:
         good = np.ones(len(ids), bool)
         order = np.argsort(ids, kind="stable")
         same = np.flatnonzero(ids[order][1:] == ids[order][:-1]) + 1
-        first = 0
+        first, pairs = 0, []
         for at in same.tolist():
             later = order[at]
             first = first if ids[order[first]] == ids[later] else at - 1
             if unique[later]:
-                self._refuse_repeated(places[order[first]], places[later], good, int(later))
+                pairs.append((int(later), int(order[first])))
+        for later, first in sorted(pairs):  # as they stand in the file, not by their hashes
+            self._refuse_repeated(places[first], places[later], good, later)
         return good
 
     def _refuse_repeated(self, first: NDArray[Any], later: NDArray[Any], good: NDArray[Any], at: int) -> None:
@@ -302,12 +315,12 @@ def _checked(row: Row, recipe: Recipe) -> str:
     _refuse_text("instruction", instruction, row.origin)
     if not row.answers:
         raise DataError(f"{row.origin}: the row has no answer", kind="no answer")
-    for answer in row.answers:
-        _refuse_text("answer", answer, row.origin)
+    for number, answer in enumerate(row.answers):  # an annotator may have written nothing; what is taught is something
+        _refuse_text("answer", answer, row.origin, empty=number > 0)
     for name in row.images:
         _refuse_text("name of the picture", name, row.origin)
         picture_name(name, anywhere=recipe.anywhere, origin=row.origin)
-    for text in (row.id, *row.extras.values()):
+    for text in (row.id, *row.extras, *row.extras.values()):
         _refuse_text("id or extra", text, row.origin, empty=True)
     if len(row.images) > 0xFFFF:
         raise DataError(f"{row.origin}: {len(row.images)} pictures are too many", kind="too many pictures")

@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 
 from evertune.errors import DataError
 from evertune.files import digest, write_atomically
+from evertune.tasks.likeness import LOOK, look_of
 from evertune.tasks.pictures import read_bytes, read_picture
 from evertune.tasks.rows import RowFile
 
 RECORD = np.dtype([("size", "<i8"), ("modified", "<i8"), ("sha256", "u1", 32), ("known", "u1")])
-THERE, HASHED, DECODED = 1, 2, 3
-"""How much is known of a picture: that it is there, its content's hash, that it can be decoded."""
+THERE, HASHED, DECODED, COMPARED = 1, 2, 3, 4
+"""How much is known of a picture: that it is there, its content's hash, that it can be decoded, what it looks like."""
 AT_ONCE = 512
 SAVE_EVERY = 60.0
 
@@ -49,6 +50,8 @@ class Seen:
         key = digest(str(self.root), str(anywhere))[:16]
         self._path = rows.folder / f"seen-{key}.npy"
         self._fingerprints_path = rows.folder / f"fingerprints-{key}.npy"
+        self._looks_path = rows.folder / f"looks-{key}.npy"
+        self._looks: NDArray[Any] | None = None
         self._records = _loaded(self._path, (rows.different_pictures,), RECORD)
         self._fingerprints: NDArray[Any] | None = None
         self._compared = np.zeros(rows.different_pictures, bool)  # with the disk, by this process
@@ -62,6 +65,8 @@ class Seen:
     def look(self, numbers: NDArray[Any], *, depth: int, on_looked: OnLooked | None = None) -> None:
         """Come to know the pictures `numbers` up to `depth`; what is wrong stands in `faults` afterwards."""
         numbers = np.unique(numbers)
+        if depth >= COMPARED:
+            self._load_looks()
         self._compare(numbers[~self._compared[numbers]])
         missing = [n for n in numbers[self._records["known"][numbers] < depth].tolist() if n not in self.faults]
         saved = time.monotonic()
@@ -77,6 +82,18 @@ class Seen:
                     saved = time.monotonic()
         if missing:
             self._save()
+
+    @property
+    def looks(self) -> NDArray[Any]:
+        """(u,) `likeness.LOOK` of each picture that was looked at so deep; zeros elsewhere."""
+        return self._load_looks()
+
+    def _load_looks(self) -> NDArray[Any]:
+        if self._looks is None:
+            self._looks = _loaded(self._looks_path, (self.rows.different_pictures,), LOOK)
+            known, nothing = self._records["known"], np.zeros((), LOOK)
+            known[(known == COMPARED) & (self._looks == nothing)] = DECODED  # the table was lost
+        return self._looks
 
     def digests(self, numbers: NDArray[Any]) -> tuple[str, ...]:
         """SHA-256 of pictures; none where one is not known in this process."""
@@ -163,24 +180,30 @@ class Seen:
     def _leads_out(self, path: str) -> bool:
         return not Path(path).resolve().is_relative_to(self.root)
 
-    def _read(self, number: int, depth: int) -> str | Fault:
-        """SHA-256 of a picture, or why there is none."""
+    def _read(self, number: int, depth: int) -> tuple[str, NDArray[Any] | None] | Fault:
+        """SHA-256 of a picture and what it looks like, as far as `depth` asks; or why it can't be used."""
         path = self.path(self.rows.name(number))
         try:
-            if depth >= DECODED:
-                return read_picture(path, origin="")[1]
-            return hashlib.sha256(read_bytes(path, origin="")).hexdigest()
+            if depth < DECODED:
+                return hashlib.sha256(read_bytes(path, origin="")).hexdigest(), None
+            picture, sha256 = read_picture(path, origin="")
+            return sha256, look_of(picture) if depth >= COMPARED else None
         except DataError as problem:
             return _fault(problem)
 
-    def _note(self, number: int, found: str | Fault, depth: int) -> None:
+    def _note(self, number: int, found: tuple[str, NDArray[Any] | None] | Fault, depth: int) -> None:
         if isinstance(found, Fault):
             self.faults[number] = found
             return
-        self._records["sha256"][number] = np.frombuffer(bytes.fromhex(found), np.uint8)
+        sha256, look = found
+        self._records["sha256"][number] = np.frombuffer(bytes.fromhex(sha256), np.uint8)
         self._records["known"][number] = max(depth, self._records["known"][number])
+        if look is not None:
+            self._load_looks()[number] = look
 
     def _save(self) -> None:
+        if self._looks is not None:  # first, so that no record promises a look that is not there
+            write_atomically(self._looks_path, _content(self._looks))
         write_atomically(self._path, _content(self._records))
 
 

@@ -30,6 +30,7 @@ from evertune.tasks.task import Task
 if TYPE_CHECKING:
     from evertune.tasks.stream import TaskFile
 
+SPLITS = ("train", "test")
 PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".avif", ".jp2", ".ico", ".tga"}
 
 
@@ -72,7 +73,7 @@ def read_task(entry: TaskFile, reading: Reading, *, about: dict[str, str]) -> Ta
     Raises:
         DataError: a file as a whole can't be used, or nothing is left of it.
     """
-    train, test = (_usable(side[: reading.limit], entry, reading) for side in _sides(entry, reading))
+    train, test = (usable(half[: reading.limit], entry, reading) for half in _halves(entry, reading))
     pairs, doubled = twins(train, test)
     if pairs:
         reading.problems.add(twin_problems(entry.name, train, test, pairs), task=entry.name)
@@ -85,12 +86,16 @@ def read_task(entry: TaskFile, reading: Reading, *, about: dict[str, str]) -> Ta
     return Task(entry.name, train, test, entry.score, about)
 
 
-def _usable(samples: Samples, entry: TaskFile, reading: Reading) -> Samples:
+def usable(samples: Samples, entry: TaskFile, reading: Reading) -> Samples:
     """Those whose pictures are there, sound and of the right number."""
     depth = DECODED if reading.decode else THERE
     samples.look(depth=depth, on_looked=reading.looked(entry.name) if reading.decode else None)
     reading.problems.add(samples.faults(), task=entry.name)
-    samples = samples.whole()
+    return taken(samples.whole(), entry, reading)
+
+
+def taken(samples: Samples, entry: TaskFile, reading: Reading) -> Samples:
+    """Those with a number of pictures that the model takes."""
     if reading.takes is None:
         return samples
     wrong, problems = wrong_numbers(samples, reading.takes, model=reading.model)
@@ -98,27 +103,50 @@ def _usable(samples: Samples, entry: TaskFile, reading: Reading) -> Samples:
     return samples.choose(samples.chosen[~wrong])
 
 
-def _sides(entry: TaskFile, reading: Reading) -> Iterator[Samples]:
+def _halves(entry: TaskFile, reading: Reading) -> Iterator[Samples]:
+    if entry.data is not None:
+        yield from parted(read_whole(entry, reading), entry, reading)
+    else:
+        for split in SPLITS:
+            yield read_half(entry, reading, split)
+
+
+def read_half(entry: TaskFile, reading: Reading, split: str) -> Samples:
+    """The rows of one split of a task that has two; no picture is looked at.
+
+    Raises:
+        DataError: the file as a whole can't be used.
+    """
     if entry.build is not None:
         place = built(entry.build, entry.options, progress=reading.progress)
-        for split in ("train", "test"):
-            yield _samples(entry, place / f"{split}.jsonl", split, reading, options={}, pictures=place)
-    elif entry.data is not None:
-        place = reading.folder / entry.data
-        whole = _samples(entry, place, "train", reading, options=entry.options)
-        whole.look(depth=HASHED, on_looked=reading.looked(entry.name))
-        reading.problems.add(whole.faults(), task=entry.name)
-        whole = whole.whole()
-        if not len(whole):
-            reading.problems.refuse(stream=entry.name)
-        yield from held_out(whole, share=entry.test_share)
-    elif entry.train is not None and entry.test is not None:
-        for split, name in (("train", entry.train), ("test", entry.test)):
-            yield _samples(entry, reading.folder / name, split, reading, options=entry.options)
-    else:
-        place = _root(entry, reading.base(entry))
-        for split in ("train", "test"):
-            yield _samples(entry, place, split, reading, options=entry.options)
+        return _samples(entry, place / f"{split}.jsonl", split, reading, options={}, pictures=place)
+    if entry.root is not None or entry.train is None or entry.test is None:
+        return _samples(entry, _root(entry, reading.base(entry)), split, reading, options=entry.options)
+    name = entry.train if split == "train" else entry.test
+    return _samples(entry, reading.folder / name, split, reading, options=entry.options)
+
+
+def read_whole(entry: TaskFile, reading: Reading, *, split: str = "train") -> Samples:
+    """The rows of a task that is one file; no picture is looked at.
+
+    Raises:
+        DataError: the file as a whole can't be used.
+    """
+    return _samples(entry, reading.folder / (entry.data or ""), split, reading, options=entry.options)
+
+
+def parted(whole: Samples, entry: TaskFile, reading: Reading) -> tuple[Samples, Samples]:
+    """The rows of one file as training and test; those whose pictures can't be read are problems.
+
+    Raises:
+        DataError: there is too little to part.
+    """
+    whole.look(depth=HASHED, on_looked=reading.looked(entry.name))
+    reading.problems.add(whole.faults(), task=entry.name)
+    whole = whole.whole()
+    if not len(whole):
+        reading.problems.refuse(stream=entry.name)
+    return held_out(whole, share=entry.test_share)
 
 
 def _root(entry: TaskFile, folder: Path) -> Path:

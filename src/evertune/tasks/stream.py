@@ -199,9 +199,7 @@ def load_stream(
         raise UserError(f"limit must be at least 1, not {limit}")
     content, path = stream_file(name)
     problems = Problems()
-    reading = Reading(
-        path.parent, _published_base(content, path, data), limit, decode, takes, model, problems, progress
-    )
+    reading = Reading(path.parent, published_base(content, path, data), limit, decode, takes, model, problems, progress)
     known, tasks = (
         tuple(read_task(entry, reading, about=about_task(entry)) for entry in entries)
         for entries in (content.known, content.tasks)
@@ -211,7 +209,7 @@ def load_stream(
     return Stream(content.name, tasks, {"title": content.title}, known, problems)
 
 
-def _published_base(content: StreamFile, path: Path, data: str | None) -> Path:
+def published_base(content: StreamFile, path: Path, data: str | None) -> Path:
     """Where the folders of published data sets are: beside the YAML, or where the user says."""
     published = list(dict.fromkeys(task.root for task in content.known + content.tasks if task.root is not None))
     if data is None:

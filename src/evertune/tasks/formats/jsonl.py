@@ -1,6 +1,7 @@
-"""Own data: `{image | images, instruction, answer | answers, id}`, one object a line (or a JSON list of them).
+"""Own data: `{image | images, instruction, answer | answers, id, extras}`, one object a line (or a JSON list of them).
 
-Every built-in task ends up here too. Relative names of pictures count from the file's folder, or from `images:`.
+Every built-in task ends up here too. `extras` holds, as texts, what a score needs beside the answers. Relative names of
+pictures count from the file's folder, or from `images:`.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ from evertune.tasks.pictures import short
 from evertune.tasks.reading import read_entries
 
 ABOUT = {
-    "title": "own data: {image | images, instruction, answer | answers, id}, one JSON object a line",
+    "title": "own data: {image | images, instruction, answer | answers, id, extras}, one JSON object a line",
     "source": "you",
     "files": "a .jsonl file beside a folder of pictures; `id` may be left out, `answers` is a list when several are "
-    "right, the first is taught",
+    "right, the first is taught; `extras` are texts that a score needs",
     "licence": "yours",
     "citation": "none",
 }
 PROMPT = "{instruction}"
-KEYS = {"image", "images", "instruction", "answer", "answers", "id"}
+KEYS = {"image", "images", "instruction", "answer", "answers", "id", "extras"}
 
 
 def rows(place: Path, *, split: str) -> Iterator[Row | DataError]:
@@ -49,7 +50,14 @@ def _row(value: Mapping[str, Any], origin: str, number: str) -> Row:
         fields={"instruction": _text(value.get("instruction"), "instruction", origin)},
         answers=_answers(value, origin),
         origin=origin,
+        extras=_extras(value.get("extras", {}), origin),
     )
+
+
+def _extras(value: Any, origin: str) -> Mapping[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise DataError(f"{origin}: 'extras' must be an object of texts", kind="unusable extras")
+    return value
 
 
 def _id(value: Mapping[str, Any], origin: str, number: str) -> str:
@@ -65,7 +73,9 @@ def _images(value: Mapping[str, Any], origin: str) -> tuple[str, ...]:
             f"{origin}: a row has either 'image' (a name) or 'images' (a list)", kind="unusable picture name"
         )
     if "images" in value:
-        return _texts(value["images"], "images", origin, empty=True)
+        if not isinstance(value["images"], list):
+            raise DataError(f"{origin}: 'images' must be a list", kind="unusable images")
+        return tuple(_text(name, "images", origin) for name in value["images"])
     return (_text(value["image"], "image", origin),) if value.get("image") is not None else ()
 
 
@@ -76,17 +86,14 @@ def _answers(value: Mapping[str, Any], origin: str) -> tuple[str, ...]:
         )
     if "answer" in value:
         return (_text(value["answer"], "answer", origin),)
-    return _texts(value["answers"], "answers", origin)
+    answers = value["answers"]
+    if not isinstance(answers, list) or not answers:
+        raise DataError(f"{origin}: 'answers' must be a list with at least one text", kind="unusable answers")
+    # An annotator may have written nothing; what is taught is something.
+    return (_text(answers[0], "answers", origin), *(_text(a, "answers", origin, blank=True) for a in answers[1:]))
 
 
-def _texts(value: Any, key: str, origin: str, *, empty: bool = False) -> tuple[str, ...]:
-    if not isinstance(value, list) or not (value or empty):
-        complaint = f"{origin}: '{key}' must be a list" + ("" if empty else " with at least one text")
-        raise DataError(complaint, kind=f"unusable {key}")
-    return tuple(_text(text, key, origin) for text in value)
-
-
-def _text(value: Any, key: str, origin: str) -> str:
-    if not isinstance(value, str) or not value.strip():
+def _text(value: Any, key: str, origin: str, *, blank: bool = False) -> str:
+    if not isinstance(value, str) or not (blank or value.strip()):
         raise DataError(f"{origin}: '{key}' must be a text that is not empty", kind=f"unusable {key}")
     return value.strip()

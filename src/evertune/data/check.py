@@ -1,0 +1,205 @@
+"""`evertune data check`: everything that is wrong or odd about the data of a stream, before anyone pays for a GPU.
+
+Errors are what would stop a run: rows, files and pictures that can't be used; and what a named model can't read to its
+end. Warnings are what may cost a result its
+meaning, notes what is good to know. Rows stay on the disk; memory holds hashes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from evertune.assets import Progress
+from evertune.data.overlap import Half, Overlap
+from evertune.data.source import Hints, file_or_stream, reading
+from evertune.errors import DataError
+from evertune.tasks.problems import Problems, ReportedError
+from evertune.tasks.samples import Samples
+from evertune.tasks.seen import COMPARED
+from evertune.tasks.sources import SPLITS, Reading, parted, read_half, read_whole, taken
+from evertune.tasks.stream import TaskFile
+
+if TYPE_CHECKING:
+    from evertune.lmm.protocol import LMM
+
+TOO_LONG = "longer than the model can read"
+LONG_INSTRUCTION, LONG_ANSWER = 8_000, 2_000
+"""Characters. An answer that long is a slip more often than an answer, and answering goes on as long as the longest."""
+ENDS = 8
+"""Tokens that mark the ends of a text, at most."""
+
+
+@dataclass
+class Checked:
+    """What was found.
+
+    Attributes:
+        halves: what can be used of the training and the test rows of each task, in order.
+        errors: what would stop a run, or be cut off by the model; warnings, notes: all else.
+        pictures: whether they were opened.
+    """
+
+    stream: str
+    halves: list[Half] = field(default_factory=list)
+    errors: Problems = field(default_factory=Problems)
+    warnings: Problems = field(default_factory=Problems)
+    notes: Problems = field(default_factory=Problems)
+    pictures: bool = True
+
+    def levels(self) -> Iterator[tuple[str, Problems]]:
+        """Findings by their weight."""
+        yield from (("error", self.errors), ("warning", self.warnings), ("note", self.notes))
+
+    def tasks(self) -> dict[str, dict[str, int]]:
+        """Rows of each task's halves that can be used, and the different pictures of both."""
+        found: dict[str, dict[str, int]] = {}
+        for half in self.halves:
+            task = found.setdefault(half.task, {"train": 0, "test": 0, "pictures": 0})
+            task[half.split] = len(half.samples)
+            task["pictures"] += len(half.pictures)
+        return found
+
+    def as_dict(self) -> dict[str, Any]:
+        """For machines."""
+        return {
+            "stream": self.stream,
+            "ok": not len(self.errors),
+            "pictures": self.pictures,
+            "tasks": self.tasks(),
+            "counts": {level: len(problems) for level, problems in self.levels()},
+            "findings": [
+                {
+                    "level": level,
+                    "kind": kind,
+                    "count": count,
+                    "messages": [{"task": task, "message": message} for task, message in messages],
+                }
+                for level, problems in self.levels()
+                for kind, count, messages in problems.kinds()
+            ],
+        }
+
+
+def check(
+    name: str,
+    *,
+    data: str | None = None,
+    lmm: LMM | None = None,
+    pictures: bool = True,
+    hints: Hints | None = None,
+    progress: Progress | None = None,
+) -> Checked:
+    """Check the data of a stream, or of a single file.
+
+    Args:
+        name: a stream's name or YAML, or a file.
+        data: where the folders of published data sets are.
+        lmm: the model that is to learn them: says how many pictures and tokens a sample may have.
+        pictures: open every picture; False: nothing is known of pictures but their names.
+        hints: how a single file is read.
+        progress: told about downloads and pictures.
+
+    Raises:
+        UserError: there is no such stream or file, or an option that its format does not have.
+    """
+    content, path, alone = file_or_stream(name, hints or Hints())
+    takes, model = (lmm.pictures, Path(lmm.name).name) if lmm else (None, "")
+    how = reading(content, path, data=data, takes=takes, model=model, progress=progress)
+    result = Checked(content.name, errors=how.problems, pictures=pictures)
+    for entry in content.known + content.tasks:
+        result.halves += _halves(entry, how, pictures=pictures, alone=alone)
+    for half in result.halves:
+        _look_at_texts(half, result, lmm)
+    _overlap(result)
+    return result
+
+
+def _halves(entry: TaskFile, how: Reading, *, pictures: bool, alone: bool) -> Iterator[Half]:
+    """What can be read and used of a task; the rest becomes problems."""
+    if entry.data is not None:
+        yield from _of_one_file(entry, how, pictures=pictures, alone=alone)
+        return
+    for split in SPLITS:
+        try:
+            yield _half(entry, how, split, read_half(entry, how, split), pictures=pictures)
+        except DataError as problem:
+            _note(problem, entry, how)
+
+
+def _of_one_file(entry: TaskFile, how: Reading, *, pictures: bool, alone: bool) -> Iterator[Half]:
+    """A file that a run would part by its pictures: parted likewise when pictures are opened."""
+    try:
+        whole = read_whole(entry, how)
+        if not pictures:
+            yield _half(entry, how, "train", whole, pictures=False)
+            return
+        whole.look(depth=COMPARED, on_looked=how.looked(entry.name))
+        sides: tuple[Samples, ...]
+        try:
+            sides = parted(whole, entry, how)
+        except ReportedError:
+            return
+        except DataError:
+            if not alone:
+                raise
+            sides = (whole.whole(),)  # a file alone may be meant as one side
+        for split, side in zip(SPLITS, sides, strict=False):
+            yield _half(entry, how, split, side, pictures=True)
+    except DataError as problem:
+        _note(problem, entry, how)
+
+
+def _half(entry: TaskFile, how: Reading, split: str, samples: Samples, *, pictures: bool) -> Half:
+    if pictures:
+        samples.look(depth=COMPARED, on_looked=how.looked(entry.name))
+        how.problems.add(samples.faults(), task=entry.name)
+        samples = samples.whole()
+    return Half(entry.name, split, taken(samples, entry, how), by_content=pictures)
+
+
+def _note(problem: DataError, entry: TaskFile, how: Reading) -> None:
+    if not isinstance(problem, ReportedError):
+        how.problems.add([problem], task=entry.name)
+
+
+def _look_at_texts(half: Half, result: Checked, lmm: LMM | None) -> None:
+    """Texts that are oddly long, and samples that the model can't read to their end."""
+    limit = min((length.limit for length in lmm.lengths("", "")), default=0) - ENDS if lmm else None
+    lengths = half.samples.rows.lengths[half.samples.chosen]
+    smallest = LONG_ANSWER if limit is None else min(LONG_ANSWER, limit)
+    # No text has more bytes than its row, and no more tokens than bytes: nearly all rows need not be read.
+    for at in np.flatnonzero(lengths > smallest).tolist():
+        sample = half.samples[at]
+        if lmm:
+            result.errors.add(_beyond(sample.instruction, sample.answers[0], sample.origin, lmm), task=half.task)
+        result.warnings.add(_long(sample.instruction, sample.answers, sample.origin), task=half.task)
+
+
+def _beyond(instruction: str, answer: str, origin: str, lmm: LMM) -> Iterator[DataError]:
+    for part, tokens, limit in lmm.lengths(instruction, answer):
+        if tokens > limit:
+            complaint = f"{origin}: {tokens:,} tokens for the {part} of '{Path(lmm.name).name}', which reads {limit:,}"
+            yield DataError(complaint, kind=TOO_LONG)
+
+
+def _long(instruction: str, answers: tuple[str, ...], origin: str) -> Iterator[DataError]:
+    longest = max(map(len, answers))
+    if len(instruction) > LONG_INSTRUCTION:
+        yield DataError(f"{origin}: the instruction has {len(instruction):,} characters", kind="long instruction")
+    if longest > LONG_ANSWER:
+        yield DataError(f"{origin}: an answer has {longest:,} characters", kind="long answer")
+
+
+def _overlap(result: Checked) -> None:
+    overlap = Overlap(errors=result.errors, warnings=result.warnings, notes=result.notes)
+    for half in result.halves:
+        overlap.within(half)
+    for test in result.halves:
+        for train in result.halves:
+            if (train.split, test.split) == SPLITS:
+                overlap.between(train, test)

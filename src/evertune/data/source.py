@@ -1,0 +1,132 @@
+"""What a command about data was given: a stream, or a single file or folder and the format that reads it.
+
+A file's ending, and for JSON its first row, say its format where the user does not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from evertune.assets import Progress
+from evertune.errors import DataError, UserError, nearest
+from evertune.tasks.formats import format_of
+from evertune.tasks.problems import Problems
+from evertune.tasks.reading import read_entries
+from evertune.tasks.sources import Reading
+from evertune.tasks.stream import StreamFile, TaskFile, published_base, stream_file, stream_names
+
+TABLES = (".csv", ".tsv", ".parquet")
+SUFFIXES = (".jsonl", ".json", *TABLES)
+
+
+@dataclass(frozen=True, slots=True)
+class Hints:
+    """How a single file is read, as far as the user says so.
+
+    Attributes:
+        format: default: by the file's ending.
+        images: the folder that names of pictures count from; default: the file's.
+        prompt: default: the format's.
+        options: of the format.
+    """
+
+    format: str | None = None
+    images: str | None = None
+    prompt: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.format or self.images or self.prompt or self.options)
+
+
+def options_of(entries: Sequence[str]) -> dict[str, Any]:
+    """`key=value` entries as the options of a format; values are YAML.
+
+    Raises:
+        UserError: an entry is none.
+    """
+    options = {}
+    for entry in entries:
+        key, equals, text = entry.partition("=")
+        if not equals or not key.strip():
+            raise UserError(f"--option {entry}: write it as key=value, for example answer=label")
+        try:
+            options[key.strip()] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            options[key.strip()] = text
+    return options
+
+
+def file_or_stream(name: str, hints: Hints) -> tuple[StreamFile, Path, bool]:
+    """The tasks that `name` stands for, the YAML that paths count from, and whether it is a single file.
+
+    Raises:
+        UserError: there is no such stream or file, or the hints don't fit it.
+    """
+    path = Path(name)
+    if name in stream_names() or name.endswith((".yaml", ".yml")):
+        if hints:
+            raise UserError(
+                f"'{name}' is a stream, which says itself how its files are read; --format and the like "
+                "are for a single file"
+            )
+        return *stream_file(name), False
+    if not path.exists():
+        if path.suffix.lower() in SUFFIXES or "/" in name:
+            raise UserError(f"{name} does not exist")
+        raise UserError(f"there is no stream and no file '{name}'; {nearest(name, stream_names())}")
+    entry = one_file(path, hints)
+    return StreamFile(name=entry.name, tasks=[entry]), path, True
+
+
+def one_file(path: Path, hints: Hints) -> TaskFile:
+    """A single file as a task; a folder, which must say its format, as one with a `root`.
+
+    Raises:
+        UserError: the format is unknown, or must be said.
+    """
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", path.stem).strip("-._") or "data"
+    format = hints.format or guessed(path)
+    format_of(format)
+    images = str(Path(hints.images).absolute()) if hints.images else None
+    place: dict[str, Any] = {"root": "."} if path.is_dir() else {"data": path.name}
+    return TaskFile(name=name, format=format, images=images, prompt=hints.prompt, options=dict(hints.options), **place)
+
+
+def guessed(path: Path) -> str:
+    """The format of a file by its ending, and for JSON by its first row.
+
+    Raises:
+        UserError: the ending says nothing; DataError: the file can't be read.
+    """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: say with --format whose layout it has (evertune ls formats)")
+    ending = path.suffix.lower()
+    if ending in TABLES:
+        return "table"
+    if ending not in SUFFIXES:
+        raise UserError(f"{path}: its ending says no format; say it with --format (evertune ls formats)")
+    first = next(iter(read_entries(path)), None)
+    spoken = first is not None and not isinstance(first, DataError) and {"conversations", "text"} & first.value.keys()
+    return "llava" if spoken else "jsonl"
+
+
+def reading(
+    content: StreamFile,
+    path: Path,
+    *,
+    data: str | None = None,
+    takes: range | None = None,
+    model: str = "",
+    progress: Progress | None = None,
+) -> Reading:
+    """How the tasks of `content` are read; the problems of all of them come together in it."""
+    folder = path if path.is_dir() else path.parent
+    base = folder if path.is_dir() else published_base(content, path, data)
+    return Reading(folder, base, None, False, takes, model, Problems(), progress)
