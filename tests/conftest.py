@@ -17,6 +17,7 @@ from evertune.lmm.weights import copy_of
 from evertune.methods import make_methods
 from evertune.methods.base import Context
 from evertune.pretrain.parts import make_model, make_processor, make_tokenizer, save_checkpoint
+from tiny_chat import write_tiny
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -106,4 +107,15 @@ def mini_blip(tmp_path_factory):
         if parameter.ndim > 1:
             parameter.data.add_(0.15 * torch.randn(parameter.shape, generator=generator))
     save_checkpoint(model, make_processor(tokenizer), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_chat(tmp_path_factory):
+    """Checkpoint folders of chat LMMs in miniature, by model type; each is written once."""
+    place = tmp_path_factory.mktemp("chat")
+
+    def folder(name):
+        return place / name if (place / name).exists() else write_tiny(name, place / name)
+
     return folder

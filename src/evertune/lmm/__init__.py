@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from evertune.assets import Progress
 from evertune.errors import UserError
@@ -16,19 +17,36 @@ if TYPE_CHECKING:
 
     from evertune.lmm.protocol import LMM
 
-ONE = range(1, 2)
+ONE, SEVERAL = range(1, 2), range(1, 17)
 
 
 class Family(NamedTuple):
-    """Where the loader of a family is, imported when it is needed, and how many pictures a sample may have for it."""
+    """Where the loader of a family is, imported when it is needed, and how many pictures a sample may have for it.
+
+    `options` says whether it takes options of the model (`model_options`: what trains).
+    """
 
     loader: str
     pictures: range
+    options: bool = False
 
 
+_CHAT = Family("evertune.lmm.chat:load_chat", pictures=SEVERAL, options=True)
+_CHAT_ONE = _CHAT._replace(pictures=ONE)
 FAMILIES = {
     "smol": Family("evertune.lmm.smol:load_smol", pictures=ONE),
     "instructblip": Family("evertune.lmm.instructblip:load_instructblip", pictures=ONE),
+    "llava": _CHAT_ONE,
+    "llava_next": _CHAT_ONE,
+    "llava_onevision": _CHAT_ONE,
+    "qwen2_vl": _CHAT,
+    "qwen2_5_vl": _CHAT,
+    "qwen3_vl": _CHAT,
+    "idefics3": _CHAT,
+    "smolvlm": _CHAT,
+    "internvl": _CHAT,
+    "paligemma": _CHAT_ONE,
+    "gemma3": _CHAT,
 }
 """By `family` or `model_type` in a checkpoint's config.json."""
 
@@ -41,6 +59,7 @@ def load_lmm(
     seed: int = 0,
     dtype: str = "auto",
     device: torch.device | None = None,
+    options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> LMM:
     """Load a model for training and asking.
@@ -50,6 +69,7 @@ def load_lmm(
         seed: decides what is random in new trainable parameters; the untouched model's answers don't depend on it.
         dtype: 'auto' (measured), 'float32' or 'bfloat16'; of the frozen LM, what trains is always float32.
         device: default: the GPU when there is one.
+        options: what trains (`evertune.lmm.scopes.Scope`), for families that leave it open.
         progress: called while weights are downloaded or converted.
     """
     from evertune.lmm.device import pick_device, pick_dtype
@@ -57,10 +77,14 @@ def load_lmm(
 
     quiet_libraries()
     folder = model_folder(name, progress=progress)
-    module, function = _family(folder).loader.split(":")
+    family = _family(folder)
+    if options and not family.options:
+        raise UserError(f"the model {name} has no options, but model_options says {', '.join(options)}")
+    module, function = family.loader.split(":")
     load = getattr(importlib.import_module(module), function)
     place = device or pick_device()
-    lmm: LMM = load(folder, name=name, seed=seed, dtype=pick_dtype(dtype, place), device=place)
+    said = {"options": options or {}} if family.options else {}
+    lmm: LMM = load(folder, name=name, seed=seed, dtype=pick_dtype(dtype, place), device=place, **said)
     return lmm
 
 

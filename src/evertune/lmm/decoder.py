@@ -22,6 +22,13 @@ def pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows], dtype=torch.long)
 
 
+def pad_left(rows: Sequence[Sequence[int]], value: int) -> tuple[Tensor, Tensor]:
+    """(n, longest) token ids of `rows`, filled up on the left with `value`, and their attention."""
+    longest = max(len(row) for row in rows)
+    ids = torch.tensor([[*[value] * (longest - len(row)), *row] for row in rows], dtype=torch.long)
+    return ids, torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+
+
 def answer_rows(prompts: Sequence[list[int]], answers: Sequence[list[int]], fill: int) -> tuple[Tensor, Tensor, Tensor]:
     """(B, L) input ids, attention and labels of prompts followed by answers, filled up on the right with `fill`."""
     rows = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
@@ -49,6 +56,11 @@ def answer_loss(decoder: nn.Module, head: nn.Module, embeds: Tensor, attention: 
         labels: (B, S) token id or -100; the token at position p is predicted from position p - 1.
     """
     hidden = decoder(inputs_embeds=embeds, attention_mask=attention, use_cache=False).last_hidden_state
+    return nll_of_hidden(hidden, head, labels)
+
+
+def nll_of_hidden(hidden: Tensor, head: nn.Module, labels: Tensor) -> Output:
+    """The same from (B, S, width) last hidden states."""
     row, column = (labels != IGNORE).nonzero(as_tuple=True)
     # Gathering first keeps the head to the few answer positions, and its input contiguous: a strided slice would make
     # the CPU's product copy the whole vocabulary matrix for each row.
