@@ -17,6 +17,7 @@ from evertune.lmm.weights import copy_of
 from evertune.methods import make_methods
 from evertune.methods.base import Context
 from evertune.pretrain.parts import make_model, make_processor, make_tokenizer, save_checkpoint
+from tiny_blip import write_blip
 from tiny_chat import write_tiny
 
 
@@ -107,6 +108,18 @@ def mini_blip(tmp_path_factory):
         if parameter.ndim > 1:
             parameter.data.add_(0.15 * torch.randn(parameter.shape, generator=generator))
     save_checkpoint(model, make_processor(tokenizer), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_blip(tmp_path_factory):
+    """Checkpoint folders of BLIP-2 and InstructBLIP in miniature with an LM of a kind; each is written once."""
+    place = tmp_path_factory.mktemp("blips")
+
+    def folder(family, lm):
+        at = place / f"{family}-{lm}"
+        return at if at.exists() else write_blip(family, lm, at)
+
     return folder
 
 

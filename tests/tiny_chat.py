@@ -49,7 +49,7 @@ MARKED = (
 
 def tokenizer(*more, image="<image>", **attributes):
     """Bytes and special tokens: every text can be written."""
-    special = ["<pad>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", image, *more]
+    special = ["<pad>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", *([image] if image else []), *more]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     inner = Tokenizer(models.BPE(vocab={piece: at for at, piece in enumerate([*special, *alphabet])}, merges=[]))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -59,7 +59,7 @@ def tokenizer(*more, image="<image>", **attributes):
         pad_token="<pad>",
         bos_token="<s>",
         eos_token="</s>",
-        extra_special_tokens={"image_token": image, **attributes},
+        extra_special_tokens={**({"image_token": image} if image else {}), **attributes},
     )
     made.add_special_tokens({"additional_special_tokens": special[3:]}, replace_extra_special_tokens=False)
     return made
@@ -256,6 +256,7 @@ def _gemma3(token):
         boi_token_index=token.boi_token_id,
         eoi_token_index=token.eoi_token_id,
         mm_tokens_per_image=4,
+        tie_word_embeddings=False,
     )
     return config, Gemma3ImageProcessorPil(size={"height": 28, "width": 28}), {"image_seq_length": 4}
 

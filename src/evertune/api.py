@@ -200,7 +200,9 @@ def plan(config: RunConfig, *, progress: Progress | None = None) -> list[Plan]:
     specs = method_specs(config)
     stream = data_of(config, progress=progress)
     use_threads()
-    lmm = load_lmm(config.model, seed=config.seed, dtype=config.dtype, progress=progress)
+    lmm = load_lmm(
+        config.model, seed=config.seed, dtype=config.dtype, options=config.model_options, progress=progress
+    )
     training = training_of(config)
     pace = measure_pace(lmm, stream, training, batch=config.evaluation.batch_size)
     return [
@@ -236,7 +238,7 @@ def _load(config: RunConfig, folders: Mapping[str, Path], specs: Sequence[str], 
         path = folders[spec] / "stamp.json"
         if dtype == "auto" and path.exists():
             dtype = read_json(path)["dtype"]
-    return load_lmm(config.model, seed=config.seed, dtype=dtype, progress=progress)
+    return load_lmm(config.model, seed=config.seed, dtype=dtype, options=config.model_options, progress=progress)
 
 
 def _run_one(config: RunConfig, spec: str, stream: Stream, folder: Path, lmm: LMM, watcher: Watcher) -> dict[str, Any]:

@@ -56,6 +56,9 @@ class SharedSettings(BaseModel):
     skip_bad: bool = Field(default=False, description="train on what can be used instead of stopping")
     reuse: bool = Field(default=True, description="take over identical trainings and answers from the cache")
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    model_options: dict[str, Any] = Field(
+        default_factory=dict, description="what trains in a large model, e.g. {scope: projection+lora, lora_rank: 16}"
+    )
     train: TrainSettings = Field(default_factory=TrainSettings)
     evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
     options: dict[str, dict[str, Any]] = Field(
@@ -83,7 +86,8 @@ class RunConfig(SharedSettings):
 
 def without_effect(config: RunConfig) -> dict[str, bool]:
     """Settings that decide no number of a run: for `model_dump(exclude=...)`. So old runs keep their identity."""
-    return {"data": True, **({} if config.skip_bad else {"skip_bad": True})}
+    unsaid = {key: True for key in ("skip_bad", "model_options") if not getattr(config, key)}
+    return {"data": True, **unsaid}
 
 
 def read_yaml(path: Path) -> Any:
@@ -120,7 +124,7 @@ def validated(schema: type[Schema], content: Any, *, where: str) -> Schema:
 
 
 def with_settings(content: dict[str, Any], settings: list[str], *, methods: list[str]) -> dict[str, Any]:
-    """Apply `--set key=value` entries: `train.epochs=2`, or `replay.ratio=0.05` for a method's own option."""
+    """Apply `--set key=value` entries: `train.epochs=2`, `replay.ratio=0.05` of a method, `model.scope=lora`."""
     result: dict[str, Any] = {**content}
     for entry in settings:
         key, equals, text = entry.partition("=")
@@ -129,6 +133,8 @@ def with_settings(content: dict[str, Any], settings: list[str], *, methods: list
         parts = key.strip().split(".")
         if parts[0] in methods:
             parts = ["options", *parts]
+        elif parts[0] == "model" and len(parts) > 1:
+            parts[0] = "model_options"
         target = result
         for part in parts[:-1]:
             target[part] = {**(target.get(part) or {})}

@@ -148,7 +148,7 @@ def similarity_of_study(study: Study) -> dict[str, Any]:
         known: dict[str, Any] = read_json(path)
         if known.get("key") == key:
             return known
-    lmm = load_lmm(study.config.model, dtype="float32")
+    lmm = load_lmm(study.config.model, dtype="float32", options=study.config.model_options)
     found = similarity_of_tasks(lmm, study.tasks, text_encoder=loaded_encoder(study.text_encoder))
     found = {"key": key, "text_encoder": encoder, **found}
     write_json(path, found)

@@ -36,6 +36,7 @@ _CHAT_ONE = _CHAT._replace(pictures=ONE)
 FAMILIES = {
     "smol": Family("evertune.lmm.smol:load_smol", pictures=ONE),
     "instructblip": Family("evertune.lmm.instructblip:load_instructblip", pictures=ONE),
+    "blip-2": Family("evertune.lmm.instructblip:load_instructblip", pictures=ONE),
     "llava": _CHAT_ONE,
     "llava_next": _CHAT_ONE,
     "llava_onevision": _CHAT_ONE,

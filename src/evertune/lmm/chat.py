@@ -21,6 +21,7 @@ from evertune.files import digest, digest_of_file, read_json
 from evertune.lmm import FAMILIES
 from evertune.lmm.connectors import KINDS, Kind, Size, listening
 from evertune.lmm.decoder import IGNORE, answer_rows, mean_word_embeddings, nll_of_hidden, pad_left
+from evertune.lmm.hub import refuse_pickles
 from evertune.lmm.processors import ChatProcessor, encoder_arguments, load_processor, stacked_facts
 from evertune.lmm.protocol import Batch, Output
 from evertune.lmm.scopes import Scope, open_up, scope_of
@@ -264,6 +265,7 @@ def load_chat(
     from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig
 
     scope = scope_of(options)
+    refuse_pickles(folder)
     kind = KINDS[read_json(folder / "config.json")["model_type"]]
     attention = "eager" if device.type == "cpu" else "sdpa"  # faster backward on a CPU
     try:
@@ -281,6 +283,7 @@ def load_chat(
     model = model.to(device).eval()
     lmm = ChatLMM(name=name, model=model, prompts=prompts, kind=kind, scope=scope, files=files_digest(folder))
     lmm.open_up(seed)
+    lmm.eval()
     lmm.check_fit()
     return lmm
 

@@ -107,6 +107,13 @@ class FeatureStore:
         )
 
 
+def embed_pictures(lmm: LMM, features: FeatureStore, samples: Sequence[Sample]) -> Tensor:
+    """(n, D) one frozen vector per sample: that of its picture, or the mean over its pictures."""
+    rows = lmm.embed_images(features.get(samples))
+    counts = [len(sample.images) for sample in samples]
+    return rows if set(counts) == {1} else torch.stack([part.mean(0) for part in rows.split(counts)])
+
+
 def _opened(key: str, path: Path, origin: str) -> Image.Image:
     """The picture of this SHA-256: what is stored under a key must be made of just those bytes."""
     picture, content = read_picture(path, origin=origin)
