@@ -113,7 +113,8 @@ def run(config: RunConfig, as_json: bool) -> None:
 def plan(config: RunConfig, as_json: bool) -> None:
     """Say what `run` with the same arguments would do and cost. Trains nothing."""
     from evertune.api import plan as plan_of
-    from evertune.console import TerminalWatcher, show_plan
+    from evertune.console import TerminalWatcher, show_paper_plan, show_plan
+    from evertune.planner import Plan
 
     console = _console(quiet=as_json)
     with TerminalWatcher(console) as watcher:
@@ -122,7 +123,10 @@ def plan(config: RunConfig, as_json: bool) -> None:
         _print_json([made.as_dict() for made in plans])
         return
     for made in plans:
-        show_plan(console, made)
+        if isinstance(made, Plan):
+            show_plan(console, made)
+        else:
+            show_paper_plan(console, made)
 
 
 @app.command()

@@ -16,9 +16,31 @@ from evertune.errors import UserError, nearest
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
-TINY = {"epochs": 2.0, "batch_size": 32, "learning_rate": 1e-3}
-RECIPES: dict[str, dict[str, Any]] = {"tiny-aligned": TINY, "tiny-instruct": TINY}
-"""How a model wants to be trained where the user says nothing; the defaults of `TrainSettings` are those of `smol`."""
+TINY = {"train": {"epochs": 2.0, "batch_size": 32, "learning_rate": 1e-3}}
+INSTRUCTBLIP = {
+    "train": {"epochs": 5.0, "batch_size": 8, "accumulate": 32, "learning_rate": 1e-5, "weight_decay": 0.05},
+    "eproj": {"learning_rate": 5e-3},
+    "dtype": "bfloat16",
+}
+LLAVA = {
+    "train": {"epochs": 1.0, "batch_size": 4, "accumulate": 32, "learning_rate": 2e-5},
+    "eproj": {"learning_rate": 1e-3},
+    "dtype": "bfloat16",
+}
+RECIPES: dict[str, dict[str, Any]] = {
+    "tiny-aligned": TINY,
+    "tiny-instruct": TINY,
+    "instructblip-vicuna-7b": INSTRUCTBLIP,
+    "instructblip-flan-t5-xl": INSTRUCTBLIP,
+    "blip2-opt-2.7b": INSTRUCTBLIP,
+    "llava-1.5-7b-hf": LLAVA,
+    "llava-1.5-13b-hf": LLAVA,
+}
+"""How a model wants to be trained where the user says nothing; the defaults of `TrainSettings` are those of `smol`.
+
+Where a recipe has `eproj`, its experts are projections alone, as in the paper, and a run whose methods all have EProj in
+them trains at its higher rate. Source: He et al. 2023; other models have no recipe of ours.
+"""
 
 
 class TrainSettings(BaseModel):
@@ -81,7 +103,16 @@ class RunConfig(SharedSettings):
         """What the model's recipe says, where the user says nothing."""
         recipe = RECIPES.get(Path(str(content.get("model"))).name) if isinstance(content, dict) else None
         train = content.get("train", {}) if recipe else None
-        return {**content, "train": {**recipe, **train}} if recipe and isinstance(train, dict) else content
+        if not recipe or not isinstance(train, dict):
+            return content
+        ours = {key: recipe[key] for key in ("dtype",) if key in recipe} | content
+        expands = ["eproj" in spec.strip().split("+") for spec in str(content.get("method", "")).split(",")]
+        if "eproj" not in recipe or not any(expands):
+            return {**ours, "train": {**recipe["train"], **train}}
+        options = content.get("options") or {}
+        expert = {"expert": "projection", **(options.get("eproj") or {})}
+        rate = recipe["eproj"] if all(expands) else {}
+        return {**ours, "train": {**recipe["train"], **rate, **train}, "options": {**options, "eproj": expert}}
 
 
 def without_effect(config: RunConfig) -> dict[str, bool]:
