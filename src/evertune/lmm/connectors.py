@@ -151,8 +151,9 @@ def listening(connector: Connector, base: nn.Module) -> Iterator[dict[nn.Module,
     """
     heard: dict[nn.Module, Tensor] = {}
 
-    def hear(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def hear(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         heard[module] = inputs[0]
+        return (_as(module, inputs[0]), *inputs[1:])  # a connector that trains is float32, whatever the tower is
 
     def number(_module: nn.Module, _inputs: tuple[Tensor, ...], made: Tensor) -> Tensor:
         return torch.arange(len(made), device=made.device)[:, None]
