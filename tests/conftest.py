@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from tiny_blip import write_blip
+from tiny_chat import write_tiny
 
 from evertune.checks import toy_tasks
 from evertune.lmm import load_lmm
@@ -17,8 +19,6 @@ from evertune.lmm.weights import copy_of
 from evertune.methods import make_methods
 from evertune.methods.base import Context
 from evertune.pretrain.parts import make_model, make_processor, make_tokenizer, save_checkpoint
-from tiny_blip import write_blip
-from tiny_chat import write_tiny
 
 
 @pytest.fixture(scope="session", autouse=True)

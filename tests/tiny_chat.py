@@ -76,7 +76,11 @@ def _llava(token):
         image_seq_length=16,
     )
     images = CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
-    return config, images, {"patch_size": 7, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
+    return (
+        config,
+        images,
+        {"patch_size": 7, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1},
+    )
 
 
 def _tiles(token, config_class):

@@ -38,8 +38,8 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 """How a model wants to be trained where the user says nothing; the defaults of `TrainSettings` are those of `smol`.
 
-Where a recipe has `eproj`, its experts are projections alone, as in the paper, and a run whose methods all have EProj in
-them trains at its higher rate. Source: He et al. 2023; other models have no recipe of ours.
+Where a recipe has `eproj`, its experts are projections alone, as in the paper, and a run whose methods all have EProj
+in them trains at its higher rate. Source: He et al. 2023; other models have no recipe of ours.
 """
 
 

@@ -171,9 +171,7 @@ def _on(card: Card, work: _Work, *, memory: int, samples: float, answers: int) -
     )
 
 
-def _memory(
-    paper: PaperLMM, *, trained: int, tokens: int, training: Training, dtype: torch.dtype
-) -> dict[str, int]:
+def _memory(paper: PaperLMM, *, trained: int, tokens: int, training: Training, dtype: torch.dtype) -> dict[str, int]:
     """Bytes by part of a training step without gradient checkpointing."""
     text = paper.module().config.get_text_config()  # type: ignore[operator, union-attr]
     per_layer = BYTES_PER_LAYER * tokens * training.batch_size * int(text.hidden_size)
@@ -202,7 +200,7 @@ def _refuse_if_nowhere(made: PaperPlan) -> None:
         return
     parts = ", ".join(f"{gigabytes(size)} {part}" for part, size in made.memory.items())
     raise UserError(
-        f"{made.model} with {made.method} needs {gigabytes(sum(made.memory.values()))} ({parts}), more than any single GPU "
-        f"here has ({CARDS[-1].name}). Lower train.batch_size (with train.accumulate as many more), let less train "
+        f"{made.model} with {made.method} needs {gigabytes(sum(made.memory.values()))} ({parts}), more than any single "
+        f"GPU here has ({CARDS[-1].name}). Lower train.batch_size (with train.accumulate as many more), let less train "
         "(--set model.scope=projection), or take bfloat16"
     )

@@ -8,7 +8,6 @@ from PIL import Image
 from tiny_chat import FAMILIES
 from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig
 
-from evertune.checks import toy_tasks
 from evertune.errors import DataError
 from evertune.lmm import load_lmm
 from evertune.lmm.chat import rows_in, sizes_in

@@ -62,7 +62,9 @@ def test_memory_and_time_by_hand(toy_stream):
     passed = 32 * (4 * 4096**2 + 3 * 4096 * 11008 + 2 * 4096) + 4096 + 32064 * 4096  # layers, last norm, head
     seconds = 24 * tokens * (4 * passed + 6 * trained) / (0.35 * 312e12)
     assert card.train_hours == pytest.approx(seconds / 3600)
-    assert [card.fits for card in made.cards] == [sum(made.memory.values()) < 0.92e9 * gb for gb in (24, 24, 40, 80, 80)]
+    assert [card.fits for card in made.cards] == [
+        sum(made.memory.values()) < 0.92e9 * gb for gb in (24, 24, 40, 80, 80)
+    ]
 
 
 def test_half_the_bytes_in_half_precision():

@@ -136,9 +136,7 @@ class ChatLMM(nn.Module):
     def collate(self, samples: Sequence[Sample], features: Tensor) -> Batch:
         """Prompts by the chat template, answers and end token; labels on these two only."""
         sizes = iter(sizes_in(features))
-        rows = [
-            self.prompts.ids(s.instruction, s.answers[0], list(islice(sizes, len(s.images)))) for s in samples
-        ]
+        rows = [self.prompts.ids(s.instruction, s.answers[0], list(islice(sizes, len(s.images)))) for s in samples]
         prompts, answers = [prompt for prompt, _ in rows], [answer for _, answer in rows]
         return Batch(features, *answer_rows(prompts, answers, self.prompts.end), tuple(samples)).to(self.device)
 
@@ -201,7 +199,8 @@ class ChatLMM(nn.Module):
         if places != (count := sum(part.shape[-2] for part in made)):
             raise UserError(
                 f"{self.name}: the processor does not fit the model: it leaves {places} places for a picture of "
-                f"{PROBE[0]} x {PROBE[1]} pixels, and the model makes {count} visual tokens; take both from one checkpoint"
+                f"{PROBE[0]} x {PROBE[1]} pixels, and the model makes {count} visual tokens; take both from one "
+                "checkpoint"
             )
 
     def _behind_tower(self, features: Tensor, ids: Tensor, labels: Tensor) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Where a chat LMM is cut in two: the frozen tower's output on one side, connector and language model on the other.
 
-A connector says what is kept of a picture (the rows that enter the connector's first layer), and makes the visual tokens
-of such rows with the library's own modules. Everything behind them (masks, positions, templates) stays the library's.
+A connector says what is kept of a picture (the rows that enter the connector's first layer), and makes the visual
+tokens of such rows with the library's own modules. Everything behind them (masks, positions) stays the library's.
 """
 
 from __future__ import annotations

@@ -78,9 +78,7 @@ class FeatureStore:
         parts: list[Tensor] = []
         keys = list(pictures)
         for start in range(0, len(keys), ENCODE_BATCH):
-            parts.extend(
-                self._lmm.encode([_opened(key, *pictures[key]) for key in keys[start : start + ENCODE_BATCH]])
-            )
+            parts.extend(self._lmm.encode([_opened(key, *pictures[key]) for key in keys[start : start + ENCODE_BATCH]]))
         path = self.folder / f"{digest(*keys)[:24]}.safetensors"
         header = {"keys": json.dumps(keys)}
         if len({len(part) for part in parts}) > 1:
@@ -103,7 +101,10 @@ class FeatureStore:
             return
         starts = accumulate(lengths, initial=0)  # (all rows, D)
         self._place.update(
-            {key: (features, slice(start, start + rows)) for key, start, rows in zip(keys, starts, lengths, strict=False)}
+            {
+                key: (features, slice(start, start + rows))
+                for key, start, rows in zip(keys, starts, lengths, strict=False)
+            }
         )
 
 
@@ -111,7 +112,7 @@ def embed_pictures(lmm: LMM, features: FeatureStore, samples: Sequence[Sample]) 
     """(n, D) one frozen vector per sample: that of its picture, or the mean over its pictures."""
     rows = lmm.embed_images(features.get(samples))
     counts = [len(sample.images) for sample in samples]
-    return rows if set(counts) == {1} else torch.stack([part.mean(0) for part in rows.split(counts)])
+    return rows if set(counts) == {1} else torch.stack([part.mean(0) for part in torch.split(rows, counts)])
 
 
 def _opened(key: str, path: Path, origin: str) -> Image.Image:

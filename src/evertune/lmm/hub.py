@@ -59,7 +59,9 @@ def _asked(name: str, call: Callable[[], Any]) -> Any:
             "log in with `hf auth login`, and try again"
         ) from problem
     except errors.RepositoryNotFoundError as problem:
-        raise UserError(f"there is no folder '{name}', and no model of this id on the hub that you may see") from problem
+        raise UserError(
+            f"there is no folder '{name}', and no model of this id on the hub that you may see"
+        ) from problem
     except errors.RemoteEntryNotFoundError as problem:
         raise UserError(f"the model {name} has no config.json on the hub: it can't be loaded") from problem
     except Exception as problem:  # the hub's client raises many kinds, all meaning "not reachable"

@@ -34,7 +34,6 @@ from evertune.lmm.weights import fingerprint_of
 from evertune.tasks.task import Sample
 
 
-
 def parts_of(names: Sequence[str], *, prefix: str = "") -> dict[str, list[str]]:
     """The parameters that train, by part, from all names; `prefix` stands before each.
 
@@ -180,7 +179,7 @@ class InstructBlip(nn.Module):
         return self.blip.language_model.get_input_embeddings()
 
     def _visual(self, features: Tensor, read: Mapping[str, Tensor]) -> Tensor:
-        """(B, queries, LM width) soft tokens of (B, V, D) features, under what the Q-Former reads of the instructions."""
+        """(B, queries, LM width) soft tokens of (B, V, D) features, and of what the Q-Former reads."""
         pictures = features.to(self.blip.query_tokens.dtype)
         queries = self.blip.query_tokens.expand(len(pictures), -1, -1)
         text = {}
@@ -240,9 +239,7 @@ def load_instructblip(folder: Path, *, name: str, seed: int, dtype: torch.dtype,
     model_class, processor_class = (getattr(transformers, name) for name in names)
     attention = "eager" if device.type == "cpu" else "sdpa"  # faster backward on a CPU for sequences this short
     try:
-        model = model_class.from_pretrained(
-            folder, dtype=dtype, attn_implementation=attention, use_safetensors=True
-        )
+        model = model_class.from_pretrained(folder, dtype=dtype, attn_implementation=attention, use_safetensors=True)
         processor = processor_class.from_pretrained(folder)
     except (OSError, ValueError, RuntimeError, SafetensorError) as problem:
         raise UserError(f"{folder} can't be read as {title} checkpoint: {problem}") from problem

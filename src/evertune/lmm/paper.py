@@ -64,7 +64,7 @@ class PaperLMM:
         text = self.model.config.get_text_config()
         head = text.vocab_size * text.hidden_size
         has_head = any(name.endswith("lm_head.weight") for name, _ in lm.named_parameters())
-        return inside - words + (0 if has_head else head)
+        return int(inside - words + (0 if has_head else head))
 
     def visual_tokens(self) -> int:
         """Visual tokens of a picture for the LM; of a photograph of 640 x 480 where its size decides."""
@@ -112,7 +112,7 @@ def visual_tokens(config: Any) -> int:
         return int(config.num_query_tokens)
     if kind.startswith("qwen"):
         side = vision.patch_size * vision.spatial_merge_size
-        return (PHOTOGRAPH[0] // side) * (PHOTOGRAPH[1] // side)
+        return int((PHOTOGRAPH[0] // side) * (PHOTOGRAPH[1] // side))
     if kind == "gemma3":
         return int(config.mm_tokens_per_image)
     side = vision.image_size[0] if isinstance(vision.image_size, list | tuple) else vision.image_size
@@ -122,7 +122,7 @@ def visual_tokens(config: Any) -> int:
         return int(patches // config.scale_factor**2 * 13)  # 4 x 3 tiles and an overview
     if kind == "internvl":
         return int(patches * config.downsample_ratio**2)
-    return patches * (5 if kind in ("llava_next", "llava_onevision") else 1)  # 2 x 2 tiles and an overview
+    return int(patches * (5 if kind in ("llava_next", "llava_onevision") else 1))  # 2 x 2 tiles and an overview
 
 
 def needed_bytes(paper: PaperLMM, dtype: torch.dtype) -> dict[str, int]:

@@ -53,7 +53,14 @@ _ON_PAPER = {
         "Qwen Research",
         _BAI,
     ),
-    "Qwen2.5-VL-7B-Instruct": ("Qwen/Qwen2.5-VL-7B-Instruct", "qwen2_5_vl", "Qwen2.5-VL-7B", "8.3 B", "Apache-2.0", _BAI),
+    "Qwen2.5-VL-7B-Instruct": (
+        "Qwen/Qwen2.5-VL-7B-Instruct",
+        "qwen2_5_vl",
+        "Qwen2.5-VL-7B",
+        "8.3 B",
+        "Apache-2.0",
+        _BAI,
+    ),
     "SmolVLM-256M-Instruct": (
         "HuggingFaceTB/SmolVLM-256M-Instruct",
         "idefics3",
@@ -145,7 +152,8 @@ def model_folder(name: str, *, progress: Progress | None = None) -> Path:
     if name in _ON_PAPER:
         hub = _ON_PAPER[name][0]
         raise UserError(
-            f"{name} is here on paper only, for `evertune plan`: to run it, give --model {hub}, or a folder with its files"
+            f"{name} is here on paper only, for `evertune plan`: to run it, give --model {hub}, or a folder with its "
+            "files"
         )
     folder = Path(name)
     if not folder.is_dir():

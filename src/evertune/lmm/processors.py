@@ -179,7 +179,9 @@ class ChatProcessor:
 
     def _check_template(self) -> None:
         if not self.inner.chat_template:
-            raise UserError("the model has no chat template: it is no model for a dialogue; take its instruction-tuned one")
+            raise UserError(
+                "the model has no chat template: it is no model for a dialogue; take its instruction-tuned one"
+            )
         user, other = (self._rendered([self._turn(role, _QUESTION)], ask=False) for role in ("user", "assistant"))
         if user == other:
             raise UserError(

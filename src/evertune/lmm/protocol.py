@@ -104,7 +104,7 @@ class LMM(Protocol):
     def encode(self, images: Sequence[Image.Image]) -> Tensor | list[Tensor]:
         """(n, V, D) frozen vision features of n RGB pictures, half precision, on the CPU.
 
-        A list of (V, D) where pictures have different numbers of rows; such a family finds its own way from padded ones.
+        A list of (V, D) where pictures have different numbers of rows; such a family finds them in padded ones itself.
         """
 
     def collate(self, samples: Sequence[Sample], features: Tensor) -> Batch:

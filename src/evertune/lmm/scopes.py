@@ -135,7 +135,7 @@ def _inject(model: nn.Module, scope: Scope, *, language: str, seed: int) -> None
 
 
 def _whole(model: Any, names: Sequence[str], language: str) -> list[str]:
-    """The LM's parameters without its word embeddings, which stay what texts are compared by, and a head tied to them."""
+    """The LM's parameters without its word embeddings, by which texts are compared, and without a head tied to them."""
     table = model.get_input_embeddings().weight
     shared = {name for name, p in model.named_parameters(remove_duplicate=False) if p is table}
     return [n for n in names if n.startswith((f"{language}.", "lm_head.")) and n not in shared]
