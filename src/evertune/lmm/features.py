@@ -109,10 +109,13 @@ class FeatureStore:
 
 
 def embed_pictures(lmm: LMM, features: FeatureStore, samples: Sequence[Sample]) -> Tensor:
-    """(n, D) one frozen vector per sample: that of its picture, or the mean over its pictures."""
-    rows = lmm.embed_images(features.get(samples))
-    counts = [len(sample.images) for sample in samples]
-    return rows if set(counts) == {1} else torch.stack([part.mean(0) for part in torch.split(rows, counts)])
+    """(n, D) one frozen vector per sample: that of its picture, or the mean over its pictures; `SHARD` at a time."""
+    made = []
+    for start in range(0, len(samples), SHARD):
+        part = samples[start : start + SHARD]
+        rows, counts = lmm.embed_images(features.get(part)), [len(sample.images) for sample in part]
+        made.append(rows if set(counts) == {1} else torch.stack([r.mean(0) for r in torch.split(rows, counts)]))
+    return torch.cat(made)
 
 
 def _opened(key: str, path: Path, origin: str) -> Image.Image:
