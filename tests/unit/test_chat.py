@@ -17,11 +17,7 @@ from evertune.lmm.processors import load_processor
 from evertune.tasks.task import Sample
 
 SIZES = ((48, 48), (90, 40), (33, 70))
-SEVERAL = [
-    name
-    for name in FAMILIES
-    if name in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm", "idefics3", "internvl", "gemma3")
-]
+SEVERAL = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm", "idefics3", "internvl", "gemma3"]
 
 
 def load(folder, **options):

@@ -91,11 +91,11 @@ class FeatureStore:
         try:
             shard: Any = safe_open(path, framework="pt")
             keys = json.loads(shard.metadata()["keys"])
+            lengths = json.loads(shard.metadata().get("lengths", "null"))
         except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError):
             path.unlink(missing_ok=True)  # a cache: what is damaged is made again
             return
         features = shard.get_slice("features")
-        lengths = json.loads(shard.metadata().get("lengths", "null"))
         if lengths is None:  # (pictures, V, D)
             self._place.update({key: (features, row) for row, key in enumerate(keys)})
             return

@@ -22,7 +22,7 @@ from evertune.tasks.pictures import short
 
 _TEXT = {"input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids", "text_replacement_offsets"}
 _QUESTION, _ANSWER = "What is 7?", "Seven"
-_REMEMBERED = 20_000
+_REMEMBERED = 2_000
 
 
 def load_processor(folder: Path, config: Any) -> Any:
