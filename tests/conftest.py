@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from tiny_blip import write_blip
+from tiny_chat import write_tiny
 
 from evertune.checks import toy_tasks
 from evertune.lmm import load_lmm
@@ -106,4 +108,27 @@ def mini_blip(tmp_path_factory):
         if parameter.ndim > 1:
             parameter.data.add_(0.15 * torch.randn(parameter.shape, generator=generator))
     save_checkpoint(model, make_processor(tokenizer), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_blip(tmp_path_factory):
+    """Checkpoint folders of BLIP-2 and InstructBLIP in miniature with an LM of a kind; each is written once."""
+    place = tmp_path_factory.mktemp("blips")
+
+    def folder(family, lm):
+        at = place / f"{family}-{lm}"
+        return at if at.exists() else write_blip(family, lm, at)
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_chat(tmp_path_factory):
+    """Checkpoint folders of chat LMMs in miniature, by model type; each is written once."""
+    place = tmp_path_factory.mktemp("chat")
+
+    def folder(name):
+        return place / name if (place / name).exists() else write_tiny(name, place / name)
+
     return folder

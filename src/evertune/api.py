@@ -21,6 +21,7 @@ from evertune.tasks import Stream, load_stream
 if TYPE_CHECKING:
     from evertune.lmm.protocol import LMM
     from evertune.loop import Training
+    from evertune.plan_on_paper import PaperPlan
     from evertune.planner import Plan
 
 
@@ -125,14 +126,14 @@ def run(
 
 def run_config(config: RunConfig, *, watcher: Watcher | None = None, progress: Progress | None = None) -> Result:
     """`run` with everything said in a `RunConfig`."""
-    from evertune.lmm import model_folder
+    from evertune.lmm import model_config
     from evertune.report import write_report
 
     specs = method_specs(config)
     data = data_of(config, decode=True, progress=progress)
     base = out_folder(config, data)
     folders = run_folders(base, specs)
-    model = read_json(model_folder(config.model, progress=progress) / "config.json")
+    model = read_json(model_config(config.model, progress=progress))
     identities = {spec: identity_of(resolved(config, spec), data, model) for spec in specs}
     # Refuse a folder of another run before the first minute of training, not after the second method.
     done = {spec: finished_matrix(folders[spec], identities[spec]) for spec in specs}
@@ -190,8 +191,35 @@ def training_of(config: RunConfig) -> Training:
     return Training(**config.train.model_dump())
 
 
-def plan(config: RunConfig, *, progress: Progress | None = None) -> list[Plan]:
-    """What each method of a run would do and cost on this machine; nothing is trained."""
+def plan(config: RunConfig, *, progress: Progress | None = None) -> list[Plan] | list[PaperPlan]:
+    """What each method of a run would do and cost on this machine; nothing is trained.
+
+    A model whose weights are not here (a preset on paper, a hub id, a folder with a configuration alone) is planned
+    from its configuration.
+    """
+    from evertune.lmm import has_weights
+
+    return _measured_plan(config, progress=progress) if has_weights(config.model) else _plan_on_paper(config, progress)
+
+
+def _plan_on_paper(config: RunConfig, progress: Progress | None) -> list[PaperPlan]:
+    from evertune.lmm import load_on_paper
+    from evertune.methods import make_methods
+    from evertune.plan_on_paper import plan_on_paper
+
+    specs = method_specs(config)
+    stream = data_of(config, progress=progress)
+    paper = load_on_paper(config.model, options=config.model_options)
+    training = training_of(config)
+    return [
+        plan_on_paper(
+            paper, make_methods(spec, config.options), stream, name=spec, training=training, dtype=config.dtype
+        )
+        for spec in specs
+    ]
+
+
+def _measured_plan(config: RunConfig, *, progress: Progress | None = None) -> list[Plan]:
     from evertune.lmm import load_lmm
     from evertune.lmm.device import use_threads
     from evertune.methods import make_methods
@@ -200,7 +228,7 @@ def plan(config: RunConfig, *, progress: Progress | None = None) -> list[Plan]:
     specs = method_specs(config)
     stream = data_of(config, progress=progress)
     use_threads()
-    lmm = load_lmm(config.model, seed=config.seed, dtype=config.dtype, progress=progress)
+    lmm = load_lmm(config.model, seed=config.seed, dtype=config.dtype, options=config.model_options, progress=progress)
     training = training_of(config)
     pace = measure_pace(lmm, stream, training, batch=config.evaluation.batch_size)
     return [
@@ -236,7 +264,7 @@ def _load(config: RunConfig, folders: Mapping[str, Path], specs: Sequence[str], 
         path = folders[spec] / "stamp.json"
         if dtype == "auto" and path.exists():
             dtype = read_json(path)["dtype"]
-    return load_lmm(config.model, seed=config.seed, dtype=dtype, progress=progress)
+    return load_lmm(config.model, seed=config.seed, dtype=dtype, options=config.model_options, progress=progress)
 
 
 def _run_one(config: RunConfig, spec: str, stream: Stream, folder: Path, lmm: LMM, watcher: Watcher) -> dict[str, Any]:

@@ -13,11 +13,14 @@ if TYPE_CHECKING:
 StreamArgument = Annotated[
     str, typer.Argument(metavar="STREAM", help="A stream's name, its YAML or a run's, or a JSONL.")
 ]
-ModelOption = Annotated[str | None, typer.Option("--model", "-m", help="A preset or a checkpoint folder [smol].")]
+ModelOption = Annotated[
+    str | None, typer.Option("--model", "-m", help="A preset, a checkpoint folder or a hub id [smol].")
+]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Decides everything random [0].")]
 LimitOption = Annotated[int | None, typer.Option("--limit", help="At most N training and N test samples per task.")]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="E.g. train.epochs=2 or replay.ratio=0.05.")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="E.g. train.epochs=2, replay.ratio=0.05 or model.scope=lora."),
 ]
 DataOption = Annotated[
     str | None, typer.Option("--data", metavar="FOLDER", help="Where the folders of published data sets are.")

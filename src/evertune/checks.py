@@ -12,9 +12,10 @@ from __future__ import annotations
 import random
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -35,12 +36,15 @@ SMALL_GROWTH = 0.05
 """Share of the trained parameters' bytes that a method may add per task without being an expansion."""
 
 
-def check_method(make: MakeMethods, *, model: str = "random", seed: int = 3) -> None:
+def check_method(
+    make: MakeMethods, *, model: str = "random", model_options: Mapping[str, Any] | None = None, seed: int = 3
+) -> None:
     """Check the contract on the methods that `make` returns; call it with a function that makes them anew each time.
 
     Args:
         make: makes the methods.
         model: a small model, a preset or a checkpoint folder; `random` is of the family smol.
+        model_options: what trains, for a model that leaves it open.
         seed: of the runs that are compared.
 
     Raises:
@@ -49,7 +53,7 @@ def check_method(make: MakeMethods, *, model: str = "random", seed: int = 3) -> 
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         tasks = toy_tasks(folder / "tasks")
-        new: NewLearner = partial(_learner, model=model, seed=seed)
+        new: NewLearner = partial(_learner, model=model, options=model_options or {}, seed=seed)
         whole = new(make, folder / "whole")
         frozen = _frozen(whole.lmm)
         stages = _stages(whole, tasks)
@@ -81,8 +85,8 @@ def toy_tasks(folder: Path, *, count: int = 3) -> list[Task]:
     return tasks
 
 
-def _learner(make: MakeMethods, folder: Path, *, model: str, seed: int) -> Learner:
-    lmm = load_lmm(model, seed=seed, dtype="float32", device=torch.device("cpu"))
+def _learner(make: MakeMethods, folder: Path, *, model: str, options: Mapping[str, Any], seed: int) -> Learner:
+    lmm = load_lmm(model, seed=seed, dtype="float32", device=torch.device("cpu"), options=options)
     return Learner(lmm, make(), folder=folder, training=TRAINING, seed=seed, max_new_tokens=4, reuse=False)
 
 

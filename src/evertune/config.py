@@ -16,9 +16,31 @@ from evertune.errors import UserError, nearest
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
-TINY = {"epochs": 1.0, "batch_size": 32, "learning_rate": 3e-4}
-RECIPES: dict[str, dict[str, Any]] = {"tiny-aligned": TINY, "tiny-instruct": TINY}
-"""How a model wants to be trained where the user says nothing; the defaults of `TrainSettings` are those of `smol`."""
+TINY = {"train": {"epochs": 1.0, "batch_size": 32, "learning_rate": 3e-4}}
+INSTRUCTBLIP = {
+    "train": {"epochs": 5.0, "batch_size": 8, "accumulate": 32, "learning_rate": 1e-5, "weight_decay": 0.05},
+    "eproj": {"learning_rate": 5e-3},
+    "dtype": "bfloat16",
+}
+LLAVA = {
+    "train": {"epochs": 1.0, "batch_size": 4, "accumulate": 32, "learning_rate": 2e-5},
+    "eproj": {"learning_rate": 1e-3},
+    "dtype": "bfloat16",
+}
+RECIPES: dict[str, dict[str, Any]] = {
+    "tiny-aligned": TINY,
+    "tiny-instruct": TINY,
+    "instructblip-vicuna-7b": INSTRUCTBLIP,
+    "instructblip-flan-t5-xl": INSTRUCTBLIP,
+    "blip2-opt-2.7b": INSTRUCTBLIP,
+    "llava-1.5-7b-hf": LLAVA,
+    "llava-1.5-13b-hf": LLAVA,
+}
+"""How a model wants to be trained where the user says nothing; the defaults of `TrainSettings` are those of `smol`.
+
+Where a recipe has `eproj`, its experts are projections alone, as in the paper, and a run whose methods all have EProj
+in them trains at its higher rate. Source: He et al. 2023; other models have no recipe of ours.
+"""
 
 
 class TrainSettings(BaseModel):
@@ -56,6 +78,9 @@ class SharedSettings(BaseModel):
     skip_bad: bool = Field(default=False, description="train on what can be used instead of stopping")
     reuse: bool = Field(default=True, description="take over identical trainings and answers from the cache")
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    model_options: dict[str, Any] = Field(
+        default_factory=dict, description="what trains in a large model, e.g. {scope: projection+lora, lora_rank: 16}"
+    )
     train: TrainSettings = Field(default_factory=TrainSettings)
     evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
     options: dict[str, dict[str, Any]] = Field(
@@ -78,12 +103,22 @@ class RunConfig(SharedSettings):
         """What the model's recipe says, where the user says nothing."""
         recipe = RECIPES.get(Path(str(content.get("model"))).name) if isinstance(content, dict) else None
         train = content.get("train", {}) if recipe else None
-        return {**content, "train": {**recipe, **train}} if recipe and isinstance(train, dict) else content
+        if not recipe or not isinstance(train, dict):
+            return content
+        ours = {key: recipe[key] for key in ("dtype",) if key in recipe} | content
+        expands = ["eproj" in spec.strip().split("+") for spec in str(content.get("method", "")).split(",")]
+        if "eproj" not in recipe or not any(expands):
+            return {**ours, "train": {**recipe["train"], **train}}
+        options = content.get("options") or {}
+        expert = {"expert": "projection", **(options.get("eproj") or {})}
+        rate = recipe["eproj"] if all(expands) else {}
+        return {**ours, "train": {**recipe["train"], **rate, **train}, "options": {**options, "eproj": expert}}
 
 
 def without_effect(config: RunConfig) -> dict[str, bool]:
     """Settings that decide no number of a run: for `model_dump(exclude=...)`. So old runs keep their identity."""
-    return {"data": True, **({} if config.skip_bad else {"skip_bad": True})}
+    unsaid = {key: True for key in ("skip_bad", "model_options") if not getattr(config, key)}
+    return {"data": True, **unsaid}
 
 
 def read_yaml(path: Path) -> Any:
@@ -120,7 +155,7 @@ def validated(schema: type[Schema], content: Any, *, where: str) -> Schema:
 
 
 def with_settings(content: dict[str, Any], settings: list[str], *, methods: list[str]) -> dict[str, Any]:
-    """Apply `--set key=value` entries: `train.epochs=2`, or `replay.ratio=0.05` for a method's own option."""
+    """Apply `--set key=value` entries: `train.epochs=2`, `replay.ratio=0.05` of a method, `model.scope=lora`."""
     result: dict[str, Any] = {**content}
     for entry in settings:
         key, equals, text = entry.partition("=")
@@ -129,6 +164,8 @@ def with_settings(content: dict[str, Any], settings: list[str], *, methods: list
         parts = key.strip().split(".")
         if parts[0] in methods:
             parts = ["options", *parts]
+        elif parts[0] == "model" and len(parts) > 1:
+            parts[0] = "model_options"
         target = result
         for part in parts[:-1]:
             target[part] = {**(target.get(part) or {})}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,8 @@ from evertune.tasks import Task
 
 if TYPE_CHECKING:
     from evertune.loop import Step
-    from evertune.planner import Plan
+    from evertune.plan_on_paper import PaperPlan
+    from evertune.planner import Plan, StagePlan
     from evertune.stages import Stage
 
 
@@ -179,18 +180,48 @@ def show_facts(console: Console, title: str, facts: dict[str, Any]) -> None:
     console.print(table)
 
 
-def show_plan(console: Console, made: Plan) -> None:
-    """Stages, sizes and what it would cost."""
+def _table(console: Console, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table whose first column is names and whose others are numbers."""
     from rich import box
     from rich.table import Table
 
-    table = Table(title=made.method, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
-    table.add_column("stage")
-    for title in ("training samples", "steps", "test samples"):
-        table.add_column(title, justify="right")
-    for stage in made.stages:
-        table.add_row(stage.task, str(stage.samples), str(stage.steps), str(stage.test or "-"))
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
+    table.add_column(columns[0])
+    for column in columns[1:]:
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(*row)
     console.print(table)
+
+
+def _show_stages(console: Console, title: str, stages: Sequence[StagePlan]) -> None:
+    rows = [(stage.task, str(stage.samples), str(stage.steps), str(stage.test or "-")) for stage in stages]
+    _table(console, title, ("stage", "training samples", "steps", "test samples"), rows)
+
+
+def show_paper_plan(console: Console, made: PaperPlan) -> None:
+    """Stages, what trains, memory by part, and hours on each GPU."""
+    _show_stages(console, f"{made.method}, {made.model} on paper", made.stages)
+    parts = ", ".join(f"{part} {count:,}" for part, count in made.trained_by_part.items() if count)
+    console.print(
+        f"{made.trained_parameters:,} of {made.all_parameters:,} parameters train ({parts}); a stage or an expert "
+        f"takes {made.stage_bytes / 1e6:.1f} MB, {100 * made.share_of_model:.2f} % of the model as {made.dtype}; about "
+        f"{made.tokens['visual']} visual and {made.tokens['text']} text tokens per sample",
+        highlight=False,
+    )
+    sizes = {**made.memory, "together": sum(made.memory.values())}
+    _table(console, "", ("memory", "GB"), [(part, f"{size / 1e9:.1f}") for part, size in sizes.items()])
+    rows = [(c.name, "yes" if c.fits else "no", _hours(c.train_hours), _hours(c.evaluate_hours)) for c in made.cards]
+    _table(console, "", ("GPU", "fits", "hours training", "hours answering"), rows)
+
+
+def _hours(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2g}"
+
+
+def show_plan(console: Console, made: Plan) -> None:
+    """Stages, sizes and what it would cost."""
+    _show_stages(console, made.method, made.stages)
     console.print(
         f"{made.trained_parameters:,} of {made.all_parameters:,} parameters train · {made.dtype} · "
         f"{made.threads} threads · {made.peak_memory_bytes / 1e9:.1f} GB · about {hours(made.train_seconds)} training "

@@ -145,7 +145,12 @@ def _fill(
     missing = sorted((s for s in samples if s not in cache), key=lambda s: (len(s.instruction), s.id))
     for start in range(0, len(missing), batch_size):
         chunk = missing[start : start + batch_size]
-        texts = lmm.answer(features.get(chunk), [s.instruction for s in chunk], max_new_tokens=max_new_tokens)
+        texts = lmm.answer(
+            features.get(chunk),
+            [s.instruction for s in chunk],
+            max_new_tokens=max_new_tokens,
+            pictures=[len(s.images) for s in chunk],
+        )
         cache.add(chunk, texts)
         yield len(samples) - len(missing) + start + len(chunk)
     if missing:

@@ -115,8 +115,8 @@ def _filled(samples: Sequence[Sample], count: int) -> list[Sample]:
 def _noise(lmm: LMM, count: int) -> torch.Tensor:
     from PIL import Image
 
-    one = lmm.encode([Image.new("RGB", (64, 64), "grey")])
-    return one.expand(count, *one.shape[1:])
+    one = lmm.encode([Image.new("RGB", (64, 64), "grey")])[0]
+    return one.expand(count, *one.shape)
 
 
 def _peak_memory() -> int:

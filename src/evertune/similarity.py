@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from evertune.errors import UserError
-from evertune.lmm.features import FeatureStore
+from evertune.lmm.features import FeatureStore, embed_pictures
 from evertune.lmm.protocol import LMM
 from evertune.tasks.task import Sample
 
@@ -53,7 +53,7 @@ def embed_task(
     chosen = evenly_spaced(samples, count)
     text = text_encoder or lmm.embed_texts
     rows = {
-        "image": lmm.embed_images(features.get(chosen)),
+        "image": embed_pictures(lmm, features, chosen),
         "instruction": text([s.instruction for s in chosen]),
         "answer": text([s.answers[0] for s in chosen]),
     }

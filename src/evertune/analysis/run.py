@@ -138,17 +138,17 @@ def header_of(study: Study) -> dict[str, Any]:
 
 def similarity_of_study(study: Study) -> dict[str, Any]:
     """The similarity of the paired tasks, measured once and kept in `similarity.json`."""
-    from evertune.lmm import load_lmm, model_folder
+    from evertune.lmm import load_lmm, model_config
 
     path = study.folder / "similarity.json"
     encoder = study.text_encoder or OWN_ENCODER
-    model = read_json(model_folder(study.config.model) / "config.json")
+    model = read_json(model_config(study.config.model))
     key = digest_of({"tasks": [task.fingerprint for task in study.tasks], "model": model, "encoder": encoder})[:16]
     if path.exists():
         known: dict[str, Any] = read_json(path)
         if known.get("key") == key:
             return known
-    lmm = load_lmm(study.config.model, dtype="float32")
+    lmm = load_lmm(study.config.model, dtype="float32", options=study.config.model_options)
     found = similarity_of_tasks(lmm, study.tasks, text_encoder=loaded_encoder(study.text_encoder))
     found = {"key": key, "text_encoder": encoder, **found}
     write_json(path, found)

@@ -119,9 +119,9 @@ def begin_study(study: Study, *, progress: Progress | None = None) -> None:
     Raises:
         RunFolderError: the folder holds something else.
     """
-    from evertune.lmm import model_folder
+    from evertune.lmm import model_config
 
-    model = read_json(model_folder(study.config.model, progress=progress) / "config.json")
+    model = read_json(model_config(study.config.model, progress=progress))
     decides = {key: value for key, value in resolved(study.config, study.config.method).items() if key != "seed"}
     identity = {**identity_of(decides, study.stream, model), "dynamics": study.points}
     if (study.folder / "config.yaml").exists():

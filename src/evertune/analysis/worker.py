@@ -33,7 +33,7 @@ def learner_of(study: Study, first: str, *, seed: int, dtype: str) -> Learner:
     from evertune.lmm import load_lmm
 
     config = study.config
-    lmm = load_lmm(config.model, seed=seed, dtype=dtype)
+    lmm = load_lmm(config.model, seed=seed, dtype=dtype, options=config.model_options)
     place = study.place(first, seed=seed)
     stamp(place, lmm, study.stream)
     return Learner(

@@ -3,36 +3,58 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from evertune.assets import Progress
 from evertune.errors import UserError
 from evertune.files import read_json
-from evertune.lmm.presets import PRESETS, model_folder
+from evertune.lmm.presets import PRESETS, has_weights, model_config, model_folder
 
 if TYPE_CHECKING:
     import torch
 
+    from evertune.lmm.paper import PaperLMM
     from evertune.lmm.protocol import LMM
 
-ONE = range(1, 2)
+ONE, SEVERAL = range(1, 2), range(1, 17)
 
 
 class Family(NamedTuple):
-    """Where the loader of a family is, imported when it is needed, and how many pictures a sample may have for it."""
+    """Where the loader of a family is, imported when it is needed, and how many pictures a sample may have for it.
+
+    `options` says whether it takes options of the model (`model_options`: what trains), `large` whether its models may
+    be too large for a machine, so that their size is looked at before they are fetched or loaded.
+    """
 
     loader: str
     pictures: range
+    options: bool = False
+    large: bool = True
 
 
+_CHAT = Family("evertune.lmm.chat:load_chat", pictures=SEVERAL, options=True)
+_CHAT_ONE = _CHAT._replace(pictures=ONE)
 FAMILIES = {
-    "smol": Family("evertune.lmm.smol:load_smol", pictures=ONE),
+    "smol": Family("evertune.lmm.smol:load_smol", pictures=ONE, large=False),
     "instructblip": Family("evertune.lmm.instructblip:load_instructblip", pictures=ONE),
+    "blip-2": Family("evertune.lmm.instructblip:load_instructblip", pictures=ONE),
+    "llava": _CHAT_ONE,
+    "llava_next": _CHAT_ONE,
+    "llava_onevision": _CHAT_ONE,
+    "qwen2_vl": _CHAT,
+    "qwen2_5_vl": _CHAT,
+    "qwen3_vl": _CHAT,
+    "idefics3": _CHAT,
+    "smolvlm": _CHAT,
+    "internvl": _CHAT,
+    "paligemma": _CHAT_ONE,
+    "gemma3": _CHAT,
 }
 """By `family` or `model_type` in a checkpoint's config.json."""
 
-__all__ = ["PRESETS", "load_lmm", "model_folder", "pictures_taken"]
+__all__ = ["PRESETS", "has_weights", "load_lmm", "load_on_paper", "model_config", "model_folder", "pictures_taken"]
 
 
 def load_lmm(
@@ -41,6 +63,7 @@ def load_lmm(
     seed: int = 0,
     dtype: str = "auto",
     device: torch.device | None = None,
+    options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> LMM:
     """Load a model for training and asking.
@@ -50,29 +73,59 @@ def load_lmm(
         seed: decides what is random in new trainable parameters; the untouched model's answers don't depend on it.
         dtype: 'auto' (measured), 'float32' or 'bfloat16'; of the frozen LM, what trains is always float32.
         device: default: the GPU when there is one.
+        options: what trains (`evertune.lmm.scopes.Scope`), for families that leave it open.
         progress: called while weights are downloaded or converted.
     """
     from evertune.lmm.device import pick_device, pick_dtype
     from evertune.lmm.quiet import quiet_libraries
 
     quiet_libraries()
-    folder = model_folder(name, progress=progress)
-    module, function = _family(folder).loader.split(":")
-    load = getattr(importlib.import_module(module), function)
+    family = _family(model_config(name, progress=progress))
+    _refuse_options(name, family, options)
     place = device or pick_device()
-    lmm: LMM = load(folder, name=name, seed=seed, dtype=pick_dtype(dtype, place), device=place)
+    number = pick_dtype(dtype, place)
+    if family.large:
+        from evertune.lmm.paper import refuse_too_large
+
+        refuse_too_large(load_on_paper(name, options=options), dtype=number, device=place)
+    folder = model_folder(name, progress=progress)
+    module, function = family.loader.split(":")
+    load = getattr(importlib.import_module(module), function)
+    said = {"options": options or {}} if family.options else {}
+    lmm: LMM = load(folder, name=name, seed=seed, dtype=number, device=place, **said)
     return lmm
 
 
 def pictures_taken(name: str) -> range:
     """How many pictures a sample may have for a model, before its weights are fetched or loaded."""
-    return (FAMILIES[PRESETS[name]["family"]] if name in PRESETS else _family(model_folder(name))).pictures
+    return (FAMILIES[PRESETS[name]["family"]] if name in PRESETS else _family(model_config(name))).pictures
 
 
-def _family(folder: Path) -> Family:
-    """The family of a checkpoint folder."""
-    config = read_json(folder / "config.json")
-    family = config.get("family") or config.get("model_type")
+def load_on_paper(name: str, *, options: Mapping[str, Any] | None = None) -> PaperLMM:
+    """A large model without weights: its sizes, for `evertune plan`.
+
+    Raises:
+        UserError: the model can't be found, or is of a family without a configuration of the library (smol).
+    """
+    from evertune.lmm.paper import on_paper
+    from evertune.lmm.quiet import quiet_libraries
+
+    quiet_libraries()
+    file = model_config(name)
+    family = _family(file)
+    _refuse_options(name, family, options)
+    return on_paper(file, name=name, options=options)
+
+
+def _refuse_options(name: str, family: Family, options: Mapping[str, Any] | None) -> None:
+    if options and not family.options:
+        raise UserError(f"the model {name} has no options, but model_options says {', '.join(options)}")
+
+
+def _family(config: Path) -> Family:
+    """The family of a checkpoint's config.json."""
+    content = read_json(config)
+    family = content.get("family") or content.get("model_type")
     if family not in FAMILIES:
-        raise UserError(f"{folder / 'config.json'}: evertune has no family {family!r}; it has: {', '.join(FAMILIES)}")
+        raise UserError(f"{config}: evertune has no family {family!r}; it has: {', '.join(FAMILIES)}")
     return FAMILIES[family]

@@ -22,6 +22,13 @@ def pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows], dtype=torch.long)
 
 
+def pad_left(rows: Sequence[Sequence[int]], value: int) -> tuple[Tensor, Tensor]:
+    """(n, longest) token ids of `rows`, filled up on the left with `value`, and their attention."""
+    longest = max(len(row) for row in rows)
+    ids = torch.tensor([[*[value] * (longest - len(row)), *row] for row in rows], dtype=torch.long)
+    return ids, torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+
+
 def answer_rows(prompts: Sequence[list[int]], answers: Sequence[list[int]], fill: int) -> tuple[Tensor, Tensor, Tensor]:
     """(B, L) input ids, attention and labels of prompts followed by answers, filled up on the right with `fill`."""
     rows = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
@@ -49,10 +56,29 @@ def answer_loss(decoder: nn.Module, head: nn.Module, embeds: Tensor, attention: 
         labels: (B, S) token id or -100; the token at position p is predicted from position p - 1.
     """
     hidden = decoder(inputs_embeds=embeds, attention_mask=attention, use_cache=False).last_hidden_state
+    return nll_of_hidden(hidden, head, labels)
+
+
+def loss_of_encoder_decoder(lm: Any, visual: Tensor, words: nn.Module, batch: Batch) -> Output:
+    """Loss of the answers of `batch`, whose `input_ids` stand behind (B, V, width) visual tokens in the encoder."""
+    embeds = torch.cat([visual, words(batch.input_ids)], dim=1)
+    ahead = batch.attention.new_ones(visual.shape[:2])
+    attention = torch.cat([ahead, batch.attention], dim=1)
+    output = lm(inputs_embeds=embeds, attention_mask=attention, labels=batch.labels, use_cache=False)
+    return _summed(output.logits[batch.labels != IGNORE].float(), batch.labels)
+
+
+def nll_of_hidden(hidden: Tensor, head: nn.Module, labels: Tensor) -> Output:
+    """The same from (B, S, width) last hidden states."""
     row, column = (labels != IGNORE).nonzero(as_tuple=True)
     # Gathering first keeps the head to the few answer positions, and its input contiguous: a strided slice would make
     # the CPU's product copy the whole vocabulary matrix for each row.
-    logits = head(hidden[row, column - 1]).float()
+    return _summed(head(hidden[row, column - 1]).float(), labels)
+
+
+def _summed(logits: Tensor, labels: Tensor) -> Output:
+    """From (N, vocabulary) logits at the N labelled places, sample after sample."""
+    row, column = (labels != IGNORE).nonzero(as_tuple=True)
     token_nll = nn.functional.cross_entropy(logits, labels[row, column], reduction="none")
     nll = torch.zeros(len(labels), device=labels.device).index_add(0, row, token_nll)
     return Output(nll=nll, tokens=(labels != IGNORE).sum(1), logits=logits)

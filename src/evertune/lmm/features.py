@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from evertune.errors import DataError
 from evertune.files import cache_folder, digest, make_folder, write_atomically
@@ -37,7 +39,7 @@ class FeatureStore:
         self._lmm = lmm
         base = folder or cache_folder() / "features"
         self.folder = make_folder(base / lmm.encoder_fingerprint[:16])
-        self._place: dict[str, tuple[Any, int]] = {}
+        self._place: dict[str, tuple[Any, int | slice]] = {}
         for path in sorted(self.folder.glob("*.safetensors")):
             self._open(path)
 
@@ -65,32 +67,55 @@ class FeatureStore:
                     progress(number, len(samples))
 
     def get(self, samples: Sequence[Sample]) -> Tensor:
-        """(pictures, V, D) features of all pictures of `samples`, in order; `ensure` has seen them before."""
-        rows = []
-        for sample in samples:
-            for image in sample.image_digests:
-                shard, row = self._place[image]
-                rows.append(shard[row : row + 1])
-        return torch.cat(rows)
+        """(pictures, V, D) features of all pictures of `samples`, in order; `ensure` has seen them before.
+
+        Where pictures have different numbers of rows, V is the largest, and the others end with zeros.
+        """
+        places = [self._place[image] for sample in samples for image in sample.image_digests]
+        return pad_sequence([shard[place] for shard, place in places], batch_first=True)
 
     def _add(self, pictures: Mapping[str, Picture]) -> None:
-        parts, keys = [], list(pictures)
+        parts: list[Tensor] = []
+        keys = list(pictures)
         for start in range(0, len(keys), ENCODE_BATCH):
-            parts.append(self._lmm.encode([_opened(key, *pictures[key]) for key in keys[start : start + ENCODE_BATCH]]))
+            parts.extend(self._lmm.encode([_opened(key, *pictures[key]) for key in keys[start : start + ENCODE_BATCH]]))
         path = self.folder / f"{digest(*keys)[:24]}.safetensors"
-        write_atomically(path, save({"features": torch.cat(parts)}, metadata={"keys": json.dumps(keys)}))
+        header = {"keys": json.dumps(keys)}
+        if len({len(part) for part in parts}) > 1:
+            header["lengths"] = json.dumps([len(part) for part in parts])
+        features = torch.cat(parts) if "lengths" in header else torch.stack(parts)
+        write_atomically(path, save({"features": features}, metadata=header))
         self._open(path)
 
     def _open(self, path: Path) -> None:
         try:
             shard: Any = safe_open(path, framework="pt")
             keys = json.loads(shard.metadata()["keys"])
+            lengths = json.loads(shard.metadata().get("lengths", "null"))
         except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError):
             path.unlink(missing_ok=True)  # a cache: what is damaged is made again
             return
         features = shard.get_slice("features")
-        for row, key in enumerate(keys):
-            self._place[key] = (features, row)
+        if lengths is None:  # (pictures, V, D)
+            self._place.update({key: (features, row) for row, key in enumerate(keys)})
+            return
+        starts = accumulate(lengths, initial=0)  # (all rows, D)
+        self._place.update(
+            {
+                key: (features, slice(start, start + rows))
+                for key, start, rows in zip(keys, starts, lengths, strict=False)
+            }
+        )
+
+
+def embed_pictures(lmm: LMM, features: FeatureStore, samples: Sequence[Sample]) -> Tensor:
+    """(n, D) one frozen vector per sample: that of its picture, or the mean over its pictures; `SHARD` at a time."""
+    made = []
+    for start in range(0, len(samples), SHARD):
+        part = samples[start : start + SHARD]
+        rows, counts = lmm.embed_images(features.get(part)), [len(sample.images) for sample in part]
+        made.append(rows if set(counts) == {1} else torch.stack([r.mean(0) for r in torch.split(rows, counts)]))
+    return torch.cat(made)
 
 
 def _opened(key: str, path: Path, origin: str) -> Image.Image:

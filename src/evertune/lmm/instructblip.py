@@ -1,8 +1,8 @@
-"""The family InstructBLIP: ViT -> instruction-aware Q-Former -> linear projection -> decoder LM, from Hugging Face.
+"""The families InstructBLIP and BLIP-2: ViT -> Q-Former -> linear projection -> LM, from Hugging Face.
 
 The source paper's architecture. Query tokens, Q-Former and projection train; the vision tower and the LM are frozen.
-A checkpoint is what `InstructBlipForConditionalGeneration.save_pretrained` and its processor write; `tiny-aligned` and
-`tiny-instruct` are such folders, and so are the real ones with a decoder-only LM (Vicuna).
+InstructBLIP's Q-Former reads the instruction, BLIP-2's does not. The LM is a decoder (Vicuna, OPT), or an
+encoder-decoder (Flan-T5) that reads picture and instruction with its encoder and answers with its decoder.
 """
 
 from __future__ import annotations
@@ -19,12 +19,30 @@ from torch import Tensor, nn
 from evertune.errors import UserError
 from evertune.files import digest, digest_of_file, read_json
 from evertune.lmm import FAMILIES
-from evertune.lmm.decoder import answer_rows, greedy_answers, loss_behind_image, mean_word_embeddings, pad, token_texts
+from evertune.lmm.decoder import (
+    IGNORE,
+    answer_rows,
+    greedy_answers,
+    loss_behind_image,
+    loss_of_encoder_decoder,
+    mean_word_embeddings,
+    pad,
+    token_texts,
+)
+from evertune.lmm.hub import refuse_pickles
 from evertune.lmm.protocol import Batch, Length, Output
 from evertune.lmm.weights import fingerprint_of
 from evertune.tasks.task import Sample
 
-TRAINED = ("blip.query_tokens", "blip.qformer.", "blip.language_projection.")
+
+def parts_of(names: Sequence[str], *, prefix: str = "") -> dict[str, list[str]]:
+    """The parameters that train, by part, from all names; `prefix` stands before each.
+
+    `projection`: the linear layer before the LM; `qformer`: the Q-Former with its query tokens.
+    """
+    starts = {"projection": ("language_projection.",), "qformer": ("query_tokens", "qformer.")}
+    found = {part: tuple(prefix + start for start in wanted) for part, wanted in starts.items()}
+    return {part: [n for n in names if n.startswith(wanted)] for part, wanted in found.items()}
 
 
 class InstructBlip(nn.Module):
@@ -40,6 +58,7 @@ class InstructBlip(nn.Module):
         self._end: int = processor.tokenizer.eos_token_id
         self._files = {p.name: digest_of_file(p) for p in sorted(folder.rglob("*")) if p.suffix in _DECIDING}
         self._texts: dict[str, list[int]] = {}
+        self._encodes = bool(model.language_model.config.is_encoder_decoder)
 
     @property
     def device(self) -> torch.device:
@@ -69,13 +88,12 @@ class InstructBlip(nn.Module):
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Query tokens, Q-Former and projection."""
-        return {n: p for n, p in self.named_parameters() if n.startswith(TRAINED)}
+        wanted = {name for names in self.scopes().values() for name in names}
+        return {n: p for n, p in self.named_parameters() if n in wanted}
 
     def scopes(self) -> Mapping[str, Sequence[str]]:
         """`projection`: the linear layer before the LM; `qformer`: the Q-Former with its query tokens."""
-        names = list(self.trainable())
-        projection = [n for n in names if n.startswith("blip.language_projection.")]
-        return {"projection": projection, "qformer": [n for n in names if n not in projection]}
+        return parts_of([name for name, _ in self.named_parameters()], prefix="blip.")
 
     def rate(self, parameter: str) -> float:
         """All parts were pre-trained: one rate."""
@@ -89,11 +107,13 @@ class InstructBlip(nn.Module):
     def forward(self, batch: Batch) -> Output:
         """Loss of the answers of `batch`."""
         lm = self.blip.language_model
+        if self._encodes:
+            return loss_of_encoder_decoder(lm, self.soft_tokens(batch), self._words(), batch)
         return loss_behind_image(lm.model, lm.lm_head, self.soft_tokens(batch), self._words(), batch)
 
     def soft_tokens(self, batch: Batch) -> Tensor:
         """(B, queries, LM width): what stands before the instruction for the LM."""
-        return self._visual(batch.features, batch.extras["qformer_ids"], batch.extras["qformer_attention"])
+        return self._visual(batch.features, batch.extras)
 
     @torch.inference_mode()
     def encode(self, images: Sequence[Image.Image]) -> Tensor:
@@ -104,21 +124,34 @@ class InstructBlip(nn.Module):
         return rows.to("cpu", torch.float16).contiguous()
 
     def collate(self, samples: Sequence[Sample], features: Tensor) -> Batch:
-        """The instruction stands twice: before the Q-Former and before the LM. Labels on answer and end token only."""
+        """The instruction stands twice: before the Q-Former and before the LM. Labels on answer and end token only.
+
+        With an encoder-decoder, `input_ids` is what the encoder reads and `labels` what the decoder says.
+        """
         prompts = [self._prompt_ids(s.instruction) for s in samples]
         answers = [self._answer_ids(s.answers[0]) for s in samples]
-        ids, attention = self._qformer_text([s.instruction for s in samples])
-        extras = {"qformer_ids": ids, "qformer_attention": attention}
-        rows = answer_rows(prompts, answers, self._end)
+        extras = self._qformer_text([s.instruction for s in samples])
+        if self._encodes:
+            rows = (pad(prompts, self._end), pad([[1] * len(row) for row in prompts], 0), pad(answers, IGNORE))
+        else:
+            rows = answer_rows(prompts, answers, self._end)
         return Batch(features, *rows, tuple(samples), extras).to(self.device)
 
     @torch.inference_mode()
-    def answer(self, features: Tensor, instructions: Sequence[str], *, max_new_tokens: int) -> list[str]:
-        """Greedy answers."""
+    def answer(
+        self,
+        features: Tensor,
+        instructions: Sequence[str],
+        *,
+        max_new_tokens: int,
+        pictures: Sequence[int] | None = None,
+    ) -> list[str]:
+        """Greedy answers, one picture each."""
+        del pictures
         was_training = self.training
         self.eval()
-        ids, attention = self._qformer_text(instructions)
-        visual = self._visual(features.to(self.device), ids.to(self.device), attention.to(self.device))
+        read = {name: part.to(self.device) for name, part in self._qformer_text(instructions).items()}
+        visual = self._visual(features.to(self.device), read)
         embeds = [
             torch.cat([image, self._words()(torch.tensor(self._prompt_ids(text), device=self.device))])
             for image, text in zip(visual, instructions, strict=True)
@@ -161,23 +194,27 @@ class InstructBlip(nn.Module):
     def _words(self) -> Any:
         return self.blip.language_model.get_input_embeddings()
 
-    def _visual(self, features: Tensor, ids: Tensor, attention: Tensor) -> Tensor:
-        """(B, queries, LM width) soft tokens of (B, V, D) features under (B, L) instructions."""
+    def _visual(self, features: Tensor, read: Mapping[str, Tensor]) -> Tensor:
+        """(B, queries, LM width) soft tokens of (B, V, D) features, and of what the Q-Former reads."""
         pictures = features.to(self.blip.query_tokens.dtype)
         queries = self.blip.query_tokens.expand(len(pictures), -1, -1)
-        ahead = attention.new_ones(queries.shape[:2])
-        output = self.blip.qformer(
-            input_ids=ids,
-            attention_mask=torch.cat([ahead, attention], dim=1),
-            query_embeds=queries,
-            encoder_hidden_states=pictures,
-        ).last_hidden_state[:, : queries.shape[1]]
+        text = {}
+        if read:
+            ahead = read["qformer_attention"].new_ones(queries.shape[:2])
+            attention = torch.cat([ahead, read["qformer_attention"]], dim=1)
+            text = {"input_ids": read["qformer_ids"], "attention_mask": attention}
+        output = self.blip.qformer(query_embeds=queries, encoder_hidden_states=pictures, **text).last_hidden_state
+        output = output[:, : queries.shape[1]]
         return self.blip.language_projection(output).to(self.dtype)  # type: ignore[no-any-return]
 
-    def _qformer_text(self, instructions: Sequence[str]) -> tuple[Tensor, Tensor]:
-        tokenizer = self.processor.qformer_tokenizer
+    def _qformer_text(self, instructions: Sequence[str]) -> dict[str, Tensor]:
+        """What the Q-Former reads: nothing where it has no tokenizer (BLIP-2)."""
+        tokenizer = getattr(self.processor, "qformer_tokenizer", None)
+        if tokenizer is None:
+            return {}
         rows = [self._ids(tokenizer, "q", text, special=True) for text in instructions]
-        return pad(rows, tokenizer.pad_token_id), pad([[1] * len(row) for row in rows], 0)
+        attention = pad([[1] * len(row) for row in rows], 0)
+        return {"qformer_ids": pad(rows, tokenizer.pad_token_id), "qformer_attention": attention}
 
     def _prompt_ids(self, instruction: str) -> list[int]:
         return self._ids(self.processor.tokenizer, "p", instruction, special=True)
@@ -197,28 +234,35 @@ class InstructBlip(nn.Module):
 
 _DECIDING = {".json", ".safetensors", ".txt", ".model"}
 _REMEMBERED = 100_000
+_CLASSES = {
+    "instructblip": ("an InstructBLIP", ("InstructBlipForConditionalGeneration", "InstructBlipProcessor")),
+    "blip-2": ("a BLIP-2", ("Blip2ForConditionalGeneration", "Blip2Processor")),
+}
+"""By `model_type`: what it is called, and the library's classes of model and processor."""
 
 
 def load_instructblip(folder: Path, *, name: str, seed: int, dtype: torch.dtype, device: torch.device) -> InstructBlip:
     """Load a checkpoint folder. Nothing in it is random, so `seed` decides nothing.
 
     Raises:
-        UserError: a file is missing or broken, or the LM is an encoder-decoder.
+        UserError: a file is missing, broken or a pickle.
     """
-    from transformers import InstructBlipForConditionalGeneration, InstructBlipProcessor
+    import transformers
 
     del seed
-    if read_json(folder / "config.json").get("text_config", {}).get("is_encoder_decoder"):
-        raise UserError(f"{folder}: an InstructBLIP with an encoder-decoder LM (Flan-T5) is not supported yet")
+    refuse_pickles(folder)
+    title, names = _CLASSES[read_json(folder / "config.json")["model_type"]]
+    model_class, processor_class = (getattr(transformers, name) for name in names)
     attention = "eager" if device.type == "cpu" else "sdpa"  # faster backward on a CPU for sequences this short
     try:
-        model = InstructBlipForConditionalGeneration.from_pretrained(folder, dtype=dtype, attn_implementation=attention)
-        processor = InstructBlipProcessor.from_pretrained(folder)
+        model = model_class.from_pretrained(folder, dtype=dtype, attn_implementation=attention, use_safetensors=True)
+        processor = processor_class.from_pretrained(folder)
     except (OSError, ValueError, RuntimeError, SafetensorError) as problem:
-        raise UserError(f"{folder} can't be read as an InstructBLIP checkpoint: {problem}") from problem
+        raise UserError(f"{folder} can't be read as {title} checkpoint: {problem}") from problem
     model = model.requires_grad_(False).to(device).eval()
     lmm = InstructBlip(name=name, folder=folder, model=model, processor=processor)
     for parameter in lmm.trainable().values():
         parameter.data = parameter.data.float()
         parameter.requires_grad_(True)
+    lmm.eval()
     return lmm

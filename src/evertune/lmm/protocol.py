@@ -109,8 +109,11 @@ class LMM(Protocol):
     def rate(self, parameter: str) -> float:
         """Factor of the learning rate for the parameter of this name."""
 
-    def encode(self, images: Sequence[Image.Image]) -> Tensor:
-        """(n, V, D) frozen vision features of n RGB pictures, float16, on the CPU."""
+    def encode(self, images: Sequence[Image.Image]) -> Tensor | list[Tensor]:
+        """(n, V, D) frozen vision features of n RGB pictures, half precision, on the CPU.
+
+        A list of (V, D) where pictures have different numbers of rows; such a family finds them in padded ones itself.
+        """
 
     def collate(self, samples: Sequence[Sample], features: Tensor) -> Batch:
         """Render prompts and answers of `samples` and put them beside their (n, V, D) features."""
@@ -118,8 +121,18 @@ class LMM(Protocol):
     def prompt(self, instruction: str) -> str:
         """The rendered prompt, `{image}` where the visual tokens stand."""
 
-    def answer(self, features: Tensor, instructions: Sequence[str], *, max_new_tokens: int) -> list[str]:
-        """Greedy answers to (n, V, D) features and n instructions; the same whatever else is in the batch."""
+    def answer(
+        self,
+        features: Tensor,
+        instructions: Sequence[str],
+        *,
+        max_new_tokens: int,
+        pictures: Sequence[int] | None = None,
+    ) -> list[str]:
+        """Greedy answers to (n, V, D) features and n instructions; the same whatever else is in the batch.
+
+        `pictures` says how many of the features belong to each instruction; by default one.
+        """
 
     def answer_tokens(self, answer: str) -> int:
         """Number of tokens of `answer`, end token included."""

@@ -113,8 +113,16 @@ class Smol(nn.Module):
         return Batch(features, *answer_rows(prompts, answers, self._end), tuple(samples)).to(self.device)
 
     @torch.inference_mode()
-    def answer(self, features: Tensor, instructions: Sequence[str], *, max_new_tokens: int) -> list[str]:
-        """Greedy answers."""
+    def answer(
+        self,
+        features: Tensor,
+        instructions: Sequence[str],
+        *,
+        max_new_tokens: int,
+        pictures: Sequence[int] | None = None,
+    ) -> list[str]:
+        """Greedy answers, one picture each."""
+        del pictures
         was_training = self.training
         self.eval()
         visual = self._visual(features.to(self.device))

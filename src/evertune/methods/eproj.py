@@ -17,6 +17,7 @@ from torch.nn.functional import normalize
 
 from evertune.errors import UserError
 from evertune.files import digest
+from evertune.lmm.features import embed_pictures
 from evertune.lmm.weights import copy_of, restore
 from evertune.methods.base import UNTOUCHED, About, Context, Method
 from evertune.methods.ewc import fisher_information
@@ -87,6 +88,11 @@ class EProj(Method):
         """Start without experts."""
         super().setup(context)
         names = context.parameters if self.expert == "all" else context.lmm.scopes()["projection"]
+        if not names:
+            raise UserError(
+                f"eproj.expert=projection, but the projection of {context.lmm.name} does not train: add it to "
+                "model_options.scope, or take eproj.expert=all"
+            )
         self._copied = frozenset(names)
         self._experts: dict[str, dict[str, Tensor]] = {}
         self._serves: dict[str, str] = {}  # task -> expert
@@ -181,7 +187,7 @@ class EProj(Method):
         parts = [samples[at : at + QUERIES_AT_ONCE] for at in range(0, len(samples), QUERIES_AT_ONCE)]
         lmm, features = self.context.lmm, self.context.features
         rows = {
-            "image": torch.cat([lmm.embed_images(features.get(part)) for part in parts]),
+            "image": torch.cat([embed_pictures(lmm, features, part) for part in parts]),
             "instruction": torch.cat([lmm.embed_texts([s.instruction for s in part]) for part in parts]),
         }
         for modality, values in rows.items():

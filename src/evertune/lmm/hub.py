@@ -1,0 +1,89 @@
+"""Checkpoints of the Hugging Face hub, by their id: the configuration first, the weights when they are needed.
+
+Safetensors only: pickles can run code, and so can a repository's own Python, which is never loaded.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from evertune.errors import UserError
+
+_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_WANTED = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".msgpack", ".h5")
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether `name` has the form `owner/model`."""
+    return bool(_ID.fullmatch(name))
+
+
+def hub_config(name: str) -> Path:
+    """The file `config.json` of a hub id, fetched alone.
+
+    Raises:
+        UserError: the hub can't be reached, has no such model, or asks for a licence first.
+    """
+    from huggingface_hub import hf_hub_download
+
+    return Path(_asked(name, lambda: hf_hub_download(name, "config.json")))
+
+
+def hub_folder(name: str) -> Path:
+    """The folder of a hub id in the hub's own cache, fetched when it is not there.
+
+    Raises:
+        UserError: as `hub_config`, or its weights are no safetensors.
+    """
+    from huggingface_hub import snapshot_download
+
+    ignored = ["original/*", "onnx/*"]
+    folder = Path(_asked(name, lambda: snapshot_download(name, allow_patterns=_WANTED, ignore_patterns=ignored)))
+    refuse_pickles(folder, name=name)
+    return folder
+
+
+def _asked(name: str, call: Callable[[], Any]) -> Any:
+    """What the hub's client answers; its many errors as one sentence."""
+    from huggingface_hub import errors
+
+    try:
+        return call()
+    except errors.GatedRepoError as problem:
+        raise UserError(
+            f"the model {name} is gated: accept its licence at https://huggingface.co/{name}, "
+            "log in with `hf auth login`, and try again"
+        ) from problem
+    except errors.RepositoryNotFoundError as problem:
+        raise UserError(
+            f"there is no folder '{name}', and no model of this id on the hub that you may see"
+        ) from problem
+    except errors.RemoteEntryNotFoundError as problem:
+        raise UserError(f"the model {name} has no config.json on the hub: it can't be loaded") from problem
+    except Exception as problem:  # the hub's client raises many kinds, all meaning "not reachable"
+        raise UserError(
+            f"there is no folder '{name}', and the hub can't be reached for a model of this id "
+            f"({type(problem).__name__}); fetch it where there is a network, and give its folder"
+        ) from problem
+
+
+def refuse_pickles(folder: Path, *, name: str | None = None) -> None:
+    """Raise unless a checkpoint folder has safetensors.
+
+    Raises:
+        UserError: there are pickles only, or no weights at all.
+    """
+    if any(folder.glob("*.safetensors")):
+        return
+    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
+    if pickles:
+        raise UserError(
+            f"{folder}: {pickles[0]} is a pickle, which can run code when it is read; save the model as safetensors "
+            "(`model.save_pretrained(folder)` of transformers does)"
+        )
+    where = f"the model {name}" if name else str(folder)
+    raise UserError(f"{where} has no weights as safetensors (*.safetensors)")

@@ -1,0 +1,227 @@
+"""The processor of a chat LMM: how a picture and an instruction become token ids, by the library's own rules.
+
+It is loaded without its video part, which would need torchvision and is not used here. What a picture is in the text
+depends on its size alone, so that prompts can be rendered from cached features, without the picture.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from evertune.errors import DataError, UserError
+from evertune.lmm.connectors import Kind, Size
+from evertune.tasks.pictures import short
+
+_TEXT = {"input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids", "text_replacement_offsets"}
+_QUESTION, _ANSWER = "What is 7?", "Seven"
+_REMEMBERED = 2_000
+
+
+def load_processor(folder: Path, config: Any) -> Any:
+    """The processor of a checkpoint folder, for pictures and text.
+
+    Raises:
+        UserError: files are missing or broken, or the library has no processor for this configuration.
+    """
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+
+    try:
+        return _without_video(PROCESSOR_MAPPING[type(config)]).from_pretrained(folder)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as problem:
+        reason = next(iter(str(problem).strip().splitlines()), type(problem).__name__)
+        raise UserError(f"{folder}: its processor can't be read: {reason}") from problem
+
+
+def _without_video(cls: Any) -> Any:
+    """The class, with None for its video processor."""
+    parts = cls.get_attributes()
+    if "video_processor" not in parts:
+        return cls
+
+    class PicturesOnly(cls):  # type: ignore[misc]
+        @classmethod
+        def get_attributes(cls) -> list[str]:
+            return [part for part in parts if part != "video_processor"]
+
+        @classmethod
+        def _get_arguments_from_pretrained(cls, *arguments: Any, **options: Any) -> list[Any]:
+            found: list[Any] = super()._get_arguments_from_pretrained(*arguments, **options)
+            found.insert(parts.index("video_processor"), None)
+            return found
+
+    PicturesOnly.__name__ = cls.__name__  # the library asks for it in what it reads and writes
+    return PicturesOnly
+
+
+class Layout:
+    """What a picture of one size is in a prompt, and what the model has to know about it besides its pixels.
+
+    Attributes:
+        text: what stands in the prompt for it.
+        facts: {argument: (1, ...) tensor} for the model, e.g. the grid of patches.
+    """
+
+    def __init__(self, text: str, facts: dict[str, Tensor]) -> None:
+        self.text = text
+        self.facts = facts
+
+
+class ChatProcessor:
+    """Prompts, token ids and pixels of one checkpoint.
+
+    Args:
+        processor: of the library.
+        kind: of the model.
+        wanted: arguments that the model's encoder step takes.
+
+    Raises:
+        UserError: there is no chat template, or it has no roles or no place for a picture or the text.
+    """
+
+    def __init__(self, processor: Any, kind: Kind, *, wanted: Sequence[str], ends: Sequence[int]) -> None:
+        self.inner = processor
+        self.tokenizer = processor.tokenizer
+        self.picture: str = str(processor.image_token)
+        self._kind = kind
+        self._wanted = set(wanted)
+        self._layouts: dict[Size, Layout] = {}
+        self._ids: dict[tuple[Any, ...], tuple[list[int], list[int]]] = {}
+        self._lead = ""
+        if kind.plain is None:
+            self._check_template()
+        self.end = self._end_token(ends)
+
+    def prompt(self, instruction: str, *, pictures: int = 1) -> str:
+        """The rendered prompt, with one picture token per picture."""
+        if self._kind.plain is not None:
+            ahead, behind = self._kind.plain.split("{image}")
+            bos = self.tokenizer.bos_token or ""
+            return ahead + self.picture * pictures + behind.replace("{bos}", bos).replace("{instruction}", instruction)
+        return self._rendered([self._turn("user", instruction, pictures=pictures)], ask=True)
+
+    def pixels(self, image: Image.Image) -> dict[str, Tensor]:
+        """What the encoder step takes of one picture."""
+        made = self._processed(image)
+        self._layouts.setdefault((image.height, image.width), self._layout(made))
+        return {name: value for name, value in made.items() if name in self._wanted}
+
+    def layout(self, size: Size) -> Layout:
+        """What a picture of this (height, width) is in a prompt; found with a grey one, and remembered."""
+        if size not in self._layouts:
+            self._layouts[size] = self._layout(self._processed(Image.new("RGB", (size[1], size[0]), "grey")))
+        return self._layouts[size]
+
+    def ids(self, instruction: str, answer: str | None, sizes: Sequence[Size]) -> tuple[list[int], list[int]]:
+        """Token ids of the prompt, and of the answer with its end token behind it (none without an answer)."""
+        key = (instruction, answer, *sizes)
+        if key not in self._ids:
+            if len(self._ids) > _REMEMBERED:
+                self._ids.clear()
+            self._ids[key] = self._tokenised(instruction, answer, sizes)
+        return self._ids[key]
+
+    def answer_ids(self, answer: str) -> list[int]:
+        """Token ids of an answer alone, end token included."""
+        return self.ids("", answer, [])[1]
+
+    def _tokenised(self, instruction: str, answer: str | None, sizes: Sequence[Size]) -> tuple[list[int], list[int]]:
+        """The answer's tokens are those it has behind the prompt, where that splits cleanly, as in a real dialogue."""
+        pieces = self.prompt(instruction, pictures=len(sizes)).split(self.picture)
+        if len(pieces) != len(sizes) + 1:
+            raise DataError(f"the instruction {short(instruction)} holds '{self.picture}', which stands for a picture")
+        texts = [self.layout(size).text for size in sizes]
+        prompt = "".join(piece + text for piece, text in zip_longest(pieces, texts, fillvalue=""))
+        ids = self._of_text(prompt)
+        if answer is None:
+            return ids, []
+        whole = self._of_text(prompt + self._lead + answer)
+        if whole[: len(ids)] == ids:
+            return ids, [*whole[len(ids) :], self.end]
+        return ids, [*self.tokenizer(answer, add_special_tokens=False).input_ids, self.end]
+
+    def _of_text(self, text: str) -> list[int]:
+        bos = self.tokenizer.bos_token
+        special = self._kind.plain is None and not (bos and text.startswith(bos))
+        return list(self.tokenizer(text, add_special_tokens=special).input_ids)
+
+    def _processed(self, image: Image.Image) -> Any:
+        return self.inner(
+            text=[self.picture], images=[image], return_tensors="pt", return_text_replacement_offsets=True
+        )
+
+    def _layout(self, made: Any) -> Layout:
+        """The text that the processor put in the picture's place, and facts: all but text and pixels."""
+        replaced = made["text_replacement_offsets"][0][0]["replacement"]
+        facts = {n: v for n, v in made.items() if n not in _TEXT and not n.startswith("pixel_") and n in self._wanted}
+        return Layout(replaced, facts)
+
+    def _turn(self, role: str, text: str, *, pictures: int = 0) -> dict[str, Any]:
+        content = [{"type": "image"}] * pictures + [{"type": "text", "text": text}]
+        return {"role": role, "content": content}
+
+    def _rendered(self, turns: list[dict[str, Any]], *, ask: bool) -> str:
+        from jinja2 import TemplateError
+
+        try:
+            template = self.inner.chat_template
+            render = self.tokenizer.apply_chat_template  # SmolVLM's processor would ask its video part first
+            return str(render(turns, chat_template=template, add_generation_prompt=ask, tokenize=False))
+        except (TemplateError, ValueError, KeyError, TypeError, AttributeError) as problem:
+            raise UserError(f"the model's chat template can't be used: {problem}") from problem
+
+    def _check_template(self) -> None:
+        if not self.inner.chat_template:
+            raise UserError(
+                "the model has no chat template: it is no model for a dialogue; take its instruction-tuned one"
+            )
+        user, other = (self._rendered([self._turn(role, _QUESTION)], ask=False) for role in ("user", "assistant"))
+        if user == other:
+            raise UserError(
+                "the model's chat template has no roles: user and assistant look the same, so a question can't be told "
+                "from an answer; use the chat template of the instruction-tuned model"
+            )
+        asked = self.prompt(_QUESTION)
+        if asked.count(_QUESTION) != 1 or asked.count(self.picture) != 1:
+            raise UserError(
+                f"the model's chat template does not fit its processor: a picture and '{_QUESTION}' become {asked!r}, "
+                f"where '{self.picture}' and the text should stand once each"
+            )
+        told = self._dialogue()
+        if told.startswith(asked):
+            self._lead = told[len(asked) : told.index(_ANSWER, len(asked))]
+
+    def _dialogue(self) -> str:
+        """A question with its answer."""
+        question, answer = self._turn("user", _QUESTION, pictures=1), self._turn("assistant", _ANSWER)
+        told = self._rendered([question, answer], ask=False)
+        if _ANSWER not in told:
+            raise UserError("the model's chat template leaves out what the assistant says")
+        return told
+
+    def _end_token(self, ends: Sequence[int]) -> int:
+        """The token that ends an answer: the first of `ends` behind one in the template, else the tokenizer's own."""
+        if self._kind.plain is None:
+            behind = self._dialogue().rpartition(_ANSWER)[2]
+            found = [token for token in self.tokenizer(behind, add_special_tokens=False).input_ids if token in ends]
+            if found:
+                return int(found[0])
+        own = self.tokenizer.eos_token_id
+        return int(own if own is not None else ends[0])
+
+
+def encoder_arguments(model: Any) -> list[str]:
+    """Names of what the encoder step of a model takes."""
+    return list(inspect.signature(model.get_image_features).parameters)
+
+
+def stacked_facts(layouts: Sequence[Layout]) -> dict[str, Tensor]:
+    """{argument: (pictures, ...)} of all pictures of a batch."""
+    return {name: torch.cat([layout.facts[name] for layout in layouts]) for name in layouts[0].facts}
