@@ -20,10 +20,10 @@ from evertune.errors import UserError
 from evertune.files import digest, digest_of_file, read_json
 from evertune.lmm import FAMILIES
 from evertune.lmm.connectors import KINDS, Kind, Size, listening
-from evertune.lmm.decoder import IGNORE, answer_rows, mean_word_embeddings, nll_of_hidden, pad_left
+from evertune.lmm.decoder import IGNORE, answer_rows, mean_word_embeddings, nll_of_hidden, pad_left, token_texts
 from evertune.lmm.hub import refuse_pickles
 from evertune.lmm.processors import ChatProcessor, encoder_arguments, load_processor, stacked_facts
-from evertune.lmm.protocol import Batch, Output
+from evertune.lmm.protocol import Batch, Length, Output
 from evertune.lmm.scopes import Scope, open_up, scope_of
 from evertune.lmm.weights import fingerprint_of
 from evertune.tasks.task import Sample
@@ -31,6 +31,8 @@ from evertune.tasks.task import Sample
 DIGITS = 3
 """A picture's first row holds height, width and number of rows in base 256: exact in every half precision."""
 PROBE = (64, 64)
+TYPICAL = (448, 448)
+"""Size of a picture whose tokens are counted where none is at hand; some families take more for larger ones."""
 
 
 class ChatLMM(nn.Module):
@@ -176,6 +178,16 @@ class ChatLMM(nn.Module):
     def answer_tokens(self, answer: str) -> int:
         """Tokens of `answer` with its end token."""
         return len(self.prompts.answer_ids(answer))
+
+    def lengths(self, instruction: str, answer: str) -> tuple[Length, ...]:
+        """The LM's sequence: visual tokens of a typical picture, prompt, answer and end token."""
+        asked, said = self.prompts.ids(instruction, answer, [TYPICAL])
+        limit: int = self.model.config.get_text_config().max_position_embeddings
+        return (Length("language model", len(asked) + len(said), limit),)
+
+    def token_texts(self, ids: Sequence[int]) -> list[str]:
+        """What each token adds to the text before it."""
+        return token_texts(self.prompts.tokenizer, ids)
 
     def embed_images(self, features: Tensor) -> Tensor:
         """Mean of the rows that enter the connector."""
