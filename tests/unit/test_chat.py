@@ -111,8 +111,8 @@ def test_visual_tokens_are_those_of_the_library(family, pictured, tiny_chat):
             ours = family._kind.connector.tokens(family._base(), rows_in(features), sizes_in(features))
         pairs = [(ours.pooler_output, theirs.pooler_output)]
         pairs += zip(ours.deepstack_features, getattr(theirs, "deepstack_features", ()), strict=True)
-        for own, other in pairs:
-            own, other = (torch.cat(list(part)).flatten(0, -2) for part in (own, other))
+        for pair in pairs:
+            own, other = (torch.cat(list(part)).flatten(0, -2) for part in pair)
             torch.testing.assert_close(own, other, rtol=0.01, atol=0.01 * float(other.std()))
             assert (other[0] - other[1]).abs().max() > 0.05 * other.std(), "equal tokens say nothing about their order"
 
