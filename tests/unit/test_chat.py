@@ -91,6 +91,32 @@ def test_the_label_mask_decodes_to_the_answer(family, pictured):
         assert text.count(sample.instruction) == 1
 
 
+def test_an_answer_stands_where_the_template_puts_it(tiny_chat, pictured):
+    """LLaVA's template has a blank before the answer, Qwen's has none; both say where it ends."""
+    ends = {"llava": "ASSISTANT: red 0</s>", "qwen2_5_vl": "<|im_start|>assistant\nred 0<|im_end|>"}
+    for name, end in ends.items():
+        lmm = load(tiny_chat(name))
+        batch = lmm.collate(pictured[:1], stored(lmm, pictured).get(pictured[:1]))
+        assert lmm.prompts.tokenizer.decode(batch.input_ids[0]).endswith(end)
+
+
+def test_visual_tokens_are_those_of_the_library(family, pictured, tiny_chat):
+    """In their order, and for Qwen3-VL of every merger; half precision lies between them."""
+    model, _ = of_library(tiny_chat(family.model.config.model_type))
+    for sample in pictured[:3]:
+        picture = Image.open(sample.images[0]).convert("RGB")
+        features = family.encode([picture])[0][None]
+        with torch.no_grad():
+            theirs = model.model.get_image_features(**family.prompts.pixels(picture))
+            ours = family._kind.connector.tokens(family._base(), rows_in(features), sizes_in(features))
+        pairs = [(ours.pooler_output, theirs.pooler_output)]
+        pairs += zip(ours.deepstack_features, getattr(theirs, "deepstack_features", ()), strict=True)
+        for pair in pairs:
+            own, other = (torch.cat(list(part)).flatten(0, -2) for part in pair)
+            torch.testing.assert_close(own, other, rtol=0.01, atol=0.01 * float(other.std()))
+            assert (other[0] - other[1]).abs().max() > 0.05 * other.std(), "equal tokens say nothing about their order"
+
+
 def test_loss_and_prompt_are_those_of_the_library(family, pictured, tiny_chat):
     """From pixels with their processor, against ours from stored features; half precision lies between them."""
     model, processor = of_library(tiny_chat(family.model.config.model_type))
