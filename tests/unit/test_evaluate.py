@@ -71,7 +71,7 @@ def test_answers_are_generated_once_per_weights(lmm, tasks, features, monkeypatc
     asked = []
     real = type(lmm).answer
 
-    def counting(self, features_, instructions, *, max_new_tokens):
+    def counting(self, features_, instructions, *, max_new_tokens, pictures=None):
         asked.append(len(instructions))
         return real(self, features_, instructions, max_new_tokens=max_new_tokens)
 
