@@ -11,8 +11,8 @@ quickstart: $(VENV)/.installed  ## install, fetch smol and parcel, teach five ta
 
 install: $(VENV)/.installed  ## the package with all it needs to run
 
-test: $(VENV)/.dev lint types  ## everything that must be green
-	$(BIN)/python -m pytest
+test: $(VENV)/.dev lint types  ## everything that must be green; a process per core
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

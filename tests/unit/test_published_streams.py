@@ -19,7 +19,7 @@ from published import rows_of as published_rows
 
 from evertune.catalogue import details
 from evertune.data.preview import masked
-from evertune.lmm import FAMILIES, load_lmm
+from evertune.lmm import load_lmm
 from evertune.lmm.random_smol import CONFIG as RANDOM
 from evertune.lmm.smol_weights import CONFIG as SMOL
 from evertune.pretrain.parts import make_model, make_processor, save_checkpoint
@@ -100,7 +100,11 @@ def compare_with_snapshot(text, path):
     assert text == path.read_text(), "renew the snapshots if this change is meant (first lines of this file)"
 
 
-@pytest.fixture(scope="module", params=list(FAMILIES))
+OWN_PROMPT = ("smol", "instructblip")
+"""Families whose prompt is the same for all checkpoints. A chat LMM's is its checkpoint's, and tests have none."""
+
+
+@pytest.fixture(scope="module", params=OWN_PROMPT)
 def family(request, readable_blip):
     """A family's name and a small model of it: `random` has the chat template of `smol`."""
     checkpoint = {"smol": "random", "instructblip": str(readable_blip)}[request.param]
@@ -117,10 +121,10 @@ def readable_blip(tmp_path_factory):
     return folder
 
 
-def test_every_family_has_snapshots():
-    assert {path.name for path in SNAPSHOTS.iterdir() if path.is_dir()} == set(FAMILIES)
+def test_every_family_with_a_prompt_of_its_own_has_snapshots():
+    assert {path.name for path in SNAPSHOTS.iterdir() if path.is_dir()} == set(OWN_PROMPT)
     straight = {name for name in stream_names() if not name.endswith("-reversed")}
-    for family in FAMILIES:
+    for family in OWN_PROMPT:
         assert {path.stem for path in (SNAPSHOTS / family).iterdir()} == straight == {*STRAIGHT, *DRAWN, *FETCHED}
 
 
