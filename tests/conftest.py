@@ -58,11 +58,21 @@ def toy_stream(tasks, tmp_path_factory):
 
 
 @pytest.fixture
-def features(lmm, tasks):
-    store = FeatureStore(lmm)
-    for task in tasks:
-        store.ensure(task.train + task.test)
-    return store
+def store_of():
+    """Makes a store that has seen all samples of some tasks."""
+
+    def made(lmm, tasks):
+        store = FeatureStore(lmm)
+        for task in tasks:
+            store.ensure(task.train + task.test)
+        return store
+
+    return made
+
+
+@pytest.fixture
+def features(lmm, tasks, store_of):
+    return store_of(lmm, tasks)
 
 
 @pytest.fixture

@@ -131,15 +131,25 @@ def _qwen_images(patch):
     )
 
 
-def _qwen2_5_vl(token):
-    from transformers import Qwen2_5_VLConfig
-
-    config = Qwen2_5_VLConfig(
-        text_config={
+def _qwen_lm(token):
+    return {
+        "text_config": {
             **LM,
             "vocab_size": len(token),
             "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0},
         },
+        "image_token_id": token.image_token_id,
+        "video_token_id": token.convert_tokens_to_ids("<|video_pad|>"),
+        "vision_start_token_id": token.convert_tokens_to_ids("<|vision_start|>"),
+        "vision_end_token_id": token.convert_tokens_to_ids("<|vision_end|>"),
+        "tie_word_embeddings": False,
+    }
+
+
+def _qwen2_5_vl(token):
+    from transformers import Qwen2_5_VLConfig
+
+    config = Qwen2_5_VLConfig(
         vision_config={
             "depth": 2,
             "hidden_size": 32,
@@ -150,11 +160,7 @@ def _qwen2_5_vl(token):
             "window_size": 28,
             "fullatt_block_indexes": [1],
         },
-        image_token_id=token.image_token_id,
-        video_token_id=token.convert_tokens_to_ids("<|video_pad|>"),
-        vision_start_token_id=token.convert_tokens_to_ids("<|vision_start|>"),
-        vision_end_token_id=token.convert_tokens_to_ids("<|vision_end|>"),
-        tie_word_embeddings=False,
+        **_qwen_lm(token),
     )
     return config, _qwen_images(7), {}
 
@@ -163,17 +169,8 @@ def _qwen2_vl(token):
     from transformers import Qwen2VLConfig
 
     config = Qwen2VLConfig(
-        text_config={
-            **LM,
-            "vocab_size": len(token),
-            "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0},
-        },
         vision_config={"depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 2, "patch_size": 7},
-        image_token_id=token.image_token_id,
-        video_token_id=token.convert_tokens_to_ids("<|video_pad|>"),
-        vision_start_token_id=token.convert_tokens_to_ids("<|vision_start|>"),
-        vision_end_token_id=token.convert_tokens_to_ids("<|vision_end|>"),
-        tie_word_embeddings=False,
+        **_qwen_lm(token),
     )
     return config, _qwen_images(7), {}
 
@@ -182,11 +179,6 @@ def _qwen3_vl(token):
     from transformers import Qwen3VLConfig
 
     config = Qwen3VLConfig(
-        text_config={
-            **LM,
-            "vocab_size": len(token),
-            "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0},
-        },
         vision_config={
             "depth": 3,
             "hidden_size": 32,
@@ -197,11 +189,7 @@ def _qwen3_vl(token):
             "num_position_embeddings": 64,
             "deepstack_visual_indexes": [0, 1],
         },
-        image_token_id=token.image_token_id,
-        video_token_id=token.convert_tokens_to_ids("<|video_pad|>"),
-        vision_start_token_id=token.convert_tokens_to_ids("<|vision_start|>"),
-        vision_end_token_id=token.convert_tokens_to_ids("<|vision_end|>"),
-        tie_word_embeddings=False,
+        **_qwen_lm(token),
     )
     return config, _qwen_images(8), {}
 

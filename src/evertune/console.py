@@ -147,9 +147,10 @@ class TerminalWatcher(Watcher):
     def row_done(self, stage: int, name: str, row: list[float], tasks: list[str]) -> None:
         """One line per row of R."""
         scores = "  ".join(f"{score:5.1f}" for score in row)
+        width = max(map(len, [*tasks, "untouched"]))
         if stage == 0:
-            self.console.print(f"[dim]row  after                {', '.join(tasks)}[/dim]", soft_wrap=True)
-        self.console.print(f"{stage:>3}  {name:<20} {scores}", highlight=False)
+            self.console.print(f"[dim]row  {'after':<{width}}   {', '.join(tasks)}[/dim]", soft_wrap=True)
+        self.console.print(f"{stage:>3}  {name:<{width}} {scores}", soft_wrap=True, highlight=False)
         self._progress.update(self._bars["run"], advance=1)
 
     def _bar(self, key: str, description: str, total: int, *, note: str) -> None:

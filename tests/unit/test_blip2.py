@@ -13,7 +13,6 @@ from PIL import Image
 from evertune.errors import UserError
 from evertune.lmm import load_lmm
 from evertune.lmm.decoder import IGNORE
-from evertune.lmm.features import FeatureStore
 
 KINDS = [("blip-2", "opt"), ("blip-2", "t5"), ("instructblip", "t5")]
 
@@ -29,11 +28,8 @@ def blip(kind, tiny_blip):
 
 
 @pytest.fixture
-def store(blip, tasks):
-    found = FeatureStore(blip)
-    for task in tasks:
-        found.ensure(task.train + task.test)
-    return found
+def store(blip, tasks, store_of):
+    return store_of(blip, tasks)
 
 
 @pytest.fixture

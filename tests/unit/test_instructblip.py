@@ -13,7 +13,6 @@ from transformers import InstructBlipForConditionalGeneration, InstructBlipProce
 from evertune.errors import UserError
 from evertune.lmm import load_lmm
 from evertune.lmm.decoder import IGNORE
-from evertune.lmm.features import FeatureStore
 
 
 @pytest.fixture
@@ -22,11 +21,8 @@ def blip(mini_blip):
 
 
 @pytest.fixture
-def store(blip, tasks):
-    found = FeatureStore(blip)
-    for task in tasks:
-        found.ensure(task.train + task.test)
-    return found
+def store(blip, tasks, store_of):
+    return store_of(blip, tasks)
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from evertune.lmm import FAMILIES
 from evertune.lmm.connectors import KINDS, Kind, Size, listening
 from evertune.lmm.decoder import IGNORE, answer_rows, mean_word_embeddings, nll_of_hidden, pad_left, token_texts
 from evertune.lmm.hub import refuse_pickles
+from evertune.lmm.modes import evaluating
 from evertune.lmm.processors import ChatProcessor, encoder_arguments, load_processor, stacked_facts
 from evertune.lmm.protocol import Batch, Length, Output
 from evertune.lmm.scopes import Scope, open_up, scope_of
@@ -152,28 +153,26 @@ class ChatLMM(nn.Module):
         pictures: Sequence[int] | None = None,
     ) -> list[str]:
         """Greedy answers."""
-        was_training = self.training
-        self.eval()
-        sizes = iter(sizes_in(features))
-        counts = pictures or [1] * len(instructions)
-        prompts = [
-            self.prompts.ids(text, None, list(islice(sizes, count)))[0]
-            for text, count in zip(instructions, counts, strict=True)
-        ]
-        end = self.prompts.end
-        ids, attention = (part.to(self.device) for part in pad_left(prompts, end))
-        tokens = self.model.generate(
-            input_ids=ids,
-            attention_mask=attention,
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            eos_token_id=end,
-            pad_token_id=end,
-            **self._behind_tower(features, ids, torch.full_like(ids, IGNORE)),
-        )
-        self.train(was_training)
-        new = tokens[:, ids.shape[1] :]
-        return [self.prompts.tokenizer.decode(row, skip_special_tokens=True).strip() for row in new]
+        with evaluating(self):
+            sizes = iter(sizes_in(features))
+            counts = pictures or [1] * len(instructions)
+            prompts = [
+                self.prompts.ids(text, None, list(islice(sizes, count)))[0]
+                for text, count in zip(instructions, counts, strict=True)
+            ]
+            end = self.prompts.end
+            ids, attention = (part.to(self.device) for part in pad_left(prompts, end))
+            tokens = self.model.generate(
+                input_ids=ids,
+                attention_mask=attention,
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                eos_token_id=end,
+                pad_token_id=end,
+                **self._behind_tower(features, ids, torch.full_like(ids, IGNORE)),
+            )
+            new = tokens[:, ids.shape[1] :]
+            return [self.prompts.tokenizer.decode(row, skip_special_tokens=True).strip() for row in new]
 
     def answer_tokens(self, answer: str) -> int:
         """Tokens of `answer` with its end token."""

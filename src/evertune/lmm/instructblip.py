@@ -30,6 +30,7 @@ from evertune.lmm.decoder import (
     token_texts,
 )
 from evertune.lmm.hub import refuse_pickles
+from evertune.lmm.modes import evaluating
 from evertune.lmm.protocol import Batch, Length, Output
 from evertune.lmm.weights import fingerprint_of
 from evertune.tasks.task import Sample
@@ -148,18 +149,15 @@ class InstructBlip(nn.Module):
     ) -> list[str]:
         """Greedy answers, one picture each."""
         del pictures
-        was_training = self.training
-        self.eval()
-        read = {name: part.to(self.device) for name, part in self._qformer_text(instructions).items()}
-        visual = self._visual(features.to(self.device), read)
-        embeds = [
-            torch.cat([image, self._words()(torch.tensor(self._prompt_ids(text), device=self.device))])
-            for image, text in zip(visual, instructions, strict=True)
-        ]
-        lm, tokenizer = self.blip.language_model, self.processor.tokenizer
-        answers = greedy_answers(lm, tokenizer, embeds, max_new_tokens=max_new_tokens, end=self._end)
-        self.train(was_training)
-        return answers
+        with evaluating(self):
+            read = {name: part.to(self.device) for name, part in self._qformer_text(instructions).items()}
+            visual = self._visual(features.to(self.device), read)
+            embeds = [
+                torch.cat([image, self._words()(torch.tensor(self._prompt_ids(text), device=self.device))])
+                for image, text in zip(visual, instructions, strict=True)
+            ]
+            lm, tokenizer = self.blip.language_model, self.processor.tokenizer
+            return greedy_answers(lm, tokenizer, embeds, max_new_tokens=max_new_tokens, end=self._end)
 
     def answer_tokens(self, answer: str) -> int:
         """Tokens of `answer` with its end token."""

@@ -22,6 +22,7 @@ from evertune.errors import UserError
 from evertune.files import digest_of, digest_of_file, read_json
 from evertune.lmm import FAMILIES
 from evertune.lmm.decoder import answer_rows, greedy_answers, loss_behind_image, mean_word_embeddings, token_texts
+from evertune.lmm.modes import evaluating
 from evertune.lmm.protocol import Batch, Length, Output
 from evertune.tasks.task import Sample
 
@@ -123,17 +124,14 @@ class Smol(nn.Module):
     ) -> list[str]:
         """Greedy answers, one picture each."""
         del pictures
-        was_training = self.training
-        self.eval()
-        visual = self._visual(features.to(self.device))
-        embeds = [
-            torch.cat([image, self._embedding()(torch.tensor(self._text_after_image(text), device=self.device))])
-            for image, text in zip(visual, instructions, strict=True)
-        ]
-        lm = self.lm.get_base_model()
-        answers = greedy_answers(lm, self.tokenizer, embeds, max_new_tokens=max_new_tokens, end=self._end)
-        self.train(was_training)
-        return answers
+        with evaluating(self):
+            visual = self._visual(features.to(self.device))
+            embeds = [
+                torch.cat([image, self._embedding()(torch.tensor(self._text_after_image(text), device=self.device))])
+                for image, text in zip(visual, instructions, strict=True)
+            ]
+            lm = self.lm.get_base_model()
+            return greedy_answers(lm, self.tokenizer, embeds, max_new_tokens=max_new_tokens, end=self._end)
 
     def answer_tokens(self, answer: str) -> int:
         """Tokens of `answer` with its end token."""

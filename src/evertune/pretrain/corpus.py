@@ -28,7 +28,7 @@ class Document:
     asked: tuple[tuple[str, str], ...]
 
 
-def lookup(choose: random.Random, *, questions: int = 3) -> Document:
+def lookup(choose: random.Random) -> Document:
     """A first text: what is there, and of which colour, at some places of a scene.
 
     Looking a word up by its place is what all other answers are built on. Learned alone it takes some hundred steps;
@@ -36,14 +36,14 @@ def lookup(choose: random.Random, *, questions: int = 3) -> Document:
     """
     scene = _scene(choose, choose.choice(("things", "things", "signs", "book")), blurred=False)
     asked: dict[str, str] = {}
-    for _ in range(questions):
+    for _ in range(3):
         place, cell = choose.choice(list(zip(PLACES, scene.cells, strict=True)))
         what, colour = (cell.what, cell.colour) if cell else ("nothing", "nothing")
         asked |= dict([choose.choice(((f"what is in the {place}?", what), (f"what color is the {place}?", colour)))])
     return Document(f"brief {scene.words}", tuple(asked.items()))
 
 
-def document(choose: random.Random, *, questions: int = 4) -> Document:
+def document(choose: random.Random) -> Document:
     """A text to learn the language from: a scene, and questions of every form that fits it.
 
     Half of them are answered at length, the others as their tasks want it. Several questions about one scene give the
@@ -57,7 +57,7 @@ def document(choose: random.Random, *, questions: int = 4) -> Document:
     fitting = [r for r in ROLES.values() if r.layouts == first.layouts and (at_length or r.style == first.style)]
     style = PLAIN if at_length else first.style
     asked: dict[str, str] = {}
-    for _ in range(1 if first.style == "told" else questions):
+    for _ in range(1 if first.style == "told" else 4):
         item = choose.choice(fitting).ask(scene, choose)
         asked[item.instruction] = item.long if at_length else item.answers[0]
         if sum(len(f"{question} {answer}".split()) for question, answer in asked.items()) > LONG:

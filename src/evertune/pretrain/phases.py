@@ -73,12 +73,6 @@ def run_phase(
             _save(path, step + 1, parameters, optimizer)
 
 
-def finished(folder: Path, phase: Phase) -> bool:
-    """Whether the phase was trained to its end."""
-    record = folder / f"{phase.name}.json"
-    return record.exists() and read_json(record)["step"] >= phase.steps
-
-
 def _save(path: Path, step: int, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
     tensors = {f"weight/{n}": p.detach() for n, p in parameters.items()}
     for name, parameter in parameters.items():

@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 
 from evertune.errors import DataError
-from evertune.tasks.entries import Entry, entries, rows_from
+from evertune.tasks.entries import Entry, entries, file_of, rows_from
 from evertune.tasks.formats import Row
 
 
@@ -36,14 +36,24 @@ def annotated(entry: Entry, key: str = "answers") -> tuple[str, ...]:
     return taught_first([one.text("answer", blank=True) for one in entry.entries(key)], origin=entry.origin)
 
 
-def vqa_rows(questions: Path, annotations: Path, *, image: str) -> Iterator[Row | DataError]:
-    """Rows from a file of questions and a file of annotations in the layout of VQA.
+VQA_PARTS = {"train": "train2014", "test": "val2014"}
+"""COCO's names of the parts; the answers of its test part are not public."""
+
+
+def vqa_files(place: Path, names: tuple[str, str], *, split: str) -> list[Path]:
+    """The files of questions and annotations of a data set in the layout of VQA, `{}` in `names` being the part."""
+    return [file_of(place, name.format(VQA_PARTS[split])) for name in names]
+
+
+def vqa_rows(questions: Path, annotations: Path, *, split: str) -> Iterator[Row | DataError]:
+    """Rows from a file of questions and a file of annotations in the layout of VQA, about photographs of COCO.
 
     Args:
         questions: `{"questions": [{question_id, image_id, question}]}`.
         annotations: `{"annotations": [{question_id, image_id, answers: [{answer}], question_type, answer_type}]}`.
-        image: the picture's file name, with `{:012d}` for the number of the image.
+        split: decides the folder and the names of the pictures.
     """
+    part = VQA_PARTS[split]
 
     def made(pair: tuple[Entry, Entry]) -> Iterator[Row]:
         question, annotation = pair
@@ -51,7 +61,7 @@ def vqa_rows(questions: Path, annotations: Path, *, image: str) -> Iterator[Row 
             raise DataError(f"{annotation.origin}: 'image_id' differs from that of {question.origin}")
         yield Row(
             id=question.name("question_id"),
-            images=(image.format(question.number("image_id")),),
+            images=(f"{part}/COCO_{part}_{question.number('image_id'):012d}.jpg",),
             fields={"question": question.text("question")},
             answers=annotated(annotation),
             origin=annotation.origin,

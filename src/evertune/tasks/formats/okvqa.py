@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from evertune.errors import DataError
-from evertune.tasks.annotators import vqa_rows
-from evertune.tasks.entries import file_of
+from evertune.tasks.annotators import vqa_files, vqa_rows
 from evertune.tasks.formats import Row
 
 ABOUT = {
@@ -24,17 +23,14 @@ ABOUT = {
     "citation": "Marino et al. 2019, OK-VQA, arXiv 1906.00067",
 }
 PROMPT = "Question: {question} Short answer:"
-PARTS = {"train": "train2014", "test": "val2014"}
+FILES = ("OpenEnded_mscoco_{}_questions.json", "mscoco_{}_annotations.json")
 
 
 def rows(place: Path, *, split: str) -> Iterator[Row | DataError]:
     """A row per question; the answers are the annotators', the most common first."""
-    part = PARTS[split]
-    return vqa_rows(*files(place, split=split), image=f"{part}/COCO_{part}_{{:012d}}.jpg")
+    return vqa_rows(*files(place, split=split), split=split)
 
 
 def files(place: Path, *, split: str) -> list[Path]:
     """The files that `rows` reads: questions, annotations."""
-    part = PARTS[split]
-    names = f"OpenEnded_mscoco_{part}_questions.json", f"mscoco_{part}_annotations.json"
-    return [file_of(place, name) for name in names]
+    return vqa_files(place, FILES, split=split)
