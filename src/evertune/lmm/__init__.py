@@ -84,7 +84,7 @@ def load_lmm(
     _refuse_options(name, family, options)
     place = device or pick_device()
     number = pick_dtype(dtype, place)
-    if family.large:
+    if family.large and not (has_weights(name) and _surely_fits(name, place)):
         from evertune.lmm.paper import refuse_too_large
 
         refuse_too_large(load_on_paper(name, options=options), dtype=number, device=place)
@@ -94,6 +94,12 @@ def load_lmm(
     said = {"options": options or {}} if family.options else {}
     lmm: LMM = load(folder, name=name, seed=seed, dtype=number, device=place, **said)
     return lmm
+
+
+def _surely_fits(name: str, place: torch.device) -> bool:
+    from evertune.lmm.paper import surely_fits
+
+    return surely_fits(model_folder(name), device=place)
 
 
 def pictures_taken(name: str) -> range:

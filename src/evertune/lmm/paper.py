@@ -147,6 +147,13 @@ def free_bytes(device: torch.device) -> int | None:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if "SC_PHYS_PAGES" in names else None
 
 
+def surely_fits(folder: Path, *, device: torch.device) -> bool:
+    """Whether a model fits even if all of it trained, by the size of its files: then nothing need be counted."""
+    there = free_bytes(device)
+    # At least a byte for each parameter: so this is never too little.
+    return there is not None and sum(p.stat().st_size for p in folder.glob("*.safetensors")) * TRAINED_BYTES <= there
+
+
 def refuse_too_large(paper: PaperLMM, *, dtype: torch.dtype, device: torch.device, free: int | None = None) -> None:
     """Raise when a model can't fit, before anything is loaded.
 

@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 LONGEST = 4
 SIGMA = 6.0
@@ -41,6 +42,15 @@ class _Vector:
     length: int
 
 
+@dataclass(frozen=True, slots=True)
+class _References:
+    """The references of a cell: their vectors, in how many pictures an n-gram occurs, and the log of all pictures."""
+
+    golds: list[list[_Vector]]
+    frequency: Counter[Ngram]
+    pictures: float
+
+
 def cider(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
     """CIDEr-D of every caption in a cell, 0 to 10 each; 1 is what the field prints as 100.
 
@@ -57,15 +67,22 @@ def cider(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> li
 
 def cider_of_tokens(predictions: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]) -> list[float]:
     """`cider` of sentences that are lists of words already."""
+    known = _references(tuple(tuple(tuple(words) for words in sentences) for sentences in references))
+    scores = []
+    for words, golds in zip(predictions, known.golds, strict=True):
+        hypothesis = _vector(ngrams(words), known.frequency, known.pictures)
+        against = [_similarity(hypothesis, gold) for gold in golds]
+        scores.append(SCALE * sum(against) / len(against))
+    return scores
+
+
+@lru_cache(maxsize=2)
+def _references(references: tuple[tuple[tuple[str, ...], ...], ...]) -> _References:
+    """Kept for a few cells: a task's references come back after every stage, and are most of the work."""
     golds = [[ngrams(words) for words in sentences] for sentences in references]
     frequency = Counter(ngram for sentences in golds for ngram in set().union(*sentences))
     pictures = math.log(max(1, len(references)))
-    scores = []
-    for words, sentences in zip(predictions, golds, strict=True):
-        hypothesis = _vector(ngrams(words), frequency, pictures)
-        against = [_similarity(hypothesis, _vector(gold, frequency, pictures)) for gold in sentences]
-        scores.append(SCALE * sum(against) / len(against))
-    return scores
+    return _References([[_vector(gold, frequency, pictures) for gold in row] for row in golds], frequency, pictures)
 
 
 def ngrams(words: Sequence[str]) -> Counter[Ngram]:

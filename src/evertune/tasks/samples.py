@@ -15,6 +15,8 @@ from evertune.errors import DataError
 from evertune.tasks.seen import HASHED, OnLooked, Seen
 from evertune.tasks.task import Sample
 
+KEPT = 4096
+
 
 class Samples(Sequence[Sample]):
     """The rows `chosen` (all of them, by default) of an index, their pictures below a root."""
@@ -71,6 +73,16 @@ class Samples(Sequence[Sample]):
         return self.seen.fingerprints(self.chosen, lambda at: self._sample(at).fingerprint)
 
     def _sample(self, at: int) -> Sample:
+        """Kept while it is among the last used: a small task is read from the disk once, not in each pass."""
+        kept = self.seen.kept.pop(at, None)
+        sample = kept or self._read(at)
+        if sample.known_digests or not sample.images:  # one without is made again when its pictures are known
+            self.seen.kept[at] = sample
+            if len(self.seen.kept) > KEPT:
+                del self.seen.kept[next(iter(self.seen.kept))]
+        return sample
+
+    def _read(self, at: int) -> Sample:
         row = self.rows[at]
         return Sample(
             id=row["id"],

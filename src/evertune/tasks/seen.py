@@ -25,6 +25,7 @@ from evertune.files import digest, write_atomically
 from evertune.tasks.likeness import LOOK, look_of
 from evertune.tasks.pictures import read_bytes, read_picture
 from evertune.tasks.rows import RowFile
+from evertune.tasks.task import Sample
 
 RECORD = np.dtype([("size", "<i8"), ("modified", "<i8"), ("sha256", "u1", 32), ("known", "u1")])
 THERE, HASHED, DECODED, COMPARED = 1, 2, 3, 4
@@ -56,6 +57,7 @@ class Seen:
         self._fingerprints: NDArray[Any] | None = None
         self._compared = np.zeros(rows.different_pictures, bool)  # with the disk, by this process
         self.faults: dict[int, Fault] = {}
+        self.kept: dict[int, Sample] = {}  # samples that were read lately, by row; the oldest first
         self._inside = lru_cache(maxsize=65_536)(self._is_inside)
 
     def path(self, name: str) -> Path:
