@@ -127,6 +127,7 @@ def run(
 def run_config(config: RunConfig, *, watcher: Watcher | None = None, progress: Progress | None = None) -> Result:
     """`run` with everything said in a `RunConfig`."""
     from evertune.lmm import model_config
+    from evertune.lmm.lengths import refuse_too_long
     from evertune.report import write_report
 
     specs = method_specs(config)
@@ -142,6 +143,7 @@ def run_config(config: RunConfig, *, watcher: Watcher | None = None, progress: P
         lmm = _load(config, folders, open_ones, progress)
         watcher = watcher or Watcher()
         watcher.model_loaded(config.model, running_facts(lmm))
+        refuse_too_long(data.columns, lmm, stream=data.name)
         for spec in open_ones:
             begin(folders[spec], identities[spec])
             if len(data.skipped):

@@ -147,7 +147,7 @@ def _steps(
     started, seen = time.perf_counter(), 0
     for batch in loader:
         with accelerator.accumulate(module):
-            loss = _loss(module, methods, batch)
+            loss = reaching(_loss(module, methods, batch), parameters)
             accelerator.backward(loss)
             if accelerator.sync_gradients:
                 for method in methods:
@@ -221,6 +221,11 @@ def _loss(module: nn.Module, methods: Sequence[Method], batch: Batch) -> Tensor:
             total = total + term
     _refuse_not_finite("loss", total, batch)
     return total
+
+
+def reaching(loss: Tensor, parameters: Mapping[str, nn.Parameter]) -> Tensor:
+    """The loss, which a batch without a picture may leave without a way back to what trains: its gradient is 0 then."""
+    return loss if loss.requires_grad else loss + sum((0 * p).sum() for p in parameters.values())
 
 
 def _refuse_not_finite(what: str, value: Tensor, batch: Batch) -> None:

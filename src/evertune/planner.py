@@ -19,7 +19,7 @@ from evertune.evaluate import longest_answer
 from evertune.lmm.features import FeatureStore
 from evertune.lmm.protocol import LMM
 from evertune.lmm.weights import copy_of, restore
-from evertune.loop import Training, trained_parameters
+from evertune.loop import Training, reaching, trained_parameters
 from evertune.methods import Context, Method, adapted
 from evertune.tasks import Sample, Stream, Task
 
@@ -62,21 +62,23 @@ class Pace:
 
 
 def measure_pace(lmm: LMM, stream: Stream, training: Training, *, batch: int) -> Pace:
-    """Train on one micro-batch and answer one batch, with features of noise; the weights stay as they are."""
+    """Train on one micro-batch and answer one batch, with features of grey pictures; the weights stay as they are."""
     first = stream.tasks[0]
     samples = _filled(first.train, training.batch_size)
-    features = _noise(lmm, len(samples))
+    features = _grey(lmm, samples)
     before = copy_of(lmm.trainable())
     seconds = []
     for _ in range(2):  # the first one also pays for memory and kernels
         start = time.perf_counter()
-        lmm.module()(lmm.collate(samples, features)).loss.backward()
+        reaching(lmm.module()(lmm.collate(samples, features)).loss, lmm.trainable()).backward()  # type: ignore[no-untyped-call]
         seconds.append(time.perf_counter() - start)
     lmm.module().zero_grad()
     restore(lmm.trainable(), before)
     asked = _filled(first.test, batch)
+    pictures, longest = [len(sample.images) for sample in asked], longest_answer(lmm, first, None)
+    features = _grey(lmm, asked)
     start = time.perf_counter()
-    lmm.answer(_noise(lmm, len(asked)), [s.instruction for s in asked], max_new_tokens=longest_answer(lmm, first, None))
+    lmm.answer(features, [s.instruction for s in asked], max_new_tokens=longest, pictures=pictures)
     return Pace(train=seconds[-1] / len(samples), answer=(time.perf_counter() - start) / len(asked))
 
 
@@ -112,11 +114,12 @@ def _filled(samples: Sequence[Sample], count: int) -> list[Sample]:
     return [samples[i % len(samples)] for i in range(count)]
 
 
-def _noise(lmm: LMM, count: int) -> torch.Tensor:
+def _grey(lmm: LMM, samples: Sequence[Sample]) -> torch.Tensor:
+    """Features of as many pictures as the samples have, all the same."""
     from PIL import Image
 
     one = lmm.encode([Image.new("RGB", (64, 64), "grey")])[0]
-    return one.expand(count, *one.shape)
+    return one.expand(sum(len(sample.images) for sample in samples), *one.shape)
 
 
 def _peak_memory() -> int:

@@ -51,9 +51,9 @@ def llava_stream(stream, tmp_path_factory):
     return folder / "s.yaml"
 
 
-def test_a_llava_folder(llava_stream, mini_blip, tmp_path):
+def test_a_llava_folder(llava_stream, tmp_path):
     settings = ["dtype=float32", "train.epochs=1"]
-    result = run(str(llava_stream), model=str(mini_blip), out=tmp_path / "run", settings=settings)
+    result = run(str(llava_stream), model="tiny-aligned", out=tmp_path / "run", settings=settings)
     (matrix,) = result.matrices
     assert matrix["finished"] and matrix["tasks"] == ["what"] and matrix["cost"]["samples_trained"] == 60
     rows = read_answers(tmp_path / "run" / "answers" / "01" / "what.jsonl")
@@ -62,8 +62,17 @@ def test_a_llava_folder(llava_stream, mini_blip, tmp_path):
     stamp = json.loads((tmp_path / "run" / "stamp.json").read_text())
     assert stamp["prompts"]["what"] == "{image}What is this?"
     assert "data:image" in result.report.read_text(), "the report shows the photographs"
-    again = run(str(llava_stream), model=str(mini_blip), out=tmp_path / "run", settings=settings)
+    again = run(str(llava_stream), model="tiny-aligned", out=tmp_path / "run", settings=settings)
     assert again.matrices == result.matrices
+
+
+def test_a_jsonl_with_photographs_is_learned(stream, tmp_path):
+    """Thirty photographs of six things, which `tiny` has never seen: as the docs' first example, with enough epochs."""
+    settings = ["dtype=float32", "train.epochs=20"]
+    what = str(stream.parent / "what.jsonl")
+    (matrix,) = run(what, model="tiny-aligned", out=tmp_path / "run", settings=settings).matrices
+    (before,), (after,) = matrix["R"]
+    assert before == 0 and after >= 40
 
 
 def test_the_same_rows_are_the_same_run_in_any_format(llava_stream, mini_blip, tmp_path):

@@ -191,11 +191,22 @@ def test_broken_files_do_not_hide_one_another(tmp_path, pictures):
     assert [(half.task, half.split) for half in found.halves] == [("one", "test"), ("two", "train")]
 
 
+def test_a_row_without_a_picture_among_others_is_said(tmp_path, pictures):
+    """It is text alone, which may be meant or a slip; in a task of texts it is meant."""
+    none = {"id": "n", "instruction": "q", "answer": "a"}
+    found = check(str(write_stream(tmp_path, one=([row(0, "0.png"), none], [row(1, "1.png")]))))
+    assert kinds(found.errors) == {} and kinds(found.notes)["no picture in train"] == 1
+    (said,) = messages(found.notes, "no picture in train")
+    assert "one-train.jsonl:2: the row has no picture" in said
+    texts = check(str(write_stream(tmp_path, two=([none], [{**none, "instruction": "other"}]))))
+    assert not any("no picture" in kind for kind in kinds(texts.notes))
+
+
 def test_what_the_model_can_not_read(tmp_path, pictures, lmm):
     long = row(0, "0.png", "x" * 600)
-    none = {"id": "n", "instruction": "q", "answer": "a"}
+    many = {"id": "n", "images": ["0.png"] * 17, "instruction": "q", "answer": "a"}
     fits = row(2, "1.png", "y" * 500, "b")
-    found = check(str(write_stream(tmp_path, one=([long, none, fits], [row(0, "2.png")]))), lmm=lmm)
+    found = check(str(write_stream(tmp_path, one=([long, many, fits], [row(0, "2.png")]))), lmm=lmm)
     assert kinds(found.errors) == {"wrong number of pictures": 1, "longer than the model can read": 1}
     (said,) = messages(found.errors, "longer than the model can read")
     assert "one-train.jsonl:1: " in said and "'random', which reads 512" in said

@@ -97,7 +97,7 @@ def test_the_instruction_changes_the_soft_tokens(blip, tasks, store):
     sample = tasks[0].train[0]
     other = tasks[1].train[0].instruction
     one = blip.collate([sample], store.get([sample]))
-    assert not torch.allclose(blip.soft_tokens(one), blip._visual(one.features, blip._qformer_text([other])))
+    assert not torch.allclose(blip.soft_tokens(one), blip._visual(one.features, blip._qformer_text([other]), [1]))
 
 
 def test_siblings_share_features_but_not_answers(blip, mini_blip, tmp_path):

@@ -134,4 +134,5 @@ def test_two_tasks_add_up_and_one_anchor_holds_them(lmm, tasks, context, jolt):
 def test_squared_norm_of_one_sample():
     from evertune.methods.mas import squared_norm
 
-    assert squared_norm(SimpleNamespace(logits=torch.tensor([[3.0, 4.0], [1.0, 2.0]]))) == 30
+    output = SimpleNamespace(logits=torch.tensor([[3.0, 4.0], [1.0, 2.0], [6.0, 0.0]]), tokens=torch.tensor([2, 1]))
+    assert squared_norm(output).tolist() == [30, 36]

@@ -17,6 +17,7 @@ import pytest
 import torch
 from published import rows_of as published_rows
 
+from evertune.api import configure, plan, run
 from evertune.catalogue import details
 from evertune.data.preview import masked
 from evertune.lmm import load_lmm
@@ -79,6 +80,25 @@ def test_every_row_of_the_fixtures_through_the_stream(name, published):
                 assert instruction_of(entry, row).strip() and row.answers[0]
                 for image in row.images:
                     assert (published / (entry.images or entry.root) / image).is_file(), row.origin
+
+
+@pytest.mark.parametrize("model", ["random", "tiny-aligned"])
+@pytest.mark.parametrize("name", STREAMS)
+def test_it_plans(name, model, published):
+    """Also the tasks with samples of no picture (ScienceQA) or of two."""
+    (planned,) = plan(configure(name, model=model, data=str(published)))
+    assert [stage.task for stage in planned.stages] == STREAMS[name].split()
+    assert planned.train_seconds > 0 and planned.trained_parameters > 0
+
+
+@pytest.mark.parametrize(("name", "numbers"), [("coin", {0, 1}), ("mllm-acl", {1, 2})])
+def test_it_runs(name, numbers, published, tmp_path):
+    """Text, pictures and pairs of them, trained on and asked, by a method that routes by both."""
+    tasks = load_stream(name, data=str(published)).tasks
+    assert {len(sample.images) for task in tasks for sample in [*task.train, *task.test]} == numbers
+    result = run(name, model="tiny-aligned", method="eproj", data=str(published), out=tmp_path / "run")
+    (matrix,) = result.matrices
+    assert matrix["finished"] and len(matrix["R"]) == len(tasks) + 1
 
 
 @pytest.mark.parametrize("name", STRAIGHT)

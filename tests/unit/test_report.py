@@ -292,6 +292,15 @@ def test_terminal_tables_take_names_literally(tmp_path: Path) -> None:
     assert "m\\|n" in as_markdown(compare([matrix]))
 
 
+def test_the_metrics_take_the_width_of_the_terminal(tmp_path: Path) -> None:
+    """Not that of the table, which is narrow when there is one task."""
+    matrix = load_matrix(make_run(tmp_path / "s", [[0.0], [71.4]], tasks=["a"]))
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(rich_matrix(matrix))
+    line = next(line for line in console.export_text().splitlines() if line.startswith("final average"))
+    assert "mean average 71.4  ·  learning 71.4" in line
+
+
 def test_markdown_is_a_table(tmp_path: Path) -> None:
     lines = as_markdown(compare([load_matrix(make_run(tmp_path / "s", SEQUENTIAL))])).splitlines()
     assert lines[0] == "| method | seeds | final average | learning | forgetting | backward transfer | training |"

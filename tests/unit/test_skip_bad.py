@@ -25,7 +25,7 @@ def broken(tmp_path):
         rows.append({"id": f"r{number}", "image": name, "instruction": "what?", "answer": "ab"[number % 2]})
     rows[3]["image"] = "gone.png"
     rows[5]["id"] = "r4"
-    del rows[6]["image"]
+    rows[6] = {**{key: rows[6][key] for key in ("id", "instruction", "answer")}, "images": ["6.png"] * 17}
     rows[7]["image"] = "../7.png"
     rows[8]["anwser"] = "x"
     (tmp_path / "9.png").write_bytes(b"no picture")
@@ -47,7 +47,7 @@ def test_one_report_of_everything(broken):
     for place, complaint in {
         "train.jsonl:4": "gone.png does not exist",
         "train.jsonl:6": "the id 'r4' stands at",
-        "train.jsonl:7": "the row has no picture; the model 'random' takes exactly 1",
+        "train.jsonl:7": "the row has 17 pictures; the model 'random' takes exactly 1",
         "train.jsonl:8": "lies outside",
         "train.jsonl:9": "did you mean 'answer'",
         "train.jsonl:10": "9.png is broken",

@@ -27,11 +27,8 @@ from evertune.tasks.stream import TaskFile
 if TYPE_CHECKING:
     from evertune.lmm.protocol import LMM
 
-TOO_LONG = "longer than the model can read"
 LONG_INSTRUCTION, LONG_ANSWER = 8_000, 2_000
 """Characters. An answer that long is a slip more often than an answer, and answering goes on as long as the longest."""
-ENDS = 8
-"""Tokens that mark the ends of a text, at most."""
 
 
 @dataclass
@@ -168,23 +165,19 @@ def _note(problem: DataError, entry: TaskFile, how: Reading) -> None:
 
 
 def _look_at_texts(half: Half, result: Checked, lmm: LMM | None) -> None:
-    """Texts that are oddly long, and samples that the model can't read to their end."""
-    limit = min((length.limit for length in lmm.lengths("", "")), default=0) - ENDS if lmm else None
+    """Texts that are oddly long, samples that the model can't read to their end, and those without a picture."""
+    if lmm:
+        from evertune.lmm.lengths import too_long  # brings torch
+
+        result.errors.add(too_long(half.samples, lmm), task=half.task)
     lengths = half.samples.rows.lengths[half.samples.chosen]
-    smallest = LONG_ANSWER if limit is None else min(LONG_ANSWER, limit)
-    # No text has more bytes than its row, and no more tokens than bytes: nearly all rows need not be read.
-    for at in np.flatnonzero(lengths > smallest).tolist():
+    for at in np.flatnonzero(lengths > LONG_ANSWER).tolist():  # no text has more characters than its row has bytes
         sample = half.samples[at]
-        if lmm:
-            result.errors.add(_beyond(sample.instruction, sample.answers[0], sample.origin, lmm), task=half.task)
         result.warnings.add(_long(sample.instruction, sample.answers, sample.origin), task=half.task)
-
-
-def _beyond(instruction: str, answer: str, origin: str, lmm: LMM) -> Iterator[DataError]:
-    for part, tokens, limit in lmm.lengths(instruction, answer):
-        if tokens > limit:
-            complaint = f"{origin}: {tokens:,} tokens for the {part} of '{Path(lmm.name).name}', which reads {limit:,}"
-            yield DataError(complaint, kind=TOO_LONG)
+    without = np.flatnonzero(half.samples.rows.counts[half.samples.chosen] == 0)
+    origins = (f"{half.origin(int(at))}: the row has no picture" for at in without)
+    if len(without) < len(half.samples):  # a task of texts alone is meant to be one
+        result.notes.add_counted(f"no picture in {half.split}", len(without), origins, task=half.task)
 
 
 def _long(instruction: str, answers: tuple[str, ...], origin: str) -> Iterator[DataError]:

@@ -7,9 +7,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from evertune.data.check import TOO_LONG, Checked
+from evertune.data.check import Checked
 from evertune.data.convert import Written
-from evertune.tasks.problems import SHOWN, Problems
+from evertune.tasks.problems import SHOWN, TOO_LONG, Problems
 
 TITLES = {
     "error": "errors: what can't be used",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from evertune.lmm.paper import PaperLMM
     from evertune.lmm.protocol import LMM
 
-ONE, SEVERAL = range(1, 2), range(1, 17)
+ONE, SEVERAL = range(2), range(17)
 
 
 class Family(NamedTuple):
@@ -37,9 +37,9 @@ class Family(NamedTuple):
 _CHAT = Family("evertune.lmm.chat:load_chat", pictures=SEVERAL, options=True)
 _CHAT_ONE = _CHAT._replace(pictures=ONE)
 FAMILIES = {
-    "smol": Family("evertune.lmm.smol:load_smol", pictures=ONE, large=False),
-    "instructblip": Family("evertune.lmm.instructblip:load_instructblip", pictures=ONE),
-    "blip-2": Family("evertune.lmm.instructblip:load_instructblip", pictures=ONE),
+    "smol": Family("evertune.lmm.smol:load_smol", pictures=SEVERAL, large=False),
+    "instructblip": Family("evertune.lmm.instructblip:load_instructblip", pictures=SEVERAL),
+    "blip-2": Family("evertune.lmm.instructblip:load_instructblip", pictures=SEVERAL),
     "llava": _CHAT_ONE,
     "llava_next": _CHAT_ONE,
     "llava_onevision": _CHAT_ONE,

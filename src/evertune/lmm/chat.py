@@ -216,11 +216,14 @@ class ChatLMM(nn.Module):
 
     def _behind_tower(self, features: Tensor, ids: Tensor, labels: Tensor) -> dict[str, Any]:
         """What the library's model takes in place of pixels: visual tokens, facts about pictures, types of tokens."""
-        sizes = sizes_in(features)
-        facts = stacked_facts([self.prompts.layout(size) for size in sizes])
-        made = self._kind.connector.tokens(self._base(), rows_in(features), sizes)
-        taken: dict[str, Any] = {"mm_encoder_outputs": {"image": made}}
-        taken |= {name: value.to(self.device) for name, value in facts.items()}
+        taken: dict[str, Any] = {}
+        if len(features):
+            sizes = sizes_in(features)
+            facts = stacked_facts([self.prompts.layout(size) for size in sizes])
+            taken["mm_encoder_outputs"] = {
+                "image": self._kind.connector.tokens(self._base(), rows_in(features), sizes),
+            }
+            taken |= {name: value.to(self.device) for name, value in facts.items()}
         if self._kind.types:
             name, types = self._kind.types
             taken[name] = types(ids == self._picture_token(), labels)

@@ -36,12 +36,29 @@ def answer_rows(prompts: Sequence[list[int]], answers: Sequence[list[int]], fill
     return pad(rows, fill), pad([[1] * len(row) for row in rows], 0), pad(labels, IGNORE)
 
 
+def behind_pictures(visual: Tensor, words: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    """(B, M * V + L, width) input embeddings of `batch` and their attention: each text behind its sample's pictures.
+
+    M is the most pictures that a sample has. Those with fewer begin with padding, so that the last picture stands right
+    before the text whatever else is in the batch.
+
+    Args:
+        visual: (pictures, V, width) visual tokens of all samples, one after another.
+        words: token ids -> embeddings.
+        batch: B samples with L tokens of text.
+    """
+    rows = [part.flatten(0, 1) for part in torch.split(visual, batch.pictures)]
+    longest = max(len(row) for row in rows)
+    ahead = torch.stack([nn.functional.pad(row, (0, 0, longest - len(row), 0)) for row in rows])
+    there = torch.arange(longest, 0, -1)[None] <= torch.tensor([[len(row)] for row in rows])
+    attention = torch.cat([there.to(batch.attention), batch.attention], dim=1)
+    return torch.cat([ahead, words(batch.input_ids)], dim=1), attention
+
+
 def loss_behind_image(decoder: nn.Module, head: nn.Module, visual: Tensor, words: nn.Module, batch: Batch) -> Output:
-    """Loss of the answers of `batch` where (B, V, width) visual tokens stand before the text; `words` embeds it."""
-    embeds = torch.cat([visual, words(batch.input_ids)], dim=1)
-    ahead = batch.attention.new_ones(visual.shape[:2])
-    attention = torch.cat([ahead, batch.attention], dim=1)
-    labels = torch.cat([torch.full_like(ahead, IGNORE), batch.labels], dim=1)
+    """Loss of the answers of `batch`, as `behind_pictures` lays it out."""
+    embeds, attention = behind_pictures(visual, words, batch)
+    labels = nn.functional.pad(batch.labels, (attention.shape[1] - batch.labels.shape[1], 0), value=IGNORE)
     return answer_loss(decoder, head, embeds, attention, labels)
 
 
@@ -60,10 +77,8 @@ def answer_loss(decoder: nn.Module, head: nn.Module, embeds: Tensor, attention: 
 
 
 def loss_of_encoder_decoder(lm: Any, visual: Tensor, words: nn.Module, batch: Batch) -> Output:
-    """Loss of the answers of `batch`, whose `input_ids` stand behind (B, V, width) visual tokens in the encoder."""
-    embeds = torch.cat([visual, words(batch.input_ids)], dim=1)
-    ahead = batch.attention.new_ones(visual.shape[:2])
-    attention = torch.cat([ahead, batch.attention], dim=1)
+    """Loss of the answers of `batch`, whose `input_ids` the encoder reads, as `behind_pictures` lays them out."""
+    embeds, attention = behind_pictures(visual, words, batch)
     output = lm(inputs_embeds=embeds, attention_mask=attention, labels=batch.labels, use_cache=False)
     return _summed(output.logits[batch.labels != IGNORE].float(), batch.labels)
 
@@ -108,6 +123,15 @@ def mean_word_embeddings(tokenizer: Any, table: Tensor, texts: Sequence[str]) ->
     """(n, width) mean of the rows of the LM's embedding `table` over each text's tokens; float32, on the CPU."""
     rows = [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
     return torch.stack([table[row].float().mean(0).cpu() for row in rows])
+
+
+def asked_behind_pictures(
+    visual: Tensor, words: nn.Module, texts: Sequence[Sequence[int]], pictures: Sequence[int]
+) -> list[Tensor]:
+    """(length, width) embeddings of each prompt for `greedy_answers`: its pictures' visual tokens, then its text."""
+    parts = torch.split(visual, list(pictures))
+    ids = [torch.tensor(text, device=visual.device) for text in texts]
+    return [torch.cat([part.flatten(0, 1), words(text)]) for part, text in zip(parts, ids, strict=True)]
 
 
 @torch.inference_mode()

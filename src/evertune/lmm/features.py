@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -69,10 +70,18 @@ class FeatureStore:
     def get(self, samples: Sequence[Sample]) -> Tensor:
         """(pictures, V, D) features of all pictures of `samples`, in order; `ensure` has seen them before.
 
-        Where pictures have different numbers of rows, V is the largest, and the others end with zeros.
+        Where pictures have different numbers of rows, V is the largest, and the others end with zeros. Samples without
+        a picture have no row.
         """
         places = [self._place[image] for sample in samples for image in sample.image_digests]
+        if not places:
+            return self.like[:0]
         return pad_sequence([shard[place] for shard, place in places], batch_first=True)
+
+    @cached_property
+    def like(self) -> Tensor:
+        """(1, V, D) features of a grey picture, where only their shape is wanted."""
+        return torch.stack(list(self._lmm.encode([Image.new("RGB", (64, 64), "grey")])))
 
     def _add(self, pictures: Mapping[str, Picture]) -> None:
         parts: list[Tensor] = []
@@ -109,12 +118,19 @@ class FeatureStore:
 
 
 def embed_pictures(lmm: LMM, features: FeatureStore, samples: Sequence[Sample]) -> Tensor:
-    """(n, D) one frozen vector per sample: that of its picture, or the mean over its pictures; `SHARD` at a time."""
+    """(n, D) one frozen vector per sample: that of its picture, or the mean over its pictures; `SHARD` at a time.
+
+    Of a sample without a picture all is zero: then only its texts say what it is like.
+    """
     made = []
     for start in range(0, len(samples), SHARD):
         part = samples[start : start + SHARD]
-        rows, counts = lmm.embed_images(features.get(part)), [len(sample.images) for sample in part]
-        made.append(rows if set(counts) == {1} else torch.stack([r.mean(0) for r in torch.split(rows, counts)]))
+        counts = [len(sample.images) for sample in part]
+        rows = lmm.embed_images(features.get(part) if any(counts) else features.like)[: sum(counts)]
+        if set(counts) != {1}:
+            nothing = rows.new_zeros(rows.shape[1])
+            rows = torch.stack([own.mean(0) if len(own) else nothing for own in torch.split(rows, counts)])
+        made.append(rows)
     return torch.cat(made)
 
 

@@ -22,6 +22,7 @@ from evertune.lmm import FAMILIES
 from evertune.lmm.decoder import (
     IGNORE,
     answer_rows,
+    asked_behind_pictures,
     greedy_answers,
     loss_behind_image,
     loss_of_encoder_decoder,
@@ -113,8 +114,8 @@ class InstructBlip(nn.Module):
         return loss_behind_image(lm.model, lm.lm_head, self.soft_tokens(batch), self._words(), batch)
 
     def soft_tokens(self, batch: Batch) -> Tensor:
-        """(B, queries, LM width): what stands before the instruction for the LM."""
-        return self._visual(batch.features, batch.extras)
+        """(pictures, queries, LM width): what stands before the instructions for the LM."""
+        return self._visual(batch.features, batch.extras, batch.pictures)
 
     @torch.inference_mode()
     def encode(self, images: Sequence[Image.Image]) -> Tensor:
@@ -147,15 +148,12 @@ class InstructBlip(nn.Module):
         max_new_tokens: int,
         pictures: Sequence[int] | None = None,
     ) -> list[str]:
-        """Greedy answers, one picture each."""
-        del pictures
+        """Greedy answers."""
         with evaluating(self):
+            counts = pictures or [1] * len(instructions)
             read = {name: part.to(self.device) for name, part in self._qformer_text(instructions).items()}
-            visual = self._visual(features.to(self.device), read)
-            embeds = [
-                torch.cat([image, self._words()(torch.tensor(self._prompt_ids(text), device=self.device))])
-                for image, text in zip(visual, instructions, strict=True)
-            ]
+            visual = self._visual(features.to(self.device), read, counts)
+            embeds = asked_behind_pictures(visual, self._words(), [self._prompt_ids(t) for t in instructions], counts)
             lm, tokenizer = self.blip.language_model, self.processor.tokenizer
             return greedy_answers(lm, tokenizer, embeds, max_new_tokens=max_new_tokens, end=self._end)
 
@@ -192,15 +190,20 @@ class InstructBlip(nn.Module):
     def _words(self) -> Any:
         return self.blip.language_model.get_input_embeddings()
 
-    def _visual(self, features: Tensor, read: Mapping[str, Tensor]) -> Tensor:
-        """(B, queries, LM width) soft tokens of (B, V, D) features, and of what the Q-Former reads."""
+    def _visual(self, features: Tensor, read: Mapping[str, Tensor], counts: Sequence[int]) -> Tensor:
+        """(pictures, queries, LM width) soft tokens of (pictures, V, D) features.
+
+        Each picture by itself: with several, the Q-Former reads the instruction beside each, as InstructBLIP does with
+        the frames of a video. `read` has a row for each instruction, `counts` says how many pictures it has.
+        """
         pictures = features.to(self.blip.query_tokens.dtype)
         queries = self.blip.query_tokens.expand(len(pictures), -1, -1)
+        if not len(pictures):  # the library's Q-Former can't read nothing
+            return self.blip.language_projection(queries).to(self.dtype)  # type: ignore[no-any-return]
         text = {}
         if read:
-            ahead = read["qformer_attention"].new_ones(queries.shape[:2])
-            attention = torch.cat([ahead, read["qformer_attention"]], dim=1)
-            text = {"input_ids": read["qformer_ids"], "attention_mask": attention}
+            ids, asked = (_for_each_picture(read[name], counts) for name in ("qformer_ids", "qformer_attention"))
+            text = {"input_ids": ids, "attention_mask": torch.cat([asked.new_ones(queries.shape[:2]), asked], dim=1)}
         output = self.blip.qformer(query_embeds=queries, encoder_hidden_states=pictures, **text).last_hidden_state
         output = output[:, : queries.shape[1]]
         return self.blip.language_projection(output).to(self.dtype)  # type: ignore[no-any-return]
@@ -228,6 +231,11 @@ class InstructBlip(nn.Module):
                 self._texts.clear()
             self._texts[key] = list(tokenizer(text, add_special_tokens=special).input_ids)
         return self._texts[key]
+
+
+def _for_each_picture(rows: Tensor, counts: Sequence[int]) -> Tensor:
+    """Each instruction's row as often as it has pictures."""
+    return rows.repeat_interleave(torch.tensor(counts, device=rows.device), dim=0)
 
 
 _DECIDING = {".json", ".safetensors", ".txt", ".model"}

@@ -22,8 +22,7 @@ class Batch:
     """Samples ready for the model: B samples, V visual tokens of width D, L text tokens padded on the right.
 
     Attributes:
-        features: (B, V, D) frozen vision features, half precision; for a family that takes several pictures those of
-            all samples, one after another.
+        features: (pictures, V, D) frozen vision features of all samples, one after another, half precision.
         input_ids: (B, L) instruction, answer and end token.
         attention: (B, L) 1 where `input_ids` is text, 0 where it is padding.
         labels: (B, L) the token id where it is part of the answer (end token included), -100 elsewhere.
@@ -37,6 +36,11 @@ class Batch:
     labels: Tensor
     samples: tuple[Sample, ...]
     extras: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def pictures(self) -> list[int]:
+        """How many pictures each of the B samples has; they may have none."""
+        return [len(sample.images) for sample in self.samples]
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`."""
@@ -116,7 +120,7 @@ class LMM(Protocol):
         """
 
     def collate(self, samples: Sequence[Sample], features: Tensor) -> Batch:
-        """Render prompts and answers of `samples` and put them beside their (n, V, D) features."""
+        """Render prompts and answers of `samples` and put them beside the (pictures, V, D) features of all of them."""
 
     def prompt(self, instruction: str) -> str:
         """The rendered prompt, `{image}` where the visual tokens stand."""
@@ -129,9 +133,9 @@ class LMM(Protocol):
         max_new_tokens: int,
         pictures: Sequence[int] | None = None,
     ) -> list[str]:
-        """Greedy answers to (n, V, D) features and n instructions; the same whatever else is in the batch.
+        """Greedy answers to n instructions with (pictures, V, D) features; the same whatever else is in the batch.
 
-        `pictures` says how many of the features belong to each instruction; by default one.
+        `pictures` says how many of the features belong to each instruction, 0 included; by default one.
         """
 
     def answer_tokens(self, answer: str) -> int:

@@ -21,7 +21,14 @@ from torch import Tensor, nn
 from evertune.errors import UserError
 from evertune.files import digest_of, digest_of_file, read_json
 from evertune.lmm import FAMILIES
-from evertune.lmm.decoder import answer_rows, greedy_answers, loss_behind_image, mean_word_embeddings, token_texts
+from evertune.lmm.decoder import (
+    answer_rows,
+    asked_behind_pictures,
+    greedy_answers,
+    loss_behind_image,
+    mean_word_embeddings,
+    token_texts,
+)
 from evertune.lmm.modes import evaluating
 from evertune.lmm.protocol import Batch, Length, Output
 from evertune.tasks.task import Sample
@@ -122,14 +129,11 @@ class Smol(nn.Module):
         max_new_tokens: int,
         pictures: Sequence[int] | None = None,
     ) -> list[str]:
-        """Greedy answers, one picture each."""
-        del pictures
+        """Greedy answers."""
         with evaluating(self):
             visual = self._visual(features.to(self.device))
-            embeds = [
-                torch.cat([image, self._embedding()(torch.tensor(self._text_after_image(text), device=self.device))])
-                for image, text in zip(visual, instructions, strict=True)
-            ]
+            texts = [self._text_after_image(text) for text in instructions]
+            embeds = asked_behind_pictures(visual, self._embedding(), texts, pictures or [1] * len(texts))
             lm = self.lm.get_base_model()
             return greedy_answers(lm, self.tokenizer, embeds, max_new_tokens=max_new_tokens, end=self._end)
 

@@ -95,4 +95,4 @@ def fisher_information(context: Context, samples: Sequence[Sample]) -> dict[str,
     Returns:
         {name: tensor of the parameter's shape}, float32.
     """
-    return mean_over_samples(context, samples, of=lambda output: output.nll.sum(), size=torch.square)
+    return mean_over_samples(context, samples, of=lambda output: output.nll, size=torch.square)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from evertune.errors import UserError
 from evertune.files import digest
 from evertune.lmm.modes import evaluating
-from evertune.lmm.protocol import Output
+from evertune.lmm.protocol import Batch, Output
 from evertune.methods.base import Context, Method
+from evertune.methods.per_sample import gradients_of, samples_at_once
 from evertune.tasks.task import Sample, Task, drawn
 
 Tensors = dict[str, Tensor]
@@ -225,14 +226,14 @@ def mean_over_samples(
     of: Callable[[Output], Tensor],
     size: Callable[[Tensor], Tensor],
 ) -> Tensors:
-    """Mean over `samples` of `size(∂ of(output) / ∂θ)`, one backward pass per sample, float32.
+    """Mean over `samples` of `size(∂ of(output) / ∂θ)`, float32.
 
-    One sample at a time because both squares and absolute values of a batch's mean gradient shrink with the batch.
+    Of each sample's own gradient: squares and absolute values of a batch's mean gradient would shrink with the batch.
 
     Args:
         context: the model at its present weights, and its features.
         samples: at least one.
-        of: what is differentiated, a scalar of one sample's output.
+        of: (B,) what is differentiated, of each sample's output.
         size: elementwise, of the gradient.
 
     Raises:
@@ -242,23 +243,47 @@ def mean_over_samples(
     module = context.lmm.module()
     context.features.ensure(samples)
     total = {name: torch.zeros_like(p) for name, p in parameters.items()}
+    at_once = samples_at_once(parameters)
     with evaluating(module):
-        for sample in samples:
-            batch = context.lmm.collate([sample], context.features.get([sample]))
-            gradients = torch.autograd.grad(of(module(batch)), list(parameters.values()), allow_unused=True)
-            for name, gradient in zip(parameters, gradients, strict=True):
-                if gradient is not None:
-                    total[name] += _finite(size(gradient.detach()), name, sample)
+        for start in range(0, len(samples), at_once):
+            some = samples[start : start + at_once]
+            for part, gradients in _gradients(context, parameters, some, of):
+                for name, each in gradients.items():
+                    total[name] += _summed(size(each), name, part)
     return {name: value / len(samples) for name, value in total.items()}
 
 
-def _finite(value: Tensor, name: str, sample: Sample) -> Tensor:
-    if not torch.isfinite(value).all():
+def _gradients(
+    context: Context, parameters: Mapping[str, nn.Parameter], samples: Sequence[Sample], of: Callable[[Output], Tensor]
+) -> Iterator[tuple[Sequence[Sample], Tensors]]:
+    """Samples and {name: (samples, ...) gradients of each}: all at once where the model allows it, else one by one."""
+    module = context.lmm.module()
+
+    def batch_of(some: Sequence[Sample]) -> Batch:
+        return context.lmm.collate(some, context.features.get(some))
+
+    together = gradients_of(module, parameters, batch_of(samples), of, count=len(samples))
+    if together is not None:
+        yield samples, together
+        return
+    for sample in samples:
+        value = of(module(batch_of([sample])))
+        if value.requires_grad:  # text alone may not reach what trains, where that makes visual tokens only
+            alone = torch.autograd.grad(value.sum(), list(parameters.values()), allow_unused=True)
+            yield [sample], {name: g[None] for name, g in zip(parameters, alone, strict=True) if g is not None}
+
+
+def _summed(values: Tensor, name: str, samples: Sequence[Sample]) -> Tensor:
+    """The sum over samples of (samples, ...) values, which are finite."""
+    total = values.sum(0)
+    if not torch.isfinite(total.sum()):
+        whole = torch.isfinite(values).flatten(1).all(1)
+        sample = samples[int(whole.float().argmin())]
         raise UserError(
             f"the gradient of {name} is not finite at the sample {sample.id} ({sample.origin}), so no importance can "
             "be estimated from it. Look at this sample, or lower train.learning_rate"
         )
-    return value
+    return total
 
 
 def _on(device: torch.device, tensors: Mapping[str, Tensor]) -> Tensors:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from evertune.lmm.protocol import Output
@@ -48,5 +49,7 @@ class MAS(ImportancePenalty):
 
 
 def squared_norm(output: Output) -> Tensor:
-    """‖logits‖² of one sample, summed over its answer positions. Scalar."""
-    return output.logits.square().sum()
+    """(B,) ‖logits‖² of each sample, summed over its answer positions."""
+    each = output.logits.square().sum(1)
+    sample = torch.repeat_interleave(torch.arange(len(output.tokens), device=each.device), output.tokens)
+    return each.new_zeros(len(output.tokens)).index_add(0, sample, each)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -24,6 +25,8 @@ from evertune.tasks.pocket.world import Scene
 from evertune.tasks.task import Sample
 
 SHARPNESS = 10.0
+DRAWN = Path("drawn")
+"""The picture of a sample that is drawn in memory: there is no such file."""
 
 
 class CaptionBank:
@@ -38,7 +41,7 @@ class CaptionBank:
     def batch(self, lmm: InstructBlip, choose: random.Random, size: int) -> Batch:
         """`size` pictures with the instruction to describe them and their captions as answers."""
         rows = choose.sample(range(len(self.captions)), size)
-        samples = [Sample(str(row), (), CAPTION, (self.captions[row],)) for row in rows]
+        samples = [Sample(str(row), (DRAWN,), CAPTION, (self.captions[row],)) for row in rows]
         return lmm.collate(samples, self.features[rows])
 
 

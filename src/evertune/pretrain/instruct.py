@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from evertune.lmm.instructblip import InstructBlip
-from evertune.pretrain.align import features_of
+from evertune.pretrain.align import DRAWN, features_of
 from evertune.tasks.pocket.questions import ROLES
 from evertune.tasks.pocket.world import Split, draw_scene
 from evertune.tasks.task import Sample
@@ -24,7 +24,7 @@ def known_samples(lmm: InstructBlip, *, count: int, split: Split = "train") -> t
         role = ROLES[name]
         drawn = [draw_scene(choose, layout=choose.choice(role.layouts), split=split) for _ in range(count)]
         items = [role.ask(scene, choose) for scene in drawn]
-        samples += [Sample(name, (), item.instruction, item.answers) for item in items]
+        samples += [Sample(name, (DRAWN,), item.instruction, item.answers) for item in items]
         scenes += drawn
     return samples, features_of(lmm, scenes, choose)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -325,10 +326,9 @@ def _markdown_text(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
-def rich_table(rows: Sequence[Row]) -> Table:
-    """The comparison for the terminal."""
-    caption = Text("\n".join(notes_of(rows)), style="dim") if notes_of(rows) else None
-    table = plain_table(caption=caption)
+def rich_table(rows: Sequence[Row]) -> Group:
+    """The comparison for the terminal, with its notes."""
+    table = plain_table()
     for place, title in enumerate(header := _header(rows)):
         number_column = place > header.index("method")
         table.add_column(
@@ -337,7 +337,7 @@ def rich_table(rows: Sequence[Row]) -> Table:
     for row in rows:
         bound = row.base in (ZERO_SHOT, *BOUNDS)
         table.add_row(*(Text(cell) for cell in _cells(row, rows)), style="dim" if bound else None)
-    return table
+    return Group(table, *(Text(note, style="dim") for note in notes_of(rows)))
 
 
 def plain_table(**more: Any) -> Table:
@@ -353,12 +353,14 @@ def plain_table(**more: Any) -> Table:
     )
 
 
-def rich_matrix(matrix: Loaded) -> Table:
-    """R of one run for the terminal: rows stages, columns tasks, what was just learned in bold, metrics under it."""
+def rich_matrix(matrix: Loaded) -> Group:
+    """R of one run for the terminal: rows stages, columns tasks, what was just learned in bold, metrics under it.
+
+    Title and metrics are no part of the table, which may be much narrower than the terminal.
+    """
     title = f"{matrix['method']} on {matrix['stream']}, {matrix['model']}, seed {matrix['seed']}"
     before = f"known before: {', '.join(matrix['known'])}\n" if known_count(matrix) else ""
-    caption = Text(before + _metrics_line(matrix), style="dim")
-    table = plain_table(title=Text(title, style="bold"), caption=caption)
+    table = plain_table()
     table.add_column("after", no_wrap=True)
     for task in matrix["tasks"]:
         table.add_column(Text(task.replace("-", "-\n")), justify="right", vertical="bottom")
@@ -369,7 +371,7 @@ def rich_matrix(matrix: Loaded) -> Table:
             Text(f"{score:.1f}", style=_score_style(score, own)) for score, own in zip(scores, marked, strict=True)
         ]
         table.add_row(Text(name), *cells, end_section=stage == 0)
-    return table
+    return Group(Text(title, style="bold"), table, Text(before + _metrics_line(matrix), style="dim"))
 
 
 def _score_style(score: float, own: bool) -> str:

@@ -13,6 +13,9 @@ from typing import Any
 from evertune.errors import DataError
 
 SHOWN = 5
+TOO_LONG = "longer than the model can read"
+"""A kind of problem."""
+LEAVE_OUT = "Mend them, or leave them out with --skip-bad"
 LISTED = 10_000
 """Messages of one kind that are kept; the count goes on."""
 
@@ -59,8 +62,8 @@ class Problems:
         for kind, count in sorted(self.counts.items(), key=lambda item: -item[1]):
             yield kind, count, self._messages[kind]
 
-    def refuse(self, *, stream: str, outcome: str = "trained") -> None:
-        """Stop when there are any.
+    def refuse(self, *, stream: str, outcome: str = "trained", remedy: str = LEAVE_OUT) -> None:
+        """Stop when there are any; `remedy` is what the report of several advises.
 
         Raises:
             ReportedError: the one problem, or the report of all of them.
@@ -69,14 +72,12 @@ class Problems:
             ((_, message),) = next(iter(self._messages.values()))
             raise ReportedError(message, kind=next(iter(self.counts)))
         if self.counts:
-            raise ReportedError(self.report(stream=stream, outcome=outcome), kind="several problems")
+            report = self.report(stream=stream, outcome=outcome, remedy=remedy)
+            raise ReportedError(report, kind="several problems")
 
-    def report(self, *, stream: str, outcome: str = "trained") -> str:
+    def report(self, *, stream: str, outcome: str = "trained", remedy: str = LEAVE_OUT) -> str:
         """Count by kind, and the first five of each with file and line."""
-        lines = [
-            f"{len(self)} rows of '{stream}' can't be used, and nothing was {outcome}. Mend them, or leave them out "
-            "with --skip-bad:"
-        ]
+        lines = [f"{len(self)} rows of '{stream}' can't be used, and nothing was {outcome}. {remedy}:"]
         for kind, count, messages in self.kinds():
             lines.append(f"  {kind}: {count}")
             lines += [f"    {message}" for _, message in messages[:SHOWN]]

@@ -129,7 +129,8 @@ def wrong_numbers(samples: Samples, takes: range, *, model: str) -> tuple[NDArra
 
 def number_problem(origin: str, number: int, takes: range, *, model: str) -> DataError:
     """The error for a sample with a number of pictures that the model does not take."""
-    wanted = f"exactly {takes[0]}" if len(takes) == 1 else f"{takes[0]} to {takes[-1]}"
+    few, many = takes[0], takes[-1]
+    wanted = f"at most {many}" if few == 0 else f"exactly {few}" if few == many else f"{few} to {many}"
     complaint = (
         f"{origin}: the row has {number or 'no'} picture{'s' * (number > 1)}; the model {short(model)} takes {wanted}"
     )
