@@ -47,12 +47,14 @@ def behind_pictures(visual: Tensor, words: nn.Module, batch: Batch) -> tuple[Ten
         words: token ids -> embeddings.
         batch: B samples with L tokens of text.
     """
-    rows = [part.flatten(0, 1) for part in torch.split(visual, batch.pictures)]
-    longest = max(len(row) for row in rows)
-    ahead = torch.stack([nn.functional.pad(row, (0, 0, longest - len(row), 0)) for row in rows])
-    there = torch.arange(longest, 0, -1)[None] <= torch.tensor([[len(row)] for row in rows])
-    attention = torch.cat([there.to(batch.attention), batch.attention], dim=1)
-    return torch.cat([ahead, words(batch.input_ids)], dim=1), attention
+    ahead, there = visual, batch.attention.new_ones(visual.shape[:2])
+    if set(batch.pictures) != {1}:
+        rows = [part.flatten(0, 1) for part in torch.split(visual, batch.pictures)]
+        longest = max(len(row) for row in rows)
+        ahead = torch.stack([nn.functional.pad(row, (0, 0, longest - len(row), 0)) for row in rows])
+        real = torch.arange(longest, 0, -1)[None] <= torch.tensor([[len(row)] for row in rows])
+        there = real.to(batch.attention)
+    return torch.cat([ahead, words(batch.input_ids)], dim=1), torch.cat([there, batch.attention], dim=1)
 
 
 def loss_behind_image(decoder: nn.Module, head: nn.Module, visual: Tensor, words: nn.Module, batch: Batch) -> Output:
