@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -63,6 +64,21 @@ def test_the_mask_is_that_of_the_training_batch(lmm, mini_blip):
         trained = "".join(token.text for token in tokens if token.trained).strip()
         assert trained.startswith("dark red") and sum(t.trained for t in tokens) == model.answer_tokens("dark red")
         assert "what color is it?" in "".join(token.text for token in tokens if not token.trained)
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "smolvlm", "llava"])
+@pytest.mark.parametrize("pictures", [0, 1, 2])
+def test_a_chat_lmms_places_for_pictures(name, pictures, tiny_chat):
+    """Many tokens stand for a picture: one of them is shown for each."""
+    model = load_lmm(str(tiny_chat(name)), dtype="float32", device=torch.device("cpu"))
+    if pictures not in model.pictures:
+        return
+    sample = Sample("1", (Path("a.png"), Path("b.png"))[:pictures], "what color is it?", ("dark red",))
+    tokens = masked(sample, model)
+    shown = "".join(token.text for token in tokens if not token.trained)
+    parts = 5 if name == "smolvlm" else 1  # four tiles and an overview
+    assert "what color is it?" in shown and shown.count(model.prompts.picture) == pictures * parts
+    assert sum(token.trained for token in tokens) == model.answer_tokens("dark red")
 
 
 def test_letters_of_several_tokens(lmm):

@@ -1,7 +1,7 @@
 """The shipped streams of public data: order and scores as published, and every row of the fixtures through them.
 
-`tests/snapshots/prompts` holds what is asked and taught, word for word, and `FAMILY/STREAM.txt` in it how each family
-of models renders it, with the tokens that are trained on in brackets. After a change that is meant:
+`tests/snapshots/prompts` holds what is asked and taught, word for word, and (`FAMILY/STREAM.txt`, `chat/FAMILY.txt`)
+how each family of models renders it, with the tokens that are trained on in brackets. After a change that is meant:
 
     EVERTUNE_RENEW=1 python -m pytest tests/unit/test_published_streams.py
 """
@@ -20,7 +20,7 @@ from published import rows_of as published_rows
 from evertune.api import configure, plan, run
 from evertune.catalogue import details
 from evertune.data.preview import masked
-from evertune.lmm import load_lmm
+from evertune.lmm import FAMILIES, load_lmm
 from evertune.lmm.random_smol import CONFIG as RANDOM
 from evertune.lmm.smol_weights import CONFIG as SMOL
 from evertune.pretrain.parts import make_model, make_processor, save_checkpoint
@@ -121,7 +121,8 @@ def compare_with_snapshot(text, path):
 
 
 OWN_PROMPT = ("smol", "instructblip")
-"""Families whose prompt is the same for all checkpoints. A chat LMM's is its checkpoint's, and tests have none."""
+"""Families whose prompt is the same for all checkpoints. A chat LMM's is its checkpoint's: theirs are in `chat`."""
+CHAT = sorted(name for name, family in FAMILIES.items() if family.options)
 
 
 @pytest.fixture(scope="module", params=OWN_PROMPT)
@@ -142,7 +143,8 @@ def readable_blip(tmp_path_factory):
 
 
 def test_every_family_with_a_prompt_of_its_own_has_snapshots():
-    assert {path.name for path in SNAPSHOTS.iterdir() if path.is_dir()} == set(OWN_PROMPT)
+    assert {path.name for path in SNAPSHOTS.iterdir() if path.is_dir()} == {*OWN_PROMPT, "chat"}
+    assert [path.stem for path in sorted((SNAPSHOTS / "chat").iterdir())] == CHAT
     straight = {name for name in stream_names() if not name.endswith("-reversed")}
     for family in OWN_PROMPT:
         assert {path.stem for path in (SNAPSHOTS / family).iterdir()} == straight == {*STRAIGHT, *DRAWN, *FETCHED}
@@ -167,6 +169,23 @@ def test_prompts_as_each_family_renders_them(name, family, published, tmp_path):
         rendered = lmm.prompt(asked) + read.removeprefix(lmm.prompt(asked).replace("{image}", ""))
         lines.append(f"\n[{task.name}]\n    " + rendered.replace("\n", "\n    "))
     compare_with_snapshot("\n".join(lines) + "\n", SNAPSHOTS / kind / f"{name}.txt")
+
+
+@pytest.mark.parametrize("name", CHAT)
+def test_prompts_as_chat_templates_render_them(name, tiny_chat, published):
+    """The form of each family's published template, and the places that its own processor keeps for a picture."""
+    lmm = load_lmm(str(tiny_chat(name)), dtype="float32", device=torch.device("cpu"))
+    lines = [f"# What a {name} reads of every public stream; in brackets what it is trained on."]
+    for stream in STRAIGHT:
+        lines.append(f"\n# {stream}")
+        for task in columns_of(stream):
+            row = next(row for row in rows_of(task, published, "train") if len(row.images) in lmm.pictures)
+            asked = instruction_of(task, row)
+            tokens = masked(Sample("1", tuple(map(Path, row.images)), asked, row.answers), lmm)
+            assert "".join(t.text for t in tokens if t.trained).strip().startswith(row.answers[0].strip())
+            read = "".join(f"[{t.text}]" if t.trained else t.text for t in tokens).replace("][", "")
+            lines.append(f"\n[{task.name}]\n    " + read.replace("\n", "\n    "))
+    compare_with_snapshot("\n".join(lines) + "\n", SNAPSHOTS / "chat" / f"{name}.txt")
 
 
 def first_of(task, published, folder):

@@ -9,6 +9,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,12 +98,23 @@ def _shown(sample: Sample, lmm: LMM | None) -> dict[str, Any]:
 
 
 def masked(sample: Sample, lmm: LMM) -> list[Token]:
-    """The text of `sample` token by token, from the very batch that training would make of it."""
+    """The text of `sample` token by token, from the very batch that training would make of it.
+
+    Of the places that a chat LMM keeps for a picture, one is shown: how many there are depends on its size.
+    """
     import torch
 
-    batch = lmm.collate([sample], torch.zeros(1, 1, 1))
+    grey = [Image.new("RGB", (64, 64), "grey")]
+    one = torch.stack(list(lmm.encode(grey)))
+    batch = lmm.collate([sample], one.expand(len(sample.images), *one.shape[1:]))
     texts = lmm.token_texts(batch.input_ids[0].tolist())
-    return [Token(text, trained) for text, trained in zip(texts, (batch.labels[0] >= 0).tolist(), strict=True)]
+    tokens = [Token(text, trained) for text, trained in zip(texts, (batch.labels[0] >= 0).tolist(), strict=True)]
+    return [now for before, now in pairwise([None, *tokens]) if now and not (now == before and _is_mark(now.text))]
+
+
+def _is_mark(text: str) -> bool:
+    """Whether a token stands for something that is no text."""
+    return text.startswith("<") and text.endswith(">")
 
 
 def _picture(path: Path) -> dict[str, str]:
