@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from evertune.assets import Progress
 from evertune.config import RunConfig, beside, read_yaml, validated, with_settings, without_effect
-from evertune.errors import UserError
+from evertune.errors import RunFolderError, UserError
 from evertune.files import read_json, write_json
 from evertune.runner import Watcher, begin, finished_matrix, identity_of, run_stream, stamp
 from evertune.tasks import Stream, load_stream
 
 if TYPE_CHECKING:
+    from evertune.learner import Learner
     from evertune.lmm.protocol import LMM
     from evertune.loop import Training
     from evertune.plan_on_paper import PaperPlan
@@ -153,6 +154,43 @@ def run_config(config: RunConfig, *, watcher: Watcher | None = None, progress: P
     if open_ones or not page.exists():
         write_report(list(folders.values()), page)
     return Result([matrix for matrix in done.values() if matrix is not None], base, page)
+
+
+def open_run(folder: Path, *, progress: Progress | None = None) -> Learner:
+    """The model of a run folder as it was after its last stage; needs its model, not its data.
+
+    Raises:
+        RunFolderError: it is no run, or damaged, or its model is another one now.
+    """
+    from evertune.learner import Learner
+    from evertune.methods import make_methods
+
+    config = config_of(folder)
+    lmm = _load(config, {config.method: folder}, [config.method], progress)
+    if read_json(folder / "stamp.json")["model_fingerprint"] != lmm.fingerprint:
+        raise RunFolderError(f"{folder} was made with another {config.model} than the one that is loaded now")
+    return Learner(
+        lmm,
+        make_methods(config.method, config.options),
+        folder=folder,
+        training=training_of(config),
+        seed=config.seed,
+        evaluation_batch=config.evaluation.batch_size,
+        max_new_tokens=config.evaluation.max_new_tokens,
+    )
+
+
+def config_of(folder: Path) -> RunConfig:
+    """What a run folder was made with.
+
+    Raises:
+        RunFolderError: it is no run folder, or its configuration is damaged.
+    """
+    path = folder / "config.yaml"
+    if not path.exists():
+        raise RunFolderError(f"{folder} is no run folder: it has no config.yaml")
+    content = {key: value for key, value in read_yaml(path).items() if key not in ("data", "model_config")}
+    return validated(RunConfig, content, where=str(path))
 
 
 def data_of(config: RunConfig, *, decode: bool = False, progress: Progress | None = None) -> Stream:

@@ -339,6 +339,37 @@ def report(runs: RunsArgument, out: Annotated[Path, typer.Option("--out", "-o")]
 
 
 @app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")],
+    to: Annotated[Path, typer.Option("--to", help="a new folder")],
+    stage: Annotated[int | None, typer.Option(min=0, help="after which stage; default: the last")] = None,
+    expert: Annotated[str | None, typer.Option(help="which expert, where every task has its own")] = None,
+    adapters: Annotated[
+        bool, typer.Option("--adapters", help="the low-rank matrices of every stage, for peft")
+    ] = False,
+) -> None:
+    """Write the model that a run ended with as a checkpoint that transformers loads, low-rank matrices merged."""
+    from evertune.console import TerminalWatcher
+    from evertune.export import export as export_run
+    from evertune.export import export_adapters
+
+    console = _console()
+    if adapters and (stage is not None or expert):
+        raise UserError("--adapters writes all stages and their experts: leave --stage and --expert out")
+    with TerminalWatcher(console) as watcher:
+        if adapters:
+            folders = export_adapters(run, to, progress=watcher.fetching)
+            console.print(
+                f"{len(folders)} adapters for peft, one per stage\n\nexported  {to.resolve()}", soft_wrap=True
+            )
+            return
+        done = export_run(run, to, stage=stage, expert=expert, progress=watcher.fetching)
+    whose = f", expert {done.expert}" if done.expert else ""
+    console.print(f"stage {done.stage}{whose}: its logits are those of the run (apart by {done.apart:.1e})")
+    console.print(f"\nexported  {done.folder.resolve()}", soft_wrap=True, highlight=False)
+
+
+@app.command()
 def metrics(
     matrix: Annotated[Path, typer.Argument(metavar="MATRIX", help="JSON or CSV; row 0 is the untouched model.")],
     known: Annotated[

@@ -40,6 +40,19 @@ def test_a_run_stops_before_it_trains(with_long_rows, mini_blip, tmp_path):
     assert not list((tmp_path / "run").rglob("*.safetensors"))
 
 
+@pytest.mark.parametrize(
+    ("kind", "parts"),
+    [(("blip-2", "opt"), ["language model"]), (("blip-2", "t5"), []), (("instructblip", "t5"), ["Q-Former"])],
+    ids=str,
+)
+def test_parts_that_read_texts_of_any_length_or_none(kind, parts, with_long_rows, tiny_blip):
+    """BLIP-2's Q-Former reads no text; T5's positions have no end."""
+    lmm = load_lmm(str(tiny_blip(*kind)), dtype="float32", device=torch.device("cpu"))
+    assert [length.part for length in lmm.lengths("what?", "red")] == parts
+    (task,) = load_stream(str(with_long_rows)).tasks
+    assert all("Q-Former" in str(problem) or parts == ["language model"] for problem in too_long(task.train, lmm))
+
+
 def test_samples_of_an_index_and_plain_ones_are_judged_alike(with_long_rows, mini_blip):
     lmm = load_lmm(str(mini_blip), dtype="float32", device=torch.device("cpu"))
     (task,) = load_stream(str(with_long_rows)).tasks

@@ -51,6 +51,10 @@ class LowRank(nn.Module):
         """(.., in) -> (.., out)."""
         return self.scale * linear(linear(x.float(), self.down), self.up)
 
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """(out, r) and (r, in), whose product times s is what it adds to the layer's weight."""
+        return self.up, self.down
+
 
 def spread(rows: int, width: int, generator: torch.Generator) -> Tensor:
     """(rows, width) as PyTorch starts the weight of a linear layer: uniform within ± 1 / √width."""
@@ -123,6 +127,34 @@ def bare(lmm: LMM) -> LMM:
             parameter.requires_grad_(True)
             del parameter.held_still
     return base
+
+
+@torch.no_grad()
+def merged(lmm: LMM) -> LMM:
+    """The model without adapters whose layers' own weights do what they did with them; changed in place.
+
+    Raises:
+        UserError: an adapter is a mixture (moelora): no weight can do the same.
+    """
+    if isinstance(lmm, Adapted):
+        for path, adapter in lmm.adapters.items():
+            layer = cast(nn.Linear, lmm.module().get_submodule(path))
+            low = cast(LowRank, adapter)
+            up, down = low.factors()
+            layer.weight.add_((low.scale * up @ down).to(layer.weight.dtype))
+    return bare(lmm)
+
+
+@torch.no_grad()
+def merge_peft(module: nn.Module) -> None:
+    """Merge the low-rank matrices that peft has put beside layers of `module` into these layers, and take them off."""
+    from peft.tuners.lora import LoraLayer
+
+    for path, layer in list(module.named_modules()):
+        if isinstance(layer, LoraLayer):
+            cast(Any, layer).merge()
+            above, _, name = path.rpartition(".")
+            setattr(module.get_submodule(above), name, layer.get_base_layer())
 
 
 def attach(lmm: LMM, make: MakeAdapter, *, targets: str, whole: str, seed: int, about: str) -> LMM:

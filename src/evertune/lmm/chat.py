@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from evertune.errors import UserError
 from evertune.files import digest, digest_of_file, read_json
 from evertune.lmm import FAMILIES
+from evertune.lmm.adapters import merge_peft
 from evertune.lmm.connectors import KINDS, Kind, Size, listening
 from evertune.lmm.decoder import IGNORE, answer_rows, mean_word_embeddings, nll_of_hidden, pad_left, token_texts
 from evertune.lmm.hub import refuse_pickles
@@ -38,6 +39,8 @@ TYPICAL = (448, 448)
 
 class ChatLMM(nn.Module):
     """The LMM protocol over a chat LMM of the library."""
+
+    library = "model."
 
     def __init__(self, *, name: str, model: Any, prompts: ChatProcessor, kind: Kind, scope: Scope, files: str) -> None:
         super().__init__()
@@ -187,6 +190,14 @@ class ChatLMM(nn.Module):
     def token_texts(self, ids: Sequence[int]) -> list[str]:
         """What each token adds to the text before it."""
         return token_texts(self.prompts.tokenizer, ids)
+
+    def save(self, folder: Path) -> None:
+        """As the library's own classes write it, low-rank matrices merged."""
+        from transformers import GenerationConfig
+
+        merge_peft(self.model)
+        self.model.generation_config = GenerationConfig(eos_token_id=self.prompts.end)
+        self.model.save_pretrained(folder)
 
     def embed_images(self, features: Tensor) -> Tensor:
         """Mean of the rows that enter the connector."""

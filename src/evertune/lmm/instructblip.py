@@ -50,6 +50,7 @@ def parts_of(names: Sequence[str], *, prefix: str = "") -> dict[str, list[str]]:
 class InstructBlip(nn.Module):
     """The LMM protocol over the library's InstructBLIP classes."""
 
+    library = "blip."
     pictures = FAMILIES["instructblip"].pictures
 
     def __init__(self, *, name: str, folder: Path, model: Any, processor: Any) -> None:
@@ -162,19 +163,23 @@ class InstructBlip(nn.Module):
         return len(self._answer_ids(answer))
 
     def lengths(self, instruction: str, answer: str) -> tuple[Length, ...]:
-        """The instruction in the Q-Former; soft tokens, instruction, answer and end token in the LM."""
-        asked = self._ids(self.processor.qformer_tokenizer, "q", instruction, special=True)
-        text = len(self._prompt_ids(instruction)) + len(self._answer_ids(answer))
-        config = self.blip.config
-        soft = self.blip.query_tokens.shape[1]
-        return (
-            Length("Q-Former", len(asked), config.qformer_config.max_position_embeddings),
-            Length("language model", soft + text, config.text_config.max_position_embeddings),
-        )
+        """The instruction in the Q-Former, if that reads it; soft tokens, instruction, answer and its end in the LM."""
+        config, found = self.blip.config, []
+        if tokenizer := getattr(self.processor, "qformer_tokenizer", None):
+            asked = len(self._ids(tokenizer, "q", instruction, special=True))
+            found.append(Length("Q-Former", asked, config.qformer_config.max_position_embeddings))
+        if limit := getattr(config.text_config, "max_position_embeddings", None):  # T5's positions have no end
+            text = len(self._prompt_ids(instruction)) + len(self._answer_ids(answer))
+            found.append(Length("language model", self.blip.query_tokens.shape[1] + text, limit))
+        return tuple(found)
 
     def token_texts(self, ids: Sequence[int]) -> list[str]:
         """What each token adds to the text before it."""
         return token_texts(self.processor.tokenizer, ids)
+
+    def save(self, folder: Path) -> None:
+        """As the library's own classes write it."""
+        self.blip.save_pretrained(folder)
 
     def embed_images(self, features: Tensor) -> Tensor:
         """The tower's [CLS], as in the paper."""

@@ -31,7 +31,10 @@ def _maybe_too_long(samples: Sequence[Sample], lmm: LMM) -> Iterator[Sample]:
     if not isinstance(samples, Samples):
         yield from samples
         return
-    smallest = min((length.limit for length in lmm.lengths("", "")), default=0) - ENDS
+    limits = [length.limit for length in lmm.lengths("", "")]
+    if not limits:
+        return
+    smallest = min(limits) - ENDS
     for at in np.flatnonzero(samples.rows.lengths[samples.chosen] > smallest).tolist():
         yield samples[at]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import torch
@@ -84,6 +85,8 @@ class LMM(Protocol):
     name: str
     pictures: range
     """How many pictures a sample may have."""
+    library: str
+    """Where in `module()` the model of the library `transformers` is: what the names of its parameters begin with."""
 
     @property
     def device(self) -> torch.device:
@@ -149,6 +152,13 @@ class LMM(Protocol):
 
     def token_texts(self, ids: Sequence[int]) -> list[str]:
         """The text of each token; joined they are the whole. Empty for a token that ends in the middle of a letter."""
+
+    def save(self, folder: Path) -> None:
+        """Write the weights as they are now, with what says how they are read, as a checkpoint that this family loads.
+
+        Low-rank matrices of the model's own are merged into their layers, so the model is spent afterwards. Other files
+        of a checkpoint (tokenizer, preparation of pictures) are not written: they do not change.
+        """
 
     def embed_images(self, features: Tensor) -> Tensor:
         """(n, D) one frozen vector per picture from its (n, V, D) features, float32, on the CPU."""

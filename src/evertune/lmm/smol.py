@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from evertune.errors import UserError
-from evertune.files import digest_of, digest_of_file, read_json
+from evertune.files import digest_of, digest_of_file, read_json, write_atomically, write_json
 from evertune.lmm import FAMILIES
 from evertune.lmm.decoder import (
     answer_rows,
@@ -34,12 +34,14 @@ from evertune.lmm.protocol import Batch, Length, Output
 from evertune.tasks.task import Sample
 
 PROJECTOR_SEED = 20231116  # the projector is part of the model: the same for every run, whatever its seed
+PROJECTOR, TOWER = "projector.safetensors", "vision.safetensors"
 PREPARATION = "letterbox on grey to a square, bicubic; (x - 127) / 128"
 
 
 class Smol(nn.Module):
     """The LMM protocol over a decoder LM, an EfficientNet tower and a projector."""
 
+    library = "lm.base_model.model."
     pictures = FAMILIES["smol"].pictures
 
     def __init__(self, *, name: str, config: Mapping[str, Any], lm: Any, tokenizer: Any, tower: nn.Module) -> None:
@@ -150,6 +152,18 @@ class Smol(nn.Module):
         """What each token adds to the text before it."""
         return token_texts(self.tokenizer, ids)
 
+    def save(self, folder: Path) -> None:
+        """The LM with LoRA merged, as an ordinary folder of the library; the projector and the tower beside it."""
+        self.lm.merge_and_unload().save_pretrained(folder / "lm")
+        write_atomically(
+            folder / PROJECTOR, save({name: p.contiguous() for name, p in self.projector.state_dict().items()})
+        )
+        write_atomically(folder / TOWER, save({n: t.contiguous() for n, t in self._tower[0].state_dict().items()}))
+        files = {"lm": "lm/model.safetensors", "vision": TOWER, "projector": PROJECTOR}
+        hashes = {f"{part}_sha256": digest_of_file(folder / file) for part, file in files.items()}
+        sizes = {file: (folder / file).stat().st_size for file in files.values()}
+        write_json(folder / "config.json", {**self.config, **hashes, "sizes": sizes})
+
     def embed_images(self, features: Tensor) -> Tensor:
         """Mean over the grid: what an EfficientNet's own head looks at."""
         return features.float().mean(1).cpu()
@@ -190,11 +204,13 @@ def load_smol(folder: Path, *, name: str, seed: int, dtype: torch.dtype, device:
     attention = "eager" if device.type == "cpu" else "sdpa"
     lm = AutoModelForCausalLM.from_pretrained(folder / "lm", dtype=dtype, attn_implementation=attention)
     tokenizer = AutoTokenizer.from_pretrained(folder / "lm")
-    tower = _tower(folder / "vision.safetensors", config)
+    tower = _tower(folder / TOWER, config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         lm = _with_lora(lm, config)
         model = Smol(name=name, config=config, lm=lm, tokenizer=tokenizer, tower=tower)
+    if PROJECTOR in config["sizes"]:  # a trained one; else it starts as always
+        _load_into(model.projector, folder / PROJECTOR, "projector")
     tower.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model.to(device)
 
@@ -214,7 +230,8 @@ def _verify(folder: Path, config: Mapping[str, Any]) -> None:
 def damaged_files(folder: Path) -> list[Path]:
     """Files of a checkpoint whose SHA-256 is not the one written down when it was made."""
     config = read_json(folder / "config.json")
-    wanted = {"lm/model.safetensors": config["lm_sha256"], "vision.safetensors": config["vision_sha256"]}
+    wanted = {"lm/model.safetensors": config["lm_sha256"], TOWER: config["vision_sha256"]}
+    wanted |= {PROJECTOR: config["projector_sha256"]} if PROJECTOR in config["sizes"] else {}
     return [folder / f for f, sha in wanted.items() if not (folder / f).exists() or digest_of_file(folder / f) != sha]
 
 
@@ -230,11 +247,15 @@ def make_tower(config: Mapping[str, Any]) -> nn.Module:
 
 def _tower(path: Path, config: Mapping[str, Any]) -> nn.Module:
     tower = make_tower(config)
-    try:
-        tower.load_state_dict(load_file(path))
-    except (SafetensorError, OSError, RuntimeError) as problem:
-        raise UserError(f"{path} can't be read as the tower's weights: {problem}") from problem
+    _load_into(tower, path, "tower")
     return tower
+
+
+def _load_into(part: nn.Module, path: Path, what: str) -> None:
+    try:
+        part.load_state_dict(load_file(path))
+    except (SafetensorError, OSError, RuntimeError) as problem:
+        raise UserError(f"{path} can't be read as the {what}'s weights: {problem}") from problem
 
 
 def _with_lora(lm: Any, config: Mapping[str, Any]) -> Any:

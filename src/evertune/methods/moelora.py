@@ -41,6 +41,12 @@ class MixedLowRank(LowRank):
         shares = self.shares(x).repeat_interleave(low.shape[-1] // len(self.gate), dim=-1)
         return self.scale * linear(shares * low, self.up)
 
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Refused: what a mixture adds depends on its input."""
+        raise UserError(
+            "the adapters of moelora are mixtures that depend on the input: no weight of a layer does the same"
+        )
+
     def shares(self, x: Tensor) -> Tensor:
         """(.., experts) of sum 1: how much each expert says about a token."""
         return softmax(linear(x.float(), self.gate), dim=-1)

@@ -40,6 +40,10 @@ class SummedLowRank(LowRank):
         self.kept_down = torch.cat([self.kept_down[:0], *(down.to(device) for down in downs)])
         self.kept_up = torch.cat([self.kept_up[:, :0], *(up.to(device) for up in ups)], dim=1)
 
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Those of all tasks, side by side."""
+        return torch.cat([self.kept_up, self.up], dim=1), torch.cat([self.kept_down, self.down])
+
     def forward(self, x: Tensor) -> Tensor:
         """(.., in) -> (.., out)."""
         own = super().forward(x)

@@ -322,6 +322,14 @@ def as_markdown(rows: Sequence[Row]) -> str:
     return "\n".join([table, *(f"\n{_markdown_text(note)}" for note in notes_of(rows))]) + "\n"
 
 
+def matrix_as_markdown(matrix: Loaded, *, stages: int) -> str:
+    """R of one run as a Markdown table, down to the row after `stages` stages."""
+    rows = [("untouched", matrix["R"][0]), *zip(matrix["stages"], matrix["R"][1:], strict=False)][: stages + 1]
+    lines = [["after", *matrix["tasks"]], ["---"] + ["---:"] * len(matrix["tasks"])]
+    lines += [[_markdown_text(name), *(f"{score:.1f}" for score in scores)] for name, scores in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
 def _markdown_text(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 

@@ -1,0 +1,186 @@
+"""What a run has learned, as a checkpoint that others load: `evertune export RUN --to FOLDER`.
+
+Low-rank matrices are merged into their layers. The folder is loaded again before it gets its name, and its logits are
+compared with those of the run.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from evertune.api import config_of, open_run
+from evertune.assets import Progress
+from evertune.errors import RunFolderError, UserError, unknown
+from evertune.evaluate import read_answers
+from evertune.files import read_json, whole_folder, write_atomically
+from evertune.learner import Learner
+from evertune.lmm import PRESETS, load_lmm, model_folder
+from evertune.lmm.adapters import merged
+from evertune.lmm.protocol import LMM
+from evertune.report.tables import matrix_as_markdown
+from evertune.tasks.task import Sample
+
+COMPARED = 16
+"""Questions whose logits are compared, at most."""
+APART = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 3e-2}
+"""How far logits may lie apart, as a share of the largest: merged weights are rounded to this format."""
+OWN = {"config.json", "README.md", "generation_config.json", "model.safetensors.index.json"}
+"""Files of the model's own folder that are not taken over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        apart: the largest difference between a logit of the run and of the folder.
+        largest: the largest logit.
+    """
+
+    folder: Path
+    stage: int
+    expert: str | None
+    apart: float
+    largest: float
+
+
+def export(
+    run: Path, out: Path, *, stage: int | None = None, expert: str | None = None, progress: Progress | None = None
+) -> Exported:
+    """Write the model of a run as a checkpoint folder.
+
+    Args:
+        run: a run folder.
+        out: a new folder.
+        stage: after which stage; default: the last.
+        expert: which expert, where each task has its own.
+        progress: called while the model is fetched.
+
+    Raises:
+        UserError: `out` exists; there is no such stage or expert; the run's adapters can't be merged; or the logits of
+            what was written are not those of the run: then nothing stays.
+        RunFolderError: it is no run.
+    """
+    if out.exists():
+        raise UserError(f"{out} exists: choose another folder, or delete it")
+    learner = open_run(run, progress=progress)
+    number = len(learner.stages) if stage is None else stage
+    if not learner.stages:
+        raise RunFolderError(f"{run} has no finished stage yet: there is nothing to export")
+    learner.load(number)
+    _activate(learner, expert)
+    samples, features = _asked(run, learner.lmm)
+    wanted = _logits(learner.lmm, samples, features)
+    config = config_of(run)
+    source = model_folder(config.model, progress=progress)
+    with whole_folder(out) as place:
+        merged(learner.lmm).save(place)
+        _take_over(source, place)
+        found = _logits(load_lmm(str(place), dtype=_dtype(learner.lmm), seed=config.seed), samples, features)
+        apart, largest = float((found - wanted).abs().max()), float(wanted.abs().max())
+        if not apart <= APART[learner.lmm.dtype] * largest:
+            raise UserError(f"the logits of {out} lie {apart:.3g} from those of {run}: nothing was exported")
+        card = _card(run, source, model=config.model, stage=number, expert=expert, apart=apart, largest=largest)
+        write_atomically(place / "README.md", card)
+    return Exported(out, number, expert, apart, largest)
+
+
+def _activate(learner: Learner, expert: str | None) -> None:
+    """Put the expert's weights into the model, where there are several."""
+    learned = [stage.task for stage in learner.stages[: learner.current]]
+    experts = list(dict.fromkeys(own for task in learned if (own := learner.expert_of(task)) is not None))
+    if not experts and expert is not None:
+        raise UserError(f"this run has one model and no experts: leave --expert {expert} out")
+    if experts and expert is None:
+        raise UserError(f"every task has an expert of its own: say --expert {' or '.join(experts)}")
+    if expert is not None:
+        if expert not in experts:
+            raise unknown("expert", expert, experts)
+        for method in learner.methods:
+            method.activate(expert)
+
+
+def _asked(run: Path, lmm: LMM) -> tuple[list[Sample], Tensor]:
+    """Questions of the run with their first answers, and features of pictures of noise: the real ones may be gone."""
+    rows = [row for path in sorted(run.glob("answers/00/*.jsonl")) for row in read_answers(path)[:2]]
+    if not rows:
+        raise RunFolderError(f"{run} has no answers: run the same command again, they are made anew")
+    noise = random.Random(0)
+    picture = Path("noise")
+    samples = [Sample(str(row["id"]), (picture,), row["instruction"], (row["gold"][0],)) for row in rows[:COMPARED]]
+    pictures = [Image.frombytes("RGB", (64, 64), noise.randbytes(3 * 64 * 64)) for _ in samples]
+    return samples, torch.stack(list(lmm.encode(pictures)))
+
+
+@torch.no_grad()
+def _logits(lmm: LMM, samples: Sequence[Sample], features: Tensor) -> Tensor:
+    logits: Tensor = lmm.module().eval()(lmm.collate(samples, features)).logits
+    return logits.float().cpu()
+
+
+def _dtype(lmm: LMM) -> str:
+    return str(lmm.dtype).removeprefix("torch.")
+
+
+def _take_over(source: Path, place: Path) -> None:
+    """Copy what stands beside the weights and does not change: tokenizer, preparation of pictures, chat template."""
+    for path in sorted(source.rglob("*")):
+        kept = place / path.relative_to(source)
+        if path.is_file() and path.suffix != ".safetensors" and path.name not in OWN and not kept.exists():
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, kept)
+
+
+CARD = """---
+base_model: {model}
+tags: [continual-learning, evertune]
+---
+# {model}, after {stage} of {stages} tasks of {stream}
+
+{model} taught one task after another by [evertune](https://pypi.org/project/evertune/) with the method `{method}`,
+seed {seed}{expert}.
+
+{table}
+
+Scores of 100 points on each task's test samples, rows in the order of learning; the first row is the untouched model.
+
+- Licence: {said}.
+- How it was trained: {training}.
+- Checked when it was written: the largest difference between a logit of this folder and of the run is {apart:.1e}, the
+  largest logit {largest:.1f} ({compared}).
+- {loading}
+"""
+
+
+def _card(run: Path, source: Path, *, model: str, stage: int, expert: str | None, apart: float, largest: float) -> str:
+    matrix = read_json(run / "matrix.json")
+    preset = PRESETS.get(model, {})
+    train: dict[str, Any] = matrix["settings"]["train"]
+    ours = read_json(source / "config.json").get("family") == "smol"
+    return CARD.format(
+        model=Path(model).name,
+        stage=stage,
+        stages=len(matrix["stages"]),
+        stream=matrix["stream"],
+        method=matrix["method"],
+        seed=matrix["seed"],
+        expert=f", the expert of `{expert}`" if expert else "",
+        table=matrix_as_markdown(matrix, stages=stage),
+        said=preset.get("licence", f"that of the model it was made from ({Path(model).name}) and of the data"),
+        training=", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in train.items()),
+        apart=apart,
+        largest=largest,
+        compared=f"up to {COMPARED} questions of the run on pictures of noise",
+        loading="`lm/` is an ordinary folder of `transformers`; with its projector it is loaded by `evertune --model`."
+        if ours
+        else "Loads with `transformers` (`AutoModelForImageTextToText.from_pretrained`), and with `evertune --model`.",
+    )

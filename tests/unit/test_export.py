@@ -1,0 +1,227 @@
+"""A run's model as others load it: merged checkpoints and peft adapters, against our own logits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from PIL import Image
+from transformers import AutoModelForImageTextToText
+
+from evertune import run
+from evertune.api import open_run
+from evertune.cli import main
+from evertune.errors import RunFolderError, UserError
+from evertune.export import export, export_adapters
+from evertune.lmm import load_lmm
+from evertune.tasks.task import Sample
+
+
+@pytest.fixture(scope="module")
+def finished(toy_stream, mini_blip, tiny_blip, tiny_chat, tmp_path_factory):
+    """The folder of a finished run; each is made once."""
+    models = {
+        "blip": lambda: mini_blip,
+        "t5": lambda: tiny_blip("instructblip", "t5"),
+        "random": lambda: "random",
+        "llava": lambda: tiny_chat("llava"),
+        "qwen2_5_vl": lambda: tiny_chat("qwen2_5_vl"),
+    }
+    place, made = tmp_path_factory.mktemp("runs"), {}
+
+    def of(model, method="sequential", *settings):
+        key = "-".join([model, method, *settings])
+        if key not in made:
+            rates = ["train.learning_rate=0.01", "train.epochs=2", "dtype=float32"]
+            run(
+                str(toy_stream),
+                model=str(models[model]()),
+                method=method,
+                out=place / key,
+                settings=[*rates, *settings],
+            )
+            made[key] = place / key
+        return made[key]
+
+    return of
+
+
+def probe(lmm):
+    """Two questions on noise."""
+    choose = torch.Generator().manual_seed(3)
+    noise = torch.randint(0, 256, (2, 40, 40, 3), generator=choose, dtype=torch.uint8).numpy()
+    features = torch.stack(list(lmm.encode([Image.fromarray(picture) for picture in noise])))
+    samples = [Sample(str(n), (Path("x"),), f"what is {n}?", ("red",)) for n in range(2)]
+    return lmm.collate(samples, features)
+
+
+@torch.no_grad()
+def logits_of(lmm, batch):
+    return lmm.module().eval()(batch).logits
+
+
+def apart(one, other):
+    return float((one - other).abs().max() / other.abs().max())
+
+
+@pytest.mark.parametrize(
+    ("model", "method"),
+    [
+        ("blip", "sequential"),
+        ("t5", "sequential"),
+        ("blip", "lora"),
+        ("blip", "olora"),
+        ("random", "sequential"),
+        ("random", "lora"),
+        ("llava", "sequential"),
+        ("qwen2_5_vl", "sequential"),
+        ("llava", "lora"),
+    ],
+)
+def test_the_folder_has_the_logits_of_the_run(model, method, finished, tmp_path):
+    folder = finished(model, method)
+    learner = open_run(folder)
+    batch = probe(learner.lmm)
+    wanted = logits_of(learner.lmm, batch)
+    learner.load(0)
+    assert apart(logits_of(learner.lmm, batch), wanted) > 1e-2, "it has learned something"
+    done = export(folder, tmp_path / "out")
+    again = load_lmm(str(tmp_path / "out"), dtype="float32", device=torch.device("cpu"))
+    assert apart(logits_of(again, batch), wanted) < 1e-4 and done.apart < 1e-4 * done.largest
+    assert not list(tmp_path.rglob("*adapter*")) and again.fingerprint != learner.lmm.fingerprint
+
+
+@pytest.mark.parametrize("model", ["blip", "llava", "qwen2_5_vl"])
+def test_transformers_loads_it_without_us(model, finished, tmp_path):
+    """The library's class has the very weights; of a merged layer those that do what two did."""
+    folder = finished(model)
+    export(folder, tmp_path / "out")
+    theirs = AutoModelForImageTextToText.from_pretrained(tmp_path / "out", dtype=torch.float32).state_dict()
+    learner = open_run(folder)
+    library = learner.lmm.library
+    for name, parameter in learner.lmm.trainable().items():
+        if ".lora_" not in name:
+            assert torch.equal(theirs[name.removeprefix(library)], parameter.detach())
+    for name, layer in learner.lmm.module().named_modules():
+        if hasattr(layer, "lora_A"):
+            whole = layer.base_layer.weight + layer.get_delta_weight("default")
+            torch.testing.assert_close(theirs[f"{name.removeprefix(library)}.weight"], whole.detach())
+
+
+def test_an_earlier_stage_and_an_expert(finished, tmp_path):
+    folder = finished("blip", "eproj")
+    with pytest.raises(UserError, match="say --expert task-0 or task-1 or task-2"):
+        export(folder, tmp_path / "out")
+    with pytest.raises(UserError, match="unknown expert 'task-2'"):
+        export(folder, tmp_path / "out", expert="task-2", stage=2)
+    with pytest.raises(UserError, match="no stage 7"):
+        export(folder, tmp_path / "out", stage=7)
+    assert not (tmp_path / "out").exists()
+    export(folder, tmp_path / "out", expert="task-0")
+    learner = open_run(folder)
+    learner.load(1)
+    learner.methods[0].activate("task-0")
+    batch = probe(learner.lmm)
+    again = load_lmm(str(tmp_path / "out"), dtype="float32", device=torch.device("cpu"))
+    assert apart(logits_of(again, batch), logits_of(learner.lmm, batch)) < 1e-4
+    with pytest.raises(UserError, match="leave --expert a out"):
+        export(finished("blip"), tmp_path / "other", expert="a")
+
+
+def test_the_card(finished, tmp_path):
+    folder = finished("blip")
+    export(folder, tmp_path / "out", stage=2)
+    card = (tmp_path / "out" / "README.md").read_text()
+    matrix = json.loads((folder / "matrix.json").read_text())
+    assert card.startswith("---\nbase_model: ") and "after 2 of 3 tasks of toy" in card
+    scores = " | ".join(f"{score:.1f}" for score in matrix["R"][2])
+    assert f"| task-1 | {scores} |" in card and "\n| task-2 |" not in card and "learning rate 0.01" in card
+
+
+def test_what_can_not_be_merged_is_said(finished, tmp_path):
+    with pytest.raises(UserError, match="moelora are mixtures"):
+        export(finished("blip", "moelora"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_broken_checkpoint_is_not_exported(finished, tmp_path, monkeypatch):
+    """Written wrong, it would answer otherwise than the run: found before it gets its name."""
+    from evertune.lmm import instructblip
+
+    honest = instructblip.InstructBlip.save
+
+    def broken(self, folder):
+        self.blip.language_projection.weight.data *= 1.1
+        honest(self, folder)
+
+    monkeypatch.setattr(instructblip.InstructBlip, "save", broken)
+    with pytest.raises(UserError, match="nothing was exported"):
+        export(finished("blip"), tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("model", "method", "setting"),
+    [
+        ("llava", "sequential", "model_options.scope=projection+lora"),
+        ("llava", "sequential", "model_options.scope=dora"),
+        ("blip", "lora", ""),
+        ("blip", "olora", ""),
+        ("blip", "lora-router", ""),
+    ],
+)
+def test_peft_loads_every_stage(model, method, setting, finished, tmp_path):
+    folder = finished(model, method, *([setting] if setting else []))
+    folders = export_adapters(folder, tmp_path / "out")
+    assert [path.name for path in folders] == ["01-task-0", "02-task-1", "03-task-2"]
+    learner = open_run(folder)
+    for number, path in enumerate(folders, start=1):
+        learner.load(number)
+        if (expert := learner.expert_of(f"task-{number - 1}")) is not None:
+            for one in learner.methods:
+                one.activate(expert)
+        batch = probe(learner.lmm)
+        wanted = logits_of(learner.lmm, batch)
+        fresh = load_lmm(
+            json.loads((path / "adapter_config.json").read_text())["base_model_name_or_path"],
+            dtype="float32",
+            device=torch.device("cpu"),
+            options={"scope": "projection"} if model == "llava" else {},
+        )
+        attribute = learner.lmm.library.rstrip(".")
+        setattr(fresh, attribute, PeftModel.from_pretrained(getattr(fresh, attribute), path).base_model.model)
+        assert apart(logits_of(fresh, batch), wanted) < 1e-4
+
+
+def test_no_adapters_where_none_were_trained(finished, tmp_path):
+    with pytest.raises(UserError, match="trains no low-rank matrices"):
+        export_adapters(finished("blip"), tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_projector_of_smol_stands_beside_its_adapter(finished, tmp_path):
+    (first, *_) = export_adapters(finished("random"), tmp_path / "out")
+    assert {path.name for path in first.iterdir()} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "projector.safetensors",
+    }
+
+
+def test_no_run(tmp_path):
+    with pytest.raises(RunFolderError, match="is no run folder"):
+        export(tmp_path, tmp_path / "out")
+
+
+def test_the_command(finished, tmp_path, monkeypatch, capsys):
+    folder = finished("llava")
+    for more in ([], ["--adapters"]):
+        out = tmp_path / f"out{len(more)}"
+        monkeypatch.setattr("sys.argv", ["evertune", "export", str(folder), "--to", str(out), *more])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert not end.value.code and out.is_dir()
+    assert "its logits are those of the run" in capsys.readouterr().out
