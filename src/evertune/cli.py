@@ -161,6 +161,9 @@ def grid(
     file: Annotated[Path, typer.Argument(metavar="FILE.yaml", help="Streams, models, methods, seeds, settings.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of all runs [runs/NAME].")] = None,
     jobs: Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Runs side by side [cores; GPU: 1].")] = None,
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Do them on Ray: local, auto or HOST:PORT of a cluster.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs in their order; start none.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -177,7 +180,7 @@ def grid(
         _list_cells(cells, as_json=as_json)
         return
     with TerminalWatcher(console) as watcher:
-        made = Grid(cells, jobs=jobs, progress=watcher.fetching)
+        made = Grid(cells, jobs=jobs, progress=watcher.fetching, ray=ray)
     with GridView(console) as view:
         made.run(view)
     results = write_results(place / "results.json", made.finished, name=asked.name)

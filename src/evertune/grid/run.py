@@ -10,8 +10,10 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import TypeVar
 
 import yaml
 
@@ -21,11 +23,13 @@ from evertune.config import without_effect
 from evertune.errors import RunFolderError, UserError
 from evertune.files import digest_of, digest_of_file, read_json, write_atomically, write_json
 from evertune.grid.cells import Cell
-from evertune.grid.workers import Ended, Job, Pool, StopSignals
+from evertune.grid.ray_pool import RayPool
+from evertune.grid.workers import Ended, Job, Pool, StopSignals, Workers
 from evertune.runner import read_ledger
 from evertune.tasks import Stream
 
 SECONDS_BETWEEN_LOOKS = 0.2
+AnyWorkers = TypeVar("AnyWorkers", bound=Workers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,7 @@ class GridWatcher:
 
 
 def work(
-    pool: Pool, watcher: GridWatcher, *, take_in: Callable[[Ended], None], status: Callable[[Pool], Status]
+    pool: AnyWorkers, watcher: GridWatcher, *, take_in: Callable[[Ended], None], status: Callable[[AnyWorkers], Status]
 ) -> None:
     """Do all jobs of `pool`, telling `take_in` and the watcher what ended.
 
@@ -88,12 +92,21 @@ class Grid:
         cells: of `cells_of`.
         jobs: runs side by side; None: one per core, one alone on a GPU. `OMP_NUM_THREADS` is cores / jobs unless set.
         progress: told about downloads.
+        ray: where the runs are done: None for processes of this machine, else an address as `RayPool` takes it.
 
     Raises:
         UserError: a stream, a model, a method or an option does not exist; nothing was started.
     """
 
-    def __init__(self, cells: Sequence[Cell], *, jobs: int | None = None, progress: Progress | None = None) -> None:
+    def __init__(
+        self,
+        cells: Sequence[Cell],
+        *,
+        jobs: int | None = None,
+        progress: Progress | None = None,
+        ray: str | None = None,
+    ) -> None:
+        self._pool: Callable[..., Workers] = Pool if ray is None else partial(RayPool, address=ray)
         self.cells = {cell.name: cell for cell in cells}
         self.failed: dict[str, str] = {}
         self.seconds: dict[str, float] = {}
@@ -114,7 +127,7 @@ class Grid:
             KeyboardInterrupt: as `work` does.
         """
         jobs = [_job(cell) for name, cell in self.cells.items() if not self.done[name]]
-        pool = Pool(
+        pool = self._pool(
             jobs,
             size=self._jobs,
             environment={"OMP_NUM_THREADS": threads_each(self._jobs), "PYTHONUNBUFFERED": "1"},
@@ -158,7 +171,7 @@ class Grid:
         write_json(cell.file("checked"), content)
         self.seconds[cell.name] = ended.seconds
 
-    def _status(self, pool: Pool) -> Status:
+    def _status(self, pool: Workers) -> Status:
         running = [Running(w.job.name, self._doing(w.job.name), w.seconds) for w in pool.running]
         return Status(
             done=sum(self.done.values()),

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from evertune.files import make_folder
 
@@ -76,8 +76,13 @@ def locked(job: Job) -> IO[bytes] | None:
     return lock
 
 
-def start(job: Job, lock: IO[bytes], *, environment: Mapping[str, str]) -> Worker:
-    """Start `job` in a session of its own, so that Ctrl-C in the terminal reaches only who started it."""
+def start(
+    job: Job, lock: IO[bytes], *, environment: Mapping[str, str], prepared: Callable[[], None] | None = None
+) -> Worker:
+    """Start `job` in a session of its own, so that Ctrl-C in the terminal reaches only who started it.
+
+    `prepared` is called in the child before its command.
+    """
     with job.file("log").open("ab") as log:
         log.write(f"$ {shlex.join(job.command)}\n".encode())
         log.flush()
@@ -90,6 +95,7 @@ def start(job: Job, lock: IO[bytes], *, environment: Mapping[str, str]) -> Worke
             env={**os.environ, **environment},
             start_new_session=True,
             pass_fds=[lock.fileno()],
+            preexec_fn=prepared,  # noqa: PLW1509  only where this process has no other threads that matter
         )
     lock.truncate(0)
     lock.write(f"{process.pid}\n".encode())
@@ -118,6 +124,43 @@ class StopSignals:
 
     def _ask(self, _number: int, _frame: FrameType | None) -> None:
         self.asked = True
+
+
+class Workers(Protocol):
+    """What does jobs: processes of this machine (`Pool`), or a cluster's."""
+
+    elsewhere: list[Job]
+    """Those of `waiting` that another process holds."""
+
+    @property
+    def open(self) -> bool:
+        """Whether anything is left."""
+
+    @property
+    def waiting(self) -> Sequence[Job]:
+        """Jobs that have no place yet."""
+
+    @property
+    def running(self) -> Sequence[AtWork]:
+        """Jobs that go on."""
+
+    def step(self) -> list[Ended]:
+        """What has ended since the last step."""
+
+    def stop(self) -> None:
+        """End all that goes on."""
+
+
+class AtWork(Protocol):
+    """A job that goes on."""
+
+    @property
+    def job(self) -> Job:
+        """Which."""
+
+    @property
+    def seconds(self) -> float:
+        """Since it began."""
 
 
 class Pool:
@@ -200,6 +243,13 @@ class Pool:
             self._when_done(ended)
         worker.lock.close()
         return ended
+
+
+def finish(worker: Worker) -> Ended:
+    """How a worker whose process has ended did; lets go of its lock."""
+    ended = Ended(worker.job, worker.seconds, _problem(worker))
+    worker.lock.close()
+    return ended
 
 
 def _problem(worker: Worker) -> str | None:
