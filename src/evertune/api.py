@@ -189,8 +189,12 @@ def config_of(folder: Path) -> RunConfig:
     path = folder / "config.yaml"
     if not path.exists():
         raise RunFolderError(f"{folder} is no run folder: it has no config.yaml")
-    content = {key: value for key, value in read_yaml(path).items() if key not in ("data", "model_config")}
-    return validated(RunConfig, content, where=str(path))
+    content = read_yaml(path)
+    if not isinstance(content, dict):
+        raise RunFolderError(f"{path} is damaged: expected 'key: value' lines")
+    fingerprints = ("data", "model_config")  # of what decides the run, beside its configuration
+    asked = {key: value for key, value in content.items() if key not in fingerprints}
+    return validated(RunConfig, asked, where=str(path))
 
 
 def data_of(config: RunConfig, *, decode: bool = False, progress: Progress | None = None) -> Stream:

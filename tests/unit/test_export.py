@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -211,9 +212,18 @@ def test_the_projector_of_smol_stands_beside_its_adapter(finished, tmp_path):
     }
 
 
-def test_no_run(tmp_path):
+def test_no_run_and_damaged_ones(finished, tmp_path):
     with pytest.raises(RunFolderError, match="is no run folder"):
         export(tmp_path, tmp_path / "out")
+    run = shutil.copytree(finished("blip"), tmp_path / "run")
+    stamp = json.loads((run / "stamp.json").read_text())
+    (run / "stamp.json").write_text(json.dumps({**stamp, "model_fingerprint": "other"}))
+    with pytest.raises(RunFolderError, match="was made with another"):
+        export(run, tmp_path / "out")
+    (run / "config.yaml").write_text("- a list")
+    with pytest.raises(RunFolderError, match="config.yaml is damaged"):
+        export(run, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_command(finished, tmp_path, monkeypatch, capsys):
