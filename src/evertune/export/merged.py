@@ -82,12 +82,15 @@ def export(
     wanted = _logits(learner.lmm, samples, features)
     config = config_of(run)
     source = model_folder(config.model, progress=progress)
+    dtype = learner.lmm.dtype
     with whole_folder(out) as place:
         merged(learner.lmm).save(place)
+        del learner  # a large model has no place for two
         _take_over(source, place)
-        found = _logits(load_lmm(str(place), dtype=_dtype(learner.lmm), seed=config.seed), samples, features)
+        again = load_lmm(str(place), dtype=str(dtype).removeprefix("torch."), seed=config.seed)
+        found = _logits(again, samples, features)
         apart, largest = float((found - wanted).abs().max()), float(wanted.abs().max())
-        if not apart <= APART[learner.lmm.dtype] * largest:
+        if not apart <= APART[dtype] * largest:
             raise UserError(f"the logits of {out} lie {apart:.3g} from those of {run}: nothing was exported")
         card = _card(run, source, model=config.model, stage=number, expert=expert, apart=apart, largest=largest)
         write_atomically(place / "README.md", card)
@@ -125,10 +128,6 @@ def _asked(run: Path, lmm: LMM) -> tuple[list[Sample], Tensor]:
 def _logits(lmm: LMM, samples: Sequence[Sample], features: Tensor) -> Tensor:
     logits: Tensor = lmm.module().eval()(lmm.collate(samples, features)).logits
     return logits.float().cpu()
-
-
-def _dtype(lmm: LMM) -> str:
-    return str(lmm.dtype).removeprefix("torch.")
 
 
 def _take_over(source: Path, place: Path) -> None:
