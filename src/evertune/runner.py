@@ -132,7 +132,11 @@ def stamp(folder: Path, lmm: LMM, stream: Stream) -> None:
         "device": str(lmm.device),
         "dtype": str(lmm.dtype).removeprefix("torch."),
         "model_fingerprint": lmm.fingerprint,
-        "prompts": {task.name: lmm.prompt(task.train[0].instruction) for task in stream.columns},
+        "prompts": {
+            task.name: lmm.prompt(first.instruction, pictures=len(first.images))
+            for task in stream.columns
+            for first in [task.train[0]]
+        },
         **({"skipped": stream.skipped.counts} if len(stream.skipped) else {}),
     }
     path = folder / "stamp.json"

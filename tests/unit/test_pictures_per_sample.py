@@ -69,6 +69,14 @@ def test_whatever_else_is_in_the_batch(name, loaded, mixed):
         torch.testing.assert_close(alone, loss, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["random", "mini_blip", "qwen2_5_vl"])
+def test_the_prompt_has_a_place_for_each(name, loaded):
+    lmm = loaded(name)
+    for number in (0, 1, 3):
+        said = lmm.prompt("which {image} is it?", pictures=number)
+        assert said.count("{image}") == number + 1 and "which {image} is it?" in said
+
+
 def test_without_a_picture_the_lm_reads_the_text_alone(loaded, mixed):
     """Against the library's LM on the token ids, which knows of no picture."""
     lmm, sample = loaded("mini_blip"), mixed[1]

@@ -89,7 +89,7 @@ def _shown(sample: Sample, lmm: LMM | None) -> dict[str, Any]:
         "origin": sample.origin,
         "pictures": [_picture(path) for path in sample.images[:MOST_PICTURES]],
         "more": max(0, len(sample.images) - MOST_PICTURES),
-        "prompt": _cut(lmm.prompt(sample.instruction) if lmm else sample.instruction),
+        "prompt": _cut(lmm.prompt(sample.instruction, pictures=len(sample.images)) if lmm else sample.instruction),
         "answers": [(_cut(answer), count) for answer, count in Counter(sample.answers).items()],
         "tokens": masked(sample, lmm) if lmm and short else [],
         "sizes": lmm.lengths(sample.instruction, sample.answers[0]) if lmm else (),

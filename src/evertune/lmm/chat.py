@@ -101,9 +101,9 @@ class ChatLMM(nn.Module):
         del parameter
         return 1.0
 
-    def prompt(self, instruction: str) -> str:
-        """The rendered chat template, `{image}` where the picture stands."""
-        return self.prompts.prompt(instruction).replace(self.prompts.picture, "{image}")
+    def prompt(self, instruction: str, *, pictures: int = 1) -> str:
+        """The rendered chat template, `{image}` where a picture stands."""
+        return self.prompts.prompt(instruction, pictures=pictures).replace(self.prompts.picture, "{image}")
 
     def forward(self, batch: Batch) -> Output:
         """Loss of the answers of `batch`."""

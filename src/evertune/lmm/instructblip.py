@@ -103,9 +103,9 @@ class InstructBlip(nn.Module):
         del parameter
         return 1.0
 
-    def prompt(self, instruction: str) -> str:
+    def prompt(self, instruction: str, *, pictures: int = 1) -> str:
         """The instruction behind the visual tokens, as the processor renders it."""
-        return "{image}" + instruction
+        return "{image}" * pictures + instruction
 
     def forward(self, batch: Batch) -> Output:
         """Loss of the answers of `batch`."""

@@ -125,8 +125,8 @@ class LMM(Protocol):
     def collate(self, samples: Sequence[Sample], features: Tensor) -> Batch:
         """Render prompts and answers of `samples` and put them beside the (pictures, V, D) features of all of them."""
 
-    def prompt(self, instruction: str) -> str:
-        """The rendered prompt, `{image}` where the visual tokens stand."""
+    def prompt(self, instruction: str, *, pictures: int = 1) -> str:
+        """The rendered prompt, `{image}` where the visual tokens of each picture stand."""
 
     def answer(
         self,

@@ -96,9 +96,10 @@ class Smol(nn.Module):
         """The projector, which starts random, wants smaller steps than LoRA, which starts without effect."""
         return float(self.config["projection_rate"]) if parameter.startswith("projector.") else 1.0
 
-    def prompt(self, instruction: str) -> str:
-        """`{image}` stands for the visual tokens."""
-        return str(self.config["prompt"]).replace("{instruction}", instruction)
+    def prompt(self, instruction: str, *, pictures: int = 1) -> str:
+        """`{image}` stands for the visual tokens of a picture."""
+        form = str(self.config["prompt"]).replace("{image}", "{image}" * pictures)
+        return form.replace("{instruction}", instruction)
 
     def forward(self, batch: Batch) -> Output:
         """Loss of the answers of `batch`."""
@@ -183,7 +184,7 @@ class Smol(nn.Module):
         return self.projector(features.float()).to(self.dtype)  # type: ignore[no-any-return]
 
     def _text_after_image(self, instruction: str) -> list[int]:
-        text = self.prompt(instruction).removeprefix("{image}")
+        text = self.prompt(instruction, pictures=0)
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
     def _answer_ids(self, answer: str) -> list[int]:
