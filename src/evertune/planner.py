@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from evertune.evaluate import longest_answer
-from evertune.lmm.features import FeatureStore
+from evertune.lmm.features import FeatureStore, grey_features
 from evertune.lmm.protocol import LMM
 from evertune.lmm.weights import copy_of, restore
 from evertune.loop import Training, reaching, trained_parameters
@@ -65,7 +65,7 @@ def measure_pace(lmm: LMM, stream: Stream, training: Training, *, batch: int) ->
     """Train on one micro-batch and answer one batch, with features of grey pictures; the weights stay as they are."""
     first = stream.tasks[0]
     samples = _filled(first.train, training.batch_size)
-    features = _grey(lmm, samples)
+    features = grey_features(lmm, sum(len(sample.images) for sample in samples))
     before = copy_of(lmm.trainable())
     seconds = []
     for _ in range(2):  # the first one also pays for memory and kernels
@@ -76,7 +76,7 @@ def measure_pace(lmm: LMM, stream: Stream, training: Training, *, batch: int) ->
     restore(lmm.trainable(), before)
     asked = _filled(first.test, batch)
     pictures, longest = [len(sample.images) for sample in asked], longest_answer(lmm, first, None)
-    features = _grey(lmm, asked)
+    features = grey_features(lmm, sum(pictures))
     start = time.perf_counter()
     lmm.answer(features, [s.instruction for s in asked], max_new_tokens=longest, pictures=pictures)
     return Pace(train=seconds[-1] / len(samples), answer=(time.perf_counter() - start) / len(asked))
@@ -112,14 +112,6 @@ def plan_run(lmm: LMM, methods: Sequence[Method], stream: Stream, *, name: str, 
 
 def _filled(samples: Sequence[Sample], count: int) -> list[Sample]:
     return [samples[i % len(samples)] for i in range(count)]
-
-
-def _grey(lmm: LMM, samples: Sequence[Sample]) -> torch.Tensor:
-    """Features of as many pictures as the samples have, all the same."""
-    from PIL import Image
-
-    one = lmm.encode([Image.new("RGB", (64, 64), "grey")])[0]
-    return one.expand(sum(len(sample.images) for sample in samples), *one.shape)
 
 
 def _peak_memory() -> int:

@@ -89,18 +89,29 @@ def finished_matrix(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any]
 
 def refuse_other_run(folder: Path, identity: Mapping[str, Any]) -> None:
     """Raise when `folder` was made with another configuration or other data."""
-    try:
-        found = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as problem:
-        raise RunFolderError(f"{folder / 'config.yaml'} can't be read: {problem}") from problem
-    if not isinstance(found, dict):
-        raise RunFolderError(f"{folder / 'config.yaml'} is damaged: expected 'key: value' lines")
+    found = read_identity(folder)
     for key in sorted(identity.keys() | found.keys()):
         if found.get(key) != identity.get(key):
             raise RunFolderError(
                 f"{folder} holds a run with {key}={_short(found.get(key))}, asked was "
                 f"{key}={_short(identity.get(key))}; choose another --out, or delete the folder"
             )
+
+
+def read_identity(folder: Path) -> dict[str, Any]:
+    """What `begin` wrote.
+
+    Raises:
+        RunFolderError: it can't be read; the message names the file.
+    """
+    path = folder / "config.yaml"
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as problem:
+        raise RunFolderError(f"{path} can't be read: {problem}") from problem
+    if not isinstance(found, dict):
+        raise RunFolderError(f"{path} is damaged: expected 'key: value' lines")
+    return found
 
 
 def _short(value: Any) -> str:

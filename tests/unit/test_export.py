@@ -182,8 +182,7 @@ def test_peft_loads_every_stage(model, method, setting, finished, tmp_path):
     for number, path in enumerate(folders, start=1):
         learner.load(number)
         if (expert := learner.expert_of(f"task-{number - 1}")) is not None:
-            for one in learner.methods:
-                one.activate(expert)
+            learner.activate(expert)
         batch = probe(learner.lmm)
         wanted = logits_of(learner.lmm, batch)
         fresh = load_lmm(

@@ -118,6 +118,29 @@ def test_a_broken_rule_is_found(kind, rule, loaded, uneven, monkeypatch):
 LINEAR, EMBEDDING, NORM = (per_sample._RULES[kind] for kind in (nn.Linear, nn.Embedding, nn.LayerNorm))
 
 
+class Words(nn.Module):
+    """Answers with the sum of word embeddings, those of padding too: they have no gradient."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(6, 4, padding_idx=0)
+        self.out = nn.Linear(4, 1)
+
+    def forward(self, ids):
+        return self.out(self.table(ids).sum(1)).square().squeeze(1)
+
+
+def test_padding_of_an_embedding_does_not_train():
+    model, ids = Words(), torch.tensor([[1, 2, 0], [3, 3, 0]])
+    parameters = dict(model.named_parameters())
+    found = gradients_of(model, parameters, ids, lambda values: values, count=2)
+    assert found is not None, "they add up"
+    for at, row in enumerate(ids):
+        alone = torch.autograd.grad(model(row[None]).sum(), list(parameters.values()))
+        for name, gradient in zip(parameters, alone, strict=True):
+            torch.testing.assert_close(found[name][at], gradient)
+
+
 def test_memory_is_bounded():
     small, large = {"a": torch.empty(10)}, {"a": torch.empty(10), "b": torch.empty(2**24, device="meta")}
     assert samples_at_once(small) == 16 and samples_at_once(large) == 4

@@ -10,6 +10,7 @@ from reading_rows import colour, read, write_lines
 
 from evertune.errors import DataError
 from evertune.files import digest_of_file
+from evertune.tasks.seen import HASHED
 from evertune.tasks.split import held_out, ranks, twins, wrong_numbers
 
 
@@ -84,3 +85,13 @@ def test_numbers_of_pictures(tmp_path, names):
     assert "d.jsonl:2: the row has no picture; the model 'tiny' takes exactly 1" in said[0]
     assert "d.jsonl:3: the row has 2 pictures; the model 'tiny' takes exactly 1" in said[1]
     assert not wrong_numbers(samples, range(3), model="x")[0].any()
+
+
+def test_the_last_samples_are_kept_and_no_more(tmp_path, names, monkeypatch):
+    """A task that fits is read from the disk once; memory does not grow with one that does not."""
+    monkeypatch.setattr("evertune.tasks.samples.KEPT", 3)
+    samples = write(tmp_path, "a", [((name,), name) for name in names])
+    samples.look(depth=HASHED)
+    first = list(samples)
+    assert len(samples.seen.kept) == 3 and samples[19] is first[19] and samples[0] == first[0]
+    assert samples[0] is not first[0] and list(samples.seen.kept) == [18, 19, 0]

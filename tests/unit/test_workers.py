@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from evertune.grid.workers import Job, Pool, StopSignals, locked
+from evertune.grid.workers import Job, Orders, Pool, StopSignals, locked
 
 
 def job(folder, name, code):
@@ -23,14 +23,15 @@ def nothing(_):
 
 
 def pool(jobs, *, size=2, done=(), before_start=nothing, when_done=nothing):
-    return Pool(
-        jobs,
+    orders = Orders(
+        jobs=jobs,
         size=size,
         environment={"GREETING": "hello"},
         is_done=lambda job: job.name in done,
         before_start=before_start,
         when_done=when_done,
     )
+    return Pool(orders)
 
 
 def work(made):
@@ -154,9 +155,12 @@ def test_a_worker_keeps_its_lock_when_its_starter_is_killed(tmp_path):
     starter = f"""
 import sys, time
 from pathlib import Path
-from evertune.grid.workers import Job, Pool
+from evertune.grid.workers import Job, Orders, Pool
 job = Job("a", (sys.executable, "-c", "import time; time.sleep(60)"), beside=Path({str(tmp_path)!r}) / "a")
-pool = Pool([job], size=1, environment={{}}, is_done=lambda j: False, before_start=print, when_done=print)
+orders = Orders(
+    jobs=[job], size=1, environment={{}}, is_done=lambda j: False, before_start=print, when_done=print
+)
+pool = Pool(orders)
 pool.step()
 time.sleep(60)
 """

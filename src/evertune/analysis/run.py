@@ -18,7 +18,7 @@ from evertune.assets import Progress
 from evertune.errors import RunFolderError, UserError
 from evertune.files import digest_of, read_json, write_json
 from evertune.grid.run import GridWatcher, Running, Status, default_jobs, threads_each, work
-from evertune.grid.workers import Ended, Job, Pool
+from evertune.grid.workers import Ended, Job, Orders, Pool
 
 
 class PairRuns:
@@ -47,15 +47,15 @@ class PairRuns:
         if not self._open:
             return
         dtype = _dtype(self.study)
-        pool = Pool(
-            [self._job(name, dtype) for name in self._open],
+        orders = Orders(
+            jobs=[self._job(name, dtype) for name in self._open],
             size=self._jobs,
             environment={"OMP_NUM_THREADS": threads_each(self._jobs), "PYTHONUNBUFFERED": "1"},
             is_done=lambda job: not self._missing(job.name),
             before_start=lambda _: None,
             when_done=lambda _: None,
         )
-        work(pool, watcher, take_in=self._take_in, status=self._status)
+        work(Pool(orders), watcher, take_in=self._take_in, status=self._status)
 
     def _job(self, name: str, dtype: str) -> Job:
         first, seed = self._open[name]

@@ -102,11 +102,9 @@ def masked(sample: Sample, lmm: LMM) -> list[Token]:
 
     Of the places that a chat LMM keeps for a picture, one is shown: how many there are depends on its size.
     """
-    import torch
+    from evertune.lmm.features import grey_features  # brings torch
 
-    grey = [Image.new("RGB", (64, 64), "grey")]
-    one = torch.stack(list(lmm.encode(grey)))
-    batch = lmm.collate([sample], one.expand(len(sample.images), *one.shape[1:]))
+    batch = lmm.collate([sample], grey_features(lmm, len(sample.images)))
     texts = lmm.token_texts(batch.input_ids[0].tolist())
     tokens = [Token(text, trained) for text, trained in zip(texts, (batch.labels[0] >= 0).tolist(), strict=True)]
     return [now for before, now in pairwise([None, *tokens]) if now and not (now == before and _is_mark(now.text))]

@@ -83,8 +83,7 @@ def export_adapters(run: Path, out: Path, *, progress: Progress | None = None) -
         for stage in learner.stages:
             learner.load(stage.number)
             if (expert := learner.expert_of(stage.task)) is not None:
-                for method in learner.methods:
-                    method.activate(expert)
+                learner.activate(expert)
             adapter = adapter_of(learner.lmm)
             folder = make_folder(place / f"{stage.number:02d}-{stage.task}")
             write_json(folder / "adapter_config.json", adapter.config(base))

@@ -108,8 +108,7 @@ def _activate(learner: Learner, expert: str | None) -> None:
     if expert is not None:
         if expert not in experts:
             raise unknown("expert", expert, experts)
-        for method in learner.methods:
-            method.activate(expert)
+        learner.activate(expert)
 
 
 def _asked(run: Path, lmm: LMM) -> tuple[list[Sample], Tensor]:

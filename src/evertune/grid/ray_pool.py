@@ -10,12 +10,12 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from evertune.errors import UserError
-from evertune.grid.workers import Ended, Job, finish, locked, start
+from evertune.grid.workers import Ended, Job, Orders, ended_as, locked, start
 
 LOCAL = "local"
 RETRIES = 3
@@ -42,46 +42,31 @@ class Submitted:
 
 
 class RayPool:
-    """The interface of `workers.Pool` over Ray's scheduler.
+    """The interface of `workers.Pool` over Ray's scheduler; on a cluster its cores say how many go on at once.
 
     Args:
-        jobs: what is to be done.
-        size: runs side by side on this machine; on a cluster Ray decides, by its cores.
-        environment: variables that the workers get besides those of their machine.
-        is_done: whether a job needs no worker.
-        before_start: called before a job is given to Ray, for what its command reads.
-        when_done: called after a job went well.
+        orders: the jobs, and whom to tell.
         address: 'local', 'auto' (the cluster that this machine belongs to), or `HOST:PORT`.
 
     Raises:
         UserError: Ray is not installed, or there is no cluster at the address.
     """
 
-    def __init__(
-        self,
-        jobs: Sequence[Job],
-        *,
-        size: int,
-        environment: Mapping[str, str],
-        is_done: Callable[[Job], bool],
-        before_start: Callable[[Job], None],
-        when_done: Callable[[Ended], None],
-        address: str = LOCAL,
-    ) -> None:
+    def __init__(self, orders: Orders, *, address: str = LOCAL) -> None:
         self.elsewhere: list[Job] = []
-        self._ray = _connected(address, size)
-        self._when_done = when_done
-        self._ended = [Ended(job, 0.0, None) for job in jobs if is_done(job)]
+        self._ray = _connected(address, orders.size)
+        self._when_done = orders.when_done
+        self._ended = [Ended(job, 0.0, None) for job in orders.jobs if orders.is_done(job)]
         self._open: dict[Any, Submitted] = {}
         self._looked = 0.0
         done = {ended.job.name for ended in self._ended}
-        cores = 1 if address == LOCAL else int(environment.get("OMP_NUM_THREADS", 1))
+        cores = 1 if address == LOCAL else int(orders.environment.get("OMP_NUM_THREADS", 1))
         do = self._ray.remote(_do).options(
             num_cpus=cores, num_gpus=_gpus(), max_retries=RETRIES, retry_exceptions=[KilledError]
         )
-        for job in (job for job in jobs if job.name not in done):
-            before_start(job)
-            self._open[do.remote(job, dict(environment))] = Submitted(job)
+        for job in (job for job in orders.jobs if job.name not in done):
+            orders.before_start(job)
+            self._open[do.remote(job, dict(orders.environment))] = Submitted(job)
 
     @property
     def open(self) -> bool:
@@ -177,7 +162,8 @@ def _do(job: Job, environment: Mapping[str, str]) -> tuple[float, str | None]:
     except BaseException:
         worker.process.kill()
         raise
-    ended = finish(worker)
+    ended = ended_as(worker)
+    worker.lock.close()
     if worker.process.returncode < 0:
         raise KilledError(ended.problem)
     return ended.seconds, ended.problem

@@ -24,7 +24,7 @@ from evertune.errors import RunFolderError, UserError
 from evertune.files import digest_of, digest_of_file, read_json, write_atomically, write_json
 from evertune.grid.cells import Cell
 from evertune.grid.ray_pool import RayPool
-from evertune.grid.workers import Ended, Job, Pool, StopSignals, Workers
+from evertune.grid.workers import Ended, Job, Orders, Pool, StopSignals, Workers
 from evertune.runner import read_ledger
 from evertune.tasks import Stream
 
@@ -127,15 +127,15 @@ class Grid:
             KeyboardInterrupt: as `work` does.
         """
         jobs = [_job(cell) for name, cell in self.cells.items() if not self.done[name]]
-        pool = self._pool(
-            jobs,
+        orders = Orders(
+            jobs=jobs,
             size=self._jobs,
             environment={"OMP_NUM_THREADS": threads_each(self._jobs), "PYTHONUNBUFFERED": "1"},
             is_done=lambda job: self._is_finished(job.name),
             before_start=self._write_config,
             when_done=self._remember,
         )
-        work(pool, watcher, take_in=self._take_in, status=self._status)
+        work(self._pool(orders), watcher, take_in=self._take_in, status=self._status)
 
     def _take_in(self, ended: Ended) -> None:
         if ended.problem is None:

@@ -163,36 +163,35 @@ class AtWork(Protocol):
         """Since it began."""
 
 
-class Pool:
-    """Jobs in the order in which they are started, at most `size` of them at once.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Orders:
+    """What is to be done, and whom to tell.
 
-    Args:
-        jobs: what is to be done.
-        size: jobs side by side.
-        environment: variables that the workers get besides those of this process.
+    Attributes:
+        jobs: in the order in which they are started.
+        size: jobs side by side on this machine.
+        environment: variables that the workers get besides those of their process.
         is_done: whether a job needs no worker; asked again under its lock, for others may have done it meanwhile.
-        before_start: called under the job's lock, for what its command reads.
-        when_done: called after a job went well and before its lock is let go.
+        before_start: called before a job is started, for what its command reads.
+        when_done: called after a job went well.
     """
 
-    def __init__(
-        self,
-        jobs: Sequence[Job],
-        *,
-        size: int,
-        environment: Mapping[str, str],
-        is_done: Callable[[Job], bool],
-        before_start: Callable[[Job], None],
-        when_done: Callable[[Ended], None],
-    ) -> None:
-        self.waiting = list(jobs)
+    jobs: Sequence[Job]
+    size: int
+    environment: Mapping[str, str]
+    is_done: Callable[[Job], bool]
+    before_start: Callable[[Job], None]
+    when_done: Callable[[Ended], None]
+
+
+class Pool:
+    """Jobs as processes of this machine; `before_start` and `when_done` are called under the job's lock."""
+
+    def __init__(self, orders: Orders) -> None:
+        self.waiting = list(orders.jobs)
         self.running: list[Worker] = []
         self.elsewhere: list[Job] = []
-        self._size = size
-        self._environment = environment
-        self._is_done = is_done
-        self._before_start = before_start
-        self._when_done = when_done
+        self._orders = orders
 
     @property
     def open(self) -> bool:
@@ -205,7 +204,7 @@ class Pool:
         self.running = [worker for worker in self.running if worker.process.returncode is None]
         self.elsewhere = []
         for job in list(self.waiting):
-            if len(self.running) >= self._size:
+            if len(self.running) >= self._orders.size:
                 break
             ended += self._try(job)
         return ended
@@ -230,26 +229,24 @@ class Pool:
             self.elsewhere.append(job)
             return []
         self.waiting.remove(job)
-        if self._is_done(job):
+        if self._orders.is_done(job):
             lock.close()
             return [Ended(job, 0.0, None)]
-        self._before_start(job)
-        self.running.append(start(job, lock, environment=self._environment))
+        self._orders.before_start(job)
+        self.running.append(start(job, lock, environment=self._orders.environment))
         return []
 
     def _take_in(self, worker: Worker) -> Ended:
-        ended = Ended(worker.job, worker.seconds, _problem(worker))
+        ended = ended_as(worker)
         if ended.problem is None:
-            self._when_done(ended)
+            self._orders.when_done(ended)
         worker.lock.close()
         return ended
 
 
-def finish(worker: Worker) -> Ended:
-    """How a worker whose process has ended did; lets go of its lock."""
-    ended = Ended(worker.job, worker.seconds, _problem(worker))
-    worker.lock.close()
-    return ended
+def ended_as(worker: Worker) -> Ended:
+    """How a worker whose process has ended did; it still holds its lock."""
+    return Ended(worker.job, worker.seconds, _problem(worker))
 
 
 def _problem(worker: Worker) -> str | None:

@@ -21,7 +21,15 @@ from evertune.files import digest, digest_of_file, read_json
 from evertune.lmm import FAMILIES
 from evertune.lmm.adapters import merge_peft
 from evertune.lmm.connectors import KINDS, Kind, Size, listening
-from evertune.lmm.decoder import IGNORE, answer_rows, mean_word_embeddings, nll_of_hidden, pad_left, token_texts
+from evertune.lmm.decoder import (
+    IGNORE,
+    answer_rows,
+    generated,
+    mean_word_embeddings,
+    nll_of_hidden,
+    pad_left,
+    token_texts,
+)
 from evertune.lmm.hub import refuse_pickles
 from evertune.lmm.modes import evaluating
 from evertune.lmm.processors import ChatProcessor, encoder_arguments, load_processor, stacked_facts
@@ -165,17 +173,16 @@ class ChatLMM(nn.Module):
             ]
             end = self.prompts.end
             ids, attention = (part.to(self.device) for part in pad_left(prompts, end))
-            tokens = self.model.generate(
+            return generated(
+                self.model,
+                self.prompts.tokenizer,
+                max_new_tokens=max_new_tokens,
+                end=end,
+                skip=ids.shape[1],
                 input_ids=ids,
                 attention_mask=attention,
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                eos_token_id=end,
-                pad_token_id=end,
                 **self._behind_tower(features, ids, torch.full_like(ids, IGNORE)),
             )
-            new = tokens[:, ids.shape[1] :]
-            return [self.prompts.tokenizer.decode(row, skip_special_tokens=True).strip() for row in new]
 
     def answer_tokens(self, answer: str) -> int:
         """Tokens of `answer` with its end token."""

@@ -148,12 +148,12 @@ def greedy_answers(lm: Any, tokenizer: Any, embeds: Sequence[Tensor], *, max_new
     for row, prompt in enumerate(embeds):
         batch[row, longest - len(prompt) :] = prompt
         attention[row, longest - len(prompt) :] = 1
-    tokens = lm.generate(
-        inputs_embeds=batch,
-        attention_mask=attention,
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        eos_token_id=end,
-        pad_token_id=end,
+    return generated(
+        lm, tokenizer, max_new_tokens=max_new_tokens, end=end, inputs_embeds=batch, attention_mask=attention
     )
-    return [tokenizer.decode(row, skip_special_tokens=True).strip() for row in tokens]
+
+
+def generated(lm: Any, tokenizer: Any, *, max_new_tokens: int, end: int, skip: int = 0, **inputs: Any) -> list[str]:
+    """Greedy answers of a batch, up to the token `end`; `skip` tokens of each prompt are given back before them."""
+    tokens = lm.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=end, pad_token_id=end)
+    return [tokenizer.decode(row, skip_special_tokens=True).strip() for row in tokens[:, skip:]]

@@ -81,7 +81,7 @@ class FeatureStore:
     @cached_property
     def like(self) -> Tensor:
         """(1, V, D) features of a grey picture, where only their shape is wanted."""
-        return torch.stack(list(self._lmm.encode([Image.new("RGB", (64, 64), "grey")])))
+        return grey_features(self._lmm, 1)
 
     def _add(self, pictures: Mapping[str, Picture]) -> None:
         parts: list[Tensor] = []
@@ -115,6 +115,12 @@ class FeatureStore:
                 for key, start, rows in zip(keys, starts, lengths, strict=False)
             }
         )
+
+
+def grey_features(lmm: LMM, count: int) -> Tensor:
+    """(count, V, D) features of grey pictures, where none is at hand or what it shows does not matter."""
+    one = torch.stack(list(lmm.encode([Image.new("RGB", (64, 64), "grey")])))
+    return one.expand(count, *one.shape[1:])
 
 
 def embed_pictures(lmm: LMM, features: FeatureStore, samples: Sequence[Sample]) -> Tensor:
