@@ -32,6 +32,14 @@ def parent_of(pid):
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
+def is_gone(pid):
+    """Whether a process has ended; whoever inherited it may not have asked how yet (a zombie)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
 def test_a_killed_worker_is_begun_again(undisturbed, grid_file, tmp_path):  # noqa: F811
     out = tmp_path / "grid"
     going = subprocess.Popen(
@@ -42,8 +50,7 @@ def test_a_killed_worker_is_begun_again(undisturbed, grid_file, tmp_path):  # no
     os.kill(parent_of(run), signal.SIGKILL)  # Ray's worker: the run it began dies with it
     wait_until(lambda: pid_of(out, CELLS[1]) not in (0, run), going)
     again = pid_of(out, CELLS[1])
-    with pytest.raises(ProcessLookupError):
-        os.kill(run, 0)
+    assert is_gone(run)
     os.kill(again, signal.SIGKILL)  # and the run itself, as a full memory would
     said, errors = going.communicate(timeout=240)
     assert going.returncode == 0, errors
