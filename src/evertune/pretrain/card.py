@@ -1,8 +1,8 @@
-"""The model card that stands beside each checkpoint of `tiny`."""
+"""The model card that stands beside each checkpoint of `tiny`, and the tables of any such card."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,13 +66,18 @@ def write_card(folder: Path, recipe: Recipe, scores: Mapping[str, Mapping[str, f
 
 def _recipe(recipe: Recipe) -> str:
     phases = [value for value in (getattr(recipe, field.name) for field in fields(recipe)) if isinstance(value, Phase)]
-    rows = [f"| {p.name} | {p.steps:,} | {p.learning_rate:g} | {p.weight_decay:g} |" for p in phases]
     sizes = (
         f"{recipe.batch} pictures or {recipe.texts} texts per step; {recipe.pictures:,} captioned pictures; "
         f"{recipe.per_task:,} samples of each known task. "
         "AdamW (0.9, 0.98), cosine after 5 % of warm-up, gradient norm at most 1."
     )
-    return "\n".join(["| phase | steps | learning rate | weight decay |", "|---|---:|---:|---:|", *rows, "", sizes])
+    return f"{phase_table(phases)}\n\n{sizes}"
+
+
+def phase_table(phases: Iterable[Phase]) -> str:
+    """How long and how fast each phase trained, as Markdown."""
+    rows = [f"| {p.name} | {p.steps:,} | {p.learning_rate:g} | {p.weight_decay:g} |" for p in phases]
+    return "\n".join(["| phase | steps | learning rate | weight decay |", "|---|---:|---:|---:|", *rows])
 
 
 def _table(scores: Mapping[str, Mapping[str, float]]) -> str:

