@@ -96,11 +96,15 @@ def shipped(parts, tmp_path, monkeypatch):
 def test_the_aligned_preset_is_smol_with_the_shipped_projector(parts, shipped, monkeypatch):
     folder = model_folder("smol-aligned")
     assert folder.name.startswith("smol-aligned-wheel-")
-    plain, aligned = (load_lmm(str(f), dtype="float32", device=torch.device("cpu")) for f in (model_folder("smol"), folder))
+    plain, aligned = (
+        load_lmm(str(f), dtype="float32", device=torch.device("cpu")) for f in (model_folder("smol"), folder)
+    )
     assert plain.fingerprint != aligned.fingerprint and plain.encoder_fingerprint == aligned.encoder_fingerprint
     wanted = load_file(shipped / "projector.safetensors")
     assert all(torch.equal(p, wanted[name].float()) for name, p in aligned.projector.state_dict().items())
-    assert all(torch.equal(p, plain.lm.state_dict()[name]) for name, p in aligned.lm.state_dict().items() if "lora" not in name)
+    assert all(
+        torch.equal(p, plain.lm.state_dict()[name]) for name, p in aligned.lm.state_dict().items() if "lora" not in name
+    )
     assert not damaged_files(folder)
     monkeypatch.setattr(smol_weights, "whole_folder", lambda path: pytest.fail("made twice"))
     assert model_folder("smol-aligned") == folder
@@ -146,12 +150,13 @@ def test_the_aligned_preset_takes_the_lm_that_was_asked_for(parts, shipped, monk
 def test_the_projector_that_comes_with_evertune():
     """Small, whole, of the shapes that `smol` has, with a card; and no folder that could be taken for a model."""
     tensors = load_file(smol_weights.ALIGNED / "projector.safetensors")
-    assert sum(t.numel() for t in tensors.values()) == 1_074_816
+    assert sum(t.numel() for t in tensors.values()) == 1_073_920
     assert all(torch.isfinite(t).all() for t in tensors.values())
     assert sum(path.stat().st_size for path in smol_weights.ALIGNED.iterdir()) < 5e6
-    assert digest_of_file(smol_weights.ALIGNED / "projector.safetensors") == read_json(
-        smol_weights.ALIGNED / "projector.json"
-    )["projector_sha256"]
+    assert (
+        digest_of_file(smol_weights.ALIGNED / "projector.safetensors")
+        == read_json(smol_weights.ALIGNED / "projector.json")["projector_sha256"]
+    )
     assert "evertune pretrain smol" in (smol_weights.ALIGNED / "README.md").read_text()
     with pytest.raises(UserError, match="it is not a model folder"):
         model_folder(str(smol_weights.ALIGNED))

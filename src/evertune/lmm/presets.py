@@ -85,7 +85,7 @@ PRESETS: dict[str, dict[str, str]] = {
         "title": "smol with a projector that was trained on captions of the packages' pictures, its LM frozen",
         "family": "smol",
         "parameters": "135 M language, 3.4 M vision, 1.5 M trained (1.07 M projector, 0.46 M LoRA)",
-        "licence": "Apache-2.0; the projector was trained on OpenMoji (CC BY-SA 4.0), MNIST (CC BY-SA 3.0) and easy-VQA (MIT)",
+        "licence": "Apache-2.0; projector: trained on OpenMoji (CC BY-SA 4.0), MNIST (CC BY-SA 3.0), easy-VQA (MIT)",
         "source": "smol, and a projector that comes with evertune; made by `evertune pretrain smol`",
         "citation": "as smol; J. Li et al., BLIP-2, 2023, arXiv 2301.12597 (the role of the captions)",
     },

