@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from evertune.arguments import JsonOption, make_console, print_json
 from evertune.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def pretrain(
@@ -32,6 +35,8 @@ def pretrain(
     use_threads(1)  # the order of sums, and so the bits, would depend on their number
     console = make_console(quiet=as_json)
     folder = out or Path("runs") / name
+    if name == "smol":
+        _fetch_parts(console)
     with phase_bars(console) as on_step:
         scores = _pretrained(name, folder, on_step)
     if as_json:
@@ -41,6 +46,17 @@ def pretrain(
         console.print(f"{phase:12} " + "  ".join(f"{key} {value:.3f}" for key, value in values.items()))
     made = sorted(str(config.parent) for config in folder.glob("*/config.json"))
     console.print("\n" + "\n".join(made), soft_wrap=True, highlight=False)
+
+
+def _fetch_parts(console: Console) -> None:
+    """What `pretrain smol` starts from, with its own progress bars: two kinds can't be drawn at once."""
+    from evertune.console import TerminalWatcher
+    from evertune.lmm.presets import model_folder
+    from evertune.tasks import load_stream
+
+    with TerminalWatcher(console) as watcher:
+        model_folder("smol", progress=watcher.fetching)
+        load_stream("captions", progress=watcher.fetching)
 
 
 def _pretrained(name: str, folder: Path, on_step: Callable[[str, int, int, float], None]) -> dict[str, Any]:

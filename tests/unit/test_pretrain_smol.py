@@ -9,7 +9,9 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+from evertune import cli_models
 from evertune.cli import app
+from evertune.errors import UserError
 from evertune.files import read_json
 from evertune.lmm import load_lmm, model_folder
 from evertune.lmm.features import FeatureStore
@@ -121,8 +123,10 @@ def test_a_batch_has_captions_of_about_one_length(lmm, tasks, features, monkeypa
 
 def test_the_command(tmp_path, recipe, monkeypatch):
     monkeypatch.setattr(recipes, "SmolRecipe", lambda: recipe)
+    fetched = []
+    monkeypatch.setattr(cli_models, "_fetch_parts", fetched.append)
     done = CliRunner().invoke(app, ["pretrain", "smol", "--out", str(tmp_path / "out")])
     assert done.exit_code == 0, done.output
-    assert "smol-aligned" in done.output and "whole" in done.output
+    assert "smol-aligned" in done.output and "whole" in done.output and len(fetched) == 1
     wrong = CliRunner().invoke(app, ["pretrain", "smoll"])
-    assert wrong.exit_code != 0
+    assert isinstance(wrong.exception, UserError) and "did you mean 'smol'" in str(wrong.exception)

@@ -160,3 +160,20 @@ def test_the_projector_that_comes_with_evertune():
     assert "evertune pretrain smol" in (smol_weights.ALIGNED / "README.md").read_text()
     with pytest.raises(UserError, match="it is not a model folder"):
         model_folder(str(smol_weights.ALIGNED))
+
+
+def test_a_checkpoint_of_an_earlier_projector_is_made_again(parts, shipped, tmp_path):
+    """And the files that both folders share are not written to."""
+    base = smol_weights.smol_folder()
+    before = digest_of_file(base / "config.json")
+    first = smol_weights.with_projector(base, shipped, tmp_path / "made")
+    old = read_json(first / "config.json")["projector_sha256"]
+    tensors = {name: t + 1 for name, t in load_file(shipped / "projector.safetensors").items()}
+    save_file(tensors, shipped / "projector.safetensors")
+    write_json(shipped / "projector.json", {"projector_sha256": digest_of_file(shipped / "projector.safetensors")})
+    assert (
+        read_json(smol_weights.with_projector(base, shipped, tmp_path / "made") / "config.json")["projector_sha256"]
+        != old
+    )
+    assert smol_weights.with_projector(first, shipped, tmp_path / "of-made").exists()
+    assert not damaged_files(first) and not damaged_files(base) and digest_of_file(base / "config.json") == before

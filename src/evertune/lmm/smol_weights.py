@@ -19,7 +19,15 @@ from typing import Any
 
 from evertune.assets import Progress, unpacked
 from evertune.errors import UserError
-from evertune.files import cache_folder, digest_of_file, make_folder, read_json, whole_folder, write_json
+from evertune.files import (
+    cache_folder,
+    digest_of_file,
+    make_folder,
+    read_json,
+    whole_folder,
+    write_atomically,
+    write_json,
+)
 from evertune.lmm.quiet import quiet_libraries
 
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -77,21 +85,22 @@ def aligned_folder(*, source: str = "auto", progress: Progress | None = None) ->
 
 
 def with_projector(base: Path, projector: Path, folder: Path) -> Path:
-    """Make the checkpoint `folder` of `base` with the projector in the folder `projector`, unless it is there.
+    """Make the checkpoint `folder` of `base` with the projector in the folder `projector`, unless it is just that.
 
     Raises:
         UserError: the projector is missing or is not the one that its JSON file describes.
     """
-    if (folder / "config.json").exists():
+    about, config = _sound_projector(projector), read_json(base / "config.json")
+    sizes = {**config["sizes"], PROJECTOR: (projector / PROJECTOR).stat().st_size}
+    wanted = {**config, **about, "sizes": sizes}
+    if (folder / "config.json").exists() and read_json(folder / "config.json") == wanted:
         return folder
-    about = _sound_projector(projector)
+    shutil.rmtree(folder, ignore_errors=True)
     with whole_folder(folder) as work:
         shutil.copytree(base, work, copy_function=_same_file, dirs_exist_ok=True)
-        (work / PROJECTOR).unlink(missing_ok=True)
-        shutil.copyfile(projector / PROJECTOR, work / PROJECTOR)
-        config = read_json(base / "config.json")
-        sizes = {**config["sizes"], PROJECTOR: (work / PROJECTOR).stat().st_size}
-        write_json(work / "config.json", {**config, **about, "sizes": sizes})
+        # Both write a new file and rename it: the old name may be that of the file in `base`.
+        write_atomically(work / PROJECTOR, (projector / PROJECTOR).read_bytes())
+        write_json(work / "config.json", wanted)
     return folder
 
 

@@ -17,7 +17,6 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from evertune.assets import Progress
 from evertune.files import digest_of_file, make_folder, read_json, write_atomically, write_json
 from evertune.lmm import load_lmm, model_folder
 from evertune.lmm.features import FeatureStore
@@ -52,27 +51,24 @@ class SmolRecipe:
     model: str = "smol"
 
 
-def pretrain_smol(
-    folder: Path, *, on_step: OnStep, recipe: SmolRecipe | None = None, progress: Progress | None = None
-) -> Scores:
+def pretrain_smol(folder: Path, *, on_step: OnStep, recipe: SmolRecipe | None = None) -> Scores:
     """Train the projector; a phase that was begun goes on where it was.
 
     Args:
         folder: `projector/` (what comes with evertune) and `smol-aligned/` (a checkpoint with it) are written here,
             and `phases/` with what a resumed call needs.
-        on_step: told about progress.
+        on_step: told about progress, also with the frozen tower's one look at all pictures.
         recipe: default: that of the real one.
-        progress: told about downloads and pictures.
 
     Returns:
         What held-out captions say about the untouched and the trained model, also written to `scores.json`.
     """
     recipe = recipe or SmolRecipe()
     lmm = _loaded(recipe.model)
-    task = load_stream(recipe.corpus, progress=progress).tasks[0]
+    task = load_stream(recipe.corpus).tasks[0]
     held_out = list(task.test[: recipe.checked])
     features = FeatureStore(lmm)
-    features.ensure([*task.train, *held_out], progress=partial(progress, "captioned pictures") if progress else None)
+    features.ensure([*task.train, *held_out], progress=lambda done, total: on_step("pictures", done, total, 0.0))
     scores = {"smol": _untouched(lmm, held_out, features, make_folder(folder / "phases") / "untouched.json")}
     train_projector(lmm, list(task.train), features, recipe, folder=folder / "phases", on_step=on_step)
     base = model_folder(recipe.model)

