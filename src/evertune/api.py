@@ -6,16 +6,27 @@ matrices = evertune.run("parcel", model="smol", method="sequential,replay,eproj"
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evertune import processes
 from evertune.assets import Progress
 from evertune.config import RunConfig, beside, read_yaml, validated, with_settings, without_effect
 from evertune.errors import RunFolderError, UserError
 from evertune.files import read_json, write_json
-from evertune.runner import Watcher, begin, finished_matrix, identity_of, read_identity, run_stream, stamp
+from evertune.runner import (
+    Watcher,
+    begin,
+    finished_matrix,
+    follow_stream,
+    identity_of,
+    read_identity,
+    run_stream,
+    stamp,
+)
 from evertune.tasks import Stream, Task, load_stream
 
 if TYPE_CHECKING:
@@ -126,12 +137,18 @@ def run(
 
 
 def run_config(config: RunConfig, *, watcher: Watcher | None = None, progress: Progress | None = None) -> Result:
-    """`run` with everything said in a `RunConfig`."""
+    """`run` with everything said in a `RunConfig`.
+
+    Of several processes (`accelerate launch`) the first does what is written here, and the others follow it.
+    """
     from evertune.lmm import model_config
     from evertune.lmm.lengths import refuse_too_long
     from evertune.report import write_report
 
+    processes.start()
     specs = method_specs(config)
+    if not processes.leads():
+        return _follow(config, specs)
     data = data_of(config, decode=True, progress=progress)
     base = out_folder(config, data)
     folders = run_folders(base, specs)
@@ -153,7 +170,27 @@ def run_config(config: RunConfig, *, watcher: Watcher | None = None, progress: P
     page = base / "report" / "index.html"
     if open_ones or not page.exists():
         write_report(list(folders.values()), page)
+    processes.tell("end", str(base))
     return Result([matrix for matrix in done.values() if matrix is not None], base, page)
+
+
+def _follow(config: RunConfig, specs: Sequence[str]) -> Result:
+    """What the other processes do: wait for a run to begin, take part in it, and read its result."""
+    order = processes.told()
+    data, lmm = None, None
+    while order[0] == "run":
+        _, spec, folder, dtype, fingerprint = order
+        data = data or data_of(config, decode=True)  # after the leader, who has made it
+        if data.fingerprint != fingerprint:
+            raise RunFolderError(
+                f"process {processes.number()} reads other data than the first one: all need the same files"
+            )
+        lmm = lmm or _load(config.model_copy(update={"dtype": dtype}), {}, (), None)
+        with _learner_for(config, spec, Path(folder), lmm, data) as learner:
+            order = follow_stream(learner, data)
+    base = Path(order[1])
+    matrices = [read_json(folder / "matrix.json") for folder in run_folders(base, specs).values()]
+    return Result(matrices, base, base / "report" / "index.html")
 
 
 def open_run(folder: Path, *, progress: Progress | None = None) -> Learner:
@@ -273,11 +310,12 @@ def running_facts(lmm: LMM) -> dict[str, str]:
 
     from evertune.lmm.device import seconds_per_product
 
-    threads = torch.get_num_threads()
+    threads, many = torch.get_num_threads(), processes.count()
     times = {str(d).removeprefix("torch."): s for d, s in seconds_per_product(lmm.device.type).items()}
     measured = ", ".join(f"{name} {1e3 * seconds:.2f} ms" for name, seconds in times.items())
     return {
         "device": str(lmm.device),
+        **({"processes": f"{many} processes"} if many > 1 else {}),
         "threads": f"{threads} thread{'s' if threads > 1 else ''}",
         "dtype": f"{str(lmm.dtype).removeprefix('torch.')} (a matrix product: {measured})",
     }
@@ -299,12 +337,9 @@ def _load(config: RunConfig, folders: Mapping[str, Path], specs: Sequence[str], 
 
 def _run_one(config: RunConfig, spec: str, stream: Stream, folder: Path, lmm: LMM, watcher: Watcher) -> dict[str, Any]:
     from evertune.lmm.adapters import bare
-    from evertune.lmm.weights import copy_of, restore
 
-    lmm = bare(lmm)  # the run before may have left adapters
-    stamp(folder, lmm, stream)
-    start = copy_of(lmm.trainable())
-    learner = _learner(config, spec, folder, lmm, known=stream.known)
+    stamp(folder, bare(lmm), stream)
+    processes.tell("run", spec, str(folder), str(lmm.dtype).removeprefix("torch."), stream.fingerprint)
     header = {
         "model": Path(config.model).name,
         "stream": stream.name,
@@ -312,9 +347,20 @@ def _run_one(config: RunConfig, spec: str, stream: Stream, folder: Path, lmm: LM
         "seed": config.seed,
         "settings": {key: resolved(config, spec)[key] for key in ("limit", "train", "evaluation", "options")},
     }
-    matrix = run_stream(learner, stream, folder=folder, header=header, watcher=watcher)
+    with _learner_for(config, spec, folder, lmm, stream) as learner:
+        return run_stream(learner, stream, folder=folder, header=header, watcher=watcher)
+
+
+@contextmanager
+def _learner_for(config: RunConfig, spec: str, folder: Path, lmm: LMM, stream: Stream) -> Iterator[Learner]:
+    """A learner of `stream`; afterwards the model is as it was before."""
+    from evertune.lmm.adapters import bare
+    from evertune.lmm.weights import copy_of, restore
+
+    lmm = bare(lmm)  # the run before may have left adapters
+    start = copy_of(lmm.trainable())
+    yield _learner(config, spec, folder, lmm, known=stream.known)
     restore(lmm.trainable(), start)
-    return matrix
 
 
 def _learner(config: RunConfig, spec: str, folder: Path, lmm: LMM, *, known: Sequence[Task] = ()) -> Learner:

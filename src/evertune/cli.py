@@ -28,6 +28,7 @@ from evertune.cli_analysis import pairs, similarity
 from evertune.cli_data import data_app, rescore
 from evertune.cli_models import export, fetch, pretrain
 from evertune.errors import UserError
+from evertune.processes import leads, number
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -58,7 +59,8 @@ def main() -> None:
     try:
         app()
     except UserError as problem:
-        print(f"evertune: {problem}", file=sys.stderr)
+        who = "evertune" if leads() else f"evertune (process {number()})"
+        print(f"{who}: {problem}", file=sys.stderr)
         sys.exit(2)
     except SystemExit as end:
         if end.code == INTERRUPTED:  # typer has turned a KeyboardInterrupt into this
@@ -100,9 +102,11 @@ def run(config: RunConfig, as_json: bool) -> None:
     from evertune.api import method_specs, run_config
     from evertune.console import TerminalWatcher
 
-    console = _console(quiet=as_json)
+    console = _console(quiet=as_json or not leads())
     with TerminalWatcher(console, runs=len(method_specs(config))) as watcher:
         result = run_config(config, watcher=watcher, progress=watcher.fetching)
+    if not leads():
+        return
     if as_json:
         _print_json(result.matrices if len(result.matrices) > 1 else result.matrices[0])
         return

@@ -19,11 +19,13 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
+from evertune import processes
 from evertune.errors import RunFolderError, UserError
 from evertune.evaluate import Answer, OnAnswered, answer_samples, longest_answer
 from evertune.files import cache_folder, digest, digest_of, make_folder, write_atomically
 from evertune.lmm.features import FeatureStore
 from evertune.lmm.protocol import LMM
+from evertune.lmm.sharding import spread_frozen
 from evertune.lmm.weights import bytes_of, copy_of, fingerprint_of, restore
 from evertune.loop import OnStep, Step, Training, train, trained_parameters
 from evertune.methods import Context, Method, adapted, composed
@@ -73,6 +75,8 @@ class Learner:
     ) -> None:
         self.methods = composed(methods)
         self.lmm = lmm = adapted(lmm, self.methods, seed=seed)
+        if processes.spread_weights():
+            spread_frozen(lmm)
         self.folder = folder
         self.training = training or Training()
         self.seed = seed
@@ -103,7 +107,8 @@ class Learner:
         plan: Sequence[Sample] = task.train
         for method in self.methods:
             plan = method.data_plan(task, plan)
-        self.features.ensure(plan)
+        with processes.leader_first():
+            self.features.ensure(plan)
         log, seconds, reused = self._train(task, plan, on_step)
         for method in self.methods:
             method.after_task(task)
@@ -118,15 +123,20 @@ class Learner:
             stored_bytes=bytes_of(split_state(state)[0]),
             trained_parameters=sum(p.numel() for p in trained_parameters(self.lmm, self.methods).values()),
         )
-        trainable = copy_of(self.lmm.trainable())
-        save_stage(self.folder, stage, trainable=trainable, state=state, log=[step.as_dict() for step in log])
+        if processes.leads():
+            trainable = copy_of(self.lmm.trainable())
+            save_stage(self.folder, stage, trainable=trainable, state=state, log=[step.as_dict() for step in log])
+        processes.wait()
         self.stages.append(stage)
         self.current = stage.number
+        if not processes.leads():
+            self._take(stage)  # processors differ: from here on all know the same to the bit
         return stage
 
     def answers(self, task: Task, *, on_answered: OnAnswered | None = None) -> list[Answer]:
         """Answers to the test samples of `task`; the model is not told which task it is, unless `needs_task_id`."""
-        self.features.ensure(task.test)
+        with processes.leader_first():
+            self.features.ensure(task.test)
         return answer_samples(
             self.lmm,
             self.methods,
@@ -239,7 +249,8 @@ class Learner:
         """
         seed = int(digest(str(self.seed), task.name)[:8], 16)
         plain = not any(method.adds_to_loss() for method in self.methods)
-        remembered = self._memo(plan, seed) if self.reuse and plain else None
+        alone = processes.count() == 1  # several sum in another order
+        remembered = self._memo(plan, seed) if self.reuse and plain and alone else None
         if remembered is not None and remembered.exists():
             tensors, metadata = read_tensors(remembered)
             restore(self.lmm.trainable(), tensors)

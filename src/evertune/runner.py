@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from evertune import processes
 from evertune.errors import RunFolderError
 from evertune.files import append_jsonl, digest_of, digest_of_file, make_folder, read_json, write_atomically, write_json
 from evertune.scoring.metrics import formulas, metrics_of
@@ -140,6 +141,7 @@ def stamp(folder: Path, lmm: LMM, stream: Stream) -> None:
         **{name: version(name) for name in ("torch", "transformers", "peft", "accelerate", "safetensors")},
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
+        "processes": processes.count(),
         "device": str(lmm.device),
         "dtype": str(lmm.dtype).removeprefix("torch."),
         "model_fingerprint": lmm.fingerprint,
@@ -175,9 +177,7 @@ def run_stream(
         header: model, stream, method and seed, as they stand in `matrix.json`.
         watcher: told about progress.
     """
-    plan: list[Task] = list(stream.tasks)
-    for method in learner.methods:
-        plan = method.stages(plan)
+    plan = _plan(learner, stream)
     cells = _finished_cells(folder)
     watcher.run_started(
         f"{header['method']} on {header['stream']}, seed {header['seed']}",
@@ -199,9 +199,38 @@ def run_stream(
     return matrix
 
 
+def follow_stream(learner: Learner, stream: Stream) -> tuple[Any, ...]:
+    """What the other processes do while the leader runs the stream; returns the first order about something else."""
+    plan = _plan(learner, stream)
+    asked = {task.name: task for task in stream.columns}
+    while True:
+        match order := processes.told():
+            case ("learn", int(number)):
+                _at(learner, number - 1).learn(plan[number - 1])
+            case ("answer", int(number), str(name)):
+                _at(learner, number).answers(asked[name])
+            case _:
+                return order
+
+
+def _plan(learner: Learner, stream: Stream) -> list[Task]:
+    """What is learned one after another: what the methods make of the stream's tasks."""
+    plan: list[Task] = list(stream.tasks)
+    for method in learner.methods:
+        plan = method.stages(plan)
+    return plan
+
+
+def _at(learner: Learner, number: int) -> Learner:
+    """The learner as it was after stage `number`."""
+    if learner.current != number:
+        learner.load(number)
+    return learner
+
+
 def _learn(learner: Learner, task: Task, number: int, folder: Path, watcher: Watcher) -> None:
-    if learner.current != number - 1:
-        learner.load(number - 1)
+    processes.tell("learn", number)
+    _at(learner, number - 1)
     watcher.stage_started(number, task)
     effective = learner.training.batch_size * learner.training.accumulate
     stage = learner.learn(task, on_step=lambda step: watcher.stepped(step, samples=effective))
@@ -213,8 +242,8 @@ def _evaluate(learner: Learner, task: Task, number: int, folder: Path, watcher: 
     """One cell: answers are written down first, then read back and scored."""
     from evertune.evaluate import read_answers, score_answers, write_answers
 
-    if learner.current != number:
-        learner.load(number)
+    processes.tell("answer", number, task.name)
+    _at(learner, number)
     watcher.answering(number, task)
     started = time.perf_counter()
     path = folder / "answers" / f"{number:02d}" / f"{task.name}.jsonl"

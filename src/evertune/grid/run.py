@@ -190,14 +190,14 @@ class Grid:
         """From the finished runs: those of the same stream, model and method where there are any."""
         if not self.seconds:
             return None
-        left = sum(map(self._expected, waiting))
-        left += sum(max(0.0, self._expected(run.name) - run.seconds) for run in running)
+        kinds: dict[str, list[float]] = {}
+        for name, seconds in self.seconds.items():
+            kinds.setdefault(_kind(name), []).append(seconds)
+        means = {kind: sum(values) / len(values) for kind, values in kinds.items()}
+        overall = sum(self.seconds.values()) / len(self.seconds)
+        left = sum(means.get(_kind(name), overall) for name in waiting)
+        left += sum(max(0.0, means.get(_kind(run.name), overall) - run.seconds) for run in running)
         return left / max(1, min(self._jobs, len(waiting) + len(running)))
-
-    def _expected(self, name: str) -> float:
-        alike = [s for other, s in self.seconds.items() if Path(other).parent == Path(name).parent]
-        known = alike or list(self.seconds.values())
-        return sum(known) / len(known)
 
     @property
     def finished(self) -> list[Cell]:
@@ -229,6 +229,11 @@ def _fetch_models(cells: Sequence[Cell], progress: Progress | None) -> None:
 
     for model in dict.fromkeys(cell.config.model for cell in cells):
         model_folder(model, progress=progress)
+
+
+def _kind(name: str) -> str:
+    """What runs that differ in their seed only have in common: `parcel-smol/ewc` of `parcel-smol/ewc/s0`."""
+    return name.rpartition("/")[0]
 
 
 def _keys(cells: Sequence[Cell], streams: Mapping[str, Stream]) -> dict[str, str]:

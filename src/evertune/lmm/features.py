@@ -41,7 +41,12 @@ class FeatureStore:
         base = folder or cache_folder() / "features"
         self.folder = make_folder(base / lmm.encoder_fingerprint[:16])
         self._place: dict[str, tuple[Any, int | slice]] = {}
-        for path in sorted(self.folder.glob("*.safetensors")):
+        self._shards: set[Path] = set()
+        self._look()
+
+    def _look(self) -> None:
+        """Open the shards that are new on disk."""
+        for path in sorted(set(self.folder.glob("*.safetensors")) - self._shards):
             self._open(path)
 
     def __contains__(self, sample: Sample) -> bool:
@@ -54,10 +59,14 @@ class FeatureStore:
             DataError: a picture is broken, or the model takes another number of them; the message names file and line.
         """
         missing: dict[str, Picture] = {}
+        looked = False
         for number, sample in enumerate(samples, start=1):
             if len(sample.images) not in self._lmm.pictures:
                 raise number_problem(sample.origin, len(sample.images), self._lmm.pictures, model=self._lmm.name)
             for image, path in zip(sample.image_digests, sample.images, strict=True):
+                if image not in self._place and not looked:
+                    self._look()  # another process may have made it meanwhile
+                    looked = True
                 if image not in self._place:
                     missing.setdefault(image, (path, sample.origin))
             while len(missing) >= SHARD or (missing and number == len(samples)):
@@ -104,6 +113,7 @@ class FeatureStore:
         except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError):
             path.unlink(missing_ok=True)  # a cache: what is damaged is made again
             return
+        self._shards.add(path)
         features = shard.get_slice("features")
         if lengths is None:  # (pictures, V, D)
             self._place.update({key: (features, row) for row, key in enumerate(keys)})
