@@ -3,7 +3,7 @@
     python benchmarks/step.py                          # smol on parcel's first task, batch 8, 7 pairs
     python benchmarks/step.py --model tiny-aligned --stream pocket-b1 --batch 32
 
-Operations are those that PyTorch's own counter finds in a forward and a backward pass: products only. The two alternate.
+Operations are those that PyTorch's own counter finds forward and backward: products only. The two alternate.
 """
 
 from __future__ import annotations
