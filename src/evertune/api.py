@@ -6,7 +6,7 @@ matrices = evertune.run("parcel", model="smol", method="sequential,replay,eproj"
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from evertune.runner import (
     run_stream,
     stamp,
 )
-from evertune.tasks import Stream, Task, load_stream
+from evertune.tasks import Sample, Stream, Task, load_stream
 
 if TYPE_CHECKING:
     from evertune.learner import Learner
@@ -185,7 +185,7 @@ def _follow(config: RunConfig, specs: Sequence[str]) -> Result:
             raise RunFolderError(
                 f"process {processes.number()} reads other data than the first one: all need the same files"
             )
-        lmm = lmm or _load(config.model_copy(update={"dtype": dtype}), {}, (), None)
+        lmm = lmm or load_model(config.model_copy(update={"dtype": dtype}))
         with _learner_for(config, spec, Path(folder), lmm, data) as learner:
             order = follow_stream(learner, data)
     base = Path(order[1])
@@ -193,8 +193,12 @@ def _follow(config: RunConfig, specs: Sequence[str]) -> Result:
     return Result(matrices, base, base / "report" / "index.html")
 
 
-def open_run(folder: Path, *, progress: Progress | None = None) -> Learner:
+def open_run(
+    folder: Path, *, keep: Callable[[Sample], Sample] | None = None, progress: Progress | None = None
+) -> Learner:
     """The model of a run folder as it was after its last stage; needs its model, not its data.
+
+    `keep` is that of `Learner`.
 
     Raises:
         RunFolderError: it is no run, or damaged, or its model is another one now.
@@ -203,7 +207,7 @@ def open_run(folder: Path, *, progress: Progress | None = None) -> Learner:
     lmm = _load(config, {config.method: folder}, [config.method], progress)
     if read_json(folder / "stamp.json")["model_fingerprint"] != lmm.fingerprint:
         raise RunFolderError(f"{folder} was made with another {config.model} than the one that is loaded now")
-    return _learner(config, config.method, folder, lmm)
+    return _learner(config, config.method, folder, lmm, keep=keep)
 
 
 def config_of(folder: Path) -> RunConfig:
@@ -321,6 +325,11 @@ def running_facts(lmm: LMM) -> dict[str, str]:
     }
 
 
+def load_model(config: RunConfig, *, progress: Progress | None = None) -> LMM:
+    """The untouched model of a configuration."""
+    return _load(config, {}, (), progress)
+
+
 def _load(config: RunConfig, folders: Mapping[str, Path], specs: Sequence[str], progress: Progress | None) -> LMM:
     """Load the model; a run that was begun in one number format goes on in it."""
     from evertune.lmm import load_lmm
@@ -363,7 +372,15 @@ def _learner_for(config: RunConfig, spec: str, folder: Path, lmm: LMM, stream: S
     restore(lmm.trainable(), start)
 
 
-def _learner(config: RunConfig, spec: str, folder: Path, lmm: LMM, *, known: Sequence[Task] = ()) -> Learner:
+def _learner(
+    config: RunConfig,
+    spec: str,
+    folder: Path,
+    lmm: LMM,
+    *,
+    known: Sequence[Task] = (),
+    keep: Callable[[Sample], Sample] | None = None,
+) -> Learner:
     from evertune.learner import Learner
     from evertune.methods import make_methods
 
@@ -377,6 +394,7 @@ def _learner(config: RunConfig, spec: str, folder: Path, lmm: LMM, *, known: Seq
         evaluation_batch=config.evaluation.batch_size,
         max_new_tokens=config.evaluation.max_new_tokens,
         reuse=config.reuse,
+        keep=keep,
     )
 
 

@@ -27,6 +27,7 @@ from evertune.arguments import print_json as _print_json
 from evertune.cli_analysis import pairs, similarity
 from evertune.cli_data import data_app, rescore
 from evertune.cli_models import export, fetch, pretrain
+from evertune.cli_upkeep import ask, check, learn, log, new, rollback
 from evertune.errors import UserError
 from evertune.processes import leads, number
 
@@ -224,8 +225,8 @@ def _list_cells(cells: list[Cell], *, as_json: bool) -> None:
 app.command()(similarity)
 app.command()(pairs)
 app.command()(rescore)
-for command_about_models in (pretrain, fetch, export):
-    app.command()(command_about_models)
+for thin in (new, learn, check, ask, log, rollback, pretrain, fetch, export):
+    app.command()(thin)
 app.add_typer(data_app)
 
 

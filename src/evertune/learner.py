@@ -12,7 +12,8 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ class Learner:
         max_new_tokens: longest answer; None: two tokens more than the task's longest training answer.
         known: tasks that the model knows before the first stage, for methods that protect them.
         reuse: take over answers and trainings from the cache that are identical to the bit.
+        keep: copies a sample that a method stores (`Context.keep`); by default its pictures stay where they are.
 
     Raises:
         RunFolderError: a stage in `folder` is damaged. UserError: a method needs another that is not there.
@@ -72,6 +74,7 @@ class Learner:
         max_new_tokens: int | None = None,
         known: Sequence[Task] = (),
         reuse: bool = True,
+        keep: Callable[[Sample], Sample] | None = None,
     ) -> None:
         self.methods = composed(methods)
         self.lmm = lmm = adapted(lmm, self.methods, seed=seed)
@@ -88,6 +91,8 @@ class Learner:
         self._longest: dict[tuple[str, int, int], int] = {}
         self._start = copy_of(lmm.trainable())
         self._context = Context(lmm=lmm, features=self.features, seed=seed, start=self._start)
+        if keep:
+            self._context = replace(self._context, keep=keep)
         self.stages: list[Stage] = saved_stages(folder)
         self.current = 0
         self.load(len(self.stages))

@@ -178,7 +178,7 @@ def run_stream(
         watcher: told about progress.
     """
     plan = _plan(learner, stream)
-    cells = _finished_cells(folder)
+    cells = finished_cells(folder)
     watcher.run_started(
         f"{header['method']} on {header['stream']}, seed {header['seed']}",
         training=[round(learner.training.epochs * len(task.train)) for task in plan[len(learner.stages) :]],
@@ -190,7 +190,7 @@ def run_stream(
             _learn(learner, plan[number - 1], number, folder, watcher)
         for task in stream.columns:
             if (number, task.name) not in cells:
-                cells[number, task.name] = _evaluate(learner, task, number, folder, watcher)
+                cells[number, task.name] = evaluate_cell(learner, task, number, folder, watcher)
         matrix = _matrix(header, stream, plan, cells, learner, rows=number + 1)
         write_json(folder / "matrix.json", matrix)
         name = plan[number - 1].name if number else "untouched"
@@ -238,7 +238,7 @@ def _learn(learner: Learner, task: Task, number: int, folder: Path, watcher: Wat
     watcher.stage_done(stage)
 
 
-def _evaluate(learner: Learner, task: Task, number: int, folder: Path, watcher: Watcher) -> dict[str, Any]:
+def evaluate_cell(learner: Learner, task: Task, number: int, folder: Path, watcher: Watcher) -> dict[str, Any]:
     """One cell: answers are written down first, then read back and scored."""
     from evertune.evaluate import read_answers, score_answers, write_answers
 
@@ -277,10 +277,12 @@ def _routing(learner: Learner, task: Task, experts: Mapping[str, int], n: int) -
     }
 
 
-def _finished_cells(folder: Path) -> dict[tuple[int, str], dict[str, Any]]:
-    """Cells of the ledger whose answers are still there, unchanged."""
+def finished_cells(folder: Path) -> dict[tuple[int, str], dict[str, Any]]:
+    """Cells of the ledger whose answers are still there, unchanged, and whose stage was not rolled back since."""
     cells: dict[tuple[int, str], dict[str, Any]] = {}
     for row in read_ledger(folder):
+        if row["event"] == "rollback":
+            cells = {(stage, task): cell for (stage, task), cell in cells.items() if stage <= row["to"]}
         if row["event"] == "cell":
             path = folder / row["cell"]["answers"]
             if path.exists() and digest_of_file(path) == row["sha256"]:

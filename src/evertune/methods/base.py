@@ -7,7 +7,7 @@ each hook called in that order.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -43,6 +43,8 @@ class Context:
     features: FeatureStore
     seed: int
     start: Mapping[str, Tensor] = field(repr=False)
+    keep: Callable[[Sample], Sample] = field(default=lambda sample: sample, repr=False)
+    """For a method that stores samples: the sample as it will be found later, its pictures copied where it must be."""
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -121,6 +123,13 @@ class Method:
     def route(self, samples: Sequence[Sample]) -> list[str] | None:
         """Name of the expert for each sample, inferred from picture and instruction; None when there are none."""
         return None
+
+    def ranking(self, sample: Sample) -> list[tuple[str, float]]:
+        """The learned tasks that a sample may be from with the router's score of each, the likeliest first.
+
+        Empty where nothing is routed. Scores of different routers can't be compared.
+        """
+        return []
 
     def needs_task_id(self) -> bool:
         """Whether it must be told which task a question is from: then `expert_of` decides, and not `route`.

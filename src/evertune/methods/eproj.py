@@ -202,6 +202,13 @@ class EProj(Method):
             return None
         return [self._serves[task] for task in self._router.choose(self.queries(samples))]
 
+    def ranking(self, sample: Sample) -> list[tuple[str, float]]:
+        """By the router's scores."""
+        if not self._router.tasks:
+            return []
+        scores = self._router.scores(self.queries([sample]))[0].tolist()
+        return sorted(zip(self._router.tasks, scores, strict=True), key=lambda pair: -pair[1])
+
     def needs_task_id(self) -> bool:
         """Only as the oracle."""
         return self.routing == "oracle"

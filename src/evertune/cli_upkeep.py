@@ -1,0 +1,139 @@
+"""The commands for a model in service, thin like the others: `new`, `learn`, `check`, `ask`, `log`, `rollback`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from evertune.arguments import JsonOption, SetOption, make_console, print_json
+
+FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="The model's folder, or a run's.")]
+
+
+def new(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="A preset, a checkpoint folder or a hub id.")] = "smol",
+    method: Annotated[str, typer.Option("--method", help="How it keeps what it knows.")] = "eproj",
+    seed: Annotated[int, typer.Option("--seed", help="Decides everything random.")] = 0,
+    settings: SetOption = None,
+) -> None:
+    """Make a model that remembers; it has learned nothing yet."""
+    from evertune.console import TerminalWatcher
+    from evertune.upkeep import new as make
+
+    console = make_console()
+    with TerminalWatcher(console) as watcher:
+        make(folder, model=model, method=method, seed=seed, settings=settings or [], progress=watcher.fetching)
+    console.print(f"{folder}  {model} with {method}\n[dim]next: evertune learn {folder} DATA[/dim]", highlight=False)
+
+
+def learn(
+    folder: FolderArgument,
+    data: Annotated[str, typer.Argument(metavar="DATA", help="A file in any format of `evertune data check`.")],
+    name: Annotated[str | None, typer.Option("--name", help="Of the task [the file's].")] = None,
+    score: Annotated[str | None, typer.Option("--score", help="The scoring rule [exact].")] = None,
+    accept_if: Annotated[
+        str | None, typer.Option("--accept-if", metavar="CONDITION", help="E.g. 'forgetting<2 and gain>5'.")
+    ] = None,
+    format: Annotated[str | None, typer.Option("--format", help="Of the file [by its ending].")] = None,
+    images: Annotated[str | None, typer.Option("--images", metavar="FOLDER", help="Where its pictures are.")] = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", help="How its questions are asked.")] = None,
+    option: Annotated[list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="Of the format.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Teach it one more task, and see what it gained and lost."""
+    from evertune.console import TerminalWatcher
+    from evertune.data.source import Hints, options_of
+    from evertune.upkeep import learn as teach
+    from evertune.upkeep import parsed
+    from evertune.upkeep.view import show_learned
+
+    condition = parsed(accept_if) if accept_if else None
+    hints = Hints(format, images, prompt, options_of(option or []))
+    console = make_console(quiet=as_json)
+    with TerminalWatcher(console) as watcher:
+        done = teach(
+            folder,
+            data,
+            name=name,
+            score=score,
+            hints=hints,
+            accept_if=condition,
+            watcher=watcher,
+            progress=watcher.fetching,
+        )
+    if as_json:
+        print_json(done.as_dict())
+    else:
+        show_learned(console, done, folder=str(folder))
+    if done.broken:
+        raise typer.Exit(1)
+
+
+def check(folder: FolderArgument, as_json: JsonOption = False) -> None:
+    """Ask it everything it ever learned, and compare with the best it ever was."""
+    from evertune.console import TerminalWatcher
+    from evertune.upkeep import check as check_model
+    from evertune.upkeep.view import show_check
+
+    console = make_console(quiet=as_json)
+    with TerminalWatcher(console) as watcher:
+        verdict = check_model(folder, watcher=watcher, progress=watcher.fetching)
+    if as_json:
+        print_json(verdict.as_dict())
+    else:
+        show_check(console, verdict)
+
+
+def ask(
+    folder: FolderArgument,
+    words: Annotated[list[str], typer.Argument(metavar="PICTURE... QUESTION", help="The question comes last.")],
+    task: Annotated[str | None, typer.Option("--task", help="Only for a method that must be told.")] = None,
+    tokens: Annotated[int, typer.Option("--tokens", min=1, help="Longest answer.")] = 32,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask it something about a picture; says which expert answered."""
+    from evertune.console import TerminalWatcher
+    from evertune.upkeep.steps import Service, asked
+
+    console = make_console(quiet=as_json)
+    with TerminalWatcher(console) as watcher:
+        service = Service.open(folder, progress=watcher.fetching)
+        said = asked(service, [Path(word) for word in words[:-1]], words[-1], task=task, max_new_tokens=tokens)
+    if as_json:
+        print_json(said.as_dict())
+        return
+    console.print(said.text, soft_wrap=True, highlight=False, markup=False)
+    if said.expert is not None:
+        console.print(f"[dim]expert {said.expert}{said.surely}[/dim]", highlight=False)
+
+
+def log(folder: FolderArgument, as_json: JsonOption = False) -> None:
+    """What it learned and when, and where it went back."""
+    from evertune.upkeep.steps import history
+    from evertune.upkeep.view import show_history
+
+    events = history(folder)
+    if as_json:
+        print_json(events)
+    else:
+        show_history(make_console(), events)
+
+
+def rollback(
+    folder: FolderArgument,
+    to: Annotated[int, typer.Option("--to", min=0, help="The stage to go back to; 0 is the untouched model.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Go back to an earlier stage, for good."""
+    from evertune.upkeep import rollback as go_back
+    from evertune.upkeep.steps import would_forget
+
+    console = make_console()
+    gone = ", ".join(would_forget(folder, to))
+    if not yes:
+        typer.confirm(f"forget {gone} for good?", abort=True)
+    go_back(folder, to)
+    console.print(f"{folder} is at stage {to} again, without {gone}", highlight=False)

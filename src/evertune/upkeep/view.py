@@ -1,0 +1,84 @@
+"""Verdicts and histories on the terminal: what it gained, what it kept, what it lost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from evertune.upkeep.steps import Learned
+from evertune.upkeep.verdict import Change, Verdict
+
+COLOURS = {"gained": "green", "kept": "dim", "lost": "red"}
+
+
+def show_learned(console: Console, done: Learned, *, folder: str) -> None:
+    """The verdict of a stage, and whether it was kept."""
+    console.print()
+    console.print(_table(done.verdict, since="before"))
+    console.print(_summary(done.verdict))
+    if done.broken:
+        console.print(f"[red]discarded[/red]  {'; '.join(done.broken)}. The model is as it was before", highlight=False)
+        return
+    console.print(f"[green]accepted[/green]  as stage {done.stage}", highlight=False)
+    console.print(f"[dim]back again: evertune rollback {folder} --to {done.stage - 1}[/dim]", highlight=False)
+
+
+def show_check(console: Console, verdict: Verdict) -> None:
+    """Every task against the best it ever was."""
+    console.print()
+    console.print(_table(verdict, since="best ever"))
+    console.print(_summary(verdict))
+
+
+def _table(verdict: Verdict, *, since: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("task")
+    for title in ("questions", since, "now", "change", "95 % interval"):
+        table.add_column(title, justify="right")
+    table.add_column("")
+    for change in verdict.others:
+        _row(table, change)
+    if verdict.new:
+        _row(table, verdict.new, mark=" (new)")
+    return table
+
+
+def _row(table: Table, change: Change, *, mark: str = "") -> None:
+    interval = f"{change.interval[0]:+.1f} to {change.interval[1]:+.1f}" if change.interval else "-"
+    colour = COLOURS[change.word]
+    table.add_row(
+        change.task + mark,
+        f"{change.questions}",
+        f"{change.before:.1f}",
+        f"{change.after:.1f}",
+        f"{change.difference:+.1f}",
+        interval,
+        f"[{colour}]{change.word}[/{colour}]",
+    )
+
+
+def _summary(verdict: Verdict) -> str:
+    measures = verdict.measures()
+    words = [f"average {measures['average']:.1f}"]
+    if verdict.others:
+        words.append(f"below the best ever by {measures['forgetting']:.1f}, at most {measures['worst']:.1f}")
+    return f"[dim]{' · '.join(words)} points[/dim]"
+
+
+def show_history(console: Console, events: Sequence[dict[str, Any]]) -> None:
+    """What happened, the oldest first."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for title in ("when", "stage", "what"):
+        table.add_column(title)
+    for event in events:
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(event["time"]))
+        if event["event"] == "stage":
+            table.add_row(when, str(event["stage"]), f"learned {event['task']}")
+        else:
+            forgotten = ", ".join(event["tasks"])
+            table.add_row(when, str(event["to"]), f"went back, without {forgotten} ({event['reason']})")
+    console.print(table)
