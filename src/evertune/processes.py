@@ -24,8 +24,9 @@ PATIENCE = timedelta(days=2)
 
 
 def count() -> int:
-    """How many processes there are."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """How many processes there are: what the launcher says, and 1 where there is none."""
+    launched = all(name in os.environ for name in ("RANK", "MASTER_ADDR"))
+    return int(os.environ.get("WORLD_SIZE", "1")) if launched else 1
 
 
 def number() -> int:
@@ -49,6 +50,16 @@ def spread_weights() -> bool:
     if os.environ.get("FSDP_VERSION", "2") != "2":
         raise UserError("evertune spreads weights by FSDP2 only: say --fsdp_version 2 to accelerate launch")
     return True
+
+
+def refuse_several(what: str) -> None:
+    """Stop a command that several processes can't do together.
+
+    Raises:
+        UserError: there are several.
+    """
+    if count() > 1:
+        raise UserError(f"several processes take part in `evertune run` only: start {what} without accelerate launch")
 
 
 def start() -> None:

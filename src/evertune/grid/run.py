@@ -20,6 +20,7 @@ import yaml
 from evertune.api import data_of
 from evertune.assets import Progress
 from evertune.config import without_effect
+from evertune.processes import refuse_several
 from evertune.errors import RunFolderError, UserError
 from evertune.files import digest_of, digest_of_file, read_json, write_atomically, write_json
 from evertune.grid.cells import Cell
@@ -106,6 +107,7 @@ class Grid:
         progress: Progress | None = None,
         ray: str | None = None,
     ) -> None:
+        refuse_several("a grid")
         self._pool: Callable[..., Workers] = Pool if ray is None else partial(RayPool, address=ray)
         self.cells = {cell.name: cell for cell in cells}
         self.failed: dict[str, str] = {}

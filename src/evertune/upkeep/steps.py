@@ -24,6 +24,7 @@ from evertune.files import append_jsonl, digest_of, read_json
 from evertune.learner import Learner
 from evertune.lmm import model_config
 from evertune.lmm.lengths import refuse_too_long
+from evertune.processes import refuse_several
 from evertune.runner import Watcher, begin, evaluate_cell, finished_cells, read_ledger, stamp
 from evertune.stages import saved_stages
 from evertune.tasks import Stream, Task
@@ -51,6 +52,7 @@ class Service:
         Raises:
             RunFolderError: it is no such folder, or damaged, or a run that is not finished.
         """
+        refuse_several("this command")
         config = config_of(folder)
         learner = open_run(folder, keep=partial(keep_sample, folder), progress=progress)
         names = [stage.task for stage in learner.stages]
