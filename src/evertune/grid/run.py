@@ -20,12 +20,12 @@ import yaml
 from evertune.api import data_of
 from evertune.assets import Progress
 from evertune.config import without_effect
-from evertune.processes import refuse_several
 from evertune.errors import RunFolderError, UserError
 from evertune.files import digest_of, digest_of_file, read_json, write_atomically, write_json
 from evertune.grid.cells import Cell
 from evertune.grid.ray_pool import RayPool
 from evertune.grid.workers import Ended, Job, Orders, Pool, StopSignals, Workers
+from evertune.processes import refuse_several
 from evertune.runner import read_ledger
 from evertune.tasks import Stream
 
