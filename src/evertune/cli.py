@@ -27,7 +27,7 @@ from evertune.arguments import print_json as _print_json
 from evertune.cli_analysis import pairs, similarity
 from evertune.cli_data import data_app, rescore
 from evertune.cli_models import export, fetch, pretrain
-from evertune.cli_upkeep import ask, check, learn, log, new, rollback
+from evertune.cli_upkeep import ask, check, learn, log, new, rollback, serve
 from evertune.errors import UserError
 from evertune.processes import leads, number
 
@@ -225,7 +225,7 @@ def _list_cells(cells: list[Cell], *, as_json: bool) -> None:
 app.command()(similarity)
 app.command()(pairs)
 app.command()(rescore)
-for thin in (new, learn, check, ask, log, rollback, pretrain, fetch, export):
+for thin in (new, learn, check, ask, log, rollback, serve, pretrain, fetch, export):
     app.command()(thin)
 app.add_typer(data_app)
 

@@ -137,3 +137,34 @@ def rollback(
         typer.confirm(f"forget {gone} for good?", abort=True)
     go_back(folder, to)
     console.print(f"{folder} is at stage {to} again, without {gone}", highlight=False)
+
+
+def serve(
+    folder: FolderArgument,
+    host: Annotated[str, typer.Option(help="Where it listens; anything but this machine needs a token.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0: any free one.")] = 8000,
+    token: Annotated[
+        str | None, typer.Option(envvar="EVERTUNE_TOKEN", help="What clients must send; better in EVERTUNE_TOKEN.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Questions answered at once.")] = 16,
+    waiting: Annotated[int, typer.Option(min=1, help="Questions that may wait before others are refused (429).")] = 64,
+    tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 64,
+) -> None:
+    """Offer it as a chat endpoint with pictures, for any client of the OpenAI protocol."""
+    from evertune.console import TerminalWatcher
+    from evertune.serve.command import serve as serve_model
+
+    console = make_console()
+    with TerminalWatcher(console) as watcher:
+        server = serve_model(
+            folder,
+            host=host,
+            port=port,
+            token=token,
+            batch=batch,
+            waiting=waiting,
+            tokens=tokens,
+            progress=watcher.fetching,
+        )
+    console.print(f"{folder.name} answers on http://{host}:{server.port}/v1", highlight=False)
+    server.run()

@@ -43,6 +43,9 @@ class AnswerCache:
 
     def __init__(self, lmm: LMM, *, max_new_tokens: int, reuse: bool) -> None:
         self._reuse = reuse
+        self._known: dict[str, str] = {}
+        if not reuse:
+            return
         key = digest_of(
             {
                 "model": lmm.fingerprint,
@@ -57,8 +60,6 @@ class AnswerCache:
         self._known = self._load()
 
     def _load(self) -> dict[str, str]:
-        if not self._reuse:
-            return {}
         try:
             known: dict[str, str] = json.loads(self._path.read_text(encoding="utf-8"))
         except (OSError, ValueError):

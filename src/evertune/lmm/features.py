@@ -7,7 +7,8 @@ mapped: a batch reads its own rows only. A damaged shard is dropped and computed
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -75,6 +76,20 @@ class FeatureStore:
                 missing = {image: picture for image, picture in missing.items() if image not in shard}
                 if progress:
                     progress(number, len(samples))
+
+    @contextmanager
+    def held(self, pictures: Mapping[str, Image.Image]) -> Iterator[None]:
+        """Encode pictures, by their SHA-256, and have their features for as long as this is entered; on no disk."""
+        new = [key for key in pictures if key not in self._place]
+        for start in range(0, len(new), ENCODE_BATCH):
+            some = new[start : start + ENCODE_BATCH]
+            for key, features in zip(some, self._lmm.encode([pictures[key] for key in some]), strict=True):
+                self._place[key] = (features[None], 0)
+        try:
+            yield
+        finally:
+            for key in new:
+                self._place.pop(key, None)
 
     def get(self, samples: Sequence[Sample]) -> Tensor:
         """(pictures, V, D) features of all pictures of `samples`, in order; `ensure` has seen them before.
