@@ -62,7 +62,14 @@ def parted(items: Iterable[Captioned], *, tests: int, seed: str) -> tuple[list[C
             tested.append(choose.choice(families[name]))
     taught = [item for name in order if name not in kept for item in families[name]]
     choose.shuffle(taught)
-    return taught, tested
+    return _needed_first(taught, _words_of(tested)), tested
+
+
+def _needed_first(taught: Sequence[Captioned], asked: set[str]) -> list[Captioned]:
+    """For every word that is asked a drawing that teaches it, then the others: a part of the list teaches all, too."""
+    teaches = {word: item for item in reversed(taught) for word in words(item.told)}
+    needed = {teaches[word].picture for word in asked}
+    return sorted(taught, key=lambda item: item.picture not in needed)
 
 
 def _words_of(members: Iterable[Captioned]) -> set[str]:
@@ -72,7 +79,7 @@ def _words_of(members: Iterable[Captioned]) -> set[str]:
 def write_captioned(
     folder: Path, split: str, items: Sequence[Captioned], *, count: int, instruction: str, seed: str
 ) -> None:
-    """Draw the first `count` of `items` and write `{split}.jsonl`.
+    """Draw the first `count` of `items` and write `{split}.jsonl`, in random order.
 
     Raises:
         UserError: there are not so many.
@@ -83,9 +90,9 @@ def write_captioned(
     (folder / "images").mkdir(exist_ok=True)
     rows = []
     for number, item in enumerate(items[:count]):
-        drawing = trimmed(item.picture)
-        assert drawing is not None  # builders offer only what shows something
         image = f"images/{split}-{number}.png"
-        on_ground(fitted(drawing, side=some_size(choose)), choose).save(folder / image)
+        drawing = fitted(trimmed(item.picture), side=some_size(choose))
+        on_ground(drawing, choose).save(folder / image)
         rows.append((image, instruction, item.answer))
+    choose.shuffle(rows)
     write_rows(folder, split, rows)

@@ -16,13 +16,12 @@ from evertune.errors import UserError
 
 SIDE = 128
 GROUNDS = ("#ffffff", "#fde9d9", "#e2f0d9", "#dae8f7", "#fff6c9", "#eadcf4", "#dddddd", "#cfeeee")
-FIRST_SIDE = 512
-"""Clip art is drawn this large before its empty margins are cut off."""
+FIRST_SIDE, LEAST_SIDE = 512, 64
+"""Clip art is drawn as large as the first before its margins are cut off; what is left is as large as the second."""
+COARSER = 4
+"""Times smaller, and so quicker, when it is only looked at whether there is something."""
 HARDLY = 16
-"""Levels of opacity that are taken for a margin."""
-LEAST_SIDE = 64
-LEAST_SPREAD = 12
-"""Levels of 255: what is as even as that, or smaller than `LEAST_SIDE` of `FIRST_SIDE`, shows nothing."""
+"""Levels of 255: opacity that is taken for a margin, grey that is taken for white."""
 
 
 def rendered(svg: str | Path, *, side: int) -> Image.Image:
@@ -56,26 +55,30 @@ def some_size(choose: random.Random) -> int:
     return choose.randint(int(SIDE * 0.75), SIDE)
 
 
-def trimmed(picture: Path) -> Image.Image | None:
-    """The drawing in a file, RGBA, without the empty margins; None where there is nothing to see."""
+def shows_something(picture: Path) -> bool:
+    """Whether there is anything in a file to be seen: it can be drawn, is not nearly empty and not all white."""
+    drawing = _trimmed(picture, side=FIRST_SIDE // COARSER)
+    if drawing is None or (picture.suffix == ".svg" and max(drawing.size) < LEAST_SIDE // COARSER):
+        return False
+    white = Image.new("RGBA", drawing.size, "white")  # the ground it may stand on
+    white.alpha_composite(drawing)
+    return int(np.asarray(white.convert("L").resize((16, 16))).min()) < 255 - HARDLY
+
+
+def trimmed(picture: Path) -> Image.Image:
+    """The drawing in a file that `shows_something`, RGBA, without the empty margins."""
+    drawing = _trimmed(picture, side=FIRST_SIDE)
+    assert drawing is not None
+    return drawing
+
+
+def _trimmed(picture: Path, *, side: int) -> Image.Image | None:
     try:
-        if picture.suffix == ".svg":
-            drawing = rendered(picture, side=FIRST_SIDE)
-        else:
-            drawing = Image.open(picture).convert("RGBA")
+        drawing = rendered(picture, side=side) if picture.suffix == ".svg" else Image.open(picture).convert("RGBA")
     except (OSError, ValueError, Image.DecompressionBombError):
         return None
     seen = drawing.getchannel("A").point([0] * HARDLY + [255] * (256 - HARDLY)).getbbox()
-    part = drawing.crop(seen or (0, 0, 1, 1))
-    return part if max(part.size) >= LEAST_SIDE and _shows_something(part) else None
-
-
-def _shows_something(drawing: Image.Image) -> bool:
-    """Whether it differs from the white ground it may stand on, in grey levels."""
-    white = Image.new("RGBA", drawing.size, "white")
-    white.alpha_composite(drawing)
-    grey = np.asarray(white.convert("L").resize((16, 16)))
-    return int(np.ptp(grey)) > LEAST_SPREAD
+    return drawing.crop(seen) if seen else None
 
 
 def fitted(drawing: Image.Image, *, side: int) -> Image.Image:

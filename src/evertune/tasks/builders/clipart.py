@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 
 from evertune.assets import PACKAGES, Progress, unpacked
 from evertune.tasks.captioned import Captioned, parted, write_captioned
-from evertune.tasks.drawing import trimmed
+from evertune.tasks.drawing import shows_something
 
 VERSION = 1
 PACKAGE = "openclipart-svg"
@@ -34,8 +34,11 @@ MOST_ALIKE = 4
 COLLECTIONS = re.compile(
     r"clip ?art|theme|collection|svg|icon ?set|icons|gradient|pattern|symbol signs|map symbols|r16", re.I
 )
-FOLDERS = ("shapes/stars/", "signs_and_symbols/flags/", "unsorted/", "special/")
-"""Drawn by a program, a thing each that no other drawing shows, or nothing that a title can say."""
+FOLDERS = (
+    *("shapes/stars/", "signs_and_symbols/flags/", "unsorted/", "special/"),
+    *(f"computer/icons/{theme}-theme/" for theme in ("flat", "lemon", "etiquette", "gold")),
+)
+"""Left out: drawn by a program, a thing each that no other drawing shows, or titled after a collection."""
 OTHER_LANGUAGES = ("rollandin", "guillou", "jacq", "balin")
 """Who wrote their titles in Italian or French."""
 NOISE = frozenset(
@@ -81,7 +84,7 @@ def titled(place: Path) -> list[Captioned]:
         title = clean(drawing.title)
         single = alike[drawing.title, drawing.creator] <= MOST_ALIKE
         fits = title and single and not drawing.creator.endswith(OTHER_LANGUAGES)
-        if fits and drawing.path.stem not in found and trimmed(drawing.path) is not None:
+        if fits and drawing.path.stem not in found and shows_something(drawing.path):
             found[drawing.path.stem] = Captioned(drawing.path, family(drawing.path.stem), title, title)
     return list(found.values())
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from evertune.assets import PACKAGES, Progress, unpacked
 from evertune.errors import unknown
 from evertune.tasks.captioned import Captioned, parted, words, write_captioned
-from evertune.tasks.drawing import trimmed
+from evertune.tasks.drawing import shows_something
 
 VERSION = 1
 PACKAGE = "tuxpaint-stamps-default"
@@ -53,7 +53,7 @@ def _described(stamps: Path, language: str) -> Iterator[Captioned]:
         found = captions(text.read_text(encoding="utf-8"))
         told = {code: found[code] for code in INSTRUCTIONS if 0 < len(words(found.get(code, ""))) <= MOST_WORDS}
         complete = len(told) == len(INSTRUCTIONS)  # in all languages or in none, so that the pictures are the same
-        if picture and complete and not name.startswith(LEFT_OUT) and trimmed(picture) is not None:
+        if picture and complete and not name.startswith(LEFT_OUT) and shows_something(picture):
             yield Captioned(picture, family(name), told["en"], told[language])
 
 
