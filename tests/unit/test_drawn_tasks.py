@@ -332,7 +332,8 @@ def test_proportions_are_kept_and_margins_cut_off(tmp_path):
     (tmp_path / "wide.svg").write_text(wide)
     part = trimmed(tmp_path / "wide.svg")
     assert part.width == pytest.approx(256, abs=2) and part.height == pytest.approx(64, abs=2)
-    assert fitted(part, side=100).size == (100, 25)
+    assert fitted(part, side=100).size == (100, 100)
+    assert fitted(part, side=100).getchannel("A").getbbox() == (6, 39, 94, 61)
 
 
 @pytest.mark.parametrize(

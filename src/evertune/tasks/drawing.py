@@ -20,6 +20,8 @@ FIRST_SIDE, LEAST_SIDE = 512, 64
 """Clip art is drawn as large as the first before its margins are cut off; what is left is as large as the second."""
 COARSER = 4
 """Times smaller, and so quicker, when it is only looked at whether there is something."""
+ROOM = 0.88
+"""Part of a side that a drawing takes, so that its corners stay when it is turned by ten degrees."""
 HARDLY = 16
 """Levels of 255: opacity that is taken for a margin, grey that is taken for white."""
 
@@ -82,7 +84,13 @@ def _trimmed(picture: Path, *, side: int) -> Image.Image | None:
 
 
 def fitted(drawing: Image.Image, *, side: int) -> Image.Image:
-    """The same in its own proportions, its longer side `side` pixels long."""
-    scale = side / max(drawing.size)
+    """The same in its own proportions in the middle of `side` x `side` pixels, with room for being turned a little."""
+    scale = ROOM * side / max(drawing.size)
     size = (max(1, round(drawing.width * scale)), max(1, round(drawing.height * scale)))
-    return drawing.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    canvas = Image.new("RGBA", (side, side))
+    canvas.paste(drawing.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0), _middle(size, side))
+    return canvas
+
+
+def _middle(size: tuple[int, int], side: int) -> tuple[int, int]:
+    return (side - size[0]) // 2, (side - size[1]) // 2
