@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 
 import pytest
 from PIL import Image
@@ -261,6 +262,7 @@ TEXTS = {
     "animals/untold": "A snail.\nfr.utf8=Un escargot.\n",
     "animals/long": f"{'A ' * 11}bear.\nes.utf8=Un oso.\n",
     "symbols/alphabets/a": "A lion.\nes.utf8=Un león.\n",
+    "animals/twin": "A lion.\nes.utf8=Un león.\n",
     "animals/unseen": "A lion.\nes.utf8=Un león.\n",
 }
 
@@ -274,6 +276,8 @@ def stamped(folder_of):
         path.with_suffix(".txt").write_text(text)
         if "cartoon" in name:
             path.with_suffix(".svg").write_text(svg(square(f"rgb(0,0,{20 * number})")))
+        elif name == "animals/twin":
+            shutil.copyfile(place / "animals/lion.png", place / "animals/twin.png")
         elif name != "animals/unseen":
             picture = Image.new("RGBA", (90, 60))
             picture.paste((20 * number, 0, 0, 255), (10, 10, 70, 50))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from evertune.assets import PACKAGES, Progress, unpacked
 from evertune.errors import unknown
+from evertune.files import digest_of_file
 from evertune.tasks.captioned import Captioned, parted, words, write_captioned
 from evertune.tasks.drawing import shows_something
 
@@ -31,7 +32,10 @@ LEFT_OUT = "symbols/alphabets/"
 """The same letters many times, filled and outlined, in three languages."""
 MOST_WORDS = 10
 SENTENCE = re.compile(r"(.+?[.!?])(?=\s|$)")
-VARIANTS = re.compile(r"\d+[a-z]?|left|right|mirror|in|out|open|closed|outline|filled|little|baby|stand|[a-z]")
+VARIANTS = re.compile(
+    r"\d+[a-z]?|left|right|mirror|in|out|open|closed|outline|filled|little|baby|stand|[a-z]|"
+    r"black|white|grey|red|orange|yellow|green|blue|purple|pink|brown"
+)
 """Parts of file names that tell apart stamps which are nearly the same."""
 
 
@@ -47,13 +51,17 @@ def build(folder: Path, *, language: str, train: int, test: int, seed: int, prog
 
 
 def _described(stamps: Path, language: str) -> Iterator[Captioned]:
+    seen: set[str] = set()  # one lies in two folders
     for text in sorted(stamps.rglob("*.txt")):
         picture = next((p for ending in (".svg", ".png") if (p := text.with_suffix(ending)).exists()), None)
         name = text.relative_to(stamps).as_posix()
         found = captions(text.read_text(encoding="utf-8"))
         told = {code: found[code] for code in INSTRUCTIONS if 0 < len(words(found.get(code, ""))) <= MOST_WORDS}
         complete = len(told) == len(INSTRUCTIONS)  # in all languages or in none, so that the pictures are the same
-        if picture and complete and not name.startswith(LEFT_OUT) and shows_something(picture):
+        if not picture or not complete or name.startswith(LEFT_OUT) or digest_of_file(picture) in seen:
+            continue
+        seen.add(digest_of_file(picture))
+        if shows_something(picture):
             yield Captioned(picture, family(name), told["en"], told[language])
 
 
