@@ -45,7 +45,7 @@ STREAMS = {
     "cvit": "ScienceQA TextVQA Flickr30k ImageNet GQA VQAv2",
 }
 KNOWN = "okvqa aokvqa textcaps vqav2 ocrvqa".split()
-FETCHED = ["parcel", "parcel-garments"]
+FETCHED = ["parcel", "parcel-garments", "parcel-long", "emoji-styles"]
 DRAWN = ["pocket-b1", "pocket-b2"]
 STRAIGHT = [name for name in STREAMS if not name.endswith("-reversed")]
 

