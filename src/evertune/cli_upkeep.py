@@ -26,7 +26,11 @@ def new(
     console = make_console()
     with TerminalWatcher(console) as watcher:
         make(folder, model=model, method=method, seed=seed, settings=settings or [], progress=watcher.fetching)
-    console.print(f"{folder}  {model} with {method}\n[dim]next: evertune learn {folder} DATA[/dim]", highlight=False)
+    console.print(
+        f"{folder}  {model} with {method}\n[dim]next: evertune learn {folder} DATA[/dim]",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def learn(
@@ -107,7 +111,7 @@ def ask(
         return
     console.print(said.text, soft_wrap=True, highlight=False, markup=False)
     if said.expert is not None:
-        console.print(f"[dim]expert {said.expert}{said.surely}[/dim]", highlight=False)
+        console.print(f"[dim]expert {said.expert}{said.surely}[/dim]", highlight=False, soft_wrap=True)
 
 
 def log(folder: FolderArgument, as_json: JsonOption = False) -> None:
@@ -136,7 +140,7 @@ def rollback(
     if not yes:
         typer.confirm(f"forget {gone} for good?", abort=True)
     go_back(folder, to)
-    console.print(f"{folder} is at stage {to} again, without {gone}", highlight=False)
+    console.print(f"{folder} is at stage {to} again, without {gone}", highlight=False, soft_wrap=True)
 
 
 def serve(
@@ -166,5 +170,5 @@ def serve(
             tokens=tokens,
             progress=watcher.fetching,
         )
-    console.print(f"{folder.name} answers on http://{host}:{server.port}/v1", highlight=False)
+    console.print(f"{folder.name} answers on http://{host}:{server.port}/v1", highlight=False, soft_wrap=True)
     server.run()

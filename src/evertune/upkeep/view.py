@@ -21,10 +21,16 @@ def show_learned(console: Console, done: Learned, *, folder: str) -> None:
     console.print(_table(done.verdict, since="before"))
     console.print(_summary(done.verdict))
     if done.broken:
-        console.print(f"[red]discarded[/red]  {'; '.join(done.broken)}. The model is as it was before", highlight=False)
+        console.print(
+            f"[red]discarded[/red]  {'; '.join(done.broken)}. The model is as it was before",
+            highlight=False,
+            soft_wrap=True,
+        )
         return
-    console.print(f"[green]accepted[/green]  as stage {done.stage}", highlight=False)
-    console.print(f"[dim]back again: evertune rollback {folder} --to {done.stage - 1}[/dim]", highlight=False)
+    console.print(f"[green]accepted[/green]  as stage {done.stage}", highlight=False, soft_wrap=True)
+    console.print(
+        f"[dim]back again: evertune rollback {folder} --to {done.stage - 1}[/dim]", highlight=False, soft_wrap=True
+    )
 
 
 def show_check(console: Console, verdict: Verdict) -> None:
