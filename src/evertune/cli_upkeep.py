@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from evertune.arguments import JsonOption, SetOption, make_console, print_json
+from evertune.errors import UserError
 
 FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="The model's folder, or a run's.")]
 
@@ -102,6 +103,10 @@ def ask(
     from evertune.console import TerminalWatcher
     from evertune.upkeep.steps import Service, asked
 
+    if Path(words[-1]).is_file():
+        raise UserError(
+            f"what is asked about {words[-1]}? Say it last: evertune ask {folder} {words[-1]} 'what is this?'"
+        )
     console = make_console(quiet=as_json)
     with TerminalWatcher(console) as watcher:
         service = Service.open(folder, progress=watcher.fetching)
