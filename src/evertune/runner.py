@@ -187,7 +187,7 @@ def run_stream(
     matrix: dict[str, Any] = {}
     for number in range(len(plan) + 1):
         if number > len(learner.stages):
-            _learn(learner, plan[number - 1], number, folder, watcher)
+            learn_stage(learner, plan[number - 1], number, folder, watcher)
         for task in stream.columns:
             if (number, task.name) not in cells:
                 cells[number, task.name] = evaluate_cell(learner, task, number, folder, watcher)
@@ -228,7 +228,8 @@ def _at(learner: Learner, number: int) -> Learner:
     return learner
 
 
-def _learn(learner: Learner, task: Task, number: int, folder: Path, watcher: Watcher) -> None:
+def learn_stage(learner: Learner, task: Task, number: int, folder: Path, watcher: Watcher) -> Stage:
+    """Learn `task` as stage `number`, and say so in the ledger."""
     processes.tell("learn", number)
     _at(learner, number - 1)
     watcher.stage_started(number, task)
@@ -236,6 +237,7 @@ def _learn(learner: Learner, task: Task, number: int, folder: Path, watcher: Wat
     stage = learner.learn(task, on_step=lambda step: watcher.stepped(step, samples=effective))
     append_jsonl(folder / "ledger.jsonl", {"event": "stage", "stage": number, "task": task.name, "time": time.time()})
     watcher.stage_done(stage)
+    return stage
 
 
 def evaluate_cell(learner: Learner, task: Task, number: int, folder: Path, watcher: Watcher) -> dict[str, Any]:

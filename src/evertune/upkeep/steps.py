@@ -25,7 +25,7 @@ from evertune.learner import Learner
 from evertune.lmm import model_config
 from evertune.lmm.lengths import refuse_too_long
 from evertune.processes import refuse_several
-from evertune.runner import Watcher, begin, evaluate_cell, finished_cells, read_ledger, stamp
+from evertune.runner import Watcher, begin, evaluate_cell, finished_cells, learn_stage, read_ledger, stamp
 from evertune.stages import saved_stages
 from evertune.tasks import Stream, Task
 from evertune.tasks.sources import read_task
@@ -116,8 +116,7 @@ def new(
     """
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty: choose a new folder")
-    config = configure("parcel", model=model, method=method, seed=seed, settings=settings)
-    config = config.model_copy(update={"stream": OWN})
+    config = configure(OWN, model=model, method=method, seed=seed, settings=settings)
     if len(method_specs(config)) > 1:
         raise UserError(f"method '{method}': a model has one method; join several by '+'")
     lmm = load_model(config, progress=progress)
@@ -190,12 +189,7 @@ def learn(
     title = f"{task.name}: task {len(known) + 1} of {folder}"
     watcher.run_started(title, training=[len(task.train)], answers=2 * left)
     before = service.measured(everything, watcher)
-    watcher.stage_started(service.number + 1, task)
-    effective = service.learner.training.batch_size * service.learner.training.accumulate
-    stage = service.learner.learn(task, on_step=lambda step: watcher.stepped(step, samples=effective))
-    event = {"event": "stage", "stage": stage.number, "task": task.name, "time": time.time()}
-    append_jsonl(folder / "ledger.jsonl", event)
-    watcher.stage_done(stage)
+    stage = learn_stage(service.learner, task, service.number + 1, folder, watcher)
     service.measured(everything, watcher)
     verdict = _verdict(service, before, stage=stage.number, others=service.tasks, new=kept)
     broken = tuple(accept_if.broken_by(verdict.measures())) if accept_if else ()
