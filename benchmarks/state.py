@@ -11,7 +11,8 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from evertune.api import configure, plan
+from evertune.api import configure
+from evertune.planning import plan
 
 LLAVA, QWEN = "llava-1.5-7b-hf", "Qwen2.5-VL-7B-Instruct"
 CASES = (

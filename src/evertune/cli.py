@@ -118,9 +118,9 @@ def run(config: RunConfig, as_json: bool) -> None:
 @takes_a_run
 def plan(config: RunConfig, as_json: bool) -> None:
     """Say what `run` with the same arguments would do and cost. Trains nothing."""
-    from evertune.api import plan as plan_of
     from evertune.console import TerminalWatcher, show_paper_plan, show_plan
     from evertune.planner import Plan
+    from evertune.planning import plan as plan_of
 
     console = _console(quiet=as_json)
     with TerminalWatcher(console) as watcher:

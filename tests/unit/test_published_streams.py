@@ -17,12 +17,13 @@ import pytest
 import torch
 from published import rows_of as published_rows
 
-from evertune.api import configure, plan, run
+from evertune.api import configure, run
 from evertune.catalogue import details
 from evertune.data.preview import masked
 from evertune.lmm import FAMILIES, load_lmm
 from evertune.lmm.random_smol import CONFIG as RANDOM
 from evertune.lmm.smol_weights import CONFIG as SMOL
+from evertune.planning import plan
 from evertune.pretrain.parts import make_model, make_processor, save_checkpoint
 from evertune.tasks import load_stream
 from evertune.tasks.builders import builder
