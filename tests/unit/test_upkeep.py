@@ -129,6 +129,24 @@ def test_a_run_is_such_a_model(data, toy_stream, tmp_path):
     assert said.ranking[0][0] == said.expert and said.surely.startswith(", ")
 
 
+def test_a_run_goes_back_too(data, toy_stream, tmp_path):
+    run = tmp_path / "run"
+    evertune.run(str(toy_stream), model="random", method="replay", settings=SETTINGS, out=run)
+    assert upkeep.rollback(run, 1) == ["task-1", "task-2"]
+    assert [change.task for change in upkeep.check(run).others] == ["task-0"]
+    assert upkeep.learn(run, data[2], name="task-1").stage == 2, "another task of the same name"
+    assert [change.task for change in upkeep.check(run).others] == ["task-0", "task-1"]
+
+
+def test_a_picture_of_the_memory_that_is_gone_is_said_to_be(data, tmp_path):
+    stream, run = data[0], tmp_path / "run"
+    evertune.run(stream, model="random", method="replay", settings=[*SETTINGS, "options.replay.ratio=1"], out=run)
+    upkeep.check(run)
+    shutil.rmtree(tmp_path / "data" / "pictures-task-0")
+    with pytest.raises(DataError, match="does not exist"):
+        upkeep.learn(run, data[1])
+
+
 def test_nothing_is_changed_by_data_that_can_not_be_used(data, tmp_path):
     folder = made(tmp_path / "model")
     upkeep.learn(folder, data[0])
@@ -141,6 +159,8 @@ def test_nothing_is_changed_by_data_that_can_not_be_used(data, tmp_path):
         upkeep.learn(folder, data[1], name="task-0")
     with pytest.raises(UserError, match="has several tasks"):
         upkeep.learn(folder, str(tmp_path / "data" / "toy.yaml"))
+    with pytest.raises(UserError, match="use letters, digits"):
+        upkeep.learn(folder, data[1], name="a task")
     with pytest.raises(UserError, match="is not empty"):
         made(folder)
     with pytest.raises(RunFolderError, match="has no config.yaml"):

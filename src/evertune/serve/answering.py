@@ -86,7 +86,10 @@ class Answering:
             max_new_tokens=longest,
             reuse=False,
         )
-        return [
-            Reply(a.text, a.expert, lmm.answer_tokens(a.text), lmm.lengths(a.sample.instruction, "")[-1].tokens)
-            for a in answers
-        ]
+        return [Reply(a.text, a.expert, lmm.answer_tokens(a.text), self._asked_tokens(a.sample)) for a in answers]
+
+    def _asked_tokens(self, sample: Sample) -> int:
+        """What the LM reads of a question with one picture; 0 for a family without a limit, which does not say it."""
+        lmm = self._learner.lmm
+        parts = lmm.lengths(sample.instruction, "")
+        return parts[-1].tokens - lmm.answer_tokens("") if parts else 0

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from pydantic import ValidationError
@@ -102,10 +101,6 @@ def make_app(answering: Answering, *, name: str, limits: Limits | None = None, t
     async def refused(_: Request, problem: RefusedError) -> JSONResponse:
         return problem.response()
 
-    @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, problem: RequestValidationError) -> JSONResponse:
-        return RefusedError(400, str(problem), code="invalid").response()
-
     @app.get("/health")
     async def health() -> dict[str, Any]:
         return {"status": "ok", "model": name, "waiting": len(batches)}
@@ -128,15 +123,20 @@ def make_app(answering: Answering, *, name: str, limits: Limits | None = None, t
         reply = await _reply(batches, question)
         measured.seconds.observe(time.perf_counter() - started)
         measured.tokens.inc(reply.tokens)
-        head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": name}
-        if asked.stream:
-            wants_usage = bool((asked.stream_options or {}).get("include_usage"))
-            return StreamingResponse(_chunks(head, reply, wants_usage), media_type="text/event-stream")
-        choice = {"index": 0, "message": {"role": "assistant", "content": reply.text}, "finish_reason": "stop"}
-        body = {**head, "object": "chat.completion", "choices": [choice], "usage": _usage(reply)}
-        return JSONResponse({**body, "evertune": {"expert": reply.expert}})
+        return _response(asked, reply, name=name)
 
     return app
+
+
+def _response(asked: ChatRequest, reply: Reply, *, name: str) -> Response:
+    """The answer as a whole, or as a stream."""
+    head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": name}
+    if asked.stream:
+        wants_usage = bool((asked.stream_options or {}).get("include_usage"))
+        return StreamingResponse(_chunks(head, reply, wants_usage), media_type="text/event-stream")
+    choice = {"index": 0, "message": {"role": "assistant", "content": reply.text}, "finish_reason": "stop"}
+    body = {**head, "object": "chat.completion", "choices": [choice], "usage": _usage(reply)}
+    return JSONResponse({**body, "evertune": {"expert": reply.expert}})
 
 
 def _admit(request: Request, token: str | None) -> None:

@@ -16,15 +16,23 @@ from typing import Any
 from evertune.errors import RunFolderError
 from evertune.files import make_folder, read_json, write_atomically, write_json
 from evertune.tasks import Sample, Task
+from evertune.tasks.pictures import read_bytes
 from evertune.tasks.task import images_of_row, images_to_row
 
 FOLDER = "kept"
 
 
 def keep_sample(folder: Path, sample: Sample) -> Sample:
-    """The same sample with its pictures in the model's folder, copied there when they are not."""
+    """The same sample with its pictures in the model's folder, copied there when they are not.
+
+    Raises:
+        DataError: a picture is gone.
+    """
     place = folder / FOLDER / "pictures"
-    images = tuple(_kept_picture(place, image, sha) for image, sha in zip(sample.images, _digests(sample), strict=True))
+    images = tuple(
+        _kept_picture(place, image, sha, origin=sample.origin)
+        for image, sha in zip(sample.images, _digests(sample), strict=True)
+    )
     return replace(sample, images=images, known_digests=())
 
 
@@ -35,11 +43,11 @@ def _digests(sample: Sample) -> tuple[str, ...]:
     return tuple(image.stem for image in sample.images)
 
 
-def _kept_picture(place: Path, image: Path, sha: str) -> Path:
+def _kept_picture(place: Path, image: Path, sha: str, *, origin: str) -> Path:
     kept = place / f"{sha}{image.suffix.lower()}"
     if not kept.exists():
         make_folder(place)
-        write_atomically(kept, image.read_bytes())
+        write_atomically(kept, read_bytes(image, origin=origin))
     return kept
 
 

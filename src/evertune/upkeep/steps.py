@@ -1,13 +1,13 @@
 """The steps of a model in service: make it, teach it a task, check it, go back. The ledger says what happened when.
 
-Everything is in the folder: stages, the kept questions, all answers. A step that was cut off is done again by the same
-command; what was finished stays.
+Everything is in the folder: stages, the kept questions, all answers. A task whose learning was cut off is learned by
+the same command again. Once it is learned it stays, and `check` asks what could not be asked any more.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 
 from evertune.api import config_of, configure, data_of, load_model, method_specs, open_run, resolved
 from evertune.assets import Progress
+from evertune.config import validated
 from evertune.data.check import Checked
 from evertune.data.check import check as check_data
 from evertune.data.source import Hints, file_or_stream, reading
@@ -23,15 +24,15 @@ from evertune.evaluate import write_answers
 from evertune.files import append_jsonl, digest_of, read_json
 from evertune.learner import Learner
 from evertune.lmm import model_config
-from evertune.lmm.lengths import refuse_too_long
 from evertune.processes import refuse_several
 from evertune.runner import Watcher, begin, evaluate_cell, finished_cells, learn_stage, read_ledger, stamp
 from evertune.stages import saved_stages
 from evertune.tasks import Stream, Task
-from evertune.tasks.sources import read_task
+from evertune.tasks.sources import Reading, read_task
+from evertune.tasks.stream import TaskFile
 from evertune.upkeep.accept import Condition
 from evertune.upkeep.kept import drop_task, is_kept, keep_sample, keep_task, kept_task
-from evertune.upkeep.verdict import Verdict, best_cell, change_of
+from evertune.upkeep.verdict import Change, Verdict, best_cell, change_of
 
 OWN = "(own)"
 """The stream of a model that is taught task by task: it has none but its own history."""
@@ -57,8 +58,11 @@ class Service:
         learner = open_run(folder, keep=partial(keep_sample, folder), progress=progress)
         names = [stage.task for stage in learner.stages]
         if config.stream != OWN:
-            data = partial(data_of, config, progress=progress)
-            names = _keep_stream(folder, data=data, learned=names, tokens=learner.lmm.answer_tokens)
+            names = _known_to_run(folder, learned=names)
+            if not all(is_kept(folder, name) for name in names):
+                for task in data_of(config, progress=progress).columns:
+                    if task.name in names and not is_kept(folder, task.name):
+                        keep_task(folder, task, tokens=learner.lmm.answer_tokens)
         return cls(folder, learner, tuple(kept_task(folder, name) for name in names))
 
     @property
@@ -79,17 +83,17 @@ class Service:
         return self.folder / "answers" / f"{stage:02d}" / f"{task}.jsonl"
 
 
-def _keep_stream(
-    folder: Path, *, data: Callable[[], Stream], learned: Sequence[str], tokens: Callable[[str], int]
-) -> list[str]:
-    """Names of the tasks of a run, whose test samples are kept from now on if they were not."""
+def _known_to_run(folder: Path, *, learned: Sequence[str]) -> list[str]:
+    """The tasks that a run's model knows: those of its stream as far as it did not go back, then what came later."""
     matrix = read_json(folder / "matrix.json")
     if not matrix["finished"]:
         raise RunFolderError(f"{folder} is a run that is not finished: finish it with the command that began it")
-    if not all(is_kept(folder, name) for name in matrix["tasks"]):
-        for task in data().columns:
-            keep_task(folder, task, tokens=tokens)
-    return [*matrix["tasks"], *(name for name in learned[len(matrix["stages"]) :])]
+    tasks, stages = matrix["tasks"], matrix["stages"]
+    if set(stages) <= set(tasks):
+        of_run = [name for name in tasks if name in matrix["known"] or name in learned]
+    else:  # one stage for all of them, as `joint` has it
+        of_run = tasks if learned else matrix["known"]
+    return [*of_run, *(name for name in learned if name not in (*tasks, *stages))]
 
 
 def new(
@@ -100,7 +104,7 @@ def new(
     seed: int = 0,
     settings: Sequence[str] = (),
     progress: Progress | None = None,
-) -> Learner:
+) -> None:
     """Make a model that has learned nothing yet.
 
     Args:
@@ -124,7 +128,6 @@ def new(
     settled = {key: value for key, value in resolved(config, method).items() if key != "out"}
     begin(folder, {**settled, "model_config": described})
     stamp(folder, lmm, Stream(OWN, tasks=()))
-    return open_run(folder, keep=partial(keep_sample, folder), progress=progress)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,19 +180,24 @@ def learn(
     """
     watcher = watcher or Watcher()
     service = Service.open(folder, progress=progress)
-    known = {task.name for task in service.tasks}
-    checked = check_data(data, lmm=service.learner.lmm, hints=hints, progress=progress)
+    learner = service.learner
+    entry, how = _entry(data, learner, name=name, score=score, hints=hints, progress=progress)
+    if entry.name in {task.name for task in service.tasks}:
+        raise UserError(f"{folder} knows a task '{entry.name}' already: give the new one another name with --name")
+    checked = check_data(data, lmm=learner.lmm, hints=hints, progress=progress)
     checked.errors.refuse(stream=checked.stream)
-    task = _read(data, service.learner, name=name, score=score, hints=hints, progress=progress)
-    if task.name in known:
-        raise UserError(f"{folder} knows a task '{task.name}' already: give the new one another name with --name")
-    kept = keep_task(folder, task, tokens=service.learner.lmm.answer_tokens)
+    task = read_task(entry, how, about=entry.about)
+    kept = keep_task(folder, task, tokens=learner.lmm.answer_tokens)
     everything = (*service.tasks, kept)
-    left = sum(len(each.test) for each in everything)
-    title = f"{task.name}: task {len(known) + 1} of {folder}"
-    watcher.run_started(title, training=[len(task.train)], answers=2 * left)
+    there = finished_cells(folder)
+    asked_before = sum(len(each.test) for each in everything if (service.number, each.name) not in there)
+    watcher.run_started(
+        f"{task.name}: task {len(everything)} of {folder}",
+        training=[round(learner.training.epochs * len(task.train))],
+        answers=asked_before + sum(len(each.test) for each in everything),
+    )
     before = service.measured(everything, watcher)
-    stage = learn_stage(service.learner, task, service.number + 1, folder, watcher)
+    stage = learn_stage(learner, task, service.number + 1, folder, watcher)
     service.measured(everything, watcher)
     verdict = _verdict(service, before, stage=stage.number, others=service.tasks, new=kept)
     broken = tuple(accept_if.broken_by(verdict.measures())) if accept_if else ()
@@ -198,7 +206,7 @@ def learn(
     return Learned(stage.number, task.name, verdict, checked, broken)
 
 
-def _read(
+def _entry(
     data: str,
     learner: Learner,
     *,
@@ -206,35 +214,28 @@ def _read(
     score: str | None,
     hints: Hints | None,
     progress: Progress | None,
-) -> Task:
+) -> tuple[TaskFile, Reading]:
+    """What the data say of their one task, and how it is read."""
     content, path, _ = file_or_stream(data, hints or Hints())
     if len(content.tasks) != 1 or content.known:
         names = ", ".join(entry.name for entry in content.tasks)
         raise UserError(f"{data} has several tasks ({names}): a model is taught one at a time, each from its own file")
     changed = {key: value for key, value in (("name", name), ("score", score)) if value}
-    entry = type(content.tasks[0]).model_validate(content.tasks[0].model_dump() | changed)
+    entry = validated(TaskFile, content.tasks[0].model_dump() | changed, where=data)
     how = reading(content, path, takes=learner.lmm.pictures, model=Path(learner.lmm.name).name, progress=progress)
-    task = read_task(entry, how, about=entry.about)
-    how.problems.refuse(stream=entry.name)
-    refuse_too_long([task], learner.lmm, stream=entry.name)
-    return task
+    return entry, how
 
 
 def _verdict(
-    service: Service,
-    before: dict[tuple[int, str], dict[str, Any]],
-    *,
-    stage: int,
-    others: Sequence[Task],
-    new: Task | None,
+    service: Service, before: Mapping[tuple[int, str], dict[str, Any]], *, stage: int, others: Sequence[Task], new: Task
 ) -> Verdict:
     """What stage `stage` changed against the one before it; `before` are the cells up to that."""
 
-    def change(task: Task) -> Any:
+    def change(task: Task) -> Change:
         best = best_cell(before, task.name, range(stage))["score"]
         return change_of(task, service.answers(stage - 1, task.name), service.answers(stage, task.name), best=best)
 
-    return Verdict(change(new) if new else None, tuple(change(task) for task in others))
+    return Verdict(change(new), tuple(change(task) for task in others))
 
 
 def check(folder: Path, *, watcher: Watcher | None = None, progress: Progress | None = None) -> Verdict:
