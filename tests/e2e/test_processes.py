@@ -25,7 +25,7 @@ SPECS = (
     "lora-router",
 )
 SETTINGS = (
-    "train.batch_size=4",
+    "train.batch_size=7",
     "train.accumulate=2",
     "reuse=false",
     "options.replay.ratio=0.3",
@@ -33,8 +33,9 @@ SETTINGS = (
     "options.ewc.strength=50",
     "options.mas.samples=5",
 )
-# 13 samples: three micro-batches of four and one of a single sample, which leaves nothing for the second process.
-LIMIT = 13
+# 15 samples: two micro-batches of seven, four for the first process and three for the second, and one of a single
+# sample, which leaves nothing for the second.
+LIMIT = 15
 PLAIN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 SPREAD = (
     *("-m", "accelerate.commands.launch", "--use_fsdp", "--fsdp_version", "2", "--num_processes", "2"),

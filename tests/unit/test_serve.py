@@ -12,16 +12,19 @@ from concurrent.futures import ThreadPoolExecutor
 
 import openai
 import pytest
+import torch
 import yaml
 from PIL import Image
 
 from evertune import upkeep
 from evertune.errors import UserError
 from evertune.files import cache_folder
+from evertune.lmm.features import FeatureStore
 from evertune.serve.answering import Reply
 from evertune.serve.app import Limits, make_app
 from evertune.serve.batches import Batches, FullError
 from evertune.serve.command import Server, _socket, serve
+from evertune.tasks.pictures import read_picture
 from evertune.upkeep.steps import Service, asked
 
 
@@ -214,6 +217,19 @@ def test_one_bad_question_spoils_no_other():
     batches.close()
     with pytest.raises(FullError):
         batches.ask("late")
+
+
+def test_pictures_of_a_request_are_dropped(lmm, tasks, tmp_path):
+    sample, features = tasks[0].train[0], FeatureStore(lmm, folder=tmp_path)
+    picture, sha = read_picture(sample.images[0], origin="here")
+    with features.held({sha: picture}):
+        held = features.get([sample])
+    assert sample not in features
+    features.ensure([sample])
+    assert torch.equal(features.get([sample]), held)
+    with features.held({sha: picture}):
+        pass
+    assert sample in features, "what was there before stays"
 
 
 def test_others_need_a_token_and_a_port_is_taken_once(model):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import statistics
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -169,9 +170,10 @@ def test_nothing_is_changed_by_data_that_can_not_be_used(data, tmp_path):
 
 
 def test_a_change_is_paired(tasks, tmp_path):
-    task = tasks[0]
+    task = replace(tasks[0], test=(*tasks[0].train, *tasks[0].test))
+    assert len(task.test) >= 12
     right = [sample.answers[0] for sample in task.test]
-    first = [text if i % 3 else "wrong" for i, text in enumerate(right)]
+    first = [text if i % 2 else "wrong" for i, text in enumerate(right)]
     last = [text if i % 4 else "wrong" for i, text in enumerate(right)]
     for name, texts in (("a", first), ("b", last)):
         said = [Answer(sample, text, None) for sample, text in zip(task.test, texts, strict=True)]
