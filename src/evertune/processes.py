@@ -6,6 +6,7 @@ in every training step and every answer. A process that is alone leads, and ever
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -70,6 +71,17 @@ def start() -> None:
     from accelerate import PartialState
 
     PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+    # Left to the interpreter's end, the threads of the connection may still run when it takes them down, and a process
+    # that has done all its work then aborts.
+    atexit.register(_part)
+
+
+def _part() -> None:
+    """Close the connection to the other processes."""
+    from torch.distributed import destroy_process_group, is_initialized
+
+    if is_initialized():
+        destroy_process_group()
 
 
 def agreed(value: T) -> T:
