@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -22,6 +23,8 @@ T = TypeVar("T")
 
 PATIENCE = timedelta(days=2)
 """How long one process waits for another. The launcher ends all when one fails, so this only has to be long enough."""
+MOMENT = 0.2
+"""Seconds that a process stays after its work, for the threads of the connection; they need far less."""
 
 
 def count() -> int:
@@ -71,15 +74,19 @@ def start() -> None:
     from accelerate import PartialState
 
     PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
-    # Left to the interpreter's end, the threads of the connection may still run when it takes them down, and a process
-    # that has done all its work then aborts.
     atexit.register(_part)
 
 
 def _part() -> None:
-    """Close the connection to the other processes."""
+    """Close the connection to the other processes, before the interpreter goes down.
+
+    A thread of gloo gives back the tensors of the last exchange a moment after it is done, and takes the interpreter's
+    lock for that. Where the interpreter is already going down, that thread is ended and takes the process with it
+    ("terminate called without an active exception"), although all work is done. So it gets that moment here.
+    """
     from torch.distributed import destroy_process_group, is_initialized
 
+    time.sleep(MOMENT)
     if is_initialized():
         destroy_process_group()
 
