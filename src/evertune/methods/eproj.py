@@ -8,6 +8,7 @@ where an expert starts, and whether a similar task trains an expert that is ther
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -30,7 +31,9 @@ Estimate = Callable[[Context, Sequence[Sample]], Mapping[str, Tensor]]
 """Importance of every trained parameter for some samples, 0 or more."""
 IMPORTANCE_SAMPLES = 128
 QUERIES_AT_ONCE = 256
-THRESHOLD, REUSE_STRENGTH = 0.5, 100.0
+NEW = "(new)"
+"""What a router calls a task while it is only being tried; no task can be called so."""
+THRESHOLD, MISTAKEN, REUSE_STRENGTH = 0.5, 0.2, 100.0
 
 
 class EProj(Method):
@@ -44,9 +47,11 @@ class EProj(Method):
         routing: by 'keys', or 'oracle': told the task of each question, the upper bound of every router. A task that
             was not learned yet is then answered by the untouched model.
         init: a new expert starts from the 'start' point, or from the expert of the most 'similar' earlier task.
-        expand: a new expert 'always', or 'when-dissimilar': a task whose similarity to an earlier one reaches
-            `threshold` trains that one's expert further.
+        expand: a new expert 'always'; 'when-dissimilar': a task whose similarity to an earlier one reaches `threshold`
+            trains that one's expert further; 'when-separable': so does a task whose questions the router takes for
+            that one's, although it has learned the task: nobody would find a new expert.
         threshold: the similarity s(k), 0..1, from which on an expert is reused.
+        mistaken: the share of questions, 0..1, taken for an earlier task's from which on its expert is reused.
         reuse_strength: λ of the penalty λ Σ_i I_i (θ_i - θ_old,i)² on a reused expert, Σ_i I_i = 1.
     """
 
@@ -70,19 +75,25 @@ class EProj(Method):
         router: Literal["cosine", "calibrated"] = "cosine",
         routing: Literal["keys", "oracle"] = "keys",
         init: Literal["start", "similar"] = "start",
-        expand: Literal["always", "when-dissimilar"] = "always",
+        expand: Literal["always", "when-dissimilar", "when-separable"] = "always",
         threshold: float = THRESHOLD,
+        mistaken: float = MISTAKEN,
         reuse_strength: float = REUSE_STRENGTH,
     ) -> None:
         if router == "calibrated" and keys == "gradient":
             raise UserError("eproj.router=calibrated has no keys to train: leave out eproj.keys=gradient")
-        if expand == "always" and (threshold, reuse_strength) != (THRESHOLD, REUSE_STRENGTH):
-            raise UserError("eproj.threshold and eproj.reuse_strength need eproj.expand=when-dissimilar")
-        if not threshold >= 0 or not reuse_strength >= 0:
-            raise UserError("eproj.threshold and eproj.reuse_strength must be 0 or more")
+        if expand == "always" and reuse_strength != REUSE_STRENGTH:
+            raise UserError("eproj.reuse_strength needs eproj.expand=when-dissimilar or when-separable")
+        if expand != "when-dissimilar" and threshold != THRESHOLD:
+            raise UserError("eproj.threshold needs eproj.expand=when-dissimilar")
+        if expand != "when-separable" and mistaken != MISTAKEN:
+            raise UserError("eproj.mistaken needs eproj.expand=when-separable")
+        if not (threshold >= 0 and mistaken >= 0 and reuse_strength >= 0):
+            raise UserError("eproj.threshold, eproj.mistaken and eproj.reuse_strength must be 0 or more")
         self.expert, self.keys, self.router = expert, keys, router
         self.routing: str = routing
-        self.init, self.expand, self.threshold, self.reuse_strength = init, expand, threshold, reuse_strength
+        self.init, self.expand, self.reuse_strength = init, expand, reuse_strength
+        self.threshold, self.mistaken = threshold, mistaken
 
     def setup(self, context: Context) -> None:
         """Start without experts."""
@@ -99,8 +110,11 @@ class EProj(Method):
         self._importance: dict[str, dict[str, Tensor]] = {}  # of each expert
         self._embeddings: dict[str, dict[str, Tensor]] = {}
         self._reused: str | None = None  # the expert that the current task trains further
-        seed = context.seed if self.keys == "gradient" else None
-        self._router: Router = CalibratedRouter() if self.router == "calibrated" else CosineRouter(seed=seed)
+        self._router = self._new_router()
+
+    def _new_router(self) -> Router:
+        seed = self.context.seed if self.keys == "gradient" else None
+        return CalibratedRouter() if self.router == "calibrated" else CosineRouter(seed=seed)
 
     def know(self, task: Task) -> None:
         """An initial task gets keys of its own and is served by the untouched model."""
@@ -134,15 +148,38 @@ class EProj(Method):
         return similarity_to(self._embeddings[task.name], old, name=task.name) if old else {}
 
     def _expert_to_reuse(self, task: Task, similarity: Mapping[str, float]) -> str | None:
-        """The expert of the most similar earlier task if it is similar enough; never the untouched model."""
+        """The expert of the earlier task that is near enough, as `expand` has it; never the untouched model."""
         if self.expand == "always":
             return None
-        trained = {name: s for name, s in similarity.items() if self._serves[name] != UNTOUCHED}
-        nearest = max(trained, key=trained.__getitem__, default=None)
         own = self._serves.get(task.name, UNTOUCHED)
         if own != UNTOUCHED:
             return own  # learned once more: others may be served by its expert too
-        return self._serves[nearest] if nearest and trained[nearest] >= self.threshold else None
+        if self.expand == "when-separable":
+            near, enough = self.taken_for(task), self.mistaken
+        else:
+            near, enough = {}, self.threshold
+            for name, s in similarity.items():
+                near[self._serves[name]] = max(s, near.get(self._serves[name], 0.0))
+        near.pop(UNTOUCHED, None)
+        nearest = max(near, key=near.__getitem__, default=None)
+        return nearest if nearest is not None and near[nearest] >= enough else None
+
+    def taken_for(self, task: Task) -> dict[str, float]:
+        """The experts that would answer a new task's questions, although the router had learned it: expert -> share.
+
+        A copy of the router learns a random half of the training questions and is asked about the others, so nothing
+        changes here. The shares sum to less than 1 by that of the questions which it knows as the new task's.
+        """
+        if not self._router.tasks or len(task.train) < 2:
+            return {}
+        samples = drawn(task.train, len(task.train), random.Random(digest("halves", str(self.context.seed), task.name)))
+        half = len(samples) // 2
+        router = self._new_router()
+        router.load_state_dict(self._router.state_dict())
+        router.learn(NEW, self.queries(samples[:half]))
+        chosen = router.choose(self.queries(samples[half:]))
+        counts = Counter(self._serves[name] for name in chosen if name != NEW)
+        return {expert: count / len(chosen) for expert, count in counts.items()}
 
     def adds_to_loss(self) -> bool:
         """Only while an expert is trained further."""
@@ -165,7 +202,7 @@ class EProj(Method):
         self._experts[expert] = copy_of(trained)
         self._serves[task.name] = expert
         self._router.learn(task.name, self.queries(task.train))
-        if self.expand == "when-dissimilar":
+        if self.expand != "always":
             self._keep_importance(expert, task)
         self._reused = None
 
