@@ -1,4 +1,4 @@
-"""The commands for a model in service, thin like the others: `new`, `learn`, `check`, `ask`, `log`, `rollback`."""
+"""The commands for a model in service, thin like the others: `new`, `try`, `learn`, `check`, `ask`, `log`, ..."""
 
 from __future__ import annotations
 
@@ -11,12 +11,19 @@ from evertune.arguments import JsonOption, SetOption, make_console, print_json
 from evertune.errors import UserError
 
 FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="The model's folder, or a run's.")]
+DataArgument = Annotated[str, typer.Argument(metavar="DATA", help="A file in any format of `evertune data check`.")]
+NameOption = Annotated[str | None, typer.Option("--name", help="Of the task [the file's].")]
+ScoreOption = Annotated[str | None, typer.Option("--score", help="The scoring rule [exact].")]
+FormatOption = Annotated[str | None, typer.Option("--format", help="Of the file [by its ending].")]
+ImagesOption = Annotated[str | None, typer.Option("--images", metavar="FOLDER", help="Where its pictures are.")]
+PromptOption = Annotated[str | None, typer.Option("--prompt", help="How its questions are asked.")]
+FormatSetting = Annotated[list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="Of the format.")]
 
 
 def new(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
     model: Annotated[str, typer.Option("--model", "-m", help="A preset, a checkpoint folder or a hub id.")] = "smol",
-    method: Annotated[str, typer.Option("--method", help="How it keeps what it knows.")] = "eproj",
+    method: Annotated[str, typer.Option("--method", help="How it keeps what it knows.")] = "auto",
     seed: Annotated[int, typer.Option("--seed", help="Decides everything random.")] = 0,
     settings: SetOption = None,
 ) -> None:
@@ -34,18 +41,48 @@ def new(
     )
 
 
+def advise(
+    folder: FolderArgument,
+    data: DataArgument,
+    name: NameOption = None,
+    score: ScoreOption = None,
+    format: FormatOption = None,
+    images: ImagesOption = None,
+    prompt: PromptOption = None,
+    option: FormatSetting = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What learning a task would gain and cost; nothing is changed."""
+    from evertune.console import TerminalWatcher
+    from evertune.data.source import Hints, options_of
+    from evertune.upkeep import advice
+    from evertune.upkeep.view import show_advice
+
+    hints = Hints(format, images, prompt, options_of(option or []))
+    console = make_console(quiet=as_json)
+    with TerminalWatcher(console) as watcher:
+        found = advice(folder, data, name=name, score=score, hints=hints, watcher=watcher, progress=watcher.fetching)
+    if as_json:
+        print_json(found.as_dict())
+    else:
+        show_advice(console, found)
+
+
 def learn(
     folder: FolderArgument,
-    data: Annotated[str, typer.Argument(metavar="DATA", help="A file in any format of `evertune data check`.")],
-    name: Annotated[str | None, typer.Option("--name", help="Of the task [the file's].")] = None,
-    score: Annotated[str | None, typer.Option("--score", help="The scoring rule [exact].")] = None,
+    data: DataArgument,
+    name: NameOption = None,
+    method: Annotated[
+        str | None, typer.Option("--method", help="'auto', or the one that it was made with; another is refused.")
+    ] = None,
+    score: ScoreOption = None,
     accept_if: Annotated[
         str | None, typer.Option("--accept-if", metavar="CONDITION", help="E.g. 'forgetting<2 and gain>5'.")
     ] = None,
-    format: Annotated[str | None, typer.Option("--format", help="Of the file [by its ending].")] = None,
-    images: Annotated[str | None, typer.Option("--images", metavar="FOLDER", help="Where its pictures are.")] = None,
-    prompt: Annotated[str | None, typer.Option("--prompt", help="How its questions are asked.")] = None,
-    option: Annotated[list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="Of the format.")] = None,
+    format: FormatOption = None,
+    images: ImagesOption = None,
+    prompt: PromptOption = None,
+    option: FormatSetting = None,
     as_json: JsonOption = False,
 ) -> None:
     """Teach it one more task, and see what it gained and lost."""
@@ -63,6 +100,7 @@ def learn(
             folder,
             data,
             name=name,
+            method=method,
             score=score,
             hints=hints,
             accept_if=condition,

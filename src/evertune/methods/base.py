@@ -36,6 +36,21 @@ class About:
 
 
 @dataclass(frozen=True, slots=True)
+class Foreseen:
+    """What an expansion would do with a task, found before it is learned.
+
+    Attributes:
+        expert: which one would learn it: a new one of the task's name, or one that is there.
+        taken: other experts -> the share of the task's questions that they would answer although it was learned.
+        lost: other tasks -> the share of their questions that would go to `expert` and do not go there now.
+    """
+
+    expert: str
+    taken: Mapping[str, float]
+    lost: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Context:
     """What a method may use: the model, its start point, the frozen features and the run's seed."""
 
@@ -130,6 +145,13 @@ class Method:
         Empty where nothing is routed. Scores of different routers can't be compared.
         """
         return []
+
+    def foresee(self, task: Task, others: Sequence[Task]) -> Foreseen | None:
+        """What learning `task` would do to the routing of it and of the test questions of `others`.
+
+        Nothing is changed. None where all weights are one: then nothing can be said before.
+        """
+        return None
 
     def needs_task_id(self) -> bool:
         """Whether it must be told which task a question is from: then `expert_of` decides, and not `route`.

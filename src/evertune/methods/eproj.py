@@ -7,6 +7,7 @@ where an expert starts, and whether a similar task trains an expert that is ther
 
 from __future__ import annotations
 
+import copy
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +21,7 @@ from evertune.errors import UserError
 from evertune.files import digest
 from evertune.lmm.features import embed_pictures
 from evertune.lmm.weights import copy_of, restore
-from evertune.methods.base import UNTOUCHED, About, Context, Method
+from evertune.methods.base import UNTOUCHED, About, Context, Foreseen, Method
 from evertune.methods.ewc import fisher_information
 from evertune.methods.routers import CalibratedRouter, CosineRouter, Queries, Router
 from evertune.methods.tir import normalised
@@ -110,11 +111,8 @@ class EProj(Method):
         self._importance: dict[str, dict[str, Tensor]] = {}  # of each expert
         self._embeddings: dict[str, dict[str, Tensor]] = {}
         self._reused: str | None = None  # the expert that the current task trains further
-        self._router = self._new_router()
-
-    def _new_router(self) -> Router:
-        seed = self.context.seed if self.keys == "gradient" else None
-        return CalibratedRouter() if self.router == "calibrated" else CosineRouter(seed=seed)
+        seed = context.seed if self.keys == "gradient" else None
+        self._router: Router = CalibratedRouter() if self.router == "calibrated" else CosineRouter(seed=seed)
 
     def know(self, task: Task) -> None:
         """An initial task gets keys of its own and is served by the untouched model."""
@@ -174,12 +172,35 @@ class EProj(Method):
             return {}
         samples = drawn(task.train, len(task.train), random.Random(digest("halves", str(self.context.seed), task.name)))
         half = len(samples) // 2
-        router = self._new_router()
-        router.load_state_dict(self._router.state_dict())
-        router.learn(NEW, self.queries(samples[:half]))
-        chosen = router.choose(self.queries(samples[half:]))
+        chosen = self._router_with(samples[:half]).choose(self.queries(samples[half:]))
         counts = Counter(self._serves[name] for name in chosen if name != NEW)
         return {expert: count / len(chosen) for expert, count in counts.items()}
+
+    def _router_with(self, samples: Sequence[Sample]) -> Router:
+        """A copy of the router that has learned `samples` as a task called `NEW`."""
+        router = copy.deepcopy(self._router)
+        router.learn(NEW, self.queries(samples))
+        return router
+
+    def foresee(self, task: Task, others: Sequence[Task]) -> Foreseen:
+        """By copies of the router; no expert is trained."""
+        self._embed(task)
+        similarity = self._similarity(task)
+        self._embeddings.pop(task.name, None)
+        expert = self._expert_to_reuse(task, similarity) or task.name
+        router = self._router_with(task.train)
+        lost = {}
+        for other in others:
+            self.context.features.ensure(other.test)
+            queries, serves = self.queries(other.test), {**self._serves, NEW: expert}
+            now = (
+                [serves[name] for name in self._router.choose(queries)]
+                if self._router.tasks
+                else [UNTOUCHED] * len(other.test)
+            )
+            then = [serves[name] for name in router.choose(queries)]
+            lost[other.name] = sum(b == expert != a for a, b in zip(now, then, strict=True)) / len(then)
+        return Foreseen(expert, self.taken_for(task), lost)
 
     def adds_to_loss(self) -> bool:
         """Only while an expert is trained further."""

@@ -31,6 +31,7 @@ from evertune.tasks import Stream, Task
 from evertune.tasks.sources import Reading, read_task
 from evertune.tasks.stream import TaskFile
 from evertune.upkeep.accept import Condition
+from evertune.upkeep.auto import AUTO, refuse_other, settled
 from evertune.upkeep.kept import drop_task, is_kept, keep_sample, keep_task, kept_task
 from evertune.upkeep.verdict import Change, Verdict, best_cell, change_of
 
@@ -100,7 +101,7 @@ def new(
     folder: Path,
     *,
     model: str,
-    method: str = "eproj",
+    method: str = AUTO,
     seed: int = 0,
     settings: Sequence[str] = (),
     progress: Progress | None = None,
@@ -110,7 +111,7 @@ def new(
     Args:
         folder: a new one.
         model: as in `evertune.run`, like the rest.
-        method: one, or several that run together (`replay+ewc`).
+        method: one, or several that run together (`replay+ewc`); `auto` is the rule of `auto.py`.
         seed: of everything random.
         settings: `key=value`.
         progress: told about downloads.
@@ -120,13 +121,14 @@ def new(
     """
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty: choose a new folder")
+    method, settings = settled(method, settings)
     config = configure(OWN, model=model, method=method, seed=seed, settings=settings)
     if len(method_specs(config)) > 1:
         raise UserError(f"method '{method}': a model has one method; join several by '+'")
     lmm = load_model(config, progress=progress)
     described = digest_of(read_json(model_config(config.model, progress=progress)))[:16]
-    settled = {key: value for key, value in resolved(config, method).items() if key != "out"}
-    begin(folder, {**settled, "model_config": described})
+    content = {key: value for key, value in resolved(config, method).items() if key != "out"}
+    begin(folder, {**content, "model_config": described})
     stamp(folder, lmm, Stream(OWN, tasks=()))
 
 
@@ -156,6 +158,7 @@ def learn(
     data: str,
     *,
     name: str | None = None,
+    method: str | None = None,
     score: str | None = None,
     hints: Hints | None = None,
     accept_if: Condition | None = None,
@@ -168,6 +171,7 @@ def learn(
         folder: the model's.
         data: a file in any format of `evertune data check`, or a stream of one task.
         name: of the task; default: the file's.
+        method: `auto` or the model's own, which was chosen when it was made; another is refused.
         score: the scoring rule; default: the data's.
         hints: how a single file is read.
         accept_if: if it does not hold afterwards, the stage is discarded.
@@ -179,9 +183,10 @@ def learn(
         UserError: the task is known already, or a name or rule is wrong.
     """
     watcher = watcher or Watcher()
+    refuse_other(method, own=config_of(folder).method)
     service = Service.open(folder, progress=progress)
     learner = service.learner
-    entry, how = _entry(data, learner, name=name, score=score, hints=hints, progress=progress)
+    entry, how = entry_of(data, learner, name=name, score=score, hints=hints, progress=progress)
     if entry.name in {task.name for task in service.tasks}:
         raise UserError(f"{folder} knows a task '{entry.name}' already: give the new one another name with --name")
     checked = check_data(data, lmm=learner.lmm, hints=hints, progress=progress)
@@ -206,7 +211,7 @@ def learn(
     return Learned(stage.number, task.name, verdict, checked, broken)
 
 
-def _entry(
+def entry_of(
     data: str,
     learner: Learner,
     *,
@@ -215,7 +220,11 @@ def _entry(
     hints: Hints | None,
     progress: Progress | None,
 ) -> tuple[TaskFile, Reading]:
-    """What the data say of their one task, and how it is read."""
+    """What the data say of their one task, and how it is read.
+
+    Raises:
+        UserError: they have several tasks, or a name or rule is wrong.
+    """
     content, path, _ = file_or_stream(data, hints or Hints())
     if len(content.tasks) != 1 or content.known:
         names = ", ".join(entry.name for entry in content.tasks)

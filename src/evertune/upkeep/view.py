@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from evertune.upkeep.advice import Advice
 from evertune.upkeep.steps import Learned
 from evertune.upkeep.verdict import Change, Verdict
 
@@ -31,6 +32,35 @@ def show_learned(console: Console, done: Learned, *, folder: str) -> None:
     console.print(
         f"[dim]back again: evertune rollback {folder} --to {done.stage - 1}[/dim]", highlight=False, soft_wrap=True
     )
+
+
+def show_advice(console: Console, found: Advice) -> None:
+    """What learning a task would gain and cost."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("it knows")
+    for title in ("similarity", "now", "expected loss"):
+        table.add_column(title, justify="right")
+    for near in found.neighbours:
+        loss = f"at most {near.forgetting:.1f}" if near.error is None else f"{near.forgetting:.0f} ± {near.error:.0f}"
+        table.add_row(near.task, f"{near.similarity:.2f}", f"{near.score:.1f}", loss)
+    console.print()
+    if found.neighbours:
+        console.print(table)
+    lines = [
+        f"{found.task}  {found.samples} samples; now {found.before:.1f} points, learned perhaps "
+        f"{found.after:.0f} ± {found.error:.0f}",
+        f"method  {found.choice.method}; {found.choice.why}"
+        + (f"; replay {100 * found.choice.replay:.0f} %" if found.choice.replay else ""),
+        f"cost  {found.steps} steps, about {_duration(found.seconds)} with its questions, "
+        f"{found.stored_bytes / 1e6:.1f} MB on disk",
+        "[dim]± are errors on tasks of a small world (docs/upkeep.md): a hint, not a promise[/dim]",
+    ]
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def show_check(console: Console, verdict: Verdict) -> None:
