@@ -12,7 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from evertune.api import Result, configure, plan, run, run_config
+    from evertune.api import Result, configure, run, run_config
     from evertune.checks import check_method
     from evertune.errors import DataError, RunFolderError, UserError
     from evertune.learner import Learner
@@ -20,13 +20,14 @@ if TYPE_CHECKING:
     from evertune.loop import Training
     from evertune.methods import make_methods
     from evertune.methods.base import About, Context, Method
+    from evertune.planning import plan
     from evertune.report import compare, write_report
     from evertune.runner import Watcher
     from evertune.scoring.metrics import metrics_of
     from evertune.tasks import Sample, Stream, Task, load_stream
 
 _HOME = {
-    "api": ("Result", "configure", "plan", "run", "run_config"),
+    "api": ("Result", "configure", "run", "run_config"),
     "checks": ("check_method",),
     "errors": ("DataError", "RunFolderError", "UserError"),
     "learner": ("Learner",),
@@ -34,6 +35,7 @@ _HOME = {
     "loop": ("Training",),
     "methods": ("make_methods",),
     "methods.base": ("About", "Context", "Method"),
+    "planning": ("plan",),
     "report": ("compare", "write_report"),
     "runner": ("Watcher",),
     "scoring.metrics": ("metrics_of",),

@@ -6,24 +6,33 @@ matrices = evertune.run("parcel", model="smol", method="sequential,replay,eproj"
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evertune import processes
 from evertune.assets import Progress
 from evertune.config import RunConfig, beside, read_yaml, validated, with_settings, without_effect
 from evertune.errors import RunFolderError, UserError
 from evertune.files import read_json, write_json
-from evertune.runner import Watcher, begin, finished_matrix, identity_of, read_identity, run_stream, stamp
-from evertune.tasks import Stream, Task, load_stream
+from evertune.runner import (
+    Watcher,
+    begin,
+    finished_matrix,
+    follow_stream,
+    identity_of,
+    read_identity,
+    run_stream,
+    stamp,
+)
+from evertune.tasks import Sample, Stream, Task, load_stream
 
 if TYPE_CHECKING:
     from evertune.learner import Learner
     from evertune.lmm.protocol import LMM
     from evertune.loop import Training
-    from evertune.plan_on_paper import PaperPlan
-    from evertune.planner import Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,12 +135,18 @@ def run(
 
 
 def run_config(config: RunConfig, *, watcher: Watcher | None = None, progress: Progress | None = None) -> Result:
-    """`run` with everything said in a `RunConfig`."""
+    """`run` with everything said in a `RunConfig`.
+
+    Of several processes (`accelerate launch`) the first does what is written here, and the others follow it.
+    """
     from evertune.lmm import model_config
     from evertune.lmm.lengths import refuse_too_long
     from evertune.report import write_report
 
+    processes.start()
     specs = method_specs(config)
+    if not processes.leads():
+        return _follow(config, specs)
     data = data_of(config, decode=True, progress=progress)
     base = out_folder(config, data)
     folders = run_folders(base, specs)
@@ -153,11 +168,35 @@ def run_config(config: RunConfig, *, watcher: Watcher | None = None, progress: P
     page = base / "report" / "index.html"
     if open_ones or not page.exists():
         write_report(list(folders.values()), page)
+    processes.tell("end", str(base))
     return Result([matrix for matrix in done.values() if matrix is not None], base, page)
 
 
-def open_run(folder: Path, *, progress: Progress | None = None) -> Learner:
+def _follow(config: RunConfig, specs: Sequence[str]) -> Result:
+    """What the other processes do: wait for a run to begin, take part in it, and read its result."""
+    order = processes.told()
+    data, lmm = None, None
+    while order[0] == "run":
+        _, spec, folder, dtype, fingerprint = order
+        data = data or data_of(config, decode=True)  # after the leader, who has made it
+        if data.fingerprint != fingerprint:
+            raise RunFolderError(
+                f"process {processes.number()} reads other data than the first one: all need the same files"
+            )
+        lmm = lmm or load_model(config.model_copy(update={"dtype": dtype}))
+        with _learner_for(config, spec, Path(folder), lmm, data) as learner:
+            order = follow_stream(learner, data)
+    base = Path(order[1])
+    matrices = [read_json(folder / "matrix.json") for folder in run_folders(base, specs).values()]
+    return Result(matrices, base, base / "report" / "index.html")
+
+
+def open_run(
+    folder: Path, *, keep: Callable[[Sample], Sample] | None = None, progress: Progress | None = None
+) -> Learner:
     """The model of a run folder as it was after its last stage; needs its model, not its data.
+
+    `keep` is that of `Learner`.
 
     Raises:
         RunFolderError: it is no run, or damaged, or its model is another one now.
@@ -166,7 +205,7 @@ def open_run(folder: Path, *, progress: Progress | None = None) -> Learner:
     lmm = _load(config, {config.method: folder}, [config.method], progress)
     if read_json(folder / "stamp.json")["model_fingerprint"] != lmm.fingerprint:
         raise RunFolderError(f"{folder} was made with another {config.model} than the one that is loaded now")
-    return _learner(config, config.method, folder, lmm)
+    return _learner(config, config.method, folder, lmm, keep=keep)
 
 
 def config_of(folder: Path) -> RunConfig:
@@ -221,66 +260,26 @@ def training_of(config: RunConfig) -> Training:
     return Training(**config.train.model_dump())
 
 
-def plan(config: RunConfig, *, progress: Progress | None = None) -> list[Plan] | list[PaperPlan]:
-    """What each method of a run would do and cost on this machine; nothing is trained.
-
-    A model whose weights are not here (a preset on paper, a hub id, a folder with a configuration alone) is planned
-    from its configuration.
-    """
-    from evertune.lmm import has_weights
-
-    return _measured_plan(config, progress=progress) if has_weights(config.model) else _plan_on_paper(config, progress)
-
-
-def _plan_on_paper(config: RunConfig, progress: Progress | None) -> list[PaperPlan]:
-    from evertune.lmm import load_on_paper
-    from evertune.methods import make_methods
-    from evertune.plan_on_paper import plan_on_paper
-
-    specs = method_specs(config)
-    stream = data_of(config, progress=progress)
-    paper = load_on_paper(config.model, options=config.model_options)
-    training = training_of(config)
-    return [
-        plan_on_paper(
-            paper, make_methods(spec, config.options), stream, name=spec, training=training, dtype=config.dtype
-        )
-        for spec in specs
-    ]
-
-
-def _measured_plan(config: RunConfig, *, progress: Progress | None = None) -> list[Plan]:
-    from evertune.lmm import load_lmm
-    from evertune.lmm.device import use_threads
-    from evertune.methods import make_methods
-    from evertune.planner import measure_pace, plan_run
-
-    specs = method_specs(config)
-    stream = data_of(config, progress=progress)
-    use_threads()
-    lmm = load_lmm(config.model, seed=config.seed, dtype=config.dtype, options=config.model_options, progress=progress)
-    training = training_of(config)
-    pace = measure_pace(lmm, stream, training, batch=config.evaluation.batch_size)
-    return [
-        plan_run(lmm, make_methods(spec, config.options), stream, name=spec, training=training, pace=pace)
-        for spec in specs
-    ]
-
-
 def running_facts(lmm: LMM) -> dict[str, str]:
     """Device, threads and number format of a loaded model, with the measurement that decided the format."""
     import torch
 
     from evertune.lmm.device import seconds_per_product
 
-    threads = torch.get_num_threads()
+    threads, many = torch.get_num_threads(), processes.count()
     times = {str(d).removeprefix("torch."): s for d, s in seconds_per_product(lmm.device.type).items()}
     measured = ", ".join(f"{name} {1e3 * seconds:.2f} ms" for name, seconds in times.items())
     return {
         "device": str(lmm.device),
+        **({"processes": f"{many} processes"} if many > 1 else {}),
         "threads": f"{threads} thread{'s' if threads > 1 else ''}",
         "dtype": f"{str(lmm.dtype).removeprefix('torch.')} (a matrix product: {measured})",
     }
+
+
+def load_model(config: RunConfig, *, progress: Progress | None = None) -> LMM:
+    """The untouched model of a configuration."""
+    return _load(config, {}, (), progress)
 
 
 def _load(config: RunConfig, folders: Mapping[str, Path], specs: Sequence[str], progress: Progress | None) -> LMM:
@@ -299,12 +298,9 @@ def _load(config: RunConfig, folders: Mapping[str, Path], specs: Sequence[str], 
 
 def _run_one(config: RunConfig, spec: str, stream: Stream, folder: Path, lmm: LMM, watcher: Watcher) -> dict[str, Any]:
     from evertune.lmm.adapters import bare
-    from evertune.lmm.weights import copy_of, restore
 
-    lmm = bare(lmm)  # the run before may have left adapters
-    stamp(folder, lmm, stream)
-    start = copy_of(lmm.trainable())
-    learner = _learner(config, spec, folder, lmm, known=stream.known)
+    stamp(folder, bare(lmm), stream)
+    processes.tell("run", spec, str(folder), str(lmm.dtype).removeprefix("torch."), stream.fingerprint)
     header = {
         "model": Path(config.model).name,
         "stream": stream.name,
@@ -312,12 +308,31 @@ def _run_one(config: RunConfig, spec: str, stream: Stream, folder: Path, lmm: LM
         "seed": config.seed,
         "settings": {key: resolved(config, spec)[key] for key in ("limit", "train", "evaluation", "options")},
     }
-    matrix = run_stream(learner, stream, folder=folder, header=header, watcher=watcher)
+    with _learner_for(config, spec, folder, lmm, stream) as learner:
+        return run_stream(learner, stream, folder=folder, header=header, watcher=watcher)
+
+
+@contextmanager
+def _learner_for(config: RunConfig, spec: str, folder: Path, lmm: LMM, stream: Stream) -> Iterator[Learner]:
+    """A learner of `stream`; afterwards the model is as it was before."""
+    from evertune.lmm.adapters import bare
+    from evertune.lmm.weights import copy_of, restore
+
+    lmm = bare(lmm)  # the run before may have left adapters
+    start = copy_of(lmm.trainable())
+    yield _learner(config, spec, folder, lmm, known=stream.known)
     restore(lmm.trainable(), start)
-    return matrix
 
 
-def _learner(config: RunConfig, spec: str, folder: Path, lmm: LMM, *, known: Sequence[Task] = ()) -> Learner:
+def _learner(
+    config: RunConfig,
+    spec: str,
+    folder: Path,
+    lmm: LMM,
+    *,
+    known: Sequence[Task] = (),
+    keep: Callable[[Sample], Sample] | None = None,
+) -> Learner:
     from evertune.learner import Learner
     from evertune.methods import make_methods
 
@@ -331,6 +346,7 @@ def _learner(config: RunConfig, spec: str, folder: Path, lmm: LMM, *, known: Seq
         evaluation_batch=config.evaluation.batch_size,
         max_new_tokens=config.evaluation.max_new_tokens,
         reuse=config.reuse,
+        keep=keep,
     )
 
 

@@ -27,7 +27,9 @@ from evertune.arguments import print_json as _print_json
 from evertune.cli_analysis import pairs, similarity
 from evertune.cli_data import data_app, rescore
 from evertune.cli_models import export, fetch, pretrain
+from evertune.cli_upkeep import advise, ask, check, learn, log, new, rollback, serve
 from evertune.errors import UserError
+from evertune.processes import leads, number
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -58,7 +60,8 @@ def main() -> None:
     try:
         app()
     except UserError as problem:
-        print(f"evertune: {problem}", file=sys.stderr)
+        who = "evertune" if leads() else f"evertune (process {number()})"
+        print(f"{who}: {problem}", file=sys.stderr)
         sys.exit(2)
     except SystemExit as end:
         if end.code == INTERRUPTED:  # typer has turned a KeyboardInterrupt into this
@@ -100,9 +103,11 @@ def run(config: RunConfig, as_json: bool) -> None:
     from evertune.api import method_specs, run_config
     from evertune.console import TerminalWatcher
 
-    console = _console(quiet=as_json)
+    console = _console(quiet=as_json or not leads())
     with TerminalWatcher(console, runs=len(method_specs(config))) as watcher:
         result = run_config(config, watcher=watcher, progress=watcher.fetching)
+    if not leads():
+        return
     if as_json:
         _print_json(result.matrices if len(result.matrices) > 1 else result.matrices[0])
         return
@@ -113,9 +118,9 @@ def run(config: RunConfig, as_json: bool) -> None:
 @takes_a_run
 def plan(config: RunConfig, as_json: bool) -> None:
     """Say what `run` with the same arguments would do and cost. Trains nothing."""
-    from evertune.api import plan as plan_of
     from evertune.console import TerminalWatcher, show_paper_plan, show_plan
     from evertune.planner import Plan
+    from evertune.planning import plan as plan_of
 
     console = _console(quiet=as_json)
     with TerminalWatcher(console) as watcher:
@@ -220,8 +225,9 @@ def _list_cells(cells: list[Cell], *, as_json: bool) -> None:
 app.command()(similarity)
 app.command()(pairs)
 app.command()(rescore)
-for command_about_models in (pretrain, fetch, export):
-    app.command()(command_about_models)
+for thin in (new, learn, check, ask, log, rollback, serve, pretrain, fetch, export):
+    app.command()(thin)
+app.command(name="try")(advise)
 app.add_typer(data_app)
 
 

@@ -55,6 +55,9 @@ class TrainSettings(BaseModel):
     weight_decay: float = Field(default=0.0, ge=0, description="of AdamW; not on biases and norms")
     warmup: float = Field(default=0.03, ge=0, lt=1, description="share of the steps with a rising learning rate")
     clip: float = Field(default=1.0, gt=0, description="largest norm of the gradient")
+    checkpointing: bool = Field(
+        default=False, description="compute activations again on the way back: less memory, more time, the same numbers"
+    )
 
 
 class EvaluationSettings(BaseModel):
@@ -115,10 +118,10 @@ class RunConfig(SharedSettings):
         return {**ours, "train": {**recipe["train"], **rate, **train}, "options": {**options, "eproj": expert}}
 
 
-def without_effect(config: RunConfig) -> dict[str, bool]:
+def without_effect(config: RunConfig) -> dict[str, Any]:
     """Settings that decide no number of a run: for `model_dump(exclude=...)`. So old runs keep their identity."""
     unsaid = {key: True for key in ("skip_bad", "model_options") if not getattr(config, key)}
-    return {"data": True, **unsaid}
+    return {"data": True, "train": {"checkpointing"}, **unsaid}
 
 
 def read_yaml(path: Path) -> Any:

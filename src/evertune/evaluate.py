@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from evertune import processes
 from evertune.errors import RunFolderError, UserError
 from evertune.files import cache_folder, digest, digest_of, make_folder, write_atomically, write_jsonl
 from evertune.lmm.features import FeatureStore
@@ -42,6 +43,9 @@ class AnswerCache:
 
     def __init__(self, lmm: LMM, *, max_new_tokens: int, reuse: bool) -> None:
         self._reuse = reuse
+        self._known: dict[str, str] = {}
+        if not reuse:
+            return
         key = digest_of(
             {
                 "model": lmm.fingerprint,
@@ -56,8 +60,6 @@ class AnswerCache:
         self._known = self._load()
 
     def _load(self) -> dict[str, str]:
-        if not self._reuse:
-            return {}
         try:
             known: dict[str, str] = json.loads(self._path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -102,7 +104,7 @@ def answer_samples(
     With `reuse`, answers that the very same weights gave before are taken from the cache. The model's weights are the
     same afterwards as before.
     """
-    routes = _routes(methods, samples, task)
+    routes = processes.agreed(_routes(methods, samples, task))
     before = copy_of(lmm.trainable())
     said: dict[int, str] = {}
     for expert in sorted(set(routes), key=str):
@@ -141,19 +143,27 @@ def _fill(
     batch_size: int,
     max_new_tokens: int,
 ) -> Iterator[int]:
-    """Generate what the cache does not have, in batches of similar length; after each, how many are known now."""
-    missing = sorted((s for s in samples if s not in cache), key=lambda s: (len(s.instruction), s.id))
-    for start in range(0, len(missing), batch_size):
-        chunk = missing[start : start + batch_size]
-        texts = lmm.answer(
+    """Generate what the cache does not have, in batches of similar length; after each, how many are known now.
+
+    Several processes share the batches, unless the weights are spread over them: then each needs all in every step.
+    """
+    places = processes.agreed([place for place, sample in enumerate(samples) if sample not in cache])
+    missing = sorted((samples[place] for place in places), key=lambda s: (len(s.instruction), s.id))
+    chunks = [missing[start : start + batch_size] for start in range(0, len(missing), batch_size)]
+    said: list[str] = []
+    mine = chunks if processes.spread_weights() else processes.share(chunks)
+    known, together = len(samples) - len(missing), len(chunks) / max(1, len(mine))
+    for chunk in mine:
+        said += lmm.answer(
             features.get(chunk),
             [s.instruction for s in chunk],
             max_new_tokens=max_new_tokens,
             pictures=[len(s.images) for s in chunk],
         )
-        cache.add(chunk, texts)
-        yield len(samples) - len(missing) + start + len(chunk)
-    if missing:
+        yield min(len(samples), known + round(together * len(said)))
+    for asked, texts in processes.gathered((mine, said)):
+        cache.add((sample for chunk in asked for sample in chunk), texts)
+    if missing and processes.leads():
         cache.save()
 
 

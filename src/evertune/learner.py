@@ -12,18 +12,21 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save
 
+from evertune import processes
 from evertune.errors import RunFolderError, UserError
 from evertune.evaluate import Answer, OnAnswered, answer_samples, longest_answer
 from evertune.files import cache_folder, digest, digest_of, make_folder, write_atomically
 from evertune.lmm.features import FeatureStore
 from evertune.lmm.protocol import LMM
+from evertune.lmm.sharding import spread_frozen
 from evertune.lmm.weights import bytes_of, copy_of, fingerprint_of, restore
 from evertune.loop import OnStep, Step, Training, train, trained_parameters
 from evertune.methods import Context, Method, adapted, composed
@@ -53,6 +56,7 @@ class Learner:
         max_new_tokens: longest answer; None: two tokens more than the task's longest training answer.
         known: tasks that the model knows before the first stage, for methods that protect them.
         reuse: take over answers and trainings from the cache that are identical to the bit.
+        keep: copies a sample that a method stores (`Context.keep`); by default its pictures stay where they are.
 
     Raises:
         RunFolderError: a stage in `folder` is damaged. UserError: a method needs another that is not there.
@@ -70,9 +74,12 @@ class Learner:
         max_new_tokens: int | None = None,
         known: Sequence[Task] = (),
         reuse: bool = True,
+        keep: Callable[[Sample], Sample] | None = None,
     ) -> None:
         self.methods = composed(methods)
         self.lmm = lmm = adapted(lmm, self.methods, seed=seed)
+        if processes.spread_weights():
+            spread_frozen(lmm)
         self.folder = folder
         self.training = training or Training()
         self.seed = seed
@@ -84,6 +91,8 @@ class Learner:
         self._longest: dict[tuple[str, int, int], int] = {}
         self._start = copy_of(lmm.trainable())
         self._context = Context(lmm=lmm, features=self.features, seed=seed, start=self._start)
+        if keep:
+            self._context = replace(self._context, keep=keep)
         self.stages: list[Stage] = saved_stages(folder)
         self.current = 0
         self.load(len(self.stages))
@@ -103,7 +112,8 @@ class Learner:
         plan: Sequence[Sample] = task.train
         for method in self.methods:
             plan = method.data_plan(task, plan)
-        self.features.ensure(plan)
+        with processes.leader_first():
+            self.features.ensure(plan)
         log, seconds, reused = self._train(task, plan, on_step)
         for method in self.methods:
             method.after_task(task)
@@ -118,15 +128,20 @@ class Learner:
             stored_bytes=bytes_of(split_state(state)[0]),
             trained_parameters=sum(p.numel() for p in trained_parameters(self.lmm, self.methods).values()),
         )
-        trainable = copy_of(self.lmm.trainable())
-        save_stage(self.folder, stage, trainable=trainable, state=state, log=[step.as_dict() for step in log])
+        if processes.leads():
+            trainable = copy_of(self.lmm.trainable())
+            save_stage(self.folder, stage, trainable=trainable, state=state, log=[step.as_dict() for step in log])
+        processes.wait()
         self.stages.append(stage)
         self.current = stage.number
+        if not processes.leads():
+            self._take(stage)  # processors differ: from here on all know the same to the bit
         return stage
 
     def answers(self, task: Task, *, on_answered: OnAnswered | None = None) -> list[Answer]:
         """Answers to the test samples of `task`; the model is not told which task it is, unless `needs_task_id`."""
-        self.features.ensure(task.test)
+        with processes.leader_first():
+            self.features.ensure(task.test)
         return answer_samples(
             self.lmm,
             self.methods,
@@ -239,7 +254,8 @@ class Learner:
         """
         seed = int(digest(str(self.seed), task.name)[:8], 16)
         plain = not any(method.adds_to_loss() for method in self.methods)
-        remembered = self._memo(plan, seed) if self.reuse and plain else None
+        alone = processes.count() == 1  # several sum in another order
+        remembered = self._memo(plan, seed) if self.reuse and plain and alone else None
         if remembered is not None and remembered.exists():
             tensors, metadata = read_tensors(remembered)
             restore(self.lmm.trainable(), tensors)

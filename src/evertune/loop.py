@@ -1,7 +1,8 @@
 """The one training loop, on accelerate. Methods hang their hooks into it; none of them brings its own.
 
 Per micro-batch: loss of the answers plus the methods' loss terms. Per optimizer step: `after_backward` (closed-form
-gradients, once however the batch was split), clipping, AdamW, cosine schedule, `after_step`.
+gradients, once however the batch was split), clipping, AdamW, cosine schedule, `after_step`. Several processes share
+every micro-batch and average their gradients, so that their number decides no loss.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from evertune import processes
 from evertune.errors import UserError
 from evertune.lmm.features import FeatureStore
 from evertune.lmm.protocol import LMM, Batch
@@ -28,7 +30,11 @@ from evertune.tasks.task import Picked, Sample
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """How a task is trained. `batch_size` counts samples per micro-batch, `epochs` passes over the data plan."""
+    """How a task is trained. `batch_size` counts samples per micro-batch, `epochs` passes over the data plan.
+
+    `checkpointing` keeps no activations inside the blocks of the LM and computes them again on the way back: less
+    memory, more time, the same numbers.
+    """
 
     epochs: float = 1.0
     batch_size: int = 4
@@ -37,6 +43,7 @@ class Training:
     weight_decay: float = 0.0
     warmup: float = 0.03
     clip: float = 1.0
+    checkpointing: bool = False
 
     def steps(self, samples: int) -> int:
         """Optimizer steps for a data plan of `samples` samples."""
@@ -44,8 +51,8 @@ class Training:
         return math.ceil(math.ceil(seen / self.batch_size) / self.accumulate)
 
     def as_dict(self) -> dict[str, float]:
-        """For stamps and keys."""
-        return asdict(self)
+        """For keys: what decides the numbers."""
+        return {name: value for name, value in asdict(self).items() if name != "checkpointing"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +118,7 @@ def train(
         names = "+".join(method.name for method in methods)
         raise UserError(f"method '{names}' leaves nothing of {lmm.name} to train: change its options")
     order = sample_order(samples, epochs=training.epochs, seed=seed)
-    with _training(lmm, parameters):
+    with _training(lmm, parameters), _checkpointing(lmm, wanted=training.checkpointing):
         return _steps(lmm, methods, parameters, order, features, training, training.steps(len(samples)), on_step)
 
 
@@ -131,6 +138,21 @@ def _training(lmm: LMM, parameters: Mapping[str, nn.Parameter]) -> Iterator[None
             parameter.grad = None
 
 
+@contextmanager
+def _checkpointing(lmm: LMM, *, wanted: bool) -> Iterator[None]:
+    """Activations of the library's blocks are computed again in the backward pass, for as long as this is entered."""
+    able = [m for m in lmm.module().modules() if wanted and getattr(m, "supports_gradient_checkpointing", False)]
+    if wanted and not able:
+        raise UserError(f"{lmm.name} has no part that can do without its activations: leave out train.checkpointing")
+    try:
+        for part in able:
+            part.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+        yield
+    finally:
+        for part in able:
+            part.gradient_checkpointing_disable()  # type: ignore[operator]
+
+
 def _steps(
     lmm: LMM,
     methods: Sequence[Method],
@@ -141,25 +163,29 @@ def _steps(
     steps: int,
     on_step: OnStep | None,
 ) -> list[Step]:
-    accelerator, module, optimizer, loader, schedule = _prepared(lmm, parameters, order, features, training, steps)
+    module = lmm.module()
+    accelerator, optimizer, loader, schedule = _prepared(lmm, parameters, order, features, training, steps)
     log: list[Step] = []
     losses: list[float] = []
     started, seen = time.perf_counter(), 0
-    for batch in loader:
+    for batch, whole in zip(loader, micro_batches(len(order), training.batch_size), strict=True):
         with accelerator.accumulate(module):
-            loss = reaching(_loss(module, methods, batch), parameters)
-            accelerator.backward(loss)
+            loss = _weight(whole) * _loss(module, methods, batch)
+            mean = processes.mean(loss.detach())
+            _refuse_not_finite("loss", mean, order, whole)
+            accelerator.backward(reaching(loss, parameters))
             if accelerator.sync_gradients:
+                processes.average_gradients(parameters)
                 for method in methods:
                     method.after_backward(parameters)
                 norm = accelerator.clip_grad_norm_(list(parameters.values()), training.clip)
-                _refuse_not_finite("gradient", norm, batch)
+                _refuse_not_finite("gradient", norm, order, whole)
             rate = max(schedule.get_last_lr())
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
-        losses.append(loss.item())
-        seen += len(batch.samples)
+        losses.append(mean.item())
+        seen += len(whole)
         if accelerator.sync_gradients:
             for method in methods:
                 method.after_step(parameters)
@@ -183,15 +209,25 @@ def _prepared(
     features: FeatureStore,
     training: Training,
     steps: int,
-) -> tuple[Any, nn.Module, Any, Any, Any]:
-    """Accelerator, and what it has prepared: module, optimizer, loader, schedule."""
-    from accelerate import Accelerator
+) -> tuple[Any, Any, Any, Any]:
+    """Accelerator, and what it has prepared: optimizer, loader, schedule.
 
-    accelerator = Accelerator(gradient_accumulation_steps=training.accumulate, cpu=lmm.device.type == "cpu")
+    The model is not wrapped for several processes: every method may call it in ways that a wrapper would not see. What
+    a wrapper would do, averaging gradients, is done once per optimizer step.
+    """
+    from accelerate import Accelerator
+    from accelerate.data_loader import prepare_data_loader
+    from accelerate.utils import DataLoaderConfiguration
+
+    shared = DataLoaderConfiguration(split_batches=True)  # one step of the schedule is one step of all processes
+    on_cpu = lmm.device.type == "cpu"
+    accelerator = Accelerator(gradient_accumulation_steps=training.accumulate, cpu=on_cpu, dataloader_config=shared)
     optimizer = torch.optim.AdamW(_groups(lmm, parameters, training))
-    loader = _loader(lmm, order, features, training.batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine(steps, training.warmup))
-    return accelerator, *accelerator.prepare(lmm.module(), optimizer, loader, schedule)
+    loader = prepare_data_loader(
+        _loader(lmm, order, features, training.batch_size), accelerator.device, num_processes=1, put_on_device=True
+    )
+    return accelerator, accelerator.prepare_optimizer(optimizer), loader, accelerator.prepare_scheduler(schedule)
 
 
 def cosine(steps: int, warmup: float) -> Callable[[int], float]:
@@ -206,11 +242,27 @@ def cosine(steps: int, warmup: float) -> Callable[[int], float]:
     return factor
 
 
+def micro_batches(samples: int, size: int) -> list[range]:
+    """Places of the samples of each micro-batch, of all processes together."""
+    return [range(start, min(start + size, samples)) for start in range(0, samples, size)]
+
+
+def _own(whole: range) -> range:
+    """The part of a micro-batch that this process takes; where none is left for it the first, which counts nothing."""
+    return processes.share(whole) or whole[:1]  # type: ignore[return-value]
+
+
+def _weight(whole: range) -> float:
+    """What the mean over this process's part counts, so that the mean over processes is that over all samples."""
+    return processes.count() * len(processes.share(whole)) / len(whole)
+
+
 def _loader(lmm: LMM, order: Sequence[Sample], features: FeatureStore, batch_size: int) -> Any:
     def collate(rows: Sequence[Sample]) -> Batch:
         return lmm.collate(rows, features.get(rows))
 
-    return DataLoader(order, batch_size=batch_size, collate_fn=collate)  # type: ignore[arg-type]
+    places = [_own(whole) for whole in micro_batches(len(order), batch_size)]
+    return DataLoader(order, batch_sampler=places, collate_fn=collate)  # type: ignore[arg-type]
 
 
 def _loss(module: nn.Module, methods: Sequence[Method], batch: Batch) -> Tensor:
@@ -219,7 +271,6 @@ def _loss(module: nn.Module, methods: Sequence[Method], batch: Batch) -> Tensor:
     for method in methods:
         for term in method.loss_terms(batch, output).values():
             total = total + term
-    _refuse_not_finite("loss", total, batch)
     return total
 
 
@@ -228,9 +279,9 @@ def reaching(loss: Tensor, parameters: Mapping[str, nn.Parameter]) -> Tensor:
     return loss if loss.requires_grad else loss + sum((0 * p).sum() for p in parameters.values())
 
 
-def _refuse_not_finite(what: str, value: Tensor, batch: Batch) -> None:
+def _refuse_not_finite(what: str, value: Tensor, order: Sequence[Sample], whole: range) -> None:
     if not torch.isfinite(value):
-        names = ", ".join(sample.id for sample in batch.samples)
+        names = ", ".join(order[place].id for place in whole)
         raise UserError(
             f"the {what} is {value.item()} at the samples {names}; no step was taken. Lower train.learning_rate, "
             "or look at these samples"

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from evertune import processes
 from evertune.errors import RunFolderError
 from evertune.files import append_jsonl, digest_of, digest_of_file, make_folder, read_json, write_atomically, write_json
 from evertune.scoring.metrics import formulas, metrics_of
@@ -140,6 +141,7 @@ def stamp(folder: Path, lmm: LMM, stream: Stream) -> None:
         **{name: version(name) for name in ("torch", "transformers", "peft", "accelerate", "safetensors")},
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
+        "processes": processes.count(),
         "device": str(lmm.device),
         "dtype": str(lmm.dtype).removeprefix("torch."),
         "model_fingerprint": lmm.fingerprint,
@@ -175,10 +177,8 @@ def run_stream(
         header: model, stream, method and seed, as they stand in `matrix.json`.
         watcher: told about progress.
     """
-    plan: list[Task] = list(stream.tasks)
-    for method in learner.methods:
-        plan = method.stages(plan)
-    cells = _finished_cells(folder)
+    plan = _plan(learner, stream)
+    cells = finished_cells(folder)
     watcher.run_started(
         f"{header['method']} on {header['stream']}, seed {header['seed']}",
         training=[round(learner.training.epochs * len(task.train)) for task in plan[len(learner.stages) :]],
@@ -187,10 +187,10 @@ def run_stream(
     matrix: dict[str, Any] = {}
     for number in range(len(plan) + 1):
         if number > len(learner.stages):
-            _learn(learner, plan[number - 1], number, folder, watcher)
+            learn_stage(learner, plan[number - 1], number, folder, watcher)
         for task in stream.columns:
             if (number, task.name) not in cells:
-                cells[number, task.name] = _evaluate(learner, task, number, folder, watcher)
+                cells[number, task.name] = evaluate_cell(learner, task, number, folder, watcher)
         matrix = _matrix(header, stream, plan, cells, learner, rows=number + 1)
         write_json(folder / "matrix.json", matrix)
         name = plan[number - 1].name if number else "untouched"
@@ -199,22 +199,53 @@ def run_stream(
     return matrix
 
 
-def _learn(learner: Learner, task: Task, number: int, folder: Path, watcher: Watcher) -> None:
-    if learner.current != number - 1:
-        learner.load(number - 1)
+def follow_stream(learner: Learner, stream: Stream) -> tuple[Any, ...]:
+    """What the other processes do while the leader runs the stream; returns the first order about something else."""
+    plan = _plan(learner, stream)
+    asked = {task.name: task for task in stream.columns}
+    while True:
+        match order := processes.told():
+            case ("learn", int(number)):
+                _at(learner, number - 1).learn(plan[number - 1])
+            case ("answer", int(number), str(name)):
+                _at(learner, number).answers(asked[name])
+            case _:
+                return order
+
+
+def _plan(learner: Learner, stream: Stream) -> list[Task]:
+    """What is learned one after another: what the methods make of the stream's tasks."""
+    plan: list[Task] = list(stream.tasks)
+    for method in learner.methods:
+        plan = method.stages(plan)
+    return plan
+
+
+def _at(learner: Learner, number: int) -> Learner:
+    """The learner as it was after stage `number`."""
+    if learner.current != number:
+        learner.load(number)
+    return learner
+
+
+def learn_stage(learner: Learner, task: Task, number: int, folder: Path, watcher: Watcher) -> Stage:
+    """Learn `task` as stage `number`, and say so in the ledger."""
+    processes.tell("learn", number)
+    _at(learner, number - 1)
     watcher.stage_started(number, task)
     effective = learner.training.batch_size * learner.training.accumulate
     stage = learner.learn(task, on_step=lambda step: watcher.stepped(step, samples=effective))
     append_jsonl(folder / "ledger.jsonl", {"event": "stage", "stage": number, "task": task.name, "time": time.time()})
     watcher.stage_done(stage)
+    return stage
 
 
-def _evaluate(learner: Learner, task: Task, number: int, folder: Path, watcher: Watcher) -> dict[str, Any]:
+def evaluate_cell(learner: Learner, task: Task, number: int, folder: Path, watcher: Watcher) -> dict[str, Any]:
     """One cell: answers are written down first, then read back and scored."""
     from evertune.evaluate import read_answers, score_answers, write_answers
 
-    if learner.current != number:
-        learner.load(number)
+    processes.tell("answer", number, task.name)
+    _at(learner, number)
     watcher.answering(number, task)
     started = time.perf_counter()
     path = folder / "answers" / f"{number:02d}" / f"{task.name}.jsonl"
@@ -248,10 +279,12 @@ def _routing(learner: Learner, task: Task, experts: Mapping[str, int], n: int) -
     }
 
 
-def _finished_cells(folder: Path) -> dict[tuple[int, str], dict[str, Any]]:
-    """Cells of the ledger whose answers are still there, unchanged."""
+def finished_cells(folder: Path) -> dict[tuple[int, str], dict[str, Any]]:
+    """Cells of the ledger whose answers are still there, unchanged, and whose stage was not rolled back since."""
     cells: dict[tuple[int, str], dict[str, Any]] = {}
     for row in read_ledger(folder):
+        if row["event"] == "rollback":
+            cells = {(stage, task): cell for (stage, task), cell in cells.items() if stage <= row["to"]}
         if row["event"] == "cell":
             path = folder / row["cell"]["answers"]
             if path.exists() and digest_of_file(path) == row["sha256"]:

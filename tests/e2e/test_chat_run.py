@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 import evertune
-from evertune.api import configure, plan
+from evertune.api import configure
 from evertune.errors import RunFolderError
 from evertune.evaluate import read_answers
 from evertune.files import read_json
@@ -14,6 +14,7 @@ from evertune.learner import Learner
 from evertune.lmm import load_lmm
 from evertune.methods import make_methods
 from evertune.planner import Plan
+from evertune.planning import plan
 from evertune.tasks import load_stream
 
 SETTINGS = ["train.batch_size=4", "dtype=float32", "model.scope=projection"]

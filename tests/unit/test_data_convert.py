@@ -86,7 +86,7 @@ def test_annotators_who_wrote_nothing(tmp_path):
             convert(source, tmp_path / name, split=split)
 
 
-ODD = ["<image>", "a|b", "~", '"', "\u202e", "a\r\nb", "'", "\x0b", "\x85", "\ufeff", "=1", "\ud800", "a\0b"]
+ODD = ["<image>", "a|b", "~", '"', "\u202e", "a\r\nb", "a\rb", "'", "\x0b", "\x85", "\ufeff", "=1", "\ud800", "a\0b"]
 TEXTS = st.text(min_size=1, max_size=8) | st.sampled_from(ODD)
 OWN = st.builds(
     lambda id, images, instruction, answers, extras: {

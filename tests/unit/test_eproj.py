@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import random
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn.functional import cosine_similarity, normalize
 
 from evertune.errors import UserError
 from evertune.evaluate import answer_samples
+from evertune.files import digest
 from evertune.learner import Learner
 from evertune.lmm.weights import copy_of
 from evertune.loop import Training
@@ -152,6 +156,58 @@ def test_the_threshold_decides_by_similarity(make, lmm, features, tasks):
         assert list(method.state_dict()["experts"]) == experts
 
 
+def again(task, name):
+    """More data of the same kind: other rows of the same two lists."""
+    return Task(name, tuple(replace(s, id=f"{name}-{s.id}") for s in task.train), task.test)
+
+
+def test_an_expert_that_nobody_would_find_is_not_made(make, lmm, tasks):
+    """Data of a kind that is known train the expert of that kind; others get one of their own."""
+    method = make(expand="when-separable", router="calibrated")
+    for task in tasks:
+        train_by_hand(method, lmm, task, 1.0)
+    assert list(method.state_dict()["experts"]) == [task.name for task in tasks], "these can be told apart"
+    learned_first = method.state_dict()["experts"]["task-1"]
+    began = train_by_hand(method, lmm, again(tasks[1], "more"), 1.0)
+    assert same(began, learned_first), "it goes on where that one ended"
+    assert method.state_dict()["serves"]["more"] == "task-1"
+    assert set(method.route(tasks[1].test)) == {"task-1"}, "whichever of the two it is taken for"
+
+
+@pytest.mark.parametrize("router", ["cosine", "calibrated"])
+def test_what_a_new_task_is_taken_for_against_a_count_by_hand(make, lmm, tasks, router):
+    method = make(expand="when-separable", router=router)
+    for task in tasks[:2]:
+        train_by_hand(method, lmm, task, 1.0)
+    new = Task("new", (*again(tasks[0], "a").train, *tasks[2].train), tasks[2].test)
+    before = method.state_dict()["router"]
+    found = method.taken_for(new)
+    assert method.state_dict()["router"].keys() == before.keys(), "it was only tried"
+    order = random.Random(digest("halves", "0", "new")).sample(range(len(new.train)), len(new.train))
+    half = len(order) // 2
+    by_hand = make(router=router)
+    for task in (*tasks[:2], Task("new", tuple(new.train[at] for at in order[:half]), ())):
+        by_hand.after_task(task)
+    said = by_hand.route([new.train[at] for at in order[half:]])
+    shares = {name: said.count(name) / len(said) for name in ("task-0", "task-1") if name in said}
+    assert found == pytest.approx(shares) and found
+
+
+def test_the_share_that_is_mistaken_decides(make, lmm, tasks):
+    for mistaken, experts in ((0.05, 1), (1.01, 2)):
+        method = make(expand="when-separable", mistaken=mistaken)
+        train_by_hand(method, lmm, tasks[0], 1.0)
+        train_by_hand(method, lmm, again(tasks[0], "more"), 1.0)
+        assert len(method.state_dict()["experts"]) == experts
+
+
+def test_the_untouched_model_is_not_trained_further(make, lmm, tasks):
+    method = make(expand="when-separable", mistaken=0.0)
+    method.know(tasks[0])
+    train_by_hand(method, lmm, again(tasks[0], "more"), 1.0)
+    assert method.state_dict()["serves"] == {"task-0": UNTOUCHED, "more": "more"}
+
+
 def learned(folder, tasks, lmm, **options):
     learner = Learner(
         lmm, [EProj(**options)], folder=folder, training=Training(epochs=10, learning_rate=1e-2), reuse=False
@@ -288,6 +344,9 @@ def test_an_embedding_that_is_not_finite_is_named(eproj, lmm, tasks, monkeypatch
     [
         {"router": "calibrated", "keys": "gradient"},
         {"threshold": 0.7},
+        {"mistaken": 0.3},
+        {"expand": "when-separable", "threshold": 0.7},
+        {"expand": "when-separable", "mistaken": -0.1},
         {"expand": "when-dissimilar", "threshold": -1.0},
         {"expand": "when-dissimilar", "reuse_strength": float("nan")},
     ],

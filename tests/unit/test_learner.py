@@ -127,3 +127,29 @@ def test_joint_trains_on_what_is_known_too(tasks, tmp_path, lmm):
     assert list(stage.train) == [sample for task in tasks for sample in task.train]
     (alone,) = Joint().stages(tasks[1:])
     assert list(alone.train) == [sample for task in tasks[1:] for sample in task.train]
+
+
+def test_activations_that_are_computed_again_change_no_number(tasks, tmp_path):
+    def learned(folder, **training):
+        lmm = load_lmm("random", seed=1, dtype="float32", device=torch.device("cpu"))
+        passes = []
+        blocks = [m for m in lmm.module().modules() if type(m).__name__ == "LlamaDecoderLayer"]
+        blocks[0].input_layernorm.register_forward_hook(lambda *_: passes.append(torch.is_grad_enabled()))
+        learner = Learner(
+            lmm, make_methods("ewc", {"ewc": {"samples": 4}}), folder=folder, training=Training(**training), reuse=False
+        )
+        steps = sum(learner.learn(task).steps for task in tasks[:2])
+        return fingerprint_of(lmm.trainable()), len(passes), steps
+
+    plain, once, steps = learned(tmp_path / "plain")
+    same, more, _ = learned(tmp_path / "again", checkpointing=True)
+    assert same == plain and more == once + steps, "each block is gone through once more per step"
+
+
+def test_a_model_that_needs_its_activations_says_so(tasks, tmp_path, lmm, monkeypatch):
+    for part in lmm.module().modules():
+        if getattr(part, "supports_gradient_checkpointing", False):
+            monkeypatch.setattr(part, "supports_gradient_checkpointing", False)
+    learner = Learner(lmm, [Sequential()], folder=tmp_path, training=Training(checkpointing=True), reuse=False)
+    with pytest.raises(UserError, match="leave out train.checkpointing"):
+        learner.learn(tasks[0])

@@ -9,13 +9,14 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
-from evertune.api import configure, plan
+from evertune.api import configure
 from evertune.cli import app
 from evertune.errors import UserError
 from evertune.lmm import load_lmm, load_on_paper, paper
 from evertune.lmm.chat import ChatLMM
 from evertune.lmm.paper import needed_bytes, refuse_too_large, visual_tokens
 from evertune.lmm.presets import _ON_PAPER
+from evertune.planning import plan
 
 PUBLISHED = {
     "llava-1.5-7b-hf": 7_063_427_072,

@@ -161,7 +161,10 @@ def _list(make: Callable[[Row, Facts], dict[str, Any]]) -> Callable[[Path, Itera
 def _text_table(target: Path, separator: str) -> Callable[[Path, Iterable[Row], Facts], None]:
     def write(path: Path, rows: Iterable[Row], facts: Facts) -> None:
         with path.open("x", encoding="utf-8", newline="") as stream:
-            table = csv.writer(stream, delimiter="\t" if target.suffix.lower() == ".tsv" else ",", lineterminator="\n")
+            # Lines end as RFC 4180 has it; with "\n" a text with "\r" in it would stand unquoted, and be read as two.
+            table = csv.writer(
+                stream, delimiter="\t" if target.suffix.lower() == ".tsv" else ",", lineterminator="\r\n"
+            )
             table.writerow(_header(facts))
             for row in rows:
                 record = _record(row, facts)

@@ -25,6 +25,7 @@ from evertune.files import digest_of, digest_of_file, read_json, write_atomicall
 from evertune.grid.cells import Cell
 from evertune.grid.ray_pool import RayPool
 from evertune.grid.workers import Ended, Job, Orders, Pool, StopSignals, Workers
+from evertune.processes import refuse_several
 from evertune.runner import read_ledger
 from evertune.tasks import Stream
 
@@ -106,6 +107,7 @@ class Grid:
         progress: Progress | None = None,
         ray: str | None = None,
     ) -> None:
+        refuse_several("a grid")
         self._pool: Callable[..., Workers] = Pool if ray is None else partial(RayPool, address=ray)
         self.cells = {cell.name: cell for cell in cells}
         self.failed: dict[str, str] = {}
@@ -190,14 +192,14 @@ class Grid:
         """From the finished runs: those of the same stream, model and method where there are any."""
         if not self.seconds:
             return None
-        left = sum(map(self._expected, waiting))
-        left += sum(max(0.0, self._expected(run.name) - run.seconds) for run in running)
+        kinds: dict[str, list[float]] = {}
+        for name, seconds in self.seconds.items():
+            kinds.setdefault(_kind(name), []).append(seconds)
+        means = {kind: sum(values) / len(values) for kind, values in kinds.items()}
+        overall = sum(self.seconds.values()) / len(self.seconds)
+        left = sum(means.get(_kind(name), overall) for name in waiting)
+        left += sum(max(0.0, means.get(_kind(run.name), overall) - run.seconds) for run in running)
         return left / max(1, min(self._jobs, len(waiting) + len(running)))
-
-    def _expected(self, name: str) -> float:
-        alike = [s for other, s in self.seconds.items() if Path(other).parent == Path(name).parent]
-        known = alike or list(self.seconds.values())
-        return sum(known) / len(known)
 
     @property
     def finished(self) -> list[Cell]:
@@ -229,6 +231,11 @@ def _fetch_models(cells: Sequence[Cell], progress: Progress | None) -> None:
 
     for model in dict.fromkeys(cell.config.model for cell in cells):
         model_folder(model, progress=progress)
+
+
+def _kind(name: str) -> str:
+    """What runs that differ in their seed only have in common: `parcel-smol/ewc` of `parcel-smol/ewc/s0`."""
+    return name.rpartition("/")[0]
 
 
 def _keys(cells: Sequence[Cell], streams: Mapping[str, Stream]) -> dict[str, str]:

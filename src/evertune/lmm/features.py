@@ -7,7 +7,8 @@ mapped: a batch reads its own rows only. A damaged shard is dropped and computed
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -41,7 +42,12 @@ class FeatureStore:
         base = folder or cache_folder() / "features"
         self.folder = make_folder(base / lmm.encoder_fingerprint[:16])
         self._place: dict[str, tuple[Any, int | slice]] = {}
-        for path in sorted(self.folder.glob("*.safetensors")):
+        self._shards: set[Path] = set()
+        self._look()
+
+    def _look(self) -> None:
+        """Open the shards that are new on disk."""
+        for path in sorted(set(self.folder.glob("*.safetensors")) - self._shards):
             self._open(path)
 
     def __contains__(self, sample: Sample) -> bool:
@@ -54,10 +60,14 @@ class FeatureStore:
             DataError: a picture is broken, or the model takes another number of them; the message names file and line.
         """
         missing: dict[str, Picture] = {}
+        looked = False
         for number, sample in enumerate(samples, start=1):
             if len(sample.images) not in self._lmm.pictures:
                 raise number_problem(sample.origin, len(sample.images), self._lmm.pictures, model=self._lmm.name)
             for image, path in zip(sample.image_digests, sample.images, strict=True):
+                if image not in self._place and not looked:
+                    self._look()  # another process may have made it meanwhile
+                    looked = True
                 if image not in self._place:
                     missing.setdefault(image, (path, sample.origin))
             while len(missing) >= SHARD or (missing and number == len(samples)):
@@ -66,6 +76,20 @@ class FeatureStore:
                 missing = {image: picture for image, picture in missing.items() if image not in shard}
                 if progress:
                     progress(number, len(samples))
+
+    @contextmanager
+    def held(self, pictures: Mapping[str, Image.Image]) -> Iterator[None]:
+        """Encode pictures, by their SHA-256, and have their features for as long as this is entered; on no disk."""
+        new = [key for key in pictures if key not in self._place]
+        for start in range(0, len(new), ENCODE_BATCH):
+            some = new[start : start + ENCODE_BATCH]
+            for key, features in zip(some, self._lmm.encode([pictures[key] for key in some]), strict=True):
+                self._place[key] = (features[None], 0)
+        try:
+            yield
+        finally:
+            for key in new:
+                self._place.pop(key, None)
 
     def get(self, samples: Sequence[Sample]) -> Tensor:
         """(pictures, V, D) features of all pictures of `samples`, in order; `ensure` has seen them before.
@@ -104,6 +128,7 @@ class FeatureStore:
         except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError):
             path.unlink(missing_ok=True)  # a cache: what is damaged is made again
             return
+        self._shards.add(path)
         features = shard.get_slice("features")
         if lengths is None:  # (pictures, V, D)
             self._place.update({key: (features, row) for row, key in enumerate(keys)})

@@ -7,7 +7,7 @@ each hook called in that order.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -36,6 +36,21 @@ class About:
 
 
 @dataclass(frozen=True, slots=True)
+class Foreseen:
+    """What an expansion would do with a task, found before it is learned.
+
+    Attributes:
+        expert: which one would learn it: a new one of the task's name, or one that is there.
+        taken: other experts -> the share of the task's questions that they would answer although it was learned.
+        lost: other tasks -> the share of their questions that would go to `expert` and do not go there now.
+    """
+
+    expert: str
+    taken: Mapping[str, float]
+    lost: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Context:
     """What a method may use: the model, its start point, the frozen features and the run's seed."""
 
@@ -43,6 +58,8 @@ class Context:
     features: FeatureStore
     seed: int
     start: Mapping[str, Tensor] = field(repr=False)
+    keep: Callable[[Sample], Sample] = field(default=lambda sample: sample, repr=False)
+    """For a method that stores samples: the sample as it will be found later, its pictures copied where it must be."""
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -120,6 +137,20 @@ class Method:
 
     def route(self, samples: Sequence[Sample]) -> list[str] | None:
         """Name of the expert for each sample, inferred from picture and instruction; None when there are none."""
+        return None
+
+    def ranking(self, sample: Sample) -> list[tuple[str, float]]:
+        """The learned tasks that a sample may be from with the router's score of each, the likeliest first.
+
+        Empty where nothing is routed. Scores of different routers can't be compared.
+        """
+        return []
+
+    def foresee(self, task: Task, others: Sequence[Task]) -> Foreseen | None:
+        """What learning `task` would do to the routing of it and of the test questions of `others`.
+
+        Nothing is changed. None where all weights are one: then nothing can be said before.
+        """
         return None
 
     def needs_task_id(self) -> bool:

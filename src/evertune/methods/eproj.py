@@ -7,7 +7,9 @@ where an expert starts, and whether a similar task trains an expert that is ther
 
 from __future__ import annotations
 
+import copy
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -19,7 +21,7 @@ from evertune.errors import UserError
 from evertune.files import digest
 from evertune.lmm.features import embed_pictures
 from evertune.lmm.weights import copy_of, restore
-from evertune.methods.base import UNTOUCHED, About, Context, Method
+from evertune.methods.base import UNTOUCHED, About, Context, Foreseen, Method
 from evertune.methods.ewc import fisher_information
 from evertune.methods.routers import CalibratedRouter, CosineRouter, Queries, Router
 from evertune.methods.tir import normalised
@@ -30,7 +32,9 @@ Estimate = Callable[[Context, Sequence[Sample]], Mapping[str, Tensor]]
 """Importance of every trained parameter for some samples, 0 or more."""
 IMPORTANCE_SAMPLES = 128
 QUERIES_AT_ONCE = 256
-THRESHOLD, REUSE_STRENGTH = 0.5, 100.0
+NEW = "(new)"
+"""What a router calls a task while it is only being tried; no task can be called so."""
+THRESHOLD, MISTAKEN, REUSE_STRENGTH = 0.5, 0.2, 100.0
 
 
 class EProj(Method):
@@ -44,9 +48,11 @@ class EProj(Method):
         routing: by 'keys', or 'oracle': told the task of each question, the upper bound of every router. A task that
             was not learned yet is then answered by the untouched model.
         init: a new expert starts from the 'start' point, or from the expert of the most 'similar' earlier task.
-        expand: a new expert 'always', or 'when-dissimilar': a task whose similarity to an earlier one reaches
-            `threshold` trains that one's expert further.
+        expand: a new expert 'always'; 'when-dissimilar': a task whose similarity to an earlier one reaches `threshold`
+            trains that one's expert further; 'when-separable': so does a task whose questions the router takes for
+            that one's, although it has learned the task: nobody would find a new expert.
         threshold: the similarity s(k), 0..1, from which on an expert is reused.
+        mistaken: the share of questions, 0..1, taken for an earlier task's from which on its expert is reused.
         reuse_strength: λ of the penalty λ Σ_i I_i (θ_i - θ_old,i)² on a reused expert, Σ_i I_i = 1.
     """
 
@@ -70,19 +76,25 @@ class EProj(Method):
         router: Literal["cosine", "calibrated"] = "cosine",
         routing: Literal["keys", "oracle"] = "keys",
         init: Literal["start", "similar"] = "start",
-        expand: Literal["always", "when-dissimilar"] = "always",
+        expand: Literal["always", "when-dissimilar", "when-separable"] = "always",
         threshold: float = THRESHOLD,
+        mistaken: float = MISTAKEN,
         reuse_strength: float = REUSE_STRENGTH,
     ) -> None:
         if router == "calibrated" and keys == "gradient":
             raise UserError("eproj.router=calibrated has no keys to train: leave out eproj.keys=gradient")
-        if expand == "always" and (threshold, reuse_strength) != (THRESHOLD, REUSE_STRENGTH):
-            raise UserError("eproj.threshold and eproj.reuse_strength need eproj.expand=when-dissimilar")
-        if not threshold >= 0 or not reuse_strength >= 0:
-            raise UserError("eproj.threshold and eproj.reuse_strength must be 0 or more")
+        if expand == "always" and reuse_strength != REUSE_STRENGTH:
+            raise UserError("eproj.reuse_strength needs eproj.expand=when-dissimilar or when-separable")
+        if expand != "when-dissimilar" and threshold != THRESHOLD:
+            raise UserError("eproj.threshold needs eproj.expand=when-dissimilar")
+        if expand != "when-separable" and mistaken != MISTAKEN:
+            raise UserError("eproj.mistaken needs eproj.expand=when-separable")
+        if not (threshold >= 0 and mistaken >= 0 and reuse_strength >= 0):
+            raise UserError("eproj.threshold, eproj.mistaken and eproj.reuse_strength must be 0 or more")
         self.expert, self.keys, self.router = expert, keys, router
         self.routing: str = routing
-        self.init, self.expand, self.threshold, self.reuse_strength = init, expand, threshold, reuse_strength
+        self.init, self.expand, self.reuse_strength = init, expand, reuse_strength
+        self.threshold, self.mistaken = threshold, mistaken
 
     def setup(self, context: Context) -> None:
         """Start without experts."""
@@ -134,15 +146,61 @@ class EProj(Method):
         return similarity_to(self._embeddings[task.name], old, name=task.name) if old else {}
 
     def _expert_to_reuse(self, task: Task, similarity: Mapping[str, float]) -> str | None:
-        """The expert of the most similar earlier task if it is similar enough; never the untouched model."""
+        """The expert of the earlier task that is near enough, as `expand` has it; never the untouched model."""
         if self.expand == "always":
             return None
-        trained = {name: s for name, s in similarity.items() if self._serves[name] != UNTOUCHED}
-        nearest = max(trained, key=trained.__getitem__, default=None)
         own = self._serves.get(task.name, UNTOUCHED)
         if own != UNTOUCHED:
             return own  # learned once more: others may be served by its expert too
-        return self._serves[nearest] if nearest and trained[nearest] >= self.threshold else None
+        if self.expand == "when-separable":
+            near, enough = self.taken_for(task), self.mistaken
+        else:
+            near, enough = {}, self.threshold
+            for name, s in similarity.items():
+                near[self._serves[name]] = max(s, near.get(self._serves[name], 0.0))
+        near.pop(UNTOUCHED, None)
+        nearest = max(near, key=near.__getitem__, default=None)
+        return nearest if nearest is not None and near[nearest] >= enough else None
+
+    def taken_for(self, task: Task) -> dict[str, float]:
+        """The experts that would answer a new task's questions, although the router had learned it: expert -> share.
+
+        A copy of the router learns a random half of the training questions and is asked about the others, so nothing
+        changes here. The shares sum to less than 1 by that of the questions which it knows as the new task's.
+        """
+        if not self._router.tasks or len(task.train) < 2:
+            return {}
+        samples = drawn(task.train, len(task.train), random.Random(digest("halves", str(self.context.seed), task.name)))
+        half = len(samples) // 2
+        chosen = self._router_with(samples[:half]).choose(self.queries(samples[half:]))
+        counts = Counter(self._serves[name] for name in chosen if name != NEW)
+        return {expert: count / len(chosen) for expert, count in counts.items()}
+
+    def _router_with(self, samples: Sequence[Sample]) -> Router:
+        """A copy of the router that has learned `samples` as a task called `NEW`."""
+        router = copy.deepcopy(self._router)
+        router.learn(NEW, self.queries(samples))
+        return router
+
+    def foresee(self, task: Task, others: Sequence[Task]) -> Foreseen:
+        """By copies of the router; no expert is trained."""
+        self._embed(task)
+        similarity = self._similarity(task)
+        self._embeddings.pop(task.name, None)
+        expert = self._expert_to_reuse(task, similarity) or task.name
+        router = self._router_with(task.train)
+        lost = {}
+        for other in others:
+            self.context.features.ensure(other.test)
+            queries, serves = self.queries(other.test), {**self._serves, NEW: expert}
+            now = (
+                [serves[name] for name in self._router.choose(queries)]
+                if self._router.tasks
+                else [UNTOUCHED] * len(other.test)
+            )
+            then = [serves[name] for name in router.choose(queries)]
+            lost[other.name] = sum(b == expert != a for a, b in zip(now, then, strict=True)) / len(then)
+        return Foreseen(expert, self.taken_for(task), lost)
 
     def adds_to_loss(self) -> bool:
         """Only while an expert is trained further."""
@@ -165,7 +223,7 @@ class EProj(Method):
         self._experts[expert] = copy_of(trained)
         self._serves[task.name] = expert
         self._router.learn(task.name, self.queries(task.train))
-        if self.expand == "when-dissimilar":
+        if self.expand != "always":
             self._keep_importance(expert, task)
         self._reused = None
 
@@ -201,6 +259,13 @@ class EProj(Method):
         if not self._router.tasks:
             return None
         return [self._serves[task] for task in self._router.choose(self.queries(samples))]
+
+    def ranking(self, sample: Sample) -> list[tuple[str, float]]:
+        """By the router's scores."""
+        if not self._router.tasks:
+            return []
+        scores = self._router.scores(self.queries([sample]))[0].tolist()
+        return sorted(zip(self._router.tasks, scores, strict=True), key=lambda pair: -pair[1])
 
     def needs_task_id(self) -> bool:
         """Only as the oracle."""

@@ -94,7 +94,11 @@ class Replay(Method):
         kept = {name: rows for name, rows in self._memory.items() if name != task.name and rows}
         choose = random.Random(digest("replayed", str(self.context.seed), task.name))
         places = self._places(task, kept)
-        replayed = [_sample(row) for name, rows in kept.items() for row in _filled(rows, places[name], choose)]
+        replayed = [
+            self.context.keep(_sample(row))
+            for name, rows in kept.items()
+            for row in _filled(rows, places[name], choose)
+        ]
         return Chained([samples, replayed])
 
     def _places(self, task: Task, kept: Mapping[str, Sequence[Row]]) -> dict[str, int]:
@@ -110,6 +114,11 @@ class Replay(Method):
     def after_task(self, task: Task) -> None:
         """Keep a random choice of the task."""
         choose = random.Random(digest("replay", str(self.context.seed), task.name))
+        self._choose(task, choose)
+        own = self._memory.get(task.name, [])
+        self._memory[task.name] = [_row(self.context.keep(_sample(row))) for row in own]
+
+    def _choose(self, task: Task, choose: random.Random) -> None:
         if self.choice == "reservoir":
             self._pour(task, choose)
             return

@@ -36,8 +36,13 @@ class Router(ABC):
         """Add `task`, known by its training queries."""
 
     @abstractmethod
+    def scores(self, queries: Queries) -> Tensor:
+        """(n, T) how much each row speaks for each of `tasks`, the more the higher; at least one must be learned."""
+
     def choose(self, queries: Queries) -> list[str]:
-        """The task of each row; at least one task must have been learned."""
+        """The task of each row, the first of equals."""
+        names = self.tasks
+        return [names[index] for index in self.scores(queries).argmax(1).tolist()]
 
     @property
     @abstractmethod
@@ -72,11 +77,10 @@ class CosineRouter(Router):
             seed = int(digest("keys", str(self._seed), task)[:8], 16)
             self._keys[task] = trained_keys(queries, seed=seed)
 
-    def choose(self, queries: Queries) -> list[str]:
-        """The task with the largest sum of cosines."""
-        names = self.tasks
-        parts = [queries[m] @ torch.stack([self._keys[n][m] for n in names]).T for m in QUERIES]
-        return [names[index] for index in (parts[0] + parts[1]).argmax(1).tolist()]
+    def scores(self, queries: Queries) -> Tensor:
+        """The sum of cosines."""
+        parts = [queries[m] @ torch.stack([self._keys[n][m] for n in self.tasks]).T for m in QUERIES]
+        return parts[0] + parts[1]
 
     @property
     def tasks(self) -> list[str]:
@@ -150,12 +154,10 @@ class CalibratedRouter(Router):
         self._count += len(rows)
         self._classifier = None
 
-    def choose(self, queries: Queries) -> list[str]:
-        """The most likely task."""
+    def scores(self, queries: Queries) -> Tensor:
+        """Log-likelihoods up to what all tasks share."""
         weights, biases = self._classifier = self._classifier or self._solved()
-        scores = _side_by_side(queries) @ weights + biases
-        names = self.tasks
-        return [names[index] for index in scores.argmax(1).tolist()]
+        return _side_by_side(queries) @ weights + biases
 
     def covariance(self) -> Tensor:
         """(D, D) shrunk covariance within tasks, float64; the identity when nothing varies (one sample per task)."""
@@ -217,11 +219,10 @@ class RidgeRouter(Router):
         self._moments = moments if self._moments is None else self._moments + moments
         self._solution = None
 
-    def choose(self, queries: Queries) -> list[str]:
-        """The task with the largest column."""
+    def scores(self, queries: Queries) -> Tensor:
+        """The columns Wᵀx + b."""
         weights, bias = self._solution = self._solution or self.solved()
-        names = self.tasks
-        return [names[index] for index in (_side_by_side(queries) @ weights + bias).argmax(1).tolist()]
+        return _side_by_side(queries) @ weights + bias
 
     def solved(self) -> tuple[Tensor, Tensor]:
         """(D, T) W and (T,) b, float64."""

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from evertune.report.tables import Loaded, known_count
+from evertune.scoring.intervals import LEVEL, Interval, t_interval
 from evertune.scoring.metrics import metrics_of
 from evertune.study.file import Benchmark, Questions
-from evertune.study.statistics import LEVEL, Interval, Verdict, bootstrap_interval, t_interval, verdict_of
+from evertune.study.statistics import Verdict, bootstrap_interval, verdict_of
 
 
 class Key(NamedTuple):

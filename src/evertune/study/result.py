@@ -86,13 +86,9 @@ def _progress(study: Study) -> dict[str, tuple[int, int]]:
 
 
 def _edges(choices: Sequence[Choice]) -> list[str]:
-    """A choice at the end of its list says that the list was too short."""
-    return [
-        f"{choice.key} of {choice.method} on {choice.base}: the chosen value is the first or last listed, "
-        "the best may lie beyond"
-        for choice in choices
-        if choice.at_edge
-    ]
+    """One note on all choices at the end of their lists: there a list may have been too short."""
+    found = ", ".join(f"{choice.key} of {choice.method} on {choice.base}" for choice in choices if choice.at_edge)
+    return [f"the first or the last value listed was chosen, so the best may lie beyond: {found}"] if found else []
 
 
 def signed(value: float | None) -> str:

@@ -42,8 +42,15 @@ def read_picture(path: Path, *, origin: str) -> tuple[Image.Image, str]:
     Raises:
         DataError: it is missing, broken, too large or no picture; the message begins with `origin`.
     """
-    content = read_bytes(path, origin=origin)
-    where = f"{origin}: the picture {path}"
+    return picture_of_bytes(read_bytes(path, origin=origin), where=f"{origin}: the picture {path}")
+
+
+def picture_of_bytes(content: bytes, *, where: str) -> tuple[Image.Image, str]:
+    """The picture of a file's content as RGB, and the SHA-256 of the content.
+
+    Raises:
+        DataError: it is broken, too large or no picture; the message begins with `where`.
+    """
     if not content:
         raise DataError(f"{where} is empty (0 bytes)", kind="broken picture")
     try:

@@ -19,6 +19,7 @@ from PIL import Image
 
 from evertune.assets import Progress, unpacked
 from evertune.tasks.builders import digits, pictograms, write_rows
+from evertune.tasks.drawing import on_ground, rendered, some_size
 
 VERSION = 1
 ABOUT = {
@@ -147,7 +148,7 @@ def _pictogram(progress: Progress | None) -> Draw:
         kind = choose.choice(list(kinds))
         emoji = choose.choice(kinds[kind])
         ground = choose.choice(list(GROUNDS))
-        picture = pictograms.draw(emoji["drawing"], choose, grounds=[GROUNDS[ground]])
+        picture = on_ground(rendered(emoji["drawing"], side=some_size(choose)), choose, grounds=[GROUNDS[ground]])
         name = name_of(emoji)
         return Shown(_png(picture), f"a picture of {name}", f"a pictogram of {kind}: {name}, on a {ground} ground")
 

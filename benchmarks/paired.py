@@ -1,0 +1,45 @@
+"""Paired differences between methods of a grid's results, seed by seed, with Student's 95 % interval.
+
+    python benchmarks/paired.py docs/results/table.json replay-sequential eproj-sequential ewc-sequential
+    python benchmarks/paired.py docs/results/table.json sequential --metric forgetting
+
+`A-B` is A minus B; a method alone is its value. One stream and one model per file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+
+from evertune.scoring.intervals import t_interval
+from evertune.scoring.metrics import metrics_of
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("comparisons", nargs="+", metavar="A[-B]")
+    parser.add_argument("--metric", default="final_average")
+    wanted = parser.parse_args()
+    runs = json.loads(wanted.results.read_text())
+    values: dict[str, dict[int, float]] = {}
+    for run in runs:
+        value = metrics_of(run["R"], known=len(run.get("known", []))).get(wanted.metric)
+        if value is not None:
+            values.setdefault(run["method"], {})[run["seed"]] = value
+    for comparison in wanted.comparisons:
+        first, _, second = comparison.partition("-")
+        if missing := [name for name in (first, second) if name and name not in values]:
+            parser.error(f"no run of {missing[0]} in {wanted.results}; it has {', '.join(values)}")
+        seeds = sorted(set(values[first]) & set(values[second])) if second else sorted(values[first])
+        differences = [values[first][seed] - (values[second][seed] if second else 0.0) for seed in seeds]
+        interval = t_interval(differences)
+        ends = f"[{interval[0]:+.1f}, {interval[1]:+.1f}]" if interval else ""
+        each = ", ".join(f"{difference:+.1f}" for difference in differences)
+        print(f"{comparison:24} {wanted.metric}  {statistics.fmean(differences):+6.1f} {ends}   seeds: {each}")
+
+
+if __name__ == "__main__":
+    main()

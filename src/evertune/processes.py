@@ -1,0 +1,175 @@
+"""Several processes that train one model: which one this is, and how they agree. `accelerate launch` starts them.
+
+The first process leads: it alone decides what is done next, writes files and talks. The others follow it and take part
+in every training step and every answer. A process that is alone leads, and every function here is then as good as free.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from evertune.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+T = TypeVar("T")
+
+PATIENCE = timedelta(days=2)
+"""How long one process waits for another. The launcher ends all when one fails, so this only has to be long enough."""
+MOMENT = 0.2
+"""Seconds that a process stays after its work, for the threads of the connection; they need far less."""
+
+
+def count() -> int:
+    """How many processes there are: what the launcher says, and 1 where there is none."""
+    launched = all(name in os.environ for name in ("RANK", "MASTER_ADDR"))
+    return int(os.environ.get("WORLD_SIZE", "1")) if launched else 1
+
+
+def number() -> int:
+    """Which one this is, from 0."""
+    return int(os.environ.get("RANK", "0")) if count() > 1 else 0
+
+
+def leads() -> bool:
+    """Whether this process decides, writes and talks."""
+    return number() == 0
+
+
+def spread_weights() -> bool:
+    """Whether the frozen weights are spread over the processes: `accelerate launch --use_fsdp --fsdp_version 2`.
+
+    Raises:
+        UserError: the older version is asked for.
+    """
+    if count() == 1 or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() != "true":
+        return False
+    if os.environ.get("FSDP_VERSION", "2") != "2":
+        raise UserError("evertune spreads weights by FSDP2 only: say --fsdp_version 2 to accelerate launch")
+    return True
+
+
+def refuse_several(what: str) -> None:
+    """Stop a command that several processes can't do together.
+
+    Raises:
+        UserError: there are several.
+    """
+    if count() > 1:
+        raise UserError(f"several processes take part in `evertune run` only: start {what} without accelerate launch")
+
+
+def start() -> None:
+    """Find the other processes; called once, before a model is loaded."""
+    if count() == 1:
+        return
+    import torch
+    from accelerate import PartialState
+
+    PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+    atexit.register(_part)
+
+
+def _part() -> None:
+    """Close the connection to the other processes, before the interpreter goes down.
+
+    A thread of gloo gives back the tensors of the last exchange a moment after it is done, and takes the interpreter's
+    lock for that. Where the interpreter is already going down, that thread is ended and takes the process with it
+    ("terminate called without an active exception"), although all work is done. So it gets that moment here.
+    """
+    from torch.distributed import destroy_process_group, is_initialized
+
+    time.sleep(MOMENT)
+    if is_initialized():
+        destroy_process_group()
+
+
+def agreed(value: T) -> T:
+    """What the leader has as `value`, in every process."""
+    if count() == 1:
+        return value
+    from torch.distributed import broadcast_object_list
+
+    said = [value if leads() else None]
+    broadcast_object_list(said, src=0)
+    return said[0]  # type: ignore[return-value]
+
+
+def gathered(value: T) -> list[T]:
+    """The `value` of every process, in every process."""
+    if count() == 1:
+        return [value]
+    from torch.distributed import all_gather_object
+
+    found: list[Any] = [None] * count()
+    all_gather_object(found, value)
+    return found
+
+
+def tell(*order: Any) -> None:
+    """The leader says what is done next; followers hear it by `told`."""
+    if leads():
+        agreed(order)
+
+
+def told() -> tuple[Any, ...]:
+    """What the leader says is done next."""
+    order: tuple[Any, ...] = agreed(())
+    return order
+
+
+def wait() -> None:
+    """Until every process is here."""
+    gathered(None)
+
+
+@contextmanager
+def leader_first() -> Iterator[None]:
+    """The leader does the block while the others wait; then they do it, and find in the cache what it has made."""
+    if not leads():
+        wait()
+    yield
+    if leads():
+        wait()
+
+
+def share(items: Sequence[T]) -> Sequence[T]:
+    """The part of `items` that this process takes: every n-th."""
+    return items[number() :: count()] if count() > 1 else items
+
+
+def mean(value: Tensor) -> Tensor:
+    """Mean over all processes, in every process."""
+    if count() == 1:
+        return value
+    from torch.distributed import all_reduce
+
+    total = value.detach().clone()
+    all_reduce(total)
+    return total / count()
+
+
+def average_gradients(parameters: Mapping[str, Tensor]) -> None:
+    """Make each `.grad` the mean over all processes, in one exchange; where no process has one, there is none."""
+    if count() == 1 or not parameters:
+        return
+    import torch
+    from torch.distributed import all_reduce
+
+    wanted = list(parameters.values())
+    there = torch.tensor([float(p.grad is not None) for p in wanted], device=wanted[0].device)
+    parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in wanted]
+    whole = torch.cat([there, *(part.float().flatten() for part in parts)])
+    all_reduce(whole)
+    sizes = [len(there), *(p.numel() for p in wanted)]
+    there, *averages = torch.split(whole, sizes)
+    for parameter, any_has, average in zip(wanted, there.tolist(), averages, strict=True):
+        if any_has:
+            parameter.grad = (average / count()).view_as(parameter).to(parameter.dtype)

@@ -1,0 +1,117 @@
+"""What a model in service keeps of its tasks: the test samples and the pictures it will be asked about again.
+
+    kept/gqa.json              score, test samples, and the training sample with the longest answer
+    kept/pictures/3f...9a.png  by SHA-256; also those that a replay memory holds
+
+So it can be checked, and taught further, after the data themselves are gone, and the folder can be moved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from evertune.errors import RunFolderError
+from evertune.files import make_folder, read_json, write_atomically, write_json
+from evertune.tasks import Sample, Task
+from evertune.tasks.pictures import read_bytes
+from evertune.tasks.task import images_of_row, images_to_row
+
+FOLDER = "kept"
+
+
+def keep_sample(folder: Path, sample: Sample) -> Sample:
+    """The same sample with its pictures in the model's folder, copied there when they are not.
+
+    Raises:
+        DataError: a picture is gone.
+    """
+    place = folder / FOLDER / "pictures"
+    images = tuple(
+        _kept_picture(place, image, sha, origin=sample.origin)
+        for image, sha in zip(sample.images, _digests(sample), strict=True)
+    )
+    return replace(sample, images=images, known_digests=())
+
+
+def _digests(sample: Sample) -> tuple[str, ...]:
+    """SHA-256 of the pictures; of one that is gone, because the folder was moved, its name says it."""
+    if all(image.exists() for image in sample.images):
+        return sample.image_digests
+    return tuple(image.stem for image in sample.images)
+
+
+def _kept_picture(place: Path, image: Path, sha: str, *, origin: str) -> Path:
+    kept = place / f"{sha}{image.suffix.lower()}"
+    if not kept.exists():
+        make_folder(place)
+        write_atomically(kept, read_bytes(image, origin=origin))
+    return kept
+
+
+def keep_task(folder: Path, task: Task, *, tokens: Callable[[str], int]) -> Task:
+    """Copy the test samples of `task` into the folder and give back the task as it is kept.
+
+    `tokens` is the length of an answer for the model.
+    """
+    lengths = {text: tokens(text) for text in {sample.answers[0] for sample in task.train or task.test}}
+    longest = max(task.train or task.test, key=lambda sample: lengths[sample.answers[0]])
+    write_json(
+        folder / FOLDER / f"{task.name}.json",
+        {
+            "name": task.name,
+            "score": task.score,
+            "about": task.about,
+            "train": [_row(folder, longest)],
+            "test": [_row(folder, sample) for sample in task.test],
+        },
+    )
+    return kept_task(folder, task.name)
+
+
+def kept_task(folder: Path, name: str) -> Task:
+    """A task as it was kept: its test samples, and one training sample, which says how long answers may be.
+
+    Raises:
+        RunFolderError: it was not kept, or what was kept is damaged.
+    """
+    path = folder / FOLDER / f"{name}.json"
+    content = read_json(path)
+    try:
+        train, test = (
+            tuple(_sample(folder, row, f"{path}:{side}:{number}") for number, row in enumerate(content[side], start=1))
+            for side in ("train", "test")
+        )
+        return Task(content["name"], train, test, content["score"], content["about"])
+    except (KeyError, TypeError) as problem:
+        raise RunFolderError(f"{path} is damaged: {problem!r} is missing") from problem
+
+
+def is_kept(folder: Path, name: str) -> bool:
+    """Whether a task was kept."""
+    return (folder / FOLDER / f"{name}.json").exists()
+
+
+def drop_task(folder: Path, name: str) -> None:
+    """Forget what was kept of a task; pictures stay, others may need them."""
+    (folder / FOLDER / f"{name}.json").unlink(missing_ok=True)
+
+
+def _row(folder: Path, sample: Sample) -> dict[str, Any]:
+    kept = keep_sample(folder, sample)
+    return {
+        "id": sample.id,
+        **images_to_row([Path(image.name) for image in kept.images]),
+        "instruction": sample.instruction,
+        "answers": list(sample.answers),
+        **({"extras": dict(sample.extras)} if sample.extras else {}),
+    }
+
+
+def _sample(folder: Path, row: dict[str, Any], origin: str) -> Sample:
+    place = folder / FOLDER / "pictures"
+    images = tuple(place / image for image in images_of_row(row))
+    extras = row.get("extras", {})
+    return Sample(row["id"], images, row["instruction"], tuple(row["answers"]), origin, extras=extras)

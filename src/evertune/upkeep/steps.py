@@ -1,0 +1,357 @@
+"""The steps of a model in service: make it, teach it a task, check it, go back. The ledger says what happened when.
+
+Everything is in the folder: stages, the kept questions, all answers. A task whose learning was cut off is learned by
+the same command again. Once it is learned it stays, and `check` asks what could not be asked any more.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from evertune.api import config_of, configure, data_of, load_model, method_specs, open_run, resolved
+from evertune.assets import Progress
+from evertune.config import validated
+from evertune.data.check import Checked
+from evertune.data.check import check as check_data
+from evertune.data.source import Hints, file_or_stream, reading
+from evertune.errors import RunFolderError, UserError
+from evertune.evaluate import write_answers
+from evertune.files import append_jsonl, digest_of, read_json
+from evertune.learner import Learner
+from evertune.lmm import model_config
+from evertune.processes import refuse_several
+from evertune.runner import Watcher, begin, evaluate_cell, finished_cells, learn_stage, read_ledger, stamp
+from evertune.stages import saved_stages
+from evertune.tasks import Stream, Task
+from evertune.tasks.sources import Reading, read_task
+from evertune.tasks.stream import TaskFile
+from evertune.upkeep.accept import Condition
+from evertune.upkeep.auto import AUTO, refuse_other, settled
+from evertune.upkeep.kept import drop_task, is_kept, keep_sample, keep_task, kept_task
+from evertune.upkeep.verdict import Change, Verdict, best_cell, change_of
+
+OWN = "(own)"
+"""The stream of a model that is taught task by task: it has none but its own history."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A model in service: the learner at its last stage, and the tasks it knows, as they were kept."""
+
+    folder: Path
+    learner: Learner
+    tasks: tuple[Task, ...]
+
+    @classmethod
+    def open(cls, folder: Path, *, progress: Progress | None = None) -> Service:
+        """Open a model that `new` or `evertune run` made.
+
+        Raises:
+            RunFolderError: it is no such folder, or damaged, or a run that is not finished.
+        """
+        refuse_several("this command")
+        config = config_of(folder)
+        learner = open_run(folder, keep=partial(keep_sample, folder), progress=progress)
+        names = [stage.task for stage in learner.stages]
+        if config.stream != OWN:
+            names = _known_to_run(folder, learned=names)
+            if not all(is_kept(folder, name) for name in names):
+                for task in data_of(config, progress=progress).columns:
+                    if task.name in names and not is_kept(folder, task.name):
+                        keep_task(folder, task, tokens=learner.lmm.answer_tokens)
+        return cls(folder, learner, tuple(kept_task(folder, name) for name in names))
+
+    @property
+    def number(self) -> int:
+        """Its last stage."""
+        return len(self.learner.stages)
+
+    def measured(self, tasks: Sequence[Task], watcher: Watcher) -> dict[tuple[int, str], dict[str, Any]]:
+        """All cells, after those of `tasks` at the last stage were answered where they had not been."""
+        cells = finished_cells(self.folder)
+        for task in tasks:
+            if (self.number, task.name) not in cells:
+                cells[self.number, task.name] = evaluate_cell(self.learner, task, self.number, self.folder, watcher)
+        return cells
+
+    def answers(self, stage: int, task: str) -> Path:
+        """The file of what it said to a task's questions after a stage."""
+        return self.folder / "answers" / f"{stage:02d}" / f"{task}.jsonl"
+
+
+def _known_to_run(folder: Path, *, learned: Sequence[str]) -> list[str]:
+    """The tasks that a run's model knows: those of its stream as far as it did not go back, then what came later."""
+    matrix = read_json(folder / "matrix.json")
+    if not matrix["finished"]:
+        raise RunFolderError(f"{folder} is a run that is not finished: finish it with the command that began it")
+    tasks, stages = matrix["tasks"], matrix["stages"]
+    if set(stages) <= set(tasks):
+        of_run = [name for name in tasks if name in matrix["known"] or name in learned]
+    else:  # one stage for all of them, as `joint` has it
+        of_run = tasks if learned else matrix["known"]
+    return [*of_run, *(name for name in learned if name not in (*tasks, *stages))]
+
+
+def new(
+    folder: Path,
+    *,
+    model: str,
+    method: str = AUTO,
+    seed: int = 0,
+    settings: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> None:
+    """Make a model that has learned nothing yet.
+
+    Args:
+        folder: a new one.
+        model: as in `evertune.run`, like the rest.
+        method: one, or several that run together (`replay+ewc`); `auto` is the rule of `auto.py`.
+        seed: of everything random.
+        settings: `key=value`.
+        progress: told about downloads.
+
+    Raises:
+        UserError: the folder is there already, or a setting is wrong.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder} is not empty: choose a new folder")
+    method, settings = settled(method, settings)
+    config = configure(OWN, model=model, method=method, seed=seed, settings=settings)
+    if len(method_specs(config)) > 1:
+        raise UserError(f"method '{method}': a model has one method; join several by '+'")
+    lmm = load_model(config, progress=progress)
+    described = digest_of(read_json(model_config(config.model, progress=progress)))[:16]
+    content = {key: value for key, value in resolved(config, method).items() if key != "out"}
+    begin(folder, {**content, "model_config": described})
+    stamp(folder, lmm, Stream(OWN, tasks=()))
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What `learn` did.
+
+    Attributes:
+        broken: the parts of the condition that did not hold; the stage was discarded then.
+    """
+
+    stage: int
+    task: str
+    verdict: Verdict
+    checked: Checked
+    broken: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For machines."""
+        warnings = self.checked.as_dict()["counts"]
+        found = {"stage": self.stage, "task": self.task, "accepted": not self.broken, "broken": list(self.broken)}
+        return {**found, "verdict": self.verdict.as_dict(), "data": warnings}
+
+
+def learn(
+    folder: Path,
+    data: str,
+    *,
+    name: str | None = None,
+    method: str | None = None,
+    score: str | None = None,
+    hints: Hints | None = None,
+    accept_if: Condition | None = None,
+    watcher: Watcher | None = None,
+    progress: Progress | None = None,
+) -> Learned:
+    """Teach a model one more task, measure what that changed, and keep it or not.
+
+    Args:
+        folder: the model's.
+        data: a file in any format of `evertune data check`, or a stream of one task.
+        name: of the task; default: the file's.
+        method: `auto` or the model's own, which was chosen when it was made; another is refused.
+        score: the scoring rule; default: the data's.
+        hints: how a single file is read.
+        accept_if: if it does not hold afterwards, the stage is discarded.
+        watcher: told about progress.
+        progress: told about downloads and pictures.
+
+    Raises:
+        DataError: something in the data can't be used; nothing was changed.
+        UserError: the task is known already, or a name or rule is wrong.
+    """
+    watcher = watcher or Watcher()
+    refuse_other(method, own=config_of(folder).method)
+    service = Service.open(folder, progress=progress)
+    learner = service.learner
+    entry, how = entry_of(data, learner, name=name, score=score, hints=hints, progress=progress)
+    if entry.name in {task.name for task in service.tasks}:
+        raise UserError(f"{folder} knows a task '{entry.name}' already: give the new one another name with --name")
+    checked = check_data(data, lmm=learner.lmm, hints=hints, progress=progress)
+    checked.errors.refuse(stream=checked.stream)
+    task = read_task(entry, how, about=entry.about)
+    kept = keep_task(folder, task, tokens=learner.lmm.answer_tokens)
+    everything = (*service.tasks, kept)
+    there = finished_cells(folder)
+    asked_before = sum(len(each.test) for each in everything if (service.number, each.name) not in there)
+    watcher.run_started(
+        f"{task.name}: task {len(everything)} of {folder}",
+        training=[round(learner.training.epochs * len(task.train))],
+        answers=asked_before + sum(len(each.test) for each in everything),
+    )
+    before = service.measured(everything, watcher)
+    stage = learn_stage(learner, task, service.number + 1, folder, watcher)
+    service.measured(everything, watcher)
+    verdict = _verdict(service, before, stage=stage.number, others=service.tasks, new=kept)
+    broken = tuple(accept_if.broken_by(verdict.measures())) if accept_if else ()
+    if broken:
+        _go_back(service, stage.number - 1, reason="; ".join(broken))
+    return Learned(stage.number, task.name, verdict, checked, broken)
+
+
+def entry_of(
+    data: str,
+    learner: Learner,
+    *,
+    name: str | None,
+    score: str | None,
+    hints: Hints | None,
+    progress: Progress | None,
+) -> tuple[TaskFile, Reading]:
+    """What the data say of their one task, and how it is read.
+
+    Raises:
+        UserError: they have several tasks, or a name or rule is wrong.
+    """
+    content, path, _ = file_or_stream(data, hints or Hints())
+    if len(content.tasks) != 1 or content.known:
+        names = ", ".join(entry.name for entry in content.tasks)
+        raise UserError(f"{data} has several tasks ({names}): a model is taught one at a time, each from its own file")
+    changed = {key: value for key, value in (("name", name), ("score", score)) if value}
+    entry = validated(TaskFile, content.tasks[0].model_dump() | changed, where=data)
+    how = reading(content, path, takes=learner.lmm.pictures, model=Path(learner.lmm.name).name, progress=progress)
+    return entry, how
+
+
+def _verdict(
+    service: Service, before: Mapping[tuple[int, str], dict[str, Any]], *, stage: int, others: Sequence[Task], new: Task
+) -> Verdict:
+    """What stage `stage` changed against the one before it; `before` are the cells up to that."""
+
+    def change(task: Task) -> Change:
+        best = best_cell(before, task.name, range(stage))["score"]
+        return change_of(task, service.answers(stage - 1, task.name), service.answers(stage, task.name), best=best)
+
+    return Verdict(change(new), tuple(change(task) for task in others))
+
+
+def check(folder: Path, *, watcher: Watcher | None = None, progress: Progress | None = None) -> Verdict:
+    """Ask a model everything it was ever asked, now, and compare with the best answers it ever gave.
+
+    Nothing is taken from a cache. The answers are in `answers/check/`.
+
+    Raises:
+        UserError: it has learned nothing yet.
+    """
+    watcher = watcher or Watcher()
+    service = Service.open(folder, progress=progress)
+    if not service.tasks:
+        raise UserError(f"{folder} has learned nothing yet: teach it with evertune learn {folder} DATA")
+    watcher.run_started(f"check of {folder}", training=[], answers=sum(len(task.test) for task in service.tasks))
+    cells = service.measured(service.tasks, watcher)
+    service.learner.reuse = False
+    changes = []
+    for task in service.tasks:
+        watcher.answering(service.number, task)
+        path = folder / "answers" / "check" / f"{task.name}.jsonl"
+        write_answers(path, service.learner.answers(task, on_answered=watcher.answered))
+        best = best_cell(cells, task.name, range(_learned_at(service, task), service.number + 1))
+        changes.append(change_of(task, folder / best["answers"], path, best=best["score"]))
+    return Verdict(None, tuple(changes))
+
+
+def _learned_at(service: Service, task: Task) -> int:
+    """The stage at which a task was learned; 0 for one that the model knew before."""
+    return next((stage.number for stage in service.learner.stages if stage.task == task.name), 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """An answer.
+
+    Attributes:
+        expert: who gave it; None where all weights are one.
+        ranking: learned tasks with the router's scores, the likeliest first.
+    """
+
+    text: str
+    expert: str | None
+    ranking: list[tuple[str, float]]
+
+    @property
+    def surely(self) -> str:
+        """How far the router put the first task before the second, in its own scores."""
+        if len(self.ranking) < 2:
+            return ""
+        (_, first), (name, second) = self.ranking[:2]
+        return f", {first - second:.2f} before {name}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """For machines."""
+        return {"answer": self.text, "expert": self.expert, "ranking": [list(pair) for pair in self.ranking]}
+
+
+def asked(
+    service: Service, pictures: Sequence[Path], question: str, *, task: str | None = None, max_new_tokens: int = 32
+) -> Said:
+    """Ask a model one question about pictures.
+
+    Raises:
+        UserError: the question is empty, or a method must be told the task.
+        DataError: a picture is missing or broken, or the model takes another number of them.
+    """
+    answer = service.learner.ask(pictures, question, task=task, max_new_tokens=max_new_tokens)
+    rankings = (method.ranking(answer.sample) for method in service.learner.methods)
+    return Said(answer.text, answer.expert, next((ranking for ranking in rankings if ranking), []))
+
+
+def would_forget(folder: Path, to: int) -> list[str]:
+    """The tasks that going back to stage `to` would take away.
+
+    Raises:
+        UserError: there is no such stage before the last.
+    """
+    config_of(folder)  # raises when it is none
+    stages = saved_stages(folder)
+    if not 0 <= to < len(stages):
+        raise UserError(f"{folder} is at stage {len(stages)}: there is nothing to take away from stage {to} on")
+    return [stage.task for stage in stages[to:]]
+
+
+def rollback(folder: Path, to: int, *, progress: Progress | None = None) -> list[str]:
+    """Go back to the model as it was after stage `to`, for good; gives the names of the tasks that it forgets.
+
+    Raises:
+        UserError: there is no such stage before the last.
+    """
+    gone = would_forget(folder, to)
+    _go_back(Service.open(folder, progress=progress), to, reason="asked for")
+    return gone
+
+
+def _go_back(service: Service, to: int, *, reason: str) -> None:
+    """The ledger first: should this be cut off, answers of a stage that is still there are only given once more."""
+    gone = [stage.task for stage in service.learner.stages[to:]]
+    event = {"event": "rollback", "to": to, "tasks": gone, "reason": reason, "time": time.time()}
+    append_jsonl(service.folder / "ledger.jsonl", event)
+    service.learner.rollback(to)
+    for name in gone:
+        drop_task(service.folder, name)
+
+
+def history(folder: Path) -> list[dict[str, Any]]:
+    """What happened, in order: stages that were learned and goings back, each with its time."""
+    config_of(folder)  # raises when it is none
+    return [row for row in read_ledger(folder) if row["event"] in ("stage", "rollback")]

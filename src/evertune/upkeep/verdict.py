@@ -1,0 +1,114 @@
+"""What a new task did to the ones before: gained, kept or lost, by task, from the same questions before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from evertune.evaluate import read_answers
+from evertune.scoring.intervals import Interval, t_interval
+from evertune.scoring.rules import rule_of, score_cell
+from evertune.tasks import Task
+
+Word = Literal["gained", "kept", "lost"]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One task before and after, in points of 100.
+
+    Attributes:
+        best: the highest score it ever had, `after` included.
+        interval: Student's 95 % interval of the mean difference over the same questions; None where the score of the
+            task is not the mean of its answers' scores (BLEU), or for a single question.
+        word: lost or gained when the interval leaves zero out; without one, when the score changed at all.
+    """
+
+    task: str
+    score: str
+    questions: int
+    before: float
+    after: float
+    best: float
+    interval: Interval | None
+
+    @property
+    def difference(self) -> float:
+        """After - before."""
+        return self.after - self.before
+
+    @property
+    def word(self) -> Word:
+        """What it comes to."""
+        low, high = self.interval or (self.difference, self.difference)
+        return "gained" if low > 0 else "lost" if high < 0 else "kept"
+
+    def as_dict(self) -> dict[str, Any]:
+        """For machines."""
+        return {**asdict(self), "difference": self.difference, "word": self.word}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one stage changed.
+
+    Attributes:
+        new: the task that was learned; None for a check.
+        others: all tasks that were known before, in the order they were learned.
+    """
+
+    new: Change | None
+    others: tuple[Change, ...]
+
+    def measures(self) -> dict[str, float]:
+        """What a condition may ask for, in points: `forgetting`, `worst`, `gain` and `average` (docs/upkeep.md)."""
+        lost = [change.best - change.after for change in self.others]
+        everything = [change.after for change in (*self.others, *([self.new] if self.new else []))]
+        return {
+            "forgetting": sum(lost) / len(lost) if lost else 0.0,
+            "worst": max(lost, default=0.0),
+            "gain": self.new.difference if self.new else 0.0,
+            "average": sum(everything) / len(everything) if everything else 0.0,
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """For machines."""
+        return {
+            "new": self.new.as_dict() if self.new else None,
+            "others": [change.as_dict() for change in self.others],
+            **self.measures(),
+        }
+
+
+def change_of(task: Task, before: Path, after: Path, *, best: float) -> Change:
+    """Compare two files of answers to the test questions of `task`; `best` is of the cells before.
+
+    Raises:
+        RunFolderError: a file is missing or damaged.
+    """
+    rule = rule_of(task.score)
+    cells = []
+    for path in (before, after):
+        rows = {row["id"]: row for row in read_answers(path)}
+        said = [rows[sample.id]["answer"] for sample in task.test]
+        cells.append(score_cell(rule, said, [list(sample.answers) for sample in task.test]))
+    first, last = cells
+    differences = [100 * (b - a) for a, b in zip(first.each, last.each, strict=True)]
+    return Change(
+        task=task.name,
+        score=rule.name,
+        questions=len(task.test),
+        before=first.strict,
+        after=last.strict,
+        best=max(best, last.strict),
+        interval=None if rule.whole else t_interval(differences),
+    )
+
+
+def best_cell(cells: Mapping[tuple[int, str], dict[str, Any]], task: str, stages: Sequence[int]) -> dict[str, Any]:
+    """The cell with the highest score of `task` among `stages`, the earliest of equals."""
+    found = [cells[stage, task] for stage in stages if (stage, task) in cells]
+    best: dict[str, Any] = max(found, key=lambda cell: cell["score"])
+    return best

@@ -1,0 +1,120 @@
+"""Verdicts and histories on the terminal: what it gained, what it kept, what it lost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from evertune.upkeep.advice import Advice
+from evertune.upkeep.steps import Learned
+from evertune.upkeep.verdict import Change, Verdict
+
+COLOURS = {"gained": "green", "kept": "dim", "lost": "red"}
+
+
+def show_learned(console: Console, done: Learned, *, folder: str) -> None:
+    """The verdict of a stage, and whether it was kept."""
+    console.print()
+    console.print(_table(done.verdict, since="before"))
+    console.print(_summary(done.verdict))
+    if done.broken:
+        console.print(
+            f"[red]discarded[/red]  {'; '.join(done.broken)}. The model is as it was before",
+            highlight=False,
+            soft_wrap=True,
+        )
+        return
+    console.print(f"[green]accepted[/green]  as stage {done.stage}", highlight=False, soft_wrap=True)
+    console.print(
+        f"[dim]back again: evertune rollback {folder} --to {done.stage - 1}[/dim]", highlight=False, soft_wrap=True
+    )
+
+
+def show_advice(console: Console, found: Advice) -> None:
+    """What learning a task would gain and cost."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("it knows")
+    for title in ("similarity", "now", "expected loss"):
+        table.add_column(title, justify="right")
+    for near in found.neighbours:
+        loss = f"at most {near.forgetting:.1f}" if near.error is None else f"{near.forgetting:.0f} ± {near.error:.0f}"
+        table.add_row(near.task, f"{near.similarity:.2f}", f"{near.score:.1f}", loss)
+    console.print()
+    if found.neighbours:
+        console.print(table)
+    lines = [
+        f"{found.task}  {found.samples} samples; now {found.before:.1f} points, learned perhaps "
+        f"{found.after:.0f} ± {found.error:.0f}",
+        f"method  {found.choice.method}; {found.choice.why}"
+        + (f"; replay {100 * found.choice.replay:.0f} %" if found.choice.replay else ""),
+        f"cost  {found.steps} steps, about {_duration(found.seconds)} with its questions, "
+        f"{found.stored_bytes / 1e6:.1f} MB on disk",
+        "[dim]± are errors on tasks of a small world (docs/upkeep.md): a hint, not a promise[/dim]",
+    ]
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def show_check(console: Console, verdict: Verdict) -> None:
+    """Every task against the best it ever was."""
+    console.print()
+    console.print(_table(verdict, since="best ever"))
+    console.print(_summary(verdict))
+
+
+def _table(verdict: Verdict, *, since: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("task")
+    for title in ("questions", since, "now", "change", "95 % interval"):
+        table.add_column(title, justify="right")
+    table.add_column("")
+    for change in verdict.others:
+        _row(table, change)
+    if verdict.new:
+        _row(table, verdict.new, mark=" (new)")
+    return table
+
+
+def _row(table: Table, change: Change, *, mark: str = "") -> None:
+    interval = f"{change.interval[0]:+.1f} to {change.interval[1]:+.1f}" if change.interval else "-"
+    colour = COLOURS[change.word]
+    table.add_row(
+        change.task + mark,
+        f"{change.questions}",
+        f"{change.before:.1f}",
+        f"{change.after:.1f}",
+        f"{change.difference:+.1f}",
+        interval,
+        f"[{colour}]{change.word}[/{colour}]",
+    )
+
+
+def _summary(verdict: Verdict) -> str:
+    measures = verdict.measures()
+    words = [f"average {measures['average']:.1f}"]
+    if verdict.others:
+        words.append(f"below the best ever by {measures['forgetting']:.1f}, at most {measures['worst']:.1f}")
+    return f"[dim]{' · '.join(words)} points[/dim]"
+
+
+def show_history(console: Console, events: Sequence[dict[str, Any]]) -> None:
+    """What happened, the oldest first."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for title in ("when", "stage", "what"):
+        table.add_column(title)
+    for event in events:
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(event["time"]))
+        if event["event"] == "stage":
+            table.add_row(when, str(event["stage"]), f"learned {event['task']}")
+        else:
+            forgotten = ", ".join(event["tasks"])
+            table.add_row(when, str(event["to"]), f"went back, without {forgotten} ({event['reason']})")
+    console.print(table)

@@ -1,0 +1,156 @@
+"""Two processes do what one does, whatever the method: the same losses, the same answers; with spread weights too."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+import evertune
+
+SPECS = (
+    "sequential",
+    "joint",
+    "replay",
+    "ewc",
+    "tir+mas",
+    "lwf",
+    "eproj",
+    "replay+ewc",
+    "olora",
+    "moelora",
+    "lora-router",
+)
+SETTINGS = (
+    "train.batch_size=7",
+    "train.accumulate=2",
+    "reuse=false",
+    "options.replay.ratio=0.3",
+    "options.ewc.samples=5",
+    "options.ewc.strength=50",
+    "options.mas.samples=5",
+)
+# 15 samples: two micro-batches of seven, four for the first process and three for the second, and one of a single
+# sample, which leaves nothing for the second.
+LIMIT = 15
+PLAIN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+SPREAD = (
+    *("-m", "accelerate.commands.launch", "--use_fsdp", "--fsdp_version", "2", "--num_processes", "2"),
+    *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),
+)
+
+
+@pytest.fixture(scope="module")
+def alone(stream, tmp_path_factory):
+    """The runs of one process."""
+    out = tmp_path_factory.mktemp("alone")
+    evertune.run(str(stream), model="random", method=",".join(SPECS), limit=LIMIT, settings=SETTINGS, out=out / "runs")
+    return out / "runs"
+
+
+def launch(launcher, *arguments, check=True):
+    """Run evertune in two processes."""
+    done = subprocess.run(  # noqa: PLW1510  below, with what it said
+        [sys.executable, *launcher, "-m", "evertune", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=500,
+    )
+    assert not check or done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+def losses(folder):
+    paths = sorted((folder / "stages").glob("*/training.jsonl"))
+    return [json.loads(line)["loss"] for path in paths for line in path.read_text().splitlines()]
+
+
+def answers(folder):
+    return {str(path.relative_to(folder)): path.read_text() for path in (folder / "answers").rglob("*.jsonl")}
+
+
+@pytest.mark.parametrize("launcher", [PLAIN, SPREAD], ids=["ddp", "fsdp2"])
+def test_two_processes_do_what_one_does(launcher, alone, stream, tmp_path):
+    sets = [word for setting in SETTINGS for word in ("--set", setting)]
+    methods = ("--method", ",".join(SPECS))
+    out = ("--out", tmp_path / "runs")
+    done = launch(launcher, "run", stream, "--model", "random", *methods, "--limit", LIMIT, *sets, *out)
+    for spec in SPECS:
+        one, two = alone / spec, tmp_path / "runs" / spec
+        assert losses(two) == pytest.approx(losses(one), rel=1e-4), spec
+        assert answers(two) == answers(one), spec
+        assert len(answers(two)) >= 4
+        assert json.loads((two / "matrix.json").read_text())["R"] == json.loads((one / "matrix.json").read_text())["R"]
+    assert json.loads((tmp_path / "runs" / "ewc" / "stamp.json").read_text())["processes"] == 2
+    assert done.stdout.count("report  ") == 1, "only the first process talks"
+
+
+def test_a_run_goes_on_with_another_number_of_processes(alone, stream, tmp_path):
+    folder, script = tmp_path / "run", tmp_path / "first_stage.py"
+    script.write_text(FIRST_STAGE)
+    settings = [setting for setting in SETTINGS if "mas" not in setting]
+    stopped = subprocess.run(
+        [sys.executable, *PLAIN, script, stream, folder, *settings],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert stopped.returncode != 0 and "enough for today" in stopped.stderr, stopped.stderr[-2000:]
+    assert [path.parent.name for path in sorted((folder / "stages").glob("*/done.json"))] == ["01-what"]
+    evertune.run(str(stream), model="random", method="replay+ewc", limit=LIMIT, settings=settings, out=folder)
+    assert losses(folder) == pytest.approx(losses(alone / "replay+ewc"), rel=1e-4)
+    assert answers(folder) == answers(alone / "replay+ewc")
+
+
+FIRST_STAGE = f"""
+import sys
+import evertune
+from evertune.runner import Watcher
+
+class UntilTheSecond(Watcher):
+    def stage_started(self, number, task):
+        if number == 2:
+            raise SystemExit("enough for today")
+
+stream, folder, *settings = sys.argv[1:]
+evertune.run(stream, model="random", method="replay+ewc", limit={LIMIT}, settings=settings, out=folder,
+             watcher=UntilTheSecond())
+"""
+
+
+def test_the_frozen_blocks_are_spread_and_what_trains_is_whole(tmp_path):
+    script = tmp_path / "spread.py"
+    script.write_text(SPREAD_OUT)
+    done = subprocess.run([sys.executable, *SPREAD, script], check=False, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("spread out") == 2
+
+
+SPREAD_OUT = """
+from torch.distributed.tensor import DTensor
+from evertune import processes
+from evertune.lmm import load_lmm
+from evertune.lmm.sharding import spread_frozen
+
+processes.start()
+lmm = load_lmm("random", seed=0, dtype="float32")
+whole = {name: p.numel() for name, p in lmm.module().named_parameters()}
+assert processes.spread_weights() and spread_frozen(lmm) == 2
+parts = {name: p for name, p in lmm.module().named_parameters() if isinstance(p, DTensor)}
+assert parts and all(".layers." in name for name in parts)
+mine = sum(p.to_local().numel() for p in parts.values())
+assert mine <= 0.6 * sum(whole[name] for name in parts), mine
+assert not set(parts) & set(lmm.trainable()) and all(".lora_" not in name for name in parts)
+print("spread out")
+"""
+
+
+def test_what_goes_wrong_is_said_once_and_ends_all(stream, tmp_path):
+    done = launch(PLAIN, "run", stream, "--model", "random", "--method", "ewx", "--out", tmp_path / "run", check=False)
+    assert done.returncode != 0
+    assert "unknown method 'ewx'" in done.stderr

@@ -1,0 +1,253 @@
+"""The chat endpoint: the official client gets what `ask` says; what is wrong gets a clear error and spoils nothing."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import threading
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+import openai
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from evertune import upkeep
+from evertune.errors import UserError
+from evertune.files import cache_folder
+from evertune.lmm.features import FeatureStore
+from evertune.serve.answering import Reply
+from evertune.serve.app import Limits, make_app
+from evertune.serve.batches import Batches, FullError
+from evertune.serve.command import Server, _socket, serve
+from evertune.tasks.pictures import read_picture
+from evertune.upkeep.steps import Service, asked
+
+
+@pytest.fixture(scope="module")
+def model(toy_stream, tmp_path_factory):
+    """A model that has learned two tasks, with an expert for each."""
+    whole = yaml.safe_load(toy_stream.read_text())
+    folder = tmp_path_factory.mktemp("served") / "colours"
+    upkeep.new(folder, model="random", method="eproj", settings=["train.learning_rate=0.01", "train.epochs=8"])
+    for entry in whole["tasks"][:2]:
+        path = toy_stream.parent / f"only-{entry['name']}.yaml"
+        path.write_text(yaml.safe_dump({"name": entry["name"], "tasks": [entry]}))
+        upkeep.learn(folder, str(path))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(model):
+    """Where it is served."""
+    with running(serve(model, port=0, tokens=8)) as url:
+        yield url
+
+
+class running:  # noqa: N801  reads as a word
+    """A server in a thread."""
+
+    def __init__(self, server):
+        import uvicorn
+
+        self._socket, self._url = server._socket, f"http://127.0.0.1:{server.port}"
+        self._uvicorn = uvicorn.Server(uvicorn.Config(server._app, log_level="warning"))
+        self._thread = threading.Thread(target=self._uvicorn.run, kwargs={"sockets": [self._socket]}, daemon=True)
+
+    def __enter__(self):
+        self._thread.start()
+        return self._url
+
+    def __exit__(self, *_):
+        self._uvicorn.should_exit = True
+        self._thread.join(timeout=20)
+
+
+def client(address, key="none"):
+    return openai.OpenAI(base_url=f"{address}/v1", api_key=key, max_retries=0)
+
+
+def picture_url(sample):
+    return "data:image/png;base64," + base64.b64encode(sample.images[0].read_bytes()).decode()
+
+
+def message(words, *urls):
+    pictures = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+    return [{"role": "user", "content": [{"type": "text", "text": words}, *pictures]}]
+
+
+def status_of(call):
+    with pytest.raises(openai.APIStatusError) as caught:
+        call()
+    return caught.value.status_code, caught.value.body["message"]
+
+
+def test_the_official_client_gets_what_ask_says(address, model):
+    service, files = Service.open(model), sorted((cache_folder() / "features").rglob("*"))
+    here = client(address)
+    assert [each.id for each in here.models.list()] == ["colours"]
+    texts = set()
+    for task in service.tasks:
+        for sample in task.test[:3]:
+            wanted = asked(service, sample.images, sample.instruction, max_new_tokens=8)
+            said = here.chat.completions.create(
+                model="colours", messages=message(sample.instruction, picture_url(sample))
+            )
+            assert said.choices[0].message.content == wanted.text and said.evertune["expert"] == wanted.expert
+            texts.add(wanted.text)
+            assert said.usage.completion_tokens == service.learner.lmm.answer_tokens(wanted.text)
+    assert len(texts) > 1, "answers that tell something"
+    assert sorted((cache_folder() / "features").rglob("*")) == files, "nothing of a request is written down"
+
+
+def test_streaming_says_the_same(address, model):
+    sample = Service.open(model).tasks[0].test[0]
+    question = {"model": "colours", "messages": message(sample.instruction, picture_url(sample))}
+    whole = client(address).chat.completions.create(**question).choices[0].message.content
+    parts = list(
+        client(address).chat.completions.create(**question, stream=True, stream_options={"include_usage": True})
+    )
+    assert "".join(part.choices[0].delta.content or "" for part in parts if part.choices) == whole
+    assert parts[-2].choices[0].finish_reason == "stop" and parts[-1].usage.total_tokens > 0
+
+
+def test_many_at_once(address, model):
+    samples = [sample for task in Service.open(model).tasks for sample in task.test][:12]
+
+    def said(sample):
+        return client(address).chat.completions.create(
+            model="colours", messages=message(sample.instruction, picture_url(sample))
+        )
+
+    alone = [said(sample).choices[0].message.content for sample in samples]
+    with ThreadPoolExecutor(12) as pool:
+        assert [each.choices[0].message.content for each in pool.map(said, samples)] == alone
+    text = urllib.request.urlopen(f"{address}/metrics").read().decode()
+    assert 'evertune_requests_total{status="200"}' in text and "evertune_waiting 0.0" in text
+    assert json.loads(urllib.request.urlopen(f"{address}/health").read())["status"] == "ok"
+
+
+def test_what_is_wrong_is_said(address, model):
+    sample = Service.open(model).tasks[0].test[0]
+    good = picture_url(sample)
+    broken = "data:image/png;base64," + base64.b64encode(b"no picture").decode()
+
+    def ask(messages, **more):
+        return lambda: client(address).chat.completions.create(model="colours", messages=messages, **more)
+
+    wrong = {
+        "must be a data URL": message("what?", "https://example.org/a.png"),
+        "is not valid base64": message("what?", "data:image/png;base64,***"),
+        "not a picture": message("what?", broken),
+        "has no words": message("  ", good),
+        "the last message must be the user's": [{"role": "assistant", "content": "yes"}],
+    }
+    for words, messages in wrong.items():
+        status, said = status_of(ask(messages))
+        assert status == 400 and words in said
+    status, said = status_of(ask(message("what?", good), max_tokens=0))
+    assert status == 400 and said.startswith("max_tokens: ")
+    request = urllib.request.Request(f"{address}/v1/chat/completions", data=b"{", method="POST")
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(request)
+    assert caught.value.code == 400
+
+
+def test_a_body_that_is_too_long_and_a_token(model):
+    seen = []
+
+    def answering(questions):
+        seen.extend(questions)
+        return [Reply("yes", None, 2, 3) for _ in questions]
+
+    answering.refuse = lambda question: None
+    app = make_app(answering, name="m", limits=Limits(body=1 << 20), token="secret")
+    with running(Server(app, _socket("127.0.0.1", 0))) as address:
+        assert status_of(lambda: client(address).chat.completions.create(model="m", messages=message("?")))[0] == 401
+        here = client(address, "secret")
+        assert here.chat.completions.create(model="m", messages=message("?")).choices[0].message.content == "yes"
+        large = "data:image/png;base64," + "A" * (2 << 20)
+        assert status_of(lambda: here.chat.completions.create(model="m", messages=message("?", large)))[0] == 413
+    assert len(seen) == 1
+
+
+def test_beyond_the_queue_is_429():
+    go, entered = threading.Event(), threading.Event()
+
+    def answering(questions):
+        entered.set()
+        go.wait(20)
+        return [Reply("yes", None, 2, 3) for _ in questions]
+
+    answering.refuse = lambda question: None
+    app = make_app(answering, name="m", limits=Limits(batch=1, waiting=1))
+    with running(Server(app, _socket("127.0.0.1", 0))) as address, ThreadPoolExecutor(2) as pool:
+
+        def ask():
+            return client(address).chat.completions.create(model="m", messages=message("?"))
+
+        first = pool.submit(ask)
+        assert entered.wait(20)
+        second = pool.submit(ask)
+        while json.loads(urllib.request.urlopen(f"{address}/health").read())["waiting"] < 1:
+            pass
+        status, said = status_of(ask)
+        assert status == 429 and "ask again in a second" in said
+        go.set()
+        assert {first.result().choices[0].message.content, second.result().choices[0].message.content} == {"yes"}
+
+
+def test_one_bad_question_spoils_no_other():
+    def answer(questions):
+        if "bad" in questions:
+            raise UserError("bad")
+        return [question.upper() for question in questions]
+
+    gate = threading.Event()
+    batches = Batches(lambda questions: (gate.wait(20), answer(questions))[1], most=8, waiting=8)
+    futures = {word: batches.ask(word) for word in ("a", "bad", "b", "c")}
+    gate.set()
+    assert [futures[word].result(20) for word in "abc"] == ["A", "B", "C"]
+    with pytest.raises(UserError):
+        futures["bad"].result(20)
+    batches.close()
+    with pytest.raises(FullError):
+        batches.ask("late")
+
+
+def test_pictures_of_a_request_are_dropped(lmm, tasks, tmp_path):
+    sample, features = tasks[0].train[0], FeatureStore(lmm, folder=tmp_path)
+    picture, sha = read_picture(sample.images[0], origin="here")
+    with features.held({sha: picture}):
+        held = features.get([sample])
+    assert sample not in features
+    features.ensure([sample])
+    assert torch.equal(features.get([sample]), held)
+    with features.held({sha: picture}):
+        pass
+    assert sample in features, "what was there before stays"
+
+
+def test_others_need_a_token_and_a_port_is_taken_once(model):
+    with pytest.raises(UserError, match="set a token in EVERTUNE_TOKEN"):
+        serve(model, host="0.0.0.0", port=0)
+    taken = _socket("127.0.0.1", 0)
+    with pytest.raises(UserError, match="choose another --port"):
+        serve(model, port=taken.getsockname()[1])
+    taken.close()
+
+
+def test_a_transparent_picture_is_read_as_in_training(address, model):
+    sample = Service.open(model).tasks[0].test[0]
+    buffer = io.BytesIO()
+    Image.open(sample.images[0]).convert("RGBA").save(buffer, "PNG")
+    url = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    plain, layered = (
+        client(address).chat.completions.create(model="m", messages=message(sample.instruction, each))
+        for each in (picture_url(sample), url)
+    )
+    assert plain.choices[0].message.content == layered.choices[0].message.content

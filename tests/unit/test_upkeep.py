@@ -1,0 +1,232 @@
+"""A model in service: learn, check, go back; what it keeps is enough when data and folder are elsewhere."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+from dataclasses import replace
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+import evertune
+from evertune import upkeep
+from evertune.cli import app
+from evertune.errors import DataError, RunFolderError, UserError
+from evertune.evaluate import Answer, write_answers
+from evertune.scoring.intervals import t_quantile
+from evertune.stages import FILES
+from evertune.upkeep.kept import kept_task
+from evertune.upkeep.steps import Service, asked, history, would_forget
+from evertune.upkeep.verdict import Change, Verdict, change_of
+
+SETTINGS = ("train.learning_rate=0.01", "train.batch_size=4")
+
+
+@pytest.fixture
+def data(toy_stream, tasks, tmp_path):
+    """One stream file per toy task, in a folder of their own with their pictures."""
+    whole = yaml.safe_load(toy_stream.read_text())
+    place = tmp_path / "data"
+    shutil.copytree(toy_stream.parent, place)
+    found = []
+    for task, entry in zip(tasks, whole["tasks"], strict=True):
+        pictures = place / f"pictures-{task.name}"
+        shutil.copytree(entry["images"], pictures)
+        path = place / f"{task.name}.yaml"
+        path.write_text(yaml.safe_dump({"name": task.name, "tasks": [{**entry, "images": str(pictures)}]}))
+        found.append(str(path))
+    return found
+
+
+def made(folder, method="replay", **options):
+    sets = [*SETTINGS, *(f"options.{key}={value}" for key, value in options.items())]
+    upkeep.new(folder, model="random", method=method, seed=3, settings=sets)
+    return folder
+
+
+def weights(folder, stage):
+    (place,) = (folder / "stages").glob(f"{stage:02d}-*")
+    return [(place / file).read_bytes() for file in FILES]
+
+
+def test_a_benchmark_is_learn_in_a_loop(data, toy_stream, tmp_path):
+    sets = [*SETTINGS, "options.ewc.samples=4"]
+    evertune.run(str(toy_stream), model="random", method="ewc", seed=3, settings=sets, out=tmp_path / "run")
+    folder = made(tmp_path / "model", "ewc", **{"ewc.samples": 4})
+    for path in data:
+        upkeep.learn(folder, path)
+    for stage in (1, 2, 3):
+        assert weights(folder, stage) == weights(tmp_path / "run", stage), "equal to the bit"
+    ours = {(r["stage"], r["task"]): r["score"] for r in cells(folder)}
+    theirs = {(r["stage"], r["task"]): r["score"] for r in cells(tmp_path / "run")}
+    assert ours.items() <= theirs.items() and (3, "task-0") in ours
+
+
+def cells(folder):
+    lines = (folder / "ledger.jsonl").read_text().splitlines()
+    return [row["cell"] for row in map(json.loads, lines) if row["event"] == "cell"]
+
+
+def test_what_it_keeps_is_enough(data, tmp_path):
+    folder = made(tmp_path / "model", **{"replay.ratio": 0.3})
+    upkeep.learn(folder, data[0])
+    shutil.rmtree(tmp_path / "data" / "pictures-task-0")
+    moved = tmp_path / "elsewhere"
+    folder.rename(moved)
+    done = upkeep.learn(moved, data[1])
+    assert [change.task for change in done.verdict.others] == ["task-0"]
+    stage = Service.open(moved).learner.stages[-1]
+    assert stage.samples > len(kept_task(moved, "task-1").test), "the replayed samples were there"
+    assert [change.word for change in upkeep.check(moved).others] == ["kept", "kept"]
+
+
+def test_a_stage_that_breaks_the_condition_is_discarded(data, tmp_path):
+    folder = made(tmp_path / "model")
+    upkeep.learn(folder, data[0])
+    before = weights(folder, 1)
+    done = upkeep.learn(folder, data[1], accept_if=upkeep.parsed("average>1000 and forgetting<1000"))
+    assert done.broken == (f"average is {done.verdict.measures()['average']:.1f}, asked was > 1000",)
+    service = Service.open(folder)
+    assert service.number == 1 and weights(folder, 1) == before and not (folder / "kept" / "task-1.json").exists()
+    assert [event["event"] for event in history(folder)] == ["stage", "stage", "rollback"]
+    again = upkeep.learn(folder, data[2], accept_if=upkeep.parsed("average>=0"))
+    assert again.stage == 2 and not again.broken
+    at_two = [cell for cell in cells(folder) if cell["stage"] == 2 and cell["task"] == "task-0"]
+    assert len(at_two) == 2, "what the discarded stage said about the first task does not count for the new one"
+
+
+def test_going_back(data, tmp_path):
+    folder = made(tmp_path / "model")
+    for path in data[:2]:
+        upkeep.learn(folder, path)
+    with pytest.raises(UserError, match="is at stage 2: there is nothing to take away from stage 2 on"):
+        would_forget(folder, 2)
+    assert upkeep.rollback(folder, 0) == ["task-0", "task-1"]
+    with pytest.raises(UserError, match="has learned nothing yet"):
+        upkeep.check(folder)
+    assert upkeep.learn(folder, data[1]).stage == 1
+
+
+def test_a_run_is_such_a_model(data, toy_stream, tmp_path):
+    run = tmp_path / "run"
+    two = yaml.safe_load(toy_stream.read_text())
+    two["tasks"] = two["tasks"][:2]
+    stream = tmp_path / "data" / "two.yaml"
+    stream.write_text(yaml.safe_dump(two))
+    evertune.run(str(stream), model="random", method="eproj", settings=SETTINGS, out=run)
+    assert [change.word for change in upkeep.check(run).others] == ["kept", "kept"]
+    done = upkeep.learn(run, data[2])
+    assert done.stage == 3 and [change.task for change in done.verdict.others] == ["task-0", "task-1"]
+    shutil.rmtree(tmp_path / "data")
+    verdict = upkeep.check(run)
+    assert [change.task for change in verdict.others] == ["task-0", "task-1", "task-2"]
+    service = Service.open(run)
+    sample = service.tasks[2].test[0]
+    said = asked(service, sample.images, sample.instruction)
+    assert said.expert in {"task-0", "task-1", "task-2"} and len(said.ranking) == 3
+    assert said.ranking[0][0] == said.expert and said.surely.startswith(", ")
+
+
+def test_a_run_goes_back_too(data, toy_stream, tmp_path):
+    run = tmp_path / "run"
+    evertune.run(str(toy_stream), model="random", method="replay", settings=SETTINGS, out=run)
+    assert upkeep.rollback(run, 1) == ["task-1", "task-2"]
+    assert [change.task for change in upkeep.check(run).others] == ["task-0"]
+    assert upkeep.learn(run, data[2], name="task-1").stage == 2, "another task of the same name"
+    assert [change.task for change in upkeep.check(run).others] == ["task-0", "task-1"]
+
+
+def test_a_picture_of_the_memory_that_is_gone_is_said_to_be(data, tmp_path):
+    stream, run = data[0], tmp_path / "run"
+    evertune.run(stream, model="random", method="replay", settings=[*SETTINGS, "options.replay.ratio=1"], out=run)
+    upkeep.check(run)
+    shutil.rmtree(tmp_path / "data" / "pictures-task-0")
+    with pytest.raises(DataError, match="does not exist"):
+        upkeep.learn(run, data[1])
+
+
+def test_nothing_is_changed_by_data_that_can_not_be_used(data, tmp_path):
+    folder = made(tmp_path / "model")
+    upkeep.learn(folder, data[0])
+    listed = sorted(path.name for path in folder.rglob("*"))
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"image": "none.png", "instruction": "what?", "answer": "x"}\n')
+    with pytest.raises(DataError, match=r"none.png"):
+        upkeep.learn(folder, str(bad))
+    with pytest.raises(UserError, match="knows a task 'task-0' already: give the new one another name with --name"):
+        upkeep.learn(folder, data[1], name="task-0")
+    with pytest.raises(UserError, match="has several tasks"):
+        upkeep.learn(folder, str(tmp_path / "data" / "toy.yaml"))
+    with pytest.raises(UserError, match="use letters, digits"):
+        upkeep.learn(folder, data[1], name="a task")
+    with pytest.raises(UserError, match="is not empty"):
+        made(folder)
+    with pytest.raises(RunFolderError, match="has no config.yaml"):
+        upkeep.check(tmp_path)
+    assert sorted(path.name for path in folder.rglob("*")) == listed
+
+
+def test_a_change_is_paired(tasks, tmp_path):
+    task = replace(tasks[0], test=(*tasks[0].train, *tasks[0].test))
+    assert len(task.test) >= 12
+    right = [sample.answers[0] for sample in task.test]
+    first = [text if i % 2 else "wrong" for i, text in enumerate(right)]
+    last = [text if i % 4 else "wrong" for i, text in enumerate(right)]
+    for name, texts in (("a", first), ("b", last)):
+        said = [Answer(sample, text, None) for sample, text in zip(task.test, texts, strict=True)]
+        write_answers(tmp_path / name, said)
+    change = change_of(task, tmp_path / "a", tmp_path / "b", best=0.0)
+    pairs = [100 * ((b == r) - (a == r)) for a, b, r in zip(first, last, right, strict=True)]
+    error = t_quantile(0.95, len(pairs) - 1) * statistics.stdev(pairs) / len(pairs) ** 0.5
+    mean = statistics.fmean(pairs)
+    assert change.interval == pytest.approx((mean - error, mean + error))
+    assert change.difference == pytest.approx(mean) and change.best == change.after
+
+
+@pytest.mark.parametrize(
+    ("interval", "word"), [((1.0, 5.0), "gained"), ((-5.0, -1.0), "lost"), ((-1.0, 5.0), "kept"), (None, "gained")]
+)
+def test_words(interval, word):
+    assert Change("t", "exact", 9, 10.0, 12.0, 12.0, interval).word == word
+
+
+def test_measures():
+    old = (Change("a", "exact", 9, 90.0, 80.0, 95.0, None), Change("b", "exact", 9, 50.0, 60.0, 60.0, None))
+    new = Change("c", "exact", 9, 10.0, 70.0, 70.0, None)
+    measures = Verdict(new, old).measures()
+    assert measures == {"forgetting": 7.5, "worst": 15.0, "gain": 60.0, "average": 70.0}
+    assert upkeep.parsed("forgetting<8 and worst<=15").broken_by(measures) == []
+    assert upkeep.parsed("gain>60").broken_by(measures) == ["gain is 60.0, asked was > 60"]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "forgetting", "forgetting<", "forgetting<two", "forgetting<2 or gain>1", "__import__('os')<1"]
+)
+def test_a_condition_that_is_none(text):
+    with pytest.raises(UserError, match="write it like 'forgetting<2 and gain>5'"):
+        upkeep.parsed(text)
+
+
+def test_an_unknown_measure():
+    with pytest.raises(UserError, match="unknown measure 'forgeting'.*forgetting"):
+        upkeep.parsed("forgeting<2")
+
+
+def test_the_commands(data, tmp_path):
+    run, folder = CliRunner().invoke, str(tmp_path / "model")
+    sets = [word for setting in SETTINGS for word in ("--set", setting)]
+    assert "next: evertune learn" in run(app, ["new", folder, "--model", "random", "--method", "eproj", *sets]).stdout
+    assert "accepted  as stage 1" in run(app, ["learn", folder, data[0]]).stdout
+    refused = run(app, ["learn", folder, data[1], "--accept-if", "average>1000", "--json"])
+    assert refused.exit_code == 1 and json.loads(refused.stdout)["accepted"] is False
+    assert "task-0" in run(app, ["check", folder]).stdout
+    picture = str(kept_task(tmp_path / "model", "task-0").test[0].images[0])
+    assert json.loads(run(app, ["ask", folder, picture, "colour?", "--json"]).stdout)["expert"] == "task-0"
+    silent = run(app, ["ask", folder, picture])
+    assert isinstance(silent.exception, UserError) and "Say it last" in str(silent.exception)
+    assert "learned task-0" in run(app, ["log", folder]).stdout
+    assert "forget task-0 for good?" in run(app, ["rollback", folder, "--to", "0"], input="n\n").stdout
+    assert "is at stage 0 again" in run(app, ["rollback", folder, "--to", "0", "--yes"]).stdout
