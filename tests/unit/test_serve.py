@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from serving import running
 
 from evertune import upkeep
 from evertune.errors import UserError
@@ -47,25 +48,6 @@ def address(model):
     """Where it is served."""
     with running(serve(model, port=0, tokens=8)) as url:
         yield url
-
-
-class running:  # noqa: N801  reads as a word
-    """A server in a thread."""
-
-    def __init__(self, server):
-        import uvicorn
-
-        self._socket, self._url = server._socket, f"http://127.0.0.1:{server.port}"
-        self._uvicorn = uvicorn.Server(uvicorn.Config(server._app, log_level="warning"))
-        self._thread = threading.Thread(target=self._uvicorn.run, kwargs={"sockets": [self._socket]}, daemon=True)
-
-    def __enter__(self):
-        self._thread.start()
-        return self._url
-
-    def __exit__(self, *_):
-        self._uvicorn.should_exit = True
-        self._thread.join(timeout=20)
 
 
 def client(address, key="none"):

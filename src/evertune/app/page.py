@@ -167,6 +167,7 @@ def page_of(ground: Playground) -> gr.Blocks:
                     value=ground.last,
                     step=1,
                     label="Stage: before and after this task",
+                    buttons=[],
                     elem_id="stage",
                 )
                 turn = piece(elem_id="turn")
@@ -177,7 +178,7 @@ def page_of(ground: Playground) -> gr.Blocks:
         answers = piece(elem_id="answers")
 
         asking: dict[str, Any] = {
-            "fn": ground.ask,
+            "preprocess": False,
             "inputs": [picture, words, task, stage],
             "outputs": [told, notice, turn, stages],
         }

@@ -36,8 +36,9 @@ class Pieces:
         return self._text(self._made.turn(told, at))
 
     def stages(self, told: Sequence[Told], at: int) -> str:
-        """What every stage said."""
-        return self._text(self._made.stages(told, at))
+        """What every stage said; runs of the same stages side by side."""
+        groups = {run.stages: [other for other in told if other.stages == run.stages] for run in told}
+        return self._text(self._made.stages(list(groups.values()), at))
 
     def matrix_head(self) -> str:
         """What the heat maps are."""

@@ -41,6 +41,11 @@ class Run:
     needs_task: bool
 
     @property
+    def model(self) -> str:
+        """What its model is called."""
+        return Path(self.config.model).name
+
+    @property
     def stage_names(self) -> list[str]:
         """Of all rows: the untouched model, then what was learned."""
         return ["untouched", *(stage.task for stage in self.stages)]
