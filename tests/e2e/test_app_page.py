@@ -172,6 +172,8 @@ def test_everything_by_keyboard(visit):
 
 def test_bad_input_is_told_and_the_page_stays(visit, tmp_path):
     page = visit.page
+    visit.ask()
+    visit.warned("has no words")
     (tmp_path / "text.png").write_text("no picture")
     Image.new("1", (10_000, 10_000)).save(tmp_path / "huge.png")
     for name, says in (("text.png", "broken or not a picture"), ("huge.png", "10000 x 10000 pixels")):

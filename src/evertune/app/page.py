@@ -73,10 +73,10 @@ class Playground:
             return "", ""
         return self.pieces.turn(told, int(at)), self.pieces.stages(told, int(at))
 
-    def ask(self, picture: Sent, words: str, task: str | None, at: float) -> Iterator[tuple[Any, ...]]:
+    def ask(self, picture: Sent, words: str | None, task: str | None, at: float) -> Iterator[tuple[Any, ...]]:
         """Ask every stage; gives (state, notice, around the stage, all stages) after each answer."""
         try:
-            asked = asked_of(_path(picture), words, task)
+            asked = asked_of(_path(picture), words or "", task)
         except UserError as problem:
             yield None, self.pieces.notice(str(problem)), "", ""
             return
