@@ -12,6 +12,7 @@ import yaml
 from tiny_blip import write_blip
 from tiny_chat import write_tiny
 
+import evertune
 from evertune.checks import toy_tasks
 from evertune.lmm import load_lmm
 from evertune.lmm.features import FeatureStore
@@ -55,6 +56,15 @@ def toy_stream(tasks, tmp_path_factory):
         entries.append({"name": task.name, "images": str(task.train[0].images[0].parent), **sides})
     (folder / "toy.yaml").write_text(yaml.safe_dump({"name": "toy", "tasks": entries}))
     return folder / "toy.yaml"
+
+
+@pytest.fixture(scope="session")
+def taught(toy_stream, tmp_path_factory):
+    """Folder of two runs over the toy tasks, `eproj` and `sequential`; not to be changed."""
+    place = tmp_path_factory.mktemp("taught")
+    settings = ["train.learning_rate=0.01", "train.epochs=8"]
+    evertune.run(str(toy_stream), model="random", method="eproj,sequential", out=place, settings=settings)
+    return place
 
 
 @pytest.fixture

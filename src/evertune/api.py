@@ -192,11 +192,29 @@ def _follow(config: RunConfig, specs: Sequence[str]) -> Result:
 
 
 def open_run(
-    folder: Path, *, keep: Callable[[Sample], Sample] | None = None, progress: Progress | None = None
+    folder: Path,
+    *,
+    keep: Callable[[Sample], Sample] | None = None,
+    lmm: LMM | None = None,
+    progress: Progress | None = None,
 ) -> Learner:
     """The model of a run folder as it was after its last stage; needs its model, not its data.
 
-    `keep` is that of `Learner`.
+    Args:
+        folder: the run's.
+        keep: that of `Learner`.
+        lmm: what `model_of` gave, untouched, where it is loaded already.
+        progress: told about downloads.
+
+    Raises:
+        RunFolderError: it is no run, or damaged, or its model is another one now.
+    """
+    config = config_of(folder)
+    return _learner(config, config.method, folder, lmm or model_of(folder, progress=progress), keep=keep)
+
+
+def model_of(folder: Path, *, progress: Progress | None = None) -> LMM:
+    """The untouched model that a run began with.
 
     Raises:
         RunFolderError: it is no run, or damaged, or its model is another one now.
@@ -205,7 +223,7 @@ def open_run(
     lmm = _load(config, {config.method: folder}, [config.method], progress)
     if read_json(folder / "stamp.json")["model_fingerprint"] != lmm.fingerprint:
         raise RunFolderError(f"{folder} was made with another {config.model} than the one that is loaded now")
-    return _learner(config, config.method, folder, lmm, keep=keep)
+    return lmm
 
 
 def config_of(folder: Path) -> RunConfig:

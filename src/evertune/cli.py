@@ -27,7 +27,7 @@ from evertune.arguments import print_json as _print_json
 from evertune.cli_analysis import pairs, similarity
 from evertune.cli_data import data_app, rescore
 from evertune.cli_models import export, fetch, pretrain
-from evertune.cli_upkeep import advise, ask, check, learn, log, new, rollback, serve
+from evertune.cli_upkeep import advise, ask, check, learn, log, new, playground, rollback, serve
 from evertune.errors import UserError
 from evertune.processes import leads, number
 
@@ -228,6 +228,7 @@ app.command()(rescore)
 for thin in (new, learn, check, ask, log, rollback, serve, pretrain, fetch, export):
     app.command()(thin)
 app.command(name="try")(advise)
+app.command("app")(playground)
 app.add_typer(data_app)
 
 

@@ -215,3 +215,23 @@ def serve(
         )
     console.print(f"{folder.name} answers on http://{host}:{server.port}/v1", highlight=False, soft_wrap=True)
     server.run()
+
+
+def playground(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of models or runs of one model.")],
+    host: Annotated[str, typer.Option(help="Where it listens; anything but this machine needs a token.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0: any free one.")] = 7860,
+    token: Annotated[
+        str | None, typer.Option(envvar="EVERTUNE_TOKEN", help="What visitors must enter; better in EVERTUNE_TOKEN.")
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 32,
+) -> None:
+    """Open a page to ask it, and see what it said before and after everything it learned."""
+    from evertune.app.command import playground as open_playground
+    from evertune.console import TerminalWatcher
+
+    console = make_console()
+    with TerminalWatcher(console) as watcher:
+        server = open_playground(folders, host=host, port=port, token=token, tokens=tokens, progress=watcher.fetching)
+    console.print(f"the playground is open on http://{host}:{server.port}", highlight=False, soft_wrap=True)
+    server.run()

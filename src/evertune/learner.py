@@ -169,6 +169,11 @@ class Learner:
         """Name of the expert that serves `task`; None when there is none."""
         return next((expert for m in self.methods if (expert := m.expert_of(task)) is not None), None)
 
+    def ranking(self, sample: Sample) -> list[tuple[str, float]]:
+        """The learned tasks that a sample may be from, with the router's scores; empty where nothing is routed."""
+        rankings = (method.ranking(sample) for method in self.methods)
+        return next((ranking for ranking in rankings if ranking), [])
+
     def activate(self, expert: str) -> None:
         """Put an expert's weights into the model, until a stage is loaded or taught."""
         for method in self.methods:

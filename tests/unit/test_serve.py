@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from serving import running
 
 from evertune import upkeep
 from evertune.errors import UserError
@@ -23,7 +24,8 @@ from evertune.lmm.features import FeatureStore
 from evertune.serve.answering import Reply
 from evertune.serve.app import Limits, make_app
 from evertune.serve.batches import Batches, FullError
-from evertune.serve.command import Server, _socket, serve
+from evertune.serve.command import serve
+from evertune.serve.listening import Server, socket_at
 from evertune.tasks.pictures import read_picture
 from evertune.upkeep.steps import Service, asked
 
@@ -46,25 +48,6 @@ def address(model):
     """Where it is served."""
     with running(serve(model, port=0, tokens=8)) as url:
         yield url
-
-
-class running:  # noqa: N801  reads as a word
-    """A server in a thread."""
-
-    def __init__(self, server):
-        import uvicorn
-
-        self._socket, self._url = server._socket, f"http://127.0.0.1:{server.port}"
-        self._uvicorn = uvicorn.Server(uvicorn.Config(server._app, log_level="warning"))
-        self._thread = threading.Thread(target=self._uvicorn.run, kwargs={"sockets": [self._socket]}, daemon=True)
-
-    def __enter__(self):
-        self._thread.start()
-        return self._url
-
-    def __exit__(self, *_):
-        self._uvicorn.should_exit = True
-        self._thread.join(timeout=20)
 
 
 def client(address, key="none"):
@@ -166,7 +149,7 @@ def test_a_body_that_is_too_long_and_a_token(model):
 
     answering.refuse = lambda question: None
     app = make_app(answering, name="m", limits=Limits(body=1 << 20), token="secret")
-    with running(Server(app, _socket("127.0.0.1", 0))) as address:
+    with running(Server(app, socket_at("127.0.0.1", 0))) as address:
         assert status_of(lambda: client(address).chat.completions.create(model="m", messages=message("?")))[0] == 401
         here = client(address, "secret")
         assert here.chat.completions.create(model="m", messages=message("?")).choices[0].message.content == "yes"
@@ -185,7 +168,7 @@ def test_beyond_the_queue_is_429():
 
     answering.refuse = lambda question: None
     app = make_app(answering, name="m", limits=Limits(batch=1, waiting=1))
-    with running(Server(app, _socket("127.0.0.1", 0))) as address, ThreadPoolExecutor(2) as pool:
+    with running(Server(app, socket_at("127.0.0.1", 0))) as address, ThreadPoolExecutor(2) as pool:
 
         def ask():
             return client(address).chat.completions.create(model="m", messages=message("?"))
@@ -235,7 +218,7 @@ def test_pictures_of_a_request_are_dropped(lmm, tasks, tmp_path):
 def test_others_need_a_token_and_a_port_is_taken_once(model):
     with pytest.raises(UserError, match="set a token in EVERTUNE_TOKEN"):
         serve(model, host="0.0.0.0", port=0)
-    taken = _socket("127.0.0.1", 0)
+    taken = socket_at("127.0.0.1", 0)
     with pytest.raises(UserError, match="choose another --port"):
         serve(model, port=taken.getsockname()[1])
     taken.close()

@@ -197,8 +197,8 @@ def _example(before: dict[str, Any], after: dict[str, Any], pictures: Pictures) 
     return Example(
         picture=pictures.name_of(str(images[0])) if images else None,
         image=", ".join(image.name for image in images),
-        instruction=_short(str(after["instruction"])),
-        gold=_short(" / ".join(map(str, after["gold"]))),
+        instruction=shortened(str(after["instruction"])),
+        gold=shortened(" / ".join(map(str, after["gold"]))),
         before=_said(before),
         after=_said(after),
         change=_change(before, after),
@@ -206,8 +206,9 @@ def _example(before: dict[str, Any], after: dict[str, Any], pictures: Pictures) 
 
 
 def _said(row: dict[str, Any]) -> Said:
-    return Said(_short(row["answer"]), row["mark"], row.get("expert"))
+    return Said(shortened(row["answer"]), row["mark"], row.get("expert"))
 
 
-def _short(text: str) -> str:
+def shortened(text: str) -> str:
+    """A text as the page shows it: at most 300 letters."""
     return text if len(text) <= LONGEST_TEXT else text[:LONGEST_TEXT] + " …"

@@ -18,21 +18,31 @@ IN_MEMORY = Path("(request)")
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Pictures with their SHA-256, words, and the most tokens that the answer may have."""
+    """Pictures with their SHA-256, words, and the most tokens that the answer may have.
+
+    Attributes:
+        task: whose question it is; reaches only a method that must be told.
+    """
 
     pictures: Sequence[tuple[Image.Image, str]] = field(repr=False)
     words: str
     tokens: int
+    task: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer, who gave it (None where all weights are one), and its length in tokens, end token included."""
+    """An answer, who gave it (None where all weights are one), and its length in tokens, end token included.
+
+    Attributes:
+        ranking: learned tasks with the router's scores, the likeliest first; empty unless it was wanted.
+    """
 
     text: str
     expert: str | None
     tokens: int
     asked_tokens: int
+    ranking: Sequence[tuple[str, float]] = ()
 
 
 class Answering:
@@ -41,10 +51,11 @@ class Answering:
     Args:
         learner: at the stage that answers.
         batch_size: questions that go through the model at once.
+        ranked: whether replies tell the router's scores.
     """
 
-    def __init__(self, learner: Learner, *, batch_size: int) -> None:
-        self._learner, self._batch_size = learner, batch_size
+    def __init__(self, learner: Learner, *, batch_size: int, ranked: bool = False) -> None:
+        self._learner, self._batch_size, self._ranked = learner, batch_size, ranked
 
     def refuse(self, question: Question) -> None:
         """Stop a question that the model can't take.
@@ -60,12 +71,14 @@ class Answering:
         """One reply per question, in order."""
         found: dict[int, Reply] = {}
         with self._learner.features.held({sha: image for q in questions for image, sha in q.pictures}):
-            for longest in sorted({question.tokens for question in questions}):
-                places = [place for place, question in enumerate(questions) if question.tokens == longest]
-                found.update(zip(places, self._replies([questions[p] for p in places], longest), strict=True))
+            for longest, task in dict.fromkeys((question.tokens, question.task) for question in questions):
+                places = [
+                    p for p, question in enumerate(questions) if (question.tokens, question.task) == (longest, task)
+                ]
+                found.update(zip(places, self._replies([questions[p] for p in places], longest, task), strict=True))
         return [found[place] for place in range(len(questions))]
 
-    def _replies(self, questions: Sequence[Question], longest: int) -> list[Reply]:
+    def _replies(self, questions: Sequence[Question], longest: int, task: str | None) -> list[Reply]:
         lmm = self._learner.lmm
         samples = [
             Sample(
@@ -84,9 +97,16 @@ class Answering:
             self._learner.features,
             batch_size=self._batch_size,
             max_new_tokens=longest,
+            task=task,
             reuse=False,
         )
-        return [Reply(a.text, a.expert, lmm.answer_tokens(a.text), self._asked_tokens(a.sample)) for a in answers]
+        return [
+            Reply(a.text, a.expert, lmm.answer_tokens(a.text), self._asked_tokens(a.sample), self._ranking(a.sample))
+            for a in answers
+        ]
+
+    def _ranking(self, sample: Sample) -> list[tuple[str, float]]:
+        return self._learner.ranking(sample) if self._ranked else []
 
     def _asked_tokens(self, sample: Sample) -> int:
         """What the LM reads of a question with one picture; 0 for a family without a limit, which does not say it."""

@@ -6,7 +6,6 @@ Errors look as clients of this protocol expect them: {"error": {"message", "type
 from __future__ import annotations
 
 import asyncio
-import hmac
 import json
 import time
 import uuid
@@ -24,6 +23,7 @@ from evertune.errors import UserError
 from evertune.serve.answering import Answering, Question, Reply
 from evertune.serve.batches import Batches, FullError
 from evertune.serve.chat import ChatRequest, question_of
+from evertune.serve.listening import LARGEST_BODY, bearer, same_token
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Limits:
 
     batch: int = 16
     waiting: int = 64
-    body: int = 20 << 20
+    body: int = LARGEST_BODY
     tokens: int = 64
 
 
@@ -140,8 +140,7 @@ def _response(asked: ChatRequest, reply: Reply, *, name: str) -> Response:
 
 
 def _admit(request: Request, token: str | None) -> None:
-    given = request.headers.get("authorization", "").removeprefix("Bearer ")
-    if token is not None and not hmac.compare_digest(given.encode(), token.encode()):
+    if token is not None and not same_token(bearer(request.headers.get("authorization", "")), token):
         raise RefusedError(401, "send the server's token as 'Authorization: Bearer ...'", code="invalid_api_key")
 
 

@@ -20,6 +20,7 @@ from evertune.tasks.pictures import read_bytes
 from evertune.tasks.task import images_of_row, images_to_row
 
 FOLDER = "kept"
+PICTURES = "pictures"
 
 
 def keep_sample(folder: Path, sample: Sample) -> Sample:
@@ -28,7 +29,7 @@ def keep_sample(folder: Path, sample: Sample) -> Sample:
     Raises:
         DataError: a picture is gone.
     """
-    place = folder / FOLDER / "pictures"
+    place = folder / FOLDER / PICTURES
     images = tuple(
         _kept_picture(place, image, sha, origin=sample.origin)
         for image, sha in zip(sample.images, _digests(sample), strict=True)
@@ -111,7 +112,7 @@ def _row(folder: Path, sample: Sample) -> dict[str, Any]:
 
 
 def _sample(folder: Path, row: dict[str, Any], origin: str) -> Sample:
-    place = folder / FOLDER / "pictures"
+    place = folder / FOLDER / PICTURES
     images = tuple(place / image for image in images_of_row(row))
     extras = row.get("extras", {})
     return Sample(row["id"], images, row["instruction"], tuple(row["answers"]), origin, extras=extras)

@@ -24,6 +24,7 @@ from evertune.evaluate import write_answers
 from evertune.files import append_jsonl, digest_of, read_json
 from evertune.learner import Learner
 from evertune.lmm import model_config
+from evertune.lmm.protocol import LMM
 from evertune.processes import refuse_several
 from evertune.runner import Watcher, begin, evaluate_cell, finished_cells, learn_stage, read_ledger, stamp
 from evertune.stages import saved_stages
@@ -48,15 +49,15 @@ class Service:
     tasks: tuple[Task, ...]
 
     @classmethod
-    def open(cls, folder: Path, *, progress: Progress | None = None) -> Service:
-        """Open a model that `new` or `evertune run` made.
+    def open(cls, folder: Path, *, lmm: LMM | None = None, progress: Progress | None = None) -> Service:
+        """Open a model that `new` or `evertune run` made; `lmm` as in `open_run`.
 
         Raises:
             RunFolderError: it is no such folder, or damaged, or a run that is not finished.
         """
         refuse_several("this command")
         config = config_of(folder)
-        learner = open_run(folder, keep=partial(keep_sample, folder), progress=progress)
+        learner = open_run(folder, keep=partial(keep_sample, folder), lmm=lmm, progress=progress)
         names = [stage.task for stage in learner.stages]
         if config.stream != OWN:
             names = _known_to_run(folder, learned=names)
@@ -293,14 +294,20 @@ class Said:
     @property
     def surely(self) -> str:
         """How far the router put the first task before the second, in its own scores."""
-        if len(self.ranking) < 2:
-            return ""
-        (_, first), (name, second) = self.ranking[:2]
-        return f", {first - second:.2f} before {name}"
+        ahead = lead_of(self.ranking)
+        return f", {ahead}" if ahead else ""
 
     def as_dict(self) -> dict[str, Any]:
         """For machines."""
         return {"answer": self.text, "expert": self.expert, "ranking": [list(pair) for pair in self.ranking]}
+
+
+def lead_of(ranking: Sequence[tuple[str, float]]) -> str:
+    """How far a router put the first task before the second, in its own scores; '' where there are not two."""
+    if len(ranking) < 2:
+        return ""
+    (_, first), (name, second) = ranking[:2]
+    return f"{first - second:.2f} before {name}"
 
 
 def asked(
@@ -313,8 +320,7 @@ def asked(
         DataError: a picture is missing or broken, or the model takes another number of them.
     """
     answer = service.learner.ask(pictures, question, task=task, max_new_tokens=max_new_tokens)
-    rankings = (method.ranking(answer.sample) for method in service.learner.methods)
-    return Said(answer.text, answer.expert, next((ranking for ranking in rankings if ranking), []))
+    return Said(answer.text, answer.expert, service.learner.ranking(answer.sample))
 
 
 def would_forget(folder: Path, to: int) -> list[str]:

@@ -1,0 +1,61 @@
+"""From folders to a page that is served: what `evertune app` does. Gradio is imported here, quietly, and not before."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from evertune.assets import Progress
+from evertune.errors import UserError
+from evertune.serve.listening import LARGEST_BODY, Server, refuse_without_token, socket_at
+
+QUIET = {
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "GRADIO_SSR_MODE": "False",
+    "GRADIO_RUN_HISTORY": "False",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+"""Nothing is counted, kept or sent; read when Gradio is imported."""
+PATIENCE = 2  # seconds: an open page holds a connection for ever
+
+
+def playground(
+    folders: Sequence[Path],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    token: str | None = None,
+    tokens: int = 32,
+    progress: Progress | None = None,
+) -> Server:
+    """Open models or runs, and take a port.
+
+    Args:
+        folders: of one model; compared if there are several.
+        host: where it listens.
+        port: 0 for any that is free.
+        token: what callers must show.
+        tokens: longest answer.
+        progress: told about downloads.
+
+    Raises:
+        UserError: the extra is not installed, the port is taken, others could reach it without a token, or the
+            folders can't be shown together. RunFolderError: one is no run folder, or damaged.
+    """
+    os.environ.update(QUIET)
+    try:
+        from evertune.app.page import Playground, mounted, page_of
+    except ImportError as problem:
+        raise UserError(f"the playground needs the package '{problem.name}': pip install 'evertune[app]'") from problem
+    from evertune.app.bench import open_runs
+
+    refuse_without_token(host, token)
+    listening = socket_at(host, port)
+    runs, bench = open_runs(folders, progress=progress)
+    uploads = Path(tempfile.mkdtemp(prefix="evertune-app-"))
+    os.environ["GRADIO_TEMP_DIR"] = str(uploads)
+    page = page_of(Playground(runs, bench, tokens=tokens))
+    app = mounted(page, runs, token=token, largest=LARGEST_BODY, uploads=uploads)
+    return Server(app, listening, patience=PATIENCE)

@@ -1,0 +1,158 @@
+"""Who comes in, and with how much: a token where others could reach the page, limits, and a policy for the browser.
+
+Plain ASGI around the whole application, so that no path of Gradio's goes past it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Awaitable, Callable, MutableMapping
+from http.cookies import CookieError, SimpleCookie
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+from evertune.report.page import environment
+from evertune.serve.listening import bearer, is_this_machine, same_token
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+
+COOKIE = "evertune"
+ENTER = "/enter"
+LONGEST_FORM = 4096
+TOKEN_WANTED = "Send the token as 'Authorization: Bearer ...'."
+# Gradio's page needs scripts within it and functions made from text; nothing is loaded from, or sent to, elsewhere.
+POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; "
+    "object-src 'none'; frame-ancestors 'none'; base-uri 'self'; form-action 'self'"
+)
+HEADERS = (
+    (b"content-security-policy", POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+)
+
+
+class TooLargeError(Exception):
+    """A body that goes beyond the limit."""
+
+
+class Door:
+    """Lets requests in.
+
+    Args:
+        app: what is behind it.
+        token: what callers must show once; None: nothing, and then only this machine's own names are answered to, so
+            that no page of another site reaches the model through a name that it points here.
+        largest: bytes of a request.
+    """
+
+    def __init__(self, app: Application, *, token: str | None, largest: int) -> None:
+        self._app, self._token, self._largest = app, token, largest
+        self._pass = hmac.new((token or "").encode(), b"playground", hashlib.sha256).hexdigest()
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":  # nothing here speaks websockets
+                await self._app(scope, receive, send)
+            return
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        refused = await self._refusal(scope, headers, receive, send)
+        if not refused:
+            await self._let_in(scope, receive, send)
+
+    async def _refusal(
+        self, scope: MutableMapping[str, Any], headers: dict[str, str], receive: Receive, send: Send
+    ) -> bool:
+        """Answer a request that does not come in; whether it was one."""
+        if self._token is None:
+            if _names_this_machine(headers.get("host", "")):
+                return await self._too_large(headers, send)
+            await _reply(send, 403, "This playground answers on 127.0.0.1 and localhost only.")
+            return True
+        if scope["path"] == ENTER and scope["method"] == "POST":
+            await self._enter(receive, send)
+            return True
+        if self._knows(headers):
+            return await self._too_large(headers, send)
+        asks_page = scope["method"] == "GET" and "text/html" in headers.get("accept", "")
+        await _reply(send, 401, _form() if asks_page else TOKEN_WANTED, page=asks_page)
+        return True
+
+    async def _too_large(self, headers: dict[str, str], send: Send) -> bool:
+        length = headers.get("content-length", "0")
+        if length.isdecimal() and int(length) <= self._largest:
+            return False
+        await _reply(send, 413, f"At most {self._largest >> 20} MiB are taken: send a smaller picture.")
+        return True
+
+    def _knows(self, headers: dict[str, str]) -> bool:
+        """Whether a caller showed the token, now or earlier."""
+        if self._token is not None and same_token(bearer(headers.get("authorization", "")), self._token):
+            return True
+        try:
+            shown = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
+        except CookieError:
+            return False
+        return shown is not None and same_token(shown.value, self._pass)
+
+    async def _enter(self, receive: Receive, send: Send) -> None:
+        """A token typed into the form becomes a cookie that no script can read; it is not the token itself."""
+        body, more = b"", True
+        while more and len(body) <= LONGEST_FORM:
+            message = await receive()
+            body, more = body + message.get("body", b""), message.get("more_body", False)
+        given = parse_qs(body[:LONGEST_FORM].decode("utf-8", "replace")).get("token", [""])[0]
+        if self._token is None or not same_token(given, self._token):
+            await _reply(send, 401, _form(wrong=True), page=True)
+            return
+        cookie = f"{COOKIE}={self._pass}; HttpOnly; SameSite=Strict; Path=/"
+        await _reply(send, 303, "", more=((b"location", b"/"), (b"set-cookie", cookie.encode())))
+
+    async def _let_in(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        size, begun = 0, False
+
+        async def counted() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > self._largest:
+                raise TooLargeError
+            return message
+
+        async def with_headers(message: Message) -> None:
+            nonlocal begun
+            if message["type"] == "http.response.start":
+                begun = True
+                message["headers"] = [*message.get("headers", []), *HEADERS]
+            await send(message)
+
+        try:
+            await self._app(scope, counted, with_headers)
+        except TooLargeError:
+            if not begun:
+                await _reply(send, 413, f"At most {self._largest >> 20} MiB are taken: send a smaller picture.")
+
+
+def _names_this_machine(host: str) -> bool:
+    name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
+    return is_this_machine(name.strip("[]"))
+
+
+def _form(*, wrong: bool = False) -> str:
+    return environment(Path(__file__).parent).get_template("enter.html.j2").render(wrong=wrong, enter=ENTER)
+
+
+async def _reply(
+    send: Send, status: int, text: str, *, page: bool = False, more: tuple[tuple[bytes, bytes], ...] = ()
+) -> None:
+    kind = b"text/html; charset=utf-8" if page else b"text/plain; charset=utf-8"
+    headers = [(b"content-type", kind), (b"cache-control", b"no-store"), *HEADERS, *more]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": text.encode()})

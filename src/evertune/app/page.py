@@ -1,0 +1,238 @@
+"""The page: Gradio's parts, and what happens when they are used. What it shows is made by `shown` and `pieces`.
+
+Buttons inside our own HTML say in data-* what they do; one listener hands that over as an event. What arrives is not
+trusted: it is numbers and names that are looked up.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from fastapi import FastAPI
+
+from evertune.app.asking import Asking, asked_of, picture_at
+from evertune.app.bench import Bench
+from evertune.app.door import Door
+from evertune.app.looks import style_sheet, theme
+from evertune.app.pieces import Pieces
+from evertune.app.runs import Kept, Run
+from evertune.app.shown import MARKS, PAGE, Form, Told, answers_of, choices_of, matrix_of
+from evertune.errors import UserError
+from evertune.upkeep.kept import FOLDER, PICTURES
+
+LISTEN = """
+element.addEventListener('click', event => {
+  const button = event.target.closest('button[data-act]');
+  if (button) trigger(button.dataset.act === 'ask' ? 'select' : 'click', {...button.dataset});
+});
+"""
+Sent = dict[str, Any] | None
+"""A picture as Gradio's page sends it. Gradio does not open it (`preprocess=False`): our own limits come first."""
+MULTIPART = 64 << 10  # bytes around a file in a form
+HOURLY = 3600  # seconds: how often, and from what age on, dropped pictures are deleted
+FORMS: list[tuple[str, Form]] = [("strictly", "strict"), ("in any form", "tolerant")]
+
+
+def piece(value: str = "", **how: Any) -> gr.HTML:
+    """A part of the page that is HTML of ours."""
+    return gr.HTML(value, js_on_load=LISTEN, apply_default_css=False, **how)
+
+
+class Playground:
+    """What happens on the page.
+
+    Args:
+        runs: what is shown.
+        bench: their model.
+        tokens: longest answer.
+    """
+
+    def __init__(self, runs: Sequence[Run], bench: Bench, *, tokens: int) -> None:
+        self.runs = list(runs)
+        self.kept = Kept(runs)
+        self.pieces = Pieces()
+        self._asking = Asking(runs, bench, tokens=tokens)
+
+    @property
+    def last(self) -> int:
+        """The last stage of the longest run."""
+        return max(len(run.stages) for run in self.runs)
+
+    def untold(self) -> list[Told]:
+        """Before anything was asked."""
+        return [Told(run.name, tuple(run.stage_names)) for run in self.runs]
+
+    def told(self, told: list[Told] | None, at: float) -> tuple[str, str]:
+        """What was said around stage `at`, and at all stages."""
+        if not told:
+            return "", ""
+        return self.pieces.turn(told, int(at)), self.pieces.stages(told, int(at))
+
+    def ask(self, picture: Sent, words: str | None, task: str | None, at: float) -> Iterator[tuple[Any, ...]]:
+        """Ask every stage; gives (state, notice, around the stage, all stages) after each answer."""
+        try:
+            asked = asked_of(_path(picture), words or "", task)
+        except UserError as problem:
+            yield None, self.pieces.notice(str(problem)), "", ""
+            return
+        gold = self.kept.found(asked.sha, asked.words)
+        told = self.untold()
+        yield told, self.pieces.notice(), *self.told(told, at)
+        for run, _, reply in self._asking.replies(asked):
+            told = [each.and_then(reply, gold) if place == run else each for place, each in enumerate(told)]
+            yield told, self.pieces.notice(), *self.told(told, at)
+
+    def dropped(self, picture: Sent) -> str:
+        """What is wrong with a picture that was dropped, if something is."""
+        try:
+            picture_at(_path(picture))
+        except UserError as problem:
+            return self.pieces.notice(str(problem))
+        return self.pieces.notice()
+
+    def choices(self, task: str | None, count: int = PAGE) -> str:
+        """The kept pictures of a task."""
+        return self.pieces.choices(task, choices_of(self.kept, task, count)) if task else ""
+
+    def pick(self, event: gr.EventData) -> tuple[Any, ...]:
+        """A kept question was chosen, or more were asked for: (picture, words, pictures to choose from)."""
+        task, place = _word(event, "task"), _number(event, "place")
+        if _word(event, "act") == "more-pictures":
+            return gr.skip(), gr.skip(), self.choices(task, _number(event, "count"))
+        samples = self.kept.of(task)
+        if not 0 <= place < len(samples):
+            return gr.skip(), gr.skip(), gr.skip()
+        return str(samples[place].images[0].resolve()), samples[place].instruction, gr.skip()
+
+    def matrices(self, form: Form, chosen: tuple[int, int, int] | None = None) -> str:
+        """All heat maps."""
+        return self.pieces.matrices([matrix_of(n, run, form) for n, run in enumerate(self.runs)], chosen)
+
+    def cell(self, form: Form, event: gr.EventData) -> tuple[Any, Any]:
+        """A cell, a kind of its answers, or more of them were asked for: (heat maps, answers)."""
+        run, stage, task = (_number(event, key) for key in ("run", "stage", "task"))
+        if not 0 <= run < len(self.runs):
+            return gr.skip(), gr.skip()
+        kind = _word(event, "kind") if _word(event, "kind") in MARKS else "all"
+        count = max(PAGE, _number(event, "count"))
+        try:
+            found = answers_of(run, self.runs[run], self.kept, stage=stage, task=task, kind=kind, count=count)
+        except UserError as problem:
+            return gr.skip(), self.pieces.notice(str(problem))
+        return self.matrices(form, (run, stage, task)), self.pieces.answers(found)
+
+
+def _path(picture: Sent) -> str | None:
+    """The file that was sent; Gradio has checked that it is one of those."""
+    return picture.get("path") if picture else None
+
+
+def _number(event: gr.EventData, key: str) -> int:
+    text = _word(event, key)
+    return int(text) if text.isdecimal() and len(text) < 10 else -1
+
+
+def _word(event: gr.EventData, key: str) -> str:
+    value = (event._data or {}).get(key, "")
+    return value if isinstance(value, str) else ""
+
+
+def page_of(ground: Playground) -> gr.Blocks:
+    """The page with its listeners."""
+    with gr.Blocks(title="evertune", analytics_enabled=False, delete_cache=(HOURLY, HOURLY)) as page:
+        piece(ground.pieces.head(ground.runs))
+        told = gr.State(None)
+        first = ground.kept.tasks[0] if ground.kept.tasks else None
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=2, min_width=280):
+                picture = gr.Image(
+                    label="Picture", sources=["upload", "clipboard"], height=260, buttons=[], elem_id="picture"
+                )
+                task = gr.Dropdown(
+                    ground.kept.tasks, value=first, label="or a test picture of", filterable=False, elem_id="task"
+                )
+                choices = piece(ground.choices(first), elem_id="choices")
+            with gr.Column(scale=3, min_width=280):
+                words = gr.Textbox(label="Question", lines=1, max_lines=6, elem_id="question")
+                ask = gr.Button("Ask every stage", variant="primary", elem_id="ask")
+                notice = piece(ground.pieces.notice(), elem_id="notice")
+                stage = gr.Slider(
+                    0,
+                    ground.last,
+                    value=ground.last,
+                    step=1,
+                    label="Stage: before and after this task",
+                    buttons=[],
+                    elem_id="stage",
+                )
+                turn = piece(elem_id="turn")
+        stages = piece(elem_id="stages")
+        piece(ground.pieces.matrix_head())
+        form = gr.Radio(FORMS, value="strict", label="Scored", elem_id="form")
+        maps = piece(ground.matrices("strict"), elem_id="maps")
+        answers = piece(elem_id="answers")
+
+        asking: dict[str, Any] = {
+            "preprocess": False,
+            "inputs": [picture, words, task, stage],
+            "outputs": [told, notice, turn, stages],
+        }
+        quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+        ask.click(ground.ask, **asking, **quiet)
+        words.submit(ground.ask, **asking, **quiet)
+        picture.upload(ground.dropped, picture, notice, preprocess=False, **quiet)
+        task.change(ground.choices, task, choices, **quiet)
+        choices.click(ground.pick, None, [picture, words, choices], **quiet)
+        stage.change(ground.told, [told, stage], [turn, stages], trigger_mode="always_last", **quiet)
+        stages.click(_stage_of, None, stage, **quiet)
+        form.change(ground.matrices, form, maps, **quiet)
+        maps.click(ground.cell, form, [maps, answers], **quiet)
+        answers.click(ground.cell, form, [maps, answers], **quiet)
+        answers.select(ground.pick, None, [picture, words, choices], **quiet).success(ground.ask, **asking, **quiet)
+    return page
+
+
+def _stage_of(event: gr.EventData) -> Any:
+    """The slider follows a stage that was chosen in the table."""
+    number = _number(event, "stage")
+    return number if number >= 0 else gr.skip()
+
+
+def mounted(page: gr.Blocks, runs: Sequence[Run], *, token: str | None, largest: int, uploads: Path) -> Door:
+    """The page behind its door.
+
+    Args:
+        page: what `page_of` made.
+        runs: whose kept pictures may be shown.
+        token: what callers must show.
+        largest: bytes of a request, and of a picture.
+        uploads: where Gradio puts what is dropped; gone when the server ends.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        shutil.rmtree(uploads, ignore_errors=True)
+
+    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    gr.mount_gradio_app(
+        app,
+        page,
+        path="/",
+        footer_links=[],
+        run_history=False,
+        allowed_paths=[str((run.folder / FOLDER / PICTURES).resolve()) for run in runs],
+        show_error=False,
+        max_file_size=largest,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        theme=theme(),
+        css=style_sheet(),
+    )
+    return Door(app, token=token, largest=largest + MULTIPART)

@@ -1,0 +1,324 @@
+"""The playground in a real Chromium: ask, slide, open a cell; nothing of the data runs, nothing leaves this machine."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+
+import pytest
+from PIL import Image
+from serving import running
+
+from evertune.app import asking
+from evertune.app.bench import open_runs
+from evertune.app.command import playground
+from evertune.files import digest_of_file
+from evertune.serve.answering import Reply
+
+CHROMIUM = next((path for path in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if path), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+STAGES = "#stages .said"
+NASTY = '<img src=x onerror="document.title=1234">${document.title=1234}{{7*7}}'
+NASTY_NAME = "<img src=x onerror=document.title=1234>"  # as a file's name, so without a slash
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with playwright.sync_playwright() as started:
+        made = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield made
+        made.close()
+
+
+@pytest.fixture(scope="module")
+def address(taught):
+    with running(playground([taught / "eproj", taught / "sequential"], port=0)) as url:
+        yield url
+
+
+class Visit:
+    """A page of the browser, and all that went wrong on it."""
+
+    def __init__(self, browser, url, **context):
+        self.context = browser.new_context(**{"viewport": {"width": 1100, "height": 900}, **context})
+        self.page = self.context.new_page()
+        self.wrong: list[str] = []
+        self.asked: list[str] = []
+        self.page.on("console", lambda m: self.wrong.append(m.text) if m.type == "error" else None)
+        self.page.on("pageerror", lambda problem: self.wrong.append(str(problem)))
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.goto(url)
+        self.page.wait_for_selector("#maps .cell")
+
+    def ask(self, words=None):
+        if words is not None:
+            self.page.fill("#question textarea", words)
+        self.page.click("#ask")
+
+    def told(self, count):
+        self.page.wait_for_function(f"document.querySelectorAll('{STAGES}').length == {count}")
+        return self.page.locator(STAGES).all_inner_texts()
+
+    def warned(self, words):
+        self.page.wait_for_function(
+            "words => document.querySelector('#notice .notice')?.innerText.includes(words)", arg=words
+        )
+
+
+@pytest.fixture
+def visit(browser, address) -> Iterator[Visit]:
+    here = Visit(browser, address)
+    yield here
+    assert here.wrong == [], "no errors on the console"
+    strangers = [url for url in here.asked if not url.startswith((address, "data:", "blob:"))]
+    assert len(here.asked) > 5 and strangers == [], "no request leaves the host"
+    here.context.close()
+
+
+def test_drop_ask_slide_and_open_a_cell(visit, taught):
+    page = visit.page
+    sample = json.loads((taught / "eproj" / "kept" / "task-0.json").read_text())["test"][0]
+    page.set_input_files("#picture input[type=file]", taught / "eproj" / "kept" / "pictures" / sample["image"])
+    page.wait_for_selector("#picture img")
+    visit.ask(sample["instruction"])
+    said = visit.told(8)
+    rows = page.locator("#stages tbody tr")
+    assert rows.count() == 4 and len(set(said)) > 1
+    assert page.locator("#stages .mark").count() == 8, "the right answer is known by picture and words"
+    assert "by task-" in page.inner_text("#stages") and " before task-" in page.inner_text("#stages")
+    assert page.locator("#turn .when").all_inner_texts()[0] == "before learning task-2"
+    # the slider by its keys, then by a row of the table
+    page.focus("#stage input[type=range]")
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_function("document.querySelector('#turn .when').innerText == 'before learning task-1'")
+    page.click("#stages tbody tr:nth-child(1) button")
+    page.wait_for_function("document.querySelector('#turn .when').innerText == 'the untouched model'")
+    assert page.locator("#stages tr.here").inner_text().startswith("0")
+    assert page.locator("#turn .answer").all_inner_texts() == said[:2]
+    page.click("#maps section:nth-of-type(2) .cell >> nth=9")  # sequential, after task-2, task-0
+    page.wait_for_selector("#answers .rows li")
+    assert "task-0, after task-2 sequential" in page.inner_text("#answers h3").replace("\n", " ")
+    assert page.locator("#answers .rows img").count() == page.locator("#answers .rows li").count() > 0
+    whole = page.locator("#answers .rows li").count()
+    wrong = page.locator("#answers .kinds button", has_text=re.compile("^wrong"))
+    wanted = int(wrong.inner_text().split()[-1])
+    wrong.click()
+    page.wait_for_function(f"document.querySelectorAll('#answers .rows li').length == {wanted}")
+    assert 0 < wanted <= whole and page.locator("#answers .mark.wrong").count() == wanted
+    page.click("#answers .link >> nth=0")  # this question, to every stage
+    page.wait_for_function(
+        f"document.querySelector('{STAGES}') && document.querySelectorAll('#stages .mark').length == 8"
+    )
+
+
+def test_strict_and_in_any_form(visit, taught):
+    matrix = json.loads((taught / "eproj" / "matrix.json").read_text())
+    cells = "#maps section:nth-of-type(1) .cell"
+    for form, key in (("strictly", "R"), ("in any form", "tolerant")):
+        visit.page.get_by_label(form).check()
+        wanted = [f"{score:.0f}" for row in matrix[key] for score in row]
+        visit.page.wait_for_function(
+            "([cells, wanted]) => [...document.querySelectorAll(cells)].map(c => c.innerText).join() == wanted",
+            arg=[cells, ",".join(wanted)],
+        )
+
+
+def test_a_kept_picture_is_chosen_and_stays_what_it_is(visit):
+    """Byte by byte, or its answer would not be known."""
+    page = visit.page
+    page.click("#choices button >> nth=1")
+    page.wait_for_function("document.querySelector('#question textarea').value.length > 3")
+    page.wait_for_selector("#picture img")
+    visit.ask()
+    visit.told(8)
+    assert page.locator("#stages .mark").count() == 8
+    visit.ask("something that nobody asked")
+    page.wait_for_function("document.querySelectorAll('#stages .mark').length == 0")
+    visit.told(8)
+
+
+def test_everything_by_keyboard(visit):
+    """Choose, ask, slide and open a cell without a mouse; what has the focus is seen to have it."""
+    page = visit.page
+
+    def tab_to(selector, most=60):
+        for _ in range(most):
+            page.keyboard.press("Tab")
+            if page.evaluate("s => document.activeElement.matches(s)", selector):
+                return
+        pytest.fail(f"{selector} is not reached")
+
+    tab_to("#picture button")
+    tab_to("#choices button")
+    outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+    assert outline == "solid"
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.querySelector('#question textarea').value.length > 3")
+    tab_to("#ask")
+    page.keyboard.press("Enter")
+    visit.told(8)
+    tab_to("#stage input[type=range]")
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_function("document.querySelector('#turn .when').innerText == 'before learning task-1'")
+    tab_to("#stages button")
+    tab_to("#maps .cell")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#answers .rows li")
+
+
+def test_bad_input_is_told_and_the_page_stays(visit, tmp_path):
+    page = visit.page
+    visit.ask()
+    visit.warned("has no words")
+    (tmp_path / "text.png").write_text("no picture")
+    Image.new("1", (10_000, 10_000)).save(tmp_path / "huge.png")
+    for name, says in (("text.png", "broken or not a picture"), ("huge.png", "10000 x 10000 pixels")):
+        page.set_input_files("#picture input[type=file]", tmp_path / name)
+        visit.warned(says)
+        page.fill("#question textarea", "")
+        visit.ask()
+        visit.warned("has no words")
+        visit.ask("what?")
+        visit.warned(says)
+        page.click("#picture button[aria-label*=lear], #picture button[aria-label*=emove]")
+    page.evaluate("""() => { const area = document.querySelector('#question textarea');
+        area.value = 'x'.repeat(1 << 20); area.dispatchEvent(new Event('input', {bubbles: true})); }""")
+    page.click("#ask")
+    visit.warned("1,048,576 letters")
+    page.click("#choices button >> nth=0")
+    page.wait_for_function("document.querySelector('#question textarea').value.length > 3")
+    visit.ask()
+    visit.told(8)
+    assert page.locator("#notice .notice").count() == 0
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_on_a_phone_and_in_the_dark(browser, address, scheme):
+    here = Visit(browser, address, viewport={"width": 390, "height": 844}, color_scheme=scheme)
+    page = here.page
+    page.click("#choices button >> nth=0")
+    page.wait_for_function("document.querySelector('#question textarea').value.length > 3")
+    here.ask()
+    here.told(8)
+    page.click("#maps .cell >> nth=0")
+    page.wait_for_selector("#answers .rows li")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    texts = ["h1", "#turn .when", "#turn .answer", "#stages .said", "#stages .who", "#stages .mark", "#maps .cell",
+             "#maps th", "#answers .gold", "#answers .link", "#answers .mark", "#answers .kinds button", "#ask",
+             "#question textarea", "#stage label", "#task [data-testid=block-info]"]  # fmt: skip
+    faint = {s: c for s in texts if (c := page.evaluate(CONTRAST, s)) < 4.5}
+    assert faint == {}
+    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, re.findall(r"\d+", ground)[:3])) < 200) == (scheme == "dark")
+    here.context.close()
+
+
+# The lowest contrast (WCAG 2) of a text to what is behind it, over all elements of a selector.
+CONTRAST = """selector => {
+  const part = v => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+  const light = ([r, g, b]) => 0.2126 * part(r) + 0.7152 * part(g) + 0.0722 * part(b);
+  const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
+  const over = (below, colour) => {
+    canvas.fillStyle = `rgb(${below})`; canvas.fillRect(0, 0, 1, 1);
+    canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
+    return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3);
+  };
+  const behind = e => {
+    const below = e.parentElement ? behind(e.parentElement) : [255, 255, 255];
+    return over(below, getComputedStyle(e).backgroundColor);
+  };
+  const all = [...document.querySelectorAll(selector)];
+  return all.length ? Math.min(...all.map(e => {
+    const ground = behind(e), text = over(ground, getComputedStyle(e).color);
+    const [a, b] = [light(ground), light(text)].sort((x, y) => y - x);
+    return (a + 0.05) / (b + 0.05);
+  })) : 0;
+}"""
+
+
+@pytest.fixture
+def poisoned(taught, tmp_path):
+    """A run whose answers, questions, task and folder are called as an attacker would call them."""
+    folder = tmp_path / NASTY_NAME
+    shutil.copytree(taught / "sequential", folder)
+    open_runs([folder])  # keeps the questions
+    old = "task-1"
+    for path in sorted(folder.rglob(f"*{old}*"), reverse=True):
+        path.rename(path.with_name(path.name.replace(old, NASTY_NAME)))
+    for path in (folder / "matrix.json", *folder.glob("kept/*.json"), *folder.glob("stages/*/done.json")):
+        path.write_text(path.read_text().replace(f'"{old}"', json.dumps(NASTY_NAME)))
+    for path in folder.glob("kept/*.json"):
+        content = json.loads(path.read_text())
+        for row in content["test"]:
+            row |= {"instruction": NASTY, "answers": [NASTY]}
+        path.write_text(json.dumps(content))
+    for path in folder.glob("answers/*/*.jsonl"):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        for number, row in enumerate(rows):
+            row |= {"instruction": NASTY, "gold": [NASTY], "answer": NASTY, "expert": NASTY, "image": f"{NASTY}.png"}
+            row["id"] = row["id"] if number else NASTY  # one whose picture is not kept
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    events = [json.loads(line) for line in (folder / "ledger.jsonl").read_text().splitlines()]
+    for event in events:
+        cell = event.get("cell", event)
+        for key in ("task", "answers"):
+            if key in cell:
+                cell[key] = cell[key].replace(old, NASTY_NAME)
+        if "cell" in event:
+            event["sha256"] = digest_of_file(folder / cell["answers"])
+    (folder / "ledger.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    return folder
+
+
+def test_nothing_of_the_data_becomes_part_of_the_page(browser, poisoned, monkeypatch):
+    class Says:
+        def __init__(self, *_, **__):
+            pass
+
+        def __call__(self, questions):
+            return [Reply(NASTY, NASTY, 1, 1, [(NASTY_NAME, 1.0), (NASTY, 0.5)]) for _ in questions]
+
+    monkeypatch.setattr(asking, "Answering", Says)
+    with running(playground([poisoned], port=0)) as url:
+        here = Visit(browser, url)
+        page = here.page
+        assert NASTY_NAME in page.inner_text("h1") and NASTY_NAME in page.inner_text("#maps thead")
+        page.click("#task input")
+        page.get_by_role("option", name=NASTY_NAME).click()
+        page.wait_for_function("document.querySelector('#choices button').dataset.task.startsWith('<img')")
+        page.click("#choices button >> nth=0")
+        page.wait_for_function("document.querySelector('#question textarea').value.length > 3")
+        here.ask()
+        assert here.told(4) == [NASTY] * 4
+        assert f"by {NASTY}, 0.50 before {NASTY}" in page.inner_text("#stages")
+        for number in range(12):  # every cell
+            page.click(f"#maps .cell >> nth={number}")
+            page.wait_for_function(f"document.querySelectorAll('#maps .cell')[{number}].ariaPressed == 'true'")
+            assert NASTY in page.inner_text("#answers .rows")
+        assert f"no picture: {NASTY}.png" in page.inner_text("#answers .rows")
+        page.wait_for_timeout(300)
+        assert page.title() != "1234" and page.locator("img[src=x], img[onerror]").count() == 0
+        assert here.wrong == []
+        here.context.close()
+
+
+def test_the_token_is_typed_in_once(browser, taught):
+    with running(playground([taught / "sequential"], port=0, token="open sesame&%")) as url:
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(url)
+        page.get_by_label("Token").fill("wrong")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("[role=alert]")
+        page.get_by_label("Token").fill("open sesame&%")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#maps .cell")
+        page.click("#choices button >> nth=0")
+        page.wait_for_function("document.querySelector('#question textarea').value.length > 3")
+        page.click("#ask")
+        page.wait_for_function(f"document.querySelectorAll('{STAGES}').length == 4")
+        context.close()
