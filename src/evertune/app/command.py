@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from evertune.assets import Progress
@@ -44,16 +45,16 @@ def playground(
         UserError: the extra is not installed, the port is taken, others could reach it without a token, or the
             folders can't be shown together. RunFolderError: one is no run folder, or damaged.
     """
-    os.environ.update(QUIET)
-    try:
-        from evertune.app.page import Playground, mounted, page_of
-    except ImportError as problem:
-        raise UserError(f"the playground needs the package '{problem.name}': pip install 'evertune[app]'") from problem
     from evertune.app.bench import open_runs
 
+    if find_spec("gradio") is None:
+        raise UserError("the playground needs the package 'gradio': pip install 'evertune[app]'")
     refuse_without_token(host, token)
     listening = socket_at(host, port)
     runs, bench = open_runs(folders, progress=progress)
+    os.environ.update(QUIET)
+    from evertune.app.page import Playground, mounted, page_of  # seconds, so after all that may be wrong
+
     uploads = Path(tempfile.mkdtemp(prefix="evertune-app-"))
     os.environ["GRADIO_TEMP_DIR"] = str(uploads)
     page = page_of(Playground(runs, bench, tokens=tokens))
