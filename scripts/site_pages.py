@@ -21,7 +21,8 @@ TARGET = re.compile(r"(\]\()([^)\s#:]+)((?:#[^)\s]*)?\))")  # [text](a path, may
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".json": "json", ".md": "markdown"}
 CODE_OR_TAG = re.compile(r"(<(code|pre|svg|a)\b.*?</\2>|<[^>]*>)", re.DOTALL)
 LOWERED = re.compile(
-    r"(?<![\w.])([A-Za-zΣΩθμ]\u0303?|max|min|mean|argmax)_(?:\{([^}]*)\}|((?:img|ins|teacher|old|[a-z0-9])(?:,i)?))(?!\w)"
+    r"(?<![\w.])((?:[A-Za-zΣΩθμ]\u0303?|max|min|mean|argmax)\*?)_"
+    r"(?:\{([^}]*)\}|((?:k|old),i|img|ins|teacher|[a-z0-9]))(?!\w)"
 )
 RAISED = re.compile(r"(?<=[\w)>])\^(?:\(([^)]*)\)|([a-z])(?!\w))")
 HIDDEN = "---\nsearch: {exclude: true}\n---\n"
@@ -67,7 +68,7 @@ def on_page_content(html: str, **_: Any) -> str:
 
 def set_formulas(text: str) -> str:
     """`I_i^k` -> I with a lower i and a higher k; words like `eval_vqav2` stay."""
-    text = LOWERED.sub(lambda found: f"{found[1]}<sub>{found[2] or found[3]}</sub>", text)
+    text = LOWERED.sub(lambda found: f"{found[1]}<sub>{set_formulas(found[2] or found[3])}</sub>", text)
     return RAISED.sub(lambda found: f"<sup>{found[1] or found[2]}</sup>", text)
 
 
