@@ -104,13 +104,15 @@ def mistakes_of_evertune(words: list[str], *, named_only: bool) -> list[str]:
         command, words = command.commands[words[0]], words[1:]
         path.append(command.name)
     try:
-        with command.make_context(" ".join(path), list(words), resilient_parsing=named_only) as context:
+        with command.make_context(" ".join(path), list(words)) as context:
             given = dict(context.params)
     except click.exceptions.Exit:
         return []  # --help
     except Exception as problem:  # typer brings its own copy of click, whose errors are other classes
         if not hasattr(problem, "format_message"):
             raise
+        if named_only and type(problem).__name__ in ("MissingParameter", "BadParameter"):
+            return []
         return [f"evertune {' '.join(path)}: {problem.format_message()}"]
     return [] if named_only or path[0] not in ("run", "plan") else mistakes_of_run(given)
 
