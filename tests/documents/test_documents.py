@@ -23,7 +23,7 @@ from checked import PROMPT, mistakes_of, mistakes_of_shell
 from warm import install
 
 RUN = ("sh", "console", "python")
-LONGEST = 120
+LONGEST = 200
 NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
 FOLLOWED = [page for page in PAGES if any(b.language in RUN and "not run" not in b.notes for b in blocks_of(page))]
 NOWHERE = "http://127.0.0.1:9"  # a block that wants the network must say so
@@ -121,7 +121,7 @@ class Reader:
             shell, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=LONGEST, check=False
         )
         said = ran.stdout + ran.stderr
-        assert may_fail or ran.returncode == 0, f"{block.where}: exit code {ran.returncode} of\n{text}\n{said[-3000:]}"
+        assert may_fail or ran.returncode == 0, f"{block.where}: exit code {ran.returncode} of\n{text}\n{said[-1500:]}"
         return said
 
     @contextmanager
