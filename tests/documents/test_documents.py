@@ -76,7 +76,7 @@ class Reader:
 
     def __init__(self, folder: Path, programs: Path) -> None:
         self.folder, self.port = folder, free_port()
-        for name in ("docs", "examples", "benchmarks"):
+        for name in ("docs", "examples", "benchmarks", "tests/fixtures"):
             shutil.copytree(ROOT / name, folder / name)
         paths = f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}"
         self.environment = {**os.environ, **NO_NETWORK, "HOME": str(folder / "home"), "PATH": paths, "COLUMNS": "110"}

@@ -1,0 +1,120 @@
+"""Make every picture in docs/images anew: `make screenshots`, or `python scripts/screenshots.py report.png pocket.png`.
+
+Inputs are small and fixed: committed results, examples, the model `random`. A new picture is a function here whose name is
+the file's, `report_png` for report.png; it gets the path to write. Pages are drawn by the Chromium of this machine.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+IMAGES = ROOT / "docs" / "images"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
+METHODS = ("sequential", "replay", "eproj")
+
+
+def report_png(path: Path) -> None:
+    """The top of the report on the README's run, from its committed matrices."""
+    with tempfile.TemporaryDirectory() as place:
+        command("report", *quickstart(Path(place)), "--out", "report.html", cwd=Path(place))
+        with page(width=985, height=960) as browser:
+            browser.goto((Path(place) / "report.html").as_uri())
+            browser.screenshot(path=path)
+
+
+def compare_svg(path: Path) -> None:
+    """The same runs compared in a terminal."""
+    with tempfile.TemporaryDirectory() as place:
+        said = command("compare", *quickstart(Path(place)), cwd=Path(place))
+        terminal(path, "evertune compare runs/quickstart/*", said, width=104)
+
+
+def preview_png(path: Path) -> None:
+    """What `data check --preview` shows of the photographs, as the model `random` gets them."""
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        runpy.run_path(str(ROOT / "examples" / "photographs.py"))["main"](place / "my-photos")
+        command("data", "check", "my-photos/photos.yaml", "--model", "random", "--preview", "preview", cwd=place)
+        with page(width=985, height=900) as browser:
+            browser.goto((place / "preview" / "index.html").as_uri())
+            browser.screenshot(path=path)
+
+
+def pocket_png(path: Path) -> None:
+    """One sample of each of the nine tasks of `pocket`."""
+    runpy.run_path(str(ROOT / "examples" / "pocket_sheet.py"))["main"](str(path))
+
+
+def quickstart(folder: Path) -> list[str]:
+    """Run folders of the README's run, with nothing in them but the matrix; their names."""
+    for method in METHODS:
+        (folder / method).mkdir()
+        shutil.copy(ROOT / "docs" / "results" / f"quickstart-{method}.json", folder / method / "matrix.json")
+    return list(METHODS)
+
+
+def command(*words: str, cwd: Path, width: int = 104) -> str:
+    """What `evertune` prints in a terminal of `width` letters, with its colours."""
+    environment = {**os.environ, "FORCE_COLOR": "1", "COLUMNS": str(width), "EVERTUNE_CACHE": str(cwd / "cache")}
+    environment.setdefault("PYTHONPATH", str(ROOT / "src"))
+    call = [sys.executable, "-m", "evertune", *words]
+    return subprocess.run(call, cwd=cwd, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+@contextmanager
+def page(*, width: int, height: int) -> Iterator[Any]:
+    """A page of a light, headless browser (playwright's `Page`)."""
+    from playwright.sync_api import sync_playwright
+
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)  # None: playwright's own, if it was installed
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=list(QUIET))
+        size = {"width": width, "height": height}
+        yield browser.new_page(viewport=size, color_scheme="light", reduced_motion="reduce")
+        browser.close()
+
+
+def terminal(path: Path, typed: str, said: str, *, width: int) -> None:
+    """A terminal as SVG: the command and what it printed. Its letters are the reader's own: nothing is fetched."""
+    from rich.console import Console
+    from rich.terminal_theme import TerminalTheme
+    from rich.text import Text
+
+    colours = [(28, 33, 40), (179, 54, 27), (26, 127, 75), (138, 97, 0), (20, 95, 180), (122, 63, 140), (15, 118, 110)]
+    theme = TerminalTheme((246, 247, 249), (28, 33, 40), [*colours, (90, 100, 114)])
+    console = Console(record=True, width=width, file=Path(os.devnull).open("w"), force_terminal=True)
+    console.print(Text(f"$ {typed}", style="bold"))
+    console.print(Text.from_ansi(said.rstrip()))
+    drawing = console.export_svg(title="", theme=theme, unique_id=path.stem)
+    drawing = re.sub(r"@font-face \{.*?\}", "", drawing, flags=re.DOTALL)
+    drawing = drawing.replace("Fira Code, monospace", "ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono', monospace")
+    path.write_text("\n".join(line.rstrip() for line in drawing.splitlines()) + "\n")
+
+
+PICTURES: tuple[Callable[[Path], None], ...] = (report_png, compare_svg, preview_png, pocket_png)
+
+
+def main(names: list[str]) -> None:
+    """Make the named pictures, or all."""
+    known = {made.__name__.replace("_", "."): made for made in PICTURES}
+    if wrong := sorted(set(names) - set(known)):
+        sys.exit(f"no picture is called {wrong[0]}; there are {', '.join(known)}")
+    for name in names or known:
+        known[name](IMAGES / name)
+        print(IMAGES / name)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
