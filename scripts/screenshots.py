@@ -1,11 +1,12 @@
 """Make every picture in docs/images anew: `make screenshots`, or `python scripts/screenshots.py report.png pocket.png`.
 
-Inputs are small and fixed: committed results, examples, the model `random`. A new picture is a function here whose name is
-the file's, `report_png` for report.png; it gets the path to write. Pages are drawn by the Chromium of this machine.
+Inputs are small and fixed: committed results, examples, the model `random`. A new picture is a function in `PICTURES` whose
+name is the file's, `report_png` for report.png; it gets the path to write. Chromium draws the pages.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import runpy
@@ -47,7 +48,7 @@ def preview_png(path: Path) -> None:
         place = Path(name)
         runpy.run_path(str(ROOT / "examples" / "photographs.py"))["main"](place / "my-photos")
         command("data", "check", "my-photos/photos.yaml", "--model", "random", "--preview", "preview", cwd=place)
-        with page(width=985, height=900) as browser:
+        with page(width=985, height=800) as browser:
             browser.goto((place / "preview" / "index.html").as_uri())
             browser.screenshot(path=path)
 
@@ -94,7 +95,7 @@ def terminal(path: Path, typed: str, said: str, *, width: int) -> None:
 
     colours = [(28, 33, 40), (179, 54, 27), (26, 127, 75), (138, 97, 0), (20, 95, 180), (122, 63, 140), (15, 118, 110)]
     theme = TerminalTheme((246, 247, 249), (28, 33, 40), [*colours, (90, 100, 114)])
-    console = Console(record=True, width=width, file=Path(os.devnull).open("w"), force_terminal=True)
+    console = Console(record=True, width=width, file=io.StringIO(), force_terminal=True)
     console.print(Text(f"$ {typed}", style="bold"))
     console.print(Text.from_ansi(said.rstrip()))
     drawing = console.export_svg(title="", theme=theme, unique_id=path.stem)

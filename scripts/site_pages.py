@@ -1,7 +1,7 @@
 """Pages of the site that are no files in docs/: what docs link to outside of it, CONTRIBUTING, CHANGELOG, the commands.
 
-The docs are written for readers of the repository, where `../src/evertune/similarity.py` opens. A site that is read from
-disk has no repository beside it, so each file that is linked becomes a page of its own here, and each folder a list.
+The docs are written for readers of the repository, where `../src/evertune/similarity.py` opens. A site that is read
+from disk has no repository beside it, so each file that is linked becomes a page of its own here, and each folder a list.
 MkDocs calls the functions `on_...` (`hooks:` in mkdocs.yml).
 """
 
@@ -112,8 +112,11 @@ def commands_page() -> str:
     """Every command with its arguments and options, as `--help` says them."""
     from evertune.cli import app
 
-    parts = ["# Commands", "`evertune COMMAND --help` prints the same. What fails with exit code 2 was asked wrongly; 1 means\n"
-             "that what was asked for did not succeed; 130 that it was interrupted, and the same command goes on."]
+    parts = [
+        "# Commands",
+        "`evertune COMMAND --help` prints the same. What fails with exit code 2 was asked wrongly; 1 means\n"
+        "that what was asked for did not succeed; 130 that it was interrupted, and the same command goes on.",
+    ]
     for path, command in commands_of(typer.main.get_command(app)):
         parts.append(f"## {' '.join(path)}\n\n{(command.help or '').strip()}\n\n{parameters_of(command)}")
     return "\n\n".join(parts)

@@ -5,7 +5,7 @@ A block is executed unless a comment before it says otherwise:
     <!-- not run: takes hours -->                   only checked against the command line (`checked.py`)
     <!-- run with: parcel -> photos.yaml; smol -> random -->   executed in a smaller form
     <!-- run before: cp photos.yaml mine.yaml -->   what the page expects a reader to have
-    <!-- run beside: evertune serve my-model -->    goes on in the background; PORT is a free port, here and in the block
+    <!-- run beside: evertune serve my-model -->    goes on in the background; PORT: a free port, there and in the block
     <!-- file: my-photos/grid.yaml -->              the block is the content of this file
 """
 

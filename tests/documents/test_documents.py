@@ -1,7 +1,7 @@
 """Every command and every block of Python in README.md and docs/ does what a reader would expect: it runs.
 
-Each page is followed from top to bottom in an empty folder with what a clone has beside it. What can't run here says why
-in a comment (`blocks.py`) and is checked against the real command line instead (`checked.py`).
+Each page is followed from top to bottom in an empty folder with what a clone has beside it. What can't run here says
+why in a comment (`blocks.py`) and is checked against the real command line instead (`checked.py`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 from blocks import PAGES, ROOT, blocks_of, commands_in_prose
-from checked import PROMPT, mistakes_of, mistakes_of_shell
+from checked import mistakes_of, mistakes_of_shell
 from warm import install
 
 RUN = ("sh", "console", "python")

@@ -1,4 +1,4 @@
-"""A process that has imported everything once and forks itself for each command, so that a page of commands takes seconds.
+"""A process that has imported everything and forks itself for each command: a page of them then takes seconds.
 
 `python warm.py SOCKET` serves; the `evertune` and `python` that `install` puts into a folder send their arguments,
 environment and open files, and end with the exit code of the fork. A fork is a process of its own in which
