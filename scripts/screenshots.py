@@ -1,7 +1,7 @@
 """Make every picture in docs/images anew: `make screenshots`, or `python scripts/screenshots.py report.png pocket.png`.
 
-Inputs are small and fixed: committed results, examples, the model `random`. A new picture is a function in `PICTURES` whose
-name is the file's, `report_png` for report.png; it gets the path to write. Chromium draws the pages.
+Inputs are small and fixed: committed results, examples, the model `random`. A new picture is a function in `PICTURES`
+whose name is the file's, `report_png` for report.png; it gets the path to write. Chromium draws the pages.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Pages of the site that are no files in docs/: what docs link to outside of it, CONTRIBUTING, CHANGELOG, the commands.
 
 The docs are written for readers of the repository, where `../src/evertune/similarity.py` opens. A site that is read
-from disk has no repository beside it, so each file that is linked becomes a page of its own here, and each folder a list.
+from disk has no repository beside it, so each file that is linked becomes a page here, and each folder a list.
 MkDocs calls the functions `on_...` (`hooks:` in mkdocs.yml).
 """
 

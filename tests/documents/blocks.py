@@ -6,6 +6,7 @@ A block is executed unless a comment before it says otherwise:
     <!-- run with: parcel -> photos.yaml; smol -> random -->   executed in a smaller form
     <!-- run before: cp photos.yaml mine.yaml -->   what the page expects a reader to have
     <!-- run beside: evertune serve my-model -->    goes on in the background; PORT: a free port, there and in the block
+    <!-- fails with: AssertionError -->             the page says so too; this is among what it prints
     <!-- file: my-photos/grid.yaml -->              the block is the content of this file
 """
 
@@ -18,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-NOTES = ("not run", "run with", "run before", "run beside", "file")
+NOTES = ("not run", "run with", "run before", "run beside", "fails with", "file")
 LANGUAGES = ("sh", "console", "python", "yaml", "")
 NOTE = re.compile(r"^<!-- ([a-z ]+): (.*?) -->$")
 FENCE = re.compile(r"^(`{3,})(\w*)$")

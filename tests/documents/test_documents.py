@@ -121,6 +121,11 @@ class Reader:
             shell, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=LONGEST, check=False
         )
         said = ran.stdout + ran.stderr
+        if expected := block.notes.get("fails with"):
+            assert ran.returncode and expected in said, (
+                f"{block.where}: it should fail with '{expected}'\n{said[-1500:]}"
+            )
+            return said
         assert may_fail or ran.returncode == 0, f"{block.where}: exit code {ran.returncode} of\n{text}\n{said[-1500:]}"
         return said
 
@@ -199,6 +204,7 @@ def test_a_wrong_command_is_found_without_running_it(added, said, tmp_path):
         "```console\n$ evertune ls streams --json\n[]\n```",
         "```sh\nevertune fetch parcel\n```",
         "<!-- run with: smol -> random -->\n```sh\ntrue\n```",
+        "<!-- fails with: KeyError -->\n```python\nprint('KeyError')\n```",
         "<!-- skip: no time -->\n```sh\ntrue\n```",
         "```bash\ntrue\n```",
     ],
