@@ -18,6 +18,7 @@ from markdown_it import MarkdownIt
 import evertune
 
 FETCHED = {"script": "src", "img": "src", "link": "href", "iframe": "src", "source": "src", "image": "href"}
+NUMBER = re.compile(r"(?<![\w.])\d+\.\d+(?![\w.])")  # a measured one: 76.4, not TextCaps_0.1_train
 SHAPES = ("li", "table", "tr", "td", "em", "strong", "h1", "h2", "h3", "pre", "ol", "ul", "a", "img")
 
 
@@ -115,7 +116,7 @@ def test_a_table_of_numbers_says_the_command_that_made_it():
         if page.name == "log.md":
             continue  # throw-away scripts, as its first lines say
         for section in re.split(r"^## ", page.read_text(), flags=re.MULTILINE):
-            rows = [line for line in section.splitlines() if re.match(r"\|.*\d\.\d.*\|.*\d\.\d", line)]
+            rows = [line for line in section.splitlines() if line.startswith("|") and len(NUMBER.findall(line)) > 1]
             made = re.search(r"(evertune|python|make) [\w/]+", section)
             assert len(rows) < 2 or made, f"{page.name}, '{section.splitlines()[0]}'"
 
