@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart install test lint types unit docs-tables clean
+.PHONY: quickstart install test lint types unit docs screenshots clean
 
 quickstart: $(VENV)/.installed  ## install, fetch smol and parcel, teach five tasks with three methods
 	$(BIN)/evertune fetch smol parcel
@@ -24,6 +24,12 @@ types: $(VENV)/.dev
 
 unit: $(VENV)/.dev  ## the tests that take seconds
 	$(BIN)/python -m pytest tests/unit
+
+docs: $(VENV)/.dev  ## docs/ as a site in build/site; without a network
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+screenshots: $(VENV)/.dev  ## every picture in docs/images anew, from small fixed inputs
+	$(BIN)/python scripts/screenshots.py
 
 $(VENV)/.torch:
 	$(PYTHON) -m venv $(VENV)

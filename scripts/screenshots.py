@@ -1,74 +1,159 @@
-"""Make the picture of the playground in docs/upkeep.md, so that it shows what the page is now.
+"""Make every picture in docs/images anew: `make screenshots`, or `python scripts/screenshots.py report.png pocket.png`.
 
-evertune run pocket-b1 --model tiny-aligned --method sequential --limit 24 --out runs/pocket
-python scripts/screenshots.py runs/pocket docs/images/app.png
-
-Needs the extras `app` and `dev`, and a Chromium. `--dark` and `--width 390` show the page as others see it.
+Inputs are small and fixed: committed results, examples, the model `random`. A new picture is a function in `PICTURES`
+whose name is the file's, `report_png` for report.png; it gets the path to write. Chromium draws the pages.
 """
 
 from __future__ import annotations
 
-import argparse
+import io
+import os
+import re
+import runpy
 import shutil
+import subprocess
+import sys
+import tempfile
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from playwright.sync_api import Page, sync_playwright
-
-from evertune.app.command import playground
-
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-
-
-def main() -> None:
-    """Serve the runs, use the page as a visitor would, and take its picture."""
-    asked = _arguments()
-    server = playground(asked.run, port=0)
-    threading.Thread(target=server.run, daemon=True).start()
-    with sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
-        size = {"width": asked.width, "height": 900}
-        page = browser.new_page(viewport=size, color_scheme="dark" if asked.dark else "light")
-        page.goto(f"http://127.0.0.1:{server.port}")
-        _use(page, task=asked.task, place=asked.place, stage=asked.stage)
-        height = min(asked.height, page.evaluate("document.documentElement.scrollHeight"))
-        area = {"x": 0, "y": 0, "width": asked.width, "height": height}
-        page.screenshot(path=asked.out, clip=area, full_page=True)
-        browser.close()
+ROOT = Path(__file__).resolve().parents[1]
+IMAGES = ROOT / "docs" / "images"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
+METHODS = ("sequential", "replay", "eproj")
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("run", type=Path, nargs="+", help="Folders, as for evertune app.")
-    parser.add_argument("out", type=Path, help="A PNG file.")
-    parser.add_argument("--task", default="flickr30k", help="Whose kept question is asked.")
-    parser.add_argument("--place", type=int, default=0, help="Which of them.")
-    parser.add_argument("--stage", type=int, default=8, help="Of the slider, and of the cell that is opened.")
-    parser.add_argument("--width", type=int, default=1000)
-    parser.add_argument("--height", type=int, default=2260)
-    parser.add_argument("--dark", action="store_true")
-    return parser.parse_args()
+def report_png(path: Path) -> None:
+    """The top of the report on the README's run, from its committed matrices."""
+    with tempfile.TemporaryDirectory() as place:
+        command("report", *quickstart(Path(place)), "--out", "report.html", cwd=Path(place))
+        with page(width=985, height=960) as browser:
+            browser.goto((Path(place) / "report.html").as_uri())
+            browser.screenshot(path=path)
 
 
-def _use(page: Page, *, task: str, place: int, stage: int) -> None:
-    """Choose a kept picture, ask, move to a stage and open the cell of the task after it."""
-    page.click("#task input")
-    page.get_by_role("option", name=task, exact=True).click()
-    page.wait_for_function("name => document.querySelector('#choices button').dataset.task == name", arg=task)
-    page.click(f"#choices button >> nth={place}")
-    page.wait_for_function("document.querySelector('#question textarea').value.length > 0")
-    page.click("#ask")
-    page.wait_for_function(
+def compare_svg(path: Path) -> None:
+    """The same runs compared in a terminal."""
+    with tempfile.TemporaryDirectory() as place:
+        said = command("compare", *quickstart(Path(place)), cwd=Path(place))
+        terminal(path, "evertune compare runs/quickstart/*", said, width=104)
+
+
+def preview_png(path: Path) -> None:
+    """What `data check --preview` shows of the photographs, as the model `random` gets them."""
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        runpy.run_path(str(ROOT / "examples" / "photographs.py"))["main"](place / "my-photos")
+        command("data", "check", "my-photos/photos.yaml", "--model", "random", "--preview", "preview", cwd=place)
+        with page(width=985, height=800) as browser:
+            browser.goto((place / "preview" / "index.html").as_uri())
+            browser.screenshot(path=path)
+
+
+def pocket_png(path: Path) -> None:
+    """One sample of each of the nine tasks of `pocket`."""
+    runpy.run_path(str(ROOT / "examples" / "pocket_sheet.py"))["main"](str(path))
+
+
+def app_png(path: Path) -> None:
+    """The playground on a short run of `pocket-b1`: a kept question asked of every stage, and a cell opened."""
+    from evertune.app.command import playground
+
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        short = ("--method", "sequential", "--limit", "24", "--out", "pocket")
+        command("run", "pocket-b1", "--model", "tiny-aligned", *short, cwd=place)
+        server = playground([place / "pocket"], port=0)
+        threading.Thread(target=server.run, daemon=True).start()
+        with page(width=1000, height=900) as browser:
+            browser.goto(f"http://127.0.0.1:{server.port}")
+            use_playground(browser, task="flickr30k", stage=8)
+            height = min(2260, browser.evaluate("document.documentElement.scrollHeight"))
+            browser.screenshot(path=path, clip={"x": 0, "y": 0, "width": 1000, "height": height}, full_page=True)
+
+
+def use_playground(browser: Any, *, task: str, stage: int) -> None:
+    """Choose a kept picture of `task`, ask, move to a stage and open the task's cell after it, as a visitor would."""
+    browser.click("#task input")
+    browser.get_by_role("option", name=task, exact=True).click()
+    browser.wait_for_function("name => document.querySelector('#choices button').dataset.task == name", arg=task)
+    browser.click("#choices button >> nth=0")
+    browser.wait_for_function("document.querySelector('#question textarea').value.length > 0")
+    browser.click("#ask")
+    browser.wait_for_function(
         "() => { const rows = document.querySelectorAll('#stages tbody td').length;"
         " return rows && rows == document.querySelectorAll('#stages .said').length; }"
     )
-    page.click(f"#stages tbody tr:nth-child({stage + 1}) button")
-    page.get_by_label(f"{task} after", exact=False).nth(stage - 1).click()
-    page.wait_for_selector("#answers .rows li")
-    page.mouse.move(0, 0)
-    page.evaluate("document.activeElement.blur()")
-    page.wait_for_timeout(500)  # colours fade
+    browser.click(f"#stages tbody tr:nth-child({stage + 1}) button")
+    browser.get_by_label(f"{task} after", exact=False).nth(stage - 1).click()
+    browser.wait_for_selector("#answers .rows li")
+    browser.mouse.move(0, 0)
+    browser.evaluate("document.activeElement.blur()")
+    browser.wait_for_timeout(500)  # colours fade
+
+
+def quickstart(folder: Path) -> list[str]:
+    """Run folders of the README's run, with nothing in them but the matrix; their names."""
+    for method in METHODS:
+        (folder / method).mkdir()
+        shutil.copy(ROOT / "docs" / "results" / f"quickstart-{method}.json", folder / method / "matrix.json")
+    return list(METHODS)
+
+
+def command(*words: str, cwd: Path, width: int = 104) -> str:
+    """What `evertune` prints in a terminal of `width` letters, with its colours."""
+    environment = {**os.environ, "FORCE_COLOR": "1", "COLUMNS": str(width), "EVERTUNE_CACHE": str(cwd / "cache")}
+    environment.setdefault("PYTHONPATH", str(ROOT / "src"))
+    call = [sys.executable, "-m", "evertune", *words]
+    return subprocess.run(call, cwd=cwd, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+@contextmanager
+def page(*, width: int, height: int) -> Iterator[Any]:
+    """A page of a light, headless browser (playwright's `Page`)."""
+    from playwright.sync_api import sync_playwright
+
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)  # None: playwright's own, if it was installed
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=list(QUIET))
+        size = {"width": width, "height": height}
+        yield browser.new_page(viewport=size, color_scheme="light", reduced_motion="reduce")
+        browser.close()
+
+
+def terminal(path: Path, typed: str, said: str, *, width: int) -> None:
+    """A terminal as SVG: the command and what it printed. Its letters are the reader's own: nothing is fetched."""
+    from rich.console import Console
+    from rich.terminal_theme import TerminalTheme
+    from rich.text import Text
+
+    colours = [(28, 33, 40), (179, 54, 27), (26, 127, 75), (138, 97, 0), (20, 95, 180), (122, 63, 140), (15, 118, 110)]
+    theme = TerminalTheme((246, 247, 249), (28, 33, 40), [*colours, (90, 100, 114)])
+    console = Console(record=True, width=width, file=io.StringIO(), force_terminal=True)
+    console.print(Text(f"$ {typed}", style="bold"))
+    console.print(Text.from_ansi(said.rstrip()))
+    drawing = console.export_svg(title="", theme=theme, unique_id=path.stem)
+    drawing = re.sub(r"@font-face \{.*?\}", "", drawing, flags=re.DOTALL)
+    drawing = drawing.replace("Fira Code, monospace", "ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono', monospace")
+    path.write_text("\n".join(line.rstrip() for line in drawing.splitlines()) + "\n")
+
+
+PICTURES: tuple[Callable[[Path], None], ...] = (report_png, compare_svg, preview_png, pocket_png, app_png)
+
+
+def main(names: list[str]) -> None:
+    """Make the named pictures, or all."""
+    known = {made.__name__.replace("_", "."): made for made in PICTURES}
+    if wrong := sorted(set(names) - set(known)):
+        sys.exit(f"no picture is called {wrong[0]}; there are {', '.join(known)}")
+    for name in names or known:
+        known[name](IMAGES / name)
+        print(IMAGES / name)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
