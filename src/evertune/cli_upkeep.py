@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from evertune.arguments import JsonOption, SetOption, make_console, print_json
+from evertune.arguments import JsonOption, SetOption, TrackOption, make_console, print_json
 from evertune.errors import UserError
 
 FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="The model's folder, or a run's.")]
@@ -46,6 +46,7 @@ def learn(
     images: Annotated[str | None, typer.Option("--images", metavar="FOLDER", help="Where its pictures are.")] = None,
     prompt: Annotated[str | None, typer.Option("--prompt", help="How its questions are asked.")] = None,
     option: Annotated[list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="Of the format.")] = None,
+    track: TrackOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Teach it one more task, and see what it gained and lost."""
@@ -66,6 +67,7 @@ def learn(
             score=score,
             hints=hints,
             accept_if=condition,
+            track=[each.strip() for each in track.split(",")] if track else (),
             watcher=watcher,
             progress=watcher.fetching,
         )
