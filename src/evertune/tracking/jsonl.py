@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: every point of a run, one JSON object per line. When a run resumes, other trackers are filled from it.
+"""`metrics.jsonl`: every point of a run, one JSON object per line; at a resume other trackers are filled from it.
 
 {"step": 12, "time": 1795392000.0, "train/loss": 1.25, "train/learning_rate": 0.001, ...}
 {"step": 40, "time": 1795392031.5, "after": "counting", "score/counting": 62.5, "stream/average": 62.5, ...}
