@@ -42,6 +42,7 @@ class Wandb:
             disable_code=True,
             x_disable_meta=True,
             x_disable_stats=True,
+            x_save_requirements=False,
             init_timeout=SECONDS_TO_BEGIN,
         )
         self._run = wandb.init(
