@@ -1,4 +1,4 @@
-"""Metrics in the run folder: what they say, what a resume makes of them, and that tracking changes and stops nothing."""
+"""Metrics in the run folder: what they say, what a resume makes of them, and that tracking changes nothing."""
 
 from __future__ import annotations
 
@@ -263,9 +263,7 @@ def test_a_feed_gives_each_value_once():
 
 def test_a_package_that_is_missing_is_an_error_before_anything_is_done(toy_stream, tmp_path, monkeypatch):
     monkeypatch.setattr(registry, "find_spec", lambda name: None)
-    with pytest.raises(
-        UserError, match=r"'mlflow' needs a package that is not there: pip install 'evertune\[mlflow\]'"
-    ):
+    with pytest.raises(UserError, match=r"'mlflow' needs a package .*: pip install 'evertune\[mlflow\]'"):
         run(toy_stream, tmp_path / "run", track=["mlflow"])
     with pytest.raises(UserError, match="unknown tracker 'mlfow'; did you mean 'mlflow'"):
         run(toy_stream, tmp_path / "run", track=["mlfow"])
@@ -293,8 +291,6 @@ def test_secrets_stay_here(monkeypatch):
 
 
 def test_lines_that_are_no_points_do_not_count(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text(
-        '{"step": 1, "time": 2.0, "a": 3.0}\n[]\n{"a": 1}\nnonsense\n{"step": 2, "ti'
-    )
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "time": 2, "a": 3.0}\n[]\n{"a": 1}\nnone\n{"step": 2, "ti')
     assert read_points(tmp_path / "metrics.jsonl") == [Point(1, {"a": 3.0}, 2.0)]
     assert read_points(tmp_path / "none.jsonl") == []

@@ -12,6 +12,7 @@ from contextlib import redirect_stdout
 from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from evertune.tracking.jsonl import FILE, read_points
 from evertune.tracking.protocol import PROJECT, Point, Tracked
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class Trackio:
                 auto_log_gpu=False,
                 auto_log_cpu=False,
             )
+        if os.environ.get("TRACKIO_SPACE_ID") or os.environ.get("TRACKIO_SERVER_URL"):
+            return _there_remotely(self._run, run)
         return _there(project, name)
 
     def log(self, point: Point) -> None:
@@ -60,7 +63,7 @@ class Trackio:
 
 
 def _there(project: str, name: str) -> dict[str, int]:
-    """Last steps by name, of the local database; a space is filled from there."""
+    """Last steps by name, of the local database."""
     from trackio.sqlite_storage import SQLiteStorage
 
     rows: list[dict[str, Any]] = SQLiteStorage.get_logs(project, name)
@@ -70,3 +73,9 @@ def _there(project: str, name: str) -> dict[str, int]:
             if key not in ("step", "timestamp") and isinstance(value, Real):
                 there[key] = max(int(row["step"]), there.get(key, 0))
     return there
+
+
+def _there_remotely(run: Run, tracked: Tracked) -> dict[str, int]:
+    """A space or a server tells the last step of a run only, which trackio asks for when it resumes one."""
+    last = int(getattr(run, "_next_step", 0)) - 1
+    return {name: last for point in read_points(tracked.folder / FILE) for name in point.values}
