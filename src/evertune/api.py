@@ -102,6 +102,7 @@ def run(
     data: str | Path | None = None,
     skip_bad: bool = False,
     settings: Sequence[str] = (),
+    track: Sequence[str] = (),
     watcher: Watcher | None = None,
     progress: Progress | None = None,
 ) -> Result:
@@ -117,6 +118,7 @@ def run(
         data: where the folders of published data sets are.
         skip_bad: train on the rows that can be used, and write down in `skipped.json` which can't, instead of stopping.
         settings: `key=value`, e.g. `train.epochs=2` or `replay.ratio=0.05`.
+        track: services that get the metrics, beside the files of the run folder: `trackio`, `wandb`, `mlflow`.
         watcher: told about progress.
         progress: told about downloads.
     """
@@ -130,6 +132,7 @@ def run(
         out=str(out) if out else None,
         data=str(data) if data else None,
         skip_bad=skip_bad or None,
+        track=list(track) or None,
     )
     return run_config(config, watcher=watcher, progress=progress)
 
@@ -142,7 +145,9 @@ def run_config(config: RunConfig, *, watcher: Watcher | None = None, progress: P
     from evertune.lmm import model_config
     from evertune.lmm.lengths import refuse_too_long
     from evertune.report import write_report
+    from evertune.tracking import refuse_missing
 
+    refuse_missing(config.track)
     processes.start()
     specs = method_specs(config)
     if not processes.leads():
@@ -316,6 +321,7 @@ def _load(config: RunConfig, folders: Mapping[str, Path], specs: Sequence[str], 
 
 def _run_one(config: RunConfig, spec: str, stream: Stream, folder: Path, lmm: LMM, watcher: Watcher) -> dict[str, Any]:
     from evertune.lmm.adapters import bare
+    from evertune.tracking import all_of, tracking
 
     stamp(folder, bare(lmm), stream)
     processes.tell("run", spec, str(folder), str(lmm.dtype).removeprefix("torch."), stream.fingerprint)
@@ -326,8 +332,10 @@ def _run_one(config: RunConfig, spec: str, stream: Stream, folder: Path, lmm: LM
         "seed": config.seed,
         "settings": {key: resolved(config, spec)[key] for key in ("limit", "train", "evaluation", "options")},
     }
-    with _learner_for(config, spec, folder, lmm, stream) as learner:
-        return run_stream(learner, stream, folder=folder, header=header, watcher=watcher)
+    name = f"{stream.name}-{header['model']}-{spec}-s{config.seed}"
+    tracked = tracking(folder, to=config.track, name=name, group=stream.name, known=len(stream.known), watcher=watcher)
+    with _learner_for(config, spec, folder, lmm, stream) as learner, tracked as tracks:
+        return run_stream(learner, stream, folder=folder, header=header, watcher=all_of(watcher, tracks))
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from evertune.arguments import (
     SetOption,
     SkipBadOption,
     StreamArgument,
+    TrackOption,
 )
 from evertune.arguments import make_console as _console
 from evertune.arguments import print_json as _print_json
@@ -86,12 +87,13 @@ def takes_a_run(action: Action) -> Action:
         data: DataOption = None,
         skip_bad: SkipBadOption = False,
         settings: SetOption = None,
+        track: TrackOption = None,
         as_json: JsonOption = False,
     ) -> None:
         from evertune.api import configure
 
         given: dict[str, Any] = {"model": model, "method": method, "seed": seed, "limit": limit, "out": out}
-        given |= {"data": data, "skip_bad": skip_bad or None}
+        given |= {"data": data, "skip_bad": skip_bad or None, "track": track}
         action(configure(stream, settings=settings or [], **given), as_json)
 
     return action

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from evertune.arguments import JsonOption, SetOption, make_console, print_json
+from evertune.arguments import JsonOption, SetOption, TrackOption, make_console, print_json
 from evertune.errors import UserError
 
 FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="The model's folder, or a run's.")]
@@ -83,6 +83,7 @@ def learn(
     images: ImagesOption = None,
     prompt: PromptOption = None,
     option: FormatSetting = None,
+    track: TrackOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Teach it one more task, and see what it gained and lost."""
@@ -104,6 +105,7 @@ def learn(
             score=score,
             hints=hints,
             accept_if=condition,
+            track=[each.strip() for each in track.split(",")] if track else (),
             watcher=watcher,
             progress=watcher.fetching,
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from evertune.errors import UserError, nearest
 
@@ -79,6 +79,7 @@ class SharedSettings(BaseModel):
     limit: int | None = Field(default=None, ge=1)
     data: str | None = Field(default=None, description="where the folders of published data sets are")
     skip_bad: bool = Field(default=False, description="train on what can be used instead of stopping")
+    track: list[str] = Field(default_factory=list, description="services that get the metrics: trackio, wandb, mlflow")
     reuse: bool = Field(default=True, description="take over identical trainings and answers from the cache")
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     model_options: dict[str, Any] = Field(
@@ -89,6 +90,12 @@ class SharedSettings(BaseModel):
     options: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="per method: its own options, e.g. {replay: {ratio: 0.05}}"
     )
+
+    @field_validator("track", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        """`trackio,mlflow` is a list too."""
+        return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
 
 
 class RunConfig(SharedSettings):
@@ -121,7 +128,7 @@ class RunConfig(SharedSettings):
 def without_effect(config: RunConfig) -> dict[str, Any]:
     """Settings that decide no number of a run: for `model_dump(exclude=...)`. So old runs keep their identity."""
     unsaid = {key: True for key in ("skip_bad", "model_options") if not getattr(config, key)}
-    return {"data": True, "train": {"checkpointing"}, **unsaid}
+    return {"data": True, "track": True, "train": {"checkpointing"}, **unsaid}
 
 
 def read_yaml(path: Path) -> Any:

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from evertune.runner import Watcher
@@ -152,6 +153,10 @@ class TerminalWatcher(Watcher):
             self.console.print(f"[dim]row  {'after':<{width}}   {', '.join(tasks)}[/dim]", soft_wrap=True)
         self.console.print(f"{stage:>3}  {name:<{width}} {scores}", soft_wrap=True, highlight=False)
         self._progress.update(self._bars["run"], advance=1)
+
+    def notice(self, text: str) -> None:
+        """A yellow line."""
+        self.console.print(f"[yellow]note[/yellow]  {escape(text)}", highlight=False, soft_wrap=True)
 
     def _bar(self, key: str, description: str, total: int, *, note: str) -> None:
         if key in self._bars:

@@ -64,6 +64,8 @@ class Step:
     loss: float
     learning_rate: float
     samples_per_second: float
+    gradient_norm: float | None = None
+    """Before clipping; None in what an earlier evertune has kept."""
 
     def full(self) -> dict[str, float]:
         """Every field, to be made again from."""
@@ -71,7 +73,8 @@ class Step:
 
     def as_dict(self) -> dict[str, float]:
         """For the log: what does not depend on the machine's speed."""
-        return {"step": self.step, "loss": self.loss, "learning_rate": self.learning_rate}
+        norm = {} if self.gradient_norm is None else {"gradient_norm": self.gradient_norm}
+        return {"step": self.step, "loss": self.loss, "learning_rate": self.learning_rate, **norm}
 
 
 OnStep = Callable[[Step], None]
@@ -190,7 +193,7 @@ def _steps(
             for method in methods:
                 method.after_step(parameters)
             pace = seen / (time.perf_counter() - started)
-            log.append(Step(len(log) + 1, steps, sum(losses) / len(losses), rate, pace))
+            log.append(Step(len(log) + 1, steps, sum(losses) / len(losses), rate, pace, norm.item()))
             losses = []
             if on_step:
                 on_step(log[-1])

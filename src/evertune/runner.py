@@ -10,6 +10,7 @@ The same command again continues after the last finished cell; a finished run an
 from __future__ import annotations
 
 import json
+import logging
 import platform
 import time
 from collections.abc import Mapping
@@ -68,6 +69,10 @@ class Watcher:
 
     def run_done(self, matrix: dict[str, Any]) -> None:
         """The run is complete."""
+
+    def notice(self, text: str) -> None:
+        """Something that a person should know, and that stops nothing."""
+        logging.getLogger("evertune").warning(text)
 
 
 def finished_matrix(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -230,3 +230,33 @@ def test_the_commands(data, tmp_path):
     assert "learned task-0" in run(app, ["log", folder]).stdout
     assert "forget task-0 for good?" in run(app, ["rollback", folder, "--to", "0"], input="n\n").stdout
     assert "is at stage 0 again" in run(app, ["rollback", folder, "--to", "0", "--yes"]).stdout
+
+
+def curves(folder):
+    """Steps of training in order, and the rows of scores as (step, task learned last, names of tasks)."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    scores = [
+        (r["step"], r["after"], [n.removeprefix("score/") for n in r if n.startswith("score/")])
+        for r in rows
+        if "after" in r
+    ]
+    return [row["step"] for row in rows if "after" not in row], scores
+
+
+def test_learning_is_tracked_and_what_is_taken_back_is_gone(data, tasks, tmp_path):
+    folder = made(tmp_path / "model")
+    first, second = upkeep.learn(folder, data[0]), upkeep.learn(folder, data[1])
+    steps, rows = curves(folder)
+    assert steps == list(range(1, len(steps) + 1)), "steps go on from task to task"
+    names, half = [task.name for task in tasks], next(step for step, after, _ in rows if after == tasks[0].name)
+    assert rows[0] == (0, "untouched", names[:1]) and rows[1] == (half, names[0], names[:1])
+    assert (len(steps), names[1], names[:2]) in rows and half < len(steps)
+    last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["stream/forgetting"] == second.verdict.measures()["forgetting"] and first.verdict.new is not None
+    before = (folder / "metrics.jsonl").read_text()
+    refused = upkeep.learn(folder, data[2], accept_if=upkeep.parsed("gain>1000"))
+    assert refused.broken
+    kept = [line for line in (folder / "metrics.jsonl").read_text().splitlines() if names[2] not in line]
+    assert kept == before.splitlines(), "the discarded stage has left no step"
+    upkeep.rollback(folder, 1)
+    assert curves(folder)[0] == list(range(1, half + 1))

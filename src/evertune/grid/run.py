@@ -219,8 +219,10 @@ def check_methods(cells: Sequence[Cell]) -> None:
         UserError: unknown names, options or values.
     """
     from evertune.api import method_specs
+    from evertune.tracking import refuse_missing
 
     for cell in cells:
+        refuse_missing(cell.config.track)
         if len(method_specs(cell.config)) > 1:
             raise UserError(f"method '{cell.config.method}': in a grid, write methods as a list")
 

@@ -15,9 +15,12 @@ from typing import Any
 
 import matplotlib
 import matplotlib.style
+import numpy as np
+import numpy.typing as npt
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+Pixels = npt.NDArray[np.uint8]
 LONGEST_NAME = 18
 LETTER = 6.7  # generous width of a letter at 12 pixels
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
@@ -87,6 +90,17 @@ def drawn(canvas: Canvas, label: str) -> str:
     # the salt keeps the names of markers apart when several drawings share a page
     with matplotlib.style.context(["default", SETTINGS | {"svg.hashsalt": label}]):
         return canvas.svg(label)
+
+
+def pixels_of(canvas: Canvas) -> Pixels:
+    """What is on `canvas` as (height, width, 3) bytes on white, twice as many pixels as CSS has."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    with matplotlib.style.context(["default", SETTINGS]):
+        canvas.figure.set_dpi(2 * canvas.figure.dpi)
+        agg = FigureCanvasAgg(canvas.figure)
+        agg.draw()
+        return np.asarray(agg.buffer_rgba())[..., :3].copy()
 
 
 def short_name(name: str) -> str:

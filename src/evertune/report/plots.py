@@ -10,7 +10,17 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from evertune.report.canvas import LETTER, Canvas, column_names, draw_columns, drawn, room, short_name
+from evertune.report.canvas import (
+    LETTER,
+    Canvas,
+    Pixels,
+    column_names,
+    draw_columns,
+    drawn,
+    pixels_of,
+    room,
+    short_name,
+)
 from evertune.report.tables import (
     BOUNDS,
     Loaded,
@@ -33,6 +43,16 @@ GAP = 6.0  # sets apart what was not taught: the untouched model's row, the colu
 
 
 def heat_map(matrix: Loaded) -> str:
+    """R of one run as `<svg>`, see `_matrix`."""
+    return drawn(_matrix(matrix), f"Scores of {matrix['method']}, seed {matrix['seed']}: stages by tasks")
+
+
+def heat_map_pixels(matrix: Loaded) -> Pixels:
+    """R of one run as (height, width, 3) bytes, see `_matrix`; it may have NaN, and need not say its method."""
+    return pixels_of(_matrix(matrix))
+
+
+def _matrix(matrix: Loaded) -> Canvas:
     """R of one run: stages by tasks, deeper blue for higher scores, what was just learned outlined.
 
     The columns of tasks that were known before stand apart, with the word below.
@@ -54,12 +74,14 @@ def heat_map(matrix: Loaded) -> str:
         y = top + stage * high + (GAP if stage else 0)
         canvas.text(left - 10, y + high / 2, short_name(names[stage]), align="right")
         for column, score in enumerate(scores):
+            if math.isnan(score):  # not asked yet
+                continue
             _draw_cell(canvas, xs[column], y, side, high, score, size)
     for stage, name in enumerate(matrix["stages"][: len(matrix["R"]) - 1], start=1):
         if name in tasks:
             x, y = xs[tasks.index(name)], top + stage * high + GAP
             canvas.box(x + 1, y + 1, side - 2, high - 2, fill=False, edgecolor="black", linewidth=1.8)
-    return drawn(canvas, f"Scores of {matrix['method']}, seed {matrix['seed']}: stages by tasks")
+    return canvas
 
 
 def _draw_known(canvas: Canvas, start: float, end: float, bottom: float) -> None:

@@ -31,6 +31,7 @@ from evertune.stages import saved_stages
 from evertune.tasks import Stream, Task
 from evertune.tasks.sources import Reading, read_task
 from evertune.tasks.stream import TaskFile
+from evertune.tracking import Tracking, all_of, refuse_missing, retrack, tracking
 from evertune.upkeep.accept import Condition
 from evertune.upkeep.auto import AUTO, refuse_other, settled
 from evertune.upkeep.kept import drop_task, is_kept, keep_sample, keep_task, kept_task
@@ -163,6 +164,7 @@ def learn(
     score: str | None = None,
     hints: Hints | None = None,
     accept_if: Condition | None = None,
+    track: Sequence[str] = (),
     watcher: Watcher | None = None,
     progress: Progress | None = None,
 ) -> Learned:
@@ -176,6 +178,7 @@ def learn(
         score: the scoring rule; default: the data's.
         hints: how a single file is read.
         accept_if: if it does not hold afterwards, the stage is discarded.
+        track: services that get the metrics, as in `evertune.run`; each learning is a run there, with all before it.
         watcher: told about progress.
         progress: told about downloads and pictures.
 
@@ -183,6 +186,7 @@ def learn(
         DataError: something in the data can't be used; nothing was changed.
         UserError: the task is known already, or a name or rule is wrong.
     """
+    refuse_missing(track)
     watcher = watcher or Watcher()
     refuse_other(method, own=config_of(folder).method)
     service = Service.open(folder, progress=progress)
@@ -202,14 +206,43 @@ def learn(
         training=[round(learner.training.epochs * len(task.train))],
         answers=asked_before + sum(len(each.test) for each in everything),
     )
-    before = service.measured(everything, watcher)
-    stage = learn_stage(learner, task, service.number + 1, folder, watcher)
-    service.measured(everything, watcher)
-    verdict = _verdict(service, before, stage=stage.number, others=service.tasks, new=kept)
+    label, group = f"{folder.resolve().name}: {task.name}", folder.resolve().name
+    with tracking(folder, to=track, name=label, group=group, watcher=watcher, same_run=False) as tracks:
+        verdict = _taught(service, task, kept, watcher, tracks)
     broken = tuple(accept_if.broken_by(verdict.measures())) if accept_if else ()
+    stage = service.number
     if broken:
-        _go_back(service, stage.number - 1, reason="; ".join(broken))
-    return Learned(stage.number, task.name, verdict, checked, broken)
+        _go_back(service, stage - 1, reason="; ".join(broken))
+    return Learned(stage, task.name, verdict, checked, broken)
+
+
+def _taught(service: Service, task: Task, kept: Task, watcher: Watcher, tracks: Tracking) -> Verdict:
+    """Ask about everything, teach `task`, ask again; `kept` is what of it will be asked."""
+    everything, told = (*service.tasks, kept), all_of(watcher, tracks)
+    before = service.measured(everything, told)
+    _track_row(service, before, everything, tracks, measures={})
+    stage = learn_stage(service.learner, task, service.number + 1, service.folder, told)
+    after = service.measured(everything, told)
+    verdict = _verdict(service, before, stage=stage.number, others=service.tasks, new=kept)
+    measures = {"average": verdict.measures()["average"]}
+    if service.tasks:
+        measures["forgetting"] = verdict.measures()["forgetting"]
+    _track_row(service, after, everything, tracks, measures=measures)
+    return verdict
+
+
+def _track_row(
+    service: Service,
+    cells: Mapping[tuple[int, str], dict[str, Any]],
+    tasks: Sequence[Task],
+    tracks: Tracking,
+    *,
+    measures: Mapping[str, float],
+) -> None:
+    number = service.number
+    name = service.learner.stages[number - 1].task if number else "untouched"
+    scores = {task.name: cells[number, task.name]["score"] for task in tasks}
+    tracks.row(number, after=name, scores=scores, measures=measures)
 
 
 def entry_of(
@@ -355,6 +388,7 @@ def _go_back(service: Service, to: int, *, reason: str) -> None:
     service.learner.rollback(to)
     for name in gone:
         drop_task(service.folder, name)
+    retrack(service.folder, name=service.folder.resolve().name)
 
 
 def history(folder: Path) -> list[dict[str, Any]]:
