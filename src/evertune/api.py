@@ -7,7 +7,7 @@ matrices = evertune.run("parcel", model="smol", method="sequential,replay,eproj"
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from evertune.assets import Progress
 from evertune.config import RunConfig, beside, read_yaml, validated, with_settings, without_effect
 from evertune.errors import RunFolderError, UserError
 from evertune.files import read_json, write_json
+from evertune.locks import alone
 from evertune.runner import (
     Watcher,
     begin,
@@ -154,20 +155,24 @@ def run_config(config: RunConfig, *, watcher: Watcher | None = None, progress: P
     identities = {spec: identity_of(resolved(config, spec), data, model) for spec in specs}
     # Refuse a folder of another run before the first minute of training, not after the second method.
     done = {spec: finished_matrix(folders[spec], identities[spec]) for spec in specs}
-    open_ones = [spec for spec in specs if done[spec] is None]
-    if open_ones:
-        lmm = _load(config, folders, open_ones, progress)
-        watcher = watcher or Watcher()
-        watcher.model_loaded(config.model, running_facts(lmm))
-        refuse_too_long(data.columns, lmm, stream=data.name)
-        for spec in open_ones:
-            begin(folders[spec], identities[spec])
-            if len(data.skipped):
-                write_json(folders[spec] / "skipped.json", data.skipped.as_dict())
-            done[spec] = _run_one(config, spec, data, folders[spec], lmm, watcher)
     page = base / "report" / "index.html"
-    if open_ones or not page.exists():
-        write_report(list(folders.values()), page)
+    with ExitStack() as held:
+        for spec in (spec for spec in specs if done[spec] is None):
+            held.enter_context(alone(folders[spec]))
+            done[spec] = finished_matrix(folders[spec], identities[spec])  # another may have ended it meanwhile
+        open_ones = [spec for spec in specs if done[spec] is None]
+        if open_ones:
+            lmm = _load(config, folders, open_ones, progress)
+            watcher = watcher or Watcher()
+            watcher.model_loaded(config.model, running_facts(lmm))
+            refuse_too_long(data.columns, lmm, stream=data.name)
+            for spec in open_ones:
+                begin(folders[spec], identities[spec])
+                if len(data.skipped):
+                    write_json(folders[spec] / "skipped.json", data.skipped.as_dict())
+                done[spec] = _run_one(config, spec, data, folders[spec], lmm, watcher)
+        if open_ones or not page.exists():
+            write_report(list(folders.values()), page)
     processes.tell("end", str(base))
     return Result([matrix for matrix in done.values() if matrix is not None], base, page)
 

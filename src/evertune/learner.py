@@ -39,7 +39,7 @@ from evertune.stages import (
     split_state,
     stage_folder,
 )
-from evertune.tasks.task import Sample, Task, fingerprints_of
+from evertune.tasks.task import Sample, Task, data_digest, fingerprints_of
 
 
 class Learner:
@@ -127,6 +127,7 @@ class Learner:
             reused=reused,
             stored_bytes=bytes_of(split_state(state)[0]),
             trained_parameters=sum(p.numel() for p in trained_parameters(self.lmm, self.methods).values()),
+            data=data_digest(task),
         )
         if processes.leads():
             trainable = copy_of(self.lmm.trainable())

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +22,10 @@ import yaml
 from evertune import processes
 from evertune.errors import RunFolderError
 from evertune.files import append_jsonl, digest_of, digest_of_file, make_folder, read_json, write_atomically, write_json
+from evertune.locks import NAME as LOCK
 from evertune.scoring.metrics import formulas, metrics_of
 from evertune.tasks import Stream, Task
+from evertune.tasks.task import data_digest
 
 if TYPE_CHECKING:
     from evertune.learner import Learner
@@ -77,7 +79,7 @@ def finished_matrix(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any]
         RunFolderError: the folder holds a run of another configuration; the message names what differs.
     """
     if not (folder / "config.yaml").exists():
-        if folder.exists() and any(folder.iterdir()):
+        if not is_free(folder):
             raise RunFolderError(f"{folder} is not empty and not a run: choose another --out")
         return None
     refuse_other_run(folder, identity)
@@ -85,7 +87,25 @@ def finished_matrix(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any]
     if not path.exists():
         return None
     matrix: dict[str, Any] = read_json(path)
-    return matrix if matrix.get("finished") else None
+    return matrix if matrix.get("finished") and still_holds(folder, matrix) else None
+
+
+def is_free(folder: Path) -> bool:
+    """Whether nothing of anybody is in a folder, or it is not there."""
+    return not folder.exists() or all(path.name == LOCK for path in folder.iterdir())
+
+
+def still_holds(folder: Path, matrix: Mapping[str, Any]) -> bool:
+    """Whether what a finished matrix was made of is there, and was not taken back by a rollback since."""
+    stages = (f"{number:02d}-{task}" for number, task in enumerate(matrix["stages"], start=1))
+    if not all((folder / "stages" / name / "done.json").exists() for name in stages):
+        return False
+    cells = finished_cells(folder)
+    return all(_without_clock(cells.get((cell["stage"], cell["task"]), {})) == cell for cell in matrix["cells"])
+
+
+def _without_clock(cell: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in cell.items() if key != "seconds"}
 
 
 def refuse_other_run(folder: Path, identity: Mapping[str, Any]) -> None:
@@ -178,6 +198,7 @@ def run_stream(
         watcher: told about progress.
     """
     plan = _plan(learner, stream)
+    refuse_other_history(learner, plan)
     cells = finished_cells(folder)
     watcher.run_started(
         f"{header['method']} on {header['stream']}, seed {header['seed']}",
@@ -219,6 +240,17 @@ def _plan(learner: Learner, stream: Stream) -> list[Task]:
     for method in learner.methods:
         plan = method.stages(plan)
     return plan
+
+
+def refuse_other_history(learner: Learner, plan: Sequence[Task]) -> None:
+    """Raise when a stage of the folder is not what the stream teaches there: other data, or taught by hand."""
+    for stage, task in zip(learner.stages, plan, strict=False):
+        if stage.task != task.name or stage.data not in ("", data_digest(task)):
+            raise RunFolderError(
+                f"{learner.folder}: stage {stage.number} is '{stage.task}', which this stream does not teach there"
+                + (" with these data" if stage.task == task.name else "")
+                + f". Go back with evertune rollback {learner.folder} --to {stage.number - 1}, or choose another --out"
+            )
 
 
 def _at(learner: Learner, number: int) -> Learner:
@@ -332,7 +364,7 @@ def _matrix(
         "formulas": formulas(known=known),
         "warnings": _warnings(header, R, known) if finished else [],
         "cost": _cost(learner, kept),
-        "cells": [{k: v for k, v in cell.items() if k != "seconds"} for cell in kept],
+        "cells": [_without_clock(cell) for cell in kept],
     }
 
 

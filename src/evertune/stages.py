@@ -39,6 +39,7 @@ class Stage:
         seconds: training time; with `reused`, of the run whose identical training was taken over.
         stored_bytes: what the methods' state takes; on disk this counts for all stages up to this one together, as
             far as earlier tensors did not change.
+        data: `data_digest` of the task; empty in folders of earlier versions.
     """
 
     number: int
@@ -49,6 +50,7 @@ class Stage:
     reused: bool
     stored_bytes: int
     trained_parameters: int
+    data: str = ""
 
 
 def stage_folder(run: Path, number: int, task: str) -> Path:

@@ -7,11 +7,11 @@ the same command again. Once it is learned it stays, and `check` asks what could
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from evertune.api import config_of, configure, data_of, load_model, method_specs, open_run, resolved
 from evertune.assets import Progress
@@ -24,8 +24,9 @@ from evertune.evaluate import write_answers
 from evertune.files import append_jsonl, digest_of, read_json
 from evertune.learner import Learner
 from evertune.lmm import model_config
+from evertune.locks import alone
 from evertune.processes import refuse_several
-from evertune.runner import Watcher, begin, evaluate_cell, finished_cells, learn_stage, read_ledger, stamp
+from evertune.runner import Watcher, begin, evaluate_cell, finished_cells, is_free, learn_stage, read_ledger, stamp
 from evertune.stages import saved_stages
 from evertune.tasks import Stream, Task
 from evertune.tasks.sources import Reading, read_task
@@ -34,8 +35,22 @@ from evertune.upkeep.accept import Condition
 from evertune.upkeep.kept import drop_task, is_kept, keep_sample, keep_task, kept_task
 from evertune.upkeep.verdict import Change, Verdict, best_cell, change_of
 
+Given = ParamSpec("Given")
+Done = TypeVar("Done")
 OWN = "(own)"
 """The stream of a model that is taught task by task: it has none but its own history."""
+
+
+def _alone_in(action: Callable[Concatenate[Path, Given], Done]) -> Callable[Concatenate[Path, Given], Done]:
+    """An action that changes a model's folder, its first argument: nobody else may meanwhile."""
+
+    @wraps(action)
+    def within(folder: Path, /, *given: Given.args, **named: Given.kwargs) -> Done:
+        config_of(folder)  # raises where there is none: no folder may be made by a lock
+        with alone(folder):
+            return action(folder, *given, **named)
+
+    return within
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +133,7 @@ def new(
     Raises:
         UserError: the folder is there already, or a setting is wrong.
     """
-    if folder.exists() and any(folder.iterdir()):
+    if not is_free(folder):
         raise UserError(f"{folder} is not empty: choose a new folder")
     config = configure(OWN, model=model, method=method, seed=seed, settings=settings)
     if len(method_specs(config)) > 1:
@@ -126,8 +141,11 @@ def new(
     lmm = load_model(config, progress=progress)
     described = digest_of(read_json(model_config(config.model, progress=progress)))[:16]
     settled = {key: value for key, value in resolved(config, method).items() if key != "out"}
-    begin(folder, {**settled, "model_config": described})
-    stamp(folder, lmm, Stream(OWN, tasks=()))
+    with alone(folder):
+        if not is_free(folder):
+            raise UserError(f"{folder} was made by another process meanwhile: choose a new folder")
+        begin(folder, {**settled, "model_config": described})
+        stamp(folder, lmm, Stream(OWN, tasks=()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +169,7 @@ class Learned:
         return {**found, "verdict": self.verdict.as_dict(), "data": warnings}
 
 
+@_alone_in
 def learn(
     folder: Path,
     data: str,
@@ -238,6 +257,7 @@ def _verdict(
     return Verdict(change(new), tuple(change(task) for task in others))
 
 
+@_alone_in
 def check(folder: Path, *, watcher: Watcher | None = None, progress: Progress | None = None) -> Verdict:
     """Ask a model everything it was ever asked, now, and compare with the best answers it ever gave.
 
@@ -321,6 +341,7 @@ def would_forget(folder: Path, to: int) -> list[str]:
     return [stage.task for stage in stages[to:]]
 
 
+@_alone_in
 def rollback(folder: Path, to: int, *, progress: Progress | None = None) -> list[str]:
     """Go back to the model as it was after stage `to`, for good; gives the names of the tasks that it forgets.
 
