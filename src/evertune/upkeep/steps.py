@@ -20,7 +20,7 @@ from evertune.data.check import Checked
 from evertune.data.check import check as check_data
 from evertune.data.source import Hints, file_or_stream, reading
 from evertune.errors import RunFolderError, UserError
-from evertune.evaluate import write_answers
+from evertune.evaluate import read_answers, write_answers
 from evertune.files import append_jsonl, digest_of, read_json
 from evertune.learner import Learner
 from evertune.lmm import model_config
@@ -89,9 +89,16 @@ class Service:
         """All cells, after those of `tasks` at the last stage were answered where they had not been."""
         cells = finished_cells(self.folder)
         for task in tasks:
+            strange = {key for key, cell in cells.items() if key[1] == task.name and not self._is_about(cell, task)}
+            cells = {key: cell for key, cell in cells.items() if key not in strange}
             if (self.number, task.name) not in cells:
                 cells[self.number, task.name] = evaluate_cell(self.learner, task, self.number, self.folder, watcher)
         return cells
+
+    def _is_about(self, cell: Mapping[str, Any], task: Task) -> bool:
+        """Whether a cell is of this task's questions, and not of an earlier task that had its name."""
+        said = [(row["id"], row["instruction"]) for row in read_answers(self.folder / cell["answers"])]
+        return said == [(sample.id, sample.instruction) for sample in task.test]
 
     def answers(self, stage: int, task: str) -> Path:
         """The file of what it said to a task's questions after a stage."""
