@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
+from torch import Tensor
 
 from evertune import processes
 from evertune.errors import RunFolderError, UserError
@@ -257,18 +258,17 @@ class Learner:
         plain = not any(method.adds_to_loss() for method in self.methods)
         alone = processes.count() == 1  # several sum in another order
         remembered = self._memo(plan, seed) if self.reuse and plain and alone else None
-        if remembered is not None and remembered.exists():
-            tensors, metadata = read_tensors(remembered)
+        if remembered is not None and (found := _recalled(remembered)):
+            tensors, record = found
             restore(self.lmm.trainable(), tensors)
-            record = json.loads(metadata["record"])
             return [Step(**step) for step in record["log"]], record["seconds"], True
         started = time.perf_counter()
         log = train(self.lmm, self.methods, plan, self.features, training=self.training, seed=seed, on_step=on_step)
         seconds = time.perf_counter() - started
         if remembered is not None:
-            record = {"log": [step.full() for step in log], "seconds": seconds}
-            content = save(copy_of(self.lmm.trainable()), metadata={"record": json.dumps(record)})
-            write_atomically(remembered, content)
+            trained = copy_of(self.lmm.trainable())
+            record = {"log": [step.full() for step in log], "seconds": seconds, "sha256": fingerprint_of(trained)}
+            write_atomically(remembered, save(trained, metadata={"record": json.dumps(record)}))
         return log, seconds, False
 
     def _memo(self, plan: Sequence[Sample], seed: int) -> Path:
@@ -288,3 +288,13 @@ class Learner:
             }
         )
         return make_folder(cache_folder() / "trained") / f"{key[:32]}.safetensors"
+
+
+def _recalled(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Weights and record of a training in the cache; None where there is none, or what is there is damaged."""
+    try:
+        tensors, metadata = read_tensors(path)
+        record = json.loads(metadata["record"])
+        return (tensors, record) if record.get("sha256") in (None, fingerprint_of(tensors)) else None
+    except (RunFolderError, KeyError, ValueError):
+        return None  # a cache: what is missing or damaged is made again
