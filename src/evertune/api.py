@@ -197,20 +197,25 @@ def _follow(config: RunConfig, specs: Sequence[str]) -> Result:
 
 
 def open_run(
-    folder: Path, *, keep: Callable[[Sample], Sample] | None = None, progress: Progress | None = None
+    folder: Path,
+    *,
+    keep: Callable[[Sample], Sample] | None = None,
+    upto: int | None = None,
+    known: Sequence[Task] = (),
+    progress: Progress | None = None,
 ) -> Learner:
     """The model of a run folder as it was after its last stage; needs its model, not its data.
 
-    `keep` is that of `Learner`.
+    `keep`, `upto` and `known` are those of `Learner`.
 
     Raises:
         RunFolderError: it is no run, or damaged, or its model is another one now.
     """
     config = config_of(folder)
     lmm = _load(config, {config.method: folder}, [config.method], progress)
-    if read_json(folder / "stamp.json")["model_fingerprint"] != lmm.fingerprint:
+    if (folder / "stamp.json").exists() and read_json(folder / "stamp.json")["model_fingerprint"] != lmm.fingerprint:
         raise RunFolderError(f"{folder} was made with another {config.model} than the one that is loaded now")
-    return _learner(config, config.method, folder, lmm, keep=keep)
+    return _learner(config, config.method, folder, lmm, keep=keep, upto=upto, known=known)
 
 
 def config_of(folder: Path) -> RunConfig:
@@ -337,6 +342,7 @@ def _learner(
     *,
     known: Sequence[Task] = (),
     keep: Callable[[Sample], Sample] | None = None,
+    upto: int | None = None,
 ) -> Learner:
     from evertune.learner import Learner
     from evertune.methods import make_methods
@@ -352,6 +358,7 @@ def _learner(
         max_new_tokens=config.evaluation.max_new_tokens,
         reuse=config.reuse,
         keep=keep,
+        upto=upto,
     )
 
 

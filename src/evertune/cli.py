@@ -27,7 +27,7 @@ from evertune.arguments import print_json as _print_json
 from evertune.cli_analysis import pairs, similarity
 from evertune.cli_data import data_app, rescore
 from evertune.cli_models import export, fetch, pretrain
-from evertune.cli_upkeep import ask, check, learn, log, new, rollback, serve
+from evertune.cli_upkeep import ask, check, doctor, learn, log, new, rollback, serve
 from evertune.errors import UserError
 from evertune.processes import leads, number
 
@@ -225,7 +225,7 @@ def _list_cells(cells: list[Cell], *, as_json: bool) -> None:
 app.command()(similarity)
 app.command()(pairs)
 app.command()(rescore)
-for thin in (new, learn, check, ask, log, rollback, serve, pretrain, fetch, export):
+for thin in (new, learn, check, ask, log, rollback, serve, doctor, pretrain, fetch, export):
     app.command()(thin)
 app.add_typer(data_app)
 
@@ -308,20 +308,6 @@ def metrics(
     count = content.known if known is None else known
     values = metrics_of(content.R, known=count, direct=content.direct, joint_average=content.joint_average)
     _print_json({"metrics": values, "formulas": formulas(known=count)})
-
-
-@app.command()
-def doctor(as_json: JsonOption = False) -> None:
-    """Check this machine: versions, cores, number formats, cache, weights."""
-    from evertune.catalogue import machine
-
-    facts = machine()
-    if as_json:
-        _print_json(facts)
-        return
-    from evertune.console import show_facts
-
-    show_facts(_console(), "evertune doctor", facts)
 
 
 def found_runs(places: list[Path]) -> list[Path]:

@@ -57,6 +57,7 @@ class Learner:
         max_new_tokens: longest answer; None: two tokens more than the task's longest training answer.
         known: tasks that the model knows before the first stage, for methods that protect them.
         reuse: take over answers and trainings from the cache that are identical to the bit.
+        upto: go on from this stage, as if no later one were in the folder; by default from the last.
         keep: copies a sample that a method stores (`Context.keep`); by default its pictures stay where they are.
 
     Raises:
@@ -76,6 +77,7 @@ class Learner:
         known: Sequence[Task] = (),
         reuse: bool = True,
         keep: Callable[[Sample], Sample] | None = None,
+        upto: int | None = None,
     ) -> None:
         self.methods = composed(methods)
         self.lmm = lmm = adapted(lmm, self.methods, seed=seed)
@@ -94,7 +96,7 @@ class Learner:
         self._context = Context(lmm=lmm, features=self.features, seed=seed, start=self._start)
         if keep:
             self._context = replace(self._context, keep=keep)
-        self.stages: list[Stage] = saved_stages(folder)
+        self.stages: list[Stage] = saved_stages(folder, upto=upto)
         self.current = 0
         self.load(len(self.stages))
 

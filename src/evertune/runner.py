@@ -197,8 +197,9 @@ def run_stream(
         header: model, stream, method and seed, as they stand in `matrix.json`.
         watcher: told about progress.
     """
-    plan = _plan(learner, stream)
+    plan = plan_of(learner, stream)
     refuse_other_history(learner, plan)
+    note_stages(folder, learner.stages)
     cells = finished_cells(folder)
     watcher.run_started(
         f"{header['method']} on {header['stream']}, seed {header['seed']}",
@@ -222,7 +223,7 @@ def run_stream(
 
 def follow_stream(learner: Learner, stream: Stream) -> tuple[Any, ...]:
     """What the other processes do while the leader runs the stream; returns the first order about something else."""
-    plan = _plan(learner, stream)
+    plan = plan_of(learner, stream)
     asked = {task.name: task for task in stream.columns}
     while True:
         match order := processes.told():
@@ -234,7 +235,7 @@ def follow_stream(learner: Learner, stream: Stream) -> tuple[Any, ...]:
                 return order
 
 
-def _plan(learner: Learner, stream: Stream) -> list[Task]:
+def plan_of(learner: Learner, stream: Stream) -> list[Task]:
     """What is learned one after another: what the methods make of the stream's tasks."""
     plan: list[Task] = list(stream.tasks)
     for method in learner.methods:
@@ -314,14 +315,36 @@ def _routing(learner: Learner, task: Task, experts: Mapping[str, int], n: int) -
 def finished_cells(folder: Path) -> dict[tuple[int, str], dict[str, Any]]:
     """Cells of the ledger whose answers are still there, unchanged, and whose stage was not rolled back since."""
     cells: dict[tuple[int, str], dict[str, Any]] = {}
+    for key, row in cells_of(read_ledger(folder)).items():
+        path = folder / row["cell"]["answers"]
+        if path.exists() and digest_of_file(path) == row["sha256"]:
+            cells[key] = {**row["cell"], "seconds": row["seconds"]}
+    return cells
+
+
+def cells_of(ledger: Sequence[Mapping[str, Any]]) -> dict[tuple[int, str], Mapping[str, Any]]:
+    """The last row of each cell whose stage was not rolled back since."""
+    cells: dict[tuple[int, str], Mapping[str, Any]] = {}
+    for row in ledger:
+        if row["event"] == "rollback":
+            cells = {key: cell for key, cell in cells.items() if key[0] <= row["to"]}
+        if row["event"] == "cell":
+            cells[row["cell"]["stage"], row["cell"]["task"]] = row
+    return cells
+
+
+def note_stages(folder: Path, stages: Sequence[Stage]) -> None:
+    """Say in the ledger what a process that was killed just then had no time to say: these stages are there."""
+    noted: set[int] = set()
     for row in read_ledger(folder):
         if row["event"] == "rollback":
-            cells = {(stage, task): cell for (stage, task), cell in cells.items() if stage <= row["to"]}
-        if row["event"] == "cell":
-            path = folder / row["cell"]["answers"]
-            if path.exists() and digest_of_file(path) == row["sha256"]:
-                cells[row["cell"]["stage"], row["cell"]["task"]] = {**row["cell"], "seconds": row["seconds"]}
-    return cells
+            noted = {number for number in noted if number <= row["to"]}
+        if row["event"] == "stage":
+            noted.add(row["stage"])
+    for stage in stages:
+        if stage.number not in noted:
+            event = {"event": "stage", "stage": stage.number, "task": stage.task, "time": time.time()}
+            append_jsonl(folder / "ledger.jsonl", event)
 
 
 def read_ledger(folder: Path) -> list[dict[str, Any]]:

@@ -85,7 +85,7 @@ def save_stage(
 def _places(run: Path, stage: Stage, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, str]]:
     """The stage that holds each tensor, and its hash: an earlier one where the stage before had the very same."""
     before: dict[str, dict[str, str]] = {}
-    for earlier in saved_stages(run):
+    for earlier in saved_stages(run, upto=stage.number - 1):
         if earlier.number == stage.number - 1:
             path = stage_folder(run, earlier.number, earlier.task) / FILES[1]
             before = json.loads(read_tensors(path, only=())[1]["state"]).get(PLACES, {})
@@ -95,13 +95,31 @@ def _places(run: Path, stage: Stage, tensors: Mapping[str, Tensor]) -> dict[str,
     return {name: before[name] if name in known else place for name, place in places.items()}
 
 
-def saved_stages(run: Path) -> list[Stage]:
-    """The finished stages of a run, in order.
+def stage_folders(run: Path) -> list[Path]:
+    """The folders of all stages, finished or not, in order."""
+    return sorted((place for place in (run / "stages").glob("*-*") if place.is_dir()), key=number_of)
+
+
+def number_of(folder: Path) -> int:
+    """2 of `stages/02-numbers`.
+
+    Raises:
+        RunFolderError: it is no stage's folder.
+    """
+    number = folder.name.partition("-")[0]
+    if not number.isdigit():
+        raise RunFolderError(f"{folder} is no stage's folder: take it out of {folder.parent}")
+    return int(number)
+
+
+def saved_stages(run: Path, *, upto: int | None = None) -> list[Stage]:
+    """The finished stages of a run, in order, or the first `upto` of them.
 
     Raises:
         RunFolderError: one is damaged, or missing though a later one is there.
     """
-    stages = [read_stage(path.parent) for path in sorted((run / "stages").glob(f"*/{DONE}"))]
+    folders = [place for place in stage_folders(run) if (place / DONE).exists()]
+    stages = [read_stage(place) for place in folders[:upto]]
     for number, stage in enumerate(stages, start=1):
         if stage.number != number:
             raise RunFolderError(

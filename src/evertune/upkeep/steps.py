@@ -26,7 +26,17 @@ from evertune.learner import Learner
 from evertune.lmm import model_config
 from evertune.locks import alone
 from evertune.processes import refuse_several
-from evertune.runner import Watcher, begin, evaluate_cell, finished_cells, is_free, learn_stage, read_ledger, stamp
+from evertune.runner import (
+    Watcher,
+    begin,
+    evaluate_cell,
+    finished_cells,
+    is_free,
+    learn_stage,
+    note_stages,
+    read_ledger,
+    stamp,
+)
 from evertune.stages import saved_stages
 from evertune.tasks import Stream, Task
 from evertune.tasks.sources import Reading, read_task
@@ -213,6 +223,7 @@ def learn(
     checked = check_data(data, lmm=learner.lmm, hints=hints, progress=progress)
     checked.errors.refuse(stream=checked.stream)
     task = read_task(entry, how, about=entry.about)
+    note_stages(folder, learner.stages)
     kept = keep_task(folder, task, tokens=learner.lmm.answer_tokens)
     everything = (*service.tasks, kept)
     there = finished_cells(folder)
