@@ -5,9 +5,11 @@ evertune run parcel --model smol --method sequential,replay,eproj --out runs/fir
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from evertune.grid import Cell
 
 INTERRUPTED = 130
+STOPPED = 143
 
 app = typer.Typer(
     name="evertune",
@@ -56,7 +59,9 @@ RunsArgument = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run 
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one line and exit code 2, an interruption exit code 130."""
+    """Run the command line; a user's mistake is one line and exit code 2, an interruption exit code 130, SIGTERM
+    exit code 143."""
+    signal.signal(signal.SIGTERM, _stop)
     try:
         app()
     except UserError as problem:
@@ -66,7 +71,15 @@ def main() -> None:
     except SystemExit as end:
         if end.code == INTERRUPTED:  # typer has turned a KeyboardInterrupt into this
             print("evertune: interrupted; the same command again continues", file=sys.stderr)
+        if end.code == STOPPED:
+            said = getattr(end, "said", "stopped by SIGTERM")
+            print(f"evertune: {said}; the same command again continues", file=sys.stderr)
         raise
+
+
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    """SIGTERM outside of a training, where nothing has to be saved: every file is whole or absent."""
+    sys.exit(STOPPED)
 
 
 Action = Callable[["RunConfig", bool], None]

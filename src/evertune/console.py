@@ -70,6 +70,7 @@ class TerminalWatcher(Watcher):
             transient=True,
         )
         self._bars: dict[str, TaskID] = {}
+        self._pieces = 1
 
     def __enter__(self) -> TerminalWatcher:
         self._progress.start()
@@ -118,6 +119,12 @@ class TerminalWatcher(Watcher):
     def stepped(self, step: Step, *, samples: int) -> None:
         """Loss, speed and the time left."""
         self._count("train", samples)
+        if step.pieces > self._pieces:
+            self.console.print(
+                f"[yellow]note[/yellow]  memory was full at step {step.step}: micro-batches are done in {step.pieces} "
+                "pieces from here on; the effective batch is the same"
+            )
+        self._pieces = step.pieces
         note = f"loss {step.loss:.3f} · {step.samples_per_second:.1f} examples/s"
         self._progress.update(self._bars["step"], total=step.steps, completed=step.step, note=note)
 

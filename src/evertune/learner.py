@@ -31,6 +31,8 @@ from evertune.lmm.sharding import spread_frozen
 from evertune.lmm.weights import bytes_of, copy_of, fingerprint_of, restore
 from evertune.loop import OnStep, Step, Training, train, trained_parameters
 from evertune.methods import Context, Method, adapted, composed
+from evertune.midway import FILE as MIDWAY
+from evertune.midway import Saves
 from evertune.stages import (
     Stage,
     load_stage,
@@ -104,7 +106,8 @@ class Learner:
         """Teach one more task and save it as the next stage.
 
         Raises:
-            DataError: a picture is broken. UserError: the loss is not finite. Earlier stages stay valid.
+            DataError: a picture is broken. NotFiniteError: a loss or a gradient is not finite. Stopped: by SIGTERM; the
+                training is saved and the same call goes on with it. Earlier stages stay valid.
         """
         if self.current < len(self.stages):
             raise UserError(
@@ -135,6 +138,7 @@ class Learner:
         if processes.leads():
             trainable = copy_of(self.lmm.trainable())
             save_stage(self.folder, stage, trainable=trainable, state=state, log=[step.as_dict() for step in log])
+            (self.folder / MIDWAY).unlink(missing_ok=True)
         processes.wait()
         self.stages.append(stage)
         self.current = stage.number
@@ -265,31 +269,50 @@ class Learner:
             restore(self.lmm.trainable(), tensors)
             return [Step(**step) for step in record["log"]], record["seconds"], True
         started = time.perf_counter()
-        log = train(self.lmm, self.methods, plan, self.features, training=self.training, seed=seed, on_step=on_step)
-        seconds = time.perf_counter() - started
-        if remembered is not None:
+        with self._saves(task, plan, seed) as midway:
+            log = train(
+                self.lmm,
+                self.methods,
+                plan,
+                self.features,
+                training=self.training,
+                seed=seed,
+                on_step=on_step,
+                midway=midway,
+            )
+        seconds = time.perf_counter() - started + midway.seconds
+        if remembered is not None and log[-1].pieces == 1:
             trained = copy_of(self.lmm.trainable())
             record = {"log": [step.full() for step in log], "seconds": seconds, "sha256": fingerprint_of(trained)}
             write_atomically(remembered, save(trained, metadata={"record": json.dumps(record)}))
         return log, seconds, False
 
     def _memo(self, plan: Sequence[Sample], seed: int) -> Path:
-        parameters = self.lmm.trainable()
-        key = digest_of(
-            {
-                "model": self.lmm.fingerprint,
-                "start": fingerprint_of(parameters),
-                "trained": sorted(trained_parameters(self.lmm, self.methods)),
-                "samples": list(fingerprints_of(plan)),
-                "training": self.training.as_dict(),
-                "seed": seed,
-                "dtype": str(self.lmm.dtype),
-                "device": self.lmm.device.type,
-                "threads": torch.get_num_threads(),
-                "torch": torch.__version__,
-            }
-        )
+        key = digest_of(self._decides(plan, seed))
         return make_folder(cache_folder() / "trained") / f"{key[:32]}.safetensors"
+
+    def _saves(self, task: Task, plan: Sequence[Sample], seed: int) -> Saves:
+        """Where this training is kept on the way, by all that decides it: also what methods know of earlier tasks."""
+        parameters, every = self.lmm.trainable(), self.training.save_every
+        tensors, values = split_state(self._state())
+        decides = {**self._decides(plan, seed), "task": task.name, "state": [fingerprint_of(tensors), values]}
+        key = digest_of({**decides, "processes": processes.count()})
+        return Saves(self.folder, key=key, every=every, size=bytes_of(parameters))
+
+    def _decides(self, plan: Sequence[Sample], seed: int) -> dict[str, Any]:
+        parameters = self.lmm.trainable()
+        return {
+            "model": self.lmm.fingerprint,
+            "start": fingerprint_of(parameters),
+            "trained": sorted(trained_parameters(self.lmm, self.methods)),
+            "samples": list(fingerprints_of(plan)),
+            "training": self.training.as_dict(),
+            "seed": seed,
+            "dtype": str(self.lmm.dtype),
+            "device": self.lmm.device.type,
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+        }
 
 
 def _recalled(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:

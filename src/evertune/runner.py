@@ -262,12 +262,23 @@ def _at(learner: Learner, number: int) -> Learner:
 
 
 def learn_stage(learner: Learner, task: Task, number: int, folder: Path, watcher: Watcher) -> Stage:
-    """Learn `task` as stage `number`, and say so in the ledger."""
+    """Learn `task` as stage `number`, and say so in the ledger.
+
+    Raises:
+        NotFiniteError: a loss or a gradient is not finite; which samples it was of is in the ledger.
+    """
+    from evertune.pieces import NotFiniteError
+
     processes.tell("learn", number)
     _at(learner, number - 1)
     watcher.stage_started(number, task)
     effective = learner.training.batch_size * learner.training.accumulate
-    stage = learner.learn(task, on_step=lambda step: watcher.stepped(step, samples=effective))
+    try:
+        stage = learner.learn(task, on_step=lambda step: watcher.stepped(step, samples=effective))
+    except NotFiniteError as problem:
+        about = {"stage": number, "task": task.name, "what": problem.what, "samples": problem.samples}
+        append_jsonl(folder / "ledger.jsonl", {"event": "not finite", **about, "time": time.time()})
+        raise
     append_jsonl(folder / "ledger.jsonl", {"event": "stage", "stage": number, "task": task.name, "time": time.time()})
     watcher.stage_done(stage)
     return stage

@@ -1,7 +1,7 @@
 """`evertune doctor RUN`: is everything in a run folder what was written, what is broken, what can be made again.
 
-Nothing is believed that has a checksum: stages, answers, kept pictures. `repair` makes again just what is broken: a stage
-is taught from the one before it, a cell is asked anew, and what rests on neither stays as it is.
+Nothing is believed that has a checksum: stages, answers, kept pictures. `repair` makes again just what is broken: a
+stage is taught from the one before it, a cell is asked anew, and what rests on neither stays as it is.
 """
 
 from __future__ import annotations
