@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart install test lint types unit docs-tables clean
+.PHONY: quickstart install test lint types unit crash docs-tables clean
 
 quickstart: $(VENV)/.installed  ## install, fetch smol and parcel, teach five tasks with three methods
 	$(BIN)/evertune fetch smol parcel
@@ -24,6 +24,9 @@ types: $(VENV)/.dev
 
 unit: $(VENV)/.dev  ## the tests that take seconds
 	$(BIN)/python -m pytest tests/unit
+
+crash: $(VENV)/.dev  ## kill small runs 200 times at random moments; each must end with the same bits
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/crash.py --kills 200 --out runs/crash
 
 $(VENV)/.torch:
 	$(PYTHON) -m venv $(VENV)

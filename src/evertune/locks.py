@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from evertune.errors import RunFolderError, UserError
-from evertune.files import make_folder
+from evertune.files import make_folder, sweep
 
 NAME = ".lock"
 """The lock inside a run folder."""
@@ -127,6 +127,7 @@ def alone(folder: Path) -> Iterator[None]:
         )
     try:
         lock.sign()
+        sweep(folder)  # nobody else writes here: what is half written is nobody's any more
         yield
     finally:
         lock.close()
