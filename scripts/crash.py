@@ -2,9 +2,9 @@
 
 python scripts/crash.py --kills 200 --out runs/crash     the same command again goes on where it was
 
-Half of the kills come from outside at a random time (SIGKILL, or SIGTERM with its grace), half in the middle of a random
-write. This process loads the libraries once and forks, so a restart costs about a second; a fork is a process like any
-other to the signal, the lock and the disk.
+Half of the kills come from outside at a random time (SIGKILL, or SIGTERM with its grace), half in the middle of a
+random write. This process loads the libraries once and forks, so a restart costs about a second; a fork is a process
+like any other to the signal, the lock and the disk.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ SETTINGS = ["train.epochs=3", "train.batch_size=2", "train.learning_rate=0.01", 
 KILLS_OF_ONE_RUN = 7
 GRACE = 30.0
 PLACES = {
+    "ledger": "ledger",
     "stages/": "stage",
     "midway": "save in mid-task",
     "report": "report",
     "answers/": "answers",
-    "ledger": "ledger",
 }
 MOMENTS = ["starting", "training", "evaluation", "report", "done"]
 MOMENTS += [f"writing: {name}" for name in (*PLACES.values(), "cache", "other")]
@@ -113,7 +113,7 @@ def mark_writes(board: Board, cache: Path, kill: Kill) -> None:
     def write_all(handle: int, data: bytes) -> None:
         nonlocal count
         count += 1
-        before, path = board.moment, os.readlink(f"/proc/self/fd/{handle}")
+        before, path = board.moment, str(Path(f"/proc/self/fd/{handle}").readlink())
         kind = next((name for part, name in PLACES.items() if part in path), "other")
         board.moment = f"writing: {'cache' if path.startswith(str(cache)) else kind}"
         if count == kill.write:
@@ -231,7 +231,8 @@ def campaign(out: Path, *, kills: int, seed: int = 0, families: list[str] | None
         whole, seconds = undisturbed(stream, family, out)
         place = out / f"{len(rows)}-{family}"
         shutil.rmtree(place, ignore_errors=True)
-        files.make_folder(place)
+        if (whole.parent / "cache" / "models").exists():  # making the model anew is no part of a run
+            shutil.copytree(whole.parent / "cache" / "models", place / "cache" / "models")
         struck = disturbed(stream, family, place, seconds, random.Random(f"{seed} {len(rows)}"))
         same = significant(place / "run") == significant(whole)
         rows.append({"family": family, "kills": struck, "same": same})
@@ -248,6 +249,9 @@ def undisturbed(stream: Path, family: str, out: Path) -> tuple[Path, float]:
     if not (place / "seconds").exists():
         shutil.rmtree(place, ignore_errors=True)
         files.make_folder(place)
+        made = next(iter(out.glob("whole-*/seconds")), None)
+        if made and (made.parent / "cache" / "models").exists():
+            shutil.copytree(made.parent / "cache" / "models", place / "cache" / "models")
         started = time.monotonic()
         code, _ = forked(stream, family, place, Board(), Kill())
         if code:
