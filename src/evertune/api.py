@@ -26,7 +26,6 @@ from evertune.runner import (
     identity_of,
     read_identity,
     run_stream,
-    stamp,
 )
 from evertune.tasks import Sample, Stream, Task, load_stream
 
@@ -308,8 +307,10 @@ def _load(config: RunConfig, folders: Mapping[str, Path], specs: Sequence[str], 
 
 def _run_one(config: RunConfig, spec: str, stream: Stream, folder: Path, lmm: LMM, watcher: Watcher) -> dict[str, Any]:
     from evertune.lmm.adapters import bare
+    from evertune.stamp import stamp
 
-    stamp(folder, bare(lmm), stream)
+    if changes := stamp(folder, bare(lmm), stream):
+        watcher.resumed_elsewhere(changes)
     processes.tell("run", spec, str(folder), str(lmm.dtype).removeprefix("torch."), stream.fingerprint)
     header = {
         "model": Path(config.model).name,

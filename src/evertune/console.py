@@ -110,6 +110,14 @@ class TerminalWatcher(Watcher):
         self._bar("step", "    step", 1, note="")
         self._mark = time.perf_counter()
 
+    def resumed_elsewhere(self, changes: list[str]) -> None:
+        """A warning: numbers may differ in their last bits from here on."""
+        self.console.print(
+            f"[yellow]note[/yellow]  the run was begun with {'; '.join(changes)}: from here on numbers may differ in "
+            "their last bits (noted in stamp.json)",
+            soft_wrap=True,
+        )
+
     def stage_started(self, number: int, task: Task) -> None:
         """The step bar starts anew."""
         self._bar("stage", f"  {task.name}", 2, note="learning")

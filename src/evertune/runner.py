@@ -10,10 +10,8 @@ The same command again continues after the last finished cell; a finished run an
 from __future__ import annotations
 
 import json
-import platform
 import time
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +27,6 @@ from evertune.tasks.task import data_digest
 
 if TYPE_CHECKING:
     from evertune.learner import Learner
-    from evertune.lmm.protocol import LMM
     from evertune.loop import Step
     from evertune.stages import Stage
 
@@ -46,6 +43,9 @@ class Watcher:
 
     def run_started(self, title: str, *, training: list[int], answers: int) -> None:
         """A run begins: samples to train on, epochs included, per stage that is left, and answers that are left."""
+
+    def resumed_elsewhere(self, changes: list[str]) -> None:
+        """The run goes on under other circumstances than it was begun: other versions, another processor."""
 
     def stage_started(self, number: int, task: Task) -> None:
         """Training of a stage begins."""
@@ -145,44 +145,6 @@ def begin(folder: Path, identity: Mapping[str, Any]) -> None:
     make_folder(folder)
     if not (folder / "config.yaml").exists():
         write_atomically(folder / "config.yaml", yaml.safe_dump(dict(identity), sort_keys=False, allow_unicode=True))
-
-
-def stamp(folder: Path, lmm: LMM, stream: Stream) -> None:
-    """Write down what the numbers depend on; at resume, refuse another model.
-
-    Raises:
-        RunFolderError: the weights are not those the run was begun with.
-    """
-    import torch
-
-    content = {
-        "evertune": version("evertune"),
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "transformers", "peft", "accelerate", "safetensors")},
-        "machine": platform.machine(),
-        "threads": torch.get_num_threads(),
-        "processes": processes.count(),
-        "device": str(lmm.device),
-        "dtype": str(lmm.dtype).removeprefix("torch."),
-        "model_fingerprint": lmm.fingerprint,
-        "prompts": {
-            task.name: lmm.prompt(first.instruction, pictures=len(first.images))
-            for task in stream.columns
-            for first in [task.train[0]]
-        },
-        **({"skipped": stream.skipped.counts} if len(stream.skipped) else {}),
-    }
-    path = folder / "stamp.json"
-    if path.exists():
-        before = read_json(path)
-        for key in ("model_fingerprint", "dtype"):
-            if before.get(key) != content[key]:
-                raise RunFolderError(
-                    f"{path}: the run was begun with {key} {before.get(key)}, this machine has {content[key]}; "
-                    "its numbers would not be comparable: choose another --out"
-                )
-    else:
-        write_json(path, content)
 
 
 def run_stream(

@@ -18,6 +18,7 @@ from evertune.learner import Learner
 from evertune.lmm.weights import copy_of
 from evertune.loop import Training
 from evertune.methods import Sequential, make_methods
+from evertune.runner import Watcher
 from evertune.upkeep.doctor import examine
 
 SETTINGS = ["train.epochs=2", "train.learning_rate=0.01", "train.save_every=3", "dtype=float32", "ewc.samples=4"]
@@ -145,3 +146,24 @@ def test_a_task_is_gone_on_with_after_a_stop(lmm, tasks, tmp_path):
     seen = []
     learner(2e-3).learn(tasks[0], on_step=lambda step: seen.append(step.step))
     assert seen[0] == 1 and not (tmp_path / "run" / "midway.safetensors").exists()
+
+
+def test_other_versions_at_resume_are_noted_once(toy_stream, tmp_path):
+    class Told(Watcher):
+        def __init__(self):
+            self.changes = []
+
+        def resumed_elsewhere(self, changes):
+            self.changes += changes
+
+    out, told = tmp_path / "run", Told()
+    again = {"model": "random", "out": out, "settings": SETTINGS[:-1], "watcher": told}
+    evertune_run(str(toy_stream), **again)
+    stamp = json.loads((out / "stamp.json").read_text())
+    (out / "stamp.json").write_text(json.dumps({**stamp, "torch": "1.0", "cpu": "abacus"}))
+    for _ in range(2):
+        (out / "matrix.json").unlink()
+        evertune_run(str(toy_stream), **again)
+    assert told.changes == [f"torch 1.0, now {stamp['torch']}", f"cpu abacus, now {stamp['cpu']}"]
+    (note,) = json.loads((out / "stamp.json").read_text())["resumed"]
+    assert note["now"] == {"torch": stamp["torch"], "cpu": stamp["cpu"]} and note["after_stage"] == 3

@@ -20,7 +20,7 @@ from evertune.files import read_json, write_json
 from evertune.learner import Learner
 from evertune.loop import Step
 from evertune.methods import make_methods
-from evertune.runner import stamp
+from evertune.stamp import stamp
 from evertune.tasks import Task
 
 

@@ -22,8 +22,9 @@ from evertune.learner import Learner
 from evertune.lmm.adapters import bare
 from evertune.locks import alone
 from evertune.processes import refuse_several
-from evertune.runner import Watcher, cells_of, evaluate_cell, finished_cells, plan_of, read_ledger, stamp, still_holds
+from evertune.runner import Watcher, cells_of, evaluate_cell, finished_cells, plan_of, read_ledger, still_holds
 from evertune.stages import DONE, LOG, load_stage, number_of, read_stage, sealed, stage_folders, verify
+from evertune.stamp import stamp
 from evertune.tasks import Stream, Task
 from evertune.upkeep.kept import FOLDER as KEPT
 from evertune.upkeep.kept import is_kept, kept_task

@@ -35,9 +35,9 @@ from evertune.runner import (
     learn_stage,
     note_stages,
     read_ledger,
-    stamp,
 )
 from evertune.stages import saved_stages
+from evertune.stamp import stamp
 from evertune.tasks import Stream, Task
 from evertune.tasks.sources import Reading, read_task
 from evertune.tasks.stream import TaskFile
