@@ -98,11 +98,12 @@ class Marking(Watcher):
 
 @dataclass(frozen=True)
 class Kill:
-    """How a child is killed: by a signal after so many seconds, or by itself in its `write`-th write."""
+    """How a child is killed: by a signal so many seconds after its first step or answer, or in its `write`-th write."""
 
     signal: int = signal.SIGKILL
     after: float | None = None
     write: int | None = None
+    while_starting: bool = False
 
 
 def mark_writes(board: Board, cache: Path, kill: Kill) -> None:
@@ -163,6 +164,8 @@ def waited(process: int, board: Board, kill: Kill) -> tuple[int, str]:
         ended, status = os.waitpid(process, os.WNOHANG)
         if ended:
             return os.waitstatus_to_exitcode(status), moment or board.moment
+        if board.moment == "starting" and not kill.while_starting:
+            started = time.monotonic()
         elapsed = time.monotonic() - started
         if kill.after is not None and not sent and elapsed > kill.after:
             moment, sent = board.moment, True
@@ -191,7 +194,8 @@ def disturbed(stream: Path, family: str, place: Path, usual: float, chance: rand
             kill = Kill(write=chance.randint(1, 12))
         else:
             number = chance.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM])
-            kill = Kill(signal=number, after=chance.uniform(0, usual))
+            early = chance.random() < 0.25
+            kill = Kill(signal=number, after=chance.uniform(0, usual / 2), while_starting=early)
         code, moment = forked(stream, family, place, board, kill)
         if code == 0:
             return kills
