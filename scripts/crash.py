@@ -137,8 +137,8 @@ def child(stream: Path, family: str, out: Path, cache: Path, board: Board, kill:
     return 0
 
 
-def forked(stream: Path, family: str, place: Path, board: Board, kill: Kill) -> tuple[int, str]:
-    """Run until the end or the kill; (how it ended as `os.waitstatus_to_exitcode` says it, what it was doing)."""
+def forked(stream: Path, family: str, place: Path, board: Board, kill: Kill) -> tuple[int, str, float]:
+    """Run until the end or the kill: exit code or minus the signal, what it was doing, seconds from its first step."""
     board.moment = "starting"
     process = os.fork()
     if not process:
@@ -158,12 +158,12 @@ def forked(stream: Path, family: str, place: Path, board: Board, kill: Kill) -> 
     return waited(process, board, kill)
 
 
-def waited(process: int, board: Board, kill: Kill) -> tuple[int, str]:
+def waited(process: int, board: Board, kill: Kill) -> tuple[int, str, float]:
     started, moment, sent = time.monotonic(), "", False
     while True:
         ended, status = os.waitpid(process, os.WNOHANG)
         if ended:
-            return os.waitstatus_to_exitcode(status), moment or board.moment
+            return os.waitstatus_to_exitcode(status), moment or board.moment, time.monotonic() - started
         if board.moment == "starting" and not kill.while_starting:
             started = time.monotonic()
         elapsed = time.monotonic() - started
@@ -190,20 +190,20 @@ def disturbed(stream: Path, family: str, place: Path, usual: float, chance: rand
     for attempt in range(4 * KILLS_OF_ONE_RUN):
         if len(kills) >= KILLS_OF_ONE_RUN:
             break
-        if attempt % 2:
+        if not attempt % 2:
             kill = Kill(write=chance.randint(1, 12))
         else:
             number = chance.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM])
             early = chance.random() < 0.25
-            kill = Kill(signal=number, after=chance.uniform(0, usual / 2), while_starting=early)
-        code, moment = forked(stream, family, place, board, kill)
+            kill = Kill(signal=number, after=chance.uniform(0, usual), while_starting=early)
+        code, moment, _ = forked(stream, family, place, board, kill)
         if code == 0:
             return kills
         if code not in (-signal.SIGKILL, -signal.SIGTERM, 143):
             raise RuntimeError(f"{family} ended by itself with {code}: see {place}.log")
         name = "in a write" if kill.write else signal.Signals(kill.signal).name
         kills.append({"moment": moment, "kind": name, "code": code})
-    code, _ = forked(stream, family, place, board, Kill())
+    code, _, _ = forked(stream, family, place, board, Kill())
     if code:
         raise RuntimeError(f"{family} did not end after its kills ({code}): see {place}.log")
     return kills
@@ -256,11 +256,10 @@ def undisturbed(stream: Path, family: str, out: Path) -> tuple[Path, float]:
         made = next(iter(out.glob("whole-*/seconds")), None)
         if made and (made.parent / "cache" / "models").exists():
             shutil.copytree(made.parent / "cache" / "models", place / "cache" / "models")
-        started = time.monotonic()
-        code, _ = forked(stream, family, place, Board(), Kill())
+        code, _, seconds = forked(stream, family, place, Board(), Kill())
         if code:
             raise RuntimeError(f"{family} ended with {code}: see {place}.log")
-        (place / "seconds").write_text(str(time.monotonic() - started))
+        (place / "seconds").write_text(str(seconds))
     return place / "run", float((place / "seconds").read_text())
 
 
