@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart install test lint types unit docs screenshots clean
+.PHONY: quickstart install test lint types unit crash docs screenshots clean
 
 quickstart: $(VENV)/.installed  ## install, fetch smol and parcel, teach five tasks with three methods
 	$(BIN)/evertune fetch smol parcel
@@ -30,6 +30,9 @@ docs: $(VENV)/.dev  ## docs/ as a site in build/site; without a network
 
 screenshots: $(VENV)/.dev  ## every picture in docs/images anew, from small fixed inputs
 	$(BIN)/python scripts/screenshots.py
+
+crash: $(VENV)/.dev  ## kill small runs 200 times at random moments; each must end with the same bits
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/crash.py --kills 200 --out runs/crash
 
 $(VENV)/.torch:
 	$(PYTHON) -m venv $(VENV)

@@ -7,7 +7,7 @@ matrices = evertune.run("parcel", model="smol", method="sequential,replay,eproj"
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from evertune.assets import Progress
 from evertune.config import RunConfig, beside, read_yaml, validated, with_settings, without_effect
 from evertune.errors import RunFolderError, UserError
 from evertune.files import read_json, write_json
+from evertune.locks import alone
 from evertune.runner import (
     Watcher,
     begin,
@@ -25,7 +26,6 @@ from evertune.runner import (
     identity_of,
     read_identity,
     run_stream,
-    stamp,
 )
 from evertune.tasks import Sample, Stream, Task, load_stream
 
@@ -159,20 +159,24 @@ def run_config(config: RunConfig, *, watcher: Watcher | None = None, progress: P
     identities = {spec: identity_of(resolved(config, spec), data, model) for spec in specs}
     # Refuse a folder of another run before the first minute of training, not after the second method.
     done = {spec: finished_matrix(folders[spec], identities[spec]) for spec in specs}
-    open_ones = [spec for spec in specs if done[spec] is None]
-    if open_ones:
-        lmm = _load(config, folders, open_ones, progress)
-        watcher = watcher or Watcher()
-        watcher.model_loaded(config.model, running_facts(lmm))
-        refuse_too_long(data.columns, lmm, stream=data.name)
-        for spec in open_ones:
-            begin(folders[spec], identities[spec])
-            if len(data.skipped):
-                write_json(folders[spec] / "skipped.json", data.skipped.as_dict())
-            done[spec] = _run_one(config, spec, data, folders[spec], lmm, watcher)
     page = base / "report" / "index.html"
-    if open_ones or not page.exists():
-        write_report(list(folders.values()), page)
+    with ExitStack() as held:
+        for spec in (spec for spec in specs if done[spec] is None):
+            held.enter_context(alone(folders[spec]))
+            done[spec] = finished_matrix(folders[spec], identities[spec])  # another may have ended it meanwhile
+        open_ones = [spec for spec in specs if done[spec] is None]
+        if open_ones:
+            lmm = _load(config, folders, open_ones, progress)
+            watcher = watcher or Watcher()
+            watcher.model_loaded(config.model, running_facts(lmm))
+            refuse_too_long(data.columns, lmm, stream=data.name)
+            for spec in open_ones:
+                begin(folders[spec], identities[spec])
+                if len(data.skipped):
+                    write_json(folders[spec] / "skipped.json", data.skipped.as_dict())
+                done[spec] = _run_one(config, spec, data, folders[spec], lmm, watcher)
+        if open_ones or not page.exists():
+            write_report(list(folders.values()), page)
     processes.tell("end", str(base))
     return Result([matrix for matrix in done.values() if matrix is not None], base, page)
 
@@ -201,21 +205,26 @@ def open_run(
     *,
     keep: Callable[[Sample], Sample] | None = None,
     lmm: LMM | None = None,
+    upto: int | None = None,
+    known: Sequence[Task] = (),
     progress: Progress | None = None,
 ) -> Learner:
     """The model of a run folder as it was after its last stage; needs its model, not its data.
 
     Args:
         folder: the run's.
-        keep: that of `Learner`.
+        keep: that of `Learner`, like `upto` and `known`.
         lmm: what `model_of` gave, untouched, where it is loaded already.
+        upto: the last stage that is looked at.
+        known: tasks that the model knew before.
         progress: told about downloads.
 
     Raises:
         RunFolderError: it is no run, or damaged, or its model is another one now.
     """
     config = config_of(folder)
-    return _learner(config, config.method, folder, lmm or model_of(folder, progress=progress), keep=keep)
+    lmm = lmm or model_of(folder, progress=progress)
+    return _learner(config, config.method, folder, lmm, keep=keep, upto=upto, known=known)
 
 
 def model_of(folder: Path, *, progress: Progress | None = None) -> LMM:
@@ -226,7 +235,7 @@ def model_of(folder: Path, *, progress: Progress | None = None) -> LMM:
     """
     config = config_of(folder)
     lmm = _load(config, {config.method: folder}, [config.method], progress)
-    if read_json(folder / "stamp.json")["model_fingerprint"] != lmm.fingerprint:
+    if (folder / "stamp.json").exists() and read_json(folder / "stamp.json")["model_fingerprint"] != lmm.fingerprint:
         raise RunFolderError(f"{folder} was made with another {config.model} than the one that is loaded now")
     return lmm
 
@@ -321,9 +330,11 @@ def _load(config: RunConfig, folders: Mapping[str, Path], specs: Sequence[str], 
 
 def _run_one(config: RunConfig, spec: str, stream: Stream, folder: Path, lmm: LMM, watcher: Watcher) -> dict[str, Any]:
     from evertune.lmm.adapters import bare
+    from evertune.stamp import stamp
     from evertune.tracking import all_of, tracking
 
-    stamp(folder, bare(lmm), stream)
+    if changes := stamp(folder, bare(lmm), stream):
+        watcher.resumed_elsewhere(changes)
     processes.tell("run", spec, str(folder), str(lmm.dtype).removeprefix("torch."), stream.fingerprint)
     header = {
         "model": Path(config.model).name,
@@ -358,6 +369,7 @@ def _learner(
     *,
     known: Sequence[Task] = (),
     keep: Callable[[Sample], Sample] | None = None,
+    upto: int | None = None,
 ) -> Learner:
     from evertune.learner import Learner
     from evertune.methods import make_methods
@@ -373,6 +385,7 @@ def _learner(
         max_new_tokens=config.evaluation.max_new_tokens,
         reuse=config.reuse,
         keep=keep,
+        upto=upto,
     )
 
 

@@ -13,6 +13,8 @@ import random
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from evertune.learner import Learner
 from evertune.lmm import load_lmm
 from evertune.lmm.protocol import LMM
 from evertune.lmm.weights import bytes_of, copy_of, fingerprint_of
-from evertune.loop import Training
+from evertune.loop import Step, Training
 from evertune.methods import Direct, Method, Sequential, adapted
 from evertune.tasks.task import Sample, Task
 
@@ -64,6 +66,7 @@ def check_method(
         _check_hidden_task(whole, tasks, folder / "hidden")
         _check_save_and_load(whole, make, tasks, new)
         _check_resume(whole, make, stages, folder / "resumed", new)
+        _check_midway(whole, make, stages, folder / "midway", new)
         _check_memory(whole)
         _check_first_stage(make, stages[0], folder, new)
         _check_neutral(make, tasks, folder, new)
@@ -151,6 +154,28 @@ def _check_resume(whole: Learner, make: MakeMethods, stages: Sequence[Task], fol
     resumed = new(make, folder)
     assert fingerprint_of(resumed.lmm.trainable()) == fingerprint_of(whole.lmm.trainable()), (
         "a run that was interrupted after each stage ends with other weights: some state is not saved"
+    )
+
+
+def _check_midway(whole: Learner, make: MakeMethods, stages: Sequence[Task], folder: Path, new: NewLearner) -> None:
+    """Interrupted in the middle of every stage and gone on with, to the bit."""
+
+    def interrupt(step: Step) -> None:
+        if step.step == 2:
+            raise InterruptedError
+
+    for task in stages:
+        first = new(make, folder)
+        first.training = replace(first.training, save_every=1)
+        with suppress(InterruptedError):
+            first.learn(task, on_step=interrupt)
+        seen: list[int] = []
+        new(make, folder).learn(task, on_step=lambda step, seen=seen: seen.append(step.step))  # type: ignore[misc]
+        assert seen[0] == 2, "a training that was saved after its first step was not gone on with"
+    resumed = new(make, folder)
+    assert fingerprint_of(resumed.lmm.trainable()) == fingerprint_of(whole.lmm.trainable()), (
+        "a run that was interrupted inside its stages ends with other weights: what a method collects step by step "
+        "must be in its `progress_dict`"
     )
 
 

@@ -5,9 +5,11 @@ evertune run parcel --model smol --method sequential,replay,eproj --out runs/fir
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -28,7 +30,7 @@ from evertune.arguments import print_json as _print_json
 from evertune.cli_analysis import pairs, similarity
 from evertune.cli_data import data_app, rescore
 from evertune.cli_models import export, fetch, pretrain
-from evertune.cli_upkeep import advise, ask, check, learn, log, new, playground, rollback, serve
+from evertune.cli_upkeep import advise, ask, check, doctor, learn, log, new, playground, rollback, serve
 from evertune.errors import UserError
 from evertune.processes import leads, number
 
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from evertune.grid import Cell
 
 INTERRUPTED = 130
+STOPPED = 143
 
 app = typer.Typer(
     name="evertune",
@@ -57,7 +60,9 @@ RunsArgument = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run 
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one line and exit code 2, an interruption exit code 130."""
+    """Run the command line; a user's mistake is one line and exit code 2, an interruption exit code 130, SIGTERM
+    exit code 143."""
+    signal.signal(signal.SIGTERM, _stop)
     try:
         app()
     except UserError as problem:
@@ -67,7 +72,15 @@ def main() -> None:
     except SystemExit as end:
         if end.code == INTERRUPTED:  # typer has turned a KeyboardInterrupt into this
             print("evertune: interrupted; the same command again continues", file=sys.stderr)
+        if end.code == STOPPED:
+            said = getattr(end, "said", "stopped by SIGTERM")
+            print(f"evertune: {said}; the same command again continues", file=sys.stderr)
         raise
+
+
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    """SIGTERM outside of a training, where nothing has to be saved: every file is whole or absent."""
+    sys.exit(STOPPED)
 
 
 Action = Callable[["RunConfig", bool], None]
@@ -227,7 +240,7 @@ def _list_cells(cells: list[Cell], *, as_json: bool) -> None:
 app.command()(similarity)
 app.command()(pairs)
 app.command()(rescore)
-for thin in (new, learn, check, ask, log, rollback, serve, pretrain, fetch, export):
+for thin in (new, learn, check, ask, log, rollback, serve, doctor, pretrain, fetch, export):
     app.command()(thin)
 app.command(name="try")(advise)
 app.command("app")(playground)
@@ -312,20 +325,6 @@ def metrics(
     count = content.known if known is None else known
     values = metrics_of(content.R, known=count, direct=content.direct, joint_average=content.joint_average)
     _print_json({"metrics": values, "formulas": formulas(known=count)})
-
-
-@app.command()
-def doctor(as_json: JsonOption = False) -> None:
-    """Check this machine: versions, cores, number formats, cache, weights."""
-    from evertune.catalogue import machine
-
-    facts = machine()
-    if as_json:
-        _print_json(facts)
-        return
-    from evertune.console import show_facts
-
-    show_facts(_console(), "evertune doctor", facts)
 
 
 def found_runs(places: list[Path]) -> list[Path]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from evertune.arguments import JsonOption, SetOption, TrackOption, make_console, print_json
+from evertune.arguments import DataOption, JsonOption, SetOption, TrackOption, make_console, print_json
 from evertune.errors import UserError
 
 FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="The model's folder, or a run's.")]
@@ -237,3 +237,46 @@ def playground(
         server = open_playground(folders, host=host, port=port, token=token, tokens=tokens, progress=watcher.fetching)
     console.print(f"the playground is open on http://{host}:{server.port}", highlight=False, soft_wrap=True)
     server.run()
+
+
+def doctor(
+    run: Annotated[Path | None, typer.Argument(metavar="RUN", help="A run's or a model's folder.")] = None,
+    repair: Annotated[bool, typer.Option("--repair", help="Make again what is broken, and nothing else.")] = False,
+    data: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check this machine; or a run folder: every checksum, what is broken, what can be made again."""
+    if run is not None:
+        _doctor_of(run, repairs=repair, data=data, as_json=as_json)
+        return
+    if repair:
+        raise UserError("what is to be repaired? Say evertune doctor RUN --repair")
+    from evertune.catalogue import machine
+
+    facts = machine()
+    if as_json:
+        print_json(facts)
+        return
+    from evertune.console import show_facts
+
+    show_facts(make_console(), "evertune doctor", facts)
+
+
+def _doctor_of(run: Path, *, repairs: bool, data: str | None, as_json: bool) -> None:
+    from evertune.console import TerminalWatcher
+    from evertune.upkeep.doctor import examine, repair
+    from evertune.upkeep.view import show_findings
+
+    console = make_console(quiet=as_json)
+    if repairs:
+        with TerminalWatcher(console) as watcher:
+            done = repair(run, data=data, watcher=watcher, progress=watcher.fetching)
+        found, left = done.found, done.left
+    else:
+        found = left = examine(run)
+    if as_json:
+        print_json({"found": [f.as_dict() for f in found], "left": [f.as_dict() for f in left]})
+    else:
+        show_findings(console, found, left, folder=run, repaired=repairs)
+    if left:
+        raise typer.Exit(1)

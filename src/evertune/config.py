@@ -58,6 +58,12 @@ class TrainSettings(BaseModel):
     checkpointing: bool = Field(
         default=False, description="compute activations again on the way back: less memory, more time, the same numbers"
     )
+    save_every: int | None = Field(
+        default=None,
+        ge=0,
+        description="optimizer steps between two saves of a task in progress; 0: never; by default as often as costs "
+        "less than 5 % of the time",
+    )
 
 
 class EvaluationSettings(BaseModel):
@@ -128,7 +134,7 @@ class RunConfig(SharedSettings):
 def without_effect(config: RunConfig) -> dict[str, Any]:
     """Settings that decide no number of a run: for `model_dump(exclude=...)`. So old runs keep their identity."""
     unsaid = {key: True for key in ("skip_bad", "model_options") if not getattr(config, key)}
-    return {"data": True, "track": True, "train": {"checkpointing"}, **unsaid}
+    return {"data": True, "track": True, "train": {"checkpointing", "save_every"}, **unsaid}
 
 
 def read_yaml(path: Path) -> Any:

@@ -71,6 +71,7 @@ class TerminalWatcher(Watcher):
             transient=True,
         )
         self._bars: dict[str, TaskID] = {}
+        self._pieces = 1
 
     def __enter__(self) -> TerminalWatcher:
         self._progress.start()
@@ -110,6 +111,14 @@ class TerminalWatcher(Watcher):
         self._bar("step", "    step", 1, note="")
         self._mark = time.perf_counter()
 
+    def resumed_elsewhere(self, changes: list[str]) -> None:
+        """A warning: numbers may differ in their last bits from here on."""
+        self.console.print(
+            f"[yellow]note[/yellow]  the run was begun with {'; '.join(changes)}: from here on numbers may differ in "
+            "their last bits (noted in stamp.json)",
+            soft_wrap=True,
+        )
+
     def stage_started(self, number: int, task: Task) -> None:
         """The step bar starts anew."""
         self._bar("stage", f"  {task.name}", 2, note="learning")
@@ -119,6 +128,12 @@ class TerminalWatcher(Watcher):
     def stepped(self, step: Step, *, samples: int) -> None:
         """Loss, speed and the time left."""
         self._count("train", samples)
+        if step.pieces > self._pieces:
+            self.console.print(
+                f"[yellow]note[/yellow]  memory was full at step {step.step}: micro-batches are done in {step.pieces} "
+                "pieces from here on; the effective batch is the same"
+            )
+        self._pieces = step.pieces
         note = f"loss {step.loss:.3f} · {step.samples_per_second:.1f} examples/s"
         self._progress.update(self._bars["step"], total=step.steps, completed=step.step, note=note)
 

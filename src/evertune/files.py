@@ -1,23 +1,30 @@
 """Files that are either whole or absent: atomic writes, checksums, the user's cache folder.
 
-Every file that evertune writes goes through `write_atomically`: a temporary name in the same folder, flush, fsync,
-rename. A crash or a full disk leaves what was there before.
+Every file that evertune writes goes through `write_atomically` or its like: a temporary name in the same folder, fsync,
+rename, fsync of the folder. A crash, a loss of power or a full disk leaves what was there before.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from evertune.errors import RunFolderError, UserError
+
+NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
+"""What file systems say that can't force a folder to the disk."""
+TEMPORARY = re.compile(r"\..+\.\d+-[0-9a-f]{8}")
+PIECE = 1 << 16
 
 
 def cache_folder() -> Path:
@@ -33,11 +40,49 @@ def cache_folder() -> Path:
 
 def make_folder(path: Path) -> Path:
     """Create `path` with its parents, or say in one line why that is not possible."""
+    if path.is_dir():
+        return path
     try:
+        new = [folder for folder in (path, *path.parents) if not folder.exists()]
         path.mkdir(parents=True, exist_ok=True)
+        for folder in new:
+            synced(folder.parent)
     except OSError as problem:
         raise UserError(f"cannot create the folder {path}: {problem.strerror}; choose another place") from problem
     return path
+
+
+def synced(path: Path) -> None:
+    """Force a file to the disk, or the names in a folder: a rename is only then safe from a loss of power."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as problem:
+        if problem.errno not in NO_SYNC:
+            raise
+    finally:
+        os.close(handle)
+
+
+def temporary_name(path: Path) -> Path:
+    """A name beside `path` for what is not whole yet: `.matrix.json.4711-1f2e3d4c`."""
+    return path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Temporary files and folders that a killed process has left below `folder`; nobody may be writing there now."""
+    return sorted(path for path in folder.rglob(".*") if TEMPORARY.fullmatch(path.name))
+
+
+def sweep(folder: Path) -> list[Path]:
+    """Remove the leftovers below `folder`, and say which they were."""
+    found = leftovers(folder)
+    for path in found:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    return found
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -46,21 +91,41 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     Raises:
         UserError: the disk is full or the folder is read-only; what was there before is untouched.
     """
-    data = content.encode() if isinstance(content, str) else content
     make_folder(path.parent)
-    temporary = path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}"
+    temporary = temporary_name(path)
     try:
-        with temporary.open("xb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            _write_all(handle, content.encode() if isinstance(content, str) else content)
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        _into_place(temporary, path)
     except OSError as problem:
-        temporary.unlink(missing_ok=True)
         raise UserError(
             f"cannot write {path}: {problem.strerror}; free space or choose another folder. "
             "What was finished before is still valid"
         ) from problem
+    finally:
+        _forget(temporary)
+
+
+def _write_all(handle: int, data: bytes) -> None:
+    """`os.write` may take a part only; the rest is offered again, and what refuses it says why."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(handle, rest) :]
+
+
+def _into_place(temporary: Path, path: Path) -> None:
+    os.replace(temporary, path)  # noqa: PTH105  by the name that tests make fail
+    synced(path.parent)
+
+
+def _forget(temporary: Path) -> None:
+    """Remove what did not get its name; where even that fails, `sweep` finds it later."""
+    with suppress(OSError):
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -72,15 +137,16 @@ def whole_folder(path: Path) -> Iterator[Path]:
     Raises:
         UserError: the disk is full or the place is read-only.
     """
-    temporary = make_folder(path.parent) / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}"
+    make_folder(path.parent)
+    temporary = temporary_name(path)
     try:
         temporary.mkdir()
         yield temporary
-        for file in (path for path in temporary.rglob("*") if path.is_file()):
-            with file.open("rb") as stream:
-                os.fsync(stream.fileno())
+        for place in (temporary, *temporary.rglob("*")):
+            synced(place)
         if not path.exists():
             temporary.rename(path)
+            synced(path.parent)
     except OSError as problem:
         if not path.exists():  # it does when another process was faster
             raise UserError(
@@ -97,16 +163,16 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         UserError: the disk is full or the folder is read-only; what was there before is untouched.
     """
-    temporary = make_folder(path.parent) / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}"
+    make_folder(path.parent)
+    temporary = temporary_name(path)
     try:
         yield temporary
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        temporary.replace(path)
+        synced(temporary)
+        _into_place(temporary, path)
     except OSError as problem:
         raise UserError(f"cannot write {path}: {problem.strerror}; free space or choose another folder") from problem
     finally:
-        temporary.unlink(missing_ok=True)
+        _forget(temporary)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -135,16 +201,50 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def append_jsonl(path: Path, row: dict[str, Any]) -> None:
-    """Append one line to an append-only log (the ledger) and force it to the disk."""
+    """Append one line to an append-only log (the ledger) and force it to the disk.
+
+    A last line that was cut short, by a loss of power or a full disk, is taken away first.
+
+    Raises:
+        UserError: the disk is full or the folder is read-only; the lines before are untouched.
+    """
+    is_new = not path.exists()
     try:
-        with path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            end = _end_of_lines(handle)
+            os.ftruncate(handle, end)
+            os.lseek(handle, end, os.SEEK_SET)
+            _append(handle, (json.dumps(row, ensure_ascii=False) + "\n").encode(), end=end)
+        finally:
+            os.close(handle)
+        if is_new:
+            synced(path.parent)
     except OSError as problem:
         raise UserError(
             f"cannot write {path}: {problem.strerror}; free space and run the same command again"
         ) from problem
+
+
+def _append(handle: int, line: bytes, *, end: int) -> None:
+    """All of the line, or nothing."""
+    try:
+        _write_all(handle, line)
+        os.fsync(handle)
+    except OSError:
+        with suppress(OSError):
+            os.ftruncate(handle, end)
+        raise
+
+
+def _end_of_lines(handle: int) -> int:
+    """Where the last whole line ends."""
+    size = os.fstat(handle).st_size
+    for start in range(size - size % PIECE, -1, -PIECE):
+        piece = os.pread(handle, min(PIECE, size - start), start)
+        if (at := piece.rfind(b"\n")) >= 0:
+            return start + at + 1
+    return 0
 
 
 def digest(*parts: bytes | str) -> str:

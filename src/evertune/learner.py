@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
+from torch import Tensor
 
 from evertune import processes
 from evertune.errors import RunFolderError, UserError
@@ -30,6 +31,8 @@ from evertune.lmm.sharding import spread_frozen
 from evertune.lmm.weights import bytes_of, copy_of, fingerprint_of, restore
 from evertune.loop import OnStep, Step, Training, train, trained_parameters
 from evertune.methods import Context, Method, adapted, composed
+from evertune.midway import FILE as MIDWAY
+from evertune.midway import Saves
 from evertune.stages import (
     Stage,
     load_stage,
@@ -39,7 +42,7 @@ from evertune.stages import (
     split_state,
     stage_folder,
 )
-from evertune.tasks.task import Sample, Task, fingerprints_of
+from evertune.tasks.task import Sample, Task, data_digest, fingerprints_of
 
 
 class Learner:
@@ -56,6 +59,7 @@ class Learner:
         max_new_tokens: longest answer; None: two tokens more than the task's longest training answer.
         known: tasks that the model knows before the first stage, for methods that protect them.
         reuse: take over answers and trainings from the cache that are identical to the bit.
+        upto: go on from this stage, as if no later one were in the folder; by default from the last.
         keep: copies a sample that a method stores (`Context.keep`); by default its pictures stay where they are.
 
     Raises:
@@ -75,6 +79,7 @@ class Learner:
         known: Sequence[Task] = (),
         reuse: bool = True,
         keep: Callable[[Sample], Sample] | None = None,
+        upto: int | None = None,
     ) -> None:
         self.methods = composed(methods)
         self.lmm = lmm = adapted(lmm, self.methods, seed=seed)
@@ -93,7 +98,7 @@ class Learner:
         self._context = Context(lmm=lmm, features=self.features, seed=seed, start=self._start)
         if keep:
             self._context = replace(self._context, keep=keep)
-        self.stages: list[Stage] = saved_stages(folder)
+        self.stages: list[Stage] = saved_stages(folder, upto=upto)
         self.current = 0
         self.load(len(self.stages))
 
@@ -101,7 +106,8 @@ class Learner:
         """Teach one more task and save it as the next stage.
 
         Raises:
-            DataError: a picture is broken. UserError: the loss is not finite. Earlier stages stay valid.
+            DataError: a picture is broken. NotFiniteError: a loss or a gradient is not finite. Stopped: by SIGTERM; the
+                training is saved and the same call goes on with it. Earlier stages stay valid.
         """
         if self.current < len(self.stages):
             raise UserError(
@@ -127,10 +133,12 @@ class Learner:
             reused=reused,
             stored_bytes=bytes_of(split_state(state)[0]),
             trained_parameters=sum(p.numel() for p in trained_parameters(self.lmm, self.methods).values()),
+            data=data_digest(task),
         )
         if processes.leads():
             trainable = copy_of(self.lmm.trainable())
             save_stage(self.folder, stage, trainable=trainable, state=state, log=[step.as_dict() for step in log])
+            (self.folder / MIDWAY).unlink(missing_ok=True)
         processes.wait()
         self.stages.append(stage)
         self.current = stage.number
@@ -261,34 +269,62 @@ class Learner:
         plain = not any(method.adds_to_loss() for method in self.methods)
         alone = processes.count() == 1  # several sum in another order
         remembered = self._memo(plan, seed) if self.reuse and plain and alone else None
-        if remembered is not None and remembered.exists():
-            tensors, metadata = read_tensors(remembered)
+        if remembered is not None and (found := _recalled(remembered)):
+            tensors, record = found
             restore(self.lmm.trainable(), tensors)
-            record = json.loads(metadata["record"])
             return [Step(**step) for step in record["log"]], record["seconds"], True
         started = time.perf_counter()
-        log = train(self.lmm, self.methods, plan, self.features, training=self.training, seed=seed, on_step=on_step)
-        seconds = time.perf_counter() - started
-        if remembered is not None:
-            record = {"log": [step.full() for step in log], "seconds": seconds}
-            content = save(copy_of(self.lmm.trainable()), metadata={"record": json.dumps(record)})
-            write_atomically(remembered, content)
+        with self._saves(task, plan, seed) as midway:
+            log = train(
+                self.lmm,
+                self.methods,
+                plan,
+                self.features,
+                training=self.training,
+                seed=seed,
+                on_step=on_step,
+                midway=midway,
+            )
+        seconds = time.perf_counter() - started + midway.seconds
+        if remembered is not None and log[-1].pieces == 1:
+            trained = copy_of(self.lmm.trainable())
+            record = {"log": [step.full() for step in log], "seconds": seconds, "sha256": fingerprint_of(trained)}
+            write_atomically(remembered, save(trained, metadata={"record": json.dumps(record)}))
         return log, seconds, False
 
     def _memo(self, plan: Sequence[Sample], seed: int) -> Path:
-        parameters = self.lmm.trainable()
-        key = digest_of(
-            {
-                "model": self.lmm.fingerprint,
-                "start": fingerprint_of(parameters),
-                "trained": sorted(trained_parameters(self.lmm, self.methods)),
-                "samples": list(fingerprints_of(plan)),
-                "training": self.training.as_dict(),
-                "seed": seed,
-                "dtype": str(self.lmm.dtype),
-                "device": self.lmm.device.type,
-                "threads": torch.get_num_threads(),
-                "torch": torch.__version__,
-            }
-        )
+        key = digest_of(self._decides(plan, seed))
         return make_folder(cache_folder() / "trained") / f"{key[:32]}.safetensors"
+
+    def _saves(self, task: Task, plan: Sequence[Sample], seed: int) -> Saves:
+        """Where this training is kept on the way, by all that decides it: also what methods know of earlier tasks."""
+        parameters, every = self.lmm.trainable(), self.training.save_every
+        tensors, values = split_state(self._state())
+        decides = {**self._decides(plan, seed), "task": task.name, "state": [fingerprint_of(tensors), values]}
+        key = digest_of({**decides, "processes": processes.count()})
+        return Saves(self.folder, key=key, every=every, size=bytes_of(parameters))
+
+    def _decides(self, plan: Sequence[Sample], seed: int) -> dict[str, Any]:
+        parameters = self.lmm.trainable()
+        return {
+            "model": self.lmm.fingerprint,
+            "start": fingerprint_of(parameters),
+            "trained": sorted(trained_parameters(self.lmm, self.methods)),
+            "samples": list(fingerprints_of(plan)),
+            "training": self.training.as_dict(),
+            "seed": seed,
+            "dtype": str(self.lmm.dtype),
+            "device": self.lmm.device.type,
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+        }
+
+
+def _recalled(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Weights and record of a training in the cache; None where there is none, or what is there is damaged."""
+    try:
+        tensors, metadata = read_tensors(path)
+        record = json.loads(metadata["record"])
+        return (tensors, record) if record.get("sha256") in (None, fingerprint_of(tensors)) else None
+    except (RunFolderError, KeyError, ValueError):
+        return None  # a cache: what is missing or damaged is made again

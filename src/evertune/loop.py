@@ -14,17 +14,20 @@ from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
 from evertune import processes
 from evertune.errors import UserError
 from evertune.lmm.features import FeatureStore
 from evertune.lmm.protocol import LMM, Batch
+from evertune.lmm.weights import restore
 from evertune.methods import Method
+from evertune.pieces import Gradients
 from evertune.tasks.task import Picked, Sample
 
 
@@ -33,7 +36,8 @@ class Training:
     """How a task is trained. `batch_size` counts samples per micro-batch, `epochs` passes over the data plan.
 
     `checkpointing` keeps no activations inside the blocks of the LM and computes them again on the way back: less
-    memory, more time, the same numbers.
+    memory, more time, the same numbers. `save_every` is after how many optimizer steps a training is saved, to be gone
+    on with: 0 is never, None as often as costs little. It decides no number.
     """
 
     epochs: float = 1.0
@@ -44,6 +48,7 @@ class Training:
     warmup: float = 0.03
     clip: float = 1.0
     checkpointing: bool = False
+    save_every: int | None = None
 
     def steps(self, samples: int) -> int:
         """Optimizer steps for a data plan of `samples` samples."""
@@ -52,12 +57,12 @@ class Training:
 
     def as_dict(self) -> dict[str, float]:
         """For keys: what decides the numbers."""
-        return {name: value for name, value in asdict(self).items() if name != "checkpointing"}
+        return {name: value for name, value in asdict(self).items() if name not in ("checkpointing", "save_every")}
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One optimizer step, as the progress line and the log see it."""
+    """One optimizer step, as the progress line and the log see it; `pieces` of a micro-batch where memory was short."""
 
     step: int
     steps: int
@@ -66,6 +71,7 @@ class Step:
     samples_per_second: float
     gradient_norm: float | None = None
     """Before clipping; None in what an earlier evertune has kept."""
+    pieces: int = 1
 
     def full(self) -> dict[str, float]:
         """Every field, to be made again from."""
@@ -74,10 +80,21 @@ class Step:
     def as_dict(self) -> dict[str, float]:
         """For the log: what does not depend on the machine's speed."""
         norm = {} if self.gradient_norm is None else {"gradient_norm": self.gradient_norm}
-        return {"step": self.step, "loss": self.loss, "learning_rate": self.learning_rate, **norm}
+        cut = {"pieces": self.pieces} if self.pieces > 1 else {}
+        return {"step": self.step, "loss": self.loss, "learning_rate": self.learning_rate, **norm, **cut}
 
 
 OnStep = Callable[[Step], None]
+
+
+class Midway(Protocol):
+    """Keeps a training in the middle of a task, so that it can be gone on with to the bit."""
+
+    def found(self) -> Mapping[str, Any] | None:
+        """What was kept of this very training; None when it begins."""
+
+    def after_step(self, step: Step, state: Callable[[], dict[str, Any]]) -> None:
+        """Called after each optimizer step but the last; `state` makes what has to be kept."""
 
 
 def sample_order(samples: Sequence[Sample], *, epochs: float, seed: int) -> Sequence[Sample]:
@@ -99,6 +116,7 @@ def train(
     training: Training,
     seed: int,
     on_step: OnStep | None = None,
+    midway: Midway | None = None,
 ) -> list[Step]:
     """Train what is trainable in `lmm` on `samples` and return the log, one entry per optimizer step.
 
@@ -110,10 +128,11 @@ def train(
         training: the hyper-parameters.
         seed: of the order of samples and of everything random in the step.
         on_step: called after each optimizer step.
+        midway: where the training is kept on the way, and gone on with when it was interrupted.
 
     Raises:
-        UserError: nothing trains; or a loss or a gradient is not finite: the message names the samples, and the weights
-            are those before that step.
+        UserError: nothing trains. NotFiniteError: a loss or a gradient is not finite: the message names the samples,
+            and the weights are those before that step.
     """
     torch.manual_seed(seed)
     parameters = trained_parameters(lmm, methods)
@@ -122,7 +141,8 @@ def train(
         raise UserError(f"method '{names}' leaves nothing of {lmm.name} to train: change its options")
     order = sample_order(samples, epochs=training.epochs, seed=seed)
     with _training(lmm, parameters), _checkpointing(lmm, wanted=training.checkpointing):
-        return _steps(lmm, methods, parameters, order, features, training, training.steps(len(samples)), on_step)
+        run = _Run(lmm, methods, parameters, order, training, training.steps(len(samples)))
+        return _steps(run, features, on_step, midway)
 
 
 @contextmanager
@@ -156,47 +176,102 @@ def _checkpointing(lmm: LMM, *, wanted: bool) -> Iterator[None]:
             part.gradient_checkpointing_disable()  # type: ignore[operator]
 
 
-def _steps(
-    lmm: LMM,
-    methods: Sequence[Method],
-    parameters: Mapping[str, nn.Parameter],
-    order: Sequence[Sample],
-    features: FeatureStore,
-    training: Training,
-    steps: int,
-    on_step: OnStep | None,
-) -> list[Step]:
-    module = lmm.module()
-    accelerator, optimizer, loader, schedule = _prepared(lmm, parameters, order, features, training, steps)
+class _Run(NamedTuple):
+    """What one training is about."""
+
+    lmm: LMM
+    methods: Sequence[Method]
+    parameters: Mapping[str, nn.Parameter]
+    order: Sequence[Sample]
+    training: Training
+    steps: int
+
+
+def _steps(run: _Run, features: FeatureStore, on_step: OnStep | None, midway: Midway | None) -> list[Step]:
+    module, parameters = run.lmm.module(), run.parameters
+    kept = midway.found() if midway else None
+    place = kept["place"] if kept else 0
+    accelerator, optimizer, loader, schedule = _prepared(run, features, place)
+    gradients = Gradients(run.lmm, run.methods, parameters, run.order, features, accelerator)
     log: list[Step] = []
     losses: list[float] = []
     started, seen = time.perf_counter(), 0
-    for batch, whole in zip(loader, micro_batches(len(order), training.batch_size), strict=True):
+    for batch, whole in zip(loader, micro_batches(len(run.order), run.training.batch_size)[place:], strict=True):
+        if kept:  # not earlier: a loader that begins draws from the random numbers
+            log = _go_on(run, kept, optimizer, schedule, gradients)
+            kept = None
         with accelerator.accumulate(module):
-            loss = _weight(whole) * _loss(module, methods, batch)
-            mean = processes.mean(loss.detach())
-            _refuse_not_finite("loss", mean, order, whole)
-            accelerator.backward(reaching(loss, parameters))
+            mean = gradients.add(batch, whole)
             if accelerator.sync_gradients:
                 processes.average_gradients(parameters)
-                for method in methods:
+                for method in run.methods:
                     method.after_backward(parameters)
-                norm = accelerator.clip_grad_norm_(list(parameters.values()), training.clip)
-                _refuse_not_finite("gradient", norm, order, whole)
+                norm = accelerator.clip_grad_norm_(list(parameters.values()), run.training.clip)
+                gradients.refuse_not_finite(norm)
             rate = max(schedule.get_last_lr())
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
         losses.append(mean.item())
         seen += len(whole)
+        place += 1
         if accelerator.sync_gradients:
-            for method in methods:
+            for method in run.methods:
                 method.after_step(parameters)
             pace = seen / (time.perf_counter() - started)
-            log.append(Step(len(log) + 1, steps, sum(losses) / len(losses), rate, pace, norm.item()))
+            log.append(
+                Step(
+                    step=len(log) + 1,
+                    steps=run.steps,
+                    loss=sum(losses) / len(losses),
+                    learning_rate=rate,
+                    samples_per_second=pace,
+                    gradient_norm=norm.item(),
+                    pieces=gradients.pieces,
+                )
+            )
             losses = []
             if on_step:
                 on_step(log[-1])
+            if midway and len(log) < run.steps:
+                midway.after_step(log[-1], partial(_state, run, optimizer, schedule, place, log))
+    return log
+
+
+def _state(run: _Run, optimizer: Any, schedule: Any, place: int, log: Sequence[Step]) -> dict[str, Any]:
+    """All that a training needs to be gone on with between two steps: tensors, and values that JSON can hold."""
+    states = optimizer.state_dict()
+    devices = [run.lmm.device] if run.lmm.device.type == "cuda" else []
+    return {
+        "place": place,
+        "log": [step.full() for step in log],
+        "parameters": dict(run.parameters),
+        "optimizer": {**states, "state": {str(index): state for index, state in states["state"].items()}},
+        "schedule": schedule.state_dict(),
+        "random": {
+            str(number): {"cpu": cpu, **dict(zip(("device",), of_device, strict=False))}
+            for number, (cpu, of_device) in enumerate(
+                processes.gathered((torch.get_rng_state(), [torch.cuda.get_rng_state(device) for device in devices]))
+            )
+        },
+        "methods": {method.name: method.progress_dict() for method in run.methods},
+    }
+
+
+def _go_on(run: _Run, kept: Mapping[str, Any], optimizer: Any, schedule: Any, gradients: Gradients) -> list[Step]:
+    """Put everything back that `_state` took; returns the log so far."""
+    restore(run.parameters, kept["parameters"])
+    states = {int(index): state for index, state in kept["optimizer"]["state"].items()}
+    optimizer.load_state_dict({**kept["optimizer"], "state": states})
+    schedule.load_state_dict(dict(kept["schedule"]))
+    for method in run.methods:
+        method.load_progress_dict(kept["methods"][method.name])
+    random_numbers = kept["random"][str(processes.number())]
+    torch.set_rng_state(random_numbers["cpu"])
+    if "device" in random_numbers:
+        torch.cuda.set_rng_state(random_numbers["device"], run.lmm.device)
+    log = [Step(**step) for step in kept["log"]]
+    gradients.pieces = log[-1].pieces
     return log
 
 
@@ -205,15 +280,8 @@ def trained_parameters(lmm: LMM, methods: Sequence[Method]) -> dict[str, nn.Para
     return {name: p for name, p in lmm.trainable().items() if all(method.trains(name) for method in methods)}
 
 
-def _prepared(
-    lmm: LMM,
-    parameters: Mapping[str, nn.Parameter],
-    order: Sequence[Sample],
-    features: FeatureStore,
-    training: Training,
-    steps: int,
-) -> tuple[Any, Any, Any, Any]:
-    """Accelerator, and what it has prepared: optimizer, loader, schedule.
+def _prepared(run: _Run, features: FeatureStore, place: int) -> tuple[Any, Any, Any, Any]:
+    """Accelerator, and what it has prepared: optimizer, loader (from the micro-batch `place` on), schedule.
 
     The model is not wrapped for several processes: every method may call it in ways that a wrapper would not see. What
     a wrapper would do, averaging gradients, is done once per optimizer step.
@@ -223,13 +291,12 @@ def _prepared(
     from accelerate.utils import DataLoaderConfiguration
 
     shared = DataLoaderConfiguration(split_batches=True)  # one step of the schedule is one step of all processes
-    on_cpu = lmm.device.type == "cpu"
+    on_cpu, training = run.lmm.device.type == "cpu", run.training
     accelerator = Accelerator(gradient_accumulation_steps=training.accumulate, cpu=on_cpu, dataloader_config=shared)
-    optimizer = torch.optim.AdamW(_groups(lmm, parameters, training))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine(steps, training.warmup))
-    loader = prepare_data_loader(
-        _loader(lmm, order, features, training.batch_size), accelerator.device, num_processes=1, put_on_device=True
-    )
+    optimizer = torch.optim.AdamW(_groups(run.lmm, run.parameters, training))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine(run.steps, training.warmup))
+    rows = _loader(run, features, place)
+    loader = prepare_data_loader(rows, accelerator.device, num_processes=1, put_on_device=True)
     return accelerator, accelerator.prepare_optimizer(optimizer), loader, accelerator.prepare_scheduler(schedule)
 
 
@@ -255,40 +322,12 @@ def _own(whole: range) -> range:
     return processes.share(whole) or whole[:1]  # type: ignore[return-value]
 
 
-def _weight(whole: range) -> float:
-    """What the mean over this process's part counts, so that the mean over processes is that over all samples."""
-    return processes.count() * len(processes.share(whole)) / len(whole)
-
-
-def _loader(lmm: LMM, order: Sequence[Sample], features: FeatureStore, batch_size: int) -> Any:
+def _loader(run: _Run, features: FeatureStore, place: int) -> Any:
     def collate(rows: Sequence[Sample]) -> Batch:
-        return lmm.collate(rows, features.get(rows))
+        return run.lmm.collate(rows, features.get(rows))
 
-    places = [_own(whole) for whole in micro_batches(len(order), batch_size)]
-    return DataLoader(order, batch_sampler=places, collate_fn=collate)  # type: ignore[arg-type]
-
-
-def _loss(module: nn.Module, methods: Sequence[Method], batch: Batch) -> Tensor:
-    output = module(batch)
-    total: Tensor = output.loss
-    for method in methods:
-        for term in method.loss_terms(batch, output).values():
-            total = total + term
-    return total
-
-
-def reaching(loss: Tensor, parameters: Mapping[str, nn.Parameter]) -> Tensor:
-    """The loss, which a batch without a picture may leave without a way back to what trains: its gradient is 0 then."""
-    return loss if loss.requires_grad else loss + sum((0 * p).sum() for p in parameters.values())
-
-
-def _refuse_not_finite(what: str, value: Tensor, order: Sequence[Sample], whole: range) -> None:
-    if not torch.isfinite(value):
-        names = ", ".join(order[place].id for place in whole)
-        raise UserError(
-            f"the {what} is {value.item()} at the samples {names}; no step was taken. Lower train.learning_rate, "
-            "or look at these samples"
-        )
+    places = [_own(whole) for whole in micro_batches(len(run.order), run.training.batch_size)[place:]]
+    return DataLoader(run.order, batch_sampler=places, collate_fn=collate)  # type: ignore[arg-type]
 
 
 def _groups(lmm: LMM, parameters: Mapping[str, nn.Parameter], training: Training) -> list[dict[str, Any]]:

@@ -19,8 +19,9 @@ from evertune.evaluate import longest_answer
 from evertune.lmm.features import FeatureStore, grey_features
 from evertune.lmm.protocol import LMM
 from evertune.lmm.weights import copy_of, restore
-from evertune.loop import Training, reaching, trained_parameters
+from evertune.loop import Training, trained_parameters
 from evertune.methods import Context, Method, adapted
+from evertune.pieces import reaching
 from evertune.tasks import Sample, Stream, Task
 
 

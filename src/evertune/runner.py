@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import json
 import logging
-import platform
 import time
-from collections.abc import Mapping
-from importlib.metadata import version
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +21,13 @@ import yaml
 from evertune import processes
 from evertune.errors import RunFolderError
 from evertune.files import append_jsonl, digest_of, digest_of_file, make_folder, read_json, write_atomically, write_json
+from evertune.locks import NAME as LOCK
 from evertune.scoring.metrics import formulas, metrics_of
 from evertune.tasks import Stream, Task
+from evertune.tasks.task import data_digest
 
 if TYPE_CHECKING:
     from evertune.learner import Learner
-    from evertune.lmm.protocol import LMM
     from evertune.loop import Step
     from evertune.stages import Stage
 
@@ -45,6 +44,9 @@ class Watcher:
 
     def run_started(self, title: str, *, training: list[int], answers: int) -> None:
         """A run begins: samples to train on, epochs included, per stage that is left, and answers that are left."""
+
+    def resumed_elsewhere(self, changes: list[str]) -> None:
+        """The run goes on under other circumstances than it was begun: other versions, another processor."""
 
     def stage_started(self, number: int, task: Task) -> None:
         """Training of a stage begins."""
@@ -82,7 +84,7 @@ def finished_matrix(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any]
         RunFolderError: the folder holds a run of another configuration; the message names what differs.
     """
     if not (folder / "config.yaml").exists():
-        if folder.exists() and any(folder.iterdir()):
+        if not is_free(folder):
             raise RunFolderError(f"{folder} is not empty and not a run: choose another --out")
         return None
     refuse_other_run(folder, identity)
@@ -90,7 +92,25 @@ def finished_matrix(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any]
     if not path.exists():
         return None
     matrix: dict[str, Any] = read_json(path)
-    return matrix if matrix.get("finished") else None
+    return matrix if matrix.get("finished") and still_holds(folder, matrix) else None
+
+
+def is_free(folder: Path) -> bool:
+    """Whether nothing of anybody is in a folder, or it is not there."""
+    return not folder.exists() or all(path.name == LOCK for path in folder.iterdir())
+
+
+def still_holds(folder: Path, matrix: Mapping[str, Any]) -> bool:
+    """Whether what a finished matrix was made of is there, and was not taken back by a rollback since."""
+    stages = (f"{number:02d}-{task}" for number, task in enumerate(matrix["stages"], start=1))
+    if not all((folder / "stages" / name / "done.json").exists() for name in stages):
+        return False
+    cells = finished_cells(folder)
+    return all(_without_clock(cells.get((cell["stage"], cell["task"]), {})) == cell for cell in matrix["cells"])
+
+
+def _without_clock(cell: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in cell.items() if key != "seconds"}
 
 
 def refuse_other_run(folder: Path, identity: Mapping[str, Any]) -> None:
@@ -132,44 +152,6 @@ def begin(folder: Path, identity: Mapping[str, Any]) -> None:
         write_atomically(folder / "config.yaml", yaml.safe_dump(dict(identity), sort_keys=False, allow_unicode=True))
 
 
-def stamp(folder: Path, lmm: LMM, stream: Stream) -> None:
-    """Write down what the numbers depend on; at resume, refuse another model.
-
-    Raises:
-        RunFolderError: the weights are not those the run was begun with.
-    """
-    import torch
-
-    content = {
-        "evertune": version("evertune"),
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "transformers", "peft", "accelerate", "safetensors")},
-        "machine": platform.machine(),
-        "threads": torch.get_num_threads(),
-        "processes": processes.count(),
-        "device": str(lmm.device),
-        "dtype": str(lmm.dtype).removeprefix("torch."),
-        "model_fingerprint": lmm.fingerprint,
-        "prompts": {
-            task.name: lmm.prompt(first.instruction, pictures=len(first.images))
-            for task in stream.columns
-            for first in [task.train[0]]
-        },
-        **({"skipped": stream.skipped.counts} if len(stream.skipped) else {}),
-    }
-    path = folder / "stamp.json"
-    if path.exists():
-        before = read_json(path)
-        for key in ("model_fingerprint", "dtype"):
-            if before.get(key) != content[key]:
-                raise RunFolderError(
-                    f"{path}: the run was begun with {key} {before.get(key)}, this machine has {content[key]}; "
-                    "its numbers would not be comparable: choose another --out"
-                )
-    else:
-        write_json(path, content)
-
-
 def run_stream(
     learner: Learner, stream: Stream, *, folder: Path, header: Mapping[str, Any], watcher: Watcher
 ) -> dict[str, Any]:
@@ -182,7 +164,9 @@ def run_stream(
         header: model, stream, method and seed, as they stand in `matrix.json`.
         watcher: told about progress.
     """
-    plan = _plan(learner, stream)
+    plan = plan_of(learner, stream)
+    refuse_other_history(learner, plan)
+    note_stages(folder, learner.stages)
     cells = finished_cells(folder)
     watcher.run_started(
         f"{header['method']} on {header['stream']}, seed {header['seed']}",
@@ -206,7 +190,7 @@ def run_stream(
 
 def follow_stream(learner: Learner, stream: Stream) -> tuple[Any, ...]:
     """What the other processes do while the leader runs the stream; returns the first order about something else."""
-    plan = _plan(learner, stream)
+    plan = plan_of(learner, stream)
     asked = {task.name: task for task in stream.columns}
     while True:
         match order := processes.told():
@@ -218,12 +202,23 @@ def follow_stream(learner: Learner, stream: Stream) -> tuple[Any, ...]:
                 return order
 
 
-def _plan(learner: Learner, stream: Stream) -> list[Task]:
+def plan_of(learner: Learner, stream: Stream) -> list[Task]:
     """What is learned one after another: what the methods make of the stream's tasks."""
     plan: list[Task] = list(stream.tasks)
     for method in learner.methods:
         plan = method.stages(plan)
     return plan
+
+
+def refuse_other_history(learner: Learner, plan: Sequence[Task]) -> None:
+    """Raise when a stage of the folder is not what the stream teaches there: other data, or taught by hand."""
+    for stage, task in zip(learner.stages, plan, strict=False):
+        if stage.task != task.name or stage.data not in ("", data_digest(task)):
+            raise RunFolderError(
+                f"{learner.folder}: stage {stage.number} is '{stage.task}', which this stream does not teach there"
+                + (" with these data" if stage.task == task.name else "")
+                + f". Go back with evertune rollback {learner.folder} --to {stage.number - 1}, or choose another --out"
+            )
 
 
 def _at(learner: Learner, number: int) -> Learner:
@@ -234,12 +229,23 @@ def _at(learner: Learner, number: int) -> Learner:
 
 
 def learn_stage(learner: Learner, task: Task, number: int, folder: Path, watcher: Watcher) -> Stage:
-    """Learn `task` as stage `number`, and say so in the ledger."""
+    """Learn `task` as stage `number`, and say so in the ledger.
+
+    Raises:
+        NotFiniteError: a loss or a gradient is not finite; which samples it was of is in the ledger.
+    """
+    from evertune.pieces import NotFiniteError
+
     processes.tell("learn", number)
     _at(learner, number - 1)
     watcher.stage_started(number, task)
     effective = learner.training.batch_size * learner.training.accumulate
-    stage = learner.learn(task, on_step=lambda step: watcher.stepped(step, samples=effective))
+    try:
+        stage = learner.learn(task, on_step=lambda step: watcher.stepped(step, samples=effective))
+    except NotFiniteError as problem:
+        about = {"stage": number, "task": task.name, "what": problem.what, "samples": problem.samples}
+        append_jsonl(folder / "ledger.jsonl", {"event": "not finite", **about, "time": time.time()})
+        raise
     append_jsonl(folder / "ledger.jsonl", {"event": "stage", "stage": number, "task": task.name, "time": time.time()})
     watcher.stage_done(stage)
     return stage
@@ -287,14 +293,36 @@ def _routing(learner: Learner, task: Task, experts: Mapping[str, int], n: int) -
 def finished_cells(folder: Path) -> dict[tuple[int, str], dict[str, Any]]:
     """Cells of the ledger whose answers are still there, unchanged, and whose stage was not rolled back since."""
     cells: dict[tuple[int, str], dict[str, Any]] = {}
+    for key, row in cells_of(read_ledger(folder)).items():
+        path = folder / row["cell"]["answers"]
+        if path.exists() and digest_of_file(path) == row["sha256"]:
+            cells[key] = {**row["cell"], "seconds": row["seconds"]}
+    return cells
+
+
+def cells_of(ledger: Sequence[Mapping[str, Any]]) -> dict[tuple[int, str], Mapping[str, Any]]:
+    """The last row of each cell whose stage was not rolled back since."""
+    cells: dict[tuple[int, str], Mapping[str, Any]] = {}
+    for row in ledger:
+        if row["event"] == "rollback":
+            cells = {key: cell for key, cell in cells.items() if key[0] <= row["to"]}
+        if row["event"] == "cell":
+            cells[row["cell"]["stage"], row["cell"]["task"]] = row
+    return cells
+
+
+def note_stages(folder: Path, stages: Sequence[Stage]) -> None:
+    """Say in the ledger what a process that was killed just then had no time to say: these stages are there."""
+    noted: set[int] = set()
     for row in read_ledger(folder):
         if row["event"] == "rollback":
-            cells = {(stage, task): cell for (stage, task), cell in cells.items() if stage <= row["to"]}
-        if row["event"] == "cell":
-            path = folder / row["cell"]["answers"]
-            if path.exists() and digest_of_file(path) == row["sha256"]:
-                cells[row["cell"]["stage"], row["cell"]["task"]] = {**row["cell"], "seconds": row["seconds"]}
-    return cells
+            noted = {number for number in noted if number <= row["to"]}
+        if row["event"] == "stage":
+            noted.add(row["stage"])
+    for stage in stages:
+        if stage.number not in noted:
+            event = {"event": "stage", "stage": stage.number, "task": stage.task, "time": time.time()}
+            append_jsonl(folder / "ledger.jsonl", event)
 
 
 def read_ledger(folder: Path) -> list[dict[str, Any]]:
@@ -337,7 +365,7 @@ def _matrix(
         "formulas": formulas(known=known),
         "warnings": _warnings(header, R, known) if finished else [],
         "cost": _cost(learner, kept),
-        "cells": [{k: v for k, v in cell.items() if k != "seconds"} for cell in kept],
+        "cells": [_without_clock(cell) for cell in kept],
     }
 
 

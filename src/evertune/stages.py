@@ -3,7 +3,7 @@
     stages/02-numbers/trainable.safetensors   the trained weights
                       method.safetensors      the methods' state, without what an earlier stage holds already
                       training.jsonl          loss by step
-                      done.json               checksums; written last
+                      done.json               checksums of the three and of itself; written last
 
 A tensor of the methods' state that the stage before had too, bit for bit, is written once: later stages name the stage
 that holds it. So an expansion adds one expert per stage to the folder, not all of them again. Weights are safetensors
@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from evertune.errors import RunFolderError
-from evertune.files import digest_of_file, make_folder, read_json, write_atomically, write_json, write_jsonl
+from evertune.files import digest_of, digest_of_file, make_folder, read_json, write_atomically, write_json
 from evertune.lmm.weights import fingerprint_of
 
 FILES = ("trainable.safetensors", "method.safetensors")
+LOG, DONE, SEAL = "training.jsonl", "done.json", "seal"
 PLACES = "$places"  # beside the methods' names in the state; no method can be called so
 
 
@@ -39,6 +41,7 @@ class Stage:
         seconds: training time; with `reused`, of the run whose identical training was taken over.
         stored_bytes: what the methods' state takes; on disk this counts for all stages up to this one together, as
             far as earlier tensors did not change.
+        data: `data_digest` of the task; empty in folders of earlier versions.
     """
 
     number: int
@@ -49,6 +52,7 @@ class Stage:
     reused: bool
     stored_bytes: int
     trained_parameters: int
+    data: str = ""
 
 
 def stage_folder(run: Path, number: int, task: str) -> Path:
@@ -61,21 +65,27 @@ def save_stage(
 ) -> None:
     """Write a stage; it exists from the moment `done.json` does."""
     folder = make_folder(stage_folder(run, stage.number, stage.task))
-    write_atomically(folder / FILES[0], save(_whole(trainable)))
     tensors, values = split_state(state)
     places = _places(run, stage, tensors)
     own = {name: tensor for name, tensor in tensors.items() if places[name]["stage"] == folder.name}
     # One entry only: safetensors writes several in random order, and equal stages must be equal files.
     metadata = {"state": json.dumps({**values, PLACES: places})}
-    write_atomically(folder / FILES[1], save(own, metadata=metadata))
-    write_jsonl(folder / "training.jsonl", log)
-    write_json(folder / "done.json", {**asdict(stage), "sha256": {f: digest_of_file(folder / f) for f in FILES}})
+    contents = {
+        FILES[0]: save(_whole(trainable)),
+        FILES[1]: save(own, metadata=metadata),
+        LOG: "".join(json.dumps(row) + "\n" for row in log).encode(),
+    }
+    for name, content in contents.items():
+        write_atomically(folder / name, content)
+    # Of what was meant, not of what the disk made of it.
+    facts = {**asdict(stage), "sha256": {name: sha256(content).hexdigest() for name, content in contents.items()}}
+    write_json(folder / DONE, {**facts, SEAL: digest_of(facts)})
 
 
 def _places(run: Path, stage: Stage, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, str]]:
     """The stage that holds each tensor, and its hash: an earlier one where the stage before had the very same."""
     before: dict[str, dict[str, str]] = {}
-    for earlier in saved_stages(run):
+    for earlier in saved_stages(run, upto=stage.number - 1):
         if earlier.number == stage.number - 1:
             path = stage_folder(run, earlier.number, earlier.task) / FILES[1]
             before = json.loads(read_tensors(path, only=())[1]["state"]).get(PLACES, {})
@@ -85,16 +95,63 @@ def _places(run: Path, stage: Stage, tensors: Mapping[str, Tensor]) -> dict[str,
     return {name: before[name] if name in known else place for name, place in places.items()}
 
 
-def saved_stages(run: Path) -> list[Stage]:
-    """The finished stages of a run, in order."""
-    return [read_stage(path.parent) for path in sorted((run / "stages").glob("*/done.json"))]
+def stage_folders(run: Path) -> list[Path]:
+    """The folders of all stages, finished or not, in order."""
+    return sorted((place for place in (run / "stages").glob("*-*") if place.is_dir()), key=number_of)
+
+
+def number_of(folder: Path) -> int:
+    """2 of `stages/02-numbers`.
+
+    Raises:
+        RunFolderError: it is no stage's folder.
+    """
+    number = folder.name.partition("-")[0]
+    if not number.isdigit():
+        raise RunFolderError(f"{folder} is no stage's folder: take it out of {folder.parent}")
+    return int(number)
+
+
+def saved_stages(run: Path, *, upto: int | None = None) -> list[Stage]:
+    """The finished stages of a run, in order, or the first `upto` of them.
+
+    Raises:
+        RunFolderError: one is damaged, or missing though a later one is there.
+    """
+    folders = [place for place in stage_folders(run) if (place / DONE).exists()]
+    stages = [read_stage(place) for place in folders[:upto]]
+    for number, stage in enumerate(stages, start=1):
+        if stage.number != number:
+            raise RunFolderError(
+                f"{run}: stage {number} is missing, though stage {stage.number} is there. "
+                f"See evertune doctor {run} --repair"
+            )
+    return stages
 
 
 def read_stage(folder: Path) -> Stage:
     """The facts about a finished stage."""
-    content = read_json(folder / "done.json")
+    content = sealed(folder / DONE)
     content.pop("sha256", None)
-    return Stage(**content)
+    try:
+        return Stage(**content)
+    except TypeError as problem:
+        raise _broken(folder / DONE, f"is damaged: {problem}") from problem
+
+
+def sealed(path: Path) -> dict[str, Any]:
+    """The content of a `done.json` whose own checksum is right; those of earlier versions have none.
+
+    Raises:
+        RunFolderError: it was changed, or is damaged.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise _broken(path, "is damaged")
+    seal = content.pop(SEAL, None)
+    if seal is not None and seal != digest_of(content):
+        raise _broken(path, "was changed: its checksum is not the one written down")
+    return content
 
 
 def load_stage(run: Path, stage: Stage) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -105,7 +162,7 @@ def load_stage(run: Path, stage: Stage) -> tuple[dict[str, Tensor], dict[str, An
     """
     folder = stage_folder(run, stage.number, stage.task)
     for file in FILES:
-        _verify(folder, file)
+        verify(folder, file)
     trainable, _ = read_tensors(folder / FILES[0])
     tensors, metadata = read_tensors(folder / FILES[1])
     values = json.loads(metadata["state"])
@@ -113,11 +170,16 @@ def load_stage(run: Path, stage: Stage) -> tuple[dict[str, Tensor], dict[str, An
     return trainable, join_state(tensors, values)
 
 
-def _verify(folder: Path, file: str) -> None:
+def verify(folder: Path, file: str) -> None:
+    """Compare a file of a stage with its checksum.
+
+    Raises:
+        RunFolderError: it is missing, truncated or changed.
+    """
     path = folder / file
-    if not path.exists() or not (folder / "done.json").exists():
+    if not path.exists() or not (folder / DONE).exists():
         raise _broken(path, "is missing")
-    if digest_of_file(path) != read_json(folder / "done.json")["sha256"][file]:
+    if digest_of_file(path) != sealed(folder / DONE)["sha256"].get(file):
         raise _broken(path, "is truncated or was changed: its checksum is not the one written down")
 
 
@@ -126,7 +188,7 @@ def _from_earlier(folder: Path, places: Mapping[str, Mapping[str, str]]) -> dict
     found: dict[str, Tensor] = {}
     for holder in sorted({place["stage"] for place in places.values()} - {folder.name}):
         names = [name for name, place in places.items() if place["stage"] == holder]
-        _verify(folder.parent / holder, FILES[1])
+        verify(folder.parent / holder, FILES[1])
         path = folder.parent / holder / FILES[1]
         found |= read_tensors(path, only=names)[0]
         if any(fingerprint_of({name: found[name]}) != places[name]["sha256"] for name in names):
@@ -136,8 +198,8 @@ def _from_earlier(folder: Path, places: Mapping[str, Mapping[str, str]]) -> dict
 
 def _broken(path: Path, what: str) -> RunFolderError:
     return RunFolderError(
-        f"{path} {what}. Delete {path.parent} (and any later stage) and run the same command again: "
-        "earlier stages are still valid"
+        f"{path} {what}. Run evertune doctor {path.parent.parent.parent} --repair, or delete {path.parent} (and any "
+        "later stage) and run the same command again: earlier stages are still valid"
     )
 
 

@@ -71,7 +71,7 @@ def wait_until(condition, process):
 def pid_of(out, cell):
     """The last worker of a run; 0 while its number is being written."""
     text = (out / f"{cell}.lock").read_text()
-    return int(text) if text.endswith("\n") else 0
+    return int(text.split()[0]) if text.endswith("\n") else 0
 
 
 def test_results_hold_the_matrices_and_settings_of_all_runs(undisturbed):

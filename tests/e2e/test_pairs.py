@@ -49,7 +49,7 @@ def test_killed_and_resumed_equals_undisturbed(undisturbed, stream, tmp_path):
     stage, deadline = out / "s0" / "what" / "stages" / "01-what" / "done.json", time.monotonic() + 60
     while not stage.exists() and first.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
-    os.kill(int((out / "s0" / "what.lock").read_text()), signal.SIGKILL)
+    os.kill(int((out / "s0" / "what.lock").read_text().split()[0]), signal.SIGKILL)
     _, errors = first.communicate(timeout=60)
     assert first.returncode == 2 and b"1 of the runs failed: s0/what" in errors and b"ended by SIGKILL" in errors
     assert not (out / "s0" / "what" / "then-upright.json").exists() and not (out / "pairs.json").exists()

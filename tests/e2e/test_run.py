@@ -180,7 +180,7 @@ def test_a_full_disk_loses_nothing(stream, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match=r"cannot write .*: No space left on device"):
         run(stream, out, settings=["reuse=false"])
-    assert not [path for path in out.rglob(".*") if path.is_file()], "no half-written files"
+    assert not [path for path in out.rglob(".*") if path.is_file() and path.name != ".lock"], "no half-written files"
     monkeypatch.setattr(os, "fsync", real)
     (matrix,) = run(stream, out, settings=["reuse=false"])
     assert matrix["finished"]
@@ -241,3 +241,22 @@ def test_plan_trains_and_writes_nothing(stream, tmp_path, monkeypatch):
     assert joint["stages"][0]["samples"] == sum(stage["samples"] for stage in eproj["stages"])
     assert eproj["trained_parameters"] > 0 and eproj["train_seconds"] > 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_stopped_by_sigterm_in_the_middle_of_a_task_equals_uninterrupted(stream, tmp_path):
+    """A cluster's notice: the step in progress is saved, the exit code says why it ended, the rest follows."""
+    more = ["--method", "replay+ewc", "--set", "reuse=false", "--set", "ewc.samples=4", "--set", "train.save_every=5"]
+    process = subprocess.Popen(
+        command(stream, tmp_path / "stopped", *more), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    midway = tmp_path / "stopped" / "midway.safetensors"
+    deadline = time.monotonic() + 120
+    while not midway.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 143 and "the same command again continues" in said
+    assert "stopped by SIGTERM after step" in said and midway.exists()
+    run(stream, tmp_path / "stopped", method="replay+ewc", settings=["reuse=false", "ewc.samples=4"])
+    run(stream, tmp_path / "whole", method="replay+ewc", settings=["reuse=false", "ewc.samples=4"])
+    assert significant(tmp_path / "stopped") == significant(tmp_path / "whole") and not midway.exists()

@@ -9,7 +9,18 @@ from pathlib import Path
 import pytest
 
 from evertune.errors import RunFolderError, UserError
-from evertune.files import cache_folder, digest, digest_of, digest_of_file, read_json, write_atomically, write_json
+from evertune.files import (
+    append_jsonl,
+    cache_folder,
+    digest,
+    digest_of,
+    digest_of_file,
+    read_json,
+    sweep,
+    temporary_name,
+    write_atomically,
+    write_json,
+)
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
@@ -65,3 +76,49 @@ def test_the_cache_folder(monkeypatch):
     monkeypatch.delenv("EVERTUNE_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/b")
     assert cache_folder() == Path("/b/evertune")
+
+
+def test_a_line_that_was_cut_short_is_taken_away(tmp_path):
+    log = tmp_path / "ledger.jsonl"
+    append_jsonl(log, {"a": 1})
+    with log.open("a") as stream:
+        stream.write('{"b": ' + "2" * 100_000)
+    append_jsonl(log, {"c": 3})
+    assert log.read_text() == '{"a": 1}\n{"c": 3}\n'
+    log.write_text('{"a"')
+    append_jsonl(log, {"c": 3})
+    assert log.read_text() == '{"c": 3}\n'
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO])
+def test_a_line_is_appended_whole_or_not_at_all(tmp_path, monkeypatch, error):
+    log, real = tmp_path / "ledger.jsonl", os.write
+    append_jsonl(log, {"a": 1})
+
+    def part(handle, data):
+        if len(data) < 10:
+            raise OSError(error, os.strerror(error))
+        return real(handle, data[:5])
+
+    monkeypatch.setattr(os, "write", part)
+    with pytest.raises(UserError, match="cannot write"):
+        append_jsonl(log, {"b": "something long"})
+    assert log.read_text() == '{"a": 1}\n'
+
+
+def test_short_writes_are_gone_on_with(tmp_path, monkeypatch):
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda handle, data: real(handle, data[:3]))
+    write_atomically(tmp_path / "x", "all of it")
+    assert (tmp_path / "x").read_text() == "all of it"
+
+
+def test_what_a_killed_process_left_is_swept(tmp_path):
+    for name in (".hidden", ".cache-12", "x.json", ".x.json.12-3456"):
+        (tmp_path / name).write_text("")
+    left = [temporary_name(tmp_path / "x.json"), temporary_name(tmp_path / "folder")]
+    left[0].write_text("")
+    left[1].mkdir()
+    (left[1] / "inside").write_text("")
+    assert sorted(sweep(tmp_path)) == sorted(left)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".cache-12", ".hidden", ".x.json.12-3456", "x.json"]

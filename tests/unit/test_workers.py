@@ -141,7 +141,7 @@ def test_stop_ends_the_workers_and_their_locks(tmp_path):
     made = pool([job(tmp_path, name, "import time; time.sleep(60)") for name in "abc"])
     made.step()
     pids = [worker.process.pid for worker in made.running]
-    assert [int((tmp_path / f"{name}.lock").read_text()) for name in "ab"] == pids
+    assert [int((tmp_path / f"{name}.lock").read_text().split()[0]) for name in "ab"] == pids
     began = time.monotonic()
     made.stop()
     assert time.monotonic() - began < 5 and not any(map(is_alive, pids))
@@ -167,7 +167,7 @@ time.sleep(60)
     process = subprocess.Popen([sys.executable, "-c", starter])
     lock = tmp_path / "a.lock"
     wait_for(lambda: lock.exists() and lock.read_text().endswith("\n"))
-    orphan = int(lock.read_text())
+    orphan = int(lock.read_text().split()[0])
     process.kill()
     process.wait()
     mine = job(tmp_path, "a", "")

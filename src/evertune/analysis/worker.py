@@ -6,7 +6,7 @@ python -m evertune.analysis.worker runs/pairs digits 0 float32
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from evertune.files import read_json, write_json
 from evertune.learner import Learner
 from evertune.loop import Step
 from evertune.methods import make_methods
-from evertune.runner import stamp
+from evertune.stamp import stamp
 from evertune.tasks import Task
 
 
@@ -40,7 +40,7 @@ def learner_of(study: Study, first: str, *, seed: int, dtype: str) -> Learner:
         lmm,
         make_methods(config.method, config.options),
         folder=place,
-        training=training_of(config),
+        training=replace(training_of(config), save_every=0),  # a training that is gone on with has no steps to look at
         seed=seed,
         known=study.stream.known,
         evaluation_batch=config.evaluation.batch_size,

@@ -22,6 +22,7 @@ RETRIES = 3
 """How often a run is begun again whose worker or machine died, or which was killed (often: the memory was full)."""
 SECONDS_BETWEEN_LOCKS = 2.0
 DIES_WITH_PARENT = 1  # PR_SET_PDEATHSIG
+STOPPED = 143
 
 
 class KilledError(Exception):
@@ -164,7 +165,7 @@ def _do(job: Job, environment: Mapping[str, str]) -> tuple[float, str | None]:
         raise
     ended = ended_as(worker)
     worker.lock.close()
-    if worker.process.returncode < 0:
+    if worker.process.returncode < 0 or worker.process.returncode == STOPPED:
         raise KilledError(ended.problem)
     return ended.seconds, ended.problem
 

@@ -26,7 +26,7 @@ from evertune.grid.cells import Cell
 from evertune.grid.ray_pool import RayPool
 from evertune.grid.workers import Ended, Job, Orders, Pool, StopSignals, Workers
 from evertune.processes import refuse_several
-from evertune.runner import read_ledger
+from evertune.runner import read_ledger, still_holds
 from evertune.tasks import Stream
 
 SECONDS_BETWEEN_LOOKS = 0.2
@@ -157,7 +157,8 @@ class Grid:
         cell = self.cells[name]
         try:
             checked = read_json(cell.file("checked"))
-            if not read_json(cell.folder / "matrix.json").get("finished"):
+            matrix = read_json(cell.folder / "matrix.json")
+            if not matrix.get("finished") or not still_holds(cell.folder, matrix):
                 return False
             same = checked["asked"] == self._keys[name]
             same = same and checked["config"] == digest_of_file(cell.folder / "config.yaml")

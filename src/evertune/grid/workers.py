@@ -7,7 +7,6 @@ killed, so nobody starts the same job a second time meanwhile; the lock goes whe
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shlex
 import signal
@@ -18,9 +17,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
-from evertune.files import make_folder
+from evertune.locks import Lock, taken
 
 PATIENCE = 10.0
 LINES_OF_A_FAILURE = 5
@@ -54,7 +53,7 @@ class Worker:
 
     job: Job
     process: subprocess.Popen[bytes]
-    lock: IO[bytes]
+    lock: Lock
     log_start: int
     started: float = field(default_factory=time.monotonic)
 
@@ -64,20 +63,13 @@ class Worker:
         return time.monotonic() - self.started
 
 
-def locked(job: Job) -> IO[bytes] | None:
-    """The open lock of `job`, or None while another process holds it. Closing it lets go."""
-    make_folder(job.beside.parent)
-    lock = job.file("lock").open("ab")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        return None
-    return lock
+def locked(job: Job) -> Lock | None:
+    """The lock of `job`, or None while another process holds it."""
+    return taken(job.file("lock"))
 
 
 def start(
-    job: Job, lock: IO[bytes], *, environment: Mapping[str, str], prepared: Callable[[], None] | None = None
+    job: Job, lock: Lock, *, environment: Mapping[str, str], prepared: Callable[[], None] | None = None
 ) -> Worker:
     """Start `job` in a session of its own, so that Ctrl-C in the terminal reaches only who started it.
 
@@ -94,12 +86,10 @@ def start(
             stderr=subprocess.STDOUT,
             env={**os.environ, **environment},
             start_new_session=True,
-            pass_fds=[lock.fileno()],
+            pass_fds=lock.inherited_by,
             preexec_fn=prepared,  # noqa: PLW1509  only where this process has no other threads that matter
         )
-    lock.truncate(0)
-    lock.write(f"{process.pid}\n".encode())
-    lock.flush()
+    lock.sign(process.pid)
     return Worker(job, process, lock, log_start)
 
 

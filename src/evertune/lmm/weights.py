@@ -27,7 +27,7 @@ def fingerprint_of(parameters: Mapping[str, Tensor]) -> str:
     for name in sorted(parameters):
         value = parameters[name].detach().to("cpu").contiguous()
         total.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
-        total.update(value.view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+        total.update(value.reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
     return total.hexdigest()
 
 

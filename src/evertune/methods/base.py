@@ -181,6 +181,17 @@ class Method:
         """
         return 0
 
+    def progress_dict(self) -> dict[str, Any]:
+        """What has changed since `before_task`, beside the parameters: for a task that is gone on with in its middle.
+
+        Whoever goes on loads the last stage and calls `before_task` first. So a method needs this only if it collects
+        something step by step (`loss_terms`, `after_backward`, `after_step`). Tensors, and values that JSON can hold.
+        """
+        return {}
+
+    def load_progress_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `progress_dict` gave."""
+
     def state_dict(self) -> dict[str, Any]:
         """What must survive: tensors, and values that JSON can hold."""
         return {}

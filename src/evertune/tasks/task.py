@@ -133,6 +133,11 @@ def fingerprints_of(samples: Sequence[Sample]) -> Iterator[str]:
     return (sample.fingerprint for sample in samples)
 
 
+def data_digest(task: Task) -> str:
+    """Short hash of all training samples in their order: what a stage was taught."""
+    return digest_over(fingerprints_of(task.train))[:16]
+
+
 def drawn(samples: Sequence[Sample], count: int, choose: random.Random) -> list[Sample]:
     """`count` of `samples` in random order, without a copy of them all; the same ones as `choose.sample(list(...))`."""
     return [samples[at] for at in choose.sample(range(len(samples)), count)]

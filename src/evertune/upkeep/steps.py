@@ -7,11 +7,11 @@ the same command again. Once it is learned it stays, and `check` asks what could
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from evertune.api import config_of, configure, data_of, load_model, method_specs, open_run, resolved
 from evertune.assets import Progress
@@ -20,14 +20,25 @@ from evertune.data.check import Checked
 from evertune.data.check import check as check_data
 from evertune.data.source import Hints, file_or_stream, reading
 from evertune.errors import RunFolderError, UserError
-from evertune.evaluate import write_answers
+from evertune.evaluate import read_answers, write_answers
 from evertune.files import append_jsonl, digest_of, read_json
 from evertune.learner import Learner
 from evertune.lmm import model_config
 from evertune.lmm.protocol import LMM
+from evertune.locks import alone
 from evertune.processes import refuse_several
-from evertune.runner import Watcher, begin, evaluate_cell, finished_cells, learn_stage, read_ledger, stamp
+from evertune.runner import (
+    Watcher,
+    begin,
+    evaluate_cell,
+    finished_cells,
+    is_free,
+    learn_stage,
+    note_stages,
+    read_ledger,
+)
 from evertune.stages import saved_stages
+from evertune.stamp import stamp
 from evertune.tasks import Stream, Task
 from evertune.tasks.sources import Reading, read_task
 from evertune.tasks.stream import TaskFile
@@ -37,8 +48,22 @@ from evertune.upkeep.auto import AUTO, refuse_other, settled
 from evertune.upkeep.kept import drop_task, is_kept, keep_sample, keep_task, kept_task
 from evertune.upkeep.verdict import Change, Verdict, best_cell, change_of
 
+Given = ParamSpec("Given")
+Done = TypeVar("Done")
 OWN = "(own)"
 """The stream of a model that is taught task by task: it has none but its own history."""
+
+
+def _alone_in(action: Callable[Concatenate[Path, Given], Done]) -> Callable[Concatenate[Path, Given], Done]:
+    """An action that changes a model's folder, its first argument: nobody else may meanwhile."""
+
+    @wraps(action)
+    def within(folder: Path, /, *given: Given.args, **named: Given.kwargs) -> Done:
+        config_of(folder)  # raises where there is none: no folder may be made by a lock
+        with alone(folder):
+            return action(folder, *given, **named)
+
+    return within
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +102,16 @@ class Service:
         """All cells, after those of `tasks` at the last stage were answered where they had not been."""
         cells = finished_cells(self.folder)
         for task in tasks:
+            strange = {key for key, cell in cells.items() if key[1] == task.name and not self._is_about(cell, task)}
+            cells = {key: cell for key, cell in cells.items() if key not in strange}
             if (self.number, task.name) not in cells:
                 cells[self.number, task.name] = evaluate_cell(self.learner, task, self.number, self.folder, watcher)
         return cells
+
+    def _is_about(self, cell: Mapping[str, Any], task: Task) -> bool:
+        """Whether a cell is of this task's questions, and not of an earlier task that had its name."""
+        said = [(row["id"], row["instruction"]) for row in read_answers(self.folder / cell["answers"])]
+        return said == [(sample.id, sample.instruction) for sample in task.test]
 
     def answers(self, stage: int, task: str) -> Path:
         """The file of what it said to a task's questions after a stage."""
@@ -121,7 +153,7 @@ def new(
     Raises:
         UserError: the folder is there already, or a setting is wrong.
     """
-    if folder.exists() and any(folder.iterdir()):
+    if not is_free(folder):
         raise UserError(f"{folder} is not empty: choose a new folder")
     method, settings = settled(method, settings)
     config = configure(OWN, model=model, method=method, seed=seed, settings=settings)
@@ -130,8 +162,11 @@ def new(
     lmm = load_model(config, progress=progress)
     described = digest_of(read_json(model_config(config.model, progress=progress)))[:16]
     content = {key: value for key, value in resolved(config, method).items() if key != "out"}
-    begin(folder, {**content, "model_config": described})
-    stamp(folder, lmm, Stream(OWN, tasks=()))
+    with alone(folder):
+        if not is_free(folder):
+            raise UserError(f"{folder} was made by another process meanwhile: choose a new folder")
+        begin(folder, {**content, "model_config": described})
+        stamp(folder, lmm, Stream(OWN, tasks=()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +190,7 @@ class Learned:
         return {**found, "verdict": self.verdict.as_dict(), "data": warnings}
 
 
+@_alone_in
 def learn(
     folder: Path,
     data: str,
@@ -197,6 +233,7 @@ def learn(
     checked = check_data(data, lmm=learner.lmm, hints=hints, progress=progress)
     checked.errors.refuse(stream=checked.stream)
     task = read_task(entry, how, about=entry.about)
+    note_stages(folder, learner.stages)
     kept = keep_task(folder, task, tokens=learner.lmm.answer_tokens)
     everything = (*service.tasks, kept)
     there = finished_cells(folder)
@@ -281,6 +318,7 @@ def _verdict(
     return Verdict(change(new), tuple(change(task) for task in others))
 
 
+@_alone_in
 def check(folder: Path, *, watcher: Watcher | None = None, progress: Progress | None = None) -> Verdict:
     """Ask a model everything it was ever asked, now, and compare with the best answers it ever gave.
 
@@ -369,6 +407,7 @@ def would_forget(folder: Path, to: int) -> list[str]:
     return [stage.task for stage in stages[to:]]
 
 
+@_alone_in
 def rollback(folder: Path, to: int, *, progress: Progress | None = None) -> list[str]:
     """Go back to the model as it was after stage `to`, for good; gives the names of the tasks that it forgets.
 

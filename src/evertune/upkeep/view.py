@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from evertune.upkeep.advice import Advice
+from evertune.upkeep.doctor import Finding
 from evertune.upkeep.steps import Learned
 from evertune.upkeep.verdict import Change, Verdict
 
@@ -118,3 +120,19 @@ def show_history(console: Console, events: Sequence[dict[str, Any]]) -> None:
             forgotten = ", ".join(event["tasks"])
             table.add_row(when, str(event["to"]), f"went back, without {forgotten} ({event['reason']})")
     console.print(table)
+
+
+def show_findings(
+    console: Console, found: Sequence[Finding], left: Sequence[Finding], *, folder: Path, repaired: bool
+) -> None:
+    """What is wrong in a run folder, what was done about it, and what is left."""
+    gone = [finding for finding in found if finding.path not in {other.path for other in left}]
+    for finding in gone:
+        console.print(f"[green]mended[/green]  {finding.path} {finding.what}: {finding.remedy}", soft_wrap=True)
+    for finding in left:
+        remedy = f"--repair: {finding.remedy}" if finding.remedy else "can't be made again from this folder"
+        console.print(f"[red]broken[/red]  {finding.path} {finding.what}. {remedy}", soft_wrap=True)
+    if not left:
+        console.print(f"{folder} is whole: every checksum is right", highlight=False, soft_wrap=True)
+    elif not repaired:
+        console.print(f"[dim]mend it: evertune doctor {folder} --repair[/dim]", highlight=False, soft_wrap=True)

@@ -1,0 +1,86 @@
+"""`stamp.json`: under which circumstances a run's numbers were made, and what was another at a resume.
+
+Another model is refused. Other versions, another processor or number of threads may change the last bits: so noted.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from evertune import processes
+from evertune.errors import RunFolderError
+from evertune.files import read_json, write_json
+from evertune.lmm.protocol import LMM
+from evertune.tasks import Stream
+
+MAY_CHANGE = (
+    *("evertune", "python", "torch", "transformers", "peft", "accelerate", "safetensors"),
+    *("machine", "cpu", "threads", "processes", "device"),
+)
+"""What decides the last bits of numbers: another one at resume is noted, and no reason to stop."""
+
+
+def stamp(folder: Path, lmm: LMM, stream: Stream) -> list[str]:
+    """Write down what the numbers depend on; at resume, refuse another model and note what else is another.
+
+    Returns:
+        what is not as it was when the run was begun: `torch 2.12.0, now 2.13.0`. It also goes into the stamp.
+
+    Raises:
+        RunFolderError: the weights are not those the run was begun with.
+    """
+    content = _circumstances(lmm, stream)
+    path = folder / "stamp.json"
+    if not path.exists():
+        write_json(path, content)
+        return []
+    before = read_json(path)
+    for key in ("model_fingerprint", "dtype"):
+        if before.get(key) != content[key]:
+            raise RunFolderError(
+                f"{path}: the run was begun with {key} {before.get(key)}, this machine has {content[key]}; "
+                "its numbers would not be comparable: choose another --out"
+            )
+    earlier = [before, *(note["now"] for note in before.get("resumed", []))]
+    last = {key: next((note[key] for note in reversed(earlier) if key in note), None) for key in MAY_CHANGE}
+    now = {key: content[key] for key in MAY_CHANGE if last[key] not in (None, content[key])}
+    if now:
+        note = {"time": time.time(), "after_stage": len(list(folder.glob("stages/*/done.json"))), "now": now}
+        write_json(path, {**before, "resumed": [*before.get("resumed", []), note]})
+    return [f"{key} {last[key]}, now {value}" for key, value in now.items()]
+
+
+def _circumstances(lmm: LMM, stream: Stream) -> dict[str, Any]:
+    import torch
+
+    return {
+        "evertune": version("evertune"),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "transformers", "peft", "accelerate", "safetensors")},
+        "machine": platform.machine(),
+        "cpu": f"{_processor()} ({torch.backends.cpu.get_cpu_capability()})",
+        "threads": torch.get_num_threads(),
+        "processes": processes.count(),
+        "device": str(lmm.device),
+        "dtype": str(lmm.dtype).removeprefix("torch."),
+        "model_fingerprint": lmm.fingerprint,
+        "prompts": {
+            task.name: lmm.prompt(first.instruction, pictures=len(first.images))
+            for task in stream.columns
+            for first in [task.train[0]]
+        },
+        **({"skipped": stream.skipped.counts} if len(stream.skipped) else {}),
+    }
+
+
+def _processor() -> str:
+    """The processor's name: two types may round differently."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")

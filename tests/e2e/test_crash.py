@@ -1,0 +1,19 @@
+"""The crash campaign in small: eight kills, some in the middle of a write; every run ends with the same bits."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "crash.py"
+
+
+def test_eight_kills(tmp_path):
+    command = [sys.executable, str(SCRIPT), "--kills", "8", "--out", str(tmp_path), "--families", "replay+ewc,eproj"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    rows = [json.loads(line) for line in (tmp_path / "crash.jsonl").read_text().splitlines()]
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert sum(len(row["kills"]) for row in rows) >= 8 and all(row["same"] for row in rows)
+    assert "in a write" in {kill["kind"] for row in rows for kill in row["kills"]}
