@@ -204,8 +204,13 @@ def follow_stream(learner: Learner, stream: Stream) -> tuple[Any, ...]:
 
 def plan_of(learner: Learner, stream: Stream) -> list[Task]:
     """What is learned one after another: what the methods make of the stream's tasks."""
+    from evertune.methods import Method
+
     plan: list[Task] = list(stream.tasks)
     for method in learner.methods:
+        if learner.current and type(method).stages is not Method.stages:
+            for task in stream.known:  # methods are told before the first stage only, and its stages may hold them
+                method.know(task)
         plan = method.stages(plan)
     return plan
 

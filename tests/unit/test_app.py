@@ -201,7 +201,7 @@ def test_folders_that_cannot_be_shown(taught, tmp_path, mini_blip):
 
 
 def test_the_command_says_what_is_wrong(tmp_path):
-    result = CliRunner().invoke(app, ["app", str(tmp_path / "nowhere")])
+    result = CliRunner().invoke(app, ["app", str(tmp_path / "nowhere"), "--port", "0"])
     assert isinstance(result.exception, UserError) and "nowhere is not a folder" in str(result.exception)
 
 

@@ -161,7 +161,7 @@ def finished(cell, grid_key):
     """What a finished run leaves, as far as a grid looks at it."""
     cell.folder.mkdir(parents=True)
     (cell.folder / "config.yaml").write_text("seed: 0\n")
-    write_json(cell.folder / "matrix.json", {"finished": True})
+    write_json(cell.folder / "matrix.json", {"finished": True, "stages": [], "cells": []})
     config = digest_of_file(cell.folder / "config.yaml")
     write_json(cell.file("checked"), {"asked": grid_key, "config": config, "seconds": 2.0})
 
@@ -182,7 +182,7 @@ def test_what_counts_as_finished(tmp_path, photos):
     assert grid().finished == [cell]
     write_json(cell.folder / "matrix.json", {"finished": False})
     assert grid().finished == [] and state_of(cell) == "begun"
-    write_json(cell.folder / "matrix.json", {"finished": True})
+    write_json(cell.folder / "matrix.json", {"finished": True, "stages": [], "cells": []})
     append_jsonl(tmp_path / "a.jsonl", {"image": "a.png", "instruction": "Hue?", "answer": "red"})
     assert grid().finished == [], "other data"
 

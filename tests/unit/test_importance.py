@@ -147,7 +147,7 @@ def test_known_tasks_are_protected_from_the_first_task_on(spec, tasks, tmp_path)
 def test_the_strength_that_was_not_given_is_the_rules_own():
     strengths = {spec: penalty_of(make_methods(spec)).strength for spec in PENALTIES}
     assert strengths["ewc"] == strengths["online-ewc"] == 10_000 and strengths["mas"] == 1
-    assert strengths["tir+ewc"] == strengths["tir+mas"] == 100
+    assert strengths["tir+ewc"] == strengths["tir+mas"] == 1e7
     assert penalty_of(make_methods("tir+ewc", {"ewc": {"strength": 5.0}})).strength == 5
 
 
@@ -155,7 +155,7 @@ def test_a_run_writes_down_the_strength_it_used():
     from evertune.api import configure, resolved
 
     recorded = resolved(configure("parcel", method="tir+ewc"), "tir+ewc")["options"]
-    assert recorded["ewc"]["strength"] == 100 and recorded["tir"]["discount"] == "accumulate"
+    assert recorded["ewc"]["strength"] == 1e7 and recorded["tir"]["discount"] == "accumulate"
 
 
 @pytest.mark.parametrize(

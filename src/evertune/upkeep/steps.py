@@ -59,6 +59,7 @@ def _alone_in(action: Callable[Concatenate[Path, Given], Done]) -> Callable[Conc
 
     @wraps(action)
     def within(folder: Path, /, *given: Given.args, **named: Given.kwargs) -> Done:
+        refuse_several("this command")
         config_of(folder)  # raises where there is none: no folder may be made by a lock
         with alone(folder):
             return action(folder, *given, **named)
