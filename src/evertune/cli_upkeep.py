@@ -141,7 +141,7 @@ def ask(
 ) -> None:
     """Ask it something about a picture; says which expert answered."""
     from evertune.console import TerminalWatcher
-    from evertune.upkeep.steps import Service, asked
+    from evertune.upkeep.service import Service, asked
 
     if Path(words[-1]).is_file():
         raise UserError(

@@ -19,7 +19,7 @@ from evertune.files import read_json
 from evertune.methods.base import Foreseen
 from evertune.upkeep import expected
 from evertune.upkeep.auto import ENOUGH, RATIO, chosen
-from evertune.upkeep.steps import Service
+from evertune.upkeep.service import Service
 
 SETTINGS = ("train.learning_rate=0.01", "train.batch_size=4")
 

@@ -27,7 +27,7 @@ from evertune.serve.batches import Batches, FullError
 from evertune.serve.command import serve
 from evertune.serve.listening import Server, socket_at
 from evertune.tasks.pictures import read_picture
-from evertune.upkeep.steps import Service, asked
+from evertune.upkeep.service import Service, asked
 
 
 @pytest.fixture(scope="module")

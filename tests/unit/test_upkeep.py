@@ -19,7 +19,8 @@ from evertune.evaluate import Answer, write_answers
 from evertune.scoring.intervals import t_quantile
 from evertune.stages import FILES
 from evertune.upkeep.kept import kept_task
-from evertune.upkeep.steps import Service, asked, history, would_forget
+from evertune.upkeep.service import Service, asked
+from evertune.upkeep.steps import history, would_forget
 from evertune.upkeep.verdict import Change, Verdict, change_of
 
 SETTINGS = ("train.learning_rate=0.01", "train.batch_size=4")

@@ -16,7 +16,7 @@ from evertune.files import read_json
 from evertune.learner import Learner
 from evertune.lmm.adapters import bare
 from evertune.lmm.weights import copy_of, restore
-from evertune.upkeep.steps import Service
+from evertune.upkeep.service import Service
 
 
 class Bench:

@@ -17,7 +17,7 @@ from evertune.learner import Learner
 from evertune.runner import finished_cells, read_identity
 from evertune.stages import Stage
 from evertune.tasks import Sample, Task
-from evertune.upkeep.steps import Service
+from evertune.upkeep.service import Service
 
 Cell = dict[str, Any]
 

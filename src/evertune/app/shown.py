@@ -18,7 +18,7 @@ from evertune.scoring.rules import rule_of
 from evertune.serve.answering import Reply
 from evertune.tasks import Sample, Task
 from evertune.tasks.task import images_of_row
-from evertune.upkeep.steps import lead_of
+from evertune.upkeep.service import lead_of
 
 MARKS = ("right", "form", "partly", "wrong")
 PAGE = 24

@@ -7,7 +7,7 @@ from pathlib import Path
 from evertune.assets import Progress
 from evertune.errors import UserError
 from evertune.serve.listening import Server, refuse_without_token, socket_at
-from evertune.upkeep.steps import Service
+from evertune.upkeep.service import Service
 
 
 def serve(

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from evertune.upkeep.accept import Condition, parsed
 from evertune.upkeep.advice import Advice, advice
-from evertune.upkeep.steps import Learned, Service, check, learn, new, rollback
+from evertune.upkeep.service import Service
+from evertune.upkeep.steps import Learned, check, learn, new, rollback
 from evertune.upkeep.verdict import Change, Verdict
 
 __all__ = [

@@ -25,7 +25,8 @@ from evertune.tasks import Stream, Task
 from evertune.tasks.sources import read_task
 from evertune.upkeep import expected
 from evertune.upkeep.auto import Choice, chosen
-from evertune.upkeep.steps import Service, entry_of
+from evertune.upkeep.service import Service
+from evertune.upkeep.steps import entry_of
 
 ASKED = 100
 """Questions of the new task that are asked now, to know where it stands."""

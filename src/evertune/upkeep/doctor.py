@@ -28,7 +28,7 @@ from evertune.stamp import stamp
 from evertune.tasks import Stream, Task
 from evertune.upkeep.kept import FOLDER as KEPT
 from evertune.upkeep.kept import is_kept, kept_task
-from evertune.upkeep.steps import OWN
+from evertune.upkeep.service import OWN
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,28 +9,26 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial, wraps
+from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from evertune.api import config_of, configure, data_of, load_model, method_specs, open_run, resolved
+from evertune.api import config_of, configure, load_model, method_specs, resolved
 from evertune.assets import Progress
 from evertune.config import validated
 from evertune.data.check import Checked
 from evertune.data.check import check as check_data
 from evertune.data.source import Hints, file_or_stream, reading
-from evertune.errors import RunFolderError, UserError
-from evertune.evaluate import read_answers, write_answers
+from evertune.errors import UserError
+from evertune.evaluate import write_answers
 from evertune.files import append_jsonl, digest_of, read_json
 from evertune.learner import Learner
 from evertune.lmm import model_config
-from evertune.lmm.protocol import LMM
 from evertune.locks import alone
 from evertune.processes import refuse_several
 from evertune.runner import (
     Watcher,
     begin,
-    evaluate_cell,
     finished_cells,
     is_free,
     learn_stage,
@@ -45,13 +43,12 @@ from evertune.tasks.stream import TaskFile
 from evertune.tracking import Tracking, all_of, refuse_missing, retrack, tracking
 from evertune.upkeep.accept import Condition
 from evertune.upkeep.auto import AUTO, refuse_other, settled
-from evertune.upkeep.kept import drop_task, is_kept, keep_sample, keep_task, kept_task
+from evertune.upkeep.kept import drop_task, keep_task
+from evertune.upkeep.service import OWN, Service
 from evertune.upkeep.verdict import Change, Verdict, best_cell, change_of
 
 Given = ParamSpec("Given")
 Done = TypeVar("Done")
-OWN = "(own)"
-"""The stream of a model that is taught task by task: it has none but its own history."""
 
 
 def _alone_in(action: Callable[Concatenate[Path, Given], Done]) -> Callable[Concatenate[Path, Given], Done]:
@@ -65,71 +62,6 @@ def _alone_in(action: Callable[Concatenate[Path, Given], Done]) -> Callable[Conc
             return action(folder, *given, **named)
 
     return within
-
-
-@dataclass(frozen=True, slots=True)
-class Service:
-    """A model in service: the learner at its last stage, and the tasks it knows, as they were kept."""
-
-    folder: Path
-    learner: Learner
-    tasks: tuple[Task, ...]
-
-    @classmethod
-    def open(cls, folder: Path, *, lmm: LMM | None = None, progress: Progress | None = None) -> Service:
-        """Open a model that `new` or `evertune run` made; `lmm` as in `open_run`.
-
-        Raises:
-            RunFolderError: it is no such folder, or damaged, or a run that is not finished.
-        """
-        refuse_several("this command")
-        config = config_of(folder)
-        learner = open_run(folder, keep=partial(keep_sample, folder), lmm=lmm, progress=progress)
-        names = [stage.task for stage in learner.stages]
-        if config.stream != OWN:
-            names = _known_to_run(folder, learned=names)
-            if not all(is_kept(folder, name) for name in names):
-                for task in data_of(config, progress=progress).columns:
-                    if task.name in names and not is_kept(folder, task.name):
-                        keep_task(folder, task, tokens=learner.lmm.answer_tokens)
-        return cls(folder, learner, tuple(kept_task(folder, name) for name in names))
-
-    @property
-    def number(self) -> int:
-        """Its last stage."""
-        return len(self.learner.stages)
-
-    def measured(self, tasks: Sequence[Task], watcher: Watcher) -> dict[tuple[int, str], dict[str, Any]]:
-        """All cells, after those of `tasks` at the last stage were answered where they had not been."""
-        cells = finished_cells(self.folder)
-        for task in tasks:
-            strange = {key for key, cell in cells.items() if key[1] == task.name and not self._is_about(cell, task)}
-            cells = {key: cell for key, cell in cells.items() if key not in strange}
-            if (self.number, task.name) not in cells:
-                cells[self.number, task.name] = evaluate_cell(self.learner, task, self.number, self.folder, watcher)
-        return cells
-
-    def _is_about(self, cell: Mapping[str, Any], task: Task) -> bool:
-        """Whether a cell is of this task's questions, and not of an earlier task that had its name."""
-        said = [(row["id"], row["instruction"]) for row in read_answers(self.folder / cell["answers"])]
-        return said == [(sample.id, sample.instruction) for sample in task.test]
-
-    def answers(self, stage: int, task: str) -> Path:
-        """The file of what it said to a task's questions after a stage."""
-        return self.folder / "answers" / f"{stage:02d}" / f"{task}.jsonl"
-
-
-def _known_to_run(folder: Path, *, learned: Sequence[str]) -> list[str]:
-    """The tasks that a run's model knows: those of its stream as far as it did not go back, then what came later."""
-    matrix = read_json(folder / "matrix.json")
-    if not matrix["finished"]:
-        raise RunFolderError(f"{folder} is a run that is not finished: finish it with the command that began it")
-    tasks, stages = matrix["tasks"], matrix["stages"]
-    if set(stages) <= set(tasks):
-        of_run = [name for name in tasks if name in matrix["known"] or name in learned]
-    else:  # one stage for all of them, as `joint` has it
-        of_run = tasks if learned else matrix["known"]
-    return [*of_run, *(name for name in learned if name not in (*tasks, *stages))]
 
 
 def new(
@@ -348,51 +280,6 @@ def check(folder: Path, *, watcher: Watcher | None = None, progress: Progress | 
 def _learned_at(service: Service, task: Task) -> int:
     """The stage at which a task was learned; 0 for one that the model knew before."""
     return next((stage.number for stage in service.learner.stages if stage.task == task.name), 0)
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """An answer.
-
-    Attributes:
-        expert: who gave it; None where all weights are one.
-        ranking: learned tasks with the router's scores, the likeliest first.
-    """
-
-    text: str
-    expert: str | None
-    ranking: list[tuple[str, float]]
-
-    @property
-    def surely(self) -> str:
-        """How far the router put the first task before the second, in its own scores."""
-        ahead = lead_of(self.ranking)
-        return f", {ahead}" if ahead else ""
-
-    def as_dict(self) -> dict[str, Any]:
-        """For machines."""
-        return {"answer": self.text, "expert": self.expert, "ranking": [list(pair) for pair in self.ranking]}
-
-
-def lead_of(ranking: Sequence[tuple[str, float]]) -> str:
-    """How far a router put the first task before the second, in its own scores; '' where there are not two."""
-    if len(ranking) < 2:
-        return ""
-    (_, first), (name, second) = ranking[:2]
-    return f"{first - second:.2f} before {name}"
-
-
-def asked(
-    service: Service, pictures: Sequence[Path], question: str, *, task: str | None = None, max_new_tokens: int = 32
-) -> Said:
-    """Ask a model one question about pictures.
-
-    Raises:
-        UserError: the question is empty, or a method must be told the task.
-        DataError: a picture is missing or broken, or the model takes another number of them.
-    """
-    answer = service.learner.ask(pictures, question, task=task, max_new_tokens=max_new_tokens)
-    return Said(answer.text, answer.expert, service.learner.ranking(answer.sample))
 
 
 def would_forget(folder: Path, to: int) -> list[str]:

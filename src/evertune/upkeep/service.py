@@ -1,0 +1,137 @@
+"""A model in service, opened: what it knows and how it is asked. `steps.py` changes it.
+
+Kept apart from the steps because the server, the playground and `ask` open models and change none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from evertune.api import config_of, data_of, open_run
+from evertune.assets import Progress
+from evertune.errors import RunFolderError
+from evertune.evaluate import read_answers
+from evertune.files import read_json
+from evertune.learner import Learner
+from evertune.lmm.protocol import LMM
+from evertune.processes import refuse_several
+from evertune.runner import Watcher, evaluate_cell, finished_cells
+from evertune.tasks import Task
+from evertune.upkeep.kept import is_kept, keep_sample, keep_task, kept_task
+
+OWN = "(own)"
+"""The stream of a model that is taught task by task: it has none but its own history."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A model in service: the learner at its last stage, and the tasks it knows, as they were kept."""
+
+    folder: Path
+    learner: Learner
+    tasks: tuple[Task, ...]
+
+    @classmethod
+    def open(cls, folder: Path, *, lmm: LMM | None = None, progress: Progress | None = None) -> Service:
+        """Open a model that `new` or `evertune run` made; `lmm` as in `open_run`.
+
+        Raises:
+            RunFolderError: it is no such folder, or damaged, or a run that is not finished.
+        """
+        refuse_several("this command")
+        config = config_of(folder)
+        learner = open_run(folder, keep=partial(keep_sample, folder), lmm=lmm, progress=progress)
+        names = [stage.task for stage in learner.stages]
+        if config.stream != OWN:
+            names = _known_to_run(folder, learned=names)
+            if not all(is_kept(folder, name) for name in names):
+                for task in data_of(config, progress=progress).columns:
+                    if task.name in names and not is_kept(folder, task.name):
+                        keep_task(folder, task, tokens=learner.lmm.answer_tokens)
+        return cls(folder, learner, tuple(kept_task(folder, name) for name in names))
+
+    @property
+    def number(self) -> int:
+        """Its last stage."""
+        return len(self.learner.stages)
+
+    def measured(self, tasks: Sequence[Task], watcher: Watcher) -> dict[tuple[int, str], dict[str, Any]]:
+        """All cells, after those of `tasks` at the last stage were answered where they had not been."""
+        cells = finished_cells(self.folder)
+        for task in tasks:
+            strange = {key for key, cell in cells.items() if key[1] == task.name and not self._is_about(cell, task)}
+            cells = {key: cell for key, cell in cells.items() if key not in strange}
+            if (self.number, task.name) not in cells:
+                cells[self.number, task.name] = evaluate_cell(self.learner, task, self.number, self.folder, watcher)
+        return cells
+
+    def _is_about(self, cell: Mapping[str, Any], task: Task) -> bool:
+        """Whether a cell is of this task's questions, and not of an earlier task that had its name."""
+        said = [(row["id"], row["instruction"]) for row in read_answers(self.folder / cell["answers"])]
+        return said == [(sample.id, sample.instruction) for sample in task.test]
+
+    def answers(self, stage: int, task: str) -> Path:
+        """The file of what it said to a task's questions after a stage."""
+        return self.folder / "answers" / f"{stage:02d}" / f"{task}.jsonl"
+
+
+def _known_to_run(folder: Path, *, learned: Sequence[str]) -> list[str]:
+    """The tasks that a run's model knows: those of its stream as far as it did not go back, then what came later."""
+    matrix = read_json(folder / "matrix.json")
+    if not matrix["finished"]:
+        raise RunFolderError(f"{folder} is a run that is not finished: finish it with the command that began it")
+    tasks, stages = matrix["tasks"], matrix["stages"]
+    if set(stages) <= set(tasks):
+        of_run = [name for name in tasks if name in matrix["known"] or name in learned]
+    else:  # one stage for all of them, as `joint` has it
+        of_run = tasks if learned else matrix["known"]
+    return [*of_run, *(name for name in learned if name not in (*tasks, *stages))]
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """An answer.
+
+    Attributes:
+        expert: who gave it; None where all weights are one.
+        ranking: learned tasks with the router's scores, the likeliest first.
+    """
+
+    text: str
+    expert: str | None
+    ranking: list[tuple[str, float]]
+
+    @property
+    def surely(self) -> str:
+        """How far the router put the first task before the second, in its own scores."""
+        ahead = lead_of(self.ranking)
+        return f", {ahead}" if ahead else ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For machines."""
+        return {"answer": self.text, "expert": self.expert, "ranking": [list(pair) for pair in self.ranking]}
+
+
+def lead_of(ranking: Sequence[tuple[str, float]]) -> str:
+    """How far a router put the first task before the second, in its own scores; '' where there are not two."""
+    if len(ranking) < 2:
+        return ""
+    (_, first), (name, second) = ranking[:2]
+    return f"{first - second:.2f} before {name}"
+
+
+def asked(
+    service: Service, pictures: Sequence[Path], question: str, *, task: str | None = None, max_new_tokens: int = 32
+) -> Said:
+    """Ask a model one question about pictures.
+
+    Raises:
+        UserError: the question is empty, or a method must be told the task.
+        DataError: a picture is missing or broken, or the model takes another number of them.
+    """
+    answer = service.learner.ask(pictures, question, task=task, max_new_tokens=max_new_tokens)
+    return Said(answer.text, answer.expert, service.learner.ranking(answer.sample))
