@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
+import socket
+import struct
 import threading
 import urllib.error
 import urllib.request
@@ -156,6 +158,39 @@ def test_a_body_that_is_too_long_and_a_token(model):
         large = "data:image/png;base64," + "A" * (2 << 20)
         assert status_of(lambda: here.chat.completions.create(model="m", messages=message("?", large)))[0] == 413
     assert len(seen) == 1
+
+
+@pytest.mark.parametrize("when", ["in the question", "before the answer", "in the answer"])
+def test_who_hangs_up_stops_nobody_else(when):
+    """The server stays up, whoever waits gets an answer, and the place in the queue is free again."""
+    asked_by_both, go_on = threading.Event(), threading.Event()
+
+    def answering(questions):
+        asked_by_both.set()
+        go_on.wait(20)
+        return [Reply("a long answer " * 50, None, 2, 3) for _ in questions]
+
+    answering.refuse = lambda question: None
+    app = make_app(answering, name="m", limits=Limits(batch=1, waiting=2))
+    with running(Server(app, socket_at("127.0.0.1", 0))) as address:
+        host, port = address.removeprefix("http://").split(":")
+        body = json.dumps({"model": "m", "stream": True, "messages": message("?")}).encode()
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\n"
+        line = socket.create_connection((host, int(port)), timeout=20)
+        line.sendall(head.encode() + b"Content-Length: %d\r\n\r\n" % len(body))
+        line.sendall(body[: len(body) // 2] if when == "in the question" else body)
+        if when != "in the question":
+            assert asked_by_both.wait(20)
+        if when == "in the answer":
+            go_on.set()
+            line.recv(20)
+        # Reset instead of a polite end.
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        line.close()
+        go_on.set()
+        for _ in range(3):
+            reply = client(address).chat.completions.create(model="m", messages=message("?"))
+            assert reply.choices[0].message.content.startswith("a long answer")
 
 
 def test_beyond_the_queue_is_429():
