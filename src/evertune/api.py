@@ -336,17 +336,22 @@ def _run_one(config: RunConfig, spec: str, stream: Stream, folder: Path, lmm: LM
     if changes := stamp(folder, bare(lmm), stream):
         watcher.resumed_elsewhere(changes)
     processes.tell("run", spec, str(folder), str(lmm.dtype).removeprefix("torch."), stream.fingerprint)
-    header = {
-        "model": Path(config.model).name,
-        "stream": stream.name,
-        "method": spec,
-        "seed": config.seed,
-        "settings": {key: resolved(config, spec)[key] for key in ("limit", "train", "evaluation", "options")},
-    }
+    header = header_of(config, spec, stream=stream.name)
     name = f"{stream.name}-{header['model']}-{spec}-s{config.seed}"
     tracked = tracking(folder, to=config.track, name=name, group=stream.name, known=len(stream.known), watcher=watcher)
     with _learner_for(config, spec, folder, lmm, stream) as learner, tracked as tracks:
         return run_stream(learner, stream, folder=folder, header=header, watcher=all_of(watcher, tracks))
+
+
+def header_of(config: RunConfig, spec: str, *, stream: str) -> dict[str, Any]:
+    """What a `matrix.json` says it is of."""
+    return {
+        "model": Path(config.model).name,
+        "stream": stream,
+        "method": spec,
+        "seed": config.seed,
+        "settings": {key: resolved(config, spec)[key] for key in ("limit", "train", "evaluation", "options")},
+    }
 
 
 @contextmanager

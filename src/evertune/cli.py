@@ -336,7 +336,7 @@ def found_runs(places: list[Path]) -> list[Path]:
         here = sorted(path.parent for path in place.rglob("matrix.json"))
         if not here:
             if (place / "kept").exists():
-                raise UserError(f"{place} was taught task by task: see evertune log, check and app {place}")
+                raise UserError(f"{place} was taught task by task: first evertune check {place} --every-stage")
             raise UserError(f"{place} holds no run (no matrix.json in it)")
         found += here
     return list(dict.fromkeys(found))

@@ -117,15 +117,24 @@ def learn(
         raise typer.Exit(1)
 
 
-def check(folder: FolderArgument, as_json: JsonOption = False) -> None:
+def check(
+    folder: FolderArgument,
+    every_stage: Annotated[
+        bool, typer.Option("--every-stage", help="Ask its stages too, for evertune report and compare.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
     """Ask it everything it ever learned, and compare with the best it ever was."""
     from evertune.console import TerminalWatcher
     from evertune.upkeep import check as check_model
+    from evertune.upkeep import complete
     from evertune.upkeep.view import show_check
 
     console = make_console(quiet=as_json)
     with TerminalWatcher(console) as watcher:
         verdict = check_model(folder, watcher=watcher, progress=watcher.fetching)
+        if every_stage:
+            complete(folder, watcher=watcher, progress=watcher.fetching)
     if as_json:
         print_json(verdict.as_dict())
     else:

@@ -180,7 +180,7 @@ def run_stream(
         for task in stream.columns:
             if (number, task.name) not in cells:
                 cells[number, task.name] = evaluate_cell(learner, task, number, folder, watcher)
-        matrix = _matrix(header, stream, plan, cells, learner, rows=number + 1)
+        matrix = matrix_of(header, stream, plan, cells, learner, rows=number + 1)
         write_json(folder / "matrix.json", matrix)
         name = plan[number - 1].name if number else "untouched"
         watcher.row_done(number, name, matrix["R"][number], matrix["tasks"])
@@ -344,7 +344,7 @@ def read_ledger(folder: Path) -> list[dict[str, Any]]:
     return [row for row in rows if row]
 
 
-def _matrix(
+def matrix_of(
     header: Mapping[str, Any],
     stream: Stream,
     plan: list[Task],
@@ -353,6 +353,7 @@ def _matrix(
     *,
     rows: int,
 ) -> dict[str, Any]:
+    """The content of `matrix.json`, its first `rows` rows; `cells` has all of them."""
     tasks, known = [task.name for task in stream.columns], len(stream.known)
     kept = [cells[number, name] for number in range(rows) for name in tasks]
     R = [[cells[number, name]["score"] for name in tasks] for number in range(rows)]

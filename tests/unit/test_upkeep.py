@@ -66,6 +66,35 @@ def test_a_benchmark_is_learn_in_a_loop(data, toy_stream, tmp_path):
     assert ours.items() <= theirs.items() and (3, "task-0") in ours
 
 
+def test_the_matrix_of_a_model_that_was_taught_task_by_task(data, toy_stream, tmp_path):
+    """The reverse: it becomes a run like any other, cell by cell that of `evertune run`."""
+    sets = [*SETTINGS, "options.ewc.samples=4"]
+    (wanted,) = evertune.run(
+        str(toy_stream), model="random", method="ewc", seed=3, settings=sets, out=tmp_path / "run"
+    ).matrices
+    folder = made(tmp_path / "model", "ewc", **{"ewc.samples": 4})
+    with pytest.raises(UserError, match="has learned nothing yet"):
+        upkeep.complete(folder)
+    for path in data[:2]:
+        upkeep.learn(folder, path)
+    said = CliRunner().invoke(app, ["report", str(folder), "--out", str(tmp_path / "r.html")])
+    assert "evertune check" in str(said.exception) and "--every-stage" in str(said.exception)
+    assert CliRunner().invoke(app, ["check", str(folder), "--every-stage"]).exit_code == 0
+    matrix = json.loads((folder / "matrix.json").read_text())
+    assert matrix["R"] == [row[:2] for row in wanted["R"][:3]] and matrix["finished"]
+    assert CliRunner().invoke(app, ["report", str(folder), "--out", str(tmp_path / "r.html")]).exit_code == 0
+    assert CliRunner().invoke(app, ["compare", str(folder), str(tmp_path / "run")]).exit_code == 0
+    upkeep.learn(folder, data[2])
+    assert not (folder / "matrix.json").exists(), "it is out of date"
+    upkeep.complete(folder)
+    matrix = json.loads((folder / "matrix.json").read_text())
+    assert matrix["R"] == wanted["R"] and matrix["metrics"] == wanted["metrics"]
+    upkeep.rollback(folder, 2)
+    assert not (folder / "matrix.json").exists()
+    with pytest.raises(UserError, match="is a run: its matrix is there"):
+        upkeep.complete(tmp_path / "run")
+
+
 def cells(folder):
     lines = (folder / "ledger.jsonl").read_text().splitlines()
     return [row["cell"] for row in map(json.loads, lines) if row["event"] == "cell"]

@@ -14,7 +14,7 @@ from __future__ import annotations
 from evertune.upkeep.accept import Condition, parsed
 from evertune.upkeep.advice import Advice, advice
 from evertune.upkeep.service import Service
-from evertune.upkeep.steps import Learned, check, learn, new, rollback
+from evertune.upkeep.steps import Learned, check, complete, learn, new, rollback
 from evertune.upkeep.verdict import Change, Verdict
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Verdict",
     "advice",
     "check",
+    "complete",
     "learn",
     "new",
     "parsed",

@@ -59,14 +59,17 @@ class Service:
         """Its last stage."""
         return len(self.learner.stages)
 
-    def measured(self, tasks: Sequence[Task], watcher: Watcher) -> dict[tuple[int, str], dict[str, Any]]:
-        """All cells, after those of `tasks` at the last stage were answered where they had not been."""
+    def measured(
+        self, tasks: Sequence[Task], watcher: Watcher, *, stage: int | None = None
+    ) -> dict[tuple[int, str], dict[str, Any]]:
+        """All cells, after those of `tasks` at a stage, the last, were answered where they had not been."""
+        number = self.number if stage is None else stage
         cells = finished_cells(self.folder)
         for task in tasks:
             strange = {key for key, cell in cells.items() if key[1] == task.name and not self._is_about(cell, task)}
             cells = {key: cell for key, cell in cells.items() if key not in strange}
-            if (self.number, task.name) not in cells:
-                cells[self.number, task.name] = evaluate_cell(self.learner, task, self.number, self.folder, watcher)
+            if (number, task.name) not in cells:
+                cells[number, task.name] = evaluate_cell(self.learner, task, number, self.folder, watcher)
         return cells
 
     def _is_about(self, cell: Mapping[str, Any], task: Task) -> bool:

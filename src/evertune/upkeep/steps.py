@@ -13,7 +13,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from evertune.api import config_of, configure, load_model, method_specs, resolved
+from evertune.api import config_of, configure, header_of, load_model, method_specs, resolved
 from evertune.assets import Progress
 from evertune.config import validated
 from evertune.data.check import Checked
@@ -21,7 +21,7 @@ from evertune.data.check import check as check_data
 from evertune.data.source import Hints, file_or_stream, reading
 from evertune.errors import UserError
 from evertune.evaluate import write_answers
-from evertune.files import append_jsonl, digest_of, read_json
+from evertune.files import append_jsonl, digest_of, read_json, write_json
 from evertune.learner import Learner
 from evertune.lmm import model_config
 from evertune.locks import alone
@@ -32,6 +32,7 @@ from evertune.runner import (
     finished_cells,
     is_free,
     learn_stage,
+    matrix_of,
     note_stages,
     read_ledger,
 )
@@ -189,6 +190,7 @@ def learn(
 def _taught(service: Service, task: Task, kept: Task, watcher: Watcher, tracks: Tracking) -> Verdict:
     """Ask about everything, teach `task`, ask again; `kept` is what of it will be asked."""
     everything, told = (*service.tasks, kept), all_of(watcher, tracks)
+    _outdated(service.folder)
     before = service.measured(everything, told)
     _track_row(service, before, everything, tracks, measures={})
     stage = learn_stage(service.learner, task, service.number + 1, service.folder, told)
@@ -277,6 +279,41 @@ def check(folder: Path, *, watcher: Watcher | None = None, progress: Progress | 
     return Verdict(None, tuple(changes))
 
 
+@_alone_in
+def complete(folder: Path, *, watcher: Watcher | None = None, progress: Progress | None = None) -> Path:
+    """Ask every stage of a model that was taught task by task what it was never asked, and write `matrix.json`.
+
+    Then it is a run like any other: `report` and `compare` read it. The next `learn` or `rollback` takes it away.
+
+    Raises:
+        UserError: it has learned nothing yet, or is a run, which has its matrix.
+    """
+    watcher = watcher or Watcher()
+    service = Service.open(folder, progress=progress)
+    config = config_of(folder)
+    if config.stream != OWN:
+        raise UserError(f"{folder} is a run: its matrix is there")
+    if not service.tasks:
+        raise UserError(f"{folder} has learned nothing yet: teach it with evertune learn {folder} DATA")
+    stages = range(service.number + 1)
+    watcher.run_started(
+        f"the matrix of {folder}", training=[], answers=len(stages) * sum(len(task.test) for task in service.tasks)
+    )
+    for stage in stages:
+        cells = service.measured(service.tasks, watcher, stage=stage)
+    stream, plan = Stream(folder.resolve().name, service.tasks), list(service.tasks)
+    header = header_of(config, config.method, stream=stream.name)
+    path = folder / "matrix.json"
+    write_json(path, matrix_of(header, stream, plan, cells, service.learner, rows=len(stages)))
+    return path
+
+
+def _outdated(folder: Path) -> None:
+    """What `complete` wrote does not hold any more; the matrix of a run stays what it is."""
+    if config_of(folder).stream == OWN:
+        (folder / "matrix.json").unlink(missing_ok=True)
+
+
 def _learned_at(service: Service, task: Task) -> int:
     """The stage at which a task was learned; 0 for one that the model knew before."""
     return next((stage.number for stage in service.learner.stages if stage.task == task.name), 0)
@@ -311,6 +348,7 @@ def _go_back(service: Service, to: int, *, reason: str) -> None:
     """The ledger first: should this be cut off, answers of a stage that is still there are only given once more."""
     gone = [stage.task for stage in service.learner.stages[to:]]
     event = {"event": "rollback", "to": to, "tasks": gone, "reason": reason, "time": time.time()}
+    _outdated(service.folder)
     append_jsonl(service.folder / "ledger.jsonl", event)
     service.learner.rollback(to)
     for name in gone:
