@@ -246,9 +246,12 @@ def test_runs_that_were_not_made_alike_are_noted(tmp_path):
     assert not_alike(found) == ["not all runs of a model were made with the same dtype: bfloat16, float32"]
 
 
-@pytest.mark.parametrize("name", ["table.yaml", "ewc_strength.yaml"])
+RUNS = {"table.yaml": 24, "ewc_strength.yaml": 6, "tir_strength.yaml": 6, "auto.yaml": 6, "auto_others.yaml": 12}
+
+
+@pytest.mark.parametrize("name", RUNS)
 def test_the_grids_of_the_benchmarks_are_valid(tmp_path, name):
     path = Path(__file__).parents[2] / "benchmarks" / name
     found = cells_of(read_grid(path), out=tmp_path)
-    assert len(found) == {"table.yaml": 18, "ewc_strength.yaml": 6}[name]
+    assert len(found) == RUNS[name]
     assert all(isinstance(cell.config, RunConfig) for cell in found)
