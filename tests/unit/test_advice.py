@@ -116,6 +116,21 @@ def test_with_experts_the_router_speaks(taught, data):
             assert Service.open(taught["auto"]).learner.expert_of(near.task) == found.foreseen.expert
 
 
+def test_a_name_that_is_known_is_refused_as_by_learn(taught, data):
+    for step in (upkeep.advice, upkeep.learn):
+        with pytest.raises(UserError, match="knows a task 'task-0' already"):
+            step(taught["auto"], data[0])
+
+
+def test_the_size_is_that_of_a_stage(taught, data, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(taught["ewc"], folder)
+    expected_size = upkeep.advice(folder, data[2]).stored_bytes
+    upkeep.learn(folder, data[2])
+    (stage,) = (folder / "stages").glob("03-*")
+    assert expected_size == pytest.approx(sum(file.stat().st_size for file in stage.iterdir()), rel=0.05)
+
+
 def test_a_model_that_knows_nothing(data, tmp_path):
     upkeep.new(tmp_path / "model", model="random", settings=SETTINGS)
     found = upkeep.advice(tmp_path / "model", data[0])

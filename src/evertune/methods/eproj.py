@@ -184,9 +184,10 @@ class EProj(Method):
 
     def foresee(self, task: Task, others: Sequence[Task]) -> Foreseen:
         """By copies of the router; no expert is trained."""
+        embeddings = dict(self._embeddings)
         self._embed(task)
         similarity = self._similarity(task)
-        self._embeddings.pop(task.name, None)
+        self._embeddings = embeddings
         expert = self._expert_to_reuse(task, similarity) or task.name
         router = self._router_with(task.train)
         lost = {}

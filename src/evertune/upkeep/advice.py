@@ -6,27 +6,25 @@ only the lines of `expected.py` can say something.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from evertune.api import config_of
 from evertune.assets import Progress
-from evertune.data.check import check as check_data
 from evertune.data.source import Hints
-from evertune.evaluate import answer_samples, longest_answer
 from evertune.lmm.weights import bytes_of
 from evertune.methods.base import Foreseen
 from evertune.planner import measure_pace
 from evertune.runner import Watcher
 from evertune.scoring.rules import rule_of, score_cell
 from evertune.similarity import cosine, embed_task, evenly_spaced, similarity_to
+from evertune.stages import stage_folder
 from evertune.tasks import Stream, Task
-from evertune.tasks.sources import read_task
 from evertune.upkeep import expected
 from evertune.upkeep.auto import Choice, chosen
 from evertune.upkeep.service import Service
-from evertune.upkeep.steps import entry_of
+from evertune.upkeep.steps import read_new
 
 ASKED = 100
 """Questions of the new task that are asked now, to know where it stands."""
@@ -101,10 +99,7 @@ def advice(
     watcher = watcher or Watcher()
     service = Service.open(folder, progress=progress)
     learner = service.learner
-    entry, how = entry_of(data, learner, name=name, score=score, hints=hints, progress=progress)
-    checked = check_data(data, lmm=learner.lmm, hints=hints, progress=progress)
-    checked.errors.refuse(stream=checked.stream)
-    task = read_task(entry, how, about=entry.about)
+    task, _ = read_new(service, data, name=name, score=score, hints=hints, progress=progress)
     learner.features.ensure(task.train)
     foreseen = next((found for m in learner.methods if (found := m.foresee(task, service.tasks))), None)
     neighbours = _neighbours(service, task, foreseen, watcher)
@@ -128,7 +123,7 @@ def advice(
         ),
         steps=learner.training.steps(len(task.train)),
         seconds=learner.training.epochs * len(task.train) * pace.train + asked * pace.answer,
-        stored_bytes=_growth(service, foreseen, task),
+        stored_bytes=_growth(service),
     )
 
 
@@ -148,8 +143,7 @@ def _neighbours(service: Service, task: Task, foreseen: Foreseen | None, watcher
     for other in service.tasks:
         instruction = cosine(new["instruction"], old[other.name]["instruction"])
         score = cells[service.number, other.name]["score"]
-        shares = foreseen is not None and learner.expert_of(other.name) != foreseen.expert
-        if foreseen is not None and shares:
+        if foreseen is not None and learner.expert_of(other.name) != foreseen.expert:
             loses, error = foreseen.lost[other.name] * score, None
         else:
             loses, error = min(score, max(0.0, expected.forgetting().at(instruction))), expected.forgetting().error
@@ -159,24 +153,15 @@ def _neighbours(service: Service, task: Task, foreseen: Foreseen | None, watcher
 
 def _score_now(service: Service, task: Task) -> float:
     """What the model says to some of the task's questions today, by the task's rule."""
-    learner = service.learner
-    samples = evenly_spaced(task.test, ASKED)
-    learner.features.ensure(samples)
-    longest = longest_answer(learner.lmm, task, learner.max_new_tokens)
-    said = answer_samples(
-        learner.lmm,
-        learner.methods,
-        samples,
-        learner.features,
-        batch_size=learner.evaluation_batch,
-        max_new_tokens=longest,
-        task=task.name,
-    )
+    said = service.learner.answers(replace(task, test=tuple(evenly_spaced(task.test, ASKED))))
     cell = score_cell(rule_of(task.score), [a.text for a in said], [list(a.sample.answers) for a in said])
     return cell.strict
 
 
-def _growth(service: Service, foreseen: Foreseen | None, task: Task) -> int:
-    """A stage holds the trained weights, and one more expert where one is made."""
-    weights = bytes_of(service.learner.lmm.trainable())
-    return weights * (2 if foreseen and foreseen.expert == task.name else 1)
+def _growth(service: Service) -> int:
+    """What the last stage takes on disk; of the first one, its weights and what a method may copy of them."""
+    learner = service.learner
+    if not learner.stages:
+        return 2 * bytes_of(learner.lmm.trainable())
+    last = learner.stages[-1]
+    return sum(file.stat().st_size for file in stage_folder(service.folder, last.number, last.task).iterdir())

@@ -61,7 +61,7 @@ def chosen(method: str, foreseen: Foreseen | None, *, task: str, worst: float) -
     if foreseen is not None:
         return Choice(method, 0.0, _of_experts(foreseen, task))
     if "replay" in parts_of(method):
-        return Choice(method, RATIO, "it replays already; more than this share brought nothing when it was measured")
+        return Choice(method, RATIO, "it replays already; of the shares that were tried this one lost least")
     if worst < ENOUGH:
         return Choice(method, 0.0, "hardly anything should be lost")
     return Choice(

@@ -161,12 +161,7 @@ def learn(
     refuse_other(method, own=config_of(folder).method)
     service = Service.open(folder, progress=progress)
     learner = service.learner
-    entry, how = entry_of(data, learner, name=name, score=score, hints=hints, progress=progress)
-    if entry.name in {task.name for task in service.tasks}:
-        raise UserError(f"{folder} knows a task '{entry.name}' already: give the new one another name with --name")
-    checked = check_data(data, lmm=learner.lmm, hints=hints, progress=progress)
-    checked.errors.refuse(stream=checked.stream)
-    task = read_task(entry, how, about=entry.about)
+    task, checked = read_new(service, data, name=name, score=score, hints=hints, progress=progress)
     note_stages(folder, learner.stages)
     kept = keep_task(folder, task, tokens=learner.lmm.answer_tokens)
     everything = (*service.tasks, kept)
@@ -217,7 +212,33 @@ def _track_row(
     tracks.row(number, after=name, scores=scores, measures=measures)
 
 
-def entry_of(
+def read_new(
+    service: Service,
+    data: str,
+    *,
+    name: str | None,
+    score: str | None,
+    hints: Hints | None,
+    progress: Progress | None,
+) -> tuple[Task, Checked]:
+    """The one task of `data`, and what was found in it.
+
+    Raises:
+        DataError: something in the data can't be used.
+        UserError: there are several tasks, the model knows one of this name, or a name or rule is wrong.
+    """
+    lmm = service.learner.lmm
+    entry, how = _entry(data, service.learner, name=name, score=score, hints=hints, progress=progress)
+    if entry.name in {task.name for task in service.tasks}:
+        raise UserError(
+            f"{service.folder} knows a task '{entry.name}' already: give the new one another name with --name"
+        )
+    checked = check_data(data, lmm=lmm, hints=hints, progress=progress)
+    checked.errors.refuse(stream=checked.stream)
+    return read_task(entry, how, about=entry.about), checked
+
+
+def _entry(
     data: str,
     learner: Learner,
     *,
@@ -226,11 +247,7 @@ def entry_of(
     hints: Hints | None,
     progress: Progress | None,
 ) -> tuple[TaskFile, Reading]:
-    """What the data say of their one task, and how it is read.
-
-    Raises:
-        UserError: they have several tasks, or a name or rule is wrong.
-    """
+    """What the data say of their one task, and how it is read."""
     content, path, _ = file_or_stream(data, hints or Hints())
     if len(content.tasks) != 1 or content.known:
         names = ", ".join(entry.name for entry in content.tasks)
