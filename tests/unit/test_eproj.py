@@ -193,6 +193,18 @@ def test_what_a_new_task_is_taken_for_against_a_count_by_hand(make, lmm, tasks, 
     assert found == pytest.approx(shares) and found
 
 
+def test_nothing_is_foreseen_to_be_lost_by_the_expert_that_learns_more(make, lmm, tasks):
+    method = make(expand="when-separable", router="calibrated", init="similar")
+    for task in tasks:
+        train_by_hand(method, lmm, task, 1.0)
+    before = set(method.state_dict()["embeddings"])
+    found = method.foresee(again(tasks[1], "more"), tasks)
+    assert found.expert == "task-1" and found.taken["task-1"] >= method.mistaken
+    assert found.lost["task-1"] == 0, "its questions go there already"
+    method.foresee(tasks[1], tasks)
+    assert set(method.state_dict()["embeddings"]) == before, "it was only looked at"
+
+
 def test_the_share_that_is_mistaken_decides(make, lmm, tasks):
     for mistaken, experts in ((0.05, 1), (1.01, 2)):
         method = make(expand="when-separable", mistaken=mistaken)
