@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart install test lint types unit crash docs screenshots clean
+.PHONY: quickstart install test lint types unit crash faults soak fuzz audit secrets docs screenshots clean
 
 quickstart: $(VENV)/.installed  ## install, fetch smol and parcel, teach five tasks with three methods
 	$(BIN)/evertune fetch smol parcel
@@ -33,6 +33,21 @@ screenshots: $(VENV)/.dev  ## every picture in docs/images anew, from small fixe
 
 crash: $(VENV)/.dev  ## kill small runs 200 times at random moments; each must end with the same bits
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/crash.py --kills 200 --out runs/crash
+
+faults: $(VENV)/.dev  ## let every single write of a small run fail, in every way
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/faults.py --out runs/faults
+
+soak: $(VENV)/.dev  ## run streams for eight hours while everything goes wrong
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/soak.py --hours 8 --out runs/soak
+
+fuzz: $(VENV)/.dev  ## a million damaged and hostile files through every reader; goes on where it was stopped
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/fuzz.py --out runs/fuzz
+
+audit: $(VENV)/.dev  ## known weaknesses of what is installed; needs a network, and says so when it has none
+	$(BIN)/python scripts/audit.py
+
+secrets: $(VENV)/.dev  ## keys and passwords in the files of this repository; .secrets.baseline has what was looked at
+	git ls-files -z | xargs -0 $(BIN)/detect-secrets-hook --baseline .secrets.baseline
 
 $(VENV)/.torch:
 	$(PYTHON) -m venv $(VENV)

@@ -2,8 +2,8 @@
 
     python benchmarks/state.py
 
-A stage on disk, and an expert of an expansion method, is one copy of everything that trains, in float32 so that a run
-goes on to the bit; the model counts as bfloat16.
+A stage on disk is one copy of everything that trains, in float32 so that a run goes on to the bit; with an expansion it
+is the task's expert, in the number format of the model. The model counts as bfloat16.
 """
 
 from __future__ import annotations
@@ -15,20 +15,25 @@ from evertune.api import configure
 from evertune.planning import plan
 
 LLAVA, QWEN = "llava-1.5-7b-hf", "Qwen2.5-VL-7B-Instruct"
+BLIP, LEAST = "instructblip-vicuna-7b", ("model.scope=projection",)
 CASES = (
-    ("instructblip-vicuna-7b", "eproj", (), "an expert of eproj: the projection"),
-    ("instructblip-vicuna-7b", "sequential", (), "Q-Former and projection"),
-    (LLAVA, "sequential", ("model.scope=lora",), "LoRA"),
-    (LLAVA, "sequential", ("model.scope=projection",), "projection"),
-    (LLAVA, "sequential", (), "projection and LoRA"),
-    (QWEN, "sequential", ("model.scope=lora",), "LoRA"),
-    (QWEN, "sequential", ("model.scope=projection",), "merger"),
-    (QWEN, "sequential", (), "merger and LoRA"),
+    (BLIP, "eproj", (), "eproj: the projection"),
+    (LLAVA, "eproj", LEAST, "eproj: the projection"),
+    (LLAVA, "lora-router", (), "lora-router: LoRA and projection"),
+    (QWEN, "eproj", LEAST, "eproj: the merger"),
+    (QWEN, "lora-router", (), "lora-router: LoRA and merger"),
+    (BLIP, "sequential", (), "a stage: Q-Former and projection"),
+    (LLAVA, "sequential", ("model.scope=lora",), "a stage: LoRA"),
+    (LLAVA, "sequential", ("model.scope=projection",), "a stage: projection"),
+    (LLAVA, "sequential", (), "a stage: projection and LoRA"),
+    (QWEN, "sequential", ("model.scope=lora",), "a stage: LoRA"),
+    (QWEN, "sequential", ("model.scope=projection",), "a stage: merger"),
+    (QWEN, "sequential", (), "a stage: merger and LoRA"),
 )
 
 
 def main() -> None:
-    table = Table("model", "what trains", "parameters", "MB per task", "% of the model", box=None)
+    table = Table("model", "what is kept", "parameters", "MB", "% of the model", box=None)
     for model, method, settings, title in CASES:
         made = plan(configure("parcel", model=model, method=method, limit=8, settings=list(settings)))[0]
         size, share = f"{made.stage_bytes / 1e6:.1f}", f"{100 * made.share_of_model:.2f}"

@@ -3,8 +3,8 @@
 python scripts/crash.py --kills 200 --out runs/crash     the same command again goes on where it was
 
 Half of the kills come from outside at a random time (SIGKILL, or SIGTERM with its grace), half in the middle of a
-random write. This process loads the libraries once and forks, so a restart costs about a second; a fork is a process
-like any other to the signal, the lock and the disk.
+random write. This process does one run to have all libraries loaded and forks, so a restart costs a second; a fork is
+a process like any other to the signal, the lock and the disk.
 """
 
 from __future__ import annotations
@@ -137,6 +137,14 @@ def child(stream: Path, family: str, out: Path, cache: Path, board: Board, kill:
     return 0
 
 
+def warm(stream: Path, out: Path) -> None:
+    """One run in this process, so that its children have every library loaded."""
+    shutil.rmtree(out / "warm", ignore_errors=True)
+    honest = files._write_all
+    child(stream, "sequential", out / "warm" / "run", out / "warm" / "cache", Board(), Kill())
+    files._write_all = honest
+
+
 def forked(stream: Path, family: str, place: Path, board: Board, kill: Kill) -> tuple[int, str, float]:
     """Run until the end or the kill: exit code or minus the signal, what it was doing, seconds from its first step."""
     board.moment = "starting"
@@ -217,7 +225,7 @@ def make_stream(folder: Path, *, tasks: int = 2) -> Path:
             rows = [{"image": s.images[0].name, "instruction": s.instruction, "answer": s.answers[0]} for s in samples]
             (folder / f"{task.name}-{side}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         sides = {side: f"{task.name}-{side}.jsonl" for side in ("train", "test")}
-        entries.append({"name": task.name, "images": str(folder / "pictures"), **sides})
+        entries.append({"name": task.name, "images": "pictures", **sides})
     (folder / "toy.yaml").write_text(yaml.safe_dump({"name": "toy", "tasks": entries}))
     return folder / "toy.yaml"
 
@@ -230,6 +238,7 @@ def campaign(out: Path, *, kills: int, seed: int = 0, families: list[str] | None
     stream = out / "stream" / "toy.yaml"
     stream = stream if stream.exists() else make_stream(files.make_folder(out / "stream"))
     names = families or list(FAMILIES)
+    warm(stream, out)
     while sum(len(row["kills"]) for row in rows) < kills:
         family = names[len(rows) % len(names)]
         whole, seconds = undisturbed(stream, family, out)

@@ -17,16 +17,9 @@ from evertune.assets import Progress
 from evertune.config import RunConfig, beside, read_yaml, validated, with_settings, without_effect
 from evertune.errors import RunFolderError, UserError
 from evertune.files import read_json, write_json
+from evertune.identity import begin, finished_matrix, identity_of, read_identity
 from evertune.locks import alone
-from evertune.runner import (
-    Watcher,
-    begin,
-    finished_matrix,
-    follow_stream,
-    identity_of,
-    read_identity,
-    run_stream,
-)
+from evertune.runner import Watcher, follow_stream, run_stream
 from evertune.tasks import Sample, Stream, Task, load_stream
 
 if TYPE_CHECKING:
@@ -101,6 +94,7 @@ def run(
     out: str | Path | None = None,
     data: str | Path | None = None,
     skip_bad: bool = False,
+    deterministic: bool = False,
     settings: Sequence[str] = (),
     track: Sequence[str] = (),
     watcher: Watcher | None = None,
@@ -117,6 +111,7 @@ def run(
         out: the run folder; with several methods each gets a folder in it. Default `runs/STREAM-MODEL-sSEED`.
         data: where the folders of published data sets are.
         skip_bad: train on the rows that can be used, and write down in `skipped.json` which can't, instead of stopping.
+        deterministic: the same call gives the same bits on the same kind of CPU, whatever the cache holds; slower.
         settings: `key=value`, e.g. `train.epochs=2` or `replay.ratio=0.05`.
         track: services that get the metrics, beside the files of the run folder: `trackio`, `wandb`, `mlflow`.
         watcher: told about progress.
@@ -132,6 +127,7 @@ def run(
         out=str(out) if out else None,
         data=str(data) if data else None,
         skip_bad=skip_bad or None,
+        deterministic=deterministic or None,
         track=list(track) or None,
     )
     return run_config(config, watcher=watcher, progress=progress)
@@ -143,8 +139,10 @@ def run_config(config: RunConfig, *, watcher: Watcher | None = None, progress: P
     Of several processes (`accelerate launch`) the first does what is written here, and the others follow it.
     """
     from evertune.lmm import model_config
+    from evertune.lmm.device import as_before
     from evertune.lmm.lengths import refuse_too_long
     from evertune.report import write_report
+    from evertune.stamp import running_facts
     from evertune.tracking import refuse_missing
 
     refuse_missing(config.track)
@@ -161,6 +159,7 @@ def run_config(config: RunConfig, *, watcher: Watcher | None = None, progress: P
     done = {spec: finished_matrix(folders[spec], identities[spec]) for spec in specs}
     page = base / "report" / "index.html"
     with ExitStack() as held:
+        held.enter_context(as_before())
         for spec in (spec for spec in specs if done[spec] is None):
             held.enter_context(alone(folders[spec]))
             done[spec] = finished_matrix(folders[spec], identities[spec])  # another may have ended it meanwhile
@@ -292,23 +291,6 @@ def training_of(config: RunConfig) -> Training:
     return Training(**config.train.model_dump())
 
 
-def running_facts(lmm: LMM) -> dict[str, str]:
-    """Device, threads and number format of a loaded model, with the measurement that decided the format."""
-    import torch
-
-    from evertune.lmm.device import seconds_per_product
-
-    threads, many = torch.get_num_threads(), processes.count()
-    times = {str(d).removeprefix("torch."): s for d, s in seconds_per_product(lmm.device.type).items()}
-    measured = ", ".join(f"{name} {1e3 * seconds:.2f} ms" for name, seconds in times.items())
-    return {
-        "device": str(lmm.device),
-        **({"processes": f"{many} processes"} if many > 1 else {}),
-        "threads": f"{threads} thread{'s' if threads > 1 else ''}",
-        "dtype": f"{str(lmm.dtype).removeprefix('torch.')} (a matrix product: {measured})",
-    }
-
-
 def load_model(config: RunConfig, *, progress: Progress | None = None) -> LMM:
     """The untouched model of a configuration."""
     return _load(config, {}, (), progress)
@@ -317,9 +299,9 @@ def load_model(config: RunConfig, *, progress: Progress | None = None) -> LMM:
 def _load(config: RunConfig, folders: Mapping[str, Path], specs: Sequence[str], progress: Progress | None) -> LMM:
     """Load the model; a run that was begun in one number format goes on in it."""
     from evertune.lmm import load_lmm
-    from evertune.lmm.device import use_threads
+    from evertune.lmm.device import settle
 
-    use_threads()
+    settle(deterministic=config.deterministic)
     dtype = config.dtype
     for spec in specs:
         path = folders[spec] / "stamp.json"
@@ -388,7 +370,7 @@ def _learner(
         known=known,
         evaluation_batch=config.evaluation.batch_size,
         max_new_tokens=config.evaluation.max_new_tokens,
-        reuse=config.reuse,
+        reuse=config.reuse and not config.deterministic,  # a cache knows what others have done
         keep=keep,
         upto=upto,
     )

@@ -28,6 +28,9 @@ DataOption = Annotated[
 SkipBadOption = Annotated[
     bool, typer.Option("--skip-bad", help="Leave out rows that can't be used instead of stopping; says which.")
 ]
+DeterministicOption = Annotated[
+    bool, typer.Option("--deterministic", help="The same bits again on the same kind of CPU; slower.")
+]
 TrackOption = Annotated[
     str | None, typer.Option("--track", metavar="A[,B]", help="Metrics also to trackio, wandb or mlflow.")
 ]

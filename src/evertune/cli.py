@@ -16,6 +16,7 @@ import typer
 
 from evertune.arguments import (
     DataOption,
+    DeterministicOption,
     JsonOption,
     LimitOption,
     ModelOption,
@@ -33,6 +34,7 @@ from evertune.cli_models import export, fetch, pretrain
 from evertune.cli_upkeep import advise, ask, check, doctor, learn, log, new, playground, rollback, serve
 from evertune.errors import UserError
 from evertune.processes import leads, number
+from evertune.redaction import without_secrets
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -67,7 +69,7 @@ def main() -> None:
         app()
     except UserError as problem:
         who = "evertune" if leads() else f"evertune (process {number()})"
-        print(f"{who}: {problem}", file=sys.stderr)
+        print(f"{who}: {without_secrets(str(problem))}", file=sys.stderr)
         sys.exit(2)
     except SystemExit as end:
         if end.code == INTERRUPTED:  # typer has turned a KeyboardInterrupt into this
@@ -99,6 +101,7 @@ def takes_a_run(action: Action) -> Action:
         out: OutOption = None,
         data: DataOption = None,
         skip_bad: SkipBadOption = False,
+        deterministic: DeterministicOption = False,
         settings: SetOption = None,
         track: TrackOption = None,
         as_json: JsonOption = False,
@@ -106,7 +109,7 @@ def takes_a_run(action: Action) -> Action:
         from evertune.api import configure
 
         given: dict[str, Any] = {"model": model, "method": method, "seed": seed, "limit": limit, "out": out}
-        given |= {"data": data, "skip_bad": skip_bad or None, "track": track}
+        given |= {"data": data, "skip_bad": skip_bad or None, "deterministic": deterministic or None, "track": track}
         action(configure(stream, settings=settings or [], **given), as_json)
 
     return action

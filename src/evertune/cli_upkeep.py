@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from evertune.arguments import DataOption, JsonOption, SetOption, TrackOption, make_console, print_json
+from evertune.arguments import (
+    DataOption,
+    DeterministicOption,
+    JsonOption,
+    SetOption,
+    TrackOption,
+    make_console,
+    print_json,
+)
 from evertune.errors import UserError
 
 FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="The model's folder, or a run's.")]
@@ -25,6 +33,7 @@ def new(
     model: Annotated[str, typer.Option("--model", "-m", help="A preset, a checkpoint folder or a hub id.")] = "smol",
     method: Annotated[str, typer.Option("--method", help="How it keeps what it knows.")] = "auto",
     seed: Annotated[int, typer.Option("--seed", help="Decides everything random.")] = 0,
+    deterministic: DeterministicOption = False,
     settings: SetOption = None,
 ) -> None:
     """Make a model that remembers; it has learned nothing yet."""
@@ -33,7 +42,14 @@ def new(
 
     console = make_console()
     with TerminalWatcher(console) as watcher:
-        make(folder, model=model, method=method, seed=seed, settings=settings or [], progress=watcher.fetching)
+        make(
+            folder,
+            model=model,
+            method=method,
+            seed=seed,
+            settings=[*(settings or []), *(["deterministic=true"] if deterministic else [])],
+            progress=watcher.fetching,
+        )
     console.print(
         f"{folder}  {model} with {method}\n[dim]next: evertune learn {folder} DATA[/dim]",
         highlight=False,
@@ -83,6 +99,7 @@ def learn(
     images: ImagesOption = None,
     prompt: PromptOption = None,
     option: FormatSetting = None,
+    deterministic: DeterministicOption = False,
     track: TrackOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -105,6 +122,7 @@ def learn(
             score=score,
             hints=hints,
             accept_if=condition,
+            deterministic=deterministic,
             track=[each.strip() for each in track.split(",")] if track else (),
             watcher=watcher,
             progress=watcher.fetching,

@@ -9,10 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from evertune.errors import UserError, nearest
+from evertune.parsing import LONGEST_YAML, YamlError, yaml_value
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
@@ -87,6 +87,11 @@ class SharedSettings(BaseModel):
     skip_bad: bool = Field(default=False, description="train on what can be used instead of stopping")
     track: list[str] = Field(default_factory=list, description="services that get the metrics: trackio, wandb, mlflow")
     reuse: bool = Field(default=True, description="take over identical trainings and answers from the cache")
+    deterministic: bool = Field(
+        default=False,
+        description="bit-identical reruns on a CPU: one thread, float32, deterministic algorithms, no reuse, features "
+        "one picture at a time",
+    )
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     model_options: dict[str, Any] = Field(
         default_factory=dict, description="what trains in a large model, e.g. {scope: projection+lora, lora_rank: 16}"
@@ -133,7 +138,7 @@ class RunConfig(SharedSettings):
 
 def without_effect(config: RunConfig) -> dict[str, Any]:
     """Settings that decide no number of a run: for `model_dump(exclude=...)`. So old runs keep their identity."""
-    unsaid = {key: True for key in ("skip_bad", "model_options") if not getattr(config, key)}
+    unsaid = {key: True for key in ("skip_bad", "model_options", "deterministic") if not getattr(config, key)}
     return {"data": True, "track": True, "train": {"checkpointing", "save_every"}, **unsaid}
 
 
@@ -144,15 +149,15 @@ def read_yaml(path: Path) -> Any:
         UserError: the file is missing or not YAML; the message names the line.
     """
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            return yaml_value(file.read(LONGEST_YAML + 1))
     except FileNotFoundError as problem:
         raise UserError(f"{path} does not exist") from problem
-    except (OSError, UnicodeDecodeError) as problem:
+    except YamlError as problem:
+        line = f":{problem.line}" if problem.line else ""
+        raise UserError(f"{path}{line}: not valid YAML ({problem})") from problem
+    except (OSError, ValueError) as problem:
         raise UserError(f"{path} can't be read: {problem}") from problem
-    except yaml.YAMLError as problem:
-        mark = getattr(problem, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{line}: not valid YAML ({getattr(problem, 'problem', problem)})") from problem
 
 
 def validated(schema: type[Schema], content: Any, *, where: str) -> Schema:
@@ -168,6 +173,8 @@ def validated(schema: type[Schema], content: Any, *, where: str) -> Schema:
             raise UserError(f"{where}: unknown key '{place}'; {_nearest_key(schema, first['loc'])}") from problem
         message = first["msg"].removeprefix("Value error, ")
         raise UserError(f"{where}: {place + ': ' if place else ''}{message}") from problem
+    except UnicodeEncodeError as problem:  # of the schema's own library, which has the value in its message
+        raise UserError(f"{where}: half of a surrogate pair (\\ud800 ...) is no text") from problem
 
 
 def with_settings(content: dict[str, Any], settings: list[str], *, methods: list[str]) -> dict[str, Any]:
@@ -203,7 +210,7 @@ def setting_text(key: str, value: Any, *, method: str) -> str:
 
 def value_text(value: Any) -> str:
     """A setting's value as short as people write it: `1e6`, `0.05`, `all`; different values differ."""
-    if not isinstance(value, int | float) or isinstance(value, bool):
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= 1e300:
         return str(value)
     plain, digits = f"{value:g}", f"{value:e}".replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")
     mantissa, _, exponent = digits.partition("e")
@@ -215,8 +222,8 @@ def value_text(value: Any) -> str:
 def scalar(text: str) -> Any:
     """A YAML scalar; `5e-4` is a number for people, though not for YAML 1.1."""
     try:
-        return float(text) if "e" in text.lower() else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError):
+        return float(text) if "e" in text.lower() else yaml_value(text)
+    except ValueError:
         return text
 
 

@@ -225,8 +225,9 @@ def show_paper_plan(console: Console, made: PaperPlan) -> None:
     _show_stages(console, f"{made.method}, {made.model} on paper", made.stages)
     parts = ", ".join(f"{part} {count:,}" for part, count in made.trained_by_part.items() if count)
     console.print(
-        f"{made.trained_parameters:,} of {made.all_parameters:,} parameters train ({parts}); a stage or an expert "
-        f"takes {made.stage_bytes / 1e6:.1f} MB, {100 * made.share_of_model:.2f} % of the model as {made.dtype}; about "
+        f"{made.trained_parameters:,} of {made.all_parameters:,} parameters train ({parts}); every task keeps "
+        f"{made.per_task_bytes / 1e6:.1f} MB, and a stage to go back to takes {made.stage_bytes / 1e6:.1f} MB, "
+        f"{100 * made.share_of_model:.2f} % of the model as {made.dtype}; about "
         f"{made.tokens['visual']} visual and {made.tokens['text']} text tokens per sample",
         highlight=False,
     )

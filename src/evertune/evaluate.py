@@ -17,16 +17,28 @@ import torch
 
 from evertune import processes
 from evertune.errors import RunFolderError, UserError
-from evertune.files import cache_folder, digest, digest_of, make_folder, write_atomically, write_jsonl
+from evertune.files import (
+    cache_folder,
+    digest,
+    digest_of,
+    make_folder,
+    note_damage,
+    read_text,
+    write_atomically,
+    write_jsonl,
+)
 from evertune.lmm.features import FeatureStore
 from evertune.lmm.protocol import LMM
 from evertune.lmm.weights import copy_of, fingerprint_of, restore
 from evertune.methods import Method
 from evertune.methods.base import UNTOUCHED
+from evertune.parsing import json_value
 from evertune.scoring.rules import rule_of, score_cell
 from evertune.tasks.task import Sample, Task, images_to_row
 
 OnAnswered = Callable[[int, int], None]
+ANSWERS, SEAL = "answers", "sha256"
+LENGTH_OF_KEY = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +73,12 @@ class AnswerCache:
 
     def _load(self) -> dict[str, str]:
         try:
-            known: dict[str, str] = json.loads(self._path.read_text(encoding="utf-8"))
+            return _sealed_answers(json_value(self._path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return {}
         except (OSError, ValueError):
-            return {}  # a cache: what is missing or damaged is made again
-        return known
+            note_damage(self._path)  # a cache: what is damaged is made again
+            return {}
 
     def __contains__(self, sample: Sample) -> bool:
         return self._key(sample) in self._known
@@ -77,13 +91,31 @@ class AnswerCache:
         self._known.update(zip(map(self._key, samples), answers, strict=True))
 
     def save(self) -> None:
-        """Write them down."""
+        """Write them down, beside what another process has written meanwhile."""
         if self._reuse:
-            write_atomically(self._path, json.dumps(self._known, ensure_ascii=False))
+            self._known = {**self._load(), **self._known}
+            content = {ANSWERS: self._known, SEAL: digest_of(self._known)}
+            write_atomically(self._path, json.dumps(content, ensure_ascii=False))
 
     @staticmethod
     def _key(sample: Sample) -> str:
         return digest(*sample.image_digests, sample.instruction)
+
+
+def _sealed_answers(content: Any) -> dict[str, str]:
+    """The answers of a file of the cache; those of earlier versions have no checksum.
+
+    Raises:
+        ValueError: they are not what was written.
+    """
+    if not isinstance(content, dict):
+        raise ValueError("no answers")
+    if content.keys() == {ANSWERS, SEAL} and content[SEAL] == digest_of(content[ANSWERS]):
+        known: dict[str, str] = content[ANSWERS]
+        return known
+    if not all(isinstance(text, str) and len(key) == LENGTH_OF_KEY for key, text in content.items()):
+        raise ValueError("not what was written")
+    return content
 
 
 def answer_samples(
@@ -200,20 +232,31 @@ def read_answers(path: Path) -> list[dict[str, Any]]:
     Raises:
         RunFolderError: missing or damaged; the message names file and line.
     """
-    try:
-        # Not splitlines(): it also breaks at signs that may stand inside an answer.
-        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    except OSError as problem:
-        raise RunFolderError(f"{path} is missing: run the same command again, it is made anew") from problem
-    except UnicodeDecodeError as problem:
-        raise RunFolderError(f"{path} is damaged: delete the file and run the same command again") from problem
+    if not path.exists():
+        raise RunFolderError(f"{path} is missing: run the same command again, it is made anew")
     rows = []
-    for number, line in enumerate(lines, start=1):
+    # Not splitlines(): it also breaks at signs that may stand inside an answer.
+    for number, line in enumerate(read_text(path).removesuffix("\n").split("\n"), start=1):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as problem:
+            rows.append(_sound(json_value(line)))
+        except ValueError as problem:
             raise RunFolderError(f"{path}:{number} is damaged: delete the file and run the command again") from problem
     return rows
+
+
+def _sound(row: Any) -> dict[str, Any]:
+    """A row with what everybody reads from it."""
+    texts = isinstance(row, dict) and all(isinstance(row.get(key), str) for key in ("id", "answer", "instruction"))
+    golds = row.get("gold") if texts else None
+    if not isinstance(golds, list) or not all(isinstance(gold, str) for gold in golds):
+        raise ValueError("no answer")
+    images = [row["image"]] if "image" in row else row.get("images")
+    if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
+        raise ValueError("no pictures")
+    if not isinstance(row.get("expert"), str | None):
+        raise ValueError("no expert")
+    sound: dict[str, Any] = row
+    return sound
 
 
 @dataclass(frozen=True, slots=True)

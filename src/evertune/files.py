@@ -9,10 +9,13 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import os
 import re
 import secrets
 import shutil
+import stat
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -20,11 +23,14 @@ from pathlib import Path
 from typing import Any
 
 from evertune.errors import RunFolderError, UserError
+from evertune.parsing import json_value
 
 NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 """What file systems say that can't force a folder to the disk."""
 TEMPORARY = re.compile(r"\..+\.\d+-[0-9a-f]{8}")
 PIECE = 1 << 16
+MOST_TEXT = 1 << 30
+"""Bytes of a run folder's file that is read as a whole; the answers to a million questions take a third."""
 
 
 def cache_folder() -> Path:
@@ -180,6 +186,27 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def read_text(path: Path, *, errors: str = "strict") -> str:
+    """The text of a run folder's file.
+
+    Raises:
+        RunFolderError: it is missing, no regular file, larger than `MOST_TEXT`, or not UTF-8.
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise RunFolderError(f"{path} is no regular file")  # a pipe would keep us waiting
+        if status.st_size > MOST_TEXT:
+            raise RunFolderError(f"{path} has {status.st_size >> 20} MiB; at most {MOST_TEXT >> 20} are read")
+        return path.read_text(encoding="utf-8", errors=errors)
+    except FileNotFoundError as problem:
+        raise RunFolderError(f"{path} is missing") from problem
+    except UnicodeDecodeError as problem:
+        raise RunFolderError(f"{path} is not UTF-8 text: the file is damaged or truncated") from problem
+    except OSError as problem:
+        raise RunFolderError(f"{path} can't be read: {problem.strerror}") from problem
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file.
 
@@ -187,12 +214,26 @@ def read_json(path: Path) -> Any:
         RunFolderError: the file is missing, or broken (the message names the line).
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as problem:
-        raise RunFolderError(f"{path} is missing") from problem
-    except (json.JSONDecodeError, UnicodeDecodeError) as problem:
-        where = f" line {problem.lineno}" if isinstance(problem, json.JSONDecodeError) else ""
-        raise RunFolderError(f"{path}{where} is not valid JSON: the file is damaged or truncated") from problem
+        return json_value(read_text(path))
+    except json.JSONDecodeError as problem:
+        said = f"{path} line {problem.lineno} is not valid JSON: the file is damaged or truncated"
+        raise RunFolderError(said) from problem
+    except RunFolderError:
+        raise
+    except ValueError as problem:
+        raise RunFolderError(f"{path} is not valid JSON ({problem}): the file is damaged") from problem
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
+
+    Raises:
+        RunFolderError: as `read_json`, or it holds something else.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise RunFolderError(f"{path} is damaged: expected an object")
+    return content
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
@@ -256,7 +297,7 @@ def digest_over(parts: Iterable[bytes | str]) -> str:
     """`digest` of parts that come one after another."""
     total = hashlib.sha256()
     for part in parts:
-        data = part.encode() if isinstance(part, str) else part
+        data = part.encode(errors="surrogatepass") if isinstance(part, str) else part
         total.update(len(data).to_bytes(8, "big"))
         total.update(data)
     return total.hexdigest()
@@ -267,13 +308,44 @@ def digest_of(value: Any) -> str:
     return digest(json.dumps(value, sort_keys=True, ensure_ascii=False, default=str))
 
 
+def sum_of(*parts: bytes | memoryview) -> int:
+    """CRC-32 over `parts`: finds what a disk or a memory has changed, not what somebody meant to; 3.6 GB/s here."""
+    total = 0
+    for part in parts:
+        total = zlib.crc32(part, total)
+    return total
+
+
+def sum_of_file(path: Path, *, start: int = 0, before: bytes = b"") -> int:
+    """`sum_of` of `before` and a file from `start` on; read, not mapped, so that its pages don't count as memory."""
+    total = zlib.crc32(before)
+    with path.open("rb", buffering=0) as stream:
+        stream.seek(start)
+        while piece := stream.read(1 << 20):
+            total = zlib.crc32(piece, total)
+    return total
+
+
+def note_damage(path: Path) -> None:
+    """Say that an entry of the cache is not what was written, and is made again; it is gone afterwards."""
+    logging.getLogger("evertune").warning(
+        f"{path} in the cache is damaged: its checksum is not the one written down. It is made again; "
+        "see to the disk if this happens more than once"
+    )
+    with suppress(OSError):  # a cache that can't be written to
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
 @lru_cache(maxsize=200_000)
-def _digest_of_file(path: str, _size: int, _modified: int) -> str:
+def _digest_of_file(path: str, _size: int, _modified: int, _changed: int, _number: int) -> str:
     with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def digest_of_file(path: Path) -> str:
-    """SHA-256 of a file's content, remembered for as long as its size and time of change stay the same."""
+    """SHA-256 of a file's content, remembered for as long as it is the same file of the same size and times."""
     status = path.stat()
-    return _digest_of_file(str(path), status.st_size, status.st_mtime_ns)
+    return _digest_of_file(str(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)

@@ -24,7 +24,8 @@ from torch import Tensor
 from evertune import processes
 from evertune.errors import RunFolderError, UserError
 from evertune.evaluate import Answer, OnAnswered, answer_samples, longest_answer
-from evertune.files import cache_folder, digest, digest_of, make_folder, write_atomically
+from evertune.files import cache_folder, digest, digest_of, make_folder, note_damage, write_atomically
+from evertune.lmm.device import no_fixed_order
 from evertune.lmm.features import FeatureStore
 from evertune.lmm.protocol import LMM
 from evertune.lmm.sharding import spread_frozen
@@ -33,15 +34,9 @@ from evertune.loop import OnStep, Step, Training, train, trained_parameters
 from evertune.methods import Context, Method, adapted, composed
 from evertune.midway import FILE as MIDWAY
 from evertune.midway import Saves
-from evertune.stages import (
-    Stage,
-    load_stage,
-    read_tensors,
-    save_stage,
-    saved_stages,
-    split_state,
-    stage_folder,
-)
+from evertune.parsing import json_value
+from evertune.stages import FILES, SEAL, Stage, load_stage, save_stage, saved_stages, stage_folder
+from evertune.states import read_tensors, split_state
 from evertune.tasks.task import Sample, Task, data_digest, fingerprints_of
 
 
@@ -131,13 +126,19 @@ class Learner:
             steps=len(log),
             seconds=seconds,
             reused=reused,
-            stored_bytes=bytes_of(split_state(state)[0]),
+            stored_bytes=split_state(state).nbytes,
             trained_parameters=sum(p.numel() for p in trained_parameters(self.lmm, self.methods).values()),
             data=data_digest(task),
         )
         if processes.leads():
-            trainable = copy_of(self.lmm.trainable())
-            save_stage(self.folder, stage, trainable=trainable, state=state, log=[step.as_dict() for step in log])
+            save_stage(
+                self.folder,
+                stage,
+                trainable=self.lmm.trainable(),
+                start=self._start,
+                state=state,
+                log=[step.as_dict() for step in log],
+            )
             (self.folder / MIDWAY).unlink(missing_ok=True)
         processes.wait()
         self.stages.append(stage)
@@ -150,17 +151,18 @@ class Learner:
         """Answers to the test samples of `task`; the model is not told which task it is, unless `needs_task_id`."""
         with processes.leader_first():
             self.features.ensure(task.test)
-        return answer_samples(
-            self.lmm,
-            self.methods,
-            task.test,
-            self.features,
-            batch_size=self.evaluation_batch,
-            max_new_tokens=self._longest_answer(task),
-            task=task.name,
-            reuse=self.reuse,
-            on_answered=on_answered,
-        )
+        with no_fixed_order():
+            return answer_samples(
+                self.lmm,
+                self.methods,
+                task.test,
+                self.features,
+                batch_size=self.evaluation_batch,
+                max_new_tokens=self._longest_answer(task),
+                task=task.name,
+                reuse=self.reuse,
+                on_answered=on_answered,
+            )
 
     def _longest_answer(self, task: Task) -> int:
         """Found once per task: it is a pass over all training answers."""
@@ -251,12 +253,25 @@ class Learner:
         return {method.name: method.state_dict() for method in self.methods}
 
     def _take(self, stage: Stage) -> None:
-        trainable, state = load_stage(self.folder, stage)
+        trainable, state = load_stage(self.folder, stage, start=self._start)
         if set(trainable) != set(self.lmm.trainable()) or set(state) != {m.name for m in self.methods}:
             raise RunFolderError(f"{self.folder} was made with another model or other methods")
-        restore(self.lmm.trainable(), trainable)
+        folder = stage_folder(self.folder, stage.number, stage.task)
+        try:
+            restore(self.lmm.trainable(), trainable)
+        except RunFolderError as problem:
+            raise RunFolderError(f"{folder / FILES[0]}: {problem}") from problem
         for method in self.methods:
-            method.load_state_dict(state[method.name])
+            self._give(method, state[method.name], folder / FILES[1])
+
+    @staticmethod
+    def _give(method: Method, state: dict[str, Any], path: Path) -> None:
+        """Whatever a method finds wrong with a state is said of the file that it is from."""
+        try:
+            method.load_state_dict(state)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as problem:
+            said = problem if isinstance(problem, UserError) else f"{type(problem).__name__}: {problem}"
+            raise RunFolderError(f"{path}: the state of {method.name} can't be used ({said})") from problem
 
     def _train(self, task: Task, plan: Sequence[Sample], on_step: OnStep | None) -> tuple[list[Step], float, bool]:
         """Train, or take over the result of an identical training that this machine has done before.
@@ -271,10 +286,10 @@ class Learner:
         remembered = self._memo(plan, seed) if self.reuse and plain and alone else None
         if remembered is not None and (found := _recalled(remembered)):
             tensors, record = found
-            restore(self.lmm.trainable(), tensors)
+            restore(self.lmm.trainable(), tensors)  # of this model: both are in the name
             return [Step(**step) for step in record["log"]], record["seconds"], True
         started = time.perf_counter()
-        with self._saves(task, plan, seed) as midway:
+        with no_fixed_order(), self._saves(task, plan, seed) as midway:
             log = train(
                 self.lmm,
                 self.methods,
@@ -288,8 +303,7 @@ class Learner:
         seconds = time.perf_counter() - started + midway.seconds
         if remembered is not None and log[-1].pieces == 1:
             trained = copy_of(self.lmm.trainable())
-            record = {"log": [step.full() for step in log], "seconds": seconds, "sha256": fingerprint_of(trained)}
-            write_atomically(remembered, save(trained, metadata={"record": json.dumps(record)}))
+            _remember(remembered, trained, log, seconds)
         return log, seconds, False
 
     def _memo(self, plan: Sequence[Sample], seed: int) -> Path:
@@ -299,8 +313,8 @@ class Learner:
     def _saves(self, task: Task, plan: Sequence[Sample], seed: int) -> Saves:
         """Where this training is kept on the way, by all that decides it: also what methods know of earlier tasks."""
         parameters, every = self.lmm.trainable(), self.training.save_every
-        tensors, values = split_state(self._state())
-        decides = {**self._decides(plan, seed), "task": task.name, "state": [fingerprint_of(tensors), values]}
+        state = split_state(self._state()).fingerprint
+        decides = {**self._decides(plan, seed), "task": task.name, "state": state}
         key = digest_of({**decides, "processes": processes.count()})
         return Saves(self.folder, key=key, every=every, size=bytes_of(parameters))
 
@@ -320,11 +334,32 @@ class Learner:
         }
 
 
+def _remember(path: Path, trained: dict[str, Tensor], log: Sequence[Step], seconds: float) -> None:
+    """Keep a training in the cache."""
+    record = {"log": [step.full() for step in log], "seconds": seconds, "sha256": fingerprint_of(trained)}
+    sealed = {**record, SEAL: digest_of(record)}
+    write_atomically(path, save(trained, metadata={"record": json.dumps(sealed)}))
+
+
 def _recalled(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """Weights and record of a training in the cache; None where there is none, or what is there is damaged."""
+    if not path.exists():
+        return None
     try:
         tensors, metadata = read_tensors(path)
-        record = json.loads(metadata["record"])
-        return (tensors, record) if record.get("sha256") in (None, fingerprint_of(tensors)) else None
+        record = json_value(metadata["record"])
+        if _is_whole(record, tensors):
+            return tensors, record
     except (RunFolderError, KeyError, ValueError):
-        return None  # a cache: what is missing or damaged is made again
+        pass
+    note_damage(path)  # a cache: what is damaged is made again
+    return None
+
+
+def _is_whole(record: dict[str, Any], tensors: dict[str, Tensor]) -> bool:
+    """Whether weights and record are what was written; what an earlier version has kept may have no seal."""
+    if record.keys() - {SEAL, "sha256"} != {"log", "seconds"}:
+        return False
+    told = {key: value for key, value in record.items() if key != SEAL}
+    sealed = digest_of(told) if SEAL in record else None
+    return record.get(SEAL) == sealed and record.get("sha256") in (None, fingerprint_of(tensors))

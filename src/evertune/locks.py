@@ -13,7 +13,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from evertune.errors import RunFolderError, UserError
@@ -37,14 +37,18 @@ class Lock:
         return [] if self._handle is None else [self._handle]
 
     def sign(self, process: int | None = None) -> None:
-        """Write down who holds it: process, machine and since when. A child's number where one does the work."""
+        """Write down who holds it: process, machine and since when. A child's number where one does the work.
+
+        The lock holds without it: where the disk takes nothing, what is to be kept fails next, and says so.
+        """
         since = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         signature = f"{process or os.getpid()} {platform.node() or 'localhost'} {since}\n"
-        if self._handle is None:
-            holder_file(self.path).write_text(signature, encoding="utf-8")
-            return
-        os.ftruncate(self._handle, 0)
-        os.pwrite(self._handle, signature.encode(), 0)
+        with suppress(OSError):
+            if self._handle is None:
+                holder_file(self.path).write_text(signature, encoding="utf-8")
+                return
+            os.ftruncate(self._handle, 0)
+            os.pwrite(self._handle, signature.encode(), 0)
 
     def close(self) -> None:
         """Let go; who inherited it still holds it."""

@@ -24,7 +24,8 @@ from evertune.errors import RunFolderError, UserError
 from evertune.files import write_atomically
 from evertune.lmm.weights import fingerprint_of
 from evertune.loop import Step
-from evertune.stages import join_state, read_tensors, split_state
+from evertune.parsing import json_value
+from evertune.states import join_state, read_tensors, split_state, whole
 
 FILE = "midway.safetensors"
 SECONDS_BETWEEN = 60.0
@@ -112,13 +113,15 @@ class Saves:
     def _save(self, state: dict[str, Any]) -> None:
         started = time.monotonic()
         if processes.leads():
-            tensors, values = split_state(state)
+            parts = split_state(state)
+            assert not parts.held, "what an earlier stage holds is no progress"
+            tensors = whole(parts.tensors)
             facts = {
                 "key": self._key,
                 "sha256": fingerprint_of(tensors),
                 "seconds": self.seconds + started - self._began,
             }
-            write_atomically(self.path, save(tensors, metadata={"midway": json.dumps({**values, **facts})}))
+            write_atomically(self.path, save(tensors, metadata={"midway": json.dumps({**parts.values, **facts})}))
         processes.wait()
         self._last = time.monotonic()
         self._pause = max(SECONDS_BETWEEN, SHARE * (self._last - started))
@@ -129,7 +132,7 @@ class Saves:
             return None
         try:
             tensors, metadata = read_tensors(self.path)
-            values = json.loads(metadata["midway"])
+            values = json_value(metadata["midway"])
         except (UserError, KeyError, ValueError):
             return None
         if values.get("key") != self._key or values.get("sha256") != fingerprint_of(tensors):

@@ -68,7 +68,10 @@ class PaperPlan:
 
     Attributes:
         memory: bytes by part, of a training step at the run's micro-batch.
-        stage_bytes: what one copy of everything trained takes: a stage on disk, or an expert.
+        per_task_bytes: what the method keeps for every task: an expert, an adapter; nothing where it goes on with one
+            set of weights.
+        stage_bytes: what a stage to go back to takes on the disk: the expert, or one copy of everything trained.
+        share_of_model: of the stage.
         tokens: of a sample: visual, and of text by the rule of four letters each.
     """
 
@@ -78,6 +81,7 @@ class PaperPlan:
     trained_parameters: int
     trained_by_part: dict[str, int]
     all_parameters: int
+    per_task_bytes: int
     stage_bytes: int
     share_of_model: float
     memory: dict[str, int]
@@ -114,6 +118,8 @@ def plan_on_paper(
     answers = (len(tasks) + 1) * sum(len(task.test) for task in stream.columns)
     work = _Work(paper, trained=sum(trained.values()), tokens=sum(tokens.values()), weight_bytes=number.itemsize)
     samples = training.epochs * sum(stage.samples for stage in stages)
+    has_experts = any(method.in_model_dtype for method in methods)
+    kept = sum(trained.values()) * (number if has_experts else torch.float32).itemsize
     made = PaperPlan(
         method=name,
         model=paper.name,
@@ -121,8 +127,9 @@ def plan_on_paper(
         trained_parameters=sum(trained.values()),
         trained_by_part={part: sum(trained.get(n, 0) for n in names) for part, names in paper.scopes().items()},
         all_parameters=paper.count(),
-        stage_bytes=4 * sum(trained.values()),
-        share_of_model=4 * sum(trained.values()) / (paper.count() * number.itemsize),
+        per_task_bytes=kept if has_experts else sum(method.grows_by() for method in methods),
+        stage_bytes=kept,
+        share_of_model=kept / (paper.count() * number.itemsize),
         memory=memory,
         tokens=tokens,
         cards=[_on(card, work, memory=sum(memory.values()), samples=samples, answers=answers) for card in CARDS],

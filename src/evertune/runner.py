@@ -9,19 +9,16 @@ The same command again continues after the last finished cell; a finished run an
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from evertune import processes
 from evertune.errors import RunFolderError
-from evertune.files import append_jsonl, digest_of, digest_of_file, make_folder, read_json, write_atomically, write_json
-from evertune.locks import NAME as LOCK
+from evertune.files import append_jsonl, digest_of_file, write_json
+from evertune.ledger import finished_cells, read_ledger, without_clock
 from evertune.scoring.metrics import formulas, metrics_of
 from evertune.tasks import Stream, Task
 from evertune.tasks.task import data_digest
@@ -75,81 +72,6 @@ class Watcher:
     def notice(self, text: str) -> None:
         """Something that a person should know, and that stops nothing."""
         logging.getLogger("evertune").warning(text)
-
-
-def finished_matrix(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The matrix of a finished run of the same configuration and data; None when there is more to do.
-
-    Raises:
-        RunFolderError: the folder holds a run of another configuration; the message names what differs.
-    """
-    if not (folder / "config.yaml").exists():
-        if not is_free(folder):
-            raise RunFolderError(f"{folder} is not empty and not a run: choose another --out")
-        return None
-    refuse_other_run(folder, identity)
-    path = folder / "matrix.json"
-    if not path.exists():
-        return None
-    matrix: dict[str, Any] = read_json(path)
-    return matrix if matrix.get("finished") and still_holds(folder, matrix) else None
-
-
-def is_free(folder: Path) -> bool:
-    """Whether nothing of anybody is in a folder, or it is not there."""
-    return not folder.exists() or all(path.name == LOCK for path in folder.iterdir())
-
-
-def still_holds(folder: Path, matrix: Mapping[str, Any]) -> bool:
-    """Whether what a finished matrix was made of is there, and was not taken back by a rollback since."""
-    stages = (f"{number:02d}-{task}" for number, task in enumerate(matrix["stages"], start=1))
-    if not all((folder / "stages" / name / "done.json").exists() for name in stages):
-        return False
-    cells = finished_cells(folder)
-    return all(_without_clock(cells.get((cell["stage"], cell["task"]), {})) == cell for cell in matrix["cells"])
-
-
-def _without_clock(cell: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in cell.items() if key != "seconds"}
-
-
-def refuse_other_run(folder: Path, identity: Mapping[str, Any]) -> None:
-    """Raise when `folder` was made with another configuration or other data."""
-    found = read_identity(folder)
-    for key in sorted(identity.keys() | found.keys()):
-        if found.get(key) != identity.get(key):
-            raise RunFolderError(
-                f"{folder} holds a run with {key}={_short(found.get(key))}, asked was "
-                f"{key}={_short(identity.get(key))}; choose another --out, or delete the folder"
-            )
-
-
-def read_identity(folder: Path) -> dict[str, Any]:
-    """What `begin` wrote.
-
-    Raises:
-        RunFolderError: it can't be read; the message names the file.
-    """
-    path = folder / "config.yaml"
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as problem:
-        raise RunFolderError(f"{path} can't be read: {problem}") from problem
-    if not isinstance(found, dict):
-        raise RunFolderError(f"{path} is damaged: expected 'key: value' lines")
-    return found
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, default=str)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def begin(folder: Path, identity: Mapping[str, Any]) -> None:
-    """Create the run folder with its resolved configuration."""
-    make_folder(folder)
-    if not (folder / "config.yaml").exists():
-        write_atomically(folder / "config.yaml", yaml.safe_dump(dict(identity), sort_keys=False, allow_unicode=True))
 
 
 def run_stream(
@@ -295,27 +217,6 @@ def _routing(learner: Learner, task: Task, experts: Mapping[str, int], n: int) -
     }
 
 
-def finished_cells(folder: Path) -> dict[tuple[int, str], dict[str, Any]]:
-    """Cells of the ledger whose answers are still there, unchanged, and whose stage was not rolled back since."""
-    cells: dict[tuple[int, str], dict[str, Any]] = {}
-    for key, row in cells_of(read_ledger(folder)).items():
-        path = folder / row["cell"]["answers"]
-        if path.exists() and digest_of_file(path) == row["sha256"]:
-            cells[key] = {**row["cell"], "seconds": row["seconds"]}
-    return cells
-
-
-def cells_of(ledger: Sequence[Mapping[str, Any]]) -> dict[tuple[int, str], Mapping[str, Any]]:
-    """The last row of each cell whose stage was not rolled back since."""
-    cells: dict[tuple[int, str], Mapping[str, Any]] = {}
-    for row in ledger:
-        if row["event"] == "rollback":
-            cells = {key: cell for key, cell in cells.items() if key[0] <= row["to"]}
-        if row["event"] == "cell":
-            cells[row["cell"]["stage"], row["cell"]["task"]] = row
-    return cells
-
-
 def note_stages(folder: Path, stages: Sequence[Stage]) -> None:
     """Say in the ledger what a process that was killed just then had no time to say: these stages are there."""
     noted: set[int] = set()
@@ -328,20 +229,6 @@ def note_stages(folder: Path, stages: Sequence[Stage]) -> None:
         if stage.number not in noted:
             event = {"event": "stage", "stage": stage.number, "task": stage.task, "time": time.time()}
             append_jsonl(folder / "ledger.jsonl", event)
-
-
-def read_ledger(folder: Path) -> list[dict[str, Any]]:
-    """Rows of the append-only ledger; a last line that a crash cut short does not count."""
-    path = folder / "ledger.jsonl"
-    lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            rows.append(json.loads(line) if line else None)
-        except json.JSONDecodeError as problem:
-            if number < len(lines):
-                raise RunFolderError(f"{path}:{number} is damaged: delete that line and run again") from problem
-    return [row for row in rows if row]
 
 
 def matrix_of(
@@ -371,7 +258,7 @@ def matrix_of(
         "formulas": formulas(known=known),
         "warnings": _warnings(header, R, known) if finished else [],
         "cost": _cost(learner, kept),
-        "cells": [_without_clock(cell) for cell in kept],
+        "cells": [without_clock(cell) for cell in kept],
     }
 
 
@@ -397,9 +284,3 @@ def _warnings(header: Mapping[str, Any], R: list[list[float]], known: int) -> li
     if header["method"] == "sequential" and lost is not None and lost < HARDLY_FORGETS:
         found.append(f"sequential tuning forgets {lost:.1f} points only: methods can't be told apart on this stream")
     return found
-
-
-def identity_of(config: Mapping[str, Any], stream: Stream, model: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run folder stands for: the configuration without its place, and the fingerprint of its data."""
-    kept = {key: value for key, value in config.items() if key != "out"}
-    return {**kept, "data": stream.fingerprint[:16], "model_config": digest_of(model)[:16]}

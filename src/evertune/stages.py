@@ -1,13 +1,15 @@
 """Stages on disk: what a model knew after each task, whole or absent, checked when read.
 
-    stages/02-numbers/trainable.safetensors   the trained weights
+    stages/02-numbers/trainable.safetensors   the trained weights that stand nowhere else
                       method.safetensors      the methods' state, without what an earlier stage holds already
                       training.jsonl          loss by step
                       done.json               checksums of the three and of itself; written last
 
 A tensor of the methods' state that the stage before had too, bit for bit, is written once: later stages name the stage
-that holds it. So an expansion adds one expert per stage to the folder, not all of them again. Weights are safetensors
-only; nothing is ever unpickled.
+that holds it; a weight that is still the start point's, or that is in the methods' state, is named instead of written.
+So an expansion adds one expert per stage to the folder, not all of them again; and to load a stage reads
+that stage: what an earlier one holds (`Held`) is read when it is first looked at. Weights are safetensors only; nothing
+is ever unpickled.
 """
 
 from __future__ import annotations
@@ -17,18 +19,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
-from safetensors import SafetensorError, safe_open
+import torch
 from safetensors.torch import save
 from torch import Tensor
 
 from evertune.errors import RunFolderError
-from evertune.files import digest_of, digest_of_file, make_folder, read_json, write_atomically, write_json
+from evertune.files import digest_of, digest_of_file, make_folder, read_object, write_atomically, write_json
 from evertune.lmm.weights import fingerprint_of
+from evertune.names import is_name
+from evertune.parsing import json_value
+from evertune.states import TENSOR, Place, damaged, join_state, place_of, read_tensors, split_state, whole
 
 FILES = ("trainable.safetensors", "method.safetensors")
 LOG, DONE, SEAL = "training.jsonl", "done.json", "seal"
+ELSEWHERE, STATE, UNTOUCHED = "elsewhere", "state", "untouched"
 PLACES = "$places"  # beside the methods' names in the state; no method can be called so
 
 
@@ -61,18 +67,33 @@ def stage_folder(run: Path, number: int, task: str) -> Path:
 
 
 def save_stage(
-    run: Path, stage: Stage, *, trainable: Mapping[str, Tensor], state: Mapping[str, Any], log: Sequence[dict[str, Any]]
+    run: Path,
+    stage: Stage,
+    *,
+    trainable: Mapping[str, Tensor],
+    start: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    log: Sequence[dict[str, Any]],
 ) -> None:
-    """Write a stage; it exists from the moment `done.json` does."""
+    """Write a stage; it exists from the moment `done.json` does.
+
+    Args:
+        run: the run folder.
+        stage: what is said of it.
+        trainable: the weights now.
+        start: the weights before the first stage.
+        state: of the methods.
+        log: loss by step.
+    """
     folder = make_folder(stage_folder(run, stage.number, stage.task))
-    tensors, values = split_state(state)
-    places = _places(run, stage, tensors)
-    own = {name: tensor for name, tensor in tensors.items() if places[name]["stage"] == folder.name}
+    parts = split_state(state)
+    places = _places(run, stage, parts.tensors) | parts.places
+    own = {name: tensor for name, tensor in parts.tensors.items() if places[name]["stage"] == folder.name}
     # One entry only: safetensors writes several in random order, and equal stages must be equal files.
-    metadata = {"state": json.dumps({**values, PLACES: places})}
+    metadata = {"state": json.dumps({**parts.values, PLACES: dict(sorted(places.items()))})}
     contents = {
-        FILES[0]: save(_whole(trainable)),
-        FILES[1]: save(own, metadata=metadata),
+        FILES[0]: _weights(trainable, start, parts.tensors),
+        FILES[1]: save(whole(own), metadata=metadata),
         LOG: "".join(json.dumps(row) + "\n" for row in log).encode(),
     }
     for name, content in contents.items():
@@ -82,15 +103,39 @@ def save_stage(
     write_json(folder / DONE, {**facts, SEAL: digest_of(facts)})
 
 
-def _places(run: Path, stage: Stage, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, str]]:
+def _weights(trainable: Mapping[str, Tensor], start: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> bytes:
+    """The weights as a file, and in its metadata where those are found that are not in it."""
+    same: dict[str, list[str]] = {}  # an expert is in the state under the parameters' own names
+    for path in state:
+        same.setdefault(path.rpartition("/")[2], []).append(path)
+    own, in_state, untouched = {}, {}, {}
+    for name, tensor in trainable.items():
+        kept = next((path for path in same.get(name, []) if _equal(tensor, state[path])), None)
+        if name in start and _equal(tensor, start[name]):
+            untouched[name] = fingerprint_of({name: start[name]})
+        elif kept is not None:
+            in_state[name] = kept
+        else:
+            own[name] = tensor
+    elsewhere = {STATE: dict(sorted(in_state.items())), UNTOUCHED: dict(sorted(untouched.items()))}
+    written: bytes = save(whole(own), metadata={ELSEWHERE: json.dumps(elsewhere)})
+    return written
+
+
+def _equal(tensor: Tensor, other: Tensor) -> bool:
+    """To the bit, in what `restore` would make of the other."""
+    return tensor.shape == other.shape and torch.equal(tensor, other.to(tensor))
+
+
+def _places(run: Path, stage: Stage, tensors: Mapping[str, Tensor]) -> dict[str, Place]:
     """The stage that holds each tensor, and its hash: an earlier one where the stage before had the very same."""
-    before: dict[str, dict[str, str]] = {}
+    before: dict[str, Place] = {}
     for earlier in saved_stages(run, upto=stage.number - 1):
         if earlier.number == stage.number - 1:
             path = stage_folder(run, earlier.number, earlier.task) / FILES[1]
-            before = json.loads(read_tensors(path, only=())[1]["state"]).get(PLACES, {})
+            before = json_value(read_tensors(path, only=())[1]["state"]).get(PLACES, {})
     here = stage_folder(run, stage.number, stage.task).name
-    places = {name: {"stage": here, "sha256": fingerprint_of({name: t})} for name, t in tensors.items()}
+    places: dict[str, Place] = {n: {"stage": here, "sha256": fingerprint_of({n: t})} for n, t in tensors.items()}
     known = {name for name, place in places.items() if before.get(name, {}).get("sha256") == place["sha256"]}
     return {name: before[name] if name in known else place for name, place in places.items()}
 
@@ -107,7 +152,7 @@ def number_of(folder: Path) -> int:
         RunFolderError: it is no stage's folder.
     """
     number = folder.name.partition("-")[0]
-    if not number.isdigit():
+    if not number.isdecimal():
         raise RunFolderError(f"{folder} is no stage's folder: take it out of {folder.parent}")
     return int(number)
 
@@ -134,9 +179,17 @@ def read_stage(folder: Path) -> Stage:
     content = sealed(folder / DONE)
     content.pop("sha256", None)
     try:
-        return Stage(**content)
+        stage = Stage(**content)
     except TypeError as problem:
-        raise _broken(folder / DONE, f"is damaged: {problem}") from problem
+        raise damaged(folder / DONE, f"is damaged: {problem}") from problem
+    kinds = get_type_hints(Stage)
+    for key, value in asdict(stage).items():
+        if not (isinstance(value, kinds[key]) or (kinds[key] is float and type(value) is int)):
+            raise damaged(folder / DONE, f"is damaged: '{key}' is {value!r:.40}")
+    # Its task is part of paths, also of one that a rollback removes.
+    if not is_name(stage.task) or stage_folder(folder.parent.parent, stage.number, stage.task).name != folder.name:
+        raise damaged(folder / DONE, f"is of stage {stage.number}, '{stage.task:.80}', and not of this folder")
+    return stage
 
 
 def sealed(path: Path) -> dict[str, Any]:
@@ -145,29 +198,61 @@ def sealed(path: Path) -> dict[str, Any]:
     Raises:
         RunFolderError: it was changed, or is damaged.
     """
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise _broken(path, "is damaged")
+    content = read_object(path)
     seal = content.pop(SEAL, None)
     if seal is not None and seal != digest_of(content):
-        raise _broken(path, "was changed: its checksum is not the one written down")
+        raise damaged(path, "was changed: its checksum is not the one written down")
     return content
 
 
-def load_stage(run: Path, stage: Stage) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Trained weights and methods' state after `stage`.
+def load_stage(
+    run: Path, stage: Stage, *, start: Mapping[str, Tensor] | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Trained weights and methods' state after `stage`; groups of tensors that one earlier stage holds are `Held`.
+
+    Args:
+        run: the run folder.
+        stage: one of `saved_stages`.
+        start: the weights before the first stage; without them those are left out that the stages have not changed.
 
     Raises:
-        RunFolderError: a file is missing, truncated or changed; the message names it.
+        RunFolderError: a file is missing, truncated or changed, or the start is another one; the message names it.
     """
     folder = stage_folder(run, stage.number, stage.task)
     for file in FILES:
         verify(folder, file)
-    trainable, _ = read_tensors(folder / FILES[0])
+    trainable, about = read_tensors(folder / FILES[0])
     tensors, metadata = read_tensors(folder / FILES[1])
-    values = json.loads(metadata["state"])
-    tensors |= _from_earlier(folder, values.pop(PLACES, {}))
-    return trainable, join_state(tensors, values)
+    try:
+        values, elsewhere = json_value(metadata["state"]), json_value(about.get(ELSEWHERE, "{}"))
+        places = {name: place for name, place in values.pop(PLACES, {}).items() if place["stage"] != folder.name}
+        _refuse_missing(folder / FILES[1], places)
+        references = {name: {TENSOR: path} for name, path in elsewhere.get(STATE, {}).items()}
+        trainable |= join_state(tensors, references, places=places, file=folder / FILES[1])
+        if start is not None:
+            trainable |= _untouched(start, elsewhere.get(UNTOUCHED, {}), folder)
+        return trainable, join_state(tensors, values, places=places, file=folder / FILES[1])
+    except RunFolderError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as problem:
+        raise damaged(folder / FILES[1], f"is damaged: its notes can't be used ({problem!r:.80})") from problem
+
+
+def _refuse_missing(file: Path, places: Mapping[str, Place]) -> None:
+    """Raise when an earlier stage that `file` names is not there."""
+    for name in {place["stage"] for place in places.values()}:
+        if not is_name(name):
+            raise damaged(file, f"names the stage {name!r:.80}, which is none")
+    for path in sorted({place_of(file, place) for place in places.values()}):
+        if not path.exists():
+            raise damaged(path, "is missing")
+
+
+def _untouched(start: Mapping[str, Tensor], prints: Mapping[str, str], folder: Path) -> dict[str, Tensor]:
+    for name, wanted in prints.items():
+        if name not in start or fingerprint_of({name: start[name]}) != wanted:
+            raise RunFolderError(f"{folder} was made with another model: its {name} was not that of this one")
+    return {name: start[name] for name in prints}
 
 
 def verify(folder: Path, file: str) -> None:
@@ -178,65 +263,7 @@ def verify(folder: Path, file: str) -> None:
     """
     path = folder / file
     if not path.exists() or not (folder / DONE).exists():
-        raise _broken(path, "is missing")
-    if digest_of_file(path) != sealed(folder / DONE)["sha256"].get(file):
-        raise _broken(path, "is truncated or was changed: its checksum is not the one written down")
-
-
-def _from_earlier(folder: Path, places: Mapping[str, Mapping[str, str]]) -> dict[str, Tensor]:
-    """The tensors that earlier stages hold for the one in `folder`; each must be the one that was meant."""
-    found: dict[str, Tensor] = {}
-    for holder in sorted({place["stage"] for place in places.values()} - {folder.name}):
-        names = [name for name, place in places.items() if place["stage"] == holder]
-        verify(folder.parent / holder, FILES[1])
-        path = folder.parent / holder / FILES[1]
-        found |= read_tensors(path, only=names)[0]
-        if any(fingerprint_of({name: found[name]}) != places[name]["sha256"] for name in names):
-            raise _broken(folder / FILES[1], f"needs weights of {path} that are no longer there")
-    return found
-
-
-def _broken(path: Path, what: str) -> RunFolderError:
-    return RunFolderError(
-        f"{path} {what}. Run evertune doctor {path.parent.parent.parent} --repair, or delete {path.parent} (and any "
-        "later stage) and run the same command again: earlier stages are still valid"
-    )
-
-
-def read_tensors(path: Path, *, only: Sequence[str] | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors (all, or `only` those of these names) and metadata of a safetensors file."""
-    try:
-        with safe_open(path, framework="pt") as content:
-            names = content.keys() if only is None else only
-            return {name: content.get_tensor(name) for name in names}, content.metadata() or {}
-    except (SafetensorError, OSError) as problem:
-        raise _broken(path, f"can't be read ({problem})") from problem
-
-
-def split_state(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Split nested dicts into tensors by path and everything else, which must be JSON."""
-    tensors: dict[str, Tensor] = {}
-
-    def walk(value: Any, path: str) -> Any:
-        if isinstance(value, Tensor):
-            tensors[path] = value
-            return {"$tensor": path}
-        if isinstance(value, Mapping):
-            return {key: walk(inner, f"{path}/{key}" if path else str(key)) for key, inner in value.items()}
-        return value
-
-    values = walk(state, "")
-    return _whole(tensors), values
-
-
-def join_state(tensors: Mapping[str, Tensor], values: Any) -> Any:
-    """The reverse of `split_state`."""
-    if isinstance(values, dict):
-        if set(values) == {"$tensor"}:
-            return tensors[values["$tensor"]]
-        return {key: join_state(tensors, inner) for key, inner in values.items()}
-    return values
-
-
-def _whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
+        raise damaged(path, "is missing")
+    written = sealed(folder / DONE).get("sha256")
+    if not isinstance(written, dict) or not path.is_file() or digest_of_file(path) != written.get(file):
+        raise damaged(path, "is truncated or was changed: its checksum is not the one written down")

@@ -57,15 +57,18 @@ def stamp(folder: Path, lmm: LMM, stream: Stream) -> list[str]:
 def _circumstances(lmm: LMM, stream: Stream) -> dict[str, Any]:
     import torch
 
+    from evertune.lmm.device import is_deterministic, processor
+
     return {
         "evertune": version("evertune"),
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "transformers", "peft", "accelerate", "safetensors")},
         "machine": platform.machine(),
-        "cpu": f"{_processor()} ({torch.backends.cpu.get_cpu_capability()})",
+        "cpu": processor(),
         "threads": torch.get_num_threads(),
         "processes": processes.count(),
         "device": str(lmm.device),
+        **({"deterministic": True} if is_deterministic() else {}),
         "dtype": str(lmm.dtype).removeprefix("torch."),
         "model_fingerprint": lmm.fingerprint,
         "prompts": {
@@ -77,10 +80,18 @@ def _circumstances(lmm: LMM, stream: Stream) -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
-    """The processor's name: two types may round differently."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+def running_facts(lmm: LMM) -> dict[str, str]:
+    """Device, threads and number format of a loaded model, with the measurement that decided the format."""
+    import torch
+
+    from evertune.lmm.device import seconds_per_product
+
+    threads, many = torch.get_num_threads(), processes.count()
+    times = {str(d).removeprefix("torch."): s for d, s in seconds_per_product(lmm.device.type).items()}
+    measured = ", ".join(f"{name} {1e3 * seconds:.2f} ms" for name, seconds in times.items())
+    return {
+        "device": str(lmm.device),
+        **({"processes": f"{many} processes"} if many > 1 else {}),
+        "threads": f"{threads} thread{'s' if threads > 1 else ''}",
+        "dtype": f"{str(lmm.dtype).removeprefix('torch.')} (a matrix product: {measured})",
+    }

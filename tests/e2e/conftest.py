@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+from browsing import CHROMIUM, FLAGS
 
 
 @pytest.fixture(scope="module")
@@ -16,3 +17,13 @@ def stream(tmp_path_factory):
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
     return example.main(tmp_path_factory.mktemp("photos"))
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium; tests that need it are skipped where there is none."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with playwright.sync_playwright() as started:
+        made = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield made
+        made.close()

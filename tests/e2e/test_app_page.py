@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
+from browsing import CHROMIUM
 from PIL import Image
 from serving import running
 
@@ -18,21 +19,10 @@ from evertune.files import digest_of_file
 from evertune.serve.answering import Reply
 from evertune.stages import SEAL
 
-CHROMIUM = next((path for path in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if path), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 STAGES = "#stages .said"
 NASTY = '<img src=x onerror="document.title=1234">${document.title=1234}{{7*7}}'
 NASTY_NAME = "<img src=x onerror=document.title=1234>"  # as a file's name, so without a slash
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with playwright.sync_playwright() as started:
-        made = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield made
-        made.close()
 
 
 @pytest.fixture(scope="module")

@@ -3,70 +3,69 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import json
-import os
-import random
+import shutil
+import sys
+from pathlib import Path
 
 import pytest
 import torch
-from test_run import significant
 
 from evertune import UserError, pieces
 from evertune import run as evertune_run
-from evertune.files import leftovers
+from evertune.files import leftovers, write_atomically
 from evertune.learner import Learner
 from evertune.lmm.weights import copy_of
 from evertune.loop import Training
 from evertune.methods import Sequential, make_methods
 from evertune.runner import Watcher
-from evertune.upkeep.doctor import examine
 
 SETTINGS = ["train.epochs=2", "train.learning_rate=0.01", "train.save_every=3", "dtype=float32", "ewc.samples=4"]
 
 
-def run(stream, out, cache, monkeypatch):
-    monkeypatch.setenv("EVERTUNE_CACHE", str(cache))
-    evertune_run(str(stream), model="random", method="replay+ewc", out=out, settings=SETTINGS)
-    return significant(out)
+@pytest.fixture(scope="module")
+def faults():
+    """The script of the whole campaign."""
+    path = Path(__file__).parents[2] / "scripts" / "faults.py"
+    spec = importlib.util.spec_from_file_location("faults", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["faults"] = module  # its dataclasses look themselves up
+    spec.loader.exec_module(module)
+    return module
 
 
-class Faults:
-    """Counts calls of some functions of `os` and lets one of them fail."""
-
-    def __init__(self, monkeypatch, at=None, error=errno.ENOSPC, short=False):
-        self.calls = 0
-        for name in ("write", "fsync", "replace"):
-            real = getattr(os, name)
-            monkeypatch.setattr(os, name, self.failing(real, name, at, error, short))
-
-    def failing(self, real, name, at, error, short):
-        def call(*given):
-            self.calls += 1
-            if self.calls != at:
-                return real(*given)
-            if short and name == "write":
-                real(given[0], given[1][: len(given[1]) // 2])
-            raise OSError(error, os.strerror(error))
-
-        return call
+def test_whatever_fails_nothing_is_lost(faults, tmp_path):
+    """The campaign in small: every 60th call that writes, each kind of fault in turn."""
+    rows = list(faults.campaign(tmp_path, every=60, first=7))
+    assert [row for row in rows if not row["good"]] == []
+    assert len(rows) >= 5 and any(row["outcome"] == "stopped" for row in rows)
+    assert len({row["kind"] for row in rows}) > 1
 
 
-def test_whatever_fails_nothing_is_lost(toy_stream, tmp_path, monkeypatch):
-    """Every run is stopped by a fault at another call and gone on with; random calls, each kind of fault in turn."""
-    with monkeypatch.context() as patch:
-        counted = Faults(patch)
-        whole = run(toy_stream, tmp_path / "whole", tmp_path / "cache", patch)
-    assert counted.calls > 60
-    choose, faults = random.Random(0), [errno.ENOSPC, errno.EROFS, errno.EIO]
-    for number, at in enumerate(choose.sample(range(1, counted.calls // 2), 6)):
-        out, cache = tmp_path / f"run-{number}", tmp_path / f"cache-{number}"
-        with monkeypatch.context() as patch:
-            Faults(patch, at=at, error=faults[number % 3], short=number % 2 == 0)
-            with pytest.raises(UserError, match=r"cannot (write|create)"):
-                run(toy_stream, out, cache, patch)
-        assert not leftovers(out), "a file is whole or absent"
-        assert run(toy_stream, out, cache, monkeypatch) == whole, f"fault {number} at call {at}"
-        assert examine(out) == []
+@pytest.mark.parametrize(
+    ("call", "error", "short", "said"),
+    [
+        ("write", errno.ENOSPC, True, r"cannot write .*: No space left on device; free space"),
+        ("fsync", errno.EIO, False, r"cannot write .*: Input/output error"),
+        ("replace", errno.EROFS, False, r"cannot write .*: Read-only file system; .*before is still valid"),
+        ("mkdir", errno.EROFS, False, r"cannot create the folder .*: Read-only file system; choose another place"),
+    ],
+)
+def test_each_failure_says_what_where_and_what_to_do(faults, tmp_path, call, error, short, said):
+    path = tmp_path / "new" / "matrix.json"
+    if call != "mkdir":
+        write_atomically(path, "before")
+    with faults.failing(None) as calls:
+        write_atomically(path, "before")
+    at = calls.index(call) + 1
+    if call == "mkdir":
+        path.unlink()
+        path.parent.rmdir()
+    with faults.failing(faults.Fault(at, error, short=short)), pytest.raises(UserError, match=said):
+        write_atomically(path, "new")
+    assert call == "mkdir" or path.read_text() == "before"
+    assert not leftovers(tmp_path)
 
 
 def learned(lmm, tasks, folder, monkeypatch=None, fits=None):
@@ -116,16 +115,19 @@ def test_what_is_not_finite_is_written_down(toy_stream, tmp_path):
     assert row["stage"] == 1 and row["samples"] and row["what"] in ("loss", "gradient")
 
 
-def test_changed_data_and_gaps_are_refused(toy_stream, tmp_path):
-    out = tmp_path / "run"
-    evertune_run(str(toy_stream), model="random", out=out, settings=SETTINGS[:-1])
-    text = toy_stream.read_text()
-    rows = (toy_stream.parent / "task-1-train.jsonl").read_text().splitlines()
-    (toy_stream.parent / "shorter.jsonl").write_text("\n".join(rows[:-1]))
-    changed = toy_stream.parent / "changed.yaml"
-    changed.write_text(text.replace("task-1-train.jsonl", "shorter.jsonl"))
-    with pytest.raises(UserError, match=r"holds a run with (data|stream)="):
-        evertune_run(str(changed), model="random", out=out, settings=SETTINGS[:-1])
+def test_data_that_changed_since_the_first_stage_are_refused(toy_stream, tmp_path):
+    """The same YAML and the same files; one answer in them is another one."""
+    folder = shutil.copytree(toy_stream.parent, tmp_path / "stream")
+    out, rows = tmp_path / "run", folder / "task-1-train.jsonl"
+    evertune_run(str(folder / "toy.yaml"), model="random", out=out, settings=SETTINGS[:-1])
+    (out / "matrix.json").unlink()
+    for text in (
+        rows.read_text().replace('"answer": "', '"answer": "x', 1),
+        "".join(rows.read_text().splitlines(True)[1:]),
+    ):
+        rows.write_text(text)
+        with pytest.raises(UserError, match=r"run holds a run with data=\"[0-9a-f]{16}\", asked was data="):
+            evertune_run(str(folder / "toy.yaml"), model="random", out=out, settings=SETTINGS[:-1])
 
 
 def test_a_task_is_gone_on_with_after_a_stop(lmm, tasks, tmp_path):

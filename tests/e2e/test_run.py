@@ -102,6 +102,14 @@ def test_a_foreign_folder_is_refused(stream, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["precious.txt"]
 
 
+def test_what_a_killed_beginning_left_is_nobodys(stream, tmp_path):
+    """Killed while the very first file was written: its temporary and the lock are all there is."""
+    (tmp_path / ".lock").touch()
+    (tmp_path / ".config.yaml.405-78a7b3f7").write_text("stre")
+    run(stream, tmp_path)
+    assert (tmp_path / "matrix.json").exists() and not list(tmp_path.rglob(".config.yaml.*"))
+
+
 def significant(folder):
     """What must be equal: the matrix without its clocks, all answers, all weights."""
     matrix = json.loads((folder / "matrix.json").read_text())

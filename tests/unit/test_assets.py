@@ -226,11 +226,12 @@ def test_never_more_is_downloaded_than_was_announced(served, no_client, monkeypa
     assert package.registry.download(package, no_client / "bin", None).stat().st_size == 1001
 
 
-def test_a_client_that_fails_leaves_it_to_the_address(served, no_client, monkeypatch):
+@pytest.mark.parametrize("end", ["echo 'E: Version not found' >&2; exit 100", "kill -9 $$"])
+def test_a_client_that_fails_or_is_killed_leaves_it_to_the_address(served, no_client, monkeypatch, end):
     address, folder = served
     data = debian()
     put(folder, "pool/toy.deb", data)
-    client(no_client, "apt-get", "echo part > half.deb; echo 'E: Version not found' >&2; exit 100")
+    client(no_client, "apt-get", f"echo part > half.deb; {end}")
     monkeypatch.setattr("evertune.assets.debian.MIRRORS", (address,))
     package = package_of(Debian(), data, path="pool/toy.deb")
     assert package.registry.download(package, no_client, None).read_bytes() == data

@@ -182,3 +182,16 @@ def test_a_program_that_fails_is_named(monkeypatch):
 
     with pytest.raises(UserError, match="SPICE failed: no space left"):
         java._run("SPICE", broken)
+
+
+@pytest.mark.parametrize(
+    "problem", [BrokenPipeError(32, "Broken pipe"), ValueError("could not convert string to float: ''")]
+)
+def test_a_program_that_is_killed_is_said(problem):
+    """What `pycocoevalcap` raises when its Java program is gone, while it writes and while it reads."""
+
+    def work():
+        raise problem
+
+    with pytest.raises(UserError, match="METEOR failed: .*(Broken pipe|to float)"):
+        java._run("METEOR", work)

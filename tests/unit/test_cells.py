@@ -204,7 +204,8 @@ def test_what_a_run_is_doing_is_read_from_its_ledger(tmp_path):
         return doing(tmp_path, tasks=["a", "b"])
 
     def cell(stage, task):
-        append_jsonl(tmp_path / "ledger.jsonl", {"event": "cell", "cell": {"stage": stage, "task": task}})
+        known = {"stage": stage, "task": task, "score": 0.0, "tolerant": 0.0, "answers": "answers/x.jsonl"}
+        append_jsonl(tmp_path / "ledger.jsonl", {"event": "cell", "cell": known, "sha256": "", "seconds": 0.0})
 
     assert said() == "starting"
     cell(0, "a")
@@ -212,7 +213,7 @@ def test_what_a_run_is_doing_is_read_from_its_ledger(tmp_path):
     cell(0, "b")
     write_json(tmp_path / "matrix.json", {"stages": ["a"]})
     assert said() == "learning a (1 of 1)"
-    append_jsonl(tmp_path / "ledger.jsonl", {"event": "stage", "stage": 1})
+    append_jsonl(tmp_path / "ledger.jsonl", {"event": "stage", "stage": 1, "task": "a"})
     assert said() == "row 1: 0 of 2 tasks answered"
     cell(1, "a")
     cell(1, "b")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from types import SimpleNamespace
 
 import huggingface_hub
@@ -58,7 +59,7 @@ def test_cut_weights(copied):
     folder = copied()
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    refused(folder, "can't be read as a llava checkpoint")
+    refused(folder, "model.safetensors: its header would take .* of 1,000: it is cut off or damaged")
 
 
 def test_weights_of_another_size(copied):
@@ -160,3 +161,20 @@ def test_a_hub_model_of_pickles(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path))
     with pytest.raises(UserError, match="the model x/y has no weights as safetensors"):
         hub_folder("x/y")
+
+
+def test_code_of_a_folder_never_runs(copied, monkeypatch):
+    """`auto_map` names Python files of the folder; it neither runs nor is the user asked on the terminal."""
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda *words: asked.append(words) or "y")
+    maps = {"AutoConfig": "evil.Config", "AutoModelForImageTextToText": "evil.Model", "AutoProcessor": "evil.Processor"}
+    maps |= {"AutoTokenizer": ["evil.Tokenizer", None], "AutoImageProcessor": "evil.Pictures"}
+    folder = copied()
+    (folder / "evil.py").write_text("import sys\nsys.modules['evertune_was_here'] = sys\nraise SystemExit(3)\n")
+    for path in folder.glob("*.json"):
+        if isinstance(json.loads(path.read_text()), dict) and path.name != "tokenizer.json":
+            changed(path, auto_map=maps)
+    load_lmm(str(folder), dtype="float32", device=torch.device("cpu"))
+    changed(folder / "config.json", model_type="evil")
+    refused(folder, "evil")
+    assert "evertune_was_here" not in sys.modules and asked == []

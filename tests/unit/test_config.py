@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from evertune.api import configure
-from evertune.config import RECIPES, TrainSettings
+from evertune.config import RECIPES, TrainSettings, value_text
 
 
 def test_a_preset_brings_its_recipe_and_the_user_wins():
@@ -42,3 +44,8 @@ def test_options_of_the_model():
     config = configure("parcel", model="some/folder", settings=["model.scope=lora", "model.lora_rank=4"])
     assert config.model_options == {"scope": "lora", "lora_rank": 4}
     assert config.model == "some/folder"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 10**400])
+def test_values_of_strangers_have_a_text_too(value):
+    assert value_text(value) == str(value)

@@ -40,7 +40,8 @@ def page_of(file, lmm, out):
 
 def test_one_safe_file(file, lmm, tmp_path):
     page = page_of(file, lmm, tmp_path / "preview")
-    assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in page
+    policy = html.unescape(page)
+    assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'; style-src-elem 'sha256-" in policy
     assert "<script" not in page and "<b>." not in page and "onerror=alert(1)>" not in page
     assert set(re.findall(r'(?:src|href)="([^"#][^"]{0,4})', page)) == {"data:"}
     assert "url(" not in page and "@import" not in page

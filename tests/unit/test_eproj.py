@@ -13,11 +13,14 @@ from evertune.errors import UserError
 from evertune.evaluate import answer_samples
 from evertune.files import digest
 from evertune.learner import Learner
-from evertune.lmm.weights import copy_of
+from evertune.lmm import load_lmm
+from evertune.lmm.weights import bytes_of, copy_of
 from evertune.loop import Training
 from evertune.methods import EProj
 from evertune.methods.base import UNTOUCHED, Context
 from evertune.similarity import embed_task, similarity_to
+from evertune.stages import FILES
+from evertune.states import read_tensors
 from evertune.tasks.task import Task
 
 
@@ -366,3 +369,34 @@ def test_an_embedding_that_is_not_finite_is_named(eproj, lmm, tasks, monkeypatch
 def test_options_that_would_be_ignored_or_make_no_sense(options):
     with pytest.raises(UserError, match="eproj"):
         EProj(**options)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_stage_on_disk_is_one_expert_as_the_model_is(dtype, tasks, tmp_path):
+    """Not the weights a second time, nor what the expert leaves untouched."""
+    lmm = load_lmm("random", dtype=dtype, device=torch.device("cpu"))
+    learner = Learner(
+        lmm, [EProj(expert="projection")], folder=tmp_path, training=Training(learning_rate=1e-2), reuse=False
+    )
+    for task in tasks[:2]:
+        learner.learn(task)
+        expert = lmm.scopes()["projection"]
+        size = sum(lmm.trainable()[name].numel() for name in expert) * lmm.dtype.itemsize
+        written = {
+            place: read_tensors(path)[0] for place in FILES for path in tmp_path.glob(f"stages/*{task.name}/{place}")
+        }
+        assert not written["trainable.safetensors"]
+        experts = {name: t for name, t in written["method.safetensors"].items() if "/experts/" in name}
+        assert bytes_of(experts) == size < bytes_of(lmm.trainable())
+        assert {t.dtype for t in experts.values()} == {lmm.dtype}
+    answered = [answer.text for answer in learner.answers(tasks[1])]
+    now = copy_of(lmm.trainable())
+    again = Learner(
+        load_lmm("random", dtype=dtype, device=torch.device("cpu")),
+        [EProj(expert="projection")],
+        folder=tmp_path,
+        training=Training(learning_rate=1e-2),
+        reuse=False,
+    )
+    assert [answer.text for answer in again.answers(tasks[1])] == answered
+    assert same(copy_of(again.lmm.trainable()), now)

@@ -62,7 +62,8 @@ def test_a_cell_with_a_gap_has_no_score(lmm, tasks, features, tmp_path):
 
 def test_an_answer_may_hold_signs_that_end_lines_elsewhere(tmp_path):
     path = tmp_path / "a.jsonl"
-    write_jsonl(path, [{"id": "1", "answer": "one\u2028two\x85three"}, {"id": "2", "answer": ""}])
+    rest = {"instruction": "what?", "gold": ["a"], "images": [], "expert": None}
+    write_jsonl(path, [{"id": "1", "answer": "one\u2028two\x85three", **rest}, {"id": "2", "answer": "", **rest}])
     assert [row["answer"] for row in read_answers(path)] == ["one\u2028two\x85three", ""]
 
 

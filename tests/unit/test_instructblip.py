@@ -125,5 +125,5 @@ def test_bad_folders(mini_blip, tmp_path):
     cut = shutil.copytree(mini_blip, tmp_path / "cut")
     weights = cut / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(UserError, match="cut can't be read as an InstructBLIP checkpoint"):
+    with pytest.raises(UserError, match=r"cut/model.safetensors: its header would take .* it is cut off or damaged"):
         load_lmm(str(cut))

@@ -97,3 +97,12 @@ def test_a_model_is_taught_checked_and_rolled_back_by_one_at_a_time(tmp_path, ta
     with pytest.raises(RunFolderError, match="is no run folder"):
         rollback(tmp_path / "nothing", 0)
     assert not (tmp_path / "nothing").exists(), "asking for a lock makes no folder"
+
+
+def test_a_lock_that_can_not_be_signed_holds(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "ftruncate", full)
+    with alone(tmp_path), pytest.raises(UserError, match="is in use by another process"), alone(tmp_path):
+        pass

@@ -39,9 +39,14 @@ def test_an_expert_of_eproj_is_that_of_the_paper(name, expert, toy_stream):
     """3.15 M at Vicuna-7B's width, 21 M for LLaVA's two layers."""
     (made,) = plan(configure(str(toy_stream), model=name, method="eproj"))
     assert made.trained_parameters == made.trained_by_part["projection"] == expert
-    assert made.stage_bytes == 4 * expert
+    assert made.per_task_bytes == made.stage_bytes == 2 * expert, "kept as the model is"
     assert made.share_of_model < 0.01
     assert made.dtype == "bfloat16"
+
+
+def test_one_set_of_weights_keeps_nothing_per_task(toy_stream):
+    (made,) = plan(configure(str(toy_stream), model="llava-1.5-7b-hf", method="sequential"))
+    assert made.per_task_bytes == 0 and made.stage_bytes == 4 * made.trained_parameters
 
 
 def test_every_preset_on_paper_can_be_planned(toy_stream):

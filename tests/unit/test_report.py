@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import re
@@ -249,7 +250,12 @@ def test_the_page_needs_nothing_else(tmp_path: Path) -> None:
             assert target is None or target.startswith(("#", "data:image/")), (tag, target)
     assert "url(http" not in out.read_text() and "@import" not in out.read_text()
     policy = [a["content"] for tag, a in page.tags if a.get("http-equiv") == "Content-Security-Policy"]
-    assert policy == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
+    css = out.read_text().split("<style>")[1].split("</style>")[0]
+    sha = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
+    assert policy == [
+        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; style-src-elem 'sha256-{sha}'; "
+        "style-src-attr 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+    ]
 
 
 def test_every_reference_in_the_page_has_its_target(tmp_path: Path) -> None:

@@ -227,3 +227,14 @@ def test_the_state_of_the_calibrated_router_holds_no_sample():
         router.learn(f"task-{number}", some_queries(number, n=1000))
         sizes = sum(t.numel() for t in [router.state_dict()["scatter"], *router.state_dict()["means"].values()])
         assert sizes == 20 * 20 + (number + 1) * 20
+
+
+def test_a_task_learned_after_a_question_is_asked_too():
+    """The keys laid side by side for the first question are laid anew; so is what is taken back from a state."""
+    router = CosineRouter()
+    router.learn("first", some_queries(0))
+    assert set(router.choose(some_queries(1))) == {"first"}
+    router.learn("second", some_queries(1))
+    assert "second" in router.choose(some_queries(1))
+    router.load_state_dict({"first": router.state_dict()["first"]})
+    assert set(router.choose(some_queries(1))) == {"first"}

@@ -14,13 +14,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import evertune
 from evertune.errors import UserError
+from evertune.redaction import without_secrets
 from evertune.report.plots import heat_map_pixels
 from evertune.runner import Watcher
 from evertune.stages import FILES
 from evertune.tracking import feed, registry, watch
 from evertune.tracking.jsonl import Jsonl, read_points
 from evertune.tracking.protocol import Point
-from evertune.tracking.secrets import without_secrets
 
 SETTINGS = ["train.learning_rate=0.01", "train.epochs=2", "train.batch_size=4", "reuse=false"]
 CHANGES = ("time", "train/examples_per_second")
@@ -130,6 +130,25 @@ def test_tensorboard_has_the_same_curves_and_the_matrix_as_a_picture(whole, tmp_
     (tmp_path / "m.png").write_bytes(images["matrix"][-1].encoded_image_string)
     shown = {"tasks": matrix["tasks"], "stages": matrix["stages"], "R": matrix["R"]}
     assert np.array_equal(np.asarray(Image.open(tmp_path / "m.png")), heat_map_pixels(shown))
+
+
+def test_the_picture_of_a_long_stream_does_not_grow():
+    names = [f"task-{number}" for number in range(40)]
+    pixels = heat_map_pixels({"tasks": names, "stages": names, "R": [[50.0] * 40] * 41})
+    assert 1e6 < pixels.shape[0] * pixels.shape[1] < 1.2e6
+
+
+def test_a_full_disk_ends_the_curves_and_not_the_run(toy_stream, tmp_path, monkeypatch):
+    """tensorboardX's own thread would die of it, and the run wait for it for ever."""
+    from tensorboardX.record_writer import RecordWriter
+
+    def full(self, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(RecordWriter, "write", full)
+    watcher = Heard()
+    assert run(toy_stream, tmp_path / "run", watcher=watcher)["finished"]
+    assert [text for text in watcher.said if "tensorboard" in text.lower() and "No space left" in text]
 
 
 def test_a_deeper_blue_for_a_higher_score_and_nothing_where_nobody_asked():

@@ -22,7 +22,7 @@ from evertune.assets import Progress
 from evertune.config import RunConfig
 from evertune.errors import RunFolderError, UserError
 from evertune.files import read_json, write_json
-from evertune.runner import begin, identity_of, refuse_other_run
+from evertune.identity import begin, identity_of, refuse_other_run
 from evertune.tasks import Stream, Task
 
 if TYPE_CHECKING:

@@ -45,7 +45,7 @@ def learner_of(study: Study, first: str, *, seed: int, dtype: str) -> Learner:
         known=study.stream.known,
         evaluation_batch=config.evaluation.batch_size,
         max_new_tokens=config.evaluation.max_new_tokens,
-        reuse=config.reuse,
+        reuse=config.reuse and not config.deterministic,
     )
 
 
@@ -133,11 +133,11 @@ def _point(share: float, score: dict[str, Any]) -> dict[str, float]:
 
 def main(folder: str, first: str, seed: str, dtype: str) -> int:
     """What the process does; the exit code is 2 for a mistake that a user can mend."""
-    from evertune.lmm.device import use_threads
+    from evertune.lmm.device import settle
 
-    use_threads()
     try:
         study = asked_study(Path(folder), seed=int(seed))
+        settle(deterministic=study.config.deterministic)
         task = next(task for task in study.tasks if task.name == first)
         learn_pairs(study, learner_of(study, first, seed=int(seed), dtype=dtype), task, seed=int(seed))
     except UserError as problem:

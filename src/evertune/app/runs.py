@@ -13,8 +13,9 @@ from typing import Any
 from evertune.api import config_of
 from evertune.config import RunConfig
 from evertune.errors import UserError
+from evertune.identity import read_identity
 from evertune.learner import Learner
-from evertune.runner import finished_cells, read_identity
+from evertune.ledger import finished_cells
 from evertune.stages import Stage
 from evertune.tasks import Sample, Task
 from evertune.upkeep.service import Service

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -36,5 +37,7 @@ class PyPI(Registry):
             with zipfile.ZipFile(archive) as content:
                 entries = (entry for entry in content.infolist() if not entry.is_dir())
                 yield (Member(e.filename, e.file_size, partial(content.open, e)) for e in entries)
-        except zipfile.BadZipFile as problem:
+        except UserError:
+            raise
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as problem:
             raise UserError(f"{archive.name} is not a sound wheel: {problem}") from problem

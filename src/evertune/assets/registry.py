@@ -22,6 +22,7 @@ from typing import IO
 
 from evertune.errors import UserError
 from evertune.files import cache_folder, make_folder
+from evertune.redaction import without_secrets
 
 Progress = Callable[[str, int, int], None]
 """Called with (what, bytes so far, bytes in all) while something is fetched."""
@@ -129,8 +130,9 @@ class Registry(ABC):
                     continue
                 if archives := sorted(part.glob(f"*{self.ending}")):
                     return archives[0]
+        why = without_secrets("; ".join(complaints)) or "no file came"  # addresses may have passwords in them
         raise UserError(
-            f"could not download {package.release} from {self.title} ({'; '.join(complaints) or 'no file came'}); "
+            f"could not download {package.release} from {self.title} ({why}); "
             f"{self.advice}, then run the same command again"
         )
 

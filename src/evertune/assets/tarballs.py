@@ -22,13 +22,22 @@ def tar_members(file: IO[bytes], *, name: str) -> Iterator[Iterator[Member]]:
         UserError: it is no tar archive, or damaged.
     """
     try:
-        with tarfile.open(fileobj=file, mode="r|*") as content:
+        with _archive(file, name) as content:
             yield (
                 Member(entry.name.removeprefix("./"), entry.size, partial(_opened, content, entry))
                 for entry in content
                 if entry.isreg()
             )
-    except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError) as problem:
+    except UserError:
+        raise
+    except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError, ValueError, OverflowError) as problem:
+        raise UserError(f"{name} is not a tar archive that Python {_version()} can read: {problem}") from problem
+
+
+def _archive(file: IO[bytes], name: str) -> tarfile.TarFile:
+    try:
+        return tarfile.open(fileobj=file, mode="r|*")
+    except Exception as problem:  # a head that is cut off is a TypeError of tarfile's own
         raise UserError(f"{name} is not a tar archive that Python {_version()} can read: {problem}") from problem
 
 

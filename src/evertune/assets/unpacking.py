@@ -6,15 +6,17 @@ and devices are not unpacked.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from evertune.assets.registry import CHUNK, Member, Package
 from evertune.errors import UserError
 from evertune.files import make_folder
+from evertune.names import leads_out
 
 MOST_BYTES = 1 << 30
 """That a package may fill on the disk; the largest of ours takes a tenth."""
+MOST_FILES = 100_000
 
 
 def unpack(package: Package, archive: Path) -> None:
@@ -25,27 +27,49 @@ def unpack(package: Package, archive: Path) -> None:
     """
     folder = make_folder(package.folder).resolve()
     left = MOST_BYTES
+    written: set[Path] = set()
     with package.registry.members(archive) as members:
         for member in members:
+            if not package.uses(member.name) or leads_out(member.name) or "\0" in member.name:
+                continue
             target = (folder / member.name).resolve()
-            if package.uses(member.name) and target.is_relative_to(folder) and target != folder:
-                left -= member.size
-                if left < 0:
-                    raise UserError(f"{package.release} holds more than {MOST_BYTES >> 20} MiB; nothing of it is used")
-                _write(member, target)  # whole or not at all: `done` is written last
+            if not target.is_relative_to(folder) or target == folder:
+                continue
+            left -= member.size
+            if left < 0 or len(written) == MOST_FILES:
+                raise UserError(
+                    f"{package.release} holds more than {MOST_BYTES >> 20} MiB, or {MOST_FILES:,} files; "
+                    "nothing of it is used"
+                )
+            if target in written:
+                raise UserError(f"{package.release} holds the file {member.name:.200} twice; nothing of it is used")
+            written.add(target)
+            _write(member, target)  # whole or not at all: `done` is written last
 
 
 def _write(member: Member, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with member.open() as content, target.open("wb") as file:
-        _copy(content, file, member)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("wb") as file:
+            for piece in _pieces(member):
+                file.write(piece)
+    except OSError as problem:
+        raise UserError(
+            f"cannot write {str(target)[:300]}: {problem.strerror}; free space or choose another"
+        ) from problem
 
 
-def _copy(content: IO[bytes], file: IO[bytes], member: Member) -> None:
-    """Copy at most what the archive's own index announced."""
+def _pieces(member: Member) -> Iterator[bytes]:
+    """At most what the archive's own index announced; whatever a decoder raises is one line."""
     left = member.size
-    while left > 0 and (piece := content.read(min(CHUNK, left))):
-        file.write(piece)
-        left -= len(piece)
+    try:
+        with member.open() as content:
+            while left > 0 and (piece := content.read(min(CHUNK, left))):
+                left -= len(piece)
+                yield piece
+    except Exception as problem:  # zlib, lzma, zipfile, tarfile and struct have an error each, and OSError
+        raise UserError(
+            f"{member.name:.200} in the downloaded archive can't be read ({problem}); run the same command again"
+        ) from problem
     if left:
         raise UserError(f"{member.name} in the downloaded archive is shorter than it says; run the same command again")

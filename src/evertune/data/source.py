@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from evertune.assets import Progress
 from evertune.errors import DataError, UserError, nearest
+from evertune.parsing import YamlError, yaml_value
 from evertune.tasks.formats import format_of
 from evertune.tasks.problems import Problems
 from evertune.tasks.reading import read_entries
@@ -57,8 +56,8 @@ def options_of(entries: Sequence[str]) -> dict[str, Any]:
         if not equals or not key.strip():
             raise UserError(f"--option {entry}: write it as key=value, for example answer=label")
         try:
-            options[key.strip()] = yaml.safe_load(text)
-        except yaml.YAMLError:
+            options[key.strip()] = yaml_value(text)
+        except YamlError:
             options[key.strip()] = text
     return options
 

@@ -6,7 +6,9 @@ A stream or a model that is missing, a key nobody knows and a run that would be 
 from __future__ import annotations
 
 import itertools
+import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +18,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from evertune.config import RunConfig, SharedSettings, beside, read_yaml, scalar, setting_text, validated
 from evertune.errors import UserError, unknown
+from evertune.names import is_name
 from evertune.tasks.stream import stream_file
 
 FIRST_HELD_OUT_SEED = 100
+MOST_RUNS = 100_000
 VARIED_FOR_ALL = ("train",)
 
 
@@ -119,6 +123,11 @@ def cells_of(grid: GridFile, *, out: Path) -> list[Cell]:
     names = {place.stream: stream_file(place.stream)[0].name for place in grid.streams}
     places = [(p.stream, model) for p in grid.streams for model in ([p.model] if p.model else grid.models)]
     methods = ["+".join(method_parts(method)) for method in grid.methods]
+    most = (
+        len(grid.seeds) * len(places) * len(methods) * math.prod(len(values) for values in grid.vary.values() if values)
+    )
+    if most > MOST_RUNS:
+        raise UserError(f"a grid of {most:,} runs; at most {MOST_RUNS:,} are made")
     for seed, (stream, model), method in itertools.product(grid.seeds, places, methods):
         place = f"{names[stream]}-{Path(model).name}"
         for varied in _variations(grid, method):
@@ -158,7 +167,10 @@ def _content(grid: GridFile, method: str, varied: dict[str, Any]) -> dict[str, A
 def _refuse_twins(cells: Sequence[Cell]) -> None:
     names = [cell.name for cell in cells]
     for name in names:
-        if names.count(name) > 1:
+        if not all(map(is_name, name.split("/"))):
+            raise UserError(f"a run of this grid would be called {name[:200]!r}, which can be no folder's name")
+    for name, count in Counter(names).items():
+        if count > 1:
             raise UserError(f"the grid has the run {name} twice: every stream, model, method, seed and value once")
 
 

@@ -25,8 +25,9 @@ from evertune.files import digest_of, digest_of_file, read_json, write_atomicall
 from evertune.grid.cells import Cell
 from evertune.grid.ray_pool import RayPool
 from evertune.grid.workers import Ended, Job, Orders, Pool, StopSignals, Workers
+from evertune.identity import still_holds
+from evertune.ledger import read_ledger
 from evertune.processes import refuse_several
-from evertune.runner import read_ledger, still_holds
 from evertune.tasks import Stream
 
 SECONDS_BETWEEN_LOOKS = 0.2

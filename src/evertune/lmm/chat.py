@@ -30,7 +30,7 @@ from evertune.lmm.decoder import (
     pad_left,
     token_texts,
 )
-from evertune.lmm.hub import refuse_pickles
+from evertune.lmm.hub import refuse_unsafe
 from evertune.lmm.modes import evaluating
 from evertune.lmm.processors import ChatProcessor, encoder_arguments, load_processor, stacked_facts
 from evertune.lmm.protocol import Batch, Length, Output
@@ -296,13 +296,18 @@ def load_chat(
     from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig
 
     scope = scope_of(options)
-    refuse_pickles(folder)
+    refuse_unsafe(folder)
     kind = KINDS[read_json(folder / "config.json")["model_type"]]
     attention = "eager" if device.type == "cpu" else "sdpa"  # faster backward on a CPU
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         model = AutoModelForImageTextToText.from_pretrained(
-            folder, config=config, dtype=dtype, attn_implementation=attention, use_safetensors=True
+            folder,
+            config=config,
+            dtype=dtype,
+            attn_implementation=attention,
+            use_safetensors=True,
+            trust_remote_code=False,
         )
     except Exception as problem:  # what a broken checkpoint raises is not a closed list
         reason = next(iter(str(problem).strip().splitlines()), type(problem).__name__)

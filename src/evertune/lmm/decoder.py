@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from evertune.lmm import llama
 from evertune.lmm.protocol import Batch, Output
 
 IGNORE = -100
@@ -74,6 +75,9 @@ def answer_loss(decoder: nn.Module, head: nn.Module, embeds: Tensor, attention: 
         attention: (B, S) 1 for inputs, 0 for padding.
         labels: (B, S) token id or -100; the token at position p is predicted from position p - 1.
     """
+    if llama.walks(decoder):
+        row, column = (labels != IGNORE).nonzero(as_tuple=True)
+        return _summed(head(llama.hidden_states(decoder, embeds, attention, (row, column - 1))).float(), labels)
     hidden = decoder(inputs_embeds=embeds, attention_mask=attention, use_cache=False).last_hidden_state
     return nll_of_hidden(hidden, head, labels)
 
@@ -148,6 +152,9 @@ def greedy_answers(lm: Any, tokenizer: Any, embeds: Sequence[Tensor], *, max_new
     for row, prompt in enumerate(embeds):
         batch[row, longest - len(prompt) :] = prompt
         attention[row, longest - len(prompt) :] = 1
+    if llama.says_plainly(lm):
+        said = llama.greedy_tokens(lm, batch, attention, max_new_tokens=max_new_tokens, end=end)
+        return [_text(tokenizer, tokens) for tokens in said]
     return generated(
         lm, tokenizer, max_new_tokens=max_new_tokens, end=end, inputs_embeds=batch, attention_mask=attention
     )
@@ -156,4 +163,8 @@ def greedy_answers(lm: Any, tokenizer: Any, embeds: Sequence[Tensor], *, max_new
 def generated(lm: Any, tokenizer: Any, *, max_new_tokens: int, end: int, skip: int = 0, **inputs: Any) -> list[str]:
     """Greedy answers of a batch, up to the token `end`; `skip` tokens of each prompt are given back before them."""
     tokens = lm.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=end, pad_token_id=end)
-    return [tokenizer.decode(row, skip_special_tokens=True).strip() for row in tokens[:, skip:]]
+    return [_text(tokenizer, row) for row in tokens[:, skip:]]
+
+
+def _text(tokenizer: Any, tokens: Any) -> str:
+    return str(tokenizer.decode(tokens, skip_special_tokens=True)).strip()

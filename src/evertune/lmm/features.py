@@ -1,14 +1,16 @@
 """The store of frozen vision features: computed once per picture, kept on disk by content, shared by all runs.
 
 A shard is a safetensors file with up to a few hundred pictures; its header lists their hashes. Shards are memory
-mapped: a batch reads its own rows only. A damaged shard is dropped and computed again.
+mapped: a batch reads its own rows only. Each has a checksum, which is compared once per process, before the first use;
+a damaged shard is dropped and computed again.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -21,17 +23,38 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from evertune.errors import DataError
-from evertune.files import cache_folder, digest, make_folder, write_atomically
+from evertune.errors import DataError, UserError
+from evertune.files import cache_folder, digest, make_folder, note_damage, sum_of, sum_of_file, write_atomically
+from evertune.lmm.device import is_deterministic, processor
 from evertune.lmm.protocol import LMM
 from evertune.tasks.pictures import read_picture
 from evertune.tasks.split import number_problem
 from evertune.tasks.task import Sample
+from evertune.tensors import read_header
 
+NUMBERS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 SHARD = 256
 ENCODE_BATCH = 64
 Picture = tuple[Path, str]
 """A file, and the origin of a row that has it."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shard:
+    """A file of features and its header, which was not compared with its checksum yet."""
+
+    path: Path
+    keys: list[str]
+    header: dict[str, str]
+
+    def is_whole(self) -> bool:
+        """Whether what is on disk is what was written."""
+        try:
+            with self.path.open("rb") as stream:
+                start = 8 + int.from_bytes(stream.read(8), "little")
+            return sum_of_file(self.path, start=start, before=_described(self.header)) == int(self.header["sum"])
+        except (OSError, ValueError):
+            return False
 
 
 class FeatureStore:
@@ -40,9 +63,11 @@ class FeatureStore:
     def __init__(self, lmm: LMM, *, folder: Path | None = None) -> None:
         self._lmm = lmm
         base = folder or cache_folder() / "features"
-        self.folder = make_folder(base / lmm.encoder_fingerprint[:16])
+        self.folder = make_folder(base / f"{lmm.encoder_fingerprint[:16]}{_apart()}")
+        self._at_once = 1 if is_deterministic() else ENCODE_BATCH
         self._place: dict[str, tuple[Any, int | slice]] = {}
         self._shards: set[Path] = set()
+        self._unproved: dict[str, Shard] = {}  # by picture
         self._look()
 
     def _look(self) -> None:
@@ -68,6 +93,8 @@ class FeatureStore:
                 if image not in self._place and not looked:
                     self._look()  # another process may have made it meanwhile
                     looked = True
+                if image in self._unproved:
+                    self._prove(self._unproved[image])
                 if image not in self._place:
                     missing.setdefault(image, (path, sample.origin))
             while len(missing) >= SHARD or (missing and number == len(samples)):
@@ -81,8 +108,8 @@ class FeatureStore:
     def held(self, pictures: Mapping[str, Image.Image]) -> Iterator[None]:
         """Encode pictures, by their SHA-256, and have their features for as long as this is entered; on no disk."""
         new = [key for key in pictures if key not in self._place]
-        for start in range(0, len(new), ENCODE_BATCH):
-            some = new[start : start + ENCODE_BATCH]
+        for start in range(0, len(new), self._at_once):
+            some = new[start : start + self._at_once]
             for key, features in zip(some, self._lmm.encode([pictures[key] for key in some]), strict=True):
                 self._place[key] = (features[None], 0)
         try:
@@ -110,26 +137,62 @@ class FeatureStore:
     def _add(self, pictures: Mapping[str, Picture]) -> None:
         parts: list[Tensor] = []
         keys = list(pictures)
-        for start in range(0, len(keys), ENCODE_BATCH):
-            parts.extend(self._lmm.encode([_opened(key, *pictures[key]) for key in keys[start : start + ENCODE_BATCH]]))
+        for start in range(0, len(keys), self._at_once):
+            some = keys[start : start + self._at_once]
+            parts.extend(self._lmm.encode([_opened(key, *pictures[key]) for key in some]))
         path = self.folder / f"{digest(*keys)[:24]}.safetensors"
         header = {"keys": json.dumps(keys)}
         if len({len(part) for part in parts}) > 1:
             header["lengths"] = json.dumps([len(part) for part in parts])
-        features = torch.cat(parts) if "lengths" in header else torch.stack(parts)
-        write_atomically(path, save({"features": features}, metadata=header))
+        self._write(path, torch.cat(parts) if "lengths" in header else torch.stack(parts), header)
         self._open(path)
+
+    @staticmethod
+    def _write(path: Path, features: Tensor, header: Mapping[str, str]) -> None:
+        described = {**header, "shape": str(list(features.shape)), "dtype": str(features.dtype)}
+        data: Any = features.contiguous().view(torch.uint8).numpy()
+        described["sum"] = str(sum_of(_described(described), memoryview(data).cast("B")))
+        write_atomically(path, save({"features": features}, metadata=described))
+
+    def _prove(self, shard: Shard) -> None:
+        """Compare a shard with its checksum; what is damaged is not there any more. All of it, so that it is made
+        again in the same batches, which decide the last bits."""
+        if "sum" not in shard.header:
+            self._upgrade(shard)
+        elif not shard.is_whole():
+            note_damage(shard.path)
+            self._shards.discard(shard.path)
+            for key in (key for key in shard.keys if self._unproved.get(key) is shard):
+                self._place.pop(key, None)
+        for key in (key for key in shard.keys if self._unproved.get(key) is shard):
+            del self._unproved[key]
+
+    def _upgrade(self, shard: Shard) -> None:
+        """A shard of an earlier version gets the checksum of what it holds now."""
+        with suppress(SafetensorError, OSError, UserError):  # where nothing can be written it stays as it is
+            with safe_open(shard.path, framework="pt") as content:
+                features = content.get_tensor("features")
+            self._write(shard.path, features, shard.header)
 
     def _open(self, path: Path) -> None:
         try:
+            read_header(path)
             shard: Any = safe_open(path, framework="pt")
-            keys = json.loads(shard.metadata()["keys"])
-            lengths = json.loads(shard.metadata().get("lengths", "null"))
-        except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError):
-            path.unlink(missing_ok=True)  # a cache: what is damaged is made again
+            header = shard.metadata()
+            keys = json.loads(header["keys"])
+            lengths = json.loads(header.get("lengths", "null"))
+            features = shard.get_slice("features")
+            described = [str(features.get_shape()), f"torch.{NUMBERS.get(features.get_dtype())}"]
+            if described != [header.get("shape", described[0]), header.get("dtype", described[1])]:
+                raise ValueError("the header is not the one that was written")
+        except OSError:
+            return  # another process has found it damaged, or it can't be opened now: that is no reason to remove it
+        except (SafetensorError, KeyError, TypeError, ValueError):
+            if path.exists():  # else another process was faster
+                note_damage(path)  # a cache: what is damaged is made again
             return
         self._shards.add(path)
-        features = shard.get_slice("features")
+        self._unproved.update(dict.fromkeys(keys, Shard(path, keys, header)))
         if lengths is None:  # (pictures, V, D)
             self._place.update({key: (features, row) for row, key in enumerate(keys)})
             return
@@ -140,6 +203,19 @@ class FeatureStore:
                 for key, start, rows in zip(keys, starts, lengths, strict=False)
             }
         )
+
+
+def _apart() -> str:
+    """The end of a store's name: a deterministic one is of one kind of machine, its pictures encoded one by one.
+
+    In a batch the last bits depend on how many there are, and so on what was in the cache before.
+    """
+    return f"-{digest(torch.__version__, processor())[:8]}" if is_deterministic() else ""
+
+
+def _described(header: Mapping[str, str]) -> bytes:
+    """What a shard's checksum is of, beside the features: whose they are, and how they are to be read."""
+    return "\n".join(header.get(name, "") for name in ("keys", "lengths", "shape", "dtype")).encode()
 
 
 def grey_features(lmm: LMM, count: int) -> Tensor:

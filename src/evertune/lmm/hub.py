@@ -1,6 +1,7 @@
 """Checkpoints of the Hugging Face hub, by their id: the configuration first, the weights when they are needed.
 
-Safetensors only: pickles can run code, and so can a repository's own Python, which is never loaded.
+Safetensors only: pickles can run code, and so can a repository's own Python, which is never loaded. Every call of the
+library says `trust_remote_code=False`, so that it neither runs code nor asks on the terminal; there is no flag for it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from evertune.errors import UserError
+from evertune.files import read_object
+from evertune.names import is_name
+from evertune.tensors import read_header
 
 _ID = re.compile(r"[\w.-]+/[\w.-]+")
 _WANTED = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
@@ -43,7 +47,7 @@ def hub_folder(name: str) -> Path:
 
     ignored = ["original/*", "onnx/*"]
     folder = Path(_asked(name, lambda: snapshot_download(name, allow_patterns=_WANTED, ignore_patterns=ignored)))
-    refuse_pickles(folder, name=name)
+    refuse_unsafe(folder, name=name)
     return folder
 
 
@@ -71,12 +75,22 @@ def _asked(name: str, call: Callable[[], Any]) -> Any:
         ) from problem
 
 
-def refuse_pickles(folder: Path, *, name: str | None = None) -> None:
-    """Raise unless a checkpoint folder has safetensors.
+def refuse_unsafe(folder: Path, *, name: str | None = None) -> None:
+    """Raise unless a checkpoint folder has safetensors with sound headers, and leads nowhere else.
 
     Raises:
-        UserError: there are pickles only, or no weights at all.
+        UserError: there are pickles only, or no weights at all; a header is not sound; its index names files outside of
+            the folder; or it holds an adapter, for which the library would load another model by the name in it.
     """
+    if (folder / "adapter_config.json").exists():
+        raise UserError(
+            f"{folder} holds a peft adapter (adapter_config.json), which names another model: merge the two "
+            "(`merge_and_unload` of peft), and give the folder of the result"
+        )
+    for path in sorted(folder.glob("*.safetensors")):
+        read_header(path)
+    for path in sorted(folder.glob("*.index.json")):
+        _refuse_outside(path)
     if any(folder.glob("*.safetensors")):
         return
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
@@ -87,3 +101,9 @@ def refuse_pickles(folder: Path, *, name: str | None = None) -> None:
         )
     where = f"the model {name}" if name else str(folder)
     raise UserError(f"{where} has no weights as safetensors (*.safetensors)")
+
+
+def _refuse_outside(index: Path) -> None:
+    parts = read_object(index).get("weight_map")
+    if not isinstance(parts, dict) or not all(is_name(part) for part in parts.values()):
+        raise UserError(f"{index}: 'weight_map' must name files of this folder, and nothing else")

@@ -30,7 +30,7 @@ from evertune.lmm.decoder import (
     pad,
     token_texts,
 )
-from evertune.lmm.hub import refuse_pickles
+from evertune.lmm.hub import refuse_unsafe
 from evertune.lmm.modes import evaluating
 from evertune.lmm.protocol import Batch, Length, Output
 from evertune.lmm.weights import fingerprint_of
@@ -261,13 +261,15 @@ def load_instructblip(folder: Path, *, name: str, seed: int, dtype: torch.dtype,
     import transformers
 
     del seed
-    refuse_pickles(folder)
+    refuse_unsafe(folder)
     title, names = _CLASSES[read_json(folder / "config.json")["model_type"]]
     model_class, processor_class = (getattr(transformers, name) for name in names)
     attention = "eager" if device.type == "cpu" else "sdpa"  # faster backward on a CPU for sequences this short
     try:
-        model = model_class.from_pretrained(folder, dtype=dtype, attn_implementation=attention, use_safetensors=True)
-        processor = processor_class.from_pretrained(folder)
+        model = model_class.from_pretrained(
+            folder, dtype=dtype, attn_implementation=attention, use_safetensors=True, trust_remote_code=False
+        )
+        processor = processor_class.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError, SafetensorError) as problem:
         raise UserError(f"{folder} can't be read as {title} checkpoint: {problem}") from problem
     model = model.requires_grad_(False).to(device).eval()

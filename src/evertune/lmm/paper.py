@@ -81,9 +81,9 @@ def on_paper(file: Path, *, name: str, options: Mapping[str, Any] | None = None)
 
     model_type = read_json(file).get("model_type")
     try:
-        config = AutoConfig.from_pretrained(file.parent)
+        config = AutoConfig.from_pretrained(file.parent, trust_remote_code=False)
         with torch.device("meta"):
-            model = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
+            model = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16, trust_remote_code=False)
             return _opened(model, model_type, name=name, options=options or {})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
         raise UserError(f"{file} can't be read as a configuration: {problem}") from problem

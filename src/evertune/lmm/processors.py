@@ -34,7 +34,7 @@ def load_processor(folder: Path, config: Any) -> Any:
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
     try:
-        return _without_video(PROCESSOR_MAPPING[type(config)]).from_pretrained(folder)
+        return _without_video(PROCESSOR_MAPPING[type(config)]).from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as problem:
         reason = next(iter(str(problem).strip().splitlines()), type(problem).__name__)
         raise UserError(f"{folder}: its processor can't be read: {reason}") from problem

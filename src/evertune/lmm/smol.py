@@ -29,9 +29,11 @@ from evertune.lmm.decoder import (
     mean_word_embeddings,
     token_texts,
 )
+from evertune.lmm.hub import refuse_unsafe
 from evertune.lmm.modes import evaluating
 from evertune.lmm.protocol import Batch, Length, Output
 from evertune.tasks.task import Sample
+from evertune.tensors import read_header
 
 PROJECTOR_SEED = 20231116  # the projector is part of the model: the same for every run, whatever its seed
 PROJECTOR, TOWER = "projector.safetensors", "vision.safetensors"
@@ -203,8 +205,11 @@ def load_smol(folder: Path, *, name: str, seed: int, dtype: torch.dtype, device:
     _verify(folder, config)
     # Eager attention: on a CPU its backward pass is faster than the fused one for sequences this short.
     attention = "eager" if device.type == "cpu" else "sdpa"
-    lm = AutoModelForCausalLM.from_pretrained(folder / "lm", dtype=dtype, attn_implementation=attention)
-    tokenizer = AutoTokenizer.from_pretrained(folder / "lm")
+    refuse_unsafe(folder / "lm")
+    lm = AutoModelForCausalLM.from_pretrained(
+        folder / "lm", dtype=dtype, attn_implementation=attention, use_safetensors=True, trust_remote_code=False
+    )
+    tokenizer = AutoTokenizer.from_pretrained(folder / "lm", trust_remote_code=False)
     tower = _tower(folder / TOWER, config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -254,6 +259,7 @@ def _tower(path: Path, config: Mapping[str, Any]) -> nn.Module:
 
 def _load_into(part: nn.Module, path: Path, what: str) -> None:
     try:
+        read_header(path)
         part.load_state_dict(load_file(path))
     except (SafetensorError, OSError, RuntimeError) as problem:
         raise UserError(f"{path} can't be read as the {what}'s weights: {problem}") from problem

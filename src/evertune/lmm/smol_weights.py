@@ -137,8 +137,10 @@ def _lm_from_hub(*, required: bool) -> tuple[Any, Any] | None:
         return None
     if digest_of_file(weights) != stated.get("model.safetensors"):
         raise UserError(f"{weights}: the checksum is not the one the hub states; delete the file and try again")
-    lm = AutoModelForCausalLM.from_pretrained(HUB_ID, revision=info.sha, dtype="float32")
-    return lm, AutoTokenizer.from_pretrained(HUB_ID, revision=info.sha)
+    lm = AutoModelForCausalLM.from_pretrained(
+        HUB_ID, revision=info.sha, dtype="float32", use_safetensors=True, trust_remote_code=False
+    )
+    return lm, AutoTokenizer.from_pretrained(HUB_ID, revision=info.sha, trust_remote_code=False)
 
 
 def _lm_from_wheel(progress: Progress | None) -> tuple[Any, Any]:
@@ -150,8 +152,8 @@ def _lm_from_wheel(progress: Progress | None) -> tuple[Any, Any]:
     if progress:
         progress("converting SmolLM2 to safetensors (once)", 0, 1)
     with contextlib.redirect_stderr(io.StringIO()):  # the library's own bar, which it has no switch for
-        lm = AutoModelForCausalLM.from_pretrained(folder, gguf_file=GGUF, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=GGUF)
+        lm = AutoModelForCausalLM.from_pretrained(folder, gguf_file=GGUF, dtype=torch.float32, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=GGUF, trust_remote_code=False)
     # The tensors are plain float32 now; without this the library refuses to save them.
     del lm.config.quantization_config
     lm.hf_quantizer = lm.quantization_method = None

@@ -6,12 +6,14 @@ An LMM has a text encoder of its own (mean of the LM's frozen input embeddings),
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from evertune.errors import UserError
+from evertune.lmm.hub import refuse_unsafe
 
 BATCH = 64
 LONGEST = 512
@@ -31,9 +33,11 @@ def load_text_encoder(name: str) -> Callable[[Sequence[str]], Tensor]:
     from evertune.lmm.quiet import quiet_libraries
 
     quiet_libraries()
+    if Path(name).is_dir():
+        refuse_unsafe(Path(name))
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        model = AutoModel.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        model = AutoModel.from_pretrained(name, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as problem:
         reason = str(problem).strip().splitlines()[0]
         raise UserError(f"text encoder '{name}' can't be loaded: {reason}") from problem

@@ -77,6 +77,8 @@ class Method:
     about: ClassVar[About]
     neutral: ClassVar[Mapping[str, Any] | None] = None
     """Options under which the method must equal `sequential` bit for bit; None when there are none."""
+    in_model_dtype: ClassVar[bool] = False
+    """Whether what a task has trained is kept in the model's number format afterwards; else it stays float32."""
     context: Context
 
     def compose(self, methods: Sequence[Method]) -> None:

@@ -40,6 +40,9 @@ THRESHOLD, MISTAKEN, REUSE_STRENGTH = 0.5, 0.2, 100.0
 class EProj(Method):
     """Model expansion with routing by keys.
 
+    An expert trains in float32 and is then kept in the number format of the model, so that it takes no more than its
+    share of it.
+
     Args:
         expert: what is copied per task: 'all' that trains (projection and LoRA), or the 'projection' alone, as in the
             paper. The paper's projection was pre-trained; the projector of `smol` is not, so 'all' is the default.
@@ -65,6 +68,7 @@ class EProj(Method):
         cost="one expert and two keys per task; routing adds two small products per sample",
         fails="when two tasks share pictures and instructions: their keys point the same way",
     )
+    in_model_dtype = True
     estimate: Estimate = staticmethod(fisher_information)
     """Where the importance of a reused expert's weights comes from."""
 
@@ -220,8 +224,10 @@ class EProj(Method):
     def after_task(self, task: Task) -> None:
         """Put the trained expert aside, and let the router learn the task."""
         expert = self._reused or task.name
-        trained = {name: p for name, p in self.context.parameters.items() if name in self._copied}
-        self._experts[expert] = copy_of(trained)
+        self._experts[expert] = copy_of(
+            {name: p.to(self.context.lmm.dtype) for name, p in self.context.parameters.items() if name in self._copied}
+        )
+        self.activate(expert)  # what answers from now on is what is kept
         self._serves[task.name] = expert
         self._router.learn(task.name, self.queries(task.train))
         if self.expand != "always":

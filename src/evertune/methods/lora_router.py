@@ -64,4 +64,5 @@ class LoraRouter(LowRankMethod, EProj):
     def grows_by(self) -> int:
         """One adapter, with what is trained in full, and one mean of the router."""
         means: Any = self._router.state_dict().get("means", {})
-        return bytes_of(self.context.parameters) + max((bytes_of({"": mean}) for mean in means.values()), default=0)
+        adapter = sum(p.numel() for p in self.context.parameters.values()) * self.context.lmm.dtype.itemsize
+        return adapter + max((bytes_of({"": mean}) for mean in means.values()), default=0)

@@ -68,9 +68,11 @@ class CosineRouter(Router):
     def __init__(self, *, seed: int | None = None) -> None:
         self._seed = seed
         self._keys: dict[str, dict[str, Tensor]] = {}
+        self._columns: dict[str, Tensor] | None = None  # (D, T) of each modality: one product asks all tasks
 
     def learn(self, task: str, queries: Queries) -> None:
         """Find the task's keys."""
+        self._columns = None
         if self._seed is None:
             self._keys[task] = {m: key_of(queries[m]) for m in QUERIES}
         else:
@@ -79,8 +81,12 @@ class CosineRouter(Router):
 
     def scores(self, queries: Queries) -> Tensor:
         """The sum of cosines."""
-        parts = [queries[m] @ torch.stack([self._keys[n][m] for n in self.tasks]).T for m in QUERIES]
+        columns = self._columns = self._columns or self._side_by_side()
+        parts = [queries[m] @ columns[m] for m in QUERIES]
         return parts[0] + parts[1]
+
+    def _side_by_side(self) -> dict[str, Tensor]:
+        return {m: torch.stack([self._keys[n][m] for n in self.tasks]).T for m in QUERIES}
 
     @property
     def tasks(self) -> list[str]:
@@ -93,7 +99,7 @@ class CosineRouter(Router):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take the keys back."""
-        self._keys = dict(state)
+        self._keys, self._columns = dict(state), None
 
 
 def key_of(queries: Tensor) -> Tensor:

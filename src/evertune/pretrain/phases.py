@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from evertune.files import make_folder, read_json, write_atomically
 from evertune.loop import cosine
+from evertune.tensors import read_header
 
 LossAt = Callable[[random.Random], Tensor]
 OnStep = Callable[[str, int, int, float], None]
@@ -96,6 +97,7 @@ def _resume(
     if not path.exists() or not path.with_suffix(".json").exists():
         return 0
     step = int(read_json(path.with_suffix(".json"))["step"])
+    read_header(path)
     tensors = load_file(path)
     with torch.no_grad():
         for name, parameter in parameters.items():

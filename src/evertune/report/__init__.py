@@ -8,7 +8,8 @@ opens without a network; `examples` chooses the answers that are shown, `words` 
 
 from __future__ import annotations
 
+from evertune.report.loaded import load_matrix
 from evertune.report.page import write_report
-from evertune.report.tables import as_markdown, compare, load_matrix, rich_matrix, rich_table
+from evertune.report.tables import as_markdown, compare, rich_matrix, rich_table
 
 __all__ = ["as_markdown", "compare", "load_matrix", "rich_matrix", "rich_table", "write_report"]

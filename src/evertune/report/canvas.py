@@ -22,6 +22,7 @@ from matplotlib.patches import Rectangle
 
 Pixels = npt.NDArray[np.uint8]
 LONGEST_NAME = 18
+MOST_PIXELS = 1.1e6
 LETTER = 6.7  # generous width of a letter at 12 pixels
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 SETTINGS = {"svg.fonttype": "none", "font.size": 12, "text.parse_math": False, "path.simplify": False}
@@ -93,11 +94,15 @@ def drawn(canvas: Canvas, label: str) -> str:
 
 
 def pixels_of(canvas: Canvas) -> Pixels:
-    """What is on `canvas` as (height, width, 3) bytes on white, twice as many pixels as CSS has."""
+    """What is on `canvas` as (height, width, 3) bytes on white: twice as many pixels as CSS has, or `MOST_PIXELS`.
+
+    Drawing takes some ten times the picture's bytes: a long stream would need more memory for it than for learning.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     with matplotlib.style.context(["default", SETTINGS]):
-        canvas.figure.set_dpi(2 * canvas.figure.dpi)
+        width, height = canvas.figure.get_size_inches() * canvas.figure.dpi
+        canvas.figure.set_dpi(min(2.0, (MOST_PIXELS / (width * height)) ** 0.5) * canvas.figure.dpi)
         agg = FigureCanvasAgg(canvas.figure)
         agg.draw()
         return np.asarray(agg.buffer_rgba())[..., :3].copy()

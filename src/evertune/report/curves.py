@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from evertune.config import value_text
-from evertune.report.tables import Loaded, Spread, is_finished, plain_table, setting_of, spread
+from evertune.report.loaded import Loaded
+from evertune.report.tables import Spread, is_finished, plain_table, setting_of, spread
 from evertune.report.variants import settings_of, variant_names
 from evertune.report.words import METRIC_TITLES
 

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import base64
 import io
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image
 
-from evertune.errors import RunFolderError, UserError
+from evertune.errors import DataError, RunFolderError, UserError
 from evertune.files import digest
-from evertune.report.tables import Loaded, stage_of
+from evertune.names import below
+from evertune.report.loaded import Loaded
+from evertune.report.tables import stage_of
 from evertune.scoring.rules import Rule, rule_of
+from evertune.tasks.pictures import small_picture
 from evertune.tasks.task import images_of_row
 
 SHOWN = 10
@@ -92,15 +94,9 @@ class Pictures:
 def thumbnail(path: Path) -> str | None:
     """A picture of at most 96 x 96 pixels as a data URI (PNG or JPEG, whichever is smaller); None if unreadable."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as source:
-                source.draft("RGB", (2 * SIDE, 2 * SIDE))
-                picture = ImageOps.exif_transpose(source).convert("RGBA")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return data_uri(small_picture(path, side=SIDE))
+    except DataError:
         return None
-    picture.thumbnail((SIDE, SIDE))
-    return data_uri(picture)
 
 
 def data_uri(picture: Image.Image) -> str:
@@ -156,7 +152,7 @@ def _marked(run: Path, matrix: Loaded, task: str, stage: int, rule: Rule) -> lis
 
     for cell in matrix.get("cells") or []:
         if cell["stage"] == stage and cell["task"] == task:
-            rows = read_answers(run / cell["answers"])
+            rows = read_answers(below(run, cell.get("answers")))
             return [{**row, "mark": mark} for row, mark in zip(rows, marks_of(rows, rule), strict=True)]
     raise RunFolderError(f"{run / 'matrix.json'} names no answers to '{task}' after stage {stage}")
 

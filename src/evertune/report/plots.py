@@ -21,15 +21,8 @@ from evertune.report.canvas import (
     room,
     short_name,
 )
-from evertune.report.tables import (
-    BOUNDS,
-    Loaded,
-    by_method,
-    diagonal,
-    follows_stream,
-    is_finished,
-    known_count,
-)
+from evertune.report.loaded import Loaded
+from evertune.report.tables import BOUNDS, by_method, diagonal, follows_stream, is_finished, known_count
 from evertune.scoring.metrics import known_from
 
 # Okabe and Ito's colours, which the colour-blind tell apart, a little evened out for light and dark grounds; each

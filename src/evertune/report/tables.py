@@ -8,7 +8,6 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -16,19 +15,14 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from evertune.errors import RunFolderError, UserError
-from evertune.files import read_json
+from evertune.report.loaded import Loaded
 from evertune.report.variants import shared_settings, variant_names
 from evertune.report.words import METRIC_TITLES, duration, number
-from evertune.scoring.metrics import check_matrix, formulas, known_from, metrics_of
+from evertune.scoring.metrics import formulas, known_from, metrics_of
 
-Loaded = dict[str, Any]
-
-FORMAT = 1
 ZERO_SHOT = "zero-shot"
 BOUNDS = ("joint", "direct")
 COLUMNS = ("final_average", "learning", "forgetting", "bwt", "intransigence", "relative_average", "gap_to_joint")
-REQUIRED = {"model": str, "stream": str, "method": str, "seed": int, "tasks": list, "stages": list, "R": list}
 DIRECT_NOTE = (
     "direct tunes each task alone: its learning is R*; its final average is that of the last task's model only"
 )
@@ -80,56 +74,6 @@ class Row:
         if value is None:
             return "-"
         return value.shown(name) + ("†" if self.base == "direct" and name == "final_average" else "")
-
-
-def load_matrix(run: Path) -> Loaded:
-    """Read the matrix of the run folder `run`, whole or in progress; adds `folder`, the name of the run.
-
-    Raises:
-        RunFolderError: missing, damaged, or not a matrix; the message names the file.
-    """
-    path = run / "matrix.json"
-    try:
-        matrix = read_json(path)
-    except OSError as problem:
-        raise RunFolderError(f"{path} can't be read: {problem.strerror}; give the folder of a run") from problem
-    try:
-        _check(matrix)
-    except UserError as problem:
-        raise RunFolderError(f"{path} is not the matrix of a run: {problem}") from problem
-    return {**matrix, "folder": run.resolve().name}
-
-
-def _check(matrix: Any) -> None:
-    if not isinstance(matrix, dict):
-        raise UserError("expected an object")
-    if matrix.get("format") != FORMAT:
-        raise UserError(f"format {matrix.get('format')!r}, this version reads {FORMAT}")
-    for key, kind in REQUIRED.items():
-        if not isinstance(matrix.get(key), kind):
-            raise UserError(f"'{key}' is missing or not of type {kind.__name__}")
-    known = matrix.get("known") or []
-    if not isinstance(known, list) or matrix["tasks"][: len(known)] != known or known == matrix["tasks"]:
-        raise UserError("'known' must name the first of the tasks, and not all of them")
-    _check_scores(matrix["R"], matrix, "R")
-    cells = matrix.get("cells") or []
-    if not isinstance(cells, list) or not all(isinstance(c, dict) and {"stage", "task"} <= c.keys() for c in cells):
-        raise UserError("'cells' holds something that is no cell")
-    if matrix.get("tolerant") is not None:
-        _check_scores(matrix["tolerant"], matrix, "tolerant")
-        if len(matrix["tolerant"]) != len(matrix["R"]):
-            raise UserError("'tolerant' and 'R' differ in their number of rows")
-
-
-def _check_scores(rows: Any, matrix: Loaded, name: str) -> None:
-    """Rows of one finite score per task, at most one row per stage and one for the untouched model."""
-    if not isinstance(rows, list) or not rows or not all(isinstance(row, list) for row in rows):
-        raise UserError(f"'{name}' has no rows")
-    if len(rows) > len(matrix["stages"]) + 1:
-        raise UserError(f"'{name}' has {len(rows)} rows for {len(matrix['stages'])} stages")
-    if not matrix["tasks"] or len(rows[0]) != len(matrix["tasks"]):
-        raise UserError(f"'{name}' has {len(rows[0])} columns for {len(matrix['tasks'])} tasks")
-    check_matrix(rows if len(rows) > 1 else rows * 2)  # a run in progress may have row 0 only
 
 
 def known_count(matrix: Loaded) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from evertune.errors import DataError
+from evertune.parsing import json_value
 
 
 def read_text(path: Path) -> str:
@@ -50,11 +51,11 @@ def parsed(text: str, path: Path, *, line: int = 1) -> Any:
         DataError: broken, nested too deeply, or with a number that is too long.
     """
     try:
-        return json.loads(text)
+        return json_value(text)
     except json.JSONDecodeError as problem:
         where = f"line {line + problem.lineno - 1}, column {problem.colno}"
         raise DataError(f"{path}, {where}: broken JSON ({problem.msg})") from problem
-    except (ValueError, RecursionError) as problem:
+    except ValueError as problem:
         raise DataError(f"{path}, line {line}: JSON that can't be read ({problem})") from problem
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from evertune.errors import UserError
+from evertune.parsing import json_value
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +41,11 @@ def read_matrix(path: Path) -> MatrixFile:
 
 def _from_json(text: str, path: Path) -> MatrixFile:
     try:
-        content = json.loads(text)
+        content = json_value(text)
     except json.JSONDecodeError as problem:
         raise UserError(f"{path}:{problem.lineno}: not valid JSON ({problem.msg}); a CSV must end in .csv") from problem
+    except ValueError as problem:
+        raise UserError(f"{path}: not valid JSON ({problem})") from problem
     if isinstance(content, list):
         content = {"R": content}
     if not isinstance(content, dict) or not _is_matrix(content.get("R")):

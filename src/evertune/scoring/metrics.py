@@ -13,9 +13,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from evertune.errors import UserError
 
+MOST = 1e15
+"""A score is one of 100, a caption's may be some hundreds; beyond this, sums of squares lose their meaning."""
 Matrix = Sequence[Sequence[float]]
 
 
@@ -203,6 +206,10 @@ def metrics_of(
     count = len(R[0])
     if not 0 <= known < count:
         raise UserError(f"{known} known tasks in a matrix of {count} columns: at least one must be new")
+    if direct is not None and not (isinstance(direct, list | tuple) and all(v is None or is_score(v) for v in direct)):
+        raise UserError(f"the reference is {direct!r:.60}: expected a score per task, or null")
+    if joint_average is not None and not is_score(joint_average):
+        raise UserError(f"the average of joint is {joint_average!r:.60}: expected a number")
     if direct is not None and len(direct) != count:
         raise UserError(f"the reference has {len(direct)} scores for {count} tasks")
     square = len(R) == count - known + 1
@@ -236,8 +243,13 @@ def check_matrix(R: Matrix) -> None:
         if len(row) != len(R[0]):
             raise UserError(f"row {number} of the matrix has {len(row)} scores, row 0 has {len(R[0])}")
         for task, score in enumerate(row):
-            if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
-                raise UserError(f"row {number}, task {task} of the matrix is {score!r}: not a finite number")
+            if not is_score(score):
+                raise UserError(f"row {number}, task {task} of the matrix is {score!r:.60}: not a finite number")
+
+
+def is_score(value: Any) -> bool:
+    """Whether a value of a file can be reckoned with: a number, not beyond all bounds."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -MOST <= value <= MOST
 
 
 def standard_error(score: float, n: int) -> float:

@@ -15,7 +15,7 @@ from evertune.errors import UserError
 from evertune.grid import Cell
 from evertune.grid.cells import VARIED_FOR_ALL, method_parts
 from evertune.report.curves import BY, Curve, curves
-from evertune.report.tables import Loaded
+from evertune.report.loaded import Loaded
 from evertune.study.file import StudyGrid
 
 

@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from evertune.report.tables import Loaded, known_count
+from evertune.report.loaded import Loaded
+from evertune.report.tables import known_count
 from evertune.scoring.intervals import LEVEL, Interval, t_interval
 from evertune.scoring.metrics import metrics_of
 from evertune.study.file import Benchmark, Questions

@@ -21,7 +21,7 @@ from evertune.files import read_json, write_json
 from evertune.grid import Cell, Grid, GridWatcher, Status, cells_of, not_alike, write_results
 from evertune.grid import Ended as RunEnded
 from evertune.grid.results import FORMAT
-from evertune.report.tables import Loaded
+from evertune.report.loaded import Loaded
 from evertune.study.choose import Choice, choices_of, with_choices
 from evertune.study.file import FINDINGS, StudyFile, StudyGrid, base_stream
 from evertune.tasks.stream import stream_file

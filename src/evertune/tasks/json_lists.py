@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from evertune.errors import DataError
+from evertune.parsing import json_at
 
 PIECE = 1 << 20
 """Characters that are read at a time."""
@@ -22,7 +23,6 @@ CUT = 16
 nine letters."""
 LONGEST_ITEM = 16 << 20
 """Characters of one item of a list: more is no row, but a file that was joined wrongly."""
-DECODER = json.JSONDecoder()
 SPACE = " \t\r\n"
 
 
@@ -157,12 +157,12 @@ class _Text:
         self.peek()
         while True:
             try:
-                value, end = DECODER.raw_decode(self._text, self._at)
+                value, end = json_at(self._text, self._at)
             except json.JSONDecodeError as problem:
                 too_long = longest is not None and len(self._text) - self._at > longest
                 if too_long or not self._may_be_cut_off(problem):
                     raise self.broken(problem.msg, at=problem.pos) from problem
-            except (RecursionError, ValueError) as problem:  # brackets without end, numbers of thousands of digits
+            except ValueError as problem:  # brackets without end, numbers of thousands of digits
                 raise self.broken(str(problem)) from problem
             else:
                 if self._ended or not self._may_go_on(end):

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import io
+import stat
 import threading
 import warnings
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from evertune.errors import DataError
+from evertune.names import leads_out
 
 MOST_PIXELS = 89_478_485
 """Pillow's own limit for a warning: a quarter of a gigabyte as RGB."""
@@ -51,10 +54,35 @@ def picture_of_bytes(content: bytes, *, where: str) -> tuple[Image.Image, str]:
     Raises:
         DataError: it is broken, too large or no picture; the message begins with `where`.
     """
+    return _guarded(content, where, lambda: _as_rgb(_upright(content, where), where)), hashlib.sha256(
+        content
+    ).hexdigest()
+
+
+def small_picture(path: Path, *, side: int) -> Image.Image:
+    """The picture as RGBA and at most `side` pixels wide and high, to be looked at.
+
+    Raises:
+        DataError: as `open_picture`.
+    """
+    content = read_bytes(path, origin="to show")
+
+    def decode() -> Image.Image:
+        picture = _upright(content, str(path), draft=2 * side)
+        deep = picture.mode.startswith("I") or picture.mode == "F"
+        shown = (_from_deep(picture, str(path)) if deep else picture).convert("RGBA")
+        shown.thumbnail((side, side))
+        return shown
+
+    return _guarded(content, str(path), decode)
+
+
+def _guarded(content: bytes, where: str, decode: Callable[[], Image.Image]) -> Image.Image:
+    """What `decode` makes of a file's content; whatever goes wrong is a `DataError`."""
     if not content:
         raise DataError(f"{where} is empty (0 bytes)", kind="broken picture")
     try:
-        return _decoded(content, where), hashlib.sha256(content).hexdigest()
+        return decode()
     except DataError:
         raise
     except Image.DecompressionBombError as problem:
@@ -73,19 +101,25 @@ def read_bytes(path: Path, *, origin: str) -> bytes:
         DataError: it is missing, unreadable or larger than any picture should be.
     """
     try:
-        size = path.stat().st_size
+        status = path.stat()
+        size = status.st_size
+        if not stat.S_ISREG(status.st_mode):  # a folder, or a pipe that would keep us waiting
+            raise DataError(f"{origin}: the picture {path} is no regular file", kind="missing picture")
         if size > MOST_BYTES:
             complaint = f"{origin}: the picture {path} has {size >> 20} MiB; at most {MOST_BYTES >> 20} are read"
             raise DataError(complaint, kind="picture too large")
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as problem:
         raise DataError(f"{origin}: the picture {path} does not exist", kind="missing picture") from problem
+    except DataError:
+        raise
     except (OSError, ValueError) as problem:
         reason = getattr(problem, "strerror", None) or problem
         raise DataError(f"{origin}: the picture {path} can't be read ({reason})", kind="missing picture") from problem
 
 
-def _decoded(content: bytes, where: str) -> Image.Image:
+def _upright(content: bytes, where: str, *, draft: int = 0) -> Image.Image:
+    """The decoded picture in its own mode; with `draft`, of a large JPEG a smaller one that is at least so wide."""
     from PIL import ImageOps
 
     with _header(content) as picture:
@@ -93,9 +127,10 @@ def _decoded(content: bytes, where: str) -> Image.Image:
         if width * height > MOST_PIXELS:
             complaint = f"{where} has {width} x {height} pixels; at most {MOST_PIXELS:,} are decoded: make it smaller"
             raise DataError(complaint, kind="picture too large")
+        if draft:
+            picture.draft("RGB", (draft, draft))
         picture.load()
-        upright = ImageOps.exif_transpose(picture)
-        return _as_rgb(upright, where)
+        return ImageOps.exif_transpose(picture)
 
 
 def _header(content: bytes) -> Image.Image:
@@ -143,19 +178,6 @@ def picture_name(name: str, *, anywhere: bool, origin: str) -> str:
             kind="picture outside",
         )
     return name
-
-
-def leads_out(name: str) -> bool:
-    """Whether a picture's name is absolute or climbs out with `..`, on any system."""
-    if not ("/.." in name or "\\" in name or ":" in name or name.startswith((".", "/"))):
-        return False  # nearly all names, and there may be millions
-    path = PurePosixPath(name.replace("\\", "/"))
-    depth = 0
-    for part in path.parts:
-        depth += -1 if part == ".." else part != "."
-        if depth < 0:
-            return True
-    return path.is_absolute() or name[1:3] in (":\\", ":/")
 
 
 def short(text: str, *, longest: int = 80) -> str:

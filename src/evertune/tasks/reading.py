@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from evertune.errors import DataError
+from evertune.parsing import json_value
 from evertune.tasks.entries import Entry, entries, entry_of
 from evertune.tasks.json_lists import LONGEST_ITEM, PIECE
 
@@ -63,12 +64,12 @@ def _lines(path: Path) -> Iterator[Entry | DataError]:
 def _entry(line: bytes, origin: str, *, key: str) -> Entry | DataError:
     kind = "broken JSON"
     try:
-        return entry_of(json.loads(line.rstrip(b"\r\n").decode("utf-8-sig")), origin, key=key)
+        return entry_of(json_value(line.rstrip(b"\r\n").decode("utf-8-sig")), origin, key=key)
     except DataError as problem:
         return problem
     except json.JSONDecodeError as problem:
         return DataError(f"{origin}: not valid JSON (column {problem.colno}: {problem.msg})", kind=kind)
     except UnicodeDecodeError as problem:
         return DataError(f"{origin}: not UTF-8 text (byte {problem.start + 1} of the line)", kind=kind)
-    except (ValueError, RecursionError) as problem:
+    except ValueError as problem:
         return DataError(f"{origin}: not valid JSON ({problem})", kind=kind)

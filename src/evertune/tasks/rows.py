@@ -10,6 +10,7 @@
                        name_places.npy (u, 2) where each name begins and how long it is
                        problems.jsonl  {kind, message} of the rows that can't be used
                        place           the file or folder as it was called then, which messages begin with
+                       sums.json       CRC-32 of each file, compared when the index is opened
 
 The folder is written whole or not at all. Its key holds everything that decides it (format, options, prompt, and path,
 size and time of the source files), so that a changed file is a new folder. Memory while it is written: about 60 bytes
@@ -22,6 +23,7 @@ import json
 import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from json.encoder import encode_basestring
@@ -31,13 +33,16 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evertune.errors import DataError
-from evertune.files import cache_folder, digest_of, whole_folder
+from evertune.errors import DataError, UserError
+from evertune.files import cache_folder, digest_of, note_damage, read_json, sum_of_file, whole_folder, write_json
 from evertune.tasks.formats import Row
 from evertune.tasks.pictures import picture_name, short
 from evertune.tasks.prompts import filled
 
 VERSION = 3
+SUMS = "sums.json"
+ARRAYS = ("places", "texts", "questions", "counts", "pictures", "name_places")
+FILES = ("rows.jsonl", "names.jsonl", "problems.jsonl", "place", *(f"{name}.npy" for name in ARRAYS))
 LONGEST_TEXT = 100_000
 """Characters of an instruction or an answer; the longest context of any model here holds far fewer."""
 
@@ -84,12 +89,31 @@ def indexed(recipe: Recipe, read: Callable[[], Iterable[Row | DataError]]) -> Ro
         folder = recipe.folder
     except OSError as problem:
         raise DataError(f"{problem.filename} can't be read ({problem.strerror})", kind="missing file") from problem
+    if folder.exists() and not _is_whole(folder):
+        note_damage(folder)
     if not folder.exists():
         with whole_folder(folder) as place, _Writer(place) as writer:
             (place / "place").write_text(str(recipe.place), encoding="utf-8")
             for row in read():
                 writer.add(row, recipe)
     return RowFile(folder, place=recipe.place)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether an index is what was written; one of an earlier version gets the checksums of what it holds now."""
+    try:
+        if not (folder / SUMS).exists():
+            with suppress(UserError):  # where nothing can be written it stays as it is
+                write_json(folder / SUMS, _sums(folder))
+            return True
+        return bool(read_json(folder / SUMS) == _sums(folder))
+    except (OSError, UserError):
+        return False
+
+
+def _sums(folder: Path) -> dict[str, int]:
+    """CRC-32 of each file of an index; the tables about its pictures change and have their own."""
+    return {name: sum_of_file(folder / name) for name in FILES}
 
 
 class RowFile:
@@ -239,6 +263,7 @@ class _Writer:
         self._save("name_places", self._write_names(firsts))
         (self._folder / "all-names.jsonl").unlink()
         self._problems.flush()
+        (self._folder / SUMS).write_text(json.dumps(_sums(self._folder)), encoding="utf-8")
 
     def _save(self, name: str, values: NDArray[Any]) -> None:
         np.save(self._folder / f"{name}.npy", values)

@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evertune.errors import DataError
-from evertune.files import digest, write_atomically
+from evertune.files import digest, note_damage, sum_of, write_atomically
 from evertune.tasks.likeness import LOOK, look_of
 from evertune.tasks.pictures import read_bytes, read_picture
 from evertune.tasks.rows import RowFile
@@ -30,6 +31,7 @@ from evertune.tasks.task import Sample
 RECORD = np.dtype([("size", "<i8"), ("modified", "<i8"), ("sha256", "u1", 32), ("known", "u1")])
 THERE, HASHED, DECODED, COMPARED = 1, 2, 3, 4
 """How much is known of a picture: that it is there, its content's hash, that it can be decoded, what it looks like."""
+SUM = b"crc32:"
 AT_ONCE = 512
 SAVE_EVERY = 60.0
 
@@ -222,14 +224,28 @@ def _fault(problem: DataError) -> Fault:
 
 def _loaded(path: Path, shape: tuple[int, ...], kind: np.dtype[Any]) -> NDArray[Any]:
     """The table at `path`, to be changed in memory only; an empty one where it is missing or damaged."""
+    if not path.exists():
+        return np.zeros(shape, kind)
     try:
-        values: NDArray[Any] = np.load(path, mmap_mode="c")
-    except (OSError, ValueError, EOFError):
-        return np.zeros(shape, kind)  # a cache: what is damaged is made again
-    return values if values.shape == shape and values.dtype == kind else np.zeros(shape, kind)
+        values: NDArray[Any] | None = np.load(path, mmap_mode="c") if _is_whole(path.read_bytes()) else None
+        if values is not None and values.shape == shape and values.dtype == kind:
+            return values
+    except (OSError, ValueError, EOFError, SyntaxError, TokenError):  # what NumPy says of a damaged head
+        pass
+    note_damage(path)  # a cache: what is damaged is made again
+    return np.zeros(shape, kind)
 
 
 def _content(values: NDArray[Any]) -> bytes:
+    """A table as NumPy writes it, and behind that its checksum, which NumPy does not look at."""
     stream = io.BytesIO()
     np.save(stream, values)
-    return stream.getvalue()
+    return stream.getvalue() + SUM + sum_of(stream.getvalue()).to_bytes(4, "little")
+
+
+def _is_whole(content: bytes) -> bool:
+    """Whether a table is what was written; those of earlier versions have no checksum."""
+    at = len(content) - len(SUM) - 4
+    if content[at:-4] != SUM:
+        return True
+    return sum_of(memoryview(content)[:at]) == int.from_bytes(content[-4:], "little")

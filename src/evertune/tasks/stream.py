@@ -28,9 +28,11 @@ from evertune.assets import Progress
 from evertune.config import read_yaml, validated
 from evertune.errors import UserError, unknown
 from evertune.files import digest
+from evertune.names import is_name
 from evertune.scoring.rules import rule_of
 from evertune.tasks.builders import builder
 from evertune.tasks.formats import format_of
+from evertune.tasks.pictures import short
 from evertune.tasks.problems import Problems
 from evertune.tasks.sources import Reading, read_task
 from evertune.tasks.task import Task
@@ -97,8 +99,8 @@ class TaskFile(BaseModel):
 
     @model_validator(mode="after")
     def _one_source(self) -> TaskFile:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
-            raise ValueError(f"task name '{self.name}': use letters, digits, '-', '_' and '.'")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name) or not is_name(self.name):
+            raise ValueError(f"task name {short(self.name)}: use letters, digits, '-', '_' and '.', at most 200")
         published = self.root is not None or (self.format is not None and "hub" in self.options)
         files = [self.data is not None, self.train is not None and self.test is not None, published]
         if sum([self.build is not None, *files]) != 1:
@@ -124,6 +126,13 @@ class StreamFile(BaseModel):
     reverse: str | None = None
     known: list[TaskFile] = Field(default_factory=list)
     tasks: list[TaskFile] = Field(default_factory=list)
+
+    @field_validator("name")
+    @classmethod
+    def _a_folders_name(cls, name: str) -> str:
+        if not is_name(name):
+            raise ValueError(f"the stream's name {short(name)} can't be that of a folder")
+        return name
 
 
 def _shipped() -> dict[str, Path]:

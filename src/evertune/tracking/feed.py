@@ -10,8 +10,8 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from evertune.redaction import without_secrets
 from evertune.tracking.protocol import Point, Tracked, Tracker
-from evertune.tracking.secrets import without_secrets
 
 Say = Callable[[str], None]
 

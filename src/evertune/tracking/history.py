@@ -6,10 +6,13 @@ A stage that was cut off, or taken back, has left points: they go. The steps of 
 
 from __future__ import annotations
 
-import json
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
+from evertune.errors import RunFolderError
+from evertune.files import read_text
+from evertune.parsing import json_value
 from evertune.stages import Stage, saved_stages, stage_folder
 from evertune.tracking.jsonl import FILE, read_points, write_points
 from evertune.tracking.protocol import Point
@@ -37,7 +40,7 @@ def points_of(folder: Path, stage: Stage, start: int) -> list[Point]:
     path = stage_folder(folder, stage.number, stage.task) / "training.jsonl"
     if not path.exists():
         return []
-    rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    rows = _steps(path)
     return [
         Point(
             start + row["step"],
@@ -46,6 +49,24 @@ def points_of(folder: Path, stage: Stage, start: int) -> list[Point]:
         )
         for row in rows
     ]
+
+
+def _steps(path: Path) -> list[dict[str, Any]]:
+    """The rows of a stage's log.
+
+    Raises:
+        RunFolderError: one is damaged.
+    """
+    rows = []
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        try:
+            row = json_value(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict) or type(row.get("step")) is not int:
+            raise RunFolderError(f"{path}:{number} is damaged: see evertune doctor {path.parent.parent.parent}")
+        rows.append(row)
+    return rows
 
 
 def _is_torn(path: Path) -> bool:

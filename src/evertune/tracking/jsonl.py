@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
-from evertune.files import write_jsonl
+from evertune.files import read_text, write_jsonl
+from evertune.parsing import json_value
 from evertune.tracking.protocol import Point, Tracked
 
 FILE = "metrics.jsonl"
@@ -55,15 +56,17 @@ def row_of(point: Point) -> dict[str, Any]:
 
 def read_points(path: Path) -> list[Point]:
     """The points of a file in its order; a line that a crash cut short does not count."""
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    lines = read_text(path, errors="replace").splitlines() if path.exists() else []
     return [point for line in lines if (point := _point(line)) is not None]
 
 
 def _point(line: str) -> Point | None:
     try:
-        row = json.loads(line)
+        row = json_value(line)
         values = {name: value for name, value in row.items() if name not in OUR_KEYS}
-        return Point(row["step"], values, row["time"], row.get("after"))
+        numbers = all(type(value) in (int, float) for value in (row["time"], *values.values()))
+        sound = numbers and type(row["step"]) is int and isinstance(row.get("after"), str | None)
+        return Point(row["step"], values, row["time"], row.get("after")) if sound else None
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
 

@@ -1,7 +1,9 @@
 """TensorBoard event files in `RUN/tensorboard/`: curves, and the matrix as a picture after each stage.
 
 Written with tensorboardX (0.7 MB; it needs neither TensorFlow nor TensorBoard). The file is made anew from the whole
-history each time a run begins: what a kill left unwritten, or wrote too much, is not in it.
+history each time a run begins: what a kill left unwritten, or wrote too much, is not in it. It is not written by
+tensorboardX's own thread: a full disk, or a clock that is set back by a month, ends that one, and who waits for it does
+so for ever.
 
     tensorboard --logdir runs/
 """
@@ -9,13 +11,15 @@ history each time a run begins: what a kill left unwritten, or wrote too much, i
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from evertune.files import make_folder
 from evertune.tracking.protocol import Point, Tracked
 
 if TYPE_CHECKING:
-    from tensorboardX import SummaryWriter
+    from tensorboardX.event_file_writer import EventsWriter
 
 FOLDER = "tensorboard"
 SCORE = "score/"
@@ -28,28 +32,39 @@ class TensorBoard:
     waits: ClassVar[bool] = False
 
     def __init__(self) -> None:
-        self._writer: SummaryWriter | None = None
+        self._writer: EventsWriter | None = None
         self._rows: dict[int, tuple[str, dict[str, float]]] = {}
         self._title = ""
 
     def begin(self, run: Tracked) -> Mapping[str, int]:
         """A new file, which also makes a TensorBoard that is open drop what it has read from the old one."""
-        from tensorboardX import SummaryWriter
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import SessionLog
 
+        make_folder(run.folder / FOLDER)
         for old in (run.folder / FOLDER).glob("events.out.tfevents.*"):
             old.unlink()
-        self._writer = SummaryWriter(str(run.folder / FOLDER), purge_step=0)
+        self._writer = EventsWriter(str(run.folder / FOLDER / "events"))
+        self._write(Point(0, {}, time.time()), session_log=SessionLog(status=SessionLog.START))
         self._title = run.name
         return {}
 
     def log(self, point: Point) -> None:
         """Scalars, and for a row of R the matrix so far."""
+        from tensorboardX.summary import scalar
+
         assert self._writer is not None
         for name, value in point.values.items():
-            self._writer.add_scalar(name, value, point.step, walltime=point.time)
+            self._write(point, summary=scalar(name, value))
         if point.after is not None:
             self._draw(point)
             self._writer.flush()
+
+    def _write(self, point: Point, **content: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        assert self._writer is not None
+        self._writer.write_event(Event(step=point.step, wall_time=point.time, **content))
 
     def end(self, *, finished: bool) -> None:
         """Write the rest."""
@@ -58,9 +73,11 @@ class TensorBoard:
             self._writer.close()
 
     def _draw(self, point: Point) -> None:
+        from tensorboardX.summary import image
+
         from evertune.report.plots import heat_map_pixels
 
-        assert self._writer is not None and point.after is not None
+        assert point.after is not None
         scores = {n.removeprefix(SCORE): value for n, value in point.values.items() if n.startswith(SCORE)}
         known = self._rows.get(point.step, ("", {}))[1]
         self._rows[point.step] = (point.after, known | scores)
@@ -69,5 +86,4 @@ class TensorBoard:
         R = [[row.get(task, math.nan) for task in tasks] for row in rows]
         matrix = {"tasks": tasks, "stages": list(names[1:]), "R": R}
         if tasks:
-            pixels = heat_map_pixels(matrix)
-            self._writer.add_image("matrix", pixels, point.step, walltime=point.time, dataformats="HWC")
+            self._write(point, summary=image("matrix", heat_map_pixels(matrix), dataformats="HWC"))

@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 from evertune.errors import UserError
 from evertune.files import read_json, write_json
-from evertune.runner import Watcher, read_identity
+from evertune.identity import read_identity
+from evertune.redaction import without_secrets
+from evertune.runner import Watcher
 from evertune.scoring.metrics import metrics_of
 from evertune.stages import saved_stages
 from evertune.tracking.feed import Feed, Lane, Say
 from evertune.tracking.history import points_of, settled
 from evertune.tracking.protocol import Point, Tracked
 from evertune.tracking.registry import LOCAL, TRACKERS
-from evertune.tracking.secrets import without_secrets
 
 if TYPE_CHECKING:
     from evertune.loop import Step

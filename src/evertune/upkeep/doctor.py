@@ -17,14 +17,18 @@ from evertune.api import config_of, data_of, open_run, run_config
 from evertune.assets import Progress
 from evertune.config import RunConfig
 from evertune.errors import RunFolderError, UserError
-from evertune.files import append_jsonl, digest_of_file, leftovers, read_json, sweep, write_atomically
+from evertune.files import append_jsonl, digest_of_file, leftovers, read_json, read_text, sweep, write_atomically
+from evertune.identity import still_holds
 from evertune.learner import Learner
+from evertune.ledger import cells_of, finished_cells, ledger_row, read_ledger
 from evertune.lmm.adapters import bare
 from evertune.locks import alone
+from evertune.names import below, is_name
 from evertune.processes import refuse_several
-from evertune.runner import Watcher, cells_of, evaluate_cell, finished_cells, plan_of, read_ledger, still_holds
+from evertune.runner import Watcher, evaluate_cell, plan_of
 from evertune.stages import DONE, LOG, load_stage, number_of, read_stage, sealed, stage_folders, verify
 from evertune.stamp import stamp
+from evertune.states import split_state
 from evertune.tasks import Stream, Task
 from evertune.upkeep.kept import FOLDER as KEPT
 from evertune.upkeep.kept import is_kept, kept_task
@@ -80,15 +84,12 @@ def _ledger(folder: Path) -> Iterator[Finding]:
 
 
 def _damaged_lines(path: Path) -> list[int]:
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
+    lines = read_text(path, errors="replace").split("\n") if path.exists() else []
     return [number for number, line in enumerate(lines, start=1) if line and not _is_row(line)]
 
 
 def _is_row(line: str) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except json.JSONDecodeError:
-        return False
+    return ledger_row(line) is not None
 
 
 def _stages(folder: Path, config: RunConfig) -> Iterator[Finding]:
@@ -110,9 +111,13 @@ def _stages(folder: Path, config: RunConfig) -> Iterator[Finding]:
 def _wrong_with(folder: Path, place: Path) -> tuple[Path, str] | None:
     """The file of a finished stage that is not what was written, and what is wrong with it."""
     try:
-        for file in sealed(place / DONE).get("sha256", {}):
+        written = sealed(place / DONE).get("sha256", {})
+        for file in written if isinstance(written, dict) else ():
+            if not is_name(file):
+                raise RunFolderError(f"{place / DONE} names the file {file!r:.80}, which is none of a stage")
             verify(place, file)
-        load_stage(folder, read_stage(place))
+        for held in split_state(load_stage(folder, read_stage(place))[1]).held:
+            dict(held)  # to look at it is to verify it
     except UserError as problem:
         named = [path for path in place.iterdir() if str(path) in str(problem)]
         return (named or [place / LOG if str(place / LOG) in str(problem) else place])[0], _said(problem)
@@ -128,8 +133,8 @@ def _said(problem: Exception) -> str:
 def _cells(folder: Path) -> Iterator[Finding]:
     whole = finished_cells(folder) if not _damaged_lines(folder / "ledger.jsonl") else {}
     for key, row in _noted(folder).items():
-        path = folder / row["cell"]["answers"]
-        if path.exists() and digest_of_file(path) == row["sha256"]:
+        path = below(folder, row["cell"]["answers"])
+        if path.is_file() and digest_of_file(path) == row["sha256"]:
             continue
         what = "were changed: their checksum is not the one written down" if path.exists() else "are missing"
         if key not in whole:
@@ -149,7 +154,7 @@ def _matrix(folder: Path) -> Iterator[Finding]:
         matrix = read_json(path)
         if matrix["finished"] and not _damaged_lines(folder / "ledger.jsonl") and not still_holds(folder, matrix):
             yield Finding(path, "says other things than stages and answers do", "made again from them")
-    except (RunFolderError, KeyError, TypeError) as problem:
+    except (RunFolderError, KeyError, TypeError, AttributeError) as problem:
         yield Finding(path, _said(problem), "made again from the answers")
 
 
@@ -162,7 +167,7 @@ def _kept(folder: Path, config: RunConfig) -> Iterator[Finding]:
         except RunFolderError as problem:
             yield Finding(path, _said(problem), again)
     for picture in sorted((folder / KEPT / "pictures").glob("*")):
-        if not picture.name.startswith(".") and digest_of_file(picture) != picture.stem:
+        if not picture.name.startswith(".") and picture.is_file() and digest_of_file(picture) != picture.stem:
             yield Finding(picture, "was changed: it is not the picture of its name", again)
 
 
@@ -222,8 +227,8 @@ def _lost_cells(folder: Path) -> set[tuple[int, str]]:
 
 def _rows(folder: Path) -> list[dict[str, Any]]:
     path = folder / "ledger.jsonl"
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
-    return [json.loads(line) for line in lines if line and _is_row(line)]
+    lines = read_text(path, errors="replace").split("\n") if path.exists() else []
+    return [row for line in lines if line and (row := ledger_row(line)) is not None]
 
 
 def _remove(folder: Path, found: list[Finding]) -> None:

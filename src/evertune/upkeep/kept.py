@@ -13,8 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from evertune.errors import RunFolderError
-from evertune.files import make_folder, read_json, write_atomically, write_json
+from evertune.errors import RunFolderError, UserError
+from evertune.files import make_folder, read_object, write_atomically, write_json
+from evertune.names import below, is_name
+from evertune.scoring.rules import rule_of
 from evertune.tasks import Sample, Task
 from evertune.tasks.pictures import read_bytes
 from evertune.tasks.task import images_of_row, images_to_row
@@ -78,26 +80,36 @@ def kept_task(folder: Path, name: str) -> Task:
     Raises:
         RunFolderError: it was not kept, or what was kept is damaged.
     """
+    if not is_name(name):
+        raise RunFolderError(f"{folder} names the task {name!r:.80}, which can't be one: it was changed or is damaged")
     path = folder / FOLDER / f"{name}.json"
-    content = read_json(path)
+    content = read_object(path)
+    if content.get("name") != name:
+        raise RunFolderError(f"{path} is damaged: it is of the task {content.get('name')!r:.80}")
     try:
         train, test = (
             tuple(_sample(folder, row, f"{path}:{side}:{number}") for number, row in enumerate(content[side], start=1))
             for side in ("train", "test")
         )
-        return Task(content["name"], train, test, content["score"], content["about"])
-    except (KeyError, TypeError) as problem:
-        raise RunFolderError(f"{path} is damaged: {problem!r} is missing") from problem
+        about = {str(key): str(value) for key, value in content["about"].items()}
+        return Task(name, train, test, rule_of(content["score"]).name, about)
+    except (KeyError, TypeError, AttributeError) as problem:
+        raise RunFolderError(f"{path} is damaged: {problem!r:.80}") from problem
+    except RunFolderError:
+        raise
+    except UserError as problem:
+        raise RunFolderError(f"{path} is damaged: {problem}") from problem
 
 
 def is_kept(folder: Path, name: str) -> bool:
     """Whether a task was kept."""
-    return (folder / FOLDER / f"{name}.json").exists()
+    return is_name(name) and (folder / FOLDER / f"{name}.json").exists()
 
 
 def drop_task(folder: Path, name: str) -> None:
     """Forget what was kept of a task; pictures stay, others may need them."""
-    (folder / FOLDER / f"{name}.json").unlink(missing_ok=True)
+    if is_kept(folder, name):
+        (folder / FOLDER / f"{name}.json").unlink()
 
 
 def _row(folder: Path, sample: Sample) -> dict[str, Any]:
@@ -113,6 +125,9 @@ def _row(folder: Path, sample: Sample) -> dict[str, Any]:
 
 def _sample(folder: Path, row: dict[str, Any], origin: str) -> Sample:
     place = folder / FOLDER / PICTURES
-    images = tuple(place / image for image in images_of_row(row))
-    extras = row.get("extras", {})
-    return Sample(row["id"], images, row["instruction"], tuple(row["answers"]), origin, extras=extras)
+    images = tuple(below(place, str(image)) for image in images_of_row(row))
+    extras, answers = row.get("extras", {}), row["answers"]
+    texts = [row["id"], row["instruction"], *answers, *extras, *extras.values()]
+    if not isinstance(answers, list) or not all(isinstance(text, str) for text in texts):
+        raise RunFolderError(f"{origin}: a text is something else")
+    return Sample(row["id"], images, row["instruction"], tuple(answers), origin, extras=extras)

@@ -17,9 +17,10 @@ from evertune.errors import RunFolderError
 from evertune.evaluate import read_answers
 from evertune.files import read_json
 from evertune.learner import Learner
+from evertune.ledger import finished_cells
 from evertune.lmm.protocol import LMM
 from evertune.processes import refuse_several
-from evertune.runner import Watcher, evaluate_cell, finished_cells
+from evertune.runner import Watcher, evaluate_cell
 from evertune.tasks import Task
 from evertune.upkeep.kept import is_kept, keep_sample, keep_task, kept_task
 

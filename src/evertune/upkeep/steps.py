@@ -22,20 +22,13 @@ from evertune.data.source import Hints, file_or_stream, reading
 from evertune.errors import UserError
 from evertune.evaluate import write_answers
 from evertune.files import append_jsonl, digest_of, read_json, write_json
+from evertune.identity import begin, is_free
 from evertune.learner import Learner
+from evertune.ledger import finished_cells, read_ledger
 from evertune.lmm import model_config
 from evertune.locks import alone
 from evertune.processes import refuse_several
-from evertune.runner import (
-    Watcher,
-    begin,
-    finished_cells,
-    is_free,
-    learn_stage,
-    matrix_of,
-    note_stages,
-    read_ledger,
-)
+from evertune.runner import Watcher, learn_stage, matrix_of, note_stages
 from evertune.stages import saved_stages
 from evertune.stamp import stamp
 from evertune.tasks import Stream, Task
@@ -134,6 +127,7 @@ def learn(
     score: str | None = None,
     hints: Hints | None = None,
     accept_if: Condition | None = None,
+    deterministic: bool = False,
     track: Sequence[str] = (),
     watcher: Watcher | None = None,
     progress: Progress | None = None,
@@ -148,6 +142,7 @@ def learn(
         score: the scoring rule; default: the data's.
         hints: how a single file is read.
         accept_if: if it does not hold afterwards, the stage is discarded.
+        deterministic: refuse a model that was not made so; what it is decides how it learns.
         track: services that get the metrics, as in `evertune.run`; each learning is a run there, with all before it.
         watcher: told about progress.
         progress: told about downloads and pictures.
@@ -159,6 +154,8 @@ def learn(
     refuse_missing(track)
     watcher = watcher or Watcher()
     refuse_other(method, own=config_of(folder).method)
+    if deterministic:
+        _refuse_unsettled(folder)
     service = Service.open(folder, progress=progress)
     learner = service.learner
     task, checked = read_new(service, data, name=name, score=score, hints=hints, progress=progress)
@@ -180,6 +177,15 @@ def learn(
     if broken:
         _go_back(service, stage - 1, reason="; ".join(broken))
     return Learned(stage, task.name, verdict, checked, broken)
+
+
+def _refuse_unsettled(folder: Path) -> None:
+    """Raise when a model was not made to be deterministic."""
+    if not config_of(folder).deterministic:
+        raise UserError(
+            f"{folder} was made without --deterministic, and so were its stages: make a new model with evertune new "
+            "--deterministic, or leave it out"
+        )
 
 
 def _taught(service: Service, task: Task, kept: Task, watcher: Watcher, tracks: Tracking) -> Verdict:

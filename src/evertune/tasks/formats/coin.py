@@ -5,12 +5,11 @@ Pictures are those of the data sets that its tasks were taken from, below one ro
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from evertune.errors import DataError
+from evertune.parsing import json_value
 from evertune.tasks.entries import Entry, file_of, one_of
 from evertune.tasks.formats import Row
 from evertune.tasks.golds import answers_from, gold_files
@@ -65,8 +64,8 @@ def _box(entry: Entry) -> tuple[str, ...]:
     """`[x1, y1, x2, y2]` as text, in parts of the longer side after padding to a square."""
     text = entry.text("answer_bbox")
     try:
-        box = json.loads(text)
-    except (ValueError, RecursionError):
+        box = json_value(text)
+    except ValueError:
         box = None
     if not isinstance(box, list) or len(box) != 4 or not all(map(_finite, box)):
         raise entry.wrong("answer_bbox", "the text of four numbers, like '[0.1, 0.2, 0.5, 0.6]'")
@@ -74,7 +73,7 @@ def _box(entry: Entry) -> tuple[str, ...]:
 
 
 def _finite(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 def _size(entry: Entry) -> Mapping[str, str]:

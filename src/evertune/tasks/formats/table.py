@@ -85,5 +85,8 @@ def _parquet(place: Path, columns: Columns) -> Iterator[Mapping[str, Any]]:
                 yield from batch.to_pylist()
     except FileNotFoundError as problem:
         raise DataError(f"{place} does not exist", kind="missing file") from problem
-    except (OSError, ArrowException) as problem:
+    except UserError:
+        raise
+    # Texts that are no UTF-8, times beyond the calendar: values are made Python's own only here.
+    except (OSError, ArrowException, ValueError, TypeError, KeyError, OverflowError) as problem:
         raise DataError(f"{place} can't be read as Parquet: {problem}", kind="missing file") from problem

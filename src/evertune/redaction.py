@@ -1,4 +1,7 @@
-"""What must not leave this machine: keys and passwords, in what trackers are given and in what we say about them."""
+"""What must not be written or sent: keys and passwords, in what trackers are given, in messages and in errors.
+
+A file of a run never gets the environment; this is for texts that others make: what a client said, an address.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,127 @@
+"""JSON and YAML of strangers: what is too deep, too long or multiplies itself is refused before it is used.
+
+Python's decoders raise half a dozen kinds of error on such texts, and some only much later, where a value is walked.
+Here everything becomes a `ValueError` with a line of its own; each reader says file and line, and what to do.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import yaml
+
+DEEPEST = 64
+"""Brackets inside each other. Our own files have a dozen, the field's have five."""
+LONGEST_YAML = 1 << 20
+"""Characters: PyYAML takes about ten seconds for so many."""
+MOST_NODES = 100_000
+"""Values of a YAML, those that an alias repeats counted each time."""
+DECODER = json.JSONDecoder()
+
+
+class YamlError(ValueError):
+    """No YAML that is read; `line` is where, if that is known."""
+
+    def __init__(self, said: str, line: int | None = None) -> None:
+        super().__init__(" ".join(said.split()))
+        self.line = line
+
+
+class NestedError(ValueError):
+    """Values inside each other that no file has honestly."""
+
+    def __init__(self) -> None:
+        super().__init__(f"nested more than {DEEPEST} deep")
+
+
+def json_value(text: str | bytes) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: it is no JSON (then a `json.JSONDecodeError`, which knows the place), no UTF-8, nested too deeply,
+            or has a number of thousands of digits.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError as problem:
+        raise NestedError from problem
+    opened = text.count("[") + text.count("{") if isinstance(text, str) else text.count(b"[") + text.count(b"{")
+    if opened > DEEPEST:
+        _refuse_deep(value)
+    return value
+
+
+def json_at(text: str, at: int) -> tuple[Any, int]:
+    """The JSON value that begins at a place of `text`, and where it ends.
+
+    Raises:
+        ValueError: as `json_value`.
+    """
+    try:
+        value, end = DECODER.raw_decode(text, at)
+    except RecursionError as problem:
+        raise NestedError from problem
+    if text.count("[", at, end) + text.count("{", at, end) > DEEPEST:
+        _refuse_deep(value)
+    return value, end
+
+
+def _refuse_deep(value: Any) -> None:
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [inner for one in level if isinstance(one, dict | list) for inner in _inside(one)]
+        if not level:
+            return
+    raise NestedError
+
+
+def _inside(value: dict[str, Any] | list[Any]) -> list[Any]:
+    inner = value.values() if isinstance(value, dict) else value
+    return [one for one in inner if isinstance(one, dict | list)]
+
+
+def yaml_value(text: str) -> Any:
+    """The value of a YAML text, by the safe loader.
+
+    Raises:
+        YamlError: it is no YAML, or goes beyond a limit.
+    """
+    if len(text) > LONGEST_YAML:
+        raise YamlError(f"{len(text):,} characters; at most {LONGEST_YAML:,} are read")
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as problem:
+        mark = getattr(problem, "problem_mark", None)
+        said = getattr(problem, "problem", None) or str(problem)
+        raise YamlError(said, mark.line + 1 if mark else None) from problem
+    except Exception as problem:  # PyYAML's constructors: `2001-99-99`, `!!int x`, and what else nobody listed
+        raise YamlError(f"a value that can't be read ({type(problem).__name__}: {problem})") from problem
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader that also counts: an alias costs what it repeats."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._nodes, self._depth = 0, 0
+        self._sizes: dict[int, int] = {}
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """One node, counted."""
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        mark, before = event.start_mark, self._nodes
+        self._depth += 1
+        repeats = isinstance(event, yaml.AliasEvent)
+        node = super().compose_node(parent, index) if self._depth <= DEEPEST else None
+        self._depth -= 1
+        if node is None:
+            raise yaml.composer.ComposerError(None, None, str(NestedError()), mark)
+        if repeats and id(node) not in self._sizes:
+            raise yaml.composer.ComposerError(None, None, "an alias inside of what it repeats", mark)
+        self._nodes += self._sizes[id(node)] if repeats else 1
+        if self._nodes > MOST_NODES:
+            said = f"more than {MOST_NODES:,} values, aliases counted each time"
+            raise yaml.composer.ComposerError(None, None, said, mark)
+        self._sizes.setdefault(id(node), self._nodes - before)
+        return node
