@@ -38,7 +38,7 @@ class Result:
 
 
 def configure(
-    stream: str, *, settings: Sequence[str] = (), options: Mapping[str, Any] | None = None, **given: Any
+    stream: str | Path, *, settings: Sequence[str] = (), options: Mapping[str, Any] | None = None, **given: Any
 ) -> RunConfig:
     """Build the configuration of a run from a stream, or from a YAML file that says everything.
 
@@ -54,11 +54,11 @@ def configure(
     from evertune.methods import METHODS
 
     where = "the command"
-    content: dict[str, Any] = {"stream": stream}
-    if stream.endswith((".yaml", ".yml")):
+    content: dict[str, Any] = {"stream": str(stream)}
+    if str(stream).endswith((".yaml", ".yml")):
         file = read_yaml(Path(stream))
         if isinstance(file, dict) and "stream" in file:
-            where, content = stream, file
+            where, content = str(stream), file
             content["stream"] = beside(Path(stream), str(file["stream"]))
     content |= {key: value for key, value in given.items() if value is not None}
     if options:
@@ -85,7 +85,7 @@ def method_specs(config: RunConfig) -> list[str]:
 
 
 def run(
-    stream: str,
+    stream: str | Path,
     *,
     model: str | None = None,
     method: str | None = None,
@@ -206,6 +206,7 @@ def open_run(
     lmm: LMM | None = None,
     upto: int | None = None,
     known: Sequence[Task] = (),
+    quick: bool = False,
     progress: Progress | None = None,
 ) -> Learner:
     """The model of a run folder as it was after its last stage; needs its model, not its data.
@@ -216,24 +217,25 @@ def open_run(
         lmm: what `model_of` gave, untouched, where it is loaded already.
         upto: the last stage that is looked at.
         known: tasks that the model knew before.
+        quick: that of `load_lmm`.
         progress: told about downloads.
 
     Raises:
         RunFolderError: it is no run, or damaged, or its model is another one now.
     """
     config = config_of(folder)
-    lmm = lmm or model_of(folder, progress=progress)
+    lmm = lmm or model_of(folder, quick=quick, progress=progress)
     return _learner(config, config.method, folder, lmm, keep=keep, upto=upto, known=known)
 
 
-def model_of(folder: Path, *, progress: Progress | None = None) -> LMM:
-    """The untouched model that a run began with.
+def model_of(folder: Path, *, quick: bool = False, progress: Progress | None = None) -> LMM:
+    """The untouched model that a run began with; `quick` is that of `load_lmm`.
 
     Raises:
         RunFolderError: it is no run, or damaged, or its model is another one now.
     """
     config = config_of(folder)
-    lmm = _load(config, {config.method: folder}, [config.method], progress)
+    lmm = _load(config, {config.method: folder}, [config.method], progress, quick=quick)
     if (folder / "stamp.json").exists() and read_json(folder / "stamp.json")["model_fingerprint"] != lmm.fingerprint:
         raise RunFolderError(f"{folder} was made with another {config.model} than the one that is loaded now")
     return lmm
@@ -296,7 +298,14 @@ def load_model(config: RunConfig, *, progress: Progress | None = None) -> LMM:
     return _load(config, {}, (), progress)
 
 
-def _load(config: RunConfig, folders: Mapping[str, Path], specs: Sequence[str], progress: Progress | None) -> LMM:
+def _load(
+    config: RunConfig,
+    folders: Mapping[str, Path],
+    specs: Sequence[str],
+    progress: Progress | None,
+    *,
+    quick: bool = False,
+) -> LMM:
     """Load the model; a run that was begun in one number format goes on in it."""
     from evertune.lmm import load_lmm
     from evertune.lmm.device import settle
@@ -307,7 +316,8 @@ def _load(config: RunConfig, folders: Mapping[str, Path], specs: Sequence[str], 
         path = folders[spec] / "stamp.json"
         if dtype == "auto" and path.exists():
             dtype = read_json(path)["dtype"]
-    return load_lmm(config.model, seed=config.seed, dtype=dtype, options=config.model_options, progress=progress)
+    options = config.model_options
+    return load_lmm(config.model, seed=config.seed, dtype=dtype, options=options, quick=quick, progress=progress)
 
 
 def _run_one(config: RunConfig, spec: str, stream: Stream, folder: Path, lmm: LMM, watcher: Watcher) -> dict[str, Any]:

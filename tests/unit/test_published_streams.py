@@ -8,6 +8,7 @@ how each family of models renders it, with the tokens that are trained on in bra
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import random
@@ -157,6 +158,20 @@ def test_random_has_the_template_of_smol():
     assert {key: RANDOM[key] for key in ("prompt", "end_token")} == {key: SMOL[key] for key in ("prompt", "end_token")}
 
 
+@pytest.fixture
+def garments(tmp_path, monkeypatch):
+    """Fashion-MNIST in miniature: its four files, which no package registry that pip knows carries."""
+    folder = tmp_path / "fashion-mnist"
+    folder.mkdir()
+    for stem, count in (("train", 200), ("t10k", 100)):
+        labels, pictures = bytes(number % 10 for number in range(count)), bytes(count * 28 * 28)
+        for kind, sizes, content in (("labels-idx1", [count], labels), ("images-idx3", [count, 28, 28], pictures)):
+            head = bytes([0, 0, 8, len(sizes)]) + b"".join(size.to_bytes(4, "big") for size in sizes)
+            (folder / f"{stem}-{kind}-ubyte.gz").write_bytes(gzip.compress(head + content))
+    monkeypatch.setenv("FASHION_MNIST", str(folder))
+
+
+@pytest.mark.usefixtures("garments")
 @pytest.mark.parametrize("name", [*STRAIGHT, *DRAWN, *(pytest.param(name, marks=pytest.mark.smol) for name in FETCHED)])
 def test_prompts_as_each_family_renders_them(name, family, published, tmp_path):
     """The first training row of each task, from the very batch that a training would make of it."""

@@ -13,11 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-DECODERS, LAYERS, NORMS = {"LlamaModel"}, {"LlamaDecoderLayer"}, {"LlamaRMSNorm"}
-WITH_HEAD = {"LlamaForCausalLM"}
+DECODERS, LAYERS, NORMS = (
+    {"LlamaModel", "PlainLlama"},
+    {"LlamaDecoderLayer", "PlainLlamaLayer"},
+    {"LlamaRMSNorm", "PlainNorm"},
+)
+WITH_HEAD = {"LlamaForCausalLM", "PlainLlamaWithHead"}
+"""The library's classes, and those of `plain.py`, by name: neither is imported for this."""
 _TOKENS = {f"{name}_token_id" for name in ("bos", "eos", "pad")}
 _SAMPLING = {"do_sample", "temperature", "top_p", "top_k"}  # nothing is drawn
-_HARMLESS = {
+HARMLESS = {
     "transformers_version",
     "_from_model_config",
     "use_cache",
@@ -57,7 +62,7 @@ def walks(decoder: Any) -> bool:
 def says_plainly(lm: Any) -> bool:
     """Whether `greedy_tokens` says what the library's `generate` would: nothing configured bends the choice."""
     said = lm.generation_config.to_diff_dict().keys()
-    return type(lm).__name__ in WITH_HEAD and walks(lm.model) and said <= _HARMLESS
+    return type(lm).__name__ in WITH_HEAD and walks(lm.model) and said <= HARMLESS
 
 
 def _norms(layer: Any) -> tuple[Any, Any]:
