@@ -36,7 +36,7 @@ def edited(folder, name, edit):
 
 @pytest.fixture(scope="module")
 def unlike(tmp_path_factory, mini_blip):
-    """A checkpoint of other proportions: groups of heads, a head apart, layers that do not see, norms that scale."""
+    """A checkpoint of other proportions: groups of heads, a head apart, layers that do not see, a first word."""
     from transformers import InstructBlipConfig, InstructBlipForConditionalGeneration
 
     folder = tmp_path_factory.mktemp("unlike") / "blip"
@@ -44,14 +44,24 @@ def unlike(tmp_path_factory, mini_blip):
     config = InstructBlipConfig.from_pretrained(mini_blip).to_dict()
     config["qformer_config"] |= {"cross_attention_frequency": 2, "num_hidden_layers": 3, "encoder_hidden_size": 48}
     config["vision_config"] |= {"hidden_size": 48, "num_attention_heads": 3, "num_hidden_layers": 1}
-    config["text_config"] |= {"num_key_value_heads": 1, "head_dim": 24, "tie_word_embeddings": False}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 24}
+    config["text_config"] |= {**heads, "tie_word_embeddings": False}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
         model = InstructBlipForConditionalGeneration(InstructBlipConfig(**config))
         for name, parameter in model.named_parameters():
             parameter.data.normal_(1.0 if "norm" in name.lower() and name.endswith("weight") else 0.0, 0.2)
     model.save_pretrained(folder)
+    edited(folder, "tokenizer.json", _begin_with_unknown)
+    edited(folder, "qformer_tokenizer/tokenizer.json", _begin_with_unknown)
     return folder
+
+
+def _begin_with_unknown(content):
+    """A word before every text: what `add_special_tokens` is about."""
+    word = {"id": "<unk>", "ids": [2], "tokens": ["<unk>"]}
+    content["post_processor"]["single"].insert(0, {"SpecialToken": {"id": "<unk>", "type_id": 0}})
+    content["post_processor"]["special_tokens"]["<unk>"] = word
 
 
 @pytest.fixture(params=["mini", "unlike", "tiny-aligned"])
