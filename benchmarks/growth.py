@@ -5,13 +5,15 @@
 
 One stream for each number of tasks, with nothing cached before. Printed per stream, each as a median over its last
 five tasks: processor seconds of a training, of all else that a stage costs (learning to route it, saving it), and of a
-row's answers per cell; how many of a row's questions were asked of the model at all; the process's memory; bytes of a
-stage on disk. Then routing 128 questions among 1 to 1,000 tasks.
+row's answers per cell; how many of a row's questions were asked of the model at all; the process's memory, and what of
+it is in use; bytes of a stage on disk. Then routing 128 questions among 1 to 1,000 tasks.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import json
 import os
 import statistics
@@ -20,6 +22,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import ClassVar
 from unittest import mock
 
 COLOURS = ("red", "green", "blue", "yellow", "black", "white", "orange", "purple")
@@ -38,7 +41,10 @@ def main() -> None:
         print(json.dumps(measured(wanted)))
         return
     print(f"{wanted.method} on {wanted.model}, {wanted.samples} samples per task, processor seconds")
-    print(f"{'tasks':>5} {'training':>9} {'around it':>9} {'per cell':>9} {'asked':>12} {'MB':>6} {'kB/stage':>9}")
+    print(
+        f"{'tasks':>5} {'training':>9} {'around it':>9} {'per cell':>9} {'asked':>12} "
+        f"{'MB':>6} {'in use':>7} {'kB/stage':>9}"
+    )
     for count in wanted.tasks.split(","):
         with tempfile.TemporaryDirectory() as cache:
             print(fresh([*sys.argv[1:], "--one", count], cache), flush=True)
@@ -47,7 +53,8 @@ def main() -> None:
 
 def fresh(arguments: list[str], cache: str) -> str:
     """A row of the table, from a process of its own with an empty cache."""
-    environment = {**os.environ, "EVERTUNE_CACHE": cache, "OMP_NUM_THREADS": "1"}
+    own = {"EVERTUNE_CACHE": cache, "OMP_NUM_THREADS": "1", "PYTHONMALLOC": "malloc"}  # so that `in_use` sees all
+    environment = {**os.environ, **own}
     said = subprocess.run(
         [sys.executable, __file__, *arguments], env=environment, capture_output=True, text=True, check=False
     )
@@ -57,7 +64,7 @@ def fresh(arguments: list[str], cache: str) -> str:
     asked = f"{row['asked']}/{row['questions']}"
     return (
         f"{row['tasks']:5} {row['training']:9.3f} {row['around']:9.3f} {row['cell']:9.4f} {asked:>12} "
-        f"{row['megabytes']:6.0f} {row['kilobytes']:9.1f}"
+        f"{row['megabytes']:6.0f} {row['used']:7.1f} {row['kilobytes']:9.1f}"
     )
 
 
@@ -66,7 +73,7 @@ def measured(wanted: argparse.Namespace) -> dict[str, float]:
     import evertune
     from evertune.lmm.smol import Smol
 
-    clocks: dict[str, list[float]] = {"training": [], "around": [], "row": [], "memory": [], "asked": []}
+    clocks: dict[str, list[float]] = {"training": [], "around": [], "row": [], "memory": [], "used": [], "asked": []}
     asked = [0]
     answer = Smol.answer
 
@@ -95,6 +102,7 @@ def measured(wanted: argparse.Namespace) -> dict[str, float]:
                 clocks["row"].append((time.process_time() - self.since) / len(tasks))
                 clocks["asked"].append(asked[0])
                 clocks["memory"].append(resident())
+                clocks["used"].append(in_use())
 
     with tempfile.TemporaryDirectory() as place, mock.patch.object(Smol, "answer", counting):
         stream = written(Path(place), wanted.one, wanted.samples)
@@ -111,6 +119,7 @@ def measured(wanted: argparse.Namespace) -> dict[str, float]:
         "asked": round(last["asked"]),
         "questions": wanted.one * wanted.samples,
         "megabytes": last["memory"],
+        "used": last["used"],
         "kilobytes": statistics.median(disk[-5:]) / 1e3,
     }
 
@@ -119,6 +128,27 @@ def resident() -> float:
     """Megabytes that the process holds now."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * 4096 / 1e6
+
+
+class Heap(ctypes.Structure):
+    """What glibc says of its heap (`mallinfo2`)."""
+
+    _fields_: ClassVar = [
+        (name, ctypes.c_size_t)
+        for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
+    ]
+
+
+def in_use() -> float:
+    """Megabytes that were asked for and not given back, without the holes between them; NaN without glibc."""
+    try:
+        asked = ctypes.CDLL(None).mallinfo2
+    except AttributeError:
+        return float("nan")
+    asked.restype = Heap
+    gc.collect()
+    heap = asked()
+    return float(heap.uordblks + heap.hblkhd) / 1e6
 
 
 def written(place: Path, tasks: int, samples: int) -> Path:
