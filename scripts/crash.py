@@ -126,26 +126,35 @@ def mark_writes(board: Board, cache: Path, kill: Kill) -> None:
     files._write_all = write_all
 
 
-def child(stream: Path, family: str, out: Path, cache: Path, board: Board, kill: Kill) -> int:
+@dataclass(frozen=True)
+class Case:
+    """What is run."""
+
+    stream: Path
+    family: str
+    model: str = "random"
+
+
+def child(case: Case, out: Path, cache: Path, board: Board, kill: Kill) -> int:
     """The run, in a process of its own; its exit code."""
     os.environ["EVERTUNE_CACHE"] = str(cache)
     torch.set_num_threads(1)
     mark_writes(board, cache, kill)
-    settings = [*SETTINGS, *FAMILIES[family]]
-    evertune.run(str(stream), model="random", method=family, out=out, settings=settings, watcher=Marking(board))
+    settings = [*SETTINGS, *FAMILIES[case.family]]
+    evertune.run(case.stream, model=case.model, method=case.family, out=out, settings=settings, watcher=Marking(board))
     board.moment = "done"
     return 0
 
 
-def warm(stream: Path, out: Path) -> None:
+def warm(case: Case, out: Path) -> None:
     """One run in this process, so that its children have every library loaded."""
     shutil.rmtree(out / "warm", ignore_errors=True)
     honest = files._write_all
-    child(stream, "sequential", out / "warm" / "run", out / "warm" / "cache", Board(), Kill())
+    child(case, out / "warm" / "run", out / "warm" / "cache", Board(), Kill())
     files._write_all = honest
 
 
-def forked(stream: Path, family: str, place: Path, board: Board, kill: Kill) -> tuple[int, str, float]:
+def forked(case: Case, place: Path, board: Board, kill: Kill) -> tuple[int, str, float]:
     """Run until the end or the kill: exit code or minus the signal, what it was doing, seconds from its first step."""
     board.moment = "starting"
     process = os.fork()
@@ -155,7 +164,7 @@ def forked(stream: Path, family: str, place: Path, board: Board, kill: Kill) -> 
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
             try:
-                code = child(stream, family, place / "run", place / "cache", board, kill)
+                code = child(case, place / "run", place / "cache", board, kill)
             except SystemExit as end:
                 code = int(end.code or 0)
             except BaseException:
@@ -192,7 +201,7 @@ def significant(folder: Path) -> tuple[Any, dict[str, bytes]]:
     return matrix, {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
-def disturbed(stream: Path, family: str, place: Path, usual: float, chance: random.Random) -> list[dict[str, Any]]:
+def disturbed(case: Case, place: Path, usual: float, chance: random.Random) -> list[dict[str, Any]]:
     """One run, killed again and again until it is done or has had enough; the kills that struck."""
     board, kills = Board(), []
     for attempt in range(4 * KILLS_OF_ONE_RUN):
@@ -204,16 +213,16 @@ def disturbed(stream: Path, family: str, place: Path, usual: float, chance: rand
             number = chance.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM])
             early = chance.random() < 0.25
             kill = Kill(signal=number, after=chance.uniform(0, usual), while_starting=early)
-        code, moment, _ = forked(stream, family, place, board, kill)
+        code, moment, _ = forked(case, place, board, kill)
         if code == 0:
             return kills
         if code not in (-signal.SIGKILL, -signal.SIGTERM, 143):
-            raise RuntimeError(f"{family} ended by itself with {code}: see {place}.log")
+            raise RuntimeError(f"{case.family} ended by itself with {code}: see {place}.log")
         name = "in a write" if kill.write else signal.Signals(kill.signal).name
         kills.append({"moment": moment, "kind": name, "code": code})
-    code, _, _ = forked(stream, family, place, board, Kill())
+    code, _, _ = forked(case, place, board, Kill())
     if code:
-        raise RuntimeError(f"{family} did not end after its kills ({code}): see {place}.log")
+        raise RuntimeError(f"{case.family} did not end after its kills ({code}): see {place}.log")
     return kills
 
 
@@ -230,7 +239,9 @@ def make_stream(folder: Path, *, tasks: int = 2) -> Path:
     return folder / "toy.yaml"
 
 
-def campaign(out: Path, *, kills: int, seed: int = 0, families: list[str] | None = None) -> list[dict[str, Any]]:
+def campaign(
+    out: Path, *, kills: int, model: str, seed: int = 0, families: list[str] | None = None
+) -> list[dict[str, Any]]:
     """Disturb runs of every family in turn until so many kills have struck; one row per run."""
     out = out.resolve()
     record = out / "crash.jsonl"
@@ -238,15 +249,16 @@ def campaign(out: Path, *, kills: int, seed: int = 0, families: list[str] | None
     stream = out / "stream" / "toy.yaml"
     stream = stream if stream.exists() else make_stream(files.make_folder(out / "stream"))
     names = families or list(FAMILIES)
-    warm(stream, out)
+    warm(Case(stream, "sequential", model), out)
     while sum(len(row["kills"]) for row in rows) < kills:
         family = names[len(rows) % len(names)]
-        whole, seconds = undisturbed(stream, family, out)
+        case = Case(stream, family, model)
+        whole, seconds = undisturbed(case, out)
         place = out / f"{len(rows)}-{family}"
         shutil.rmtree(place, ignore_errors=True)
         if (whole.parent / "cache" / "models").exists():  # making the model anew is no part of a run
             shutil.copytree(whole.parent / "cache" / "models", place / "cache" / "models")
-        struck = disturbed(stream, family, place, seconds, random.Random(f"{seed} {len(rows)}"))
+        struck = disturbed(case, place, seconds, random.Random(f"{seed} {len(rows)}"))
         same = significant(place / "run") == significant(whole)
         rows.append({"family": family, "kills": struck, "same": same})
         files.append_jsonl(record, rows[-1])
@@ -256,18 +268,18 @@ def campaign(out: Path, *, kills: int, seed: int = 0, families: list[str] | None
     return rows
 
 
-def undisturbed(stream: Path, family: str, out: Path) -> tuple[Path, float]:
+def undisturbed(case: Case, out: Path) -> tuple[Path, float]:
     """The run to compare with, and how long such a run takes."""
-    place = out / f"whole-{family}"
+    place = out / f"whole-{case.family}"
     if not (place / "seconds").exists():
         shutil.rmtree(place, ignore_errors=True)
         files.make_folder(place)
         made = next(iter(out.glob("whole-*/seconds")), None)
         if made and (made.parent / "cache" / "models").exists():
             shutil.copytree(made.parent / "cache" / "models", place / "cache" / "models")
-        code, _, seconds = forked(stream, family, place, Board(), Kill())
+        code, _, seconds = forked(case, place, Board(), Kill())
         if code:
-            raise RuntimeError(f"{family} ended with {code}: see {place}.log")
+            raise RuntimeError(f"{case.family} ended with {code}: see {place}.log")
         (place / "seconds").write_text(str(seconds))
     return place / "run", float((place / "seconds").read_text())
 
@@ -294,10 +306,11 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/crash"))
+    parser.add_argument("--model", default="tiny-aligned")
     parser.add_argument("--families", help="separated by commas; default: all")
     asked = parser.parse_args()
     families = asked.families.split(",") if asked.families else None
-    rows = campaign(asked.out, kills=asked.kills, seed=asked.seed, families=families)
+    rows = campaign(asked.out, kills=asked.kills, model=asked.model, seed=asked.seed, families=families)
     show(rows)
     sys.exit(0 if all(row["same"] for row in rows) else 1)
 

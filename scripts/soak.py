@@ -79,14 +79,8 @@ class Round:
 
         def action() -> None:
             with faults.failing(fault):
-                crash.child(
-                    self.stream,
-                    self.family,
-                    self.place / "run",
-                    self.place / "cache",
-                    self.board,
-                    kill or crash.Kill(),
-                )
+                case = crash.Case(self.stream, self.family)
+                crash.child(case, self.place / "run", self.place / "cache", self.board, kill or crash.Kill())
 
         return forked(action, self.log, self.board, kill or crash.Kill())
 
@@ -182,7 +176,8 @@ def _one_of_two(stream: Path, family: str, place: Path) -> int:
         with (place.parent / f"{place.name}.log").open("ab", buffering=0) as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
-            crash.child(stream, family, place / family, place / "cache", crash.Board(), crash.Kill())
+            case = crash.Case(stream, family)
+            crash.child(case, place / family, place / "cache", crash.Board(), crash.Kill())
             code = 0
     except BaseException:
         os.write(2, traceback.format_exc().encode())
@@ -258,7 +253,7 @@ def main() -> None:
     if not asked.show:
         if not (out / "stream" / "toy.yaml").exists():
             crash.make_stream(make_folder(out / "stream"))
-        crash.warm(out / "stream" / "toy.yaml", out)
+        crash.warm(crash.Case(out / "stream" / "toy.yaml", "sequential"), out)
     end, before = time.monotonic() + 3600 * asked.hours, len(rows)
     while not asked.show and time.monotonic() < end and len(rows) - before < (asked.rounds or 10**9):
         kind = pair_of if len(rows) % ROUNDS_PER_PAIR == ROUNDS_PER_PAIR - 1 else round_of

@@ -29,6 +29,7 @@ from torch.nn.functional import normalize
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from evertune.evaluate import longest_answer
+from evertune.files import digest
 from evertune.lmm import load_lmm
 from evertune.lmm.device import use_threads
 from evertune.lmm.weights import copy_of, restore
@@ -55,9 +56,10 @@ class ByHand:
         self.start = copy_of(lmm.trainable())
         self.widths = [lmm.blip.config.vision_config.hidden_size, lmm.blip.config.text_config.hidden_size]
 
-    def teach(self, samples: Sequence[Sample]) -> None:
-        """One task, in a random order."""
-        rows = rows_of(list(sample_order(samples, epochs=self.training.epochs, seed=self.seed)))
+    def teach(self, task: Task, memory: Sequence[Sample] = ()) -> None:
+        """One task, and what is replayed, in evertune's random order of the same samples."""
+        seed = int(digest(str(self.seed), task.name)[:8], 16)
+        rows = rows_of(list(sample_order([*task.train, *memory], epochs=self.training.epochs, seed=seed)))
         with tempfile.TemporaryDirectory() as folder:
             options = {"training": self.training, "workers": self.workers, "folder": Path(folder)}
             make_trainer(self.peer, self.lmm, rows, **options)[0].train()
@@ -124,7 +126,7 @@ def nobody(samples: Sequence[Sample]) -> list[str | None]:
 def sequential(hand: ByHand, tasks: Sequence[Task], first: list[float]) -> list[list[float]]:
     R = [first]
     for task in tasks:
-        hand.teach(task.train)
+        hand.teach(task)
         R.append(hand.row(tasks, nobody, {}))
     return R
 
@@ -132,7 +134,7 @@ def sequential(hand: ByHand, tasks: Sequence[Task], first: list[float]) -> list[
 def replay(hand: ByHand, tasks: Sequence[Task], first: list[float]) -> list[list[float]]:
     R, memory, choose = [first], [], random.Random(hand.seed)
     for task in tasks:
-        hand.teach([*task.train, *memory])
+        hand.teach(task, memory)
         R.append(hand.row(tasks, nobody, {}))
         memory += choose.sample(list(task.train), max(1, round(REPLAYED * len(task.train))))
     return R
@@ -148,7 +150,7 @@ def eproj(hand: ByHand, tasks: Sequence[Task], first: list[float]) -> list[list[
 
     for task in tasks:
         restore(hand.lmm.trainable(), hand.start)
-        hand.teach(task.train)
+        hand.teach(task)
         experts[task.name] = copy_of(hand.lmm.trainable())
         halves = hand.looks(task.train).mean(0).split(hand.widths)
         keys[task.name] = torch.cat([normalize(half, dim=0) for half in halves])

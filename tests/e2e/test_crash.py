@@ -12,6 +12,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "crash.py"
 
 def test_eight_kills(tmp_path):
     command = [sys.executable, str(SCRIPT), "--kills", "8", "--out", str(tmp_path), "--families", "replay+ewc,eproj"]
+    command += ["--model", "random"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     rows = [json.loads(line) for line in (tmp_path / "crash.jsonl").read_text().splitlines()]
     assert done.returncode == 0, done.stdout + done.stderr
