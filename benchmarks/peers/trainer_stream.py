@@ -36,7 +36,7 @@ from evertune.lmm.weights import copy_of, restore
 from evertune.loop import Training, sample_order
 from evertune.scoring.rules import rule_of, score_cell
 from evertune.tasks import Task, load_stream
-from evertune.tasks.task import Sample
+from evertune.tasks.task import Sample, drawn
 from peers.models import peer_of, rows_of
 from peers.trainers import make_trainer, recipe_of
 
@@ -132,11 +132,12 @@ def sequential(hand: ByHand, tasks: Sequence[Task], first: list[float]) -> list[
 
 
 def replay(hand: ByHand, tasks: Sequence[Task], first: list[float]) -> list[list[float]]:
-    R, memory, choose = [first], [], random.Random(hand.seed)
+    R, memory = [first], []
     for task in tasks:
         hand.teach(task, memory)
         R.append(hand.row(tasks, nobody, {}))
-        memory += choose.sample(list(task.train), max(1, round(REPLAYED * len(task.train))))
+        choose = random.Random(digest("replay", str(hand.seed), task.name))  # as evertune chooses
+        memory += drawn(task.train, max(1, round(REPLAYED * len(task.train))), choose)
     return R
 
 
