@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
 from PIL import Image
 
+from evertune import planner
 from evertune.errors import UserError
 from evertune.lmm import PRESETS, load_lmm, model_folder
 from evertune.lmm.plain import PlainBlip
@@ -188,6 +190,12 @@ def test_damaged_weights_are_named(mini_blip, tmp_path, damage):
 def test_other_families_take_no_notice():
     assert "random" in PRESETS
     assert load_lmm("random", quick=True).name == "random"
+
+
+def test_a_plan_without_the_library_counts_its_memory(monkeypatch):
+    with_library = planner._peak_memory()
+    monkeypatch.delitem(sys.modules, "transformers")
+    assert planner._peak_memory() - with_library == pytest.approx(planner.LIBRARY_BYTES, abs=8 << 20)
 
 
 def test_the_tokenizer_says_what_it_adds(mini_blip):
