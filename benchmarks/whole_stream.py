@@ -55,10 +55,14 @@ def main() -> None:
         seconds = [run["seconds"] for run in runs]
         print(f"{title:14}{statistics.median(seconds):8.1f} s   ({min(seconds):.1f} to {max(seconds):.1f})")
     print(f"{'ratio':14}{statistics.median(ratios):8.2f}     ({min(ratios):.2f} to {max(ratios):.2f})")
-    print("             final average, forgetting:   evertune         with Trainer")
+    print(
+        "             final average, forgetting:   evertune         with Trainer   cells differ at most by, row by row"
+    )
     for name in METHODS:
-        told = [f"{sum(R[-1]) / len(R[-1]):8.1f} {forgetting(R):6.1f}" for R in (ours[-1][name], theirs[-1][name])]
-        print(f"{name:38}{'   '.join(told)}")
+        both = ours[-1][name], theirs[-1][name]
+        told = [f"{sum(R[-1]) / len(R[-1]):8.1f} {forgetting(R):6.1f}" for R in both]
+        apart = [max(abs(a - b) for a, b in zip(*rows, strict=True)) for rows in zip(*both, strict=True)]
+        print(f"{name:38}{'   '.join(told)}     {' '.join(f'{value:.1f}' for value in apart)}")
 
 
 def by_evertune(wanted: argparse.Namespace) -> dict[str, Any]:
