@@ -7,7 +7,7 @@ library's eager classes to the bit. Runs, and checkpoints of any other form (`re
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +19,7 @@ from torch.nn.functional import gelu, softmax
 
 from evertune.files import read_json
 from evertune.lmm import llama
+from evertune.tensors import read_header
 
 Config = Mapping[str, Any]
 WEIGHTS = "model.safetensors"
@@ -30,16 +31,23 @@ def reads(folder: Path, dtype: torch.dtype, device: torch.device) -> bool:
         return False
     config, said = read_json(folder / "config.json"), _generation(folder)
     text, qformer, tower = (config.get(f"{part}_config", {}) for part in ("text", "qformer", "vision"))
+    epsilons = ((text, "rms_norm_eps"), (qformer, "layer_norm_eps"), (tower, "layer_norm_eps"))
+    tensors = len(read_header(folder / WEIGHTS))
     return bool(
         config.get("model_type") == "instructblip"
+        and type(config.get("num_query_tokens")) is int
         and text.get("model_type") == "llama"
         and text.get("hidden_act") == "silu"
         and not (text.get("attention_bias") or text.get("mlp_bias") or text.get("attention_dropout"))
         and text.get("rope_parameters", {}).get("rope_type") == "default"
+        and type(text["rope_parameters"].get("rope_theta")) is float
         and said.keys() <= llama.HARMLESS
         and tower.get("hidden_act") == qformer.get("hidden_act") == "gelu"
         and tower.get("qkv_bias")
-        and all(_SIZES[part] <= of.keys() for part, of in (("text", text), ("qformer", qformer), ("tower", tower)))
+        and all(type(of.get(name)) is float for of, name in epsilons)
+        and _is_sized(text, _TEXT_SIZES, tensors=tensors)
+        and _is_sized(qformer, _QFORMER_SIZES, tensors=tensors)
+        and _is_sized(tower, _TOWER_SIZES, tensors=tensors)
     )
 
 
@@ -67,14 +75,20 @@ def _generation(folder: Path) -> dict[str, Any]:
     return dict(read_json(path)) if path.exists() else {}
 
 
-_SIZES = {
-    "text": {"vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"}
-    | {"num_key_value_heads", "head_dim", "rms_norm_eps", "rope_parameters"},
-    "qformer": {"vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"}
-    | {"cross_attention_frequency", "encoder_hidden_size", "layer_norm_eps", "max_position_embeddings"},
-    "tower": {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size"}
-    | {"patch_size", "layer_norm_eps"},
-}
+def _is_sized(config: Config, sizes: Collection[str], *, tensors: int) -> bool:
+    """Whether a part says how large it is, in numbers, and of no more layers than its file has tensors for."""
+    wanted = {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", *sizes}
+    counts = [config.get(name) for name in wanted]
+    return (
+        all(type(count) is int and count > 0 for count in counts)
+        and config["num_hidden_layers"] <= tensors
+        and config["hidden_size"] % config["num_attention_heads"] == 0
+    )
+
+
+_TEXT_SIZES = {"vocab_size", "num_key_value_heads", "head_dim"}
+_QFORMER_SIZES = {"vocab_size", "cross_attention_frequency", "encoder_hidden_size", "max_position_embeddings"}
+_TOWER_SIZES = {"image_size", "patch_size"}
 
 
 class PlainBlip(nn.Module):
