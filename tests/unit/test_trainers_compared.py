@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 
+from evertune import learner
 from evertune.lmm import load_lmm
 from evertune.loop import Training, sample_order, train
-from evertune.methods import make_methods
+from evertune.methods import Context, make_methods
 from evertune.tasks.task import Task
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
@@ -85,7 +87,7 @@ def test_by_hand_an_expert_starts_untouched_and_its_task_finds_it(tasks):
     lmm = load_lmm("tiny-aligned", dtype="float32", device=torch.device("cpu"))
     hand = by_hand.ByHand(lmm, TRAINING, workers=0)
     taught, asked = [], []
-    hand.teach = lambda samples: taught.append({n: p.detach().clone() for n, p in lmm.trainable().items()})
+    hand.teach = lambda task: taught.append({n: p.detach().clone() for n, p in lmm.trainable().items()})
     hand.row = lambda tasks, expert_of, experts: asked.append([expert_of(list(t.test)) for t in tasks]) or [0.0]
     by_hand.eproj(hand, tasks[:2], [0.0])
     assert all(torch.equal(weights[n], hand.start[n]) for weights in taught for n in weights)
@@ -93,14 +95,31 @@ def test_by_hand_an_expert_starts_untouched_and_its_task_finds_it(tasks):
     assert asked[1] == [[task.name] * len(task.test) for task in tasks[:2]]
 
 
-def test_by_hand_replay_keeps_some_of_every_earlier_task(tasks):
+def test_by_hand_the_same_samples_are_replayed(tasks, store_of):
+    """So that R can be compared cell by cell."""
     lmm = load_lmm("tiny-aligned", dtype="float32", device=torch.device("cpu"))
     hand = by_hand.ByHand(lmm, TRAINING, workers=0)
     taught = []
-    hand.teach = lambda samples: taught.append(list(samples))
+    hand.teach = lambda task, memory=(): taught.append([s.id for s in [*task.train, *memory]])
     hand.row = lambda *_: [0.0]
     assert len(by_hand.replay(hand, tasks, [0.0])) == len(tasks) + 1
-    assert [len(rows) - len(task.train) for rows, task in zip(taught, tasks, strict=True)] == list(range(len(tasks)))
+    (replay,) = make_methods("replay", {})
+    replay.setup(Context(lmm=lmm, features=store_of(lmm, tasks), seed=hand.seed, start=hand.start))
+    for task, ids in zip(tasks, taught, strict=True):
+        assert ids == [sample.id for sample in replay.data_plan(task, task.train)]
+        replay.after_task(task)
+    assert [len(ids) - len(task.train) for ids, task in zip(taught, tasks, strict=True)] == list(range(len(tasks)))
+
+
+def test_by_hand_a_task_is_taught_in_the_same_order(tasks, monkeypatch, tmp_path):
+    """As `Learner` draws it from its seed and the task's name."""
+    lmm, seeds = load_lmm("tiny-aligned", dtype="float32", device=torch.device("cpu")), []
+    monkeypatch.setattr(learner, "train", lambda *_, seed, **__: seeds.append(seed) or [])
+    learner.Learner(lmm, make_methods("sequential", {}), folder=tmp_path, reuse=False).learn(tasks[1])
+    monkeypatch.setattr(by_hand, "sample_order", lambda *_, seed, **__: seeds.append(seed) or list(tasks[1].train))
+    monkeypatch.setattr(by_hand, "make_trainer", mock.MagicMock())
+    by_hand.ByHand(lmm, TRAINING, workers=0).teach(tasks[1])
+    assert seeds[0] == seeds[1]
 
 
 def test_forgetting_by_hand():
