@@ -7,7 +7,7 @@ library's eager classes to the bit. Runs, and checkpoints of any other form (`re
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import gelu, softmax
 
-from evertune.files import read_json
+from evertune.files import read_json, read_object
 from evertune.lmm import llama
 from evertune.tensors import read_header
 
@@ -26,28 +26,32 @@ WEIGHTS = "model.safetensors"
 
 
 def reads(folder: Path, dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether the weights of a checkpoint folder are answered here as the library would: one file, all parts usual."""
+    """Whether the weights of a checkpoint folder are answered here as the library would.
+
+    They are in one file, for float32 on the CPU, and the configuration says nothing that is not read here.
+    """
     if dtype != torch.float32 or device.type != "cpu" or not (folder / WEIGHTS).exists():
         return False
-    config, said = read_json(folder / "config.json"), _generation(folder)
-    text, qformer, tower = (config.get(f"{part}_config", {}) for part in ("text", "qformer", "vision"))
-    epsilons = ((text, "rms_norm_eps"), (qformer, "layer_norm_eps"), (tower, "layer_norm_eps"))
-    tensors = len(read_header(folder / WEIGHTS))
+    config, tensors = read_json(folder / "config.json"), len(read_header(folder / WEIGHTS))
+    text, qformer, tower = (config[part] for part in ("text_config", "qformer_config", "vision_config"))
+    rotary = text["rope_parameters"]
     return bool(
-        config.get("model_type") == "instructblip"
-        and type(config.get("num_query_tokens")) is int
-        and text.get("model_type") == "llama"
-        and text.get("hidden_act") == "silu"
-        and not (text.get("attention_bias") or text.get("mlp_bias") or text.get("attention_dropout"))
-        and text.get("rope_parameters", {}).get("rope_type") == "default"
-        and type(text["rope_parameters"].get("rope_theta")) is float
-        and said.keys() <= llama.HARMLESS
-        and tower.get("hidden_act") == qformer.get("hidden_act") == "gelu"
-        and tower.get("qkv_bias")
-        and all(type(of.get(name)) is float for of, name in epsilons)
-        and _is_sized(text, _TEXT_SIZES, tensors=tensors)
-        and _is_sized(qformer, _QFORMER_SIZES, tensors=tensors)
-        and _is_sized(tower, _TOWER_SIZES, tensors=tensors)
+        config["model_type"] == "instructblip"
+        and config.keys() <= _KNOWN
+        and type(config["num_query_tokens"]) is int
+        and _is_sized(text, _TEXT, tensors=tensors)
+        and text["model_type"] == "llama"
+        and text["hidden_act"] == "silu"
+        and not (text["attention_bias"] or text["mlp_bias"] or text["attention_dropout"])
+        and rotary.keys() == {"rope_type", "rope_theta"}
+        and rotary["rope_type"] == "default"
+        and all(type(value) is float for value in (rotary["rope_theta"], text["rms_norm_eps"]))
+        and _generation(folder).keys() <= llama.HARMLESS
+        and _is_sized(qformer, _QFORMER, tensors=tensors)
+        and _is_sized(tower, _TOWER, tensors=tensors)
+        and tower["hidden_act"] == qformer["hidden_act"] == "gelu"
+        and all(type(part["layer_norm_eps"]) is float for part in (tower, qformer))
+        and tower["qkv_bias"]
     )
 
 
@@ -72,23 +76,36 @@ def load_plain(folder: Path) -> PlainBlip:
 
 def _generation(folder: Path) -> dict[str, Any]:
     path = folder / "generation_config.json"
-    return dict(read_json(path)) if path.exists() else {}
+    return read_object(path) if path.exists() else {}
 
 
-def _is_sized(config: Config, sizes: Collection[str], *, tensors: int) -> bool:
-    """Whether a part says how large it is, in numbers, and of no more layers than its file has tensors for."""
-    wanted = {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", *sizes}
-    counts = [config.get(name) for name in wanted]
+def _is_sized(config: Config, sizes: Mapping[str, str], *, tensors: int) -> bool:
+    """Whether a part says its sizes in numbers, no more layers than its file has tensors for, and nothing unknown."""
+    counts = [config[name] for name in (_SIZES + sizes["sizes"]).split()]
     return (
-        all(type(count) is int and count > 0 for count in counts)
+        config.keys() <= set((_SIZES + _BESIDE + sizes["sizes"] + sizes["beside"]).split())
+        and all(type(count) is int and count > 0 for count in counts)
         and config["num_hidden_layers"] <= tensors
         and config["hidden_size"] % config["num_attention_heads"] == 0
     )
 
 
-_TEXT_SIZES = {"vocab_size", "num_key_value_heads", "head_dim"}
-_QFORMER_SIZES = {"vocab_size", "cross_attention_frequency", "encoder_hidden_size", "max_position_embeddings"}
-_TOWER_SIZES = {"image_size", "patch_size"}
+_SIZES = "hidden_size intermediate_size num_hidden_layers num_attention_heads "
+_BESIDE = "model_type dtype hidden_act initializer_range "
+_TEXT = {
+    "sizes": "vocab_size num_key_value_heads head_dim ",
+    "beside": "rms_norm_eps rope_parameters attention_bias mlp_bias attention_dropout tie_word_embeddings "
+    "max_position_embeddings bos_token_id eos_token_id pad_token_id use_cache pretraining_tp",
+}
+_QFORMER = {
+    "sizes": "vocab_size cross_attention_frequency encoder_hidden_size max_position_embeddings ",
+    "beside": "layer_norm_eps attention_probs_dropout_prob hidden_dropout_prob pad_token_id",
+}
+_TOWER = {"sizes": "image_size patch_size ", "beside": "layer_norm_eps qkv_bias attention_dropout"}
+_KNOWN = set(
+    "architectures model_type dtype transformers_version initializer_factor initializer_range image_token_index "
+    "num_query_tokens use_decoder_only_language_model text_config qformer_config vision_config".split()
+)
 
 
 class PlainBlip(nn.Module):
@@ -106,7 +123,7 @@ class PlainBlip(nn.Module):
 
 
 def _settings(config: Config) -> SimpleNamespace:
-    return SimpleNamespace(**config, is_encoder_decoder=False, _attn_implementation="eager")
+    return SimpleNamespace(**config, is_encoder_decoder=False, _attn_implementation="eager")  # neither is known above
 
 
 def attended(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
