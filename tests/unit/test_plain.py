@@ -184,7 +184,7 @@ def test_weights_in_shards_are_left_to_the_library(mini_blip, tmp_path):
     assert not isinstance(loaded(folder, quick=True).blip, PlainBlip)
 
 
-@pytest.mark.parametrize("damage", ["cut", "renamed"])
+@pytest.mark.parametrize("damage", ["cut", "query_tokens", "embed_tokens"])
 def test_damaged_weights_are_named(mini_blip, tmp_path, damage):
     from safetensors.torch import load_file, save_file
 
@@ -193,7 +193,7 @@ def test_damaged_weights_are_named(mini_blip, tmp_path, damage):
     if damage == "cut":
         path.write_bytes(path.read_bytes()[:-100])
     else:
-        save_file({name.replace("query_tokens", "queries"): value for name, value in load_file(path).items()}, path)
+        save_file({name.replace(damage, "renamed"): value for name, value in load_file(path).items()}, path)
     with pytest.raises(UserError, match="model.safetensors: its tensors|can't be read as an InstructBLIP checkpoint"):
         loaded(folder, quick=True)
 

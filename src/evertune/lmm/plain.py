@@ -56,7 +56,7 @@ def reads(folder: Path, dtype: torch.dtype, device: torch.device) -> bool:
 
 
 def load_plain(folder: Path) -> PlainBlip:
-    """The model of a folder that `reads` takes, in float32 on the CPU, nothing of it training.
+    """The model of a folder that `reads` takes, in float32 on the CPU.
 
     Raises:
         OSError, RuntimeError, SafetensorError: its weights are damaged, or not those that its configuration describes.
@@ -65,13 +65,14 @@ def load_plain(folder: Path) -> PlainBlip:
     with torch.device("meta"):  # no numbers are drawn that the checkpoint's replace
         model = PlainBlip(config, _generation(folder))
     weights = {name: value.float() for name, value in load_file(folder / WEIGHTS).items()}
-    lm = model.language_model
-    if config["text_config"].get("tie_word_embeddings"):
-        weights.setdefault("language_model.lm_head.weight", weights["language_model.model.embed_tokens.weight"])
+    tied = config["text_config"].get("tie_word_embeddings")
+    words, head = (f"language_model.{name}.weight" for name in ("model.embed_tokens", "lm_head"))
+    if tied and words in weights:
+        weights.setdefault(head, weights[words])
     model.load_state_dict(weights, assign=True)
-    if config["text_config"].get("tie_word_embeddings"):
-        lm.lm_head.weight = lm.model.embed_tokens.weight
-    return model.requires_grad_(False).eval()
+    if tied:  # assigning has made two parameters of them
+        model.language_model.lm_head.weight = model.language_model.model.embed_tokens.weight
+    return model
 
 
 def _generation(folder: Path) -> dict[str, Any]:
