@@ -110,7 +110,7 @@ def test_visual_tokens_are_those_of_the_library(family, pictured, tiny_chat):
             theirs = model.model.get_image_features(**family.prompts.pixels(picture))
             ours = family._kind.connector.tokens(family._base(), rows_in(features), sizes_in(features))
         pairs = [(ours.pooler_output, theirs.pooler_output)]
-        pairs += zip(ours.deepstack_features, getattr(theirs, "deepstack_features", ()), strict=True)
+        pairs += zip(*(getattr(made, "deepstack_features", ()) for made in (ours, theirs)), strict=True)
         for pair in pairs:
             own, other = (torch.cat(list(part)).flatten(0, -2) for part in pair)
             torch.testing.assert_close(own, other, rtol=0.01, atol=0.01 * float(other.std()))

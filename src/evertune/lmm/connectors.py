@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
@@ -52,8 +51,13 @@ class Connector:
 
     def output(self, parts: Sequence[Tensor], deepstack: Sequence[Any] = ()) -> Any:
         """What the library's own encoder step returns, as far as the rest of the model looks at it."""
+        from transformers.modeling_outputs import BaseModelOutputWithPooling
+
         pooled: Any = torch.cat(list(parts))[None] if self.stacked else list(parts)
-        return SimpleNamespace(pooler_output=pooled, deepstack_features=list(deepstack))
+        made = BaseModelOutputWithPooling(pooler_output=pooled)
+        if deepstack:
+            made["deepstack_features"] = list(deepstack)
+        return made
 
 
 @dataclass(frozen=True)
