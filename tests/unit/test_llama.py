@@ -69,7 +69,7 @@ def test_answers_are_those_of_generate(decoder, prompts, ends):
     unsaid = next(token for token in range(40) if token not in free)
     end = int(free[0, 2]) if ends else unsaid
     theirs = [row.tolist() for row in free]
-    theirs = [row[: row.index(end)] if end in row else row for row in theirs]
+    theirs = [row[: row.index(end) + 1] if end in row else row for row in theirs]
     assert llama.greedy_tokens(decoder, embeds, attention, max_new_tokens=8, end=end) == theirs
     assert len({len(row) for row in theirs}) > 1 if ends else len(theirs[0]) == 8
 

@@ -33,7 +33,7 @@ from evertune.lmm.decoder import (
 from evertune.lmm.hub import refuse_unsafe
 from evertune.lmm.modes import evaluating
 from evertune.lmm.processors import ChatProcessor, encoder_arguments, load_processor, stacked_facts
-from evertune.lmm.protocol import Batch, Length, Output
+from evertune.lmm.protocol import Batch, Generation, Length, Output
 from evertune.lmm.scopes import Scope, open_up, scope_of
 from evertune.lmm.weights import fingerprint_of
 from evertune.tasks.task import Sample
@@ -162,7 +162,7 @@ class ChatLMM(nn.Module):
         *,
         max_new_tokens: int,
         pictures: Sequence[int] | None = None,
-    ) -> list[str]:
+    ) -> list[Generation]:
         """Greedy answers."""
         with evaluating(self):
             sizes = iter(sizes_in(features))

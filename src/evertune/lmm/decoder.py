@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from evertune.lmm import llama
-from evertune.lmm.protocol import Batch, Output
+from evertune.lmm.protocol import Batch, Generation, Output
 
 IGNORE = -100
 
@@ -141,7 +141,9 @@ def asked_behind_pictures(
 
 
 @torch.inference_mode()
-def greedy_answers(lm: Any, tokenizer: Any, embeds: Sequence[Tensor], *, max_new_tokens: int, end: int) -> list[str]:
+def greedy_answers(
+    lm: Any, tokenizer: Any, embeds: Sequence[Tensor], *, max_new_tokens: int, end: int
+) -> list[Generation]:
     """Greedy continuations of n prompts given as (length, width) embeddings, padded on the left.
 
     Position ids follow the attention mask, so that padding never changes an answer.
@@ -154,17 +156,23 @@ def greedy_answers(lm: Any, tokenizer: Any, embeds: Sequence[Tensor], *, max_new
         attention[row, longest - len(prompt) :] = 1
     if llama.says_plainly(lm):
         said = llama.greedy_tokens(lm, batch, attention, max_new_tokens=max_new_tokens, end=end)
-        return [_text(tokenizer, tokens) for tokens in said]
-    return generated(
-        lm, tokenizer, max_new_tokens=max_new_tokens, end=end, inputs_embeds=batch, attention_mask=attention
-    )
+        return [_generation(tokenizer, tokens, end) for tokens in said]
+    skip = int(lm.config.is_encoder_decoder)  # its decoder begins with a token of its own
+    inputs = {"inputs_embeds": batch, "attention_mask": attention}
+    return generated(lm, tokenizer, max_new_tokens=max_new_tokens, end=end, skip=skip, **inputs)
 
 
-def generated(lm: Any, tokenizer: Any, *, max_new_tokens: int, end: int, skip: int = 0, **inputs: Any) -> list[str]:
+def generated(
+    lm: Any, tokenizer: Any, *, max_new_tokens: int, end: int, skip: int = 0, **inputs: Any
+) -> list[Generation]:
     """Greedy answers of a batch, up to the token `end`; `skip` tokens of each prompt are given back before them."""
     tokens = lm.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=end, pad_token_id=end)
-    return [_text(tokenizer, row) for row in tokens[:, skip:]]
+    return [_generation(tokenizer, row, end) for row in tokens[:, skip:].tolist()]
 
 
-def _text(tokenizer: Any, tokens: Any) -> str:
-    return str(tokenizer.decode(tokens, skip_special_tokens=True)).strip()
+def _generation(tokenizer: Any, tokens: list[int], end: int) -> Generation:
+    """Of a row of tokens, filled up with `end` where it ended before others."""
+    finished = end in tokens
+    ids = tokens[: tokens.index(end) + 1] if finished else tokens
+    text = str(tokenizer.decode(ids[:-1] if finished else ids, skip_special_tokens=True)).strip()
+    return Generation(text, ids, finished=finished)

@@ -33,7 +33,7 @@ from evertune.lmm.decoder import (
 )
 from evertune.lmm.hub import refuse_unsafe
 from evertune.lmm.modes import evaluating
-from evertune.lmm.protocol import Batch, Length, Output
+from evertune.lmm.protocol import Batch, Generation, Length, Output
 from evertune.lmm.weights import fingerprint_of
 from evertune.tasks.task import Sample
 
@@ -149,7 +149,7 @@ class InstructBlip(nn.Module):
         *,
         max_new_tokens: int,
         pictures: Sequence[int] | None = None,
-    ) -> list[str]:
+    ) -> list[Generation]:
         """Greedy answers."""
         with evaluating(self):
             counts = pictures or [1] * len(instructions)

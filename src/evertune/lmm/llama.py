@@ -100,7 +100,7 @@ def _only_there(embeds: Tensor, places: tuple[Tensor, Tensor]) -> bool:
 
 @torch.inference_mode()
 def greedy_tokens(lm: Any, embeds: Tensor, attention: Tensor, *, max_new_tokens: int, end: int) -> list[list[int]]:
-    """Greedy continuations of B prompts, each up to the token `end`, which is left out.
+    """Greedy continuations of B prompts, each up to the token `end`, which is part of it.
 
     Args:
         lm: the decoder with its head.
@@ -130,7 +130,7 @@ def greedy_tokens(lm: Any, embeds: Tensor, attention: Tensor, *, max_new_tokens:
             cache.keep(going)
         embeds = lm.get_input_embeddings()(tokens)[:, None]
         begin, stop = stop, stop + 1
-    return [tokens[:-1] if tokens[-1:] == [end] else tokens for tokens in said]
+    return said
 
 
 @dataclass

@@ -71,6 +71,24 @@ class Output:
         return (self.nll / self.tokens).mean()
 
 
+class Generation(str):
+    """A prediction. A string, because whoever scores, caches or writes it down wants its text alone.
+
+    Attributes:
+        ids: the generated tokens, end token included.
+        finished: whether the end token was reached; else `max_new_tokens` cut it off.
+    """
+
+    ids: tuple[int, ...]
+    finished: bool
+
+    def __new__(cls, text: str, ids: Sequence[int] = (), *, finished: bool = True) -> Generation:
+        """The text with what it was decoded from."""
+        made = super().__new__(cls, text)
+        made.ids, made.finished = tuple(ids), finished
+        return made
+
+
 class Length(NamedTuple):
     """Tokens that a part of the model reads of a sample, and how many it can read."""
 
@@ -135,7 +153,7 @@ class LMM(Protocol):
         *,
         max_new_tokens: int,
         pictures: Sequence[int] | None = None,
-    ) -> list[str]:
+    ) -> list[Generation]:
         """Greedy answers to n instructions with (pictures, V, D) features; the same whatever else is in the batch.
 
         `pictures` says how many of the features belong to each instruction, 0 included; by default one.

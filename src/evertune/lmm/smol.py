@@ -31,7 +31,7 @@ from evertune.lmm.decoder import (
 )
 from evertune.lmm.hub import refuse_unsafe
 from evertune.lmm.modes import evaluating
-from evertune.lmm.protocol import Batch, Length, Output
+from evertune.lmm.protocol import Batch, Generation, Length, Output
 from evertune.tasks.task import Sample
 from evertune.tensors import read_header
 
@@ -133,7 +133,7 @@ class Smol(nn.Module):
         *,
         max_new_tokens: int,
         pictures: Sequence[int] | None = None,
-    ) -> list[str]:
+    ) -> list[Generation]:
         """Greedy answers."""
         with evaluating(self):
             visual = self._visual(features.to(self.device))

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from evertune.evaluate import answer_samples
+from evertune.evaluate import Answer, answer_samples
 from evertune.learner import Learner
+from evertune.lmm.protocol import Generation
 from evertune.tasks import Sample
 from evertune.tasks.split import number_problem
 
@@ -35,6 +36,7 @@ class Reply:
     """An answer, who gave it (None where all weights are one), and its length in tokens, end token included.
 
     Attributes:
+        finished: whether it ended by itself; else it was cut off at the most tokens that it may have.
         ranking: learned tasks with the router's scores, the likeliest first; empty unless it was wanted.
     """
 
@@ -42,6 +44,7 @@ class Reply:
     expert: str | None
     tokens: int
     asked_tokens: int
+    finished: bool = True
     ranking: Sequence[tuple[str, float]] = ()
 
 
@@ -100,10 +103,13 @@ class Answering:
             task=task,
             reuse=False,
         )
-        return [
-            Reply(a.text, a.expert, lmm.answer_tokens(a.text), self._asked_tokens(a.sample), self._ranking(a.sample))
-            for a in answers
-        ]
+        return [self._reply(answer) for answer in answers]
+
+    def _reply(self, answer: Answer) -> Reply:
+        said, sample = answer.text, answer.sample
+        assert isinstance(said, Generation), "nothing comes from a cache of texts"
+        asked, ranking = self._asked_tokens(sample), self._ranking(sample)
+        return Reply(said, answer.expert, len(said.ids), asked, finished=said.finished, ranking=ranking)
 
     def _ranking(self, sample: Sample) -> list[tuple[str, float]]:
         return self._learner.ranking(sample) if self._ranked else []

@@ -134,7 +134,7 @@ def _response(asked: ChatRequest, reply: Reply, *, name: str) -> Response:
     if asked.stream:
         wants_usage = bool((asked.stream_options or {}).get("include_usage"))
         return StreamingResponse(_chunks(head, reply, wants_usage), media_type="text/event-stream")
-    choice = {"index": 0, "message": {"role": "assistant", "content": reply.text}, "finish_reason": "stop"}
+    choice = {"index": 0, "message": {"role": "assistant", "content": reply.text}, "finish_reason": _reason(reply)}
     body = {**head, "object": "chat.completion", "choices": [choice], "usage": _usage(reply)}
     return JSONResponse({**body, "evertune": {"expert": reply.expert}})
 
@@ -182,6 +182,11 @@ async def _reply(batches: Batches[Question, Reply], question: Question) -> Reply
         raise RefusedError(400, str(problem), code="invalid") from problem
 
 
+def _reason(reply: Reply) -> str:
+    """Why an answer ends where it does, in the words of the protocol."""
+    return "stop" if reply.finished else "length"
+
+
 def _usage(reply: Reply) -> dict[str, int]:
     together = reply.asked_tokens + reply.tokens
     return {"prompt_tokens": reply.asked_tokens, "completion_tokens": reply.tokens, "total_tokens": together}
@@ -197,7 +202,7 @@ async def _chunks(head: dict[str, Any], reply: Reply, wants_usage: bool) -> Asyn
     yield event({"role": "assistant", "content": ""})
     for number, word in enumerate(reply.text.split(" ")):
         yield event({"content": word if number == 0 else f" {word}"})
-    yield event({}, "stop")
+    yield event({}, _reason(reply))
     if wants_usage:
         yield _event({**head, "object": "chat.completion.chunk", "choices": [], "usage": _usage(reply)})
     yield "data: [DONE]\n\n"
