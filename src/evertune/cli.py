@@ -315,19 +315,21 @@ def report(runs: RunsArgument, out: Annotated[Path, typer.Option("--out", "-o")]
 
 @app.command()
 def metrics(
-    matrix: Annotated[Path, typer.Argument(metavar="MATRIX", help="JSON or CSV; row 0 is the untouched model.")],
+    matrix: Annotated[Path, typer.Argument(metavar="MATRIX", help="JSON, CSV or TSV; rows are stages, columns tasks.")],
     known: Annotated[
         int | None, typer.Option("--known", metavar="K", help="The first K columns were known before the stream.")
+    ] = None,
+    base: Annotated[
+        bool | None, typer.Option("--base/--no-base", help="Is the first row the base model's? [by names and shape]")
     ] = None,
 ) -> None:
     """Compute all metrics of anybody's matrix, as JSON."""
     from evertune.scoring.matrix_files import read_matrix
     from evertune.scoring.metrics import formulas, metrics_of
 
-    content = read_matrix(matrix)
-    count = content.known if known is None else known
-    values = metrics_of(content.R, known=count, direct=content.direct, joint_average=content.joint_average)
-    _print_json({"metrics": values, "formulas": formulas(known=count)})
+    content = read_matrix(matrix, known=known, base=base)
+    values = metrics_of(content.R, known=content.known, direct=content.direct, joint_average=content.joint_average)
+    _print_json({"metrics": values, "formulas": formulas(known=content.known), "notes": content.notes})
 
 
 def found_runs(places: list[Path]) -> list[Path]:

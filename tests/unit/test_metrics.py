@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 
 from evertune.errors import UserError
 from evertune.scoring.matrix_files import read_matrix
-from evertune.scoring.metrics import formulas, metrics_of, standard_error
+from evertune.scoring.metrics import REFERENCE_METRICS, formulas, metrics_of, standard_error
 
 # Rows after task 1..3 of the example in the literature's quarrel about "forgetting"; row 0 is all zero.
 R = [[0, 0, 0], [80, 5, 10], [60, 70, 12], [75, 72, 65]]
@@ -78,6 +79,24 @@ def test_as_many_known_tasks_as_columns_are_refused():
 def test_formulas_without_known_tasks_stay_as_they_are():
     assert formulas()["forgetting"] == "1/(T-1) Σ_{i<T} (max_{i≤l<T} R[l,i] - R[T,i])"
     assert set(formulas(known=2)) == set(formulas()) and formulas(known=2)["learning"] != formulas()["learning"]
+
+
+def test_the_papers_transfer_is_measured_from_the_base_model_too():
+    # task 1: min(65-70, 65-60, 0) = -5; task 2: min(80-5, 80-4, 0) = 0
+    assert metrics_of([[70, 5], [60, 4], [65, 80]])["bwt_paper"] == -2.5
+    assert metrics_of([[None, None], [60, 4], [65, 80]])["bwt_paper"] is None, "without the base model's row"
+
+
+def test_what_needs_a_score_that_was_not_measured_is_none():
+    rows = [[None] * 3, [80, None, None], [60, 70, None], [75, 72, 65]]
+    got, whole = metrics_of(rows, direct=[85, 75, 60], joint_average=80.0), metrics_of(R, direct=[85, 75, 60])
+    needs_more = {"bwt_paper", "forward_transfer", "zero_shot", "gap_to_joint"}
+    assert {name: got[name] for name in got.keys() - needs_more} == {n: whole[n] for n in whole.keys() - needs_more}
+    assert got["gap_to_joint"] == 80 - got["final_average"]
+    assert all(got[name] is None for name in needs_more - {"gap_to_joint"})
+    missing = metrics_of([*R[:2], [None, 70, 12], R[3]])
+    assert missing["forgetting"] is None and missing["bwt"] == -1.5, "the highest may be the one that is missing"
+    assert metrics_of([*R[:3], [75, 72, None]], joint_average=80.0)["gap_to_joint"] is None
 
 
 def test_forgetting_is_not_clipped():
@@ -168,3 +187,16 @@ def test_bad_matrix_files(tmp_path, name, text, complaint):
     path.write_text(text)
     with pytest.raises(UserError, match=complaint):
         read_matrix(path)
+
+
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.rglob("*.json")), ids=lambda path: path.relative_to(RESULTS).as_posix())
+def test_committed_metrics_follow_from_their_matrix(path):
+    content = json.loads(path.read_text(encoding="utf-8"))
+    runs = content.get("runs", [content]) if isinstance(content, dict) else content
+    for run in (run for run in runs if "R" in run and run.get("metrics")):
+        computed = metrics_of(run["R"], known=len(run.get("known") or []))
+        for name in computed.keys() - REFERENCE_METRICS.keys():
+            assert run["metrics"][name] == pytest.approx(computed[name], abs=1e-9), (run["method"], run["seed"], name)

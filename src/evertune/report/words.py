@@ -30,7 +30,7 @@ EXPLANATIONS = {
     "learning": "The mean score of each task right after it was learned: can it still learn? Higher is better.",
     "forgetting": "How far each earlier task fell from its best score to the end. Lower is better; 0 is none.",
     "bwt": "What later tasks did to earlier ones, from right after learning to the end. Negative is forgetting.",
-    "bwt_paper": "The worst such change of each task, as He et al. 2023 count it. Zero or negative.",
+    "bwt_paper": "How far each task ends below its best score in any row, row 0 included. Zero or negative.",
     "forward_transfer": "What earlier tasks gave to a task before it was taught, against the untouched model.",
     "zero_shot": "The untouched model on the tasks that it is to learn: where everything started.",
     "intransigence": "How much lower a task is learned here than when it is tuned alone. Lower is better.",

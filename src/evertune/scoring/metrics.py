@@ -2,8 +2,8 @@
 
 R[t][i] is the score on task i after stage t; row 0 is the untouched model; rows 0..T for T new tasks. Tasks that the
 model knows before the stream are the first K columns: column i becomes known at row a_i, 0 for a known task and its own
-stage for a new one. A metric that a matrix can't give (one task, no reference row, `joint`'s single stage) is None,
-never a made-up number.
+stage for a new one. A metric that a matrix can't give (one task, no reference row, `joint`'s single stage, a cell that
+was not measured) is None, never a made-up number.
 
     evertune metrics matrix.json
 """
@@ -19,7 +19,10 @@ from evertune.errors import UserError
 
 MOST = 1e15
 """A score is one of 100, a caption's may be some hundreds; beyond this, sums of squares lose their meaning."""
-Matrix = Sequence[Sequence[float]]
+Matrix = Sequence[Sequence[float | None]]
+"""None: not measured."""
+Scores = Sequence[Sequence[float]]
+"""NaN: not measured, so that whatever is computed from it is NaN too."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Metric:
     Attributes:
         formula: for a stream that starts from nothing known.
         with_known: the formula for one with known tasks.
-        compute: from R and the number of known tasks.
+        compute: from R and the number of known tasks; NaN where a score that it needs was not measured.
     """
 
     name: str
@@ -38,7 +41,7 @@ class Metric:
     formula: str
     with_known: str
     better: str
-    compute: Callable[[Matrix, int], float | None]
+    compute: Callable[[Scores, int], float | None]
 
 
 def known_from(column: int, known: int) -> int:
@@ -50,50 +53,56 @@ def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _columns(R: Matrix) -> range:
+def _highest(values: Sequence[float]) -> float:
+    """NaN if one of them is: the highest may be the one that was not measured."""
+    return math.nan if any(map(math.isnan, values)) else max(values)
+
+
+def _columns(R: Scores) -> range:
     return range(len(R[0]))
 
 
-def _new(R: Matrix, known: int) -> range:
+def _new(R: Scores, known: int) -> range:
     return range(known, len(R[0]))
 
 
-def _earlier(R: Matrix, known: int) -> list[int]:
+def _earlier(R: Scores, known: int) -> list[int]:
     """Columns that are known before the last row: what can be forgotten."""
     return [i for i in _columns(R) if known_from(i, known) < len(R) - 1]
 
 
-def _final_average(R: Matrix, known: int) -> float | None:
+def _final_average(R: Scores, known: int) -> float | None:
     del known
     return _mean(R[-1])
 
 
-def _mean_average(R: Matrix, known: int) -> float | None:
+def _mean_average(R: Scores, known: int) -> float | None:
     return _mean([sum(R[t][: known + t]) / (known + t) for t in range(1, len(R))])
 
 
-def _learning(R: Matrix, known: int) -> float | None:
+def _learning(R: Scores, known: int) -> float | None:
     return _mean([R[known_from(i, known)][i] for i in _new(R, known)])
 
 
-def _bwt(R: Matrix, known: int) -> float | None:
+def _bwt(R: Scores, known: int) -> float | None:
     return _mean([R[-1][i] - R[known_from(i, known)][i] for i in _earlier(R, known)])
 
 
-def _bwt_paper(R: Matrix, known: int) -> float | None:
-    """Rows from the moment a task is known to the last."""
-    return _mean([min(R[-1][i] - row[i] for row in R[known_from(i, known) :]) for i in _columns(R)])
+def _bwt_paper(R: Scores, known: int) -> float | None:
+    """Over all rows, the untouched model's too, as the authors' code has it."""
+    del known
+    return _mean([R[-1][i] - _highest([row[i] for row in R]) for i in _columns(R)])
 
 
-def _forgetting(R: Matrix, known: int) -> float | None:
-    return _mean([max(row[i] for row in R[known_from(i, known) : -1]) - R[-1][i] for i in _earlier(R, known)])
+def _forgetting(R: Scores, known: int) -> float | None:
+    return _mean([_highest([row[i] for row in R[known_from(i, known) : -1]]) - R[-1][i] for i in _earlier(R, known)])
 
 
-def _forward_transfer(R: Matrix, known: int) -> float | None:
+def _forward_transfer(R: Scores, known: int) -> float | None:
     return _mean([R[known_from(i, known) - 1][i] - R[0][i] for i in _new(R, known)[1:]])
 
 
-def _zero_shot(R: Matrix, known: int) -> float | None:
+def _zero_shot(R: Scores, known: int) -> float | None:
     return _mean([R[0][i] for i in _new(R, known)])
 
 
@@ -138,8 +147,8 @@ METRICS = (
         "bwt_paper",
         "backward transfer (He et al. 2023)",
         (),
-        "1/N Σ_j min_{t≥j} (R[T,j] - R[t,j])",
-        "mean of min_{t≥a_i} (R[T,i] - R[t,i]) over all i",
+        "1/N Σ_j min_{0≤t≤T} (R[T,j] - R[t,j])",
+        "mean of min_{0≤t≤T} (R[T,i] - R[t,i]) over all i",
         "higher",
         _bwt_paper,
     ),
@@ -193,8 +202,9 @@ def metrics_of(
     """All metrics of one matrix.
 
     Args:
-        R: rows 0..T of one score per task, T the number of new tasks. A matrix of another shape (`joint` has one
-            stage) gets the metrics that need its last and first row only.
+        R: rows 0..T of one score per task, T the number of new tasks; None was not measured (a matrix without the
+            untouched model's row has None in all of row 0). A matrix of another shape (`joint` has one stage) gets the
+            metrics that need its last and first row only.
         known: how many of the first columns are tasks that the model knew before the stream.
         direct: R*, each task's score when it is tuned alone; None for a task without.
         joint_average: final average of joint training.
@@ -202,7 +212,7 @@ def metrics_of(
     Raises:
         UserError: R is empty, ragged, not numbers, or has a NaN; or no column is left for a new task.
     """
-    check_matrix(R)
+    check_matrix(R, gaps=True)
     count = len(R[0])
     if not 0 <= known < count:
         raise UserError(f"{known} known tasks in a matrix of {count} columns: at least one must be new")
@@ -213,37 +223,37 @@ def metrics_of(
     if direct is not None and len(direct) != count:
         raise UserError(f"the reference has {len(direct)} scores for {count} tasks")
     square = len(R) == count - known + 1
-    result = {m.name: m.compute(R, known) if square or m.name not in SQUARE else None for m in METRICS}
+    scores = [[math.nan if score is None else score for score in row] for row in R]
+    result = {m.name: m.compute(scores, known) if square or m.name not in SQUARE else None for m in METRICS}
     final = result["final_average"]
-    assert final is not None
-    result["intransigence"] = _intransigence(R, known, direct) if direct and square else None
-    result["relative_average"] = _relative_average(R, direct) if direct else None
-    result["gap_to_joint"] = joint_average - final if joint_average is not None else None
-    return result
+    result["intransigence"] = _intransigence(scores, known, direct) if direct and square else None
+    result["relative_average"] = _relative_average(scores, direct) if direct else None
+    result["gap_to_joint"] = joint_average - final if joint_average is not None and final is not None else None
+    return {name: None if value is None or math.isnan(value) else value for name, value in result.items()}
 
 
-def _intransigence(R: Matrix, known: int, direct: Sequence[float | None]) -> float | None:
+def _intransigence(R: Scores, known: int, direct: Sequence[float | None]) -> float | None:
     """None when a new task has no reference: over some of them it would be another number."""
     lower = [(direct[i], R[known_from(i, known)][i]) for i in _new(R, known)]
     differences = [best - got for best, got in lower if best is not None]
     return _mean(differences) if len(differences) == len(lower) else None
 
 
-def _relative_average(R: Matrix, direct: Sequence[float | None]) -> float | None:
+def _relative_average(R: Scores, direct: Sequence[float | None]) -> float | None:
     """None when a reference is 0."""
     shares = [(got, best) for got, best in zip(R[-1], direct, strict=True) if best is not None]
     return _mean([got / best for got, best in shares]) if all(best for _, best in shares) else None
 
 
-def check_matrix(R: Matrix) -> None:
-    """Refuse what is no matrix of scores, naming the place."""
+def check_matrix(R: Matrix, *, gaps: bool = False) -> None:
+    """Refuse what is no matrix of scores, naming the place; `gaps`: None may stand for one."""
     if len(R) < 2 or not R[0]:
         raise UserError("the matrix needs row 0 (the untouched model) and at least one row after training")
     for number, row in enumerate(R):
         if len(row) != len(R[0]):
             raise UserError(f"row {number} of the matrix has {len(row)} scores, row 0 has {len(R[0])}")
         for task, score in enumerate(row):
-            if not is_score(score):
+            if not (is_score(score) or (gaps and score is None)):
                 raise UserError(f"row {number}, task {task} of the matrix is {score!r:.60}: not a finite number")
 
 
