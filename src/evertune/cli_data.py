@@ -172,6 +172,9 @@ def rescore(
     missing: Annotated[
         MissingChoice, typer.Option("--missing", help="wrong: questions without an answer count as wrong.")
     ] = MissingChoice.FAIL,
+    prediction: Annotated[
+        str | None, typer.Option("--prediction", metavar="KEY", help="Where each row of FILE has it [by its keys].")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Score anybody's finished answers: our scores, the public evaluators' beside them, and why they differ."""
@@ -185,6 +188,7 @@ def rescore(
         scores=score.split(",") if score else (),
         split=split,
         missing="wrong" if missing is MissingChoice.WRONG else "fail",
+        prediction=prediction,
     )
     if as_json:
         print_json(result.as_dict())

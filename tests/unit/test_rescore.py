@@ -208,7 +208,7 @@ def test_a_gold_file_with_an_id_twice(tmp_path):
         ("[]", "holds no answers"),
         ("[1]", "entry 1: expected an object .* found int"),
         ('{"text": "a"}', "line 1: no question id"),
-        ('{"question_id": 1}', "line 1: no answer; expected one of text"),
+        ('{"question_id": 1}', "line 1: no prediction; expected one of prediction, pred"),
         ('{"question_id": 1, "text": null}', "'text' is NoneType, expected a text"),
         ('{"question_id": true, "text": "a"}', "'question_id' is bool"),
         ('{"question_id": [1], "text": "a"}', "'question_id' is list"),
@@ -220,6 +220,72 @@ def test_a_gold_file_with_an_id_twice(tmp_path):
 def test_broken_answers(tmp_path, text, message):
     with pytest.raises(DataError, match=message):
         read_predictions(write(tmp_path / "merge.jsonl", text))
+
+
+OWN_KEYS = ("prediction", "pred", "predict", "model_answer", "generated_text", "response", "output", "completion")
+
+
+@pytest.mark.parametrize("key", OWN_KEYS)
+def test_the_gold_beside_a_prediction_is_not_scored(tmp_path, key):
+    rows = [{"question_id": i, "question": "q", "answer": a, key: "wrong"} for i, a in enumerate(["cat", "dog"])]
+    gold = write(tmp_path / "gold.json", [{"question_id": row["question_id"], "answer": row["answer"]} for row in rows])
+    assert rescore(write(tmp_path / "said.json", rows), format="plain", gold=gold).ours[0].strict == 0
+
+
+@pytest.mark.parametrize(
+    ("row", "text"),
+    [
+        ({"answer": "a"}, "a"),
+        ({"caption": "a"}, "a"),
+        ({"question": "q", "answer": "a"}, "a"),
+        ({"prompt": "q", "text": "a", "answer": "gold"}, "a"),
+        ({"question": "q", "text": "a", "answer": "gold"}, "a"),
+        ({"text": "question", "answer": "gold", "prediction": "a"}, "a"),
+        ({"text": "question", "prediction": "a", "response": "raw"}, "a"),
+        ({"text": "a", "answer": "a"}, "a"),
+        ({"pred": "a", "prediction": "a"}, "a"),
+    ],
+)
+def test_which_of_several_texts_is_the_prediction(tmp_path, row, text):
+    assert read_predictions(write(tmp_path / "said.json", [{"question_id": 1, **row}]))[0].text == text
+
+
+@pytest.mark.parametrize(
+    ("row", "named"),
+    [
+        ({"text": "question or prediction", "answer": "prediction or gold"}, "'text' and 'answer'"),
+        ({"caption": "a", "answer": "b"}, "'caption' and 'answer'"),
+        ({"text": "a", "response": "b"}, "'response' and 'text'"),
+        ({"question": "q", "output": "a", "response": "b"}, "'response' and 'output'"),
+        ({"pred": "a", "prediction": "b", "answer": "c"}, "'prediction' and 'pred'"),
+    ],
+)
+def test_what_could_be_the_gold_is_refused(tmp_path, row, named):
+    path = write(tmp_path / "said.json", [{"question_id": 1, **row}])
+    with pytest.raises(DataError, match=f"entry 1: {named} .* --prediction"):
+        read_predictions(path)
+    for key in row:
+        assert read_predictions(path, key=key)[0].text == row[key]
+    with pytest.raises(DataError, match="entry 1: no 'words'"):
+        read_predictions(path, key="words")
+
+
+def test_two_keys_that_are_equal_by_chance_are_still_two(tmp_path):
+    rows = [{"question_id": 1, "text": "cat", "answer": "cat"}, {"question_id": 2, "text": "cat", "answer": "dog"}]
+    with pytest.raises(DataError, match="entry 2: 'text' and 'answer' differ"):
+        read_predictions(write(tmp_path / "said.json", rows))
+
+
+def test_a_row_without_the_prediction_does_not_fall_back_to_the_gold(tmp_path):
+    rows = [{"question_id": 1, "answer": "cat", "response": "dog"}, {"question_id": 2, "answer": "cat"}]
+    with pytest.raises(DataError, match="entry 2: no 'response'"):
+        read_predictions(write(tmp_path / "said.json", rows))
+
+
+def test_a_gold_file_given_as_predictions_is_refused(tmp_path):
+    gold = gold_of(tmp_path, [("1", "cat"), ("2", "dog")])
+    with pytest.raises(DataError, match="'text' and 'answer'"):
+        rescore(gold, format="plain", gold=gold)
 
 
 def test_files_that_are_no_text(tmp_path):
@@ -285,6 +351,14 @@ def test_the_command(tmp_path):
     failed = CliRunner().invoke(app, arguments)
     assert isinstance(failed.exception, DataError) and str(short) in str(failed.exception)
     assert CliRunner().invoke(app, [*arguments, "--missing", "wrong"]).exit_code == 0
+
+
+def test_the_command_takes_the_key_of_the_prediction(tmp_path):
+    gold = write(tmp_path / "gold.json", [{"question_id": 1, "answer": "cat"}])
+    said = write(tmp_path / "said.json", [{"question_id": 1, "text": "which?", "answer": "cat"}])
+    line = ["rescore", str(said), "--format", "plain", "--gold", str(gold), "--json"]
+    assert isinstance(CliRunner().invoke(app, line).exception, DataError)
+    assert json.loads(CliRunner().invoke(app, [*line, "--prediction", "answer"]).stdout)["ours"][0]["strict"] == 100
 
 
 def test_examples_are_safe_to_print(tmp_path):

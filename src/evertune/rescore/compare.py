@@ -92,6 +92,7 @@ def rescore(
     scores: Sequence[str] = (),
     split: str = "test",
     missing: Missing = "fail",
+    prediction: str | None = None,
 ) -> Rescored:
     """Score the answers in `file`.
 
@@ -102,15 +103,17 @@ def rescore(
         scores: names of our rules instead of the format's own.
         split: of ScienceQA's problems.
         missing: `wrong` counts questions without an answer as wrong instead of failing.
+        prediction: the key of the prediction in each row of `file`; default: by the names of its keys.
 
     Raises:
         UserError: a file is broken, ids don't match, or a rule can't be applied; the message says where.
     """
     layout = format_of(format)
     rules = [rule_of(name) for name in scores or layout.rules]
-    cases = _cases(layout, read_predictions(file), file=file, gold=gold, split=split, missing=missing)
-    said, golds = [case.said or "" for case in cases], [case.gold.answers for case in cases]
-    cells = [score_cell(rule, said, golds) for rule in rules]
+    said = read_predictions(file, key=prediction)
+    cases = _cases(layout, said, file=file, gold=gold, split=split, missing=missing)
+    texts, golds = [case.said or "" for case in cases], [case.gold.answers for case in cases]
+    cells = [score_cell(rule, texts, golds) for rule in rules]
     totals = read_totals(file)
     return Rescored(
         file=str(file),

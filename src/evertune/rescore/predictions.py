@@ -6,6 +6,7 @@ The layouts are those of the LLaVA family of evaluators; which one a file has is
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,13 @@ from evertune.errors import DataError
 from evertune.rescore.reading import first_of, name_of, parsed, read_lines, read_text
 
 ID_KEYS = ("question_id", "questionId", "image_id", "id")
-TEXT_KEYS = ("text", "prediction", "pred", "caption", "answer")
+TEXT_KEYS = (
+    ("prediction", "pred", "predict", "predicted_answer", "model_answer", "model_output", "generated_text"),
+    ("response", "output", "completion", "text"),
+    ("caption", "answer"),
+)
+"""Where a prediction stands, the surest names first: the last ones are also names of the gold, `text` of a question."""
+QUESTION_KEYS = ("prompt", "question", "instruction", "query")
 TOTALS = ("Result.text", "Result.txt")
 TOTAL = re.compile(r"^[ \t]*([A-Za-z][\w -]*): ([0-9]+(?:\.[0-9]+)?)%?[ \t]*$", re.MULTILINE)
 
@@ -36,22 +43,28 @@ class Said:
     prompt: str = ""
 
 
-def read_predictions(path: Path) -> list[Said]:
+def read_predictions(path: Path, *, key: str | None = None) -> list[Said]:
     """Every answer of a file, in its order.
 
+    Args:
+        path: JSONL or a JSON list.
+        key: of the prediction in each row; default: the surest of `TEXT_KEYS`, the same in all rows.
+
     Raises:
-        DataError: not a file of answers; the message names line and column, or the row.
+        DataError: not a file of answers, or a row has several texts that could be the prediction; the message names
+            line and column, or the row.
     """
     text = read_text(path)
     if text.lstrip().startswith("Samples:"):
         raise DataError(f"{path} holds totals only: give the file of answers, which is beside it (merge.jsonl)")
     if text.lstrip().startswith("["):
-        rows = [(f"entry {number}", row) for number, row in enumerate(parsed(text, path), start=1)]
+        rows = [(f"{path}, entry {number}", row) for number, row in enumerate(parsed(text, path), start=1)]
     else:
-        rows = [(f"line {number}", row) for number, row in read_lines(text, path)]
+        rows = [(f"{path}, line {number}", row) for number, row in read_lines(text, path)]
     if not rows:
         raise DataError(f"{path} holds no answers")
-    return [_said(row, f"{path}, {where}", number) for number, (where, row) in enumerate(rows, start=1)]
+    key = key or _text_key(rows)
+    return [_said(row, origin, number, key) for number, (origin, row) in enumerate(rows, start=1)]
 
 
 def read_totals(answers: Path) -> dict[str, float]:
@@ -63,18 +76,39 @@ def read_totals(answers: Path) -> dict[str, float]:
     return {}
 
 
-def _said(row: Any, origin: str, number: int) -> Said:
+def _text_key(rows: Sequence[tuple[str, Any]]) -> str:
+    """Which key of the rows holds the prediction, by the first one; others must not differ from it in any row."""
+    origin, first = rows[0]
+    _check_row(first, origin)
+    found = next((here for keys in TEXT_KEYS if (here := [key for key in keys if key in first])), [])
+    if found == ["text"] and not any(key in first for key in QUESTION_KEYS):
+        found += [key for key in TEXT_KEYS[-1] if key in first]  # `text` may be the question
+    if not found:
+        keys = ", ".join(key for keys in TEXT_KEYS for key in keys)
+        raise DataError(f"{origin}: no prediction; expected one of {keys}")
+    for origin, row in rows:
+        if isinstance(row, dict) and any(row.get(key) != row.get(found[0]) for key in found):
+            names = " and ".join(f"'{key}'" for key in found)
+            raise DataError(f"{origin}: {names} differ, one may be the gold: say which is predicted, --prediction KEY")
+    return found[0]
+
+
+def _check_row(row: Any, origin: str) -> None:
     if not isinstance(row, dict):
         raise DataError(f"{origin}: expected an object with question_id and text, found {type(row).__name__}")
-    text = first_of(row, TEXT_KEYS)
-    if text is None:
-        raise DataError(f"{origin}: no answer; expected one of {', '.join(TEXT_KEYS)}")
-    if not isinstance(text[1], str):
-        raise DataError(f"{origin}: '{text[0]}' is {type(text[1]).__name__}, expected a text")
+
+
+def _said(row: Any, origin: str, number: int, key: str) -> Said:
+    _check_row(row, origin)
+    if key not in row:
+        raise DataError(f"{origin}: no '{key}', which has the prediction")
+    text = row[key]
+    if not isinstance(text, str):
+        raise DataError(f"{origin}: '{key}' is {type(text).__name__}, expected a text")
     prompt = row.get("prompt")
     return Said(
         id=_id(row, origin, number),
-        text=text[1],
+        text=text,
         origin=origin,
         gold=_gold(row, origin),
         prompt=prompt if isinstance(prompt, str) else "",
