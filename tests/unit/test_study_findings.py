@@ -146,7 +146,12 @@ def test_one_of_many_comparisons_must_lie_further_below_zero():
     good = comparison(5.0, 5.1, 4.9, 5.0)
     assert slightly.verdict() == "contradicted"
     assert Finding("F", "", (slightly,)).verdict == "contradicted"
-    assert Finding("F", "", (slightly, good, good, good)).verdict == "not confirmed"
+    several = Finding("F", "", (slightly, good, good, good))
+    assert several.verdict == "not confirmed"
+    assert [one.verdict() for one in several.comparisons] == ["not confirmed", *["confirmed"] * 3], "as the finding's"
+    said = several.as_dict()["comparisons"][0]
+    assert said["verdict"] == "not confirmed" and said["interval"][1] < 0 < said["strict"]["interval"][1]
+    assert said["strict"]["level"] == 1 - 0.05 / 4
     clearly = comparison(-5.0, -5.1, -4.9, -5.0)
     assert Finding("F", "", (clearly, good, good, good)).verdict == "contradicted"
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from evertune.report.loaded import Loaded
@@ -56,6 +56,7 @@ class Comparison:
     Attributes:
         missing: runs that it needs and that are not there.
         decides: whether the verdict on its finding depends on it.
+        against: level of the interval that must lie below zero to contradict; a finding sets it for its comparisons.
     """
 
     label: str
@@ -63,6 +64,7 @@ class Comparison:
     units: tuple[Unit, ...]
     missing: tuple[Key, ...]
     decides: bool = True
+    against: float = LEVEL
 
     @property
     def differences(self) -> list[float]:
@@ -82,9 +84,16 @@ class Comparison:
         """The bootstrap's interval, for comparison; None for fewer than two units."""
         return bootstrap_interval(self.differences)
 
-    def verdict(self, *, level: float = LEVEL) -> Verdict:
+    def strict(self) -> Interval | None:
+        """The interval that decides whether the claim is contradicted."""
+        return self.interval(level=self.against)
+
+    def verdict(self) -> Verdict:
         """Over the units that were asked for; not measured while one is missing or when there is only one."""
-        return "not measured" if self.missing else verdict_of(self.interval(level=level))
+        if self.missing:
+            return "not measured"
+        verdict = verdict_of(self.interval())
+        return verdict_of(self.strict()) if verdict == "contradicted" else verdict
 
     def as_dict(self) -> dict[str, Any]:
         """For `study.json`."""
@@ -94,6 +103,7 @@ class Comparison:
             "estimate": self.estimate,
             "interval": self.interval(),
             "bootstrap": self.bootstrap(),
+            "strict": {"level": self.against, "interval": self.strict()},
             "verdict": self.verdict(),
             "decides": self.decides,
             "units": [{"stream": u.stream, "seed": u.seed, "difference": u.difference} for u in self.units],
@@ -110,6 +120,12 @@ class Finding:
     claim: str
     comparisons: tuple[Comparison, ...]
 
+    def __post_init__(self) -> None:
+        """Each of the k comparisons that decide contradicts at the level 1 - 0.05/k only."""
+        level = 1 - (1 - LEVEL) / max(1, sum(one.decides for one in self.comparisons))
+        corrected = (replace(one, against=level) if one.decides else one for one in self.comparisons)
+        object.__setattr__(self, "comparisons", tuple(corrected))
+
     @property
     def verdict(self) -> Verdict:
         """Over the comparisons that decide; see the head of this file."""
@@ -119,9 +135,7 @@ class Finding:
             return "not measured"
         if verdicts == {"confirmed"}:
             return "confirmed"
-        strict = 1 - (1 - LEVEL) / len(deciding)
-        against = any(one.verdict(level=strict) == "contradicted" for one in deciding)
-        return "contradicted" if against else "not confirmed"
+        return "contradicted" if "contradicted" in verdicts else "not confirmed"
 
     def as_dict(self) -> dict[str, Any]:
         """For `study.json`."""

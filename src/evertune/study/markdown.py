@@ -13,7 +13,8 @@ from evertune.study.result import Result, in_short, interval_text, signed, why_n
 
 UNDER_FINDINGS = (
     "Mean paired differences with Student's 95 % interval, in points. Confirmed: the interval lies above zero; a "
-    "finding is confirmed when each of its comparisons is."
+    "finding is confirmed when each of its comparisons is. Contradicted, by one of k comparisons: its interval at the "
+    "level 1 − 0.05/k lies below zero."
 )
 
 

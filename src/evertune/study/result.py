@@ -112,14 +112,16 @@ def why_not(one: Comparison) -> str:
 
 
 def in_short(finding: Finding) -> str:
-    """`+12.1 [+8.0, +16.2]` for one comparison; how many of several were confirmed, and the range of their means."""
+    """`+12.1 [+8.0, +16.2]` for one comparison; how many of several hold, and the range of their means."""
     deciding = [one for one in finding.comparisons if one.decides]
     means = [one.estimate for one in deciding if one.estimate is not None]
     if not means:
         return "no runs yet"
     if len(deciding) == 1:
         return interval_text(deciding[0])
-    confirmed = sum(one.verdict() == "confirmed" for one in deciding)
+    verdicts = [one.verdict() for one in deciding]
+    confirmed, against = verdicts.count("confirmed"), verdicts.count("contradicted")
+    counts = f"{confirmed} of {len(deciding)} confirmed" + (f", {against} contradicted" if against else "")
     low, high = signed(min(means)), signed(max(means))
     between = low if low == high else f"{low} to {high}"
-    return f"{confirmed} of {len(deciding)} confirmed; means {between}"
+    return f"{counts}; means {between}"
