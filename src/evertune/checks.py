@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from evertune.learner import Learner
 from evertune.lmm import load_lmm
@@ -28,6 +29,7 @@ from evertune.lmm.protocol import LMM
 from evertune.lmm.weights import bytes_of, copy_of, fingerprint_of
 from evertune.loop import Step, Training
 from evertune.methods import Direct, Method, Sequential, adapted
+from evertune.states import split_state
 from evertune.tasks.task import Sample, Task
 
 MakeMethods = Callable[[], Sequence[Method]]
@@ -62,9 +64,9 @@ def check_method(
         for task in stages:
             whole.learn(task)
         assert _frozen(whole.lmm) == frozen, "a frozen parameter was changed"
-        _check_evaluation_changes_nothing(whole, tasks)
         _check_hidden_task(whole, tasks, folder / "hidden")
         _check_save_and_load(whole, make, tasks, new)
+        _check_evaluation_changes_nothing(whole.folder, make, tasks, new)
         _check_resume(whole, make, stages, folder / "resumed", new)
         _check_midway(whole, make, stages, folder / "midway", new)
         _check_memory(whole)
@@ -109,10 +111,27 @@ def _said(learner: Learner, tasks: Sequence[Task]) -> list[tuple[str, str | None
     return [(answer.text, answer.expert) for task in tasks for answer in learner.answers(task)]
 
 
-def _check_evaluation_changes_nothing(learner: Learner, tasks: Sequence[Task]) -> None:
-    before = fingerprint_of(learner.lmm.trainable())
+def _check_evaluation_changes_nothing(folder: Path, make: MakeMethods, tasks: Sequence[Task], new: NewLearner) -> None:
+    """Whatever is in the model: what was learned last is often what answers last too, and would hide a change."""
+    learner = new(make, folder)
+    if (first := learner.expert_of(learner.stages[0].task)) is not None:
+        learner.activate(first)
+    with torch.no_grad():
+        for parameter in learner.lmm.trainable().values():
+            parameter.add_(0.01)  # the weights of no expert
+    before, state = fingerprint_of(_tensors(learner.lmm)), _state(learner)
     _said(learner, tasks)
-    assert fingerprint_of(learner.lmm.trainable()) == before, "answering changed the weights"
+    assert fingerprint_of(_tensors(learner.lmm)) == before, "answering changed the weights"
+    assert _state(learner) == state, "answering changed what a method knows"
+
+
+def _tensors(lmm: LMM) -> dict[str, Tensor]:
+    """Everything that the model computes with."""
+    return {**dict(lmm.module().named_parameters()), **dict(lmm.module().named_buffers())}
+
+
+def _state(learner: Learner) -> str:
+    return split_state({method.name: method.state_dict() for method in learner.methods}).fingerprint
 
 
 def _check_hidden_task(learner: Learner, tasks: Sequence[Task], folder: Path) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from evertune import evaluate
 from evertune.checks import check_method
 from evertune.errors import UserError
-from evertune.lmm.weights import bytes_of
+from evertune.lmm.weights import bytes_of, restore
 from evertune.methods import EWC, METHODS, EProj, LoraRouter, LwF, Replay, Tir, composed, make_methods
 
 ALONE = [name for name in METHODS if name != "tir"]
@@ -132,9 +133,61 @@ class DistilsFromTheFirst(LwF):
         return True
 
 
+class CountsQuestions(Replay):
+    """What is asked becomes a part of its state."""
+
+    def route(self, samples):
+        self._seen += len(samples)
+
+
+class ActivatesForGood(EProj):
+    """Its experts are more than what trains: a buffer goes with them, and nobody puts it back."""
+
+    def setup(self, context):
+        super().setup(context)
+        module = context.lmm.module()
+        if "expert" not in dict(module.named_buffers()):
+            module.register_buffer("expert", torch.zeros(1), persistent=False)
+
+    def activate(self, expert):
+        super().activate(expert)
+        self.context.lmm.module().expert.fill_(list(self._experts).index(expert))
+
+
+class StartsAfresh(EWC):
+    """Not the weights of the task before, whatever its strength: no sequential tuning."""
+
+    def before_task(self, task):
+        restore(self.context.parameters, self.context.start)
+        super().before_task(task)
+
+
+class CountsItsSteps(EWC):
+    """What it has collected in the middle of a task is lost when the task is gone on with."""
+
+    def setup(self, context):
+        super().setup(context)
+        self._steps = 0
+
+    def before_task(self, task):
+        super().before_task(task)
+        self._steps = 0
+
+    def after_backward(self, parameters):
+        super().after_backward(parameters)
+        self._steps += 1
+        if self.adds_to_loss():
+            for parameter in parameters.values():
+                parameter.grad.add_(1e-3 * self._steps)
+
+
 @pytest.mark.parametrize(
     ("broken", "complaint"),
     [
+        (CountsQuestions, "answering changed what a method knows"),
+        (ActivatesForGood, "answering changed the weights"),
+        (lambda: StartsAfresh(strength=50.0, samples=4), "with neutral options it differs"),
+        (lambda: CountsItsSteps(strength=50.0, samples=4), "must be in its `progress_dict`"),
         (lambda: ForgetsItsState(strength=50.0, samples=4), "some state is not saved"),
         (ForgetsItsKeys, "after save and load"),
         (ForgetsTheRegression, "after save and load"),
@@ -156,6 +209,14 @@ class DistilsFromTheFirst(LwF):
 def test_a_broken_method_fails(broken, complaint):
     with pytest.raises(AssertionError, match=complaint):
         check_method(lambda: [broken()])
+
+
+@pytest.mark.parametrize("make", [EProj, lambda: EProj(routing="oracle"), lambda: LoraRouter(rank=2)])
+def test_weights_that_stay_after_answering_are_noticed(make, monkeypatch):
+    """The evaluator leaves the expert that answered last in the model."""
+    monkeypatch.setattr(evaluate, "restore", lambda parameters, saved: None)
+    with pytest.raises(AssertionError, match="answering changed the weights"):
+        check_method(lambda: [make()])
 
 
 def test_owners_must_survive():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -95,6 +97,26 @@ def test_the_teacher_is_the_model_before_the_task(lmm, tasks, features, context,
 def test_a_broken_teacher_fails(broken, lmm, tasks, features, context, jolt):
     with pytest.raises(AssertionError, match="Not equal to tolerance"):
         compare_with_the_model_before(broken, lmm, tasks, features, context, jolt)
+
+
+@pytest.mark.parametrize("options", [{"temperature": 5.0}, {"strength": 0.25, "temperature": 1.0}])
+def test_strength_and_temperature_are_those_of_the_term(options, lmm, tasks, features, context, jolt):
+    """Five samples whose answers have one to three words; the term by hand from both logits."""
+    method = LwF(**options)
+    method.setup(context)
+    method.know(tasks[0])
+    method.before_task(tasks[1])
+    samples = [replace(s, answers=("red " * (n % 3) + s.answers[0],)) for n, s in enumerate(tasks[1].train[:5])]
+    batch = lmm.collate(samples, features.get(samples))
+    with torch.no_grad():
+        taught = lmm.module()(batch).logits
+        jolt(0.05, 2)
+        output = lmm.module()(batch)
+        term = method.loss_terms(batch, output)["lwf"].item()
+    assert len(set(output.tokens.tolist())) > 1
+    strength, temperature = method.strength, options["temperature"]
+    wanted = strength * by_hand(output.logits, taught, output.tokens.tolist(), temperature)
+    assert term == pytest.approx(wanted, rel=1e-3)
 
 
 def test_the_first_task_has_no_term(lmm, tasks, features, context):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import replace
+from fractions import Fraction
+from math import prod
 
 import pytest
 
@@ -94,6 +96,57 @@ def test_a_reservoir_is_a_uniform_choice_of_everything_seen(lmm, features, tasks
     assert len(last) == 40, "every sample has its chance"
 
 
+class EveryOutcome:
+    """Stands in for random numbers: each outcome of all draws together, and how likely it is."""
+
+    def __init__(self, script):
+        self.script, self.ranges = script, []
+
+    def randrange(self, end):
+        self.ranges.append(end)
+        return self.script[len(self.ranges) - 1] if len(self.ranges) <= len(self.script) else 0
+
+
+def outcomes(run):
+    """Calls `run` with every sequence of draws; yields what it gives, and the probability of that sequence."""
+    left = [()]
+    while left:
+        script = left.pop()
+        choose = EveryOutcome(script)
+        result = run(choose)
+        drawn = (*script, *[0] * (len(choose.ranges) - len(script)))
+        yield result, prod(Fraction(1, end) for end in choose.ranges)
+        for place in range(len(script), len(drawn)):
+            left += [(*drawn[:place], other) for other in range(1, choose.ranges[place])]
+
+
+@pytest.mark.parametrize(("buffer", "sizes"), [(1, (3, 2)), (2, (1, 4)), (3, (2, 2, 2)), (4, (2, 1))])
+def test_a_reservoir_keeps_each_sample_with_the_same_probability(buffer, sizes, tasks, context):
+    """Exactly buffer / samples, over all draws that there can be; also of the first ones, and across tasks."""
+    samples = [replace(tasks[0].train[0], id=f"{n}") for n in range(sum(sizes))]
+    stream, start = [], 0
+    for number, size in enumerate(sizes):
+        stream.append(replace(tasks[0], name=f"t{number}", train=tuple(samples[start : start + size])))
+        start += size
+
+    def run(choose):
+        replay = Replay(buffer=buffer, choice="reservoir")
+        replay.setup(context)
+        for task in stream:
+            replay._choose(task, choose)
+        return [row["id"] for rows in replay.state_dict()["memory"].values() for row in rows]
+
+    chance, total = Counter(), Fraction(0)
+    for result, probability in outcomes(run):
+        total += probability
+        assert len(set(result)) == len(result) == min(buffer, len(samples))
+        for name in result:
+            chance[name] += probability
+    assert total == 1
+    wanted = min(Fraction(1), Fraction(buffer, len(samples)))
+    assert chance == {sample.id: wanted for sample in samples}
+
+
 def test_a_reservoir_goes_on_after_save_and_load(lmm, features, tasks):
     whole, resumed = (make(lmm, features, buffer=4, choice="reservoir") for _ in range(2))
     learn(whole, tasks)
@@ -163,3 +216,43 @@ def test_pictures_of_a_new_task_are_looked_at_before_it_is_planned(lmm, tasks, t
     """The similarity needs the features of a task that nobody has encoded yet."""
     replay = make(lmm, FeatureStore(lmm, folder=tmp_path), weighting="similar")
     assert [len(plan) for plan in learn(replay, tasks)] == [8, 9, 10]
+
+
+@pytest.mark.parametrize("repeat", [1, 2, 5])
+def test_each_kept_sample_is_repeated(lmm, features, tasks, repeat):
+    plans = learn(make(lmm, features, ratio=0.25, repeat=repeat), tasks)
+    assert [len(plan) for plan in plans] == [8, 8 + 2 * repeat, 8 + 4 * repeat]
+    assert set(Counter(s.id for s in plans[2][8:]).values()) == {repeat}
+
+
+def test_a_kept_sample_is_the_whole_sample(lmm, features, tasks):
+    """All its pictures, answers and extras, also after save and load; and one without a picture."""
+    one, two, three = tasks[0].train[:3]
+    rich = replace(
+        one, images=one.images + two.images, answers=("red", "crimson"), extras={"size": "48"}, instruction="which?"
+    )
+    blind = replace(three, images=(), instruction="name a word")
+    replay = make(lmm, features, ratio=1.0)
+    learn(replay, [replace(tasks[0], train=(rich, blind))])
+    state = json.loads(json.dumps(replay.state_dict()))
+    replay.setup(replay.context)
+    replay.load_state_dict(state)
+    found = {s.id: s for s in replay.data_plan(tasks[1], ())}
+    assert found == {rich.id: rich, blind.id: blind}
+    assert found[rich.id].fingerprint == rich.fingerprint and found[rich.id].extras == rich.extras
+
+
+def test_samples_are_kept_where_the_learner_says(lmm, features, tasks):
+    """What enters the memory was copied, and what is replayed is the copy as it is found now."""
+    said = []
+
+    def keep(sample):
+        said.append(sample.origin)
+        return replace(sample, origin=f"kept {sample.origin.removeprefix('kept ')}")
+
+    replay = Replay(ratio=0.5)
+    replay.setup(Context(lmm=lmm, features=features, seed=5, start=copy_of(lmm.trainable()), keep=keep))
+    replay.after_task(tasks[0])
+    rows = replay.state_dict()["memory"]["task-0"]
+    assert len(said) == len(rows) == 4 and all(row["origin"].startswith("kept ") for row in rows)
+    assert all(s.origin.startswith("kept ") for s in replay.data_plan(tasks[1], ())) and len(said) == 8

@@ -203,7 +203,8 @@ class RidgeRouter(Router):
     Every task counts alike, however many samples it has. With the mean μ_t of each of the T tasks, x̄ = mean_t μ_t and
     the moments M = Σ_t mean(x xᵀ), the solution is W = (M - T x̄ x̄ᵀ + ridge I)⁻¹ [μ_t - x̄] and b = 1/T - Wᵀx̄. So M and
     the means are all that is kept, D² + T D values: solved anew after each task it is what all tasks together would
-    give, and their order does not matter.
+    give, and their order does not matter. A task that is learned again counts once, with its latest queries; the
+    scatter around means is kept as a sum over tasks, so of the old one the average of a task is taken out.
 
     Source: analytic class-incremental learning, Zhuang et al. 2022, arXiv 2205.14922, with tasks for classes.
 
@@ -221,9 +222,18 @@ class RidgeRouter(Router):
         """Add the task's mean and moments."""
         rows = _side_by_side(queries)
         moments = rows.T @ rows / len(rows)
+        if task in self._means:
+            moments = moments - self._share_of(task)
         self._means[task] = rows.mean(0)
         self._moments = moments if self._moments is None else self._moments + moments
         self._solution = None
+
+    def _share_of(self, task: str) -> Tensor:
+        """(D, D) what a task that is learned again gave to the moments: its mean, and the average scatter of a task."""
+        assert self._moments is not None, "no task was learned"
+        means = torch.stack(list(self._means.values()))
+        scatter = (self._moments - means.T @ means) / len(means)
+        return scatter + torch.outer(self._means[task], self._means[task])
 
     def scores(self, queries: Queries) -> Tensor:
         """The columns Wᵀx + b."""
