@@ -2,8 +2,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# The release of PyTorch in constraints.txt: the one with which the tables in docs/ were measured.
+TORCH := 2.13.0
 
-.PHONY: quickstart install test lint types unit crash faults soak fuzz audit secrets docs screenshots clean
+.PHONY: quickstart install test test-newest test-lowest lock lint types unit crash faults soak fuzz audit secrets docs screenshots clean
 
 quickstart: $(VENV)/.installed  ## install, fetch smol and parcel, teach five tasks with three methods
 	$(BIN)/evertune fetch smol parcel
@@ -13,6 +15,18 @@ install: $(VENV)/.installed  ## the package with all it needs to run
 
 test: $(VENV)/.dev lint types  ## everything that must be green; a process per core
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+
+test-newest: ## the suite on the newest release of every dependency, also beyond the ranges in pyproject.toml
+	sh scripts/test_set.sh newest $(PYTHON)
+
+test-lowest: ## the suite on the lowest version of every dependency that pyproject.toml allows
+	sh scripts/test_set.sh lowest $(PYTHON)
+
+lock: $(VENV)/.dev ## constraints.txt anew: the newest versions within the ranges of pyproject.toml, for every Python and system
+	$(BIN)/python -m pip install --quiet 'uv>=0.9'
+	printf 'torch==$(TORCH)\n' >$(VENV)/torch.txt
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras --no-annotate \
+		--custom-compile-command 'make lock' --constraint $(VENV)/torch.txt pyproject.toml --output-file constraints.txt
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -49,17 +63,17 @@ audit: $(VENV)/.dev  ## known weaknesses of what is installed; needs a network, 
 secrets: $(VENV)/.dev  ## keys and passwords in the files of this repository; .secrets.baseline has what was looked at
 	git ls-files -z | xargs -0 $(BIN)/detect-secrets-hook --baseline .secrets.baseline
 
-$(VENV)/.torch:
+$(VENV)/.torch: constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	sh scripts/install_torch.sh $(BIN)/python
 	touch $@
 
-$(VENV)/.installed: $(VENV)/.torch pyproject.toml
-	$(BIN)/python -m pip install --quiet -e '.[smol]'
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[smol]'
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.torch pyproject.toml
-	$(BIN)/python -m pip install --quiet -e '.[dev]'
+$(VENV)/.dev: $(VENV)/.torch pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $(VENV)/.installed $@
 
 clean:

@@ -1,10 +1,11 @@
 #!/bin/sh
 # Install PyTorch: the light CPU build on a Linux machine without an NVIDIA GPU, the usual one everywhere else.
 # On Linux, pip's plain `torch` is a GPU build of several GB.
+# The version is the one in constraints.txt.
 #   sh scripts/install_torch.sh .venv/bin/python
 set -eu
 python=$1
-version=2.13.0
+version=$(sed -n 's/^torch==\([^ ]*\).*/\1/p' "$(dirname "$0")/../constraints.txt")
 if [ "$(uname -s)" = Linux ] && ! nvidia-smi -L >/dev/null 2>&1; then
   echo "no NVIDIA GPU here: installing the CPU build of PyTorch $version"
   "$python" -m pip install --quiet --no-deps --retries 0 --timeout 20 \
