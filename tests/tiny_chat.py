@@ -10,7 +10,7 @@ from transformers import AutoModelForImageTextToText, CLIPVisionConfig, LlamaCon
 from transformers import PreTrainedTokenizerFast as Fast
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
-from evertune.lmm.processors import _without_video
+from evertune.lmm.compat import _without_video
 from evertune.lmm.quiet import quiet_libraries
 
 LM = {

@@ -9,14 +9,16 @@ from tiny_chat import FAMILIES
 from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig
 
 from evertune.errors import DataError
-from evertune.lmm import load_lmm
-from evertune.lmm.chat import rows_in, sizes_in
+from evertune.lmm import compat, load_lmm
+from evertune.lmm.chat import ChatLMM, rows_in, sizes_in
 from evertune.lmm.decoder import IGNORE
 from evertune.lmm.features import FeatureStore
 from evertune.lmm.processors import load_processor
+from evertune.lmm.vision_inputs import CachedTower, Pixels
 from evertune.tasks.task import Sample
 
 SIZES = ((48, 48), (90, 40), (33, 70))
+ROWS = CachedTower.rows
 SEVERAL = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm", "idefics3", "internvl", "gemma3"]
 
 
@@ -212,3 +214,76 @@ def test_a_picture_token_in_an_instruction(several, pictured):
     sample = Sample("x", pictured[0].images, "is <|image_pad|> it?", ("no",), "x")
     with pytest.raises(DataError, match="holds '<|image_pad|>'"):
         several.collate([sample], stored(several, pictured).get([sample]))
+
+
+@pytest.fixture
+def no_way_in(monkeypatch):
+    """A library that has changed where evertune enters it: the connector is not found under its name any more."""
+
+    def gone(*_):
+        raise AttributeError("no multi_modal_projector here")
+
+    monkeypatch.setattr(CachedTower, "rows", gone)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_without_a_way_in_behind_the_tower_images_go_through_the_whole_model(name, tiny_chat, pictured, no_way_in):
+    """One warning at loading; loss, gradients and answers are those of the library from pixels."""
+    with pytest.warns(UserWarning, match=r"transformers 5\.\d+.*no multi_modal_projector here.*slower") as said:
+        lmm = load(tiny_chat(name))
+    assert len([w for w in said if "transformers" in str(w.message)]) == 1
+    model, processor = of_library(tiny_chat(name))
+    store = stored(lmm, pictured)
+    asked = pictured[:3]
+    ours = lmm.answer(store.get(asked), [s.instruction for s in asked], max_new_tokens=3)
+    for sample, answer in zip(asked, ours, strict=True):
+        inputs = their_inputs(lmm, processor, sample)
+        made = model.generate(
+            **inputs, max_new_tokens=3, do_sample=False, eos_token_id=lmm.prompts.end, pad_token_id=lmm.prompts.end
+        )
+        assert (
+            answer == processor.tokenizer.decode(made[0, inputs.input_ids.shape[1] :], skip_special_tokens=True).strip()
+        )
+    loss = lmm(lmm.collate(asked, store.get(asked))).loss
+    loss.backward()
+    gradients = {n: p.grad for n, p in lmm.trainable().items()}
+    with pytest.MonkeyPatch.context() as back:
+        back.setattr(CachedTower, "rows", ROWS)
+        cut = load(tiny_chat(name))
+        kept = stored(cut, asked)
+        other = cut(cut.collate(asked, kept.get(asked))).loss
+        other.backward()
+    assert loss.item() == pytest.approx(other.item(), abs=2e-3)
+    for parameter, grad in cut.trainable().items():
+        torch.testing.assert_close(gradients[parameter], grad.grad, rtol=0.05, atol=0.02 * float(grad.grad.abs().max()))
+    assert lmm.embed_images(store.get(asked)).shape[0] == 3
+    assert lmm.encoder_fingerprint != cut.encoder_fingerprint
+
+
+def test_bfloat16_towers_without_a_way_in(tiny_chat, pictured, no_way_in):
+    """The connector trains in float32 behind a tower in bfloat16."""
+    for name in ("llava", "qwen2_5_vl", "gemma3"):
+        with pytest.warns(UserWarning, match="slower"):
+            lmm = load_lmm(str(tiny_chat(name)), dtype="bfloat16", device=torch.device("cpu"))
+        loss = lmm(lmm.collate(pictured[:2], stored(lmm, pictured[:2]).get(pictured[:2]))).loss
+        loss.backward()
+        assert all(p.grad is not None for n, p in lmm.trainable().items() if "multi_modal" in n or "merger" in n)
+
+
+def test_an_untested_version_is_probed_with_an_answer(tiny_chat, monkeypatch):
+    """So that what 5.24 broke, generation alone, falls back instead of ending a run at its first answer."""
+    monkeypatch.setattr(compat, "TESTED", ("5.0",))
+    load(tiny_chat("llava"))
+
+    def broken(*_, **__):
+        raise AttributeError("'types.SimpleNamespace' object has no attribute 'to_tuple'")
+
+    monkeypatch.setattr(ChatLMM, "answer", broken)
+    with pytest.warns(UserWarning, match="to_tuple"):
+        assert isinstance(load(tiny_chat("llava"))._inputs, Pixels)
+
+
+def test_kept_rows_in_another_order_are_noticed(tiny_chat, monkeypatch):
+    monkeypatch.setattr(CachedTower, "rows", lambda *a: ROWS(*a).flip(0))
+    with pytest.warns(UserWarning, match="not those of the library"):
+        load(tiny_chat("llava"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from evertune.lmm import compat
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -56,3 +59,26 @@ def test_ranges_end_at_the_minor_version_that_is_locked(name):
 
 def test_torch_is_installed_from_the_lock():
     assert f"TORCH := {locked('3.11.7')['torch']}\n" in (ROOT / "Makefile").read_text()
+
+
+def test_private_ways_of_transformers_are_listed_by_module():
+    """What reaches into an underscore of the library stands in compat.py, and what compat.py lists exists."""
+    source = ROOT / "src" / "evertune"
+    assert all((source / private.module).is_file() for private in compat.PRIVATE)
+    listed = {private.module for private in compat.PRIVATE}
+    deep = re.compile(
+        r"from transformers\.models\.\S+ import|\._get_arguments|\._attn_implementation|mm_encoder_outputs"
+    )
+    found = {
+        path.relative_to(source).as_posix()
+        for path in source.rglob("*.py")
+        if deep.search("\n".join(line for line in path.read_text().splitlines() if '"""' not in line))
+    }
+    assert found - {"lmm/chat.py"} <= listed  # chat.py only looks whether forward takes mm_encoder_outputs
+
+
+def test_the_tested_versions_are_those_that_are_allowed():
+    (asked,) = (r for r in WANTED if r.name == "transformers")
+    assert all(asked.specifier.contains(f"{minor}.0") for minor in compat.TESTED)
+    last = max(tuple(map(int, minor.split("."))) for minor in compat.TESTED)
+    assert not asked.specifier.contains(f"{last[0]}.{last[1] + 1}.0")

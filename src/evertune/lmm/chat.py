@@ -1,11 +1,12 @@
 """The family of chat LMMs: LLaVA, Qwen-VL, SmolVLM, InternVL, PaliGemma, Gemma-3, through the library's own classes.
 
 The frozen tower's output is computed once per picture; connector, masks, positions and generation are the library's,
-which takes visual tokens made beforehand (`mm_encoder_outputs`). What differs between models is in `connectors.py`.
+which takes visual tokens made beforehand (`vision_inputs.py`). What differs between models is in `connectors.py`.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
@@ -18,9 +19,9 @@ from torch import Tensor, nn
 
 from evertune.errors import UserError
 from evertune.files import digest, digest_of_file, read_json
-from evertune.lmm import FAMILIES
+from evertune.lmm import FAMILIES, compat
 from evertune.lmm.adapters import merge_peft
-from evertune.lmm.connectors import KINDS, Kind, Size, listening
+from evertune.lmm.connectors import KINDS, Kind, Size
 from evertune.lmm.decoder import (
     IGNORE,
     answer_rows,
@@ -35,6 +36,7 @@ from evertune.lmm.modes import evaluating
 from evertune.lmm.processors import ChatProcessor, encoder_arguments, load_processor, stacked_facts
 from evertune.lmm.protocol import Batch, Generation, Length, Output
 from evertune.lmm.scopes import Scope, open_up, scope_of
+from evertune.lmm.vision_inputs import CachedTower, Pixels
 from evertune.lmm.weights import fingerprint_of
 from evertune.tasks.task import Sample
 
@@ -60,6 +62,7 @@ class ChatLMM(nn.Module):
         self._scope = scope
         self._files = files
         self._opened: dict[str, list[str]] = {}
+        self._inputs: CachedTower | Pixels = CachedTower(kind.connector)
         self._kept = torch.bfloat16 if model.dtype == torch.bfloat16 else torch.float16
 
     def open_up(self, seed: int) -> None:
@@ -89,7 +92,7 @@ class ChatLMM(nn.Module):
         """Hash of the tower's weights, the preparation of pictures and what is kept of them."""
         tower = {n: p for n, p in self._tower().state_dict().items() if not self._trains(n)}
         images = self.prompts.inner.image_processor.to_dict()
-        return digest("chat 1", fingerprint_of(tower), str(sorted(images.items(), key=str)), str(self._kept))
+        return digest(self._inputs.tag, fingerprint_of(tower), str(sorted(images.items(), key=str)), str(self._kept))
 
     def module(self) -> nn.Module:
         """The object itself."""
@@ -136,11 +139,7 @@ class ChatLMM(nn.Module):
 
     def _encoded(self, image: Image.Image) -> Tensor:
         pixels = {name: value.to(self.device) for name, value in self.prompts.pixels(image).items()}
-        connector, base = self._kind.connector, self._base()
-        with listening(connector, base) as heard:
-            made = base.get_image_features(**pixels)
-        entered = [heard[module] for module in connector.modules(base)]
-        rows = connector.kept(base, entered, made).to("cpu", self._kept)
+        rows = self._inputs.rows(self._base(), pixels).to("cpu", self._kept)
         if not torch.isfinite(rows).all():
             raise UserError(f"the tower of {self.name} makes values too large for {self._kept}: take dtype=bfloat16")
         head = torch.zeros(1, rows.shape[1], dtype=rows.dtype)
@@ -207,40 +206,59 @@ class ChatLMM(nn.Module):
         self.model.save_pretrained(folder)
 
     def embed_images(self, features: Tensor) -> Tensor:
-        """Mean of the rows that enter the connector."""
-        return torch.stack([rows.float().mean(0) for rows in rows_in(features)]).cpu()
+        """One frozen vector per picture: the mean of the rows that enter the connector."""
+        layouts = [self.prompts.layout(size) for size in sizes_in(features)]
+        pairs = zip(rows_in(features), layouts, strict=True)
+        return torch.stack([self._inputs.vector(self._base(), rows, layout) for rows, layout in pairs]).cpu()
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Mean of the LM's frozen input embeddings over the text's tokens, (n, width)."""
         return mean_word_embeddings(self.prompts.tokenizer, self._words().weight, texts)
 
     def check_fit(self) -> None:
-        """Compare the visual tokens of a grey picture with the places that the processor leaves for them.
+        """Prove with a small image that processor, model and what is kept of an image fit each other.
+
+        Where the installed library has no way in behind the tower, pixels are kept from here on, with a warning.
 
         Raises:
             UserError: the processor does not fit the model.
         """
-        one = self._encoded(Image.new("RGB", PROBE, "grey"))[None]
-        text = self.prompts.layout(PROBE).text
-        places = self.prompts.tokenizer(text, add_special_tokens=False).input_ids.count(self._picture_token())
-        with torch.inference_mode():
-            made = self._kind.connector.tokens(self._base(), rows_in(one), sizes_in(one)).pooler_output
-        if places != (count := sum(part.shape[-2] for part in made)):
+        image = Image.linear_gradient("L").resize(PROBE).convert("RGB")
+        places = self.prompts.tokenizer(self.prompts.layout(PROBE).text, add_special_tokens=False).input_ids
+        try:
+            count = self._checked(image)
+        except Exception as problem:  # whatever a changed library raises
+            slow = "images go through the whole model in every step, which gives the same numbers and is slower"
+            compat.fall_back("visual tokens can't be computed ahead", problem, slow)
+            owners = {name.rpartition(".")[0] for name in self._opened["projection"]}
+            self._inputs = Pixels([self.get_submodule(owner) for owner in owners])
+            return
+        if (left := places.count(self._picture_token())) != count:
             raise UserError(
-                f"{self.name}: the processor does not fit the model: it leaves {places} places for a picture of "
+                f"{self.name}: the processor does not fit the model: it leaves {left} places for a picture of "
                 f"{PROBE[0]} x {PROBE[1]} pixels, and the model makes {count} visual tokens; take both from one "
                 "checkpoint"
             )
+
+    def _checked(self, image: Image.Image) -> int:
+        """Visual tokens of an image, once what makes them has been compared with the library's own way."""
+        features = self._encoded(image)[None]
+        pixels = {name: value.to(self.device) for name, value in self.prompts.pixels(image).items()}
+        count = CachedTower(self._kind.connector).check(self._base(), pixels, rows_in(features)[0], PROBE)
+        if "mm_encoder_outputs" not in inspect.signature(self.model.forward).parameters:
+            raise AttributeError("forward takes no mm_encoder_outputs")
+        if not compat.is_tested():
+            self.answer(features, ["?"], max_new_tokens=1)
+        return count
 
     def _behind_tower(self, features: Tensor, ids: Tensor, labels: Tensor) -> dict[str, Any]:
         """What the library's model takes in place of pixels: visual tokens, facts about pictures, types of tokens."""
         taken: dict[str, Any] = {}
         if len(features):
             sizes = sizes_in(features)
-            facts = stacked_facts([self.prompts.layout(size) for size in sizes])
-            taken["mm_encoder_outputs"] = {
-                "image": self._kind.connector.tokens(self._base(), rows_in(features), sizes),
-            }
+            layouts = [self.prompts.layout(size) for size in sizes]
+            facts = stacked_facts(layouts)
+            taken |= self._inputs.inputs(self._base(), rows_in(features), sizes, layouts)
             taken |= {name: value.to(self.device) for name, value in facts.items()}
         if self._kind.types:
             name, types = self._kind.types

@@ -46,7 +46,7 @@ class Connector:
     def tokens(self, base: Any, rows: Sequence[Tensor], sizes: Sequence[Size]) -> Any:
         """The visual tokens of pictures from their kept rows, in the form that the library takes."""
         del sizes
-        flat = _as(self.modules(base)[0], torch.cat(list(rows)))
+        flat = cast_to(self.modules(base)[0], torch.cat(list(rows)))
         return self.output(self.modules(base)[0](flat).split([len(part) for part in rows]))
 
     def output(self, parts: Sequence[Tensor], deepstack: Sequence[Any] = ()) -> Any:
@@ -68,7 +68,7 @@ class Tiled(Connector):
 
     def tokens(self, base: Any, rows: Sequence[Tensor], sizes: Sequence[Size]) -> Any:
         """Project all tiles at once; put each picture's together by its size."""
-        flat = _as(self.modules(base)[0], torch.cat(list(rows)))
+        flat = cast_to(self.modules(base)[0], torch.cat(list(rows)))
         projected = self.modules(base)[0](flat).split([len(part) for part in rows])
         vision = base.config.vision_config
         tile = (vision.image_size // vision.patch_size) ** 2
@@ -113,7 +113,7 @@ class Merger(Connector):
         unit = base.visual.spatial_merge_size**2
         shares = torch.cat(list(rows)).chunk(len(mergers), dim=-1)
         made = [
-            merger(_as(merger, share).reshape(-1, share.shape[-1] // unit)).split(counts)
+            merger(cast_to(merger, share).reshape(-1, share.shape[-1] // unit)).split(counts)
             for merger, share in zip(mergers, shares, strict=True)
         ]
         return self.output(made[0], made[1:])
@@ -136,12 +136,12 @@ class Pooled(Connector):
         """Norm and projection."""
         del sizes
         projector = base.multi_modal_projector
-        flat = projector.mm_soft_emb_norm(_as(projector, torch.cat(list(rows))))
+        flat = projector.mm_soft_emb_norm(cast_to(projector, torch.cat(list(rows))))
         return self.output((flat @ projector.mm_input_projection_weight).split([len(part) for part in rows]))
 
 
-def _as(module: nn.Module, rows: Tensor) -> Tensor:
-    """Rows in the number format and at the place of a module."""
+def cast_to(module: nn.Module, rows: Tensor) -> Tensor:
+    """Rows in the dtype and on the device of a module."""
     first = next(module.parameters())
     return rows.to(first.device, first.dtype)
 
@@ -157,7 +157,7 @@ def listening(connector: Connector, base: nn.Module) -> Iterator[dict[nn.Module,
 
     def hear(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         heard[module] = inputs[0]
-        return (_as(module, inputs[0]), *inputs[1:])  # a connector that trains is float32, whatever the tower is
+        return (cast_to(module, inputs[0]), *inputs[1:])  # a connector that trains is float32, whatever the tower is
 
     def number(_module: nn.Module, _inputs: tuple[Tensor, ...], made: Tensor) -> Tensor:
         return torch.arange(len(made), device=made.device)[:, None]

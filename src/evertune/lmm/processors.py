@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from evertune.errors import DataError, UserError
+from evertune.lmm.compat import processor_of
 from evertune.lmm.connectors import Kind, Size
 from evertune.tasks.pictures import short
 
@@ -31,34 +32,11 @@ def load_processor(folder: Path, config: Any) -> Any:
     Raises:
         UserError: files are missing or broken, or the library has no processor for this configuration.
     """
-    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
-
     try:
-        return _without_video(PROCESSOR_MAPPING[type(config)]).from_pretrained(folder, trust_remote_code=False)
+        return processor_of(folder, config)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as problem:
         reason = next(iter(str(problem).strip().splitlines()), type(problem).__name__)
         raise UserError(f"{folder}: its processor can't be read: {reason}") from problem
-
-
-def _without_video(cls: Any) -> Any:
-    """The class, with None for its video processor."""
-    parts = cls.get_attributes()
-    if "video_processor" not in parts:
-        return cls
-
-    class PicturesOnly(cls):  # type: ignore[misc]
-        @classmethod
-        def get_attributes(cls) -> list[str]:
-            return [part for part in parts if part != "video_processor"]
-
-        @classmethod
-        def _get_arguments_from_pretrained(cls, *arguments: Any, **options: Any) -> list[Any]:
-            found: list[Any] = super()._get_arguments_from_pretrained(*arguments, **options)
-            found.insert(parts.index("video_processor"), None)
-            return found
-
-    PicturesOnly.__name__ = cls.__name__  # the library asks for it in what it reads and writes
-    return PicturesOnly
 
 
 class Layout:
@@ -67,11 +45,13 @@ class Layout:
     Attributes:
         text: what stands in the prompt for it.
         facts: {argument: (1, ...) tensor} for the model, e.g. the grid of patches.
+        shape: of its prepared pixel values.
     """
 
-    def __init__(self, text: str, facts: dict[str, Tensor]) -> None:
+    def __init__(self, text: str, facts: dict[str, Tensor], shape: tuple[int, ...]) -> None:
         self.text = text
         self.facts = facts
+        self.shape = shape
 
 
 class ChatProcessor:
@@ -161,7 +141,7 @@ class ChatProcessor:
         """The text that the processor put in the picture's place, and facts: all but text and pixels."""
         replaced = made["text_replacement_offsets"][0][0]["replacement"]
         facts = {n: v for n, v in made.items() if n not in _TEXT and not n.startswith("pixel_") and n in self._wanted}
-        return Layout(replaced, facts)
+        return Layout(replaced, facts, tuple(made["pixel_values"].shape))
 
     def _turn(self, role: str, text: str, *, pictures: int = 0) -> dict[str, Any]:
         content = [{"type": "image"}] * pictures + [{"type": "text", "text": text}]
