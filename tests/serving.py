@@ -1,9 +1,12 @@
-"""A server of ours in a thread: what tests talk to."""
+"""A server of ours in a thread, what tests talk to, and the official client."""
 
 from __future__ import annotations
 
+import base64
 import threading
 
+import openai
+import pytest
 import uvicorn
 
 
@@ -24,3 +27,22 @@ class running:  # noqa: N801  reads as a word
     def __exit__(self, *_):
         self._uvicorn.should_exit = True
         self._thread.join(timeout=20)
+
+
+def client(address, key="none"):
+    return openai.OpenAI(base_url=f"{address}/v1", api_key=key, max_retries=0)
+
+
+def picture_url(sample):
+    return "data:image/png;base64," + base64.b64encode(sample.images[0].read_bytes()).decode()
+
+
+def message(words, *urls):
+    pictures = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+    return [{"role": "user", "content": [{"type": "text", "text": words}, *pictures]}]
+
+
+def status_of(call):
+    with pytest.raises(openai.APIStatusError) as caught:
+        call()
+    return caught.value.status_code, caught.value.body["message"]

@@ -229,6 +229,15 @@ class Learner:
             self._know()
         self.current = number
 
+    def refresh(self) -> None:
+        """Take in what another process has taught or rolled back meanwhile, and load the last stage.
+
+        Raises:
+            RunFolderError: a stage is damaged or gone.
+        """
+        self.stages = saved_stages(self.folder)
+        self.load(len(self.stages))
+
     def rollback(self, to: int) -> None:
         """Forget every stage after stage `to`, for good.
 

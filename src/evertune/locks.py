@@ -89,6 +89,17 @@ def taken(path: Path) -> Lock | None:
     return Lock(path, handle)
 
 
+def is_held(path: Path) -> bool:
+    """Whether a process holds the lock at `path`; for this, it is taken for a moment."""
+    try:
+        lock = taken(path)
+    except UserError:
+        return False  # a folder that is only read is locked by nobody here
+    if lock:
+        lock.close()
+    return lock is None
+
+
 def _flock(handle: int) -> None:
     import fcntl
 
@@ -116,6 +127,12 @@ def holder(path: Path) -> str:
     return "another process"
 
 
+def _taken_again(path: Path) -> Lock | None:
+    """After a moment: a server looks whether the lock is held by taking it (`is_held`)."""
+    time.sleep(0.05)
+    return taken(path)
+
+
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Nobody else writes in a run folder for as long as this is entered.
@@ -123,7 +140,7 @@ def alone(folder: Path) -> Iterator[None]:
     Raises:
         RunFolderError: another process does; the message says which, and since when.
     """
-    lock = taken(folder / NAME)
+    lock = taken(folder / NAME) or _taken_again(folder / NAME)
     if lock is None:
         raise RunFolderError(
             f"{folder} is in use by {holder(folder / NAME)}; wait until it has ended, or end it. "

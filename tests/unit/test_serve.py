@@ -12,14 +12,11 @@ import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
-import openai
 import pytest
 import torch
-import yaml
 from PIL import Image
-from serving import running
+from serving import client, message, picture_url, running, status_of
 
-from evertune import upkeep
 from evertune.errors import UserError
 from evertune.files import cache_folder
 from evertune.lmm.features import FeatureStore
@@ -27,22 +24,15 @@ from evertune.serve.answering import Reply
 from evertune.serve.app import Limits, make_app
 from evertune.serve.batches import Batches, FullError
 from evertune.serve.command import serve
+from evertune.serve.following import Served
 from evertune.serve.listening import Server, socket_at
 from evertune.tasks.pictures import read_picture
 from evertune.upkeep.service import Service, asked
 
 
 @pytest.fixture(scope="module")
-def model(toy_stream, tmp_path_factory):
-    """A model that has learned two tasks, with an expert for each."""
-    whole = yaml.safe_load(toy_stream.read_text())
-    folder = tmp_path_factory.mktemp("served") / "colours"
-    upkeep.new(folder, model="random", method="eproj", settings=["train.learning_rate=0.01", "train.epochs=8"])
-    for entry in whole["tasks"][:2]:
-        path = toy_stream.parent / f"only-{entry['name']}.yaml"
-        path.write_text(yaml.safe_dump({"name": entry["name"], "tasks": [entry]}))
-        upkeep.learn(folder, str(path))
-    return folder
+def model(colours):
+    return colours
 
 
 @pytest.fixture(scope="module")
@@ -52,23 +42,22 @@ def address(model):
         yield url
 
 
-def client(address, key="none"):
-    return openai.OpenAI(base_url=f"{address}/v1", api_key=key, max_retries=0)
+class Answers:
+    """An `Answering` of a test's own."""
 
+    served = Served()
 
-def picture_url(sample):
-    return "data:image/png;base64," + base64.b64encode(sample.images[0].read_bytes()).decode()
+    def __init__(self, answer):
+        self._answer = answer
 
+    def __call__(self, questions):
+        return self._answer(questions)
 
-def message(words, *urls):
-    pictures = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
-    return [{"role": "user", "content": [{"type": "text", "text": words}, *pictures]}]
+    def refuse(self, question):
+        pass
 
-
-def status_of(call):
-    with pytest.raises(openai.APIStatusError) as caught:
-        call()
-    return caught.value.status_code, caught.value.body["message"]
+    def idle(self):
+        pass
 
 
 def test_the_official_client_gets_what_ask_says(address, model):
@@ -169,8 +158,7 @@ def test_a_body_that_is_too_long_and_a_token(model):
         seen.extend(questions)
         return [Reply("yes", None, 2, 3) for _ in questions]
 
-    answering.refuse = lambda question: None
-    app = make_app(answering, name="m", limits=Limits(body=1 << 20), token="secret")
+    app = make_app(Answers(answering), name="m", limits=Limits(body=1 << 20), token="secret")
     with running(Server(app, socket_at("127.0.0.1", 0))) as address:
         assert status_of(lambda: client(address).chat.completions.create(model="m", messages=message("?")))[0] == 401
         here = client(address, "secret")
@@ -190,8 +178,7 @@ def test_who_hangs_up_stops_nobody_else(when):
         go_on.wait(20)
         return [Reply("a long answer " * 50, None, 2, 3) for _ in questions]
 
-    answering.refuse = lambda question: None
-    app = make_app(answering, name="m", limits=Limits(batch=1, waiting=2))
+    app = make_app(Answers(answering), name="m", limits=Limits(batch=1, waiting=2))
     with running(Server(app, socket_at("127.0.0.1", 0))) as address:
         host, port = address.removeprefix("http://").split(":")
         body = json.dumps({"model": "m", "stream": True, "messages": message("?")}).encode()
@@ -221,8 +208,7 @@ def test_beyond_the_queue_is_429():
         go.wait(20)
         return [Reply("yes", None, 2, 3) for _ in questions]
 
-    answering.refuse = lambda question: None
-    app = make_app(answering, name="m", limits=Limits(batch=1, waiting=1))
+    app = make_app(Answers(answering), name="m", limits=Limits(batch=1, waiting=1))
     with running(Server(app, socket_at("127.0.0.1", 0))) as address, ThreadPoolExecutor(2) as pool:
 
         def ask():
@@ -285,7 +271,7 @@ def test_a_transparent_picture_is_read_as_in_training(address, model):
     Image.open(sample.images[0]).convert("RGBA").save(buffer, "PNG")
     url = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
     plain, layered = (
-        client(address).chat.completions.create(model="m", messages=message(sample.instruction, each))
+        client(address).chat.completions.create(model="colours", messages=message(sample.instruction, each))
         for each in (picture_url(sample), url)
     )
     assert plain.choices[0].message.content == layered.choices[0].message.content

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
 
+from evertune.errors import RunFolderError
 from evertune.evaluate import Answer, answer_samples
 from evertune.learner import Learner
 from evertune.lmm.protocol import Generation
+from evertune.serve.following import Follower, Served
 from evertune.tasks import Sample
 from evertune.tasks.split import number_problem
 
@@ -23,12 +26,14 @@ class Question:
 
     Attributes:
         task: whose question it is; reaches only a method that must be told.
+        stops: texts before which the answer ends.
     """
 
     pictures: Sequence[tuple[Image.Image, str]] = field(repr=False)
     words: str
     tokens: int
     task: str | None = None
+    stops: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +43,7 @@ class Reply:
     Attributes:
         finished: whether it ended by itself; else it was cut off at the most tokens that it may have.
         ranking: learned tasks with the router's scores, the likeliest first; empty unless it was wanted.
+        served: the stage that answered.
     """
 
     text: str
@@ -46,6 +52,7 @@ class Reply:
     asked_tokens: int
     finished: bool = True
     ranking: Sequence[tuple[str, float]] = ()
+    served: Served = field(default_factory=Served)
 
 
 class Answering:
@@ -53,12 +60,38 @@ class Answering:
 
     Args:
         learner: at the stage that answers.
+        follows: whether it goes to the last stage of its folder, whatever other processes do there meanwhile.
         batch_size: questions that go through the model at once.
         ranked: whether replies tell the router's scores.
     """
 
-    def __init__(self, learner: Learner, *, batch_size: int, ranked: bool = False) -> None:
+    def __init__(self, learner: Learner, *, batch_size: int, ranked: bool = False, follows: bool = False) -> None:
         self._learner, self._batch_size, self._ranked = learner, batch_size, ranked
+        self._follower = Follower(learner) if follows else None
+
+    @property
+    def served(self) -> Served:
+        """The stage that answers now.
+
+        Raises:
+            RunFolderError: none can, because the folder is damaged.
+        """
+        if self._follower and self._follower.fault:
+            raise self._follower.fault
+        return self._follower.served if self._follower else Served(self._learner.current)
+
+    def follow(self) -> bool:
+        """Go to the folder's last stage; whether it was another one.
+
+        Raises:
+            RunFolderError: it can't be loaded.
+        """
+        return self._follower is not None and self._follower.follow()
+
+    def idle(self) -> None:
+        """`follow` while nobody waits for it: what is wrong, `served` tells."""
+        with suppress(RunFolderError):
+            self.follow()
 
     def refuse(self, question: Question) -> None:
         """Stop a question that the model can't take.
@@ -71,7 +104,20 @@ class Answering:
             raise number_problem("the last message", len(question.pictures), lmm.pictures, model=lmm.name)
 
     def __call__(self, questions: Sequence[Question]) -> list[Reply]:
-        """One reply per question, in order."""
+        """One reply per question, in order.
+
+        Raises:
+            RunFolderError: the folder's last stage can't be loaded.
+        """
+        self.follow()
+        try:
+            return self._answered(questions)
+        except RunFolderError:
+            if not self.follow():
+                raise
+            return self._answered(questions)  # a stage was rolled back while it was read
+
+    def _answered(self, questions: Sequence[Question]) -> list[Reply]:
         found: dict[int, Reply] = {}
         with self._learner.features.held({sha: image for q in questions for image, sha in q.pictures}):
             for longest, task in dict.fromkeys((question.tokens, question.task) for question in questions):
@@ -103,13 +149,23 @@ class Answering:
             task=task,
             reuse=False,
         )
-        return [self._reply(answer) for answer in answers]
+        return [self._reply(answer, q.stops) for answer, q in zip(answers, questions, strict=True)]
 
-    def _reply(self, answer: Answer) -> Reply:
+    def _reply(self, answer: Answer, stops: Sequence[str]) -> Reply:
         said, sample = answer.text, answer.sample
         assert isinstance(said, Generation), "nothing comes from a cache of texts"
+        text, tokens, finished = self._stopped(said, stops)
         asked, ranking = self._asked_tokens(sample), self._ranking(sample)
-        return Reply(said, answer.expert, len(said.ids), asked, finished=said.finished, ranking=ranking)
+        return Reply(text, answer.expert, tokens, asked, finished=finished, ranking=ranking, served=self.served)
+
+    def _stopped(self, said: Generation, stops: Sequence[str]) -> tuple[str, int, bool]:
+        """The text before the first of `stops`, the tokens up to its end, and whether the answer ended by itself."""
+        places = [place for stop in stops if (place := said.find(stop)) >= 0]
+        if not places:
+            return str(said), len(said.ids), said.finished
+        texts = self._learner.lmm.token_texts(said.ids)
+        whole = (n for n in range(1, len(texts) + 1) if any(stop in "".join(texts[:n]) for stop in stops))
+        return said[: min(places)], next(whole, len(said.ids)), True
 
     def _ranking(self, sample: Sample) -> list[tuple[str, float]]:
         return self._learner.ranking(sample) if self._ranked else []

@@ -1,12 +1,13 @@
 """The endpoint: `/v1/chat/completions` with pictures, streaming or not, `/v1/models`, `/health` and `/metrics`.
 
-Errors look as clients of this protocol expect them: {"error": {"message", "type", "code"}}.
+Whatever goes wrong is answered with an error object (`errors.py`). Each reply says the stage that it is from.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -17,13 +18,17 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from pydantic import ValidationError
+from starlette.exceptions import HTTPException
 
-from evertune.errors import UserError
+from evertune.errors import RunFolderError, UserError
 from evertune.serve.answering import Answering, Question, Reply
 from evertune.serve.batches import Batches, FullError
-from evertune.serve.chat import ChatRequest, question_of
+from evertune.serve.chat import ChatRequest, question_of, request_of
+from evertune.serve.errors import RefusedError
+from evertune.serve.following import Served
 from evertune.serve.listening import LARGEST_BODY, bearer, same_token
+
+LOG = logging.getLogger("uvicorn.error")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,21 +46,6 @@ class Limits:
     waiting: int = 64
     body: int = LARGEST_BODY
     tokens: int = 64
-
-
-class RefusedError(Exception):
-    """A request that is answered with an error."""
-
-    def __init__(self, status: int, message: str, *, code: str) -> None:
-        super().__init__(message)
-        self.status, self.code = status, code
-
-    def response(self) -> JSONResponse:
-        """As clients expect it."""
-        kind = "invalid_request_error" if self.status < 500 and self.status != 429 else "server_error"
-        body = {"error": {"message": str(self), "type": kind, "param": None, "code": self.code}}
-        headers = {"Retry-After": "1"} if self.status == 429 else {}
-        return JSONResponse(body, status_code=self.status, headers=headers)
 
 
 class Measured:
@@ -80,7 +70,9 @@ def make_app(answering: Answering, *, name: str, limits: Limits | None = None, t
         token: what clients must send as `Authorization: Bearer ...`; None: nothing.
     """
     limits = limits or Limits()
-    batches: Batches[Question, Reply] = Batches(answering, most=limits.batch, waiting=limits.waiting)
+    batches: Batches[Question, Reply] = Batches(
+        answering, most=limits.batch, waiting=limits.waiting, idle=answering.idle
+    )
     measured = Measured(batches)
 
     @asynccontextmanager
@@ -92,7 +84,11 @@ def make_app(answering: Answering, *, name: str, limits: Limits | None = None, t
 
     @app.middleware("http")
     async def counted(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
-        response = await go_on(request)
+        try:
+            response = await go_on(request)
+        except Exception:
+            LOG.exception("%s %s", request.method, request.url.path)
+            response = RefusedError(500, "the server failed: see its log", code="internal").response()
         if request.url.path.startswith("/v1/"):
             measured.requests.labels(str(response.status_code)).inc()
         return response
@@ -101,9 +97,16 @@ def make_app(answering: Answering, *, name: str, limits: Limits | None = None, t
     async def refused(_: Request, problem: RefusedError) -> JSONResponse:
         return problem.response()
 
+    @app.exception_handler(HTTPException)
+    async def elsewhere(request: Request, problem: HTTPException) -> JSONResponse:
+        where = f"{request.method} {request.url.path}"
+        return RefusedError(problem.status_code, f"{where}: {problem.detail}", code="not_found").response()
+
     @app.get("/health")
-    async def health() -> dict[str, Any]:
-        return {"status": "ok", "model": name, "waiting": len(batches)}
+    async def health() -> JSONResponse:
+        served = _served(answering)
+        about = {"stage": served.stage, "task": served.task, "system_fingerprint": served.fingerprint}
+        return JSONResponse({"status": "ok", "model": name, "waiting": len(batches), **about})
 
     @app.get("/metrics")
     async def metrics() -> PlainTextResponse:
@@ -112,13 +115,20 @@ def make_app(answering: Answering, *, name: str, limits: Limits | None = None, t
     @app.get("/v1/models")
     async def models(request: Request) -> dict[str, Any]:
         _admit(request, token)
-        return {"object": "list", "data": [{"id": name, "object": "model", "created": 0, "owned_by": "evertune"}]}
+        return {"object": "list", "data": [_model(name, _served(answering))]}
+
+    @app.get("/v1/models/{wanted:path}")
+    async def model(request: Request, wanted: str) -> dict[str, Any]:
+        _admit(request, token)
+        _refuse_unknown(wanted, name)
+        return _model(name, _served(answering))
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
         _admit(request, token)
         started = time.perf_counter()
-        asked = _parsed(await _body(request, limits.body))
+        asked = request_of(await _body(request, limits.body))
+        _refuse_unknown(asked.model, name)
         question = await asyncio.to_thread(_question, asked, answering, limits)
         reply = await _reply(batches, question)
         measured.seconds.observe(time.perf_counter() - started)
@@ -131,12 +141,38 @@ def make_app(answering: Answering, *, name: str, limits: Limits | None = None, t
 def _response(asked: ChatRequest, reply: Reply, *, name: str) -> Response:
     """The answer as a whole, or as a stream."""
     head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": name}
+    head |= {"system_fingerprint": reply.served.fingerprint}
+    headers = {"X-Evertune-Stage": str(reply.served.stage)}
     if asked.stream:
-        wants_usage = bool((asked.stream_options or {}).get("include_usage"))
-        return StreamingResponse(_chunks(head, reply, wants_usage), media_type="text/event-stream")
+        wants_usage = bool(asked.stream_options and asked.stream_options.include_usage)
+        chunks = _chunks(head, reply, wants_usage)
+        return StreamingResponse(chunks, media_type="text/event-stream", headers=headers)
     choice = {"index": 0, "message": {"role": "assistant", "content": reply.text}, "finish_reason": _reason(reply)}
     body = {**head, "object": "chat.completion", "choices": [choice], "usage": _usage(reply)}
-    return JSONResponse({**body, "evertune": {"expert": reply.expert}})
+    about = {"expert": reply.expert, "stage": reply.served.stage, "task": reply.served.task}
+    return JSONResponse({**body, "evertune": about}, headers=headers)
+
+
+def _served(answering: Answering) -> Served:
+    try:
+        return answering.served
+    except RunFolderError as problem:
+        raise _unavailable(problem) from problem
+
+
+def _unavailable(problem: RunFolderError) -> RefusedError:
+    return RefusedError(503, str(problem), code="model_unavailable")
+
+
+def _model(name: str, served: Served) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": served.created, "owned_by": "evertune"}
+
+
+def _refuse_unknown(wanted: str | None, name: str) -> None:
+    """Stop a request for another model; a request may leave it out, for there is only one."""
+    if wanted not in (None, name):
+        message = f"there is no model '{wanted}' here: this server has '{name}'"
+        raise RefusedError(404, message, code="model_not_found", param="model")
 
 
 def _admit(request: Request, token: str | None) -> None:
@@ -155,18 +191,9 @@ async def _body(request: Request, most: int) -> bytes:
     return b"".join(parts)
 
 
-def _parsed(body: bytes) -> ChatRequest:
-    try:
-        return ChatRequest.model_validate_json(body)
-    except ValidationError as problem:
-        first = problem.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise RefusedError(400, f"{place or 'the request'}: {first['msg']}", code="invalid") from problem
-
-
 def _question(asked: ChatRequest, answering: Answering, limits: Limits) -> Question:
     try:
-        question = Question(*question_of(asked), asked.longest(limits.tokens))
+        question = Question(*question_of(asked), asked.longest(limits.tokens), stops=asked.stops)
         answering.refuse(question)
     except UserError as problem:
         raise RefusedError(400, str(problem), code="invalid") from problem
@@ -178,6 +205,8 @@ async def _reply(batches: Batches[Question, Reply], question: Question) -> Reply
         return await asyncio.wrap_future(batches.ask(question))
     except FullError as problem:
         raise RefusedError(429, "too many questions are waiting: ask again in a second", code="full") from problem
+    except RunFolderError as problem:
+        raise _unavailable(problem) from problem
     except UserError as problem:
         raise RefusedError(400, str(problem), code="invalid") from problem
 

@@ -12,6 +12,9 @@ Q = TypeVar("Q")
 A = TypeVar("A")
 
 
+SECONDS = 1.0
+
+
 class FullError(Exception):
     """No place is left in the queue: come again later."""
 
@@ -23,10 +26,18 @@ class Batches(Generic[Q, A]):
         answer: as many answers as questions, in order. Called by one thread only.
         most: questions answered at once.
         waiting: questions that may wait.
+        idle: called in the same thread, about every `SECONDS`, while nobody asks.
     """
 
-    def __init__(self, answer: Callable[[Sequence[Q]], Sequence[A]], *, most: int, waiting: int) -> None:
-        self._answer, self._most = answer, most
+    def __init__(
+        self,
+        answer: Callable[[Sequence[Q]], Sequence[A]],
+        *,
+        most: int,
+        waiting: int,
+        idle: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._answer, self._most, self._idle = answer, most, idle
         self._queue: queue.Queue[tuple[Q, Future[A]] | None] = queue.Queue(waiting)
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="answers", daemon=True)
@@ -57,7 +68,7 @@ class Batches(Generic[Q, A]):
         self._thread.join()
 
     def _work(self) -> None:
-        while (first := self._queue.get()) is not None:
+        while (first := self._next()) is not None:
             taken = [first]
             last = False
             while len(taken) < self._most and not last:
@@ -70,6 +81,13 @@ class Batches(Generic[Q, A]):
             self._serve([(question, future) for question, future in taken if future.set_running_or_notify_cancel()])
             if last:
                 return
+
+    def _next(self) -> tuple[Q, Future[A]] | None:
+        while True:
+            try:
+                return self._queue.get(timeout=SECONDS)
+            except queue.Empty:
+                self._idle()
 
     def _serve(self, taken: Sequence[tuple[Q, Future[A]]]) -> None:
         """A batch that fails is tried one by one, so that one bad question spoils no other."""

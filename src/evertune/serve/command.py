@@ -33,6 +33,6 @@ def serve(
         raise UserError(f"serving needs the package '{problem.name}': pip install 'evertune[serve]'") from problem
     refuse_without_token(host, token)
     listening = socket_at(host, port)
-    answering = Answering(Service.open(folder, progress=progress).learner, batch_size=batch)
+    answering = Answering(Service.open(folder, progress=progress).learner, batch_size=batch, follows=True)
     app = make_app(answering, name=folder.resolve().name, limits=Limits(batch, waiting, tokens=tokens), token=token)
     return Server(app, listening)

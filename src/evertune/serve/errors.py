@@ -1,0 +1,27 @@
+"""Errors as clients of this protocol expect them: {"error": {"message", "type", "param", "code"}}."""
+
+from __future__ import annotations
+
+from fastapi.responses import JSONResponse
+
+
+class RefusedError(Exception):
+    """A request that is answered with an error.
+
+    Args:
+        status: of HTTP.
+        message: what is wrong and what to do.
+        code: a short name for programs.
+        param: the field of the request.
+    """
+
+    def __init__(self, status: int, message: str, *, code: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.status, self.code, self.param = status, code, param
+
+    def response(self) -> JSONResponse:
+        """As clients expect it."""
+        kind = "invalid_request_error" if self.status < 500 and self.status != 429 else "server_error"
+        body = {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
+        headers = {"Retry-After": "1"} if self.status in (429, 503) else {}
+        return JSONResponse(body, status_code=self.status, headers=headers)
