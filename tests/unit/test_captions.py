@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import shutil
+import subprocess
+from types import SimpleNamespace
 
 import pytest
 
@@ -140,13 +142,27 @@ def test_texts_stay_apart_in_the_published_tokeniser():
     assert java.ptb_tokens([]) == []
 
 
+@pytest.fixture
+def meteor_without_paraphrases(monkeypatch):
+    """The published program without its table of paraphrases, which takes half a minute to load."""
+    from pycocoevalcap.meteor import meteor
+
+    class Popen(subprocess.Popen):
+        def __init__(self, command, **options):
+            super().__init__([*command, "-m", "exact stem synonym"], **options)
+
+    monkeypatch.setattr(meteor, "subprocess", SimpleNamespace(Popen=Popen, PIPE=subprocess.PIPE))
+
+
 @needs_java
-def test_meteor_of_a_cell():
-    said, golds = ["a dog runs on the sand", ""], [["a dog runs on the sand"], ["a cat"]]
+def test_meteor_of_a_cell(meteor_without_paraphrases):
+    said = ["a dog runs on the sand", "", "two dogs run in sand"]
+    golds = [["a dog runs on the sand"], ["a cat"], ["a bus drives", "dogs running on the wet sand"]]
     found = score_cell(rule_of("meteor"), said, golds)
-    # the published program gives 1 to equal captions; it adds up what the captions of a cell share, like BLEU
-    assert found.each == [pytest.approx(1.0), 0.0]
-    assert 0 < found.strict < 100 and found.standard_error is None
+    # What the whole program with its paraphrases prints for this cell. Equal captions get 1; like BLEU it adds up what
+    # the captions of a cell share.
+    assert found.each == pytest.approx([1.0, 0.0, 0.2571612527133221], abs=1e-6)
+    assert found.strict == pytest.approx(38.01814708706472, abs=1e-4) and found.standard_error is None
 
 
 @pytest.mark.parametrize("name", ["meteor", "spice", "cider-ptb", "bleu-4-ptb", "rouge-l-ptb"])

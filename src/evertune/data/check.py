@@ -21,7 +21,7 @@ from evertune.errors import DataError
 from evertune.tasks.problems import Problems, ReportedError
 from evertune.tasks.samples import Samples
 from evertune.tasks.seen import COMPARED
-from evertune.tasks.sources import SPLITS, Reading, parted, read_half, read_whole, taken
+from evertune.tasks.sources import SPLITS, Reading, parted, read_half, read_whole, scorable, taken
 from evertune.tasks.stream import TaskFile
 
 if TYPE_CHECKING:
@@ -156,7 +156,10 @@ def _half(entry: TaskFile, how: Reading, split: str, samples: Samples, *, pictur
         samples.look(depth=COMPARED, on_looked=how.looked(entry.name))
         how.problems.add(samples.faults(), task=entry.name)
         samples = samples.whole()
-    return Half(entry.name, split, taken(samples, entry, how), by_content=pictures)
+    samples = taken(samples, entry, how)
+    if split == "test":
+        samples = scorable(samples, entry, how)
+    return Half(entry.name, split, samples, by_content=pictures)
 
 
 def _note(problem: DataError, entry: TaskFile, how: Reading) -> None:

@@ -5,18 +5,18 @@ A number beside another one says little; the reasons, which add up to the differ
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from evertune.errors import UserError
+from evertune.errors import DataError, UserError
 from evertune.rescore.formats import Format, format_of
 from evertune.rescore.pairing import Case, Missing, beside, pair, pair_by_line
 from evertune.rescore.peers import Peer
 from evertune.rescore.predictions import Said, read_predictions, read_totals
 from evertune.rescore.reasons import Difference, reason_for
-from evertune.scoring.rules import CellScore, rule_of, score_cell
+from evertune.scoring.rules import CellScore, Rule, rule_of, score_cell
 
 SAME = 1e-9
 # `Result.text` has two decimals.
@@ -112,6 +112,7 @@ def rescore(
     rules = [rule_of(name) for name in scores or layout.rules]
     said = read_predictions(file, key=prediction)
     cases = _cases(layout, said, file=file, gold=gold, split=split, missing=missing)
+    _check_golds(cases, {*rules, *map(rule_of, layout.rules)}, where=gold or file)
     texts, golds = [case.said or "" for case in cases], [case.gold.answers for case in cases]
     cells = [score_cell(rule, texts, golds) for rule in rules]
     totals = read_totals(file)
@@ -142,6 +143,18 @@ def _cases(
     if layout.by_line and {one.id for one in said} != {one.id for one in golds}:
         return pair_by_line(said, golds, file=file, gold=gold)
     return pair(said, golds, file=file, gold=gold, missing=missing)
+
+
+def _check_golds(cases: Sequence[Case], rules: Iterable[Rule], *, where: Path) -> None:
+    """Refuse gold answers that a score can't use, with their question."""
+    checks = [rule.check_gold for rule in rules if rule.check_gold]
+    for case in cases if checks else ():
+        try:
+            for check in checks:
+                for answer in case.gold.answers:
+                    check(answer)
+        except UserError as problem:
+            raise DataError(f"{where}, question '{case.gold.id}': {problem}") from problem
 
 
 def _theirs(peer: Peer, cases: Sequence[Case], ours: CellScore, totals: dict[str, float]) -> TheirScore:

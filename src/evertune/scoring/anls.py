@@ -23,7 +23,7 @@ def anls(prediction: str, answers: Sequence[str]) -> float:
 
 def anls_tolerant(prediction: str, answers: Sequence[str]) -> float:
     """1 when an answer stands in the prediction as whole words; else `anls`."""
-    return max(tolerant(prediction, answers), anls(prediction, answers))
+    return tolerant(prediction, answers) or anls(prediction, answers)
 
 
 def edit_distance(one: str, other: str) -> int:

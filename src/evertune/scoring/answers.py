@@ -7,28 +7,14 @@ tell it from lost knowledge. An empty answer is never right.
 from __future__ import annotations
 
 import re
-import string
 from collections.abc import Sequence
-from functools import lru_cache
 
-ARTICLES = re.compile(r"\b(a|an|the)\b")
-PUNCTUATION = str.maketrans("", "", string.punctuation.replace("-", ""))
-
-REMEMBERED = 50_000  # answers repeat
-
-# A letter by itself; not the "t" of "don't".
-IN_BRACKETS = re.compile(r"\(([a-z])\)")
-ALONE = re.compile(r"(?<![\w'’])([a-z])(?![\w'’])")
+from evertune.scoring.letters import has_letter, letter_of
+from evertune.scoring.relaxed import stands_in
 
 # What LLaVA's evaluation of ScienceQA takes for an option beside the bare letter; its pattern ends in any character.
 LETTER_AND_TEXT = re.compile(r"([A-Z])\. ")
 THE_ANSWER_IS = re.compile(r"The answer is ([A-Z]).")
-
-
-@lru_cache(maxsize=REMEMBERED)
-def normalised(text: str) -> str:
-    """Lower case, no punctuation but hyphens, no articles, single spaces."""
-    return " ".join(ARTICLES.sub(" ", text.casefold().translate(PUNCTUATION)).split())
 
 
 def exact(prediction: str, answers: Sequence[str]) -> float:
@@ -38,9 +24,8 @@ def exact(prediction: str, answers: Sequence[str]) -> float:
 
 
 def tolerant(prediction: str, answers: Sequence[str]) -> float:
-    """1 when one of `answers` occurs in the prediction as whole words, after `normalised`; else 0."""
-    said = f" {normalised(prediction)} "
-    return float(any(wanted and f" {wanted} " in said for wanted in map(normalised, answers)))
+    """1 when one of `answers` stands in the prediction as whole words, its form aside (`relaxed`); else 0."""
+    return float(any(stands_in(prediction, answer) for answer in answers))
 
 
 def option(prediction: str, answers: Sequence[str]) -> float:
@@ -50,18 +35,12 @@ def option(prediction: str, answers: Sequence[str]) -> float:
 
 
 def option_letter(prediction: str, answers: Sequence[str]) -> float:
-    """1 when the first letter that stands alone is the option's: `b` for `(b)`, `B.`, `(b) dog`, `I think (b)`.
+    """1 when the prediction names the option's letter and no other: `b` for `(b)`, `B.`, `(b) dog`, `I think it is b`.
 
-    A letter in brackets comes before a bare one. "a dog" counts as the option `a`: an article can't be told from it.
+    `letters.letter_of` has the rule. "A dog" names no option: the article is no letter.
     """
     wanted = letter_of(answers[0])
     return float(wanted is not None and letter_of(prediction) == wanted)
-
-
-def letter_of(text: str) -> str | None:
-    """The first letter in brackets, else the first that stands alone, in lower case; None when there is none."""
-    found = IN_BRACKETS.search(text.casefold()) or ALONE.search(text.casefold())
-    return found.group(1) if found else None
 
 
 def gqa(prediction: str, answers: Sequence[str]) -> float:
@@ -94,9 +73,7 @@ def scienceqa(prediction: str, answers: Sequence[str]) -> float:
 
 def scienceqa_tolerant(prediction: str, answers: Sequence[str]) -> float:
     """1 for the letter in any form (`option_letter`), or, where no letter stands alone, for the option's text."""
-    if letter_of(prediction) is None:
-        return tolerant(prediction, answers[1:])
-    return option_letter(prediction, answers)
+    return option_letter(prediction, answers) if has_letter(prediction) else tolerant(prediction, answers[1:])
 
 
 def _scienceqa_letter(text: str) -> str | None:

@@ -5,6 +5,7 @@ Referring expressions (RefCOCO and its kin) are scored by it; the boxes stand in
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -13,8 +14,9 @@ from evertune.errors import UserError
 Box = tuple[float, float, float, float]
 
 OVERLAP_NEEDED = 0.5
-NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)")
-WITH_SIZE = re.compile(r"(.*?)\s+of\s+(\d+)\s*x\s*(\d+)\s*", re.DOTALL)
+NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+IN_TEXT = re.compile(rf"(?<![\w.])(?:{NUMBER.pattern})")  # not the 1 of "x1"
+WITH_SIZE = re.compile(r"(.*?)\s+of\s+(\d{1,9})\s*x\s*(\d{1,9})\s*", re.DOTALL)
 
 
 def box(prediction: str, answers: Sequence[str]) -> float:
@@ -69,7 +71,7 @@ def gold_box(text: str) -> Box:
     """
     sized = WITH_SIZE.fullmatch(text)
     found = bracketed(f"[{(sized.group(1) if sized else text).strip().strip('[]')}]")
-    if found is None or (sized and not int(sized.group(2)) * int(sized.group(3))):
+    if found is None or not all(map(math.isfinite, found)) or (sized and not int(sized.group(2)) * int(sized.group(3))):
         raise UserError(f"the gold answer '{text[:80]}' is no box: write [x1, y1, x2, y2], or add ' of 640x480'")
     return padded(found, width=int(sized.group(2)), height=int(sized.group(3))) if sized else found
 
@@ -85,7 +87,7 @@ def bracketed(text: str) -> Box | None:
 
 def anywhere(text: str) -> Box | None:
     """The box of the first four numbers in a text."""
-    numbers = NUMBER.findall(text)[:4]
+    numbers = IN_TEXT.findall(text)[:4]
     if len(numbers) < 4:
         return None
     x1, y1, x2, y2 = _box(numbers)

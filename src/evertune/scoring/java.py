@@ -37,11 +37,16 @@ def _ptb_tokens(texts: tuple[str, ...]) -> list[list[str]]:
         return []
     tokeniser = _published("tokenizer.ptbtokenizer", "PTBTokenizer")
     # One line each: the program tells texts apart by line ends, and Java knows more of them than "\n".
-    lines = {number: [{"caption": " ".join(text.split())}] for number, text in enumerate(texts)}
+    lines = {number: [{"caption": _one_line(text)}] for number, text in enumerate(texts)}
     found = _run("the PTB tokeniser", lambda: tokeniser().tokenize(lines))
     if len(found) != len(texts):
         raise UserError(f"the PTB tokeniser gave {len(found)} of {len(texts)} texts back; score without '-ptb'")
     return [found[number][0].split() for number in range(len(texts))]
+
+
+def _one_line(text: str) -> str:
+    """What can be written to the program: no half a letter, and nothing that ends a line."""
+    return " ".join(text.replace("\0", " ").encode("utf-8", "replace").decode().split())
 
 
 def meteor(predictions: Captions, references: Sequence[Captions]) -> Scored:

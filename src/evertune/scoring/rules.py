@@ -33,6 +33,7 @@ class Rule:
         strict: what the matrix holds.
         tolerant: the same knowledge in any form.
         whole: the score of a cell where it is not the mean of its answers' scores (BLEU, METEOR).
+        check_gold: raises a UserError for a gold answer that this rule can't score; None: it scores any text.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Rule:
     strict: Score
     tolerant: Score
     whole: Whole | None = None
+    check_gold: Callable[[str], object] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +69,15 @@ def each(compare: Compare) -> Score:
     return score
 
 
-def either(strict: Compare, tolerant: Compare) -> Score:
-    """The tolerant side of a rule whose own normaliser may accept what the tolerant one does not."""
-    return each(lambda said, golds: max(strict(said, golds), tolerant(said, golds)))
+def answerwise(
+    name: str, about: str, strict: Compare, tolerant: Compare, *, check_gold: Callable[[str], object] | None = None
+) -> Rule:
+    """A rule for cells from its two sides for single answers; what is right strictly is right in any form."""
+
+    def either(prediction: str, golds: Sequence[str]) -> float:
+        return max(strict(prediction, golds), tolerant(prediction, golds))
+
+    return Rule(name, about, each(strict), each(either), check_gold=check_gold)
 
 
 def on_words(of_tokens: captions.OfTokens, tokenise: Tokenise) -> Score:
@@ -126,41 +134,26 @@ _CIDER_PTB = on_words(cider_of_tokens, java.ptb_tokens)
 RULES = {
     rule.name: rule
     for rule in (
-        Rule("exact", "letter by letter", each(answers.exact), each(answers.tolerant)),
-        Rule("vqa", "VQA soft accuracy over annotators", each(vqa.vqa), each(vqa.vqa_tolerant)),
-        Rule(
-            "textvqa", "VQA soft accuracy, M4C's normaliser", each(vqa.textvqa), either(vqa.textvqa, vqa.vqa_tolerant)
+        answerwise("exact", "letter by letter", answers.exact, answers.tolerant),
+        answerwise("vqa", "VQA soft accuracy over annotators", vqa.vqa, vqa.vqa_tolerant),
+        answerwise("textvqa", "VQA soft accuracy, M4C's normaliser", vqa.textvqa, vqa.vqa_tolerant),
+        answerwise("vizwiz", "VQA soft accuracy, the prediction normalised only", vqa.vizwiz, vqa.vqa_tolerant),
+        answerwise("option", "letter of the option", answers.option, answers.option_letter),
+        answerwise(
+            "scienceqa", "letter of the option as LLaVA reads it", answers.scienceqa, answers.scienceqa_tolerant
         ),
-        Rule(
-            "vizwiz",
-            "VQA soft accuracy, the prediction normalised only",
-            each(vqa.vizwiz),
-            either(vqa.vizwiz, vqa.vqa_tolerant),
-        ),
-        Rule("option", "letter of the option", each(answers.option), each(answers.option_letter)),
-        Rule(
-            "scienceqa",
-            "letter of the option as LLaVA reads it",
-            each(answers.scienceqa),
-            either(answers.scienceqa, answers.scienceqa_tolerant),
-        ),
-        Rule(
+        answerwise(
             "normalised",
             "equal to the first answer after VQA normalisation",
-            each(vqa.first_normalised),
-            each(vqa.first_contained),
+            vqa.first_normalised,
+            vqa.first_contained,
         ),
-        Rule(
-            "gqa",
-            "the first answer; case and final period aside",
-            each(answers.gqa),
-            either(answers.gqa, vqa.first_contained),
+        answerwise("gqa", "the first answer; case and final period aside", answers.gqa, vqa.first_contained),
+        answerwise("ocrvqa", "the first answer; case aside", answers.ocrvqa, vqa.first_contained),
+        answerwise(
+            "box", "boxes that overlap by more than half", boxes.box, boxes.box_tolerant, check_gold=boxes.gold_box
         ),
-        Rule(
-            "ocrvqa", "the first answer; case aside", each(answers.ocrvqa), either(answers.ocrvqa, vqa.first_contained)
-        ),
-        Rule("box", "boxes that overlap by more than half", each(boxes.box), each(boxes.box_tolerant)),
-        Rule("anls", "nearness of the nearest answer's letters", each(anls.anls), each(anls.anls_tolerant)),
+        answerwise("anls", "nearness of the nearest answer's letters", anls.anls, anls.anls_tolerant),
         Rule("cider", "CIDEr-D x 100; may exceed 100", cider, cider),  # blind to case and marks already
         *_caption_rules(captions.tokenise_all),
         Rule("cider-ptb", "CIDEr-D x 100, Java tokeniser; may exceed 100", _CIDER_PTB, _CIDER_PTB),

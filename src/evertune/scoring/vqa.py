@@ -11,6 +11,8 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
+from evertune.scoring.relaxed import normalised, stands_in
+
 ANNOTATORS_NEEDED = 3
 # Ten people answer each question, most of them with the same few words.
 REMEMBERED = 50_000
@@ -20,6 +22,7 @@ COMMA_IN_NUMBER = re.compile(r"\d,\d")
 PERIOD = re.compile(r"\.(?!\d)")
 NUMBERS = dict(zip("zero one two three four five six seven eight nine ten".split(), map(str, range(11)), strict=True))
 NUMBERS["none"] = "0"
+HYPHEN_IN_WORD = re.compile(r"(?<=[^\W\d_])(?<!\de)-(?=\w)|(?<=\d)-(?=[^\W\d_])")
 ARTICLES = {"a", "an", "the"}
 # The forms of the published table; its keys are these with one apostrophe left out. Its capitalised keys ("Im") never
 # apply, since words are in lower case by then.
@@ -110,10 +113,17 @@ def vizwiz(prediction: str, answers: Sequence[str]) -> float:
 
 
 def vqa_tolerant(prediction: str, answers: Sequence[str]) -> float:
-    """`vqa` of the best answer that stands in the prediction as whole words."""
+    """`vqa` of the best answer that stands in the prediction as whole words, its form aside."""
     golds = [normalise(answer) for answer in answers]
-    standing = {gold for gold in golds if contains(prediction, gold)}
+    standing = {normalise(answer) for answer in set(answers) if stands_in(prediction, answer, form=_plain)}
     return max((agreement([gold == one for gold in golds]) for one in standing), default=0.0)
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _plain(text: str) -> str:
+    """The relaxed form with digits for number words; words with hyphens come apart, as in `normalise`."""
+    words = HYPHEN_IN_WORD.sub(" ", normalised(text)).split()
+    return " ".join(NUMBERS.get(word, word) for word in words)
 
 
 def agreement(agrees: Sequence[bool]) -> float:
@@ -133,10 +143,5 @@ def first_normalised(prediction: str, answers: Sequence[str]) -> float:
 
 
 def first_contained(prediction: str, answers: Sequence[str]) -> float:
-    """1 when the first answer stands in the prediction as whole words, both after `normalise`; else 0."""
-    return float(contains(prediction, normalise(answers[0])))
-
-
-def contains(prediction: str, gold: str) -> bool:
-    """Whether `gold` (normalised) stands in `prediction` as whole words."""
-    return bool(gold) and f" {gold} " in f" {normalise(prediction)} "
+    """1 when the first answer stands in the prediction as whole words, its form aside; else 0."""
+    return float(stands_in(prediction, answers[0], form=_plain))

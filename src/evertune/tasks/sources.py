@@ -18,13 +18,14 @@ import numpy as np
 
 from evertune.assets import Progress
 from evertune.errors import DataError, UserError
+from evertune.scoring.rules import rule_of
 from evertune.tasks.builders import built
 from evertune.tasks.formats import format_of
 from evertune.tasks.problems import Problems
 from evertune.tasks.rows import Recipe, RowFile, indexed
 from evertune.tasks.samples import Samples
 from evertune.tasks.seen import DECODED, HASHED, THERE, OnLooked, Seen
-from evertune.tasks.split import held_out, twin_problems, twins, wrong_numbers
+from evertune.tasks.split import held_out, twin_problems, twins, wrong_golds, wrong_numbers
 from evertune.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def read_task(entry: TaskFile, reading: Reading, *, about: dict[str, str]) -> Ta
         DataError: a file as a whole can't be used, or nothing is left of it.
     """
     train, test = (usable(half[: reading.limit], entry, reading) for half in _halves(entry, reading))
+    test = scorable(test, entry, reading)
     pairs, doubled = twins(train, test)
     if pairs:
         reading.problems.add(twin_problems(entry.name, train, test, pairs), task=entry.name)
@@ -99,6 +101,16 @@ def taken(samples: Samples, entry: TaskFile, reading: Reading) -> Samples:
     if reading.takes is None:
         return samples
     wrong, problems = wrong_numbers(samples, reading.takes, model=reading.model)
+    reading.problems.add(problems, task=entry.name)
+    return samples.choose(samples.chosen[~wrong])
+
+
+def scorable(samples: Samples, entry: TaskFile, reading: Reading) -> Samples:
+    """Test samples whose gold answers the task's score can use: found now and not after the training."""
+    check = rule_of(entry.score).check_gold
+    if check is None:
+        return samples
+    wrong, problems = wrong_golds(samples, check)
     reading.problems.add(problems, task=entry.name)
     return samples.choose(samples.chosen[~wrong])
 

@@ -5,13 +5,13 @@ Hashes of a few bytes per row are held; only rows that may be twins are read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evertune.errors import DataError
+from evertune.errors import DataError, UserError
 from evertune.files import digest
 from evertune.tasks.pictures import short
 from evertune.tasks.rows import RowFile
@@ -125,6 +125,20 @@ def wrong_numbers(samples: Samples, takes: range, *, model: str) -> tuple[NDArra
     return wrong, (
         number_problem(samples[at].origin, int(counts[at]), takes, model=model) for at in np.flatnonzero(wrong).tolist()
     )
+
+
+def wrong_golds(samples: Samples, check: Callable[[str], object]) -> tuple[NDArray[Any], list[DataError]]:
+    """(n,) True where a gold answer is none that the task's score can use, and an error for each."""
+    wrong, problems = np.zeros(len(samples), bool), []
+    for at, number in enumerate(samples.chosen.tolist()):
+        row = samples.rows[number]
+        try:
+            for answer in row["answers"]:
+                check(answer)
+        except UserError as problem:
+            wrong[at] = True
+            problems.append(DataError(f"{row['origin']}: {problem}", kind="gold answer that can't be scored"))
+    return wrong, problems
 
 
 def number_problem(origin: str, number: int, takes: range, *, model: str) -> DataError:
