@@ -12,8 +12,13 @@ from functools import lru_cache
 CACHED = 50_000  # predictions repeat
 
 FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
-QUOTES_AND_SIGNS = {"‘": "'", "’": "'", "‐": "-", "‑": "-", "−": "-"}
-AS_ASCII = {**FULL_WIDTH, **str.maketrans(QUOTES_AND_SIGNS)}
+AS_ASCII = FULL_WIDTH | {
+    ord("‘"): ord("'"),
+    ord("’"): ord("'"),
+    ord("‐"): ord("-"),
+    ord("‑"): ord("-"),
+    ord("−"): ord("-"),
+}
 NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 
 ABBREVIATION = re.compile(r"(?<!\w)[^\W\d_](?:\.[^\W\d_])+(?:\.|(?!\w))")
