@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import random
+from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,9 +13,10 @@ from torch import nn
 
 from evertune.lmm import load_lmm
 from evertune.lmm.decoder import IGNORE
+from evertune.pretrain import instruct, phases
 from evertune.pretrain.align import CaptionBank, caption_loss, slot_loss
 from evertune.pretrain.corpus import PLAIN, SLOTS, document, lookup
-from evertune.pretrain.instruct import KNOWN, instruct_loss, known_samples
+from evertune.pretrain.instruct import KNOWN, instruct_loss, known_accuracy, known_samples
 from evertune.pretrain.language import _tokens
 from evertune.pretrain.parts import make_tokenizer
 from evertune.pretrain.phases import Phase, run_phase
@@ -30,7 +34,7 @@ class StoppedError(Exception):
     """The process was killed."""
 
 
-def phase(folder, *, stop_at=None):
+def phase(folder, *, stop_at=None, settings=PHASE):
     """Train a small network on noise; returns its weights, or raises at a step."""
     torch.manual_seed(4)
     net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 1))
@@ -43,7 +47,8 @@ def phase(folder, *, stop_at=None):
         if step == stop_at:
             raise StoppedError
 
-    run_phase(PHASE, dict(net.named_parameters()), loss_at, folder=folder, on_step=on_step)
+    run_phase(settings, dict(net.named_parameters()), loss_at, folder=folder, on_step=on_step)
+    assert not any(p.requires_grad for p in net.parameters()), "frozen from now on"
     return {name: p.detach().clone() for name, p in net.named_parameters()}
 
 
@@ -60,6 +65,72 @@ def test_a_killed_phase_ends_with_the_same_bits(tmp_path, killed):
 def test_a_finished_phase_is_taken_over(tmp_path):
     whole = phase(tmp_path)
     assert all(torch.equal(v, whole[n]) for n, v in phase(tmp_path, stop_at=1).items()), "no step was taken"
+
+
+def test_a_phase_that_is_killed_between_two_files_ends_with_the_same_bits(tmp_path, monkeypatch):
+    """At every write: what is there then is of one step, weights and number."""
+    whole = phase(tmp_path / "whole")
+    honest = phases.write_atomically
+    for number in range(1, 7):
+        folder, written = tmp_path / f"{number}", []
+
+        def write(path, content, written=written, number=number):
+            written.append(path)
+            if len(written) == number:
+                raise StoppedError
+            honest(path, content)
+
+        monkeypatch.setattr(phases, "write_atomically", write)
+        with suppress(StoppedError):
+            phase(folder)
+        monkeypatch.setattr(phases, "write_atomically", honest)
+        assert all(torch.equal(value, whole[name]) for name, value in phase(folder).items()), written
+
+
+@pytest.mark.parametrize("other", [{"steps": 11}, {"learning_rate": 2e-2}, {"weight_decay": 0.3}, {"warmup": 0.5}])
+def test_a_phase_of_another_recipe_begins_anew(tmp_path, other):
+    """Neither what a longer or a faster phase has made is taken over, nor is one gone on with."""
+    settings = replace(PHASE, **other)
+    alone = phase(tmp_path / "alone", settings=settings)
+    phase(tmp_path / "whole")
+    with pytest.raises(StoppedError):
+        phase(tmp_path / "begun", stop_at=7)
+    for folder in ("whole", "begun"):
+        found = phase(tmp_path / folder, settings=settings)
+        assert all(torch.equal(value, alone[name]) for name, value in found.items())
+
+
+def by_hand(settings):
+    """AdamW and its schedule written out: decay on matrices alone, clipping to 1, betas 0.9 and 0.98."""
+    torch.manual_seed(4)
+    net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 1)).double()
+    moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in net.parameters()]
+    rise = max(1, round(settings.warmup * settings.steps))
+    for step in range(settings.steps):
+        torch.manual_seed(step)
+        choose = random.Random(f"{settings.name} {step}")
+        rows = torch.tensor([[choose.random() for _ in range(3)] for _ in range(4)])
+        loss = (net(rows.double()).squeeze(1) - rows.double().sum(1)).square().mean()
+        gradients = torch.autograd.grad(loss, list(net.parameters()))
+        norm = torch.stack([g.norm() for g in gradients]).norm()
+        wave = 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, settings.steps - rise)))
+        rate = settings.learning_rate * ((step + 1) / rise if step < rise else wave)
+        clipped = [gradient * min(1.0, 1 / (norm.item() + 1e-6)) for gradient in gradients]
+        for parameter, gradient, (first, second) in zip(net.parameters(), clipped, moments, strict=True):
+            first.mul_(0.9).add_(0.1 * gradient)
+            second.mul_(0.98).add_(0.02 * gradient**2)
+            decay = settings.weight_decay if parameter.ndim > 1 else 0.0
+            root = (second / (1 - 0.98 ** (step + 1))).sqrt() + 1e-8
+            parameter.data.sub_(rate * (decay * parameter.data + first / (1 - 0.9 ** (step + 1)) / root))
+    return {name: p.detach() for name, p in net.named_parameters()}
+
+
+@pytest.mark.parametrize("settings", [{"weight_decay": 2.0}, {"warmup": 0.5}, {"learning_rate": 0.1}], ids=str)
+def test_a_phase_by_hand(tmp_path, settings):
+    settings = replace(PHASE, **settings)
+    found = phase(tmp_path, settings=settings)
+    for name, wanted in by_hand(settings).items():
+        torch.testing.assert_close(found[name].double(), wanted, rtol=2e-3, atol=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +220,25 @@ def test_alignment_and_instruction_have_gradients_on_what_trains(blip):
         gradients = torch.autograd.grad(loss, list(blip.trainable().values()), allow_unused=True)
         assert all(torch.isfinite(g).all() for g in gradients if g is not None)
         assert sum(float(g.abs().sum()) for g in gradients if g is not None) > 0
+
+
+def test_known_tasks_are_checked_on_scenes_that_are_not_trained_on(blip, monkeypatch):
+    """Each split draws its own scenes, of the known tasks' layouts, with a choice of its own."""
+    drawn = []
+    honest = instruct.draw_scene
+
+    def draw_scene(choose, **options):
+        drawn.append(options["split"])
+        return honest(choose, **options)
+
+    monkeypatch.setattr(instruct, "draw_scene", draw_scene)
+    sides = {split: known_samples(blip, count=2, split=split)[0] for split in ("train", "test")}
+    assert drawn == ["train"] * 10 + ["test"] * 10
+    known_accuracy(blip, count=1)
+    assert drawn[20:] == ["test"] * 5
+    asked = {split: [(s.instruction, s.answers) for s in samples] for split, samples in sides.items()}
+    assert asked["train"] != asked["test"]
+    assert asked["train"] == [(s.instruction, s.answers) for s in known_samples(blip, count=2)[0]]
 
 
 def test_captions_of_the_bank_are_of_its_pictures(blip):

@@ -75,6 +75,59 @@ def test_the_matrix_is_symmetric_with_an_empty_diagonal():
     assert all(matrix[name][name] is None for name in matrix)
 
 
+@pytest.mark.parametrize("count", [3, 5])
+def test_the_matrix_is_the_product_of_standardised_cosines(count):
+    """Over all pairs of the stream; of the last task it is what `similarity_to` says."""
+    tasks = embeddings(count)
+    matrix, names = similarity_matrix(tasks), list(tasks)
+    wanted = np.ones((count, count))
+    for modality in MODALITIES:
+        rows = np.stack([t[modality].double().numpy() for t in tasks.values()])
+        cosines = rows @ rows.T
+        pairs = cosines[np.tril_indices(count, -1)]
+        wanted *= 1 / (1 + np.exp(-(cosines - pairs.mean()) / pairs.std(ddof=1)))
+    for i, a in enumerate(names):
+        for j, b in enumerate(names):
+            if a != b:
+                assert matrix[a][b] == pytest.approx(wanted[i, j], abs=1e-5)
+    last = names[-1]
+    assert similarity_to(tasks.pop(last), tasks, name=last) == pytest.approx(
+        {name: matrix[name][last] for name in tasks}, abs=1e-6
+    )
+
+
+def test_a_task_is_embedded_by_the_answer_that_is_taught_and_all_its_pictures(lmm, tasks, features):
+    """The first answer of several; the mean over a sample's pictures; rows count alike, whatever their length."""
+    one, two, three = tasks[0].train[:3]
+    samples = [replace(one, images=one.images + two.images, answers=("red", "blue green")), three]
+
+    def text(texts):
+        rows = torch.stack([torch.tensor([float(len(t)), float("red" in t), 1.0]) for t in texts])
+        return rows * torch.tensor([[100.0]] + [[1.0]] * (len(texts) - 1))
+
+    found = embed_task(lmm, features, samples, text_encoder=text)
+    vectors = [features.get([replace(s, images=(i,))]).double().mean(1)[0] for s in samples for i in s.images]
+    rows = {
+        "image": torch.stack([(vectors[0] + vectors[1]) / 2, vectors[2]]),
+        "instruction": text([s.instruction for s in samples]).double(),
+        "answer": text(["red", three.answers[0]]).double(),
+    }
+    for modality, values in rows.items():
+        mean = (values / values.norm(dim=1, keepdim=True)).mean(0)
+        torch.testing.assert_close(found[modality].double(), mean / mean.norm(), rtol=1e-4, atol=1e-5)
+
+
+def test_at_most_count_samples_are_embedded(lmm, tasks, features):
+    seen = []
+
+    def text(texts):
+        seen.append(len(texts))
+        return torch.ones(len(texts), 2)
+
+    embed_task(lmm, features, tasks[0].train, count=3, text_encoder=text)
+    assert seen == [3, 3]
+
+
 def test_evenly_spaced(tasks):
     samples = tasks[0].train
     assert evenly_spaced(samples, 4) == list(samples[::2])

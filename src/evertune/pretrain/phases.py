@@ -1,7 +1,8 @@
 """One phase of pretraining: a plain AdamW loop that can be killed at any moment and goes on where it was.
 
 What a step sees depends on the phase's name and the step's number only, so a resumed phase ends with the same bits as
-one that was never interrupted. Checkpoints are safetensors: weights and the optimizer's two moments.
+one that was never interrupted. A checkpoint is one safetensors file: weights, the optimizer's two moments, and in its
+metadata the step and the phase that it is of.
 """
 
 from __future__ import annotations
@@ -9,14 +10,15 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 
-from evertune.files import make_folder, read_json, write_atomically
+from evertune.files import make_folder, write_atomically
 from evertune.loop import cosine
 from evertune.tensors import read_header
 
@@ -35,6 +37,11 @@ class Phase:
     weight_decay: float = 0.01
     warmup: float = 0.05
     save_every: int = 200
+
+    @property
+    def recipe(self) -> str:
+        """What decides the weights: a checkpoint of another recipe is none of this phase."""
+        return json.dumps({name: value for name, value in asdict(self).items() if name != "save_every"})
 
 
 def run_phase(
@@ -61,7 +68,7 @@ def run_phase(
         betas=(0.9, 0.98),
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine(phase.steps, phase.warmup))
-    done, late = _resume(path, parameters, optimizer, schedule), 0.0
+    done, late = _resume(path, phase, parameters, optimizer, schedule), 0.0
     for step in range(done, phase.steps):
         torch.manual_seed(step)
         loss = loss_at(random.Random(f"{phase.name} {step}"))
@@ -73,32 +80,39 @@ def run_phase(
         late = loss.item() if step == done else 0.98 * late + 0.02 * loss.item()
         on_step(phase.name, step + 1, phase.steps, late)
         if (step + 1) % phase.save_every == 0 or step + 1 == phase.steps:
-            _save(path, step + 1, parameters, optimizer)
+            _save(path, phase, step + 1, parameters, optimizer)
     for parameter in parameters.values():
         parameter.requires_grad_(False)
 
 
-def _save(path: Path, step: int, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
+def _save(
+    path: Path, phase: Phase, step: int, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer
+) -> None:
     tensors = {f"weight/{n}": p.detach() for n, p in parameters.items()}
     for name, parameter in parameters.items():
         for moment in ("exp_avg", "exp_avg_sq"):
             tensors[f"{moment}/{name}"] = optimizer.state[parameter][moment]
-    write_atomically(path, save({n: t.contiguous() for n, t in tensors.items()}, metadata={"step": str(step)}))
-    write_atomically(path.with_suffix(".json"), json.dumps({"step": step}))
+    of = {"phase": json.dumps({"step": step, "recipe": phase.recipe})}
+    write_atomically(path, save({n: t.contiguous() for n, t in tensors.items()}, metadata=of))
 
 
 def _resume(
     path: Path,
+    phase: Phase,
     parameters: Mapping[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LambdaLR,
 ) -> int:
-    """Take the last checkpoint; returns how many steps were done."""
-    if not path.exists() or not path.with_suffix(".json").exists():
+    """Take the last checkpoint of this phase; returns how many steps were done."""
+    if not path.exists():
         return 0
-    step = int(read_json(path.with_suffix(".json"))["step"])
     read_header(path)
-    tensors = load_file(path)
+    with safe_open(path, framework="pt") as content:
+        of = json.loads((content.metadata() or {}).get("phase", "{}"))
+        if of.get("recipe") != phase.recipe:
+            return 0
+        tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 - no mapping
+    step = int(of["step"])
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(tensors[f"weight/{name}"])
