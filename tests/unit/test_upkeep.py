@@ -16,12 +16,13 @@ from evertune import upkeep
 from evertune.cli import app
 from evertune.errors import DataError, RunFolderError, UserError
 from evertune.evaluate import Answer, write_answers
-from evertune.scoring.intervals import t_quantile
+from evertune.scoring.intervals import change_interval
 from evertune.stages import FILES
 from evertune.upkeep.kept import kept_task
 from evertune.upkeep.service import Service, asked
 from evertune.upkeep.steps import history, would_forget
 from evertune.upkeep.verdict import Change, Verdict, change_of
+from evertune.upkeep.view import _between
 
 SETTINGS = ("train.learning_rate=0.01", "train.batch_size=4")
 
@@ -110,7 +111,7 @@ def test_what_it_keeps_is_enough(data, tmp_path):
     assert [change.task for change in done.verdict.others] == ["task-0"]
     stage = Service.open(moved).learner.stages[-1]
     assert stage.samples > len(kept_task(moved, "task-1").test), "the replayed samples were there"
-    assert [change.word for change in upkeep.check(moved).others] == ["kept", "kept"]
+    assert [change.difference for change in upkeep.check(moved).others] == [0, 0]
 
 
 def test_a_stage_that_breaks_the_condition_is_discarded(data, tmp_path):
@@ -147,7 +148,7 @@ def test_a_run_is_such_a_model(data, toy_stream, tmp_path):
     stream = tmp_path / "data" / "two.yaml"
     stream.write_text(yaml.safe_dump(two))
     evertune.run(str(stream), model="random", method="eproj", settings=SETTINGS, out=run)
-    assert [change.word for change in upkeep.check(run).others] == ["kept", "kept"]
+    assert [change.difference for change in upkeep.check(run).others] == [0, 0]
     done = upkeep.learn(run, data[2])
     assert done.stage == 3 and [change.task for change in done.verdict.others] == ["task-0", "task-1"]
     shutil.rmtree(tmp_path / "data")
@@ -209,18 +210,43 @@ def test_a_change_is_paired(tasks, tmp_path):
         said = [Answer(sample, text, None) for sample, text in zip(task.test, texts, strict=True)]
         write_answers(tmp_path / name, said)
     change = change_of(task, tmp_path / "a", tmp_path / "b", best=0.0)
-    pairs = [100 * ((b == r) - (a == r)) for a, b, r in zip(first, last, right, strict=True)]
-    error = t_quantile(0.95, len(pairs) - 1) * statistics.stdev(pairs) / len(pairs) ** 0.5
-    mean = statistics.fmean(pairs)
-    assert change.interval == pytest.approx((mean - error, mean + error))
+    scores = [[float(text == r) for text, r in zip(texts, right, strict=True)] for texts in (first, last)]
+    assert change.interval == change_interval(*scores, [sample.images for sample in task.test])
+    mean = 100 * (statistics.fmean(scores[1]) - statistics.fmean(scores[0]))
+    assert change.interval[0] < mean < change.interval[1] and not change.few
     assert change.difference == pytest.approx(mean) and change.best == change.after
 
 
+def test_questions_about_one_image_are_not_independent(tasks, tmp_path):
+    one = tasks[0].test[0]
+    questions = tuple(replace(one, id=str(place), instruction=f"{place}?") for place in range(40))
+    task = replace(tasks[0], test=questions)
+    for name, text in (("a", "wrong"), ("b", one.answers[0])):
+        write_answers(tmp_path / name, [Answer(sample, text, None) for sample in task.test])
+    change = change_of(task, tmp_path / "a", tmp_path / "b", best=0.0)
+    assert change.difference == 100 and change.interval is None and change.few
+    assert change.word == "too few questions"
+
+
 @pytest.mark.parametrize(
-    ("interval", "word"), [((1.0, 5.0), "gained"), ((-5.0, -1.0), "lost"), ((-1.0, 5.0), "kept"), (None, "gained")]
+    ("interval", "word"),
+    [
+        ((1.0, 5.0), "gained"),
+        ((-5.0, -1.0), "lost"),
+        ((-1.0, 5.0), "kept"),
+        (None, "gained"),
+        ((-20.5, 3.0), "too few questions"),
+        ((-3.0, 20.5), "too few questions"),
+        ((1.0, 60.0), "gained"),
+    ],
 )
 def test_words(interval, word):
     assert Change("t", "exact", 9, 10.0, 12.0, 12.0, interval).word == word
+    assert Change("t", "exact", 9, 10.0, 12.0, 12.0, None, few=True).word == "too few questions"
+
+
+def test_a_range_ends_where_scores_do():
+    assert _between(95.0, 20.0, 0.0) == "95 (75 to 100)" and _between(5.0, 20.0, 0.0) == "5 (0 to 25)"
 
 
 def test_measures():

@@ -1,15 +1,19 @@
-"""Student's interval of a mean of paired differences. No statistics package is needed.
+"""Intervals of 95 %: of a share, of a change of paired scores, of a mean of differences; without a statistics package.
 
-For whole degrees of freedom Student's distribution is a finite sum.
+Scores of questions lie between 0 and 1, often at an end: there Student's interval has no width, or goes beyond 100
+points. Wilson's and Newcombe's do neither. For whole degrees of freedom Student's distribution is a finite sum.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 LEVEL = 0.95
+Z = statistics.NormalDist().inv_cdf((1 + LEVEL) / 2)
+FEWEST = 6
+"""Independent questions that an interval needs: of five, even five changes of one sign are chance (p = 0.06)."""
 
 Interval = tuple[float, float]
 
@@ -51,3 +55,87 @@ def t_interval(differences: Sequence[float], *, level: float = LEVEL) -> Interva
     error = statistics.stdev(differences) / math.sqrt(len(differences))
     reach = t_quantile(level, len(differences) - 1) * error
     return mean - reach, mean + reach
+
+
+def clipped(interval: Interval | None, limit: float) -> Interval | None:
+    """An interval without what lies beyond -`limit` and `limit`, where no value can be."""
+    return None if interval is None else (max(-limit, interval[0]), min(limit, interval[1]))
+
+
+def share_interval(score: float, n: float) -> Interval:
+    """Wilson's interval of a score of 0..100 points over n independent questions (Wilson 1927).
+
+    For scores between right and wrong it is a little too wide: their variance is at most that of a share.
+    """
+    share = min(max(score / 100, 0.0), 1.0)
+    centre = (share + Z * Z / (2 * n)) / (1 + Z * Z / n)
+    reach = Z * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n)) / (1 + Z * Z / n)
+    return 100 * min(share, max(0.0, centre - reach)), 100 * max(share, min(1.0, centre + reach))
+
+
+def mean_interval(score: float, error: float) -> Interval:
+    """Score ± 1.96 standard errors, for scores that may exceed 100; never below 0."""
+    return max(0.0, score - Z * error), score + Z * error
+
+
+def effective_count(values: Sequence[float], groups: Sequence[Hashable]) -> float:
+    """How many independent values have a mean as uncertain as theirs, where those of a group may be alike.
+
+    n / (variance of the mean over groups / variance of the mean as if all were independent), at most n. Where all
+    values are equal nothing can be said about groups, and each counts once.
+    """
+    n, mean = len(values), statistics.fmean(values)
+    sums: dict[Hashable, float] = {}
+    for value, group in zip(values, groups, strict=True):
+        sums[group] = sums.get(group, 0.0) + value - mean
+    total = sum((value - mean) ** 2 for value in values)
+    if len(sums) in (1, n):
+        return len(sums)
+    if total <= 1e-12 * n:
+        return len(sums)
+    between = sum(part * part for part in sums.values()) * len(sums) / (len(sums) - 1)
+    plain = total * n / (n - 1)
+    return n if between <= plain else n * plain / between
+
+
+def change_interval(before: Sequence[float], after: Sequence[float], images: Sequence[Hashable]) -> Interval | None:
+    """The change of the mean score in points, from the same questions before and after.
+
+    Newcombe's interval for paired shares (1998, method 10), for n the effective number of questions: those about one
+    image are not independent, and a variance over few images is itself uncertain (Korn and Graubard 1998: n times
+    (z / t)²). Scores above 1 (CIDEr) have Student's interval over images.
+
+    Args:
+        before: scores, 1 being 100 points.
+        after: of the same questions.
+        images: what each question is about.
+
+    Returns:
+        None for too few questions (`FEWEST`).
+    """
+    differences = [b - a for a, b in zip(before, after, strict=True)]
+    n = effective_count(differences, images)
+    if n < FEWEST:
+        return None
+    if max(*before, *after) > 1:
+        mean, error = statistics.fmean(differences), statistics.stdev(differences) / math.sqrt(n)
+        reach = t_quantile(LEVEL, len(set(images)) - 1) * error
+        return 100 * (mean - reach), 100 * (mean + reach)
+    if (units := len(set(images))) < len(images):
+        n *= (Z / t_quantile(LEVEL, units - 1)) ** 2
+    first, last = statistics.fmean(before), statistics.fmean(after)
+    low_a, high_a = (end / 100 for end in share_interval(100 * first, n))
+    low_b, high_b = (end / 100 for end in share_interval(100 * last, n))
+    together = statistics.fmean((a - first) * (b - last) for a, b in zip(before, after, strict=True))
+    if together > 0:
+        together = max(0.0, together - 1 / (2 * n))
+    scale = math.sqrt(first * (1 - first) * last * (1 - last))
+    phi = together / scale if scale > 1e-12 else 0.0
+    down = _joined(last - low_b, high_a - first, phi)
+    up = _joined(high_b - last, first - low_a, phi)
+    return 100 * max(-1.0, last - first - down), 100 * min(1.0, last - first + up)
+
+
+def _joined(a: float, b: float, phi: float) -> float:
+    """The reach of a difference from the reaches of its two sides."""
+    return math.sqrt(max(0.0, a * a - 2 * phi * a * b + b * b))

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from evertune.evaluate import read_answers
-from evertune.scoring.intervals import Interval, t_interval
+from evertune.scoring.intervals import Interval, change_interval
 from evertune.scoring.rules import rule_of, score_cell
 from evertune.tasks import Task
 
-Word = Literal["gained", "kept", "lost"]
+Word = Literal["gained", "kept", "lost", "too few questions"]
+HIDDEN = 20.0
+"""Points: where the interval holds zero and reaches further than this, it is too wide to call a task kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +23,10 @@ class Change:
 
     Attributes:
         best: the highest score it ever had, `after` included.
-        interval: Student's 95 % interval of the mean difference over the same questions; None where the score of the
-            task is not the mean of its answers' scores (BLEU), or for a single question.
-        word: lost or gained when the interval leaves zero out; without one, when the score changed at all.
+        interval: 95 % interval of the difference over the same questions, those about one image counted together; None
+            where there are too few, and where the score of the task is not the mean of its answers' scores (BLEU).
+        few: there are too few questions for an interval.
+        word: lost or gained when the interval leaves zero out; of BLEU, when the score changed at all.
     """
 
     task: str
@@ -33,6 +36,7 @@ class Change:
     after: float
     best: float
     interval: Interval | None
+    few: bool = False
 
     @property
     def difference(self) -> float:
@@ -43,6 +47,8 @@ class Change:
     def word(self) -> Word:
         """What it comes to."""
         low, high = self.interval or (self.difference, self.difference)
+        if self.few or (self.interval and low <= 0 <= high and max(-low, high) > HIDDEN):
+            return "too few questions"
         return "gained" if low > 0 else "lost" if high < 0 else "kept"
 
     def as_dict(self) -> dict[str, Any]:
@@ -95,7 +101,8 @@ def change_of(task: Task, before: Path, after: Path, *, best: float) -> Change:
         said = [rows[sample.id]["answer"] for sample in task.test]
         cells.append(score_cell(rule, said, [list(sample.answers) for sample in task.test]))
     first, last = cells
-    differences = [100 * (b - a) for a, b in zip(first.each, last.each, strict=True)]
+    images = [sample.images or sample.id for sample in task.test]
+    interval = None if rule.whole else change_interval(first.each, last.each, images)
     return Change(
         task=task.name,
         score=rule.name,
@@ -103,7 +110,8 @@ def change_of(task: Task, before: Path, after: Path, *, best: float) -> Change:
         before=first.strict,
         after=last.strict,
         best=max(best, last.strict),
-        interval=None if rule.whole else t_interval(differences),
+        interval=interval,
+        few=interval is None and not rule.whole,
     )
 
 

@@ -15,7 +15,7 @@ from evertune.upkeep.doctor import Finding
 from evertune.upkeep.steps import Learned
 from evertune.upkeep.verdict import Change, Verdict
 
-COLOURS = {"gained": "green", "kept": "dim", "lost": "red"}
+COLOURS = {"gained": "green", "kept": "dim", "lost": "red", "too few questions": "yellow"}
 
 
 def show_learned(console: Console, done: Learned, *, folder: str) -> None:
@@ -43,22 +43,28 @@ def show_advice(console: Console, found: Advice) -> None:
     for title in ("similarity", "now", "expected loss"):
         table.add_column(title, justify="right")
     for near in found.neighbours:
-        loss = f"at most {near.forgetting:.1f}" if near.error is None else f"{near.forgetting:.0f} ± {near.error:.0f}"
+        loss = f"at most {near.forgetting:.1f}" if near.error is None else _between(near.forgetting, near.error, -100.0)
         table.add_row(near.task, f"{near.similarity:.2f}", f"{near.score:.1f}", loss)
     console.print()
     if found.neighbours:
         console.print(table)
     lines = [
         f"{found.task}  {found.samples} samples; now {found.before:.1f} points, learned perhaps "
-        f"{found.after:.0f} ± {found.error:.0f}",
+        f"{_between(found.after, found.error, 0.0)}",
         f"method  {found.choice.method}; {found.choice.why}"
         + (f"; replay {100 * found.choice.replay:.0f} %" if found.choice.replay else ""),
         f"cost  {found.steps} steps, about {_duration(found.seconds)} with its questions, "
         f"{found.stored_bytes / 1e6:.1f} MB on disk",
-        "[dim]± are errors on tasks of a small world (docs/upkeep.md): a hint, not a promise[/dim]",
+        "[dim]ranges are errors on tasks of a small world (docs/upkeep.md): a hint, not a promise[/dim]",
     ]
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
+
+
+def _between(value: float, error: float, lowest: float) -> str:
+    """`62 (42 to 82)`, the range cut where no score can be."""
+    low, high = max(lowest, value - error), min(100.0, value + error)
+    return f"{value:.0f} ({low:.0f} to {high:.0f})"
 
 
 def _duration(seconds: float) -> str:
