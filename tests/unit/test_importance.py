@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,11 +11,14 @@ import torch
 from evertune.errors import UserError
 from evertune.learner import Learner
 from evertune.lmm import load_lmm
+from evertune.lmm.features import FeatureStore
 from evertune.lmm.modes import evaluating
 from evertune.lmm.weights import copy_of, fingerprint_of
 from evertune.loop import Training
-from evertune.methods import EWC, MAS, OnlineEWC, make_methods
-from evertune.methods.importance import ImportancePenalty
+from evertune.methods import EWC, MAS, OnlineEWC, make_methods, per_sample
+from evertune.methods.base import Context
+from evertune.methods.importance import ImportancePenalty, mean_over_samples
+from evertune.methods.mas import squared_norm
 
 PENALTIES = ["ewc", "online-ewc", "mas", "tir+ewc", "tir+mas"]
 
@@ -182,3 +187,63 @@ def test_evaluation_mode_is_lent(lmm):
         with evaluating(module):
             assert not module.training
         assert module.training is mode
+
+
+def independent(lmm, store, samples, of, size):
+    """Mean over samples of `size(gradient)`, by one plain autograd call per sample."""
+    total = {name: torch.zeros_like(p) for name, p in lmm.trainable().items()}
+    with evaluating(lmm.module()):
+        for sample in samples:
+            value = of(lmm.module()(lmm.collate([sample], store.get([sample])))).sum()
+            gradients = torch.autograd.grad(value, list(lmm.trainable().values()), allow_unused=True)
+            for name, gradient in zip(total, gradients, strict=True):
+                total[name] += torch.zeros_like(total[name]) if gradient is None else size(gradient)
+    return {name: value / len(samples) for name, value in total.items()}
+
+
+MIXES = [(2, 0), (0, 2, 1, 1), (0, 0, 3), (1, 2, 0), (2, 2), (1, 1, 1), (0, 0), (0, 3, 1, 0, 1, 2) * 3]
+
+
+@pytest.mark.parametrize("images", MIXES, ids=str)
+@pytest.mark.parametrize("model", ["random", "mini_blip", "tiny-aligned"])
+def test_samples_with_different_numbers_of_images(model, images, tasks, mini_blip):
+    """Fisher and MAS are those of each sample alone, whatever number of images the others have."""
+    name = str(mini_blip) if model == "mini_blip" else model
+    lmm = load_lmm(name, seed=1, dtype="float32", device=torch.device("cpu"))
+    generator = torch.Generator().manual_seed(0)
+    for parameter in lmm.trainable().values():
+        parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
+    base = [sample for task in tasks for sample in task.train]
+    samples = [
+        replace(base[n], id=str(n), images=tuple(base[(n + k) % len(base)].images[0] for k in range(count)))
+        for n, count in enumerate(images)
+    ]
+    store = FeatureStore(lmm)
+    store.ensure(samples)
+    context = Context(lmm=lmm, features=store, seed=0, start={})
+    for of, size in ((lambda output: output.nll, torch.square), (squared_norm, torch.Tensor.abs)):
+        right = independent(lmm, store, samples, of, size)
+        level = max(float(value.abs().max()) for value in right.values())
+        ours = mean_over_samples(context, samples, of=of, size=size)
+        totals = [sum(float(value.sum()) for value in some.values()) for some in (ours, right)]
+        assert totals[0] == pytest.approx(totals[1], rel=1e-4)
+        for parameter, value in right.items():
+            torch.testing.assert_close(ours[parameter], value, rtol=1e-3, atol=1e-6 * level)
+
+
+@pytest.mark.parametrize("kind", [EWC, MAS])
+def test_parts_that_add_up_but_belong_to_other_samples_are_found(kind, tasks, context, monkeypatch):
+    """The sum over samples is the batch's whatever sample has which part: so two are compared one by one."""
+    method = kind(samples=8)
+    method.setup(context)
+    samples = [replace(s, answers=(f"red {n}",)) for n, s in enumerate(tasks[0].train)]
+    right = method.measure(samples)
+    linear = per_sample._RULES[torch.nn.Linear]
+
+    def exchanged(*given):
+        return {part: gradients.roll(1, 0) for part, gradients in linear(*given).items()}
+
+    monkeypatch.setitem(per_sample._RULES, torch.nn.Linear, exchanged)
+    ours = method.measure(samples)
+    for name, value in right.items():
+        torch.testing.assert_close(ours[name], value, rtol=1e-3, atol=1e-6 * float(value.max()))

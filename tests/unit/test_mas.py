@@ -50,7 +50,7 @@ class Rows:
 
 
 def samples_of(count):
-    return [Sample(str(i), None, "", ("x",)) for i in range(count)]
+    return [Sample(str(i), (), "", ("x",)) for i in range(count)]
 
 
 def measured(kind, samples):
