@@ -55,6 +55,11 @@ class TrainSettings(BaseModel):
     weight_decay: float = Field(default=0.0, ge=0, description="of AdamW; not on biases and norms")
     warmup: float = Field(default=0.03, ge=0, lt=1, description="share of the steps with a rising learning rate")
     clip: float = Field(default=1.0, gt=0, description="largest norm of the gradient")
+    loss_mean: Literal["sample", "token"] = Field(
+        default="sample",
+        description="what counts the same in the loss of a step: a sample (mean over samples of the mean over answer "
+        "tokens) or a token (mean over all answer tokens, as most trainers do)",
+    )
     checkpointing: bool = Field(
         default=False, description="compute activations again on the way back: less memory, more time, the same numbers"
     )
@@ -139,7 +144,8 @@ class RunConfig(SharedSettings):
 def without_effect(config: RunConfig) -> dict[str, Any]:
     """Settings that decide no number of a run: for `model_dump(exclude=...)`. So old runs keep their identity."""
     unsaid = {key: True for key in ("skip_bad", "model_options", "deterministic") if not getattr(config, key)}
-    return {"data": True, "track": True, "train": {"checkpointing", "save_every"}, **unsaid}
+    train = {"checkpointing", "save_every"} | ({"loss_mean"} if config.train.loss_mean == "sample" else set())
+    return {"data": True, "track": True, "train": train, **unsaid}
 
 
 def read_yaml(path: Path) -> Any:

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from evertune import processes
 from evertune.errors import UserError
 from evertune.lmm.features import FeatureStore
-from evertune.lmm.protocol import LMM, Batch
+from evertune.lmm.protocol import LMM, Batch, LossMean
 from evertune.lmm.weights import restore
 from evertune.methods import Method
 from evertune.pieces import Gradients
@@ -37,7 +37,8 @@ class Training:
 
     `checkpointing` keeps no activations inside the blocks of the LM and computes them again on the way back: less
     memory, more time, the same numbers. `save_every` is after how many optimizer steps a training is saved, to be gone
-    on with: 0 is never, None as often as costs little. It decides no number.
+    on with: 0 is never, None as often as costs little. It decides no number. `loss_mean` says what counts the same in
+    the loss of a step: every sample, whose loss is the mean over its answer's tokens, or every answer token.
     """
 
     epochs: float = 1.0
@@ -47,6 +48,7 @@ class Training:
     weight_decay: float = 0.0
     warmup: float = 0.03
     clip: float = 1.0
+    loss_mean: LossMean = "sample"
     checkpointing: bool = False
     save_every: int | None = None
 
@@ -55,7 +57,7 @@ class Training:
         seen = max(1, round(self.epochs * samples))
         return math.ceil(math.ceil(seen / self.batch_size) / self.accumulate)
 
-    def as_dict(self) -> dict[str, float]:
+    def as_dict(self) -> dict[str, Any]:
         """For keys: what decides the numbers."""
         return {name: value for name, value in asdict(self).items() if name not in ("checkpointing", "save_every")}
 
@@ -188,53 +190,51 @@ class _Run(NamedTuple):
 
 
 def _steps(run: _Run, features: FeatureStore, on_step: OnStep | None, midway: Midway | None) -> list[Step]:
-    module, parameters = run.lmm.module(), run.parameters
+    parameters = run.parameters
     kept = midway.found() if midway else None
     place = kept["place"] if kept else 0
     accelerator, optimizer, loader, schedule = _prepared(run, features, place)
-    gradients = Gradients(run.lmm, run.methods, parameters, run.order, features, accelerator)
+    gradients = Gradients(
+        run.lmm, run.methods, parameters, run.order, features, accelerator, loss_mean=run.training.loss_mean
+    )
     log: list[Step] = []
-    losses: list[float] = []
     started, seen = time.perf_counter(), 0
     for batch, whole in zip(loader, micro_batches(len(run.order), run.training.batch_size)[place:], strict=True):
         if kept:  # not earlier: a loader that begins draws from the random numbers
             log = _go_on(run, kept, optimizer, schedule, gradients)
             kept = None
-        with accelerator.accumulate(module):
-            mean = gradients.add(batch, whole)
-            if accelerator.sync_gradients:
-                processes.average_gradients(parameters)
-                for method in run.methods:
-                    method.after_backward(parameters)
-                norm = accelerator.clip_grad_norm_(list(parameters.values()), run.training.clip)
-                gradients.refuse_not_finite(norm)
-            rate = max(schedule.get_last_lr())
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-        losses.append(mean.item())
+        window = _window(whole, len(run.order), run.training)
+        gradients.add(batch, whole, window)
         seen += len(whole)
         place += 1
-        if accelerator.sync_gradients:
-            for method in run.methods:
-                method.after_step(parameters)
-            pace = seen / (time.perf_counter() - started)
-            log.append(
-                Step(
-                    step=len(log) + 1,
-                    steps=run.steps,
-                    loss=sum(losses) / len(losses),
-                    learning_rate=rate,
-                    samples_per_second=pace,
-                    gradient_norm=norm.item(),
-                    pieces=gradients.pieces,
-                )
+        if whole.stop < window.stop:
+            continue
+        loss = gradients.finish(window)
+        for method in run.methods:
+            method.after_backward(parameters)
+        norm = accelerator.clip_grad_norm_(list(parameters.values()), run.training.clip)
+        gradients.refuse_not_finite(norm)
+        rate = max(schedule.get_last_lr())
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        for method in run.methods:
+            method.after_step(parameters)
+        log.append(
+            Step(
+                step=len(log) + 1,
+                steps=run.steps,
+                loss=loss,
+                learning_rate=rate,
+                samples_per_second=seen / (time.perf_counter() - started),
+                gradient_norm=norm.item(),
+                pieces=gradients.pieces,
             )
-            losses = []
-            if on_step:
-                on_step(log[-1])
-            if midway and len(log) < run.steps:
-                midway.after_step(log[-1], partial(_state, run, optimizer, schedule, place, log))
+        )
+        if on_step:
+            on_step(log[-1])
+        if midway and len(log) < run.steps:
+            midway.after_step(log[-1], partial(_state, run, optimizer, schedule, place, log))
     return log
 
 
@@ -292,7 +292,9 @@ def _prepared(run: _Run, features: FeatureStore, place: int) -> tuple[Any, Any, 
 
     shared = DataLoaderConfiguration(split_batches=True)  # one step of the schedule is one step of all processes
     on_cpu, training = run.lmm.device.type == "cpu", run.training
-    accelerator = Accelerator(gradient_accumulation_steps=training.accumulate, cpu=on_cpu, dataloader_config=shared)
+    accelerator = Accelerator(
+        cpu=on_cpu, dataloader_config=shared
+    )  # which micro-batches are a step is said by `_window`
     optimizer = torch.optim.AdamW(_groups(run.lmm, run.parameters, training))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine(run.steps, training.warmup))
     rows = _loader(run, features, place)
@@ -315,6 +317,13 @@ def cosine(steps: int, warmup: float) -> Callable[[int], float]:
 def micro_batches(samples: int, size: int) -> list[range]:
     """Places of the samples of each micro-batch, of all processes together."""
     return [range(start, min(start + size, samples)) for start in range(0, samples, size)]
+
+
+def _window(whole: range, samples: int, training: Training) -> range:
+    """Places of the samples of the optimizer step that a micro-batch is part of; the last one may have fewer."""
+    size = training.batch_size * training.accumulate
+    start = whole.start - whole.start % size
+    return range(start, min(start + size, samples))
 
 
 def _own(whole: range) -> range:

@@ -1,12 +1,14 @@
 """The gradient of an optimizer step, micro-batch by micro-batch: each whole, or in pieces where memory is short.
 
 A micro-batch that is too large is no reason to end a run of days: its halves, each counting by its share of samples,
-have the same gradient up to rounding.
+have the same gradient up to rounding. All micro-batches of a step, on all processes, are its window.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 from evertune import processes
 from evertune.errors import UserError
 from evertune.lmm.features import FeatureStore
-from evertune.lmm.protocol import LMM, Batch
+from evertune.lmm.protocol import LMM, Batch, LossMean
 from evertune.methods import Method
 from evertune.tasks.task import Sample
 
@@ -32,7 +34,10 @@ class NotFiniteError(UserError):
 
 
 class Gradients:
-    """Adds up the gradients of the micro-batches of a step.
+    """Adds up the gradients of the micro-batches of a window.
+
+    A sample counts 1, or as many as its answer has tokens (`loss_mean`), wherever it is: the loss of a step is the mean
+    over its window, and so is each term of a method.
 
     Attributes:
         pieces: into how many each micro-batch is cut; doubles when memory does not suffice, and stays so.
@@ -46,14 +51,18 @@ class Gradients:
         order: Sequence[Sample],
         features: FeatureStore,
         accelerator: Any,
+        *,
+        loss_mean: LossMean = "sample",
     ) -> None:
         self._lmm, self._methods, self._parameters = lmm, methods, parameters
         self._order, self._features, self._accelerator = order, features, accelerator
-        self._micro_batches: list[range] = []  # of this step so far
+        self._loss_mean = loss_mean
+        self._micro_batches: list[range] = []  # of this window so far
+        self._loss = self._weight = 0.0  # their sums, over all processes
         self.pieces = 1
 
-    def add(self, batch: Batch, whole: range) -> Tensor:
-        """Add the gradient of a micro-batch, which `batch` is this process's part of; returns its mean loss.
+    def add(self, batch: Batch, whole: range, window: range) -> None:
+        """Add the gradient of a micro-batch of `window`, which `batch` is this process's part of.
 
         Raises:
             NotFiniteError: the loss is not finite.
@@ -61,40 +70,51 @@ class Gradients:
         """
         self._micro_batches.append(whole)
         try:
-            return self._whole(batch, whole) if self.pieces == 1 else self._in_pieces(whole)
+            if self.pieces > 1:
+                self._in_pieces(whole, window)
+            else:
+                self._part(batch, whole, window, counts=bool(processes.share(whole)))
+            return
         except torch.OutOfMemoryError as problem:
             if processes.count() > 1:  # the others are waiting for this one's part
                 raise
             message = str(problem)
-        return self._again(message)  # here, where what the failed attempt held is free again
+        self._again(message, window)  # here, where what the failed attempt held is free again
+
+    def finish(self, window: range) -> float:
+        """Make the gradients those of the window's mean, the same on all processes; returns its loss."""
+        processes.sum_gradients(self._parameters)
+        if self._weight != len(window):  # how many tokens there are is known only now
+            for parameter in self._parameters.values():
+                if parameter.grad is not None:
+                    parameter.grad.mul_(len(window) / self._weight)
+        return self._loss / self._weight
 
     def refuse_not_finite(self, norm: Tensor) -> None:
-        """Called once per step, with the norm of the gradient; the next micro-batch is of another step."""
-        self._refuse("gradient", norm, [place for whole in self._micro_batches for place in whole])
-        self._micro_batches = []
+        """Called once per step, with the norm of the gradient; the next micro-batch is of another window."""
+        self._refuse("gradient", norm.item(), [place for whole in self._micro_batches for place in whole])
+        self._micro_batches, self._loss, self._weight = [], 0.0, 0.0
 
-    def _whole(self, batch: Batch, whole: range) -> Tensor:
-        loss = weight(whole) * loss_of(self._lmm.module(), self._methods, batch)
-        mean = processes.mean(loss.detach())
-        self._refuse("loss", mean, whole)
-        self._accelerator.backward(reaching(loss, self._parameters))
-        return mean
+    def _part(self, batch: Batch, places: range, window: range, *, counts: bool) -> None:
+        """Add a part of the window; one that does not count takes part only because other processes wait for it."""
+        loss, weight = loss_of(self._lmm.module(), self._methods, batch, loss_mean=self._loss_mean)
+        weight = weight if counts else 0.0
+        total, weights = processes.total([weight * loss.item(), weight], device=loss.device)
+        self._refuse("loss", total, places)
+        self._accelerator.backward(reaching(weight / len(window) * loss, self._parameters))
+        self._loss += total
+        self._weight += weights
 
-    def _in_pieces(self, whole: range) -> Tensor:
+    def _in_pieces(self, whole: range, window: range) -> None:
         size = -(-len(whole) // self.pieces)
-        total = torch.zeros((), device=self._lmm.device)
         for start in range(whole.start, whole.stop, size):
             places = range(start, min(start + size, whole.stop))
             rows = [self._order[place] for place in places]
             batch = self._lmm.collate(rows, self._features.get(rows)).to(self._lmm.device)
-            loss = len(places) / len(whole) * loss_of(self._lmm.module(), self._methods, batch)
-            self._refuse("loss", loss.detach(), places)
-            self._accelerator.backward(reaching(loss, self._parameters))
-            total += loss.detach()
-        return total
+            self._part(batch, places, window, counts=True)
 
-    def _again(self, message: str) -> Tensor:
-        """The step's micro-batches so far once more, in smaller pieces, until they fit."""
+    def _again(self, message: str, window: range) -> None:
+        """The window's micro-batches so far once more, in smaller pieces, until they fit."""
         while True:
             largest = max(len(whole) for whole in self._micro_batches)
             if self.pieces >= largest:
@@ -107,29 +127,29 @@ class Gradients:
                 parameter.grad = None
             if self._lmm.device.type == "cuda":
                 torch.cuda.empty_cache()
+            self._loss = self._weight = 0.0
             try:
-                return [self._in_pieces(whole) for whole in self._micro_batches][-1]
+                for whole in self._micro_batches:
+                    self._in_pieces(whole, window)
+                return
             except torch.OutOfMemoryError as problem:
                 message = str(problem)
 
-    def _refuse(self, what: str, value: Tensor, places: Sequence[int]) -> None:
-        if not torch.isfinite(value):
-            raise NotFiniteError(what, value.item(), [self._order[place].id for place in places])
+    def _refuse(self, what: str, value: float, places: Sequence[int]) -> None:
+        if not math.isfinite(value):
+            raise NotFiniteError(what, value, [self._order[place].id for place in places])
 
 
-def weight(whole: range) -> float:
-    """What the mean over this process's part counts, so that the mean over processes is that over all samples."""
-    return processes.count() * len(processes.share(whole)) / len(whole)
-
-
-def loss_of(module: nn.Module, methods: Sequence[Method], batch: Batch) -> Tensor:
-    """The loss of a batch with what the methods add to it."""
-    output = module(batch)
+def loss_of(
+    module: nn.Module, methods: Sequence[Method], batch: Batch, *, loss_mean: LossMean = "sample"
+) -> tuple[Tensor, float]:
+    """The loss of a batch with what the methods add to it, a mean over the batch; and what the batch counts."""
+    output = replace(module(batch), loss_mean=loss_mean)
     total: Tensor = output.loss
     for method in methods:
         for term in method.loss_terms(batch, output).values():
             total = total + term
-    return total
+    return total, float(output.weights.sum())
 
 
 def reaching(loss: Tensor, parameters: Mapping[str, nn.Parameter]) -> Tensor:

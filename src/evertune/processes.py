@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from evertune.errors import UserError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 T = TypeVar("T")
@@ -145,19 +146,21 @@ def share(items: Sequence[T]) -> Sequence[T]:
     return items[number() :: count()] if count() > 1 else items
 
 
-def mean(value: Tensor) -> Tensor:
-    """Mean over all processes, in every process."""
+def total(values: Sequence[float], *, device: torch.device) -> list[float]:
+    """Each value summed over all processes, in every process; `device` is where they exchange tensors."""
     if count() == 1:
-        return value
+        return list(values)
+    import torch
     from torch.distributed import all_reduce
 
-    total = value.detach().clone()
-    all_reduce(total)
-    return total / count()
+    sums = torch.tensor(values, dtype=torch.float64, device=device)
+    all_reduce(sums)
+    found: list[float] = sums.tolist()
+    return found
 
 
-def average_gradients(parameters: Mapping[str, Tensor]) -> None:
-    """Make each `.grad` the mean over all processes, in one exchange; where no process has one, there is none."""
+def sum_gradients(parameters: Mapping[str, Tensor]) -> None:
+    """Make each `.grad` the sum over all processes, in one exchange; where no process has one, there is none."""
     if count() == 1 or not parameters:
         return
     import torch
@@ -169,7 +172,7 @@ def average_gradients(parameters: Mapping[str, Tensor]) -> None:
     whole = torch.cat([there, *(part.float().flatten() for part in parts)])
     all_reduce(whole)
     sizes = [len(there), *(p.numel() for p in wanted)]
-    there, *averages = torch.split(whole, sizes)
-    for parameter, any_has, average in zip(wanted, there.tolist(), averages, strict=True):
+    there, *sums = torch.split(whole, sizes)
+    for parameter, any_has, summed in zip(wanted, there.tolist(), sums, strict=True):
         if any_has:
-            parameter.grad = (average / count()).view_as(parameter).to(parameter.dtype)
+            parameter.grad = summed.view_as(parameter).to(parameter.dtype)

@@ -73,10 +73,10 @@ def learned(lmm, tasks, folder, monkeypatch=None, fits=None):
     if fits:
         real = pieces.loss_of
 
-        def loss_of(module, methods, batch):
+        def loss_of(module, methods, batch, **more):
             if len(batch.samples) > fits:
                 raise torch.OutOfMemoryError("out of memory")
-            return real(module, methods, batch)
+            return real(module, methods, batch, **more)
 
         monkeypatch.setattr(pieces, "loss_of", loss_of)
     training = Training(epochs=2, batch_size=4, accumulate=2, learning_rate=1e-3)

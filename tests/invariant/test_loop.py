@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
 
 from evertune.errors import UserError
+from evertune.lmm.protocol import Output
 from evertune.lmm.weights import copy_of, restore
 from evertune.loop import Training, cosine, sample_order, train
 from evertune.methods import EWC, Sequential, make_methods
 from evertune.methods.base import Context
+from evertune.methods.lwf import distillation
 
 STRONG = {
     "ewc": {"ewc": {"strength": 1e4, "samples": 4}},
@@ -39,7 +42,49 @@ def test_accumulation_is_invisible(lmm, tasks, features, split, spec):
         torch.testing.assert_close(whole[name], parts[name], rtol=1e-3, atol=2e-5, msg=name)
 
 
-def second_task(lmm, tasks, features, methods, start, batch_size=8, accumulate=1):
+@pytest.mark.parametrize("loss_mean", ["sample", "token"])
+@pytest.mark.parametrize("spec", ["sequential", "ewc", "tir+mas", "lwf"])
+@pytest.mark.parametrize(("split", "samples"), [((4, 2), 12), ((2, 4), 22), ((1, 8), 9), ((6, 2), 20), ((5, 3), 22)])
+def test_accumulation_is_invisible_where_the_samples_do_not_divide(
+    lmm, tasks, features, split, samples, spec, loss_mean
+):
+    """The last window is smaller, and its last micro-batch may be smaller still: it counts by its own samples."""
+    start = copy_of(lmm.trainable())
+    (whole, losses, norms), (parts, others, their_norms) = (
+        uneven_task(lmm, tasks, features, make_methods(spec, STRONG.get(spec)), start, samples, *some, loss_mean)
+        for some in ((split[0] * split[1], 1), split)
+    )
+    assert len(losses) == len(others) == -(-samples // (split[0] * split[1]))
+    assert losses == pytest.approx(others, rel=1e-4)
+    assert norms == pytest.approx(their_norms, rel=1e-3)
+    for name in whole:
+        torch.testing.assert_close(whole[name], parts[name], rtol=1e-3, atol=2e-5, msg=name)
+
+
+def uneven_task(lmm, tasks, features, methods, start, samples, batch_size, accumulate, loss_mean):
+    """Weights, losses and gradient norms of the second task, of which `samples` are seen; answers differ in length."""
+    log = []
+    weights, losses = second_task(
+        lmm,
+        [tasks[0], replace(tasks[1], train=uneven(tasks[1].train))],
+        features,
+        methods,
+        start,
+        batch_size,
+        accumulate,
+        epochs=samples / 8,
+        loss_mean=loss_mean,
+        on_step=log.append,
+    )
+    return weights, losses, [step.gradient_norm for step in log]
+
+
+def uneven(samples):
+    """Answers of 1 to 4 words."""
+    return [replace(s, answers=("red " * (n % 4 + 1),)) for n, s in enumerate(samples)]
+
+
+def second_task(lmm, tasks, features, methods, start, batch_size=8, accumulate=1, *, on_step=None, **more):
     """Weights and losses of the second task when the first was known."""
     restore(lmm.trainable(), start)
     for method in methods:
@@ -47,8 +92,9 @@ def second_task(lmm, tasks, features, methods, start, batch_size=8, accumulate=1
     for hook, task in (("know", tasks[0]), ("before_task", tasks[1])):
         for method in methods:
             getattr(method, hook)(task)
-    training = Training(epochs=3, batch_size=batch_size, accumulate=accumulate, learning_rate=1e-3)
-    log = train(lmm, methods, tasks[1].train, features, training=training, seed=4)
+    more = {"epochs": 3, "learning_rate": 1e-3, **more}
+    training = Training(batch_size=batch_size, accumulate=accumulate, **more)
+    log = train(lmm, methods, tasks[1].train, features, training=training, seed=4, on_step=on_step)
     return copy_of(lmm.trainable()), [step.loss for step in log]
 
 
@@ -59,6 +105,61 @@ def test_what_is_invisible_is_there(lmm, tasks, features, spec):
     plain, _ = second_task(lmm, tasks, features, [Sequential()], start)
     held, _ = second_task(lmm, tasks, features, make_methods(spec, STRONG[spec]), start)
     assert max(float((plain[n] - held[n]).abs().max()) for n in plain) > 5e-4
+
+
+class Listens(Sequential):
+    """Keeps the gradients of the steps, before they are clipped."""
+
+    def setup(self, context):
+        super().setup(context)
+        self.heard = []
+
+    def after_backward(self, parameters):
+        self.heard.append({name: p.grad.clone() for name, p in parameters.items()})
+
+
+@pytest.mark.parametrize("split", [(8, 1), (3, 2)])
+@pytest.mark.parametrize("loss_mean", ["sample", "token"])
+def test_the_loss_of_a_step_is_the_mean_over_its_samples_or_over_their_tokens(lmm, tasks, features, split, loss_mean):
+    """Against autograd over each step's samples one by one, at a learning rate that moves nothing."""
+    samples, listens = uneven(tasks[1].train), Listens()
+    listens.setup(Context(lmm=lmm, features=features, seed=0, start={}))
+    training = Training(batch_size=split[0], accumulate=split[1], learning_rate=1e-30, epochs=1.25, loss_mean=loss_mean)
+    log = train(lmm, [listens], samples, features, training=training, seed=4)
+    order = list(sample_order(samples, epochs=1.25, seed=4))
+    size = split[0] * split[1]
+    assert len(log) == len(listens.heard) == 2
+    for at, (step, heard) in enumerate(zip(log, listens.heard, strict=True)):
+        outputs = [
+            lmm.module().train()(lmm.collate([s], features.get([s]))) for s in order[at * size : at * size + size]
+        ]
+        tokens = torch.stack([output.tokens[0] for output in outputs]).float()
+        each = torch.stack([output.nll[0] for output in outputs])
+        wanted = (each / tokens).mean() if loss_mean == "sample" else each.sum() / tokens.sum()
+        assert len(set(tokens.tolist())) > 1
+        assert step.loss == pytest.approx(wanted.item(), rel=1e-5)
+        gradients = torch.autograd.grad(wanted, list(lmm.trainable().values()), allow_unused=True)
+        for ours, right in zip(heard.values(), gradients, strict=True):
+            torch.testing.assert_close(ours, torch.zeros_like(ours) if right is None else right, rtol=1e-3, atol=1e-5)
+
+
+def test_a_method_term_follows_the_mean_of_the_loss(lmm, tasks, features):
+    """LwF's term on the whole batch, by hand: over the samples' means, or over all tokens."""
+    samples = uneven(tasks[1].train)
+    output = lmm.module()(lmm.collate(samples, features.get(samples)))
+    taught = output.logits.flip(1)
+    parts = torch.split(torch.arange(len(taught)), output.tokens.tolist())
+    whole = Output(nll=torch.zeros(1), tokens=torch.tensor([1]), logits=output.logits)
+    each = [
+        distillation(replace(whole, logits=output.logits[[row]]), taught[[row]], temperature=2.0)
+        for row in range(len(taught))
+    ]
+    by_sample = torch.stack([torch.stack([each[row] for row in part]).mean() for part in parts]).mean()
+    by_token = torch.stack(each).mean()
+    assert abs(by_sample - by_token) > 1e-4
+    for loss_mean, wanted in (("sample", by_sample), ("token", by_token)):
+        ours = distillation(replace(output, loss_mean=loss_mean), taught, temperature=2.0)
+        torch.testing.assert_close(ours, wanted)
 
 
 class OncePerMicroBatch(EWC):

@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from evertune.tasks.task import Sample
+
+LossMean = Literal["sample", "token"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +61,27 @@ class Output:
         nll: (B,) negative log-likelihood of each whole answer, in nats: the sum over its tokens.
         tokens: (B,) number of answer tokens, end token included.
         logits: (N, vocabulary) at the N answer positions of the batch, sample after sample.
+        loss_mean: what each counts the same in a mean over the batch: a sample, or an answer token.
     """
 
     nll: Tensor
     tokens: Tensor
     logits: Tensor
+    loss_mean: LossMean = "sample"
+
+    @property
+    def weights(self) -> Tensor:
+        """(B,) what each sample counts in a mean over the batch."""
+        return self.tokens if self.loss_mean == "token" else torch.ones_like(self.tokens)
+
+    def mean(self, each: Tensor) -> Tensor:
+        """Mean over the batch of (B,) values, each of which is a mean over a sample's answer tokens."""
+        return (self.weights * each).sum() / self.weights.sum() if self.loss_mean == "token" else each.mean()
 
     @property
     def loss(self) -> Tensor:
-        """Mean over samples of the mean over answer tokens: equal micro-batches add up to the whole batch."""
-        return (self.nll / self.tokens).mean()
+        """Mean over samples of the mean over answer tokens, or mean over the answer tokens of all samples."""
+        return self.mean(self.nll / self.tokens)
 
 
 class Generation(str):

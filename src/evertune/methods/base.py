@@ -125,7 +125,7 @@ class Method:
         return samples
 
     def loss_terms(self, batch: Batch, output: Output) -> dict[str, Tensor]:
-        """Terms added to the loss of each micro-batch, by name."""
+        """Terms added to the loss of each micro-batch, by name: means over the batch, as `Output.mean` makes them."""
         return {}
 
     def after_backward(self, parameters: Mapping[str, nn.Parameter]) -> None:

@@ -94,7 +94,7 @@ class LwF(Method):
 
 
 def distillation(output: Output, taught: Tensor, *, temperature: float) -> Tensor:
-    """T² KL(teacher ‖ student), averaged as `Output.loss` is: over a sample's answer tokens, then over samples.
+    """T² KL(teacher ‖ student), averaged as `Output.loss` is: over a sample's answer tokens, then over the batch.
 
     T² keeps the gradient's size when T changes (Hinton et al. 2015, arXiv 1503.02531). Averaged so, equal micro-batches
     add up to the whole batch.
@@ -108,4 +108,4 @@ def distillation(output: Output, taught: Tensor, *, temperature: float) -> Tenso
     divergence = temperature**2 * (teacher.exp() * (teacher - student)).sum(1)
     row = torch.repeat_interleave(torch.arange(len(output.tokens), device=divergence.device), output.tokens)
     sums = torch.zeros(len(output.tokens), device=divergence.device).index_add(0, row, divergence)
-    return (sums / output.tokens).mean()
+    return output.mean(sums / output.tokens)
