@@ -140,7 +140,7 @@ def run_config(config: RunConfig, *, watcher: Watcher | None = None, progress: P
     """
     from evertune.lmm import model_config
     from evertune.lmm.device import as_before
-    from evertune.lmm.lengths import refuse_too_long
+    from evertune.lmm.readable import readable
     from evertune.report import write_report
     from evertune.stamp import running_facts
     from evertune.tracking import refuse_missing
@@ -168,7 +168,7 @@ def run_config(config: RunConfig, *, watcher: Watcher | None = None, progress: P
             lmm = _load(config, folders, open_ones, progress)
             watcher = watcher or Watcher()
             watcher.model_loaded(config.model, running_facts(lmm))
-            refuse_too_long(data.columns, lmm, stream=data.name)
+            data = readable(data, lmm, skip_bad=config.skip_bad)
             for spec in open_ones:
                 begin(folders[spec], identities[spec])
                 if len(data.skipped):
@@ -182,16 +182,19 @@ def run_config(config: RunConfig, *, watcher: Watcher | None = None, progress: P
 
 def _follow(config: RunConfig, specs: Sequence[str]) -> Result:
     """What the other processes do: wait for a run to begin, take part in it, and read its result."""
+    from evertune.lmm.readable import readable
+
     order = processes.told()
     data, lmm = None, None
     while order[0] == "run":
         _, spec, folder, dtype, fingerprint = order
-        data = data or data_of(config, decode=True)  # after the leader, who has made it
+        lmm = lmm or load_model(config.model_copy(update={"dtype": dtype}))
+        # after the leader, who has made it
+        data = data or readable(data_of(config, decode=True), lmm, skip_bad=config.skip_bad)
         if data.fingerprint != fingerprint:
             raise RunFolderError(
                 f"process {processes.number()} reads other data than the first one: all need the same files"
             )
-        lmm = lmm or load_model(config.model_copy(update={"dtype": dtype}))
         with _learner_for(config, spec, Path(folder), lmm, data) as learner:
             order = follow_stream(learner, data)
     base = Path(order[1])

@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
+from evertune.lmm.lengths import refuse_too_long, too_long
 
 from evertune import run
 from evertune.errors import DataError
 from evertune.lmm import load_lmm
-from evertune.lmm.lengths import refuse_too_long, too_long
 from evertune.tasks import load_stream
 
 

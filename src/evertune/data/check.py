@@ -170,9 +170,9 @@ def _note(problem: DataError, entry: TaskFile, how: Reading) -> None:
 def _look_at_texts(half: Half, result: Checked, lmm: LMM | None) -> None:
     """Texts that are oddly long, samples that the model can't read to their end, and those without a picture."""
     if lmm:
-        from evertune.lmm.lengths import too_long  # brings torch
+        from evertune.lmm.readable import unreadable  # brings torch
 
-        result.errors.add(too_long(half.samples, lmm), task=half.task)
+        result.errors.add((problem for _, problem in unreadable(half.samples, lmm)), task=half.task)
     lengths = half.samples.rows.lengths[half.samples.chosen]
     for at in np.flatnonzero(lengths > LONG_ANSWER).tolist():  # no text has more characters than its row has bytes
         sample = half.samples[at]

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from evertune.data.check import Checked
 from evertune.data.convert import Written
-from evertune.tasks.problems import SHOWN, TOO_LONG, Problems
+from evertune.tasks.problems import SHOWN, Problems
 
 TITLES = {
     "error": "errors: what can't be used",
@@ -57,8 +57,7 @@ def _line(console: Console, text: str) -> None:
 def _conclusion(checked: Checked) -> str:
     counts = {level: len(problems) for level, problems in checked.levels()}
     said = ", ".join(f"{count:,} {level}{'s' * (count != 1)}" for level, count in counts.items())
-    stopping = counts["error"] - checked.errors.counts.get(TOO_LONG, 0)
-    said += ". A run would stop; with --skip-bad it would train on the rest." if stopping else "."
+    said += ". A run would stop; with --skip-bad it would train on the rest." if counts["error"] else "."
     return said if checked.pictures else f"{said} Pictures were not opened."
 
 

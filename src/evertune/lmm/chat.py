@@ -21,7 +21,7 @@ from evertune.errors import UserError
 from evertune.files import digest, digest_of_file, read_json
 from evertune.lmm import FAMILIES, compat
 from evertune.lmm.adapters import merge_peft
-from evertune.lmm.connectors import KINDS, Kind, Size
+from evertune.lmm.connectors import KINDS, Kind
 from evertune.lmm.decoder import (
     IGNORE,
     answer_rows,
@@ -33,8 +33,8 @@ from evertune.lmm.decoder import (
 )
 from evertune.lmm.hub import refuse_unsafe
 from evertune.lmm.modes import evaluating
-from evertune.lmm.processors import ChatProcessor, encoder_arguments, load_processor, stacked_facts
-from evertune.lmm.protocol import Batch, Generation, Length, Output
+from evertune.lmm.processors import PROBE, ChatProcessor, encoder_arguments, load_processor, stacked_facts
+from evertune.lmm.protocol import TYPICAL, Batch, Generation, Length, Output, Size
 from evertune.lmm.scopes import Scope, open_up, scope_of
 from evertune.lmm.vision_inputs import CachedTower, Pixels
 from evertune.lmm.weights import fingerprint_of
@@ -42,9 +42,6 @@ from evertune.tasks.task import Sample
 
 DIGITS = 3
 """A picture's first row holds height, width and number of rows in base 256: exact in every half precision."""
-PROBE = (64, 64)
-TYPICAL = (448, 448)
-"""Size of a picture whose tokens are counted where none is at hand; some families take more for larger ones."""
 
 
 class ChatLMM(nn.Module):
@@ -187,11 +184,19 @@ class ChatLMM(nn.Module):
         """Tokens of `answer` with its end token."""
         return len(self.prompts.answer_ids(answer))
 
-    def lengths(self, instruction: str, answer: str) -> tuple[Length, ...]:
-        """The LM's sequence: visual tokens of a typical picture, prompt, answer and end token."""
-        asked, said = self.prompts.ids(instruction, answer, [TYPICAL])
+    def lengths(self, instruction: str, answer: str, images: Sequence[Size] = (TYPICAL,)) -> tuple[Length, ...]:
+        """The LM's sequence: visual tokens, prompt, answer and end token."""
         limit: int = self.model.config.get_text_config().max_position_embeddings
-        return (Length("language model", len(asked) + len(said), limit),)
+        return (Length("language model", self.prompts.count(instruction, answer, images), limit),)
+
+    def tokenizers(self) -> Mapping[str, Any]:
+        """The LM's."""
+        return {"language model": self.prompts.tokenizer}
+
+    @property
+    def image_token(self) -> str:
+        """The processor's."""
+        return self.prompts.picture
 
     def token_texts(self, ids: Sequence[int]) -> list[str]:
         """What each token adds to the text before it."""

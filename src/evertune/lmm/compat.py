@@ -41,6 +41,11 @@ PRIVATE = (
         "`AutoProcessor`, which needs torchvision for some families",
     ),
     Private(
+        "lmm/processors.py",
+        "`ProcessorMixin._get_num_multimodal_tokens`: how many tokens an image takes, by its size alone",
+        "a grey image of this size is prepared, once for all sizes of as many patches",
+    ),
+    Private(
         "lmm/llama.py",
         "the layers of `LlamaModel`, called one by one",
         "the library's own forward and `generate` (`walks`, `says_plainly`)",

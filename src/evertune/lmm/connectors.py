@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-Size = tuple[int, int]
-"""(height, width) of a picture in pixels."""
+from evertune.lmm.protocol import Size
 
 
 @dataclass(frozen=True)
@@ -196,6 +195,7 @@ class Kind(NamedTuple):
         language: path of the LM in the base model.
         types: name of the argument that tells kinds of tokens apart, and what it is made of; None where there is none.
         plain: the prompt of a family that has no chat template.
+        crops: an image is scaled by its short side and then cropped, so that a thin one is huge in between.
     """
 
     connector: Connector
@@ -203,6 +203,7 @@ class Kind(NamedTuple):
     language: str = "language_model"
     types: tuple[str, TokenTypes] | None = None
     plain: str | None = None
+    crops: bool = False
 
 
 _IDEFICS = Kind(Connector("connector.modality_projection", ("connector.",)), "vision_model", "text_model")
@@ -210,7 +211,7 @@ _QWEN = Kind(Merger(), "visual", types=("mm_token_type_ids", picture_types))
 
 
 KINDS = {
-    "llava": Kind(Connector()),
+    "llava": Kind(Connector(), crops=True),
     "llava_next": Kind(Tiled()),
     "llava_onevision": Kind(Tiled()),
     "qwen2_vl": _QWEN,

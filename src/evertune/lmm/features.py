@@ -27,7 +27,7 @@ from evertune.errors import DataError, UserError
 from evertune.files import cache_folder, digest, make_folder, note_damage, sum_of, sum_of_file, write_atomically
 from evertune.lmm.device import is_deterministic, processor
 from evertune.lmm.protocol import LMM
-from evertune.tasks.pictures import read_picture
+from evertune.tasks.pictures import read_picture, unprepared
 from evertune.tasks.split import number_problem
 from evertune.tasks.task import Sample
 from evertune.tensors import read_header
@@ -109,7 +109,7 @@ class FeatureStore:
         new = [key for key in pictures if key not in self._place]
         for start in range(0, len(new), self._at_once):
             some = new[start : start + self._at_once]
-            for key, features in zip(some, self._lmm.encode([pictures[key] for key in some]), strict=True):
+            for key, features in zip(some, self._encoded([pictures[key] for key in some]), strict=True):
                 self._place[key] = (features[None], 0)
         try:
             yield
@@ -138,13 +138,31 @@ class FeatureStore:
         keys = list(pictures)
         for start in range(0, len(keys), self._at_once):
             some = keys[start : start + self._at_once]
-            parts.extend(self._lmm.encode([_opened(key, *pictures[key]) for key in some]))
+            names = [f"{origin}: the image {path}: " for path, origin in (pictures[key] for key in some)]
+            parts.extend(self._encoded([_opened(key, *pictures[key]) for key in some], names))
         path = self.folder / f"{digest(*keys)[:24]}.safetensors"
         header = {"keys": json.dumps(keys)}
         if len({len(part) for part in parts}) > 1:
             header["lengths"] = json.dumps([len(part) for part in parts])
         self._write(path, torch.cat(parts) if "lengths" in header else torch.stack(parts), header)
         self._open(path)
+
+    def _encoded(self, images: Sequence[Image.Image], names: Sequence[str] = ()) -> Sequence[Tensor]:
+        """Features of `images`; where the model can't prepare one, the error begins with its name.
+
+        Raises:
+            DataError: an image can't be prepared.
+        """
+        try:
+            return list(self._lmm.encode(images))
+        except (ValueError, ArithmeticError, LookupError) as problem:
+            if len(images) > 1:  # which one?
+                for number, image in enumerate(images):
+                    self._encoded([image], names[number : number + 1])
+            if isinstance(problem, UserError) and not isinstance(problem, DataError):
+                raise
+            fault = problem if isinstance(problem, DataError) else unprepared(images[0].size[::-1], problem)
+            raise DataError(f"{''.join(names)}{fault}", kind=fault.kind) from problem
 
     @staticmethod
     def _write(path: Path, features: Tensor, header: Mapping[str, str]) -> None:

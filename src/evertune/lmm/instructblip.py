@@ -33,7 +33,7 @@ from evertune.lmm.decoder import (
 )
 from evertune.lmm.hub import refuse_unsafe
 from evertune.lmm.modes import evaluating
-from evertune.lmm.protocol import Batch, Generation, Length, Output
+from evertune.lmm.protocol import IMAGE, TYPICAL, Batch, Generation, Length, Output, Size
 from evertune.lmm.weights import fingerprint_of
 from evertune.tasks.task import Sample
 
@@ -53,6 +53,7 @@ class InstructBlip(nn.Module):
 
     library = "blip."
     pictures = FAMILIES["instructblip"].pictures
+    image_token = IMAGE
 
     def __init__(self, *, name: str, folder: Path, model: Any, processor: Any) -> None:
         super().__init__()
@@ -163,7 +164,7 @@ class InstructBlip(nn.Module):
         """Tokens of `answer` with its end token."""
         return len(self._answer_ids(answer))
 
-    def lengths(self, instruction: str, answer: str) -> tuple[Length, ...]:
+    def lengths(self, instruction: str, answer: str, images: Sequence[Size] = (TYPICAL,)) -> tuple[Length, ...]:
         """The instruction in the Q-Former, if that reads it; soft tokens, instruction, answer and its end in the LM."""
         config, found = self.blip.config, []
         if tokenizer := getattr(self.processor, "qformer_tokenizer", None):
@@ -171,8 +172,16 @@ class InstructBlip(nn.Module):
             found.append(Length("Q-Former", asked, config.qformer_config.max_position_embeddings))
         if limit := getattr(config.text_config, "max_position_embeddings", None):  # T5's positions have no end
             text = len(self._prompt_ids(instruction)) + len(self._answer_ids(answer))
-            found.append(Length("language model", self.blip.query_tokens.shape[1] + text, limit))
+            visual = self.blip.query_tokens.shape[1] * len(images)
+            found.append(Length("language model", visual + text, limit))
         return tuple(found)
+
+    def tokenizers(self) -> Mapping[str, Any]:
+        """The LM's, and that of a Q-Former that reads text."""
+        found = {"language model": self.processor.tokenizer}
+        if tokenizer := getattr(self.processor, "qformer_tokenizer", None):
+            found["Q-Former"] = tokenizer
+        return found
 
     def token_texts(self, ids: Sequence[int]) -> list[str]:
         """What each token adds to the text before it."""

@@ -78,9 +78,15 @@ class PlainTokenizer:
     def __init__(self, folder: Path) -> None:
         self._inner: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
         config = read_json(folder / "tokenizer_config.json")
+        self.all_special_tokens = [config[name] for name in sorted(_SPECIAL & config.keys())]
         self.eos_token_id, self.pad_token_id = (
             self._inner.token_to_id(config[name]) for name in ("eos_token", "pad_token")
         )
+
+    @property
+    def added_tokens_decoder(self) -> dict[int, Any]:
+        """{id: token} of the words that are no pieces of text; `special` ones are control tokens."""
+        return dict(self._inner.get_added_tokens_decoder())
 
     def __call__(self, text: str, *, add_special_tokens: bool = True) -> SimpleNamespace:
         """`input_ids`: the token ids of `text`."""

@@ -7,6 +7,7 @@ depends on its size alone, so that prompts can be rendered from cached features,
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -18,11 +19,13 @@ from torch import Tensor
 
 from evertune.errors import DataError, UserError
 from evertune.lmm.compat import processor_of
-from evertune.lmm.connectors import Kind, Size
-from evertune.tasks.pictures import short
+from evertune.lmm.connectors import Kind
+from evertune.lmm.protocol import Size
+from evertune.tasks.pictures import MOST_PIXELS, short, unprepared
 
 _TEXT = {"input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids", "text_replacement_offsets"}
-_QUESTION, _ANSWER = "What is 7?", "Seven"
+_QUESTION, _ANSWER, _NEXT = "What is 7?", "Seven", "What is 9?"
+PROBE: Size = (64, 64)
 _REMEMBERED = 2_000
 
 
@@ -74,21 +77,33 @@ class ChatProcessor:
         self._wanted = set(wanted)
         self._layouts: dict[Size, Layout] = {}
         self._ids: dict[tuple[Any, ...], tuple[list[int], list[int]]] = {}
-        self._lead = ""
+        self._counts: dict[Size, int] = {}
+        self._alike: dict[Any, int] = {}
+        self._instead, self._lead, self._gap = "", "", ""
         if kind.plain is None:
             self._check_template()
         self.end = self._end_token(ends)
 
     def prompt(self, instruction: str, *, pictures: int = 1) -> str:
-        """The rendered prompt, with one picture token per picture."""
+        """The rendered prompt, up to where an answer begins, with one picture token per picture.
+
+        What the template puts between its generation prompt and an answer (`</think>` of a model that thinks) is part
+        of the prompt: it is neither trained nor predicted.
+        """
         if self._kind.plain is not None:
             ahead, behind = self._kind.plain.split("{image}")
             bos = self.tokenizer.bos_token or ""
             return ahead + self.picture * pictures + behind.replace("{bos}", bos).replace("{instruction}", instruction)
-        return self._rendered([self._turn("user", instruction, pictures=pictures)], ask=True)
+        asked = self._rendered([self._turn("user", instruction, pictures=pictures)], ask=True)
+        return asked.removesuffix(self._instead) + self._lead
 
     def pixels(self, image: Image.Image) -> dict[str, Tensor]:
-        """What the encoder step takes of one picture."""
+        """What the encoder step takes of one picture.
+
+        Raises:
+            DataError: a picture of this size can't be prepared.
+        """
+        self.tokens((image.height, image.width))
         made = self._processed(image)
         self._layouts.setdefault((image.height, image.width), self._layout(made))
         return {name: value for name, value in made.items() if name in self._wanted}
@@ -105,24 +120,66 @@ class ChatProcessor:
         if key not in self._ids:
             if len(self._ids) > _REMEMBERED:
                 self._ids.clear()
-            self._ids[key] = self._tokenised(instruction, answer, sizes)
+            self._ids[key] = self._tokenised(instruction, answer, [self.layout(size).text for size in sizes])
         return self._ids[key]
+
+    def count(self, instruction: str, answer: str, sizes: Sequence[Size]) -> int:
+        """Tokens of prompt, answer and end token with pictures of these sizes, none of which is prepared.
+
+        Raises:
+            DataError: a picture of such a size can't be prepared.
+        """
+        visual = sum(self.tokens(size) - 1 for size in sizes)
+        prompt, answered = self._tokenised(instruction, answer, [self.picture] * len(sizes))
+        return visual + len(prompt) + len(answered)
+
+    def tokens(self, size: Size) -> int:
+        """Tokens that a picture of this (height, width) takes in the prompt, by the processor's own arithmetic.
+
+        Raises:
+            DataError: it can't be prepared.
+        """
+        if size not in self._counts:
+            try:
+                self._counts[size] = self._counted(size)
+            except (ValueError, ArithmeticError) as problem:
+                raise unprepared(size, problem) from problem
+        return self._counts[size]
+
+    def _counted(self, size: Size) -> int:
+        edge = getattr(self.inner.image_processor.size, "shortest_edge", None)
+        if self._kind.crops and edge and edge * edge * max(size) // min(size) > MOST_PIXELS:
+            raise ValueError(f"scaled to {edge} pixels on its short side it has more than {MOST_PIXELS:,}")
+        count = getattr(self.inner, "_get_num_multimodal_tokens", None)  # of the library, without pixels
+        if count is not None:
+            if PROBE not in self._counts:  # the tokens around those that it counts are the same for all sizes
+                self._counts[PROBE] = self._laid_out(PROBE)
+            sizes = [list(PROBE), list(size)]
+            probe, own = count(image_sizes=sizes)["num_image_tokens"]
+            return int(self._counts[PROBE] - probe + own)
+        parts = getattr(self.inner.image_processor, "get_number_of_image_patches", None)
+        alike = parts(*size) if parts else size
+        if alike not in self._alike:
+            self._alike[alike] = self._laid_out(size)
+        return self._alike[alike]
+
+    def _laid_out(self, size: Size) -> int:
+        return len(self.tokenizer(self.layout(size).text, add_special_tokens=False).input_ids)
 
     def answer_ids(self, answer: str) -> list[int]:
         """Token ids of an answer alone, end token included."""
         return self.ids("", answer, [])[1]
 
-    def _tokenised(self, instruction: str, answer: str | None, sizes: Sequence[Size]) -> tuple[list[int], list[int]]:
+    def _tokenised(self, instruction: str, answer: str | None, texts: Sequence[str]) -> tuple[list[int], list[int]]:
         """The answer's tokens are those it has behind the prompt, where that splits cleanly, as in a real dialogue."""
-        pieces = self.prompt(instruction, pictures=len(sizes)).split(self.picture)
-        if len(pieces) != len(sizes) + 1:
+        pieces = self.prompt(instruction, pictures=len(texts)).split(self.picture)
+        if len(pieces) != len(texts) + 1:
             raise DataError(f"the instruction {short(instruction)} holds '{self.picture}', which stands for a picture")
-        texts = [self.layout(size).text for size in sizes]
         prompt = "".join(piece + text for piece, text in zip_longest(pieces, texts, fillvalue=""))
         ids = self._of_text(prompt)
         if answer is None:
             return ids, []
-        whole = self._of_text(prompt + self._lead + answer)
+        whole = self._of_text(prompt + self._gap + answer)
         if whole[: len(ids)] == ids:
             return ids, [*whole[len(ids) :], self.end]
         return ids, [*self.tokenizer(answer, add_special_tokens=False).input_ids, self.end]
@@ -162,8 +219,8 @@ class ChatProcessor:
             raise UserError(
                 "the model has no chat template: it is no model for a dialogue; take its instruction-tuned one"
             )
-        user, other = (self._rendered([self._turn(role, _QUESTION)], ask=False) for role in ("user", "assistant"))
-        if user == other:
+        told = self._dialogue()
+        if not self._has_roles():
             raise UserError(
                 "the model's chat template has no roles: user and assistant look the same, so a question can't be told "
                 "from an answer; use the chat template of the instruction-tuned model"
@@ -174,9 +231,28 @@ class ChatProcessor:
                 f"the model's chat template does not fit its processor: a picture and '{_QUESTION}' become {asked!r}, "
                 f"where '{self.picture}' and the text should stand once each"
             )
-        told = self._dialogue()
-        if told.startswith(asked):
-            self._lead = told[len(asked) : told.index(_ANSWER, len(asked))]
+        self._find_lead(asked, told[: told.rindex(_ANSWER)])
+
+    def _has_roles(self) -> bool:
+        """Whether something else follows a question than an answer; in the order of turns that every template takes."""
+        turns = [self._turn("user", _QUESTION), self._turn("assistant", _ANSWER), self._turn("user", _NEXT)]
+        between, _, behind = self._rendered(turns, ask=False).partition(_QUESTION)[2].partition(_ANSWER)
+        return between != behind.partition(_NEXT)[0]
+
+    def _find_lead(self, asked: str, ahead: str) -> None:
+        """Compare the generation prompt with what the template puts ahead of an answer in a dialogue.
+
+        `_lead` stands in the prompt instead of `_instead`. Blanks alone are written with the answer, as its `_gap`:
+        they are one token with its first word in many vocabularies.
+        """
+        same = len(os.path.commonprefix([asked, ahead]))  # noqa: RUF071  of texts, not of paths
+        instead, lead = asked[same:], ahead[same:]
+        if not (instead.strip() or lead.strip()):
+            self._gap = "" if instead else lead
+        elif same > asked.rindex(_QUESTION):
+            ids, whole = self._of_text(ahead), self._of_text(ahead + _ANSWER)
+            kept = lead if whole[: len(ids)] == ids else lead.rstrip()
+            self._instead, self._lead, self._gap = instead, kept, lead[len(kept) :]
 
     def _dialogue(self) -> str:
         """A question with its answer."""

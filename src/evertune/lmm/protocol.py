@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from PIL import Image
@@ -18,6 +18,12 @@ from torch import Tensor, nn
 from evertune.tasks.task import Sample
 
 LossMean = Literal["sample", "token"]
+Size = tuple[int, int]
+"""(height, width) of an image in pixels."""
+IMAGE = "<image>"
+"""What stands for an image in most texts of this field."""
+TYPICAL: Size = (448, 448)
+"""Size of an image whose tokens are counted where its own is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,11 +181,22 @@ class LMM(Protocol):
     def answer_tokens(self, answer: str) -> int:
         """Number of tokens of `answer`, end token included."""
 
-    def lengths(self, instruction: str, answer: str) -> tuple[Length, ...]:
-        """What each part of the model reads of a sample with one picture, answer and end token included.
+    def lengths(self, instruction: str, answer: str, images: Sequence[Size] = (TYPICAL,)) -> tuple[Length, ...]:
+        """What each part of the model reads of a sample with images of these sizes, answer and end token included.
 
-        No part has more tokens of text than the text has bytes, but for a few that mark its ends.
+        By sizes alone: no image is prepared. No part has more tokens of text than the text has bytes, but for those of
+        the prompt around it; each image adds as many tokens as it does alone.
+
+        Raises:
+            DataError: an image of such a size can't be prepared; the message begins with 'an image of'.
         """
+
+    def tokenizers(self) -> Mapping[str, Any]:
+        """The tokenizer of each part that reads text; `language model` is there in every family, and first."""
+
+    @property
+    def image_token(self) -> str:
+        """What stands for an image in a text that this model's tokenizer reads."""
 
     def token_texts(self, ids: Sequence[int]) -> list[str]:
         """The text of each token; joined they are the whole. Empty for a token that ends in the middle of a letter."""

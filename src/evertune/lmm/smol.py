@@ -31,7 +31,8 @@ from evertune.lmm.decoder import (
 )
 from evertune.lmm.hub import refuse_unsafe
 from evertune.lmm.modes import evaluating
-from evertune.lmm.protocol import Batch, Generation, Length, Output
+from evertune.lmm.protocol import IMAGE, TYPICAL, Batch, Generation, Length, Output, Size
+from evertune.tasks.pictures import unprepared
 from evertune.tasks.task import Sample
 from evertune.tensors import read_header
 
@@ -45,6 +46,7 @@ class Smol(nn.Module):
 
     library = "lm.base_model.model."
     pictures = FAMILIES["smol"].pictures
+    image_token = IMAGE
 
     def __init__(self, *, name: str, config: Mapping[str, Any], lm: Any, tokenizer: Any, tower: nn.Module) -> None:
         super().__init__()
@@ -146,10 +148,17 @@ class Smol(nn.Module):
         """Tokens of `answer` with its end token."""
         return len(self._answer_ids(answer))
 
-    def lengths(self, instruction: str, answer: str) -> tuple[Length, ...]:
+    def lengths(self, instruction: str, answer: str, images: Sequence[Size] = (TYPICAL,)) -> tuple[Length, ...]:
         """The LM's sequence: visual tokens, prompt, answer and end token."""
+        for size in images:
+            _refuse_thin(size, int(self.config["image_side"]))
         text = len(self._text_after_image(instruction)) + len(self._answer_ids(answer))
-        return (Length("language model", self._visual_tokens + text, self.lm.config.max_position_embeddings),)
+        tokens = self._visual_tokens * len(images) + text
+        return (Length("language model", tokens, self.lm.config.max_position_embeddings),)
+
+    def tokenizers(self) -> Mapping[str, Any]:
+        """The LM's."""
+        return {"language model": self.tokenizer}
 
     def token_texts(self, ids: Sequence[int]) -> list[str]:
         """What each token adds to the text before it."""
@@ -297,7 +306,14 @@ def _projector(width: int, embeddings: Tensor, gain: float) -> nn.Sequential:
     return layers
 
 
+def _refuse_thin(size: Size, side: int) -> None:
+    """Raise for an image whose short side would have no pixel left in the square."""
+    if round(min(size) / max(size) * side) < 1:
+        raise unprepared(size, f"scaled to {side} pixels its short side has none")
+
+
 def _prepared(image: Image.Image, side: int) -> np.ndarray[Any, np.dtype[np.float32]]:
     """(3, side, side) of an RGB picture; the one preparation for training and evaluation."""
+    _refuse_thin((image.height, image.width), side)
     square = ImageOps.pad(image, (side, side), method=Image.Resampling.BICUBIC, color=(127, 127, 127))
     return ((np.asarray(square, dtype=np.float32) - 127.0) / 128.0).transpose(2, 0, 1)

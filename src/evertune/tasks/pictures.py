@@ -160,6 +160,13 @@ def _from_deep(picture: Image.Image, where: str) -> Image.Image:
     return Image.fromarray(np.round(values.astype(np.float32) / 257).astype(np.uint8))
 
 
+def unprepared(size: tuple[int, int], reason: object) -> DataError:
+    """The error for an image of this (height, width) that a model can't prepare; whoever knows the row names it."""
+    height, width = size
+    complaint = f"an image of {width:,} x {height:,} pixels can't be prepared for the model: {reason}"
+    return DataError(complaint, kind="image that can't be prepared")
+
+
 def picture_name(name: str, *, anywhere: bool, origin: str) -> str:
     """`name` when it may name a picture below a root; with `anywhere` it may lead out of it.
 

@@ -13,8 +13,6 @@ from typing import Any
 from evertune.errors import DataError
 
 SHOWN = 5
-TOO_LONG = "longer than the model can read"
-"""A kind of problem."""
 LEAVE_OUT = "Mend them, or leave them out with --skip-bad"
 LISTED = 10_000
 """Messages of one kind that are kept; the count goes on."""

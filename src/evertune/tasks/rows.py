@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -43,6 +44,7 @@ VERSION = 3
 SUMS = "sums.json"
 ARRAYS = ("places", "texts", "questions", "counts", "pictures", "name_places")
 FILES = ("rows.jsonl", "names.jsonl", "problems.jsonl", "place", *(f"{name}.npy" for name in ARRAYS))
+CHUNK = 16 << 20
 LONGEST_TEXT = 100_000
 """Characters of an instruction or an answer; the longest context of any model here holds far fewer."""
 
@@ -157,6 +159,22 @@ class RowFile:
     def different_pictures(self) -> int:
         """How many different pictures there are."""
         return len(self._name_places)
+
+    def holding(self, texts: Iterable[str]) -> NDArray[Any]:
+        """(n,) True for each row that has one of `texts` anywhere; the file is read once, and no row is parsed."""
+        found = np.zeros(len(self), bool)
+        wanted = [re.escape(encode_basestring(text)[1:-1].encode()) for text in texts]
+        if not wanted or not len(self):
+            return found
+        pattern, begins = re.compile(b"|".join(wanted)), self._places[:, 0]
+        at = 0
+        with (self.folder / "rows.jsonl").open("rb") as stream:
+            while lines := stream.readlines(CHUNK):
+                content = b"".join(lines)
+                hits = np.array([at + hit.start() for hit in pattern.finditer(content)], np.int64)
+                found[np.unique(np.searchsorted(begins, hits, side="right") - 1)] = True
+                at += len(content)
+        return found
 
     def name(self, picture: int) -> str:
         """The name of a picture by its number."""

@@ -28,13 +28,15 @@ from evertune.tasks.pictures import read_bytes, read_picture
 from evertune.tasks.rows import RowFile
 from evertune.tasks.task import Sample
 
-RECORD = np.dtype([("size", "<i8"), ("modified", "<i8"), ("sha256", "u1", 32), ("known", "u1")])
+RECORD = np.dtype([("size", "<i8"), ("modified", "<i8"), ("sha256", "u1", 32), ("known", "u1"), ("shape", "<i4", 2)])
 THERE, HASHED, DECODED, COMPARED = 1, 2, 3, 4
 """How much is known of a picture: that it is there, its content's hash, that it can be decoded, what it looks like."""
 SUM = b"crc32:"
 AT_ONCE = 512
 SAVE_EVERY = 60.0
 
+Found = tuple[str, tuple[int, int], NDArray[Any] | None]
+"""SHA-256, height and width, and what a picture looks like."""
 OnLooked = Callable[[int, int], None]
 
 
@@ -50,7 +52,7 @@ class Seen:
 
     def __init__(self, rows: RowFile, root: Path, *, anywhere: bool = False) -> None:
         self.rows, self.root, self.anywhere = rows, root.resolve(), anywhere
-        key = digest(str(self.root), str(anywhere))[:16]
+        key = digest(str(self.root), str(anywhere), str(RECORD))[:16]
         self._path = rows.folder / f"seen-{key}.npy"
         self._fingerprints_path = rows.folder / f"fingerprints-{key}.npy"
         self._looks_path = rows.folder / f"looks-{key}.npy"
@@ -118,6 +120,12 @@ class Seen:
         sizes: NDArray[Any] = self._records["size"]
         return sizes
 
+    @property
+    def shapes(self) -> NDArray[Any]:
+        """(u, 2) height and width of each picture as a model gets it; zeros where it was not decoded."""
+        shapes: NDArray[Any] = self._records["shape"]
+        return shapes
+
     def faulty(self) -> NDArray[Any]:
         """(n,) True for the rows with a picture that can't be used."""
         marks = np.zeros(len(self._records), np.int64)
@@ -153,7 +161,7 @@ class Seen:
             if (record["size"], record["modified"]) != (status.st_size, status.st_mtime_ns) or not record["known"]:
                 changed = changed or bool(record["known"])
                 new = True
-                self._records[number] = (status.st_size, status.st_mtime_ns, 0, THERE)
+                self._records[number] = (status.st_size, status.st_mtime_ns, 0, THERE, 0)
             self._compared[number] = True
         if changed:  # first, so that no fingerprint outlives a picture
             self._fingerprints_path.unlink(missing_ok=True)
@@ -184,22 +192,24 @@ class Seen:
     def _leads_out(self, path: str) -> bool:
         return not Path(path).resolve().is_relative_to(self.root)
 
-    def _read(self, number: int, depth: int) -> tuple[str, NDArray[Any] | None] | Fault:
-        """SHA-256 of a picture and what it looks like, as far as `depth` asks; or why it can't be used."""
+    def _read(self, number: int, depth: int) -> Found | Fault:
+        """What is known of a picture, as far as `depth` asks; or why it can't be used."""
         path = self.path(self.rows.name(number))
         try:
             if depth < DECODED:
-                return hashlib.sha256(read_bytes(path, origin="")).hexdigest(), None
+                return hashlib.sha256(read_bytes(path, origin="")).hexdigest(), (0, 0), None
             picture, sha256 = read_picture(path, origin="")
-            return sha256, look_of(picture) if depth >= COMPARED else None
+            return sha256, (picture.height, picture.width), look_of(picture) if depth >= COMPARED else None
         except DataError as problem:
             return _fault(problem)
 
-    def _note(self, number: int, found: tuple[str, NDArray[Any] | None] | Fault, depth: int) -> None:
+    def _note(self, number: int, found: Found | Fault, depth: int) -> None:
         if isinstance(found, Fault):
             self.faults[number] = found
             return
-        sha256, look = found
+        sha256, shape, look = found
+        if depth >= DECODED:
+            self._records["shape"][number] = shape
         self._records["sha256"][number] = np.frombuffer(bytes.fromhex(sha256), np.uint8)
         self._records["known"][number] = max(depth, self._records["known"][number])
         if look is not None:

@@ -52,7 +52,10 @@ class Service:
         if config.stream != OWN:
             names = _known_to_run(folder, learned=names)
             if not all(is_kept(folder, name) for name in names):
-                for task in data_of(config, progress=progress).columns:
+                from evertune.lmm.readable import readable  # brings torch
+
+                data = readable(data_of(config, progress=progress), learner.lmm, skip_bad=config.skip_bad)
+                for task in data.columns:
                     if task.name in names and not is_kept(folder, task.name):
                         keep_task(folder, task, tokens=learner.lmm.answer_tokens)
         return cls(folder, learner, tuple(kept_task(folder, name) for name in names))
