@@ -168,7 +168,7 @@ def run_config(config: RunConfig, *, watcher: Watcher | None = None, progress: P
             lmm = _load(config, folders, open_ones, progress)
             watcher = watcher or Watcher()
             watcher.model_loaded(config.model, running_facts(lmm))
-            data = readable(data, lmm, skip_bad=config.skip_bad)
+            data = readable(data, lmm, skip_bad=config.skip_bad, warn=watcher.notice)
             for spec in open_ones:
                 begin(folders[spec], identities[spec])
                 if len(data.skipped):
@@ -185,16 +185,14 @@ def _follow(config: RunConfig, specs: Sequence[str]) -> Result:
     from evertune.lmm.readable import readable
 
     order = processes.told()
-    data, lmm = None, None
+    data = lmm = None
     while order[0] == "run":
         _, spec, folder, dtype, fingerprint = order
         lmm = lmm or load_model(config.model_copy(update={"dtype": dtype}))
-        # after the leader, who has made it
         data = data or readable(data_of(config, decode=True), lmm, skip_bad=config.skip_bad)
         if data.fingerprint != fingerprint:
-            raise RunFolderError(
-                f"process {processes.number()} reads other data than the first one: all need the same files"
-            )
+            number = processes.number()
+            raise RunFolderError(f"process {number} reads other data than the first one: all need the same files")
         with _learner_for(config, spec, Path(folder), lmm, data) as learner:
             order = follow_stream(learner, data)
     base = Path(order[1])

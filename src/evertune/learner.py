@@ -28,6 +28,7 @@ from evertune.files import cache_folder, digest, digest_of, make_folder, note_da
 from evertune.lmm.device import no_fixed_order
 from evertune.lmm.features import FeatureStore
 from evertune.lmm.protocol import LMM
+from evertune.lmm.readable import refuse_unreadable
 from evertune.lmm.sharding import spread_frozen
 from evertune.lmm.weights import bytes_of, copy_of, fingerprint_of, restore
 from evertune.loop import OnStep, Step, Training, train, trained_parameters
@@ -37,6 +38,7 @@ from evertune.midway import Saves
 from evertune.parsing import json_value
 from evertune.stages import FILES, SEAL, Stage, load_stage, save_stage, saved_stages, stage_folder
 from evertune.states import read_tensors, split_state
+from evertune.tasks.pictures import size_of
 from evertune.tasks.task import Sample, Task, data_digest, fingerprints_of
 
 
@@ -207,6 +209,7 @@ class Learner:
         if not instruction.strip():
             raise UserError("the instruction is empty: ask something")
         sample = Sample("ask", tuple(map(Path, images)), instruction.strip(), (), origin="ask")
+        refuse_unreadable(sample, self.lmm, [size_of(path, origin="ask") for path in sample.images])
         self.features.ensure([sample])
         return answer_samples(
             self.lmm, self.methods, [sample], self.features, batch_size=1, max_new_tokens=max_new_tokens, task=task

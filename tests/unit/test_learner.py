@@ -53,7 +53,7 @@ def test_ask(tasks, tmp_path):
     assert answer.expert == "task-0" and isinstance(answer.text, str)
     with pytest.raises(UserError, match="the instruction is empty"):
         learner.ask(picture, " ")
-    with pytest.raises(UserError, match=r"ask: the picture .*none.png is missing"):
+    with pytest.raises(UserError, match=r"ask: the picture .*none.png does not exist"):
         learner.ask(tmp_path / "none.png", "colour?")
 
 

@@ -122,4 +122,6 @@ class Asking:
             wants = "no picture" if pictures else "a picture: choose or drop one"
             raise DataError(f"{learner.lmm.name} takes {wants}", kind="wrong number of pictures")
         question = Question(pictures, asked.words, self._tokens, task)
-        return Answering(learner, batch_size=1, ranked=True)([question])[0]
+        answering = Answering(learner, batch_size=1, ranked=True)
+        answering.refuse(question)
+        return answering([question])[0]

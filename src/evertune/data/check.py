@@ -170,9 +170,10 @@ def _note(problem: DataError, entry: TaskFile, how: Reading) -> None:
 def _look_at_texts(half: Half, result: Checked, lmm: LMM | None) -> None:
     """Texts that are oddly long, samples that the model can't read to their end, and those without a picture."""
     if lmm:
-        from evertune.lmm.readable import unreadable  # brings torch
+        from evertune.lmm.readable import unknown_tokens, unreadable  # brings torch
 
         result.errors.add((problem for _, problem in unreadable(half.samples, lmm)), task=half.task)
+        result.warnings.add(unknown_tokens(half.samples, lmm), task=half.task)
     lengths = half.samples.rows.lengths[half.samples.chosen]
     for at in np.flatnonzero(lengths > LONG_ANSWER).tolist():  # no text has more characters than its row has bytes
         sample = half.samples[at]

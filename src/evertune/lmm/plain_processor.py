@@ -78,6 +78,7 @@ class PlainTokenizer:
     def __init__(self, folder: Path) -> None:
         self._inner: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
         config = read_json(folder / "tokenizer_config.json")
+        self.unk_token_id = self._inner.token_to_id(config["unk_token"]) if "unk_token" in config else None
         self.all_special_tokens = [config[name] for name in sorted(_SPECIAL & config.keys())]
         self.eos_token_id, self.pad_token_id = (
             self._inner.token_to_id(config[name]) for name in ("eos_token", "pad_token")

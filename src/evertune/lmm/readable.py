@@ -7,7 +7,7 @@ index, only the rows that may be such are read: most are cleared by arithmetic o
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from evertune.errors import DataError
 from evertune.lmm.protocol import IMAGE, LMM, TYPICAL, Size
-from evertune.tasks.pictures import short
+from evertune.tasks.pictures import short, size_of
 from evertune.tasks.problems import Problems
 from evertune.tasks.samples import Samples
 from evertune.tasks.seen import DECODED, per_row
@@ -27,6 +27,8 @@ from evertune.tasks.task import Picked, Sample, Task
 
 TOO_LONG, CONTROL = "longer than the model can read", "control token in a text"
 """Kinds of problems."""
+LOOKED, UNKNOWN = 256, 0.01
+"""Rows whose tokens are counted, and the share of unknown ones above which that is told."""
 ENDS = 8
 """Tokens that mark the ends of a text, at most."""
 
@@ -88,8 +90,8 @@ def without_unreadable(task: Task, lmm: LMM, problems: Problems) -> Task:
     return replace(task, train=kept(task.train), test=kept(task.test))
 
 
-def readable(stream: Stream, lmm: LMM, *, skip_bad: bool) -> Stream:
-    """The stream without the samples that `lmm` can't read, which are noted in `skipped`.
+def readable(stream: Stream, lmm: LMM, *, skip_bad: bool, warn: Callable[[str], None] | None = None) -> Stream:
+    """The stream without the samples that `lmm` can't read, which are noted in `skipped`; `warn` is told what is odd.
 
     Raises:
         DataError: there are some and `skip_bad` is not set, or nothing is left of a task.
@@ -98,12 +100,42 @@ def readable(stream: Stream, lmm: LMM, *, skip_bad: bool) -> Stream:
     known, tasks = (
         tuple(without_unreadable(task, lmm, problems) for task in part) for part in (stream.known, stream.tasks)
     )
+    if warn:
+        for task in (*known, *tasks):
+            for found in unknown_tokens(task.train, lmm):
+                warn(str(found))
     if not len(problems):
         return stream
     if not skip_bad:
         problems.refuse(stream=stream.name)
     stream.skipped.merge(problems)
     return replace(stream, known=known, tasks=tasks)
+
+
+def unknown_tokens(samples: Sequence[Sample], lmm: LMM) -> Iterator[DataError]:
+    """A warning for questions and one for answers of which a good part is no text for the tokenizer (`<unk>`).
+
+    Such words all look alike to the model, and it can't write them. `LOOKED` rows at equal distances are tokenised.
+    """
+    tokenizer = lmm.tokenizers()["language model"]
+    if tokenizer.unk_token_id is None:
+        return
+    some = [samples[at] for at in range(0, len(samples), -(-len(samples) // LOOKED) or 1)]
+    for what in ("questions", "answers"):
+        unknown, total, first = 0, 0, ""
+        for sample in some:
+            text = sample.instruction if what == "questions" else sample.answers[0]
+            ids = tokenizer(text, add_special_tokens=False).input_ids
+            here = ids.count(tokenizer.unk_token_id)
+            first = first or (f"{sample.origin}: {short(text)}" if here else "")
+            unknown, total = unknown + here, total + len(ids)
+        if unknown > UNKNOWN * total:
+            said = (
+                f"{first}: {100 * unknown / total:.0f} % of the tokens of {what} are unknown to the tokenizer of "
+                f"{short(Path(lmm.name).name)} ({len(some):,} of {len(samples):,} rows looked at): it can't tell them "
+                "apart; take a model of this language"
+            )
+            yield DataError(said, kind=f"unknown tokens in {what}")
 
 
 def _suspects(samples: Samples, lmm: LMM) -> list[int]:
@@ -135,9 +167,10 @@ def _image_tokens(samples: Samples, lmm: LMM, base: Sequence[int]) -> tuple[NDAr
 
 
 def _sizes(samples: Sequence[Sample], at: int) -> list[Size]:
-    """Sizes of a sample's images as far as they are known: they were decoded before, or are taken for typical ones."""
+    """Sizes of a sample's images; of an index those that were decoded before, the others are taken for typical ones."""
     if not isinstance(samples, Samples):
-        return [TYPICAL] * len(samples[at].images)
+        sample = samples[at]
+        return [size_of(path, origin=sample.origin) for path in sample.images]
     shapes = samples.seen.shapes[samples.rows.pictures_of(int(samples.chosen[at]))].tolist()
     return [(height, width) if height else TYPICAL for height, width in shapes]
 

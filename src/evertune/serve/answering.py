@@ -13,6 +13,7 @@ from evertune.errors import RunFolderError
 from evertune.evaluate import Answer, answer_samples
 from evertune.learner import Learner
 from evertune.lmm.protocol import Generation
+from evertune.lmm.readable import refuse_unreadable
 from evertune.serve.following import Follower, Served
 from evertune.tasks import Sample
 from evertune.tasks.split import number_problem
@@ -97,11 +98,13 @@ class Answering:
         """Stop a question that the model can't take.
 
         Raises:
-            DataError: it takes another number of pictures.
+            DataError: it takes another number of pictures, can't prepare one, or can't read the words.
         """
         lmm = self._learner.lmm
         if len(question.pictures) not in lmm.pictures:
             raise number_problem("the last message", len(question.pictures), lmm.pictures, model=lmm.name)
+        sizes = [(image.height, image.width) for image, _ in question.pictures]
+        refuse_unreadable(Sample("question", (), question.words, ()), lmm, sizes)
 
     def __call__(self, questions: Sequence[Question]) -> list[Reply]:
         """One reply per question, in order.

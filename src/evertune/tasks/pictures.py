@@ -13,13 +13,15 @@ import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from evertune.errors import DataError
 from evertune.names import leads_out
 
+Made = TypeVar("Made")
 MOST_PIXELS = 89_478_485
 """Pillow's own limit for a warning: a quarter of a gigabyte as RGB."""
 MOST_BYTES = 256 << 20
@@ -59,6 +61,22 @@ def picture_of_bytes(content: bytes, *, where: str) -> tuple[Image.Image, str]:
     ).hexdigest()
 
 
+def size_of(path: Path, *, origin: str) -> tuple[int, int]:
+    """(height, width) of the picture as `open_picture` gives it, from its header.
+
+    Raises:
+        DataError: it is missing, or no picture.
+    """
+    content = read_bytes(path, origin=origin)
+
+    def measure() -> tuple[int, int]:
+        with _header(content) as picture:
+            turned = picture.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            return (picture.width, picture.height) if turned else (picture.height, picture.width)
+
+    return _guarded(content, f"{origin}: the picture {path}", measure)
+
+
 def small_picture(path: Path, *, side: int) -> Image.Image:
     """The picture as RGBA and at most `side` pixels wide and high, to be looked at.
 
@@ -77,7 +95,7 @@ def small_picture(path: Path, *, side: int) -> Image.Image:
     return _guarded(content, str(path), decode)
 
 
-def _guarded(content: bytes, where: str, decode: Callable[[], Image.Image]) -> Image.Image:
+def _guarded(content: bytes, where: str, decode: Callable[[], Made]) -> Made:
     """What `decode` makes of a file's content; whatever goes wrong is a `DataError`."""
     if not content:
         raise DataError(f"{where} is empty (0 bytes)", kind="broken picture")
