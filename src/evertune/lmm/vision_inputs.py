@@ -15,8 +15,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from evertune.lmm.connectors import Connector, Size, cast_to, listening
+from evertune.lmm.connectors import Connector, cast_to, listening
 from evertune.lmm.processors import Layout
+from evertune.lmm.protocol import Size
 
 DIFFERENT = 0.05
 """Relative distance of visual tokens that rounding of the kept rows does not explain: it is 0.01 in bfloat16."""
