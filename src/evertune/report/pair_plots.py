@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from evertune.report.canvas import LETTER, Canvas, column_names, draw_columns, drawn, room, short_name
-from evertune.report.plots import CELL_COLOUR, COLOURS, MARKERS, spread_apart
+from evertune.report.plots import CELL_COLOUR, COLOURS, MARKERS, WHITE_TEXT_FROM, spread_apart
 
 HARM_COLOUR = "#b8500a"
-WHITE_FROM = 0.85  # from this depth white reads better than black
+WHITE_FROM = {CELL_COLOUR: WHITE_TEXT_FROM / 100, HARM_COLOUR: 0.945}  # depth from which white reads better than black
 QUIET = 10.0
 """Points that get full colour at least: differences of a point or two must not shout."""
 
@@ -86,12 +86,12 @@ def _draw_value(
     canvas: Canvas, x: float, y: float, side: float, high: float, value: float | None, scale: Scale
 ) -> None:
     if value is None:
-        canvas.text(x + side / 2, y + high / 2, "·", align="center", alpha=0.5)
+        canvas.text(x + side / 2, y + high / 2, "·", align="center", alpha=0.6)
         return
     depth = scale.depth(value)
     alpha = 0.05 + 0.95 * depth  # opacity, not lightness: small values fade into the page, be it light or dark
     canvas.box(x + 1, y + 1, side - 2, high - 2, facecolor=scale.colour(value), alpha=alpha, linewidth=0)
-    colour = "#ffffff" if depth >= WHITE_FROM else "black"
+    colour = "#ffffff" if depth >= WHITE_FROM[scale.colour(value)] else "black"
     size = 12 if side > 40 else 10.5
     canvas.text(x + side / 2, y + high / 2, scale.text(value), align="center", fontsize=size, color=colour)
 

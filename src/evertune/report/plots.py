@@ -31,7 +31,7 @@ COLOURS = ("#d55e00", "#2b83ba", "#009e73", "#cc79a7", "#b58900", "#7b6fd0", "#5
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 BOUND_COLOUR = "#858585"
 CELL_COLOUR = "#145fb4"
-WHITE_TEXT_FROM = 80.0  # score from which white reads better than black on the cell: contrast stays above 4
+WHITE_TEXT_FROM = 84.0  # score from which white reads better than black on a cell: contrast stays above 4.5
 GAP = 6.0  # sets apart what was not taught: the untouched model's row, the columns of known tasks
 
 
