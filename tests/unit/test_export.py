@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from peft import PeftModel
 from PIL import Image
-from transformers import AutoModelForImageTextToText
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from evertune import run
 from evertune.api import open_run
 from evertune.cli import main
 from evertune.errors import RunFolderError, UserError
-from evertune.export import export, export_adapters
-from evertune.lmm import load_lmm
+from evertune.export import adapters, export, export_adapters
+from evertune.lmm import load_lmm, model_folder
 from evertune.tasks.task import Sample
 
 
@@ -202,13 +204,55 @@ def test_no_adapters_where_none_were_trained(finished, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_projector_of_smol_stands_beside_its_adapter(finished, tmp_path):
-    (first, *_) = export_adapters(finished("random"), tmp_path / "out")
-    assert {path.name for path in first.iterdir()} == {
-        "adapter_config.json",
-        "adapter_model.safetensors",
-        "projector.safetensors",
-    }
+SMOL = {
+    "sequential": ("sequential",),
+    "lora": ("lora",),
+    "adapters on the projector": ("lora", "options.lora.whole=none"),
+    "olora": ("olora",),
+}
+
+
+@pytest.mark.parametrize("name", SMOL)
+def test_the_projector_of_smol_stands_beside_its_adapter(name, finished, tmp_path):
+    """The library's model with peft's adapter, behind the projector of the file, has the logits of each stage."""
+    folder = finished("random", *SMOL[name])
+    learner = open_run(folder)
+    for number, path in enumerate(export_adapters(folder, tmp_path / "out"), start=1):
+        assert {p.name for p in path.iterdir()} == {
+            "adapter_config.json",
+            "adapter_model.safetensors",
+            "projector.safetensors",
+        }
+        learner.load(number)
+        batch = probe(learner.lmm)
+        wanted = logits_of(learner.lmm, batch)
+        fresh = load_lmm("random", dtype="float32", device=torch.device("cpu"))
+        plain = AutoModelForCausalLM.from_pretrained(model_folder("random") / "lm", dtype=torch.float32)
+        fresh.lm = PeftModel.from_pretrained(plain, path)
+        tensors = load_file(path / "projector.safetensors")
+        assert all(name.startswith("projector.") for name in tensors)
+        fresh.load_state_dict(tensors, strict=False)
+        assert apart(logits_of(fresh, batch), wanted) < 1e-4
+
+
+def test_a_layer_with_two_low_rank_matrices_is_no_adapter(finished, tmp_path):
+    """Its own of the model, trained in full, and one beside it: a file of peft holds one of them."""
+    folder = finished("random", "lora", "options.lora.whole=lora", "options.lora.targets=q_proj")
+    with pytest.raises(UserError, match="q_proj has low-rank matrices twice"):
+        export_adapters(folder, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_stages_come_in_the_order_of_learning(finished, tmp_path, monkeypatch):
+    """Also from the hundredth on."""
+    learner = open_run(finished("random"))
+    (first, *_) = learner.stages
+    learner.stages = [replace(first, number=number) for number in range(98, 103)]
+    monkeypatch.setattr(type(learner), "load", lambda self, number: None)
+    monkeypatch.setattr(adapters, "open_run", lambda run, progress: learner)
+    folders = export_adapters(finished("random"), tmp_path / "out")
+    assert [path.name for path in folders] == [f"{number}-task-0" for number in range(98, 103)]
+    assert all((path / "adapter_model.safetensors").is_file() for path in folders)
 
 
 def test_no_run_and_damaged_ones(finished, tmp_path):

@@ -2,7 +2,7 @@
 
     01-gqa/adapter_config.json          low-rank matrices of named layers, modules that were trained whole
            adapter_model.safetensors
-           projector.safetensors        smol: its projector is no part of the library's model
+           projector.safetensors        smol: its projector is no part of the library's model; adapters merged
     02-vizwiz/...
 
 Apart from `export` because nothing is merged and nothing large is written: a few megabytes per stage.
@@ -37,7 +37,7 @@ class Adapter:
         ranks, alphas: of each layer that has low-rank matrices.
         whole: modules that are saved whole.
         tensors: by peft's names.
-        beside: trained parameters that are no part of the library's model, by their names in ours.
+        beside: what is trained and no part of the library's model, by its names in ours; adapters there are merged.
     """
 
     ranks: dict[str, int] = field(default_factory=dict)
@@ -79,18 +79,19 @@ def export_adapters(run: Path, out: Path, *, progress: Progress | None = None) -
     if not learner.stages:
         raise RunFolderError(f"{run} has no finished stage yet: there is nothing to export")
     base = config_of(run).model
+    names = [f"{stage.number:02d}-{stage.task}" for stage in learner.stages]
     with whole_folder(out) as place:
-        for stage in learner.stages:
+        for stage, name in zip(learner.stages, names, strict=True):
             learner.load(stage.number)
             if (expert := learner.expert_of(stage.task)) is not None:
                 learner.activate(expert)
             adapter = adapter_of(learner.lmm)
-            folder = make_folder(place / f"{stage.number:02d}-{stage.task}")
+            folder = make_folder(place / name)
             write_json(folder / "adapter_config.json", adapter.config(base))
             write_atomically(folder / "adapter_model.safetensors", save(adapter.tensors))
             if adapter.beside:
                 write_atomically(folder / "projector.safetensors", save(adapter.beside))
-    return sorted(out.iterdir())
+    return [out / name for name in names]
 
 
 @torch.no_grad()
@@ -105,9 +106,14 @@ def adapter_of(lmm: LMM) -> Adapter:
     if not any(f".{ADAPTER}." in name or ".lora_" in name for name in trained):
         raise UserError(f"this run trains no low-rank matrices of {lmm.name}: export it whole, without --adapters")
     for path, adapter in getattr(lmm, "adapters", {}).items():
-        up, down = cast(LowRank, adapter).factors()
-        name = path.removeprefix(lmm.library).removesuffix(".base_layer")
-        _low_rank(made, name, up, down, alpha=cast(LowRank, adapter).scale * len(down))
+        low = cast(LowRank, adapter)
+        up, down = low.factors()
+        if path.startswith(lmm.library):
+            name = path.removeprefix(lmm.library).removesuffix(".base_layer")
+            _low_rank(made, name, up, down, alpha=low.scale * len(down))
+        else:
+            weight = cast(nn.Linear, module.get_submodule(path)).weight
+            made.beside[f"{path}.weight"] = _plain(weight + (low.scale * up @ down).to(weight.dtype))
     for name, parameter in trained.items():
         if f".{ADAPTER}." in name:
             continue
@@ -117,6 +123,8 @@ def adapter_of(lmm: LMM) -> Adapter:
             _whole(made, name.removeprefix(lmm.library), parameter)
         else:
             made.beside[name] = _plain(parameter)
+    if not made.ranks:
+        raise UserError(f"no low-rank matrix of this run is in the library's part of {lmm.name}: export it whole")
     return made
 
 
@@ -133,7 +141,9 @@ def _of_peft(made: Adapter, lmm: LMM, module: nn.Module, name: str, parameter: T
     made.ranks[plain], made.alphas[plain] = layer.r["default"], layer.lora_alpha["default"]
     made.dora = made.dora or part.startswith("magnitude")
     kept = part.replace(".default.weight", "" if part.startswith("magnitude") else ".weight")
-    made.tensors[f"{KEY}{plain}.lora_{kept}"] = _plain(parameter)
+    if (full := f"{KEY}{plain}.lora_{kept}") in made.tensors:
+        raise UserError(f"{plain} has low-rank matrices twice, of the model and of the method: export the run whole")
+    made.tensors[full] = _plain(parameter)
 
 
 def _whole(made: Adapter, name: str, parameter: Tensor) -> None:
