@@ -14,7 +14,7 @@ import json
 import statistics
 from pathlib import Path
 
-from evertune.scoring.intervals import t_interval
+from evertune.scoring.intervals import clipped, t_interval
 from evertune.scoring.metrics import metrics_of
 
 
@@ -34,7 +34,7 @@ def main() -> None:
         from_it = values[second] if second else other[first] if other else dict.fromkeys(values[first], 0.0)
         seeds = sorted(set(values[first]) & set(from_it))
         differences = [values[first][seed] - from_it[seed] for seed in seeds]
-        interval = t_interval(differences)
+        interval = clipped(t_interval(differences), max(100.0, *map(abs, differences)))
         ends = f"[{interval[0]:+.1f}, {interval[1]:+.1f}]" if interval else ""
         each = ", ".join(f"{difference:+.1f}" for difference in differences)
         print(f"{comparison:24} {wanted.metric}  {statistics.fmean(differences):+6.1f} {ends}   seeds: {each}")

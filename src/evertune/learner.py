@@ -182,7 +182,7 @@ class Learner:
         return next((expert for m in self.methods if (expert := m.expert_of(task)) is not None), None)
 
     def ranking(self, sample: Sample) -> list[tuple[str, float]]:
-        """The learned tasks that a sample may be from, with the router's scores; empty where nothing is routed."""
+        """The learned tasks that a sample may be from, with the router's probabilities; empty if nothing is routed."""
         rankings = (method.ranking(sample) for method in self.methods)
         return next((ranking for ranking in rankings if ranking), [])
 

@@ -35,6 +35,7 @@ from evertune.evaluate import read_answers
 from evertune.serve.listening import LARGEST_BODY
 from evertune.tasks.pictures import read_picture
 from evertune.tasks.task import Sample, Task
+from evertune.upkeep.service import percent
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +78,8 @@ def test_the_router_says_how_sure_it_was(both, taught):
     learner = open_run(taught / "eproj")
     assert replies[0, 3].ranking == learner.ranking(sample) and len(replies[0, 3].ranking) == 3
     told = Told("eproj", ("untouched", "a", "b", "c")).and_then(replies[0, 3], None)
-    (_, first), (second, next_score) = replies[0, 3].ranking[:2]
-    assert told.said[0].lead == f"{first - next_score:.2f} before {second}"
+    assert sum(share for _, share in replies[0, 3].ranking) == pytest.approx(1)
+    assert told.said[0].lead == f"{percent(replies[0, 3].ranking[0][1])} sure"
     assert replies[1, 3].ranking == [], "one set of weights routes nothing"
 
 

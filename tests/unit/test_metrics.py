@@ -10,7 +10,7 @@ import pytest
 
 from evertune.errors import UserError
 from evertune.scoring.matrix_files import read_matrix
-from evertune.scoring.metrics import REFERENCE_METRICS, formulas, metrics_of, standard_error
+from evertune.scoring.metrics import REFERENCE_METRICS, formulas, metrics_of
 
 # Rows after task 1..3 of the example in the literature's quarrel about "forgetting"; row 0 is all zero.
 R = [[0, 0, 0], [80, 5, 10], [60, 70, 12], [75, 72, 65]]
@@ -143,10 +143,6 @@ def test_what_is_no_matrix_is_refused(matrix, complaint):
 def test_a_reference_of_another_length_is_refused():
     with pytest.raises(UserError, match="2 scores for 3 tasks"):
         metrics_of(R, direct=[1, 2])
-
-
-def test_standard_error():
-    assert standard_error(50, 100) == pytest.approx(5)
 
 
 @pytest.mark.parametrize(

@@ -51,11 +51,18 @@ def test_a_rule_that_nobody_knows_is_said(tmp_path: Path) -> None:
     assert "unknown score 'bleu'" in Page(write_report([run], tmp_path / "out.html")).text
 
 
-def test_the_standard_error_is_the_cells_own_where_it_has_one(tmp_path: Path) -> None:
+def test_the_interval_of_a_score_stays_where_scores_are(tmp_path: Path) -> None:
     old = Page(write_report([make_run(tmp_path / "old", SEQUENTIAL)], tmp_path / "old.html")).text
-    assert "4.9" in old, "100 answers, 60 points: 100 sqrt(0.6 x 0.4 / 100)"
+    assert "50.2 to 69.1" in old, "100 answers, 60 points, Wilson"
+    full = make_run(tmp_path / "full", [[0.0, 0.0], [100.0, 0.0], [100.0, 0.0]], tasks=["a", "b"])
+    said = Page(write_report([full], tmp_path / "full.html")).text
+    assert "96.3 to 100.0" in said and "0.0 to 3.7" in said, "not 100 and 0 for certain"
     run = with_cells(make_run(tmp_path / "new", SEQUENTIAL), score_rule="cider", standard_error=12.34)
-    assert "12.3" in Page(write_report([run], tmp_path / "new.html")).text
+    assert "35.8 to 84.2" in Page(write_report([run], tmp_path / "new.html")).text, "60 - 1.96 x 12.34"
+    few = with_cells(make_run(tmp_path / "few", SEQUENTIAL), n=5, score_rule="vqa", standard_error=12.34)
+    assert "too few questions" in Page(write_report([few], tmp_path / "few.html")).text
+    whole = with_cells(make_run(tmp_path / "whole", SEQUENTIAL), score_rule="bleu-4", standard_error=None)
+    assert " to 69.1" not in Page(write_report([whole], tmp_path / "whole.html")).text, "BLEU is no mean of answers"
 
 
 def test_scores_above_100_stay_on_the_curve(tmp_path: Path) -> None:

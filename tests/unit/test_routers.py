@@ -101,8 +101,33 @@ def test_the_calibrated_router_is_discriminant_analysis():
     np.testing.assert_allclose(router.covariance().numpy(), theirs.covariance_, rtol=1e-3, atol=1e-7)
     test = {m: torch.cat([some_queries(n, n=300)[m] for n in range(4)]) for m in ("image", "instruction")}
     said = router.choose(test)
-    assert said == theirs.predict(np.hstack([test["image"].numpy(), test["instruction"].numpy()])).tolist()
+    everything = np.hstack([test["image"].numpy(), test["instruction"].numpy()])
+    assert said == theirs.predict(everything).tolist()
     assert len(set(said)) == 4
+    np.testing.assert_allclose(router.probabilities(test).numpy(), theirs.predict_proba(everything), atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ROUTERS)
+def test_sureness_is_a_probability(name):
+    """Also where scores are thousands apart: log-likelihoods of wide queries are."""
+    router = taught(ROUTERS[name](), {f"task-{n}": some_queries(n) for n in range(4)})
+    asked = some_queries(2, n=200)
+    found = router.probabilities(asked)
+    assert found.shape == (200, 4) and bool(((found >= 0) & (found <= 1)).all())
+    torch.testing.assert_close(found.sum(1), torch.ones(200, dtype=found.dtype))
+    assert [router.tasks[place] for place in found.argmax(1).tolist()] == router.choose(asked)
+    assert found[:, 2].mean() > 0.5, "sure of what it is right about"
+    far = {"image": 1000 * asked["image"], "instruction": 1000 * asked["instruction"]}
+    assert torch.isfinite(router.probabilities(far)).all()
+
+
+def test_the_regression_gives_its_columns_where_they_are_probabilities():
+    router = taught(RidgeRouter(ridge=1e-3), {f"task-{n}": some_queries(n) for n in range(3)})
+    columns = router.scores(some_queries(1, n=50))
+    torch.testing.assert_close(columns.sum(1), torch.ones(50, dtype=columns.dtype), msg="they sum to one by themselves")
+    inside = ((columns >= 0) & (columns <= 1)).all(1)
+    assert 0 < inside.sum() < 50
+    torch.testing.assert_close(router.probabilities(some_queries(1, n=50))[inside], columns[inside])
 
 
 def test_the_calibrated_router_sees_a_quiet_difference_that_cosines_drown():

@@ -156,6 +156,14 @@ def test_one_of_many_comparisons_must_lie_further_below_zero():
     assert Finding("F", "", (clearly, good, good, good)).verdict == "contradicted"
 
 
+def test_an_interval_of_two_units_ends_where_differences_do():
+    assert comparison(60.0, 90.0).interval() == (-100.0, 100.0), "Student's would be 75 ± 190.6"
+    assert comparison(160.0, 190.0).interval() == pytest.approx((-15.6, 190.0), abs=0.1), "CIDEr"
+    four = Key("s", "m", "x", 0), Key("s", "m", "y", 0), Key("t", "m", "x", 0), Key("t", "m", "y", 0)
+    twice = Comparison("x", "final average", tuple(Unit("s", n, d, four) for n, d in enumerate((60.0, 90.0))), ())
+    assert twice.interval()[0] == pytest.approx(-115.6, abs=0.1) and twice.interval()[1] == 200
+
+
 def test_what_does_not_decide_changes_no_verdict():
     good, bad = comparison(5.0, 5.1, 4.9), comparison(-5.0, -5.1, -4.9, decides=False)
     assert Finding("F", "", (good, bad)).verdict == "confirmed"

@@ -19,7 +19,7 @@ from evertune.evaluate import Answer, write_answers
 from evertune.scoring.intervals import change_interval
 from evertune.stages import FILES
 from evertune.upkeep.kept import kept_task
-from evertune.upkeep.service import Service, asked
+from evertune.upkeep.service import Service, asked, lead_of, percent
 from evertune.upkeep.steps import history, would_forget
 from evertune.upkeep.verdict import Change, Verdict, change_of
 from evertune.upkeep.view import _between
@@ -158,7 +158,7 @@ def test_a_run_is_such_a_model(data, toy_stream, tmp_path):
     sample = service.tasks[2].test[0]
     said = asked(service, sample.images, sample.instruction)
     assert said.expert in {"task-0", "task-1", "task-2"} and len(said.ranking) == 3
-    assert said.ranking[0][0] == said.expert and said.surely.startswith(", ")
+    assert said.ranking[0][0] == said.expert and said.surely.endswith(" % sure")
 
 
 def test_a_run_goes_back_too(data, toy_stream, tmp_path):
@@ -243,6 +243,22 @@ def test_questions_about_one_image_are_not_independent(tasks, tmp_path):
 def test_words(interval, word):
     assert Change("t", "exact", 9, 10.0, 12.0, 12.0, interval).word == word
     assert Change("t", "exact", 9, 10.0, 12.0, 12.0, None, few=True).word == "too few questions"
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [
+        (1.0, "over 99 %"),
+        (0.996, "over 99 %"),
+        (0.994, "99 %"),
+        (0.5, "50 %"),
+        (0.004, "under 1 %"),
+        (0.0, "under 1 %"),
+    ],
+)
+def test_a_probability_is_never_said_to_be_certain(share, text):
+    assert percent(share) == text
+    assert lead_of([("a", share), ("b", 1 - share)]) == f"{text} sure" and lead_of([("a", 1.0)]) == ""
 
 
 def test_a_range_ends_where_scores_do():

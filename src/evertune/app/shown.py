@@ -18,7 +18,7 @@ from evertune.scoring.rules import rule_of
 from evertune.serve.answering import Reply
 from evertune.tasks import Sample, Task
 from evertune.tasks.task import images_of_row
-from evertune.upkeep.service import lead_of
+from evertune.upkeep.service import lead_of, percent
 
 MARKS = ("right", "form", "partly", "wrong")
 PAGE = 24
@@ -40,7 +40,7 @@ class Said:
     mark: str | None
     expert: str | None
     lead: str
-    ranking: tuple[tuple[str, float], ...]
+    ranking: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,8 @@ class Told:
         if isinstance(reply, UserError):
             return Told(self.run, self.stages, self.said, str(reply))
         mark = mark_of(reply.text, *gold) if gold else None
-        said = Said(shortened(reply.text), mark, reply.expert, lead_of(reply.ranking), tuple(reply.ranking[:3]))
+        ranking = tuple((task, percent(share)) for task, share in reply.ranking[:3])
+        said = Said(shortened(reply.text), mark, reply.expert, lead_of(reply.ranking), ranking)
         return Told(self.run, self.stages, (*self.said, said))
 
 

@@ -142,9 +142,9 @@ class Method:
         return None
 
     def ranking(self, sample: Sample) -> list[tuple[str, float]]:
-        """The learned tasks that a sample may be from with the router's score of each, the likeliest first.
+        """The learned tasks that a sample may be from with the router's probability of each, the likeliest first.
 
-        Empty where nothing is routed. Scores of different routers can't be compared.
+        Empty where nothing is routed. The probabilities sum to 1.
         """
         return []
 

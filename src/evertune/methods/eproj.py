@@ -268,11 +268,13 @@ class EProj(Method):
         return [self._serves[task] for task in self._router.choose(self.queries(samples))]
 
     def ranking(self, sample: Sample) -> list[tuple[str, float]]:
-        """By the router's scores."""
+        """By the router's probabilities; the task that it chooses comes first of equals."""
         if not self._router.tasks:
             return []
-        scores = self._router.scores(self.queries([sample]))[0].tolist()
-        return sorted(zip(self._router.tasks, scores, strict=True), key=lambda pair: -pair[1])
+        queries = self.queries([sample])
+        shares, scores = (of(queries)[0].tolist() for of in (self._router.probabilities, self._router.scores))
+        ranked = sorted(zip(scores, self._router.tasks, shares, strict=True), key=lambda one: -one[0])
+        return [(task, share) for _, task, share in ranked]
 
     def needs_task_id(self) -> bool:
         """Only as the oracle."""

@@ -23,6 +23,7 @@ from evertune.similarity import MODALITIES
 
 QUERIES = MODALITIES[:2]
 KEY_STEPS, KEY_RATE, KEY_FACTOR = 2000, 5e-3, 0.1
+SCALE = 100.0
 
 Queries = Mapping[str, Tensor]
 """{'image': (n, D), 'instruction': (n, width)} float32 on the CPU, rows of length 1."""
@@ -38,6 +39,10 @@ class Router(ABC):
     @abstractmethod
     def scores(self, queries: Queries) -> Tensor:
         """(n, T) how much each row speaks for each of `tasks`, the more the higher; at least one must be learned."""
+
+    def probabilities(self, queries: Queries) -> Tensor:
+        """(n, T) how sure it is of each of `tasks`, float64, rows that sum to 1: the softmax of `scores`."""
+        return self.scores(queries).double().softmax(1)
 
     def choose(self, queries: Queries) -> list[str]:
         """The task of each row, the first of equals."""
@@ -84,6 +89,10 @@ class CosineRouter(Router):
         columns = self._columns = self._columns or self._side_by_side()
         parts = [queries[m] @ columns[m] for m in QUERIES]
         return parts[0] + parts[1]
+
+    def probabilities(self, queries: Queries) -> Tensor:
+        """The softmax of cosines at CLIP's scale (Radford et al. 2021): the paper's router has no scale of its own."""
+        return (SCALE * self.scores(queries).double()).softmax(1)
 
     def _side_by_side(self) -> dict[str, Tensor]:
         return {m: torch.stack([self._keys[n][m] for n in self.tasks]).T for m in QUERIES}
@@ -161,7 +170,7 @@ class CalibratedRouter(Router):
         self._classifier = None
 
     def scores(self, queries: Queries) -> Tensor:
-        """Log-likelihoods up to what all tasks share."""
+        """Log-likelihoods up to what all tasks share; their softmax is the posterior, all tasks equally likely."""
         weights, biases = self._classifier = self._classifier or self._solved()
         return _side_by_side(queries) @ weights + biases
 
@@ -239,6 +248,11 @@ class RidgeRouter(Router):
         """The columns Wᵀx + b."""
         weights, bias = self._solution = self._solution or self.solved()
         return _side_by_side(queries) @ weights + bias
+
+    def probabilities(self, queries: Queries) -> Tensor:
+        """The columns, which sum to 1 and estimate the posterior, cut at 0 where they leave it."""
+        shares = self.scores(queries).clamp(min=0)
+        return shares / shares.sum(1, keepdim=True)
 
     def solved(self) -> tuple[Tensor, Tensor]:
         """(D, T) W and (T,) b, float64."""

@@ -35,7 +35,9 @@ from evertune.report.tables import (
     stage_of,
 )
 from evertune.report.words import EXPLANATIONS, METRIC_TITLES, duration, headline, number, size
-from evertune.scoring.metrics import formulas, standard_error
+from evertune.scoring.intervals import FEWEST, mean_interval, share_interval
+from evertune.scoring.metrics import formulas
+from evertune.scoring.rules import ABOVE_100
 
 MOST_EXPERTS_SHOWN = 24
 
@@ -174,18 +176,24 @@ def _task(matrix: Loaded, column: int) -> dict[str, str]:
         "untouched": f"{R[0][column]:.1f}",
         "own": "-" if own is None else f"{R[own][column]:.1f}",
         "last": f"{R[-1][column]:.1f}",
-        "error": _error(cell, R[-1][column]),
+        "interval": _interval(cell, R[-1][column]),
         "tolerant": f"{tolerant[-1][column]:.1f}" if tolerant else "-",
         "count": str(count) if count else "-",
     }
 
 
-def _error(cell: Mapping[str, Any], score: float) -> str:
-    """The standard error that the cell holds; one of an older run has only its share of right answers to go by."""
-    if "score_rule" not in cell:
-        return f"{standard_error(score, cell['n']):.1f}" if cell.get("n") else ""
-    error = cell.get("standard_error")
-    return "" if error is None else f"{error:.1f}"
+def _interval(cell: Mapping[str, Any], score: float) -> str:
+    """95 %, questions taken as independent; empty for a score that is not the mean of its answers' (BLEU)."""
+    count, error = cell.get("n"), cell.get("standard_error")
+    if not count or ("score_rule" in cell and error is None and count > 1):
+        return ""
+    if count < FEWEST:
+        return "too few questions"
+    if cell.get("score_rule") in ABOVE_100:
+        low, high = mean_interval(score, error or 0.0)
+    else:
+        low, high = share_interval(score, count)
+    return f"{low:.1f} to {high:.1f}"
 
 
 def _averages(matrix: Loaded) -> dict[str, str]:

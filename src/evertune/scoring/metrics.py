@@ -260,9 +260,3 @@ def check_matrix(R: Matrix, *, gaps: bool = False) -> None:
 def is_score(value: Any) -> bool:
     """Whether a value of a file can be reckoned with: a number, not beyond all bounds."""
     return isinstance(value, int | float) and not isinstance(value, bool) and -MOST <= value <= MOST
-
-
-def standard_error(score: float, n: int) -> float:
-    """Standard error of a share in points of 100: 100 sqrt(p (1 - p) / n)."""
-    share = min(max(score / 100, 0.0), 1.0)
-    return 100 * math.sqrt(share * (1 - share) / n) if n else math.nan

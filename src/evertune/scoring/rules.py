@@ -163,6 +163,9 @@ RULES = {
     )
 }
 
+ABOVE_100 = {"cider", "cider-ptb"}
+"""Rules whose scores are no shares: they may exceed 100 points."""
+
 
 def rule_of(name: str) -> Rule:
     """The scoring rule called `name`.

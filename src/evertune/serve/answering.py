@@ -43,7 +43,7 @@ class Reply:
 
     Attributes:
         finished: whether it ended by itself; else it was cut off at the most tokens that it may have.
-        ranking: learned tasks with the router's scores, the likeliest first; empty unless it was wanted.
+        ranking: learned tasks with the router's probabilities, the likeliest first; empty unless it was wanted.
         served: the stage that answered.
     """
 

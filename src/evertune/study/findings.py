@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from evertune.report.loaded import Loaded
 from evertune.report.tables import known_count
-from evertune.scoring.intervals import LEVEL, Interval, t_interval
+from evertune.scoring.intervals import LEVEL, Interval, clipped, t_interval
 from evertune.scoring.metrics import metrics_of
 from evertune.study.file import Benchmark, Questions
 from evertune.study.statistics import Verdict, bootstrap_interval, verdict_of
@@ -77,8 +77,10 @@ class Comparison:
         return statistics.fmean(self.differences) if self.units else None
 
     def interval(self, *, level: float = LEVEL) -> Interval | None:
-        """Student's t-interval, which decides; None for fewer than two units."""
-        return t_interval(self.differences, level=level)
+        """Student's t-interval, which decides, cut where no difference can be; None for fewer than two units."""
+        shares = [100.0 * max(1.0, len(unit.runs) / 2) for unit in self.units]  # of scores up to 100
+        limit = max([*shares, *map(abs, self.differences)], default=0.0)
+        return clipped(t_interval(self.differences, level=level), limit)
 
     def bootstrap(self) -> Interval | None:
         """The bootstrap's interval, for comparison; None for fewer than two units."""

@@ -107,7 +107,7 @@ class Said:
 
     Attributes:
         expert: who gave it; None where all weights are one.
-        ranking: learned tasks with the router's scores, the likeliest first.
+        ranking: learned tasks with the router's probabilities, the likeliest first.
     """
 
     text: str
@@ -116,7 +116,7 @@ class Said:
 
     @property
     def surely(self) -> str:
-        """How far the router put the first task before the second, in its own scores."""
+        """How sure the router was."""
         ahead = lead_of(self.ranking)
         return f", {ahead}" if ahead else ""
 
@@ -126,11 +126,13 @@ class Said:
 
 
 def lead_of(ranking: Sequence[tuple[str, float]]) -> str:
-    """How far a router put the first task before the second, in its own scores; '' where there are not two."""
-    if len(ranking) < 2:
-        return ""
-    (_, first), (name, second) = ranking[:2]
-    return f"{first - second:.2f} before {name}"
+    """How sure a router is of the first task: `97 % sure`; '' where there are not two."""
+    return f"{percent(ranking[0][1])} sure" if len(ranking) > 1 else ""
+
+
+def percent(share: float) -> str:
+    """A probability as text, never as certain."""
+    return "over 99 %" if share > 0.995 else "under 1 %" if share < 0.005 else f"{100 * share:.0f} %"
 
 
 def asked(
