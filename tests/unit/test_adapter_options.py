@@ -65,7 +65,7 @@ def router_of(tasks, tmp_path):
         folder = tmp_path / str(options)
         learner = Learner(lmm, [LoraRouter(rank=1, **options)], folder=folder, training=Training(), reuse=False)
         for task in tasks[:2]:
-            learner.features.ensure(task.train)
+            learner.features.ensure([*task.train, *task.test])
             learner.methods[0].after_task(task)
         return learner.methods[0]
 

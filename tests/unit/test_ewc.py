@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
 import torch
 
 from evertune.lmm.weights import copy_of
-from evertune.methods import EWC
+from evertune.methods import EWC, MAS, per_sample
 from evertune.methods.base import Context
 from evertune.methods.ewc import fisher_information
 
@@ -109,3 +112,38 @@ def test_it_pulls_back(lmm, tasks, features):
         for parameter in lmm.trainable().values():
             parameter.sub_(0.1 / largest * parameter.grad)
     assert ewc.penalty(lmm.trainable()).item() < before
+
+
+@pytest.mark.parametrize("kind", [EWC, MAS])
+def test_importance_is_measured_without_dropout(kind, lmm, tasks, features):
+    """Also on a model in the middle of training, whose mode stays as it was."""
+    lmm.projector.append(torch.nn.Dropout(0.5))
+    jolt(lmm, 0.05, 1)
+    method = kind()
+    method.setup(context_of(lmm, features))
+    measured = []
+    for mode in (False, True, True):
+        lmm.module().train(mode)
+        measured.append(method.measure(tasks[0].train))
+        assert lmm.module().training is mode
+    for name, wanted in measured[0].items():
+        assert torch.equal(measured[1][name], wanted) and torch.equal(measured[2][name], wanted)
+
+
+@pytest.mark.parametrize("kind", [EWC, MAS])
+def test_every_sample_counts_once(kind, lmm, tasks, features, monkeypatch):
+    """Of 24 with several about one picture, more than are measured at once, in any order: the mean of each alone."""
+    monkeypatch.setattr(per_sample, "AT_ONCE", 5)
+    jolt(lmm, 0.05, 1)
+    method = kind()
+    method.setup(context_of(lmm, features))
+    samples = [
+        replace(s, id=f"{n}", instruction=f"{'what ' * (n % 4 + 1)}?", answers=("red " * (n % 3 + 1),))
+        for n, s in enumerate(tasks[0].train * 3)
+    ]
+    whole, back = method.measure(samples), method.measure(samples[::-1])
+    alone = [method.measure([sample]) for sample in samples]
+    for name, found in whole.items():
+        wanted = torch.stack([one[name] for one in alone]).mean(0)
+        assert (found - wanted).abs().max() <= 1e-3 * wanted.abs().max() + 1e-9, name
+        assert (found - back[name]).abs().max() <= 1e-4 * wanted.abs().max() + 1e-9, name

@@ -13,6 +13,7 @@ from torch.nn.functional import normalize
 from evertune.lmm.weights import copy_of
 from evertune.methods import EProj, Replay
 from evertune.methods.routers import CalibratedRouter, CosineRouter, RidgeRouter
+from evertune.similarity import embed_task
 from evertune.tasks.task import Task
 
 
@@ -62,6 +63,32 @@ def test_tir_gives_what_is_learned_again_to_its_first_owner(lmm, tasks, set_up, 
     s = tir.similarities(fourth)
     held = importance * np.array([1 - s[f"task-{n}"] for n in range(3)])[owner]
     np.testing.assert_allclose(vector(ewc.rule.held()), held, rtol=1e-3, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        ("tir+ewc", {"ewc": {"samples": 2}}),
+        ("eproj", {"eproj": {"init": "similar"}}),
+        ("replay", {"replay": {"weighting": "similar"}}),
+    ],
+    ids=lambda spec: spec[0],
+)
+def test_it_is_as_similar_as_its_latest_samples(tasks, set_up, spec):
+    """An embedding of the first time would say what the task was, not what it is."""
+    methods = set_up(*spec)
+    for task in tasks[:2]:
+        hook(methods, task)
+    other = replace(tasks[2], name="task-0")
+    (keeper,) = (method for method in methods if "embeddings" in method.state_dict())
+    before = dict(keeper.state_dict()["embeddings"]["task-0"])
+    hook(methods, other)
+    after = keeper.state_dict()["embeddings"]
+    assert list(after) == ["task-0", "task-1"]
+    wanted = embed_task(keeper.context.lmm, keeper.context.features, other.train)
+    for modality, value in wanted.items():
+        torch.testing.assert_close(after["task-0"][modality], value)
+    assert not torch.equal(before["image"], after["task-0"]["image"])
 
 
 def renamed(task, prefix):

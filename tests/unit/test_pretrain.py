@@ -13,7 +13,7 @@ from torch import nn
 
 from evertune.lmm import load_lmm
 from evertune.lmm.decoder import IGNORE
-from evertune.pretrain import instruct, phases
+from evertune.pretrain import corpus, instruct, phases
 from evertune.pretrain.align import CaptionBank, caption_loss, slot_loss
 from evertune.pretrain.corpus import PLAIN, SLOTS, document, lookup
 from evertune.pretrain.instruct import KNOWN, instruct_loss, known_accuracy, known_samples
@@ -147,6 +147,24 @@ def test_labels_stand_on_the_answers_alone(tokenizer, write):
         assert len(ids) == len(labels)
         said = tokenizer.decode([i for i in labels if i != IGNORE])
         assert said.replace("</s>", "|").replace(" ", "") == "".join(f"{a}|" for _, a in text.asked).replace(" ", "")
+
+
+def test_pretraining_draws_scenes_of_its_own_split_alone(monkeypatch):
+    """None that a task is trained or tested on: what is learned before the stream would be scored in it."""
+    drawn, honest = [], corpus.draw_scene
+
+    def draw_scene(choose, **options):
+        drawn.append(options)
+        return honest(choose, **options)
+
+    monkeypatch.setattr(corpus, "draw_scene", draw_scene)
+    choose = random.Random(1)
+    for write in (document, lookup, corpus.caption_scene):
+        for _ in range(100):
+            write(choose)
+    assert len(drawn) == 300 and {options["split"] for options in drawn} == {"pretrain"}
+    assert not any(options["blurred"] for options in drawn[100:]), "what can't be seen is not captioned"
+    assert any(options["blurred"] for options in drawn[:100])
 
 
 def test_looking_up_answers_what_the_prefix_says():
