@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 from evertune.errors import UserError
+from evertune.rescore.gold import Gold
+from evertune.rescore.pairing import Case
+from evertune.rescore.peers import cut_box
 from evertune.scoring.boxes import anywhere, box, box_tolerant, gold_box, overlap, padded
 
 
@@ -33,7 +36,7 @@ def test_overlap_against_counted_pixels():
         ("0.1, 0.2, 0.5, 0.8", 0, 1),
         ("The box is [0.1, 0.2, 0.5, 0.8].", 0, 1),
         ("[0.5, 0.8, 0.1, 0.2]", 0, 1),  # the corners the wrong way round
-        ("[0.1, 0.2, 0.3, 0.8]", 0, 0),  # exactly half of it: not more
+        ("[0.1, 0.2, 0.3, 0.8]", 0, 0),  # 0.4999...
         ("[0.1, 0.2, 0.31, 0.8]", 1, 1),
         ("[0.1, 0.2, 0.5]", 0, 0),
         ("[0.1, 0.2, 0.5, nan]", 0, 0),
@@ -45,6 +48,22 @@ def test_more_than_half(said, strict, loose):
     gold = ["[0.1, 0.2, 0.5, 0.8]"]
     assert box(said, gold) == strict
     assert box_tolerant(said, gold) == loose
+
+
+@pytest.mark.parametrize("half", ["[0, 0, 0.5, 1]", "[0.5, 0, 1, 1]", "[0, 0, 2, 1]"])
+def test_exactly_half_is_not_more(half):
+    """In numbers that floating point holds exactly; CoIN's evaluator has `iou > 0.5` too."""
+    gold = "[0, 0, 1, 1]"
+    assert overlap(gold_box(half), gold_box(gold)) == 0.5
+    assert box(half, [gold]) == 0 and box_tolerant(half, [gold]) == 0
+    inside = Case(Gold("1", (gold,)), half, half)
+    assert cut_box(inside, f" {half} ".replace("[", "[_").replace("]", "_]").strip()) == 0
+    assert box("[0, 0, 0.5001, 1]", [gold]) == 1
+
+
+def test_names_of_numbers_are_no_numbers():
+    assert anywhere("x1=0.1, y1=0.2, x2: 0.5, y2: 8e-1") == (0.1, 0.2, 0.5, 0.8)
+    assert anywhere("0.1-0.2-0.5-0.8") == (0.1, 0.2, 0.5, 0.8)
 
 
 def test_the_frame_of_coin():

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import re
 import shutil
 import subprocess
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -113,32 +115,39 @@ def test_empty_captions_score_nothing():
     assert corpus_bleu_of_tokens(1)([[], []], [[["a"]], [["b"]]]) == pytest.approx(0, abs=1e-6)
 
 
-CAPTIONS = [
-    "A man's dog can't run, won't jump and doesn't bark.",
-    "Two men (in red shirts) play football - outside!",
-    "The sign says: 1,000 km to St. Petersburg; it's 3.5 miles...",
-    'She said "hello" and left at 5:30 p.m.',
-    "A close-up of a T-shirt with '80s print & logo",
-]
+PAGE = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
+ALIKE = """
+It's 5 o'clock|He said 'hello' at 5:30pm|black/white and/or|1/2 cup, 3 1/2 miles, 24/7|He cannot go|gonna wanna gimme
+50% off|100 %|#1 player|+5 points|5 + 3 = 8|e-mail me at bob@mail.com|visit http://www.example.com.|www.google.com
+A & B|AT&T's R&B|$5.00|€5 or £5|'80s and 1980's|ma'am, O'Brien|get 'em|St. Louis|Mr. Smith vs. Dr. Jones|the U.S. flag
+9 p.m. today|etc. and more|J.R.R. Tolkien|plan B.|Jan. 5|stop!!!|what?!|wait... no|.5 and -5.5|3.5.2|c++ and c#|a*b|a|b
+#hashtag @home|2°C|© 2012|12/25/2010|w/o glasses|a 3'x5' rug|I'd've|couldn't've|James's|x's and o's|t-shirt|twenty-one
+red – blue|red—blue|a_b|naïve café|日本語|5-10%|$5-$10|10:45 AM|"quoted" “text”|a, b; c: d|the dogs' toys
+A man's dog can't run, won't jump and doesn't bark.|She said "hello" and left at 5:30 p.m.
+""".replace("\n", "|").split("|")
+
+
+def differing():
+    """(text, our words, theirs) as docs/metrics.md shows them."""
+    return re.findall(r"^\| `(.+)` \| `(.*)` \| `(.*)` \|$", PAGE, re.MULTILINE)
 
 
 @needs_java
 def test_our_tokeniser_beside_the_published_one():
-    """Where they differ is known; brackets become words in the published one, which lowers `-LRB-` too early."""
-    theirs = java.ptb_tokens(CAPTIONS)
-    differ = [(ours, them) for ours, them in zip(map(tokenise, CAPTIONS), theirs, strict=True) if ours != them]
-    assert [set(ours) ^ set(them) for ours, them in differ] == [
-        {"-lrb-", "-rrb-"},
-        {"st", "st."},
-        {"5", "30", "5:30", "p", "m", "p.m."},
-        {"80s", "'80s", "&"},
-    ]
+    """Where they differ the page says it, and how."""
+    texts = [text for text in ALIKE if text]
+    assert dict(zip(texts, map(tokenise, texts), strict=True)) == dict(zip(texts, java.ptb_tokens(texts), strict=True))
+    rows = differing()
+    theirs = java.ptb_tokens([text for text, _, _ in rows])
+    assert len(rows) > 15
+    for (text, ours, published), words in zip(rows, theirs, strict=True):
+        assert (" ".join(tokenise(text)), " ".join(words)) == (ours, published) and ours != published
 
 
 @needs_java
 def test_texts_stay_apart_in_the_published_tokeniser():
-    odd = ["one\u2028two", "", "three\x0bfour\r\nfive", "six"]
-    assert java.ptb_tokens(odd) == [["one", "two"], [], ["three", "four", "five"], ["six"]]
+    odd = ["one\u2028two", "", "three\x0bfour\r\nfive", "\ud800 x", "a\0b", "\ufeff", "six"]
+    assert java.ptb_tokens(odd) == [["one", "two"], [], ["three", "four", "five"], ["x"], ["a", "b"], [], ["six"]]
     assert java.ptb_tokens([]) == []
 
 

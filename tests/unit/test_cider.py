@@ -73,6 +73,10 @@ def test_an_empty_caption_scores_zero():
         ("A man's T-shirt.", "a man 's t-shirt"),
         ("They can't, won't and don’t!", "they ca n't wo n't and do n't"),
         ('1,000 km (3.5 miles) - "far"', "1,000 km 3.5 miles far"),
+        ("It's 5 o'clock, or 5:30 p.m.", "it 's 5 o'clock or 5:30 p.m."),
+        ("black/white e-mail, 1/2 off", "black/white e-mail 1/2 off"),
+        ("You cannot go to St. Louis!", "you can not go to st. louis"),
+        ("50% off #1 + 2", "50 % off # 1 + 2"),
         ("...", ""),
     ],
 )

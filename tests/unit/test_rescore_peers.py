@@ -50,6 +50,13 @@ def one(way, said, *answers, **more):
         (peers.either_within, "", ["frisbee"], 1),
         (peers.either_within, "a cat", ["cat"], 1),
         (peers.either_within, "Cat", ["cat"], 0),
+        (peers.either_within, " cat", ["cat"], 1),
+        (peers.either_within, "frog", ["tree frog"], 1),
+        # CoIN Qwen/eval_ImagetNet.py
+        (peers.either_within_lower, " Cat", ["a cAt"], 1),
+        (peers.either_within_lower, "  cat ", ["Cat"], 1),
+        (peers.either_within_lower, "  cat ", ["a cat"], 0),
+        (peers.either_within_lower, "", ["cat"], 1),
         (peers.any_either_within, "CAT", ["dog", "a cat"], 1),
         (peers.any_either_within, "", ["dog"], 1),
         # CoIN eval_ocrvqa.py, MLLM-CL eval_finvis.py

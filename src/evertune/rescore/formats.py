@@ -44,6 +44,13 @@ _PLACE = Peer(
     peers.either_within,
     by_place=True,
 )
+_PLACE_QWEN = Peer(
+    "either within, case aside",
+    "CoIN Qwen/eval_ImagetNet.py",
+    "the same, case and one space at the front aside",
+    peers.either_within_lower,
+    by_place=True,
+)
 _PLACE_CVIT = Peer(
     "either within",
     "SMoLoRA eval_classification.py",
@@ -161,7 +168,7 @@ FORMATS = {
         Format("plain", "question_id and answer(s), nobody else's score", gold.questions, ("exact",)),
         Format("coin-scienceqa", "ScienceQA in CoIN", gold.scienceqa, ("scienceqa",), (_SCIENCE,)),
         Format("coin-textvqa", "TextVQA in CoIN", gold.textvqa, ("textvqa", "vqa"), (_M4C,)),
-        Format("coin-imagenet", "ImageNet in CoIN", gold.questions, ("normalised",), (_PLACE,)),
+        Format("coin-imagenet", "ImageNet in CoIN", gold.questions, ("normalised",), (_PLACE, _PLACE_QWEN)),
         Format("coin-gqa", "GQA in CoIN", gold.gqa, ("gqa", "normalised"), (_GQA,)),
         Format("coin-vizwiz", "VizWiz in CoIN, one answer", gold.questions, ("vqa",), (_equal("CoIN eval_vizwiz.py"),)),
         Format("coin-grounding", "RefCOCO boxes in CoIN", gold.grounding, ("box",), (_BOX,)),

@@ -99,6 +99,12 @@ def either_within(case: Case, said: str) -> float:
     return float(case.first in said or said in case.first)
 
 
+def either_within_lower(case: Case, said: str) -> float:
+    """`either_within`, case and one space at the front aside."""
+    plain, gold = said.removeprefix(" ").lower(), case.first.lower()
+    return float(gold in plain or plain in gold)
+
+
 def any_either_within(case: Case, said: str) -> float:
     """`either_within` of any answer, case aside."""
     plain = said.upper()

@@ -16,9 +16,31 @@ from functools import lru_cache
 LONGEST = 4
 SIGMA = 6.0
 SCALE = 10.0
+AS_TREEBANK = str.maketrans({"’": "'", "‘": "'", "€": "$", "£": "#"})
 NOT = re.compile(r"(?<=\w)n't\b")
 CLITIC = re.compile(r"(?<=\w)('(?:s|re|ve|ll|d|m))\b")
-TOKEN = re.compile(r"n't\b|'(?:s|re|ve|ll|d|m)\b|\d+(?:[.,]\d+)+|\w+(?:-\w+)*")
+CONTRACTED = re.compile(r"\b(can)(not)\b|\b(gon|wan)(na)\b|\b(got)(ta)\b|\b(lem|gim)(me)\b")
+ABBREVIATED = (
+    "mr|mrs|ms|dr|st|vs|etc|jr|sr|ave|blvd|ft|mt|inc|co|corp|prof|gen|sgt|capt|lt"
+    "|jan|feb|mar|apr|jun|jul|aug|sep|sept|oct|nov|dec"
+)
+TOKEN = re.compile(
+    rf"""
+    n't\b | '(?:s|re|ve|ll|d|m)\b
+    | (?<!\w)'(?:\d\ds|em|til|cause)\b                                # '80s
+    | (?:[^\W\d_]\.){{2,}}(?!\w) | (?<!\w)(?:[^\W\d_]\.)+[^\W\d_](?!\w)  # u.s.  p.m
+    | (?<![\w.])(?:{ABBREVIATED}|[^\W\d_])\.(?!\w)                    # st.  b.
+    | [\w.+-]{{1,64}}@[\w-]+(?:\.[\w-]+)+ | [@#][^\W\d]\w*              # bob@mail.com  #tag
+    | https?://\S*[\w/]
+    | (?<![\w.-])(?:[\w-]{{1,63}}\.)+(?:com|net|org|edu|gov)\b(?:/[\w/.-]*\w)?
+    | (?<!\w)[-+]?\d*(?:[.,:]\d+)+                                    # 1,000  5:30  -5.5
+    | (?<!\w)[-+]?\d+(?:/\d+)+ | (?<![\w-])[-+]\d+\b                  # 1/2  -5
+    | (?<!\w)\w{{1,2}}&\w{{1,2}}(?!\w)                                    # at&t
+    | \w+(?:[-/]\w+|(?<=[^\W\d])'[^\W\d]\w*)*(?:\+\+|\#)?             # t-shirt  and/or  o'clock  c++
+    | [!?]{{2,}} | [%\#+=&*|\\~^@$<>°©®™/]
+    """,
+    re.VERBOSE,
+)
 
 Ngram = tuple[str, ...]
 
@@ -26,10 +48,12 @@ Ngram = tuple[str, ...]
 def tokenise(text: str) -> list[str]:
     """Words in lower case, in the manner of the Penn Treebank, without the Java tokeniser that the published code runs.
 
-    `n't`, `'s`, `'ll` ... are words of their own; words with hyphens and numbers like 1,000 stay whole; all other marks
-    are dropped.
+    `n't`, `'s`, `'ll` ... and signs like `%` and `&` are words of their own; words with hyphens, slashes or
+    apostrophes, numbers like 1,000 and 5:30 and abbreviations like `p.m.` stay whole; brackets and punctuation are
+    dropped. docs/metrics.md lists where the published tokeniser differs.
     """
-    plain = text.lower().replace("’", "'")
+    plain = text.lower().translate(AS_TREEBANK)
+    plain = CONTRACTED.sub(lambda found: " ".join(part for part in found.groups() if part), plain)
     return TOKEN.findall(CLITIC.sub(r" \1", NOT.sub(" n't", plain)))
 
 

@@ -22,7 +22,7 @@ AS_ASCII = FULL_WIDTH | {
 NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 
 ABBREVIATION = re.compile(r"(?<!\w)[^\W\d_](?:\.[^\W\d_])+(?:\.|(?!\w))")
-TAG = re.compile(r"<([a-z][\w-]*)>(.*?)</\1>", re.DOTALL)
+TAG = re.compile(r"<([a-z])>(.{0,200}?)</\1>", re.DOTALL)  # <b>dog</b>
 EMPHASIS = re.compile(r"[*_`\"]|(?<![^\W_])'|'(?![^\W_])")
 
 # Chinese, Japanese and Korean are written without spaces: a letter beside them still stands alone.
@@ -88,16 +88,21 @@ def _standing(text: str) -> tuple[str, list[int]]:
 def _is_word(plain: str, at: int) -> bool:
     """Whether the letter is the article "a" or the pronoun "i"."""
     after = WORD_NEXT.match(plain, at + 1)
-    if plain[at] not in "ai" or after is None or OPTION_WORD.search(plain, 0, at):
+    if plain[at] not in "ai" or after is None or OPTION_WORD.search(plain, _before(at), at):
         return False
     return after[1] not in (AFTER_A if plain[at] == "a" else AFTER_I)
 
 
+def _before(at: int) -> int:
+    """Where the words that decide about a letter begin: a prediction that repeats itself is long."""
+    return max(0, at - 60)
+
+
 def _denied(plain: str, at: int) -> bool:
-    return bool(NEGATED.search(plain, 0, at) or DENIED.match(plain, at + 1))
+    return bool(NEGATED.search(plain, _before(at), at) or DENIED.match(plain, at + 1))
 
 
 def _labelled(plain: str, at: int, *, beside_leading: bool) -> bool:
     """In brackets, or called the answer; where the text begins with a label, `C. text` is another one."""
     bracketed = plain[at - 1 : at] in ("(", "[", "{", "<") and plain[at + 1 : at + 2] in (")", "]", "}", ">")
-    return bool(bracketed or NAMED.search(plain, 0, at) or (beside_leading and LABEL.match(plain, at + 1)))
+    return bool(bracketed or NAMED.search(plain, _before(at), at) or (beside_leading and LABEL.match(plain, at + 1)))
