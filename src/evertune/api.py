@@ -55,7 +55,7 @@ def configure(
 
     where = "the command"
     content: dict[str, Any] = {"stream": str(stream)}
-    if str(stream).endswith((".yaml", ".yml")):
+    if str(stream).lower().endswith((".yaml", ".yml")):
         file = read_yaml(Path(stream))
         if isinstance(file, dict) and "stream" in file:
             where, content = str(stream), file

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 StreamArgument = Annotated[
-    str, typer.Argument(metavar="STREAM", help="A stream's name, its YAML or a run's, or a JSONL.")
+    str, typer.Argument(metavar="STREAM", help="A stream's name, its YAML or a run's, or a file of rows.")
 ]
 ModelOption = Annotated[
     str | None, typer.Option("--model", "-m", help="A preset, a checkpoint folder or a hub id [smol].")

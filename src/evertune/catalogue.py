@@ -15,6 +15,7 @@ from evertune.files import cache_folder
 from evertune.lmm.presets import PRESETS
 from evertune.scoring.rules import rule_of
 from evertune.tasks.formats import format_names, format_of
+from evertune.tasks.single_file import is_yaml
 from evertune.tasks.stream import TaskFile, about_task, stream_file, stream_names
 
 
@@ -49,7 +50,7 @@ def details(name: str) -> dict[str, dict[str, Any]]:
         return {f"{name}: {about.title}": facts, "options": options or {"none": ""}}
     if name in PRESETS:
         return {f"{name}: {PRESETS[name]['title']}": {k: v for k, v in PRESETS[name].items() if k != "title"}}
-    if name in stream_names() or name.endswith((".yaml", ".yml")):
+    if name in stream_names() or is_yaml(name):
         content, _ = stream_file(name)
         counts = {"known": len(content.known)} if content.known else {}
         sections: dict[str, dict[str, Any]] = {

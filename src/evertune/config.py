@@ -206,7 +206,7 @@ def with_settings(content: dict[str, Any], settings: list[str], *, methods: list
 def beside(config: Path, stream: str) -> str:
     """A stream's path in the YAML of a run or a grid counts from that file."""
     path = config.parent / stream
-    return str(path) if stream.endswith((".yaml", ".yml")) and path.exists() else stream
+    return str(path) if path.suffix and path.is_file() else stream
 
 
 def setting_text(key: str, value: Any, *, method: str) -> str:

@@ -17,7 +17,19 @@ LONGEST_YAML = 1 << 20
 """Characters: PyYAML takes about ten seconds for so many."""
 MOST_NODES = 100_000
 """Values of a YAML, those that an alias repeats counted each time."""
-DECODER = json.JSONDecoder()
+
+
+class NotFinite:
+    """`NaN` or `Infinity` in a data file: no JSON; no text, number, list or null either, so that no reader takes it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+DATA_DECODER = json.JSONDecoder(parse_constant=NotFinite)
 
 
 class YamlError(ValueError):
@@ -35,7 +47,12 @@ class NestedError(ValueError):
         super().__init__(f"nested more than {DEEPEST} deep")
 
 
-def json_value(text: str | bytes) -> Any:
+def data_value(text: str) -> Any:
+    """`json_value` of a data file: `NaN` and `Infinity`, which pandas and Python write, are `NotFinite`."""
+    return json_value(text, decoder=DATA_DECODER)
+
+
+def json_value(text: str | bytes, *, decoder: json.JSONDecoder | None = None) -> Any:
     """The value of a JSON text.
 
     Raises:
@@ -43,7 +60,7 @@ def json_value(text: str | bytes) -> Any:
             or has a number of thousands of digits.
     """
     try:
-        value = json.loads(text)
+        value = decoder.decode(text) if decoder and isinstance(text, str) else json.loads(text)
     except RecursionError as problem:
         raise NestedError from problem
     opened = text.count("[") + text.count("{") if isinstance(text, str) else text.count(b"[") + text.count(b"{")
@@ -53,13 +70,13 @@ def json_value(text: str | bytes) -> Any:
 
 
 def json_at(text: str, at: int) -> tuple[Any, int]:
-    """The JSON value that begins at a place of `text`, and where it ends.
+    """The JSON value that begins at a place of a data file's text, and where it ends; numbers as of `data_value`.
 
     Raises:
         ValueError: as `json_value`.
     """
     try:
-        value, end = DECODER.raw_decode(text, at)
+        value, end = DATA_DECODER.raw_decode(text, at)
     except RecursionError as problem:
         raise NestedError from problem
     if text.count("[", at, end) + text.count("{", at, end) > DEEPEST:

@@ -179,8 +179,39 @@ def test_a_task_of_one_file_is_parted_as_a_run_would(tmp_path, pictures):
     (task,) = load_stream(str(tmp_path / "t.jsonl")).tasks
     halves = [[sample.id for sample in half.samples] for half in found.halves]
     assert halves == [[sample.id for sample in side] for side in (task.train, task.test)]
-    write_lines(tmp_path / "one.jsonl", row(0, "0.png"))
-    assert check(str(tmp_path / "one.jsonl")).tasks()["one"] == {"train": 1, "test": 0, "pictures": 1}
+
+
+def run_says(path):
+    with pytest.raises(UserError) as refused:
+        load_stream(str(path), decode=True)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("rows", "complaint"),
+    [
+        ([row(n, "0.png", f"Question {n}?") for n in range(10)], "every row shows the same image"),
+        ([{"instruction": "Say a colour.", "answer": f"{n}"} for n in range(10)], "the same instruction, and no image"),
+        ([row(0, "0.png")], "one row"),
+        ([row(0, "gone.png"), row(1, "1.png")], "gone.png does not exist"),
+        ([row(0, "0.png"), row(0, "1.png")], "the id 'r0' stands at"),
+        ([], "has no rows"),
+        (["{"], "not valid JSON"),
+    ],
+)
+@pytest.mark.parametrize("alone", [True, False])
+def test_what_stops_a_run_of_one_file_is_an_error(tmp_path, pictures, rows, complaint, alone):
+    """Case 15: the file was sound for `data check`, and a run of it stopped."""
+    path = write_lines(tmp_path / "one.jsonl", *rows)
+    if not alone:
+        path = tmp_path / "s.yaml"
+        path.write_text("name: s\ntasks: [{name: t, data: one.jsonl}]")
+    found = check(str(path))
+    said = [message for _, _, told in found.errors.kinds() for _, message in told]
+    assert any(complaint in message for message in said), said
+    assert complaint in run_says(path)
+    if all(isinstance(one, dict) for one in rows) and len(rows) == 10:
+        assert sum(half["train"] for half in found.tasks().values()) == 10, "the rest is looked at all the same"
 
 
 def test_broken_files_do_not_hide_one_another(tmp_path, pictures):
@@ -291,3 +322,10 @@ def test_shared_and_repeated():
     later, first = repeated(np.array([7, 5, 7, 7, 5], "u8"))
     assert sorted(zip(later.tolist(), first.tolist(), strict=True)) == [(2, 0), (3, 0), (4, 1)]
     assert [len(x) for x in repeated(ours[:0])] == [0, 0]
+
+
+def test_what_is_left_is_promised_only_where_something_is(tmp_path, pictures, capsys):
+    bad = row(9, "gone.png")
+    for name, rows, promised in (("a", [bad, *(row(n, f"{n}.png") for n in range(3))], True), ("b", [bad, bad], False)):
+        code, out, _ = evertune("data", "check", write_lines(tmp_path / f"{name}.jsonl", *rows), capsys=capsys)
+        assert code == 1 and "A run would stop" in out and ("train on the rest" in out) is promised

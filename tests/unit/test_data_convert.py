@@ -152,10 +152,12 @@ def test_whole_or_absent(tmp_path, name):
     assert not (tmp_path / "out").exists()
     written = convert(source, tmp_path / "out" / name, skip_bad=True)
     assert written.rows == 3 and written.skipped.counts == {"unusable answer": 1}
-    marked = write_lines(tmp_path / "m.jsonl", ROWS[0], {"id": "x", "instruction": "<image>?", "answers": ["a|b", "c"]})
+    marked = write_lines(
+        tmp_path / "m.jsonl", ROWS[0], {"id": "x", "instruction": "An <image>?", "answers": ["a|b", "c"]}
+    )
     target = tmp_path / "other" / name
     if name in ("t.json", "t.csv"):
-        with pytest.raises(DataError, match=r"m.jsonl:2: .*(marks a picture|separator)"):
+        with pytest.raises(DataError, match=r"m.jsonl:2: .*(stands for an image|separator)"):
             convert(marked, target)
         assert list(target.parent.iterdir()) == []
         assert convert(marked, target, skip_bad=True).rows == 1

@@ -270,7 +270,7 @@ INSIDE = "CoIN/Instructions_Original"
         (
             (f"{INSIDE}/GQA/train.json", 0, "conversations", 0, "value", "<image>"),
             ("coin", "CoIN", {"task": "GQA"}),
-            "'value' must be more than <image>",
+            "turn 1 must be more than <image>",
         ),
         (
             (f"{INSIDE}/GQA/test.json", 0, "answer", None),

@@ -13,7 +13,7 @@ from evertune.errors import DataError
 from evertune.tasks import json_lists
 from evertune.tasks.json_lists import items, lines, members
 
-SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 VALUES = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4)
 )
@@ -125,3 +125,10 @@ def test_a_mistake_in_the_middle_is_found_without_reading_on(tmp_path, monkeypat
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 2e6
+
+
+def test_numbers_that_json_does_not_have_are_no_numbers(path):
+    path.write_text('[{"a": NaN}, [Infinity, -Infinity], 1]')
+    (_, first), (_, second), _ = items(path)
+    assert [repr(value) for value in (first["a"], *second)] == ["NaN", "Infinity", "-Infinity"]
+    assert not any(isinstance(value, str | int | float | list | dict) for value in (first["a"], *second))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from reading_rows import colour, read, write_lines
 
@@ -102,3 +104,33 @@ def test_missing_and_empty_files(folder):
     (folder / "none.jsonl").write_text("\n")
     with pytest.raises(DataError, match="no rows"):
         load_stream(str(stream))
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("before", [{}, {"version": "1.0", "info": {"data": [1]}}])
+def test_rows_under_data(tmp_path, indent, before):
+    """Case 16, wrapped.json."""
+    rows = [{"image": "a.png", "instruction": f"{n}?", "answer": "x"} for n in range(3)]
+    (tmp_path / "t.json").write_text(json.dumps({**before, "data": rows, "after": 1}, indent=indent))
+    samples, problems = read("jsonl", tmp_path / "t.json")
+    assert [sample.instruction for sample in samples] == ["0?", "1?", "2?"] and not problems
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_coco_is_named(tmp_path, indent):
+    """Case 16, captions.json: "unknown key 'annotations'; did you mean 'instruction'?"."""
+    content = {"images": [{"id": 1, "file_name": "p1.png"}], "annotations": [{"image_id": 1, "caption": "a square"}]}
+    (tmp_path / "captions.json").write_text(json.dumps(content, indent=indent))
+    try:
+        _, problems = read("jsonl", tmp_path / "captions.json")
+    except DataError as problem:
+        problems = [str(problem)]
+    assert len(problems) == 1 and "COCO's layout" in problems[0] and "did you mean" not in problems[0]
+
+
+def test_one_object_over_several_lines_is_no_rows(tmp_path):
+    (tmp_path / "t.json").write_text(json.dumps({"rows": [{"a": 1}], "name": "x"}, indent=1))
+    with pytest.raises(DataError, match=r"is one object \('rows', 'name' ...\): the rows must be a list"):
+        read("jsonl", tmp_path / "t.json")
+    (tmp_path / "u.json").write_text('{"image": "a.png", "instruction": "q", "answer": "x"}\n' * 2)
+    assert len(read("jsonl", tmp_path / "u.json")[0]) == 2, "one object a line, whatever the ending"

@@ -47,7 +47,7 @@ def test_ids_may_be_missing_or_repeated_in_a_training_file(tmp_path):
 )
 def test_no_picture_one_or_several(tmp_path, image, count):
     for key in ("image", "images"):
-        rows = [{"id": "1", key: image, "conversations": turn("<image><image> What?", "x")}]
+        rows = [{"id": "1", key: image, "conversations": turn(f"{'<image>' * count} What?", "x")}]
         (sample,), _ = read("llava", write(tmp_path, rows))
         assert [path.name for path in sample.images] == ["a.png", "b.png"][:count]
         assert sample.instruction == "What?"
@@ -81,7 +81,7 @@ BAD = [
     ({"conversations": turn("a", "b", "c", "d")[::-1]}, None),
     ({"conversations": [{"from": "human", "value": "a"}] * 2}, "'from' must be 'gpt'"),
     ({"conversations": []}, "row 2: 'conversations' must be a list that is not empty"),
-    ({"conversations": turn("<image>", "x")}, "must be more than <image>"),
+    ({"image": "a.png", "conversations": turn("<image>", "x")}, "must be more than <image>"),
     ({"conversations": turn("a", "")}, "'value' must be a text that is not empty"),
     ({"image": {"x": 1}, "conversations": turn("a", "b")}, "row 2: 'image' must be a text"),
     ({"image": "../a.png", "conversations": turn("a", "b")}, "row 2: the picture '../a.png' lies outside"),

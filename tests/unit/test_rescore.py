@@ -414,3 +414,46 @@ def test_every_score_is_in_the_table():
     named = set(re.findall(r"`([a-z0-9-]+)`", table))
     missing = {name for name in RULES if not re.match(r"bleu-\d", name)} - named
     assert missing == set(), "docs/metrics.md"
+
+
+PROMPTS = [
+    "What brand is it?\nAnswer the question using a single word or phrase.",
+    "What brand is it?\nReference OCR token: NOKIA, 3310\nAnswer the question using a single word or phrase.",
+    "Reference OCR token: NOKIA\nWhat brand is it?\nAnswer the question using a single word or phrase.",
+    "OCR tokens: NOKIA. Question: What brand is it? Short answer:",
+    "<image>\nWhat BRAND is it?",
+]
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_answers_to_textvqa_that_go_by_image(tmp_path, prompt):
+    """Case 16, textvqa-said.jsonl: ids of images, "chunks merged twice, or two runs in one file?"."""
+    asked = ["What brand is it?", "What colour is it?"]
+    data = [
+        {"question_id": n, "image_id": "aa11", "question": q, "answers": [f"x{n}"] * 10} for n, q in enumerate(asked)
+    ]
+    gold = write(tmp_path / "TextVQA_0.5.1_val.json", {"data": data})
+    rows = [{"question_id": "aa11", "prompt": "What colour is it?\nShort.", "text": "x1"}]
+    rows.append({"question_id": "aa11", "prompt": prompt, "text": "x0"})
+    said = write(tmp_path / "m.jsonl", "\n".join(map(json.dumps, rows)))
+    result = rescore(said, format="coin-textvqa", gold=gold)
+    assert (result.ours[0].strict, result.questions) == (100, 2)
+    rows[1]["prompt"] = "What is this?"
+    write(said, "\n".join(map(json.dumps, rows)))
+    with pytest.raises(DataError, match="line 2: the question_id 'aa11' is an image of .*What is this"):
+        rescore(said, format="coin-textvqa", gold=gold)
+
+
+@pytest.mark.parametrize("name", ["gold.jsonl", "gold.JSONL", "gold.json"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_gold_as_json_lines(tmp_path, name, count):
+    """Case 16, gold.jsonl: "broken JSON (Extra data)"."""
+    if count == 1 and name == "gold.json":
+        pytest.skip("one object is no list")
+    golds = [{"question_id": n, "answer": "ab"[n % 2]} for n in range(count)]
+    gold = write(tmp_path / name, "\n".join(map(json.dumps, golds)))
+    result = rescore(merged(tmp_path, [(n, "a") for n in range(count)]), format="plain", gold=gold)
+    assert result.questions == count and result.ours[0].strict == pytest.approx(100 * ((count + 1) // 2) / count)
+    write(gold, '{"question_id": 0, "answer": "a"}\n{"question_id": 1, oops}')
+    with pytest.raises(DataError, match="line 2, column 20: broken JSON"):
+        rescore(merged(tmp_path, [(0, "a")]), format="plain", gold=gold)

@@ -62,7 +62,7 @@ def test_pictures_of_one_row_stay_on_one_side(tmp_path, names):
 
 
 def test_too_few(tmp_path, names):
-    with pytest.raises(DataError, match="too few pictures"):
+    with pytest.raises(DataError, match="every row shows the same image, so that none can be kept"):
         held_out(write(tmp_path, "c", [((names[0],), "a"), ((names[0],), "b")]), share=0.2)
 
 

@@ -120,3 +120,24 @@ def test_the_reversed_stream_is_the_reverse():
     straight, back = stream_file("parcel")[0], stream_file("parcel-reversed")[0]
     assert [t.name for t in back.tasks] == [t.name for t in straight.tasks][::-1]
     assert 4 <= len(straight.tasks) <= 6
+
+
+def test_a_file_of_rows_is_a_stream(tmp_path):
+    """Case 16, `run roles.json`: "unknown stream"; `data check` and `learn` took it."""
+    write_task(tmp_path, "a")
+    rows = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    turns = [[{"from": "user", "value": r["instruction"]}, {"from": "assistant", "value": r["answer"]}] for r in rows]
+    said = [{"image": r["image"], "conversations": turn} for r, turn in zip(rows, turns, strict=True)]
+    (tmp_path / "roles.json").write_text(json.dumps(said))
+    (tmp_path / "a.csv").write_text("image,instruction,answer\n" + "".join(",".join(r.values()) + "\n" for r in rows))
+    wanted = load_stream(str(tmp_path / "a.jsonl")).tasks[0]
+    for name in ("a.json", "roles.json", "a.csv"):
+        (task,) = load_stream(str(tmp_path / name)).tasks
+        for side in ("train", "test"):
+            mine, theirs = getattr(task, side), getattr(wanted, side)
+            assert [(s.images, s.instruction, s.answers) for s in mine] == [
+                (s.images, s.instruction, s.answers) for s in theirs
+            ]
+    with pytest.raises(UserError, match="none.csv does not exist"):
+        load_stream(str(tmp_path / "none.csv"))

@@ -7,8 +7,12 @@ import sys
 
 import pytest
 from PIL import Image
-from reading_rows import colour, faults, read
+from reading_rows import colour, faults, read, write_lines
 
+from evertune.api import configure
+from evertune.data import check
+from evertune.data.convert import convert
+from evertune.data.source import Hints
 from evertune.errors import DataError, UserError
 from evertune.tasks import load_stream
 
@@ -18,7 +22,7 @@ COLUMNS = {"image": "file", "instruction": "question", "answer": "label"}
 def write(folder, rows, name="birds.csv"):
     path = folder / name
     with path.open("w", newline="", encoding="utf-8") as stream:
-        table = csv.DictWriter(stream, list(rows[0]), delimiter="\t" if name.endswith("tsv") else ",")
+        table = csv.DictWriter(stream, list(rows[0]), delimiter="\t" if name.lower().endswith("tsv") else ",")
         table.writeheader()
         table.writerows(rows)
     return path
@@ -30,7 +34,7 @@ ROWS = [
 ]
 
 
-@pytest.mark.parametrize("name", ["birds.csv", "birds.tsv"])
+@pytest.mark.parametrize("name", ["birds.csv", "birds.tsv", "birds.TSV", "birds.Csv"])
 def test_text_tables(tmp_path, name):
     path = write(tmp_path, ROWS, name)
     samples, problems = read("table", path, **COLUMNS, prompt="{question} Hint: {hint}", separator=";")
@@ -44,6 +48,35 @@ def test_ids_extras_and_no_pictures(tmp_path):
     samples, _ = read("table", path, **{**COLUMNS, "image": None}, id="label", extras=["hint"])
     assert [s.id for s in samples] == ["tit; blue tit", "ציפור"] and samples[0].images == ()
     assert [dict(s.extras) for s in samples] == [{"hint": "small"}, {"hint": ""}]
+
+
+@pytest.mark.parametrize("name", ["x.TSV", "x.PARQUET", "x.CSV", "x.JSON", "x.JSONL"])
+def test_an_ending_in_capitals(tmp_path, name):
+    """Case 13: what `convert` writes, `check` and a run read."""
+    if name == "x.PARQUET":
+        pytest.importorskip("pyarrow")
+    names = [colour(tmp_path, f"{n}.png", (n, 0, 0)) for n in range(5)]
+    rows = [{"image": name, "instruction": f"Which {n}?", "answer": "red, or blue"} for n, name in enumerate(names)]
+    source = write_lines(tmp_path / "t.jsonl", *rows)
+    convert(source, tmp_path / name)
+    assert check(str(tmp_path / name)).tasks()["x"] == {"train": 4, "test": 1, "pictures": 5}
+    assert not len(check(str(tmp_path / name)).errors)
+    (task,) = load_stream(str(tmp_path / name)).tasks
+    assert {sample.instruction for sample in (*task.train, *task.test)} == {f"Which {n}?" for n in range(5)}
+    assert {sample.answers for sample in task.train} == {("red, or blue",)}
+
+
+def test_a_stream_and_a_run_in_capitals(tmp_path):
+    source = write_lines(
+        tmp_path / "t.jsonl",
+        *({"image": colour(tmp_path, f"{n}.png", (n, 0, 0)), "instruction": "q", "answer": "a"} for n in range(5)),
+    )
+    (tmp_path / "S.YAML").write_text(f"name: s\ntasks: [{{name: t, data: {source.name}}}]")
+    assert len(load_stream(str(tmp_path / "S.YAML")).tasks) == 1 and not len(check(str(tmp_path / "S.YAML")).errors)
+    (tmp_path / "R.YML").write_text("stream: S.YAML\nmodel: random\n")
+    assert configure(tmp_path / "R.YML").stream == str(tmp_path / "S.YAML")
+    (tmp_path / "Q.YML").write_text("stream: t.jsonl\nmodel: random\n")
+    assert configure(tmp_path / "Q.YML").stream == str(source), "a file of rows counts from the YAML too"
 
 
 def test_parquet(tmp_path):
@@ -153,3 +186,37 @@ def test_several_pictures_and_none(tmp_path):
     samples, problems = read("huggingface", tmp_path / "set", images=huggingface.pictures(tmp_path))
     assert [len(s.images) for s in samples] == [2, 0] and samples[1].answers == ("4",)
     assert not problems and not faults(samples)
+
+
+def written_set(folder, splits=None):
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features(
+        {"image": datasets.Image(), "instruction": datasets.Value("string"), "answer": datasets.Value("string")}
+    )
+    images = [Image.new("RGB", (8, 8), (n, 0, 0)) for n in range(10)]
+    whole = {"image": images, "instruction": [f"{n}?" for n in range(10)], "answer": ["x"] * 10}
+    made = datasets.Dataset.from_dict(whole, features=features)
+    (datasets.DatasetDict(dict.fromkeys(splits, made)) if splits else made).save_to_disk(str(folder / "saved"))
+
+
+def test_a_data_set_without_splits_is_parted(tmp_path):
+    """Case 14: both splits were the same ten rows."""
+    written_set(tmp_path)
+    for said in ("root: saved", "data: saved"):
+        (tmp_path / "s.yaml").write_text(f"name: s\ntasks: [{{name: t, format: huggingface, {said}, test_share: 0.3}}]")
+        (task,) = load_stream(str(tmp_path / "s.yaml"), decode=True).tasks
+        assert (len(task.train), len(task.test)) == (7, 3)
+        assert not {sample.instruction for sample in task.train} & {sample.instruction for sample in task.test}
+        assert check(str(tmp_path / "s.yaml")).tasks()["t"] == {"train": 7, "test": 3, "pictures": 10}
+    found = check(str(tmp_path / "saved"), hints=Hints(format="huggingface"))
+    assert not len(found.errors) and found.tasks()["saved"] == {"train": 8, "test": 2, "pictures": 10}
+    written = convert(tmp_path / "saved", tmp_path / "all.jsonl", hints=Hints(format="huggingface"))
+    assert written.rows == 10
+
+
+def test_a_data_set_of_one_split_says_which_it_has(tmp_path):
+    written_set(tmp_path, ["train"])
+    (tmp_path / "s.yaml").write_text("name: s\ntasks: [{name: t, format: huggingface, root: saved}]")
+    with pytest.raises(DataError, match="has no split 'test'; known: train .options: {train: SPLIT, test: SPLIT}"):
+        load_stream(str(tmp_path / "s.yaml"))
+    assert "has no split 'test'" in str(list(check(str(tmp_path / "s.yaml")).errors.kinds()))

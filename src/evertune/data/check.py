@@ -21,7 +21,7 @@ from evertune.errors import DataError
 from evertune.tasks.problems import Problems, ReportedError
 from evertune.tasks.samples import Samples
 from evertune.tasks.seen import COMPARED
-from evertune.tasks.sources import SPLITS, Reading, parted, read_half, read_whole, scorable, taken
+from evertune.tasks.sources import SPLITS, Reading, in_one, parted, read_half, read_whole, scorable, taken
 from evertune.tasks.stream import TaskFile
 
 if TYPE_CHECKING:
@@ -36,12 +36,14 @@ class Checked:
     """What was found.
 
     Attributes:
+        names: of all tasks, in order.
         halves: what can be used of the training and the test rows of each task, in order.
         errors: what would stop a run, or be cut off by the model; warnings, notes: all else.
         pictures: whether they were opened.
     """
 
     stream: str
+    names: tuple[str, ...]
     halves: list[Half] = field(default_factory=list)
     errors: Problems = field(default_factory=Problems)
     warnings: Problems = field(default_factory=Problems)
@@ -54,12 +56,17 @@ class Checked:
 
     def tasks(self) -> dict[str, dict[str, int]]:
         """Rows of each task's halves that can be used, and the different pictures of both."""
-        found: dict[str, dict[str, int]] = {}
+        found = {name: {"train": 0, "test": 0, "pictures": 0} for name in self.names}
         for half in self.halves:
-            task = found.setdefault(half.task, {"train": 0, "test": 0, "pictures": 0})
+            task = found[half.task]
             task[half.split] = len(half.samples)
             task["pictures"] += len(half.pictures)
         return found
+
+    @property
+    def leaves_a_rest(self) -> bool:
+        """Whether something is left of both halves of every task."""
+        return all(min(task["train"], task["test"]) for task in self.tasks().values()) or not self.pictures
 
     def as_dict(self) -> dict[str, Any]:
         """For machines."""
@@ -104,31 +111,37 @@ def check(
     Raises:
         UserError: there is no such stream or file, or an option that its format does not have.
     """
-    content, path, alone = file_or_stream(name, hints or Hints())
+    content, path = file_or_stream(name, hints or Hints())
     takes, model = (lmm.pictures, Path(lmm.name).name) if lmm else (None, "")
     how = reading(content, path, data=data, takes=takes, model=model, progress=progress)
-    result = Checked(content.name, errors=how.problems, pictures=pictures)
-    for entry in content.known + content.tasks:
-        result.halves += _halves(entry, how, pictures=pictures, alone=alone)
+    entries = content.known + content.tasks
+    names = tuple(entry.name for entry in entries)
+    result = Checked(content.name, names, errors=how.problems, pictures=pictures)
+    for entry in entries:
+        result.halves += _halves(entry, how, pictures=pictures)
     for half in result.halves:
         _look_at_texts(half, result, lmm)
     _overlap(result)
     return result
 
 
-def _halves(entry: TaskFile, how: Reading, *, pictures: bool, alone: bool) -> Iterator[Half]:
+def _halves(entry: TaskFile, how: Reading, *, pictures: bool) -> Iterator[Half]:
     """What can be read and used of a task; the rest becomes problems."""
-    if entry.data is not None:
-        yield from _of_one_file(entry, how, pictures=pictures, alone=alone)
+    try:
+        whole = in_one(entry, how)
+    except DataError as problem:
+        _note(problem, entry, how)
         return
-    for split in SPLITS:
+    for split in () if whole else SPLITS:
         try:
             yield _half(entry, how, split, read_half(entry, how, split), pictures=pictures)
         except DataError as problem:
             _note(problem, entry, how)
+    if whole:
+        yield from _of_one_file(entry, how, pictures=pictures)
 
 
-def _of_one_file(entry: TaskFile, how: Reading, *, pictures: bool, alone: bool) -> Iterator[Half]:
+def _of_one_file(entry: TaskFile, how: Reading, *, pictures: bool) -> Iterator[Half]:
     """A file that a run would part by its pictures: parted likewise when pictures are opened."""
     try:
         whole = read_whole(entry, how)
@@ -140,11 +153,7 @@ def _of_one_file(entry: TaskFile, how: Reading, *, pictures: bool, alone: bool) 
         try:
             sides = parted(whole, entry, how)
         except ReportedError:
-            return
-        except DataError:
-            if not alone:
-                raise
-            sides = (whole.whole(),)  # a file alone may be meant as one side
+            sides = (whole.whole(),)  # what is left is looked at all the same
         for split, side in zip(SPLITS, sides, strict=False):
             yield _half(entry, how, split, side, pictures=True)
     except DataError as problem:

@@ -5,23 +5,19 @@ A file's ending, and for JSON its first row, say its format where the user does 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from evertune.assets import Progress
-from evertune.errors import DataError, UserError, nearest
+from evertune.errors import UserError, nearest
 from evertune.parsing import YamlError, yaml_value
 from evertune.tasks.formats import format_of
 from evertune.tasks.problems import Problems
-from evertune.tasks.reading import read_entries
+from evertune.tasks.single_file import guessed, is_file_of_rows, is_yaml, task_name
 from evertune.tasks.sources import Reading
 from evertune.tasks.stream import StreamFile, TaskFile, published_base, stream_file, stream_names
-
-TABLES = (".csv", ".tsv", ".parquet")
-SUFFIXES = (".jsonl", ".json", *TABLES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,26 +58,26 @@ def options_of(entries: Sequence[str]) -> dict[str, Any]:
     return options
 
 
-def file_or_stream(name: str, hints: Hints) -> tuple[StreamFile, Path, bool]:
-    """The tasks that `name` stands for, the YAML that paths count from, and whether it is a single file.
+def file_or_stream(name: str, hints: Hints) -> tuple[StreamFile, Path]:
+    """The tasks that `name` stands for, and the YAML, or the single file, that paths count from.
 
     Raises:
         UserError: there is no such stream or file, or the hints don't fit it.
     """
     path = Path(name)
-    if name in stream_names() or name.endswith((".yaml", ".yml")):
+    if name in stream_names() or is_yaml(name):
         if hints:
             raise UserError(
                 f"'{name}' is a stream, which says itself how its files are read; --format and the like "
                 "are for a single file"
             )
-        return *stream_file(name), False
+        return stream_file(name)
     if not path.exists():
-        if path.suffix.lower() in SUFFIXES or "/" in name:
+        if is_file_of_rows(name) or "/" in name:
             raise UserError(f"{name} does not exist")
         raise UserError(f"there is no stream and no file '{name}'; {nearest(name, stream_names())}")
     entry = one_file(path, hints)
-    return StreamFile(name=entry.name, tasks=[entry]), path, True
+    return StreamFile(name=entry.name, tasks=[entry]), path
 
 
 def one_file(path: Path, hints: Hints) -> TaskFile:
@@ -90,30 +86,13 @@ def one_file(path: Path, hints: Hints) -> TaskFile:
     Raises:
         UserError: the format is unknown, or must be said.
     """
-    name = re.sub(r"[^A-Za-z0-9._-]", "-", path.stem).strip("-._") or "data"
     format = hints.format or guessed(path)
-    format_of(format)
+    format_of(format or "jsonl")
     images = str(Path(hints.images).absolute()) if hints.images else None
     place: dict[str, Any] = {"root": "."} if path.is_dir() else {"data": path.name}
-    return TaskFile(name=name, format=format, images=images, prompt=hints.prompt, options=dict(hints.options), **place)
-
-
-def guessed(path: Path) -> str:
-    """The format of a file by its ending, and for JSON by its first row.
-
-    Raises:
-        UserError: the ending says nothing; DataError: the file can't be read.
-    """
-    if path.is_dir():
-        raise UserError(f"{path} is a folder: say with --format whose layout it has (evertune ls formats)")
-    ending = path.suffix.lower()
-    if ending in TABLES:
-        return "table"
-    if ending not in SUFFIXES:
-        raise UserError(f"{path}: its ending says no format; say it with --format (evertune ls formats)")
-    first = next(iter(read_entries(path)), None)
-    spoken = first is not None and not isinstance(first, DataError) and {"conversations", "text"} & first.value.keys()
-    return "llava" if spoken else "jsonl"
+    return TaskFile(
+        name=task_name(path), format=format, images=images, prompt=hints.prompt, options=dict(hints.options), **place
+    )
 
 
 def reading(

@@ -57,7 +57,8 @@ def _line(console: Console, text: str) -> None:
 def _conclusion(checked: Checked) -> str:
     counts = {level: len(problems) for level, problems in checked.levels()}
     said = ", ".join(f"{count:,} {level}{'s' * (count != 1)}" for level, count in counts.items())
-    said += ". A run would stop; with --skip-bad it would train on the rest." if counts["error"] else "."
+    rest = "; with --skip-bad it would train on the rest" if checked.leaves_a_rest else ""
+    said += f". A run would stop{rest}." if counts["error"] else "."
     return said if checked.pictures else f"{said} Pictures were not opened."
 
 

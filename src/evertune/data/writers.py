@@ -15,7 +15,7 @@ from typing import Any
 
 from evertune.errors import DataError, UserError
 from evertune.tasks.formats.llava import NO_EXTRAS
-from evertune.tasks.instruction_files import IMAGE_MARK
+from evertune.tasks.marks import IMAGE_MARK, VIDEO_MARK
 from evertune.tasks.pictures import short
 from evertune.tasks.problems import Problems
 
@@ -233,7 +233,7 @@ def _refuse_jsonl(row: Row, _: Facts) -> str:
 
 def _refuse_conversation(row: Row, _: Facts) -> str:
     texts = [row["id"], row["instruction"], row["answers"][0], *row["images"]]
-    return _changed(texts) or _marked([row["instruction"]])
+    return _changed(texts) or _marked([row["instruction"], row["answers"][0]])
 
 
 def _refuse_question(row: Row, facts: Facts) -> str:
@@ -277,7 +277,8 @@ def _changed(texts: Sequence[str]) -> str:
 
 
 def _marked(texts: Sequence[str]) -> str:
-    return f"the instruction holds {IMAGE_MARK}, which marks a picture here" if IMAGE_MARK in "".join(texts) else ""
+    found = [mark for mark in (IMAGE_MARK, VIDEO_MARK) if any(mark in text for text in texts)]
+    return f"a text holds {found[0]}, which stands for an image here" if found else ""
 
 
 def writable(rows: Iterable[Row], writer: Writer, facts: Facts, problems: Problems) -> Iterator[Row]:

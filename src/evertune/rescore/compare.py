@@ -12,7 +12,7 @@ from typing import Any
 
 from evertune.errors import DataError, UserError
 from evertune.rescore.formats import Format, format_of
-from evertune.rescore.pairing import Case, Missing, beside, pair, pair_by_line
+from evertune.rescore.pairing import Case, Missing, beside, by_question, pair, pair_by_line
 from evertune.rescore.peers import Peer
 from evertune.rescore.predictions import Said, read_predictions, read_totals
 from evertune.rescore.reasons import Difference, reason_for
@@ -140,6 +140,7 @@ def _cases(
             raise UserError(f"{file} holds no gold answers: name the gold file with --gold")
         return beside(said)
     golds = layout.read(gold, split)
+    said = by_question(said, golds, gold=gold)
     if layout.by_line and {one.id for one in said} != {one.id for one in golds}:
         return pair_by_line(said, golds, file=file, gold=gold)
     return pair(said, golds, file=file, gold=gold, missing=missing)

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from evertune.errors import DataError
-from evertune.rescore.reading import first_of, name_of, read_json
+from evertune.rescore.reading import first_of, name_of, read_json, read_rows
+from evertune.tasks.entries import number_text
 
 ID_KEYS = ("question_id", "questionId", "id", "image")
 ANSWER_KEYS = ("answer", "answers")
-KEPT = ("answer_type", "image", "type", "task", "text")
+KEPT = ("answer_type", "image", "image_id", "question", "type", "task", "text")
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -34,14 +35,14 @@ Reader = Callable[[Path, str], list[Gold]]
 def questions(path: Path, split: str) -> list[Gold]:
     """`test.json` of CoIN, UCIT, MLLM-CL and CVIT: a list of objects with `question_id` and `answer`."""
     del split
-    rows = _list(read_json(path), path, "a list of objects with question_id and answer")
+    rows = _list(read_rows(path), path, "a list of objects with question_id and answer, or one a line")
     return [_question(row, f"{path}, entry {number}") for number, row in enumerate(rows, start=1)]
 
 
 def grounding(path: Path, split: str) -> list[Gold]:
     """CoIN's Grounding/test.json: `answer_bbox` is a text in the square, padded frame."""
     del split
-    rows = _list(read_json(path), path, "a list of objects with question_id and answer_bbox")
+    rows = _list(read_rows(path), path, "a list of objects with question_id and answer_bbox, or one a line")
     return [
         Gold(_id(row, where), _answers(_need(row, "answer_bbox", where), where))
         for where, row in ((f"{path}, entry {number}", row) for number, row in enumerate(rows, start=1))
@@ -135,9 +136,11 @@ def _answers(value: Any, where: Any) -> tuple[str, ...]:
     """One answer or several; those of VQAv2 and VizWiz are objects."""
     values = value if isinstance(value, list) else [value]
     texts = [entry.get("answer") if isinstance(entry, dict) else entry for entry in values]
-    plain = [str(text) for text in texts if isinstance(text, str | int | float)]
+    plain = [
+        text if isinstance(text, str) else number_text(text) for text in texts if isinstance(text, str | int | float)
+    ]
     if not plain or len(plain) != len(texts):
-        raise DataError(f"{where}: the answer must be a text, or a list of texts with one at least")
+        raise DataError(f"{where}: the answer must be a text, or a list of texts with one at least, not {value!r:.60}")
     return tuple(plain)
 
 

@@ -6,9 +6,10 @@ score silently.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -73,6 +74,40 @@ def pair_by_line(said: Sequence[Said], golds: Sequence[Gold], *, file: Path, gol
             "pictures numbered by line from 1 on"
         )
     return [Case(one, answer.text, answer.text, answer.prompt) for one, answer in zip(golds, said, strict=True)]
+
+
+def by_question(said: Sequence[Said], golds: Sequence[Gold], *, gold: Path) -> Sequence[Said]:
+    """Answers to TextVQA whose ids are those of images, as LLaVA writes them, under the ids of their questions.
+
+    Raises:
+        DataError: a prompt holds no question about its image, or one that another answer has taken.
+    """
+    if {one.id for one in said} & {one.id for one in golds}:
+        return said
+    open_ones: dict[tuple[str, str], list[str]] = {}
+    for wanted in golds:
+        if "question" in wanted.extras and "image_id" in wanted.extras:
+            key = (wanted.extras["image_id"], wanted.extras["question"].strip().lower())
+            open_ones.setdefault(key, []).append(wanted.id)
+    if not {one.id for one in said} <= {image for image, _ in open_ones}:
+        return said
+    named = []
+    for one in said:
+        ids = open_ones.get((one.id, _asked(one.prompt)))
+        if not ids:
+            raise DataError(
+                f"{one.origin}: the question_id '{one.id}' is an image of {gold}, and the prompt of the answer "
+                f"holds no question about it that is still open: {one.prompt[:80]!r}"
+            )
+        named.append(replace(one, id=ids.pop(0)))
+    return named
+
+
+def _asked(prompt: str) -> str:
+    """The question in a prompt of LLaVA's for TextVQA: behind the OCR tokens, or the first line that has none."""
+    found = re.search(r"\AOCR tokens: .*?Question: (.*?) Short answer:", prompt, re.DOTALL)
+    lines = [line for line in prompt.replace("<image>", "").strip().split("\n") if not line.startswith("Reference OCR")]
+    return (found[1] if found else lines[0] if lines else "").strip().lower()
 
 
 def beside(said: Sequence[Said]) -> list[Case]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from evertune.errors import DataError
-from evertune.parsing import json_value
+from evertune.parsing import data_value
 
 
 def read_text(path: Path) -> str:
@@ -36,6 +36,16 @@ def read_json(path: Path) -> Any:
     return parsed(read_text(path), path)
 
 
+def read_rows(path: Path) -> Any:
+    """The rows of a JSON list, or those of JSON Lines: several objects, one a line; else the content of the file."""
+    text = read_text(path)
+    lines = text.lstrip().split("\n")
+    several = len([line for line in lines if line.strip()]) > 1
+    if lines[0].startswith("{") and lines[0].rstrip().endswith("}") and (several or path.suffix.lower() == ".jsonl"):
+        return [row for _, row in read_lines(text, path)]
+    return parsed(text, path)
+
+
 def read_lines(text: str, path: Path) -> Iterator[tuple[int, Any]]:
     """Number and content of every line of a JSONL text; empty lines are passed over."""
     # Not splitlines(): it also breaks at signs that may stand inside a JSON string.
@@ -51,7 +61,7 @@ def parsed(text: str, path: Path, *, line: int = 1) -> Any:
         DataError: broken, nested too deeply, or with a number that is too long.
     """
     try:
-        return json_value(text)
+        return data_value(text)
     except json.JSONDecodeError as problem:
         where = f"line {line + problem.lineno - 1}, column {problem.colno}"
         raise DataError(f"{path}, {where}: broken JSON ({problem.msg})") from problem

@@ -193,8 +193,7 @@ async def _body(request: Request, most: int) -> bytes:
 
 def _question(asked: ChatRequest, answering: Answering, limits: Limits) -> Question:
     try:
-        pictures, words, context = question_of(asked)
-        question = Question(pictures, words, asked.longest(limits.tokens), stops=asked.stops, context=context)
+        question = Question(*question_of(asked), asked.longest(limits.tokens), stops=asked.stops)
         answering.refuse(question)
     except UserError as problem:
         raise RefusedError(400, str(problem), code="invalid") from problem

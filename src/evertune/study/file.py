@@ -110,7 +110,7 @@ def read_study(name: str) -> StudyFile:
     Raises:
         UserError: there is none, or it says something that can't be done.
     """
-    if name.endswith((".yaml", ".yml")):
+    if name.lower().endswith((".yaml", ".yml")):
         path = Path(name)
     elif name in study_names():
         path = Path(str(resources.files("evertune.study"))) / f"{name}.yaml"

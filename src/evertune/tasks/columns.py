@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 from evertune.errors import DataError, nearest
+from evertune.tasks.entries import number_text
 from evertune.tasks.formats import Row
 
 
@@ -71,16 +73,16 @@ class Columns:
 
     def _texts(self, record: Mapping[str, Any], name: str, origin: str) -> tuple[str, ...]:
         value = record[name]
-        if value is None:
+        if is_missing(value):
             return ()
         if isinstance(value, str):
             parts = value.split(self.separator) if self.separator else [value]
             return tuple(part.strip() for part in parts if part.strip())
         if isinstance(value, list | tuple):
             if all(_is_plain(part) for part in value):
-                return tuple(str(part).strip() for part in value)
+                return tuple(_text(part) for part in value)
         elif _is_plain(value):
-            return (str(value),)
+            return (_text(value),)
         raise DataError(
             f"{origin}: the column '{name}' holds neither a text nor a list of texts", kind=f"unusable {name}"
         )
@@ -88,10 +90,22 @@ class Columns:
     @staticmethod
     def _joined(value: Any) -> str:
         """A value as a prompt has it: a list's parts separated by commas, nothing for nothing."""
-        if value is None or isinstance(value, bytes | dict):
+        if isinstance(value, bytes | dict):
             return ""
-        return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value).strip()
+        return ", ".join(_text(part) for part in value) if isinstance(value, list | tuple) else _text(value)
+
+
+def _text(value: Any) -> str:
+    """A cell, or a part of one, as text: nothing for nothing, and `3` for the 3.0 of a column with gaps."""
+    if is_missing(value):
+        return ""
+    return number_text(value) if isinstance(value, float) else str(value).strip()
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a cell holds nothing; NaN is how pandas writes it."""
+    return value is None or (isinstance(value, float) and not isfinite(value))
 
 
 def _is_plain(value: Any) -> bool:
-    return isinstance(value, str | int | float)
+    return isinstance(value, str | int | float) and not is_missing(value)

@@ -81,6 +81,11 @@ class Entry:
         return value.strip()
 
 
+def number_text(value: float) -> str:
+    """A number as people write it: `3` for the 3.0 that a table makes of a 3 beside a missing value."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() and abs(value) < 1e15 else str(value)
+
+
 def entry_of(value: Any, origin: str, *, key: str = "") -> Entry:
     """`value` as an entry.
 

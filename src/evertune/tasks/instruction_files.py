@@ -7,18 +7,20 @@ they differ in folders and in what a test row has beside its answer.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from evertune.errors import DataError
-from evertune.tasks.entries import Entry, entries, entries_by_line, rows_from
+from evertune.tasks.entries import Entry, entries, entries_by_line, number_text, rows_from
 from evertune.tasks.formats import Row
+from evertune.tasks.marks import IMAGE_MARK, refuse_elsewhere, refuse_miscounted, unmarked
+from evertune.tasks.turns import Conversation, conversation_of
 
-IMAGE_MARK = "<image>"
 Answers = Callable[[Entry], tuple[str, ...]]
 Extras = Callable[[Entry], Mapping[str, str]]
 
 
-def conversations(path: Path, *, folder: str = "") -> Iterator[Row | DataError]:
+def conversations(path: Path, *, folder: str = "", together: bool = False) -> Iterator[Row | DataError]:
     """Rows of a LLaVA training list `[{image, conversations: [{from, value}]}]`, one per answered turn.
 
     The instruction of a later turn holds the turns before it, a line each. `id` is not used: published lists repeat
@@ -27,27 +29,53 @@ def conversations(path: Path, *, folder: str = "") -> Iterator[Row | DataError]:
     Args:
         path: the list.
         folder: what the names of pictures count from, below the root of the pictures.
+        together: one mark stands for all images of a row, as the authors' code has it.
 
     Raises:
         DataError: the file can't be used; a row that can't is given as an error in its place.
     """
-    return rows_from(entries(path), lambda entry: conversation(entry, name=entry.key, folder=folder))
+    made = partial(conversation, folder=folder, together=together)
+    return rows_from(entries(path), lambda entry: made(entry, name=entry.key))
 
 
-def conversation(entry: Entry, *, name: str, folder: str = "", unique: bool = True) -> Iterator[Row]:
+def conversation(
+    entry: Entry, *, name: str, folder: str = "", unique: bool = True, together: bool = False
+) -> Iterator[Row]:
     """The rows of one conversation; the first is called `name`, and with `unique` no other may be."""
-    images = images_of(entry, folder=folder)
-    before: list[str] = []
-    for turn, (asked, answer) in enumerate(_turns(entry), start=1):
+    said = conversation_of(entry)
+    images = _images_in(said, entry, folder, together=together)
+    marked = sum(text.count(IMAGE_MARK) for text in (said.system, *said.questions))
+    before = [text] if (text := unmarked(said.system)) else []
+    shown = said.system.count(IMAGE_MARK)
+    for turn, (question, answer) in enumerate(zip(said.questions, said.answers, strict=False), start=1):
+        shown += question.count(IMAGE_MARK)
+        asked = unmarked(question)
+        if not asked:
+            raise DataError(f"{entry.origin}: turn {turn} must be more than {IMAGE_MARK}")
         yield Row(
             id=f"{name}-{turn}" if turn > 1 else name,
-            images=images,
+            images=images[:shown] if marked == len(images) else images,  # those of later turns are not shown yet
             fields={"instruction": "\n".join([*before, asked])},
             answers=(answer,),
             origin=entry.origin,
             unique=unique,
         )
         before += [asked, answer]
+
+
+def _images_in(said: Conversation, entry: Entry, folder: str, *, together: bool) -> tuple[str, ...]:
+    """The images of a conversation: those of its turns, or those of its row."""
+    if said.images and entry.has("image"):
+        raise DataError(f"{entry.origin}: images are named both in the turns and under 'image'; keep one of the two")
+    images = _below(folder, said.images) if said.images else images_of(entry, folder=folder)
+    text = "\n".join((said.system, *said.questions))
+    if not (together and images and text.count(IMAGE_MARK) == 1):
+        refuse_miscounted(text, len(images), origin=entry.origin)
+    if any(IMAGE_MARK in answer for answer in said.answers):
+        raise DataError(
+            f"{entry.origin}: an answer says {IMAGE_MARK}: images stand in questions", kind="mark in an answer"
+        )
+    return images
 
 
 def questions(
@@ -64,16 +92,17 @@ def questions(
     Raises:
         DataError: the file can't be used; a row that can't is given as an error in its place.
     """
-    found = entries_by_line(path) if path.suffix == ".jsonl" else entries(path)
+    found = entries_by_line(path) if path.suffix.lower() == ".jsonl" else entries(path)
     return rows_from(found, lambda entry: [question(entry, folder=folder, answers=answers, extras=extras)])
 
 
 def question(entry: Entry, *, folder: str = "", answers: Answers | None = None, extras: Extras | None = None) -> Row:
     """The row of one test question; the arguments are those of `questions`."""
+    images = images_of(entry, folder=folder)
     return Row(
         id=entry.name("question_id"),
-        images=images_of(entry, folder=folder),
-        fields={"instruction": instruction(entry, "text")},
+        images=images,
+        fields={"instruction": instruction(entry, "text", images=len(images))},
         answers=(answers or stated)(entry),
         origin=entry.origin,
         extras=extras(entry) if extras else {},
@@ -81,17 +110,22 @@ def question(entry: Entry, *, folder: str = "", answers: Answers | None = None, 
 
 
 def images_of(entry: Entry, *, folder: str = "") -> tuple[str, ...]:
-    """The pictures of a row: none, one or a list of them."""
+    """The images of a row: none, one or a list of them."""
     if not entry.has("image"):
+        refuse_elsewhere(entry.value, origin=entry.origin)
         return ()
-    names = entry.texts("image") if isinstance(entry.value["image"], list) else (entry.text("image"),)
+    return _below(folder, entry.texts("image") if isinstance(entry.value["image"], list) else (entry.text("image"),))
+
+
+def _below(folder: str, names: Sequence[str]) -> tuple[str, ...]:
     plain = [name.removeprefix("./") for name in names]
     return tuple(f"{folder}/{name}" if folder else name for name in plain)
 
 
-def instruction(entry: Entry, key: str) -> str:
-    """A text without the marks that stand for pictures: where a picture goes is decided by the model's family."""
-    text = entry.text(key).replace(IMAGE_MARK, "").strip()
+def instruction(entry: Entry, key: str, *, images: int) -> str:
+    """A text without the marks that stand for its images: where an image goes is decided by the model's family."""
+    refuse_miscounted(entry.text(key), images, origin=entry.origin)
+    text = unmarked(entry.text(key))
     if not text:
         raise entry.wrong(key, f"more than {IMAGE_MARK}")
     return text
@@ -103,7 +137,7 @@ def stated(entry: Entry, key: str = "answer") -> tuple[str, ...]:
     if isinstance(value, list):
         return entry.texts(key)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return (str(value),)
+        return (number_text(value),)
     return (entry.text(key),)
 
 
@@ -130,26 +164,3 @@ def matched(gold: Mapping[str, tuple[str, ...]], *, where: Path) -> Answers:
         return gold[name]
 
     return answers
-
-
-def _turns(entry: Entry) -> Sequence[tuple[str, str]]:
-    """Questions and answers in turn. What the assistant says first is dropped, as LLaVA does; so is a last question."""
-    said = list(entry.entries("conversations"))
-    if said[0].text("from") != "human":
-        said = said[1:]
-    pairs = list(zip(said[::2], said[1::2], strict=False))
-    for human, assistant in pairs:
-        _refuse_another(human, "human")
-        _refuse_another(assistant, "gpt")
-    if not pairs:
-        raise DataError(f"{entry.origin}: 'conversations' has no answered turn")
-    return [(_asked(human), assistant.text("value")) for human, assistant in pairs]
-
-
-def _asked(turn: Entry) -> str:
-    return instruction(turn, "value")
-
-
-def _refuse_another(turn: Entry, speaker: str) -> None:
-    if turn.text("from") != speaker:
-        raise turn.wrong("from", f"'{speaker}': the two take turns, 'human' first")

@@ -68,6 +68,18 @@ def lines(path: Path) -> Iterator[tuple[int, Any]]:
             yield number, text.value()
 
 
+def opening(path: Path) -> Iterator[tuple[str, str, int]]:
+    """Key, first character of the value and line of each member of the object that `path` begins with.
+
+    Raises:
+        DataError: as `members`; or a value is longer than any row.
+    """
+    with _opened(path) as text:
+        for key in _keys(text):
+            yield key, text.peek(), text.line
+            text.value(longest=LONGEST_ITEM)
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[_Text]:
     try:

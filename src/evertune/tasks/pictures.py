@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import stat
 import threading
 import warnings
@@ -29,6 +30,8 @@ LONGEST_NAME = 4096
 # Raster formats only: Pillow would hand PostScript to an interpreter.
 KINDS = ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 
+_inside_of_row = re.compile(r"data:image/|(/9j/|iVBORw0KGgo|R0lGOD|UklGR)[A-Za-z0-9+/=\s]{60}")
+"""An image in base64: a data URL, or JPEG, PNG, GIF and WebP by their first bytes."""
 _headers = threading.Lock()  # `warnings.catch_warnings` is not safe among threads
 
 
@@ -194,6 +197,11 @@ def picture_name(name: str, *, anywhere: bool, origin: str) -> str:
     kind = "unusable picture name"
     if not name.strip():
         raise DataError(f"{origin}: the name of a picture is empty", kind=kind)
+    if _inside_of_row.match(name):
+        complaint = f"{origin}: the image {short(name, longest=30)} is written into the row, and a name is read here"
+        raise DataError(f"{complaint}: save it as a file, or the rows as a table (CSV, TSV, Parquet)", kind=kind)
+    if name.startswith(("http://", "https://")):
+        raise DataError(f"{origin}: the image {short(name)} is an address: download it, and name the file", kind=kind)
     if "\0" in name or len(name) > LONGEST_NAME:
         raise DataError(f"{origin}: {short(name)} can't be the name of a picture", kind=kind)
     if not anywhere and leads_out(name):

@@ -34,3 +34,8 @@ def filled(template: str, fields: Mapping[str, str], *, origin: str) -> str:
         return fields[name]
 
     return _marks.sub(value, template)
+
+
+def names_in(template: str) -> set[str]:
+    """The fields that `template` names."""
+    return {mark[1] for mark in _marks.finditer(template) if mark[1] is not None}

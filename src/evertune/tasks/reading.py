@@ -8,29 +8,54 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
 from evertune.errors import DataError
-from evertune.parsing import json_value
+from evertune.parsing import data_value
 from evertune.tasks.entries import Entry, entries, entry_of
-from evertune.tasks.json_lists import LONGEST_ITEM, PIECE
+from evertune.tasks.json_lists import LONGEST_ITEM, PIECE, opening
+from evertune.tasks.layouts import layout_of
+from evertune.tasks.pictures import short
 
+LIST = "data"
+"""The key under which a file that is one object has its rows."""
 LONGEST_LINE = 4 * LONGEST_ITEM
 """Bytes: no character of UTF-8 has more than four."""
 
 
 def read_entries(path: Path) -> Iterator[Entry | DataError]:
-    """The objects of a JSON list or of JSON Lines; `key` is the number in the list, or the line.
+    """The objects of a JSON list, of one under "data", or of JSON Lines; `key` is the number in the list, or the line.
 
     A broken line, or a row that is no object, comes as a `DataError`; what is behind it is read.
 
     Raises:
         DataError: the file is missing or not UTF-8, or a list's JSON is broken; the message names line and column.
     """
-    if path.suffix == ".jsonl" or _first_character(path) != "[":
-        return _lines(path)
-    return entries(path)
+    first = "" if path.suffix.lower() == ".jsonl" else _first_character(path)
+    if first == "[":
+        return entries(path)
+    return entries(path, under=LIST) if first == "{" and _is_wrapped(path) else _lines(path)
+
+
+def _is_wrapped(path: Path) -> bool:
+    """Whether a file that begins as an object is `{"data": [...]}`; else its objects stand one a line.
+
+    Raises:
+        DataError: it is one object over several lines without such a list.
+    """
+    opened: dict[str, int] = {}
+    with suppress(DataError):  # each line says what is broken
+        for key, begins, line in opening(path):
+            if key == LIST and begins == "[":
+                return True
+            opened[key] = line
+    if len(set(opened.values())) < 2:
+        return False
+    names = ", ".join(map(short, list(opened)[:5]))
+    complaint = layout_of(opened) or f'the rows must be a list, {{"{LIST}": [...]}}, or one object a line'
+    raise DataError(f"{path} is one object ({names} ...): {complaint}", kind="another layout")
 
 
 def _opened(path: Path) -> IO[bytes]:
@@ -64,7 +89,7 @@ def _lines(path: Path) -> Iterator[Entry | DataError]:
 def _entry(line: bytes, origin: str, *, key: str) -> Entry | DataError:
     kind = "broken JSON"
     try:
-        return entry_of(json_value(line.rstrip(b"\r\n").decode("utf-8-sig")), origin, key=key)
+        return entry_of(data_value(line.rstrip(b"\r\n").decode("utf-8-sig")), origin, key=key)
     except DataError as problem:
         return problem
     except json.JSONDecodeError as problem:

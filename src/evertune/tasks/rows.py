@@ -37,10 +37,11 @@ from numpy.typing import NDArray
 from evertune.errors import DataError, UserError
 from evertune.files import cache_folder, digest_of, note_damage, read_json, sum_of_file, whole_folder, write_json
 from evertune.tasks.formats import Row
+from evertune.tasks.marks import IMAGE_MARK, VIDEO_MARK, leads, refuse_miscounted, unmarked
 from evertune.tasks.pictures import picture_name, short
-from evertune.tasks.prompts import filled
+from evertune.tasks.prompts import filled, names_in
 
-VERSION = 3
+VERSION = 4
 SUMS = "sums.json"
 ARRAYS = ("places", "texts", "questions", "counts", "pictures", "name_places")
 FILES = ("rows.jsonl", "names.jsonl", "problems.jsonl", "place", *(f"{name}.npy" for name in ARRAYS))
@@ -354,7 +355,7 @@ def _checked(row: Row, recipe: Recipe) -> str:
     Raises:
         DataError: a name, a text or the number of answers is not usable; the message begins with the row's origin.
     """
-    instruction = filled(recipe.prompt, row.fields, origin=row.origin)
+    instruction = _instruction(row, recipe.prompt)
     _refuse_text("instruction", instruction, row.origin)
     if not row.answers:
         raise DataError(f"{row.origin}: the row has no answer", kind="no answer")
@@ -368,6 +369,18 @@ def _checked(row: Row, recipe: Recipe) -> str:
     if len(row.images) > 0xFFFF:
         raise DataError(f"{row.origin}: {len(row.images)} pictures are too many", kind="too many pictures")
     return instruction
+
+
+def _instruction(row: Row, prompt: str) -> str:
+    """The filled prompt without the marks of images, which are as many as the row has images."""
+    text = filled(prompt, row.fields, origin=row.origin)
+    if IMAGE_MARK not in text and VIDEO_MARK not in text:
+        return text
+    if not any(map(leads, [prompt, *(row.fields[name] for name in names_in(prompt))])):
+        return text  # a word of the question
+    refuse_miscounted(text, len(row.images), origin=row.origin)
+    fields = {name: unmarked(row.fields[name]) for name in names_in(prompt)}
+    return filled(unmarked(prompt), fields, origin=row.origin)
 
 
 def _refuse_text(what: str, text: str, origin: str, *, empty: bool = False) -> None:

@@ -115,8 +115,16 @@ def scorable(samples: Samples, entry: TaskFile, reading: Reading) -> Samples:
     return samples.choose(samples.chosen[~wrong])
 
 
+def in_one(entry: TaskFile, reading: Reading) -> bool:
+    """Whether a task's rows are parted here: it is one file, or a data set that has no splits."""
+    if entry.root is None:
+        return entry.data is not None
+    layout = format_of(entry.format or "jsonl")
+    return hasattr(layout, "one_split") and layout.one_split(_root(entry, reading.base(entry)), **entry.options)
+
+
 def _halves(entry: TaskFile, reading: Reading) -> Iterator[Samples]:
-    if entry.data is not None:
+    if in_one(entry, reading):
         yield from parted(read_whole(entry, reading), entry, reading)
     else:
         for split in SPLITS:
@@ -139,12 +147,13 @@ def read_half(entry: TaskFile, reading: Reading, split: str) -> Samples:
 
 
 def read_whole(entry: TaskFile, reading: Reading, *, split: str = "train") -> Samples:
-    """The rows of a task that is one file; no picture is looked at.
+    """The rows of a task that `in_one` holds for; no picture is looked at.
 
     Raises:
         DataError: the file as a whole can't be used.
     """
-    return _samples(entry, reading.folder / (entry.data or ""), split, reading, options=entry.options)
+    place = _root(entry, reading.base(entry)) if entry.root is not None else reading.folder / (entry.data or "")
+    return _samples(entry, place, split, reading, options=entry.options)
 
 
 def parted(whole: Samples, entry: TaskFile, reading: Reading) -> tuple[Samples, Samples]:
@@ -158,7 +167,12 @@ def parted(whole: Samples, entry: TaskFile, reading: Reading) -> tuple[Samples, 
     whole = whole.whole()
     if not len(whole):
         reading.problems.refuse(stream=entry.name)
-    return held_out(whole, share=entry.test_share)
+    try:
+        return held_out(whole, share=entry.test_share)
+    except DataError as problem:  # said together with what was left out before
+        reading.problems.add([problem], task=entry.name)
+        reading.problems.refuse(stream=entry.name)
+        raise
 
 
 def _root(entry: TaskFile, folder: Path) -> Path:
@@ -213,11 +227,13 @@ def _pictures(
     entry: TaskFile, layout: ModuleType, place: Path, split: str, options: Mapping[str, Any], reading: Reading
 ) -> Path:
     """The folder that names of pictures count from."""
+    inside: Path | None = layout.pictures(place, split=split, **options) if hasattr(layout, "pictures") else None
+    if inside and entry.images:
+        raise UserError(f"task '{entry.name}': the images are inside {place}: remove 'images', which names a folder")
     if entry.images:
         return reading.base(entry) / entry.images
-    if hasattr(layout, "pictures"):
-        root: Path = layout.pictures(place, split=split, **options)
-        return root
+    if inside:
+        return inside
     return place if place.is_dir() else place.parent
 
 

@@ -32,7 +32,11 @@ def held_out(samples: Samples, *, share: float) -> tuple[Samples, Samples]:
     groups, count = ranks(_keys(samples))
     kept = groups < max(1, round(share * count))
     if kept.all():
-        raise DataError(f"{samples[0].origin}: too few pictures to keep some for testing; give 'train' and 'test'")
+        pictured = bool(samples.rows.counts[samples.chosen].any())
+        alike = "every row shows the same image" if pictured else "every row has the same instruction, and no image"
+        alone = "one row" if len(samples) == 1 else alike
+        complaint = f"{samples[0].origin}: {alone}, so that none can be kept for testing; give 'train' and 'test'"
+        raise DataError(complaint, kind="nothing to test on")
     return samples.choose(samples.chosen[~kept]), samples.choose(samples.chosen[kept])
 
 

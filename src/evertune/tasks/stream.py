@@ -34,6 +34,7 @@ from evertune.tasks.builders import builder
 from evertune.tasks.formats import format_of
 from evertune.tasks.pictures import short
 from evertune.tasks.problems import Problems
+from evertune.tasks.single_file import guessed, is_file_of_rows, is_yaml, task_name
 from evertune.tasks.sources import Reading, read_task
 from evertune.tasks.task import Task
 
@@ -150,9 +151,9 @@ def stream_file(name: str) -> tuple[StreamFile, Path]:
     shipped = _shipped()
     if name in shipped:
         path = shipped[name]
-    elif name.endswith(".jsonl"):
+    elif is_file_of_rows(name):
         return _of_one_file(Path(name))
-    elif name.endswith((".yaml", ".yml")):
+    elif is_yaml(name):
         path = Path(name)
         if not path.exists():
             raise UserError(f"the stream file {name} does not exist")
@@ -171,11 +172,11 @@ def stream_file(name: str) -> tuple[StreamFile, Path]:
 
 
 def _of_one_file(path: Path) -> tuple[StreamFile, Path]:
-    """A JSONL file is a stream of one task."""
+    """A file of rows is a stream of one task."""
     if not path.exists():
         raise UserError(f"the file {path} does not exist")
-    name = re.sub(r"[^A-Za-z0-9._-]", "-", path.stem).strip("-._") or "data"
-    return StreamFile(name=name, tasks=[TaskFile(name=name, data=path.name)]), path
+    name, format = task_name(path), guessed(path)
+    return StreamFile(name=name, tasks=[TaskFile(name=name, format=format, data=path.name)]), path
 
 
 def load_stream(

@@ -8,8 +8,8 @@ memory.
 A row that can't be used is yielded as a `DataError`, so that the others are read and one report names them all; an
 error of the whole file is raised. Optional: `VERSION` (raise it when the rows of the same files change),
 `files(place, *, split, **options)` (the files that are read, for the key of the index; default: every file below a
-folder that is no picture) and `pictures(place, *, split, **options)` (the root of pictures that the format writes
-itself).
+folder that is no picture), `pictures(place, *, split, **options)` (the root of images that the format writes itself,
+None where the rows name files) and `one_split(place, **options)` (whether the place has no splits, and is parted).
 """
 
 from __future__ import annotations

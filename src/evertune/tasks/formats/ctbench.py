@@ -56,10 +56,11 @@ def files(place: Path, *, split: str, task: str, layout: str = "reasoning", **_:
 
 
 def _problem(entry: Entry, *, whole: bool) -> Row:
+    images = images_of(entry)
     return Row(
         id=entry.key,
-        images=images_of(entry),
-        fields={"instruction": instruction(entry, "problem")},
+        images=images,
+        fields={"instruction": instruction(entry, "problem", images=len(images))},
         answers=(entry.text("solution") if whole else _answer(entry),),
         origin=entry.origin,
     )
@@ -78,7 +79,7 @@ def _converted(path: Path, problems: Path) -> Iterator[Row | DataError]:
     gold = _by_problem(problems)
 
     def answers(entry: Entry) -> tuple[str, ...]:
-        asked = (instruction(entry, "text"), *images_of(entry))
+        asked = _asked(entry, "text")
         if asked not in gold:
             raise DataError(f"{entry.origin}: {problems} has no problem with this text and picture")
         return (gold[asked],)
@@ -87,4 +88,9 @@ def _converted(path: Path, problems: Path) -> Iterator[Row | DataError]:
 
 
 def _by_problem(path: Path) -> Mapping[tuple[str, ...], str]:
-    return {(instruction(entry, "problem"), *images_of(entry)): _answer(entry) for entry in sound(entries(path))}
+    return {_asked(entry, "problem"): _answer(entry) for entry in sound(entries(path))}
+
+
+def _asked(entry: Entry, key: str) -> tuple[str, ...]:
+    images = images_of(entry)
+    return (instruction(entry, key, images=len(images)), *images)

@@ -8,14 +8,13 @@ Pictures that are inside the data set are written into the cache once, as they a
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from evertune.errors import DataError, UserError, nearest
-from evertune.files import cache_folder, make_folder, write_atomically
 from evertune.tasks.columns import Columns
+from evertune.tasks.embedded import folder, kept
 from evertune.tasks.formats import Row
 
 ABOUT = {
@@ -50,11 +49,10 @@ def rows(
     columns = Columns(image, instruction, answer, id, None, extras)
     content = _opened(place, hub, config, revision, wanted)
     columns.check(content.column_names, where=where)
-    folder = make_folder(_folder())
     for number, record in enumerate(_undecoded(content), start=1):
         origin = f"{where}, row {number}"
         try:
-            images = _images(record.get(image), folder, origin) if image else ()
+            images = _images(record.get(image), origin) if image else ()
             rest = {name: _label(content, name, value) for name, value in record.items() if name != image}
             yield columns.row({**rest, **({image: None} if image else {})}, number=number, origin=origin, images=images)
         except DataError as problem:
@@ -67,13 +65,14 @@ def files(place: Path, *, hub: str | None = None, **_: Any) -> list[Path]:
 
 
 def pictures(place: Path, **_: Any) -> Path:
-    """Where the pictures are written."""
+    """Where the images are written."""
     del place
-    return make_folder(_folder())
+    return folder()
 
 
-def _folder() -> Path:
-    return cache_folder() / "pictures"
+def one_split(place: Path, *, hub: str | None = None, **_: Any) -> bool:
+    """Whether it is a `Dataset`, which has no splits: then a share of it is kept for testing, as of a single file."""
+    return hub is None and (place / "state.json").is_file() and not (place / "dataset_dict.json").exists()
 
 
 def _opened(place: Path, hub: str | None, config: str | None, revision: str | None, split: str) -> Any:
@@ -95,7 +94,8 @@ def _opened(place: Path, hub: str | None, config: str | None, revision: str | No
     if not isinstance(content, DatasetDict):
         return content
     if split not in content:
-        raise DataError(f"{place} has no split '{split}'; {nearest(split, content)}", kind="missing file")
+        known = f"{nearest(split, content)} (options: {{train: SPLIT, test: SPLIT}})"
+        raise DataError(f"{place} has no split '{split}'; {known}", kind="missing file")
     return content[split]
 
 
@@ -117,15 +117,14 @@ def _label(content: Any, name: str, value: Any) -> Any:
     return feature.int2str(value) if hasattr(feature, "int2str") and isinstance(value, int) and value >= 0 else value
 
 
-def _images(value: Any, folder: Path, origin: str) -> tuple[str, ...]:
-    """Names below the cache's folder of the pictures in a cell."""
+def _images(value: Any, origin: str) -> tuple[str, ...]:
+    """Names below the cache's folder of the images in a cell."""
     if value is None:
         return ()
-    return tuple(_written(one, folder, origin) for one in (value if isinstance(value, list) else [value]))
+    return tuple(_written(one, origin) for one in (value if isinstance(value, list) else [value]))
 
 
-def _written(value: Any, folder: Path, origin: str) -> str:
-    """Write a picture under the hash of its content, unless it is there already."""
+def _written(value: Any, origin: str) -> str:
     content = value.get("bytes") if isinstance(value, dict) else None
     if isinstance(value, dict) and content is None and value.get("path"):
         try:
@@ -134,8 +133,4 @@ def _written(value: Any, folder: Path, origin: str) -> str:
             raise DataError(f"{origin}: the picture {value['path']} can't be read", kind="missing picture") from problem
     if not isinstance(content, bytes):
         raise DataError(f"{origin}: the picture's column holds no pictures; name another", kind="unusable picture")
-    digest = hashlib.sha256(content).hexdigest()
-    path = folder / digest[:2] / digest
-    if not path.exists():
-        write_atomically(path, content)
-    return f"{digest[:2]}/{digest}"
+    return kept(content)

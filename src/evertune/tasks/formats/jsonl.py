@@ -13,6 +13,7 @@ from typing import Any
 from evertune.errors import DataError, nearest
 from evertune.tasks.entries import rows_from
 from evertune.tasks.formats import Row
+from evertune.tasks.layouts import layout_of
 from evertune.tasks.pictures import short
 from evertune.tasks.reading import read_entries
 
@@ -42,6 +43,8 @@ def files(place: Path, *, split: str) -> list[Path]:
 
 def _row(value: Mapping[str, Any], origin: str, number: str) -> Row:
     if stray := sorted(value.keys() - KEYS):
+        if found := layout_of(value):
+            raise DataError(f"{origin}: {found}", kind="another layout")
         complaint = f"{origin}: unknown key {short(stray[0])}; {nearest(stray[0], KEYS)}"
         raise DataError(complaint, kind="unknown key")
     return Row(

@@ -1,8 +1,9 @@
 """LLaVA-style JSON: conversations to train on, and the test files that go with them.
 
-Training rows are `{image, conversations: [{from, value}]}` with no picture, one or a list; each answered turn is a
-sample whose instruction holds the turns before it. Test rows are `{question_id, image, text, answer}`. A file may be a
-JSON list or JSON Lines; what a row is, its keys say.
+Training rows are `{image, conversations: [{from, value}]}` with no image, one or a list; each answered turn is a
+sample whose instruction holds the turns before it. `{messages: [{role, content}]}` is read likewise (`tasks.turns`).
+Test rows are `{question_id, image, text, answer}`. A file may be a JSON list, one under "data", or JSON Lines; what a
+row is, its keys say.
 """
 
 from __future__ import annotations
@@ -13,21 +14,23 @@ from dataclasses import replace
 from pathlib import Path
 
 from evertune.errors import DataError
+from evertune.parsing import NotFinite
 from evertune.tasks.entries import Entry, rows_from
 from evertune.tasks.formats import Row
 from evertune.tasks.instruction_files import conversation, question, stated
 from evertune.tasks.reading import read_entries
+from evertune.tasks.turns import KEYS
 
 ABOUT = {
     "title": "LLaVA-style JSON: conversations (no picture, one or several; one turn or more), and test questions",
     "source": "https://github.com/haotian-liu/LLaVA/blob/main/docs/Finetune_Custom_Data.md",
-    "files": "[{id, image, conversations: [{from: human | gpt, value}]}] to train on; the same, or [{question_id, "
-    "image, text, answer}], to test on",
+    "files": "[{id, image, conversations: [{from: human | gpt, value}]}] to train on, or [{messages: [{role: user | "
+    "assistant, content}]}]; the same, or [{question_id, image, text, answer}], to test on",
     "licence": "yours",
     "citation": "Liu et al. 2023, Visual Instruction Tuning, arXiv 2304.08485",
 }
 PROMPT = "{instruction}"
-NO_EXTRAS = {"question_id", "id", "image", "images", "text", "answer", "answers", "conversations"}
+NO_EXTRAS = {"question_id", "id", "image", "images", "text", "answer", "answers", *KEYS}
 
 
 def rows(place: Path, *, split: str) -> Iterator[Row | DataError]:
@@ -47,7 +50,7 @@ def _rows(entry: Entry) -> Iterator[Row]:
         entry = replace(entry, value={**entry.value, "image": entry.value["images"]})
     if entry.value.get("image") in ("", []):
         entry = replace(entry, value={**entry.value, "image": None})
-    if entry.has("conversations"):
+    if any(entry.has(key) for key in KEYS):
         # Published training files repeat their ids (LLaVA's own mix has one per photograph): that is no mistake.
         name = entry.name("id") if entry.has("id") else entry.key
         yield from conversation(entry, name=name, unique=False)
@@ -72,7 +75,7 @@ def _answers(entry: Entry) -> tuple[str, ...]:
 def _extras(entry: Entry) -> Mapping[str, str]:
     """What else a test row says (`type`, `answer_type`, `size`): scores may go by it."""
     return {
-        key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
         for key, value in entry.value.items()
-        if key not in NO_EXTRAS and value is not None and not isinstance(value, dict)
+        if key not in NO_EXTRAS and value is not None and not isinstance(value, dict | NotFinite)
     }

@@ -37,7 +37,7 @@ def rows(place: Path, *, split: str, task: str, suffix: str = "") -> Iterator[Ro
         suffix: added to the instructions of test rows, as the authors' evaluation does for Med.
     """
     (path,) = files(place, split=split, task=task)
-    return conversations(path, folder=task) if split == "train" else _tested(path, suffix=suffix)
+    return conversations(path, folder=task, together=True) if split == "train" else _tested(path, suffix=suffix)
 
 
 def files(place: Path, *, split: str, task: str, **_: object) -> list[Path]:

@@ -1,17 +1,22 @@
 """A table by the names of its columns: CSV, TSV, or Parquet (extra `data`).
 
+The image column names files, or holds the images: in base64 (VLMEvalKit), or as `{bytes, path}` (Parquet of the hub).
+
 {name: birds, format: table, data: birds.csv, options: {image: file, instruction: question, answer: label}}
 """
 
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from evertune.errors import DataError, UserError
-from evertune.tasks.columns import Columns
+from evertune.tasks.columns import Columns, is_missing
+from evertune.tasks.embedded import Embedded, folder, is_inside
 from evertune.tasks.formats import Row
 
 ABOUT = {
@@ -24,7 +29,10 @@ ABOUT = {
     "citation": "none",
 }
 PROMPT = "{instruction}"
-AT_ONCE = 1024
+AT_ONCE, FEW_AT_ONCE = 1024, 32
+"""Rows of a Parquet file in memory; few where they hold their images."""
+LONGEST_CELL = 64 << 20
+"""Characters of a cell of text: more is no image in base64, but a quote that nothing closes."""
 
 
 def rows(
@@ -41,12 +49,28 @@ def rows(
     """A row per line of the table. The options name columns (`Columns`); both splits are read alike."""
     del split
     columns = Columns(image, instruction, answer, id, separator, extras)
-    records = _parquet(place, columns) if place.suffix == ".parquet" else _text(place, columns)
-    for number, record in enumerate(records, start=1):
+    embedded = Embedded() if _holds_images(place, columns) else None
+    for number, record in enumerate(_records(place, columns), start=1):
+        origin = f"{place}, row {number}"
         try:
-            yield columns.row(record, number=number, origin=f"{place}, row {number}")
+            yield _row(columns, record, embedded, number=number, origin=origin)
         except DataError as problem:
             yield problem
+
+
+def _row(columns: Columns, record: Mapping[str, Any], embedded: Embedded | None, *, number: int, origin: str) -> Row:
+    name = columns.image
+    if name is None or is_missing(record[name]):
+        return columns.row(record, number=number, origin=origin)
+    if embedded:
+        images = embedded.names(record[name], index=record.get("index"), origin=origin)
+        return columns.row({**record, name: None}, number=number, origin=origin, images=images)
+    if is_inside(record[name]):
+        complaint = f"{origin}: the image is inside the table, which names a file before: one of the two in a table"
+        raise DataError(complaint, kind="unusable picture")
+    if isinstance(record[name], dict):
+        record = {**record, name: record[name].get("path")}  # the hub's {bytes, path} without the bytes
+    return columns.row(record, number=number, origin=origin)
 
 
 def files(place: Path, **_: Any) -> list[Path]:
@@ -54,10 +78,28 @@ def files(place: Path, **_: Any) -> list[Path]:
     return [place]
 
 
+def pictures(place: Path, *, split: str, **options: Any) -> Path | None:
+    """Where the images are that stand in the table itself; None: it names files."""
+    del split
+    return folder() if _holds_images(place, Columns(**options)) else None
+
+
+def _holds_images(place: Path, columns: Columns) -> bool:
+    """What the first image of a table is says how all are read."""
+    first = (record[columns.image] for record in islice(_records(place, columns), AT_ONCE)) if columns.image else ()
+    return is_inside(next((cell for cell in first if not is_missing(cell)), None))
+
+
+def _records(place: Path, columns: Columns) -> Iterator[Mapping[str, Any]]:
+    return _parquet(place, columns) if place.suffix.lower() == ".parquet" else _text(place, columns)
+
+
 def _text(place: Path, columns: Columns) -> Iterator[Mapping[str, Any]]:
     try:
         with place.open(encoding="utf-8-sig", newline="") as stream:
-            table = csv.DictReader(stream, delimiter="\t" if place.suffix == ".tsv" else ",", restkey="", strict=True)
+            csv.field_size_limit(LONGEST_CELL)  # of the process: Python's own 131,072 are too few for base64
+            mark = "\t" if place.suffix.lower() == ".tsv" else ","
+            table = csv.DictReader(stream, delimiter=mark, restkey="", strict=True)
             columns.check(list(table.fieldnames or []), where=place)
             for record in table:
                 record.pop("", None)  # what stands behind the last column
@@ -80,9 +122,13 @@ def _parquet(place: Path, columns: Columns) -> Iterator[Mapping[str, Any]]:
         raise UserError("Parquet needs pyarrow: pip install 'evertune[data]'") from problem
     try:
         with ParquetFile(place) as table:
-            columns.check(table.schema_arrow.names, where=place)
-            for batch in table.iter_batches(batch_size=AT_ONCE):
-                yield from batch.to_pylist()
+            schema = table.schema_arrow
+            columns.check(schema.names, where=place)
+            labels = _labels(schema.metadata or {})
+            inside = columns.image and str(schema.field(columns.image).type).startswith(("struct", "binary", "large_b"))
+            for batch in table.iter_batches(batch_size=FEW_AT_ONCE if inside else AT_ONCE):
+                for record in batch.to_pylist():
+                    yield {**record, **{name: _word(record[name], words) for name, words in labels.items()}}
     except FileNotFoundError as problem:
         raise DataError(f"{place} does not exist", kind="missing file") from problem
     except UserError:
@@ -90,3 +136,16 @@ def _parquet(place: Path, columns: Columns) -> Iterator[Mapping[str, Any]]:
     # Texts that are no UTF-8, times beyond the calendar: values are made Python's own only here.
     except (OSError, ArrowException, ValueError, TypeError, KeyError, OverflowError) as problem:
         raise DataError(f"{place} can't be read as Parquet: {problem}", kind="missing file") from problem
+
+
+def _labels(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:
+    """The words of class labels, which a Parquet file of the hub keeps beside the numbers."""
+    try:
+        features = json.loads(metadata[b"huggingface"])["info"]["features"]
+        return {name: list(one["names"]) for name, one in features.items() if one.get("_type") == "ClassLabel"}
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _word(value: Any, words: Sequence[str]) -> Any:
+    return words[value] if isinstance(value, int) and 0 <= value < len(words) else value
