@@ -28,7 +28,7 @@ from evertune.files import (
     write_jsonl,
 )
 from evertune.lmm.features import FeatureStore
-from evertune.lmm.protocol import LMM
+from evertune.lmm.protocol import LMM, Turn
 from evertune.lmm.weights import copy_of, fingerprint_of, restore
 from evertune.methods import Method
 from evertune.methods.base import UNTOUCHED
@@ -127,30 +127,35 @@ def answer_samples(
     batch_size: int,
     max_new_tokens: int,
     task: str | None = None,
+    context: Sequence[Turn] = (),
     reuse: bool = True,
     on_answered: OnAnswered | None = None,
 ) -> list[Answer]:
     """Answer every sample, each by the expert that the methods route it to.
 
     `task`, the name of the samples' task, reaches only a method that says it needs it (`Method.needs_task_id`).
+    `context` is what was said before each of them (`LMM.answer`); nothing is cached then.
     With `reuse`, answers that the very same weights gave before are taken from the cache. The model's weights are the
     same afterwards as before.
     """
     routes = processes.agreed(_routes(methods, samples, task))
     before = copy_of(lmm.trainable())
     said: dict[int, str] = {}
-    for expert in sorted(set(routes), key=str):
-        members = [i for i, route in enumerate(routes) if route == expert]
-        if expert is not None:
-            for method in methods:
-                method.activate(expert)
-        group = [samples[i] for i in members]
-        cache = AnswerCache(lmm, max_new_tokens=max_new_tokens, reuse=reuse)
-        for known in _fill(cache, lmm, group, features, batch_size=batch_size, max_new_tokens=max_new_tokens):
-            if on_answered:
-                on_answered(len(said) + known, len(samples))
-        said |= {i: cache[samples[i]] for i in members}
-    restore(lmm.trainable(), before)
+    how: dict[str, Any] = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "context": context}
+    try:
+        for expert in sorted(set(routes), key=str):
+            members = [i for i, route in enumerate(routes) if route == expert]
+            if expert is not None:
+                for method in methods:
+                    method.activate(expert)
+            group = [samples[i] for i in members]
+            cache = AnswerCache(lmm, max_new_tokens=max_new_tokens, reuse=reuse and not context)
+            for known in _fill(cache, lmm, group, features, **how):
+                if on_answered:
+                    on_answered(len(said) + known, len(samples))
+            said |= {i: cache[samples[i]] for i in members}
+    finally:  # a server goes on after a question that fails
+        restore(lmm.trainable(), before)
     return [Answer(sample, said[i], routes[i]) for i, sample in enumerate(samples)]
 
 
@@ -174,6 +179,7 @@ def _fill(
     *,
     batch_size: int,
     max_new_tokens: int,
+    context: Sequence[Turn],
 ) -> Iterator[int]:
     """Generate what the cache does not have, in batches of similar length; after each, how many are known now.
 
@@ -191,6 +197,7 @@ def _fill(
             [s.instruction for s in chunk],
             max_new_tokens=max_new_tokens,
             pictures=[len(s.images) for s in chunk],
+            context=context,
         )
         yield min(len(samples), known + round(together * len(said)))
     for asked, texts in processes.gathered((mine, said)):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from reading_rows import colour, write_lines
 from test_cli import evertune
 
@@ -114,3 +115,30 @@ def test_from_the_command(file, tmp_path, capsys):
     place = tmp_path / "preview"
     code, out, _ = evertune("data", "check", file, "--model", "random", "--preview", place, "--json", capsys=capsys)
     assert code == 0 and json.loads(out)["preview"] == str(place / "index.html") and (place / "index.html").exists()
+
+
+def test_sizes_count_all_images_and_what_the_model_can_not_read_is_shown_without(tiny_chat, tmp_path):
+    """Images of 28 x 28 and of 112 x 112 are 4 and 16 places for this Qwen; a control token makes no batch."""
+    lmm = load_lmm(str(tiny_chat("qwen2_vl")), dtype="float32", device=torch.device("cpu"))
+    names = []
+    for side in (28, 112):
+        Image.new("RGB", (side, side), (side, 0, 0)).save(tmp_path / f"{side}.png")
+        names.append(f"{side}.png")
+    rows = [{"images": names, "instruction": "which?", "answer": f"a{n}"} for n in range(3)]
+    rows[1]["instruction"] = "<|image_pad|> which?"
+    checked = check(str(write_lines(tmp_path / "t.jsonl", *rows)), lmm=lmm)
+    page = html.unescape(write_preview(checked, lmm, tmp_path / "index.html").read_text(encoding="utf-8"))
+    alone = lmm.lengths("which?", "a0", ())[0].tokens
+    marks = 2 * 2  # <|vision_start|> and <|vision_end|>
+    assert page.count(f"language model: {alone + marks + 4 + 16} of 1,024 tokens") == 2
+    assert "t.jsonl:2: the question holds '<|image_pad|>'" in page
+
+
+def test_unknown_tokens_are_among_the_findings(tmp_path):
+    lmm = load_lmm("tiny-instruct", dtype="float32", device=torch.device("cpu"))
+    rows = [
+        {"image": colour(tmp_path, f"{n}.png", (n, 0, 0)), "instruction": "which?", "answer": "红色"} for n in range(4)
+    ]
+    page = html.unescape(page_of(write_lines(tmp_path / "t.jsonl", *rows), lmm, tmp_path))
+    assert "67 % of the tokens of answers are unknown to the tokenizer of 'tiny-instruct'" in page
+    assert "Nothing is wrong" not in page

@@ -72,9 +72,9 @@ def test_answers_are_generated_once_per_weights(lmm, tasks, features, monkeypatc
     asked = []
     real = type(lmm).answer
 
-    def counting(self, features_, instructions, *, max_new_tokens, pictures=None):
+    def counting(self, features_, instructions, *, max_new_tokens, **more):
         asked.append(len(instructions))
-        return real(self, features_, instructions, max_new_tokens=max_new_tokens)
+        return real(self, features_, instructions, max_new_tokens=max_new_tokens, **more)
 
     monkeypatch.setattr(type(lmm), "answer", counting)
     first = answered(lmm, tasks[0], features)

@@ -21,12 +21,12 @@ from evertune.errors import DataError
 from evertune.files import write_atomically
 from evertune.report.examples import data_uri
 from evertune.report.page import environment
-from evertune.tasks.pictures import open_picture
+from evertune.tasks.pictures import open_picture, size_of
 from evertune.tasks.problems import SHOWN
 from evertune.tasks.task import Sample, drawn
 
 if TYPE_CHECKING:
-    from evertune.lmm.protocol import LMM
+    from evertune.lmm.protocol import LMM, Length
 
 SAMPLES = {"train": 4, "test": 2}
 SIDE = 220
@@ -83,7 +83,7 @@ def _drawn(half: Half) -> list[Sample]:
 
 
 def _shown(sample: Sample, lmm: LMM | None) -> dict[str, Any]:
-    short = len(sample.instruction) + len(sample.answers[0]) <= LONGEST_MASKED
+    tokens, sizes = _tokens(sample, lmm) if lmm else ([], ())
     return {
         "id": sample.id,
         "origin": sample.origin,
@@ -91,10 +91,21 @@ def _shown(sample: Sample, lmm: LMM | None) -> dict[str, Any]:
         "more": max(0, len(sample.images) - MOST_PICTURES),
         "prompt": _cut(lmm.prompt(sample.instruction, pictures=len(sample.images)) if lmm else sample.instruction),
         "answers": [(_cut(answer), count) for answer, count in Counter(sample.answers).items()],
-        "tokens": masked(sample, lmm) if lmm and short else [],
-        "sizes": lmm.lengths(sample.instruction, sample.answers[0]) if lmm else (),
+        "tokens": tokens,
+        "sizes": sizes,
         "characters": (len(sample.instruction), len(sample.answers[0])),
     }
+
+
+def _tokens(sample: Sample, lmm: LMM) -> tuple[list[Token], Sequence[Length]]:
+    """The tokens of a sample that is not too long to be shown, and how many each part reads; none of what can't be."""
+    short = len(sample.instruction) + len(sample.answers[0]) <= LONGEST_MASKED
+    try:
+        images = [size_of(path, origin=sample.origin) for path in sample.images]
+        sizes = lmm.lengths(sample.instruction, sample.answers[0], images)
+        return masked(sample, lmm) if short else [], sizes
+    except DataError:  # it stands among the findings
+        return [], ()
 
 
 def masked(sample: Sample, lmm: LMM) -> list[Token]:

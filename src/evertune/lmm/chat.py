@@ -34,7 +34,7 @@ from evertune.lmm.decoder import (
 from evertune.lmm.hub import refuse_unsafe
 from evertune.lmm.modes import evaluating
 from evertune.lmm.processors import PROBE, ChatProcessor, encoder_arguments, load_processor, stacked_facts
-from evertune.lmm.protocol import TYPICAL, Batch, Generation, Length, Output, Size
+from evertune.lmm.protocol import TYPICAL, Batch, Generation, Length, Output, Size, Turn
 from evertune.lmm.scopes import Scope, open_up, scope_of
 from evertune.lmm.vision_inputs import CachedTower, Pixels
 from evertune.lmm.weights import fingerprint_of
@@ -158,13 +158,14 @@ class ChatLMM(nn.Module):
         *,
         max_new_tokens: int,
         pictures: Sequence[int] | None = None,
+        context: Sequence[Turn] = (),
     ) -> list[Generation]:
         """Greedy answers."""
         with evaluating(self):
             sizes = iter(sizes_in(features))
             counts = pictures or [1] * len(instructions)
             prompts = [
-                self.prompts.ids(text, None, list(islice(sizes, count)))[0]
+                self.prompts.ids(text, None, list(islice(sizes, count)), context)[0]
                 for text, count in zip(instructions, counts, strict=True)
             ]
             end = self.prompts.end
@@ -184,10 +185,12 @@ class ChatLMM(nn.Module):
         """Tokens of `answer` with its end token."""
         return len(self.prompts.answer_ids(answer))
 
-    def lengths(self, instruction: str, answer: str, images: Sequence[Size] = (TYPICAL,)) -> tuple[Length, ...]:
+    def lengths(
+        self, instruction: str, answer: str, images: Sequence[Size] = (TYPICAL,), context: Sequence[Turn] = ()
+    ) -> tuple[Length, ...]:
         """The LM's sequence: visual tokens, prompt, answer and end token."""
         limit: int = self.model.config.get_text_config().max_position_embeddings
-        return (Length("language model", self.prompts.count(instruction, answer, images), limit),)
+        return (Length("language model", self.prompts.count(instruction, answer, images, context), limit),)
 
     def tokenizers(self) -> Mapping[str, Any]:
         """The LM's."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from evertune.lmm import llama
 from evertune.lmm.protocol import Batch, Generation, Output
+from evertune.scoring.thoughts import without_thoughts
 
 IGNORE = -100
 
@@ -175,4 +176,4 @@ def _generation(tokenizer: Any, tokens: list[int], end: int) -> Generation:
     finished = end in tokens
     ids = tokens[: tokens.index(end) + 1] if finished else tokens
     text = str(tokenizer.decode(ids[:-1] if finished else ids, skip_special_tokens=True)).strip()
-    return Generation(text, ids, finished=finished)
+    return Generation(without_thoughts(text), ids, finished=finished)

@@ -33,7 +33,7 @@ from evertune.lmm.decoder import (
 )
 from evertune.lmm.hub import refuse_unsafe
 from evertune.lmm.modes import evaluating
-from evertune.lmm.protocol import IMAGE, TYPICAL, Batch, Generation, Length, Output, Size
+from evertune.lmm.protocol import IMAGE, TYPICAL, Batch, Generation, Length, Output, Size, Turn, refuse_context
 from evertune.lmm.weights import fingerprint_of
 from evertune.tasks.task import Sample
 
@@ -150,8 +150,10 @@ class InstructBlip(nn.Module):
         *,
         max_new_tokens: int,
         pictures: Sequence[int] | None = None,
+        context: Sequence[Turn] = (),
     ) -> list[Generation]:
         """Greedy answers."""
+        refuse_context(self.name, context)
         with evaluating(self):
             counts = pictures or [1] * len(instructions)
             read = {name: part.to(self.device) for name, part in self._qformer_text(instructions).items()}
@@ -164,8 +166,11 @@ class InstructBlip(nn.Module):
         """Tokens of `answer` with its end token."""
         return len(self._answer_ids(answer))
 
-    def lengths(self, instruction: str, answer: str, images: Sequence[Size] = (TYPICAL,)) -> tuple[Length, ...]:
+    def lengths(
+        self, instruction: str, answer: str, images: Sequence[Size] = (TYPICAL,), context: Sequence[Turn] = ()
+    ) -> tuple[Length, ...]:
         """The instruction in the Q-Former, if that reads it; soft tokens, instruction, answer and its end in the LM."""
+        refuse_context(self.name, context)
         config, found = self.blip.config, []
         if tokenizer := getattr(self.processor, "qformer_tokenizer", None):
             asked = len(self._ids(tokenizer, "q", instruction, special=True))

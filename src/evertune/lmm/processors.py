@@ -20,7 +20,7 @@ from torch import Tensor
 from evertune.errors import DataError, UserError
 from evertune.lmm.compat import processor_of
 from evertune.lmm.connectors import Kind
-from evertune.lmm.protocol import Size
+from evertune.lmm.protocol import Size, Turn, refuse_context
 from evertune.tasks.pictures import MOST_PIXELS, short, unprepared
 
 _TEXT = {"input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids", "text_replacement_offsets"}
@@ -84,17 +84,24 @@ class ChatProcessor:
             self._check_template()
         self.end = self._end_token(ends)
 
-    def prompt(self, instruction: str, *, pictures: int = 1) -> str:
+    def prompt(self, instruction: str, *, pictures: int = 1, context: Sequence[Turn] = ()) -> str:
         """The rendered prompt, up to where an answer begins, with one picture token per picture.
 
         What the template puts between its generation prompt and an answer (`</think>` of a model that thinks) is part
         of the prompt: it is neither trained nor predicted.
+
+        Raises:
+            UserError: the template does not take the turns of `context`, or leaves one out.
         """
         if self._kind.plain is not None:
+            refuse_context("the model", context)
             ahead, behind = self._kind.plain.split("{image}")
             bos = self.tokenizer.bos_token or ""
             return ahead + self.picture * pictures + behind.replace("{bos}", bos).replace("{instruction}", instruction)
-        asked = self._rendered([self._turn("user", instruction, pictures=pictures)], ask=True)
+        turns = [self._turn(turn.role, turn.text, pictures=turn.images) for turn in context]
+        asked = self._rendered([*turns, self._turn("user", instruction, pictures=pictures)], ask=True)
+        if left_out := next((turn.role for turn in context if turn.text not in asked), None):
+            raise UserError(f"the model's chat template leaves out this turn of the {left_out}: leave it out, too")
         return asked.removesuffix(self._instead) + self._lead
 
     def pixels(self, image: Image.Image) -> dict[str, Tensor]:
@@ -114,23 +121,26 @@ class ChatProcessor:
             self._layouts[size] = self._layout(self._processed(Image.new("RGB", (size[1], size[0]), "grey")))
         return self._layouts[size]
 
-    def ids(self, instruction: str, answer: str | None, sizes: Sequence[Size]) -> tuple[list[int], list[int]]:
+    def ids(
+        self, instruction: str, answer: str | None, sizes: Sequence[Size], context: Sequence[Turn] = ()
+    ) -> tuple[list[int], list[int]]:
         """Token ids of the prompt, and of the answer with its end token behind it (none without an answer)."""
-        key = (instruction, answer, *sizes)
+        key = (instruction, answer, tuple(context), *sizes)
         if key not in self._ids:
             if len(self._ids) > _REMEMBERED:
                 self._ids.clear()
-            self._ids[key] = self._tokenised(instruction, answer, [self.layout(size).text for size in sizes])
+            texts = [self.layout(size).text for size in sizes]
+            self._ids[key] = self._tokenised(instruction, answer, texts, context)
         return self._ids[key]
 
-    def count(self, instruction: str, answer: str, sizes: Sequence[Size]) -> int:
+    def count(self, instruction: str, answer: str, sizes: Sequence[Size], context: Sequence[Turn] = ()) -> int:
         """Tokens of prompt, answer and end token with pictures of these sizes, none of which is prepared.
 
         Raises:
             DataError: a picture of such a size can't be prepared.
         """
         visual = sum(self.tokens(size) - 1 for size in sizes)
-        prompt, answered = self._tokenised(instruction, answer, [self.picture] * len(sizes))
+        prompt, answered = self._tokenised(instruction, answer, [self.picture] * len(sizes), context)
         return visual + len(prompt) + len(answered)
 
     def tokens(self, size: Size) -> int:
@@ -170,9 +180,12 @@ class ChatProcessor:
         """Token ids of an answer alone, end token included."""
         return self.ids("", answer, [])[1]
 
-    def _tokenised(self, instruction: str, answer: str | None, texts: Sequence[str]) -> tuple[list[int], list[int]]:
+    def _tokenised(
+        self, instruction: str, answer: str | None, texts: Sequence[str], context: Sequence[Turn] = ()
+    ) -> tuple[list[int], list[int]]:
         """The answer's tokens are those it has behind the prompt, where that splits cleanly, as in a real dialogue."""
-        pieces = self.prompt(instruction, pictures=len(texts)).split(self.picture)
+        own = len(texts) - sum(turn.images for turn in context)
+        pieces = self.prompt(instruction, pictures=own, context=context).split(self.picture)
         if len(pieces) != len(texts) + 1:
             raise DataError(f"the instruction {short(instruction)} holds '{self.picture}', which stands for a picture")
         prompt = "".join(piece + text for piece, text in zip_longest(pieces, texts, fillvalue=""))

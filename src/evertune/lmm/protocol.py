@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from evertune.errors import UserError
 from evertune.tasks.task import Sample
 
 LossMean = Literal["sample", "token"]
@@ -108,6 +109,26 @@ class Generation(str):
         return made
 
 
+class Turn(NamedTuple):
+    """What was said before a question: `images` of the sample's belong to it, in the order of the turns."""
+
+    role: Literal["system", "user", "assistant"]
+    text: str
+    images: int = 0
+
+
+def refuse_context(name: str, context: Sequence[Turn]) -> None:
+    """Stop a dialogue where a model reads single questions.
+
+    Raises:
+        UserError: there is a turn.
+    """
+    if context:
+        raise UserError(
+            f"{Path(name).name} reads single questions: leave out the system prompt and what was said before"
+        )
+
+
 class Length(NamedTuple):
     """Tokens that a part of the model reads of a sample, and how many it can read."""
 
@@ -172,16 +193,23 @@ class LMM(Protocol):
         *,
         max_new_tokens: int,
         pictures: Sequence[int] | None = None,
+        context: Sequence[Turn] = (),
     ) -> list[Generation]:
         """Greedy answers to n instructions with (pictures, V, D) features; the same whatever else is in the batch.
 
-        `pictures` says how many of the features belong to each instruction, 0 included; by default one.
+        `pictures` says how many of the features belong to each instruction, 0 included; by default one. `context` is
+        what was said before every one of them; its images are the first of each.
+
+        Raises:
+            UserError: the model reads no dialogue, or not this one.
         """
 
     def answer_tokens(self, answer: str) -> int:
         """Number of tokens of `answer`, end token included."""
 
-    def lengths(self, instruction: str, answer: str, images: Sequence[Size] = (TYPICAL,)) -> tuple[Length, ...]:
+    def lengths(
+        self, instruction: str, answer: str, images: Sequence[Size] = (TYPICAL,), context: Sequence[Turn] = ()
+    ) -> tuple[Length, ...]:
         """What each part of the model reads of a sample with images of these sizes, answer and end token included.
 
         By sizes alone: no image is prepared. No part has more tokens of text than the text has bytes, but for those of
@@ -189,6 +217,7 @@ class LMM(Protocol):
 
         Raises:
             DataError: an image of such a size can't be prepared; the message begins with 'an image of'.
+            UserError: as `answer`.
         """
 
     def tokenizers(self) -> Mapping[str, Any]:

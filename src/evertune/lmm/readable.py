@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evertune.errors import DataError
-from evertune.lmm.protocol import IMAGE, LMM, TYPICAL, Size
+from evertune.lmm.protocol import IMAGE, LMM, TYPICAL, Size, Turn
 from evertune.tasks.pictures import short, size_of
 from evertune.tasks.problems import Problems
 from evertune.tasks.samples import Samples
@@ -44,23 +44,25 @@ def unreadable(samples: Sequence[Sample], lmm: LMM) -> Iterator[tuple[int, DataE
             yield at, DataError(f"{sample.origin}: {problem}", kind=problem.kind)
 
 
-def refuse_unreadable(sample: Sample, lmm: LMM, sizes: Sequence[Size]) -> None:
+def refuse_unreadable(sample: Sample, lmm: LMM, sizes: Sequence[Size], context: Sequence[Turn] = ()) -> None:
     """Stop a sample or a question (it has no answers) that `lmm` can't read.
 
     Args:
         sample: its images are not opened.
         lmm: the model.
         sizes: (height, width) of its images.
+        context: what was said before; the first images are its.
 
     Raises:
-        DataError: what can't be read and why; no file or line is named.
+        DataError: what can't be read and why; no file or line is named. UserError: the model can't read `context`.
     """
     name = short(Path(lmm.name).name)
-    for what, text in (("question", sample.instruction), ("answer", "".join(sample.answers[:1]))):
+    said_before = (("turn", turn.text) for turn in context)
+    for what, text in (*said_before, ("question", sample.instruction), ("answer", "".join(sample.answers[:1]))):
         if found := _pattern(_control_tokens(lmm, answer=what == "answer")).search(text):
             said = f"the {what} holds {short(found[0])}, which {name} reads as a control token and not as text"
             raise DataError(f"{said}: take it out", kind=CONTROL)
-    parts = lmm.lengths(sample.instruction, "".join(sample.answers[:1]), sizes)
+    parts = lmm.lengths(sample.instruction, "".join(sample.answers[:1]), sizes, context)
     beyond = [f"{n:,} tokens for the {part} of {name}, which reads {limit:,}" for part, n, limit in parts if n > limit]
     if beyond:
         raise DataError(f"{', '.join(beyond)}: shorten it, or take a model that reads more", kind=TOO_LONG)

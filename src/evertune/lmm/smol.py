@@ -31,7 +31,7 @@ from evertune.lmm.decoder import (
 )
 from evertune.lmm.hub import refuse_unsafe
 from evertune.lmm.modes import evaluating
-from evertune.lmm.protocol import IMAGE, TYPICAL, Batch, Generation, Length, Output, Size
+from evertune.lmm.protocol import IMAGE, TYPICAL, Batch, Generation, Length, Output, Size, Turn, refuse_context
 from evertune.tasks.pictures import unprepared
 from evertune.tasks.task import Sample
 from evertune.tensors import read_header
@@ -135,8 +135,10 @@ class Smol(nn.Module):
         *,
         max_new_tokens: int,
         pictures: Sequence[int] | None = None,
+        context: Sequence[Turn] = (),
     ) -> list[Generation]:
         """Greedy answers."""
+        refuse_context(self.name, context)
         with evaluating(self):
             visual = self._visual(features.to(self.device))
             texts = [self._text_after_image(text) for text in instructions]
@@ -148,8 +150,11 @@ class Smol(nn.Module):
         """Tokens of `answer` with its end token."""
         return len(self._answer_ids(answer))
 
-    def lengths(self, instruction: str, answer: str, images: Sequence[Size] = (TYPICAL,)) -> tuple[Length, ...]:
+    def lengths(
+        self, instruction: str, answer: str, images: Sequence[Size] = (TYPICAL,), context: Sequence[Turn] = ()
+    ) -> tuple[Length, ...]:
         """The LM's sequence: visual tokens, prompt, answer and end token."""
+        refuse_context(self.name, context)
         for size in images:
             _refuse_thin(size, int(self.config["image_side"]))
         text = len(self._text_after_image(instruction)) + len(self._answer_ids(answer))

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from evertune.errors import UserError, unknown
 from evertune.scoring import anls, answers, boxes, captions, java, vqa
 from evertune.scoring.cider import cider, cider_of_tokens
+from evertune.scoring.thoughts import without_thoughts
 
 Score = Callable[[Sequence[str], Sequence[Sequence[str]]], list[float]]
 """Predictions and the references of each -> a score for each; 1 is 100 points."""
@@ -179,7 +180,7 @@ def rule_of(name: str) -> Rule:
 
 
 def score_cell(rule: Rule, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> CellScore:
-    """Score all answers of a cell by `rule`.
+    """Score all answers of a cell by `rule`, without what stands before `</think>` in predictions and gold answers.
 
     Args:
         rule: the rule.
@@ -196,6 +197,8 @@ def score_cell(rule: Rule, predictions: Sequence[str], references: Sequence[Sequ
             raise UserError(
                 f"sample {number} of {len(references)} has no gold answer: there is nothing to compare with"
             )
+    predictions = [without_thoughts(text) for text in predictions]
+    references = [[without_thoughts(gold) or gold for gold in golds] for golds in references]
     strict = rule.strict(predictions, references)
     total = rule.whole(predictions, references) if rule.whole else sum(strict) / len(strict)
     if rule.tolerant is rule.strict:

@@ -12,7 +12,7 @@ from PIL import Image
 from evertune.errors import RunFolderError
 from evertune.evaluate import Answer, answer_samples
 from evertune.learner import Learner
-from evertune.lmm.protocol import Generation
+from evertune.lmm.protocol import Generation, Size, Turn
 from evertune.lmm.readable import refuse_unreadable
 from evertune.serve.following import Follower, Served
 from evertune.tasks import Sample
@@ -28,6 +28,7 @@ class Question:
     Attributes:
         task: whose question it is; reaches only a method that must be told.
         stops: texts before which the answer ends.
+        context: what was said before; its pictures are the first.
     """
 
     pictures: Sequence[tuple[Image.Image, str]] = field(repr=False)
@@ -35,6 +36,17 @@ class Question:
     tokens: int
     task: str | None = None
     stops: tuple[str, ...] = ()
+    context: tuple[Turn, ...] = ()
+
+    @property
+    def kind(self) -> tuple[int, str | None, tuple[Turn, ...]]:
+        """Questions of a kind go through the model together."""
+        return self.tokens, self.task, self.context
+
+    @property
+    def sizes(self) -> list[Size]:
+        """Of the pictures."""
+        return [(image.height, image.width) for image, _ in self.pictures]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +111,12 @@ class Answering:
 
         Raises:
             DataError: it takes another number of pictures, can't prepare one, or can't read the words.
+            UserError: it reads no dialogue, or not this one.
         """
         lmm = self._learner.lmm
         if len(question.pictures) not in lmm.pictures:
-            raise number_problem("the last message", len(question.pictures), lmm.pictures, model=lmm.name)
-        sizes = [(image.height, image.width) for image, _ in question.pictures]
-        refuse_unreadable(Sample("question", (), question.words, ()), lmm, sizes)
+            raise number_problem("the messages", len(question.pictures), lmm.pictures, model=lmm.name)
+        refuse_unreadable(Sample("question", (), question.words, ()), lmm, question.sizes, question.context)
 
     def __call__(self, questions: Sequence[Question]) -> list[Reply]:
         """One reply per question, in order.
@@ -123,15 +135,14 @@ class Answering:
     def _answered(self, questions: Sequence[Question]) -> list[Reply]:
         found: dict[int, Reply] = {}
         with self._learner.features.held({sha: image for q in questions for image, sha in q.pictures}):
-            for longest, task in dict.fromkeys((question.tokens, question.task) for question in questions):
-                places = [
-                    p for p, question in enumerate(questions) if (question.tokens, question.task) == (longest, task)
-                ]
-                found.update(zip(places, self._replies([questions[p] for p in places], longest, task), strict=True))
+            for kind in dict.fromkeys(question.kind for question in questions):
+                places = [place for place, question in enumerate(questions) if question.kind == kind]
+                found.update(zip(places, self._replies([questions[place] for place in places]), strict=True))
         return [found[place] for place in range(len(questions))]
 
-    def _replies(self, questions: Sequence[Question], longest: int, task: str | None) -> list[Reply]:
-        lmm = self._learner.lmm
+    def _replies(self, questions: Sequence[Question]) -> list[Reply]:
+        """Of questions of one kind."""
+        longest, task, context = questions[0].kind
         samples = [
             Sample(
                 str(number),
@@ -143,22 +154,23 @@ class Answering:
             for number, question in enumerate(questions)
         ]
         answers = answer_samples(
-            lmm,
+            self._learner.lmm,
             self._learner.methods,
             samples,
             self._learner.features,
             batch_size=self._batch_size,
             max_new_tokens=longest,
             task=task,
+            context=context,
             reuse=False,
         )
-        return [self._reply(answer, q.stops) for answer, q in zip(answers, questions, strict=True)]
+        return [self._reply(answer, question) for answer, question in zip(answers, questions, strict=True)]
 
-    def _reply(self, answer: Answer, stops: Sequence[str]) -> Reply:
-        said, sample = answer.text, answer.sample
+    def _reply(self, answer: Answer, question: Question) -> Reply:
+        said = answer.text
         assert isinstance(said, Generation), "nothing comes from a cache of texts"
-        text, tokens, finished = self._stopped(said, stops)
-        asked, ranking = self._asked_tokens(sample), self._ranking(sample)
+        text, tokens, finished = self._stopped(said, question.stops)
+        asked, ranking = self._asked_tokens(question), self._ranking(answer.sample)
         return Reply(text, answer.expert, tokens, asked, finished=finished, ranking=ranking, served=self.served)
 
     def _stopped(self, said: Generation, stops: Sequence[str]) -> tuple[str, int, bool]:
@@ -173,8 +185,8 @@ class Answering:
     def _ranking(self, sample: Sample) -> list[tuple[str, float]]:
         return self._learner.ranking(sample) if self._ranked else []
 
-    def _asked_tokens(self, sample: Sample) -> int:
-        """What the LM reads of a question with one picture; 0 for a family without a limit, which does not say it."""
+    def _asked_tokens(self, question: Question) -> int:
+        """What the LM reads of a question; 0 for a family without a limit, which does not say it."""
         lmm = self._learner.lmm
-        parts = lmm.lengths(sample.instruction, "")
+        parts = lmm.lengths(question.words, "", question.sizes, question.context)
         return parts[-1].tokens - lmm.answer_tokens("") if parts else 0

@@ -193,7 +193,8 @@ async def _body(request: Request, most: int) -> bytes:
 
 def _question(asked: ChatRequest, answering: Answering, limits: Limits) -> Question:
     try:
-        question = Question(*question_of(asked), asked.longest(limits.tokens), stops=asked.stops)
+        pictures, words, context = question_of(asked)
+        question = Question(pictures, words, asked.longest(limits.tokens), stops=asked.stops, context=context)
         answering.refuse(question)
     except UserError as problem:
         raise RefusedError(400, str(problem), code="invalid") from problem

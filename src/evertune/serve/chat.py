@@ -15,6 +15,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from evertune.errors import DataError
+from evertune.lmm.protocol import Turn
 from evertune.serve.errors import RefusedError
 from evertune.tasks.pictures import picture_of_bytes
 
@@ -194,18 +195,34 @@ def _strangers(request: ChatRequest) -> Iterator[str]:
                 yield from of(part.image_url, f"{where}.content.{place}.image_url")
 
 
-def question_of(request: ChatRequest) -> tuple[list[tuple[Image.Image, str]], str]:
-    """(image, its SHA-256) of the last message, and its words.
+def question_of(request: ChatRequest) -> tuple[list[tuple[Image.Image, str]], str, tuple[Turn, ...]]:
+    """(image, its SHA-256) of all messages in order, the words of the last one, and what was said before it.
 
     Raises:
-        DataError: the last message is not the user's, has no words, or an image is a link or broken.
+        DataError: the last message is not the user's, one has no words, or an image is a link or broken.
     """
-    last = request.messages[-1]
+    *before, last = request.messages
     if last.role != "user":
         raise DataError("the last message must be the user's: it is the question")
+    context = tuple(_turn(message, number) for number, message in enumerate(before, start=1) if not _is_empty(message))
     if not last.text:
         raise DataError("the last message has no words: ask something")
-    return [_picture(url, number) for number, url in enumerate(last.urls, start=1)], last.text
+    urls = [url for message in request.messages for url in message.urls]
+    return [_picture(url, number) for number, url in enumerate(urls, start=1)], last.text, context
+
+
+def _is_empty(message: Message) -> bool:
+    """A system prompt without words, as some clients send it, says nothing."""
+    return message.role in ("system", "developer") and not message.text and not message.urls
+
+
+def _turn(message: Message, number: int) -> Turn:
+    if not message.text:
+        raise DataError(f"message {number} has no words: leave it out")
+    role: Literal["system", "user", "assistant"] = "system" if message.role == "developer" else message.role
+    if message.urls and role != "user":
+        raise DataError(f"message {number}: only the user's messages have images")
+    return Turn(role, message.text, len(message.urls))
 
 
 def _picture(url: str, number: int) -> tuple[Image.Image, str]:

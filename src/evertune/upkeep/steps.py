@@ -269,11 +269,11 @@ def _verdict(
 ) -> Verdict:
     """What stage `stage` changed against the one before it; `before` are the cells up to that."""
 
-    def change(task: Task) -> Change:
-        best = best_cell(before, task.name, range(stage))["score"]
+    def change(task: Task, since: int) -> Change:
+        best = best_cell(before, task.name, range(since, stage))["score"]
         return change_of(task, service.answers(stage - 1, task.name), service.answers(stage, task.name), best=best)
 
-    return Verdict(change(new), tuple(change(task) for task in others))
+    return Verdict(change(new, 0), tuple(change(task, _learned_at(service, task)) for task in others))
 
 
 @_alone_in
@@ -338,8 +338,11 @@ def _outdated(folder: Path) -> None:
 
 
 def _learned_at(service: Service, task: Task) -> int:
-    """The stage at which a task was learned; 0 for one that the model knew before."""
-    return next((stage.number for stage in service.learner.stages if stage.task == task.name), 0)
+    """The stage at which a task was learned; 0 for one that the model knew before, 1 for all new ones of `joint`."""
+    own = next((stage.number for stage in service.learner.stages if stage.task == task.name), None)
+    if own is not None:
+        return own
+    return 0 if task.name in read_json(service.folder / "matrix.json")["known"] else 1
 
 
 def would_forget(folder: Path, to: int) -> list[str]:
