@@ -6,6 +6,8 @@ import json
 
 import pytest
 import torch
+import yaml
+from reading_rows import colour, write_lines
 
 from evertune.analysis import run as run_module
 from evertune.analysis import worker
@@ -13,7 +15,7 @@ from evertune.analysis.run import run_pairs
 from evertune.analysis.study import begin_study, study_of
 from evertune.analysis.worker import Dynamics, learn_pairs, learner_of, looked_at
 from evertune.api import configure
-from evertune.errors import RunFolderError, UserError
+from evertune.errors import DataError, RunFolderError, UserError
 from evertune.learner import Learner
 from evertune.lmm import load_lmm
 from evertune.lmm.weights import copy_of, fingerprint_of, restore
@@ -32,8 +34,9 @@ def study(stream, out, *, points=0, seeds=(0,), settings=(), **given):
 
 def learn(made, *, first="task-0"):
     """What the process of one first task does, here."""
+    learner, made = learner_of(made, first, seed=0, dtype="float32")
     task = next(task for task in made.tasks if task.name == first)
-    learn_pairs(made, learner_of(made, first, seed=0, dtype="float32"), task, seed=0)
+    learn_pairs(made, learner, task, seed=0)
 
 
 def files(made):
@@ -41,6 +44,25 @@ def files(made):
     found = {p.name: p.read_bytes() for p in place.glob("*.json") if p.name != "stamp.json"}
     found |= {str(p.relative_to(place)): p.read_bytes() for p in place.glob("answers/**/*.jsonl")}
     return found | {str(p.relative_to(place)): p.read_bytes() for p in place.glob("stages/**/*.safetensors")}
+
+
+def test_rows_that_the_model_can_not_read_are_refused_or_left_out(tmp_path):
+    """A control token in an answer of a task that is the second of a pair."""
+    entries = []
+    for number, name in enumerate(("task-0", "task-1")):
+        for side, count in (("train", 4), ("test", 2)):
+            names = [colour(tmp_path, f"{name}-{side}-{n}.png", (40 * n, 99 * number, len(side))) for n in range(count)]
+            rows = [{"image": image, "instruction": "which?", "answer": "ab"[number]} for image in names]
+            if (name, side) == ("task-1", "train"):
+                rows[2]["answer"] = "b<|im_end|>"
+            write_lines(tmp_path / f"{name}-{side}.jsonl", *rows)
+        entries.append({"name": name, "train": f"{name}-train.jsonl", "test": f"{name}-test.jsonl"})
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump({"name": "s", "tasks": entries}))
+    with pytest.raises(DataError, match="task-1-train.jsonl:3: the answer holds '<|im_end|>'"):
+        learn(study(tmp_path / "s.yaml", tmp_path / "refused"))
+    made = study(tmp_path / "s.yaml", tmp_path / "kept", skip_bad=True)
+    _, read = learner_of(made, "task-0", seed=0, dtype="float32")
+    assert [len(task.train) for task in read.tasks] == [4, 3]
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ from evertune.lmm.features import FeatureStore
 from evertune.lmm.readable import readable, refuse_unreadable, unreadable
 from evertune.tasks import load_stream
 from evertune.tasks.task import Sample
+from evertune.upkeep.doctor import repair
 
 CPU = {"dtype": "float32", "device": torch.device("cpu")}
 
@@ -98,6 +99,11 @@ def test_skip_bad_leaves_out_what_the_model_can_not_read(written, tmp_path):
     assert skipped["rows"] == 3 and sorted(skipped["kinds"].values()) == [1, 2]
     assert json.loads((tmp_path / "run" / "stages" / "01-a" / "done.json").read_text())["samples"] == 10
     assert run(stream, **how).matrices[0]["R"] == matrix["R"]
+    asked = tmp_path / "run" / "answers" / "01" / "a.jsonl"
+    before = asked.read_text()
+    asked.unlink()
+    repair(tmp_path / "run")  # asks the same questions again
+    assert asked.read_text() == before and len(before.splitlines()) == 3
 
 
 def test_a_task_that_loses_all_its_rows_is_refused(written, lmm):

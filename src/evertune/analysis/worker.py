@@ -24,19 +24,22 @@ from evertune.stamp import stamp
 from evertune.tasks import Task
 
 
-def learner_of(study: Study, first: str, *, seed: int, dtype: str) -> Learner:
-    """The learner in the folder of `first`, at its last saved stage.
+def learner_of(study: Study, first: str, *, seed: int, dtype: str) -> tuple[Learner, Study]:
+    """The learner in the folder of `first`, at its last saved stage, and the study as far as its model can read it.
 
     Raises:
+        DataError: the model can't read a sample, and the study does not leave out such.
         RunFolderError: the folder was begun with another model or number format.
     """
     from evertune.lmm import load_lmm
+    from evertune.lmm.readable import readable
 
     config = study.config
     lmm = load_lmm(config.model, seed=seed, dtype=dtype, options=config.model_options)
+    study = replace(study, stream=readable(study.stream, lmm, skip_bad=config.skip_bad))
     place = study.place(first, seed=seed)
     stamp(place, lmm, study.stream)
-    return Learner(
+    learner = Learner(
         lmm,
         make_methods(config.method, config.options),
         folder=place,
@@ -47,6 +50,7 @@ def learner_of(study: Study, first: str, *, seed: int, dtype: str) -> Learner:
         max_new_tokens=config.evaluation.max_new_tokens,
         reuse=config.reuse and not config.deterministic,
     )
+    return learner, study
 
 
 def learn_pairs(study: Study, learner: Learner, first: Task, *, seed: int) -> None:
@@ -138,8 +142,9 @@ def main(folder: str, first: str, seed: str, dtype: str) -> int:
     try:
         study = asked_study(Path(folder), seed=int(seed))
         settle(deterministic=study.config.deterministic)
+        learner, study = learner_of(study, first, seed=int(seed), dtype=dtype)
         task = next(task for task in study.tasks if task.name == first)
-        learn_pairs(study, learner_of(study, first, seed=int(seed), dtype=dtype), task, seed=int(seed))
+        learn_pairs(study, learner, task, seed=int(seed))
     except UserError as problem:
         print(f"evertune: {problem}", file=sys.stderr)
         return 2

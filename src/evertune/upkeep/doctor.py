@@ -22,6 +22,7 @@ from evertune.identity import still_holds
 from evertune.learner import Learner
 from evertune.ledger import cells_of, finished_cells, ledger_row, read_ledger
 from evertune.lmm.adapters import bare
+from evertune.lmm.readable import readable
 from evertune.locks import alone
 from evertune.names import below, is_name
 from evertune.processes import refuse_several
@@ -202,6 +203,8 @@ def repair(
         cells = _lost_cells(folder) | {finding.cell for finding in found if finding.cell}
         _remove(folder, found)
         stream = None if config.stream == OWN or not found else data_of(config, progress=progress)
+        if stream is not None and config.skip_bad:
+            stream = readable(stream, bare(open_run(folder, upto=0, progress=progress).lmm), skip_bad=True)
         if not (folder / "stamp.json").exists():
             lmm = bare(open_run(folder, upto=0, progress=progress).lmm)
             stamp(folder, lmm, stream or Stream(OWN, tasks=()))
