@@ -38,6 +38,25 @@ def lmm():
     return load_lmm("random", seed=1, dtype="float32", device=torch.device("cpu"))
 
 
+def dropping(lmm):
+    """The model with dropout in its low-rank matrices: what is random in training shows."""
+    for module in lmm.module().modules():
+        if isinstance(getattr(module, "lora_dropout", None), torch.nn.ModuleDict):
+            module.lora_dropout["default"] = torch.nn.Dropout(0.5)
+    return lmm
+
+
+@pytest.fixture
+def new_lmm():
+    """Makes the model `random`, with dropout where wanted."""
+
+    def made(*, dropout=False, seed=1):
+        lmm = load_lmm("random", seed=seed, dtype="float32", device=torch.device("cpu"))
+        return dropping(lmm) if dropout else lmm
+
+    return made
+
+
 @pytest.fixture(scope="session")
 def tasks(tmp_path_factory):
     return toy_tasks(Path(tmp_path_factory.mktemp("toy")))

@@ -201,7 +201,7 @@ def independent(lmm, store, samples, of, size):
     return {name: value / len(samples) for name, value in total.items()}
 
 
-MIXES = [(2, 0), (0, 2, 1, 1), (0, 0, 3), (1, 2, 0), (2, 2), (1, 1, 1), (0, 0), (0, 3, 1, 0, 1, 2) * 3]
+MIXES = [(1,) * 20, (2, 0), (0, 2, 1, 1), (0, 0, 3), (1, 2, 0), (2, 2), (1, 1, 1), (0, 0), (0, 3, 1, 0, 1, 2) * 3]
 
 
 @pytest.mark.parametrize("images", MIXES, ids=str)
