@@ -12,7 +12,8 @@ import torch
 from evertune.errors import RunFolderError
 from evertune.evaluate import AnswerCache, answer_samples, read_answers, score_answers, write_answers
 from evertune.files import write_jsonl
-from evertune.methods import make_methods
+from evertune.lmm.weights import copy_of
+from evertune.methods import Sequential, make_methods
 from evertune.scoring.cider import cider
 
 
@@ -93,3 +94,99 @@ def test_a_damaged_cache_is_made_again(lmm, tasks):
     cache.save()
     cache._path.write_text(json.dumps(["broken"])[:-3])
     assert tasks[0].test[0] not in AnswerCache(lmm, max_new_tokens=9, reuse=True)
+
+
+@pytest.fixture
+def echoing(lmm, monkeypatch, tmp_path):
+    """A model that says what it was asked, and a list of what it was asked."""
+    monkeypatch.setenv("EVERTUNE_CACHE", str(tmp_path))
+    asked = []
+
+    def answer(self, features_, instructions, *, max_new_tokens, pictures=None):
+        counts = pictures or [1] * len(instructions)
+        places = [sum(counts[:n]) for n in range(len(counts))]
+        said = [
+            f"{instruction} {float(features_[at : at + count].double().sum()):.6f} {count} {max_new_tokens}"
+            for instruction, at, count in zip(instructions, places, counts, strict=True)
+        ]
+        asked.extend(said)
+        return said
+
+    monkeypatch.setattr(type(lmm), "answer", answer)
+    return asked
+
+
+def said_to(lmm, features, samples, *, max_new_tokens=4, **more):
+    features.ensure(samples)
+    methods = make_methods("sequential")
+    more = {"batch_size": 3, "max_new_tokens": max_new_tokens, **more}
+    return [answer.text for answer in answer_samples(lmm, methods, samples, features, **more)]
+
+
+def test_an_answer_is_kept_for_its_question_its_images_and_its_length(lmm, tasks, features, echoing):
+    one, two = tasks[0].test[:2]
+    asked = [
+        one,
+        replace(one, instruction="another question?"),
+        replace(one, images=two.images),
+        replace(one, images=one.images + two.images),
+        replace(one, images=two.images + one.images),
+        replace(one, images=()),
+        replace(one, id="again"),
+    ]
+    first = said_to(lmm, features, asked)
+    assert [text.split()[-2:] for text in first] == [[str(n), "4"] for n in (1, 1, 1, 2, 2, 0, 1)]
+    assert first[1].startswith("another question?") and first[0] != first[2]
+    for sample, text in zip(asked, first, strict=True):  # each alone, from the cache: its own answer
+        assert said_to(lmm, features, [sample]) == [text]
+    known = len(echoing)
+    assert known == 7, "each was asked once; the same question under another id beside its twin"
+    assert said_to(lmm, features, [replace(asked[1], id="new", answers=("x",))]) == [first[1]] and len(echoing) == known
+    assert said_to(lmm, features, asked[:1], max_new_tokens=5)[0].endswith(" 5") and len(echoing) == known + 1
+
+
+@pytest.mark.parametrize("changed", ["fingerprint", "dtype", "weights"])
+def test_an_answer_is_kept_for_its_model(lmm, tasks, features, echoing, monkeypatch, changed):
+    said_to(lmm, features, tasks[0].test)
+    known = len(echoing)
+    if changed == "weights":
+        with torch.no_grad():
+            list(lmm.trainable().values())[-1].view(-1)[-1] += 1e-3
+    else:
+        value = {"fingerprint": "another", "dtype": torch.bfloat16}[changed]
+        monkeypatch.setattr(type(lmm), changed, property(lambda self: value))
+    said_to(lmm, features, tasks[0].test)
+    assert len(echoing) == known + 4
+
+
+class Experts(Sequential):
+    """One expert per colour word of the question's id; each adds its number to the weights it starts from."""
+
+    def route(self, samples):
+        return [sample.id[-1] for sample in samples]
+
+    def activate(self, expert):
+        for name, parameter in self.context.parameters.items():
+            parameter.data.copy_(self.context.start[name] + int(expert))
+
+
+def test_answering_leaves_the_weights_as_they_were(lmm, tasks, context, features):
+    """Not those of the last expert that answered, also when an answer fails."""
+    method = Experts()
+    method.setup(context)
+    with torch.no_grad():
+        for parameter in lmm.trainable().values():
+            parameter.add_(0.5)  # of no expert
+    before = copy_of(lmm.trainable())
+    samples = [replace(s, id=str(n)) for n, s in enumerate(tasks[0].test)]
+    asked = {"batch_size": 2, "max_new_tokens": 2, "reuse": False}
+    answers = answer_samples(lmm, [method], samples, features, **asked)
+    assert {answer.expert for answer in answers} == {"0", "1", "2", "3"}
+    assert all(torch.equal(p, before[name]) for name, p in lmm.trainable().items())
+
+    def broken(done, of):
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        answer_samples(lmm, [method], samples, features, on_answered=broken, **asked)
+    assert all(torch.equal(p, before[name]) for name, p in lmm.trainable().items())

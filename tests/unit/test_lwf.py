@@ -11,7 +11,7 @@ from scipy.special import log_softmax
 
 from evertune.lmm.protocol import Output
 from evertune.lmm.weights import copy_of, restore
-from evertune.methods import LwF
+from evertune.methods import Context, LwF
 from evertune.methods.lwf import distillation
 
 
@@ -127,3 +127,21 @@ def test_the_first_task_has_no_term(lmm, tasks, features, context):
     assert method.loss_terms(batch, lmm.module()(batch)) == {} and not method.adds_to_loss()
     method.after_task(tasks[0])
     assert method.adds_to_loss()
+
+
+def test_the_teacher_has_no_dropout(new_lmm, tasks, features):
+    """In training it says what the model before the task says when it answers, and the same each time."""
+    lmm = new_lmm(dropout=True)
+    with torch.no_grad():
+        for parameter in lmm.trainable().values():
+            parameter.add_(0.05)
+    method = LwF()
+    method.setup(Context(lmm=lmm, features=features, seed=0, start={}))
+    method.before_task(tasks[1])
+    batch = lmm.collate(tasks[1].train[:3], features.get(tasks[1].train[:3]))
+    module = lmm.module()
+    with torch.no_grad():
+        wanted = module.eval()(batch).logits
+        assert not module.train()(batch).logits.equal(wanted), "dropout shows"
+    torch.testing.assert_close(method.taught(batch), wanted)
+    assert module.training
