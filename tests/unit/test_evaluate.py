@@ -102,7 +102,7 @@ def echoing(lmm, monkeypatch, tmp_path):
     monkeypatch.setenv("EVERTUNE_CACHE", str(tmp_path))
     asked = []
 
-    def answer(self, features_, instructions, *, max_new_tokens, pictures=None):
+    def answer(self, features_, instructions, *, max_new_tokens, pictures=None, **more):
         counts = pictures or [1] * len(instructions)
         places = [sum(counts[:n]) for n in range(len(counts))]
         said = [
