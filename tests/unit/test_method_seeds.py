@@ -130,5 +130,22 @@ def test_every_new_adapter_of_olora_is_another(tasks, tmp_path):
     assert all(torch.equal(value, second[name]) for name, value in fresh(0, 1)[1].items())
 
 
+def test_a_task_that_is_learned_again_gets_another_adapter_of_olora(tasks, tmp_path):
+    """Not the start of its earlier one, in whose subspace it would begin; also after save and load."""
+
+    def learner_of(folder):
+        lmm = load_lmm("random", seed=1, dtype="float32", device=torch.device("cpu"))
+        return Learner(lmm, [OLora(rank=2)], folder=folder, training=Training(learning_rate=1e-4), reuse=False)
+
+    starts, learner = [], learner_of(tmp_path)
+    for task in (tasks[0], tasks[1], tasks[1], tasks[2], tasks[1]):
+        learner.methods[0].before_task(task)
+        starts.append(copy_of(learner.lmm.trainable()))
+        learner.learn(task)
+        learner = learner_of(tmp_path)
+    for a, b in combinations(starts, 2):
+        assert all(abs(cosine(a[name], b[name])) < 0.5 for name in a if name.endswith("down"))
+
+
 def cosine(a, b):
     return float(torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0))

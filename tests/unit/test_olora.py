@@ -139,6 +139,30 @@ def test_the_loss_keeps_subspaces_apart(tasks, tmp_path, overlap):
     assert ends[1.0] < 0.9 * ends[0.0], ends
 
 
+@pytest.mark.parametrize("overlap", ["absolute", "squared"])
+@pytest.mark.parametrize("strength", [0.25, 3.0])
+def test_the_gradient_has_the_strength_that_was_given(tasks, tmp_path, strength, overlap):
+    """Beside the loss's own gradient, on A alone; for both earlier tasks, by autograd on the sum over layers."""
+    learner = learner_of(tmp_path, OLora(rank=2, strength=strength, overlap=overlap))
+    (method,) = learner.methods
+    for task in tasks[:2]:
+        method.before_task(task)
+        method.after_task(task)
+    method.before_task(tasks[2])
+    parameters = learner.lmm.trainable()
+    adapters = learner.lmm.adapters.values()
+    total = strength * sum(overlap_of(a.down, a.kept_down, overlap=overlap) for a in adapters)
+    assert all(len(a.kept_down) == 4 for a in adapters)
+    wanted = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
+    for parameter in parameters.values():
+        parameter.grad = torch.ones_like(parameter)
+    method.after_backward(parameters)
+    for (name, parameter), gradient in zip(parameters.items(), wanted, strict=True):
+        added = parameter.grad - 1
+        assert added.any() == (gradient is not None) == name.endswith("down"), name
+        torch.testing.assert_close(added, torch.zeros_like(added) if gradient is None else gradient)
+
+
 class OncePerMicroBatch(OLora):
     """As in public code, where the loss of a micro-batch is divided and that of the subspaces is not."""
 

@@ -48,6 +48,17 @@ def test_a_single_pair_keeps_its_cosines():
     assert similarity_to(second, {a: first}, name=b)[a] == pytest.approx(wanted, abs=1e-6)
 
 
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_a_single_pair_that_points_away_is_not_similar(modality):
+    """One negative cosine, though the others are 1: 0, and no sign that two of them could lose."""
+    same = {m: torch.tensor([1.0, 0.0]) for m in MODALITIES}
+    away = {m: -value if m == modality else value for m, value in same.items()}
+    twice = {m: value if m == modality else -value for m, value in same.items()}
+    assert similarity_to(away, {"a": same}, name="b") == {"a": 0.0}
+    assert similarity_to(twice, {"a": same}, name="b") == {"a": 0.0}
+    assert similarity_to(same, {"a": same}, name="b")["a"] == pytest.approx(1.0)
+
+
 def test_the_nearest_task_is_the_most_similar():
     tasks = embeddings(5)
     near = {m: tasks["t2"][m] + 0.05 * tasks["t4"][m] for m in MODALITIES}

@@ -96,6 +96,7 @@ class OLora(LowRankMethod):
         """Start without earlier adapters."""
         super().setup(context)
         self._finished: list[dict[str, Tensor]] = []  # one adapter per learned task, the latest too
+        self._tasks: list[str] = []  # their names; one that was learned again stands there again
         self._keep(0)
 
     def before_task(self, task: Task) -> None:
@@ -105,10 +106,10 @@ class OLora(LowRankMethod):
             restore(self.context.parameters, self._fresh(task))
 
     def _fresh(self, task: Task) -> dict[str, Tensor]:
-        """A new adapter, decided by the run's seed and the task's name."""
-        fresh = {}
+        """A new adapter, decided by the run's seed, the task's name and how often it was learned before."""
+        fresh, again = {}, ["again"] * self._tasks.count(task.name)
         for path, adapter in self._adapters().items():
-            seed = int(digest("olora", str(self.context.seed), task.name, path)[:8], 16)
+            seed = int(digest("olora", str(self.context.seed), task.name, path, *again)[:8], 16)
             generator = torch.Generator().manual_seed(seed)
             fresh[f"{path}.{ADAPTER}.down"] = spread(len(adapter.down), adapter.down.shape[1], generator)
             fresh[f"{path}.{ADAPTER}.up"] = torch.zeros(adapter.up.shape)
@@ -129,8 +130,8 @@ class OLora(LowRankMethod):
 
     def after_task(self, task: Task) -> None:
         """The adapter is finished; it stays the one that may train until the next task begins."""
-        del task
         self._finished.append(copy_of(self.context.parameters))
+        self._tasks.append(task.name)
 
     def grows_by(self) -> int:
         """One adapter."""
@@ -139,14 +140,14 @@ class OLora(LowRankMethod):
     def state_dict(self) -> dict[str, Any]:
         """All adapters but the latest, which the stage's weights are."""
         return {
-            "tasks": len(self._finished),
+            "tasks": list(self._tasks),
             "kept": {str(number): adapter for number, adapter in enumerate(self._finished[:-1])},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take the adapters back; the latest is in the model already."""
         latest = [copy_of(self.context.parameters)] if state["tasks"] else []
-        self._finished = [*state["kept"].values(), *latest]
+        self._finished, self._tasks = [*state["kept"].values(), *latest], list(state["tasks"])
         self._keep(len(self._finished) - 1)
 
     def _keep(self, count: int) -> None:
