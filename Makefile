@@ -5,16 +5,19 @@ BIN := $(VENV)/bin
 # The release of PyTorch in constraints.txt: the one with which the tables in docs/ were measured.
 TORCH := 2.13.0
 
-.PHONY: quickstart install test test-newest test-lowest lock lint types unit crash faults soak fuzz audit secrets docs screenshots clean
+.PHONY: quickstart install test test-bfloat16 test-newest test-lowest lock lint types unit crash faults soak fuzz audit secrets docs screenshots clean
 
 quickstart: $(VENV)/.installed  ## install, fetch smol and parcel, teach five tasks with three methods
 	$(BIN)/evertune fetch smol parcel
-	$(BIN)/evertune run parcel --model smol --method sequential,replay,eproj --out runs/quickstart
+	$(BIN)/evertune run parcel --model smol --method sequential,replay,eproj --set dtype=float32 --out runs/quickstart
 
 install: $(VENV)/.installed  ## the package with all it needs to run
 
 test: $(VENV)/.dev lint types  ## everything that must be green; a process per core
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+
+test-bfloat16: $(VENV)/.dev  ## the suite where dtype=auto takes bfloat16, as it does on a processor that is made for it
+	EVERTUNE_AUTO_DTYPE=bfloat16 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 test-newest: ## the suite on the newest release of every dependency, also beyond the ranges in pyproject.toml
 	sh scripts/test_set.sh newest $(PYTHON)

@@ -6,6 +6,10 @@ import json
 import os
 from pathlib import Path
 
+# What `dtype=auto` takes in tests, whatever the processor is good at; CI runs the suite with bfloat16 too.
+os.environ.setdefault("EVERTUNE_AUTO_DTYPE", "float32")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 import yaml

@@ -22,3 +22,14 @@ def test_the_measurement_and_the_wish(monkeypatch):
     assert pick_dtype("bfloat16", CPU) is torch.bfloat16
     with pytest.raises(UserError, match="auto, float32 or bfloat16"):
         pick_dtype("float8", CPU)
+
+
+def test_auto_takes_what_the_environment_says(monkeypatch):
+    """So that two kinds of machines give the same numbers, and the suite runs with either."""
+    for name, dtype in (("bfloat16", torch.bfloat16), ("float32", torch.float32)):
+        monkeypatch.setenv("EVERTUNE_AUTO_DTYPE", name)
+        assert pick_dtype("auto", CPU) is dtype
+    assert pick_dtype("bfloat16", CPU) is torch.bfloat16, "what is said is done"
+    monkeypatch.setenv("EVERTUNE_AUTO_DTYPE", "half")
+    with pytest.raises(UserError, match="'half'"):
+        pick_dtype("auto", CPU)

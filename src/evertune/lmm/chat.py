@@ -235,6 +235,8 @@ class ChatLMM(nn.Module):
         places = self.prompts.tokenizer(self.prompts.layout(PROBE).text, add_special_tokens=False).input_ids
         try:
             count = self._checked(image)
+        except UserError:
+            raise
         except Exception as problem:  # whatever a changed library raises
             slow = "images go through the whole model in every step, which gives the same numbers and is slower"
             compat.fall_back("visual tokens can't be computed ahead", problem, slow)

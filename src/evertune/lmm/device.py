@@ -18,6 +18,8 @@ import torch
 from evertune.errors import UserError
 
 CLEARLY_FASTER = 1.5
+AUTO = "EVERTUNE_AUTO_DTYPE"
+"""Environment variable: the dtype that 'auto' takes instead of measuring, so that machines agree on one."""
 
 
 def use_threads(count: int | None = None) -> int:
@@ -91,16 +93,18 @@ def pick_device() -> torch.device:
 
 
 def pick_dtype(wanted: str, device: torch.device) -> torch.dtype:
-    """Return the dtype called `wanted`; 'auto' takes bfloat16 where it is clearly faster than float32.
+    """Return the dtype called `wanted`; 'auto' takes what `AUTO` says, else bfloat16 where it is clearly faster.
 
     On a CPU with AMX bfloat16 is two to three times faster, on one without it is slower: so measure. Clearly, because
     the measurement is noisy on a busy machine, and the number format must not change from run to run.
     """
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     if wanted == "auto" and is_deterministic():
         return torch.float32  # a measurement would decide the bits
     if wanted == "auto":
+        wanted = os.environ.get(AUTO, "auto")
+    if wanted == "auto":
         return faster_dtype(seconds_per_product(device.type))
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     if wanted not in known:
         raise UserError(f"dtype must be auto, float32 or bfloat16, not '{wanted}'")
     return known[wanted]
