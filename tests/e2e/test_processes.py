@@ -91,7 +91,7 @@ def test_two_processes_do_what_one_does(launcher, alone, stream, tmp_path):
 
 
 def test_two_processes_in_bfloat16(stream, tmp_path):
-    """Rounding is all that may differ, and it is larger: half a unit in the last place of the float32 weights alone moves
+    """Rounding is all that may differ: half a unit in the last place of the float32 weights alone moves
     a gradient by 2e-3 and the loss of the step after next by 3e-4 (docs/log.md, 2026-11-29)."""
     specs = ("sequential", "joint", "replay+ewc")
     settings = [setting.replace("float32", "bfloat16") for setting in SETTINGS if "mas" not in setting]
