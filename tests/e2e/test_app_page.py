@@ -12,6 +12,7 @@ from browsing import CHROMIUM
 from PIL import Image
 from serving import running
 
+from evertune import upkeep
 from evertune.app import asking
 from evertune.app.bench import open_runs
 from evertune.app.command import playground
@@ -80,7 +81,7 @@ def test_drop_ask_slide_and_open_a_cell(visit, taught):
     rows = page.locator("#stages tbody tr")
     assert rows.count() == 4 and len(set(said)) > 1
     assert page.locator("#stages .mark").count() == 8, "the right answer is known by picture and words"
-    assert "by task-" in page.inner_text("#stages") and " before task-" in page.inner_text("#stages")
+    assert "by task-" in page.inner_text("#stages") and " % sure" in page.inner_text("#stages")
     assert page.locator("#turn .when").all_inner_texts()[0] == "before learning task-2"
     # the slider by its keys, then by a row of the table
     page.focus("#stage input[type=range]")
@@ -187,6 +188,28 @@ def test_bad_input_is_told_and_the_page_stays(visit, tmp_path):
     assert page.locator("#notice .notice").count() == 0
 
 
+def test_the_page_follows_a_rollback(browser, taught, tmp_path):
+    """The next question is asked of the stages that are left; so is a page that is loaded anew."""
+    folder = shutil.copytree(taught / "sequential", tmp_path / "sequential")
+    with running(playground([folder], port=0)) as url:
+        here = Visit(browser, url)
+        page = here.page
+        assert page.locator("#maps tbody tr").count() == 4
+        upkeep.rollback(folder, 2)
+        page.click("#choices button >> nth=0")
+        page.wait_for_function("document.querySelector('#question textarea').value.length > 3")
+        here.ask()
+        assert len(here.told(3)) == 3
+        page.wait_for_function("document.querySelectorAll('#maps tbody tr').length == 3")
+        assert page.get_attribute("#stage input[type=range]", "max") == "2"
+        upkeep.rollback(folder, 1)
+        page.reload()
+        page.wait_for_function("document.querySelectorAll('#maps tbody tr').length == 2")
+        assert "task-1" not in page.inner_text("h1 ~ p")
+        assert here.wrong == []
+        here.context.close()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_on_a_phone_and_in_the_dark(browser, address, scheme):
     here = Visit(browser, address, viewport={"width": 390, "height": 844}, color_scheme=scheme)
@@ -272,6 +295,9 @@ def test_nothing_of_the_data_becomes_part_of_the_page(browser, poisoned, monkeyp
         def __init__(self, *_, **__):
             pass
 
+        def refuse(self, question):
+            pass
+
         def __call__(self, questions):
             return [Reply(NASTY, NASTY, 1, 1, [(NASTY_NAME, 1.0), (NASTY, 0.5)]) for _ in questions]
 
@@ -287,7 +313,7 @@ def test_nothing_of_the_data_becomes_part_of_the_page(browser, poisoned, monkeyp
         page.wait_for_function("document.querySelector('#question textarea').value.length > 3")
         here.ask()
         assert here.told(4) == [NASTY] * 4
-        assert f"by {NASTY}, 0.50 before {NASTY}" in page.inner_text("#stages")
+        assert f"by {NASTY}, over 99 % sure" in page.inner_text("#stages")
         for number in range(12):  # every cell
             page.click(f"#maps .cell >> nth={number}")
             page.wait_for_function(f"document.querySelectorAll('#maps .cell')[{number}].ariaPressed == 'true'")

@@ -18,6 +18,7 @@ from evertune.app.bench import Bench
 from evertune.app.runs import Run
 from evertune.errors import DataError, UserError
 from evertune.serve.answering import Answering, Question, Reply
+from evertune.serve.following import has_moved
 from evertune.serve.listening import LARGEST_BODY
 from evertune.tasks.pictures import picture_of_bytes
 
@@ -85,13 +86,27 @@ class Asking:
     """
 
     def __init__(self, runs: Sequence[Run], bench: Bench, *, tokens: int) -> None:
-        self._runs, self._bench, self._tokens = runs, bench, tokens
+        self._runs, self._bench, self._tokens = list(runs), bench, tokens
         self._lock = threading.Lock()
         self._known: OrderedDict[tuple[int, int, str, str, str | None], Reply] = OrderedDict()
 
+    def refresh(self) -> list[Run]:
+        """The runs as they are now; what was remembered of one that another process changed is forgotten.
+
+        Raises:
+            UserError: one has learned nothing any more. RunFolderError: one is damaged.
+        """
+        with self._lock:
+            for number, run in enumerate(self._runs):
+                if has_moved(run.folder, run.marks):
+                    self._runs[number] = self._bench.run(run.folder, name=run.name)
+                    for key in [key for key in self._known if key[0] == number]:
+                        del self._known[key]
+            return list(self._runs)
+
     def replies(self, asked: Asked) -> Iterator[tuple[int, int, Reply | UserError]]:
         """(run, stage, what it said) for each stage of each run; an error in place of the rest of a run."""
-        for number, run in enumerate(self._runs):
+        for number, run in enumerate(list(self._runs)):
             for stage in range(len(run.stages) + 1):
                 try:
                     yield number, stage, self._reply(number, stage, asked)

@@ -16,6 +16,7 @@ from evertune.files import read_json
 from evertune.learner import Learner
 from evertune.lmm.adapters import bare
 from evertune.lmm.weights import copy_of, restore
+from evertune.serve.following import Mark, has_moved, marks_of
 from evertune.upkeep.service import Service
 
 
@@ -31,10 +32,11 @@ class Bench:
         self._began: tuple[Any, ...] = ()
         self._service: Service | None = None
         self._start: dict[str, Any] = {}
+        self.marks: dict[str, Mark] = {}
 
     def serve(self, folder: Path) -> Service:
-        """The model of a folder, at any stage."""
-        if self._service is not None and self._service.folder == folder:
+        """The model of a folder, at any stage; opened again when another process has changed the folder."""
+        if self._service is not None and self._service.folder == folder and not has_moved(folder, self.marks):
             return self._service
         began, lmm = _began(folder), None
         if self._service is not None and began == self._began:
@@ -43,8 +45,18 @@ class Bench:
         self._service = None  # frees the model before, if it was another
         lmm = lmm or model_of(folder, progress=self._progress)
         self._began, self._start = began, copy_of(lmm.trainable())
+        self.marks = marks_of(folder)
         self._service = Service.open(folder, lmm=lmm, progress=self._progress)
         return self._service
+
+    def run(self, folder: Path, *, name: str) -> Run:
+        """What a folder holds now.
+
+        Raises:
+            UserError: it has learned nothing. RunFolderError: it is damaged.
+        """
+        service = self.serve(folder)
+        return opened(service, name=name, marks=self.marks)
 
     def at(self, run: Run, stage: int) -> Learner:
         """The learner of a run as it was after a stage.
@@ -72,5 +84,5 @@ def open_runs(folders: Sequence[Path], *, progress: Progress | None = None) -> t
     """
     refuse_unlike(folders)
     bench = Bench(progress=progress)
-    runs = [opened(bench.serve(f), name=name) for f, name in zip(folders, names_of(folders), strict=True)]
+    runs = [bench.run(folder, name=name) for folder, name in zip(folders, names_of(folders), strict=True)]
     return runs, bench

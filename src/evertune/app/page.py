@@ -55,6 +55,7 @@ class Playground:
     def __init__(self, runs: Sequence[Run], bench: Bench, *, tokens: int) -> None:
         self.runs = list(runs)
         self.kept = Kept(runs)
+        self.version = 0
         self.pieces = Pieces()
         self._asking = Asking(runs, bench, tokens=tokens)
 
@@ -72,6 +73,29 @@ class Playground:
         if not told:
             return "", ""
         return self.pieces.turn(told, int(at)), self.pieces.stages(told, int(at))
+
+    def refresh(self) -> None:
+        """Take in what other processes have taught or rolled back.
+
+        Raises:
+            UserError: a run has learned nothing any more. RunFolderError: one is damaged.
+        """
+        runs = self._asking.refresh()
+        if any(new is not old for new, old in zip(runs, self.runs, strict=True)):
+            self.runs, self.kept = runs, Kept(runs)
+            self.version += 1
+
+    def current(self, version: int, form: Form) -> tuple[Any, ...]:
+        """What a page shows that was made at `version`: (version, notice, title, slider, tasks, heat maps)."""
+        try:
+            self.refresh()
+        except UserError as problem:
+            return version, self.pieces.notice(str(problem)), *[gr.skip()] * 4
+        if version == self.version:
+            return version, *[gr.skip()] * 5
+        tasks = gr.Dropdown(self.kept.tasks, value=next(iter(self.kept.tasks), None))
+        slider = gr.Slider(0, self.last, value=self.last)
+        return self.version, gr.skip(), self.pieces.head(self.runs), slider, tasks, self.matrices(form)
 
     def ask(self, picture: Sent, words: str | None, task: str | None, at: float) -> Iterator[tuple[Any, ...]]:
         """Ask every stage; gives (state, notice, around the stage, all stages) after each answer."""
@@ -145,7 +169,8 @@ def _word(event: gr.EventData, key: str) -> str:
 def page_of(ground: Playground) -> gr.Blocks:
     """The page with its listeners."""
     with gr.Blocks(title="evertune", analytics_enabled=False, delete_cache=(HOURLY, HOURLY)) as page:
-        piece(ground.pieces.head(ground.runs))
+        head = piece(ground.pieces.head(ground.runs))
+        version = gr.State(ground.version)
         told = gr.State(None)
         first = ground.kept.tasks[0] if ground.kept.tasks else None
         with gr.Row(equal_height=False):
@@ -183,8 +208,10 @@ def page_of(ground: Playground) -> gr.Blocks:
             "outputs": [told, notice, turn, stages],
         }
         quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-        ask.click(ground.ask, **asking, **quiet)
-        words.submit(ground.ask, **asking, **quiet)
+        fresh: dict[str, Any] = {"inputs": [version, form], "outputs": [version, notice, head, stage, task, maps]}
+        page.load(ground.current, **fresh, **quiet)
+        for wants in (ask.click, words.submit):
+            wants(ground.current, **fresh, **quiet).then(ground.ask, **asking, **quiet)
         picture.upload(ground.dropped, picture, notice, preprocess=False, **quiet)
         task.change(ground.choices, task, choices, **quiet)
         choices.click(ground.pick, None, [picture, words, choices], **quiet)

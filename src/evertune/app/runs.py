@@ -16,6 +16,7 @@ from evertune.errors import UserError
 from evertune.identity import read_identity
 from evertune.learner import Learner
 from evertune.ledger import finished_cells
+from evertune.serve.following import Mark
 from evertune.stages import Stage
 from evertune.tasks import Sample, Task
 from evertune.upkeep.service import Service
@@ -31,6 +32,7 @@ class Run:
         name: the folder's; with its parent's where two are called the same.
         cells: what `evaluate_cell` found, by (stage, task).
         needs_task: whether its method must be told which task a question is from.
+        marks: of the folder when it was read (`has_moved`).
     """
 
     folder: Path
@@ -40,6 +42,7 @@ class Run:
     stages: tuple[Stage, ...]
     cells: dict[tuple[int, str], Cell] = field(repr=False)
     needs_task: bool
+    marks: dict[str, Mark] = field(repr=False)
 
     @property
     def model(self) -> str:
@@ -89,7 +92,7 @@ def refuse_unlearned(folder: Path, stages: Sequence[Stage]) -> None:
         raise UserError(f"{folder} has learned nothing yet: teach it with evertune learn {folder} DATA")
 
 
-def opened(service: Service, *, name: str) -> Run:
+def opened(service: Service, *, name: str, marks: dict[str, Mark]) -> Run:
     """What the playground keeps of a model in service; the learner itself is not kept.
 
     Raises:
@@ -105,6 +108,7 @@ def opened(service: Service, *, name: str) -> Run:
         stages=tuple(learner.stages),
         cells=finished_cells(service.folder),
         needs_task=learner.needs_task_id(),
+        marks=marks,
     )
 
 

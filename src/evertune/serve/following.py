@@ -55,12 +55,9 @@ class Follower:
         Raises:
             RunFolderError: they can't be loaded; nothing must be answered until they can.
         """
+        if self.fault is None and not has_moved(self._learner.folder, self._marks):
+            return False
         now = marks_of(self._learner.folder)
-        if now == self._marks and self.fault is None:
-            return False
-        grown = all(now.get(name) == mark for name, mark in self._marks.items())
-        if grown and self.fault is None and is_held(self._learner.folder / NAME):
-            return False
         while True:
             try:
                 self._load(now)
@@ -88,6 +85,15 @@ def marks_of(folder: Path) -> dict[str, Mark]:
             continue
         found[CONFIG if path.name == CONFIG else path.parent.name] = (status.st_ino, status.st_mtime_ns)
     return found
+
+
+def has_moved(folder: Path, marks: dict[str, Mark]) -> bool:
+    """Whether a folder's model is another one than `marks_of` saw; not because of a stage that may be discarded."""
+    now = marks_of(folder)
+    if now == marks:
+        return False
+    grown = all(now.get(name) == mark for name, mark in marks.items())
+    return not (grown and is_held(folder / NAME))
 
 
 def _model_of(folder: Path) -> tuple[Any, ...]:
