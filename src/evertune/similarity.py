@@ -38,6 +38,8 @@ def embed_task(
 ) -> dict[str, Tensor]:
     """Mean of the normalised embeddings of up to `count` evenly spaced samples, normalised, per modality.
 
+    The paper normalises the mean only; docs/analysis.md has the difference.
+
     Args:
         lmm: its frozen vision tower gives the pictures' embeddings.
         features: has seen every sample.

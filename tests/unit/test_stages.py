@@ -7,7 +7,7 @@ import torch
 
 from evertune import states
 from evertune.errors import RunFolderError
-from evertune.stages import Stage, load_stage, save_stage, saved_stages, stage_folder
+from evertune.stages import Stage, load_stage, number_of, save_stage, saved_stages, stage_folder, stage_folders
 from evertune.states import Held, read_tensors, split_state
 
 BIG = 1000
@@ -34,6 +34,12 @@ def saved(tmp_path):
 
 def held(run, number):
     return set(read_tensors(stage_folder(run, number, f"task-{number}") / "method.safetensors")[0])
+
+
+def test_stages_come_by_number_and_not_by_name(tmp_path):
+    for number in (100, 99, 1, 101, 10, 2):
+        stage_folder(tmp_path, number, f"task-{number}").mkdir(parents=True)
+    assert [number_of(folder) for folder in stage_folders(tmp_path)] == [1, 2, 10, 99, 100, 101]
 
 
 def test_an_unchanged_tensor_is_written_once(saved):
