@@ -253,6 +253,8 @@ def test_a_method_that_is_told_the_task(toy_stream, tmp_path):
     picture = read_picture(sample.images[0], origin="test")
     replies = list(asking.replies(Asked(picture, sample.instruction, runs[0].tasks[1].name)))
     assert [reply.expert for _, _, reply in replies][-1] == runs[0].tasks[1].name
+    others = list(asking.replies(Asked(picture, sample.instruction, runs[0].tasks[0].name)))
+    assert [reply.expert for _, _, reply in others][-1] == runs[0].tasks[0].name, "not what the other task's was"
 
 
 # The door.

@@ -160,7 +160,13 @@ def test_a_body_that_is_too_long_and_a_token(model):
 
     app = make_app(Answers(answering), name="m", limits=Limits(body=1 << 20), token="secret")
     with running(Server(app, socket_at("127.0.0.1", 0))) as address:
-        assert status_of(lambda: client(address).chat.completions.create(model="m", messages=message("?")))[0] == 401
+        stranger = client(address)
+        for call in (
+            lambda: stranger.chat.completions.create(model="m", messages=message("?")),
+            lambda: stranger.models.list().data,
+            lambda: stranger.models.retrieve("m"),
+        ):
+            assert status_of(call)[0] == 401
         here = client(address, "secret")
         assert here.chat.completions.create(model="m", messages=message("?")).choices[0].message.content == "yes"
         large = "data:image/png;base64," + "A" * (2 << 20)
@@ -200,12 +206,26 @@ def test_who_hangs_up_stops_nobody_else(when):
             assert reply.choices[0].message.content.startswith("a long answer")
 
 
+def test_the_queue_is_bounded():
+    gate, entered = threading.Event(), threading.Event()
+    batches = Batches(lambda questions: (entered.set(), gate.wait(20), questions)[2], most=1, waiting=2)
+    futures = [batches.ask(0)]
+    assert entered.wait(20)
+    futures += [batches.ask(number) for number in (1, 2)]
+    for _ in range(3):
+        with pytest.raises(FullError):
+            batches.ask(3)
+    gate.set()
+    assert [future.result(20) for future in futures] == [0, 1, 2]
+    batches.close()
+
+
 def test_beyond_the_queue_is_429():
     go, entered = threading.Event(), threading.Event()
 
     def answering(questions):
         entered.set()
-        go.wait(20)
+        go.wait(5)
         return [Reply("yes", None, 2, 3) for _ in questions]
 
     app = make_app(Answers(answering), name="m", limits=Limits(batch=1, waiting=1))
@@ -254,6 +274,13 @@ def test_pictures_of_a_request_are_dropped(lmm, tasks, tmp_path):
     with features.held({sha: picture}):
         pass
     assert sample in features, "what was there before stays"
+
+
+def test_the_limits_of_the_command_are_those_of_the_server(model, monkeypatch):
+    made = {}
+    monkeypatch.setattr("evertune.serve.app.make_app", lambda answering, **named: made.update(named))
+    serve(model, port=0, token="secret", batch=3, waiting=5, tokens=7)
+    assert (made["limits"], made["token"], made["name"]) == (Limits(batch=3, waiting=5, tokens=7), "secret", "colours")
 
 
 def test_others_need_a_token_and_a_port_is_taken_once(model):
