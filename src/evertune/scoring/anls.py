@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from evertune.scoring.answers import tolerant
-
 THRESHOLD = 0.5
 
 
@@ -19,11 +17,6 @@ def anls(prediction: str, answers: Sequence[str]) -> float:
     """
     said = _plain(prediction)
     return max((_similarity(said, _plain(answer)) for answer in answers), default=0.0) if said else 0.0
-
-
-def anls_tolerant(prediction: str, answers: Sequence[str]) -> float:
-    """1 when an answer stands in the prediction as whole words; else `anls`."""
-    return tolerant(prediction, answers) or anls(prediction, answers)
 
 
 def edit_distance(one: str, other: str) -> int:

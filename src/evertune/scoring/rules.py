@@ -154,7 +154,7 @@ RULES = {
         answerwise(
             "box", "boxes that overlap by more than half", boxes.box, boxes.box_tolerant, check_gold=boxes.gold_box
         ),
-        answerwise("anls", "nearness of the nearest answer's letters", anls.anls, anls.anls_tolerant),
+        answerwise("anls", "nearness of the nearest answer's letters", anls.anls, answers.tolerant),
         Rule("cider", "CIDEr-D x 100; may exceed 100", cider, cider),  # blind to case and marks already
         *_caption_rules(captions.tokenise_all),
         Rule("cider-ptb", "CIDEr-D x 100, Java tokeniser; may exceed 100", _CIDER_PTB, _CIDER_PTB),
