@@ -46,6 +46,27 @@ def test_a_change_has_newcombes_interval():
     assert change_interval(before, after, alone(before)) == pytest.approx((-34.04, -5.69), abs=0.01)
 
 
+def test_answers_that_go_together_are_corrected_for_continuity():
+    # a = 9, d = 9 of 18, nothing changed: phi = (81 - 18 / 2) / 81 in Newcombe's method 10, not 1
+    before, after = pairs(9, 0, 0, 9)
+    reach = share_interval(50, 18)[1] - 50
+    low, high = change_interval(before, after, alone(before))
+    assert high == pytest.approx(-low) and high == pytest.approx(reach * (2 - 2 * 72 / 81) ** 0.5)
+    before, after = pairs(3, 2, 2, 3)
+    low, high = change_interval(before, after, alone(before))
+    reach = share_interval(50, 10)[1] - 50
+    assert high == pytest.approx(reach * 2**0.5), "(9 - 4 - 5) / 25 = 0: what chance makes does not count"
+
+
+def test_a_variance_over_few_images_is_itself_uncertain():
+    images = [place // 2 for place in range(20)]
+    after = [float(place // 2 % 2) for place in range(20)]
+    n = effective_count(after, images) * (stats.norm.ppf(0.975) / stats.t.ppf(0.975, 9)) ** 2
+    low, high = change_interval([0.0] * 20, after, images)
+    assert low == pytest.approx(50 - ((50 - share_interval(50, n)[0]) ** 2 + share_interval(0, n)[1] ** 2) ** 0.5)
+    assert high == pytest.approx(share_interval(50, n)[1])
+
+
 def test_eighteen_questions_all_learned_leave_room_and_stay_below_100():
     low, high = change_interval([0.0] * 18, [1.0] * 18, alone([0] * 18))
     assert low == pytest.approx(75.1, abs=0.1) and high == 100

@@ -142,6 +142,17 @@ def test_with_known_tasks(tmp_path):
     assert lower.R == [ABSENT, [65, 80, None], [55, 70, 90]]
 
 
+def test_the_columns_of_known_tasks_come_first_and_the_others_as_they_were_learned(tmp_path):
+    rows = "after,old,b,a\nbase,60,5,10\na,65,80,20\nb,55,70,90\n"
+    found = read(tmp_path, rows, known=1)
+    assert found.R == [[60, 10, 5], [65, 20, 80], [55, 90, 70]] and "order" in found.notes[0]
+
+
+def test_a_decimal_comma_is_one_wherever_commas_separate_nothing(tmp_path):
+    assert read(tmp_path, "80,5\t5,25\n60,0\t70\n", "m.tsv").R[1:] == [[80.5, 5.25], [60, 70]]
+    assert read(tmp_path, "80,5;5,25\n60,0;70\n").R[1:] == [[80.5, 5.25], [60, 70]]
+
+
 def test_what_the_shape_can_not_tell_is_said_by_the_reader(tmp_path):
     rows = "0,0,0\n80,5,10\n60,70,12\n"
     assert read(tmp_path, rows).R[0] == ABSENT
