@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from test_chat import load
 from tiny_chat import FAMILIES
+from tokenizers import processors
 
 from evertune.lmm.chat import rows_in, sizes_in
 from evertune.lmm.decoder import IGNORE
@@ -81,3 +82,17 @@ def test_answers_in_the_middle_of_training_have_no_dropout(name, tiny_chat, tmp_
     with torch.no_grad():
         assert not torch.equal(lmm(batch).nll, lmm(batch).nll), "without dropout this says nothing"
     assert (batch.labels != IGNORE).any()
+
+
+@pytest.mark.parametrize("name", ["gemma3", "llava", "paligemma", "qwen2_vl"])
+def test_a_prompt_begins_with_one_mark(name, tiny_chat):
+    """By the template or by the tokenizer, which writes it by itself as Gemma's and Llama's do."""
+    lmm = load(tiny_chat(name))
+    tokenizer = lmm.prompts.tokenizer
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", tokenizer.bos_token_id)]
+    )
+    prompt, answer = lmm.prompts.ids("which?", "red", [(28, 28)])
+    assert prompt.count(tokenizer.bos_token_id) == 1 and tokenizer.bos_token_id not in answer
+    if name != "paligemma":  # its images stand before the mark
+        assert prompt[0] == tokenizer.bos_token_id

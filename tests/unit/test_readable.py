@@ -92,7 +92,7 @@ def test_samples_of_an_index_and_plain_ones_are_judged_alike(written, mini_blip)
 
 def test_skip_bad_leaves_out_what_the_model_can_not_read(written, tmp_path):
     """In a run, with what was left out in its folder, and the second call is the same run."""
-    stream = written({1: {"answer": "<|im_end|>"}, 13: {"instruction": "<image> which?"}}, sizes={5: (900, 1)})
+    stream = written({1: {"answer": "<|im_end|>"}, 13: {"instruction": "which <image>?"}}, sizes={5: (900, 1)})
     how = {"model": "random", "skip_bad": True, "out": tmp_path / "run", "settings": ["dtype=float32"]}
     matrix = run(stream, **how).matrices[0]
     skipped = json.loads((tmp_path / "run" / "skipped.json").read_text())
@@ -126,11 +126,11 @@ def test_control_tokens_in_chat_families(name, tiny_chat, written):
     lmm = load(tiny_chat(name))
     image, end, other = control_tokens(lmm)
     changes = {
-        3: {"instruction": f"{image}\nwhich colour?"},
+        3: {"instruction": f"which {image} colour?"},
         5: {"answer": f"a{end}"},
         6: {"answer": f"{image} a"},
         9: {"instruction": f"which {other}?"},
-        10: {"instruction": "<image>\nwhich colour?"},
+        10: {"instruction": "which <image> colour?"},
         13: {"answer": other},
     }
     checked = check(written(changes), lmm=lmm)
@@ -144,7 +144,7 @@ def test_control_tokens_in_chat_families(name, tiny_chat, written):
 def test_control_tokens_in_the_other_families(model, written, tmp_path):
     lmm = load_lmm(model, **CPU)
     end = "<|im_end|>" if model == "random" else "</s>"
-    stream = written({4: {"answer": f"a{end}b"}, 6: {"instruction": "<image>which?"}, 7: {"answer": "a < b > c"}})
+    stream = written({4: {"answer": f"a{end}b"}, 6: {"instruction": "which <image>?"}, 7: {"answer": "a < b > c"}})
     found = said(check(stream, lmm=lmm))
     assert len(found) == 2 and f"train.jsonl:5: the answer holds '{end}'" in found[0] and "train.jsonl:7: " in found[1]
     with pytest.raises(DataError, match="train.jsonl:5: the answer holds"):

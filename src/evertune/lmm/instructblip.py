@@ -33,8 +33,9 @@ from evertune.lmm.decoder import (
 )
 from evertune.lmm.hub import refuse_unsafe
 from evertune.lmm.modes import evaluating
-from evertune.lmm.protocol import IMAGE, TYPICAL, Batch, Generation, Length, Output, Size, Turn, refuse_context
+from evertune.lmm.protocol import TYPICAL, Batch, Generation, Length, Output, Size, Turn, refuse_context
 from evertune.lmm.weights import fingerprint_of
+from evertune.tasks.marks import IMAGE_MARK
 from evertune.tasks.task import Sample
 
 
@@ -53,7 +54,7 @@ class InstructBlip(nn.Module):
 
     library = "blip."
     pictures = FAMILIES["instructblip"].pictures
-    image_token = IMAGE
+    image_token = IMAGE_MARK
 
     def __init__(self, *, name: str, folder: Path, model: Any, processor: Any) -> None:
         super().__init__()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ _TEXT = {"input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids", "
 _QUESTION, _ANSWER, _NEXT = "What is 7?", "Seven", "What is 9?"
 PROBE: Size = (64, 64)
 _REMEMBERED = 2_000
+Ids = tuple[list[int], list[int]]
+"""Token ids of a prompt and of an answer."""
 
 
 def load_processor(folder: Path, config: Any) -> Any:
@@ -79,6 +81,7 @@ class ChatProcessor:
         self._ids: dict[tuple[Any, ...], tuple[list[int], list[int]]] = {}
         self._counts: dict[Size, int] = {}
         self._alike: dict[Any, int] = {}
+        self._around: int | None = None
         self._instead, self._lead, self._gap = "", "", ""
         if kind.plain is None:
             self._check_template()
@@ -126,11 +129,15 @@ class ChatProcessor:
     ) -> tuple[list[int], list[int]]:
         """Token ids of the prompt, and of the answer with its end token behind it (none without an answer)."""
         key = (instruction, answer, tuple(context), *sizes)
+        return self._remembered(
+            key, lambda: self._tokenised(instruction, answer, [self.layout(size).text for size in sizes], context)
+        )
+
+    def _remembered(self, key: tuple[Any, ...], make: Callable[[], Ids]) -> Ids:
         if key not in self._ids:
             if len(self._ids) > _REMEMBERED:
                 self._ids.clear()
-            texts = [self.layout(size).text for size in sizes]
-            self._ids[key] = self._tokenised(instruction, answer, texts, context)
+            self._ids[key] = make()
         return self._ids[key]
 
     def count(self, instruction: str, answer: str, sizes: Sequence[Size], context: Sequence[Turn] = ()) -> int:
@@ -139,9 +146,11 @@ class ChatProcessor:
         Raises:
             DataError: a picture of such a size can't be prepared.
         """
-        visual = sum(self.tokens(size) - 1 for size in sizes)
-        prompt, answered = self._tokenised(instruction, answer, [self.picture] * len(sizes), context)
-        return visual + len(prompt) + len(answered)
+        key = (instruction, answer, tuple(context), len(sizes))
+        marks = [self.picture] * len(sizes)
+        prompt, answered = self._remembered(key, lambda: self._tokenised(instruction, answer, marks, context))
+        self._count([size for size in dict.fromkeys(sizes) if size not in self._counts])
+        return len(prompt) + len(answered) + sum(self._counts[size] - 1 for size in sizes)
 
     def tokens(self, size: Size) -> int:
         """Tokens that a picture of this (height, width) takes in the prompt, by the processor's own arithmetic.
@@ -150,28 +159,45 @@ class ChatProcessor:
             DataError: it can't be prepared.
         """
         if size not in self._counts:
-            try:
-                self._counts[size] = self._counted(size)
-            except (ValueError, ArithmeticError) as problem:
-                raise unprepared(size, problem) from problem
+            self._count([size])
         return self._counts[size]
 
-    def _counted(self, size: Size) -> int:
+    def _count(self, sizes: Sequence[Size]) -> None:
+        """Come to know the tokens of many sizes at once, which takes the library little longer than one.
+
+        Raises:
+            DataError: one can't be prepared; those of all others are known then.
+        """
+        try:
+            self._counts.update(zip(sizes, self._counted(sizes), strict=True) if sizes else ())
+        except (ValueError, ArithmeticError) as problem:
+            if len(sizes) == 1:
+                raise unprepared(sizes[0], problem) from problem
+            half, faults = len(sizes) // 2, []
+            for part in (sizes[:half], sizes[half:]):
+                try:
+                    self._count(part)
+                except DataError as fault:
+                    faults.append(fault)
+            if faults:
+                raise faults[0] from problem
+
+    def _counted(self, sizes: Sequence[Size]) -> list[int]:
         edge = getattr(self.inner.image_processor.size, "shortest_edge", None)
-        if self._kind.crops and edge and edge * edge * max(size) // min(size) > MOST_PIXELS:
+        if self._kind.crops and edge and any(edge * edge * max(s) // min(s) > MOST_PIXELS for s in sizes):
             raise ValueError(f"scaled to {edge} pixels on its short side it has more than {MOST_PIXELS:,}")
         count = getattr(self.inner, "_get_num_multimodal_tokens", None)  # of the library, without pixels
         if count is not None:
-            if PROBE not in self._counts:  # the tokens around those that it counts are the same for all sizes
-                self._counts[PROBE] = self._laid_out(PROBE)
-            sizes = [list(PROBE), list(size)]
-            probe, own = count(image_sizes=sizes)["num_image_tokens"]
-            return int(self._counts[PROBE] - probe + own)
+            probe, *found = count(image_sizes=[list(size) for size in (PROBE, *sizes)])["num_image_tokens"]
+            if self._around is None:  # the tokens around those that it counts are the same for all sizes
+                self._around = self._laid_out(PROBE) - probe
+            return [self._around + own for own in found]
         parts = getattr(self.inner.image_processor, "get_number_of_image_patches", None)
-        alike = parts(*size) if parts else size
-        if alike not in self._alike:
-            self._alike[alike] = self._laid_out(size)
-        return self._alike[alike]
+        alike = [parts(*size) if parts else size for size in sizes]
+        for one, size in zip(alike, sizes, strict=True):
+            if one not in self._alike:
+                self._alike[one] = self._laid_out(size)
+        return [self._alike[one] for one in alike]
 
     def _laid_out(self, size: Size) -> int:
         return len(self.tokenizer(self.layout(size).text, add_special_tokens=False).input_ids)

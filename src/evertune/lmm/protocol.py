@@ -21,8 +21,6 @@ from evertune.tasks.task import Sample
 LossMean = Literal["sample", "token"]
 Size = tuple[int, int]
 """(height, width) of an image in pixels."""
-IMAGE = "<image>"
-"""What stands for an image in most texts of this field."""
 TYPICAL: Size = (448, 448)
 """Size of an image whose tokens are counted where its own is not known."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evertune.errors import DataError
-from evertune.lmm.protocol import IMAGE, LMM, TYPICAL, Size, Turn
+from evertune.lmm.protocol import LMM, TYPICAL, Size, Turn
+from evertune.tasks.marks import IMAGE_MARK
 from evertune.tasks.pictures import short, size_of
 from evertune.tasks.problems import Problems
 from evertune.tasks.samples import Samples
@@ -29,6 +31,7 @@ TOO_LONG, CONTROL = "longer than the model can read", "control token in a text"
 """Kinds of problems."""
 LOOKED, UNKNOWN = 256, 0.01
 """Rows whose tokens are counted, and the share of unknown ones above which that is told."""
+AT_ONCE = 1024
 ENDS = 8
 """Tokens that mark the ends of a text, at most."""
 
@@ -158,9 +161,13 @@ def _image_tokens(samples: Samples, lmm: LMM, base: Sequence[int]) -> tuple[NDAr
     shapes = np.asarray(samples.seen.shapes)
     sizes, inverse = np.unique(shapes, axis=0, return_inverse=True)
     added, bad = np.zeros((len(sizes), len(base)), np.int64), np.zeros(len(sizes), bool)
-    for number, (height, width) in enumerate(sizes.tolist()):
+    different = [(height, width) if height else TYPICAL for height, width in sizes.tolist()]
+    for start in range(0, len(different), AT_ONCE):
+        with suppress(DataError):  # many at once cost a chat LMM little more than one; which are bad is seen below
+            lmm.lengths("", "", different[start : start + AT_ONCE])
+    for number, size in enumerate(different):
         try:
-            parts = lmm.lengths("", "", [(height, width) if height else TYPICAL])
+            parts = lmm.lengths("", "", [size])
         except DataError:
             bad[number] = True
             continue
@@ -181,7 +188,7 @@ def _control_tokens(lmm: LMM, *, answer: bool) -> frozenset[str]:
     """What can't be written in a question, or in an answer, because it is no text for a tokenizer that reads it."""
     tokenizers = list(lmm.tokenizers().values())
     found = [_special_tokens(tokenizer) for tokenizer in (tokenizers[:1] if answer else tokenizers)]
-    return frozenset({lmm.image_token}.union(*found) if answer else {lmm.image_token, IMAGE}.union(*found))
+    return frozenset({lmm.image_token}.union(*found) if answer else {lmm.image_token, IMAGE_MARK}.union(*found))
 
 
 @lru_cache(maxsize=8)

@@ -31,7 +31,8 @@ from evertune.lmm.decoder import (
 )
 from evertune.lmm.hub import refuse_unsafe
 from evertune.lmm.modes import evaluating
-from evertune.lmm.protocol import IMAGE, TYPICAL, Batch, Generation, Length, Output, Size, Turn, refuse_context
+from evertune.lmm.protocol import TYPICAL, Batch, Generation, Length, Output, Size, Turn, refuse_context
+from evertune.tasks.marks import IMAGE_MARK
 from evertune.tasks.pictures import unprepared
 from evertune.tasks.task import Sample
 from evertune.tensors import read_header
@@ -46,7 +47,7 @@ class Smol(nn.Module):
 
     library = "lm.base_model.model."
     pictures = FAMILIES["smol"].pictures
-    image_token = IMAGE
+    image_token = IMAGE_MARK
 
     def __init__(self, *, name: str, config: Mapping[str, Any], lm: Any, tokenizer: Any, tower: nn.Module) -> None:
         super().__init__()
