@@ -17,9 +17,9 @@ from evertune.assets import Progress
 from evertune.config import RunConfig, beside, read_yaml, validated, with_settings, without_effect
 from evertune.errors import RunFolderError, UserError
 from evertune.files import read_json, write_json
-from evertune.identity import begin, finished_matrix, identity_of, read_identity
+from evertune.identity import FINGERPRINTS, begin, finished_matrix, identity_of, read_identity
 from evertune.locks import alone
-from evertune.runner import Watcher, follow_stream, run_stream
+from evertune.runner import Watcher, follow_stream, more_tasks, run_stream
 from evertune.tasks import Sample, Stream, Task, load_stream
 
 if TYPE_CHECKING:
@@ -134,13 +134,11 @@ def run(
 
 
 def run_config(config: RunConfig, *, watcher: Watcher | None = None, progress: Progress | None = None) -> Result:
-    """`run` with everything said in a `RunConfig`.
-
-    Of several processes (`accelerate launch`) the first does what is written here, and the others follow it.
-    """
+    """`run` with everything said in a `RunConfig`; of several processes the first does it, and the others follow."""
     from evertune.lmm import model_config
     from evertune.lmm.device import as_before
     from evertune.lmm.readable import readable
+    from evertune.methods import make_methods
     from evertune.report import write_report
     from evertune.stamp import running_facts
     from evertune.tracking import refuse_missing
@@ -151,8 +149,7 @@ def run_config(config: RunConfig, *, watcher: Watcher | None = None, progress: P
     if not processes.leads():
         return _follow(config, specs)
     data = data_of(config, decode=True, progress=progress)
-    base = out_folder(config, data)
-    folders = run_folders(base, specs)
+    folders = run_folders(base := out_folder(config, data), specs)
     model = read_json(model_config(config.model, progress=progress))
     identities = {spec: identity_of(resolved(config, spec), data, model) for spec in specs}
     # Refuse a folder of another run before the first minute of training, not after the second method.
@@ -169,7 +166,10 @@ def run_config(config: RunConfig, *, watcher: Watcher | None = None, progress: P
             watcher = watcher or Watcher()
             watcher.model_loaded(config.model, running_facts(lmm))
             data = readable(data, lmm, skip_bad=config.skip_bad, warn=watcher.notice)
+            added = {s: more_tasks(folders[s], make_methods(s, config.options), data, identities[s]) for s in open_ones}
             for spec in open_ones:
+                if names := ", ".join(added[spec]):
+                    watcher.notice(f"{folders[spec]} continues with tasks added to its stream: {names}")
                 begin(folders[spec], identities[spec])
                 if len(data.skipped):
                     write_json(folders[spec] / "skipped.json", data.skipped.as_dict())
@@ -251,8 +251,7 @@ def config_of(folder: Path) -> RunConfig:
     if not (folder / "config.yaml").exists():
         raise RunFolderError(f"{folder} is no run folder: it has no config.yaml")
     content = read_identity(folder)
-    fingerprints = ("data", "model_config")  # of what decides the run, beside its configuration
-    asked = {key: value for key, value in content.items() if key not in fingerprints}
+    asked = {key: value for key, value in content.items() if key not in FINGERPRINTS}
     return validated(RunConfig, asked, where=str(folder / "config.yaml"))
 
 
@@ -291,7 +290,7 @@ def training_of(config: RunConfig) -> Training:
     """The hyper-parameters of a run's training."""
     from evertune.loop import Training
 
-    return Training(**config.train.model_dump())
+    return Training(**{**config.train.model_dump(), "min_steps": config.train.min_steps or 0})
 
 
 def load_model(config: RunConfig, *, progress: Progress | None = None) -> LMM:

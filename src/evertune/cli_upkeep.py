@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,11 +13,15 @@ from evertune.arguments import (
     DeterministicOption,
     JsonOption,
     SetOption,
+    SkipBadOption,
     TrackOption,
     make_console,
     print_json,
 )
 from evertune.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="The model's folder, or a run's.")]
 DataArgument = Annotated[str, typer.Argument(metavar="DATA", help="A file in any format of `evertune data check`.")]
@@ -25,6 +30,10 @@ ScoreOption = Annotated[str | None, typer.Option("--score", help="The scoring ru
 FormatOption = Annotated[str | None, typer.Option("--format", help="Of the file [by its ending].")]
 ImagesOption = Annotated[str | None, typer.Option("--images", metavar="FOLDER", help="Where its pictures are.")]
 PromptOption = Annotated[str | None, typer.Option("--prompt", help="How its questions are asked.")]
+TrainOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="How this task is trained, e.g. train.min_steps=400 [200]."),
+]
 FormatSetting = Annotated[list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="Of the format.")]
 
 
@@ -66,6 +75,8 @@ def advise(
     images: ImagesOption = None,
     prompt: PromptOption = None,
     option: FormatSetting = None,
+    settings: TrainOption = None,
+    skip_bad: SkipBadOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """What learning a task would gain and cost; nothing is changed."""
@@ -77,7 +88,17 @@ def advise(
     hints = Hints(format, images, prompt, options_of(option or []))
     console = make_console(quiet=as_json)
     with TerminalWatcher(console) as watcher:
-        found = advice(folder, data, name=name, score=score, hints=hints, watcher=watcher, progress=watcher.fetching)
+        found = advice(
+            folder,
+            data,
+            name=name,
+            score=score,
+            hints=hints,
+            settings=settings or (),
+            skip_bad=skip_bad,
+            watcher=watcher,
+            progress=watcher.fetching,
+        )
     if as_json:
         print_json(found.as_dict())
     else:
@@ -93,26 +114,31 @@ def learn(
     ] = None,
     score: ScoreOption = None,
     accept_if: Annotated[
-        str | None, typer.Option("--accept-if", metavar="CONDITION", help="E.g. 'forgetting<2 and gain>5'.")
+        str | None, typer.Option("--accept-if", metavar="CONDITION", help="E.g. 'forgetting<2 and gain>5' [learned].")
     ] = None,
     format: FormatOption = None,
     images: ImagesOption = None,
     prompt: PromptOption = None,
     option: FormatSetting = None,
+    settings: TrainOption = None,
+    skip_bad: SkipBadOption = False,
     deterministic: DeterministicOption = False,
     track: TrackOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Teach it one more task, and see what it gained and lost."""
+    """Teach it one more task, and see what it gained and lost; exit code 1 when the stage was discarded."""
     from evertune.console import TerminalWatcher
     from evertune.data.source import Hints, options_of
     from evertune.upkeep import learn as teach
     from evertune.upkeep import parsed
+    from evertune.upkeep import rollback as go_back
+    from evertune.upkeep.accept import ANYTHING
     from evertune.upkeep.view import show_learned
 
     condition = parsed(accept_if) if accept_if else None
     hints = Hints(format, images, prompt, options_of(option or []))
     console = make_console(quiet=as_json)
+    asks = condition is None and not as_json and _somebody_there(console)
     with TerminalWatcher(console) as watcher:
         done = teach(
             folder,
@@ -121,7 +147,9 @@ def learn(
             method=method,
             score=score,
             hints=hints,
-            accept_if=condition,
+            settings=settings or (),
+            skip_bad=skip_bad,
+            accept_if=ANYTHING if asks else condition,
             deterministic=deterministic,
             track=[each.strip() for each in track.split(",")] if track else (),
             watcher=watcher,
@@ -130,9 +158,18 @@ def learn(
     if as_json:
         print_json(done.as_dict())
     else:
-        show_learned(console, done, folder=str(folder))
+        show_learned(console, done, folder=str(folder), data=data)
+    if asks and not done.verdict.learned and not typer.confirm("keep the stage all the same?"):
+        go_back(folder, done.stage - 1)
+        console.print("[red]discarded[/red]  the model is as it was before")
+        raise typer.Exit(1)
     if done.broken:
         raise typer.Exit(1)
+
+
+def _somebody_there(console: Console) -> bool:
+    """Whether a question on this terminal will be answered."""
+    return sys.stdin.isatty() and console.is_terminal
 
 
 def check(

@@ -63,6 +63,12 @@ class TrainSettings(BaseModel):
     checkpointing: bool = Field(
         default=False, description="compute activations again on the way back: less memory, more time, the same numbers"
     )
+    min_steps: int | None = Field(
+        default=None,
+        ge=0,
+        description="fewest optimizer steps of a task: few samples come in smaller batches and more passes; by default "
+        "0 in a run and 200 in evertune learn",
+    )
     save_every: int | None = Field(
         default=None,
         ge=0,
@@ -144,7 +150,8 @@ class RunConfig(SharedSettings):
 def without_effect(config: RunConfig) -> dict[str, Any]:
     """Settings that decide no number of a run: for `model_dump(exclude=...)`. So old runs keep their identity."""
     unsaid = {key: True for key in ("skip_bad", "model_options", "deterministic") if not getattr(config, key)}
-    train = {"checkpointing", "save_every"} | ({"loss_mean"} if config.train.loss_mean == "sample" else set())
+    unset = {"loss_mean": config.train.loss_mean == "sample", "min_steps": config.train.min_steps is None}
+    train = {"checkpointing", "save_every", *(key for key, is_unset in unset.items() if is_unset)}
     return {"data": True, "track": True, "train": train, **unsaid}
 
 

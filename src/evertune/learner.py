@@ -149,6 +149,10 @@ class Learner:
             self._take(stage)  # processors differ: from here on all know the same to the bit
         return stage
 
+    def training_of(self, task: Task) -> Training:
+        """The hyper-parameters of this task: those of all, with steps enough for few samples."""
+        return self.training.fitted(len(task.train))
+
     def answers(self, task: Task, *, on_answered: OnAnswered | None = None) -> list[Answer]:
         """Answers to the test samples of `task`; the model is not told which task it is, unless `needs_task_id`."""
         with processes.leader_first():
@@ -295,19 +299,20 @@ class Learner:
         seed = int(digest(str(self.seed), task.name)[:8], 16)
         plain = not any(method.adds_to_loss() for method in self.methods)
         alone = processes.count() == 1  # several sum in another order
-        remembered = self._memo(plan, seed) if self.reuse and plain and alone else None
+        training = self.training_of(task)
+        remembered = self._memo(plan, seed, training) if self.reuse and plain and alone else None
         if remembered is not None and (found := _recalled(remembered)):
             tensors, record = found
             restore(self.lmm.trainable(), tensors)  # of this model: both are in the name
             return [Step(**step) for step in record["log"]], record["seconds"], True
         started = time.perf_counter()
-        with no_fixed_order(), self._saves(task, plan, seed) as midway:
+        with no_fixed_order(), self._saves(task, plan, seed, training) as midway:
             log = train(
                 self.lmm,
                 self.methods,
                 plan,
                 self.features,
-                training=self.training,
+                training=training,
                 seed=seed,
                 on_step=on_step,
                 midway=midway,
@@ -318,26 +323,26 @@ class Learner:
             _remember(remembered, trained, log, seconds)
         return log, seconds, False
 
-    def _memo(self, plan: Sequence[Sample], seed: int) -> Path:
-        key = digest_of(self._decides(plan, seed))
+    def _memo(self, plan: Sequence[Sample], seed: int, training: Training) -> Path:
+        key = digest_of(self._decides(plan, seed, training))
         return make_folder(cache_folder() / "trained") / f"{key[:32]}.safetensors"
 
-    def _saves(self, task: Task, plan: Sequence[Sample], seed: int) -> Saves:
+    def _saves(self, task: Task, plan: Sequence[Sample], seed: int, training: Training) -> Saves:
         """Where this training is kept on the way, by all that decides it: also what methods know of earlier tasks."""
-        parameters, every = self.lmm.trainable(), self.training.save_every
+        parameters, every = self.lmm.trainable(), training.save_every
         state = split_state(self._state()).fingerprint
-        decides = {**self._decides(plan, seed), "task": task.name, "state": state}
+        decides = {**self._decides(plan, seed, training), "task": task.name, "state": state}
         key = digest_of({**decides, "processes": processes.count()})
         return Saves(self.folder, key=key, every=every, size=bytes_of(parameters))
 
-    def _decides(self, plan: Sequence[Sample], seed: int) -> dict[str, Any]:
+    def _decides(self, plan: Sequence[Sample], seed: int, training: Training) -> dict[str, Any]:
         parameters = self.lmm.trainable()
         return {
             "model": self.lmm.fingerprint,
             "start": fingerprint_of(parameters),
             "trained": sorted(trained_parameters(self.lmm, self.methods)),
             "samples": list(fingerprints_of(plan)),
-            "training": self.training.as_dict(),
+            "training": training.as_dict(),
             "seed": seed,
             "dtype": str(self.lmm.dtype),
             "device": self.lmm.device.type,

@@ -13,7 +13,7 @@ import time
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -30,6 +30,9 @@ from evertune.methods import Method
 from evertune.pieces import Gradients
 from evertune.tasks.task import Picked, Sample
 
+SMALLEST_BATCH = 8
+"""Samples per optimizer step below which a training is never cut to have steps enough (docs/upkeep.md)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Training:
@@ -39,6 +42,7 @@ class Training:
     memory, more time, the same numbers. `save_every` is after how many optimizer steps a training is saved, to be gone
     on with: 0 is never, None as often as costs little. It decides no number. `loss_mean` says what counts the same in
     the loss of a step: every sample, whose loss is the mean over its answer's tokens, or every answer token.
+    `min_steps` is a floor of optimizer steps: few samples come in smaller batches and more passes (`fitted`).
     """
 
     epochs: float = 1.0
@@ -51,6 +55,22 @@ class Training:
     loss_mean: LossMean = "sample"
     checkpointing: bool = False
     save_every: int | None = None
+    min_steps: int = 0
+
+    def fitted(self, samples: int) -> Training:
+        """The same with `min_steps` optimizer steps or more for a task of `samples` samples.
+
+        First the batch shrinks until `epochs` passes are steps enough, but not below `SMALLEST_BATCH`; then the passes
+        grow.
+        """
+        whole = self.batch_size * self.accumulate
+        if self.steps(samples) >= self.min_steps:
+            return self
+        batch = min(whole, max(SMALLEST_BATCH, round(self.epochs * samples / self.min_steps)))
+        accumulate = math.ceil(batch / self.batch_size)
+        micro = batch // accumulate
+        epochs = max(self.epochs, self.min_steps * micro * accumulate / samples)
+        return replace(self, batch_size=micro, accumulate=accumulate, epochs=epochs)
 
     def steps(self, samples: int) -> int:
         """Optimizer steps for a data plan of `samples` samples."""
@@ -59,7 +79,8 @@ class Training:
 
     def as_dict(self) -> dict[str, Any]:
         """For keys: what decides the numbers."""
-        return {name: value for name, value in asdict(self).items() if name not in ("checkpointing", "save_every")}
+        without = ("checkpointing", "save_every", "min_steps")  # the last decides others
+        return {name: value for name, value in asdict(self).items() if name not in without}
 
 
 @dataclass(frozen=True, slots=True)

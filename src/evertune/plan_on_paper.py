@@ -18,7 +18,7 @@ from evertune.lmm.paper import TRAINED_BYTES, PaperLMM, gigabytes
 from evertune.lmm.protocol import LMM
 from evertune.loop import Training, trained_parameters
 from evertune.methods import Context, Method
-from evertune.planner import StagePlan
+from evertune.planner import StagePlan, samples_seen, stages_of
 from evertune.tasks import Sample, Stream, Task
 
 UTILISATION = 0.35
@@ -114,10 +114,10 @@ def plan_on_paper(
     number = torch.bfloat16 if dtype == "auto" else getattr(torch, dtype)
     tokens = {"visual": paper.visual_tokens(), "text": _text_tokens(tasks)}
     memory = _memory(paper, trained=sum(trained.values()), tokens=sum(tokens.values()), training=training, dtype=number)
-    stages = [StagePlan(t.name, len(t.train), training.steps(len(t.train)), len(t.test)) for t in tasks]
+    stages = stages_of(tasks, training)
     answers = (len(tasks) + 1) * sum(len(task.test) for task in stream.columns)
     work = _Work(paper, trained=sum(trained.values()), tokens=sum(tokens.values()), weight_bytes=number.itemsize)
-    samples = training.epochs * sum(stage.samples for stage in stages)
+    samples = samples_seen(stages, training)
     has_experts = any(method.in_model_dtype for method in methods)
     kept = sum(trained.values()) * (number if has_experts else torch.float32).itemsize
     made = PaperPlan(

@@ -98,8 +98,8 @@ def plan_run(lmm: LMM, methods: Sequence[Method], stream: Stream, *, name: str, 
             for task in stream.known:
                 method.know(task)
         tasks = method.stages(tasks)
-    stages = [StagePlan(t.name, len(t.train), training.steps(len(t.train)), len(t.test)) for t in tasks]
-    seen = sum(training.epochs * stage.samples for stage in stages)
+    stages = stages_of(tasks, training)
+    seen = samples_seen(stages, training)
     answers = (len(tasks) + 1) * sum(len(task.test) for task in stream.columns)
     return Plan(
         method=name,
@@ -112,6 +112,16 @@ def plan_run(lmm: LMM, methods: Sequence[Method], stream: Stream, *, name: str, 
         dtype=str(lmm.dtype).removeprefix("torch."),
         threads=torch.get_num_threads(),
     )
+
+
+def stages_of(tasks: Sequence[Task], training: Training) -> list[StagePlan]:
+    """What is learned in a run, with its optimizer steps."""
+    return [StagePlan(t.name, n := len(t.train), training.fitted(n).steps(n), len(t.test)) for t in tasks]
+
+
+def samples_seen(stages: Sequence[StagePlan], training: Training) -> float:
+    """Samples that all stages train on, every pass counted."""
+    return sum(training.fitted(stage.samples).epochs * stage.samples for stage in stages)
 
 
 def _filled(samples: Sequence[Sample], count: int) -> list[Sample]:

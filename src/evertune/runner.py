@@ -17,20 +17,24 @@ from typing import TYPE_CHECKING, Any
 
 from evertune import processes
 from evertune.errors import RunFolderError
-from evertune.files import append_jsonl, digest_of_file, write_json
+from evertune.files import append_jsonl, digest, digest_of_file, write_json
+from evertune.identity import added_tasks
 from evertune.ledger import finished_cells, read_ledger, without_clock
 from evertune.scoring.metrics import formulas, metrics_of
 from evertune.tasks import Stream, Task
-from evertune.tasks.task import data_digest
+from evertune.tasks.task import data_digest, fingerprints_of
 
 if TYPE_CHECKING:
     from evertune.learner import Learner
     from evertune.loop import Step
+    from evertune.methods import Method
     from evertune.stages import Stage
 
 FORMAT = 1
 ALREADY_SOLVED = 50.0
 HARDLY_FORGETS = 5.0
+FEW_STEPS = 20
+"""Optimizer steps below which a task is hardly learned (measured in docs/upkeep.md)."""
 
 
 class Watcher:
@@ -87,12 +91,13 @@ def run_stream(
         watcher: told about progress.
     """
     plan = plan_of(learner, stream)
-    refuse_other_history(learner, plan)
+    refuse_other_history(folder, learner.stages, plan)
     note_stages(folder, learner.stages)
-    cells = finished_cells(folder)
+    cells, left = cells_about(folder, stream.columns), plan[len(learner.stages) :]
+    note_few_steps(learner, left, watcher)
     watcher.run_started(
         f"{header['method']} on {header['stream']}, seed {header['seed']}",
-        training=[round(learner.training.epochs * len(task.train)) for task in plan[len(learner.stages) :]],
+        training=[round(learner.training_of(task).epochs * len(task.train)) for task in left],
         answers=sum(len(t.test) for n in range(len(plan) + 1) for t in stream.columns if (n, t.name) not in cells),
     )
     matrix: dict[str, Any] = {}
@@ -137,14 +142,61 @@ def plan_of(learner: Learner, stream: Stream) -> list[Task]:
     return plan
 
 
-def refuse_other_history(learner: Learner, plan: Sequence[Task]) -> None:
+def refuse_other_history(folder: Path, stages: Sequence[Stage], plan: Sequence[Task]) -> None:
     """Raise when a stage of the folder is not what the stream teaches there: other data, or taught by hand."""
-    for stage, task in zip(learner.stages, plan, strict=False):
+    for stage, task in zip(stages, plan, strict=False):
         if stage.task != task.name or stage.data not in ("", data_digest(task)):
             raise RunFolderError(
-                f"{learner.folder}: stage {stage.number} is '{stage.task}', which this stream does not teach there"
+                f"{folder}: stage {stage.number} is '{stage.task}', which this stream does not teach there"
                 + (" with these data" if stage.task == task.name else "")
-                + f". Go back with evertune rollback {learner.folder} --to {stage.number - 1}, or choose another --out"
+                + f". Go back with evertune rollback {folder} --to {stage.number - 1}, or choose another --out"
+            )
+
+
+def more_tasks(folder: Path, methods: Sequence[Method], stream: Stream, identity: Mapping[str, Any]) -> list[str]:
+    """The tasks that were added to the stream of a run, which then continues with them; their names.
+
+    Raises:
+        RunFolderError: something else differs, a method makes other stages of more tasks, or a stage was taught
+            something else by hand.
+    """
+    from evertune.methods import Method
+    from evertune.stages import saved_stages
+
+    added, stages = added_tasks(folder, identity), saved_stages(folder)
+    if not added or not stages:
+        return added
+    if whole := [method.name for method in methods if type(method).stages is not Method.stages]:
+        raise RunFolderError(
+            f"{folder}: {whole[0]} teaches all tasks at once, so '{added[0]}' can't be added: choose another --out"
+        )
+    refuse_other_history(folder, stages, stream.tasks)
+    return added
+
+
+def cells_about(folder: Path, tasks: Sequence[Task]) -> dict[tuple[int, str], dict[str, Any]]:
+    """The finished cells, without those of other questions that were once asked under the name of one of `tasks`."""
+    questions = {task.name: questions_of(task) for task in tasks}
+    return {
+        key: cell
+        for key, cell in finished_cells(folder).items()
+        if key[1] not in questions or cell.get("questions") == questions[key[1]]
+    }
+
+
+def questions_of(task: Task) -> str:
+    """Short hash of the test samples, their ids and the score: what a cell is about."""
+    return digest(task.score, *(sample.id for sample in task.test), *fingerprints_of(task.test))[:16]
+
+
+def note_few_steps(learner: Learner, tasks: Sequence[Task], watcher: Watcher) -> None:
+    """Warn of trainings that end before they have begun."""
+    for task in tasks:
+        training = learner.training_of(task)
+        if (steps := training.steps(len(task.train))) < FEW_STEPS:
+            watcher.notice(
+                f"{task.name}: {steps} optimizer step{'s' * (steps != 1)} on {len(task.train)} samples, too few to "
+                "learn much from: set train.min_steps, or train.epochs and train.batch_size"
             )
 
 
@@ -166,14 +218,16 @@ def learn_stage(learner: Learner, task: Task, number: int, folder: Path, watcher
     processes.tell("learn", number)
     _at(learner, number - 1)
     watcher.stage_started(number, task)
-    effective = learner.training.batch_size * learner.training.accumulate
+    training = learner.training_of(task)
+    effective = training.batch_size * training.accumulate
     try:
         stage = learner.learn(task, on_step=lambda step: watcher.stepped(step, samples=effective))
     except NotFiniteError as problem:
         about = {"stage": number, "task": task.name, "what": problem.what, "samples": problem.samples}
         append_jsonl(folder / "ledger.jsonl", {"event": "not finite", **about, "time": time.time()})
         raise
-    append_jsonl(folder / "ledger.jsonl", {"event": "stage", "stage": number, "task": task.name, "time": time.time()})
+    event = {"event": "stage", "stage": number, "task": task.name, "training": training.as_dict(), "time": time.time()}
+    append_jsonl(folder / "ledger.jsonl", event)
     watcher.stage_done(stage)
     return stage
 
@@ -192,6 +246,7 @@ def evaluate_cell(learner: Learner, task: Task, number: int, folder: Path, watch
     cell = {
         "stage": number,
         "task": task.name,
+        "questions": questions_of(task),
         "score": score.strict,
         "score_rule": score.rule,
         "tolerant": score.tolerant,

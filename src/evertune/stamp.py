@@ -46,11 +46,13 @@ def stamp(folder: Path, lmm: LMM, stream: Stream) -> list[str]:
                 "its numbers would not be comparable: choose another --out"
             )
     earlier = [before, *(note["now"] for note in before.get("resumed", []))]
+    prompts = {**content["prompts"], **before.get("prompts", {})}  # tasks may have been added to the stream
     last = {key: next((note[key] for note in reversed(earlier) if key in note), None) for key in MAY_CHANGE}
     now = {key: content[key] for key in MAY_CHANGE if last[key] not in (None, content[key])}
-    if now:
-        note = {"time": time.time(), "after_stage": len(list(folder.glob("stages/*/done.json"))), "now": now}
-        write_json(path, {**before, "resumed": [*before.get("resumed", []), note]})
+    note = {"time": time.time(), "after_stage": len(list(folder.glob("stages/*/done.json"))), "now": now}
+    resumed = {"resumed": [*before.get("resumed", []), note]} if now else {}
+    if now or prompts != before.get("prompts"):
+        write_json(path, {**before, "prompts": prompts, **resumed})
     return [f"{key} {last[key]}, now {value}" for key, value in now.items()]
 
 

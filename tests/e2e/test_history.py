@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
+import yaml
 
 from evertune import UserError
 from evertune import run as evertune_run
 from evertune.data.source import Hints
+from evertune.learner import Learner
 from evertune.locks import alone
-from evertune.upkeep import learn, rollback
+from evertune.runner import Watcher
+from evertune.upkeep import learn, parsed, rollback
 
 SETTINGS = ["train.epochs=2", "train.learning_rate=0.01", "dtype=float32"]
 
@@ -49,6 +53,97 @@ def test_a_stage_that_was_taught_by_hand_is_not_taken_for_the_streams(toy_stream
     rollback(out, to=2)
     rows = [json.loads(line) for line in (toy_stream.parent / "task-0-train.jsonl").read_text().splitlines()]
     (tmp_path / "task-2.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows * 2))
-    learn(out, str(tmp_path / "task-2.jsonl"), hints=Hints(images=str(tasks[0].train[0].images[0].parent)))
+    hints = Hints(images=str(tasks[0].train[0].images[0].parent))
+    learn(out, str(tmp_path / "task-2.jsonl"), hints=hints, accept_if=parsed("gain>=-100"))
     with pytest.raises(UserError, match=r"stage 3 is 'task-2', which this stream does not teach there with these data"):
         run(toy_stream, out)
+
+
+def stream_of(toy_stream, place, names):
+    """The toy stream with the tasks `names`, in that order."""
+    whole = yaml.safe_load(toy_stream.read_text())
+    entries = {entry["name"]: entry for entry in whole["tasks"]}
+    place.parent.mkdir(exist_ok=True)
+    for path in toy_stream.parent.glob("*.jsonl"):
+        shutil.copy(path, place.parent)
+    place.write_text(yaml.safe_dump({"name": "toy", "tasks": [entries[name] for name in names]}))
+    return place
+
+
+@pytest.mark.parametrize("method", ["ewc", "eproj"])
+def test_a_task_at_the_end_of_the_stream_is_added_to_a_finished_run(toy_stream, tmp_path, method):
+    out, names = tmp_path / "run", ["task-0", "task-1", "task-2"]
+    first = run(stream_of(toy_stream, tmp_path / "data" / "s.yaml", names[:2]), out, method=method)
+    taught = [path.stat().st_mtime_ns for path in sorted(out.glob("stages/*/done.json"))]
+    stream, watcher = stream_of(toy_stream, tmp_path / "data" / "s.yaml", names), Told()
+    added = run(stream, out, method=method, watcher=watcher)
+    assert [path.stat().st_mtime_ns for path in sorted(out.glob("stages/*/done.json"))][:2] == taught
+    assert f"{out} continues with tasks added to its stream: task-2" in watcher.notices
+    assert [row[:2] for row in added["R"][:3]] == first["R"]
+    wanted = run(toy_stream, tmp_path / "at-once", method=method)
+    assert {k: v for k, v in added.items() if k != "cost"} == {k: v for k, v in wanted.items() if k != "cost"}
+    asked = cells_asked(out)
+    assert asked == 12, "nothing was asked twice"
+    assert run(stream, out, method=method) == added and cells_asked(out) == asked, "it is finished"
+    prompts = json.loads((out / "stamp.json").read_text())["prompts"]
+    assert list(prompts) == names
+
+
+def test_an_addition_that_was_cut_off_is_no_finished_run(toy_stream, tmp_path, monkeypatch):
+    out, names = tmp_path / "run", ["task-0", "task-1", "task-2"]
+    run(stream_of(toy_stream, tmp_path / "data" / "s.yaml", names[:2]), out)
+    stream = stream_of(toy_stream, tmp_path / "data" / "s.yaml", names)
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "answers", lambda *_given, **_named: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(stream, out)
+    assert run(stream, out)["tasks"] == names
+
+
+class Told(Watcher):
+    def __init__(self):
+        self.notices = []
+
+    def notice(self, text):
+        self.notices.append(text)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["task-0", "task-2", "task-1"], "its task 2 is 'task-1', that of the stream is 'task-2'"),
+        (["task-2", "task-0", "task-1"], "its task 1 is 'task-0', that of the stream is 'task-2'"),
+        (["task-0"], "the stream has no 'task-1' any more"),
+    ],
+)
+def test_other_changes_of_the_stream_are_named(toy_stream, tmp_path, names, said):
+    out = tmp_path / "run"
+    run(stream_of(toy_stream, tmp_path / "data" / "s.yaml", ["task-0", "task-1"]), out)
+    with pytest.raises(UserError, match=f"run holds a run of other data: {said}. Choose another --out, or delete"):
+        run(stream_of(toy_stream, tmp_path / "data" / "s.yaml", names), out)
+
+
+def test_a_method_that_learns_all_tasks_at_once_takes_no_more(toy_stream, tmp_path):
+    out = tmp_path / "run"
+    run(stream_of(toy_stream, tmp_path / "data" / "s.yaml", ["task-0", "task-1"]), out, method="joint")
+    before = (out / "config.yaml").read_bytes()
+    stream = stream_of(toy_stream, tmp_path / "data" / "s.yaml", ["task-0", "task-1", "task-2"])
+    with pytest.raises(UserError, match="joint teaches all tasks at once, so 'task-2' can't be added: choose another"):
+        run(stream, out, method="joint")
+    assert (out / "config.yaml").read_bytes() == before
+
+
+def test_what_was_taught_by_hand_is_the_added_task_or_is_said_not_to_be(toy_stream, tasks, tmp_path):
+    out, pictures = tmp_path / "run", str(tasks[0].train[0].images[0].parent)
+    names = ["task-0", "task-1", "task-2"]
+    run(stream_of(toy_stream, tmp_path / "data" / "s.yaml", names[:2]), out)
+    before = (out / "config.yaml").read_bytes()
+    shutil.copy(toy_stream.parent / "task-0-train.jsonl", tmp_path / "task-2.jsonl")
+    anyhow = parsed("gain>=-100")
+    learn(out, str(tmp_path / "task-2.jsonl"), hints=Hints(images=pictures), accept_if=anyhow)
+    stream = stream_of(toy_stream, tmp_path / "data" / "s.yaml", names)
+    with pytest.raises(UserError, match="stage 3 is 'task-2', which this stream does not teach there with these data"):
+        run(stream, out)
+    assert (out / "config.yaml").read_bytes() == before
+    rollback(out, to=2)
+    assert run(stream, out)["R"] == run(toy_stream, tmp_path / "at-once")["R"], "cells of the other task-2 are not its"

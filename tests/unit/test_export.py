@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
+from email.message import Message
+from importlib.metadata import metadata
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from peft import PeftModel
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
-from evertune import run
+import evertune
+from evertune import run, upkeep
 from evertune.api import open_run
 from evertune.cli import main
 from evertune.errors import RunFolderError, UserError
 from evertune.export import adapters, export, export_adapters
+from evertune.export.card import project_link
+from evertune.ledger import finished_cells
 from evertune.lmm import load_lmm, model_folder
 from evertune.tasks.task import Sample
 
@@ -142,6 +149,71 @@ def test_the_card(finished, tmp_path):
     assert card.startswith("---\nbase_model: ") and "after 2 of 3 tasks of toy" in card
     scores = " | ".join(f"{score:.1f}" for score in matrix["R"][2])
     assert f"| task-1 | {scores} |" in card and "\n| task-2 |" not in card and "learning rate 0.01" in card
+
+
+def test_a_model_that_was_taught_task_by_task_needs_no_matrix(toy_stream, tmp_path):
+    folder, anyhow = tmp_path / "model", upkeep.parsed("gain>=-100")
+    upkeep.new(folder, model="random", method="sequential", settings=["dtype=float32", "train.learning_rate=0.01"])
+    for entry in yaml.safe_load(toy_stream.read_text())["tasks"]:
+        path = toy_stream.parent / f"alone-{entry['name']}.yaml"
+        path.write_text(yaml.safe_dump({"name": entry["name"], "tasks": [entry]}))
+        condition = upkeep.parsed("gain>1000") if entry["name"] == "task-2" else anyhow
+        upkeep.learn(folder, str(path), settings=["train.min_steps=3"], accept_if=condition)
+    assert not (folder / "matrix.json").exists()
+    export(folder, tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    scores = {(c["stage"], c["task"]): f"{c['score']:.1f}" for c in finished_cells(folder).values()}
+    assert "after 2 of 2 tasks of model" in card and "task-2" not in card, "that one was discarded"
+    assert f"| untouched | {scores[0, 'task-0']} | - |" in card and "What was not asked has no score." in card
+    assert f"| task-1 | {scores[2, 'task-0']} | {scores[2, 'task-1']} |" in card
+    noted = [json.loads(line) for line in (folder / "ledger.jsonl").read_text().splitlines()]
+    trained = next(row["training"] for row in noted if row["event"] == "stage" and row["stage"] == 2)
+    assert f"epochs {trained['epochs']:g}, batch size {trained['batch_size']}, accumulate 1" in card
+    export(folder, tmp_path / "first", stage=1)
+    assert "\n| task-1 |" not in (tmp_path / "first" / "README.md").read_text()
+
+
+def test_a_run_that_was_taught_further_by_hand_shows_that(finished, toy_stream, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished("random"), folder)
+    entry = yaml.safe_load(toy_stream.read_text())["tasks"][0]
+    path = toy_stream.parent / "further.yaml"
+    path.write_text(yaml.safe_dump({"name": "further", "tasks": [{**entry, "name": "further"}]}))
+    upkeep.learn(folder, str(path), settings=["train.min_steps=3"], accept_if=upkeep.parsed("gain>=-100"))
+    export(folder, tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "after 4 of 4 tasks of toy" in card and "\n| further |" in card
+    assert "| after | task-0 | task-1 | task-2 | further |" in card
+
+
+@pytest.mark.parametrize(
+    ("headers", "link"),
+    [
+        ([], "evertune"),
+        ([("Project-URL", "Documentation, https://a.example/docs")], "[evertune](https://a.example/docs)"),
+        (
+            [("Project-URL", "Changelog, https://a.example/c"), ("Project-URL", "Repository, https://a.example")],
+            "[evertune](https://a.example)",
+        ),
+        ([("Home-page", "https://b.example")], "[evertune](https://b.example)"),
+    ],
+)
+def test_a_card_links_what_the_metadata_say(monkeypatch, headers, link):
+    made = Message()
+    for key, value in headers:
+        made[key] = value
+    monkeypatch.setattr("evertune.export.card.metadata", lambda _name: made)
+    assert project_link() == link
+
+
+def test_no_card_names_an_address_of_the_project_that_its_metadata_do_not():
+    """Wherever text is written that leaves this house."""
+    own = {entry.partition(",")[2].strip() for entry in metadata("evertune").get_all("Project-URL") or []}
+    place = Path(evertune.__file__).parent
+    files = [path for path in place.rglob("*") if path.suffix in (".py", ".md", ".j2", ".html", ".json")]
+    for path in files:
+        for address in re.findall(r"https?://[^\s)\"'<>]*evertune[^\s)\"'<>]*", path.read_text()):
+            assert address in own, f"{path}: {address}"
 
 
 def test_what_can_not_be_merged_is_said(finished, tmp_path):

@@ -24,7 +24,9 @@ from evertune.upkeep.steps import history, would_forget
 from evertune.upkeep.verdict import Change, Verdict, change_of
 from evertune.upkeep.view import _between
 
-SETTINGS = ("train.learning_rate=0.01", "train.batch_size=4")
+SETTINGS = ("train.learning_rate=0.01", "train.batch_size=4", "train.min_steps=0")
+"""Tasks of a few steps, as in a run; what they gain is the business of test_small_files.py."""
+ANYHOW = upkeep.parsed("gain>=-100")
 
 
 @pytest.fixture
@@ -59,7 +61,7 @@ def test_a_benchmark_is_learn_in_a_loop(data, toy_stream, tmp_path):
     evertune.run(str(toy_stream), model="random", method="ewc", seed=3, settings=sets, out=tmp_path / "run")
     folder = made(tmp_path / "model", "ewc", **{"ewc.samples": 4})
     for path in data:
-        upkeep.learn(folder, path)
+        upkeep.learn(folder, path, accept_if=ANYHOW)
     for stage in (1, 2, 3):
         assert weights(folder, stage) == weights(tmp_path / "run", stage), "equal to the bit"
     ours = {(r["stage"], r["task"]): r["score"] for r in cells(folder)}
@@ -77,7 +79,7 @@ def test_the_matrix_of_a_model_that_was_taught_task_by_task(data, toy_stream, tm
     with pytest.raises(UserError, match="has learned nothing yet"):
         upkeep.complete(folder)
     for path in data[:2]:
-        upkeep.learn(folder, path)
+        upkeep.learn(folder, path, accept_if=ANYHOW)
     said = CliRunner().invoke(app, ["report", str(folder), "--out", str(tmp_path / "r.html")])
     assert "evertune check" in str(said.exception) and "--every-stage" in str(said.exception)
     assert CliRunner().invoke(app, ["check", str(folder), "--every-stage"]).exit_code == 0
@@ -85,7 +87,7 @@ def test_the_matrix_of_a_model_that_was_taught_task_by_task(data, toy_stream, tm
     assert matrix["R"] == [row[:2] for row in wanted["R"][:3]] and matrix["finished"]
     assert CliRunner().invoke(app, ["report", str(folder), "--out", str(tmp_path / "r.html")]).exit_code == 0
     assert CliRunner().invoke(app, ["compare", str(folder), str(tmp_path / "run")]).exit_code == 0
-    upkeep.learn(folder, data[2])
+    upkeep.learn(folder, data[2], accept_if=ANYHOW)
     assert not (folder / "matrix.json").exists(), "it is out of date"
     upkeep.complete(folder)
     matrix = json.loads((folder / "matrix.json").read_text())
@@ -103,11 +105,11 @@ def cells(folder):
 
 def test_what_it_keeps_is_enough(data, tmp_path):
     folder = made(tmp_path / "model", **{"replay.ratio": 0.3})
-    upkeep.learn(folder, data[0])
+    upkeep.learn(folder, data[0], accept_if=ANYHOW)
     shutil.rmtree(tmp_path / "data" / "pictures-task-0")
     moved = tmp_path / "elsewhere"
     folder.rename(moved)
-    done = upkeep.learn(moved, data[1])
+    done = upkeep.learn(moved, data[1], accept_if=ANYHOW)
     assert [change.task for change in done.verdict.others] == ["task-0"]
     stage = Service.open(moved).learner.stages[-1]
     assert stage.samples > len(kept_task(moved, "task-1").test), "the replayed samples were there"
@@ -116,7 +118,7 @@ def test_what_it_keeps_is_enough(data, tmp_path):
 
 def test_a_stage_that_breaks_the_condition_is_discarded(data, tmp_path):
     folder = made(tmp_path / "model")
-    upkeep.learn(folder, data[0])
+    upkeep.learn(folder, data[0], accept_if=ANYHOW)
     before = weights(folder, 1)
     done = upkeep.learn(folder, data[1], accept_if=upkeep.parsed("average>1000 and forgetting<1000"))
     assert done.broken == (f"average is {done.verdict.measures()['average']:.1f}, asked was > 1000",)
@@ -129,16 +131,41 @@ def test_a_stage_that_breaks_the_condition_is_discarded(data, tmp_path):
     assert len(at_two) == 2, "what the discarded stage said about the first task does not count for the new one"
 
 
+@pytest.mark.parametrize("changed", ["pictures", "answers", "score", "ids"])
+def test_cells_of_a_discarded_task_are_not_those_of_the_next_of_its_name(data, tmp_path, changed):
+    """Also where ids and instructions are the same: other pictures, answers or another score make other questions."""
+    folder = made(tmp_path / "model")
+    assert upkeep.learn(folder, data[0], accept_if=upkeep.parsed("average>1000")).broken
+    place = tmp_path / "data"
+    rows = [json.loads(line) for line in (place / "task-0-test.jsonl").read_text().splitlines()]
+    assert len({row["answer"] for row in rows}) > 1 and len({row["image"] for row in rows}) == len(rows)
+    for key, column in (("pictures", "image"), ("answers", "answer")):
+        if changed == key:
+            values = [row[column] for row in rows]
+            rows = [{**row, column: value} for row, value in zip(rows, values[1:] + values[:1], strict=True)]
+    if changed == "ids":
+        rows = [{**row, "id": f"other-{number}"} for number, row in enumerate(rows)]
+    (place / "task-0-test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    anyhow = upkeep.parsed("gain>=-100")
+    upkeep.learn(folder, data[0], score="normalised" if changed == "score" else None, accept_if=anyhow)
+    at_zero = [cell for cell in cells(folder) if cell["stage"] == 0]
+    assert len(at_zero) == 2, "what the base model said was about other questions"
+    wanted = kept_task(folder, "task-0")
+    said = [json.loads(line) for line in (folder / "answers" / "00" / "task-0.jsonl").read_text().splitlines()]
+    assert [row["gold"] for row in said] == [list(sample.answers) for sample in wanted.test]
+    assert [row["image"] for row in said] == [str(sample.images[0]) for sample in wanted.test]
+
+
 def test_going_back(data, tmp_path):
     folder = made(tmp_path / "model")
     for path in data[:2]:
-        upkeep.learn(folder, path)
+        upkeep.learn(folder, path, accept_if=ANYHOW)
     with pytest.raises(UserError, match="is at stage 2: there is nothing to take away from stage 2 on"):
         would_forget(folder, 2)
     assert upkeep.rollback(folder, 0) == ["task-0", "task-1"]
     with pytest.raises(UserError, match="has learned nothing yet"):
         upkeep.check(folder)
-    assert upkeep.learn(folder, data[1]).stage == 1
+    assert upkeep.learn(folder, data[1], accept_if=ANYHOW).stage == 1
 
 
 def test_a_run_is_such_a_model(data, toy_stream, tmp_path):
@@ -149,7 +176,7 @@ def test_a_run_is_such_a_model(data, toy_stream, tmp_path):
     stream.write_text(yaml.safe_dump(two))
     evertune.run(str(stream), model="random", method="eproj", settings=SETTINGS, out=run)
     assert [change.difference for change in upkeep.check(run).others] == [0, 0]
-    done = upkeep.learn(run, data[2])
+    done = upkeep.learn(run, data[2], accept_if=ANYHOW)
     assert done.stage == 3 and [change.task for change in done.verdict.others] == ["task-0", "task-1"]
     shutil.rmtree(tmp_path / "data")
     verdict = upkeep.check(run)
@@ -166,7 +193,7 @@ def test_a_run_goes_back_too(data, toy_stream, tmp_path):
     evertune.run(str(toy_stream), model="random", method="replay", settings=SETTINGS, out=run)
     assert upkeep.rollback(run, 1) == ["task-1", "task-2"]
     assert [change.task for change in upkeep.check(run).others] == ["task-0"]
-    assert upkeep.learn(run, data[2], name="task-1").stage == 2, "another task of the same name"
+    assert upkeep.learn(run, data[2], name="task-1", accept_if=ANYHOW).stage == 2, "another task of the same name"
     assert [change.task for change in upkeep.check(run).others] == ["task-0", "task-1"]
 
 
@@ -176,23 +203,23 @@ def test_a_picture_of_the_memory_that_is_gone_is_said_to_be(data, tmp_path):
     upkeep.check(run)
     shutil.rmtree(tmp_path / "data" / "pictures-task-0")
     with pytest.raises(DataError, match="does not exist"):
-        upkeep.learn(run, data[1])
+        upkeep.learn(run, data[1], accept_if=ANYHOW)
 
 
 def test_nothing_is_changed_by_data_that_can_not_be_used(data, tmp_path):
     folder = made(tmp_path / "model")
-    upkeep.learn(folder, data[0])
+    upkeep.learn(folder, data[0], accept_if=ANYHOW)
     listed = sorted(path.name for path in folder.rglob("*"))
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"image": "none.png", "instruction": "what?", "answer": "x"}\n')
     with pytest.raises(DataError, match=r"none.png"):
-        upkeep.learn(folder, str(bad))
+        upkeep.learn(folder, str(bad), accept_if=ANYHOW)
     with pytest.raises(UserError, match="knows a task 'task-0' already: give the new one another name with --name"):
-        upkeep.learn(folder, data[1], name="task-0")
+        upkeep.learn(folder, data[1], name="task-0", accept_if=ANYHOW)
     with pytest.raises(UserError, match="has several tasks"):
-        upkeep.learn(folder, str(tmp_path / "data" / "toy.yaml"))
+        upkeep.learn(folder, str(tmp_path / "data" / "toy.yaml"), accept_if=ANYHOW)
     with pytest.raises(UserError, match="use letters, digits"):
-        upkeep.learn(folder, data[1], name="a task")
+        upkeep.learn(folder, data[1], name="a task", accept_if=ANYHOW)
     with pytest.raises(UserError, match="is not empty"):
         made(folder)
     with pytest.raises(RunFolderError, match="has no config.yaml"):
@@ -291,7 +318,7 @@ def test_the_commands(data, tmp_path):
     run, folder = CliRunner().invoke, str(tmp_path / "model")
     sets = [word for setting in SETTINGS for word in ("--set", setting)]
     assert "next: evertune learn" in run(app, ["new", folder, "--model", "random", "--method", "eproj", *sets]).stdout
-    assert "accepted  as stage 1" in run(app, ["learn", folder, data[0]]).stdout
+    assert "accepted  as stage 1" in run(app, ["learn", folder, data[0], "--accept-if", "gain>=-100"]).stdout
     refused = run(app, ["learn", folder, data[1], "--accept-if", "average>1000", "--json"])
     assert refused.exit_code == 1 and json.loads(refused.stdout)["accepted"] is False
     assert "task-0" in run(app, ["check", folder]).stdout
@@ -317,7 +344,7 @@ def curves(folder):
 
 def test_learning_is_tracked_and_what_is_taken_back_is_gone(data, tasks, tmp_path):
     folder = made(tmp_path / "model")
-    first, second = upkeep.learn(folder, data[0]), upkeep.learn(folder, data[1])
+    first, second = upkeep.learn(folder, data[0], accept_if=ANYHOW), upkeep.learn(folder, data[1], accept_if=ANYHOW)
     steps, rows = curves(folder)
     assert steps == list(range(1, len(steps) + 1)), "steps go on from task to task"
     names, half = [task.name for task in tasks], next(step for step, after, _ in rows if after == tasks[0].name)

@@ -15,7 +15,7 @@ from evertune.config import RunConfig
 from evertune.errors import UserError
 from evertune.identity import read_identity
 from evertune.learner import Learner
-from evertune.ledger import finished_cells
+from evertune.runner import cells_about
 from evertune.serve.following import Mark
 from evertune.stages import Stage
 from evertune.tasks import Sample, Task
@@ -106,7 +106,7 @@ def opened(service: Service, *, name: str, marks: dict[str, Mark]) -> Run:
         config=config_of(service.folder),
         tasks=service.tasks,
         stages=tuple(learner.stages),
-        cells=finished_cells(service.folder),
+        cells=cells_about(service.folder, service.tasks),
         needs_task=learner.needs_task_id(),
         marks=marks,
     )

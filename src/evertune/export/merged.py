@@ -11,7 +11,6 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
@@ -21,12 +20,12 @@ from evertune.api import config_of, open_run
 from evertune.assets import Progress
 from evertune.errors import RunFolderError, UserError, unknown
 from evertune.evaluate import read_answers
-from evertune.files import read_json, whole_folder, write_atomically
+from evertune.export.card import card_of
+from evertune.files import whole_folder, write_atomically
 from evertune.learner import Learner
-from evertune.lmm import PRESETS, load_lmm, model_folder
+from evertune.lmm import load_lmm, model_folder
 from evertune.lmm.adapters import merged
 from evertune.lmm.protocol import LMM
-from evertune.report.tables import matrix_as_markdown
 from evertune.tasks.task import Sample
 
 COMPARED = 16
@@ -92,7 +91,11 @@ def export(
         apart, largest = float((found - wanted).abs().max()), float(wanted.abs().max())
         if not apart <= APART[dtype] * largest:
             raise UserError(f"the logits of {out} lie {apart:.3g} from those of {run}: nothing was exported")
-        card = _card(run, source, model=config.model, stage=number, expert=expert, apart=apart, largest=largest)
+        checked = (
+            f"the largest difference between a logit of this folder and of the run is {apart:.1e}, the largest logit "
+            f"{largest:.1f} (up to {COMPARED} questions of the run on pictures of noise)"
+        )
+        card = card_of(run, source, stage=number, expert=expert, checked=checked)
         write_atomically(place / "README.md", card)
     return Exported(out, number, expert, apart, largest)
 
@@ -136,49 +139,3 @@ def _take_over(source: Path, place: Path) -> None:
         if path.is_file() and path.suffix != ".safetensors" and path.name not in OWN and not kept.exists():
             kept.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, kept)
-
-
-CARD = """---
-base_model: {model}
-tags: [continual-learning, evertune]
----
-# {model}, after {stage} of {stages} tasks of {stream}
-
-{model} taught one task after another by [evertune](https://pypi.org/project/evertune/) with the method `{method}`,
-seed {seed}{expert}.
-
-{table}
-
-Scores of 100 points on each task's test samples, rows in the order of learning; the first row is the untouched model.
-
-- Licence: {said}.
-- How it was trained: {training}.
-- Checked when it was written: the largest difference between a logit of this folder and of the run is {apart:.1e}, the
-  largest logit {largest:.1f} ({compared}).
-- {loading}
-"""
-
-
-def _card(run: Path, source: Path, *, model: str, stage: int, expert: str | None, apart: float, largest: float) -> str:
-    matrix = read_json(run / "matrix.json")
-    preset = PRESETS.get(model, {})
-    train: dict[str, Any] = matrix["settings"]["train"]
-    ours = read_json(source / "config.json").get("family") == "smol"
-    return CARD.format(
-        model=Path(model).name,
-        stage=stage,
-        stages=len(matrix["stages"]),
-        stream=matrix["stream"],
-        method=matrix["method"],
-        seed=matrix["seed"],
-        expert=f", the expert of `{expert}`" if expert else "",
-        table=matrix_as_markdown(matrix, stages=stage),
-        said=preset.get("licence", f"that of the model it was made from ({Path(model).name}) and of the data"),
-        training=", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in train.items()),
-        apart=apart,
-        largest=largest,
-        compared=f"up to {COMPARED} questions of the run on pictures of noise",
-        loading="`lm/` is an ordinary folder of `transformers`; with its projector it is loaded by `evertune --model`."
-        if ours
-        else "Loads with `transformers` (`AutoModelForImageTextToText.from_pretrained`), and with `evertune --model`.",
-    )

@@ -267,10 +267,10 @@ def as_markdown(rows: Sequence[Row]) -> str:
 
 
 def matrix_as_markdown(matrix: Loaded, *, stages: int) -> str:
-    """R of one run as a Markdown table, down to the row after `stages` stages."""
+    """R of one run as a Markdown table, down to the row after `stages` stages; `-` where a score is None."""
     rows = [("untouched", matrix["R"][0]), *zip(matrix["stages"], matrix["R"][1:], strict=False)][: stages + 1]
     lines = [["after", *matrix["tasks"]], ["---"] + ["---:"] * len(matrix["tasks"])]
-    lines += [[_markdown_text(name), *(f"{score:.1f}" for score in scores)] for name, scores in rows]
+    lines += [[_markdown_text(name), *("-" if s is None else f"{s:.1f}" for s in scores)] for name, scores in rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 

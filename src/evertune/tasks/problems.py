@@ -13,7 +13,7 @@ from typing import Any
 from evertune.errors import DataError
 
 SHOWN = 5
-LEAVE_OUT = "Mend them, or leave them out with --skip-bad"
+LEAVE_OUT = "Mend them, or leave them out (--skip-bad of evertune run, learn, try and data convert)"
 LISTED = 10_000
 """Messages of one kind that are kept; the count goes on."""
 

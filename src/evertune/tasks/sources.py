@@ -181,8 +181,8 @@ def _root(entry: TaskFile, folder: Path) -> Path:
     if not place.exists():
         about = format_of(entry.format or "jsonl").ABOUT
         raise DataError(
-            f"task '{entry.name}': {place} does not exist. Put the files of {entry.format} there, or say with --data "
-            f"where they are. They are: {about['files']}. From: {about['source']}",
+            f"task '{entry.name}': {place} does not exist. Put the files of {entry.format} there, or say where "
+            f"they are with --data of evertune run or data check. They are: {about['files']}. From: {about['source']}",
             kind="missing file",
         )
     return place

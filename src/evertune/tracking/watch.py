@@ -57,6 +57,9 @@ class Tracking(Watcher):
         """How many stages there will be."""
         self._stages = len(self._steps) + len(training)
 
+    def notice(self, text: str) -> None:
+        """No metric; who watches beside this says it, once."""
+
     def stage_started(self, number: int, task: Task) -> None:
         """Steps go on where the stage before has ended."""
         self._steps = self._steps[: number - 1]

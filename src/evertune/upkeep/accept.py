@@ -35,6 +35,10 @@ class Condition:
         ]
 
 
+ANYTHING = Condition("", ())
+"""What holds for every verdict."""
+
+
 def parsed(text: str) -> Condition:
     """Read a condition.
 

@@ -6,6 +6,7 @@ only the lines of `expected.py` can say something.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,15 @@ from evertune.data.source import Hints
 from evertune.lmm.weights import bytes_of
 from evertune.methods.base import Foreseen
 from evertune.planner import measure_pace
-from evertune.runner import Watcher
+from evertune.runner import Watcher, note_few_steps
 from evertune.scoring.rules import rule_of, score_cell
 from evertune.similarity import cosine, embed_task, evenly_spaced, similarity_to
 from evertune.stages import stage_folder
 from evertune.tasks import Stream, Task
 from evertune.upkeep import expected
 from evertune.upkeep.auto import Choice, chosen
+from evertune.upkeep.new_task import read_new, training_for
 from evertune.upkeep.service import Service
-from evertune.upkeep.steps import read_new
 
 ASKED = 100
 """Questions of the new task that are asked now, to know where it stands."""
@@ -87,6 +88,8 @@ def advice(
     name: str | None = None,
     score: str | None = None,
     hints: Hints | None = None,
+    settings: Sequence[str] = (),
+    skip_bad: bool = False,
     watcher: Watcher | None = None,
     progress: Progress | None = None,
 ) -> Advice:
@@ -99,13 +102,18 @@ def advice(
     watcher = watcher or Watcher()
     service = Service.open(folder, progress=progress)
     learner = service.learner
-    task, _ = read_new(service, data, name=name, score=score, hints=hints, progress=progress)
+    learner.training = training_for(folder, settings)
+    task, _ = read_new(
+        service, data, name=name, score=score, hints=hints, skip_bad=skip_bad, watcher=watcher, progress=progress
+    )
+    training = learner.training_of(task)
+    note_few_steps(learner, [task], watcher)
     learner.features.ensure(task.train)
     foreseen = next((found for m in learner.methods if (found := m.foresee(task, service.tasks))), None)
     neighbours = _neighbours(service, task, foreseen, watcher)
     before = _score_now(service, task)
     gain = expected.gain()
-    pace = measure_pace(learner.lmm, Stream(task.name, (task,)), learner.training, batch=learner.evaluation_batch)
+    pace = measure_pace(learner.lmm, Stream(task.name, (task,)), training, batch=learner.evaluation_batch)
     asked = 2 * len(task.test) + sum(len(other.test) for other in service.tasks)
     return Advice(
         task=task.name,
@@ -121,8 +129,8 @@ def advice(
             task=task.name,
             worst=max((n.forgetting for n in neighbours), default=0.0),
         ),
-        steps=learner.training.steps(len(task.train)),
-        seconds=learner.training.epochs * len(task.train) * pace.train + asked * pace.answer,
+        steps=training.steps(len(task.train)),
+        seconds=training.epochs * len(task.train) * pace.train + asked * pace.answer,
         stored_bytes=_growth(service),
     )
 

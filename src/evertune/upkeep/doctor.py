@@ -263,7 +263,8 @@ def _teach_again(folder: Path, number: int, stream: Stream | None, watcher: Watc
     place = next((place for place in stage_folders(folder) if number_of(place) == number), None)
     before = _checksums(place)
     watcher.stage_started(number, task)
-    effective = learner.training.batch_size * learner.training.accumulate
+    training = learner.training_of(task)
+    effective = training.batch_size * training.accumulate
     stage = learner.learn(task, on_step=lambda step: watcher.stepped(step, samples=effective))
     watcher.stage_done(stage)
     after = _checksums(folder / "stages" / f"{number:02d}-{task.name}")

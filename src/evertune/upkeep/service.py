@@ -5,7 +5,7 @@ Kept apart from the steps because the server, the playground and `ask` open mode
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,13 +14,11 @@ from typing import Any
 from evertune.api import config_of, data_of, open_run
 from evertune.assets import Progress
 from evertune.errors import RunFolderError
-from evertune.evaluate import read_answers
 from evertune.files import read_json
 from evertune.learner import Learner
-from evertune.ledger import finished_cells
 from evertune.lmm.protocol import LMM
 from evertune.processes import refuse_several
-from evertune.runner import Watcher, evaluate_cell
+from evertune.runner import Watcher, cells_about, evaluate_cell
 from evertune.tasks import Task
 from evertune.upkeep.kept import is_kept, keep_sample, keep_task, kept_task
 
@@ -70,18 +68,11 @@ class Service:
     ) -> dict[tuple[int, str], dict[str, Any]]:
         """All cells, after those of `tasks` at a stage, the last, were answered where they had not been."""
         number = self.number if stage is None else stage
-        cells = finished_cells(self.folder)
+        cells = cells_about(self.folder, tasks)
         for task in tasks:
-            strange = {key for key, cell in cells.items() if key[1] == task.name and not self._is_about(cell, task)}
-            cells = {key: cell for key, cell in cells.items() if key not in strange}
             if (number, task.name) not in cells:
                 cells[number, task.name] = evaluate_cell(self.learner, task, number, self.folder, watcher)
         return cells
-
-    def _is_about(self, cell: Mapping[str, Any], task: Task) -> bool:
-        """Whether a cell is of this task's questions, and not of an earlier task that had its name."""
-        said = [(row["id"], row["instruction"]) for row in read_answers(self.folder / cell["answers"])]
-        return said == [(sample.id, sample.instruction) for sample in task.test]
 
     def answers(self, stage: int, task: str) -> Path:
         """The file of what it said to a task's questions after a stage."""

@@ -15,29 +15,26 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from evertune.api import config_of, configure, header_of, load_model, method_specs, resolved
 from evertune.assets import Progress
-from evertune.config import validated
 from evertune.data.check import Checked
-from evertune.data.check import check as check_data
-from evertune.data.source import Hints, file_or_stream, reading
+from evertune.data.source import Hints
 from evertune.errors import UserError
 from evertune.evaluate import write_answers
 from evertune.files import append_jsonl, digest_of, read_json, write_json
 from evertune.identity import begin, is_free
-from evertune.learner import Learner
-from evertune.ledger import finished_cells, read_ledger
+from evertune.ledger import read_ledger
 from evertune.lmm import model_config
 from evertune.locks import alone
+from evertune.loop import Training
 from evertune.processes import refuse_several
-from evertune.runner import Watcher, learn_stage, matrix_of, note_stages
+from evertune.runner import Watcher, cells_about, learn_stage, matrix_of, note_few_steps, note_stages
 from evertune.stages import saved_stages
 from evertune.stamp import stamp
 from evertune.tasks import Stream, Task
-from evertune.tasks.sources import Reading, read_task
-from evertune.tasks.stream import TaskFile
 from evertune.tracking import Tracking, all_of, refuse_missing, retrack, tracking
 from evertune.upkeep.accept import Condition
 from evertune.upkeep.auto import AUTO, refuse_other, settled
 from evertune.upkeep.kept import drop_task, keep_task
+from evertune.upkeep.new_task import read_new, training_for
 from evertune.upkeep.service import OWN, Service
 from evertune.upkeep.verdict import Change, Verdict, best_cell, change_of
 
@@ -101,7 +98,8 @@ class Learned:
     """What `learn` did.
 
     Attributes:
-        broken: the parts of the condition that did not hold; the stage was discarded then.
+        broken: what was asked of the stage and did not hold; the stage was discarded then.
+        training: the hyper-parameters of the task; `steps`: optimizer steps.
     """
 
     stage: int
@@ -109,12 +107,24 @@ class Learned:
     verdict: Verdict
     checked: Checked
     broken: tuple[str, ...]
+    training: Training
+    steps: int
 
     def as_dict(self) -> dict[str, Any]:
         """For machines."""
-        warnings = self.checked.as_dict()["counts"]
-        found = {"stage": self.stage, "task": self.task, "accepted": not self.broken, "broken": list(self.broken)}
-        return {**found, "verdict": self.verdict.as_dict(), "data": warnings}
+        checked = self.checked.as_dict()
+        return {
+            "stage": self.stage,
+            "task": self.task,
+            "learned": self.verdict.learned,
+            "accepted": not self.broken,
+            "broken": list(self.broken),
+            "verdict": self.verdict.as_dict(),
+            "steps": self.steps,
+            "training": self.training.as_dict(),
+            "data": checked["counts"],
+            "findings": checked["findings"],
+        }
 
 
 @_alone_in
@@ -126,6 +136,8 @@ def learn(
     method: str | None = None,
     score: str | None = None,
     hints: Hints | None = None,
+    settings: Sequence[str] = (),
+    skip_bad: bool = False,
     accept_if: Condition | None = None,
     deterministic: bool = False,
     track: Sequence[str] = (),
@@ -141,7 +153,9 @@ def learn(
         method: `auto` or the model's own, which was chosen when it was made; another is refused.
         score: the scoring rule; default: the data's.
         hints: how a single file is read.
-        accept_if: if it does not hold afterwards, the stage is discarded.
+        settings: `train.KEY=VALUE`, for this task; without them it is trained for 200 optimizer steps or more.
+        skip_bad: train on the rows that can be used.
+        accept_if: if it does not hold afterwards, the stage is discarded; by default if the task was not learned.
         deterministic: refuse a model that was not made so; what it is decides how it learns.
         track: services that get the metrics, as in `evertune.run`; each learning is a run there, with all before it.
         watcher: told about progress.
@@ -158,25 +172,30 @@ def learn(
         _refuse_unsettled(folder)
     service = Service.open(folder, progress=progress)
     learner = service.learner
-    task, checked = read_new(service, data, name=name, score=score, hints=hints, progress=progress)
+    learner.training = training_for(folder, settings)
+    task, checked = read_new(
+        service, data, name=name, score=score, hints=hints, skip_bad=skip_bad, watcher=watcher, progress=progress
+    )
+    training = learner.training_of(task)
+    note_few_steps(learner, [task], watcher)
     note_stages(folder, learner.stages)
     kept = keep_task(folder, task, tokens=learner.lmm.answer_tokens)
     everything = (*service.tasks, kept)
-    there = finished_cells(folder)
+    there = cells_about(folder, everything)
     asked_before = sum(len(each.test) for each in everything if (service.number, each.name) not in there)
     watcher.run_started(
         f"{task.name}: task {len(everything)} of {folder}",
-        training=[round(learner.training.epochs * len(task.train))],
+        training=[round(training.epochs * len(task.train))],
         answers=asked_before + sum(len(each.test) for each in everything),
     )
     label, group = f"{folder.resolve().name}: {task.name}", folder.resolve().name
     with tracking(folder, to=track, name=label, group=group, watcher=watcher, same_run=False) as tracks:
         verdict = _taught(service, task, kept, watcher, tracks)
-    broken = tuple(accept_if.broken_by(verdict.measures())) if accept_if else ()
+    broken = tuple(accept_if.broken_by(verdict.measures()) if accept_if else verdict.not_learned())
     stage = service.number
     if broken:
         _go_back(service, stage - 1, reason="; ".join(broken))
-    return Learned(stage, task.name, verdict, checked, broken)
+    return Learned(stage, task.name, verdict, checked, broken, training, training.steps(len(task.train)))
 
 
 def _refuse_unsettled(folder: Path) -> None:
@@ -218,52 +237,6 @@ def _track_row(
     tracks.row(number, after=name, scores=scores, measures=measures)
 
 
-def read_new(
-    service: Service,
-    data: str,
-    *,
-    name: str | None,
-    score: str | None,
-    hints: Hints | None,
-    progress: Progress | None,
-) -> tuple[Task, Checked]:
-    """The one task of `data`, and what was found in it.
-
-    Raises:
-        DataError: something in the data can't be used.
-        UserError: there are several tasks, the model knows one of this name, or a name or rule is wrong.
-    """
-    lmm = service.learner.lmm
-    entry, how = _entry(data, service.learner, name=name, score=score, hints=hints, progress=progress)
-    if entry.name in {task.name for task in service.tasks}:
-        raise UserError(
-            f"{service.folder} knows a task '{entry.name}' already: give the new one another name with --name"
-        )
-    checked = check_data(data, lmm=lmm, hints=hints, progress=progress)
-    checked.errors.refuse(stream=checked.stream)
-    return read_task(entry, how, about=entry.about), checked
-
-
-def _entry(
-    data: str,
-    learner: Learner,
-    *,
-    name: str | None,
-    score: str | None,
-    hints: Hints | None,
-    progress: Progress | None,
-) -> tuple[TaskFile, Reading]:
-    """What the data say of their one task, and how it is read."""
-    content, path = file_or_stream(data, hints or Hints())
-    if len(content.tasks) != 1 or content.known:
-        names = ", ".join(entry.name for entry in content.tasks)
-        raise UserError(f"{data} has several tasks ({names}): a model is taught one at a time, each from its own file")
-    changed = {key: value for key, value in (("name", name), ("score", score)) if value}
-    entry = validated(TaskFile, content.tasks[0].model_dump() | changed, where=data)
-    how = reading(content, path, takes=learner.lmm.pictures, model=Path(learner.lmm.name).name, progress=progress)
-    return entry, how
-
-
 def _verdict(
     service: Service, before: Mapping[tuple[int, str], dict[str, Any]], *, stage: int, others: Sequence[Task], new: Task
 ) -> Verdict:
@@ -271,7 +244,8 @@ def _verdict(
 
     def change(task: Task, since: int) -> Change:
         best = best_cell(before, task.name, range(since, stage))["score"]
-        return change_of(task, service.answers(stage - 1, task.name), service.answers(stage, task.name), best=best)
+        paths = (service.answers(number, task.name) for number in (stage - 1, stage))
+        return change_of(task, *paths, best=best, new=task is new)
 
     return Verdict(change(new, 0), tuple(change(task, _learned_at(service, task)) for task in others))
 

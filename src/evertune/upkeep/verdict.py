@@ -12,7 +12,7 @@ from evertune.scoring.intervals import Interval, change_interval
 from evertune.scoring.rules import rule_of, score_cell
 from evertune.tasks import Task
 
-Word = Literal["gained", "kept", "lost", "too few questions"]
+Word = Literal["gained", "kept", "lost", "too few questions", "learned", "not learned"]
 HIDDEN = 20.0
 """Points: where the interval holds zero and reaches further than this, it is too wide to call a task kept."""
 
@@ -26,7 +26,9 @@ class Change:
         interval: 95 % interval of the difference over the same questions, those about one image counted together; None
             where there are too few, and where the score of the task is not the mean of its answers' scores (BLEU).
         few: there are too few questions for an interval.
-        word: lost or gained when the interval leaves zero out; of BLEU, when the score changed at all.
+        new: it is the task that was just learned.
+        word: lost or gained when the interval leaves zero out; of BLEU, when the score changed at all. Of the new task:
+            learned when it gained, else not learned.
     """
 
     task: str
@@ -37,6 +39,7 @@ class Change:
     best: float
     interval: Interval | None
     few: bool = False
+    new: bool = False
 
     @property
     def difference(self) -> float:
@@ -47,8 +50,10 @@ class Change:
     def word(self) -> Word:
         """What it comes to."""
         low, high = self.interval or (self.difference, self.difference)
-        if self.few or (self.interval and low <= 0 <= high and max(-low, high) > HIDDEN):
+        if self.few or (self.interval and low <= 0 <= high and max(-low, high) > HIDDEN and not self.new):
             return "too few questions"
+        if self.new:
+            return "learned" if low > 0 else "not learned"
         return "gained" if low > 0 else "lost" if high < 0 else "kept"
 
     def as_dict(self) -> dict[str, Any]:
@@ -67,6 +72,19 @@ class Verdict:
 
     new: Change | None
     others: tuple[Change, ...]
+
+    @property
+    def learned(self) -> bool:
+        """Whether the new task gained; of a check, where none is new, True."""
+        return self.new is None or self.new.word == "learned"
+
+    def not_learned(self) -> list[str]:
+        """Why a stage is discarded that nothing was asked of; empty when its task was learned."""
+        if self.new is None or self.learned:
+            return []
+        what = "has too few questions to show a gain" if self.new.few else "is not learned"
+        scores = f"from {self.new.before:.1f} to {self.new.after:.1f} on {self.new.questions} questions"
+        return [f"{self.new.task} {what}: {scores}"]
 
     def measures(self) -> dict[str, float]:
         """What a condition may ask for, in points: `forgetting`, `worst`, `gain` and `average` (docs/upkeep.md)."""
@@ -88,7 +106,7 @@ class Verdict:
         }
 
 
-def change_of(task: Task, before: Path, after: Path, *, best: float) -> Change:
+def change_of(task: Task, before: Path, after: Path, *, best: float, new: bool = False) -> Change:
     """Compare two files of answers to the test questions of `task`; `best` is of the cells before.
 
     Raises:
@@ -112,6 +130,7 @@ def change_of(task: Task, before: Path, after: Path, *, best: float) -> Change:
         best=max(best, last.strict),
         interval=interval,
         few=interval is None and not rule.whole,
+        new=new,
     )
 
 

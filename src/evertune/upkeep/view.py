@@ -15,10 +15,17 @@ from evertune.upkeep.doctor import Finding
 from evertune.upkeep.steps import Learned
 from evertune.upkeep.verdict import Change, Verdict
 
-COLOURS = {"gained": "green", "kept": "dim", "lost": "red", "too few questions": "yellow"}
+COLOURS = {
+    "gained": "green",
+    "kept": "dim",
+    "lost": "red",
+    "too few questions": "yellow",
+    "learned": "green",
+    "not learned": "red",
+}
 
 
-def show_learned(console: Console, done: Learned, *, folder: str) -> None:
+def show_learned(console: Console, done: Learned, *, folder: str, data: str) -> None:
     """The verdict of a stage, and whether it was kept."""
     console.print()
     console.print(_table(done.verdict, since="before"))
@@ -29,11 +36,24 @@ def show_learned(console: Console, done: Learned, *, folder: str) -> None:
             highlight=False,
             soft_wrap=True,
         )
+        if not done.verdict.learned:
+            _advise_longer(console, done, f"evertune learn {folder} {data}")
         return
+    if not done.verdict.learned:
+        console.print(f"[red]{done.task} is not learned[/red]: it did not gain more than chance would", highlight=False)
     console.print(f"[green]accepted[/green]  as stage {done.stage}", highlight=False, soft_wrap=True)
     console.print(
         f"[dim]back again: evertune rollback {folder} --to {done.stage - 1}[/dim]", highlight=False, soft_wrap=True
     )
+
+
+def _advise_longer(console: Console, done: Learned, command: str) -> None:
+    """What to do about a task that was not learned."""
+    for line in (
+        f"train longer: {command} --set train.min_steps={2 * done.steps}",
+        "a smaller gain shows on more test questions; keep the stage all the same: --accept-if 'gain>=-100'",
+    ):
+        console.print(f"[dim]{line}[/dim]", highlight=False, soft_wrap=True)
 
 
 def show_advice(console: Console, found: Advice) -> None:
@@ -136,7 +156,9 @@ def show_findings(
     for finding in gone:
         console.print(f"[green]mended[/green]  {finding.path} {finding.what}: {finding.remedy}", soft_wrap=True)
     for finding in left:
-        remedy = f"--repair: {finding.remedy}" if finding.remedy else "can't be made again from this folder"
+        remedy = (
+            f"evertune doctor --repair: {finding.remedy}" if finding.remedy else "can't be made again from this folder"
+        )
         console.print(f"[red]broken[/red]  {finding.path} {finding.what}. {remedy}", soft_wrap=True)
     if not left:
         console.print(f"{folder} is whole: every checksum is right", highlight=False, soft_wrap=True)
