@@ -40,6 +40,7 @@ SHOWN_BY = {
     "serve/listening.py": ("serve", "app"),
     "stamp.py": RUNS,
     "study/file.py": ("study",),
+    "tasks/single_file.py": DATA,
     "tasks/stream.py": ("run", "plan", "pairs", "similarity", "data check"),
     "upkeep/accept.py": ("learn",),
     "upkeep/auto.py": ("learn",),

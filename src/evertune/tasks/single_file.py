@@ -15,6 +15,8 @@ from evertune.tasks.turns import KEYS
 TABLES = (".csv", ".tsv", ".parquet")
 SUFFIXES = (".jsonl", ".json", *TABLES)
 
+WHERE = "(of evertune data check, learn and try; format: in a stream's YAML; evertune ls formats lists them)"
+
 
 def is_yaml(name: str) -> bool:
     """Whether a name is that of a YAML file."""
@@ -38,11 +40,11 @@ def guessed(path: Path) -> str | None:
         UserError: the ending says nothing; DataError: the file can't be read.
     """
     if path.is_dir():
-        raise UserError(f"{path} is a folder: say with --format whose layout it has (evertune ls formats)")
+        raise UserError(f"{path} is a folder: say with --format whose layout it has {WHERE}")
     if path.suffix.lower() in TABLES:
         return "table"
     if not is_file_of_rows(path.name):
-        raise UserError(f"{path}: its ending says no format; say it with --format (evertune ls formats)")
+        raise UserError(f"{path}: its ending says no format; say it with --format {WHERE}")
     first = next(iter(read_entries(path)), None)
     spoken = first is not None and not isinstance(first, DataError) and {*KEYS, "text"} & first.value.keys()
     return "llava" if spoken else None
