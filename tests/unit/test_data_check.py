@@ -329,3 +329,12 @@ def test_what_is_left_is_promised_only_where_something_is(tmp_path, pictures, ca
     for name, rows, promised in (("a", [bad, *(row(n, f"{n}.png") for n in range(3))], True), ("b", [bad, bad], False)):
         code, out, _ = evertune("data", "check", write_lines(tmp_path / f"{name}.jsonl", *rows), capsys=capsys)
         assert code == 1 and "A run would stop" in out and ("train on the rest" in out) is promised
+
+
+def test_answers_that_are_cut_elsewhere_are_others(tmp_path):
+    """`ab, c` and `a, bc` have the same letters."""
+    rows = [{"instruction": "q", "answers": answers} for answers in (["ab", "c"], ["a", "bc"])]
+    found = check(str(write_stream(tmp_path, one=(rows, [{"instruction": "r", "answer": "x"}]))))
+    assert not len(found.errors) and not len(found.warnings)
+    again = check(str(write_stream(tmp_path, one=([rows[0]] * 2, [{"instruction": "r", "answer": "x"}]))))
+    assert kinds(again.warnings) == {"the same row twice in train": 1}

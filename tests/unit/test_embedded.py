@@ -97,6 +97,23 @@ def test_parquet_of_the_hub(tmp_path, several):
         stream_of(tmp_path, format="table", data="t.parquet", options=options, images=".")
 
 
+def test_a_label_that_is_missing_is_no_answer(tmp_path):
+    """The hub writes -1 for labels that it keeps back: no class, and no answer either."""
+    pyarrow, datasets = pytest.importorskip("pyarrow"), pytest.importorskip("datasets")
+    from pyarrow import parquet
+
+    features = {"answer": {"names": ["cat", "dog"], "_type": "ClassLabel"}}
+    columns = {"instruction": ["a", "b", "c"], "answer": [1, -1, 0]}
+    about = {"huggingface": json.dumps({"info": {"features": features}})}
+    parquet.write_table(pyarrow.table(columns).replace_schema_metadata(about), tmp_path / "t.parquet")
+    kinds = {"instruction": datasets.Value("string"), "answer": datasets.ClassLabel(names=["cat", "dog"])}
+    datasets.Dataset.from_dict(columns, features=datasets.Features(kinds)).save_to_disk(str(tmp_path / "set"))
+    for format, place in (("table", "t.parquet"), ("huggingface", "set")):
+        samples, problems = read(format, tmp_path / place, image=None)
+        assert [sample.answers for sample in samples] == [("dog",), ("cat",)]
+        assert len(problems) == 1 and "row 2: the column 'answer' is empty" in problems[0]
+
+
 def test_parquet_whose_paths_are_names_of_files(tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet

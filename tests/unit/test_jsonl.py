@@ -134,3 +134,10 @@ def test_one_object_over_several_lines_is_no_rows(tmp_path):
         read("jsonl", tmp_path / "t.json")
     (tmp_path / "u.json").write_text('{"image": "a.png", "instruction": "q", "answer": "x"}\n' * 2)
     assert len(read("jsonl", tmp_path / "u.json")[0]) == 2, "one object a line, whatever the ending"
+
+
+def test_an_annotator_who_wrote_nothing_counts(tmp_path):
+    rows = [{"instruction": "q", "answers": answers} for answers in (["yes", "", " ", "no"], ["", "yes"])]
+    samples, problems = read("jsonl", write_lines(tmp_path / "t.jsonl", *rows))
+    assert [sample.answers for sample in samples] == [("yes", "", "", "no")]
+    assert len(problems) == 1 and "t.jsonl:2" in problems[0]

@@ -112,9 +112,11 @@ def _undecoded(content: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def _label(content: Any, name: str, value: Any) -> Any:
-    """The word of a class label, which is stored as a number."""
+    """The word of a class label, which is stored as a number; -1 is written where there is none."""
     feature = content.features[name]
-    return feature.int2str(value) if hasattr(feature, "int2str") and isinstance(value, int) and value >= 0 else value
+    if not hasattr(feature, "int2str") or not isinstance(value, int):
+        return value
+    return feature.int2str(value) if value >= 0 else None
 
 
 def _images(value: Any, origin: str) -> tuple[str, ...]:

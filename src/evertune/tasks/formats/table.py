@@ -148,4 +148,7 @@ def _labels(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:
 
 
 def _word(value: Any, words: Sequence[str]) -> Any:
-    return words[value] if isinstance(value, int) and 0 <= value < len(words) else value
+    """The word of a class label; the hub writes -1 where there is none."""
+    if not isinstance(value, int) or value >= len(words):
+        return value
+    return words[value] if value >= 0 else None
