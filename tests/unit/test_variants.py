@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 
 import pytest
+from made_up import run
 
 from evertune.report import compare
 from evertune.report.curves import choose, curves, rich_curve
@@ -47,6 +48,13 @@ def test_a_bound_that_was_trained_otherwise_is_no_reference():
     mine = matrix(epochs=2.0)
     assert metrics_with_references(mine, [matrix("direct", epochs=1.0)])["intransigence"] is None
     assert metrics_with_references(mine, [matrix("direct", epochs=2.0)])["intransigence"] is not None
+
+
+def test_a_bound_in_progress_is_no_reference():
+    mine, joint = run("s", "m"), run("s", "m", "joint")
+    assert metrics_with_references(mine, [joint])["gap_to_joint"] is not None
+    begun = {**joint, "R": joint["R"][:1]}
+    assert metrics_with_references(mine, [begun])["gap_to_joint"] is None, "its row 0 is the untouched model"
 
 
 def test_a_curve_has_a_point_per_value_with_mean_and_deviation_over_seeds():
