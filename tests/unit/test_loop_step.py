@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from evertune import processes
+from evertune import pieces, processes
 from evertune.lmm.weights import copy_of, restore
 from evertune.loop import Training, _own, train
 from evertune.methods import Sequential
@@ -150,3 +150,31 @@ def test_a_training_does_not_depend_on_what_was_trained_before_in_this_process(l
         ends.append((copy_of(lmm.trainable()), [(step.loss, step.gradient_norm) for step in log]))
     assert ends[0][1] == ends[1][1]
     assert all(torch.equal(ends[0][0][name], ends[1][0][name]) for name in start)
+
+
+@pytest.mark.parametrize("loss_mean", ["sample", "token"])
+def test_memory_that_is_full_at_a_later_micro_batch_leaves_nothing_of_the_first_attempt(
+    lmm, tasks, features, monkeypatch, loss_mean
+):
+    """The window's first micro-batch was added whole; then all of them are done again in halves, and count once."""
+    start, ends = copy_of(lmm.trainable()), []
+    real, sizes = pieces.loss_of, []
+
+    def loss_of(module, methods, batch, **more):
+        sizes.append(len(batch.samples))
+        if len(sizes) == 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return real(module, methods, batch, **more)
+
+    training = Training(batch_size=4, accumulate=2, learning_rate=1e-2, epochs=2, loss_mean=loss_mean)
+    for full in (False, True):
+        restore(lmm.trainable(), start)
+        if full:
+            monkeypatch.setattr(pieces, "loss_of", loss_of)
+        log = train(lmm, [Sequential()], tasks[0].train, features, training=training, seed=0)
+        ends.append((copy_of(lmm.trainable()), [(step.loss, step.gradient_norm) for step in log]))
+    assert sizes == [4, 4, 2, 2, 2, 2, 2, 2, 2, 2]
+    for ours, right in zip(ends[1][1], ends[0][1], strict=True):
+        assert ours == pytest.approx(right, rel=1e-3)
+    for name, value in ends[0][0].items():
+        torch.testing.assert_close(ends[1][0][name], value, rtol=1e-3, atol=2e-5, msg=name)
