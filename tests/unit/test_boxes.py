@@ -61,6 +61,12 @@ def test_exactly_half_is_not_more(half):
     assert box("[0, 0, 0.5001, 1]", [gold]) == 1
 
 
+def test_one_of_several_gold_boxes_is_enough():
+    golds = ["[0.5, 0.5, 1, 1]", "[0, 0, 0.4, 0.4]"]
+    assert box("[0, 0, 0.4, 0.4]", golds) == 1 and box_tolerant("0, 0, 0.4, 0.4", golds) == 1
+    assert box("[0, 0, 1, 1]", golds) == 0
+
+
 def test_names_of_numbers_are_no_numbers():
     assert anywhere("x1=0.1, y1=0.2, x2: 0.5, y2: 8e-1") == (0.1, 0.2, 0.5, 0.8)
     assert anywhere("0.1-0.2-0.5-0.8") == (0.1, 0.2, 0.5, 0.8)

@@ -130,6 +130,17 @@ def test_captions_by_line_or_by_id(tmp_path, monkeypatch):
         rescore(merged(tmp_path, [("q7", "a"), ("q8", "b")]), format="ucit-caption", gold=coco(tmp_path))
 
 
+def test_pictures_are_in_the_order_of_their_numbers(tmp_path, monkeypatch):
+    """Ten comes after two: captions are matched by line."""
+    monkeypatch.setattr("evertune.rescore.peers.SEVEN", ("bleu-1",))
+    words = "red blue green black white grey pink brown gold orange violet".split()
+    rows = [{"image_id": n, "caption": f"{word} {word}"} for n, word in enumerate(words, start=1)]
+    gold = write(tmp_path / "gold.json", {"annotations": rows[::-1]})
+    file = merged(tmp_path, [(f"q{n}", f"{word} {word}") for n, word in enumerate(words)])
+    found = rescore(file, format="ucit-caption", gold=gold, scores=["bleu-1"])
+    assert found.ours[0].strict == pytest.approx(100) and found.theirs[0].points == pytest.approx(100)
+
+
 def test_what_needs_java_is_said_and_the_rest_is_scored(tmp_path, monkeypatch):
     monkeypatch.setattr("evertune.scoring.java.shutil.which", lambda _: None)
     file = merged(tmp_path, [(i, texts[0]) for i, texts in CAPTIONS.items()])
@@ -153,6 +164,9 @@ def test_the_reported_number_is_met(tmp_path):
     result = rescore(file, format="coin-vqav2", gold=gold_of(tmp_path, golds))
     assert result.reported == {"Samples": 3, "Accuracy": 66.67}
     assert [one.reported for one in result.theirs] == [True, False]
+    for reported, met in {"66.66": False, "66.67": True, "66.68": False}.items():  # two decimals, rounded
+        write(tmp_path / "Result.text", f"Samples: 3\nAccuracy: {reported}%\n")
+        assert rescore(file, format="coin-vqav2", gold=gold_of(tmp_path, golds)).theirs[0].reported is met
     write(tmp_path / "Result.text", "Samples: 3\nBleu_1: 50.10\nAverage: 12.00\n[{'x': 1}]")
     assert read_totals(file) == {"Samples": 3, "Bleu_1": 50.1, "Average": 12}
 
@@ -182,6 +196,7 @@ def test_a_score_of_ones_own_choice(tmp_path):
     [
         ([("7", "x"), ("8", "y")], "0 of 3 question ids .* another split or data set"),
         ([("1", "x"), ("2", "y"), ("9", "z")], "2 of 3 .* and 1 answers belong to no question there, first '9'"),
+        ([(n, "x") for n in "1239"], "3 of 3 .* and 1 answers belong to no question there, first '9'"),
         ([("1", "x"), ("2", "y")], "2 of 3 .* 1 are missing, first '3'.*--missing wrong"),
         ([("1", "x"), ("1", "x"), ("2", "y"), ("3", "y")], "1 question ids stand more than once, first '1'"),
     ],

@@ -120,6 +120,7 @@ def test_the_box_that_loses_its_ends(said, theirs):
 def test_science_of_mllm_cl():
     states = {"image": "maps/MapQA_1.png", "prompt": "Which states have the lowest value?"}
     assert one(peers.science_of_mllm_cl, "utah, ohio", "Utah, Ohio,Iowa", **states) == pytest.approx(2 / 3)
+    assert one(peers.science_of_mllm_cl, "west virginia,ohio", "Virginia,Ohio", **states) == 0.5, "whole names"
     assert one(peers.science_of_mllm_cl, "Unanswerable", "unanswerable", image="a/AI2D_1.png") == 0
     assert one(peers.science_of_mllm_cl, "It is B", "B", image="a/AI2D_1.png") == 0
     assert one(peers.science_of_mllm_cl, "It is 10%", "10%", image="maps/MapQA_2.png") == 1
@@ -180,6 +181,7 @@ def test_the_average_of_seven_measures(monkeypatch):
         ("mllm-cl-fin", "Unanswerable", ["unanswerable"], 1, 0, "'Unanswerable' is wrong"),
         ("coin-vqav2", "dog", ["cat", "dog"], 0.5, 0, "one answer, we with all annotators"),
         ("coin-vqav2", "yes.", ["yes"], 1, 0, "in another form"),
+        ("coin-vqav2", "yes.", ["yes", "Yes", "yes!"], 1, 0, "in another form"),
         ("vqav2", "Yes.", ["yes"] * 10, 1, 0, "where all annotators say the same"),
         ("vizwiz", "two", ["two"] * 10, 1, 0, "what people said is not normalised"),
         ("coin-gqa", "  yes", ["yes"], 1, 0, "white space counts"),
