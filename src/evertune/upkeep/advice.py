@@ -112,7 +112,7 @@ def advice(
     foreseen = next((found for m in learner.methods if (found := m.foresee(task, service.tasks))), None)
     neighbours = _neighbours(service, task, foreseen, watcher)
     before = _score_now(service, task)
-    gain = expected.gain()
+    gain = expected.gain() if training == learner.training else expected.gain_of_small()
     pace = measure_pace(learner.lmm, Stream(task.name, (task,)), training, batch=learner.evaluation_batch)
     asked = 2 * len(task.test) + sum(len(other.test) for other in service.tasks)
     return Advice(
