@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import io
 import json
@@ -25,7 +26,7 @@ from evertune.app import bench as bench_module
 from evertune.app.asking import LONGEST_QUESTION, Asked, Asking, asked_of, picture_at
 from evertune.app.bench import open_runs
 from evertune.app.command import playground
-from evertune.app.door import COOKIE
+from evertune.app.door import COOKIE, Door
 from evertune.app.pieces import Pieces
 from evertune.app.runs import Kept, names_of
 from evertune.app.shown import Told, answers_of, choices_of, mark_of, matrix_of
@@ -307,6 +308,29 @@ def test_too_much_is_refused_and_the_page_stays(address):
     except (ConnectionError, http.client.HTTPException):
         pass  # it hung up while we were still sending
     assert answer(f"{address}/")[0] == 200
+
+
+def test_a_body_without_a_length_is_counted():
+    """Piece by piece: what goes beyond the limit is not handed on."""
+    sent, read = [], []
+
+    async def behind(scope, receive, send):
+        while True:
+            message = await receive()
+            read.append(len(message["body"]))
+            if not message["more_body"]:
+                break
+
+    async def receive():
+        return {"type": "http.request", "body": b"x" * 4, "more_body": len(read) < 9}
+
+    async def send(message):
+        sent.append(message)
+
+    door = Door(behind, token=None, largest=10)
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": [(b"host", b"127.0.0.1")]}
+    asyncio.run(door(scope, receive, send))
+    assert read == [4, 4] and sent[0]["status"] == 413
 
 
 def test_other_files_are_not_given_away(address, taught):
