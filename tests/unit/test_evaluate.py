@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from evertune.errors import RunFolderError
-from evertune.evaluate import AnswerCache, answer_samples, read_answers, score_answers, write_answers
+from evertune.evaluate import AnswerCache, answer_samples, longest_answer, read_answers, score_answers, write_answers
 from evertune.files import write_jsonl
 from evertune.lmm.weights import copy_of
 from evertune.methods import Sequential, make_methods
@@ -192,3 +192,13 @@ def test_answering_leaves_the_weights_as_they_were(lmm, tasks, context, features
     with pytest.raises(InterruptedError):
         answer_samples(lmm, [method], samples, features, on_answered=broken, **asked)
     assert all(torch.equal(p, before[name]) for name, p in lmm.trainable().items())
+
+
+def test_the_longest_answer_is_that_of_the_training_set(lmm, tasks):
+    """Gold answers of the test set say nothing of how long a prediction may be, unless there is nothing else."""
+    train = (tasks[0].train[0], replace(tasks[0].train[1], answers=("red and green",)))
+    test = (replace(tasks[0].test[0], answers=("a far longer answer than any",)),)
+    task = replace(tasks[0], train=train, test=test)
+    assert longest_answer(lmm, task, None) == lmm.answer_tokens("red and green") + 2
+    assert longest_answer(lmm, replace(task, train=()), None) == lmm.answer_tokens(test[0].answers[0]) + 2
+    assert longest_answer(lmm, task, 3) == 3
