@@ -16,6 +16,7 @@ from evertune import upkeep
 from evertune.cli import app
 from evertune.errors import DataError, RunFolderError, UserError
 from evertune.evaluate import Answer, write_answers
+from evertune.ledger import cells_of
 from evertune.scoring.intervals import change_interval
 from evertune.stages import FILES
 from evertune.upkeep.kept import kept_task
@@ -359,3 +360,10 @@ def test_learning_is_tracked_and_what_is_taken_back_is_gone(data, tasks, tmp_pat
     assert kept == before.splitlines(), "the discarded stage has left no step"
     upkeep.rollback(folder, 1)
     assert curves(folder)[0] == list(range(1, half + 1))
+
+
+def test_a_rollback_takes_the_cells_of_later_stages_and_no_others():
+    """Those of the stage that it goes back to stay: nothing is asked again there."""
+    rows = [{"event": "cell", "cell": {"stage": stage, "task": "a"}} for stage in (0, 1, 2)]
+    again = {"event": "cell", "cell": {"stage": 2, "task": "b"}}
+    assert set(cells_of([*rows, {"event": "rollback", "to": 1}, again])) == {(0, "a"), (1, "a"), (2, "b")}
