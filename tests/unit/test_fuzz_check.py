@@ -121,14 +121,15 @@ def test_files_of_anything_from_the_command(tmp_path, content, ending):
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(PICTURES), st.data())
 def test_damaged_pictures(tmp_path, content, data):
-    """A row's picture is sound or a problem of that row; the other row is always there."""
+    """A row's picture is sound or a problem of that row; the other rows are always there."""
     start = data.draw(st.integers(0, len(content)))
     changed = content[:start] + data.draw(st.binary(max_size=4)) + content[start + data.draw(st.integers(0, 400)) :]
     (tmp_path / "a").write_bytes(changed)
-    Image.new("RGB", (3, 3)).save(tmp_path / "b.png")
-    rows = [{"image": name, "instruction": "q", "answer": "a"} for name in ("a", "b.png")]
+    for side, name in enumerate(("b.png", "c.png"), start=3):
+        Image.new("RGB", (side, side)).save(tmp_path / name)
+    rows = [{"image": name, "instruction": "q", "answer": "a"} for name in ("a", "b.png", "c.png")]
     found = check(str(write_lines(tmp_path / "s.jsonl", *rows)))
-    assert len(found.errors) + sum(len(half.samples) for half in found.halves) == 2
+    assert len(found.errors) + sum(len(half.samples) for half in found.halves) == 3
     assert all("s.jsonl:1: " in text for _, _, said in found.errors.kinds() for _, text in said)
 
 
@@ -179,7 +180,8 @@ def test_names_that_lead_out(tmp_path):
     inside, secret = tmp_path / "data", tmp_path / "secret.png"
     inside.mkdir()
     Image.new("RGB", (3, 3)).save(secret)
-    Image.new("RGB", (4, 4)).save(inside / "own.png")
+    for side, name in ((4, "own.png"), (5, "other.png")):
+        Image.new("RGB", (side, side)).save(inside / name)
     (inside / "link.png").symlink_to(secret)
     (inside / "up").symlink_to(tmp_path)
     names = [
@@ -190,6 +192,7 @@ def test_names_that_lead_out(tmp_path):
         "up/secret.png",
         "C:\\secret.png",
         "own.png",
+        "other.png",
     ]
     rows = [{"id": name, "image": name, "instruction": "q", "answer": "a"} for name in names]
     found = check(str(write_lines(inside / "s.jsonl", *rows)))
