@@ -182,3 +182,13 @@ def test_a_model_that_thinks_predicts_its_answer(tiny_chat, monkeypatch):
     monkeypatch.setattr(lmm.model, "generate", lambda input_ids, **_: torch.cat([input_ids, torch.tensor([new])], 1))
     (said,) = lmm.answer(torch.zeros(0, 1, 32), ["which?"], max_new_tokens=40, pictures=[0])
     assert said == "red" and list(said.ids) == new and said.finished
+
+
+def test_an_answer_ends_at_the_first_end_token_behind_it(tmp_path, tiny_chat):
+    """Both are ends for the checkpoint, and the template writes both."""
+    folder = shutil.copytree(tiny_chat("qwen2_vl"), tmp_path / "two")
+    (folder / "chat_template.jinja").write_text(MARKED.replace("IMAGE", VISION).replace("<|im_end|>", "<|im_end|></s>"))
+    generation = json.loads((folder / "generation_config.json").read_text())
+    tokens = load(folder).prompts.tokenizer.convert_tokens_to_ids(["</s>", "<|im_end|>"])
+    (folder / "generation_config.json").write_text(json.dumps({**generation, "eos_token_id": tokens}))
+    assert load(folder).prompts.end == tokens[1]
