@@ -221,18 +221,18 @@ def test_questions_that_cannot_be_asked(tmp_path):
     text = tmp_path / "text.png"
     text.write_text("no picture")
     with pytest.raises(DataError, match="broken or not a picture"):
-        asked_of(str(text), "what?", None)
+        asked_of(text, "what?", None)
     with pytest.raises(DataError, match="choose it again"):
-        picture_at(str(tmp_path / "gone.png"))
+        picture_at(tmp_path / "gone.png")
     huge = tmp_path / "huge.png"
     Image.new("1", (10_000, 10_000)).save(huge)
     with pytest.raises(DataError, match="10000 x 10000 pixels"):
-        picture_at(str(huge))
+        picture_at(huge)
     long = tmp_path / "long.png"
     with long.open("wb") as stream:
         stream.truncate(LARGEST_BODY + 1)
     with pytest.raises(DataError, match="at most 20 are taken"):
-        picture_at(str(long))
+        picture_at(long)
 
 
 def test_a_picture_that_the_model_needs(both, monkeypatch):

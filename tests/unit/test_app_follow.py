@@ -9,6 +9,7 @@ import pytest
 from evertune import upkeep
 from evertune.app.asking import Asked, Asking
 from evertune.app.bench import open_runs
+from evertune.app.uploads import Uploads
 from evertune.errors import UserError
 from evertune.locks import alone
 from evertune.stages import stage_folders
@@ -77,9 +78,9 @@ def test_a_stage_that_may_be_discarded_is_not_shown(folders):
     assert [len(run.stages) for run in asking.refresh()] == [3, 3]
 
 
-def test_the_page_is_made_again(folders):
+def test_the_page_is_made_again(folders, tmp_path):
     page = pytest.importorskip("evertune.app.page")
-    ground = page.Playground(*open_runs(folders), tokens=4)
+    ground = page.Playground(*open_runs(folders), tokens=4, uploads=Uploads(tmp_path))
     assert "task-2" in ground.matrices("strict")
     version, notice, *rest = ground.current(0, "strict")
     assert version == 0 and all(part == page.gr.skip() for part in (notice, *rest))

@@ -7,6 +7,7 @@ shown.py    what the page shows, as plain values
 pieces.py   the same as HTML, every value escaped
 page.py     the page: Gradio's parts, and what happens when they are used
 looks.py    the colours and type of the report
+uploads.py  the files that were dropped: the only ones that are read, or given to a browser
 door.py     who comes in, and with how much
 command.py  from folders to a server that listens
 """

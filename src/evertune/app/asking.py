@@ -16,10 +16,10 @@ from PIL import Image
 
 from evertune.app.bench import Bench
 from evertune.app.runs import Run
+from evertune.app.uploads import read_regular
 from evertune.errors import DataError, UserError
 from evertune.serve.answering import Answering, Question, Reply
 from evertune.serve.following import has_moved
-from evertune.serve.listening import LARGEST_BODY
 from evertune.tasks.pictures import picture_of_bytes
 
 LONGEST_QUESTION = 4000
@@ -42,27 +42,16 @@ class Asked:
         return self.picture[1] if self.picture else ""
 
 
-def picture_at(path: str | None) -> tuple[Image.Image, str] | None:
+def picture_at(path: Path | None) -> tuple[Image.Image, str] | None:
     """The picture that was dropped, if one was.
 
     Raises:
-        DataError: it is too large, broken or no picture.
+        DataError: it is no regular file, too large, broken or no picture.
     """
-    if not path:
-        return None
-    try:
-        size = Path(path).stat().st_size
-        if size > LARGEST_BODY:
-            raise DataError(
-                f"the picture has {size >> 20} MiB; at most {LARGEST_BODY >> 20} are taken: make it smaller"
-            )
-        content = Path(path).read_bytes()
-    except OSError as problem:
-        raise DataError("the picture is no longer there: choose it again", kind="missing picture") from problem
-    return picture_of_bytes(content, where="the picture")
+    return picture_of_bytes(read_regular(path), where="the picture") if path else None
 
 
-def asked_of(path: str | None, words: str, task: str | None) -> Asked:
+def asked_of(path: Path | None, words: str, task: str | None) -> Asked:
     """A question, checked.
 
     Raises:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import tempfile
 from collections.abc import Sequence
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from evertune.app.uploads import Uploads
 from evertune.assets import Progress
 from evertune.errors import UserError
 from evertune.serve.listening import LARGEST_BODY, Server, refuse_without_token, socket_at
@@ -55,8 +59,17 @@ def playground(
     os.environ.update(QUIET)
     from evertune.app.page import Playground, mounted, page_of  # seconds, so after all that may be wrong
 
-    uploads = Path(tempfile.mkdtemp(prefix="evertune-app-"))
-    os.environ["GRADIO_TEMP_DIR"] = str(uploads)
-    page = page_of(Playground(runs, bench, tokens=tokens))
-    app = mounted(page, runs, token=token, largest=LARGEST_BODY, uploads=uploads)
+    uploads = Uploads(Path(tempfile.mkdtemp(prefix="page-", dir=_uploads())))
+    os.environ["GRADIO_TEMP_DIR"] = str(uploads.folder)  # read while the page is made, and kept by it
+    page = page_of(Playground(runs, bench, tokens=tokens, uploads=uploads))
+    app = mounted(page, token=token, largest=LARGEST_BODY)
+    os.environ["GRADIO_TEMP_DIR"] = str(_uploads())  # read for every event, of whichever page of this process
     return Server(app, listening, patience=PATIENCE)
+
+
+@cache
+def _uploads() -> Path:
+    """Where the pages of this process have their folders for what is dropped."""
+    place = Path(tempfile.mkdtemp(prefix="evertune-app-")).resolve()
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    return place

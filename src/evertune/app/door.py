@@ -5,9 +5,11 @@ Plain ASGI around the whole application, so that no path of Gradio's goes past i
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
-from collections.abc import Awaitable, Callable, MutableMapping
+import re
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from typing import Any
@@ -22,17 +24,25 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 COOKIE = "evertune"
+POLICY_HEADER = b"content-security-policy"
 ENTER = "/enter"
 LONGEST_FORM = 4096
 TOKEN_WANTED = "Send the token as 'Authorization: Bearer ...'."
-# Gradio's page needs scripts within it and functions made from text; nothing is loaded from, or sent to, elsewhere.
+FILES = "/gradio_api/file="
+OPEN = re.compile(
+    r"/|/(config|theme\.css|favicon\.ico|manifest\.json)|/(assets|static)/.+"
+    r"|/gradio_api/((info|startup-events|upload|upload_progress|cancel|reset)|queue/(join|data)|(heartbeat/|file=).+)"
+)
+"""What the page asks for. Gradio answers to more: deep links, a proxy, recordings, an editor, calls past the queue."""
+INLINE = re.compile(rb"<script(?![^>]*\bsrc=)[^>]*>(.*?)</script>", re.DOTALL)
+# Gradio makes functions from text. Nothing is loaded from, or sent to, elsewhere, and of scripts within the page only
+# those run that it was sent with, known by their hashes.
 POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "default-src 'self'; script-src 'self' 'unsafe-eval'{}; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; "
     "object-src 'none'; frame-ancestors 'none'; base-uri 'self'; form-action 'self'"
 )
 HEADERS = (
-    (b"content-security-policy", POLICY.encode()),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
 )
@@ -64,7 +74,13 @@ class Door:
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         refused = await self._refusal(scope, headers, receive, send)
-        if not refused:
+        if refused:
+            return
+        if not OPEN.fullmatch(scope["path"]):
+            await _reply(send, 404, "There is nothing here.")
+        elif scope["path"] == "/":
+            await self._let_in(_uncompressed(scope), receive, Hashed(send))
+        else:
             await self._let_in(scope, receive, send)
 
     async def _refusal(
@@ -130,7 +146,7 @@ class Door:
             nonlocal begun
             if message["type"] == "http.response.start":
                 begun = True
-                message["headers"] = [*message.get("headers", []), *HEADERS]
+                message["headers"] = _with_policy([*message.get("headers", []), *HEADERS])
             await send(message)
 
         try:
@@ -138,6 +154,37 @@ class Door:
         except TooLargeError:
             if not begun:
                 await _reply(send, 413, f"At most {self._largest >> 20} MiB are taken: send a smaller picture.")
+
+
+class Hashed:
+    """Sends the page with a policy that names the scripts within it by their hashes."""
+
+    def __init__(self, send: Send) -> None:
+        self._send, self._start, self._body = send, dict[str, Any](), b""
+
+    async def __call__(self, message: Message) -> None:
+        """ASGI: the page is held back until it is whole."""
+        if message["type"] == "http.response.start":
+            self._start = dict(message)
+            return
+        self._body += message.get("body", b"")
+        if message.get("more_body"):
+            return
+        headers = [pair for pair in self._start["headers"] if pair[0] != POLICY_HEADER]
+        await self._send({**self._start, "headers": _with_policy(headers, scripts=INLINE.findall(self._body))})
+        await self._send({"type": "http.response.body", "body": self._body})
+
+
+def _with_policy(headers: list[tuple[bytes, bytes]], scripts: Sequence[bytes] = ()) -> list[tuple[bytes, bytes]]:
+    """Headers with the policy of the page, where they have none of their own."""
+    if any(name == POLICY_HEADER for name, _ in headers):
+        return headers
+    hashes = [base64.b64encode(hashlib.sha256(script).digest()).decode() for script in scripts]
+    return [*headers, (POLICY_HEADER, POLICY.format("".join(f" 'sha256-{sha}'" for sha in hashes)).encode())]
+
+
+def _uncompressed(scope: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    return {**scope, "headers": [pair for pair in scope["headers"] if pair[0] != b"accept-encoding"]}
 
 
 def _names_this_machine(host: str) -> bool:
@@ -153,6 +200,6 @@ async def _reply(
     send: Send, status: int, text: str, *, page: bool = False, more: tuple[tuple[bytes, bytes], ...] = ()
 ) -> None:
     kind = b"text/html; charset=utf-8" if page else b"text/plain; charset=utf-8"
-    headers = [(b"content-type", kind), (b"cache-control", b"no-store"), *HEADERS, *more]
+    headers = _with_policy([(b"content-type", kind), (b"cache-control", b"no-store"), *HEADERS, *more])
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": text.encode()})

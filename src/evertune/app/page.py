@@ -9,21 +9,20 @@ from __future__ import annotations
 import shutil
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 
 from evertune.app.asking import Asking, asked_of, picture_at
 from evertune.app.bench import Bench
-from evertune.app.door import Door
+from evertune.app.door import FILES, Door
 from evertune.app.looks import style_sheet, theme
 from evertune.app.pieces import Pieces
 from evertune.app.runs import Kept, Run
 from evertune.app.shown import MARKS, PAGE, Form, Told, answers_of, choices_of, matrix_of
-from evertune.errors import UserError
-from evertune.upkeep.kept import FOLDER, PICTURES
+from evertune.app.uploads import Uploads, refuse_foreign
+from evertune.errors import DataError, UserError
 
 LISTEN = """
 element.addEventListener('click', event => {
@@ -33,9 +32,14 @@ element.addEventListener('click', event => {
 """
 Sent = dict[str, Any] | None
 """A picture as Gradio's page sends it. Gradio does not open it (`preprocess=False`): our own limits come first."""
+SESSIONS, WAITING = 64, 64  # pages that Gradio remembers, and events that wait: each may hold a whole request
 MULTIPART = 64 << 10  # bytes around a file in a form
 HOURLY = 3600  # seconds: how often, and from what age on, dropped pictures are deleted
 FORMS: list[tuple[str, Form]] = [("strictly", "strict"), ("in any form", "tolerant")]
+
+
+SEALED = {"content-security-policy": "default-src 'none'; sandbox"}
+"""Of a file that was dropped: opened by itself, nothing of it runs."""
 
 
 def piece(value: str = "", **how: Any) -> gr.HTML:
@@ -50,10 +54,11 @@ class Playground:
         runs: what is shown.
         bench: their model.
         tokens: longest answer.
+        uploads: where pictures are that were dropped or chosen.
     """
 
-    def __init__(self, runs: Sequence[Run], bench: Bench, *, tokens: int) -> None:
-        self.runs = list(runs)
+    def __init__(self, runs: Sequence[Run], bench: Bench, *, tokens: int, uploads: Uploads) -> None:
+        self.runs, self.uploads = list(runs), uploads
         self.kept = Kept(runs)
         self.version = 0
         self.pieces = Pieces()
@@ -68,11 +73,13 @@ class Playground:
         """Before anything was asked."""
         return [Told(run.name, tuple(run.stage_names)) for run in self.runs]
 
-    def told(self, told: list[Told] | None, at: float) -> tuple[str, str]:
+    def told(self, told: list[Told] | None, at: Any) -> tuple[str, str]:
         """What was said around stage `at`, and at all stages."""
         if not told:
             return "", ""
-        return self.pieces.turn(told, int(at)), self.pieces.stages(told, int(at))
+        usable = isinstance(at, int | float) and 0 <= at <= self.last
+        stage = int(at) if usable else self.last
+        return self.pieces.turn(told, stage), self.pieces.stages(told, stage)
 
     def refresh(self) -> None:
         """Take in what other processes have taught or rolled back.
@@ -97,10 +104,11 @@ class Playground:
         slider = gr.Slider(0, self.last, value=self.last)
         return self.version, gr.skip(), self.pieces.head(self.runs), slider, tasks, self.matrices(form)
 
-    def ask(self, picture: Sent, words: str | None, task: str | None, at: float) -> Iterator[tuple[Any, ...]]:
+    def ask(self, picture: Sent, words: Any, task: Any, at: Any) -> Iterator[tuple[Any, ...]]:
         """Ask every stage; gives (state, notice, around the stage, all stages) after each answer."""
         try:
-            asked = asked_of(_path(picture), words or "", task)
+            task = task if isinstance(task, str) else None
+            asked = asked_of(self.uploads.path_of(picture), words if isinstance(words, str) else "", task)
         except UserError as problem:
             yield None, self.pieces.notice(str(problem)), "", ""
             return
@@ -114,7 +122,7 @@ class Playground:
     def dropped(self, picture: Sent) -> str:
         """What is wrong with a picture that was dropped, if something is."""
         try:
-            picture_at(_path(picture))
+            picture_at(self.uploads.path_of(picture))
         except UserError as problem:
             return self.pieces.notice(str(problem))
         return self.pieces.notice()
@@ -124,14 +132,19 @@ class Playground:
         return self.pieces.choices(task, choices_of(self.kept, task, count)) if task else ""
 
     def pick(self, event: gr.EventData) -> tuple[Any, ...]:
-        """A kept question was chosen, or more were asked for: (picture, words, pictures to choose from)."""
+        """A kept question was chosen, or more were asked for: (picture, words, pictures to choose from, notice)."""
         task, place = _word(event, "task"), _number(event, "place")
         if _word(event, "act") == "more-pictures":
-            return gr.skip(), gr.skip(), self.choices(task, _number(event, "count"))
+            return gr.skip(), gr.skip(), self.choices(task, _number(event, "count")), gr.skip()
         samples = self.kept.of(task)
         if not 0 <= place < len(samples):
-            return gr.skip(), gr.skip(), gr.skip()
-        return str(samples[place].images[0].resolve()), samples[place].instruction, gr.skip()
+            return gr.skip(), gr.skip(), gr.skip(), gr.skip()
+        sample = samples[place]
+        try:
+            picture = str(self.uploads.keep(sample.images[0]))
+        except UserError as problem:
+            return None, sample.instruction, gr.skip(), self.pieces.notice(str(problem))
+        return picture, sample.instruction, gr.skip(), self.pieces.notice()
 
     def matrices(self, form: Form, chosen: tuple[int, int, int] | None = None) -> str:
         """All heat maps."""
@@ -151,24 +164,35 @@ class Playground:
         return self.matrices(form, (run, stage, task)), self.pieces.answers(found)
 
 
-def _path(picture: Sent) -> str | None:
-    """The file that was sent; Gradio has checked that it is one of those."""
-    return picture.get("path") if picture else None
-
-
 def _number(event: gr.EventData, key: str) -> int:
     text = _word(event, key)
     return int(text) if text.isdecimal() and len(text) < 10 else -1
 
 
 def _word(event: gr.EventData, key: str) -> str:
-    value = (event._data or {}).get(key, "")
+    value = event._data.get(key) if isinstance(event._data, dict) else None
     return value if isinstance(value, str) else ""
 
 
-def page_of(ground: Playground) -> gr.Blocks:
+class Page(gr.Blocks):  # type: ignore[misc]  # Gradio has no types here
+    """A page that looks at every value before Gradio opens, hashes, copies or fetches the file that it names."""
+
+    uploads: Uploads
+
+    def validate_inputs(self, block_fn: Any, inputs: list[Any]) -> None:
+        """Called by Gradio with what was sent, for every event."""
+        super().validate_inputs(block_fn, inputs)
+        try:
+            refuse_foreign(self.uploads, [isinstance(part, gr.Image) for part in block_fn.inputs], inputs)
+        except DataError as problem:
+            raise gr.Error(str(problem), print_exception=False) from problem
+
+
+def page_of(ground: Playground) -> Page:
     """The page with its listeners."""
-    with gr.Blocks(title="evertune", analytics_enabled=False, delete_cache=(HOURLY, HOURLY)) as page:
+    page = Page(title="evertune", analytics_enabled=False, delete_cache=(HOURLY, HOURLY))
+    page.uploads = ground.uploads
+    with page:
         head = piece(ground.pieces.head(ground.runs))
         version = gr.State(ground.version)
         told = gr.State(None)
@@ -214,13 +238,16 @@ def page_of(ground: Playground) -> gr.Blocks:
             wants(ground.current, **fresh, **quiet).then(ground.ask, **asking, **quiet)
         picture.upload(ground.dropped, picture, notice, preprocess=False, **quiet)
         task.change(ground.choices, task, choices, **quiet)
-        choices.click(ground.pick, None, [picture, words, choices], **quiet)
+        choices.click(ground.pick, None, [picture, words, choices, notice], **quiet)
         stage.change(ground.told, [told, stage], [turn, stages], trigger_mode="always_last", **quiet)
         stages.click(_stage_of, None, stage, **quiet)
         form.change(ground.matrices, form, maps, **quiet)
         maps.click(ground.cell, form, [maps, answers], **quiet)
         answers.click(ground.cell, form, [maps, answers], **quiet)
-        answers.select(ground.pick, None, [picture, words, choices], **quiet).success(ground.ask, **asking, **quiet)
+        picked = answers.select(ground.pick, None, [picture, words, choices, notice], **quiet)
+        picked.success(ground.ask, **asking, **quiet)
+    page.queue(max_size=WAITING)
+    page.state_session_capacity = SESSIONS
     return page
 
 
@@ -230,30 +257,35 @@ def _stage_of(event: gr.EventData) -> Any:
     return number if number >= 0 else gr.skip()
 
 
-def mounted(page: gr.Blocks, runs: Sequence[Run], *, token: str | None, largest: int, uploads: Path) -> Door:
-    """The page behind its door.
+def mounted(page: Page, *, token: str | None, largest: int) -> Door:
+    """The page behind its door. Files that were dropped are gone when the server ends.
 
     Args:
         page: what `page_of` made.
-        runs: whose kept pictures may be shown.
         token: what callers must show.
         largest: bytes of a request, and of a picture.
-        uploads: where Gradio puts what is dropped; gone when the server ends.
     """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        shutil.rmtree(uploads, ignore_errors=True)
+        shutil.rmtree(page.uploads.folder, ignore_errors=True)
+
+    def file(path: str) -> Response:  # before Gradio's own, which goes by names
+        try:
+            content, kind = page.uploads.shown(path)
+        except DataError:
+            return Response(status_code=404, headers=SEALED)
+        return Response(content, media_type=kind, headers=SEALED)
 
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_api_route(f"{FILES}{{path:path}}", file, methods=["GET", "HEAD"])
     gr.mount_gradio_app(
         app,
         page,
         path="/",
         footer_links=[],
         run_history=False,
-        allowed_paths=[str((run.folder / FOLDER / PICTURES).resolve()) for run in runs],
         show_error=False,
         max_file_size=largest,
         ssr_mode=False,
@@ -262,4 +294,5 @@ def mounted(page: gr.Blocks, runs: Sequence[Run], *, token: str | None, largest:
         theme=theme(),
         css=style_sheet(),
     )
+    page.has_launched = True  # Gradio checks paths only then, and does not set it for a mounted page
     return Door(app, token=token, largest=largest + MULTIPART)

@@ -19,6 +19,7 @@ from evertune.runner import cells_about
 from evertune.serve.following import Mark
 from evertune.stages import Stage
 from evertune.tasks import Sample, Task
+from evertune.upkeep.kept import FOLDER, PICTURES
 from evertune.upkeep.service import Service
 
 Cell = dict[str, Any]
@@ -119,15 +120,21 @@ def names_of(folders: Sequence[Path]) -> list[str]:
     return [f"{f.parent.name}/{f.name}" if names.count(f.name) > 1 else f.name for f in whole]
 
 
+def own_image(folder: Path, image: Path) -> Path | None:
+    """The image, if the run in `folder` keeps it itself: none of another run or of this machine, nor by a link."""
+    return image if image.resolve().is_relative_to(folder.resolve() / FOLDER / PICTURES) else None
+
+
 class Kept:
     """The test questions with one picture that runs keep: to choose from, and to know the right answer."""
 
     def __init__(self, runs: Sequence[Run]) -> None:
         self._samples: dict[str, list[Sample]] = {}
         self._answers: dict[tuple[str, str], tuple[Task, Sample]] = {}
-        for task in (task for run in runs for task in run.tasks):
+        for run, task in ((each, task) for each in runs for task in each.tasks):
             if task.name not in self._samples:
-                self._samples[task.name] = [sample for sample in task.test if len(sample.images) == 1]
+                samples = [sample for sample in task.test if len(sample.images) == 1]
+                self._samples[task.name] = [s for s in samples if own_image(run.folder, s.images[0])]
             for sample in self._samples[task.name]:
                 self._answers.setdefault((sample.images[0].stem, sample.instruction.strip()), (task, sample))
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from evertune.app.runs import Cell, Kept, Run
+from evertune.app.runs import Cell, Kept, Run, own_image
 from evertune.errors import UserError
 from evertune.evaluate import read_answers
 from evertune.report.examples import marks_of, shortened, thumbnail
@@ -184,22 +184,22 @@ def answers_of(
         tolerant=cell["tolerant"],
         kind=kind,
         counts={"all": len(rows)} | {mark: marks.count(mark) for mark in MARKS},
-        rows=_rows(chosen[:count], run.tasks[task], kept),
+        rows=_rows(chosen[:count], run.folder, run.tasks[task], kept),
         more=max(0, len(chosen) - count),
     )
 
 
-def _rows(chosen: Sequence[tuple[dict[str, Any], str]], task: Task, kept: Kept) -> list[Row]:
-    """With the pictures that the run keeps: those that the answers name may be gone, or the folder moved."""
+def _rows(chosen: Sequence[tuple[dict[str, Any], str]], folder: Path, task: Task, kept: Kept) -> list[Row]:
+    """With the pictures that the run in `folder` keeps, and no other that its answers name."""
     known = {sample.id: sample for sample in task.test}
     places = {sample.id: place for place, sample in enumerate(kept.of(task.name))}
     found = []
     for row, mark in chosen:
         sample = known.get(row["id"])
-        images = sample.images if sample else images_of_row(row)
+        image = own_image(folder, sample.images[0]) if sample and sample.images else None
         found.append(
             Row(
-                picture=thumbnail(Path(images[0])) if images else None,
+                picture=thumbnail(image) if image else None,
                 image=", ".join(image.name for image in images_of_row(row)),
                 instruction=shortened(str(row["instruction"])),
                 gold=shortened(" / ".join(dict.fromkeys(map(str, row["gold"])))),

@@ -80,6 +80,20 @@ def size_of(path: Path, *, origin: str) -> tuple[int, int]:
     return _guarded(content, f"{origin}: the picture {path}", measure)
 
 
+def format_of(content: bytes, *, where: str) -> str:
+    """The format of an image by its content, as Pillow calls it: `PNG`, `JPEG`, ...
+
+    Raises:
+        DataError: it is none of `KINDS`.
+    """
+
+    def read() -> str:
+        with _header(content) as picture:
+            return picture.format or ""
+
+    return _guarded(content, where, read)
+
+
 def small_picture(path: Path, *, side: int) -> Image.Image:
     """The picture as RGBA and at most `side` pixels wide and high, to be looked at.
 
