@@ -40,7 +40,7 @@ class Visit:
         self.page = self.context.new_page()
         self.wrong: list[str] = []
         self.asked: list[str] = []
-        self.page.on("console", lambda m: self.wrong.append(m.text) if m.type == "error" else None)
+        self.page.on("console", lambda m: self.wrong.append(f"{m.text} ({m.location})") if m.type == "error" else None)
         self.page.on("pageerror", lambda problem: self.wrong.append(str(problem)))
         self.page.on("request", lambda request: self.asked.append(request.url))
         self.page.goto(url)
@@ -323,6 +323,23 @@ def test_nothing_of_the_data_becomes_part_of_the_page(browser, poisoned, monkeyp
         assert page.title() != "1234" and page.locator("img[src=x], img[onerror]").count() == 0
         assert here.wrong == []
         here.context.close()
+
+
+def test_a_script_that_gets_into_the_page_does_not_run(browser, address):
+    """Should escaping fail somewhere: what the page was not sent with is not run."""
+    here = Visit(browser, address)
+    for tag in (
+        '<img src=x onerror="document.title=1234">',
+        '<iframe srcdoc="<script>parent.document.title=1234</script>">',
+    ):
+        here.page.evaluate("tag => document.body.insertAdjacentHTML('beforeend', tag)", tag)
+    here.page.evaluate("""() => { const script = document.createElement('script');
+        script.textContent = 'document.title = 1234'; document.body.append(script); }""")
+    here.page.wait_for_timeout(300)
+    assert here.page.title() == "evertune"
+    refused = [text for text in here.wrong if "Content Security Policy" in text]
+    assert len(refused) >= 3
+    here.context.close()
 
 
 def test_the_token_is_typed_in_once(browser, taught):

@@ -367,4 +367,4 @@ def test_what_was_dropped_is_gone_afterwards(taught, monkeypatch):
         with urllib.request.urlopen(request) as response:
             sent = Path(json.load(response)[0])
         assert sent.is_relative_to(place) and sent.exists()
-    assert not place.exists()
+    assert place != sent.parent.parent and not sent.parent.parent.exists(), "the folder of this page"

@@ -281,7 +281,12 @@ def test_only_images_are_given_to_a_browser(stranger, hostile, uploaded, name):
         stranger.post(event, data)
         for ask in (f"/gradio_api/file={path}", f"/gradio_api/file/{path}", f"/file={path}"):
             answer = stranger.http.get(ask)
-            assert answer.status_code == 404 and "script" not in answer.text, (ask, answer.headers)
+            kind, policy = answer.headers.get("content-type"), answer.headers["content-security-policy"]
+            if answer.status_code == 200:  # to whoever dropped it
+                assert path != kept and answer.headers["content-disposition"] == "attachment"
+                assert kind == "application/octet-stream" and policy == "default-src 'none'; sandbox"
+            else:
+                assert answer.status_code == 404 and "script" not in answer.text, (ask, answer.headers)
 
 
 def test_an_image_that_is_a_page_too_runs_nothing(stranger, uploaded):

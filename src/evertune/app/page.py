@@ -273,10 +273,11 @@ def mounted(page: Page, *, token: str | None, largest: int) -> Door:
 
     def file(path: str) -> Response:  # before Gradio's own, which goes by names
         try:
-            content, kind = page.uploads.shown(path)
+            content, kind = page.uploads.given(path)
         except DataError:
             return Response(status_code=404, headers=SEALED)
-        return Response(content, media_type=kind, headers=SEALED)
+        download = {} if kind else {"content-disposition": "attachment"}
+        return Response(content, media_type=kind or "application/octet-stream", headers=SEALED | download)
 
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_api_route(f"{FILES}{{path:path}}", file, methods=["GET", "HEAD"])

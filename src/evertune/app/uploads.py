@@ -94,17 +94,17 @@ class Uploads:
         write_atomically(copy, content)  # again, if it is there: old files are deleted
         return copy
 
-    def shown(self, path: str) -> tuple[bytes, str]:
-        """The content of an image that was dropped, and its media type, by content.
+    def given(self, path: str) -> tuple[bytes, str | None]:
+        """The content of a file that was dropped, and its media type by content; None if browsers must not show it.
 
         Raises:
-            DataError: it is gone, or nothing that a browser should show.
+            DataError: it is gone, no regular file, or too large.
         """
         content = self.read(self.below(path))
-        kind = TYPES.get(format_of(content, where="the picture"))
-        if kind is None:
-            raise _gone()
-        return content, kind
+        try:
+            return content, TYPES.get(format_of(content, where="the picture"))
+        except DataError:
+            return content, None
 
 
 def read_regular(path: Path) -> bytes:
@@ -117,10 +117,11 @@ def read_regular(path: Path) -> bytes:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     except (OSError, ValueError) as problem:
         raise _gone() from problem
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(handle)
+        raise _gone()
     with os.fdopen(handle, "rb") as stream:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            raise _gone()
         size = status.st_size
         if size > LARGEST_BODY:
             complaint = f"the picture has {size >> 20} MiB; at most {LARGEST_BODY >> 20} are taken: make it smaller"
