@@ -206,3 +206,33 @@ def test_the_command_prints_what_it_made_of_the_file(tmp_path):
     assert "base model" in said["notes"][0]
     said = json.loads(CliRunner().invoke(app, ["metrics", str(path), "--base"]).stdout)
     assert said["metrics"]["zero_shot"] == pytest.approx(95 / 3) and said["metrics"]["learning"] is None
+
+
+@pytest.mark.parametrize("name", ["avg", "Average", "mean", "ACC", "Avg.", "mean acc", "BWT"])
+def test_summaries_of_a_table_are_no_tasks_and_no_stages(tmp_path, name):
+    # As a column, an average was a task; as a last row, it was a stage, and the first stage the base model.
+    lines = [",a,b,c,!\na,80,5,10,31.7\nb,60,70,12,47.3\nc,75,72,65,70.7\n!,71.7,49,29,\n"]
+    lines += [",a,b,c\na,80,5,10\nb,60,70,12\nc,75,72,65\n!,71.7,49,29\n"]
+    lines += [",a,b,c,!\nbase,0,0,0,0\na,80,5,10,31.7\nb,60,70,12,47.3\nc,75,72,65,70.7\n"]
+    for text, base in zip(lines, (ABSENT, ABSENT, FULL[0]), strict=True):
+        found = read(tmp_path, text.replace("!", name))
+        assert found.R == [base, *SQUARE]
+        assert any("left out" in note and name in note for note in found.notes)
+
+
+@pytest.mark.parametrize("title", ["# my matrix", "Accuracy of SeqFT", "# numpy\n# two lines"])
+def test_a_title_is_no_header(tmp_path, title):
+    # With a title in one cell, the first column of scores was dropped as an index.
+    assert read(tmp_path, f"{title}\n80.5,5,10\n60,70,12\n75,72,65\n").R[1:] == [[80.5, 5, 10], *SQUARE[1:]]
+    assert read(tmp_path, f"{title}\n,a,b,c\n0,0,0,0\n1,80,5,10\n2,60,70,12\n3,75,72,65\n").R == FULL
+
+
+def test_separators_at_the_ends_of_lines_are_no_column(tmp_path):
+    assert read(tmp_path, "80,5,10,\n60,70,12,\n75,72,65,\n").R == [ABSENT, *SQUARE]
+    assert read(tmp_path, ",a,b,c,,\na,80,5,10,,\nb,60,70,12,,\nc,75,72,65,,\n").R == [ABSENT, *SQUARE]
+
+
+def test_names_go_with_their_columns_where_later_rows_are_missing(tmp_path):
+    # The header's names were counted from its end: task a had the column b, and its row was the base model's.
+    found = read(tmp_path, "after,a,b,c\na,80\nb,60,70\n")
+    assert found.R == [[None, None], [80, None], [60, 70]]

@@ -21,6 +21,11 @@ BLANKS = {"", "-", "–", "—", "na", "n/a", "nan", "none", "null", "<na>"}
 INDEX_NAMES = {"", "#", "after", "epoch", "id", "index", "iteration", "round", "row", "session", "stage", "step"}
 INDEX_NAMES |= {"t", "task", "time", "unnamed: 0"}
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE | re.ASCII)
+SUMMARY = re.compile(
+    r"(avg|average|mean|overall|sum|total)\.?( (acc|accuracy|score)\.?)?|acc\.?|bwt|fwt|forgetting|std\.?|maa|mfn|mft",
+    re.IGNORECASE,
+)
+"""Names of columns and rows that are made of scores: an average is no task, and no stage."""
 DECIMAL_COMMA = re.compile(r"([-+]?\d+),(\d+)", re.ASCII)
 
 
@@ -62,10 +67,13 @@ def read_table(text: str, path: Path, *, known: int) -> Table:
     Raises:
         UserError: a cell is no number, or there is none at all; the message names file and line.
     """
-    lines = _lines(text)
+    lines = _without_titles(_lines(text))
     header, notes = _header([cells for _, cells in lines])
     if header is not None:
         lines = lines[1:]
+    header, lines, left_out = _without_summaries(header, lines)
+    notes += left_out
+    header, lines = _without_blank_ends(header, lines)
     body = [cells for _, cells in lines]
     index = _has_index(header, body, known=known)
     if index and not _is_certain(header, body):
@@ -75,7 +83,7 @@ def read_table(text: str, path: Path, *, known: int) -> Table:
     rows = [_scores(cells[index:], f"{path}:{line}") for line, cells in lines]
     if not any(value is not None for row in rows for value in row):
         raise UserError(f"{path} has no rows of numbers")
-    columns = () if header is None else tuple(header[-max(map(len, rows)) :])
+    columns = () if header is None else tuple(header[index and len(header) == max(map(len, body)) :])
     return Table(rows, tuple(row[0] for row in body) if named else (), columns, tuple(notes))
 
 
@@ -90,6 +98,43 @@ def _lines(text: str) -> list[tuple[int, list[str]]]:
     if separator in (";", "\t"):
         lines = [(number, [DECIMAL_COMMA.sub(r"\1.\2", cell) for cell in cells]) for number, cells in lines]
     return [(number, cells) for number, cells in lines if any(cells)]
+
+
+def _without_titles(lines: list[tuple[int, list[str]]]) -> list[tuple[int, list[str]]]:
+    """The lines below comments and titles: a single text above rows of more cells than an index and a score."""
+    while len(lines) > 1 and len([cell for cell in lines[0][1] if cell]) == 1 and _is_name(lines[0][1][0]):
+        comment = lines[0][1][0].startswith("#") and len(lines[0][1][0]) > 1
+        if not comment and max(len(cells) for _, cells in lines) < 3:
+            break
+        lines = lines[1:]
+    return lines
+
+
+def _without_summaries(
+    header: list[str] | None, lines: list[tuple[int, list[str]]]
+) -> tuple[list[str] | None, list[tuple[int, list[str]]], list[str]]:
+    """The table without averages and the like, which stand at its edges."""
+    named = {name for name in (*(header or ()), *(cells[0] for _, cells in lines)) if SUMMARY.fullmatch(name)}
+    if not named:
+        return header, lines, []
+    kept = [(number, cells) for number, cells in lines if cells[0] not in named]
+    if header is not None:
+        longer = max((len(cells) for _, cells in kept), default=0) - len(header)  # the index has no name
+        places = [place + max(longer, 0) for place, name in enumerate(header) if name in named]
+        kept = [(number, [c for place, c in enumerate(cells) if place not in places]) for number, cells in kept]
+        header = [name for name in header if name not in named]
+    return header, kept, [f"left out, no task and no stage: {', '.join(sorted(named))}; if it is one, rename it"]
+
+
+def _without_blank_ends(
+    header: list[str] | None, lines: list[tuple[int, list[str]]]
+) -> tuple[list[str] | None, list[tuple[int, list[str]]]]:
+    """The table without columns at its end that have no name and no score: separators that end a line."""
+    width = max((place for _, cells in lines for place, cell in enumerate(cells, start=1) if cell), default=0)
+    if header is not None:
+        width = max([width, *(place for place, name in enumerate(header, start=1) if name)])
+        header = header[:width]
+    return header, [(number, cells[:width]) for number, cells in lines]
 
 
 def _header(lines: Sequence[Sequence[str]]) -> tuple[list[str] | None, list[str]]:
@@ -127,7 +172,7 @@ def _is_certain(header: Sequence[str] | None, body: Sequence[Sequence[str]]) -> 
     """An index by its name, by names in it, or because the header has no name for it."""
     if header is not None:
         name = header[0].casefold()
-        unnamed = all(len(row) == len(header) + 1 for row in body)
+        unnamed = all(len(row) == len(header) + 1 for row in body) and _counts([row[0] for row in body])
         if unnamed or name in INDEX_NAMES or name.removesuffix("s") in INDEX_NAMES:
             return True
     return all(_is_name(row[0]) or not row[0] for row in body) and any(row[0] for row in body)
