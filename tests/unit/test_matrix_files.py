@@ -216,7 +216,7 @@ def test_summaries_of_a_table_are_no_tasks_and_no_stages(tmp_path, name):
     lines += [",a,b,c,!\nbase,0,0,0,0\na,80,5,10,31.7\nb,60,70,12,47.3\nc,75,72,65,70.7\n"]
     for text, base in zip(lines, (ABSENT, ABSENT, FULL[0]), strict=True):
         found = read(tmp_path, text.replace("!", name))
-        assert found.R == [base, *SQUARE]
+        assert [base, *SQUARE] == found.R
         assert any("left out" in note and name in note for note in found.notes)
 
 
@@ -228,8 +228,8 @@ def test_a_title_is_no_header(tmp_path, title):
 
 
 def test_separators_at_the_ends_of_lines_are_no_column(tmp_path):
-    assert read(tmp_path, "80,5,10,\n60,70,12,\n75,72,65,\n").R == [ABSENT, *SQUARE]
-    assert read(tmp_path, ",a,b,c,,\na,80,5,10,,\nb,60,70,12,,\nc,75,72,65,,\n").R == [ABSENT, *SQUARE]
+    assert [ABSENT, *SQUARE] == read(tmp_path, "80,5,10,\n60,70,12,\n75,72,65,\n").R
+    assert [ABSENT, *SQUARE] == read(tmp_path, ",a,b,c,,\na,80,5,10,,\nb,60,70,12,,\nc,75,72,65,,\n").R
 
 
 def test_names_go_with_their_columns_where_later_rows_are_missing(tmp_path):

@@ -11,6 +11,11 @@ from evertune.scoring.rules import RULES, rule_of, score_cell
 
 # (gold, prediction, relaxed score under `exact`)
 FORMS = [
+    ("10-20", "It is 10–20 m.", 1),
+    ("10", "10–20", 0),
+    ("-5", "–5", 1),
+    ("5", "–5 °C", 0),
+    ("café", "a cafe\u0301", 1),
     ("A", "A", 1),
     ("A", "a", 1),
     ("A", "(A)", 1),

@@ -19,6 +19,7 @@ AS_ASCII = FULL_WIDTH | {
     ord("‑"): ord("-"),
     ord("−"): ord("-"),
 }
+DASH = re.compile(r"(?<=\d)[‒–](?=\d)|(?<![\w‒–-])[‒–](?=\.?\d)")
 NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 
 ABBREVIATION = re.compile(r"(?<!\w)[^\W\d_](?:\.[^\W\d_])+(?:\.|(?!\w))")
@@ -29,7 +30,7 @@ EMPHASIS = re.compile(r"[*_`\"]|(?<![^\W_])'|'(?![^\W_])")
 WORD = r"[^\W぀-鿿가-힣]"
 ALONE = re.compile(rf"(?<!{WORD})(?<!['&°])(?<!\w-)[a-z](?!{WORD})(?!['&+#]|-\w)")
 LABEL_END = r"\s*[.):\]}>]"
-LEADING = re.compile(rf"[\s#>•\-–(\[{{<$\\]*([a-z]){LABEL_END}(?!\w)")
+LEADING = re.compile(rf"[\s#>•\-–(\[{{<$\\]*([a-z])(?:{LABEL_END}(?!\w)|[ \t]*\n)")
 LABEL = re.compile(r"[.):](?=\s+\S)")
 NAMED = re.compile(
     r"\b(?:answer|ans|option|choice|letter)"
@@ -48,12 +49,13 @@ AFTER_I = {"is", "or"}
 
 
 def ascii_marks(text: str) -> str:
-    """`text` with ASCII punctuation: full-width forms, curly quotes, minus; other punctuation and currency become `;`
+    """`text` with ASCII punctuation: full-width forms, curly quotes, minus, dashes of numbers; other punctuation and currency become `;`
     and `$`.
     """
     if text.isascii():
         return text
-    return NOT_ASCII.sub(lambda found: _ascii_mark(found[0]), text.translate(AS_ASCII))
+    text = DASH.sub("-", unicodedata.normalize("NFC", text)).translate(AS_ASCII)
+    return NOT_ASCII.sub(lambda found: _ascii_mark(found[0]), text)
 
 
 def _ascii_mark(sign: str) -> str:
@@ -68,7 +70,13 @@ def letter_of(text: str) -> str | None:
     leading = LEADING.match(plain)
     first = leading.start(1) if leading and leading.start(1) in found else None
     claimed = {at for at in found if not _denied(plain, at)}
-    labelled = {at for at in claimed if at == first or _labelled(plain, at, beside_leading=first is not None)}
+    beside = bool(leading and not leading[0].endswith("\n"))
+    labelled = {
+        at for at in claimed if at == first or _labelled(plain, at, beside_leading=first is not None and beside)
+    }
+    listed = {plain[at] for at in labelled if LABEL.match(plain, at + 1)}
+    if len(listed) > 1:  # the options once more: only what is called the answer counts
+        labelled = {at for at in labelled if NAMED.search(plain, _before(at), at)}
     named = {plain[at] for at in labelled or claimed}
     return named.pop() if len(named) == 1 else None
 
