@@ -96,3 +96,17 @@ def test_a_prompt_begins_with_one_mark(name, tiny_chat):
     assert prompt.count(tokenizer.bos_token_id) == 1 and tokenizer.bos_token_id not in answer
     if name != "paligemma":  # its images stand before the mark
         assert prompt[0] == tokenizer.bos_token_id
+
+
+def test_token_ids_outlive_what_another_thread_clears(tiny_chat):
+    """A server counts a request's tokens in one thread while another answers: KeyError, a reply of 500."""
+    prompts = load(tiny_chat("llava")).prompts
+
+    class ClearedMeanwhile(dict):
+        def __setitem__(self, key, value):
+            super().__setitem__(key, value)
+            self.clear()
+
+    prompts._ids = ClearedMeanwhile()
+    assert prompts.ids("which?", "red", [(28, 28)]) == prompts.ids("which?", "red", [(28, 28)])
+    assert prompts.count("which?", "red", [(28, 28)]) > 0

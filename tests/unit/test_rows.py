@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from reading_rows import colour, faults, read, write_lines
 
 from evertune.errors import DataError
 from evertune.files import cache_folder, digest, digest_of_file
-from evertune.tasks import Task, load_stream, seen
+from evertune.tasks import Task, load_stream, seen, sources
 from evertune.tasks.formats import Row, jsonl
 from evertune.tasks.prompts import filled
 from evertune.tasks.rows import Recipe, indexed
@@ -213,3 +214,24 @@ def test_a_missing_picture_stops_a_fingerprint(path):
     with pytest.raises(DataError, match=r"task.jsonl:3: .*2.png"):
         list(samples.fingerprints())
     assert len(samples.whole()) == 10
+
+
+def test_an_index_is_made_again_when_its_readers_change(tmp_path, monkeypatch):
+    """An index in the cache was read by the code of its day: rows that train blind would stay after an update."""
+
+    def version_with(code, layout="x = 1"):
+        sources.readers.cache_clear()
+        (tmp_path / "tasks" / "marks.py").write_text(code)
+        (tmp_path / "layout.py").write_text(layout)
+        module = ModuleType("layout")
+        module.__file__ = str(tmp_path / "layout.py")
+        return sources.readers(module)
+
+    (tmp_path / "tasks").mkdir()
+    monkeypatch.setattr(sources, "__file__", str(tmp_path / "tasks" / "sources.py"))
+    try:
+        before = version_with("a = 1")
+        assert before == version_with("a = 1")
+        assert len({before, version_with("a = 2"), version_with("a = 1", "x = 2")}) == 3
+    finally:
+        sources.readers.cache_clear()

@@ -128,6 +128,14 @@ def test_where_a_prompt_ends_and_what_is_trained(shaped):
     assert decode(asked).endswith(prompt.rpartition("{image}")[2])
 
 
+def test_what_was_cached_with_another_lead_is_not_reused(tiny_chat):
+    """A lead was part of the answer once: predictions in the cache, of the same weights, would still begin with it."""
+    lmm = load(tiny_chat("qwen3_vl"))
+    before = lmm.fingerprint
+    lmm.prompts._lead = CLOSED
+    assert lmm.fingerprint != before
+
+
 def test_an_answer_is_counted_without_the_lead(shaped):
     lmm, _, labelled = shaped
     ids = lmm.prompts.tokenizer(labelled, add_special_tokens=False).input_ids

@@ -81,8 +81,8 @@ class ChatLMM(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of every file of the checkpoint that decides an answer, and of what trains."""
-        return digest(self._files, str(sorted(asdict(self._scope).items())))
+        """Hash of every file of the checkpoint that decides an answer, of what trains, and of the prompt's lead."""
+        return digest(self._files, str(sorted(asdict(self._scope).items())), *self.prompts.lead)
 
     @property
     def encoder_fingerprint(self) -> str:

@@ -247,11 +247,13 @@ class InstructBlip(nn.Module):
     def _ids(self, tokenizer: Any, kind: str, text: str, *, special: bool) -> list[int]:
         """Token ids, remembered: the same instructions come back in every epoch."""
         key = f"{kind} {text}"
-        if key not in self._texts:
+        found = self._texts.get(key)
+        if found is None:
+            found = list(tokenizer(text, add_special_tokens=special).input_ids)
             if len(self._texts) > _REMEMBERED:
                 self._texts.clear()
-            self._texts[key] = list(tokenizer(text, add_special_tokens=special).input_ids)
-        return self._texts[key]
+            self._texts[key] = found
+        return found  # not read again: a server's threads share this, and another may have cleared it
 
 
 def _for_each_picture(rows: Tensor, counts: Sequence[int]) -> Tensor:

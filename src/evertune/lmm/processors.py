@@ -107,6 +107,11 @@ class ChatProcessor:
             raise UserError(f"the model's chat template leaves out this turn of the {left_out}: leave it out, too")
         return asked.removesuffix(self._instead) + self._lead
 
+    @property
+    def lead(self) -> tuple[str, ...]:
+        """What the end of a generation prompt is exchanged for, where it is: (what, for what)."""
+        return (self._instead, self._lead) if self._instead or self._lead else ()
+
     def pixels(self, image: Image.Image) -> dict[str, Tensor]:
         """What the encoder step takes of one picture.
 
@@ -134,11 +139,13 @@ class ChatProcessor:
         )
 
     def _remembered(self, key: tuple[Any, ...], make: Callable[[], Ids]) -> Ids:
-        if key not in self._ids:
+        found = self._ids.get(key)
+        if found is None:
+            found = make()
             if len(self._ids) > _REMEMBERED:
                 self._ids.clear()
-            self._ids[key] = make()
-        return self._ids[key]
+            self._ids[key] = found
+        return found  # not read again: a server's threads share this, and another may have cleared it
 
     def count(self, instruction: str, answer: str, sizes: Sequence[Size], context: Sequence[Turn] = ()) -> int:
         """Tokens of prompt, answer and end token with pictures of these sizes, none of which is prepared.

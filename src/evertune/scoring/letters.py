@@ -49,8 +49,8 @@ AFTER_I = {"is", "or"}
 
 
 def ascii_marks(text: str) -> str:
-    """`text` with ASCII punctuation: full-width forms, curly quotes, minus, dashes of numbers; other punctuation and currency become `;`
-    and `$`.
+    """`text` with ASCII punctuation: full-width forms, curly quotes, minus, dashes of numbers; other punctuation and
+    currency become `;` and `$`.
     """
     if text.isascii():
         return text
@@ -70,10 +70,8 @@ def letter_of(text: str) -> str | None:
     leading = LEADING.match(plain)
     first = leading.start(1) if leading and leading.start(1) in found else None
     claimed = {at for at in found if not _denied(plain, at)}
-    beside = bool(leading and not leading[0].endswith("\n"))
-    labelled = {
-        at for at in claimed if at == first or _labelled(plain, at, beside_leading=first is not None and beside)
-    }
+    beside = bool(leading and first is not None and not leading[0].endswith("\n"))
+    labelled = {at for at in claimed if at == first or _labelled(plain, at, beside_leading=beside)}
     listed = {plain[at] for at in labelled if LABEL.match(plain, at + 1)}
     if len(listed) > 1:  # the options once more: only what is called the answer counts
         labelled = {at for at in labelled if NAMED.search(plain, _before(at), at)}

@@ -55,7 +55,7 @@ class Recipe:
     """Everything that decides an index, beside the content of the files."""
 
     format: str
-    version: int
+    version: str | int
     place: Path
     split: str
     options: Mapping[str, Any]

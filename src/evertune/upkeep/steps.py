@@ -192,10 +192,10 @@ def learn(
     with tracking(folder, to=track, name=label, group=group, watcher=watcher, same_run=False) as tracks:
         verdict = _taught(service, task, kept, watcher, tracks)
     broken = tuple(accept_if.broken_by(verdict.measures()) if accept_if else verdict.not_learned())
-    stage = service.number
+    stage = learner.stages[-1]
     if broken:
-        _go_back(service, stage - 1, reason="; ".join(broken))
-    return Learned(stage, task.name, verdict, checked, broken, training, training.steps(len(task.train)))
+        _go_back(service, stage.number - 1, reason="; ".join(broken))
+    return Learned(stage.number, task.name, verdict, checked, broken, training, stage.steps)
 
 
 def _refuse_unsettled(folder: Path) -> None:
