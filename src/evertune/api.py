@@ -18,6 +18,7 @@ from evertune.config import RunConfig, beside, read_yaml, validated, with_settin
 from evertune.errors import RunFolderError, UserError
 from evertune.files import read_json, write_json
 from evertune.identity import FINGERPRINTS, begin, finished_matrix, identity_of, read_identity
+from evertune.links import refuse_links
 from evertune.locks import alone
 from evertune.runner import Watcher, follow_stream, more_tasks, run_stream
 from evertune.tasks import Sample, Stream, Task, load_stream
@@ -150,6 +151,7 @@ def run_config(config: RunConfig, *, watcher: Watcher | None = None, progress: P
         return _follow(config, specs)
     data = data_of(config, decode=True, progress=progress)
     folders = run_folders(base := out_folder(config, data), specs)
+    refuse_links(base, None if len(specs) == 1 else ["report", *specs])
     model = read_json(model_config(config.model, progress=progress))
     identities = {spec: identity_of(resolved(config, spec), data, model) for spec in specs}
     # Refuse a folder of another run before the first minute of training, not after the second method.
@@ -213,7 +215,7 @@ def open_run(
     """The model of a run folder as it was after its last stage; needs its model, not its data.
 
     Args:
-        folder: the run's.
+        folder: of the run.
         keep: that of `Learner`, like `upto` and `known`.
         lmm: what `model_of` gave, untouched, where it is loaded already.
         upto: the last stage that is looked at.
@@ -224,6 +226,7 @@ def open_run(
     Raises:
         RunFolderError: it is no run, or damaged, or its model is another one now.
     """
+    refuse_links(folder)
     config = config_of(folder)
     lmm = lmm or model_of(folder, quick=quick, progress=progress)
     return _learner(config, config.method, folder, lmm, keep=keep, upto=upto, known=known)
@@ -277,8 +280,7 @@ def data_of(config: RunConfig, *, decode: bool = False, progress: Progress | Non
 
 def out_folder(config: RunConfig, stream: Stream) -> Path:
     """Where the run is written."""
-    model = Path(config.model).name
-    return Path(config.out) if config.out else Path("runs") / f"{stream.name}-{model}-s{config.seed}"
+    return Path(config.out) if config.out else Path("runs") / f"{stream.name}-{Path(config.model).name}-s{config.seed}"
 
 
 def run_folders(base: Path, specs: Sequence[str]) -> dict[str, Path]:
@@ -352,8 +354,7 @@ def _learner_for(config: RunConfig, spec: str, folder: Path, lmm: LMM, stream: S
     from evertune.lmm.adapters import bare
     from evertune.lmm.weights import copy_of, restore
 
-    lmm = bare(lmm)  # the run before may have left adapters
-    start = copy_of(lmm.trainable())
+    start = copy_of((lmm := bare(lmm)).trainable())  # the run before may have left adapters
     yield _learner(config, spec, folder, lmm, known=stream.known)
     restore(lmm.trainable(), start)
 

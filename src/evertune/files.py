@@ -84,11 +84,31 @@ def sweep(folder: Path) -> list[Path]:
     """Remove the leftovers below `folder`, and say which they were."""
     found = leftovers(folder)
     for path in found:
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
     return found
+
+
+def opened(path: Path, flags: int = os.O_RDWR) -> int:
+    """A handle on a file that is written in place (a log, a lock), made where there is none; never through a link.
+
+    Raises:
+        OSError: it can't be opened, or is a link, a pipe or a device, or has another name (a hard link).
+    """
+    for name in ("O_CREAT", "O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK"):
+        flags |= getattr(os, name, 0)
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, "it is a symbolic link")
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is no regular file")  # to open a pipe would fail with other words
+    handle = os.open(path, flags, 0o666)
+    status = os.fstat(handle)  # of what was opened, whatever has happened to the name since
+    if stat.S_ISREG(status.st_mode) and status.st_nlink <= 1:
+        return handle
+    os.close(handle)
+    raise OSError(errno.EMLINK, "it has another name (a hard link): put a copy of it in its place")
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -249,9 +269,9 @@ def append_jsonl(path: Path, row: dict[str, Any]) -> None:
     Raises:
         UserError: the disk is full or the folder is read-only; the lines before are untouched.
     """
-    is_new = not path.exists()
     try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        is_new = not path.exists()
+        handle = opened(path)
         try:
             end = _end_of_lines(handle)
             os.ftruncate(handle, end)

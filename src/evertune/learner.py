@@ -25,6 +25,7 @@ from evertune import processes
 from evertune.errors import RunFolderError, UserError
 from evertune.evaluate import Answer, OnAnswered, answer_samples, longest_answer
 from evertune.files import cache_folder, digest, digest_of, make_folder, note_damage, write_atomically
+from evertune.links import refuse_links
 from evertune.lmm.device import no_fixed_order
 from evertune.lmm.features import FeatureStore
 from evertune.lmm.protocol import LMM
@@ -60,7 +61,7 @@ class Learner:
         keep: copies a sample that a method stores (`Context.keep`); by default its pictures stay where they are.
 
     Raises:
-        RunFolderError: a stage in `folder` is damaged. UserError: a method needs another that is not there.
+        RunFolderError: a stage in `folder` is damaged, or links are in it. UserError: a method lacks another.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Learner:
         keep: Callable[[Sample], Sample] | None = None,
         upto: int | None = None,
     ) -> None:
+        refuse_links(folder)
         self.methods = composed(methods)
         self.lmm = lmm = adapted(lmm, self.methods, seed=seed)
         if processes.spread_weights():

@@ -17,7 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from evertune.errors import RunFolderError, UserError
-from evertune.files import make_folder, sweep
+from evertune.files import make_folder, opened, sweep, write_atomically
+from evertune.links import refuse_links
 
 NAME = ".lock"
 """The lock inside a run folder."""
@@ -43,9 +44,9 @@ class Lock:
         """
         since = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         signature = f"{process or os.getpid()} {platform.node() or 'localhost'} {since}\n"
-        with suppress(OSError):
+        with suppress(OSError, UserError):
             if self._handle is None:
-                holder_file(self.path).write_text(signature, encoding="utf-8")
+                write_atomically(holder_file(self.path), signature)
                 return
             os.ftruncate(self._handle, 0)
             os.pwrite(self._handle, signature.encode(), 0)
@@ -73,7 +74,7 @@ def taken(path: Path) -> Lock | None:
     """
     make_folder(path.parent)
     try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        handle = opened(path)
     except OSError as problem:
         raise UserError(f"cannot write {path}: {problem.strerror}; choose another folder") from problem
     try:
@@ -138,8 +139,9 @@ def alone(folder: Path) -> Iterator[None]:
     """Nobody else writes in a run folder for as long as this is entered.
 
     Raises:
-        RunFolderError: another process does; the message says which, and since when.
+        RunFolderError: another process does; the message says which, and since when. Or there are links in it.
     """
+    refuse_links(folder)
     lock = taken(folder / NAME) or _taken_again(folder / NAME)
     if lock is None:
         raise RunFolderError(

@@ -27,6 +27,7 @@ from evertune.grid.ray_pool import RayPool
 from evertune.grid.workers import Ended, Job, Orders, Pool, StopSignals, Workers
 from evertune.identity import still_holds
 from evertune.ledger import read_ledger
+from evertune.links import refuse_links
 from evertune.processes import refuse_several
 from evertune.tasks import Stream
 
@@ -111,6 +112,8 @@ class Grid:
         refuse_several("a grid")
         self._pool: Callable[..., Workers] = Pool if ray is None else partial(RayPool, address=ray)
         self.cells = {cell.name: cell for cell in cells}
+        for cell in cells:
+            _refuse_linked_place(cell)
         self.failed: dict[str, str] = {}
         self.seconds: dict[str, float] = {}
         configs = {cell.config.stream: cell.config for cell in cells}
@@ -207,6 +210,14 @@ class Grid:
     def finished(self) -> list[Cell]:
         """The finished runs, in the grid's order."""
         return [cell for name, cell in self.cells.items() if self.done[name]]
+
+
+def _refuse_linked_place(cell: Cell) -> None:
+    """Raise when a run's folder, or one between it and the grid's, is a link: its log and more are beside it."""
+    top = cell.folder.parents[cell.name.count("/")]
+    for part in (Path(cell.name), *Path(cell.name).parents[:-1]):
+        if (top / part).is_symlink():
+            refuse_links(top, [str(part)])
 
 
 def _job(cell: Cell) -> Job:

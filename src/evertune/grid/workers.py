@@ -17,8 +17,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
+from evertune.errors import UserError
+from evertune.files import opened
 from evertune.locks import Lock, taken
 
 PATIENCE = 10.0
@@ -75,7 +77,7 @@ def start(
 
     `prepared` is called in the child before its command.
     """
-    with job.file("log").open("ab") as log:
+    with _log_of(job) as log:
         log.write(f"$ {shlex.join(job.command)}\n".encode())
         log.flush()
         log_start = log.tell()
@@ -91,6 +93,14 @@ def start(
         )
     lock.sign(process.pid)
     return Worker(job, process, lock, log_start)
+
+
+def _log_of(job: Job) -> IO[bytes]:
+    path = job.file("log")
+    try:
+        return os.fdopen(opened(path, os.O_WRONLY | os.O_APPEND), "ab")
+    except OSError as problem:
+        raise UserError(f"cannot write {path}: {problem.strerror}") from problem
 
 
 class StopSignals:

@@ -11,6 +11,7 @@ from typing import Any
 
 from evertune.errors import RunFolderError, UserError
 from evertune.files import read_json
+from evertune.links import refuse_links
 from evertune.scoring.metrics import check_matrix, is_score
 
 Loaded = dict[str, Any]
@@ -37,8 +38,9 @@ def load_matrix(run: Path) -> Loaded:
     """Read the matrix of the run folder `run`, whole or in progress; adds `folder`, the name of the run.
 
     Raises:
-        RunFolderError: missing, damaged, or not a matrix; the message names the file.
+        RunFolderError: missing, damaged, or not a matrix, or a link is in the folder; the message names the file.
     """
+    refuse_links(run)
     path = run / "matrix.json"
     matrix = read_json(path)
     try:

@@ -7,11 +7,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
-from evertune.files import read_text, write_jsonl
+from evertune.errors import UserError
+from evertune.files import opened, read_text, write_jsonl
 from evertune.parsing import json_value
 from evertune.tracking.protocol import Point, Tracked
 
@@ -32,7 +34,10 @@ class Jsonl:
         """What the file holds stays."""
         path = run.folder / FILE
         there = {name: point.step for point in read_points(path) for name in point.values}
-        self._file = path.open("a", encoding="utf-8")
+        try:
+            self._file = os.fdopen(opened(path, os.O_WRONLY | os.O_APPEND), "a", encoding="utf-8")
+        except OSError as problem:
+            raise UserError(f"cannot write {path}: {problem.strerror}") from problem
         return there
 
     def log(self, point: Point) -> None:

@@ -21,6 +21,7 @@ from evertune.files import append_jsonl, digest_of_file, leftovers, read_json, r
 from evertune.identity import still_holds
 from evertune.learner import Learner
 from evertune.ledger import cells_of, finished_cells, ledger_row, read_ledger
+from evertune.links import described, links_below, refuse_links
 from evertune.lmm.adapters import bare
 from evertune.lmm.readable import readable
 from evertune.locks import alone
@@ -60,12 +61,14 @@ class Finding:
 
 
 def examine(folder: Path) -> list[Finding]:
-    """Everything that is wrong in a run folder; an empty list when it is whole.
+    """Everything that is wrong in a run folder; an empty list when it is whole. Where it has links, only those.
 
     Raises:
         RunFolderError: it is no run folder, or its `config.yaml` is damaged, without which nothing can be said.
     """
     config = config_of(folder)
+    if links := links_below(folder):
+        return [Finding(path, described(path), "") for path in links]  # nothing is said of what they lead to
     parts = (_stamp(folder), _ledger(folder), _stages(folder, config), _cells(folder), _matrix(folder))
     found = [finding for part in (*parts, _kept(folder, config)) for finding in part]
     return found + [Finding(path, "was left by a process that was killed", "removed") for path in leftovers(folder)]
@@ -196,6 +199,7 @@ def repair(
         DataError: the stream's data are not what they were, so that a stage can't be taught again.
     """
     refuse_several("doctor")
+    refuse_links(folder)
     config = config_of(folder).model_copy(update={"data": data, "out": str(folder)})
     watcher = watcher or Watcher()
     with alone(folder):

@@ -16,6 +16,7 @@ from evertune.assets import Progress
 from evertune.errors import RunFolderError
 from evertune.files import read_json
 from evertune.learner import Learner
+from evertune.links import refuse_links
 from evertune.lmm.protocol import LMM
 from evertune.processes import refuse_several
 from evertune.runner import Watcher, cells_about, evaluate_cell
@@ -44,6 +45,7 @@ class Service:
             RunFolderError: it is no such folder, or damaged, or a run that is not finished.
         """
         refuse_several("this command")
+        refuse_links(folder)
         config = config_of(folder)
         learner = open_run(folder, keep=partial(keep_sample, folder), lmm=lmm, quick=quick, progress=progress)
         names = [stage.task for stage in learner.stages]

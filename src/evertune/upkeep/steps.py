@@ -22,6 +22,7 @@ from evertune.evaluate import write_answers
 from evertune.files import append_jsonl, digest_of, read_json, write_json
 from evertune.identity import begin, is_free
 from evertune.ledger import read_ledger
+from evertune.links import refuse_links
 from evertune.lmm import model_config
 from evertune.locks import alone
 from evertune.loop import Training
@@ -48,6 +49,7 @@ def _alone_in(action: Callable[Concatenate[Path, Given], Done]) -> Callable[Conc
     @wraps(action)
     def within(folder: Path, /, *given: Given.args, **named: Given.kwargs) -> Done:
         refuse_several("this command")
+        refuse_links(folder)
         config_of(folder)  # raises where there is none: no folder may be made by a lock
         with alone(folder):
             return action(folder, *given, **named)
@@ -325,6 +327,7 @@ def would_forget(folder: Path, to: int) -> list[str]:
     Raises:
         UserError: there is no such stage before the last.
     """
+    refuse_links(folder)
     config_of(folder)  # raises when it is none
     stages = saved_stages(folder)
     if not 0 <= to < len(stages):
@@ -358,5 +361,6 @@ def _go_back(service: Service, to: int, *, reason: str) -> None:
 
 def history(folder: Path) -> list[dict[str, Any]]:
     """What happened, in order: stages that were learned and goings back, each with its time."""
+    refuse_links(folder)
     config_of(folder)  # raises when it is none
     return [row for row in read_ledger(folder) if row["event"] in ("stage", "rollback")]

@@ -162,5 +162,5 @@ def show_findings(
         console.print(f"[red]broken[/red]  {finding.path} {finding.what}. {remedy}", soft_wrap=True)
     if not left:
         console.print(f"{folder} is whole: every checksum is right", highlight=False, soft_wrap=True)
-    elif not repaired:
+    elif not repaired and any(finding.remedy for finding in left):
         console.print(f"[dim]mend it: evertune doctor {folder} --repair[/dim]", highlight=False, soft_wrap=True)
