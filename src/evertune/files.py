@@ -101,8 +101,8 @@ def opened(path: Path, flags: int = os.O_RDWR) -> int:
         flags |= getattr(os, name, 0)
     if path.is_symlink():
         raise OSError(errno.ELOOP, "it is a symbolic link")
-    if path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, "it is no regular file")  # to open a pipe would fail with other words
+    if path.is_fifo():
+        raise OSError(errno.EINVAL, "it is no regular file")  # to open it would fail with other words
     handle = os.open(path, flags, 0o666)
     status = os.fstat(handle)  # of what was opened, whatever has happened to the name since
     if stat.S_ISREG(status.st_mode) and status.st_nlink <= 1:
