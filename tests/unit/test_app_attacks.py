@@ -390,3 +390,35 @@ def test_gradio_calls_our_check_before_it_moves_files(tmp_path, monkeypatch):
     monkeypatch.setattr(processing_utils, "async_move_files_to_cache", moved)
     asyncio.run(page.preprocess_data(next(iter(page.fns.values())), ["x"], None))
     assert order == ["checked", "moved"]
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/json", "multipart/form-data; boundary=x"])
+def test_a_page_of_another_site_posts_nothing(stranger, kind):
+    """A browser sends such a request without asking, and says where it is from."""
+    body = json.dumps({"data": [], "fn_index": 0, "session_hash": "other"})
+    for origin, path in (("https://evil.example", "queue/join"), ("null", "upload"), ("http://localhost:1", "reset")):
+        headers = {"Content-Type": kind, "Origin": origin}
+        answer = stranger.http.post(f"/gradio_api/{path}", content=body, headers=headers)
+        assert answer.status_code == 403 and "another site" in answer.text, (origin, answer.text)
+    own = {"Origin": str(stranger.http.base_url).rstrip("/")}
+    assert stranger.http.post("/gradio_api/upload", files={"files": ("a.png", png())}, headers=own).status_code == 200
+
+
+def test_only_images_may_be_large(stranger):
+    """A value takes many times its size in memory, and as many requests as may wait hold theirs."""
+    body = json.dumps({"data": [], "fn_index": 0, "session_hash": "large", "event_data": "x" * (3 << 20)})
+    assert stranger.http.post("/gradio_api/queue/join", content=body).status_code == 413
+    assert stranger.http.post("/gradio_api/upload", files={"files": ("a.png", b"x" * (3 << 20))}).status_code == 200
+
+
+def test_bodies_that_are_no_request_leave_the_page_whole(stranger):
+    start = '{"fn_index": 0, "session_hash": "odd", "data": '
+    deep = "[" * 100_000 + "]" * 100_000
+    bodies = ["", "[]", "{", deep, f"{start}{deep}}}", f"{start}[NaN]}}", f"{start}[1e999, -0, {'9' * 5000}]}}"]
+    for session in (None, 7, [], {}, "../../x", "x" * 100_000):
+        bodies.append(json.dumps({"data": [], "fn_index": 0, "session_hash": session}))
+    for number in (-1, 999, "x", None, 1e9):
+        bodies.append(json.dumps({"data": [], "fn_index": number, "session_hash": "odd"}))
+    headers = {"Content-Type": "application/json", "Connection": "close"}
+    statuses = [stranger.http.post("/gradio_api/queue/join", content=b, headers=headers).status_code for b in bodies]
+    assert set(statuses) <= {200, 400, 404, 422, 500} and stranger.http.get("/config").status_code == 200, statuses

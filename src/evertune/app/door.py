@@ -26,7 +26,10 @@ Application = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None
 COOKIE = "evertune"
 POLICY_HEADER = b"content-security-policy"
 ENTER = "/enter"
+UPLOAD = "/gradio_api/upload"
 LONGEST_FORM = 4096
+LARGEST_VALUES = 2 << 20
+TOO_LARGE = "At most {} MiB are taken: send less."
 TOKEN_WANTED = "Send the token as 'Authorization: Bearer ...'."
 FILES = "/gradio_api/file="
 OPEN = re.compile(
@@ -88,24 +91,31 @@ class Door:
     ) -> bool:
         """Answer a request that does not come in; whether it was one."""
         if self._token is None:
-            if _names_this_machine(headers.get("host", "")):
-                return await self._too_large(headers, send)
-            await _reply(send, 403, "This playground answers on 127.0.0.1 and localhost only.")
+            if not _names_this_machine(headers.get("host", "")):
+                await _reply(send, 403, "This playground answers on 127.0.0.1 and localhost only.")
+            elif scope["method"] not in ("GET", "HEAD") and _is_foreign(headers):
+                await _reply(send, 403, "This playground takes nothing from a page of another site.")
+            else:
+                return await self._too_large(scope, headers, send)
             return True
         if scope["path"] == ENTER and scope["method"] == "POST":
             await self._enter(receive, send)
             return True
         if self._knows(headers):
-            return await self._too_large(headers, send)
+            return await self._too_large(scope, headers, send)
         asks_page = scope["method"] == "GET" and "text/html" in headers.get("accept", "")
         await _reply(send, 401, _form() if asks_page else TOKEN_WANTED, page=asks_page)
         return True
 
-    async def _too_large(self, headers: dict[str, str], send: Send) -> bool:
-        length = headers.get("content-length", "0")
-        if length.isdecimal() and int(length) <= self._largest:
+    def _most(self, scope: MutableMapping[str, Any]) -> int:
+        """Bytes of a request: values take many times their size in memory, an upload goes to the disk."""
+        return self._largest if scope["path"] == UPLOAD else min(self._largest, LARGEST_VALUES)
+
+    async def _too_large(self, scope: MutableMapping[str, Any], headers: dict[str, str], send: Send) -> bool:
+        length, most = headers.get("content-length", "0"), self._most(scope)
+        if length.isdecimal() and int(length) <= most:
             return False
-        await _reply(send, 413, f"At most {self._largest >> 20} MiB are taken: send a smaller picture.")
+        await _reply(send, 413, TOO_LARGE.format(most >> 20))
         return True
 
     def _knows(self, headers: dict[str, str]) -> bool:
@@ -132,13 +142,13 @@ class Door:
         await _reply(send, 303, "", more=((b"location", b"/"), (b"set-cookie", cookie.encode())))
 
     async def _let_in(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        size, begun = 0, False
+        size, begun, most = 0, False, self._most(scope)
 
         async def counted() -> Message:
             nonlocal size
             message = await receive()
             size += len(message.get("body", b""))
-            if size > self._largest:
+            if size > most:
                 raise TooLargeError
             return message
 
@@ -153,7 +163,7 @@ class Door:
             await self._app(scope, counted, with_headers)
         except TooLargeError:
             if not begun:
-                await _reply(send, 413, f"At most {self._largest >> 20} MiB are taken: send a smaller picture.")
+                await _reply(send, 413, TOO_LARGE.format(most >> 20))
 
 
 class Hashed:
@@ -190,6 +200,12 @@ def _uncompressed(scope: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
 def _names_this_machine(host: str) -> bool:
     name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
     return is_this_machine(name.strip("[]"))
+
+
+def _is_foreign(headers: dict[str, str]) -> bool:
+    """Whether a browser says that a page of another site sends this."""
+    origin = headers.get("origin")
+    return origin is not None and origin.partition("://")[2] != headers.get("host")
 
 
 def _form(*, wrong: bool = False) -> str:
