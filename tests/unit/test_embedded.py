@@ -114,6 +114,29 @@ def test_a_label_that_is_missing_is_no_answer(tmp_path):
         assert len(problems) == 1 and "row 2: the column 'answer' is empty" in problems[0]
 
 
+def test_lists_of_labels_are_words(tmp_path):
+    """The numbers of the classes were taught: "1" for a dog."""
+    pyarrow, datasets = pytest.importorskip("pyarrow"), pytest.importorskip("datasets")
+    from pyarrow import parquet
+
+    label = {"names": ["cat", "dog"], "_type": "ClassLabel"}
+    columns = {"instruction": ["a", "b", "c"], "answer": [[1, 0], [-1], [0, -1]]}
+    written = {name: {"feature": label, "_type": name} for name in ("Sequence", "List")} | {"old": [label]}
+    for name, answer in written.items():
+        about = {"huggingface": json.dumps({"info": {"features": {"answer": answer}}})}
+        path = tmp_path / f"{name}.parquet"
+        parquet.write_table(pyarrow.table(columns).replace_schema_metadata(about), path)
+    kinds = {
+        "instruction": datasets.Value("string"),
+        "answer": datasets.List(datasets.ClassLabel(names=["cat", "dog"])),
+    }
+    datasets.Dataset.from_dict(columns, features=datasets.Features(kinds)).save_to_disk(str(tmp_path / "set"))
+    for format, place in (("table", "Sequence.parquet"), ("table", "List.parquet"), ("huggingface", "set")):
+        samples, problems = read(format, tmp_path / place, image=None)
+        assert [sample.answers for sample in samples] == [("dog", "cat"), ("cat",)]
+        assert len(problems) == 1 and "row 2: the column 'answer' is empty" in problems[0]
+
+
 def test_parquet_whose_paths_are_names_of_files(tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet

@@ -114,6 +114,7 @@ def test_what_it_keeps_is_enough(data, tmp_path):
     assert [change.task for change in done.verdict.others] == ["task-0"]
     stage = Service.open(moved).learner.stages[-1]
     assert stage.samples > len(kept_task(moved, "task-1").test), "the replayed samples were there"
+    assert done.steps == stage.steps > done.training.steps(len(kept_task(moved, "task-1").train)), "they took steps too"
     assert [change.difference for change in upkeep.check(moved).others] == [0, 0]
 
 

@@ -53,7 +53,7 @@ def rows(
         origin = f"{where}, row {number}"
         try:
             images = _images(record.get(image), origin) if image else ()
-            rest = {name: _label(content, name, value) for name, value in record.items() if name != image}
+            rest = {name: _label(content.features[name], value) for name, value in record.items() if name != image}
             yield columns.row({**rest, **({image: None} if image else {})}, number=number, origin=origin, images=images)
         except DataError as problem:
             yield problem
@@ -111,9 +111,10 @@ def _undecoded(content: Any) -> Iterator[Mapping[str, Any]]:
     yield from content
 
 
-def _label(content: Any, name: str, value: Any) -> Any:
-    """The word of a class label, which is stored as a number; -1 is written where there is none."""
-    feature = content.features[name]
+def _label(feature: Any, value: Any) -> Any:
+    """The word of a class label, which is stored as a number, or those of a list; -1 is written where there is none."""
+    if isinstance(value, list) and hasattr(feature, "feature"):
+        return [word for one in value if (word := _label(feature.feature, one)) is not None]
     if not hasattr(feature, "int2str") or not isinstance(value, int):
         return value
     return feature.int2str(value) if value >= 0 else None

@@ -142,13 +142,17 @@ def _labels(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:
     """The words of class labels, which a Parquet file of the hub keeps beside the numbers."""
     try:
         features = json.loads(metadata[b"huggingface"])["info"]["features"]
-        return {name: list(one["names"]) for name, one in features.items() if one.get("_type") == "ClassLabel"}
-    except (KeyError, ValueError, TypeError, AttributeError):
+        # Of lists, what they hold; old versions of the library write a list of one.
+        inner = {n: one[0] if isinstance(one, list) else one.get("feature", one) for n, one in features.items()}
+        return {name: list(one["names"]) for name, one in inner.items() if one.get("_type") == "ClassLabel"}
+    except (KeyError, IndexError, ValueError, TypeError, AttributeError):
         return {}
 
 
 def _word(value: Any, words: Sequence[str]) -> Any:
-    """The word of a class label; the hub writes -1 where there is none."""
+    """The word of a class label, or those of a list of them; the hub writes -1 where there is none."""
+    if isinstance(value, list):
+        return [word for one in value if (word := _word(one, words)) is not None]
     if not isinstance(value, int) or value >= len(words):
         return value
     return words[value] if value >= 0 else None
