@@ -17,8 +17,10 @@ from evertune.app import asking
 from evertune.app.bench import open_runs
 from evertune.app.command import playground
 from evertune.files import digest_of_file
+from evertune.runner import questions_of
 from evertune.serve.answering import Reply
 from evertune.stages import SEAL
+from evertune.upkeep.kept import kept_task
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 STAGES = "#stages .said"
@@ -284,6 +286,8 @@ def poisoned(taught, tmp_path):
         for key in ("task", "answers"):
             if key in cell:
                 cell[key] = cell[key].replace(old, NASTY_NAME)
+        if "questions" in cell:
+            cell["questions"] = questions_of(kept_task(folder, cell["task"]))
         if "cell" in event:
             event["sha256"] = digest_of_file(folder / cell["answers"])
     (folder / "ledger.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
