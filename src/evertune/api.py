@@ -252,7 +252,8 @@ def config_of(folder: Path) -> RunConfig:
         RunFolderError: it is no run folder, or its configuration is damaged.
     """
     if not (folder / "config.yaml").exists():
-        raise RunFolderError(f"{folder} is no run folder: it has no config.yaml")
+        why = "it has no config.yaml" if folder.exists() else "it does not exist"
+        raise RunFolderError(f"{folder} is no run folder: {why}")
     content = read_identity(folder)
     asked = {key: value for key, value in content.items() if key not in FINGERPRINTS}
     return validated(RunConfig, asked, where=str(folder / "config.yaml"))

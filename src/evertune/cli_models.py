@@ -120,5 +120,9 @@ def export(
             return
         done = export_run(run, to, stage=stage, expert=expert, progress=watcher.fetching)
     whose = f", expert {done.expert}" if done.expert else ""
-    console.print(f"stage {done.stage}{whose}: its logits are those of the run (apart by {done.apart:.1e})")
+    console.print(
+        f"stage {done.stage}{whose}: logits differ from those of the run by at most {done.apart:.1e}; the largest is "
+        f"{done.largest:.1f}",
+        highlight=False,
+    )
     console.print(f"\nexported  {done.folder.resolve()}", soft_wrap=True, highlight=False)

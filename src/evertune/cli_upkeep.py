@@ -232,7 +232,7 @@ def log(folder: FolderArgument, as_json: JsonOption = False) -> None:
     if as_json:
         print_json(events)
     else:
-        show_history(make_console(), events)
+        show_history(make_console(), events, folder=folder)
 
 
 def rollback(

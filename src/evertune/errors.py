@@ -28,10 +28,10 @@ class RunFolderError(UserError):
     """A run folder is of another configuration, incomplete or damaged; the message names the file."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return `; did you mean 'x'?` or a list of what is known, ready to end a sentence."""
+def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.5) -> str:
+    """Return `did you mean 'x'?` or a list of what is known, ready to end a sentence."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=cutoff)
     if close:
         return f"did you mean '{close[0]}'?"
     return "known: " + ", ".join(names) if names else "nothing is known here"

@@ -236,3 +236,12 @@ def test_names_go_with_their_columns_where_later_rows_are_missing(tmp_path):
     # The header's names were counted from its end: task a had the column b, and its row was the base model's.
     found = read(tmp_path, "after,a,b,c\na,80\nb,60,70\n")
     assert found.R == [[None, None], [80, None], [60, 70]]
+
+
+@pytest.mark.parametrize("text", ["may,june,july\n80,3\n75.5,70\n", "stage,may,june,july\n1,80,3\n2,75.5,70\n"])
+def test_a_header_with_more_names_than_columns_is_said(tmp_path, text):
+    notes = read(tmp_path, text).notes
+    assert any("the header has no scores below july" in note for note in notes)
+    assert not any("no scores below" in note for note in read(tmp_path, "may,june\n80,3\n75.5,70\n").notes)
+    assert not any("no scores below" in note for note in read(tmp_path, "stage,may,june\n1,80,3\n2,75.5,70\n").notes)
+    assert not any("no scores below" in note for note in read(tmp_path, "may,june\n0,80,3\n1,75.5,70\n").notes)

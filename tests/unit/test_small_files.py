@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from PIL import Image
+from rich.console import Console
 from skimage.data import coffee
 from typer.testing import CliRunner
 
@@ -16,7 +18,8 @@ import evertune
 from evertune import cli_upkeep, upkeep
 from evertune.api import configure, resolved
 from evertune.cli import app
-from evertune.errors import UserError
+from evertune.data.check import Checked
+from evertune.errors import RunFolderError, UserError
 from evertune.files import read_json
 from evertune.loop import SMALLEST_BATCH, Training
 from evertune.upkeep.accept import ANYTHING
@@ -25,6 +28,7 @@ from evertune.upkeep.new_task import STEPS
 from evertune.upkeep.service import Service
 from evertune.upkeep.steps import history
 from evertune.upkeep.verdict import Change, Verdict
+from evertune.upkeep.view import show_check, show_learned
 
 COLOURS = {"red": (220, 30, 30), "blue": (30, 30, 220)}
 RATE = "train.learning_rate=0.003"
@@ -182,6 +186,43 @@ def test_the_words_of_a_new_task():
         assert new.word == word and Verdict(new, ()).learned == (word == "learned")
         assert bool(Verdict(new, ()).not_learned()) == (word != "learned")
     assert Verdict(None, ()).learned and not ANYTHING.broken_by({})
+
+
+@pytest.mark.parametrize(
+    ("questions", "before", "after", "wanted"),
+    [
+        (1, 100.0, 100.0, "t has too few questions to tell: from 100.0 to 100.0 on 1 question"),
+        (4, 100.0, 0.0, "t has too few questions to tell: from 100.0 to 0.0 on 4 questions"),
+    ],
+)
+def test_too_few_questions_say_nothing_about_the_length_of_training(questions, before, after, wanted):
+    """A task that fell from 100 to 0 shows no small gain, and nothing says that longer training helps."""
+    few = Verdict(Change("t", "exact", questions, before, after, before, None, few=True, new=True), ())
+    assert few.not_learned() == [wanted]
+    data = Checked("t", ("t",))
+    console = Console(file=io.StringIO(), width=80)
+    done = upkeep.Learned(1, "t", few, data, tuple(few.not_learned()), Training(), 200)
+    show_learned(console, done, folder="m", data="t.jsonl")
+    text = console.file.getvalue()
+    assert "train longer" not in text and "at least 6 test questions" in text and "--accept-if 'gain>=-100'" in text
+
+
+def test_the_summary_has_the_measures_of_accept_if():
+    console = Console(file=io.StringIO(), width=80)
+    one, other = (Change(name, "exact", 9, 50.0, 40.0, best, (-20.0, 5.0)) for name, best in (("a", 50.0), ("b", 40.0)))
+    show_check(console, Verdict(None, (one, other)))
+    assert "average 40.0 · forgetting 5.0 · worst 10.0 points" in console.file.getvalue()
+
+
+def test_the_log_of_a_model_that_has_learned_nothing(model):
+    said = CliRunner().invoke(app, ["log", str(model)])
+    assert said.exit_code == 0 and f"{model} has learned nothing yet" in said.stdout.replace("\n", "")
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    """`is no run folder: it has no config.yaml` sounds as if one were damaged."""
+    with pytest.raises(RunFolderError, match="gone is no run folder: it does not exist"):
+        upkeep.check(tmp_path / "gone")
 
 
 def test_what_is_odd_about_the_data_is_said(model, colours):

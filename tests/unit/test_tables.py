@@ -220,3 +220,40 @@ def test_a_data_set_of_one_split_says_which_it_has(tmp_path):
     with pytest.raises(DataError, match="has no split 'test'; known: train .options: {train: SPLIT, test: SPLIT}"):
         load_stream(str(tmp_path / "s.yaml"))
     assert "has no split 'test'" in str(list(check(str(tmp_path / "s.yaml")).errors.kinds()))
+
+
+def test_a_table_whose_columns_have_other_names_says_which_and_how(tmp_path):
+    """No guess by chance ('frage' for 'image'), and the option of the command beside the key of a YAML."""
+    write(tmp_path, [{"bild": "a.png", "frage": "Was?", "antwort": "x"}])
+    with pytest.raises(DataError) as refused:
+        read("table", tmp_path / "birds.csv")
+    text = str(refused.value)
+    assert "has no column 'image'; known: antwort, bild, frage" in text and "did you mean" not in text
+    assert "--option image=COLUMN" in text and "options: {image: COLUMN}" in text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "image;instruction;answer\na.png;Which, or what?;tit\n",
+        '\ufeffimage;answer;instruction\na.png;tit;"Which, or what?"\n',
+    ],
+)
+def test_a_table_of_a_spreadsheet_that_writes_semicolons(tmp_path, text):
+    colour(tmp_path, "a.png", (1, 2, 3))
+    (tmp_path / "t.csv").write_text(text, encoding="utf-8")
+    samples, problems = read("table", tmp_path / "t.csv")
+    assert not problems and samples[0].instruction == "Which, or what?" and samples[0].answers == ("tit",)
+
+
+def test_a_comma_in_the_header_separates(tmp_path):
+    colour(tmp_path, "a.png", (1, 2, 3))
+    (tmp_path / "t.csv").write_text("image,instruction,answer,a;b\na.png,Which?,tit; x,1\n", encoding="utf-8")
+    samples, problems = read("table", tmp_path / "t.csv")
+    assert not problems and samples[0].answers == ("tit; x",)
+
+
+def test_a_table_in_another_encoding_says_what_to_do(tmp_path):
+    (tmp_path / "t.csv").write_bytes("image,instruction,answer\na.png,Was?,\u00e9t\u00e9\n".encode("latin-1"))
+    with pytest.raises(DataError, match="save it as UTF-8"):
+        read("table", tmp_path / "t.csv")

@@ -83,7 +83,10 @@ def read_table(text: str, path: Path, *, known: int) -> Table:
     rows = [_scores(cells[index:], f"{path}:{line}") for line, cells in lines]
     if not any(value is not None for row in rows for value in row):
         raise UserError(f"{path} has no rows of numbers")
-    columns = () if header is None else tuple(header[index and len(header) == max(map(len, body)) :])
+    width = max(map(len, body))
+    columns = () if header is None else tuple(header[index and len(header) >= width :])
+    if header is not None and (empty := header[width:]):
+        notes.append(f"the header has no scores below {', '.join(empty)}")
     return Table(rows, tuple(row[0] for row in body) if named else (), columns, tuple(notes))
 
 

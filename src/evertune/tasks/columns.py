@@ -14,6 +14,9 @@ from evertune.errors import DataError, nearest
 from evertune.tasks.entries import number_text
 from evertune.tasks.formats import Row
 
+ALIKE = 0.7
+"""From which on a column is a misspelt one: 'frage' is 0.6 like 'image'."""
+
 
 @dataclass(frozen=True, slots=True)
 class Columns:
@@ -44,8 +47,12 @@ class Columns:
         for role in ("image", "instruction", "answer", "id"):
             name = getattr(self, role)
             if name is not None and name not in names:
-                complaint = f"{where} has no column '{name}'; {nearest(str(name), names)} (options: {{{role}: COLUMN}})"
-                raise DataError(complaint, kind="missing column")
+                raise DataError(
+                    f"{where} has no column '{name}'; {nearest(str(name), names, cutoff=ALIKE)} (name it: "
+                    f"options: {{{role}: COLUMN}} in a stream's YAML, or --option {role}=COLUMN of evertune "
+                    "data check, learn and try)",
+                    kind="missing column",
+                )
         for name in self.extras:
             if name not in names:
                 raise DataError(f"{where} has no column '{name}'; {nearest(str(name), names)}", kind="missing column")

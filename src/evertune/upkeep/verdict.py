@@ -82,8 +82,9 @@ class Verdict:
         """Why a stage is discarded that nothing was asked of; empty when its task was learned."""
         if self.new is None or self.learned:
             return []
-        what = "has too few questions to show a gain" if self.new.few else "is not learned"
-        scores = f"from {self.new.before:.1f} to {self.new.after:.1f} on {self.new.questions} questions"
+        what = "has too few questions to tell" if self.new.few else "is not learned"
+        questions = "1 question" if self.new.questions == 1 else f"{self.new.questions} questions"
+        scores = f"from {self.new.before:.1f} to {self.new.after:.1f} on {questions}"
         return [f"{self.new.task} {what}: {scores}"]
 
     def measures(self) -> dict[str, float]:

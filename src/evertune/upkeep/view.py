@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from evertune.scoring.intervals import FEWEST
 from evertune.upkeep.advice import Advice
 from evertune.upkeep.doctor import Finding
 from evertune.upkeep.steps import Learned
@@ -37,7 +38,7 @@ def show_learned(console: Console, done: Learned, *, folder: str, data: str) -> 
             soft_wrap=True,
         )
         if not done.verdict.learned:
-            _advise_longer(console, done, f"evertune learn {folder} {data}")
+            _advise(console, done, f"evertune learn {folder} {data}")
         return
     if not done.verdict.learned:
         console.print(f"[red]{done.task} is not learned[/red]: it did not gain more than chance would", highlight=False)
@@ -47,12 +48,19 @@ def show_learned(console: Console, done: Learned, *, folder: str, data: str) -> 
     )
 
 
-def _advise_longer(console: Console, done: Learned, command: str) -> None:
-    """What to do about a task that was not learned."""
-    for line in (
-        f"train longer: {command} --set train.min_steps={2 * done.steps}",
-        "a smaller gain shows on more test questions; keep the stage all the same: --accept-if 'gain>=-100'",
-    ):
+def _advise(console: Console, done: Learned, command: str) -> None:
+    """What to do about a task that was not learned; longer training makes no questions."""
+    if done.verdict.new is not None and done.verdict.new.few:
+        lines = [
+            f"add rows: at least {FEWEST} test questions on different images are needed; a fifth of the images of "
+            "one file are kept for testing"
+        ]
+    else:
+        lines = [
+            f"train longer: {command} --set train.min_steps={2 * done.steps}",
+            "a smaller gain shows on more test questions",
+        ]
+    for line in (*lines, "keep the stage all the same: --accept-if 'gain>=-100'"):
         console.print(f"[dim]{line}[/dim]", highlight=False, soft_wrap=True)
 
 
@@ -129,12 +137,15 @@ def _summary(verdict: Verdict) -> str:
     measures = verdict.measures()
     words = [f"average {measures['average']:.1f}"]
     if verdict.others:
-        words.append(f"below the best ever by {measures['forgetting']:.1f}, at most {measures['worst']:.1f}")
+        words += [f"forgetting {measures['forgetting']:.1f}", f"worst {measures['worst']:.1f}"]
     return f"[dim]{' · '.join(words)} points[/dim]"
 
 
-def show_history(console: Console, events: Sequence[dict[str, Any]]) -> None:
+def show_history(console: Console, events: Sequence[dict[str, Any]], *, folder: Path) -> None:
     """What happened, the oldest first."""
+    if not events:
+        console.print(f"{folder} has learned nothing yet", highlight=False, soft_wrap=True)
+        return
     table = Table(box=None, padding=(0, 2, 0, 0))
     for title in ("when", "stage", "what"):
         table.add_column(title)

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from evertune.errors import DataError, UserError
 from evertune.tasks.columns import Columns, is_missing
@@ -98,8 +98,7 @@ def _text(place: Path, columns: Columns) -> Iterator[Mapping[str, Any]]:
     try:
         with place.open(encoding="utf-8-sig", newline="") as stream:
             csv.field_size_limit(LONGEST_CELL)  # of the process: Python's own 131,072 are too few for base64
-            mark = "\t" if place.suffix.lower() == ".tsv" else ","
-            table = csv.DictReader(stream, delimiter=mark, restkey="", strict=True)
+            table = csv.DictReader(stream, delimiter=_mark(stream, place), restkey="", strict=True)
             columns.check(list(table.fieldnames or []), where=place)
             for record in table:
                 record.pop("", None)  # what stands behind the last column
@@ -107,11 +106,26 @@ def _text(place: Path, columns: Columns) -> Iterator[Mapping[str, Any]]:
     except FileNotFoundError as problem:
         raise DataError(f"{place} does not exist", kind="missing file") from problem
     except (OSError, UnicodeDecodeError) as problem:
-        raise DataError(f"{place} can't be read as UTF-8 text: {problem}", kind="missing file") from problem
+        raise DataError(
+            f"{place} can't be read as UTF-8 text: {problem}{_remedy(problem)}", kind="missing file"
+        ) from problem
     except csv.Error as problem:
         raise DataError(
             f"{place}: not a table behind line {table.line_num} ({problem})", kind="broken table"
         ) from problem
+
+
+def _mark(stream: TextIO, place: Path) -> str:
+    """What separates the columns: a header of semicolons and no comma is that of a spreadsheet with decimal commas."""
+    if place.suffix.lower() == ".tsv":
+        return "\t"
+    header = stream.readline(LONGEST_CELL)
+    stream.seek(0)
+    return ";" if ";" in header and "," not in header else ","
+
+
+def _remedy(problem: Exception) -> str:
+    return "; save it as UTF-8" if isinstance(problem, UnicodeDecodeError) else ""
 
 
 def _parquet(place: Path, columns: Columns) -> Iterator[Mapping[str, Any]]:
