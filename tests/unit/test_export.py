@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -25,6 +26,7 @@ from evertune.cli import main
 from evertune.errors import RunFolderError, UserError
 from evertune.export import adapters, export, export_adapters
 from evertune.export.card import project_link
+from evertune.export.merged import _take_over
 from evertune.ledger import finished_cells
 from evertune.lmm import load_lmm, model_folder
 from evertune.tasks.task import Sample
@@ -220,6 +222,69 @@ def test_what_can_not_be_merged_is_said(finished, tmp_path):
     with pytest.raises(UserError, match="moelora are mixtures"):
         export(finished("blip", "moelora"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+LICENCE, SECRET = "terms", "a key"
+
+
+@pytest.fixture
+def beside(finished, tmp_path):
+    """A stranger's folder with more than a model in it, and a run of that model."""
+    run_folder = finished("blip")
+    source = shutil.copytree(yaml.safe_load((run_folder / "config.yaml").read_text())["model"], tmp_path / "model")
+    (tmp_path / "key").write_text(SECRET)
+    for name in ("handler.py", "pytorch_model.bin", "training_args.bin", "x.pkl", ".git/config", ".env", "notes.json",
+                 "a/b/tokenizer.json", "run.sh", ".ssh/tokenizer.json"):  # fmt: skip
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_text(SECRET)
+    (source / "LICENSE").write_text(LICENCE)
+    (source / "notes.txt").symlink_to(tmp_path / "key")
+    (source / "up").symlink_to(tmp_path)
+    return run_folder, source
+
+
+def test_only_listed_files_beside_the_weights_are_exported(beside, tmp_path, monkeypatch):
+    run_folder, source = beside
+    monkeypatch.setattr("evertune.export.merged.model_folder", lambda name, progress=None: source)
+    export(run_folder, tmp_path / "out")
+    written = {
+        path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()
+    }
+    expected = {"README.md", "config.json", "generation_config.json", "model.safetensors", "LICENSE"}
+    expected |= {"tokenizer.json", "tokenizer_config.json", "processor_config.json"}
+    expected |= {f"qformer_tokenizer/{name}" for name in ("tokenizer.json", "tokenizer_config.json")}
+    assert written == expected
+    assert not any(path.is_symlink() for path in (tmp_path / "out").rglob("*"))
+    assert (tmp_path / "out" / "LICENSE").read_text() == LICENCE
+
+
+@pytest.mark.parametrize("kind", ["link", "folder of links", "pipe"])
+def test_a_listed_file_that_is_no_regular_one_of_the_folder_is_refused(beside, tmp_path, monkeypatch, kind):
+    run_folder, source = beside
+    place = {"link": "LICENSE", "folder of links": "additional_chat_templates", "pipe": "NOTICE"}[kind]
+    (source / place).unlink(missing_ok=True)
+    if kind == "folder of links":
+        (source / place).mkdir()
+        (source / place / "x.jinja").symlink_to(tmp_path / "key")
+    elif kind == "link":
+        (source / place).symlink_to(tmp_path / "key")
+    else:
+        os.mkfifo(source / place)
+    monkeypatch.setattr("evertune.export.merged.model_folder", lambda name, progress=None: source)
+    with pytest.raises(UserError, match=rf"{place}\S* is no regular file of the model's folder, so it is not copied"):
+        export(run_folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_links_of_the_hub_s_cache_are_followed_to_its_blobs(tmp_path):
+    source = tmp_path / "hub" / "models--a--b" / "snapshots" / "0123"
+    for folder in (source, source.parent.parent / "blobs", tmp_path / "out"):
+        folder.mkdir(parents=True)
+    (source.parent.parent / "blobs" / "abc").write_text("{}")
+    (source / "tokenizer.json").symlink_to("../../blobs/abc")
+    _take_over(source, tmp_path / "out")
+    copied = tmp_path / "out" / "tokenizer.json"
+    assert copied.read_text() == "{}" and not copied.is_symlink()
 
 
 def test_a_broken_checkpoint_is_not_exported(finished, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ compared with those of the run.
 from __future__ import annotations
 
 import random
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from evertune.assets import Progress
 from evertune.errors import RunFolderError, UserError, unknown
 from evertune.evaluate import read_answers
 from evertune.export.card import card_of
-from evertune.files import whole_folder, write_atomically
+from evertune.files import make_folder, whole_folder, write_atomically
 from evertune.learner import Learner
 from evertune.lmm import load_lmm, model_folder
 from evertune.lmm.adapters import merged
@@ -32,8 +33,15 @@ COMPARED = 16
 """Questions whose logits are compared, at most."""
 APART = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 3e-2}
 """How far logits may lie apart, as a share of the largest: merged weights are rounded to this format."""
-OWN = {"config.json", "README.md", "generation_config.json", "model.safetensors.index.json"}
-"""Files of the model's own folder that are not taken over."""
+COPIED = re.compile(
+    r"((lm|qformer_tokenizer)/)?"
+    r"(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|normalizer|tekken|chat_template"
+    r"|preprocessor_config|processor_config|video_preprocessor_config)\.json"
+    r"|((lm|qformer_tokenizer)/)?((vocab|merges)\.txt|(tokenizer|spiece|sentencepiece|sentencepiece\.bpe)\.model)"
+    r"|chat_template\.jinja|additional_chat_templates/[\w-]+\.jinja"
+    r"|(LICEN[CS]E|NOTICE|COPYING|USE_POLICY)(\.md|\.txt)?"
+)
+"""Files that are copied from the folder of the base model: tokenizer, preprocessing, chat template, licence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +141,24 @@ def _logits(lmm: LMM, samples: Sequence[Sample], features: Tensor) -> Tensor:
 
 
 def _take_over(source: Path, place: Path) -> None:
-    """Copy what stands beside the weights and does not change: tokenizer, preparation of pictures, chat template."""
+    """Copy what stands beside the weights and does not change, of the files in `COPIED`.
+
+    Raises:
+        UserError: one of them is a link that leads out of the model's folder, or no regular file.
+    """
     for path in sorted(source.rglob("*")):
-        kept = place / path.relative_to(source)
-        if path.is_file() and path.suffix != ".safetensors" and path.name not in OWN and not kept.exists():
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, kept)
+        name = path.relative_to(source)
+        kept = place / name
+        if not COPIED.fullmatch(name.as_posix()) or kept.exists():
+            continue
+        if not path.is_file() or not any(path.resolve().is_relative_to(own.resolve()) for own in _own(source)):
+            raise UserError(
+                f"{path} is no regular file of the model's folder, so it is not copied: put the file itself there"
+            )
+        make_folder(kept.parent)
+        shutil.copyfile(path, kept)
+
+
+def _own(source: Path) -> list[Path]:
+    """Where the files of a model are: its folder, and in the hub's cache the blobs that its links lead to."""
+    return [source, source.parent.parent / "blobs"] if source.parent.name == "snapshots" else [source]
