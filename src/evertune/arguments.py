@@ -39,9 +39,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machine
 
 def make_console(*, quiet: bool = False) -> Console:
     """The terminal; when `quiet` its words go where they don't mix with JSON."""
-    from rich.console import Console
+    from evertune.terminal import Terminal
 
-    return Console(stderr=quiet)
+    return Terminal(stderr=quiet)
 
 
 def print_json(value: Any) -> None:

@@ -69,7 +69,9 @@ def main() -> None:
         app()
     except UserError as problem:
         who = "evertune" if leads() else f"evertune (process {number()})"
-        print(f"{who}: {without_secrets(str(problem))}", file=sys.stderr)
+        from evertune.terminal import plain
+
+        print(f"{who}: {plain(without_secrets(str(problem)))}", file=sys.stderr)
         sys.exit(2)
     except SystemExit as end:
         if end.code == INTERRUPTED:  # typer has turned a KeyboardInterrupt into this
@@ -348,6 +350,8 @@ def found_runs(places: list[Path]) -> list[Path]:
 
 
 def _show_matrices(console: Console, matrices: list[dict[str, Any]]) -> None:
+    from rich.markup import escape
+
     from evertune.report import compare as compare_matrices
     from evertune.report import rich_matrix, rich_table
 
@@ -355,7 +359,7 @@ def _show_matrices(console: Console, matrices: list[dict[str, Any]]) -> None:
         console.print()
         console.print(rich_matrix(matrix))
         for warning in matrix["warnings"]:
-            console.print(f"[yellow]note[/yellow]  {warning}")
+            console.print(f"[yellow]note[/yellow]  {escape(warning)}")
     if len(matrices) > 1:
         console.print()
         console.print(rich_table(compare_matrices(matrices)))

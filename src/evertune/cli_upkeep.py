@@ -249,7 +249,7 @@ def rollback(
     if not yes:
         typer.confirm(f"forget {gone} for good?", abort=True)
     go_back(folder, to)
-    console.print(f"{folder} is at stage {to} again, without {gone}", highlight=False, soft_wrap=True)
+    console.print(f"{folder} is at stage {to} again, without {gone}", highlight=False, soft_wrap=True, markup=False)
 
 
 def serve(

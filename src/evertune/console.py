@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from evertune.runner import Watcher
 from evertune.tasks import Task
+from evertune.terminal import plain
 
 if TYPE_CHECKING:
     from evertune.loop import Step
@@ -86,7 +87,7 @@ class TerminalWatcher(Watcher):
         """A download or conversion goes on (an `assets.Progress`)."""
         if what not in self._bars:
             verb = "" if " " in what else "fetching "  # a package, or a sentence of its own
-            self.console.print(f"[dim]{verb}{what}[/dim]")
+            self.console.print(f"[dim]{verb}{escape(what)}[/dim]")
         unit, note = (1, "") if " " in what else (1_000_000, "MB")  # a sentence counts what it names
         self._bar(what, what, max(1, total // unit), note=note)
         self._progress.update(self._bars[what], completed=min(done // unit, max(1, total // unit)))
@@ -95,7 +96,7 @@ class TerminalWatcher(Watcher):
 
     def model_loaded(self, name: str, facts: dict[str, str]) -> None:
         """One quiet line."""
-        self.console.print(f"[dim]{name} · {' · '.join(facts.values())}[/dim]", highlight=False)
+        self.console.print(f"[dim]{escape(f'{name} · ' + ' · '.join(facts.values()))}[/dim]", highlight=False)
 
     def run_started(self, title: str, *, training: list[int], answers: int) -> None:
         """New bars; what later runs of the same command need counts for the time left."""
@@ -105,7 +106,7 @@ class TerminalWatcher(Watcher):
         self._runs_after -= 1
         self._later = {"train": sum(training), "answer": answers}
         self._pace.open = {kind: amount * (1 + self._runs_after) for kind, amount in self._later.items()}
-        self.console.print(f"\n[bold]{title}[/bold]")
+        self.console.print(f"\n[bold]{escape(title)}[/bold]")
         self._bar("run", title, len(training) + 1, note="")
         self._bar("stage", "  stage", 1, note="")
         self._bar("step", "    step", 1, note="")
@@ -114,8 +115,8 @@ class TerminalWatcher(Watcher):
     def resumed_elsewhere(self, changes: list[str]) -> None:
         """A warning: numbers may differ in their last bits from here on."""
         self.console.print(
-            f"[yellow]note[/yellow]  the run was begun with {'; '.join(changes)}: from here on numbers may differ in "
-            "their last bits (noted in stamp.json)",
+            f"[yellow]note[/yellow]  the run was begun with {escape('; '.join(changes))}: from here on numbers may "
+            "differ in their last bits (noted in stamp.json)",
             soft_wrap=True,
         )
 
@@ -142,7 +143,7 @@ class TerminalWatcher(Watcher):
         self._progress.update(self._bars["stage"], completed=1)
         if stage.reused:
             self._pace.open["train"] = max(0, self._pace.open["train"] - stage.samples)
-            self.console.print(f"[dim]  {stage.task}: identical training found in the cache, taken over[/dim]")
+            self.console.print(f"[dim]  {escape(stage.task)}: identical training found in the cache, taken over[/dim]")
         self._mark = time.perf_counter()
 
     def answering(self, stage: int, task: Task) -> None:
@@ -165,8 +166,8 @@ class TerminalWatcher(Watcher):
         scores = "  ".join(f"{score:5.1f}" for score in row)
         width = max(map(len, [*tasks, "untouched"]))
         if stage == 0:
-            self.console.print(f"[dim]row  {'after':<{width}}   {', '.join(tasks)}[/dim]", soft_wrap=True)
-        self.console.print(f"{stage:>3}  {name:<{width}} {scores}", soft_wrap=True, highlight=False)
+            self.console.print(f"[dim]row  {'after':<{width}}   {escape(', '.join(tasks))}[/dim]", soft_wrap=True)
+        self.console.print(f"{stage:>3}  {name:<{width}} {scores}", soft_wrap=True, highlight=False, markup=False)
         self._progress.update(self._bars["run"], advance=1)
 
     def notice(self, text: str) -> None:
@@ -174,6 +175,7 @@ class TerminalWatcher(Watcher):
         self.console.print(f"[yellow]note[/yellow]  {escape(text)}", highlight=False, soft_wrap=True)
 
     def _bar(self, key: str, description: str, total: int, *, note: str) -> None:
+        description = escape(plain(description))  # TextColumn reads markup
         if key in self._bars:
             self._progress.update(self._bars[key], description=description, total=total, completed=0, note=note)
         else:
@@ -197,7 +199,7 @@ def show_facts(console: Console, title: str, facts: dict[str, Any]) -> None:
     table.add_column()
     table.add_column(overflow="fold")  # addresses are there to be copied
     for name, value in facts.items():
-        table.add_row(f"[dim]{name}[/dim]", str(value))
+        table.add_row(f"[dim]{name}[/dim]", escape(str(value)))
     console.print(table)
 
 
@@ -211,7 +213,7 @@ def _table(console: Console, title: str, columns: Sequence[str], rows: Iterable[
     for column in columns[1:]:
         table.add_column(column, justify="right")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     console.print(table)
 
 

@@ -10,6 +10,7 @@ from types import TracebackType
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -46,7 +47,9 @@ class GridView(GridWatcher):
         line = " · ".join(f"{number} {name}" for name, number in counts.items())
         table = Table.grid(padding=(0, 2))
         for run in status.running:
-            table.add_row(f"  {run.name}", f"[dim]{run.doing}[/dim]", f"[dim]{hours(run.seconds)}[/dim]")
+            table.add_row(
+                escape(f"  {run.name}"), f"[dim]{escape(run.doing)}[/dim]", f"[dim]{hours(run.seconds)}[/dim]"
+            )
         self._live.update(Group(Text(line + left, style="dim"), table), refresh=True)
 
     def run_ended(self, name: str, ended: Ended) -> None:
@@ -65,7 +68,7 @@ def show_grid(console: Console, result: Summary) -> None:
     for curve in result.curves:
         console.print(rich_curve(curve))
     for note in result.notes:
-        console.print(f"[yellow]note[/yellow]  {note}", highlight=False)
+        console.print(f"[yellow]note[/yellow]  {escape(note)}", highlight=False)
     if result.failed:
-        console.print(f"{len(result.failed)} failed: {', '.join(result.failed)}", style="red", highlight=False)
+        console.print(f"{len(result.failed)} failed: {escape(', '.join(result.failed))}", style="red", highlight=False)
     console.print(f"\n{len(result.finished)} runs  {result.results.resolve()}", soft_wrap=True, highlight=False)

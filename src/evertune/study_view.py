@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.text import Text
 
 from evertune.console import TerminalWatcher
@@ -38,7 +39,7 @@ def show_study(console: Console, result: Result) -> None:
     if result.findings:
         _show_findings(console, result)
     for note in [*([result.stopped] if result.stopped else []), *result.notes]:
-        console.print(f"[yellow]note[/yellow]  {note}", highlight=False)
+        console.print(f"[yellow]note[/yellow]  {escape(note)}", highlight=False)
     if result.failed:
         console.print(f"{len(result.failed)} failed: {', '.join(result.failed)}", style="red", highlight=False)
     said = " · ".join(f"{part} {done} of {every}" for part, (done, every) in result.progress.items())

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -72,7 +73,7 @@ def show_pairs(console: Console, result: Mapping[str, Any], *, page: Path) -> No
     console.print(_correlations(result))
     console.print(Text(lead(result)))
     for note in result["notes"]:
-        console.print(f"[yellow]note[/yellow]  {note}", highlight=False)
+        console.print(f"[yellow]note[/yellow]  {escape(note)}", highlight=False)
     console.print(f"\npage  {page.resolve()}", soft_wrap=True, highlight=False)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import yaml
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from evertune.data.check import Checked
@@ -35,7 +36,9 @@ def _table(checked: Checked) -> Table:
     for title in ("training rows", "test rows", "pictures"):
         table.add_column(title, justify="right")
     for name, counts in checked.tasks().items():
-        table.add_row(name, *(f"{counts[key]:,}" if counts[key] else "-" for key in ("train", "test", "pictures")))
+        table.add_row(
+            escape(name), *(f"{counts[key]:,}" if counts[key] else "-" for key in ("train", "test", "pictures"))
+        )
     return table
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from evertune.scoring.intervals import FEWEST
@@ -33,18 +34,22 @@ def show_learned(console: Console, done: Learned, *, folder: str, data: str) -> 
     console.print(_summary(done.verdict))
     if done.broken:
         console.print(
-            f"[red]discarded[/red]  {'; '.join(done.broken)}. The model is as it was before",
+            f"[red]discarded[/red]  {escape('; '.join(done.broken))}. The model is as it was before",
             highlight=False,
             soft_wrap=True,
         )
         if not done.verdict.learned:
-            _advise(console, done, f"evertune learn {folder} {data}")
+            _advise(console, done, f"evertune learn {escape(folder)} {escape(data)}")
         return
     if not done.verdict.learned:
-        console.print(f"[red]{done.task} is not learned[/red]: it did not gain more than chance would", highlight=False)
+        console.print(
+            f"[red]{escape(done.task)} is not learned[/red]: it did not gain more than chance would", highlight=False
+        )
     console.print(f"[green]accepted[/green]  as stage {done.stage}", highlight=False, soft_wrap=True)
     console.print(
-        f"[dim]back again: evertune rollback {folder} --to {done.stage - 1}[/dim]", highlight=False, soft_wrap=True
+        f"[dim]back again: evertune rollback {escape(folder)} --to {done.stage - 1}[/dim]",
+        highlight=False,
+        soft_wrap=True,
     )
 
 
@@ -72,12 +77,12 @@ def show_advice(console: Console, found: Advice) -> None:
         table.add_column(title, justify="right")
     for near in found.neighbours:
         loss = f"at most {near.forgetting:.1f}" if near.error is None else _between(near.forgetting, near.error, -100.0)
-        table.add_row(near.task, f"{near.similarity:.2f}", f"{near.score:.1f}", loss)
+        table.add_row(escape(near.task), f"{near.similarity:.2f}", f"{near.score:.1f}", loss)
     console.print()
     if found.neighbours:
         console.print(table)
     lines = [
-        f"{found.task}  {found.samples} samples; now {found.before:.1f} points, learned perhaps "
+        f"{escape(found.task)}  {found.samples} samples; now {found.before:.1f} points, learned perhaps "
         f"{_between(found.after, found.error, 0.0)}",
         f"method  {found.choice.method}; {found.choice.why}"
         + (f"; replay {100 * found.choice.replay:.0f} %" if found.choice.replay else ""),
@@ -123,7 +128,7 @@ def _row(table: Table, change: Change, *, mark: str = "") -> None:
     interval = f"{change.interval[0]:+.1f} to {change.interval[1]:+.1f}" if change.interval else "-"
     colour = COLOURS[change.word]
     table.add_row(
-        change.task + mark,
+        escape(change.task) + mark,
         f"{change.questions}",
         f"{change.before:.1f}",
         f"{change.after:.1f}",
@@ -152,10 +157,10 @@ def show_history(console: Console, events: Sequence[dict[str, Any]], *, folder: 
     for event in events:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(event["time"]))
         if event["event"] == "stage":
-            table.add_row(when, str(event["stage"]), f"learned {event['task']}")
+            table.add_row(when, str(event["stage"]), escape(f"learned {event['task']}"))
         else:
             forgotten = ", ".join(event["tasks"])
-            table.add_row(when, str(event["to"]), f"went back, without {forgotten} ({event['reason']})")
+            table.add_row(when, str(event["to"]), escape(f"went back, without {forgotten} ({event['reason']})"))
     console.print(table)
 
 
@@ -165,13 +170,17 @@ def show_findings(
     """What is wrong in a run folder, what was done about it, and what is left."""
     gone = [finding for finding in found if finding.path not in {other.path for other in left}]
     for finding in gone:
-        console.print(f"[green]mended[/green]  {finding.path} {finding.what}: {finding.remedy}", soft_wrap=True)
+        console.print(
+            f"[green]mended[/green]  {escape(f'{finding.path} {finding.what}: {finding.remedy}')}", soft_wrap=True
+        )
     for finding in left:
         remedy = (
             f"evertune doctor --repair: {finding.remedy}" if finding.remedy else "can't be made again from this folder"
         )
-        console.print(f"[red]broken[/red]  {finding.path} {finding.what}. {remedy}", soft_wrap=True)
+        console.print(f"[red]broken[/red]  {escape(f'{finding.path} {finding.what}. {remedy}')}", soft_wrap=True)
     if not left:
-        console.print(f"{folder} is whole: every checksum is right", highlight=False, soft_wrap=True)
+        console.print(f"{escape(str(folder))} is whole: every checksum is right", highlight=False, soft_wrap=True)
     elif not repaired and any(finding.remedy for finding in left):
-        console.print(f"[dim]mend it: evertune doctor {folder} --repair[/dim]", highlight=False, soft_wrap=True)
+        console.print(
+            f"[dim]mend it: evertune doctor {escape(str(folder))} --repair[/dim]", highlight=False, soft_wrap=True
+        )
