@@ -34,6 +34,15 @@ def test_an_image_under_another_key_is_an_error_of_its_row(tmp_path, key, value)
         assert f"'{key}'" in problem and "'image'" in problem and "p0.png" in problem
 
 
+@pytest.mark.parametrize("key", ["img", "picture", "photos"])
+@pytest.mark.parametrize("value", ["coco/000123", ["coco/000123"], [{"path": "coco/000123"}], {"url": "coco/000123"}])
+def test_a_key_of_images_is_known_whatever_it_holds(tmp_path, key, value):
+    """A question says no <image>, and the name has no ending: the row was read as text alone, and scored blind."""
+    row = {"question_id": 2, key: value, "text": "Which colour?", "answer": "red"}
+    samples, (problem,) = llava(tmp_path, row)
+    assert not len(samples) and f"'{key}'" in problem and "coco/000123" in problem
+
+
 def test_a_name_that_ends_like_no_image_is_found_by_its_mark(tmp_path):
     samples, problems = llava(tmp_path, {"id": 1, "pic": "abc", "conversations": said("<image>\nWhich?", "red")})
     assert not len(samples) and "<image> stands once in the text, and the row has no image" in problems[0]

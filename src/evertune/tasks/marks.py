@@ -15,6 +15,7 @@ IMAGE_MARK, VIDEO_MARK = "<image>", "<video>"
 _leading = re.compile(r"\A\s*(<image>|<video>)|^[ \t]*(<image>|<video>)[ \t]*$", re.MULTILINE)
 _ending = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|ppm|avif|jp2|mp4|avi|mov|mkv|webm)\Z", re.IGNORECASE)
 KEYS = {"image_path", "image_paths", "images_path", "image_file", "image_name", "image_url", "img", "imgs", "img_path"}
+KEYS |= {"images", "picture", "pictures", "photo", "photos"}
 """Keys that name an image in files of the field, and that no reader takes for `image`."""
 FILMS = {"video", "videos", "video_path", "audio", "audios"}
 
@@ -45,6 +46,8 @@ def refuse_elsewhere(row: Mapping[str, object], *, origin: str) -> None:
     """Raise a `DataError` for a row without `image` that names an image, or a video, under another key."""
     for key, value in row.items():
         first = value[0] if isinstance(value, list) and value else value
+        if isinstance(first, dict) and key in KEYS:
+            first = str(first)
         if not isinstance(first, str) or not first.strip():
             continue
         if key in FILMS:
