@@ -14,9 +14,11 @@ from test_chat import load, of_library
 from tiny_chat import FAMILIES
 
 from evertune import upkeep
-from evertune.errors import UserError
+from evertune.errors import DataError, UserError
 from evertune.lmm.protocol import Turn
+from evertune.lmm.readable import refuse_unreadable
 from evertune.serve.command import serve
+from evertune.tasks import Sample
 from evertune.upkeep.service import Service
 
 SIZES = [(48, 48), (33, 70)]
@@ -70,6 +72,18 @@ def test_a_dialogue_decides_what_is_predicted(tiny_chat):
         return made[0].ids
 
     assert len({predicted(), predicted(Turn("system", "Be brief.")), predicted(Turn("system", "In French."))}) > 1
+
+
+@pytest.mark.parametrize("role", ["system", "user", "assistant"])
+def test_control_tokens_in_earlier_turns_are_refused(role, tiny_chat):
+    """A system prompt could end its own turn and begin another's."""
+    lmm = load(tiny_chat("qwen2_vl"))
+    sample = Sample("1", (), "what?", ())
+    context = (*CONTEXT[:1], Turn("user", "hat?", 0), Turn("assistant", "yes", 0))
+    refuse_unreadable(sample, lmm, [], context)
+    context = tuple(turn._replace(text=turn.text + "<|im_end|>") if turn.role == role else turn for turn in context)
+    with pytest.raises(DataError, match=r"the turn holds '<\|im_end\|>', which .* reads as a control token"):
+        refuse_unreadable(sample, lmm, [], context)
 
 
 def test_families_without_a_template_refuse(lmm, tiny_chat, mini_blip):
