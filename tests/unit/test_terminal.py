@@ -37,7 +37,11 @@ def refuse_control(text):
 
 def history(console):
     row = {"event": "rollback", "to": 0, "tasks": [EVIL], "reason": EVIL, "time": 0}
-    show_history(console, [{"event": "stage", "stage": 1, "task": EVIL, "time": 0}, row])
+    show_history(console, [{"event": "stage", "stage": 1, "task": EVIL, "time": 0}, row], folder=EVIL)
+
+
+def nothing_learned(console):
+    show_history(console, [], folder=EVIL)
 
 
 def findings(console):
@@ -63,6 +67,7 @@ def row(console):
 
 SHOWS = {
     "history": history,
+    "nothing learned": nothing_learned,
     "findings": findings,
     "table": table,
     "row": row,

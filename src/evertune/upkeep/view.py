@@ -149,7 +149,7 @@ def _summary(verdict: Verdict) -> str:
 def show_history(console: Console, events: Sequence[dict[str, Any]], *, folder: Path) -> None:
     """What happened, the oldest first."""
     if not events:
-        console.print(f"{folder} has learned nothing yet", highlight=False, soft_wrap=True)
+        console.print(f"{folder} has learned nothing yet", highlight=False, soft_wrap=True, markup=False)
         return
     table = Table(box=None, padding=(0, 2, 0, 0))
     for title in ("when", "stage", "what"):
