@@ -7,7 +7,6 @@ import threading
 
 import openai
 import pytest
-import uvicorn
 
 
 class running:  # noqa: N801  reads as a word
@@ -15,9 +14,7 @@ class running:  # noqa: N801  reads as a word
 
     def __init__(self, server):
         self._socket, self._url = server._socket, f"http://127.0.0.1:{server.port}"
-        self._uvicorn = uvicorn.Server(
-            uvicorn.Config(server._app, log_level="warning", timeout_graceful_shutdown=server._patience)
-        )
+        self._uvicorn = server.uvicorn()
         self._thread = threading.Thread(target=self._uvicorn.run, kwargs={"sockets": [self._socket]}, daemon=True)
 
     def __enter__(self):

@@ -128,7 +128,7 @@ def _pictures():
     made.putpixel((3, 3), (0, 255, 0))
     exif = made.getexif()
     exif[0x0112] = 6
-    for kind in ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "ICO", "JPEG2000", "TGA"):
+    for kind in ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "JPEG2000", "TGA"):
         buffer = io.BytesIO()
         made.save(buffer, kind, **({"exif": exif} if kind in ("PNG", "JPEG", "WEBP", "TIFF") else {}))
         yield buffer.getvalue()

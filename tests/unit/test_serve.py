@@ -21,10 +21,11 @@ from evertune.errors import UserError
 from evertune.files import cache_folder
 from evertune.lmm.features import FeatureStore
 from evertune.serve.answering import Reply
-from evertune.serve.app import Limits, make_app
+from evertune.serve.app import make_app
 from evertune.serve.batches import Batches, FullError
 from evertune.serve.command import serve
 from evertune.serve.following import Served
+from evertune.serve.intake import Limits
 from evertune.serve.listening import Server, socket_at
 from evertune.tasks.pictures import read_picture
 from evertune.upkeep.service import Service, asked
@@ -54,6 +55,9 @@ class Answers:
         return self._answer(questions)
 
     def refuse(self, question):
+        pass
+
+    def refuse_number(self, pictures):
         pass
 
     def idle(self):
@@ -145,7 +149,8 @@ def test_what_is_wrong_is_said(address, model):
         assert status == 400 and words in said
     status, said = status_of(ask(message("what?", good), max_tokens=0))
     assert status == 400 and said.startswith("max_tokens: ")
-    request = urllib.request.Request(f"{address}/v1/chat/completions", data=b"{", method="POST")
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{address}/v1/chat/completions", b"{", headers)
     with pytest.raises(urllib.error.HTTPError) as caught:
         urllib.request.urlopen(request)
     assert caught.value.code == 400

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from evertune.report.page import environment
-from evertune.serve.listening import bearer, is_this_machine, same_token
+from evertune.serve.listening import bearer, names_this_machine, same_token
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -91,7 +91,7 @@ class Door:
     ) -> bool:
         """Answer a request that does not come in; whether it was one."""
         if self._token is None:
-            if not _names_this_machine(headers.get("host", "")):
+            if not names_this_machine(headers.get("host", "")):
                 await _reply(send, 403, "This playground answers on 127.0.0.1 and localhost only.")
             elif scope["method"] not in ("GET", "HEAD") and _is_foreign(headers):
                 await _reply(send, 403, "This playground takes nothing from a page of another site.")
@@ -195,11 +195,6 @@ def _with_policy(headers: list[tuple[bytes, bytes]], scripts: Sequence[bytes] = 
 
 def _uncompressed(scope: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     return {**scope, "headers": [pair for pair in scope["headers"] if pair[0] != b"accept-encoding"]}
-
-
-def _names_this_machine(host: str) -> bool:
-    name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
-    return is_this_machine(name.strip("[]"))
 
 
 def _is_foreign(headers: dict[str, str]) -> bool:

@@ -106,6 +106,16 @@ class Answering:
         with suppress(RunFolderError):
             self.follow()
 
+    def refuse_number(self, pictures: int) -> None:
+        """Stop a question with another number of pictures than the model takes; none of them needs to be decoded.
+
+        Raises:
+            DataError: it takes another number.
+        """
+        lmm = self._learner.lmm
+        if pictures not in lmm.pictures:
+            raise number_problem("the messages", pictures, lmm.pictures, model=lmm.name)
+
     def refuse(self, question: Question) -> None:
         """Stop a question that the model can't take.
 
@@ -113,9 +123,8 @@ class Answering:
             DataError: it takes another number of pictures, can't prepare one, or can't read the words.
             UserError: it reads no dialogue, or not this one.
         """
+        self.refuse_number(len(question.pictures))
         lmm = self._learner.lmm
-        if len(question.pictures) not in lmm.pictures:
-            raise number_problem("the messages", len(question.pictures), lmm.pictures, model=lmm.name)
         refuse_unreadable(Sample("question", (), question.words, ()), lmm, question.sizes, question.context)
 
     def __call__(self, questions: Sequence[Question]) -> list[Reply]:

@@ -12,40 +12,24 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from evertune.errors import RunFolderError, UserError
 from evertune.serve.answering import Answering, Question, Reply
 from evertune.serve.batches import Batches, FullError
-from evertune.serve.chat import ChatRequest, question_of, request_of
 from evertune.serve.errors import RefusedError
 from evertune.serve.following import Served
-from evertune.serve.listening import LARGEST_BODY, bearer, same_token
+from evertune.serve.intake import Intake, Limits, refuse_unknown
+from evertune.serve.listening import bearer, names_this_machine, same_token
 
 LOG = logging.getLogger("uvicorn.error")
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one server takes.
-
-    Attributes:
-        batch: questions answered at once.
-        waiting: questions that may wait; beyond it the answer is 429.
-        body: bytes of a request.
-        tokens: of an answer.
-    """
-
-    batch: int = 16
-    waiting: int = 64
-    body: int = LARGEST_BODY
-    tokens: int = 64
+T = TypeVar("T")
 
 
 class Measured:
@@ -73,7 +57,7 @@ def make_app(answering: Answering, *, name: str, limits: Limits | None = None, t
     batches: Batches[Question, Reply] = Batches(
         answering, most=limits.batch, waiting=limits.waiting, idle=answering.idle
     )
-    measured = Measured(batches)
+    measured, intake = Measured(batches), Intake(answering, name, limits)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -85,7 +69,12 @@ def make_app(answering: Answering, *, name: str, limits: Limits | None = None, t
     @app.middleware("http")
     async def counted(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
         try:
+            _refuse_other_sites(request, token)
             response = await go_on(request)
+        except RefusedError as problem:
+            response = problem.response()
+        except ClientDisconnect:
+            response = RefusedError(400, "the request is not complete", code="incomplete").response()
         except Exception:
             LOG.exception("%s %s", request.method, request.url.path)
             response = RefusedError(500, "the server failed: see its log", code="internal").response()
@@ -120,31 +109,29 @@ def make_app(answering: Answering, *, name: str, limits: Limits | None = None, t
     @app.get("/v1/models/{wanted:path}")
     async def model(request: Request, wanted: str) -> dict[str, Any]:
         _admit(request, token)
-        _refuse_unknown(wanted, name)
+        refuse_unknown(wanted, name)
         return _model(name, _served(answering))
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
         _admit(request, token)
         started = time.perf_counter()
-        asked = request_of(await _body(request, limits.body))
-        _refuse_unknown(asked.model, name)
-        question = await asyncio.to_thread(_question, asked, answering, limits)
-        reply = await _reply(batches, question)
+        with intake.pixels.share() as pixels:
+            asked = await _within_limits(intake.asked(request.stream(), pixels))
+            reply = await _within_limits(_reply(batches, asked.question))
         measured.seconds.observe(time.perf_counter() - started)
         measured.tokens.inc(reply.tokens)
-        return _response(asked, reply, name=name)
+        return _response(reply, name=name, stream=asked.stream, wants_usage=asked.wants_usage)
 
     return app
 
 
-def _response(asked: ChatRequest, reply: Reply, *, name: str) -> Response:
+def _response(reply: Reply, *, name: str, stream: bool, wants_usage: bool) -> Response:
     """The answer as a whole, or as a stream."""
     head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": name}
     head |= {"system_fingerprint": reply.served.fingerprint}
     headers = {"X-Evertune-Stage": str(reply.served.stage)}
-    if asked.stream:
-        wants_usage = bool(asked.stream_options and asked.stream_options.include_usage)
+    if stream:
         chunks = _chunks(head, reply, wants_usage)
         return StreamingResponse(chunks, media_type="text/event-stream", headers=headers)
     choice = {"index": 0, "message": {"role": "assistant", "content": reply.text}, "finish_reason": _reason(reply)}
@@ -168,11 +155,14 @@ def _model(name: str, served: Served) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": served.created, "owned_by": "evertune"}
 
 
-def _refuse_unknown(wanted: str | None, name: str) -> None:
-    """Stop a request for another model; a request may leave it out, for there is only one."""
-    if wanted not in (None, name):
-        message = f"there is no model '{wanted}' here: this server has '{name}'"
-        raise RefusedError(404, message, code="model_not_found", param="model")
+def _refuse_other_sites(request: Request, token: str | None) -> None:
+    """Stop what a page of another site can make a browser send without asking: requests to a name that it points
+    here, and forms and texts, for which no permission is asked first."""
+    if token is None and not names_this_machine(request.headers.get("host", "")):
+        raise RefusedError(403, "this server answers on 127.0.0.1 and localhost only", code="foreign_host")
+    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if request.method == "POST" and kind != "application/json":
+        raise RefusedError(415, "send the request as 'Content-Type: application/json'", code="content_type")
 
 
 def _admit(request: Request, token: str | None) -> None:
@@ -180,30 +170,13 @@ def _admit(request: Request, token: str | None) -> None:
         raise RefusedError(401, "send the server's token as 'Authorization: Bearer ...'", code="invalid_api_key")
 
 
-async def _body(request: Request, most: int) -> bytes:
-    """The request's body, which is not read any further once it is too long."""
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > most:
-            raise RefusedError(413, f"the request has more than {most >> 20} MiB: send a smaller picture", code="size")
-        parts.append(part)
-    return b"".join(parts)
-
-
-def _question(asked: ChatRequest, answering: Answering, limits: Limits) -> Question:
-    try:
-        pictures, words, context = question_of(asked)
-        question = Question(pictures, words, asked.longest(limits.tokens), stops=asked.stops, context=context)
-        answering.refuse(question)
-    except UserError as problem:
-        raise RefusedError(400, str(problem), code="invalid") from problem
-    return question
-
-
 async def _reply(batches: Batches[Question, Reply], question: Question) -> Reply:
+    return await asyncio.wrap_future(batches.ask(question))
+
+
+async def _within_limits(made: Awaitable[T]) -> T:
     try:
-        return await asyncio.wrap_future(batches.ask(question))
+        return await made
     except FullError as problem:
         raise RefusedError(429, "too many questions are waiting: ask again in a second", code="full") from problem
     except RunFolderError as problem:

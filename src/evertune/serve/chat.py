@@ -11,13 +11,11 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from evertune.errors import DataError
 from evertune.lmm.protocol import Turn
 from evertune.serve.errors import RefusedError
-from evertune.tasks.pictures import picture_of_bytes
 
 _DATA = re.compile(r"data:image/[a-z0-9.+-]+;base64,", re.IGNORECASE)
 MOST_STOPS = 4
@@ -136,7 +134,7 @@ class ChatRequest(BaseModel):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
 
-def request_of(body: bytes) -> ChatRequest:
+def request_of(body: bytes | bytearray) -> ChatRequest:
     """A request that can be honoured as it is.
 
     Raises:
@@ -159,7 +157,7 @@ def request_of(body: bytes) -> ChatRequest:
 
 def _misread(problem: ValidationError) -> RefusedError:
     """The error for no JSON, or a wrong type: of several ways to read a value, the one that fitted longest."""
-    deepest = max(problem.errors(include_url=False), key=lambda error: len(error["loc"]))
+    deepest = max(problem.errors(include_url=False, include_input=False), key=lambda error: len(error["loc"]))
     parts = (str(part) for part in deepest["loc"])
     place = ".".join(part for part in parts if re.fullmatch(r"[a-z_0-9]+", part)).removesuffix(".str")
     return RefusedError(400, f"{place or 'the request'}: {deepest['msg']}", code="invalid", param=place or None)
@@ -195,11 +193,11 @@ def _strangers(request: ChatRequest) -> Iterator[str]:
                 yield from of(part.image_url, f"{where}.content.{place}.image_url")
 
 
-def question_of(request: ChatRequest) -> tuple[list[tuple[Image.Image, str]], str, tuple[Turn, ...]]:
-    """(image, its SHA-256) of all messages in order, the words of the last one, and what was said before it.
+def asked_of(request: ChatRequest) -> tuple[str, tuple[Turn, ...]]:
+    """The words of the last message, and what was said before it.
 
     Raises:
-        DataError: the last message is not the user's, one has no words, or an image is a link or broken.
+        DataError: the last message is not the user's, or one has no words.
     """
     *before, last = request.messages
     if last.role != "user":
@@ -207,8 +205,17 @@ def question_of(request: ChatRequest) -> tuple[list[tuple[Image.Image, str]], st
     context = tuple(_turn(message, number) for number, message in enumerate(before, start=1) if not _is_empty(message))
     if not last.text:
         raise DataError("the last message has no words: ask something")
-    urls = [url for message in request.messages for url in message.urls]
-    return [_picture(url, number) for number, url in enumerate(urls, start=1)], last.text, context
+    return last.text, context
+
+
+def encoded_images(request: ChatRequest) -> Iterator[bytes]:
+    """The image files of all messages, in order; no pixel is decoded.
+
+    Raises:
+        DataError: one is a link, or no base64.
+    """
+    urls = (url for message in request.messages for url in message.urls)
+    return (_content(url, number) for number, url in enumerate(urls, start=1))
 
 
 def _is_empty(message: Message) -> bool:
@@ -225,13 +232,12 @@ def _turn(message: Message, number: int) -> Turn:
     return Turn(role, message.text, len(message.urls))
 
 
-def _picture(url: str, number: int) -> tuple[Image.Image, str]:
+def _content(url: str, number: int) -> bytes:
     origin = f"image {number} of the messages"
     match = _DATA.match(url)
     if match is None:
         raise DataError(f"{origin} must be a data URL (data:image/png;base64,...): nothing is fetched from links")
     try:
-        content = base64.b64decode(url[match.end() :], validate=True)
+        return base64.b64decode(url[match.end() :], validate=True)
     except (binascii.Error, ValueError) as problem:
         raise DataError(f"{origin} is not valid base64") from problem
-    return picture_of_bytes(content, where=origin)

@@ -28,7 +28,8 @@ def serve(
     """
     try:
         from evertune.serve.answering import Answering
-        from evertune.serve.app import Limits, make_app
+        from evertune.serve.app import make_app
+        from evertune.serve.intake import Limits
     except ImportError as problem:
         raise UserError(f"serving needs the package '{problem.name}': pip install 'evertune[serve]'") from problem
     refuse_without_token(host, token)

@@ -24,4 +24,6 @@ class RefusedError(Exception):
         kind = "invalid_request_error" if self.status < 500 and self.status != 429 else "server_error"
         body = {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
         headers = {"Retry-After": "1"} if self.status in (429, 503) else {}
+        if self.status in (413, 429):  # the rest of the request is not read
+            headers["Connection"] = "close"
         return JSONResponse(body, status_code=self.status, headers=headers)

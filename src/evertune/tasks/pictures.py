@@ -27,8 +27,10 @@ MOST_PIXELS = 89_478_485
 """Pillow's own limit for a warning: a quarter of a gigabyte as RGB."""
 MOST_BYTES = 256 << 20
 LONGEST_NAME = 4096
-# Raster formats only: Pillow would hand PostScript to an interpreter.
-KINDS = ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+BAND = 256
+"""Rows that are converted at once, so that a large picture is not in memory several times."""
+# Raster formats only: Pillow would hand PostScript to an interpreter. No icons: Pillow decodes them to know their size.
+KINDS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 
 _inside_of_row = re.compile(r"data:image/|(/9j/|iVBORw0KGgo|R0lGOD|UklGR)[A-Za-z0-9+/=\s]{60}")
 """An image in base64: a data URL, or JPEG, PNG, GIF and WebP by their first bytes."""
@@ -68,16 +70,31 @@ def size_of(path: Path, *, origin: str) -> tuple[int, int]:
     """(height, width) of the picture as `open_picture` gives it, from its header.
 
     Raises:
-        DataError: it is missing, or no picture.
+        DataError: it is missing, too large, or no picture.
     """
-    content = read_bytes(path, origin=origin)
+    content, where = read_bytes(path, origin=origin), f"{origin}: the picture {path}"
 
     def measure() -> tuple[int, int]:
         with _header(content) as picture:
+            _refuse_bomb(picture, where)  # for the orientation of a PNG Pillow decodes it
             turned = picture.getexif().get(ExifTags.Base.Orientation, 1) >= 5
             return (picture.width, picture.height) if turned else (picture.height, picture.width)
 
-    return _guarded(content, f"{origin}: the picture {path}", measure)
+    return _guarded(content, where, measure)
+
+
+def pixels_of_bytes(content: bytes, *, where: str) -> int:
+    """How many pixels a file's content has, from its header: none is decoded.
+
+    Raises:
+        DataError: it is no picture; the message begins with `where`.
+    """
+
+    def count() -> int:
+        with _header(content) as picture:
+            return picture.width * picture.height
+
+    return _guarded(content, where, count)
 
 
 def format_of(content: bytes, *, where: str) -> str:
@@ -158,14 +175,18 @@ def _upright(content: bytes, where: str, *, draft: int = 0) -> Image.Image:
     from PIL import ImageOps
 
     with _header(content) as picture:
-        width, height = picture.size
-        if width * height > MOST_PIXELS:
-            complaint = f"{where} has {width} x {height} pixels; at most {MOST_PIXELS:,} are decoded: make it smaller"
-            raise DataError(complaint, kind="picture too large")
+        _refuse_bomb(picture, where)
         if draft:
             picture.draft("RGB", (draft, draft))
         picture.load()
         return ImageOps.exif_transpose(picture)
+
+
+def _refuse_bomb(picture: Image.Image, where: str) -> None:
+    width, height = picture.size
+    if width * height > MOST_PIXELS:
+        complaint = f"{where} has {width} x {height} pixels; at most {MOST_PIXELS:,} are decoded: make it smaller"
+        raise DataError(complaint, kind="picture too large")
 
 
 def _header(content: bytes) -> Image.Image:
@@ -179,11 +200,13 @@ def _header(content: bytes) -> Image.Image:
 def _as_rgb(picture: Image.Image, where: str) -> Image.Image:
     if picture.mode.startswith("I") or picture.mode == "F":
         return _from_deep(picture, where).convert("RGB")
-    if picture.has_transparency_data:
-        layer = picture.convert("RGBA")
-        white = Image.new("RGBA", layer.size, "white")
-        return Image.alpha_composite(white, layer).convert("RGB")
-    return picture.convert("RGB")
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    made = Image.new("RGB", picture.size)
+    for top in range(0, picture.height, BAND):  # at once it would be three more copies
+        layer = picture.crop((0, top, picture.width, min(top + BAND, picture.height))).convert("RGBA")
+        made.paste(Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB"), (0, top))
+    return made
 
 
 def _from_deep(picture: Image.Image, where: str) -> Image.Image:
@@ -192,7 +215,10 @@ def _from_deep(picture: Image.Image, where: str) -> Image.Image:
     if picture.mode == "F" or values.min() < 0 or values.max() > 0xFFFF:
         complaint = f"{where} has values of 32 bits (mode {picture.mode}), whose white nobody knows: save it with 8"
         raise DataError(complaint, kind="broken picture")
-    return Image.fromarray(np.round(values.astype(np.float32) / 257).astype(np.uint8))
+    grey = np.empty(values.shape, np.uint8)
+    for top in range(0, len(values), BAND):
+        grey[top : top + BAND] = np.round(values[top : top + BAND].astype(np.float32) / 257)
+    return Image.fromarray(grey)
 
 
 def unprepared(size: tuple[int, int], reason: object) -> DataError:

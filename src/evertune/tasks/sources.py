@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from evertune.tasks.stream import TaskFile
 
 SPLITS = ("train", "test")
-PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".avif", ".jp2", ".ico", ".tga"}
+PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".avif", ".jp2", ".tga"}
 
 
 @dataclass(frozen=True, slots=True)
