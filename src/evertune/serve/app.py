@@ -69,7 +69,7 @@ def make_app(answering: Answering, *, name: str, limits: Limits | None = None, t
     @app.middleware("http")
     async def counted(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
         try:
-            _refuse_other_sites(request, token)
+            _refuse_other_names(request, token)
             response = await go_on(request)
         except RefusedError as problem:
             response = problem.response()
@@ -115,6 +115,7 @@ def make_app(answering: Answering, *, name: str, limits: Limits | None = None, t
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
         _admit(request, token)
+        _refuse_forms(request)
         started = time.perf_counter()
         with intake.pixels.share() as pixels:
             asked = await _within_limits(intake.asked(request.stream(), pixels))
@@ -155,13 +156,16 @@ def _model(name: str, served: Served) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": served.created, "owned_by": "evertune"}
 
 
-def _refuse_other_sites(request: Request, token: str | None) -> None:
-    """Stop what a page of another site can make a browser send without asking: requests to a name that it points
-    here, and forms and texts, for which no permission is asked first."""
+def _refuse_other_names(request: Request, token: str | None) -> None:
+    """Stop requests that a page of another site sends to a name that it points here (DNS rebinding)."""
     if token is None and not names_this_machine(request.headers.get("host", "")):
         raise RefusedError(403, "this server answers on 127.0.0.1 and localhost only", code="foreign_host")
+
+
+def _refuse_forms(request: Request) -> None:
+    """Stop what a page of another site may send without asking: browsers ask before they send JSON."""
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    if request.method == "POST" and kind != "application/json":
+    if kind != "application/json":
         raise RefusedError(415, "send the request as 'Content-Type: application/json'", code="content_type")
 
 
