@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from evertune.runner import Watcher
+from evertune.runner import FEW_STEPS, Watcher, few_steps
 from evertune.tasks import Task
 from evertune.terminal import plain
 
@@ -248,10 +248,18 @@ def show_plan(console: Console, made: Plan) -> None:
     _show_stages(console, made.method, made.stages)
     console.print(
         f"{made.trained_parameters:,} of {made.all_parameters:,} parameters train · {made.dtype} · "
-        f"{made.threads} threads · {made.peak_memory_bytes / 1e9:.1f} GB · about {hours(made.train_seconds)} training "
-        f"and at most {hours(made.evaluate_seconds)} answering\n",
+        f"{made.threads} thread{'s' * (made.threads != 1)} · {made.peak_memory_bytes / 1e9:.1f} GB · about "
+        f"{_time(made.train_seconds)} training and at most {_time(made.evaluate_seconds)} answering\n",
         highlight=False,
     )
+    for stage in made.stages:
+        if stage.steps < FEW_STEPS:
+            text = escape(few_steps(stage.task, stage.steps, stage.samples))
+            console.print(f"[yellow]note[/yellow]  {text}", highlight=False, soft_wrap=True)
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 60 else hours(seconds)
 
 
 @contextmanager

@@ -192,12 +192,17 @@ def questions_of(task: Task) -> str:
 def note_few_steps(learner: Learner, tasks: Sequence[Task], watcher: Watcher) -> None:
     """Warn of trainings that end before they have begun."""
     for task in tasks:
-        training = learner.training_of(task)
-        if (steps := training.steps(len(task.train))) < FEW_STEPS:
-            watcher.notice(
-                f"{task.name}: {steps} optimizer step{'s' * (steps != 1)} on {len(task.train)} samples, too few to "
-                "learn much from: set train.min_steps, or train.epochs and train.batch_size"
-            )
+        steps = learner.training_of(task).steps(len(task.train))
+        if steps < FEW_STEPS:
+            watcher.notice(few_steps(task.name, steps, len(task.train)))
+
+
+def few_steps(task: str, steps: int, samples: int) -> str:
+    """The warning of a training that ends before it has begun."""
+    return (
+        f"{task}: {steps} optimizer step{'s' * (steps != 1)} on {samples} samples, too few to learn much from: "
+        "set train.min_steps, or train.epochs and train.batch_size"
+    )
 
 
 def _at(learner: Learner, number: int) -> Learner:

@@ -141,3 +141,12 @@ def test_an_annotator_who_wrote_nothing_counts(tmp_path):
     samples, problems = read("jsonl", write_lines(tmp_path / "t.jsonl", *rows))
     assert [sample.answers for sample in samples] == [("yes", "", "", "no")]
     assert len(problems) == 1 and "t.jsonl:2" in problems[0]
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"), [(5, "not 5"), (None, "not None"), ("", "not ''"), (float("nan"), "not NaN")]
+)
+def test_what_an_answer_is_instead_of_a_text_is_said(tmp_path, answer, said):
+    """As in every other format; a number of things that were counted is written in quotes."""
+    _, problems = read("jsonl", write_lines(tmp_path / "t.jsonl", {"instruction": "How many?", "answer": answer}))
+    assert f"t.jsonl:1: 'answer' must be a text that is not empty, {said}" in problems[0]

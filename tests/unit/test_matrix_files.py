@@ -245,3 +245,4 @@ def test_a_header_with_more_names_than_columns_is_said(tmp_path, text):
     assert not any("no scores below" in note for note in read(tmp_path, "may,june\n80,3\n75.5,70\n").notes)
     assert not any("no scores below" in note for note in read(tmp_path, "stage,may,june\n1,80,3\n2,75.5,70\n").notes)
     assert not any("no scores below" in note for note in read(tmp_path, "may,june\n0,80,3\n1,75.5,70\n").notes)
+    assert not any("no scores below" in note for note in read(tmp_path, "may,june,,\n80,3\n75.5,70\n").notes)

@@ -85,7 +85,7 @@ def read_table(text: str, path: Path, *, known: int) -> Table:
         raise UserError(f"{path} has no rows of numbers")
     width = max(map(len, body))
     columns = () if header is None else tuple(header[index and len(header) >= width :])
-    if header is not None and (empty := header[width:]):
+    if header is not None and (empty := [name for name in header[width:] if name]):
         notes.append(f"the header has no scores below {', '.join(empty)}")
     return Table(rows, tuple(row[0] for row in body) if named else (), columns, tuple(notes))
 

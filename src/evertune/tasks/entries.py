@@ -58,7 +58,7 @@ class Entry:
 
     def wrong(self, key: str, wanted: str) -> DataError:
         """The error for a value of another kind than `wanted`."""
-        return DataError(f"{self.origin}: '{key}' must be {wanted}, not {_shown(self.value.get(key))}")
+        return DataError(f"{self.origin}: '{key}' must be {wanted}, not {shown(self.value.get(key))}")
 
     def _found(self, key: str) -> Any:
         if key not in self.value:
@@ -93,7 +93,7 @@ def entry_of(value: Any, origin: str, *, key: str = "") -> Entry:
         DataError: it is no object.
     """
     if not isinstance(value, dict):
-        raise DataError(f"{origin} must be an object, not {_shown(value)}")
+        raise DataError(f"{origin} must be an object, not {shown(value)}")
     return Entry(value, origin, key)
 
 
@@ -172,12 +172,13 @@ def one_of(value: str, known: Sequence[str], *, kind: str) -> str:
         UserError: it is not; the message has the nearest.
     """
     if not isinstance(value, str):
-        raise UserError(f"{kind} must be a text, not {_shown(value)}")
+        raise UserError(f"{kind} must be a text, not {shown(value)}")
     if value not in known:
         raise unknown(kind, value, known)
     return value
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value in an error, cut where it is long."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

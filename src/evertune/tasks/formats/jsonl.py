@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from evertune.errors import DataError, nearest
-from evertune.tasks.entries import rows_from
+from evertune.tasks.entries import rows_from, shown
 from evertune.tasks.formats import Row
 from evertune.tasks.layouts import layout_of
 from evertune.tasks.pictures import short
@@ -98,5 +98,6 @@ def _answers(value: Mapping[str, Any], origin: str) -> tuple[str, ...]:
 
 def _text(value: Any, key: str, origin: str, *, blank: bool = False) -> str:
     if not isinstance(value, str) or not (blank or value.strip()):
-        raise DataError(f"{origin}: '{key}' must be a text that is not empty", kind=f"unusable {key}")
+        complaint = f"{origin}: '{key}' must be a text that is not empty, not {shown(value)}"
+        raise DataError(complaint, kind=f"unusable {key}")
     return value.strip()
