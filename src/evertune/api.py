@@ -394,8 +394,5 @@ def resolved(config: RunConfig, spec: str) -> dict[str, Any]:
 
     made = {method.name: method for method in make_methods(spec, config.options)}
     options = {part: {o: getattr(made[part], o) for o in options_of(part)} for part in parts_of(spec)}
-    return {
-        **config.model_dump(exclude={"evaluation": {"batch_size"}, "reuse": True, **without_effect(config)}),
-        "method": spec,
-        "options": options,
-    }
+    left_out: dict[str, Any] = {"evaluation": {"batch_size"}, "reuse": True, **without_effect(config)}
+    return {**config.model_dump(exclude=left_out), "method": spec, "options": options}

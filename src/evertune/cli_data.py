@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from evertune.arguments import DataOption, JsonOption, make_console, print_json
+from evertune.errors import UserError
 
 if TYPE_CHECKING:
     from evertune.data.convert import Written
@@ -165,7 +166,9 @@ class MissingChoice(StrEnum):
 
 def rescore(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="merge.jsonl, ans_gt.json, or a list of answers.")],
-    format: Annotated[str, typer.Option("--format", metavar="NAME", help="Whose files, e.g. ucit; ? lists all.")],
+    format: Annotated[
+        str | None, typer.Option("--format", metavar="NAME", help="Needed: whose files, e.g. ucit; ? lists all.")
+    ] = None,
     gold: Annotated[Path | None, typer.Option("--gold", metavar="FILE", help="Not needed for ans_gt.json.")] = None,
     score: Annotated[str | None, typer.Option("--score", metavar="A[,B]", help="Our scores [the format's].")] = None,
     split: Annotated[str, typer.Option("--split", help="Of ScienceQA's problems.")] = "test",
@@ -179,8 +182,11 @@ def rescore(
 ) -> None:
     """Score anybody's finished answers: our scores, the public evaluators' beside them, and why they differ."""
     from evertune.rescore import rescore as rescore_file
+    from evertune.rescore.formats import FORMATS
     from evertune.rescore.view import show_rescored
 
+    if format is None:
+        raise UserError(f"whose files are they? Say --format and one of {', '.join(FORMATS)}")
     result = rescore_file(
         file,
         format=format,

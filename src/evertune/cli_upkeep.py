@@ -204,6 +204,8 @@ def ask(
     as_json: JsonOption = False,
 ) -> None:
     """Ask it something about a picture; says which expert answered."""
+    from rich.markup import escape
+
     from evertune.console import TerminalWatcher
     from evertune.upkeep.service import Service, asked
 
@@ -218,6 +220,8 @@ def ask(
     if as_json:
         print_json(said.as_dict())
         return
+    for warning in said.warnings:  # not beside the answer, which may be piped
+        make_console(quiet=True).print(f"[yellow]note[/yellow]  {escape(warning)}", soft_wrap=True, highlight=False)
     console.print(said.text, soft_wrap=True, highlight=False, markup=False)
     if said.expert is not None:
         console.print(f"[dim]expert {said.expert}{said.surely}[/dim]", highlight=False, soft_wrap=True)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from rich.console import Console
 
 from evertune.console import TerminalWatcher, show_plan
 from evertune.planner import Plan, StagePlan
+from evertune.upkeep.verdict import Change, Verdict
+from evertune.upkeep.view import _table
 
 TASKS = ["okvqa", "aokvqa", "gqa", "textcaps", "vqav2", "ocrvqa", "flickr30k", "vizwiz", "textvqa"]
 
@@ -34,3 +37,26 @@ def test_a_plan_says_seconds_and_stages_that_are_too_short():
     assert "about 0.2 s training and at most 1:35 answering" in text and "1 thread ·" in text
     assert "note  what: 1 optimizer step on 29 samples, too few to learn much from: set train.min_steps" in text
     assert "long: " not in text
+
+
+@pytest.mark.parametrize("since", ["before", "best ever"])
+def test_a_verdict_of_few_questions_in_eighty_columns(since):
+    """A row broke inside its last word, `too few questions`."""
+    out = io.StringIO()
+    wide = (-100.0, 100.0)
+    new = Change("july", "exact", 120, 100.0, 100.0, 100.0, wide, new=True)
+    verdict = Verdict(new, (Change("scienceqa", "exact", 12345, 100.0, 100.0, 100.0, wide),))
+    Console(file=out, width=80).print(_table(verdict, since=since))
+    header, *rows = out.getvalue().splitlines()
+    assert header.split() == ["task", "questions", *since.split(), "now", "change", "95", "%", "interval"]
+    assert [row.split()[0] for row in rows] == ["scienceqa", "july"], "one line per task"
+    assert rows[0].rstrip().endswith("-100.0 to +100.0  too few") and rows[1].rstrip().endswith("not learned")
+
+
+def test_only_the_name_of_a_task_is_ever_broken():
+    out = io.StringIO()
+    change = Change("a-task-with-a-very-long-name", "exact", 12, 50.0, 60.0, 60.0, (-20.0, 40.0))
+    Console(file=out, width=80).print(_table(Verdict(None, (change,)), since="best ever"))
+    _, first, *rest = out.getvalue().splitlines()
+    assert first.split()[1:] == ["12", "50.0", "60.0", "+10.0", "-20.0", "to", "+40.0", "too", "few"]
+    assert first.split()[0] + "".join(rest).replace(" ", "") == change.task

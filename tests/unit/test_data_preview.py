@@ -140,5 +140,5 @@ def test_unknown_tokens_are_among_the_findings(tmp_path):
         {"image": colour(tmp_path, f"{n}.png", (n, 0, 0)), "instruction": "which?", "answer": "红色"} for n in range(4)
     ]
     page = html.unescape(page_of(write_lines(tmp_path / "t.jsonl", *rows), lmm, tmp_path))
-    assert "67 % of the tokens of answers are unknown to the tokenizer of 'tiny-instruct'" in page
+    assert "100 % of the tokens of answers are unknown to the tokenizer of 'tiny-instruct'" in page
     assert "Nothing is wrong" not in page

@@ -143,6 +143,16 @@ def test_an_earlier_stage_and_an_expert(finished, tmp_path):
         export(finished("blip"), tmp_path / "other", expert="a")
 
 
+def test_the_only_expert_needs_no_word(finished, tmp_path):
+    """It said `say --expert july`, the only one that there was."""
+    folder = finished("blip", "eproj")
+    done = export(folder, tmp_path / "out", stage=1)
+    assert done.expert == "task-0" and "task-0" in (tmp_path / "out" / "README.md").read_text()
+    export(folder, tmp_path / "said", stage=1, expert="task-0")
+    said, unsaid = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("said", "out"))
+    assert said == unsaid
+
+
 def test_the_card(finished, tmp_path):
     folder = finished("blip")
     export(folder, tmp_path / "out", stage=2)

@@ -15,7 +15,7 @@ from reading_rows import faults, read
 from evertune.errors import DataError, UserError
 from evertune.tasks.pictures import leads_out, open_picture
 from evertune.tasks.prompts import filled
-from evertune.tasks.rows import LONGEST_TEXT
+from evertune.tasks.row_checks import LONGEST_TEXT
 
 ONE_FOLDER = settings(
     max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]

@@ -368,6 +368,12 @@ def test_the_command(tmp_path):
     assert CliRunner().invoke(app, [*arguments, "--missing", "wrong"]).exit_code == 0
 
 
+def test_without_a_format_the_command_names_them(tmp_path):
+    failed = CliRunner().invoke(app, ["rescore", str(merged(tmp_path, [("1", "Yes.")]))])
+    assert isinstance(failed.exception, UserError) and "--format" in str(failed.exception)
+    assert all(name in str(failed.exception) for name in FORMATS)
+
+
 def test_the_command_takes_the_key_of_the_prediction(tmp_path):
     gold = write(tmp_path / "gold.json", [{"question_id": 1, "answer": "cat"}])
     said = write(tmp_path / "said.json", [{"question_id": 1, "text": "which?", "answer": "cat"}])

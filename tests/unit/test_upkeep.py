@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 import yaml
+from PIL import Image
 from typer.testing import CliRunner
 
 import evertune
@@ -314,6 +315,24 @@ def test_a_condition_that_is_none(text):
 def test_an_unknown_measure():
     with pytest.raises(UserError, match="unknown measure 'forgeting'.*forgetting"):
         upkeep.parsed("forgeting<2")
+
+
+def test_a_question_in_an_unknown_language_is_noted(tmp_path):
+    """The answer was as sure as any, to words that all look alike to the model."""
+    folder = tmp_path / "model"
+    upkeep.new(folder, model="tiny-instruct", method="sequential", settings=["dtype=float32"])
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "red.png")
+    ask = ["ask", str(folder), str(tmp_path / "red.png")]
+    odd = CliRunner().invoke(app, [*ask, "这是什么颜色?"])
+    (line,) = (line for line in odd.stderr.splitlines() if line.startswith("note"))
+    assert "'这是什么颜色?'" in line and "unknown to the tokenizer of 'tiny-instruct'" in line and "rows" not in line
+    assert odd.exit_code == 0 and "note" not in odd.stdout
+    found = json.loads(CliRunner().invoke(app, [*ask, "这是什么颜色?", "--json"]).stdout)
+    assert found["warnings"] == [line.removeprefix("note  ")]
+    short = CliRunner().invoke(app, [*ask, "谁?"])
+    assert "note  the question: '谁?': 100 % of the tokens" in short.stderr, "blanks and marks are no words"
+    known = CliRunner().invoke(app, [*ask, "what color is the 红?"])
+    assert known.exit_code == 0 and "note" not in known.stderr, "a word among many"
 
 
 def test_the_commands(data, tmp_path):

@@ -84,7 +84,7 @@ def export(
     if not learner.stages:
         raise RunFolderError(f"{run} has no finished stage yet: there is nothing to export")
     learner.load(number)
-    _activate(learner, expert)
+    expert = _activate(learner, expert)
     samples, features = _asked(run, learner.lmm)
     wanted = _logits(learner.lmm, samples, features)
     config = config_of(run)
@@ -108,18 +108,21 @@ def export(
     return Exported(out, number, expert, apart, largest)
 
 
-def _activate(learner: Learner, expert: str | None) -> None:
-    """Put the expert's weights into the model, where there are several."""
+def _activate(learner: Learner, expert: str | None) -> str | None:
+    """Put the weights of `expert`, or of the only one, into the model; return its name, None where there are none."""
     learned = [stage.task for stage in learner.stages[: learner.current]]
     experts = list(dict.fromkeys(own for task in learned if (own := learner.expert_of(task)) is not None))
     if not experts and expert is not None:
         raise UserError(f"this run has one model and no experts: leave --expert {expert} out")
+    if expert is None and len(experts) == 1:
+        (expert,) = experts
     if experts and expert is None:
         raise UserError(f"every task has an expert of its own: say --expert {' or '.join(experts)}")
     if expert is not None:
         if expert not in experts:
             raise unknown("expert", expert, experts)
         learner.activate(expert)
+    return expert
 
 
 def _asked(run: Path, lmm: LMM) -> tuple[list[Sample], Tensor]:

@@ -31,6 +31,8 @@ TOO_LONG, CONTROL = "longer than the model can read", "control token in a text"
 """Kinds of problems."""
 LOOKED, UNKNOWN = 256, 0.01
 """Rows whose tokens are counted, and the share of unknown ones above which that is told."""
+MOST = 0.5
+"""The same share for a single question."""
 AT_ONCE = 1024
 ENDS = 8
 """Tokens that mark the ends of a text, at most."""
@@ -117,28 +119,33 @@ def readable(stream: Stream, lmm: LMM, *, skip_bad: bool, warn: Callable[[str], 
     return replace(stream, known=known, tasks=tasks)
 
 
-def unknown_tokens(samples: Sequence[Sample], lmm: LMM) -> Iterator[DataError]:
+def unknown_tokens(samples: Sequence[Sample], lmm: LMM, *, above: float = UNKNOWN) -> Iterator[DataError]:
     """A warning for questions and one for answers of which a good part is no text for the tokenizer (`<unk>`).
 
     Such words all look alike to the model, and it can't write them. `LOOKED` rows at equal distances are tokenised.
+    A good part is more than `above`; blanks and punctuation are not counted. A question may have no answers.
     """
     tokenizer = lmm.tokenizers()["language model"]
     if tokenizer.unk_token_id is None:
         return
+    name = short(Path(lmm.name).name)
     some = [samples[at] for at in range(0, len(samples), -(-len(samples) // LOOKED) or 1)]
     for what in ("questions", "answers"):
         unknown, total, first = 0, 0, ""
         for sample in some:
-            text = sample.instruction if what == "questions" else sample.answers[0]
+            text = sample.instruction if what == "questions" else "".join(sample.answers[:1])
             ids = tokenizer(text, add_special_tokens=False).input_ids
             here = ids.count(tokenizer.unk_token_id)
             first = first or (f"{sample.origin}: {short(text)}" if here else "")
-            unknown, total = unknown + here, total + len(ids)
-        if unknown > UNKNOWN * total:
+            unknown += here
+            total += here + sum(
+                any(map(str.isalnum, tokenizer.decode([n]))) for n in ids if n != tokenizer.unk_token_id
+            )
+        if unknown > above * total:
+            of = f" ({len(some):,} of {len(samples):,} rows looked at)" if len(samples) > 1 else ""
             said = (
                 f"{first}: {100 * unknown / total:.0f} % of the tokens of {what} are unknown to the tokenizer of "
-                f"{short(Path(lmm.name).name)} ({len(some):,} of {len(samples):,} rows looked at): it can't tell them "
-                "apart; take a model of this language"
+                f"{name}{of}: it can't tell them apart; take a model of this language"
             )
             yield DataError(said, kind=f"unknown tokens in {what}")
 

@@ -37,17 +37,14 @@ from numpy.typing import NDArray
 from evertune.errors import DataError, UserError
 from evertune.files import cache_folder, digest_of, note_damage, read_json, sum_of_file, whole_folder, write_json
 from evertune.tasks.formats import Row
-from evertune.tasks.marks import IMAGE_MARK, VIDEO_MARK, leads, refuse_miscounted, unmarked
-from evertune.tasks.pictures import picture_name, short
-from evertune.tasks.prompts import filled, names_in
+from evertune.tasks.pictures import short
+from evertune.tasks.row_checks import checked_instruction
 
 VERSION = 4
 SUMS = "sums.json"
 ARRAYS = ("places", "texts", "questions", "counts", "pictures", "name_places")
 FILES = ("rows.jsonl", "names.jsonl", "problems.jsonl", "place", *(f"{name}.npy" for name in ARRAYS))
 CHUNK = 16 << 20
-LONGEST_TEXT = 100_000
-"""Characters of an instruction or an answer; the longest context of any model here holds far fewer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +240,7 @@ class _Writer:
         try:
             if isinstance(row, DataError):
                 raise row
-            instruction = _checked(row, recipe)
+            instruction = checked_instruction(row, prompt=recipe.prompt, anywhere=recipe.anywhere)
             self._write(row, instruction)
         except DataError as problem:
             line = json.dumps({"kind": problem.kind, "message": str(problem)})
@@ -347,56 +344,3 @@ def _numbered(hashes: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     rank = np.empty(len(order), np.int32)
     rank[order] = np.arange(len(order), dtype=np.int32)
     return firsts[order], rank[inverse]
-
-
-def _checked(row: Row, recipe: Recipe) -> str:
-    """The instruction of a row that can be used.
-
-    Raises:
-        DataError: a name, a text or the number of answers is not usable; the message begins with the row's origin.
-    """
-    instruction = _instruction(row, recipe.prompt)
-    _refuse_text("instruction", instruction, row.origin)
-    if not row.answers:
-        raise DataError(f"{row.origin}: the row has no answer", kind="no answer")
-    for number, answer in enumerate(row.answers):  # an annotator may have written nothing; what is taught is something
-        _refuse_text("answer", answer, row.origin, empty=number > 0)
-    for name in row.images:
-        _refuse_text("name of the picture", name, row.origin)
-        picture_name(name, anywhere=recipe.anywhere, origin=row.origin)
-    for text in (row.id, *row.extras, *row.extras.values()):
-        _refuse_text("id or extra", text, row.origin, empty=True)
-    if len(row.images) > 0xFFFF:
-        raise DataError(f"{row.origin}: {len(row.images)} pictures are too many", kind="too many pictures")
-    return instruction
-
-
-def _instruction(row: Row, prompt: str) -> str:
-    """The filled prompt without the marks of images, which are as many as the row has images."""
-    text = filled(prompt, row.fields, origin=row.origin)
-    if IMAGE_MARK not in text and VIDEO_MARK not in text:
-        return text
-    if not any(map(leads, [prompt, *(row.fields[name] for name in names_in(prompt))])):
-        return text  # a word of the question
-    refuse_miscounted(text, len(row.images), origin=row.origin)
-    fields = {name: unmarked(row.fields[name]) for name in names_in(prompt)}
-    return filled(unmarked(prompt), fields, origin=row.origin)
-
-
-def _refuse_text(what: str, text: str, origin: str, *, empty: bool = False) -> None:
-    if not (empty or text.strip()):
-        raise DataError(f"{origin}: the {what} is empty", kind=f"empty {what}")
-    if len(text) > LONGEST_TEXT:
-        complaint = f"{origin}: the {what} has {len(text):,} characters; at most {LONGEST_TEXT:,} are taken"
-        raise DataError(complaint, kind="huge text")
-    if "\0" in text or not (text.isascii() or _is_unicode(text)):
-        raise DataError(f"{origin}: the {what} {short(text)} holds a NUL or half a character", kind="broken text")
-
-
-def _is_unicode(text: str) -> bool:
-    """False for lone surrogates, which no file or tokenizer can hold."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

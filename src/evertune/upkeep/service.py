@@ -6,7 +6,7 @@ Kept apart from the steps because the server, the playground and `ask` open mode
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -101,11 +101,13 @@ class Said:
     Attributes:
         expert: who gave it; None where all weights are one.
         ranking: learned tasks with the router's probabilities, the likeliest first.
+        warnings: what is odd about the question.
     """
 
     text: str
     expert: str | None
     ranking: list[tuple[str, float]]
+    warnings: tuple[str, ...] = ()
 
     @property
     def surely(self) -> str:
@@ -115,7 +117,8 @@ class Said:
 
     def as_dict(self) -> dict[str, Any]:
         """For machines."""
-        return {"answer": self.text, "expert": self.expert, "ranking": [list(pair) for pair in self.ranking]}
+        ranking = [list(pair) for pair in self.ranking]
+        return {"answer": self.text, "expert": self.expert, "ranking": ranking, "warnings": list(self.warnings)}
 
 
 def lead_of(ranking: Sequence[tuple[str, float]]) -> str:
@@ -137,5 +140,9 @@ def asked(
         UserError: the question is empty, or a method must be told the task.
         DataError: a picture is missing or broken, or the model takes another number of them.
     """
-    answer = service.learner.ask(pictures, question, task=task, max_new_tokens=max_new_tokens)
-    return Said(answer.text, answer.expert, service.learner.ranking(answer.sample))
+    from evertune.lmm.readable import MOST, unknown_tokens  # brings torch
+
+    learner = service.learner
+    answer = learner.ask(pictures, question, task=task, max_new_tokens=max_new_tokens)
+    odd = unknown_tokens([replace(answer.sample, origin="the question")], learner.lmm, above=MOST)
+    return Said(answer.text, answer.expert, learner.ranking(answer.sample), tuple(map(str, odd)))

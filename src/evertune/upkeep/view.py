@@ -112,11 +112,11 @@ def show_check(console: Console, verdict: Verdict) -> None:
 
 
 def _table(verdict: Verdict, *, since: str) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("task")
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("task", overflow="fold")  # only a name is broken where the terminal is narrow
     for title in ("questions", since, "now", "change", "95 % interval"):
-        table.add_column(title, justify="right")
-    table.add_column("")
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
     for change in verdict.others:
         _row(table, change)
     if verdict.new:
@@ -134,7 +134,7 @@ def _row(table: Table, change: Change, *, mark: str = "") -> None:
         f"{change.after:.1f}",
         f"{change.difference:+.1f}",
         interval,
-        f"[{colour}]{change.word}[/{colour}]",
+        f"[{colour}]{change.word.removesuffix(' questions')}[/{colour}]",
     )
 
 
