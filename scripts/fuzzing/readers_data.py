@@ -307,8 +307,9 @@ QUICK = ("exact", "vqa", "option", "anls", "cider", "bleu-4", "rouge-l")
 
 
 def _requests(_: World) -> list[Reader]:
-    from evertune.serve.app import RefusedError, _parsed
-    from evertune.serve.chat import question_of
+    from evertune.serve.chat import asked_of, encoded_images, request_of
+    from evertune.serve.errors import RefusedError
+    from evertune.tasks.pictures import picture_of_bytes
 
     with_pictures = json.loads(json.dumps(CHAT))
     for picture in picture_files()[:6:2]:
@@ -317,7 +318,10 @@ def _requests(_: World) -> list[Reader]:
 
     def asked(content: bytes, _: Path) -> None:
         try:
-            question_of(_parsed(content))
+            request = request_of(content)
+            asked_of(request)
+            for image in encoded_images(request):
+                picture_of_bytes(image, where="the picture")
         except RefusedError as problem:
             raise UserError(str(problem)) from problem
 

@@ -51,6 +51,8 @@ def _is_a_trackers(path: Path, folder: Path) -> bool:
     at = next((number for number, part in enumerate(inside[:-1], start=1) if part in OWN_LINKS), None)
     if at is None:
         return False
+    if inside[at + 1 : -1] == ("logs",):  # of wandb/RUN/logs, into its cache; no later run writes there
+        return True
     own = folder.joinpath(*inside[:at])
     try:
         return path.resolve().is_relative_to(own.resolve())

@@ -74,15 +74,27 @@ def _digits(place):
 
 
 @pytest.fixture(scope="module")
-def corpus(packages, tmp_path_factory):
-    """A small `parcel` and the captions beside it, built once for all tests of this file: (stream, corpus)."""
+def built(packages, tmp_path_factory):
+    """A small `parcel` and the captions beside it, built once for all tests of this file: folder, (stream, corpus)."""
     folder = tmp_path_factory.mktemp("corpus")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EVERTUNE_CACHE", str(folder / "cache"))
-        for module in (captions, digits, easy_vqa, pictograms):
-            patch.setattr(module, "unpacked", lambda package, progress=None: packages)
-        patch.setattr(captions, "APART", str(folder / "parcel.yaml"))
-        yield _built(folder)
+        _made_up(patch, folder, packages)
+        return folder, _built(folder)
+
+
+@pytest.fixture
+def corpus(built, packages, monkeypatch):
+    """What was built, where its packages are those that are found: not so in the tests of the real ones."""
+    folder, made = built
+    _made_up(monkeypatch, folder, packages)
+    return made
+
+
+def _made_up(patch, folder, packages):
+    patch.setenv("EVERTUNE_CACHE", str(folder / "cache"))
+    for module in (captions, digits, easy_vqa, pictograms):
+        patch.setattr(module, "unpacked", lambda package, progress=None: packages)
+    patch.setattr(captions, "APART", str(folder / "parcel.yaml"))
 
 
 def _built(folder):

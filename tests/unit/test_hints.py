@@ -18,6 +18,7 @@ DATA = ("data check", "learn", "try")
 SHOWN_BY = {
     "analysis/study.py": ("pairs",),
     "cli_analysis.py": ("pairs",),
+    "cli_data.py": ("rescore",),
     "cli_models.py": ("export",),
     "config.py": ("run", "plan", "new", "learn", "try"),
     "data/convert.py": ("data convert", "data sample"),

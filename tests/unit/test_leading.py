@@ -23,7 +23,7 @@ def test_alone(monkeypatch):
     assert (processes.count(), processes.number(), processes.leads()) == (1, 0, True)
     assert not processes.spread_weights()
     weight = torch.nn.Parameter(torch.ones(2))
-    processes.average_gradients({"w": weight})
+    processes.sum_gradients({"w": weight})
     assert weight.grad is None
     assert processes.share([1, 2, 3]) == [1, 2, 3] and processes.gathered("a") == ["a"]
     with processes.leader_first():

@@ -21,6 +21,7 @@ DECIDES = {
     "warmup": 0.4,
     "clip": 0.5,
     "loss_mean": "token",
+    "min_steps": 30,
 }
 DECIDES_NOTHING = {"checkpointing": True, "save_every": 3}
 

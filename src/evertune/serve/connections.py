@@ -85,9 +85,9 @@ class Connection(asyncio.Protocol):
     def phase(self) -> str:
         """What is waited for: a request's headers, its body, or the answer."""
         cycle = self._inner.cycle
-        if cycle is None or cycle.response_complete:
-            return HEADER
-        return BODY if cycle.more_body else ANSWER
+        if cycle is not None and cycle.more_body:  # also of a request that was refused before all of it was there
+            return BODY
+        return HEADER if cycle is None or cycle.response_complete else ANSWER
 
     def _watch(self) -> None:
         if self._timer:
