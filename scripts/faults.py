@@ -28,7 +28,8 @@ from crash import make_stream, significant
 
 import evertune
 from evertune.errors import UserError
-from evertune.files import append_jsonl, leftovers, make_folder
+from evertune.files import append_jsonl, make_folder
+from evertune.leftovers import leftovers
 from evertune.runner import Watcher
 from evertune.upkeep.doctor import examine
 

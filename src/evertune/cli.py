@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -32,7 +32,7 @@ from evertune.cli_analysis import pairs, similarity
 from evertune.cli_data import data_app, rescore
 from evertune.cli_models import export, fetch, pretrain
 from evertune.cli_upkeep import advise, ask, check, doctor, learn, log, new, playground, rollback, serve
-from evertune.errors import UserError
+from evertune.errors import UserError, shortage
 from evertune.processes import leads, number
 from evertune.redaction import without_secrets
 
@@ -68,11 +68,11 @@ def main() -> None:
     try:
         app()
     except UserError as problem:
-        who = "evertune" if leads() else f"evertune (process {number()})"
-        from evertune.terminal import plain
-
-        print(f"{who}: {plain(without_secrets(str(problem)))}", file=sys.stderr)
-        sys.exit(2)
+        _complain(str(problem))
+    except OSError as problem:
+        if (lacking := shortage(problem)) is None:
+            raise
+        _complain(f"{lacking}, then run the same command again")
     except SystemExit as end:
         if end.code == INTERRUPTED:  # typer has turned a KeyboardInterrupt into this
             print("evertune: interrupted; the same command again continues", file=sys.stderr)
@@ -80,6 +80,15 @@ def main() -> None:
             said = getattr(end, "said", "stopped by SIGTERM")
             print(f"evertune: {said}; the same command again continues", file=sys.stderr)
         raise
+
+
+def _complain(message: str) -> NoReturn:
+    """One line that says which process it is from, and exit code 2."""
+    from evertune.terminal import plain
+
+    who = "evertune" if leads() else f"evertune (process {number()})"
+    print(f"{who}: {plain(without_secrets(message))}", file=sys.stderr)
+    sys.exit(2)
 
 
 def _stop(_number: int, _frame: FrameType | None) -> None:

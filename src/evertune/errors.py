@@ -6,6 +6,7 @@ Every error a user can cause is a `UserError`; the command line prints its text 
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -26,6 +27,15 @@ class DataError(UserError):
 
 class RunFolderError(UserError):
     """A run folder is of another configuration, incomplete or damaged; the message names the file."""
+
+
+def shortage(problem: OSError) -> str | None:
+    """What the system has run out of, and what to do; None for errors of other kinds."""
+    if problem.errno in (errno.EMFILE, errno.ENFILE):
+        return f"too many open files ({problem.filename}): raise the limit, for example with ulimit -n 4096"
+    if problem.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"cannot write {problem.filename or 'a file'}: {problem.strerror}; free space"
+    return None
 
 
 def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.5) -> str:

@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import re
-import secrets
 import shutil
 import stat
 import zlib
@@ -23,12 +22,16 @@ from pathlib import Path
 from typing import Any
 
 from evertune.errors import RunFolderError, UserError
+from evertune.leftovers import sweep_beside, sweep_cache, temporary_name
 from evertune.parsing import json_value
 
 NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 """What file systems say that can't force a folder to the disk."""
-TEMPORARY = re.compile(r"\..+\.\d+-[0-9a-f]{8}")
+RUST_ERROR = re.compile(r"\(os error (\d+)\)")
+"""How the errors of safetensors and tokenizers end where the system has refused something."""
 PIECE = 1 << 16
+SPARE_FILES = 8
+"""More than are open at once while an entry of the cache is read."""
 MOST_TEXT = 1 << 30
 """Bytes of a run folder's file that is read as a whole; the answers to a million questions take a third."""
 
@@ -68,27 +71,6 @@ def synced(path: Path) -> None:
             raise
     finally:
         os.close(handle)
-
-
-def temporary_name(path: Path) -> Path:
-    """A name beside `path` for what is not whole yet: `.matrix.json.4711-1f2e3d4c`."""
-    return path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}"
-
-
-def leftovers(folder: Path) -> list[Path]:
-    """Temporary files and folders that a killed process has left below `folder`; nobody may be writing there now."""
-    return sorted(path for path in folder.rglob(".*") if TEMPORARY.fullmatch(path.name))
-
-
-def sweep(folder: Path) -> list[Path]:
-    """Remove the leftovers below `folder`, and say which they were."""
-    found = leftovers(folder)
-    for path in found:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-    return found
 
 
 def opened(path: Path, flags: int = os.O_RDWR) -> int:
@@ -155,31 +137,55 @@ def _forget(temporary: Path) -> None:
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """A new folder to fill; it takes the name `path` when the block ends well, and is gone when it does not.
-
-    Another process may make the same folder meanwhile: the first one stays, both are the same.
-
-    Raises:
-        UserError: the disk is full or the place is read-only.
-    """
+def scratch_folder(path: Path) -> Iterator[Path]:
+    """A new folder beside `path` with a temporary name; it is gone when the block ends, and swept after a kill."""
     make_folder(path.parent)
+    if path.is_relative_to(cache_folder()):
+        sweep_cache(cache_folder())
+    else:
+        sweep_beside(path)
     temporary = temporary_name(path)
     try:
         temporary.mkdir()
         yield temporary
-        for place in (temporary, *temporary.rglob("*")):
-            synced(place)
-        if not path.exists():
-            temporary.rename(path)
-            synced(path.parent)
-    except OSError as problem:
-        if not path.exists():  # it does when another process was faster
-            raise UserError(
-                f"cannot write {path}: {problem.strerror}; free space or choose another folder for the cache"
-            ) from problem
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def whole_folder(path: Path, *, proof: str | None = None) -> Iterator[Path]:
+    """A new folder to fill; it takes the name `path` when the block ends well, and is gone when it does not.
+
+    Another process may make the same folder meanwhile: the first one stays, both are the same. With `proof`, a folder
+    without the file of that name is not whole, and is replaced.
+
+    Raises:
+        UserError: the disk is full or the place is read-only.
+    """
+    try:
+        with scratch_folder(path) as temporary:
+            yield temporary
+            for place in (temporary, *temporary.rglob("*")):
+                synced(place)
+            if proof and path.exists() and not (path / proof).exists():
+                shutil.rmtree(path)
+            if not path.exists():
+                temporary.rename(path)
+                synced(path.parent)
+    except Exception as problem:
+        refused = _refused(problem)
+        if refused is None:
+            raise
+        if not path.exists():  # it does when another process was faster
+            raise UserError(f"cannot write {path}: {refused}; free space or choose another folder") from problem
+
+
+def _refused(problem: Exception) -> str | None:
+    """Why the system has refused to read or write, as libraries of every language report it; None for other errors."""
+    if isinstance(problem, OSError):
+        return problem.strerror or str(problem)
+    found = RUST_ERROR.search(str(problem))
+    return os.strerror(int(found[1])) if found and not isinstance(problem, UserError) else None
 
 
 @contextmanager
@@ -190,6 +196,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         UserError: the disk is full or the folder is read-only; what was there before is untouched.
     """
     make_folder(path.parent)
+    sweep_beside(path)
     temporary = temporary_name(path)
     try:
         yield temporary
@@ -347,7 +354,13 @@ def sum_of_file(path: Path, *, start: int = 0, before: bytes = b"") -> int:
 
 
 def note_damage(path: Path) -> None:
-    """Say that an entry of the cache is not what was written, and is made again; it is gone afterwards."""
+    """Say that an entry of the cache is not what was written, and is made again; it is gone afterwards.
+
+    Raises:
+        OSError: no more files can be opened: that may be why it looked damaged, and it stays.
+    """
+    for handle in [os.open(os.devnull, os.O_RDONLY) for _ in range(SPARE_FILES)]:
+        os.close(handle)
     logging.getLogger("evertune").warning(
         f"{path} in the cache is damaged: its checksum is not the one written down. It is made again; "
         "see to the disk if this happens more than once"

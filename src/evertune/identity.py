@@ -14,8 +14,9 @@ from typing import Any
 import yaml
 
 from evertune.errors import RunFolderError, UserError
-from evertune.files import TEMPORARY, digest_of, make_folder, read_object, read_text, write_atomically
+from evertune.files import digest_of, make_folder, read_object, read_text, write_atomically
 from evertune.ledger import finished_cells, without_clock
+from evertune.leftovers import TEMPORARY
 from evertune.locks import NAME as LOCK
 from evertune.parsing import YamlError, yaml_value
 from evertune.tasks import Stream

@@ -17,7 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from evertune.errors import RunFolderError, UserError
-from evertune.files import make_folder, opened, sweep, write_atomically
+from evertune.files import make_folder, opened, write_atomically
+from evertune.leftovers import sweep
 from evertune.links import refuse_links
 
 NAME = ".lock"

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from evertune import run as evertune_run
 from evertune.cli import app
 from evertune.errors import RunFolderError
-from evertune.files import temporary_name
+from evertune.leftovers import temporary_name
 from evertune.upkeep.doctor import examine, repair
 
 SETTINGS = ["train.epochs=2", "train.learning_rate=0.01", "dtype=float32", "ewc.samples=4"]

@@ -14,8 +14,9 @@ import torch
 
 from evertune import UserError, pieces
 from evertune import run as evertune_run
-from evertune.files import leftovers, write_atomically
+from evertune.files import write_atomically
 from evertune.learner import Learner
+from evertune.leftovers import leftovers
 from evertune.lmm.weights import copy_of
 from evertune.loop import Training
 from evertune.methods import Sequential, make_methods

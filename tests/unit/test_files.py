@@ -16,11 +16,10 @@ from evertune.files import (
     digest_of,
     digest_of_file,
     read_json,
-    sweep,
-    temporary_name,
     write_atomically,
     write_json,
 )
+from evertune.leftovers import sweep, temporary_name
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):

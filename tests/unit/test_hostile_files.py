@@ -388,7 +388,8 @@ def unpacked(tmp_path, monkeypatch):
     def unpack(registry, content):
         (tmp_path / "a").write_bytes(content)
         package = Package(registry, "toy", "1.0", "", 0, "toy/", "MIT", "")
-        unpacking.unpack(package, tmp_path / "a")
+        package.folder.mkdir(parents=True, exist_ok=True)
+        unpacking.unpack(package, tmp_path / "a", package.folder)
         return package.folder
 
     return unpack

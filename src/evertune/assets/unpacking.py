@@ -11,7 +11,6 @@ from pathlib import Path
 
 from evertune.assets.registry import CHUNK, Member, Package
 from evertune.errors import UserError
-from evertune.files import make_folder
 from evertune.names import leads_out
 
 MOST_BYTES = 1 << 30
@@ -19,13 +18,13 @@ MOST_BYTES = 1 << 30
 MOST_FILES = 100_000
 
 
-def unpack(package: Package, archive: Path) -> None:
-    """Write the files of `archive` that `package` uses into its folder.
+def unpack(package: Package, archive: Path, folder: Path) -> None:
+    """Write the files of `archive` that `package` uses into `folder`.
 
     Raises:
         UserError: the archive is damaged, or holds more than `MOST_BYTES` of such files. The package is then not there.
     """
-    folder = make_folder(package.folder).resolve()
+    folder = folder.resolve()
     left = MOST_BYTES
     written: set[Path] = set()
     with package.registry.members(archive) as members:

@@ -5,12 +5,10 @@ Its answers are noise before training; after it, it can learn a handful of sampl
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from evertune.files import cache_folder, make_folder
+from evertune.files import cache_folder, whole_folder
 
 VERSION = 4
 CONFIG: dict[str, Any] = {
@@ -32,11 +30,8 @@ def random_folder() -> Path:
     """Return the checkpoint folder of `random`, making it first when it is not in the cache."""
     folder = cache_folder() / "models" / f"random-{VERSION}"
     if not (folder / "config.json").exists():
-        make_folder(folder.parent)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as place:
-            write_random(Path(place) / "random")
-            shutil.rmtree(folder, ignore_errors=True)
-            (Path(place) / "random").rename(folder)
+        with whole_folder(folder, proof="config.json") as place:
+            write_random(place)
     return folder
 
 

@@ -13,7 +13,6 @@ import contextlib
 import io
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from evertune.errors import UserError
 from evertune.files import (
     cache_folder,
     digest_of_file,
-    make_folder,
     read_json,
     whole_folder,
     write_atomically,
@@ -163,15 +161,11 @@ def _lm_from_wheel(progress: Progress | None) -> tuple[Any, Any]:
 
 def _assemble(folder: Path, lm: tuple[Any, Any], *, origin: str, progress: Progress | None) -> Path:
     """Write everything beside its final place, then rename: the folder is whole or absent."""
-    make_folder(folder.parent)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as place:
-        work = Path(place) / "smol"
+    with whole_folder(folder, proof="config.json") as work:
         for part in lm:
             part.save_pretrained(work / "lm")
         _write_tower(work / "vision.safetensors", progress)
         write_config(work, {**CONFIG, "origin": origin})
-        shutil.rmtree(folder, ignore_errors=True)
-        work.rename(folder)
     if progress:
         progress("converting SmolLM2 to safetensors (once)", 1, 1)
     return folder

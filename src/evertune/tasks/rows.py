@@ -14,13 +14,14 @@
 
 The folder is written whole or not at all. Its key holds everything that decides it (format, options, prompt, and path,
 size and time of the source files), so that a changed file is a new folder. Memory while it is written: about 60 bytes
-a row; afterwards the arrays are memory-mapped.
+a row; afterwards the arrays are memory-mapped where they are
+used (`open_files`).
 """
 
 from __future__ import annotations
 
+import itertools
 import json
-import os
 import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,7 +30,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from json.encoder import encode_basestring
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,7 @@ from numpy.typing import NDArray
 from evertune.errors import DataError, UserError
 from evertune.files import cache_folder, digest_of, note_damage, read_json, sum_of_file, whole_folder, write_json
 from evertune.tasks.formats import Row
+from evertune.tasks.open_files import PieceReader, mapped, reader
 from evertune.tasks.pictures import short
 from evertune.tasks.row_checks import checked_instruction
 
@@ -45,6 +47,7 @@ SUMS = "sums.json"
 ARRAYS = ("places", "texts", "questions", "counts", "pictures", "name_places")
 FILES = ("rows.jsonl", "names.jsonl", "problems.jsonl", "place", *(f"{name}.npy" for name in ARRAYS))
 CHUNK = 16 << 20
+_numbers = itertools.count()
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,24 +128,45 @@ class RowFile:
     def __init__(self, folder: Path, *, place: Path) -> None:
         self.folder = folder
         self._then, self._now = (folder / "place").read_text(encoding="utf-8"), str(place)
-        self._rows = (folder / "rows.jsonl").open("rb")
-        self._names = (folder / "names.jsonl").open("rb")
-        self._places = _mapped(folder / "places.npy")
-        self._name_places = _mapped(folder / "name_places.npy")
-        self.texts = _mapped(folder / "texts.npy")
-        self.questions = _mapped(folder / "questions.npy")
-        self.counts = _mapped(folder / "counts.npy")
-        self.pictures = _mapped(folder / "pictures.npy")
+        self._number = next(_numbers)
+        self._paths = {name: folder / name for name in FILES}
         # (n + 1,) where each row's pictures begin in `pictures`
         self.firsts = np.concatenate([[0], np.cumsum(self.counts, dtype=np.int64)])
+        self._different = len(self._array("name_places.npy"))
+
+    def _array(self, name: str) -> NDArray[Any]:
+        return mapped(self._paths[name], self._number)
+
+    def _line(self, name: str, place: NDArray[Any]) -> Any:
+        return json.loads(reader(self._paths[name], self._number).read(place))
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self.firsts) - 1
 
     def __getitem__(self, at: int) -> dict[str, Any]:
-        row: dict[str, Any] = json.loads(_piece(self._rows, self._places[at]))
+        row: dict[str, Any] = self._line("rows.jsonl", self._array("places.npy")[at])
         row["origin"] = self._as_called_now(row["origin"])
         return row
+
+    @property
+    def texts(self) -> NDArray[Any]:
+        """(n,) hash of each row's instruction and answers."""
+        return self._array("texts.npy")
+
+    @property
+    def questions(self) -> NDArray[Any]:
+        """(n,) hash of each row's instruction."""
+        return self._array("questions.npy")
+
+    @property
+    def counts(self) -> NDArray[Any]:
+        """(n,) how many pictures each row has."""
+        return self._array("counts.npy")
+
+    @property
+    def pictures(self) -> NDArray[Any]:
+        """The numbers of the rows' pictures, row after row."""
+        return self._array("pictures.npy")
 
     def _as_called_now(self, message: str) -> str:
         return self._now + message.removeprefix(self._then) if message.startswith(self._then) else message
@@ -150,13 +174,13 @@ class RowFile:
     @property
     def lengths(self) -> NDArray[Any]:
         """(n,) bytes of each row as it is written: at least those of its texts."""
-        lengths: NDArray[Any] = self._places[:, 1]
+        lengths: NDArray[Any] = self._array("places.npy")[:, 1]
         return lengths
 
     @property
     def different_pictures(self) -> int:
         """How many different pictures there are."""
-        return len(self._name_places)
+        return self._different
 
     def holding(self, texts: Iterable[str]) -> NDArray[Any]:
         """(n,) True for each row that has one of `texts` anywhere; the file is read once, and no row is parsed."""
@@ -164,7 +188,7 @@ class RowFile:
         wanted = [re.escape(encode_basestring(text)[1:-1].encode()) for text in texts]
         if not wanted or not len(self):
             return found
-        pattern, begins = re.compile(b"|".join(wanted)), self._places[:, 0]
+        pattern, begins = re.compile(b"|".join(wanted)), self._array("places.npy")[:, 0]
         at = 0
         with (self.folder / "rows.jsonl").open("rb") as stream:
             while lines := stream.readlines(CHUNK):
@@ -176,7 +200,7 @@ class RowFile:
 
     def name(self, picture: int) -> str:
         """The name of a picture by its number."""
-        name: str = json.loads(_piece(self._names, self._name_places[picture]))
+        name: str = self._line("names.jsonl", self._array("name_places.npy")[picture])
         return name
 
     def pictures_of(self, at: int) -> NDArray[Any]:
@@ -196,21 +220,8 @@ class RowFile:
                 yield DataError(self._as_called_now(content["message"]), kind=content["kind"])
 
 
-def _mapped(path: Path) -> NDArray[Any]:
-    try:
-        values: NDArray[Any] = np.load(path, mmap_mode="r")
-    except ValueError:  # nothing can't be mapped
-        values = np.load(path)
-    return values
-
-
 def _as_array(values: array[int], kind: Any) -> NDArray[Any]:
     return np.frombuffer(values, kind) if values else np.empty(0, kind)
-
-
-def _piece(stream: IO[bytes], place: NDArray[Any]) -> bytes:
-    # Not a memory map: its pages would count as this process's memory, and grow with the file.
-    return os.pread(stream.fileno(), int(place[1]), int(place[0]))
 
 
 class _Writer:
@@ -301,8 +312,8 @@ class _Writer:
         return good
 
     def _refuse_repeated(self, first: NDArray[Any], later: NDArray[Any], good: NDArray[Any], at: int) -> None:
-        with (self._folder / "rows.jsonl").open("rb") as stream:
-            one, other = (json.loads(_piece(stream, place)) for place in (first, later))
+        rows = PieceReader(self._folder / "rows.jsonl")
+        one, other = (json.loads(rows.read(place)) for place in (first, later))
         if one["id"] == other["id"]:  # the hashes are equal; the ids nearly certainly too
             good[at] = False
             complaint = f"{other['origin']}: the id {short(other['id'])} stands at {one['origin']} already"

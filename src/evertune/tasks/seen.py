@@ -237,7 +237,9 @@ def _loaded(path: Path, shape: tuple[int, ...], kind: np.dtype[Any]) -> NDArray[
     if not path.exists():
         return np.zeros(shape, kind)
     try:
-        values: NDArray[Any] | None = np.load(path, mmap_mode="c") if _is_whole(path.read_bytes()) else None
+        content = path.read_bytes()
+        # In memory: a map would keep the file open for as long as the task is there.
+        values: NDArray[Any] | None = np.load(io.BytesIO(content)) if _is_whole(content) else None
         if values is not None and values.shape == shape and values.dtype == kind:
             return values
     except (OSError, ValueError, EOFError, SyntaxError, TokenError):  # what NumPy says of a damaged head

@@ -17,10 +17,11 @@ from evertune.api import config_of, data_of, open_run, run_config
 from evertune.assets import Progress
 from evertune.config import RunConfig
 from evertune.errors import RunFolderError, UserError
-from evertune.files import append_jsonl, digest_of_file, leftovers, read_json, read_text, sweep, write_atomically
+from evertune.files import append_jsonl, digest_of_file, read_json, read_text, write_atomically
 from evertune.identity import still_holds
 from evertune.learner import Learner
 from evertune.ledger import cells_of, finished_cells, ledger_row, read_ledger
+from evertune.leftovers import leftovers, sweep
 from evertune.links import described, links_below, refuse_links
 from evertune.lmm.adapters import bare
 from evertune.lmm.readable import readable

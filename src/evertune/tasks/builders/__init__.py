@@ -16,7 +16,7 @@ from typing import Any
 
 from evertune.assets import Progress
 from evertune.errors import UserError, unknown
-from evertune.files import cache_folder, digest_of, make_folder, write_atomically, write_jsonl
+from evertune.files import cache_folder, digest_of, whole_folder, write_atomically, write_jsonl
 
 
 def builder_names() -> list[str]:
@@ -37,12 +37,12 @@ def built(name: str, options: dict[str, Any], *, progress: Progress | None = Non
     key = digest_of({"builder": name, "version": module.VERSION, **options})[:12]
     folder = cache_folder() / "tasks" / f"{name}-{key}"
     if not (folder / "done").exists():
-        make_folder(folder)
-        try:
-            module.build(folder, progress=progress, **options)
-        except TypeError as problem:
-            raise UserError(f"builder '{name}' does not take these options: {problem}") from problem
-        write_atomically(folder / "done", "")
+        with whole_folder(folder, proof="done") as place:
+            try:
+                module.build(place, progress=progress, **options)
+            except TypeError as problem:
+                raise UserError(f"builder '{name}' does not take these options: {problem}") from problem
+            write_atomically(place / "done", "")
     return folder
 
 

@@ -1,0 +1,51 @@
+"""The open files of all indexes together: at most `MOST`, however many tasks a stream has.
+
+`numpy.memmap` holds a file descriptor for as long as it lives, so the maps are opened where they are used, and the
+least recently used are dropped. A dropped file is closed when its last reader lets go of it.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+MOST = 64
+"""Half of them maps, half of them files that are read in pieces."""
+
+
+class PieceReader:
+    """A file that is read at places; not a memory map, whose pages would count as memory of this process."""
+
+    def __init__(self, path: Path) -> None:
+        self._handle = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+
+    def __del__(self) -> None:
+        if hasattr(self, "_handle"):
+            os.close(self._handle)
+
+    def read(self, place: NDArray[Any]) -> bytes:
+        """The bytes at `place`: where they begin, and how many they are."""
+        return os.pread(self._handle, int(place[1]), int(place[0]))
+
+
+@lru_cache(maxsize=MOST // 2)
+def mapped(path: Path, owner: int) -> NDArray[Any]:
+    """The array in a file of NumPy; `owner` tells apart files that had the same name one after the other."""
+    del owner
+    try:
+        values: NDArray[Any] = np.load(path, mmap_mode="r")
+    except ValueError:  # nothing can't be mapped
+        values = np.load(path)
+    return values
+
+
+@lru_cache(maxsize=MOST // 2)
+def reader(path: Path, owner: int) -> PieceReader:
+    """A file of lines, for reading in pieces; `owner` as for `mapped`."""
+    del owner
+    return PieceReader(path)
