@@ -7,6 +7,7 @@ least recently used are dropped. A dropped file is closed when its last reader l
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,9 @@ class PieceReader:
     def __init__(self, path: Path) -> None:
         self._handle = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # `os` may be gone at the end of the process
         if hasattr(self, "_handle"):
-            os.close(self._handle)
+            close(self._handle)
 
     def read(self, place: NDArray[Any]) -> bytes:
         """The bytes at `place`: where they begin, and how many they are."""
