@@ -21,7 +21,7 @@ from pathlib import Path
 
 MODEL, STREAM, LIMIT = "tiny-aligned", "pocket-b1", "8"
 CLASSES = "import torch; from transformers import InstructBlipForConditionalGeneration, InstructBlipProcessor"
-GOALS = {"import": 0.1, "--help": 0.3, "plan": 5.0, "ask": 3.0, "step": 8.0}
+GOALS = {"import": 0.1, "--help": 0.3, "plan": 9.0, "ask": 8.0, "step": 8.0}
 
 
 def main() -> None:

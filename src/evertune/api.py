@@ -209,7 +209,6 @@ def open_run(
     lmm: LMM | None = None,
     upto: int | None = None,
     known: Sequence[Task] = (),
-    quick: bool = False,
     progress: Progress | None = None,
 ) -> Learner:
     """The model of a run folder as it was after its last stage; needs its model, not its data.
@@ -220,7 +219,6 @@ def open_run(
         lmm: what `model_of` gave, untouched, where it is loaded already.
         upto: the last stage that is looked at.
         known: tasks that the model knew before.
-        quick: that of `load_lmm`.
         progress: told about downloads.
 
     Raises:
@@ -228,18 +226,18 @@ def open_run(
     """
     refuse_links(folder)
     config = config_of(folder)
-    lmm = lmm or model_of(folder, quick=quick, progress=progress)
+    lmm = lmm or model_of(folder, progress=progress)
     return _learner(config, config.method, folder, lmm, keep=keep, upto=upto, known=known)
 
 
-def model_of(folder: Path, *, quick: bool = False, progress: Progress | None = None) -> LMM:
-    """The untouched model that a run began with; `quick` is that of `load_lmm`.
+def model_of(folder: Path, *, progress: Progress | None = None) -> LMM:
+    """The untouched model that a run began with.
 
     Raises:
         RunFolderError: it is no run, or damaged, or its model is another one now.
     """
     config = config_of(folder)
-    lmm = _load(config, {config.method: folder}, [config.method], progress, quick=quick)
+    lmm = _load(config, {config.method: folder}, [config.method], progress)
     if (folder / "stamp.json").exists() and read_json(folder / "stamp.json")["model_fingerprint"] != lmm.fingerprint:
         raise RunFolderError(f"{folder} was made with another {config.model} than the one that is loaded now")
     return lmm
@@ -301,14 +299,7 @@ def load_model(config: RunConfig, *, progress: Progress | None = None) -> LMM:
     return _load(config, {}, (), progress)
 
 
-def _load(
-    config: RunConfig,
-    folders: Mapping[str, Path],
-    specs: Sequence[str],
-    progress: Progress | None,
-    *,
-    quick: bool = False,
-) -> LMM:
+def _load(config: RunConfig, folders: Mapping[str, Path], specs: Sequence[str], progress: Progress | None) -> LMM:
     """Load the model; a run that was begun in one number format goes on in it."""
     from evertune.lmm import load_lmm
     from evertune.lmm.device import settle
@@ -320,7 +311,7 @@ def _load(
         if dtype == "auto" and path.exists():
             dtype = read_json(path)["dtype"]
     options = config.model_options
-    return load_lmm(config.model, seed=config.seed, dtype=dtype, options=options, quick=quick, progress=progress)
+    return load_lmm(config.model, seed=config.seed, dtype=dtype, options=options, progress=progress)
 
 
 def _run_one(config: RunConfig, spec: str, stream: Stream, folder: Path, lmm: LMM, watcher: Watcher) -> dict[str, Any]:

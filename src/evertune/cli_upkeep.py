@@ -215,7 +215,7 @@ def ask(
         )
     console = make_console(quiet=as_json)
     with TerminalWatcher(console) as watcher:
-        service = Service.open(folder, quick=True, progress=watcher.fetching)
+        service = Service.open(folder, progress=watcher.fetching)
         said = asked(service, [Path(word) for word in words[:-1]], words[-1], task=task, max_new_tokens=tokens)
     if as_json:
         print_json(said.as_dict())

@@ -24,9 +24,6 @@ from evertune.methods import Context, Method, adapted
 from evertune.pieces import reaching
 from evertune.tasks import Sample, Stream, Task
 
-LIBRARY_BYTES = 140 << 20
-"""What a process grows by that imports the library's classes: a run does, a quickly loaded model's plan does not."""
-
 
 @dataclass(frozen=True, slots=True)
 class StagePlan:
@@ -129,5 +126,4 @@ def _filled(samples: Sequence[Sample], count: int) -> list[Sample]:
 
 
 def _peak_memory() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return peak if "transformers" in sys.modules else peak + LIBRARY_BYTES
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -50,14 +50,8 @@ def _measured_plan(config: RunConfig, *, progress: Progress | None = None) -> li
     specs = method_specs(config)
     stream = data_of(config, progress=progress)
     use_threads()
-    lmm = load_lmm(
-        config.model,
-        seed=config.seed,
-        dtype=config.dtype,
-        options=config.model_options,
-        quick=True,
-        progress=progress,
-    )
+    options = config.model_options
+    lmm = load_lmm(config.model, seed=config.seed, dtype=config.dtype, options=options, progress=progress)
     training = training_of(config)
     pace = measure_pace(lmm, stream, training, batch=config.evaluation.batch_size)
     return [

@@ -66,7 +66,7 @@ COMMANDS = {
     "check --every-stage": lambda folder, toy: upkeep.complete(folder),
     "rollback": lambda folder, toy: upkeep.rollback(folder, 0),
     "doctor --repair": lambda folder, toy: repair(folder),
-    "ask, serve, app": lambda folder, toy: Service.open(folder, quick=True),
+    "ask, serve, app": lambda folder, toy: Service.open(folder),
     "advise": lambda folder, toy: upkeep.advice(folder, str(toy), name="more"),
     "export": lambda folder, toy: export_adapters(folder, folder.parent / "exported"),
     "report": lambda folder, toy: write_report([folder], folder.parent / "report.html"),

@@ -152,17 +152,6 @@ def test_control_tokens_in_the_other_families(model, written, tmp_path):
     assert not list((tmp_path / "run").rglob("*.safetensors"))
 
 
-def test_a_quickly_loaded_model_knows_the_same_control_tokens():
-    """`ask` loads tiny without the library's classes."""
-    quick, whole = (load_lmm("tiny-instruct", quick=how, **CPU) for how in (True, False))
-    for part, tokenizer in whole.tokenizers().items():
-        other = quick.tokenizers()[part]
-        assert type(other).__name__ == "PlainTokenizer" and other.unk_token_id == tokenizer.unk_token_id
-        assert sorted(other.all_special_tokens) == sorted(tokenizer.all_special_tokens)
-        special = [{t.content for t in each.added_tokens_decoder.values() if t.special} for each in (other, tokenizer)]
-        assert special[0] == special[1]
-
-
 # ---- images by their size
 
 

@@ -25,23 +25,21 @@ ONE, SEVERAL = range(2), range(17)
 class Family(NamedTuple):
     """Where the loader of a family is, imported when it is needed, and how many pictures a sample may have for it.
 
-    `options` says whether it takes options of the model (`model_options`: what trains), `large` whether its models may
-    be too large for a machine, so that their size is looked at before they are fetched or loaded, and `quick` whether
-    it can answer without the library's classes.
+    `options` says whether it takes options of the model (`model_options`: what trains), and `large` whether its models
+    may be too large for a machine, so that their size is looked at before they are fetched or loaded.
     """
 
     loader: str
     pictures: range
     options: bool = False
     large: bool = True
-    quick: bool = False
 
 
 _CHAT = Family("evertune.lmm.chat:load_chat", pictures=SEVERAL, options=True)
 _CHAT_ONE = _CHAT._replace(pictures=ONE)
 FAMILIES = {
     "smol": Family("evertune.lmm.smol:load_smol", pictures=SEVERAL, large=False),
-    "instructblip": Family("evertune.lmm.instructblip:load_instructblip", pictures=SEVERAL, quick=True),
+    "instructblip": Family("evertune.lmm.instructblip:load_instructblip", pictures=SEVERAL),
     "blip-2": Family("evertune.lmm.instructblip:load_instructblip", pictures=SEVERAL),
     "llava": _CHAT_ONE,
     "llava_next": _CHAT_ONE,
@@ -67,7 +65,6 @@ def load_lmm(
     dtype: str = "auto",
     device: torch.device | None = None,
     options: Mapping[str, Any] | None = None,
-    quick: bool = False,
     progress: Progress | None = None,
 ) -> LMM:
     """Load a model for training and asking.
@@ -78,8 +75,6 @@ def load_lmm(
         dtype: 'auto' (measured), 'float32' or 'bfloat16'; of the frozen LM, what trains is always float32.
         device: default: the GPU when there is one.
         options: what trains (`evertune.lmm.scopes.Scope`), for families that leave it open.
-        quick: without importing the library's classes, where the family can do so for this checkpoint. Answers are the
-            same; the model can't be saved as a checkpoint. For a process that asks and ends.
         progress: called while weights are downloaded or converted.
     """
     from evertune.lmm.device import pick_device, pick_dtype
@@ -96,10 +91,7 @@ def load_lmm(
     module, function = family.loader.split(":")
     load = getattr(importlib.import_module(module), function)
     said: dict[str, Any] = {"options": options or {}} if family.options else {}
-    if quick and family.quick:
-        said["quick"] = True
-    else:
-        quiet_libraries()
+    quiet_libraries()
     lmm: LMM = load(folder, name=name, seed=seed, dtype=number, device=place, **said)
     return lmm
 

@@ -51,11 +51,6 @@ PRIVATE = (
         "the library's own forward and `generate` (`walks`, `says_plainly`)",
     ),
     Private(
-        "lmm/plain.py",
-        "names of the weights of an InstructBLIP checkpoint",
-        "the library's own classes",
-    ),
-    Private(
         "lmm/instructblip.py",
         "the parts of an (Instruct)BLIP-2: `vision_model`, `qformer`, `language_projection`, `query_tokens`",
         "none: these names are the checkpoint format of the family",

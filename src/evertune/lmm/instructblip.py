@@ -8,7 +8,6 @@ encoder-decoder (Flan-T5) that reads picture and instruction with its encoder an
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -270,22 +269,24 @@ _CLASSES = {
 """By `model_type`: what it is called, and the library's classes of model and processor."""
 
 
-def load_instructblip(
-    folder: Path, *, name: str, seed: int, dtype: torch.dtype, device: torch.device, quick: bool = False
-) -> InstructBlip:
+def load_instructblip(folder: Path, *, name: str, seed: int, dtype: torch.dtype, device: torch.device) -> InstructBlip:
     """Load a checkpoint folder. Nothing in it is random, so `seed` decides nothing.
-
-    `quick`: without the library's classes where that changes no answer, for a process that asks and ends.
 
     Raises:
         UserError: a file is missing, broken or a pickle.
     """
+    import transformers
+
     del seed
     refuse_unsafe(folder)
-    title, _ = _CLASSES[read_json(folder / "config.json")["model_type"]]
-    plainly = quick and _is_usual(folder, dtype, device)
+    title, names = _CLASSES[read_json(folder / "config.json")["model_type"]]
+    model_class, processor_class = (getattr(transformers, name) for name in names)
+    attention = "eager" if device.type == "cpu" else "sdpa"  # faster backward on a CPU for sequences this short
     try:
-        model, processor = _plain_parts(folder) if plainly else _library_parts(folder, dtype, device)
+        model = model_class.from_pretrained(
+            folder, dtype=dtype, attn_implementation=attention, use_safetensors=True, trust_remote_code=False
+        )
+        processor = processor_class.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError, SafetensorError) as problem:
         raise UserError(f"{folder} can't be read as {title} checkpoint: {problem}") from problem
     model = model.requires_grad_(False).to(device).eval()
@@ -295,38 +296,3 @@ def load_instructblip(
         parameter.requires_grad_(True)
     lmm.eval()
     return lmm
-
-
-def _library_parts(folder: Path, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:
-    """Model and processor of the library's classes."""
-    from evertune.lmm.quiet import quiet_libraries
-
-    quiet_libraries()
-    import transformers
-
-    _, names = _CLASSES[read_json(folder / "config.json")["model_type"]]
-    model_class, processor_class = (getattr(transformers, name) for name in names)
-    attention = "eager" if device.type == "cpu" else "sdpa"  # faster backward on a CPU for sequences this short
-    model = model_class.from_pretrained(
-        folder, dtype=dtype, attn_implementation=attention, use_safetensors=True, trust_remote_code=False
-    )
-    return model, processor_class.from_pretrained(folder, trust_remote_code=False)
-
-
-def _is_usual(folder: Path, dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether plain modules and the tokenizers alone answer as the library would."""
-    from evertune.lmm.plain import reads
-    from evertune.lmm.plain_processor import prepares
-
-    with suppress(
-        AttributeError, KeyError, TypeError
-    ):  # a file of another form: the library says what is wrong with it
-        return reads(folder, dtype, device) and prepares(folder)
-    return False
-
-
-def _plain_parts(folder: Path) -> tuple[Any, Any]:
-    from evertune.lmm.plain import load_plain
-    from evertune.lmm.plain_processor import PlainProcessor
-
-    return load_plain(folder), PlainProcessor(folder)

@@ -36,10 +36,8 @@ class Service:
     tasks: tuple[Task, ...]
 
     @classmethod
-    def open(
-        cls, folder: Path, *, lmm: LMM | None = None, quick: bool = False, progress: Progress | None = None
-    ) -> Service:
-        """Open a model that `new` or `evertune run` made; `lmm` and `quick` as in `open_run`.
+    def open(cls, folder: Path, *, lmm: LMM | None = None, progress: Progress | None = None) -> Service:
+        """Open a model that `new` or `evertune run` made; `lmm` as in `open_run`.
 
         Raises:
             RunFolderError: it is no such folder, or damaged, or a run that is not finished.
@@ -47,7 +45,7 @@ class Service:
         refuse_several("this command")
         refuse_links(folder)
         config = config_of(folder)
-        learner = open_run(folder, keep=partial(keep_sample, folder), lmm=lmm, quick=quick, progress=progress)
+        learner = open_run(folder, keep=partial(keep_sample, folder), lmm=lmm, progress=progress)
         names = [stage.task for stage in learner.stages]
         if config.stream != OWN:
             names = _known_to_run(folder, learned=names)
