@@ -4,8 +4,8 @@
     python benchmarks/evaluation.py --model tiny-aligned --stream pocket-b1
 
 One at a time is what most research code does: read the picture, encode it, `generate` with batch 1. Batched is what its
-better half does: the same in batches of `--plain-batch`, questions in the order of the file. Both use the library's
-`generate`. All answer the same questions with the same weights after a little training, alternating; the answers must
+better half does: the same in batches of `--plain-batch`, questions in the order of the file. All use the library's
+`generate`, and answer the same questions with the same weights after a little training, alternating; the answers must
 be the same. Ours has the features of the pictures from the store, as it has in every row but the first.
 """
 
@@ -16,13 +16,12 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
-from unittest import mock
 
 import torch
 
 from evertune.evaluate import answer_samples, longest_answer
 from evertune.learner import Learner
-from evertune.lmm import llama, load_lmm
+from evertune.lmm import load_lmm
 from evertune.lmm.device import use_threads
 from evertune.loop import Training
 from evertune.methods import make_methods
@@ -61,13 +60,12 @@ def main() -> None:
 
     def plainly(size: int) -> list[str]:
         """The library's `generate`; every picture is read and encoded where it is asked about."""
-        with mock.patch.object(llama, "says_plainly", lambda lm: False):
-            return [
-                text
-                for samples, longest in tests
-                for start in range(0, len(samples), size)
-                for text in said(samples[start : start + size], longest)
-            ]
+        return [
+            text
+            for samples, longest in tests
+            for start in range(0, len(samples), size)
+            for text in said(samples[start : start + size], longest)
+        ]
 
     def said(samples, longest: int) -> list[str]:
         pictures = [read_picture(p, origin=str(p))[0] for sample in samples for p in sample.images]

@@ -46,11 +46,6 @@ PRIVATE = (
         "a grey image of this size is prepared, once for all sizes of as many patches",
     ),
     Private(
-        "lmm/llama.py",
-        "the layers of `LlamaModel`, called one by one",
-        "the library's own forward and `generate` (`walks`, `says_plainly`)",
-    ),
-    Private(
         "lmm/instructblip.py",
         "the parts of an (Instruct)BLIP-2: `vision_model`, `qformer`, `language_projection`, `query_tokens`",
         "none: these names are the checkpoint format of the family",

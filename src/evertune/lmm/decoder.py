@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evertune.lmm import llama
 from evertune.lmm.protocol import Batch, Generation, Output
 from evertune.scoring.thoughts import without_thoughts
 
@@ -76,9 +75,6 @@ def answer_loss(decoder: nn.Module, head: nn.Module, embeds: Tensor, attention: 
         attention: (B, S) 1 for inputs, 0 for padding.
         labels: (B, S) token id or -100; the token at position p is predicted from position p - 1.
     """
-    if llama.walks(decoder):
-        row, column = (labels != IGNORE).nonzero(as_tuple=True)
-        return _summed(head(llama.hidden_states(decoder, embeds, attention, (row, column - 1))).float(), labels)
     hidden = decoder(inputs_embeds=embeds, attention_mask=attention, use_cache=False).last_hidden_state
     return nll_of_hidden(hidden, head, labels)
 
@@ -155,9 +151,6 @@ def greedy_answers(
     for row, prompt in enumerate(embeds):
         batch[row, longest - len(prompt) :] = prompt
         attention[row, longest - len(prompt) :] = 1
-    if llama.says_plainly(lm):
-        said = llama.greedy_tokens(lm, batch, attention, max_new_tokens=max_new_tokens, end=end)
-        return [_generation(tokenizer, tokens, end) for tokens in said]
     skip = int(lm.config.is_encoder_decoder)  # its decoder begins with a token of its own
     inputs = {"inputs_embeds": batch, "attention_mask": attention}
     return generated(lm, tokenizer, max_new_tokens=max_new_tokens, end=end, skip=skip, **inputs)
