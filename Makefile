@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The release of PyTorch in constraints.txt: the one with which the tables in docs/ were measured.
 TORCH := 2.13.0
 
-.PHONY: quickstart install test test-bfloat16 test-newest test-lowest lock lint types unit crash faults soak fuzz audit secrets docs screenshots clean
+.PHONY: quickstart install test test-bfloat16 test-newest test-lowest lock lint types unit crash crash-commands faults soak fuzz fuzz-http audit secrets docs screenshots clean
 
 quickstart: $(VENV)/.installed  ## install, fetch smol and parcel, teach five tasks with three methods
 	$(BIN)/evertune fetch smol parcel
@@ -51,6 +51,9 @@ screenshots: $(VENV)/.dev  ## every picture in docs/images anew, from small fixe
 crash: $(VENV)/.dev  ## kill small runs 200 times at random moments; each must end with the same bits
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/crash.py --kills 200 --out runs/crash
 
+crash-commands: $(VENV)/.dev  ## kill run, learn, grid and two ranks 100 times; each must end with the same files
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/crash_commands.py --kills 100 --out runs/crash-commands
+
 faults: $(VENV)/.dev  ## let every single write of a small run fail, in every way
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/faults.py --out runs/faults
 
@@ -59,6 +62,9 @@ soak: $(VENV)/.dev  ## run streams for eight hours while everything goes wrong
 
 fuzz: $(VENV)/.dev  ## a million damaged and hostile files through every reader; goes on where it was stopped
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/fuzz.py --out runs/fuzz
+
+fuzz-http: $(VENV)/.dev  ## 110,000 hostile requests to serve and app; resumes where it was stopped
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/fuzz_http.py --out runs/fuzz-http
 
 audit: $(VENV)/.dev  ## known weaknesses of what is installed; needs a network, and says so when it has none
 	$(BIN)/python scripts/audit.py
