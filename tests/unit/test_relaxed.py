@@ -110,6 +110,13 @@ def test_four_letters_all_right():
     assert (found.strict, found.tolerant) == (100, 100)
 
 
+def test_equal_answers_have_equal_scores():
+    """4/3 of three: 100 x (sum / 3) is 44.44444444444444 and (100 x sum) / 3 is 44.444444444444436."""
+    golds = [["yes"], ["yes", "no", "no"], ["no"]]
+    found = score_cell(rule_of("vqa"), ["yes", "yes", "maybe"], golds)
+    assert found.tolerant == found.strict
+
+
 MARKED = ["a", "A", "the", "?", "+", "$", "(b)", "B.", "b", "I", "two", "1,000", "3.5", "-5", "[0.1, 0.2, 0.5, 5e-05]"]
 TEXTS = st.one_of(st.text(max_size=12), st.lists(st.sampled_from([*MARKED, "red", "/"]), max_size=5).map(" ".join))
 

@@ -204,7 +204,7 @@ def score_cell(rule: Rule, predictions: Sequence[str], references: Sequence[Sequ
     if rule.tolerant is rule.strict:
         return CellScore(100 * total, 100 * total, None if rule.whole else error_of_mean(strict), strict)
     loose = rule.tolerant(predictions, references)
-    return CellScore(100 * total, 100 * sum(loose) / len(loose), error_of_mean(strict), strict)
+    return CellScore(100 * total, 100 * (sum(loose) / len(loose)), error_of_mean(strict), strict)
 
 
 def error_of_mean(scores: Sequence[float]) -> float | None:
