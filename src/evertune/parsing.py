@@ -18,6 +18,9 @@ LONGEST_YAML = 1 << 20
 MOST_NODES = 100_000
 """Values of a YAML, those that an alias repeats counted each time."""
 
+LONGEST_NUMBER = 100
+"""Characters of a number in YAML: `1:10:10...`, to the base of 60, takes time by the square of its length."""
+
 
 class NotFinite:
     """`NaN` or `Infinity` in a data file: no JSON; no text, number, list or null either, so that no reader takes it."""
@@ -142,3 +145,14 @@ class _Loader(yaml.SafeLoader):
             raise yaml.composer.ComposerError(None, None, said, mark)
         self._sizes.setdefault(id(node), self._nodes - before)
         return node
+
+    def short_number(self, node: Any) -> Any:
+        """A number, unless it is too long."""
+        if isinstance(node.value, str) and len(node.value) > LONGEST_NUMBER:
+            said = f"a number of {len(node.value):,} characters; at most {LONGEST_NUMBER} are read"
+            raise yaml.constructor.ConstructorError(None, None, said, node.start_mark)
+        return yaml.SafeLoader.yaml_constructors[node.tag](self, node)
+
+
+for _tag in ("int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _Loader.short_number)

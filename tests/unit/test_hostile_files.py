@@ -82,9 +82,11 @@ LAUGHS = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(
         ("[" * 500, r"s.yaml:1: not valid YAML \(nested more than 64 deep\)"),
         ("a: " + "x" * (1 << 20), r"characters; at most 1,048,576 are read"),
         ("a: 2001-99-99", r"a value that can't be read \(ValueError: month must be in 1..12\)"),
-        ("a: " + "1" * 5000, r"a value that can't be read"),
+        ("a: " + "1" * 5000, r"a number of 5,000 characters"),
         ("!!python/object/apply:os.system [touch /tmp/no]", r"could not determine a constructor"),
         ("!!int x", r"a value that can't be read"),
+        ("a: 1" + ":10" * 60_000, r"s.yaml:1: not valid YAML .a number of 180,001 characters; at most 100 are read"),
+        ("a: !!float '" + "0:" * 60_000 + "0'", r"s.yaml:1: not valid YAML .a number of 120,001 characters"),
     ],
 )
 def test_yaml_is_bounded(tmp_path, text, says):
