@@ -161,7 +161,8 @@ def _pictures(_: World) -> list[Reader]:
 
 
 def _settings(_: World) -> list[Reader]:
-    from evertune.config import RunConfig, read_yaml, validated, with_settings
+    from evertune.config import RunConfig, with_settings
+    from evertune.config_io import read_yaml, validated
     from evertune.data.source import options_of
     from evertune.grid.cells import cells_of, read_grid
     from evertune.methods import make_methods

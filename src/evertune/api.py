@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from evertune import processes
 from evertune.assets import Progress
-from evertune.config import RunConfig, beside, read_yaml, validated, with_settings, without_effect
+from evertune.config import RunConfig, beside, with_settings, without_effect
+from evertune.config_io import read_yaml, validated
 from evertune.errors import RunFolderError, UserError
 from evertune.files import read_json, write_json
 from evertune.identity import FINGERPRINTS, begin, finished_matrix, identity_of, read_identity

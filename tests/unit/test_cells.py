@@ -10,7 +10,8 @@ import torch
 import yaml
 
 from evertune import UserError
-from evertune.config import RunConfig, setting_text, value_text
+from evertune.config import RunConfig
+from evertune.config_io import setting_text, value_text
 from evertune.files import append_jsonl, digest_of_file, write_json
 from evertune.grid import Grid, cells_of, read_grid, state_of
 from evertune.grid.cells import held_out_note

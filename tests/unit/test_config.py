@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from evertune.api import configure
-from evertune.config import RECIPES, TrainSettings, value_text
+from evertune.config import RECIPES, TrainSettings
+from evertune.config_io import value_text
 
 
 def test_a_preset_brings_its_recipe_and_the_user_wins():

@@ -20,7 +20,7 @@ from evertune.assets import unpacking
 from evertune.assets.npm import Npm
 from evertune.assets.pypi import PyPI
 from evertune.assets.registry import Package
-from evertune.config import read_yaml
+from evertune.config_io import read_yaml
 from evertune.errors import DataError, RunFolderError, UserError
 from evertune.files import read_json, read_text
 from evertune.grid.cells import cells_of, read_grid

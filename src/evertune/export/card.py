@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from evertune.api import config_of, header_of
-from evertune.config import value_text
+from evertune.config_io import value_text
 from evertune.files import read_json
 from evertune.ledger import finished_cells, read_ledger
 from evertune.lmm import PRESETS

@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from evertune.config import RunConfig, SharedSettings, beside, read_yaml, scalar, setting_text, validated
+from evertune.config import RunConfig, SharedSettings, beside
+from evertune.config_io import read_yaml, scalar, setting_text, validated
 from evertune.errors import UserError, unknown
 from evertune.names import is_name
 from evertune.tasks.stream import stream_file

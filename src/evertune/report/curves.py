@@ -13,7 +13,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from evertune.config import value_text
+from evertune.config_io import value_text
 from evertune.report.loaded import Loaded
 from evertune.report.tables import Spread, is_finished, plain_table, setting_of, spread
 from evertune.report.variants import settings_of, variant_names

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evertune.config import setting_text
+from evertune.config_io import setting_text
 
 
 def settings_of(matrix: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from evertune.config import RunConfig, validated
+from evertune.config import RunConfig
+from evertune.config_io import validated
 from evertune.errors import UserError
 from evertune.grid import Cell
 from evertune.grid.cells import VARIED_FOR_ALL, method_parts

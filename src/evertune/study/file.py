@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from evertune.config import read_yaml, validated
+from evertune.config_io import read_yaml, validated
 from evertune.errors import UserError, unknown
 from evertune.grid import GridFile, settled
 from evertune.grid.cells import VARIED_FOR_ALL, method_parts

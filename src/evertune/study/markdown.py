@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
-from evertune.config import value_text
+from evertune.config_io import value_text
 from evertune.report import as_markdown as rows_as_markdown
 from evertune.study.findings import Comparison
 from evertune.study.overview import overview_of

@@ -7,7 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from evertune.config import value_text
+from evertune.config_io import value_text
 from evertune.files import write_atomically
 from evertune.report.page import environment
 from evertune.report.tables import notes_of, shown_columns

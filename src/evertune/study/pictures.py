@@ -12,7 +12,7 @@ from html import escape
 
 from markupsafe import Markup
 
-from evertune.config import value_text
+from evertune.config_io import value_text
 from evertune.report.canvas import Canvas, drawn
 from evertune.report.curves import BY, Curve
 from evertune.report.plots import COLOURS

@@ -25,7 +25,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from evertune.assets import Progress
-from evertune.config import read_yaml, validated
+from evertune.config_io import read_yaml, validated
 from evertune.errors import UserError, unknown
 from evertune.files import digest
 from evertune.names import is_name

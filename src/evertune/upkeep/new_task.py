@@ -12,7 +12,8 @@ from pathlib import Path
 
 from evertune.api import config_of, training_of
 from evertune.assets import Progress
-from evertune.config import RunConfig, validated, with_settings
+from evertune.config import RunConfig, with_settings
+from evertune.config_io import validated
 from evertune.data.check import Checked
 from evertune.data.check import check as check_data
 from evertune.data.source import Hints, file_or_stream, reading

@@ -1,0 +1,85 @@
+"""Read YAML, check it against a schema, and print values as users write them.
+
+Unknown keys are errors that name the nearest valid one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from evertune.errors import UserError, nearest
+from evertune.parsing import LONGEST_YAML, YamlError, yaml_value
+
+Schema = TypeVar("Schema", bound=BaseModel)
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file with the safe loader.
+
+    Raises:
+        UserError: the file is missing or not YAML; the message names the line.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            return yaml_value(file.read(LONGEST_YAML + 1))
+    except FileNotFoundError as problem:
+        raise UserError(f"{path} does not exist") from problem
+    except YamlError as problem:
+        line = f":{problem.line}" if problem.line else ""
+        raise UserError(f"{path}{line}: not valid YAML ({problem})") from problem
+    except (OSError, ValueError) as problem:
+        raise UserError(f"{path} can't be read: {problem}") from problem
+
+
+def validated(schema: type[Schema], content: Any, *, where: str) -> Schema:
+    """Check `content` against `schema`; the first mistake becomes one clear line that starts with `where`."""
+    if not isinstance(content, dict):
+        raise UserError(f"{where}: expected 'key: value' lines, found {type(content).__name__}")
+    try:
+        return schema.model_validate(content)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise UserError(f"{where}: unknown key '{place}'; {_nearest_key(schema, first['loc'])}") from problem
+        message = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"{where}: {place + ': ' if place else ''}{message}") from problem
+    except UnicodeEncodeError as problem:  # of the schema's own library, which has the value in its message
+        raise UserError(f"{where}: half of a surrogate pair (\\ud800 ...) is no text") from problem
+
+
+def scalar(text: str) -> Any:
+    """A YAML scalar; `5e-4` is a number for people, though not for YAML 1.1."""
+    try:
+        return float(text) if "e" in text.lower() else yaml_value(text)
+    except ValueError:
+        return text
+
+
+def setting_text(key: str, value: Any, *, method: str) -> str:
+    """`strength=1e6` for `ewc.strength` of the method `ewc`; the whole key where it would not say whose it is."""
+    return f"{key.removeprefix(f'{method}.')}={value_text(value)}"
+
+
+def value_text(value: Any) -> str:
+    """A setting's value as short as people write it: `1e6`, `0.05`, `all`; different values differ."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= 1e300:
+        return str(value)
+    plain, digits = f"{value:g}", f"{value:e}".replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")
+    mantissa, _, exponent = digits.partition("e")
+    short = f"{mantissa.rstrip('0').rstrip('.')}e{exponent}"
+    exact = [text for text in (plain, short) if float(text) == value]
+    return min(exact, key=len) if exact else repr(value)
+
+
+def _nearest_key(schema: type[BaseModel], location: tuple[int | str, ...]) -> str:
+    """The nearest key at the level where the unknown one stands."""
+    level: Any = schema
+    for part in location[:-1]:
+        field = getattr(level, "model_fields", {}).get(part)
+        level = field.annotation if field else level
+        level = next(iter(getattr(level, "__args__", ())), level) if not hasattr(level, "model_fields") else level
+    return nearest(str(location[-1]), getattr(level, "model_fields", {}))
