@@ -21,6 +21,7 @@ from evertune.errors import DataError, UserError
 from evertune.lmm.compat import processor_of
 from evertune.lmm.connectors import Kind
 from evertune.lmm.protocol import Size, Turn, refuse_context
+from evertune.lmm.templates import render
 from evertune.tasks.pictures import MOST_PIXELS, short, unprepared
 
 _TEXT = {"input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids", "text_replacement_offsets"}
@@ -251,14 +252,12 @@ class ChatProcessor:
         return {"role": role, "content": content}
 
     def _rendered(self, turns: list[dict[str, Any]], *, ask: bool) -> str:
-        from jinja2 import TemplateError
-
-        try:
-            template = self.inner.chat_template
-            render = self.tokenizer.apply_chat_template  # SmolVLM's processor would ask its video part first
-            return str(render(turns, chat_template=template, add_generation_prompt=ask, tokenize=False))
-        except (TemplateError, ValueError, KeyError, TypeError, AttributeError) as problem:
+        try:  # not the library's `apply_chat_template`: it would run a stranger's program in this process
+            template = self.tokenizer.get_chat_template(self.inner.chat_template)
+        except (ValueError, TypeError) as problem:
             raise UserError(f"the model's chat template can't be used: {problem}") from problem
+        values = {**self.tokenizer.special_tokens_map, "messages": turns, "add_generation_prompt": ask}
+        return render(template, {**values, "tools": None, "documents": None})
 
     def _check_template(self) -> None:
         if not self.inner.chat_template:
