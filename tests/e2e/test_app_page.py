@@ -329,6 +329,39 @@ def test_nothing_of_the_data_becomes_part_of_the_page(browser, poisoned, monkeyp
         here.context.close()
 
 
+SCRIPT = "<script>document.title = 1234; opener && (opener.document.title = 1234)</script>"
+
+
+def test_no_file_of_a_hostile_run_is_opened_in_the_browser(browser, poisoned):
+    """A report, a page and a drawing of a stranger lie in the run; its matrix is full of markup too."""
+    drawing = f"<svg xmlns='http://www.w3.org/2000/svg' onload='document.title=1234'>{SCRIPT}</svg>"
+    planted = {"report.html": SCRIPT, "kept/pictures/page.html": SCRIPT, "kept/pictures/drawing.svg": drawing}
+    planted |= {f"kept/{NASTY_NAME}.html": SCRIPT, "answers/page.html": SCRIPT, "kept/pictures/page.png": SCRIPT}
+    for name, content in planted.items():
+        (poisoned / name).write_text(content)
+    matrix = json.loads((poisoned / "matrix.json").read_text())
+    matrix |= {"warnings": [NASTY], "model": NASTY, "metrics": {NASTY: 1.0}, "formulas": {NASTY: NASTY}, "note": NASTY}
+    (poisoned / "matrix.json").write_text(json.dumps(matrix))
+    with running(playground([poisoned], port=0)) as url:
+        here = Visit(browser, url)
+        page = here.page
+        page.click("#maps .cell >> nth=0")
+        page.wait_for_selector("#answers .rows li")
+        for name in planted:
+            for route in ("gradio_api/file=", "gradio_api/file/", "file=", "static/", ""):
+                answer = here.context.request.get(f"{url}/{route}{poisoned / name}")
+                assert answer.status in (403, 404) and "1234" not in answer.text(), (route, name)
+            with here.context.expect_page() as opened:
+                page.evaluate("address => { window.open(address) }", f"{url}/gradio_api/file={poisoned / name}")
+            opened.value.wait_for_load_state()
+            assert opened.value.title() != "1234"
+            opened.value.close()
+        page.wait_for_timeout(200)
+        assert page.title() == "evertune" and page.locator("img[src=x], img[onerror], script[data-xss]").count() == 0
+        assert here.wrong == []
+        here.context.close()
+
+
 def test_a_script_that_gets_into_the_page_does_not_run(browser, address):
     """Should escaping fail somewhere: what the page was not sent with is not run."""
     here = Visit(browser, address)
