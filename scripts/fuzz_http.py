@@ -30,7 +30,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 from fuzz import _counts, _findings, _write
-from fuzzing.http_requests import KINDS, Request, Server, http, requests_of
+from fuzzing.http_requests import KINDS, Request, Server, http, requests_of, usual_event
 from fuzzing.world import built
 
 REQUESTS = {"server": 70_000, "playground": 40_000}
@@ -106,11 +106,19 @@ class Attacked:
         content, seconds, late = self.ask(Request(http("GET", "/health" if self.kind == "server" else "/config")))
         if b" 200 " not in content[:20] or late or seconds > SECONDS / 3:
             found.append(f"after the batch it answers {content[:80]!r} in {seconds:.1f} s")
+        if self.kind == "playground" and not self._events_go_on():
+            found.append("no event is answered any more")
         if (peak := self.memory("VmHWM")) > self.rest + MEMORY_MB:
             found.append(f"{peak} MB at the peak, {self.rest} MB at rest")
         if strangers := self._files() - self.written:
             found.append(f"written outside: {sorted(strangers)[:5]}")
         return found + self._copies() + self._tracebacks()
+
+    def _events_go_on(self) -> bool:
+        """Whether the page answers what it sends itself."""
+        for request in usual_event(self.about, f"after{time.monotonic_ns()}"):
+            content = self.ask(request)[0]
+        return b"process_completed" in content
 
     def _filled(self, content: bytes, upload: str) -> bytes:
         """Placeholders replaced, and the length with them."""

@@ -159,7 +159,7 @@ def _large(side: int) -> bytes:
 
 def _image(draw: random.Random) -> bytes:
     if draw.random() < 0.02:
-        return _large(draw.choice((2000, 4900, 5100, 9400, 30_000)))
+        return _large(draw.choice((2000, 4900, 5100, 9400)))
     if draw.random() < 0.3:
         return draw.choice(_pictures())
     return made([Seed(content) for content in _pictures()], campaign=str(draw.random()), number=0)
@@ -326,6 +326,13 @@ def _join(server: Server, draw: random.Random, kind: str | None, value: Any) -> 
     session = f"s{draw.getrandbits(40)}"
     join = http("POST", "/gradio_api/queue/join", _join_body(event, data, session))
     return [Request(join), Request(http("GET", f"/gradio_api/queue/data?session_hash={session}"), streams=True)]
+
+
+def usual_event(server: Server, session: str) -> list[Request]:
+    """What the page sends itself, and the request for what it answers."""
+    event, kinds = next(iter(server.events.items()))
+    join = http("POST", "/gradio_api/queue/join", _join_body(event, [USUAL.get(kind) for kind in kinds], session))
+    return [Request(join), Request(http("GET", f"/gradio_api/queue/data?session_hash={session}"))]
 
 
 def _event(server: Server, draw: random.Random) -> list[Request]:

@@ -20,9 +20,12 @@ import pytest
 from gradio import processing_utils, route_utils
 from gradio.context import LocalContext
 from gradio.exceptions import InvalidPathError
+from gradio.queueing import Event
+from gradio.server_messages import EstimationMessage
 from PIL import Image
 from serving import running
 
+from evertune.app import page
 from evertune.app.bench import open_runs
 from evertune.app.command import playground
 from evertune.app.door import INLINE
@@ -422,3 +425,31 @@ def test_bodies_that_are_no_request_leave_the_page_whole(stranger):
     headers = {"Content-Type": "application/json", "Connection": "close"}
     statuses = [stranger.http.post("/gradio_api/queue/join", content=b, headers=headers).status_code for b in bodies]
     assert set(statuses) <= {200, 400, 404, 422, 500} and stranger.http.get("/config").status_code == 200, statuses
+
+
+def is_answered(stranger):
+    """Whether another session's event is processed."""
+    event = next(e["id"] for e in stranger.config["dependencies"] if e["api_name"] == "told")
+    return '"success":true' in stranger.post(event, stranger.usual(event))
+
+
+@pytest.mark.parametrize("session", ["", "\ud800", "../x", "x" * 65, "a b"])
+def test_no_name_of_a_session_stops_the_events_of_others(stranger, session):
+    """Gradio's loop ends for every page at an exception, such as a session without a name makes while others wait."""
+    statuses, headers = set(), {"Content-Type": "application/json", "Connection": "close"}
+    for _ in range(20):
+        body = json.dumps({"data": stranger.usual(0), "fn_index": 0, "session_hash": session, "event_data": None})
+        answer = stranger.http.post("/gradio_api/queue/join", content=body, headers=headers)
+        statuses.add(answer.status_code)
+    assert is_answered(stranger) and statuses == {400}
+
+
+def test_a_session_that_is_gone_stops_nobody(hostile, monkeypatch):
+    """Its client left, or 2,000 others came, while its event waited."""
+    pages, mounted = [], page.mounted
+    monkeypatch.setattr(page, "mounted", lambda made, **how: pages.append(made) or mounted(made, **how))
+    with running(playground([hostile], port=0)) as url:
+        stranger, queue = Stranger(url), pages[-1]._queue
+        event = Event("gone", next(iter(queue.blocks.fns.values())), None, None)
+        queue.send_message(event, EstimationMessage(rank=0, queue_size=1))
+        assert is_answered(stranger)

@@ -6,6 +6,7 @@ trusted: it is numbers and names that are looked up.
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI, Response
+from gradio.queueing import Queue
 
 from evertune.app.asking import Asking, asked_of, picture_at
 from evertune.app.bench import Bench
@@ -35,6 +37,7 @@ Sent = dict[str, Any] | None
 SESSIONS, WAITING = 64, 64  # pages that Gradio remembers, and events that wait: each may hold a whole request
 MULTIPART = 64 << 10  # bytes around a file in a form
 HOURLY = 3600  # seconds: how often, and from what age on, dropped pictures are deleted
+SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 FORMS: list[tuple[str, Form]] = [("strictly", "strict"), ("in any form", "tolerant")]
 
 
@@ -188,6 +191,25 @@ class Page(gr.Blocks):  # type: ignore[misc]  # Gradio has no types here
             raise gr.Error(str(problem), print_exception=False) from problem
 
 
+class Events(Queue):  # type: ignore[misc]  # Gradio has no types here
+    """Gradio's queue of events. An exception in its loop would end it for every session until the server is restarted.
+
+    It looks up a session's messages under the name that was posted, and assumes that they are there as long as an event
+    of the session waits. A session without a name, or one whose client has left, was such an exception.
+    """
+
+    async def push(self, body: Any, request: Any, username: str | None) -> Any:
+        """Called by Gradio for each event that is posted."""
+        if not SESSION.fullmatch(body.session_hash or ""):
+            return False, "session_hash: 1 to 64 letters, digits, - and _", "error"
+        return await super().push(body, request, username)
+
+    def send_message(self, event: Any, event_message: Any) -> None:
+        """Called by Gradio in its loop."""
+        if event.session_hash in self.pending_messages_per_session:
+            super().send_message(event, event_message)
+
+
 def page_of(ground: Playground) -> Page:
     """The page with its listeners."""
     page = Page(title="evertune", analytics_enabled=False, delete_cache=(HOURLY, HOURLY))
@@ -247,6 +269,7 @@ def page_of(ground: Playground) -> Page:
         picked = answers.select(ground.pick, None, [picture, words, choices, notice], **quiet)
         picked.success(ground.ask, **asking, **quiet)
     page.queue(max_size=WAITING)
+    page._queue.__class__ = Events  # Gradio has no place to name another
     page.state_session_capacity = SESSIONS
     return page
 
