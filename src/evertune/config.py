@@ -8,9 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from evertune.config_io import scalar
+from evertune.config_io import Settings, scalar
 from evertune.errors import UserError
 
 TINY = {"train": {"epochs": 1.0, "batch_size": 32, "learning_rate": 3e-4}}
@@ -40,10 +40,8 @@ in them trains at its higher rate. Source: He et al. 2023; other models have no 
 """
 
 
-class TrainSettings(BaseModel):
+class TrainSettings(Settings):
     """How each task is trained; the same for every method."""
-
-    model_config = ConfigDict(extra="forbid")
 
     epochs: float = Field(default=1.0, gt=0, description="passes over a task's training set")
     batch_size: int = Field(default=4, ge=1, description="samples per micro-batch")
@@ -74,10 +72,8 @@ class TrainSettings(BaseModel):
     )
 
 
-class EvaluationSettings(BaseModel):
+class EvaluationSettings(Settings):
     """How answers are generated."""
-
-    model_config = ConfigDict(extra="forbid")
 
     batch_size: int = Field(default=128, ge=1, description="questions answered at once; never changes an answer")
     max_new_tokens: int | None = Field(
@@ -85,10 +81,8 @@ class EvaluationSettings(BaseModel):
     )
 
 
-class SharedSettings(BaseModel):
+class SharedSettings(Settings):
     """What a single run and a grid of runs both say, besides stream, model, method and seed."""
-
-    model_config = ConfigDict(extra="forbid")
 
     limit: int | None = Field(default=None, ge=1)
     data: str | None = Field(default=None, description="where the folders of published data sets are")

@@ -5,15 +5,50 @@ Unknown keys are errors that name the nearest valid one.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from evertune.errors import UserError, nearest
 from evertune.parsing import LONGEST_YAML, YamlError, yaml_value
 
 Schema = TypeVar("Schema", bound=BaseModel)
+
+LARGEST_INT, LARGEST_FLOAT = 2**32 - 1, 1e18
+"""Largest numbers of a setting. Products of two still fit in the 64-bit integers and 32-bit floats of torch."""
+
+
+def refuse_extremes(value: Any, name: str = "") -> None:
+    """Stop at a number that is not finite or too large, in a setting or in the lists and mappings that it holds.
+
+    Raises:
+        ValueError: there is one; the message says where below `name`.
+    """
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            refuse_extremes(inner, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            refuse_extremes(inner, name)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        largest = LARGEST_INT if isinstance(value, int) else LARGEST_FLOAT
+        if not -largest <= value <= largest:  # also NaN; an int may be too long to be written
+            where = f"{name}: " if name else ""
+            raise ValueError(f"{where}the number must be finite and its magnitude at most {largest:,}")
+
+
+class Settings(BaseModel):
+    """A schema without unknown keys and without numbers that nothing can compute with."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    @field_validator("*")
+    @classmethod
+    def _no_extremes(cls, value: Any) -> Any:
+        refuse_extremes(value)
+        return value
 
 
 def read_yaml(path: Path) -> Any:

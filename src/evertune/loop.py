@@ -32,6 +32,8 @@ from evertune.tasks.task import Picked, Sample
 
 SMALLEST_BATCH = 8
 """Samples per optimizer step below which a training is never cut to have steps enough (docs/upkeep.md)."""
+MOST_SAMPLES = 2**31
+"""Samples of one training, over all its epochs: their order is kept in memory, 8 bytes each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +75,16 @@ class Training:
         return replace(self, batch_size=micro, accumulate=accumulate, epochs=epochs)
 
     def steps(self, samples: int) -> int:
-        """Optimizer steps for a data plan of `samples` samples."""
+        """Optimizer steps for a data plan of `samples` samples.
+
+        Raises:
+            UserError: they are too many to be held in memory.
+        """
         seen = max(1, round(self.epochs * samples))
+        if seen > MOST_SAMPLES:
+            raise UserError(
+                f"a training over {seen:,} samples is too long: at most {MOST_SAMPLES:,}; lower train.epochs or min_steps"
+            )
         return math.ceil(math.ceil(seen / self.batch_size) / self.accumulate)
 
     def as_dict(self) -> dict[str, Any]:

@@ -3,21 +3,56 @@
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from evertune.errors import RunFolderError
+from evertune.errors import RunFolderError, UserError
 
 LONGEST_NAME, LONGEST_PART, LONGEST_PATH = 200, 255, 1024
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 """What can be no file's name on Windows, where a run folder may be copied to."""
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""Control characters (C0, C1), and what ends a line or turns the direction of writing."""
+FIRST_ROW = ("base", "untouched", "zero-shot")
+"""What tables call row 0 of the matrix, the model before the first task: no task can be called that."""
 
 
 def is_name(name: Any) -> bool:
     """Whether `name` can be the name of one file or folder: it leads nowhere else, on any system."""
     if not isinstance(name, str) or not is_text(name) or not 0 < len(name.encode()) <= LONGEST_NAME:
         return False
-    return not (set(name) & set("/\\\0") or name.startswith(".") or RESERVED.fullmatch(name))
+    return not (set(name) & set("/\\") or CONTROL.search(name) or name.startswith(".") or RESERVED.fullmatch(name))
+
+
+def refuse_same_files(names: Iterable[str], *, what: str, where: object) -> None:
+    """Stop at two names that are the same file on Windows or macOS, where a run folder may be copied to.
+
+    Raises:
+        UserError: there are two; the message says that `what` in `where` has them.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        file = unicodedata.normalize("NFC", name).casefold().rstrip(". ")
+        if seen.get(file) == name:
+            raise UserError(f"{where}: two {what} are called '{name}'")
+        if file in seen:
+            both = f"{seen[file]!r} and {name!r}"
+            raise UserError(f"{where}: the {what} {both} would be the same file on some systems: rename one")
+        seen[file] = name
+
+
+def refuse_task_names(names: Sequence[str], *, where: object) -> None:
+    """Stop at tasks whose names would be taken for one another, or for the first row of the matrix.
+
+    Raises:
+        UserError: there are such; the message starts with `where`.
+    """
+    for name in names:
+        if name.casefold() in FIRST_ROW:
+            raise UserError(f"{where}: a task is called {name!r}, as row 0 of the matrix is (the base model): rename it")
+    refuse_same_files(names, what="tasks", where=where)
 
 
 def is_text(text: str) -> bool:

@@ -5,20 +5,19 @@ Whatever is printed comes by here, tables and progress bars too; the escape sequ
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-"""C0, C1, and what turns the direction of writing; not tab and line feed."""
+from evertune.names import CONTROL
+
 
 
 def plain(text: str) -> str:
-    """Text without control characters: each is shown as `\ufffd`."""
-    return CONTROL.sub("\ufffd", text)
+    """Text without control characters but tab and line feed: each is shown as `\ufffd`."""
+    return CONTROL.sub(lambda found: found[0] if found[0] in "\t\n" else "\ufffd", text)
 
 
 class Terminal(Console):

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from evertune.config import RunConfig, SharedSettings, beside
 from evertune.config_io import read_yaml, scalar, setting_text, validated
 from evertune.errors import UserError, unknown
-from evertune.names import is_name
+from evertune.names import is_name, refuse_same_files
 from evertune.tasks.stream import stream_file
 
 FIRST_HELD_OUT_SEED = 100
@@ -173,6 +173,7 @@ def _refuse_twins(cells: Sequence[Cell]) -> None:
     for name, count in Counter(names).items():
         if count > 1:
             raise UserError(f"the grid has the run {name} twice: every stream, model, method, seed and value once")
+    refuse_same_files(names, what="runs", where="the grid")
 
 
 def held_out_note(grid: GridFile) -> str | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from evertune.config_io import refuse_extremes
 from evertune.errors import UserError, nearest, unknown
 from evertune.lmm.adapters import bare
 from evertune.lmm.protocol import LMM
@@ -130,7 +131,8 @@ def _checked(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
         try:
             adapter = TypeAdapter(known[option].annotation, config=ConfigDict(strict=False))
             result[option] = adapter.validate_python(value)
-        except ValidationError as problem:
-            message = problem.errors()[0]["msg"]
-            raise UserError(f"{name}.{option}={value!r}: {message}") from problem
+            refuse_extremes(result[option])
+        except ValueError as problem:
+            message = problem.errors()[0]["msg"] if isinstance(problem, ValidationError) else problem
+            raise UserError(f"{name}.{option}={value!r:.80}: {message}") from problem
     return result

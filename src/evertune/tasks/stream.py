@@ -25,10 +25,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from evertune.assets import Progress
-from evertune.config_io import read_yaml, validated
+from evertune.config_io import Settings, read_yaml, validated
 from evertune.errors import UserError, unknown
 from evertune.files import digest
-from evertune.names import is_name
+from evertune.names import is_name, refuse_task_names
 from evertune.scoring.rules import rule_of
 from evertune.tasks.builders import builder
 from evertune.tasks.formats import format_of
@@ -73,10 +73,8 @@ class Stream:
         return digest("known", *(task.fingerprint for task in self.known), taught) if self.known else taught
 
 
-class TaskFile(BaseModel):
+class TaskFile(Settings):
     """What a task may say in a stream's YAML."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: str
     build: str | None = None
@@ -167,7 +165,7 @@ def stream_file(name: str) -> tuple[StreamFile, Path]:
         content = content.model_copy(update={"tasks": straight.tasks[::-1], "known": straight.known})
     if not content.tasks:
         raise UserError(f"{path}: the stream has no tasks")
-    _refuse_twins(content, path)
+    refuse_task_names([task.name for task in content.known + content.tasks], where=path)
     return content, path
 
 
@@ -241,10 +239,3 @@ def about_task(entry: TaskFile) -> dict[str, str]:
     if entry.format:
         return {**format_of(entry.format).ABOUT, **entry.about}
     return {**(builder(entry.build).ABOUT if entry.build else {}), **entry.about}
-
-
-def _refuse_twins(content: StreamFile, path: Path) -> None:
-    names = [task.name for task in content.known + content.tasks]
-    for name in names:
-        if names.count(name) > 1:
-            raise UserError(f"{path}: two tasks are called '{name}'")

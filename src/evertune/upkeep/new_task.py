@@ -20,6 +20,7 @@ from evertune.data.source import Hints, file_or_stream, reading
 from evertune.errors import UserError
 from evertune.lmm.readable import without_unreadable
 from evertune.loop import Training
+from evertune.names import refuse_task_names
 from evertune.runner import Watcher
 from evertune.tasks import Task
 from evertune.tasks.problems import Problems
@@ -91,6 +92,7 @@ def read_new(
         raise UserError(
             f"{service.folder} knows a task '{entry.name}' already: give the new one another name with --name"
         )
+    refuse_task_names([*(task.name for task in service.tasks), entry.name], where=data)
     checked = check_data(data, lmm=lmm, hints=hints, progress=progress)
     if not skip_bad:
         checked.errors.refuse(stream=checked.stream)
