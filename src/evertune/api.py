@@ -17,7 +17,7 @@ from evertune.assets import Progress
 from evertune.config import RunConfig, beside, with_settings, without_effect
 from evertune.config_io import read_yaml, validated
 from evertune.errors import RunFolderError, UserError
-from evertune.files import read_json, write_json
+from evertune.files import read_json, refuse_file, write_json
 from evertune.identity import FINGERPRINTS, begin, finished_matrix, identity_of, read_identity
 from evertune.links import refuse_links
 from evertune.locks import alone
@@ -51,7 +51,7 @@ def configure(
         given: fields of `RunConfig`; None means "not said".
 
     Raises:
-        UserError: an unknown key or a value of a wrong type.
+        UserError: an unknown key, a value of a wrong type, or an `out` that is a file.
     """
     from evertune.methods import METHODS
 
@@ -66,7 +66,10 @@ def configure(
     if options:
         content["options"] = {**content.get("options", {}), **options}
     content = with_settings(content, list(settings), methods=list(METHODS))
-    return validated(RunConfig, content, where=where)
+    config = validated(RunConfig, content, where=where)
+    if config.out:
+        refuse_file(Path(config.out))
+    return config
 
 
 def method_specs(config: RunConfig) -> list[str]:

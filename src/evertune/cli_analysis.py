@@ -40,8 +40,10 @@ def similarity(
     from evertune.analysis.view import show_similarity
     from evertune.api import configure, data_of
     from evertune.console import TerminalWatcher
-    from evertune.files import write_json
+    from evertune.files import refuse_file, write_json
 
+    if out:
+        refuse_file(out)
     config = configure(stream, model=model, limit=limit, data=data)
     console = make_console(quiet=as_json)
     with TerminalWatcher(console) as watcher:

@@ -28,13 +28,14 @@ def pretrain(
     if name not in ("tiny", "smol"):
         raise unknown("model to pretrain", name, ["tiny", "smol"])
     from evertune.console import phase_bars
+    from evertune.files import refuse_file
     from evertune.lmm.device import use_threads
     from evertune.lmm.quiet import quiet_libraries
 
     quiet_libraries()
     use_threads(1)  # the order of sums, and so the bits, would depend on their number
     console = make_console(quiet=as_json)
-    folder = out or Path("runs") / name
+    folder = refuse_file(out or Path("runs") / name)
     if name == "smol":
         _fetch_parts(console)
     with phase_bars(console) as on_step:

@@ -47,6 +47,18 @@ def cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "evertune"
 
 
+def refuse_file(path: Path) -> Path:
+    """`path`, where a folder is or can be made: neither it nor what it is in is a file.
+
+    Raises:
+        UserError: one of them is; called before anything expensive is done.
+    """
+    there = next((place for place in (path, *path.parents) if place.exists()), path)
+    if there.exists() and not there.is_dir():
+        raise UserError(f"{path} can't be a folder: {there} is a file; choose another place")
+    return path
+
+
 def make_folder(path: Path) -> Path:
     """Create `path` with its parents, or say in one line why that is not possible."""
     if path.is_dir():

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from evertune.errors import RunFolderError, UserError
-from evertune.files import digest_of, make_folder, read_object, read_text, write_atomically
+from evertune.files import digest_of, make_folder, read_object, read_text, refuse_file, write_atomically
 from evertune.ledger import finished_cells, without_clock
 from evertune.leftovers import TEMPORARY
 from evertune.locks import NAME as LOCK
@@ -56,7 +56,7 @@ def finished_matrix(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any]
 
 def is_free(folder: Path) -> bool:
     """Whether nothing of anybody is in a folder, or it is not there; what a killed beginning has left is nobody's."""
-    return not folder.exists() or all(
+    return not refuse_file(folder).exists() or all(
         path.name == LOCK or TEMPORARY.fullmatch(path.name) is not None for path in folder.iterdir()
     )
 

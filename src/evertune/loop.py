@@ -83,7 +83,8 @@ class Training:
         seen = max(1, round(self.epochs * samples))
         if seen > MOST_SAMPLES:
             raise UserError(
-                f"a training over {seen:,} samples is too long: at most {MOST_SAMPLES:,}; lower train.epochs or min_steps"
+                f"a training over {seen:,} samples is too long (at most {MOST_SAMPLES:,}): "
+                "lower train.epochs or train.min_steps"
             )
         return math.ceil(math.ceil(seen / self.batch_size) / self.accumulate)
 

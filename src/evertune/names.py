@@ -13,8 +13,8 @@ from evertune.errors import RunFolderError, UserError
 LONGEST_NAME, LONGEST_PART, LONGEST_PATH = 200, 255, 1024
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 """What can be no file's name on Windows, where a run folder may be copied to."""
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-"""Control characters (C0, C1), and what ends a line or turns the direction of writing."""
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""Control characters (C0, C1) and what turns the direction of writing; not tab and line feed."""
 FIRST_ROW = ("base", "untouched", "zero-shot")
 """What tables call row 0 of the matrix, the model before the first task: no task can be called that."""
 
@@ -23,7 +23,7 @@ def is_name(name: Any) -> bool:
     """Whether `name` can be the name of one file or folder: it leads nowhere else, on any system."""
     if not isinstance(name, str) or not is_text(name) or not 0 < len(name.encode()) <= LONGEST_NAME:
         return False
-    return not (set(name) & set("/\\") or CONTROL.search(name) or name.startswith(".") or RESERVED.fullmatch(name))
+    return not (set(name) & set("/\\\t\n") or CONTROL.search(name) or name.startswith(".") or RESERVED.fullmatch(name))
 
 
 def refuse_same_files(names: Iterable[str], *, what: str, where: object) -> None:
@@ -51,7 +51,7 @@ def refuse_task_names(names: Sequence[str], *, where: object) -> None:
     """
     for name in names:
         if name.casefold() in FIRST_ROW:
-            raise UserError(f"{where}: a task is called {name!r}, as row 0 of the matrix is (the base model): rename it")
+            raise UserError(f"{where}: the task {name!r} would be taken for row 0 of the matrix (base): rename it")
     refuse_same_files(names, what="tasks", where=where)
 
 

@@ -14,10 +14,9 @@ from rich.segment import Segment
 from evertune.names import CONTROL
 
 
-
 def plain(text: str) -> str:
     """Text without control characters but tab and line feed: each is shown as `\ufffd`."""
-    return CONTROL.sub(lambda found: found[0] if found[0] in "\t\n" else "\ufffd", text)
+    return CONTROL.sub("\ufffd", text)
 
 
 class Terminal(Console):

@@ -101,7 +101,7 @@ def test_eproj_needs_a_projection_that_trains(folder):
     [
         ({"scope": "lora+projector"}, "unknown part 'projector'.*projection"),
         ({"scope": "lora+full"}, "take one of lora, dora and full"),
-        ({"lora_rank": 0}, "must be 1 or more"),
+        ({"lora_rank": 0}, "must be 1 to"),
         ({"lora_rank": "many"}, "expected int"),
         ({"rank": 4}, "unknown option.*lora_rank"),
     ],

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from evertune.api import config_of, open_run
 from evertune.assets import Progress
 from evertune.errors import RunFolderError, UserError
-from evertune.files import make_folder, whole_folder, write_atomically, write_json
+from evertune.files import make_folder, refuse_file, whole_folder, write_atomically, write_json
 from evertune.lmm.adapters import ADAPTER, LowRank
 from evertune.lmm.protocol import LMM
 
@@ -73,7 +73,7 @@ def export_adapters(run: Path, out: Path, *, progress: Progress | None = None) -
         UserError: `out` exists, or what was trained is no low-rank adapter.
         RunFolderError: it is no run, or has no stage yet.
     """
-    if out.exists():
+    if refuse_file(out).exists():
         raise UserError(f"{out} exists: choose another folder, or delete it")
     learner = open_run(run, progress=progress)
     if not learner.stages:

@@ -22,7 +22,7 @@ from evertune.assets import Progress
 from evertune.errors import RunFolderError, UserError, unknown
 from evertune.evaluate import read_answers
 from evertune.export.card import card_of
-from evertune.files import make_folder, whole_folder, write_atomically
+from evertune.files import make_folder, refuse_file, whole_folder, write_atomically
 from evertune.learner import Learner
 from evertune.lmm import load_lmm, model_folder
 from evertune.lmm.adapters import merged
@@ -77,7 +77,7 @@ def export(
             what was written are not those of the run: then nothing stays.
         RunFolderError: it is no run.
     """
-    if out.exists():
+    if refuse_file(out).exists():
         raise UserError(f"{out} exists: choose another folder, or delete it")
     learner = open_run(run, progress=progress)
     number = len(learner.stages) if stage is None else stage

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from evertune.config import RunConfig, SharedSettings, beside
 from evertune.config_io import read_yaml, scalar, setting_text, validated
 from evertune.errors import UserError, unknown
+from evertune.files import refuse_file
 from evertune.names import is_name, refuse_same_files
 from evertune.tasks.stream import stream_file
 
@@ -120,6 +121,7 @@ def cells_of(grid: GridFile, *, out: Path) -> list[Cell]:
     Seeds are outermost, so that whole seeds get finished one after another; then streams and models, then methods as
     listed: one whose trainings others can take over (`direct`) belongs first. Varied settings are innermost.
     """
+    refuse_file(out)
     cells = []
     names = {place.stream: stream_file(place.stream)[0].name for place in grid.streams}
     places = [(p.stream, model) for p in grid.streams for model in ([p.model] if p.model else grid.models)]

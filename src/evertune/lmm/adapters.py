@@ -24,6 +24,8 @@ ADAPTER = "adapter"
 TOWERS = {"vision_model", "vision_tower", "visual"}
 """Modules of vision towers: their features are cached, so nothing beside their layers could learn."""
 TRAINED = "trained"
+LARGEST_RANK = 2**16
+"""No layer is wider, and a larger rank would fill the memory before anything could be said about it."""
 
 MakeAdapter = Callable[[nn.Linear, torch.Generator], nn.Module]
 """A layer, and what is random -> a module that maps the layer's input to what is added to its output."""

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from evertune.errors import UserError, nearest
+from evertune.lmm.adapters import LARGEST_RANK
 
 PARTS = ("projection", "lora", "dora", "full")
 
@@ -55,8 +56,8 @@ class Scope:
             raise UserError(f"model_options.scope={self.scope}: unknown part '{part}'; {nearest(part, PARTS)}")
         if len(self.parts & {"lora", "dora", "full"}) > 1:
             raise UserError(f"model_options.scope={self.scope}: take one of lora, dora and full")
-        if self.lora_rank < 1:
-            raise UserError(f"model_options.lora_rank={self.lora_rank}: it must be 1 or more")
+        if not 1 <= self.lora_rank <= LARGEST_RANK:
+            raise UserError(f"model_options.lora_rank={self.lora_rank}: it must be 1 to {LARGEST_RANK:,}")
         return self
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from evertune.errors import UserError
-from evertune.lmm.adapters import TRAINED, LowRank, attach
+from evertune.lmm.adapters import LARGEST_RANK, TRAINED, LowRank, attach
 from evertune.lmm.protocol import LMM
 from evertune.methods.base import Method
 
@@ -33,8 +33,8 @@ class LowRankMethod(Method):
     kind_of_adapter: ClassVar[str] = "sum"
 
     def __init__(self, *, rank: int = RANK, alpha: float = ALPHA, targets: str = TRAINED, whole: str = WHOLE) -> None:
-        if rank < 1 or not alpha > 0:
-            raise UserError(f"{self.name}.rank must be at least 1 and {self.name}.alpha above 0")
+        if not 1 <= rank <= LARGEST_RANK or not alpha > 0:
+            raise UserError(f"{self.name}.rank must be 1 to {LARGEST_RANK:,} and {self.name}.alpha above 0")
         if not targets.strip(" ,"):
             raise UserError(f"{self.name}.targets is empty: name layers, or leave it out")
         self.rank, self.alpha, self.targets, self.whole = rank, alpha, targets, whole

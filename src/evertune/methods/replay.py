@@ -21,6 +21,7 @@ from evertune.similarity import embed_task, similarity_to
 from evertune.tasks.task import Chained, Sample, Task, drawn, images_of_row, images_to_row
 
 Row = dict[str, Any]
+MOST_REPEATS = 10_000
 
 
 class Replay(Method):
@@ -63,8 +64,8 @@ class Replay(Method):
     ) -> None:
         if not 0 <= ratio <= 1:
             raise UserError(f"replay.ratio must lie between 0 and 1, not {ratio}")
-        if buffer < 0 or repeat < 1:
-            raise UserError("replay.buffer must be 0 or more and replay.repeat at least 1")
+        if buffer < 0 or not 1 <= repeat <= MOST_REPEATS:
+            raise UserError(f"replay.buffer must be 0 or more and replay.repeat 1 to {MOST_REPEATS:,}")
         if choice == "reservoir" and not buffer:
             raise UserError("replay.choice=reservoir fills a buffer of fixed size: set replay.buffer above 0")
         self.ratio, self.buffer, self.repeat = ratio, buffer, repeat
