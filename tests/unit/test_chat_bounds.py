@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -17,10 +19,13 @@ from tiny_chat import FAMILIES
 from transformers.utils.chat_template_utils import _cached_compile_jinja_template
 
 from evertune.errors import UserError
-from evertune.lmm import load_lmm, templates
+from evertune.lmm import load_lmm, load_on_paper, model_folder, templates
+from evertune.lmm.bounds import refuse_config, refuse_unbounded
 from evertune.lmm.compat import processor_of
+from evertune.lmm.presets import CONFIGS
 from evertune.lmm.template_worker import Generation, environment
 from evertune.lmm.templates import render
+from evertune.lmm.text_encoder import load_text_encoder
 
 IMAGE, TEXT = {"type": "image"}, {"type": "text", "text": "What is 7? ünï 𝔘 \n</s>"}
 TURNS = [{"role": "user", "content": [IMAGE, TEXT]}, {"role": "assistant", "content": [TEXT]}]
@@ -202,3 +207,164 @@ def test_the_worker_survives_signals_threads_and_forks_and_ends_with_its_parent(
     while time.monotonic() < until and left.exists():
         time.sleep(0.05)
     assert not left.exists()
+
+
+def test_an_interrupted_prompt_leaves_no_reply_for_the_next_one():
+    def interrupt(_number, _frame):
+        raise KeyboardInterrupt
+
+    render("1", {"messages": []})
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            render(LOOPS, {"messages": []})
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert render("2", {"messages": []}) == "2"
+
+
+# Configurations, processors, tokenizers
+
+
+def edited(file, *keys, value):
+    content = json.loads(file.read_text())
+    place = content
+    for key in keys[:-1]:
+        place = place[key]
+    place[keys[-1]] = value
+    file.write_text(json.dumps(content))
+
+
+LARGE = [
+    (
+        "config.json",
+        ("text_config", "num_hidden_layers"),
+        10**7,
+        "'text_config.num_hidden_layers' is 10,000,000; at most",
+    ),
+    ("config.json", ("vision_config", "num_hidden_layers"), 2000, "'vision_config.num_hidden_layers' is 2,000"),
+    ("config.json", ("text_config", "vocab_size"), 10**12, "'text_config.vocab_size' is 1,000,000,000,000"),
+    ("config.json", ("text_config", "hidden_size"), 10**9, "'text_config.hidden_size' is 1,000,000,000"),
+    ("config.json", ("num_labels",), 10**9, "'num_labels' is 1,000,000,000"),
+    ("config.json", ("text_config", "num_experts"), 10**6, "'text_config.num_experts' is 1,000,000"),
+    ("config.json", ("text_config", "layer_types"), ["x"] * 5000, "'text_config.layer_types' is 5,000 entries"),
+    ("config.json", ("text_config", "vocab_size"), 10**7, "parameters, the weights beside it have"),
+    ("config.json", ("vision_config", "image_size"), 10**6, "parameters, the weights beside it have"),
+    ("config.json", ("text_config", "hidden_size"), 1e308, "'text_config.hidden_size' is 1"),
+    ("config.json", ("text_config", "num_attention_heads"), 0, "can't be read as a llava checkpoint"),
+    ("config.json", ("text_config",), [[]], "can't be read as a llava checkpoint"),
+    (
+        "processor_config.json",
+        ("image_processor", "size"),
+        {"height": 10**6, "width": 10**6},
+        "size.height' is 1,000,000",
+    ),
+    ("processor_config.json", ("image_processor", "size"), {"shortest_edge": 10**6}, "a side"),
+    ("processor_config.json", ("patch_size",), 10**9, "'patch_size' is 1,000,000,000"),
+    ("tokenizer.json", ("padding",), {"strategy": {"Fixed": 10**10}}, "'padding.strategy.Fixed' is 10,000,000,000"),
+    (
+        "tokenizer.json",
+        ("normalizer",),
+        {"type": "Sequence", "normalizers": [{"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}] * 60},
+        "its normalizer has .* which lengthen a text",
+    ),
+    (
+        "tokenizer.json",
+        ("normalizer",),
+        {"type": "Replace", "pattern": {"Regex": ""}, "content": "a" * 1000},
+        "its normalizer has .* which lengthen a text",
+    ),
+]
+
+
+@pytest.mark.parametrize(("file", "keys", "value", "says"), LARGE, ids=range(len(LARGE)))
+def test_numbers_that_no_model_has(copied, file, keys, value, says):
+    folder = copied()
+    edited(folder / file, *keys, value=value)
+    refused(lambda: load(folder), says, seconds=30)
+
+
+def test_a_regular_expression_that_backtracks_without_end(copied):
+    """The library gives up by itself, with an error that is no `Exception`."""
+    folder = copied()
+    split = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+    edited(folder / "tokenizer.json", "pre_tokenizer", value=split)
+    refused(lambda: load(folder).prompts.ids("a" * 40 + "!", None, []), "the model's tokenizer can't read", seconds=60)
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "tokenizer_config.json", "processor_config.json"])
+@pytest.mark.parametrize("text", ["[" * 5000 + "]" * 5000, '{"a":' * 5000 + "1" + "}" * 5000, "[1", "1" * 5000])
+def test_levels_and_broken_json(copied, file, text):
+    folder = copied()
+    (folder / file).write_text(text)
+    refused(lambda: load(folder), f"{file}.*(nested more than 64 deep|not valid JSON)")
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "chat_template.jinja", "processor_config.json"])
+def test_files_beside_the_weights_are_regular_and_of_a_size(copied, file):
+    folder = copied()
+    with (folder / file).open("ab") as opened:
+        opened.truncate(1 << 40)
+    refused(lambda: load(folder), f"{file} has 1,099,511,627,776 bytes; at most")
+    (folder / file).unlink()
+    os.mkfifo(folder / file)
+    refused(lambda: load(folder), f"{file} is no regular file")
+
+
+def test_a_configuration_alone_is_bounded_too(tmp_path, tiny_chat):
+    """`evertune plan` reads no weights."""
+    for keys, value in ((("text_config", "num_hidden_layers"), 10**7), (("num_labels",), 10**9)):
+        shutil.copy(tiny_chat("llava") / "config.json", tmp_path)
+        edited(tmp_path / "config.json", *keys, value=value)
+        refused(lambda: load_on_paper(str(tmp_path)), "at most")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("image_side", 10**6), ("lora_rank", 10**6), ("vision_width", 10**6), ("vision", {"depth_coefficient": 10**6})],
+)
+def test_numbers_of_a_smol_folder(tmp_path, key, value):
+    folder = shutil.copytree(model_folder("random"), tmp_path / "smol")
+    edited(folder / "config.json", key, value=value)
+    refused(lambda: load(folder), f"{key}.* is 1,000,000; at most")
+    edited(folder / "config.json", key, value=json.loads((model_folder("random") / "config.json").read_text())[key])
+    edited(folder / "config.json", "lora_rank", value=[])
+    refused(lambda: load(folder), "can't be read as a smol checkpoint")
+
+
+def test_a_text_encoder_is_bounded_too(tmp_path):
+    folder = shutil.copytree(model_folder("random") / "lm", tmp_path / "lm")
+    edited(folder / "config.json", "num_hidden_layers", value=10**7)
+    refused(lambda: load_text_encoder(str(folder)), "'num_hidden_layers' is 10,000,000")
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in CONFIGS.iterdir() if path.is_dir()))
+def test_real_configurations_are_within_the_bounds(name):
+    refuse_config(CONFIGS / name / "config.json")
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, "tiny-aligned"])
+def test_folders_of_each_family_are_within_the_bounds(name, tiny_chat):
+    refuse_unbounded(tiny_chat(name) if name in FAMILIES else model_folder(name))
+
+
+def test_numbers_of_the_largest_real_models_are_within_the_bounds(tmp_path):
+    """Kimi-K2's experts, Llama 4's context, Gemma-3's vocabulary, Qwen3-VL's pixels, a tokenizer without limit."""
+    numbers = {"num_hidden_layers": 61, "n_routed_experts": 384, "max_position_embeddings": 10_485_760}
+    numbers |= {
+        "vocab_size": 262_208,
+        "intermediate_size": 53_248,
+        "rope_theta": 100_000_000,
+        "label2id": {"layer": 9999},
+    }
+    (tmp_path / "config.json").write_text(json.dumps({"text_config": numbers}))
+    size = {"longest_edge": 25_165_824, "shortest_edge": 65_536}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"size": size, "patch_size": 16, "merge_size": 2}))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"model_max_length": int(1e30)}))
+    llama = [{"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]
+    spaces = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}
+    steps = {"normalizer": {"type": "Sequence", "normalizers": [*llama, spaces]}}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(steps))
+    refuse_unbounded(tmp_path)

@@ -21,6 +21,7 @@ from evertune.errors import UserError
 from evertune.files import digest, digest_of_file, read_json
 from evertune.lmm import FAMILIES, compat
 from evertune.lmm.adapters import merge_peft
+from evertune.lmm.bounds import one_line, refuse_larger
 from evertune.lmm.connectors import KINDS, Kind
 from evertune.lmm.decoder import (
     IGNORE,
@@ -29,6 +30,7 @@ from evertune.lmm.decoder import (
     mean_word_embeddings,
     nll_of_hidden,
     pad_left,
+    token_ids,
     token_texts,
 )
 from evertune.lmm.hub import refuse_unsafe
@@ -232,7 +234,7 @@ class ChatLMM(nn.Module):
             UserError: the processor does not fit the model.
         """
         image = Image.linear_gradient("L").resize(PROBE).convert("RGB")
-        places = self.prompts.tokenizer(self.prompts.layout(PROBE).text, add_special_tokens=False).input_ids
+        places = token_ids(self.prompts.tokenizer, self.prompts.layout(PROBE).text)
         try:
             count = self._checked(image)
         except UserError:
@@ -329,6 +331,7 @@ def load_chat(
     attention = "eager" if device.type == "cpu" else "sdpa"  # faster backward on a CPU
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        refuse_larger(folder, AutoModelForImageTextToText)
         model = AutoModelForImageTextToText.from_pretrained(
             folder,
             config=config,
@@ -337,9 +340,11 @@ def load_chat(
             use_safetensors=True,
             trust_remote_code=False,
         )
+    except UserError:
+        raise
     except Exception as problem:  # what a broken checkpoint raises is not a closed list
-        reason = next(iter(str(problem).strip().splitlines()), type(problem).__name__)
-        raise UserError(f"{folder} can't be read as a {config_type(folder)} checkpoint: {reason}") from problem
+        said = f"{folder} can't be read as a {config_type(folder)} checkpoint: {one_line(problem)}"
+        raise UserError(said) from problem
     ends = _ends(model)
     model.generation_config = GenerationConfig()  # greedy and nothing else, whatever the checkpoint suggests
     wanted = encoder_arguments(model.model)

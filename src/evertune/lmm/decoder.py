@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from evertune.errors import UserError
 from evertune.lmm.protocol import Batch, Generation, Output
 from evertune.scoring.thoughts import without_thoughts
+from evertune.tasks.pictures import short
 
 IGNORE = -100
 
@@ -121,10 +123,24 @@ def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     return texts
 
 
+def token_ids(tokenizer: Any, text: str, *, special: bool = False) -> list[int]:
+    """Token ids of a text, with the tokenizer's special tokens around it or without.
+
+    Raises:
+        UserError: the tokenizer's own library gives up, as on a regular expression that backtracks without end.
+    """
+    try:
+        return list(tokenizer(text, add_special_tokens=special).input_ids)
+    except BaseException as problem:
+        if type(problem).__name__ != "PanicException":  # of Rust, which is no `Exception`
+            raise
+        raise UserError(f"the model's tokenizer can't read {short(text)}: {problem}") from problem
+
+
 @torch.inference_mode()
 def mean_word_embeddings(tokenizer: Any, table: Tensor, texts: Sequence[str]) -> Tensor:
     """(n, width) mean of the rows of the LM's embedding `table` over each text's tokens; float32, on the CPU."""
-    rows = [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
+    rows = [token_ids(tokenizer, text) for text in texts]
     return torch.stack([table[row].float().mean(0).cpu() for row in rows])
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from evertune.errors import UserError
 from evertune.files import read_object
+from evertune.lmm.bounds import refuse_unbounded
 from evertune.names import is_name
 from evertune.tensors import read_header
 
@@ -80,13 +81,15 @@ def refuse_unsafe(folder: Path, *, name: str | None = None) -> None:
 
     Raises:
         UserError: there are pickles only, or no weights at all; a header is not sound; its index names files outside of
-            the folder; or it holds an adapter, for which the library would load another model by the name in it.
+            the folder; a file beside the weights goes beyond `evertune.lmm.bounds`; or it holds an adapter, for which
+            the library would load another model by the name in it.
     """
     if (folder / "adapter_config.json").exists():
         raise UserError(
             f"{folder} holds a peft adapter (adapter_config.json), which names another model: merge the two "
             "(`merge_and_unload` of peft), and give the folder of the result"
         )
+    refuse_unbounded(folder)
     for path in sorted(folder.glob("*.safetensors")):
         read_header(path)
     for path in sorted(folder.glob("*.index.json")):

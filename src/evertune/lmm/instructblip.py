@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from evertune.errors import UserError
 from evertune.files import digest, digest_of_file, read_json
 from evertune.lmm import FAMILIES
+from evertune.lmm.bounds import one_line, refuse_larger
 from evertune.lmm.decoder import (
     IGNORE,
     answer_rows,
@@ -28,6 +28,7 @@ from evertune.lmm.decoder import (
     loss_of_encoder_decoder,
     mean_word_embeddings,
     pad,
+    token_ids,
     token_texts,
 )
 from evertune.lmm.hub import refuse_unsafe
@@ -248,7 +249,7 @@ class InstructBlip(nn.Module):
         key = f"{kind} {text}"
         found = self._texts.get(key)
         if found is None:
-            found = list(tokenizer(text, add_special_tokens=special).input_ids)
+            found = token_ids(tokenizer, text, special=special)
             if len(self._texts) > _REMEMBERED:
                 self._texts.clear()
             self._texts[key] = found
@@ -283,12 +284,15 @@ def load_instructblip(folder: Path, *, name: str, seed: int, dtype: torch.dtype,
     model_class, processor_class = (getattr(transformers, name) for name in names)
     attention = "eager" if device.type == "cpu" else "sdpa"  # faster backward on a CPU for sequences this short
     try:
+        refuse_larger(folder, transformers.AutoModelForImageTextToText)
         model = model_class.from_pretrained(
             folder, dtype=dtype, attn_implementation=attention, use_safetensors=True, trust_remote_code=False
         )
         processor = processor_class.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as problem:
-        raise UserError(f"{folder} can't be read as {title} checkpoint: {problem}") from problem
+    except UserError:
+        raise
+    except Exception as problem:  # what a broken checkpoint raises is not a closed list
+        raise UserError(f"{folder} can't be read as {title} checkpoint: {one_line(problem)}") from problem
     model = model.requires_grad_(False).to(device).eval()
     lmm = InstructBlip(name=name, folder=folder, model=model, processor=processor)
     for parameter in lmm.trainable().values():

@@ -16,6 +16,7 @@ from torch import nn
 
 from evertune.errors import UserError
 from evertune.files import read_json
+from evertune.lmm.bounds import one_line, refuse_config
 
 TRAINED_BYTES = 16
 """Of a trained parameter: weight, gradient and AdamW's two moments, float32 each."""
@@ -79,14 +80,17 @@ def on_paper(file: Path, *, name: str, options: Mapping[str, Any] | None = None)
     """
     from transformers import AutoConfig, AutoModelForImageTextToText
 
+    refuse_config(file)
     model_type = read_json(file).get("model_type")
     try:
         config = AutoConfig.from_pretrained(file.parent, trust_remote_code=False)
         with torch.device("meta"):
             model = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16, trust_remote_code=False)
             return _opened(model, model_type, name=name, options=options or {})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
-        raise UserError(f"{file} can't be read as a configuration: {problem}") from problem
+    except UserError:
+        raise
+    except Exception as problem:  # what a broken configuration raises is not a closed list
+        raise UserError(f"{file} can't be read as a configuration: {one_line(problem)}") from problem
 
 
 def _opened(model: Any, model_type: str, *, name: str, options: Mapping[str, Any]) -> PaperLMM:

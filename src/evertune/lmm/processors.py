@@ -18,8 +18,10 @@ from PIL import Image
 from torch import Tensor
 
 from evertune.errors import DataError, UserError
+from evertune.lmm.bounds import one_line
 from evertune.lmm.compat import processor_of
 from evertune.lmm.connectors import Kind
+from evertune.lmm.decoder import token_ids
 from evertune.lmm.protocol import Size, Turn, refuse_context
 from evertune.lmm.templates import render
 from evertune.tasks.pictures import MOST_PIXELS, short, unprepared
@@ -40,9 +42,8 @@ def load_processor(folder: Path, config: Any) -> Any:
     """
     try:
         return processor_of(folder, config)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as problem:
-        reason = next(iter(str(problem).strip().splitlines()), type(problem).__name__)
-        raise UserError(f"{folder}: its processor can't be read: {reason}") from problem
+    except Exception as problem:  # what broken files raise is not a closed list
+        raise UserError(f"{folder}: its processor can't be read: {one_line(problem)}") from problem
 
 
 class Layout:
@@ -208,7 +209,7 @@ class ChatProcessor:
         return [self._alike[one] for one in alike]
 
     def _laid_out(self, size: Size) -> int:
-        return len(self.tokenizer(self.layout(size).text, add_special_tokens=False).input_ids)
+        return len(token_ids(self.tokenizer, self.layout(size).text))
 
     def answer_ids(self, answer: str) -> list[int]:
         """Token ids of an answer alone, end token included."""
@@ -229,12 +230,12 @@ class ChatProcessor:
         whole = self._of_text(prompt + self._gap + answer)
         if whole[: len(ids)] == ids:
             return ids, [*whole[len(ids) :], self.end]
-        return ids, [*self.tokenizer(answer, add_special_tokens=False).input_ids, self.end]
+        return ids, [*token_ids(self.tokenizer, answer), self.end]
 
     def _of_text(self, text: str) -> list[int]:
         bos = self.tokenizer.bos_token
         special = self._kind.plain is None and not (bos and text.startswith(bos))
-        return list(self.tokenizer(text, add_special_tokens=special).input_ids)
+        return token_ids(self.tokenizer, text, special=special)
 
     def _processed(self, image: Image.Image) -> Any:
         return self.inner(
@@ -311,7 +312,7 @@ class ChatProcessor:
         """The token that ends an answer: the first of `ends` behind one in the template, else the tokenizer's own."""
         if self._kind.plain is None:
             behind = self._dialogue().rpartition(_ANSWER)[2]
-            found = [token for token in self.tokenizer(behind, add_special_tokens=False).input_ids if token in ends]
+            found = [token for token in token_ids(self.tokenizer, behind) if token in ends]
             if found:
                 return int(found[0])
         own = self.tokenizer.eos_token_id

@@ -21,12 +21,14 @@ from torch import Tensor, nn
 from evertune.errors import UserError
 from evertune.files import digest_of, digest_of_file, read_json, write_atomically, write_json
 from evertune.lmm import FAMILIES
+from evertune.lmm.bounds import one_line, refuse_larger, refuse_unbounded
 from evertune.lmm.decoder import (
     answer_rows,
     asked_behind_pictures,
     greedy_answers,
     loss_behind_image,
     mean_word_embeddings,
+    token_ids,
     token_texts,
 )
 from evertune.lmm.hub import refuse_unsafe
@@ -202,10 +204,10 @@ class Smol(nn.Module):
 
     def _text_after_image(self, instruction: str) -> list[int]:
         text = self.prompt(instruction, pictures=0)
-        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+        return token_ids(self.tokenizer, text)
 
     def _answer_ids(self, answer: str) -> list[int]:
-        return [*self.tokenizer(answer, add_special_tokens=False).input_ids, self._end]
+        return [*token_ids(self.tokenizer, answer), self._end]
 
 
 def load_smol(folder: Path, *, name: str, seed: int, dtype: torch.dtype, device: torch.device) -> Smol:
@@ -214,13 +216,24 @@ def load_smol(folder: Path, *, name: str, seed: int, dtype: torch.dtype, device:
     Raises:
         UserError: a file is missing, damaged or of another family; the message names it.
     """
+    try:
+        return _loaded(folder, name, seed, dtype, device)
+    except (UserError, torch.OutOfMemoryError):
+        raise
+    except Exception as problem:  # what a broken checkpoint raises is not a closed list
+        raise UserError(f"{folder} can't be read as a smol checkpoint: {one_line(problem)}") from problem
+
+
+def _loaded(folder: Path, name: str, seed: int, dtype: torch.dtype, device: torch.device) -> Smol:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    refuse_unbounded(folder)
     config = read_json(folder / "config.json")
     _verify(folder, config)
+    refuse_unsafe(folder / "lm")
+    refuse_larger(folder / "lm", AutoModelForCausalLM)
     # Eager attention: on a CPU its backward pass is faster than the fused one for sequences this short.
     attention = "eager" if device.type == "cpu" else "sdpa"
-    refuse_unsafe(folder / "lm")
     lm = AutoModelForCausalLM.from_pretrained(
         folder / "lm", dtype=dtype, attn_implementation=attention, use_safetensors=True, trust_remote_code=False
     )

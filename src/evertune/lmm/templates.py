@@ -71,21 +71,20 @@ class _Renderer:
         with self._lock:
             if self._process is None or self._process.poll() is not None:
                 self._process = _started()
-            process = self._process
-            assert process.stdin and process.stdout
-            line = ""
-            with suppress(BrokenPipeError):
-                process.stdin.write(request + "\n")
-                process.stdin.flush()
-                line = process.stdout.readline()
+            try:
+                line = _exchanged(self._process, request)
+            except BaseException:  # Ctrl-C: the reply that comes later must not be that of the next prompt
+                self._forget()
+                raise
             if line.endswith("\n"):
                 found: dict[str, str] = json.loads(line)
                 return found
+            ended = -self._process.wait()
             self._forget()
-            return {"error": _ending(-process.wait())}
+            return {"error": _ending(ended)}
 
     def close(self) -> None:
-        """End the process, which ends with its input; what was forked from its parent leaves it alone."""
+        """End the process; what was forked from its parent leaves it alone."""
         if os.getpid() == self._owner:
             with self._lock:
                 self._forget()
@@ -93,11 +92,21 @@ class _Renderer:
     def _forget(self) -> None:
         process, self._process = self._process, None
         if process is not None:
+            process.kill()
             for pipe in (process.stdin, process.stdout):
                 with suppress(OSError):
                     assert pipe
                     pipe.close()
             process.wait()
+
+
+def _exchanged(process: subprocess.Popen[str], request: str) -> str:
+    assert process.stdin and process.stdout
+    with suppress(BrokenPipeError):
+        process.stdin.write(request + "\n")
+        process.stdin.flush()
+        return process.stdout.readline()
+    return ""
 
 
 def _ending(number: int) -> str:

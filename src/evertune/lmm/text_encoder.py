@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from evertune.errors import UserError
-from evertune.lmm.hub import refuse_unsafe
+from evertune.lmm.bounds import one_line, refuse_larger
+from evertune.lmm.hub import hub_folder, is_hub_id, refuse_unsafe
 
 BATCH = 64
 LONGEST = 512
@@ -33,14 +34,17 @@ def load_text_encoder(name: str) -> Callable[[Sequence[str]], Tensor]:
     from evertune.lmm.quiet import quiet_libraries
 
     quiet_libraries()
-    if Path(name).is_dir():
-        refuse_unsafe(Path(name))
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-        model = AutoModel.from_pretrained(name, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError) as problem:
-        reason = str(problem).strip().splitlines()[0]
-        raise UserError(f"text encoder '{name}' can't be loaded: {reason}") from problem
+        folder = hub_folder(name) if is_hub_id(name) and not Path(name).is_dir() else name
+        if Path(folder).is_dir():
+            refuse_unsafe(Path(folder))
+            refuse_larger(Path(folder), AutoModel)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        model = AutoModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
+    except UserError:
+        raise
+    except Exception as problem:  # what broken files raise is not a closed list
+        raise UserError(f"text encoder '{name}' can't be loaded: {one_line(problem)}") from problem
     if model.config.is_encoder_decoder:
         model = model.get_encoder()
     if tokenizer.pad_token is None:
