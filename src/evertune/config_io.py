@@ -6,6 +6,7 @@ Unknown keys are errors that name the nearest valid one.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from evertune.errors import UserError, nearest
 from evertune.parsing import LONGEST_YAML, YamlError, yaml_value
+from evertune.regular_files import open_regular
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
@@ -58,7 +60,7 @@ def read_yaml(path: Path) -> Any:
         UserError: the file is missing or not YAML; the message names the line.
     """
     try:
-        with path.open(encoding="utf-8") as file:
+        with TextIOWrapper(open_regular(path), encoding="utf-8") as file:
             return yaml_value(file.read(LONGEST_YAML + 1))
     except FileNotFoundError as problem:
         raise UserError(f"{path} does not exist") from problem

@@ -24,6 +24,7 @@ from typing import Any
 from evertune.errors import RunFolderError, UserError
 from evertune.leftovers import sweep_beside, sweep_cache, temporary_name
 from evertune.parsing import json_value
+from evertune.regular_files import open_regular, read_regular
 
 NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 """What file systems say that can't force a folder to the disk."""
@@ -32,8 +33,6 @@ RUST_ERROR = re.compile(r"\(os error (\d+)\)")
 PIECE = 1 << 16
 SPARE_FILES = 8
 """More than are open at once while an entry of the cache is read."""
-MOST_TEXT = 1 << 30
-"""Bytes of a run folder's file that is read as a whole; the answers to a million questions take a third."""
 
 
 def cache_folder() -> Path:
@@ -229,15 +228,10 @@ def read_text(path: Path, *, errors: str = "strict") -> str:
     """The text of a run folder's file.
 
     Raises:
-        RunFolderError: it is missing, no regular file, larger than `MOST_TEXT`, or not UTF-8.
+        RunFolderError: it is missing, no regular file, larger than `regular_files.MOST_TEXT`, or not UTF-8.
     """
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise RunFolderError(f"{path} is no regular file")  # a pipe would keep us waiting
-        if status.st_size > MOST_TEXT:
-            raise RunFolderError(f"{path} has {status.st_size >> 20} MiB; at most {MOST_TEXT >> 20} are read")
-        return path.read_text(encoding="utf-8", errors=errors)
+        return read_regular(path).decode("utf-8", errors=errors).replace("\r\n", "\n").replace("\r", "\n")
     except FileNotFoundError as problem:
         raise RunFolderError(f"{path} is missing") from problem
     except UnicodeDecodeError as problem:
@@ -358,7 +352,7 @@ def sum_of(*parts: bytes | memoryview) -> int:
 def sum_of_file(path: Path, *, start: int = 0, before: bytes = b"") -> int:
     """`sum_of` of `before` and a file from `start` on; read, not mapped, so that its pages don't count as memory."""
     total = zlib.crc32(before)
-    with path.open("rb", buffering=0) as stream:
+    with open_regular(path) as stream:
         stream.seek(start)
         while piece := stream.read(1 << 20):
             total = zlib.crc32(piece, total)
@@ -386,7 +380,7 @@ def note_damage(path: Path) -> None:
 
 @lru_cache(maxsize=200_000)
 def _digest_of_file(path: str, _size: int, _modified: int, _changed: int, _number: int) -> str:
-    with Path(path).open("rb") as stream:
+    with open_regular(Path(path)) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 

@@ -20,6 +20,9 @@ MOST_NODES = 100_000
 
 LONGEST_NUMBER = 100
 """Characters of a number in YAML: `1:10:10...`, to the base of 60, takes time by the square of its length."""
+LONGEST_KEY = 18
+"""Characters of a number as a key: the multiples of 2**61 - 1, which has 19, have one hash, and a dict of them takes
+time by the square of their number."""
 
 
 class NotFinite:
@@ -145,6 +148,16 @@ class _Loader(yaml.SafeLoader):
             raise yaml.composer.ComposerError(None, None, said, mark)
         self._sizes.setdefault(id(node), self._nodes - before)
         return node
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        """A mapping; without whole numbers as keys that may all have the same hash."""
+        if isinstance(node, yaml.MappingNode):
+            self.flatten_mapping(node)  # what it merges is a key of this one
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if key.tag == "tag:yaml.org,2002:int" and len(key.value) > LONGEST_KEY:
+                said = f"a number of {len(key.value):,} characters as a key; at most {LONGEST_KEY} are read"
+                raise yaml.constructor.ConstructorError(None, None, said, key.start_mark)
+        return super().construct_mapping(node, deep)
 
     def short_number(self, node: Any) -> Any:
         """A number, unless it is too long."""

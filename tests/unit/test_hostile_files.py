@@ -60,9 +60,9 @@ def test_json_of_a_run_folder(tmp_path):
         read_json(path)
     path.unlink()
     os.mkfifo(path)
-    with pytest.raises(RunFolderError, match=r"m.json is no regular file"):
+    with pytest.raises(RunFolderError, match=r"m.json can't be read: it is no regular file"):
         read_text(path)
-    with pytest.raises(DataError, match=r"m.json is no regular file"):
+    with pytest.raises(DataError, match=r"m.json can't be read: it is no regular file"):
         open_picture(path, origin="here")
     assert thumbnail(path) is None
     with pytest.raises(UserError, match="m.json: its header would take"):
@@ -92,6 +92,19 @@ LAUGHS = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(
 def test_yaml_is_bounded(tmp_path, text, says):
     (tmp_path / "s.yaml").write_text(text)
     with pytest.raises(UserError, match=says):
+        read_yaml(tmp_path / "s.yaml")
+
+
+MERSENNE = 2**61 - 1
+"""Python's hash of a whole number is its rest by this one."""
+
+
+@pytest.mark.parametrize("form", ["{%s}", "a: {<<: {%s}}"])
+def test_keys_with_one_hash_are_refused(tmp_path, form):
+    assert {hash(n * MERSENNE) for n in range(1, 100)} == {0}, "Python hashes otherwise now"
+    text = form % ", ".join(f"{n * MERSENNE}: 1" for n in range(1, 40_000))
+    (tmp_path / "s.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"s.yaml:1: not valid YAML .a number of 19 characters as a key; at most 18"):
         read_yaml(tmp_path / "s.yaml")
 
 

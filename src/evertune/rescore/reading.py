@@ -12,6 +12,7 @@ from typing import Any
 
 from evertune.errors import DataError
 from evertune.parsing import data_value
+from evertune.regular_files import read_regular
 
 
 def read_text(path: Path) -> str:
@@ -21,7 +22,7 @@ def read_text(path: Path) -> str:
         DataError: missing, a folder, empty, or not UTF-8.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_regular(path).decode("utf-8-sig")
     except OSError as problem:
         raise DataError(f"{path} can't be read: {problem.strerror}") from problem
     except UnicodeDecodeError as problem:

@@ -11,6 +11,7 @@ from typing import Any
 
 from evertune.errors import UserError
 from evertune.parsing import json_value
+from evertune.regular_files import read_regular
 from evertune.scoring.matrix_tables import Rows, Table, parsed, read_table
 from evertune.scoring.metrics import SQUARE, is_score
 
@@ -47,7 +48,7 @@ def read_matrix(path: Path, *, known: int | None = None, base: bool | None = Non
         UserError: missing, not JSON or a table, or not numbers; the message names file and line.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_regular(path).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as problem:
         raise UserError(f"{path} can't be read as UTF-8 text: {problem}") from problem
     if path.suffix.lower() == ".json" or text.lstrip()[:1] in ("[", "{"):

@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, TextIO
 
 from evertune.errors import DataError
 from evertune.parsing import json_at
+from evertune.regular_files import open_regular
 
 PIECE = 1 << 20
 """Characters that are read at a time."""
@@ -83,7 +85,7 @@ def opening(path: Path) -> Iterator[tuple[str, str, int]]:
 @contextmanager
 def _opened(path: Path) -> Iterator[_Text]:
     try:
-        with path.open(encoding="utf-8-sig") as file:
+        with TextIOWrapper(open_regular(path), encoding="utf-8-sig") as file:
             yield _Text(file, path)
     except FileNotFoundError as problem:
         raise DataError(f"{path} does not exist") from problem

@@ -6,10 +6,10 @@ As a person sees it: EXIF rotation applied, transparency on white, the first fra
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import re
-import stat
 import threading
 import warnings
 from collections.abc import Callable
@@ -21,6 +21,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from evertune.errors import DataError
 from evertune.names import leads_out
+from evertune.regular_files import read_regular
 
 Made = TypeVar("Made")
 MOST_PIXELS = 89_478_485
@@ -153,21 +154,13 @@ def read_bytes(path: Path, *, origin: str) -> bytes:
         DataError: it is missing, unreadable or larger than any picture should be.
     """
     try:
-        status = path.stat()
-        size = status.st_size
-        if not stat.S_ISREG(status.st_mode):  # a folder, or a pipe that would keep us waiting
-            raise DataError(f"{origin}: the picture {path} is no regular file", kind="missing picture")
-        if size > MOST_BYTES:
-            complaint = f"{origin}: the picture {path} has {size >> 20} MiB; at most {MOST_BYTES >> 20} are read"
-            raise DataError(complaint, kind="picture too large")
-        return path.read_bytes()
+        return read_regular(path, most=MOST_BYTES)
     except (FileNotFoundError, NotADirectoryError) as problem:
         raise DataError(f"{origin}: the picture {path} does not exist", kind="missing picture") from problem
-    except DataError:
-        raise
     except (OSError, ValueError) as problem:
         reason = getattr(problem, "strerror", None) or problem
-        raise DataError(f"{origin}: the picture {path} can't be read ({reason})", kind="missing picture") from problem
+        kind = "picture too large" if getattr(problem, "errno", None) == errno.EFBIG else "missing picture"
+        raise DataError(f"{origin}: the picture {path} can't be read: {reason}", kind=kind) from problem
 
 
 def _upright(content: bytes, where: str, *, draft: int = 0) -> Image.Image:

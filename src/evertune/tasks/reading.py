@@ -14,6 +14,7 @@ from typing import IO
 
 from evertune.errors import DataError
 from evertune.parsing import data_value
+from evertune.regular_files import open_regular
 from evertune.tasks.entries import Entry, entries, entry_of
 from evertune.tasks.json_lists import LONGEST_ITEM, PIECE, opening
 from evertune.tasks.layouts import layout_of
@@ -23,6 +24,8 @@ LIST = "data"
 """The key under which a file that is one object has its rows."""
 LONGEST_LINE = 4 * LONGEST_ITEM
 """Bytes: no character of UTF-8 has more than four."""
+LONGEST_REST = 1 << 30
+"""Bytes of such a line that are passed over, in search of the next one."""
 
 
 def read_entries(path: Path) -> Iterator[Entry | DataError]:
@@ -60,7 +63,7 @@ def _is_wrapped(path: Path) -> bool:
 
 def _opened(path: Path) -> IO[bytes]:
     try:
-        return path.open("rb")
+        return open_regular(path)
     except FileNotFoundError as problem:
         raise DataError(f"{path} does not exist", kind="missing file") from problem
     except (OSError, ValueError) as problem:
@@ -79,8 +82,11 @@ def _lines(path: Path) -> Iterator[Entry | DataError]:
             number += 1
             origin = f"{path}:{number}"
             if len(line) == LONGEST_LINE and not line.endswith(b"\n"):
+                left = LONGEST_REST
                 while (part := stream.readline(PIECE)) and not part.endswith(b"\n"):
-                    pass
+                    left -= len(part)
+                    if left < 0:  # a sparse file, or none of lines
+                        raise DataError(f"{origin}: the line has no end within {LONGEST_REST >> 20:,} MiB")
                 yield DataError(f"{origin}: the line is longer than any row", kind="huge text")
             elif line.strip():
                 yield _entry(line, origin, key=str(number))

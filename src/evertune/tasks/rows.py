@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 
 from evertune.errors import DataError, UserError
 from evertune.files import cache_folder, digest_of, note_damage, read_json, sum_of_file, whole_folder, write_json
+from evertune.regular_files import most_from
 from evertune.tasks.formats import Row
 from evertune.tasks.open_files import PieceReader, mapped, reader
 from evertune.tasks.pictures import short
@@ -95,7 +96,8 @@ def indexed(recipe: Recipe, read: Callable[[], Iterable[Row | DataError]]) -> Ro
     if folder.exists() and not _is_whole(folder):
         note_damage(folder)
     if not folder.exists():
-        with whole_folder(folder) as place, _Writer(place) as writer:
+        most = most_from(recipe.files) if recipe.files else None  # of the hub nothing is known
+        with whole_folder(folder) as place, _Writer(place, recipe.place, most=most) as writer:
             (place / "place").write_text(str(recipe.place), encoding="utf-8")
             for row in read():
                 writer.add(row, recipe)
@@ -227,8 +229,8 @@ def _as_array(values: array[int], kind: Any) -> NDArray[Any]:
 class _Writer:
     """Writes an index: rows as they come, arrays at the end."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, source: Path, *, most: int | None) -> None:
+        self._folder, self._source, self._most, self._written = folder, source, most, 0
         self._rows, self._names, self._problems = (
             (folder / name).open("wb") for name in ("rows.jsonl", "all-names.jsonl", "problems.jsonl")
         )
@@ -254,12 +256,22 @@ class _Writer:
             instruction = checked_instruction(row, prompt=recipe.prompt, anywhere=recipe.anywhere)
             self._write(row, instruction)
         except DataError as problem:
+            if problem.kind == "huge file":  # not of this row
+                raise
             line = json.dumps({"kind": problem.kind, "message": str(problem)})
+            self._count(len(line))
             self._problems.write(line.encode() + b"\n")
+
+    def _count(self, size: int) -> None:
+        self._written += size
+        if self._most is not None and self._written > self._most:
+            complaint = f"its rows take more than {self._most >> 20:,} MiB, the most for files of this size"
+            raise DataError(f"{self._source}: {complaint}", kind="huge file")
 
     def _write(self, row: Row, instruction: str) -> None:
         names = [encode_basestring(name) for name in row.images]
         line = _line(row, names, instruction)
+        self._count(len(line) + sum(map(len, names)))
         self._rows.write(line)
         self._places.extend((self._at, len(line) - 1))
         self._at += len(line)

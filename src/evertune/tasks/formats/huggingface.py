@@ -13,9 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from evertune.errors import DataError, UserError, nearest
+from evertune.names import leads_out
+from evertune.parsing import json_value
+from evertune.regular_files import read_regular
+from evertune.tasks.arrow import refuse_unsound
 from evertune.tasks.columns import Columns
 from evertune.tasks.embedded import folder, kept
 from evertune.tasks.formats import Row
+from evertune.tasks.pictures import MOST_BYTES
 
 ABOUT = {
     "title": "a data set of the library `datasets`, saved by save_to_disk or from the hub, by the names of its columns",
@@ -26,6 +31,8 @@ ABOUT = {
     "citation": "Lhoest et al. 2021, Datasets: A Community Library for NLP, arXiv 2109.02846",
 }
 PROMPT = "{instruction}"
+MOST_ABOUT = 64 << 20
+"""Bytes of a JSON file of the library."""
 
 
 def rows(
@@ -88,6 +95,7 @@ def _opened(place: Path, hub: str | None, config: str | None, revision: str | No
     try:
         if hub:
             return load_dataset(hub, config, revision=revision, split=split)
+        _check(place)
         content = load_from_disk(str(place))
     except Exception as problem:  # the library raises what its many back ends raise
         raise DataError(f"{hub or place} can't be opened as a data set ({problem})", kind="missing file") from problem
@@ -97,6 +105,22 @@ def _opened(place: Path, hub: str | None, config: str | None, revision: str | No
         known = f"{nearest(split, content)} (options: {{train: SPLIT, test: SPLIT}})"
         raise DataError(f"{place} has no split '{split}'; {known}", kind="missing file")
     return content[split]
+
+
+def _check(place: Path) -> None:
+    """Look at every file that `load_from_disk` would open, before it does.
+
+    Raises:
+        OSError, ValueError, TypeError, KeyError: one is no regular file, too large, damaged, or not of the folder.
+    """
+    for path in sorted(path for path in place.rglob("*.json") if not path.is_dir()):
+        content = json_value(read_regular(path, most=MOST_ABOUT))
+        if path.name == "dataset_dict.json" and any(map(leads_out, content["splits"])):
+            raise ValueError(f"{path} names a split that is not of its folder")
+        for one in content["_data_files"] if path.name == "state.json" else ():
+            if leads_out(one["filename"]):
+                raise ValueError(f"{path} names the file {one['filename']!r}, which is not of its folder")
+            refuse_unsound(path.parent / one["filename"])
 
 
 def _undecoded(content: Any) -> Iterator[Mapping[str, Any]]:
@@ -131,7 +155,7 @@ def _written(value: Any, origin: str) -> str:
     content = value.get("bytes") if isinstance(value, dict) else None
     if isinstance(value, dict) and content is None and value.get("path"):
         try:
-            content = Path(value["path"]).read_bytes()
+            content = read_regular(Path(value["path"]), most=MOST_BYTES)
         except (OSError, ValueError) as problem:
             raise DataError(f"{origin}: the picture {value['path']} can't be read", kind="missing picture") from problem
     if not isinstance(content, bytes):

@@ -10,11 +10,14 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
 from evertune.errors import DataError, UserError
+from evertune.regular_files import open_regular
+from evertune.tasks.arrow import parquet
 from evertune.tasks.columns import Columns, is_missing
 from evertune.tasks.embedded import Embedded, folder, is_inside
 from evertune.tasks.formats import Row
@@ -29,10 +32,12 @@ ABOUT = {
     "citation": "none",
 }
 PROMPT = "{instruction}"
-AT_ONCE, FEW_AT_ONCE = 1024, 32
-"""Rows of a Parquet file in memory; few where they hold their images."""
+FIRST = 1024
+"""Rows among which the first image is looked for."""
 LONGEST_CELL = 64 << 20
 """Characters of a cell of text: more is no image in base64, but a quote that nothing closes."""
+LONGEST_LINE = 4 * LONGEST_CELL
+"""Characters of a row, or of a file that has no lines."""
 
 
 def rows(
@@ -86,7 +91,7 @@ def pictures(place: Path, *, split: str, **options: Any) -> Path | None:
 
 def _holds_images(place: Path, columns: Columns) -> bool:
     """What the first image of a table is says how all are read."""
-    first = (record[columns.image] for record in islice(_records(place, columns), AT_ONCE)) if columns.image else ()
+    first = (record[columns.image] for record in islice(_records(place, columns), FIRST)) if columns.image else ()
     return is_inside(next((cell for cell in first if not is_missing(cell)), None))
 
 
@@ -96,9 +101,9 @@ def _records(place: Path, columns: Columns) -> Iterator[Mapping[str, Any]]:
 
 def _text(place: Path, columns: Columns) -> Iterator[Mapping[str, Any]]:
     try:
-        with place.open(encoding="utf-8-sig", newline="") as stream:
+        with TextIOWrapper(open_regular(place), encoding="utf-8-sig", newline="") as stream:
             csv.field_size_limit(LONGEST_CELL)  # of the process: Python's own 131,072 are too few for base64
-            table = csv.DictReader(stream, delimiter=_mark(stream, place), restkey="", strict=True)
+            table = csv.DictReader(_lines(stream, place), delimiter=_mark(stream, place), restkey="", strict=True)
             columns.check(list(table.fieldnames or []), where=place)
             for record in table:
                 record.pop("", None)  # what stands behind the last column
@@ -113,6 +118,16 @@ def _text(place: Path, columns: Columns) -> Iterator[Mapping[str, Any]]:
         raise DataError(
             f"{place}: not a table behind line {table.line_num} ({problem})", kind="broken table"
         ) from problem
+
+
+def _lines(stream: TextIO, place: Path) -> Iterator[str]:
+    number = 0
+    while line := stream.readline(LONGEST_LINE):
+        number += 1
+        if len(line) == LONGEST_LINE:
+            complaint = f"{place}: line {number} has more than {LONGEST_LINE >> 20} MiB: that is no row of a table"
+            raise DataError(complaint, kind="broken table")
+        yield line
 
 
 def _mark(stream: TextIO, place: Path) -> str:
@@ -130,26 +145,23 @@ def _remedy(problem: Exception) -> str:
 
 def _parquet(place: Path, columns: Columns) -> Iterator[Mapping[str, Any]]:
     try:
-        from pyarrow import ArrowException
-        from pyarrow.parquet import ParquetFile
+        import pyarrow as _  # noqa: F401
     except ImportError as problem:
         raise UserError("Parquet needs pyarrow: pip install 'evertune[data]'") from problem
     try:
-        with ParquetFile(place) as table:
-            schema = table.schema_arrow
-            columns.check(schema.names, where=place)
-            labels = _labels(schema.metadata or {})
-            inside = columns.image and str(schema.field(columns.image).type).startswith(("struct", "binary", "large_b"))
-            for batch in table.iter_batches(batch_size=FEW_AT_ONCE if inside else AT_ONCE):
-                for record in batch.to_pylist():
-                    yield {**record, **{name: _word(record[name], words) for name, words in labels.items()}}
+        with parquet(place) as content:
+            columns.check(content.schema.names, where=place)
+            labels = _labels(content.schema.metadata or {})
+            for record in content.records():
+                yield {**record, **{name: _word(record[name], words) for name, words in labels.items()}}
     except FileNotFoundError as problem:
         raise DataError(f"{place} does not exist", kind="missing file") from problem
     except UserError:
         raise
     # Texts that are no UTF-8, times beyond the calendar: values are made Python's own only here.
-    except (OSError, ArrowException, ValueError, TypeError, KeyError, OverflowError) as problem:
-        raise DataError(f"{place} can't be read as Parquet: {problem}", kind="missing file") from problem
+    except (OSError, ValueError, TypeError, KeyError, OverflowError) as problem:
+        reason = getattr(problem, "strerror", None) or problem
+        raise DataError(f"{place} can't be read as Parquet: {reason}", kind="missing file") from problem
 
 
 def _labels(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:

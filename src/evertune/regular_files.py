@@ -1,0 +1,59 @@
+"""Files that a user or a stranger's file names: opened only if they are regular ones of bounded size.
+
+A pipe would keep the process waiting, `/dev/zero` never ends, and a sparse file of 20 GB takes no room on the disk.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+MOST_TEXT = 1 << 30
+"""Bytes of a file that is read as a whole; the answers to a million questions take a third."""
+MOST_OF_NOTHING, MOST_PER_BYTE = 1 << 30, 100
+"""Bytes that may be made of small files, and of each byte more. Sound Parquet unpacks to 3 to 20 times its size."""
+
+
+def open_regular(path: Path, *, most: int | None = None) -> io.BufferedReader:
+    """Open a file that a user or another file names, for reading; never waits, as it would for a pipe.
+
+    Raises:
+        OSError: it can't be opened, is no regular file (a folder, pipe or device), or has more than `most` bytes.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0))
+    try:
+        status = os.fstat(handle)  # of what was opened, whatever has happened to the name since
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        if most is not None and status.st_size > most:
+            raise _too_large(path, status.st_size, most)
+    except OSError:
+        os.close(handle)
+        raise
+    return open(handle, "rb")  # noqa: PTH123  of a handle
+
+
+def read_regular(path: Path, *, most: int = MOST_TEXT) -> bytes:
+    """The content of a file that a user or another file names.
+
+    Raises:
+        OSError: as `open_regular`.
+    """
+    with open_regular(path, most=most) as stream:
+        content = stream.read(most + 1)
+    if len(content) > most:  # it has grown, or says nothing of its size, as files of /proc do
+        raise _too_large(path, len(content), most)
+    return content
+
+
+def _too_large(path: Path, size: int, most: int) -> OSError:
+    return OSError(errno.EFBIG, f"it has {size >> 20:,} MiB; at most {most >> 20:,} are read", str(path))
+
+
+def most_from(files: Iterable[Path]) -> int:
+    """How many bytes may be made of these files: what unpacks to more is no data set, but an attack or a mistake."""
+    return MOST_OF_NOTHING + MOST_PER_BYTE * sum(path.stat().st_size for path in files)
