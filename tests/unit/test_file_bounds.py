@@ -19,7 +19,6 @@ from evertune.config_io import read_yaml
 from evertune.errors import DataError, UserError
 from evertune.files import cache_folder, digest_of_file
 from evertune.grid.cells import read_grid
-from evertune.lmm.hub import refuse_unsafe
 from evertune.regular_files import open_regular, read_regular
 from evertune.rescore.reading import read_rows
 from evertune.scoring.matrix_files import read_matrix
@@ -242,14 +241,6 @@ def test_what_is_no_regular_file_is_one_line(tmp_path, reader, make, monkeypatch
     assert "\n" not in said and str(path) in said
     assert make is large or "no regular file" in said
     assert time.process_time() - begun < 10
-
-
-def test_files_of_a_model(tmp_path):
-    for make, says in ((os.mkfifo, "no regular file"), (zero, "no regular file"), (large, "MiB; at most 64")):
-        make(tmp_path / "tokenizer.json")
-        with within(10), pytest.raises(UserError, match=rf"tokenizer.json .*{says}"):
-            refuse_unsafe(tmp_path)
-        (tmp_path / "tokenizer.json").unlink()
 
 
 def test_regular_files(tmp_path):
