@@ -183,6 +183,7 @@ def run_config(config: RunConfig, *, watcher: Watcher | None = None, progress: P
         if open_ones or not page.exists():
             write_report(list(folders.values()), page)
     processes.tell("end", str(base))
+    processes.end()
     return Result([matrix for matrix in done.values() if matrix is not None], base, page)
 
 
@@ -201,6 +202,7 @@ def _follow(config: RunConfig, specs: Sequence[str]) -> Result:
             raise RunFolderError(f"process {number} reads other data than the first one: all need the same files")
         with _learner_for(config, spec, Path(folder), lmm, data) as learner:
             order = follow_stream(learner, data)
+    processes.end()
     base = Path(order[1])
     matrices = [read_json(folder / "matrix.json") for folder in run_folders(base, specs).values()]
     return Result(matrices, base, base / "report" / "index.html")

@@ -7,14 +7,17 @@ in every training step and every answer. A process that is alone leads, and ever
 from __future__ import annotations
 
 import atexit
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from evertune.errors import UserError
+from evertune.heartbeat import Heartbeat
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +26,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PATIENCE = timedelta(days=2)
-"""How long one process waits for another. The launcher ends all when one fails, so this only has to be long enough."""
+"""How long one process waits for another that is alive: the first may work alone for hours, over all answers say."""
+SILENCE = 300.0
+"""Seconds after which a process that gives no sign of life counts as stopped, and the others end."""
+SILENCE_VARIABLE = "EVERTUNE_PROCESS_TIMEOUT"
 MOMENT = 0.2
 """Seconds that a process stays after its work, for the threads of the connection; they need far less."""
 
@@ -74,8 +80,57 @@ def start() -> None:
     import torch
     from accelerate import PartialState
 
+    silence = _silence()
     PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
-    atexit.register(_part)
+    if not _hearts:
+        _hearts.append(Heartbeat(number(), count(), silence=silence, describe=partial(_gone, silence)))
+        atexit.register(_part)
+    _hearts[0].watch(on=True)
+
+
+def end() -> None:
+    """The run has ended: from here on the others may end when they like."""
+    for heart in _hearts:
+        heart.watch(on=False)
+
+
+_hearts: list[Heartbeat] = []
+"""Of this process: one, once it has found the others."""
+RESUME = "What is finished stays: the same command again resumes"
+
+
+def _silence() -> float:
+    text = os.environ.get(SILENCE_VARIABLE, str(SILENCE))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 1 <= seconds <= PATIENCE.total_seconds():
+        raise UserError(f"{SILENCE_VARIABLE}={text:.40}: write seconds, from 1 to {PATIENCE.total_seconds():.0f}")
+    return seconds
+
+
+def _gone(silence: float, other: int) -> str:
+    return (
+        f"evertune (process {number()}): process {other} gave no sign of life for {silence:g} s: it is stopped, or its "
+        f"machine is out of reach, so this one ends too. {RESUME}"
+    )
+
+
+@contextmanager
+def _exchange() -> Iterator[None]:
+    """Around an exchange with the others.
+
+    Raises:
+        UserError: one of them has ended.
+    """
+    try:
+        yield
+    except RuntimeError as problem:
+        reason = str(problem).partition("\n")[0]
+        raise UserError(
+            f"another process of this run has ended, and its own message says why ({reason:.120}). {RESUME}"
+        ) from problem
 
 
 def _part() -> None:
@@ -87,6 +142,8 @@ def _part() -> None:
     """
     from torch.distributed import destroy_process_group, is_initialized
 
+    for heart in _hearts:
+        heart.stop()
     time.sleep(MOMENT)
     if is_initialized():
         destroy_process_group()
@@ -99,7 +156,8 @@ def agreed(value: T) -> T:
     from torch.distributed import broadcast_object_list
 
     said = [value if leads() else None]
-    broadcast_object_list(said, src=0)
+    with _exchange():
+        broadcast_object_list(said, src=0)
     return said[0]  # type: ignore[return-value]
 
 
@@ -110,7 +168,8 @@ def gathered(value: T) -> list[T]:
     from torch.distributed import all_gather_object
 
     found: list[Any] = [None] * count()
-    all_gather_object(found, value)
+    with _exchange():
+        all_gather_object(found, value)
     return found
 
 
@@ -154,7 +213,8 @@ def total(values: Sequence[float], *, device: torch.device) -> list[float]:
     from torch.distributed import all_reduce
 
     sums = torch.tensor(values, dtype=torch.float64, device=device)
-    all_reduce(sums)
+    with _exchange():
+        all_reduce(sums)
     found: list[float] = sums.tolist()
     return found
 
@@ -170,7 +230,8 @@ def sum_gradients(parameters: Mapping[str, Tensor]) -> None:
     there = torch.tensor([float(p.grad is not None) for p in wanted], device=wanted[0].device)
     parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in wanted]
     whole = torch.cat([there, *(part.float().flatten() for part in parts)])
-    all_reduce(whole)
+    with _exchange():
+        all_reduce(whole)
     sizes = [len(there), *(p.numel() for p in wanted)]
     there, *sums = torch.split(whole, sizes)
     for parameter, any_has, summed in zip(wanted, there.tolist(), sums, strict=True):

@@ -1,0 +1,90 @@
+"""One of two processes is stopped or killed: the other ends soon, says why in one line, and the run folder is free."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from evertune.locks import NAME, is_held
+
+SILENCE = 3
+"""Seconds; by default it is `processes.SILENCE`."""
+WORK = """
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+import torch
+from evertune import UserError, processes
+from evertune.locks import alone
+
+folder, me = Path(sys.argv[1]), processes.number()
+try:
+    processes.start()
+    with alone(folder / "run") if processes.leads() else nullcontext():
+        for turn in range(10**9):
+            assert processes.agreed(turn) == turn and processes.total([1.0], device=torch.device("cpu")) == [2.0]
+            (folder / f"ready-{me}").touch()
+except UserError as problem:
+    sys.exit(f"evertune: {problem}")
+"""
+
+
+@pytest.fixture
+def two(tmp_path):
+    """Two processes that exchange numbers without end; the first holds the lock of a run folder."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    about = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    about |= {"EVERTUNE_PROCESS_TIMEOUT": str(SILENCE), "CUDA_VISIBLE_DEVICES": ""}
+    made = [
+        subprocess.Popen(
+            [sys.executable, "-c", WORK, str(tmp_path)],
+            env={**os.environ, **about, "RANK": str(number), "LOCAL_RANK": str(number)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    try:
+        until = time.monotonic() + 150
+        while not all((tmp_path / f"ready-{number}").exists() for number in range(2)):
+            assert time.monotonic() < until and all(one.poll() is None for one in made), "they did not begin"
+            time.sleep(0.1)
+        time.sleep(1)
+        yield made
+    finally:
+        for one in made:
+            one.kill()
+            one.communicate()
+
+
+def said(process):
+    """What a process says at its end, warnings of torch left out, and its exit status."""
+    _, errors = process.communicate(timeout=SILENCE + 25)
+    return [line for line in errors.splitlines() if line.startswith(("evertune", "Traceback"))], process.returncode
+
+
+@pytest.mark.parametrize("how", ["SIGSTOP", "SIGKILL"])
+@pytest.mark.parametrize("which", [0, 1])
+def test_the_other_process_ends(two, tmp_path, which, how):
+    assert is_held(tmp_path / "run" / NAME)
+    gone, other = two[which], two[1 - which]
+    gone.send_signal(getattr(signal, how))
+    lines, status = said(other)
+    assert len(lines) == 1 and status > 0, lines
+    assert "process" in lines[0] and "the same command again resumes" in lines[0]
+    if how == "SIGSTOP":
+        assert f"process {which} " in lines[0] and f"{SILENCE} s" in lines[0]
+        gone.send_signal(signal.SIGCONT)
+        lines, status = said(gone)
+        assert len(lines) == 1 and status > 0, "one that goes on ends too"
+    else:
+        gone.wait()
+    assert not is_held(tmp_path / "run" / NAME)
