@@ -6,7 +6,7 @@ matrices = evertune.run("parcel", model="smol", method="sequential,replay,eproj"
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from evertune.identity import FINGERPRINTS, begin, finished_matrix, identity_of,
 from evertune.links import refuse_links
 from evertune.locks import alone
 from evertune.runner import Watcher, follow_stream, more_tasks, run_stream
-from evertune.tasks import Sample, Stream, Task, load_stream
+from evertune.tasks import Stream, Task, load_stream
 
 if TYPE_CHECKING:
     from evertune.learner import Learner
@@ -211,7 +211,6 @@ def _follow(config: RunConfig, specs: Sequence[str]) -> Result:
 def open_run(
     folder: Path,
     *,
-    keep: Callable[[Sample], Sample] | None = None,
     lmm: LMM | None = None,
     upto: int | None = None,
     known: Sequence[Task] = (),
@@ -221,9 +220,8 @@ def open_run(
 
     Args:
         folder: of the run.
-        keep: that of `Learner`, like `upto` and `known`.
         lmm: what `model_of` gave, untouched, where it is loaded already.
-        upto: the last stage that is looked at.
+        upto: the last stage that is looked at; as in `Learner`, like `known`.
         known: tasks that the model knew before.
         progress: told about downloads.
 
@@ -233,7 +231,7 @@ def open_run(
     refuse_links(folder)
     config = config_of(folder)
     lmm = lmm or model_of(folder, progress=progress)
-    return _learner(config, config.method, folder, lmm, keep=keep, upto=upto, known=known)
+    return _learner(config, config.method, folder, lmm, upto=upto, known=known)
 
 
 def model_of(folder: Path, *, progress: Progress | None = None) -> LMM:
@@ -364,7 +362,6 @@ def _learner(
     lmm: LMM,
     *,
     known: Sequence[Task] = (),
-    keep: Callable[[Sample], Sample] | None = None,
     upto: int | None = None,
 ) -> Learner:
     from evertune.learner import Learner
@@ -380,7 +377,6 @@ def _learner(
         evaluation_batch=config.evaluation.batch_size,
         max_new_tokens=config.evaluation.max_new_tokens,
         reuse=config.reuse and not config.deterministic,  # a cache knows what others have done
-        keep=keep,
         upto=upto,
     )
 

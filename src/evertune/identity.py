@@ -22,6 +22,8 @@ from evertune.parsing import YamlError, yaml_value
 from evertune.tasks import Stream
 
 TASKS = ("data", "known")
+PLACES = ("model", "stream")
+"""Settings that may be a path: its last part is the name."""
 FINGERPRINTS = (*TASKS, "model_config")
 """Of what decides a run beside its configuration."""
 
@@ -32,6 +34,25 @@ def identity_of(config: Mapping[str, Any], stream: Stream, model: Mapping[str, A
     parts = [("data", stream.tasks), *([("known", stream.known)] if stream.known else [])]
     data = {key: {task.name: task.fingerprint[:16] for task in tasks} for key, tasks in parts}
     return {**kept, **data, "model_config": digest_of(model)[:16]}
+
+
+def origin_of(folder: Path) -> dict[str, str]:
+    """Digests of what the run in `folder` began with, as far as the folder says: its configuration, its model.
+
+    Not of tasks, which may be added, nor of places, which may change.
+    """
+    origin = {}
+    if (folder / "config.yaml").exists():
+        settings = {key: value for key, value in read_identity(folder).items() if key != "data"}
+        origin["configuration"] = digest_of(_placeless(settings))[:32]
+    if (folder / "stamp.json").exists():
+        origin["model"] = str(read_object(folder / "stamp.json").get("model_fingerprint"))
+    return origin
+
+
+def _placeless(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity without the folders in which model and stream are: names and fingerprints say which they are."""
+    return {key: Path(str(value)).name if key in PLACES else value for key, value in identity.items()}
 
 
 def finished_matrix(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -92,9 +113,14 @@ def added_tasks(folder: Path, identity: Mapping[str, Any]) -> list[str]:
     return added
 
 
+def _is_elsewhere(found: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:
+    """Whether the model or the stream has moved."""
+    return any(found.get(key) != identity.get(key) for key in PLACES)
+
+
 def refuse_other_run(folder: Path, identity: Mapping[str, Any]) -> None:
     """Raise when `folder` was made with another configuration or other data."""
-    found = read_identity(folder)
+    found, identity = _placeless(read_identity(folder)), _placeless(identity)
     for key in sorted(identity.keys() | found.keys(), key=lambda key: (key in FINGERPRINTS, key)):
         before, now = found.get(key), identity.get(key)
         if before == now and (key not in TASKS or list(before or ()) == list(now or ())):
@@ -151,8 +177,8 @@ def _short(value: Any) -> str:
 
 
 def begin(folder: Path, identity: Mapping[str, Any]) -> None:
-    """Create the run folder with its resolved configuration, or write down which tasks were added to its stream."""
+    """Create the run folder with its resolved configuration, or write down what tasks were added or what moved."""
     make_folder(folder)
     path = folder / "config.yaml"
-    if not path.exists() or added_tasks(folder, identity):
+    if not path.exists() or added_tasks(folder, identity) or _is_elsewhere(read_identity(folder), identity):
         write_atomically(path, yaml.safe_dump(dict(identity), sort_keys=False, allow_unicode=True))

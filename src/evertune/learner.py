@@ -12,8 +12,8 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from evertune import processes
 from evertune.errors import RunFolderError, UserError
 from evertune.evaluate import Answer, OnAnswered, answer_samples, longest_answer
 from evertune.files import cache_folder, digest, digest_of, make_folder, note_damage, write_atomically
+from evertune.kept_images import keep_images, kept_images
 from evertune.links import refuse_links
 from evertune.lmm.device import no_fixed_order
 from evertune.lmm.features import FeatureStore
@@ -58,7 +59,6 @@ class Learner:
         known: tasks that the model knows before the first stage, for methods that protect them.
         reuse: take over answers and trainings from the cache that are identical to the bit.
         upto: go on from this stage, as if no later one were in the folder; by default from the last.
-        keep: copies a sample that a method stores (`Context.keep`); by default its pictures stay where they are.
 
     Raises:
         RunFolderError: a stage in `folder` is damaged, or links are in it. UserError: a method lacks another.
@@ -76,7 +76,6 @@ class Learner:
         max_new_tokens: int | None = None,
         known: Sequence[Task] = (),
         reuse: bool = True,
-        keep: Callable[[Sample], Sample] | None = None,
         upto: int | None = None,
     ) -> None:
         refuse_links(folder)
@@ -94,9 +93,14 @@ class Learner:
         self.features = FeatureStore(lmm)
         self._longest: dict[tuple[str, int, int], int] = {}
         self._start = copy_of(lmm.trainable())
-        self._context = Context(lmm=lmm, features=self.features, seed=seed, start=self._start)
-        if keep:
-            self._context = replace(self._context, keep=keep)
+        self._context = Context(
+            lmm=lmm,
+            features=self.features,
+            seed=seed,
+            start=self._start,
+            keep=partial(keep_images, folder),
+            kept=partial(kept_images, folder),
+        )
         self.stages: list[Stage] = saved_stages(folder, upto=upto)
         self.current = 0
         self.load(len(self.stages))

@@ -3,13 +3,17 @@
     stages/02-numbers/trainable.safetensors   the trained weights that stand nowhere else
                       method.safetensors      the methods' state, without what an earlier stage holds already
                       training.jsonl          loss by step
-                      done.json               checksums of the three and of itself; written last
+                      done.json               checksums of the three and of itself, the run, the stage before; last
 
 A tensor of the methods' state that the stage before had too, bit for bit, is written once: later stages name the stage
 that holds it; a weight that is still the start point's, or that is in the methods' state, is named instead of written.
 So an expansion adds one expert per stage to the folder, not all of them again; and to load a stage reads
 that stage: what an earlier one holds (`Held`) is read when it is first looked at. Weights are safetensors only; nothing
 is ever unpickled.
+
+A stage belongs to one run and follows one stage: `done.json` has digests of what the run began with (`origin_of`) and
+of the stage before (`link_of`), which are compared whenever stages are read. They are made of checksums that exist,
+and of nothing that depends on time or place: a stage that is trained again, bit-identical, fits where it was.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ from torch import Tensor
 
 from evertune.errors import RunFolderError
 from evertune.files import digest_of, digest_of_file, make_folder, read_object, write_atomically, write_json
+from evertune.identity import origin_of
 from evertune.lmm.weights import fingerprint_of
 from evertune.names import is_name
 from evertune.parsing import json_value
@@ -34,6 +39,8 @@ from evertune.states import TENSOR, Place, damaged, join_state, place_of, read_t
 
 FILES = ("trainable.safetensors", "method.safetensors")
 LOG, DONE, SEAL = "training.jsonl", "done.json", "seal"
+SUMS, RUN, AFTER = "sha256", "run", "after"
+"""In `done.json`: checksums of the files, what the run began with, `link_of` the stage before."""
 ELSEWHERE, STATE, UNTOUCHED = "elsewhere", "state", "untouched"
 PLACES = "$places"  # beside the methods' names in the state; no method can be called so
 
@@ -86,8 +93,9 @@ def save_stage(
         log: loss by step.
     """
     folder = make_folder(stage_folder(run, stage.number, stage.task))
-    parts = split_state(state)
-    places = _places(run, stage, parts.tensors) | parts.places
+    parts, earlier = split_state(state), saved_stages(run, upto=stage.number - 1)
+    before = stage_folder(run, earlier[-1].number, earlier[-1].task) if earlier else None
+    places = _places(before, folder.name, parts.tensors) | parts.places
     own = {name: tensor for name, tensor in parts.tensors.items() if places[name]["stage"] == folder.name}
     # One entry only: safetensors writes several in random order, and equal stages must be equal files.
     metadata = {"state": json.dumps({**parts.values, PLACES: dict(sorted(places.items()))})}
@@ -99,7 +107,12 @@ def save_stage(
     for name, content in contents.items():
         write_atomically(folder / name, content)
     # Of what was meant, not of what the disk made of it.
-    facts = {**asdict(stage), "sha256": {name: sha256(content).hexdigest() for name, content in contents.items()}}
+    facts = {
+        **asdict(stage),
+        RUN: origin_of(run),
+        AFTER: link_of(sealed(before / DONE)) if before else "",
+        SUMS: {name: sha256(content).hexdigest() for name, content in contents.items()},
+    }
     write_json(folder / DONE, {**facts, SEAL: digest_of(facts)})
 
 
@@ -127,17 +140,14 @@ def _equal(tensor: Tensor, other: Tensor) -> bool:
     return tensor.shape == other.shape and torch.equal(tensor, other.to(tensor))
 
 
-def _places(run: Path, stage: Stage, tensors: Mapping[str, Tensor]) -> dict[str, Place]:
+def _places(before: Path | None, here: str, tensors: Mapping[str, Tensor]) -> dict[str, Place]:
     """The stage that holds each tensor, and its hash: an earlier one where the stage before had the very same."""
-    before: dict[str, Place] = {}
-    for earlier in saved_stages(run, upto=stage.number - 1):
-        if earlier.number == stage.number - 1:
-            path = stage_folder(run, earlier.number, earlier.task) / FILES[1]
-            before = json_value(read_tensors(path, only=())[1]["state"]).get(PLACES, {})
-    here = stage_folder(run, stage.number, stage.task).name
+    old: dict[str, Place] = {}
+    if before:
+        old = json_value(read_tensors(before / FILES[1], only=())[1]["state"]).get(PLACES, {})
     places: dict[str, Place] = {n: {"stage": here, "sha256": fingerprint_of({n: t})} for n, t in tensors.items()}
-    known = {name for name, place in places.items() if before.get(name, {}).get("sha256") == place["sha256"]}
-    return {name: before[name] if name in known else place for name, place in places.items()}
+    known = {name for name, place in places.items() if old.get(name, {}).get("sha256") == place["sha256"]}
+    return {name: old[name] if name in known else place for name, place in places.items()}
 
 
 def stage_folders(run: Path) -> list[Path]:
@@ -161,23 +171,62 @@ def saved_stages(run: Path, *, upto: int | None = None) -> list[Stage]:
     """The finished stages of a run, in order, or the first `upto` of them.
 
     Raises:
-        RunFolderError: one is damaged, or missing though a later one is there.
+        RunFolderError: one is damaged, of another run, or missing though a later one is there.
     """
-    folders = [place for place in stage_folders(run) if (place / DONE).exists()]
-    stages = [read_stage(place) for place in folders[:upto]]
-    for number, stage in enumerate(stages, start=1):
+    folders = [place for place in stage_folders(run) if (place / DONE).exists()][:upto]
+    origin, before = origin_of(run) if folders else {}, ""
+    stages = []
+    for number, place in enumerate(folders, start=1):
+        stage = read_stage(place)
         if stage.number != number:
             raise RunFolderError(
                 f"{run}: stage {number} is missing, though stage {stage.number} is there. "
                 f"See evertune doctor {run} --repair"
             )
+        content = sealed(place / DONE)
+        refuse_foreign(place, content, origin=origin, before=before)
+        before = link_of(content)
+        stages.append(stage)
     return stages
+
+
+def link_of(content: Mapping[str, Any]) -> str:
+    """Digest of a stage and, through `after`, of all before it: of what is the same whenever it is trained again."""
+    return digest_of({key: content.get(key) for key in (RUN, AFTER, "number", "task", "data", SUMS)})[:32]
+
+
+def refuse_foreign(folder: Path, content: Mapping[str, Any], *, origin: Mapping[str, str], before: str | None) -> None:
+    """Raise when a stage was trained in another run, or after another stage.
+
+    Args:
+        folder: the stage's.
+        content: of its `done.json`.
+        origin: `origin_of` the run.
+        before: `link_of` the stage before, "" for the first; None where that is not known.
+
+    Raises:
+        RunFolderError: it does not belong here; the message says why.
+    """
+    run, of = folder.parent.parent, content.get(RUN)
+    if not isinstance(of, dict) or AFTER not in content:
+        raise RunFolderError(
+            f"{folder} is of an earlier version of evertune (it doesn't say of which run it is): choose another --out"
+        )
+    other = next((key for key, value in origin.items() if of.get(key) != value), None)
+    if other is None and before in (None, content[AFTER]):
+        return
+    why = f"in another run, with another {other}" if other else f"after another stage {number_of(folder) - 1} than"
+    raise RunFolderError(
+        f"{folder} was trained {why}{'' if other else ' the one that is here'}. Run evertune doctor {run} --repair, or "
+        f"delete {folder} (and any later stage) and run the same command again: earlier stages are still valid"
+    )
 
 
 def read_stage(folder: Path) -> Stage:
     """The facts about a finished stage."""
     content = sealed(folder / DONE)
-    content.pop("sha256", None)
+    for key in (SUMS, RUN, AFTER):
+        content.pop(key, None)
     try:
         stage = Stage(**content)
     except TypeError as problem:
@@ -264,6 +313,6 @@ def verify(folder: Path, file: str) -> None:
     path = folder / file
     if not path.exists() or not (folder / DONE).exists():
         raise damaged(path, "is missing")
-    written = sealed(folder / DONE).get("sha256")
+    written = sealed(folder / DONE).get(SUMS)
     if not isinstance(written, dict) or not path.is_file() or digest_of_file(path) != written.get(file):
         raise damaged(path, "is truncated or was changed: its checksum is not the one written down")

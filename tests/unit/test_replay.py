@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import replace
 from fractions import Fraction
 from math import prod
+from pathlib import Path
 
 import pytest
 
@@ -238,21 +239,25 @@ def test_a_kept_sample_is_the_whole_sample(lmm, features, tasks):
     replay.setup(replay.context)
     replay.load_state_dict(state)
     found = {s.id: s for s in replay.data_plan(tasks[1], ())}
-    assert found == {rich.id: rich, blind.id: blind}
+    assert found == {s.id: replace(s, origin="the memory of task-0") for s in (rich, blind)}
     assert found[rich.id].fingerprint == rich.fingerprint and found[rich.id].extras == rich.extras
 
 
 def test_samples_are_kept_where_the_learner_says(lmm, features, tasks):
-    """What enters the memory was copied, and what is replayed is the copy as it is found now."""
-    said = []
+    """What enters the memory was copied and names no place; what is replayed is the copy as it is found now."""
+    origins = []
 
     def keep(sample):
-        said.append(sample.origin)
-        return replace(sample, origin=f"kept {sample.origin.removeprefix('kept ')}")
+        origins.append(sample.origin)
+        return replace(sample, images=(Path("copy.png"),))
+
+    def kept(sample):
+        return replace(sample, images=tuple(Path("now") / image for image in sample.images))
 
     replay = Replay(ratio=0.5)
-    replay.setup(Context(lmm=lmm, features=features, seed=5, start=copy_of(lmm.trainable()), keep=keep))
+    start = copy_of(lmm.trainable())
+    replay.setup(Context(lmm=lmm, features=features, seed=5, start=start, keep=keep, kept=kept))
     replay.after_task(tasks[0])
     rows = replay.state_dict()["memory"]["task-0"]
-    assert len(said) == len(rows) == 4 and all(row["origin"].startswith("kept ") for row in rows)
-    assert all(s.origin.startswith("kept ") for s in replay.data_plan(tasks[1], ())) and len(said) == 8
+    assert len(origins) == len(rows) == 4 and all(row["image"] == "copy.png" for row in rows)
+    assert all(s.images == (Path("now/copy.png"),) for s in replay.data_plan(tasks[1], ())) and len(origins) == 4

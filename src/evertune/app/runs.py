@@ -14,12 +14,12 @@ from evertune.api import config_of
 from evertune.config import RunConfig
 from evertune.errors import UserError
 from evertune.identity import read_identity
+from evertune.kept_images import FOLDER, PICTURES
 from evertune.learner import Learner
 from evertune.runner import cells_about
 from evertune.serve.following import Mark
 from evertune.stages import Stage
 from evertune.tasks import Sample, Task
-from evertune.upkeep.kept import FOLDER, PICTURES
 from evertune.upkeep.service import Service
 
 Cell = dict[str, Any]

@@ -59,7 +59,9 @@ class Context:
     seed: int
     start: Mapping[str, Tensor] = field(repr=False)
     keep: Callable[[Sample], Sample] = field(default=lambda sample: sample, repr=False)
-    """For a method that stores samples: the sample as it will be found later, its pictures copied where it must be."""
+    """For a method that stores samples: copies the images into the run folder and names them by content, not place."""
+    kept: Callable[[Sample], Sample] = field(default=lambda sample: sample, repr=False)
+    """The reverse: a stored sample with its images where they are now."""
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:

@@ -1,7 +1,7 @@
 """Replay: some samples of every earlier task, mixed into the current one.
 
 `ratio` keeps that share of each earlier task, as the paper does with 1 %; `buffer` keeps a fixed number of samples
-over all tasks. The memory holds references to samples (their fingerprints), not copies. `weighting` decides how the
+over all tasks. Their images are copied into the run folder, and named by content. `weighting` decides how the
 replayed places of a task are shared among the earlier ones; their number stays the same.
 """
 
@@ -47,7 +47,7 @@ class Replay(Method):
         "reservoir: Vitter 1985, doi 10.1145/3147.3165",
         formula="min_θ Σ over D_t ∪ M, M = a random share of each of D_1 .. D_{t-1}; "
         "weighted: |M_k| w_k / Σ_j |M_j| w_j of the places go to task k, w_k = s(k) or 1 - s(k)",
-        cost="the kept samples (references to pictures that must stay), and the steps they add",
+        cost="the kept samples with their images, and the steps they add",
         fails="when old data may not be kept; with very few kept samples it learns those by heart",
     )
 
@@ -96,7 +96,7 @@ class Replay(Method):
         choose = random.Random(digest("replayed", str(self.context.seed), task.name))
         places = self._places(task, kept)
         replayed = [
-            self.context.keep(_sample(row))
+            self.context.kept(_sample(row, name))
             for name, rows in kept.items()
             for row in _filled(rows, places[name], choose)
         ]
@@ -117,7 +117,7 @@ class Replay(Method):
         choose = random.Random(digest("replay", str(self.context.seed), task.name))
         self._choose(task, choose)
         own = self._memory.get(task.name, [])
-        self._memory[task.name] = [_row(self.context.keep(_sample(row))) for row in own]
+        self._memory[task.name] = [_row(self.context.keep(_sample(row, task.name))) for row in own]
 
     def _choose(self, task: Task, choose: random.Random) -> None:
         if self.choice == "reservoir":
@@ -151,7 +151,7 @@ class Replay(Method):
         self._memory = {name: [row for owner, row in slots if owner == name] for name in names}
 
     def state_dict(self) -> dict[str, Any]:
-        """References to the kept samples by task, samples seen, and embeddings of tasks if they are needed."""
+        """The kept samples by task, samples seen, and embeddings of tasks if they are needed."""
         return {"memory": self._memory, "seen": self._seen, "embeddings": self._embeddings}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -189,17 +189,16 @@ def _row(sample: Sample) -> Row:
         **images_to_row(sample.images),
         "instruction": sample.instruction,
         "answers": list(sample.answers),
-        "origin": sample.origin,
         **({"extras": dict(sample.extras)} if sample.extras else {}),
     }
 
 
-def _sample(row: Mapping[str, Any]) -> Sample:
+def _sample(row: Mapping[str, Any], task: str) -> Sample:
     return Sample(
         row["id"],
         images_of_row(row),
         row["instruction"],
         tuple(row["answers"]),
-        row["origin"],
+        f"the memory of {task}",
         extras=row.get("extras", {}),
     )

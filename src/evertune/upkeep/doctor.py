@@ -7,8 +7,10 @@ stage is taught from the one before it, a cell is asked anew, and what rests on 
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,9 @@ from evertune.assets import Progress
 from evertune.config import RunConfig
 from evertune.errors import RunFolderError, UserError
 from evertune.files import append_jsonl, digest_of_file, read_json, read_text, write_atomically
-from evertune.identity import still_holds
+from evertune.identity import origin_of, still_holds
+from evertune.kept_images import FOLDER as KEPT
+from evertune.kept_images import PICTURES, keep_images
 from evertune.learner import Learner
 from evertune.ledger import cells_of, finished_cells, ledger_row, read_ledger
 from evertune.leftovers import leftovers, sweep
@@ -27,15 +31,32 @@ from evertune.lmm.adapters import bare
 from evertune.lmm.readable import readable
 from evertune.locks import alone
 from evertune.names import below, is_name
+from evertune.parsing import json_value
 from evertune.processes import refuse_several
 from evertune.runner import Watcher, evaluate_cell, plan_of
-from evertune.stages import DONE, LOG, load_stage, number_of, read_stage, sealed, stage_folders, verify
+from evertune.stages import (
+    AFTER,
+    DONE,
+    FILES,
+    LOG,
+    SUMS,
+    link_of,
+    load_stage,
+    number_of,
+    read_stage,
+    refuse_foreign,
+    sealed,
+    stage_folder,
+    stage_folders,
+    verify,
+)
 from evertune.stamp import stamp
-from evertune.states import split_state
+from evertune.states import read_tensors, split_state
 from evertune.tasks import Stream, Task
-from evertune.upkeep.kept import FOLDER as KEPT
 from evertune.upkeep.kept import is_kept, kept_task
 from evertune.upkeep.service import OWN
+
+IMAGE_NAME = re.compile(r"[0-9a-f]{64}(\.\w{1,8})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +120,8 @@ def _is_row(line: str) -> bool:
 
 def _stages(folder: Path, config: RunConfig) -> Iterator[Finding]:
     again = "" if config.stream == OWN else "taught again from the stage before it"
-    places = stage_folders(folder)
+    places, origin = stage_folders(folder), _origin(folder)
+    before: str | None = ""
     done = {number_of(place): place for place in places if (place / DONE).exists()}
     for place in places:
         if not (place / DONE).exists():
@@ -109,14 +131,26 @@ def _stages(folder: Path, config: RunConfig) -> Iterator[Finding]:
     for number in range(1, max(done, default=0) + 1):
         if number not in {number_of(place) for place in places}:
             yield Finding(folder / "stages" / f"{number:02d}-...", "is missing", again, stage=number)
-        elif number in done and (wrong := _wrong_with(folder, done[number])):
+        elif number in done and (wrong := _wrong_with(folder, done[number], origin, before)):
             yield Finding(wrong[0], wrong[1], again, stage=number)
+            before = None  # whether the next one fits is seen when this one has been trained again
+            continue
+        before = link_of(sealed(done[number] / DONE)) if number in done else None
 
 
-def _wrong_with(folder: Path, place: Path) -> tuple[Path, str] | None:
+def _origin(folder: Path) -> dict[str, str]:
+    try:
+        return origin_of(folder)
+    except RunFolderError:  # the stamp is damaged, which is a finding by itself
+        return {}
+
+
+def _wrong_with(folder: Path, place: Path, origin: Mapping[str, str], before: str | None) -> tuple[Path, str] | None:
     """The file of a finished stage that is not what was written, and what is wrong with it."""
     try:
-        written = sealed(place / DONE).get("sha256", {})
+        content = sealed(place / DONE)
+        refuse_foreign(place, content, origin=origin, before=before)
+        written = content.get(SUMS, {})
         for file in written if isinstance(written, dict) else ():
             if not is_name(file):
                 raise RunFolderError(f"{place / DONE} names the file {file!r:.80}, which is none of a stage")
@@ -171,9 +205,33 @@ def _kept(folder: Path, config: RunConfig) -> Iterator[Finding]:
             kept_task(folder, path.stem)
         except RunFolderError as problem:
             yield Finding(path, _said(problem), again)
-    for picture in sorted((folder / KEPT / "pictures").glob("*")):
+    for picture in sorted((folder / KEPT / PICTURES).glob("*")):
         if not picture.name.startswith(".") and picture.is_file() and digest_of_file(picture) != picture.stem:
             yield Finding(picture, "was changed: it is not the picture of its name", again)
+    for name in sorted(_images_named(folder)):
+        if not (folder / KEPT / PICTURES / name).exists():
+            yield Finding(folder / KEPT / PICTURES / name, "is missing", again)
+
+
+def _images_named(folder: Path) -> set[str]:
+    """The kept images that the tasks and the stages name, as far as they can be read."""
+    named: set[str] = set()
+    for path in (folder / KEPT).glob("*.json"):
+        with suppress(RunFolderError):
+            named.update(_images_in(read_json(path)))
+    for place in stage_folders(folder):
+        with suppress(RunFolderError, KeyError, ValueError):
+            named.update(_images_in(json_value(read_tensors(place / FILES[1], only=())[1]["state"])))
+    return named
+
+
+def _images_in(value: Any) -> Iterator[str]:
+    """Names of kept images anywhere in a value (`images_to_row`)."""
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value if isinstance(value, list) else ()):
+        if key in ("image", "images"):
+            texts = inner if isinstance(inner, list) else [inner]
+            yield from (text for text in texts if isinstance(text, str) and IMAGE_NAME.fullmatch(text))
+        yield from _images_in(inner)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +271,8 @@ def repair(
         if not (folder / "stamp.json").exists():
             lmm = bare(open_run(folder, upto=0, progress=progress).lmm)
             stamp(folder, lmm, stream or Stream(OWN, tasks=()))
+        if stream is not None:
+            _copy_again(folder, {f.path.stem for f in found if f.path.parent == folder / KEPT / PICTURES}, stream)
         for number in sorted(finding.stage for finding in found if finding.stage and finding.remedy):
             _teach_again(folder, number, stream, watcher, progress)
         if cells and not any(finding.stage and not finding.remedy for finding in found):
@@ -220,6 +280,14 @@ def repair(
     if stream is not None and found and _is_complete(folder, stream, progress):
         run_config(config, watcher=watcher, progress=progress)
     return Repaired(found, examine(folder))
+
+
+def _copy_again(folder: Path, lost: set[str], stream: Stream) -> None:
+    """Kept images that were changed or are missing, by their SHA-256, from the data of the stream."""
+    for task in stream.columns if lost else ():
+        for sample in (*task.train, *task.test):
+            if lost & set(sample.image_digests):
+                keep_images(folder, sample)
 
 
 def _lost_cells(folder: Path) -> set[tuple[int, str]]:
@@ -265,15 +333,13 @@ def _teach_again(folder: Path, number: int, stream: Stream | None, watcher: Watc
             f"{folder} --to {number - 1}, and teach it from its data"
         )
     task = plan[number - 1]
-    place = next((place for place in stage_folders(folder) if number_of(place) == number), None)
-    before = _checksums(place)
+    wanted = _link_wanted(folder, number)
     watcher.stage_started(number, task)
     training = learner.training_of(task)
     effective = training.batch_size * training.accumulate
     stage = learner.learn(task, on_step=lambda step: watcher.stepped(step, samples=effective))
     watcher.stage_done(stage)
-    after = _checksums(folder / "stages" / f"{number:02d}-{task.name}")
-    same = before == after if before else None
+    same = None if wanted is None else wanted == link_of(sealed(stage_folder(folder, number, task.name) / DONE))
     append_jsonl(folder / "ledger.jsonl", {"event": "repair", "stage": number, "same": same, "time": time.time()})
     if same is False and any(number_of(path) > number for path in stage_folders(folder)):
         raise RunFolderError(
@@ -283,12 +349,15 @@ def _teach_again(folder: Path, number: int, stream: Stream | None, watcher: Watc
         )
 
 
-def _checksums(place: Path | None) -> Mapping[str, str] | None:
-    """What a stage's files were when they were written; None where nobody knows."""
-    try:
-        return None if place is None else dict(sealed(place / DONE)["sha256"])
-    except (RunFolderError, KeyError):
-        return None
+def _link_wanted(folder: Path, number: int) -> str | None:
+    """`link_of` a stage as it was written, by the stage after it or by itself; None where neither says so."""
+    places, origin = {number_of(place): place for place in stage_folders(folder)}, _origin(folder)
+    for place in (places[n] for n in (number + 1, number) if n in places):
+        with suppress(RunFolderError):
+            content = sealed(place / DONE)
+            refuse_foreign(place, content, origin=origin, before=None)
+            return link_of(content) if place is places.get(number) else str(content[AFTER])
+    return None
 
 
 def _ask_again(

@@ -9,49 +9,16 @@ So it can be checked, and taught further, after the data themselves are gone, an
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from evertune.errors import RunFolderError, UserError
-from evertune.files import make_folder, read_object, write_atomically, write_json
+from evertune.files import read_object, write_json
+from evertune.kept_images import FOLDER, PICTURES, keep_images
 from evertune.names import below, is_name
 from evertune.scoring.rules import rule_of
 from evertune.tasks import Sample, Task
-from evertune.tasks.pictures import read_bytes
 from evertune.tasks.task import images_of_row, images_to_row
-
-FOLDER = "kept"
-PICTURES = "pictures"
-
-
-def keep_sample(folder: Path, sample: Sample) -> Sample:
-    """The same sample with its pictures in the model's folder, copied there when they are not.
-
-    Raises:
-        DataError: a picture is gone.
-    """
-    place = folder / FOLDER / PICTURES
-    images = tuple(
-        _kept_picture(place, image, sha, origin=sample.origin)
-        for image, sha in zip(sample.images, _digests(sample), strict=True)
-    )
-    return replace(sample, images=images, known_digests=())
-
-
-def _digests(sample: Sample) -> tuple[str, ...]:
-    """SHA-256 of the pictures; of one that is gone, because the folder was moved, its name says it."""
-    if all(image.exists() for image in sample.images):
-        return sample.image_digests
-    return tuple(image.stem for image in sample.images)
-
-
-def _kept_picture(place: Path, image: Path, sha: str, *, origin: str) -> Path:
-    kept = place / f"{sha}{image.suffix.lower()}"
-    if not kept.exists():
-        make_folder(place)
-        write_atomically(kept, read_bytes(image, origin=origin))
-    return kept
 
 
 def keep_task(folder: Path, task: Task, *, tokens: Callable[[str], int]) -> Task:
@@ -113,10 +80,10 @@ def drop_task(folder: Path, name: str) -> None:
 
 
 def _row(folder: Path, sample: Sample) -> dict[str, Any]:
-    kept = keep_sample(folder, sample)
+    kept = keep_images(folder, sample)
     return {
         "id": sample.id,
-        **images_to_row([Path(image.name) for image in kept.images]),
+        **images_to_row(kept.images),
         "instruction": sample.instruction,
         "answers": list(sample.answers),
         **({"extras": dict(sample.extras)} if sample.extras else {}),

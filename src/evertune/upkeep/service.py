@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from evertune.lmm.protocol import LMM
 from evertune.processes import refuse_several
 from evertune.runner import Watcher, cells_about, evaluate_cell
 from evertune.tasks import Task
-from evertune.upkeep.kept import is_kept, keep_sample, keep_task, kept_task
+from evertune.upkeep.kept import is_kept, keep_task, kept_task
 
 OWN = "(own)"
 """The stream of a model that is taught task by task: it has none but its own history."""
@@ -45,7 +44,7 @@ class Service:
         refuse_several("this command")
         refuse_links(folder)
         config = config_of(folder)
-        learner = open_run(folder, keep=partial(keep_sample, folder), lmm=lmm, progress=progress)
+        learner = open_run(folder, lmm=lmm, progress=progress)
         names = [stage.task for stage in learner.stages]
         if config.stream != OWN:
             names = _known_to_run(folder, learned=names)
