@@ -221,6 +221,7 @@ def _images_named(folder: Path) -> set[str]:
             named.update(_images_in(read_json(path)))
     for place in stage_folders(folder):
         with suppress(RunFolderError, KeyError, ValueError):
+            refuse_foreign(place, sealed(place / DONE), origin=_origin(folder), before=None)
             named.update(_images_in(json_value(read_tensors(place / FILES[1], only=())[1]["state"])))
     return named
 
