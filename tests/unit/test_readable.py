@@ -264,3 +264,10 @@ def test_answers_that_the_tokenizer_does_not_know(written, tmp_path):
 
 def test_words_that_a_tokenizer_of_bytes_writes_are_known(written, lmm):
     assert not len(check(written({4: {"instruction": "什么颜色", "answer": "红色"}}), lmm=lmm).warnings)
+
+
+@pytest.mark.parametrize("text", ["which\ud800?", "\udcff"])
+def test_a_question_that_is_no_text_is_refused(lmm, text):
+    """Such a question comes from a page, or from bytes of a terminal; tokenizers fall over."""
+    with pytest.raises(DataError, match="the question holds half a character"):
+        refuse_unreadable(Sample("question", (), text, ()), lmm, [])

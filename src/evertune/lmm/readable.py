@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from evertune.errors import DataError
 from evertune.lmm.protocol import LMM, TYPICAL, Size, Turn
+from evertune.names import is_text
 from evertune.tasks.marks import IMAGE_MARK
 from evertune.tasks.pictures import short, size_of
 from evertune.tasks.problems import Problems
@@ -64,6 +65,8 @@ def refuse_unreadable(sample: Sample, lmm: LMM, sizes: Sequence[Size], context: 
     name = short(Path(lmm.name).name)
     said_before = (("turn", turn.text) for turn in context)
     for what, text in (*said_before, ("question", sample.instruction), ("answer", "".join(sample.answers[:1]))):
+        if not is_text(text):
+            raise DataError(f"the {what} holds half a character, which no tokenizer reads: write it again")
         if found := _pattern(_control_tokens(lmm, answer=what == "answer")).search(text):
             said = f"the {what} holds {short(found[0])}, which {name} reads as a control token and not as text"
             raise DataError(f"{said}: take it out", kind=CONTROL)

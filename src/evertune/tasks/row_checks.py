@@ -6,6 +6,7 @@ Apart from `rows.py`, which knows how rows lie on disk and nothing of what a goo
 from __future__ import annotations
 
 from evertune.errors import DataError
+from evertune.names import is_text
 from evertune.tasks.formats import Row
 from evertune.tasks.marks import IMAGE_MARK, VIDEO_MARK, leads, refuse_miscounted, unmarked
 from evertune.tasks.pictures import picture_name, short
@@ -55,14 +56,5 @@ def _refuse_text(what: str, text: str, origin: str, *, empty: bool = False) -> N
     if len(text) > LONGEST_TEXT:
         complaint = f"{origin}: the {what} has {len(text):,} characters; at most {LONGEST_TEXT:,} are taken"
         raise DataError(complaint, kind="huge text")
-    if "\0" in text or not (text.isascii() or _is_unicode(text)):
+    if "\0" in text or not (text.isascii() or is_text(text)):
         raise DataError(f"{origin}: the {what} {short(text)} holds a NUL or half a character", kind="broken text")
-
-
-def _is_unicode(text: str) -> bool:
-    """False for lone surrogates, which no file or tokenizer can hold."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
