@@ -18,3 +18,13 @@ def test_eight_kills(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert sum(len(row["kills"]) for row in rows) >= 8 and all(row["same"] for row in rows)
     assert "in a write" in {kill["kind"] for row in rows for kill in row["kills"]}
+
+
+def test_a_command_is_killed(tmp_path):
+    """The same for whole commands, as they are typed: here `learn`; all four take minutes."""
+    script = SCRIPT.with_name("crash_commands.py")
+    command = [sys.executable, str(script), "--kills", "2", "--ways", "learn", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    rows = [json.loads(line) for line in (tmp_path / "crash.jsonl").read_text().splitlines()]
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert sum(len(row["kills"]) for row in rows) >= 2 and all(row["same"] for row in rows)

@@ -30,3 +30,4 @@ def test_every_test_that_the_page_names_exists():
 def test_the_table_has_all_fourteen_attacks_with_tests():
     rows = re.findall(r"^\| (\d+) \| .* \| .* \|(.*)\|$", PAGE, re.MULTILINE)
     assert [int(number) for number, _ in rows] == list(range(1, 15))
+    assert [number for number, tests in rows if not re.search(r"`test_\w+`", tests)] == []
