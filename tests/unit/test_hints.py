@@ -39,6 +39,7 @@ SHOWN_BY = {
     "runner.py": RUNS,
     "scoring/matrix_files.py": ("metrics",),
     "serve/listening.py": ("serve", "app"),
+    "stages.py": RUNS,
     "stamp.py": RUNS,
     "study/file.py": ("study",),
     "tasks/single_file.py": DATA,

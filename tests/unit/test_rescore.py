@@ -309,7 +309,7 @@ def test_files_that_are_no_text(tmp_path):
         read_predictions(tmp_path / "latin.jsonl")
     with pytest.raises(DataError, match="can't be read: No such file"):
         read_predictions(tmp_path / "nothing.jsonl")
-    with pytest.raises(DataError, match="can't be read: Is a directory"):
+    with pytest.raises(DataError, match="can't be read: it is no regular file"):
         read_predictions(tmp_path)
 
 
