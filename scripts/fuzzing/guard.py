@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 NEVER = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty", "pty.spawn")
-WORKERS = {"arrow_process.py"}
+WORKERS = {"arrow_process.py", "template_worker.py"}
 """Processes of our own that read where the limits are."""
 NETWORK = ("socket.connect", "socket.bind", "socket.getaddrinfo", "socket.sendto", "urllib.Request")
 CODE = ("pickle.find_class", "compile", "ctypes.dlopen", "webbrowser.open")

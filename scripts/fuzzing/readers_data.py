@@ -228,7 +228,7 @@ def _archives(_: World) -> list[Reader]:
         def run(content: bytes, place: Path) -> None:
             emptied(package.folder)
             (place / "a").write_bytes(content)
-            unpack(package, place / "a")
+            unpack(package, place / "a", package.folder)
 
         return Reader(f"archive {registry.ending}", [Seed(content) for content in seeds], run, share)
 
