@@ -19,7 +19,7 @@ from evertune.app.command import playground
 from evertune.files import digest_of_file
 from evertune.runner import questions_of
 from evertune.serve.answering import Reply
-from evertune.stages import SEAL
+from evertune.stages import AFTER, SEAL, link_of
 from evertune.upkeep.kept import kept_task
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
@@ -267,8 +267,15 @@ def poisoned(taught, tmp_path):
         path.rename(path.with_name(path.name.replace(old, NASTY_NAME)))
     for path in (folder / "matrix.json", *folder.glob("kept/*.json"), *folder.glob("stages/*/done.json")):
         path.write_text(path.read_text().replace(f'"{old}"', json.dumps(NASTY_NAME)))
-    for path in folder.glob("stages/*/done.json"):  # a stranger seals what he sends, or doesn't
-        path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != SEAL}))
+    before = None
+    for path in sorted(
+        folder.glob("stages/*/done.json")
+    ):  # a stranger seals what is sent, or does not; the chain is right
+        content = {key: value for key, value in json.loads(path.read_text()).items() if key != SEAL}
+        if before is not None:
+            content[AFTER] = link_of(before)
+        path.write_text(json.dumps(content))
+        before = content
     for path in folder.glob("kept/*.json"):
         content = json.loads(path.read_text())
         for row in content["test"]:
