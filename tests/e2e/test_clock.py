@@ -125,7 +125,12 @@ def reckoned(text):
     return lines
 
 
+AGES = {"leftovers.py"}
+"""The age of leftovers is by the wall clock: other machines share the cache. A clock that jumps by more than a day can
+remove what another process is making; that process then ends with an error, and no number changes."""
+
+
 def test_nothing_reckons_with_the_wall_clock():
     assert reckoned("a = time.time() - b\nif x.st_mtime > y: pass") == [1, 2]
-    found = {str(path): reckoned(path.read_text()) for path in SOURCES.rglob("*.py")}
+    found = {str(path): reckoned(path.read_text()) for path in SOURCES.rglob("*.py") if path.name not in AGES}
     assert {path: lines for path, lines in found.items() if lines} == {}

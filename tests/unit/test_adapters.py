@@ -232,7 +232,7 @@ def test_compositions_that_make_no_sense(spec, complaint):
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"rank": 0}, "lora.rank must be at least 1"),
+        ({"rank": 0}, "lora.rank must be 1 to 65,536"),
         ({"alpha": 0.0}, "lora.alpha above 0"),
         ({"targets": " , "}, "lora.targets is empty"),
         ({"rang": 4}, "no option 'rang'"),

@@ -61,7 +61,7 @@ def test_a_run_that_is_damaged_is_told(folders):
     runs, bench = open_runs(folders)
     shutil.rmtree(stage_folders(folders[0])[2])
     shutil.copytree(stage_folders(folders[1])[2], folders[0] / "stages" / "03-task-2")  # of another method
-    with pytest.raises(UserError, match="other methods"):
+    with pytest.raises(UserError, match="trained in another run, with another configuration"):
         Asking(runs, bench, tokens=4).refresh()
 
 

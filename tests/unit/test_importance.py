@@ -167,7 +167,7 @@ def test_a_run_writes_down_the_strength_it_used():
     ("spec", "options", "complaint"),
     [
         ("mas", {"strength": -1.0}, "mas.strength must be 0 or more"),
-        ("mas", {"strength": float("nan")}, "mas.strength must be 0 or more"),
+        ("mas", {"strength": float("nan")}, "mas.strength=nan: the number must be finite"),
         ("online-ewc", {"samples": 0}, "online-ewc.samples at least 1"),
         ("online-ewc", {"gamma": 1.5}, "online-ewc.gamma must lie between 0 and 1"),
         ("lwf", {"strength": -1.0}, "lwf.strength must be 0 or more"),

@@ -14,8 +14,8 @@
 
 The folder is written whole or not at all. Its key holds everything that decides it (format, options, prompt, and path,
 size and time of the source files), so that a changed file is a new folder. Memory while it is written: about 60 bytes
-a row; afterwards the arrays are memory-mapped where they are
-used (`open_files`).
+a row; afterwards the arrays are memory-mapped where they
+are used (`open_files`).
 """
 
 from __future__ import annotations
