@@ -177,13 +177,13 @@ def saved_stages(run: Path, *, upto: int | None = None) -> list[Stage]:
     origin, before = origin_of(run) if folders else {}, ""
     stages = []
     for number, place in enumerate(folders, start=1):
-        stage = read_stage(place)
+        content = sealed(place / DONE)
+        stage = _facts(place, content)
         if stage.number != number:
             raise RunFolderError(
                 f"{run}: stage {number} is missing, though stage {stage.number} is there. "
                 f"See evertune doctor {run} --repair"
             )
-        content = sealed(place / DONE)
         refuse_foreign(place, content, origin=origin, before=before)
         before = link_of(content)
         stages.append(stage)
@@ -224,11 +224,12 @@ def refuse_foreign(folder: Path, content: Mapping[str, Any], *, origin: Mapping[
 
 def read_stage(folder: Path) -> Stage:
     """The facts about a finished stage."""
-    content = sealed(folder / DONE)
-    for key in (SUMS, RUN, AFTER):
-        content.pop(key, None)
+    return _facts(folder, sealed(folder / DONE))
+
+
+def _facts(folder: Path, content: Mapping[str, Any]) -> Stage:
     try:
-        stage = Stage(**content)
+        stage = Stage(**{key: value for key, value in content.items() if key not in (SUMS, RUN, AFTER)})
     except TypeError as problem:
         raise damaged(folder / DONE, f"is damaged: {problem}") from problem
     kinds = get_type_hints(Stage)

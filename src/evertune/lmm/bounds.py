@@ -98,13 +98,8 @@ def refuse_larger(folder: Path, kind: Any) -> None:
     with torch.device("meta"):
         model = kind.from_config(config, trust_remote_code=False)
     wanted = sum(part.numel() for parts in (model.parameters(), model.buffers()) for part in parts)
-    held = 0
-    for file in folder.glob("*.safetensors"):
-        for tensor in read_header(file).values():
-            count = 1
-            for side in tensor.shape:
-                count *= side
-            held += count
+    headers = [read_header(file) for file in folder.glob("*.safetensors")]
+    held = sum(math.prod(tensor.shape) for header in headers for tensor in header.values())
     if wanted > 2 * held + SPARE:
         raise UserError(
             f"{folder / 'config.json'}: the model that it describes has {wanted:,} parameters, the weights beside it "
