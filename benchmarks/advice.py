@@ -12,8 +12,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from evertune.files import write_json
-from evertune.upkeep.expected import PAIRS, fitted
+from evertune.service.expected import PAIRS, fitted
+from evertune.utils.files import write_json
 
 COSINES = ("image", "instruction", "answer")
 

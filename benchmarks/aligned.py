@@ -15,12 +15,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from evertune.learner import Learner
-from evertune.lmm import load_lmm
-from evertune.loop import Step, Training
+from evertune.data import Task, load_stream
 from evertune.methods import make_methods
-from evertune.scoring.rules import rule_of
-from evertune.tasks import Task, load_stream
+from evertune.metrics.rules import rule_of
+from evertune.models import load_lmm
+from evertune.training.learner import Learner
+from evertune.training.loop import Step, Training
 
 
 def main() -> None:

@@ -66,10 +66,10 @@ def picture(number: int) -> str:
 
 def do(step: str, folder: Path) -> None:
     """One step, in this process."""
-    from evertune.loop import sample_order
-    from evertune.tasks import load_stream
-    from evertune.tasks.formats import format_of
-    from evertune.tasks.rows import Recipe, indexed
+    from evertune.data import load_stream
+    from evertune.data.formats import format_of
+    from evertune.data.rows import Recipe, indexed
+    from evertune.training.loop import sample_order
 
     began = time.perf_counter()
     if step == "index":
@@ -79,7 +79,7 @@ def do(step: str, folder: Path) -> None:
             recipe = Recipe("llava", 1, place, split, {}, llava.PROMPT, anywhere=False, files=(place,))
             indexed(recipe, lambda place=place, split=split: llava.rows(place, split=split))
     elif step in ("check", "compare", "again"):
-        from evertune.data import check
+        from evertune.tools.data import check
 
         checked = check(str(folder / "scale.yaml"), pictures=step != "check")
         print(checked.as_dict()["counts"], file=sys.stderr)

@@ -19,14 +19,14 @@ from pathlib import Path
 
 import torch
 
-from evertune.evaluate import answer_samples, longest_answer
-from evertune.learner import Learner
-from evertune.lmm import load_lmm
-from evertune.lmm.device import use_threads
-from evertune.loop import Training
+from evertune.data import load_stream
+from evertune.data.images import read_picture
 from evertune.methods import make_methods
-from evertune.tasks import load_stream
-from evertune.tasks.pictures import read_picture
+from evertune.models import load_lmm
+from evertune.training.evaluator import answer_samples, longest_answer
+from evertune.training.learner import Learner
+from evertune.training.loop import Training
+from evertune.utils.device import use_threads
 
 
 def main() -> None:

@@ -71,7 +71,7 @@ def fresh(arguments: list[str], cache: str) -> str:
 def measured(wanted: argparse.Namespace) -> dict[str, float]:
     """One stream of `wanted.one` tasks, watched."""
     import evertune
-    from evertune.lmm.smol import Smol
+    from evertune.models.smol import Smol
 
     clocks: dict[str, list[float]] = {"training": [], "around": [], "row": [], "memory": [], "used": [], "asked": []}
     asked = [0]

@@ -15,13 +15,13 @@ from unittest import mock
 
 import torch
 
-from evertune.lmm import load_lmm
-from evertune.lmm.features import FeatureStore
-from evertune.lmm.weights import copy_of
+from evertune.data import load_stream
 from evertune.methods import importance
 from evertune.methods.base import Context
 from evertune.methods.ewc import fisher_information
-from evertune.tasks import load_stream
+from evertune.models import load_lmm
+from evertune.models.features import FeatureStore
+from evertune.models.weights import copy_of
 
 
 def main() -> None:

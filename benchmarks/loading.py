@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 
-LOAD = "import sys; from evertune.lmm import load_lmm; load_lmm(sys.argv[1])"
+LOAD = "import sys; from evertune.models import load_lmm; load_lmm(sys.argv[1])"
 
 
 def main() -> None:

@@ -60,7 +60,7 @@ def measured(cache: str, out: Path, method: str, *, stop_at_first_step: bool = F
 
 def main() -> None:
     """Measure in a cache that has the fetched weights and pictures, and nothing else."""
-    from evertune.files import cache_folder
+    from evertune.utils.files import cache_folder
 
     with tempfile.TemporaryDirectory() as place:
         cache = Path(place) / "cache"

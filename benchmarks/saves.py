@@ -20,12 +20,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
-from evertune.checks import toy_tasks
-from evertune.learner import Learner
-from evertune.lmm import load_lmm
-from evertune.loop import OnStep, Step, Training
 from evertune.methods import make_methods
-from evertune.midway import Saves
+from evertune.models import load_lmm
+from evertune.training.learner import Learner
+from evertune.training.loop import OnStep, Step, Training
+from evertune.training.method_contract import toy_tasks
+from evertune.training.mid_task import Saves
 
 
 class Timed:

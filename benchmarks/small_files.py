@@ -20,8 +20,8 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from photographs import photographs
 
-from evertune import upkeep
-from evertune.files import append_jsonl
+from evertune import service as upkeep
+from evertune.utils.files import append_jsonl
 
 SEED = 100
 PHOTOGRAPHS, POCKET = "photographs", {"okvqa": "vqa", "vizwiz": "vqa", "ocrvqa": "normalised", "gqa": "normalised"}

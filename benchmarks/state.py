@@ -11,8 +11,8 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from evertune.api import configure
-from evertune.planning import plan
+from evertune.runs.api import configure
+from evertune.runs.plan.api import plan
 
 LLAVA, QWEN = "llava-1.5-7b-hf", "Qwen2.5-VL-7B-Instruct"
 BLIP, LEAST = "instructblip-vicuna-7b", ("model.scope=projection",)

@@ -16,10 +16,10 @@ from collections.abc import Callable
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from evertune.lmm import load_lmm
-from evertune.lmm.device import use_threads
-from evertune.lmm.features import FeatureStore
-from evertune.tasks import load_stream
+from evertune.data import load_stream
+from evertune.models import load_lmm
+from evertune.models.features import FeatureStore
+from evertune.utils.device import use_threads
 
 SIDE = 2048
 

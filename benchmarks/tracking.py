@@ -12,9 +12,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from evertune.loop import Step
-from evertune.runner import Watcher
-from evertune.tracking import tracking
+from evertune.runs.runner import Watcher
+from evertune.runs.tracking import tracking
+from evertune.training.loop import Step
 
 STEPS = 1000
 

@@ -24,8 +24,8 @@ from typing import Any
 from peers.trainer_stream import METHODS, forgetting
 
 import evertune
-from evertune.files import cache_folder
-from evertune.tasks import load_stream
+from evertune.data import load_stream
+from evertune.utils.files import cache_folder
 
 HERE = Path(__file__).resolve().parent
 DATA = ("tasks", "rows", "packages")

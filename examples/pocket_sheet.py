@@ -12,9 +12,9 @@ import textwrap
 import matplotlib
 import matplotlib.pyplot as plt
 
-from evertune.tasks.pocket.draw import draw
-from evertune.tasks.pocket.questions import ROLES
-from evertune.tasks.pocket.world import draw_scene
+from evertune.data.pocket.draw import draw
+from evertune.data.pocket.questions import ROLES
+from evertune.data.pocket.world import draw_scene
 
 
 def main(path: str) -> None:

@@ -30,9 +30,9 @@ import torch
 import yaml
 
 import evertune
-from evertune import files
-from evertune.checks import toy_tasks
-from evertune.runner import Watcher
+from evertune.runs.runner import Watcher
+from evertune.training.method_contract import toy_tasks
+from evertune.utils import files
 
 FAMILIES = {
     "sequential": [],

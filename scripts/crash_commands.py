@@ -29,7 +29,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from crash import make_stream, significant
 
-from evertune import files
+from evertune.utils import files
 
 EVERTUNE = ["-m", "evertune"]
 TWO_RANKS = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *EVERTUNE]

@@ -27,11 +27,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 from crash import make_stream, significant
 
 import evertune
-from evertune.errors import UserError
-from evertune.files import append_jsonl, make_folder
-from evertune.leftovers import leftovers
-from evertune.runner import Watcher
-from evertune.upkeep.doctor import examine
+from evertune.runs.runner import Watcher
+from evertune.service.integrity import examine
+from evertune.utils.errors import UserError
+from evertune.utils.files import append_jsonl, make_folder
+from evertune.utils.temporary_files import leftovers
 
 SETTINGS = ["train.epochs=2", "train.learning_rate=0.01", "train.save_every=3", "dtype=float32", "ewc.samples=4"]
 METHOD = "replay+ewc"

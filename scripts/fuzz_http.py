@@ -146,7 +146,7 @@ class Attacked:
     def _about(self, name: str) -> Server:
         outside = (*map(str, self._outside), "/etc/passwd", "/proc/self/environ", "/dev/zero", "/proc/self/mem")
         if self.kind == "server":
-            from evertune.serve.chat import ChatRequest
+            from evertune.apps.server.chat import ChatRequest
 
             return Server(outside, name, ChatRequest.model_json_schema())
         head, _, body = self.ask(Request(http("GET", "/config")))[0].partition(b"\r\n\r\n")

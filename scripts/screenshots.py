@@ -61,7 +61,7 @@ def pocket_png(path: Path) -> None:
 
 def app_png(path: Path) -> None:
     """The playground on a short run of `pocket-b1`: a kept question asked of every stage, and a cell opened."""
-    from evertune.app.command import playground
+    from evertune.apps.playground.command import playground
 
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)

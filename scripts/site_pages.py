@@ -1,6 +1,6 @@
 """Pages of the site that are no files in docs/: what docs link to outside of it, CONTRIBUTING, CHANGELOG, the commands.
 
-The docs are written for readers of the repository, where `../src/evertune/similarity.py` opens. A site that is read
+The docs are written for readers of the repository, where `../src/evertune/methods/ewc.py` opens. A site that is read
 from disk has no repository beside it, so each file that is linked becomes a page here, and each folder a list.
 MkDocs calls the functions `on_...` (`hooks:` in mkdocs.yml).
 """
@@ -110,7 +110,7 @@ def as_if_in_docs(text: str) -> str:
 
 def commands_page() -> str:
     """Every command with its arguments and options, as `--help` says them."""
-    from evertune.cli import app
+    from evertune.cli.main import app
 
     parts = [
         "# Commands",

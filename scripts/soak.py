@@ -29,9 +29,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 import crash
 import faults
 
-from evertune.errors import UserError
-from evertune.files import append_jsonl, make_folder
-from evertune.upkeep.doctor import examine, repair
+from evertune.service.integrity import examine, repair
+from evertune.utils.errors import UserError
+from evertune.utils.files import append_jsonl, make_folder
 
 MOST_TROUBLES = 6
 ROUNDS_PER_PAIR = 5

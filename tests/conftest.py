@@ -17,13 +17,13 @@ from tiny_blip import write_blip
 from tiny_chat import write_tiny
 
 import evertune
-from evertune.checks import toy_tasks
-from evertune.lmm import load_lmm
-from evertune.lmm.features import FeatureStore
-from evertune.lmm.weights import copy_of
 from evertune.methods import make_methods
 from evertune.methods.base import Context
-from evertune.pretrain.parts import make_model, make_processor, make_tokenizer, save_checkpoint
+from evertune.models import load_lmm
+from evertune.models.features import FeatureStore
+from evertune.models.weights import copy_of
+from evertune.tools.pretrain.parts import make_model, make_processor, make_tokenizer, save_checkpoint
+from evertune.training.method_contract import toy_tasks
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,8 +10,8 @@ from transformers import AutoModelForImageTextToText, CLIPVisionConfig, LlamaCon
 from transformers import PreTrainedTokenizerFast as Fast
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
-from evertune.lmm.compat import _without_video
-from evertune.lmm.quiet import quiet_libraries
+from evertune.models.compat import _without_video
+from evertune.utils.quiet import quiet_libraries
 
 LM = {
     "hidden_size": 32,

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
 
-from evertune.lmm.decoder import IGNORE, pad
-from evertune.lmm.instructblip import InstructBlip
-from evertune.lmm.smol import Smol, _prepared
-from evertune.tasks.task import Sample
+from evertune.data.task import Sample
+from evertune.models.decoder import IGNORE, pad
+from evertune.models.instructblip import InstructBlip
+from evertune.models.smol import Smol, _prepared
 
 Row = dict[str, str]
 """`picture` (a path), `instruction`, `answer`."""

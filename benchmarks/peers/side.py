@@ -24,14 +24,14 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from evertune.files import digest
-from evertune.learner import Learner
-from evertune.lmm import load_lmm
-from evertune.lmm.device import use_threads
-from evertune.lmm.weights import copy_of, restore
-from evertune.loop import Training, sample_order
+from evertune.data import Task, load_stream
 from evertune.methods import make_methods
-from evertune.tasks import Task, load_stream
+from evertune.models import load_lmm
+from evertune.models.weights import copy_of, restore
+from evertune.training.learner import Learner
+from evertune.training.loop import Training, sample_order
+from evertune.utils.device import use_threads
+from evertune.utils.files import digest
 from peers.models import peer_of, rows_of
 from peers.trainers import make_sft_trainer, make_trainer, recipe_of
 

@@ -28,15 +28,15 @@ from torch.nn.functional import normalize
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from evertune.evaluate import longest_answer
-from evertune.files import digest
-from evertune.lmm import load_lmm
-from evertune.lmm.device import use_threads
-from evertune.lmm.weights import copy_of, restore
-from evertune.loop import Training, sample_order
-from evertune.scoring.rules import rule_of, score_cell
-from evertune.tasks import Task, load_stream
-from evertune.tasks.task import Sample, drawn
+from evertune.data import Task, load_stream
+from evertune.data.task import Sample, drawn
+from evertune.metrics.rules import rule_of, score_cell
+from evertune.models import load_lmm
+from evertune.models.weights import copy_of, restore
+from evertune.training.evaluator import longest_answer
+from evertune.training.loop import Training, sample_order
+from evertune.utils.device import use_threads
+from evertune.utils.files import digest
 from peers.models import peer_of, rows_of
 from peers.trainers import make_trainer, recipe_of
 

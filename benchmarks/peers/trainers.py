@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 from transformers import Trainer, TrainingArguments
 
-from evertune.config import RunConfig
-from evertune.lmm.decoder import IGNORE
-from evertune.loop import Training, cosine
+from evertune.models.decoder import IGNORE
+from evertune.runs.config import RunConfig
+from evertune.training.loop import Training, cosine
 from peers.models import Peer, Row
 
 

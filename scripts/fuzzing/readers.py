@@ -17,7 +17,7 @@ from typing import Any
 
 from PIL import Image
 
-from evertune.errors import UserError
+from evertune.utils.errors import UserError
 from fuzzing.inputs import Seed
 
 Run = Callable[[bytes, Path], None]
@@ -48,7 +48,7 @@ class World:
     @cached_property
     def lmm(self) -> Any:
         """The model of the run, untouched."""
-        from evertune.api import model_of
+        from evertune.runs.api import model_of
 
         return model_of(self.run)
 

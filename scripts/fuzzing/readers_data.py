@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from evertune.errors import UserError
+from evertune.utils.errors import UserError
 from fuzzing.inputs import Seed
 from fuzzing.readers import Reader, World, any_of, as_url, emptied, file_reader, picture_files, shortened, used_up
 
@@ -38,8 +38,8 @@ CHAT = {
 
 
 def _json_files(_: World) -> list[Reader]:
-    from evertune.tasks.json_lists import items, lines, members
-    from evertune.tasks.reading import read_entries
+    from evertune.data.json_lists import items, lines, members
+    from evertune.data.reading import read_entries
 
     rows = b"".join(json.dumps(row).encode() + b"\n" for row in OWN)
     whole = json.dumps(OWN, indent=1).encode()
@@ -65,7 +65,7 @@ def _formats(world: World) -> list[Reader]:
     sys.path.insert(0, str(TESTS))
     from published import CASES
 
-    from evertune.tasks.formats import format_of
+    from evertune.data.formats import format_of
 
     found: list[Reader] = []
     for name, cases in itertools.groupby(sorted(CASES, key=lambda case: case.format), key=lambda case: case.format):
@@ -113,10 +113,10 @@ def _tables(_: World) -> list[Reader]:
     import pyarrow
     import pyarrow.parquet
 
-    from evertune.data.source import Hints, file_or_stream
-    from evertune.scoring.matrix_files import read_matrix
-    from evertune.scoring.metrics import metrics_of
-    from evertune.tasks.formats import format_of
+    from evertune.data.formats import format_of
+    from evertune.metrics.matrix_files import read_matrix
+    from evertune.metrics.metrics import metrics_of
+    from evertune.tools.data.source import Hints, file_or_stream
 
     plain = b'image,instruction,answer,id\r\na.png,"what, then?",red;blue,1\r\nb.png,which?,"a ""b""",2\r\n'
     held = io.BytesIO()
@@ -152,7 +152,7 @@ def _tables(_: World) -> list[Reader]:
 
 
 def _pictures(_: World) -> list[Reader]:
-    from evertune.tasks.pictures import open_picture, small_picture
+    from evertune.data.images import open_picture, small_picture
 
     def both(path: Path) -> None:
         any_of((lambda: open_picture(path, origin="here"), lambda: small_picture(path, side=96)))
@@ -161,14 +161,14 @@ def _pictures(_: World) -> list[Reader]:
 
 
 def _settings(_: World) -> list[Reader]:
-    from evertune.config import RunConfig, with_settings
-    from evertune.config_io import read_yaml, validated
-    from evertune.data.source import options_of
-    from evertune.grid.cells import cells_of, read_grid
+    from evertune.data.stream import stream_file
+    from evertune.experiments.grid.cells import cells_of, read_grid
+    from evertune.experiments.study import read_study
     from evertune.methods import make_methods
-    from evertune.study import read_study
-    from evertune.tasks.stream import stream_file
-    from evertune.upkeep.accept import parsed
+    from evertune.runs.config import RunConfig, with_settings
+    from evertune.service.gate import parsed
+    from evertune.tools.data.source import options_of
+    from evertune.utils.config_io import read_yaml, validated
 
     names = ["ewc", "replay", "eproj"]
     run = {
@@ -241,10 +241,10 @@ def _archives(_: World) -> list[Reader]:
 
 
 def _rescore(_: World) -> list[Reader]:
-    from evertune.rescore import gold
-    from evertune.rescore.predictions import read_predictions, read_totals
-    from evertune.scoring.boxes import box, box_tolerant, gold_box
-    from evertune.scoring.rules import RULES
+    from evertune.metrics.boxes import box, box_tolerant, gold_box
+    from evertune.metrics.rules import RULES
+    from evertune.tools.rescore import gold
+    from evertune.tools.rescore.predictions import read_predictions, read_totals
 
     said = [{"question_id": 7, "prompt": "what?", "text": "red", "answer_id": "x", "metadata": {}}]
     beside = [{"question_id": "7", "prediction": "red", "ground_truth": "blue"}]
@@ -308,9 +308,9 @@ QUICK = ("exact", "vqa", "option", "anls", "cider", "bleu-4", "rouge-l")
 
 
 def _requests(_: World) -> list[Reader]:
-    from evertune.serve.chat import asked_of, encoded_images, request_of
-    from evertune.serve.errors import RefusedError
-    from evertune.tasks.pictures import picture_of_bytes
+    from evertune.apps.server.chat import asked_of, encoded_images, request_of
+    from evertune.apps.server.errors import RefusedError
+    from evertune.data.images import picture_of_bytes
 
     with_pictures = json.loads(json.dumps(CHAT))
     for picture in picture_files()[:6:2]:

@@ -20,8 +20,8 @@ LARGEST = 20_000  # bytes of a seed: pictures and large weights say nothing more
 
 
 def _tensors(world: World) -> list[Reader]:
-    from evertune.stages import read_tensors
-    from evertune.tensors import read_header
+    from evertune.training.stages import read_tensors
+    from evertune.utils.safetensors_header import read_header
 
     def header(path: Path) -> None:
         read_header(path)
@@ -105,16 +105,16 @@ def _seeds(run: Path, *patterns: str) -> list[Seed]:
 
 
 def _parts(world: World) -> list[Reader]:
-    from evertune.api import config_of
-    from evertune.evaluate import read_answers
-    from evertune.ledger import finished_cells, read_ledger
-    from evertune.report.examples import marks_of
-    from evertune.report.loaded import load_matrix
-    from evertune.report.tables import compare, metrics_with_references, notes_of, setting_of
-    from evertune.scoring.rules import rule_of
-    from evertune.stages import load_stage, saved_stages
-    from evertune.tracking.jsonl import read_points
-    from evertune.upkeep.kept import kept_task
+    from evertune.metrics.rules import rule_of
+    from evertune.reporting.examples import marks_of
+    from evertune.reporting.loaded import load_matrix
+    from evertune.reporting.tables import compare, metrics_with_references, notes_of, setting_of
+    from evertune.runs.api import config_of
+    from evertune.runs.ledger import finished_cells, read_ledger
+    from evertune.runs.tracking.jsonl import read_points
+    from evertune.service.eval_set import kept_task
+    from evertune.training.evaluator import read_answers
+    from evertune.training.stages import load_stage, saved_stages
 
     def stages(run: Path) -> None:
         for stage in saved_stages(run):
@@ -157,10 +157,10 @@ def _parts(world: World) -> list[Reader]:
 
 
 def _folders(world: World) -> list[Reader]:
-    from evertune.api import open_run
-    from evertune.report import write_report
-    from evertune.tracking.history import settled
-    from evertune.upkeep.doctor import examine
+    from evertune.reporting import write_report
+    from evertune.runs.api import open_run
+    from evertune.runs.tracking.history import settled
+    from evertune.service.integrity import examine
 
     everything = ("*.json", "*.jsonl", "*.yaml", "stages/*/*", "answers/*/*", "kept/*.json")
 

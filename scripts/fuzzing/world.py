@@ -26,7 +26,7 @@ def _taught(place: Path) -> None:
     from crash import make_stream
 
     import evertune
-    from evertune.app.bench import open_runs
+    from evertune.apps.playground.model_session import open_runs
 
     stream = make_stream(place, tasks=TASKS)
     os.environ["EVERTUNE_CACHE"] = str(place / "cache")

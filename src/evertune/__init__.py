@@ -12,34 +12,34 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from evertune.api import Result, configure, run, run_config
-    from evertune.checks import check_method
-    from evertune.errors import DataError, RunFolderError, UserError
-    from evertune.learner import Learner
-    from evertune.lmm import load_lmm
-    from evertune.loop import Training
+    from evertune.data import Sample, Stream, Task, load_stream
     from evertune.methods import make_methods
     from evertune.methods.base import About, Context, Method
-    from evertune.planning import plan
-    from evertune.report import compare, write_report
-    from evertune.runner import Watcher
-    from evertune.scoring.metrics import metrics_of
-    from evertune.tasks import Sample, Stream, Task, load_stream
+    from evertune.metrics.metrics import metrics_of
+    from evertune.models import load_lmm
+    from evertune.reporting import compare, write_report
+    from evertune.runs.api import Result, configure, run, run_config
+    from evertune.runs.plan.api import plan
+    from evertune.runs.runner import Watcher
+    from evertune.training.learner import Learner
+    from evertune.training.loop import Training
+    from evertune.training.method_contract import check_method
+    from evertune.utils.errors import DataError, RunFolderError, UserError
 
 _HOME = {
-    "api": ("Result", "configure", "run", "run_config"),
-    "checks": ("check_method",),
-    "errors": ("DataError", "RunFolderError", "UserError"),
-    "learner": ("Learner",),
-    "lmm": ("load_lmm",),
-    "loop": ("Training",),
+    "runs.api": ("Result", "configure", "run", "run_config"),
+    "training.method_contract": ("check_method",),
+    "utils.errors": ("DataError", "RunFolderError", "UserError"),
+    "training.learner": ("Learner",),
+    "models": ("load_lmm",),
+    "training.loop": ("Training",),
     "methods": ("make_methods",),
     "methods.base": ("About", "Context", "Method"),
-    "planning": ("plan",),
-    "report": ("compare", "write_report"),
-    "runner": ("Watcher",),
-    "scoring.metrics": ("metrics_of",),
-    "tasks": ("Sample", "Stream", "Task", "load_stream"),
+    "runs.plan.api": ("plan",),
+    "reporting": ("compare", "write_report"),
+    "runs.runner": ("Watcher",),
+    "metrics.metrics": ("metrics_of",),
+    "data": ("Sample", "Stream", "Task", "load_stream"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

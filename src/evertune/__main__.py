@@ -1,5 +1,5 @@
 """`python -m evertune` is the command `evertune`."""
 
-from evertune.cli import main
+from evertune.cli.main import main
 
 main()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from evertune.checks import check_method
 from evertune.methods import make_methods
+from evertune.training.method_contract import check_method
 
 FIRST = ["llava", "qwen2_5_vl", "smolvlm"]
 OTHERS = ["idefics3", "qwen2_vl", "qwen3_vl", "llava_next", "llava_onevision", "internvl", "paligemma", "gemma3"]

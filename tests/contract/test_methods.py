@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from evertune import evaluate
-from evertune.checks import check_method
-from evertune.errors import UserError
-from evertune.lmm.weights import bytes_of, restore
 from evertune.methods import EWC, METHODS, EProj, LoraRouter, LwF, Replay, Tir, composed, make_methods
+from evertune.models.weights import bytes_of, restore
+from evertune.training import evaluator as evaluate
+from evertune.training.method_contract import check_method
+from evertune.utils.errors import UserError
 
 ALONE = [name for name in METHODS if name != "tir"]
 TOGETHER = ["replay+ewc", "replay+eproj", "replay+mas", "tir+ewc", "tir+mas", "replay+tir+ewc", "ewc+lwf"]

@@ -17,11 +17,11 @@ import typer.main
 import yaml
 from blocks import ROOT, Block
 
-from evertune.api import configure, method_specs
-from evertune.cli import app
-from evertune.errors import UserError
-from evertune.lmm.presets import PRESETS
-from evertune.tasks.stream import stream_names
+from evertune.cli.main import app
+from evertune.data.stream import stream_names
+from evertune.models.presets import PRESETS
+from evertune.runs.api import configure, method_specs
+from evertune.utils.errors import UserError
 
 OURS = ("benchmarks/", "examples/", "docs/", "scripts/", "tests/", "src/")
 HEREDOC = re.compile(r"<<'?(\w+)'?\n(.*?)\n\1\n", re.DOTALL)

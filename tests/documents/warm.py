@@ -2,7 +2,7 @@
 
 `python warm.py SOCKET` serves; the `evertune` and `python` that `install` puts into a folder send their arguments,
 environment and open files, and end with the exit code of the fork. A fork is a process of its own in which
-`evertune.cli.main` runs as in any other; only the two seconds of importing are saved.
+`evertune.cli.main.main` runs as in any other; only the two seconds of importing are saved.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ import time
 import traceback
 from pathlib import Path
 
-IMPORTED = ("cli", "api", "data", "learner", "planner", "report", "upkeep", "grid", "export", "rescore", "study")
+IMPORTED = (
+    *("cli.main", "runs.api", "runs.plan.planner", "training.learner", "reporting", "service"),
+    *("experiments.grid", "experiments.study", "tools.data", "tools.export", "tools.rescore"),
+)
 IMPORTED = (*(f"evertune.{name}" for name in IMPORTED), "peft", "skimage.data", "sklearn.datasets")
 
 CLIENT = """#!{python} -SE
@@ -69,7 +72,7 @@ def serve(place: str) -> None:
 
 def warm_up() -> None:
     """Import what the commands import."""
-    from evertune.lmm import load_lmm
+    from evertune.models import load_lmm
 
     for name in IMPORTED:
         importlib.import_module(name)
@@ -106,7 +109,7 @@ def outcome(*, is_python: bool, arguments: list[str]) -> int:
     """Run the command or the script; its exit code."""
     try:
         if not is_python:
-            from evertune.cli import main
+            from evertune.cli.main import main
 
             sys.argv = ["evertune", *arguments]
             main()

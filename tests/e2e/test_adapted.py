@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import evertune
-from evertune.api import configure
-from evertune.planning import plan
+from evertune.runs.api import configure
+from evertune.runs.plan.api import plan
 
 SETTINGS = ["train.epochs=3", "train.learning_rate=0.01", "dtype=float32"]
 METHODS = "lora,sequential,olora,moelora,lora-router"

@@ -12,15 +12,15 @@ from browsing import CHROMIUM
 from PIL import Image
 from serving import running
 
-from evertune import upkeep
-from evertune.app import asking
-from evertune.app.bench import open_runs
-from evertune.app.command import playground
-from evertune.files import digest_of_file
-from evertune.runner import questions_of
-from evertune.serve.answering import Reply
-from evertune.stages import AFTER, SEAL, link_of
-from evertune.upkeep.kept import kept_task
+from evertune import service as upkeep
+from evertune.apps.playground import inference as asking
+from evertune.apps.playground.command import playground
+from evertune.apps.playground.model_session import open_runs
+from evertune.apps.server.generation import Reply
+from evertune.runs.runner import questions_of
+from evertune.service.eval_set import kept_task
+from evertune.training.stages import AFTER, SEAL, link_of
+from evertune.utils.files import digest_of_file
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 STAGES = "#stages .said"

@@ -6,16 +6,16 @@ import pytest
 import yaml
 
 import evertune
-from evertune.api import configure
-from evertune.errors import RunFolderError
-from evertune.evaluate import read_answers
-from evertune.files import read_json
-from evertune.learner import Learner
-from evertune.lmm import load_lmm
+from evertune.data import load_stream
 from evertune.methods import make_methods
-from evertune.planner import Plan
-from evertune.planning import plan
-from evertune.tasks import load_stream
+from evertune.models import load_lmm
+from evertune.runs.api import configure
+from evertune.runs.plan.api import plan
+from evertune.runs.plan.planner import Plan
+from evertune.training.evaluator import read_answers
+from evertune.training.learner import Learner
+from evertune.utils.errors import RunFolderError
+from evertune.utils.files import read_json
 
 SETTINGS = ["train.batch_size=4", "dtype=float32", "model.scope=projection"]
 

@@ -16,10 +16,10 @@ from test_run import significant
 
 import evertune
 from evertune import run as evertune_run
-from evertune.errors import RunFolderError
-from evertune.locks import alone
-from evertune.runner import Watcher
-from evertune.upkeep.doctor import examine
+from evertune.runs.runner import Watcher
+from evertune.service.integrity import examine
+from evertune.utils.errors import RunFolderError
+from evertune.utils.locks import alone
 
 SETTINGS = ["train.epochs=2", "train.learning_rate=0.01", "train.save_every=2", "dtype=float32", "reuse=false"]
 YEAR = 365.25 * 24 * 3600
@@ -125,7 +125,7 @@ def reckoned(text):
     return lines
 
 
-AGES = {"leftovers.py"}
+AGES = {"temporary_files.py"}
 """The age of leftovers is by the wall clock: other machines share the cache. A clock that jumps by more than a day can
 remove what another process is making; that process then ends with an error, and no number changes."""
 

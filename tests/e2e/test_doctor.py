@@ -10,10 +10,10 @@ from test_run import significant
 from typer.testing import CliRunner
 
 from evertune import run as evertune_run
-from evertune.cli import app
-from evertune.errors import RunFolderError
-from evertune.leftovers import temporary_name
-from evertune.upkeep.doctor import examine, repair
+from evertune.cli.main import app
+from evertune.service.integrity import examine, repair
+from evertune.utils.errors import RunFolderError
+from evertune.utils.temporary_files import temporary_name
 
 SETTINGS = ["train.epochs=2", "train.learning_rate=0.01", "dtype=float32", "ewc.samples=4"]
 
@@ -86,7 +86,7 @@ def test_a_stage_that_is_gone_is_taught_again(whole, broken):
 
 
 def repair_not_needed(folder):
-    from evertune.api import open_run
+    from evertune.runs.api import open_run
 
     return open_run(folder)
 

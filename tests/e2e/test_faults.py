@@ -12,15 +12,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from evertune import UserError, pieces
+from evertune import UserError
 from evertune import run as evertune_run
-from evertune.files import write_atomically
-from evertune.learner import Learner
-from evertune.leftovers import leftovers
-from evertune.lmm.weights import copy_of
-from evertune.loop import Training
 from evertune.methods import Sequential, make_methods
-from evertune.runner import Watcher
+from evertune.models.weights import copy_of
+from evertune.runs.runner import Watcher
+from evertune.training import gradients as pieces
+from evertune.training.learner import Learner
+from evertune.training.loop import Training
+from evertune.utils.files import write_atomically
+from evertune.utils.temporary_files import leftovers
 
 SETTINGS = ["train.epochs=2", "train.learning_rate=0.01", "train.save_every=3", "dtype=float32", "ewc.samples=4"]
 

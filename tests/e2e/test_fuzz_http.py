@@ -15,7 +15,7 @@ sys.path.insert(0, str(SCRIPTS))
 import fuzz_http  # noqa: E402
 from fuzzing.http_requests import Request, Server, http, requests_of  # noqa: E402
 
-from evertune.serve.chat import ChatRequest  # noqa: E402
+from evertune.apps.server.chat import ChatRequest  # noqa: E402
 
 
 @pytest.fixture(scope="module")

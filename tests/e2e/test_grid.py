@@ -96,7 +96,7 @@ def test_a_finished_grid_answers_at_once(undisturbed, grid_file):
     slow = [sys.executable, "-X", "importtime", *command(grid_file, undisturbed)[1:]]
     done = subprocess.run(slow, capture_output=True, text=True, check=True)
     imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time")}
-    assert "evertune.grid.run" in imported and "torch" not in imported
+    assert "evertune.experiments.grid.run" in imported and "torch" not in imported
     assert json.loads(done.stdout)["finished"] == list(CELLS)
     assert files() == before and (undisturbed / "results.json").read_bytes() == results
 

@@ -10,11 +10,11 @@ import yaml
 
 from evertune import UserError
 from evertune import run as evertune_run
-from evertune.data.source import Hints
-from evertune.learner import Learner
-from evertune.locks import alone
-from evertune.runner import Watcher
-from evertune.upkeep import learn, parsed, rollback
+from evertune.runs.runner import Watcher
+from evertune.service import learn, parsed, rollback
+from evertune.tools.data.source import Hints
+from evertune.training.learner import Learner
+from evertune.utils.locks import alone
 
 SETTINGS = ["train.epochs=2", "train.learning_rate=0.01", "dtype=float32"]
 

@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 from browsing import CHROMIUM
 
-from evertune.data import check
-from evertune.data.preview import write_preview
-from evertune.data.source import Hints
-from evertune.report import page as report_page
-from evertune.report import write_report
-from evertune.report.figures import Figure, Section, Table, write_figures
+import evertune
+from evertune.reporting import page as report_page
+from evertune.reporting import write_report
+from evertune.reporting.figures import Figure, Section, Table, write_figures
+from evertune.tools.data import check
+from evertune.tools.data.preview import write_preview
+from evertune.tools.data.source import Hints
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 
@@ -128,7 +129,7 @@ def test_without_escaping_the_policy_holds_and_the_test_above_fails(browser, poi
         made.autoescape = False
         return made
 
-    for module in ("report.page", "report.figures", "data.preview"):
+    for module in ("reporting.page", "reporting.figures", "tools.data.preview"):
         monkeypatch.setattr(f"evertune.{module}.environment", careless)
     for name, path in pages(poisoned, tmp_path / "pages").items():
         # A page that leads elsewhere by itself is what no policy can forbid: there escaping stands alone.
@@ -142,7 +143,7 @@ def test_without_escaping_the_policy_holds_and_the_test_above_fails(browser, poi
 
 
 def test_every_template_of_a_page_has_the_policy():
-    source = Path(report_page.__file__).parents[1]
+    source = Path(evertune.__file__).parent
     whole = [path for path in source.rglob("*.j2") if "<!doctype html>" in path.read_text()]
     assert len(whole) == 5
     for path in whole:

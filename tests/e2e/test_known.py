@@ -8,14 +8,14 @@ import statistics
 import pytest
 
 from evertune import run
-from evertune.checks import toy_tasks
-from evertune.loop import Training
+from evertune.data import load_stream
 from evertune.methods import make_methods
-from evertune.planner import Pace, plan_run
-from evertune.runner import _warnings
-from evertune.scoring.metrics import metrics_of
-from evertune.scoring.rules import rule_of
-from evertune.tasks import load_stream
+from evertune.metrics.metrics import metrics_of
+from evertune.metrics.rules import rule_of
+from evertune.runs.plan.planner import Pace, plan_run
+from evertune.runs.runner import _warnings
+from evertune.training.loop import Training
+from evertune.training.method_contract import toy_tasks
 
 SCORES = {"task-0": "exact", "task-1": "vqa", "task-2": "cider"}
 

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from evertune import run
-from evertune.cli import main
-from evertune.evaluate import read_answers
+from evertune.cli.main import main
+from evertune.training.evaluator import read_answers
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_the_same_rows_are_the_same_run_in_any_format(llava_stream, mini_blip, t
     (folder / "test.jsonl").write_text("\n".join(map(json.dumps, rows)))
     task = {"name": "what", "train": "train.jsonl", "test": "test.jsonl"}
     (folder / "own.yaml").write_text(yaml.safe_dump({"name": "photographs", "tasks": [task]}))
-    from evertune.tasks import load_stream
+    from evertune.data import load_stream
 
     assert load_stream(str(folder / "own.yaml")).fingerprint == load_stream(str(llava_stream)).fingerprint
 

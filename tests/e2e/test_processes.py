@@ -127,7 +127,7 @@ def test_a_run_goes_on_with_another_number_of_processes(alone, stream, tmp_path)
 FIRST_STAGE = f"""
 import sys
 import evertune
-from evertune.runner import Watcher
+from evertune.runs.runner import Watcher
 
 class UntilTheSecond(Watcher):
     def stage_started(self, number, task):
@@ -150,9 +150,9 @@ def test_the_frozen_blocks_are_spread_and_what_trains_is_whole(tmp_path):
 
 SPREAD_OUT = """
 from torch.distributed.tensor import DTensor
-from evertune import processes
-from evertune.lmm import load_lmm
-from evertune.lmm.sharding import spread_frozen
+from evertune.utils import distributed as processes
+from evertune.models import load_lmm
+from evertune.models.fsdp import spread_frozen
 
 processes.start()
 lmm = load_lmm("random", seed=0, dtype="float32")

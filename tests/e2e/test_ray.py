@@ -13,9 +13,9 @@ import pytest
 from test_grid import CELLS, command, grid, grid_file, pid_of, undisturbed, wait_until  # noqa: F401  fixtures
 from test_run import significant
 
-from evertune.errors import UserError
-from evertune.grid import Grid, cells_of, read_grid
-from evertune.grid.run import GridWatcher
+from evertune.experiments.grid import Grid, cells_of, read_grid
+from evertune.experiments.grid.run import GridWatcher
+from evertune.utils.errors import UserError
 
 pytest.importorskip("ray")
 

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from evertune import cli
-from evertune.errors import UserError
-from evertune.redaction import without_secrets
+from evertune.cli import main as cli
+from evertune.utils.errors import UserError
+from evertune.utils.redaction import without_secrets
 
 SECRETS = {
     "HF_TOKEN": "hf_Qw3rtzuiopasdfghjk",

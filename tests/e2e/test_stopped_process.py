@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from evertune.locks import NAME, is_held
+from evertune.utils.locks import NAME, is_held
 
 SILENCE = 3
 """Seconds; by default it is `processes.SILENCE`."""
@@ -20,8 +20,9 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 import torch
-from evertune import UserError, processes
-from evertune.locks import alone
+from evertune import UserError
+from evertune.utils import distributed as processes
+from evertune.utils.locks import alone
 
 folder, me = Path(sys.argv[1]), processes.number()
 try:

@@ -8,8 +8,8 @@ from contextlib import nullcontext
 import pytest
 import yaml
 
-from evertune.grid import GridWatcher
-from evertune.study import Study, read_study
+from evertune.experiments.grid import GridWatcher
+from evertune.experiments.study import Study, read_study
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from evertune.errors import UserError
-from evertune.lmm.protocol import Output
-from evertune.lmm.weights import copy_of, restore
-from evertune.loop import Training, cosine, sample_order, train
 from evertune.methods import EWC, Sequential, make_methods
 from evertune.methods.base import Context
 from evertune.methods.lwf import distillation
+from evertune.models.protocol import Output
+from evertune.models.weights import copy_of, restore
+from evertune.training.loop import Training, cosine, sample_order, train
+from evertune.utils.errors import UserError
 
 STRONG = {
     "ewc": {"ewc": {"strength": 1e4, "samples": 4}},

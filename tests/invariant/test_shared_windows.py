@@ -17,13 +17,13 @@ from pathlib import Path
 
 import torch
 
-from evertune import processes
-from evertune.checks import toy_tasks
-from evertune.lmm import load_lmm
-from evertune.lmm.features import FeatureStore
-from evertune.loop import Training, train
+from evertune.utils import distributed as processes
+from evertune.training.method_contract import toy_tasks
+from evertune.models import load_lmm
+from evertune.models.features import FeatureStore
+from evertune.training.loop import Training, train
 from evertune.methods import Context, make_methods
-from evertune.lmm.weights import copy_of, restore
+from evertune.models.weights import copy_of, restore
 
 
 def logs(folder):

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from published import lay_out
 
-from evertune import upkeep
+from evertune import service as upkeep
 
 
 @pytest.fixture(scope="session")

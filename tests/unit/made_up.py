@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 
-from evertune.scoring.metrics import metrics_of
+from evertune.metrics.metrics import metrics_of
 
 OLD, NEW = [f"old{n}" for n in range(5)], [f"new{n}" for n in range(4)]
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from evertune.tasks.entries import sound
-from evertune.tasks.formats import Row, format_of
+from evertune.data.formats import Row, format_of
+from evertune.data.records import sound
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from evertune.tasks.formats import format_of
-from evertune.tasks.rows import Recipe, indexed
-from evertune.tasks.samples import Samples
-from evertune.tasks.seen import DECODED, Seen
+from evertune.data.formats import format_of
+from evertune.data.image_index import DECODED, Seen
+from evertune.data.rows import Recipe, indexed
+from evertune.data.samples import Samples
 
 
 def read(name, place, *, images=None, prompt=None, anywhere=False, split="train", **options):

@@ -12,8 +12,8 @@ from pathlib import Path
 from evertune.assets.packages import PACKAGES
 from evertune.assets.registry import Package, Progress
 from evertune.assets.unpacking import unpack
-from evertune.errors import UserError, unknown
-from evertune.files import cache_folder, digest_of_file, scratch_folder, whole_folder, write_atomically
+from evertune.utils.errors import UserError, unknown
+from evertune.utils.files import cache_folder, digest_of_file, scratch_folder, whole_folder, write_atomically
 
 __all__ = ["PACKAGES", "Package", "Progress", "unpacked"]
 

@@ -10,7 +10,7 @@ from typing import IO
 
 from evertune.assets.registry import Member, Package, Registry
 from evertune.assets.tarballs import tar_members
-from evertune.errors import UserError
+from evertune.utils.errors import UserError
 
 MIRRORS = ("https://deb.debian.org/debian", "https://snapshot.debian.org/archive/debian/20230701T000000Z")
 """The archive as it is, and as it was when Debian 12 came out: releases leave the first one day."""

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from evertune.assets.registry import Member, Package, Registry
-from evertune.errors import UserError
+from evertune.utils.errors import UserError
 
 
 class PyPI(Registry):

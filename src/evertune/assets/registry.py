@@ -20,9 +20,9 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import IO
 
-from evertune.errors import UserError
-from evertune.files import cache_folder, make_folder
-from evertune.redaction import without_secrets
+from evertune.utils.errors import UserError
+from evertune.utils.files import cache_folder, make_folder
+from evertune.utils.redaction import without_secrets
 
 Progress = Callable[[str, int, int], None]
 """Called with (what, bytes so far, bytes in all) while something is fetched."""

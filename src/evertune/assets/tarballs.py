@@ -11,7 +11,7 @@ from functools import partial
 from typing import IO
 
 from evertune.assets.registry import Member
-from evertune.errors import UserError
+from evertune.utils.errors import UserError
 
 
 @contextmanager

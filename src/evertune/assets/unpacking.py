@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from evertune.assets.registry import CHUNK, Member, Package
-from evertune.errors import UserError
-from evertune.names import leads_out
+from evertune.utils.errors import UserError
+from evertune.utils.safe_names import leads_out
 
 MOST_BYTES = 1 << 30
 """That a package may fill on the disk; the largest of ours takes a tenth."""

@@ -1,6 +1,6 @@
-"""What one does with data before a model sees them: check them, look at them, convert them, draw a sample."""
+"""WHAT is learned: samples, tasks, streams, and the readers and builders that make them."""
 
-from evertune.data.check import Checked, check
-from evertune.data.convert import Written, convert, sample
+from evertune.data.stream import Stream, load_stream, stream_names
+from evertune.data.task import Sample, Task
 
-__all__ = ["Checked", "Written", "check", "convert", "sample"]
+__all__ = ["Sample", "Stream", "Task", "load_stream", "stream_names"]

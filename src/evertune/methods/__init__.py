@@ -8,10 +8,6 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from evertune.config_io import refuse_extremes
-from evertune.errors import UserError, nearest, unknown
-from evertune.lmm.adapters import bare
-from evertune.lmm.protocol import LMM
 from evertune.methods.base import About, Context, Method
 from evertune.methods.direct import Direct
 from evertune.methods.eproj import EProj
@@ -27,6 +23,10 @@ from evertune.methods.olora import OLora
 from evertune.methods.replay import Replay
 from evertune.methods.sequential import Sequential
 from evertune.methods.tir import Tir
+from evertune.models.adapters import bare
+from evertune.models.protocol import LMM
+from evertune.utils.config_io import refuse_extremes
+from evertune.utils.errors import UserError, nearest, unknown
 
 __all__ = [
     "EWC",

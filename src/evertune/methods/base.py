@@ -13,9 +13,9 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
-from evertune.lmm.features import FeatureStore
-from evertune.lmm.protocol import LMM, Batch, Output
-from evertune.tasks.task import Sample, Task
+from evertune.data.task import Sample, Task
+from evertune.models.features import FeatureStore
+from evertune.models.protocol import LMM, Batch, Output
 
 Kind = Literal["baseline", "bound", "replay", "regularization", "adapter", "expansion"]
 
@@ -93,7 +93,7 @@ class Method:
         """
 
     def adapt(self, lmm: LMM, *, seed: int) -> LMM:
-        """The model that is trained: `lmm` itself, or one with parameters of the method's own (`lmm/adapters.py`).
+        """The model that is trained: `lmm` itself, or one with parameters of the method's own (`models/adapters.py`).
 
         Called once, before the start point is taken and before `setup`. What `trainable()` of the result holds is
         trained, hashed, saved and put back like the parameters of any family.

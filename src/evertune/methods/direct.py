@@ -1,8 +1,8 @@
 """Each task tuned alone from the start point: R*, the score a task could have. A bound, not a usable method."""
 
-from evertune.lmm.weights import restore
+from evertune.data.task import Task
 from evertune.methods.base import About, Method
-from evertune.tasks.task import Task
+from evertune.models.weights import restore
 
 
 class Direct(Method):

@@ -17,16 +17,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from evertune.errors import UserError
-from evertune.files import digest
-from evertune.lmm.features import embed_pictures
-from evertune.lmm.weights import copy_of, restore
+from evertune.data.task import Sample, Task, drawn
 from evertune.methods.base import UNTOUCHED, About, Context, Foreseen, Method
 from evertune.methods.ewc import fisher_information
 from evertune.methods.routers import CalibratedRouter, CosineRouter, Queries, Router
+from evertune.methods.similarity import embed_task, similarity_to
 from evertune.methods.tir import normalised
-from evertune.similarity import embed_task, similarity_to
-from evertune.tasks.task import Sample, Task, drawn
+from evertune.models.features import embed_pictures
+from evertune.models.weights import copy_of, restore
+from evertune.utils.errors import UserError
+from evertune.utils.files import digest
 
 Estimate = Callable[[Context, Sequence[Sample]], Mapping[str, Tensor]]
 """Importance of every trained parameter for some samples, 0 or more."""

@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from evertune.errors import UserError
+from evertune.data.task import Sample
 from evertune.methods.base import About, Context
 from evertune.methods.importance import ImportancePenalty, Latest, Merging, Summed, Tensors, mean_over_samples
-from evertune.tasks.task import Sample
+from evertune.utils.errors import UserError
 
 STRENGTH = 10_000.0
 """The default λ of both: chosen for `ewc` on `smol` by the rule in benchmarks/ewc_strength.yaml (docs/results.md)."""

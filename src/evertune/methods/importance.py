@@ -14,13 +14,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from evertune.errors import UserError
-from evertune.files import digest
-from evertune.lmm.modes import evaluating
-from evertune.lmm.protocol import Batch, Output
+from evertune.data.task import Sample, Task, drawn
 from evertune.methods.base import Context, Method
 from evertune.methods.per_sample import gradients_of, samples_at_once
-from evertune.tasks.task import Sample, Task, drawn
+from evertune.models.modes import evaluating
+from evertune.models.protocol import Batch, Output
+from evertune.utils.errors import UserError
+from evertune.utils.files import digest
 
 Tensors = dict[str, Tensor]
 """{name of a trained parameter: tensor of its shape}."""

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from evertune.data.task import Chained, Task
 from evertune.methods.base import About, Context, Method
-from evertune.tasks.task import Chained, Task
 
 
 class Joint(Method):

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from evertune.errors import UserError
-from evertune.lmm.adapters import TRAINED
-from evertune.lmm.weights import bytes_of
 from evertune.methods.base import About, Context
 from evertune.methods.eproj import EProj
 from evertune.methods.low_rank import ALPHA, RANK, WHOLE, LowRankMethod
 from evertune.methods.routers import RidgeRouter
+from evertune.models.adapters import TRAINED
+from evertune.models.weights import bytes_of
+from evertune.utils.errors import UserError
 
 RIDGE = 1e-3
 

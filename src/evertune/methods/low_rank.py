@@ -11,10 +11,10 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from evertune.errors import UserError
-from evertune.lmm.adapters import LARGEST_RANK, TRAINED, LowRank, attach
-from evertune.lmm.protocol import LMM
 from evertune.methods.base import Method
+from evertune.models.adapters import LARGEST_RANK, TRAINED, LowRank, attach
+from evertune.models.protocol import LMM
+from evertune.utils.errors import UserError
 
 RANK, ALPHA, WHOLE, NONE = 8, 16.0, "projection", "none"
 

@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn.functional import log_softmax
 
-from evertune.errors import UserError
-from evertune.lmm.modes import evaluating
-from evertune.lmm.protocol import Batch, Output
+from evertune.data.task import Task
 from evertune.methods.base import About, Context, Method
-from evertune.tasks.task import Task
+from evertune.models.modes import evaluating
+from evertune.models.protocol import Batch, Output
+from evertune.utils.errors import UserError
 
 
 class LwF(Method):

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from evertune.lmm.protocol import Output
+from evertune.data.task import Sample
 from evertune.methods.base import About
 from evertune.methods.importance import ImportancePenalty, Latest, Merging, Tensors, mean_over_samples
-from evertune.tasks.task import Sample
+from evertune.models.protocol import Output
 
 STRENGTH = 1.0
 """The default λ, the paper's; not tuned for LMMs, whose logits are many: see docs/methods/mas.md."""

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, softmax
 
-from evertune.errors import UserError
-from evertune.lmm.adapters import TRAINED, LowRank, spread
 from evertune.methods.base import About
 from evertune.methods.low_rank import ALPHA, RANK, WHOLE, LowRankMethod
+from evertune.models.adapters import TRAINED, LowRank, spread
+from evertune.utils.errors import UserError
 
 
 class MixedLowRank(LowRank):

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from evertune.errors import UserError
-from evertune.files import digest
-from evertune.lmm.adapters import ADAPTER, TRAINED, Adapted, LowRank, spread
-from evertune.lmm.weights import bytes_of, copy_of, restore
+from evertune.data.task import Task
 from evertune.methods.base import About, Context
 from evertune.methods.low_rank import ALPHA, NONE, RANK, LowRankMethod
-from evertune.tasks.task import Task
+from evertune.models.adapters import ADAPTER, TRAINED, Adapted, LowRank, spread
+from evertune.models.weights import bytes_of, copy_of, restore
+from evertune.utils.errors import UserError
+from evertune.utils.files import digest
 
 Overlap = Literal["absolute", "squared"]
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from evertune.lmm.protocol import Batch, Output
+from evertune.models.protocol import Batch, Output
 
 Gradients = dict[str, Tensor]
 """{name of a parameter: (B, its shape)}."""

@@ -13,12 +13,12 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from evertune.errors import UserError
-from evertune.files import digest
-from evertune.lmm.weights import bytes_of
+from evertune.data.task import Chained, Sample, Task, drawn, images_of_row, images_to_row
 from evertune.methods.base import About, Context, Method
-from evertune.similarity import embed_task, similarity_to
-from evertune.tasks.task import Chained, Sample, Task, drawn, images_of_row, images_to_row
+from evertune.methods.similarity import embed_task, similarity_to
+from evertune.models.weights import bytes_of
+from evertune.utils.errors import UserError
+from evertune.utils.files import digest
 
 Row = dict[str, Any]
 MOST_REPEATS = 10_000

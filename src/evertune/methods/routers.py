@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from evertune.files import digest
-from evertune.similarity import MODALITIES
+from evertune.methods.similarity import MODALITIES
+from evertune.utils.files import digest
 
 QUERIES = MODALITIES[:2]
 KEY_STEPS, KEY_RATE, KEY_FACTOR = 2000, 5e-3, 0.1

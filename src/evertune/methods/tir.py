@@ -12,13 +12,13 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from evertune.errors import UserError
-from evertune.files import digest
-from evertune.lmm.weights import bytes_of
+from evertune.data.task import Task
 from evertune.methods.base import About, Context, Method
 from evertune.methods.importance import ImportancePenalty, Latest, Merging, Tensors
-from evertune.similarity import SAMPLES, embed_task, evenly_spaced, similarity_to
-from evertune.tasks.task import Task
+from evertune.methods.similarity import SAMPLES, embed_task, evenly_spaced, similarity_to
+from evertune.models.weights import bytes_of
+from evertune.utils.errors import UserError
+from evertune.utils.files import digest
 
 STRENGTH = 1e7
 """The default λ of a penalty under `tir`, whose importances sum to 1 whatever is measured.

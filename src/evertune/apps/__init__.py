@@ -1,0 +1,1 @@
+"""A model behind a page (`playground`) or an endpoint (`server`)."""

@@ -1,0 +1,57 @@
+"""What the page shows, as HTML: a template with one macro per piece; every value is escaped by its environment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from evertune.apps.playground.runs import Run
+from evertune.apps.playground.view_models import PAGE, Answers, Choice, Matrix, Told
+from evertune.reporting.page import environment
+from evertune.reporting.plots import WHITE_TEXT_FROM
+
+
+class Pieces:
+    """The macros of the template."""
+
+    def __init__(self) -> None:
+        template = environment(Path(__file__).parent).get_template("fragments.html.j2")
+        self._made: Any = template.module
+
+    def head(self, runs: Sequence[Run]) -> str:
+        """Title and what the runs learned."""
+        return self._text(self._made.head(runs))
+
+    def notice(self, words: str = "") -> str:
+        """What went wrong, read out to those who can't see it; nothing without words."""
+        return self._text(self._made.notice(words))
+
+    def choices(self, task: str, found: tuple[list[Choice], int]) -> str:
+        """Kept pictures as buttons."""
+        return self._text(self._made.choices(task, *found, len(found[0]) + PAGE))
+
+    def turn(self, told: Sequence[Told], at: int) -> str:
+        """What it said before and after stage `at`."""
+        return self._text(self._made.turn(told, at))
+
+    def stages(self, told: Sequence[Told], at: int) -> str:
+        """What every stage said; runs of the same stages side by side."""
+        groups = {run.stages: [other for other in told if other.stages == run.stages] for run in told}
+        return self._text(self._made.stages(list(groups.values()), at))
+
+    def matrix_head(self) -> str:
+        """What the heat maps are."""
+        return self._text(self._made.matrix_head())
+
+    def matrices(self, found: Sequence[Matrix], chosen: tuple[int, int, int] | None = None) -> str:
+        """The heat maps; `chosen` is (run, stage, task) of the cell whose answers are listed."""
+        return self._text(self._made.matrices(found, chosen, WHITE_TEXT_FROM))
+
+    def answers(self, found: Answers) -> str:
+        """The answers of a cell."""
+        return self._text(self._made.answers(found, len(found.rows) + PAGE))
+
+    @staticmethod
+    def _text(made: Any) -> str:
+        return str(made).encode(errors="replace").decode()  # an answer may hold half a surrogate pair

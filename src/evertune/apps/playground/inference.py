@@ -1,0 +1,131 @@
+"""A question to every stage of every run, one after another; what was asked before is remembered.
+
+One lock, because there is one model in memory. It is held for one stage at a time, so that of two people who ask
+neither waits for the whole of the other's question.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image
+
+from evertune.apps.playground.model_session import Bench
+from evertune.apps.playground.runs import Run
+from evertune.apps.playground.uploads import read_regular
+from evertune.apps.server.generation import Answering, Question, Reply
+from evertune.apps.server.reload import has_moved
+from evertune.data.images import picture_of_bytes
+from evertune.utils.errors import DataError, UserError
+
+LONGEST_QUESTION = 4000
+"""Letters; no model here reads more."""
+REMEMBERED = 4096
+"""Answers, a few hundred bytes each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What somebody wants to know: a picture with its SHA-256, or none; the words; the task, where it is known."""
+
+    picture: tuple[Image.Image, str] | None = field(repr=False)
+    words: str
+    task: str | None = None
+
+    @property
+    def sha(self) -> str:
+        """Of the picture; '' without one."""
+        return self.picture[1] if self.picture else ""
+
+
+def picture_at(path: Path | None) -> tuple[Image.Image, str] | None:
+    """The picture that was dropped, if one was.
+
+    Raises:
+        DataError: it is no regular file, too large, broken or no picture.
+    """
+    return picture_of_bytes(read_regular(path), where="the picture") if path else None
+
+
+def asked_of(path: Path | None, words: str, task: str | None) -> Asked:
+    """A question, checked.
+
+    Raises:
+        DataError: there are no words, too many of them, or the picture can't be used.
+    """
+    words = words.strip()
+    if not words:
+        raise DataError("the question has no words: ask something")
+    if len(words) > LONGEST_QUESTION:
+        raise DataError(f"the question has {len(words):,} letters; at most {LONGEST_QUESTION:,} are taken: ask shorter")
+    return Asked(picture_at(path), words, task)
+
+
+class Asking:
+    """Asks every stage of every run.
+
+    Args:
+        runs: the runs.
+        bench: their model.
+        tokens: longest answer.
+    """
+
+    def __init__(self, runs: Sequence[Run], bench: Bench, *, tokens: int) -> None:
+        self._runs, self._bench, self._tokens = list(runs), bench, tokens
+        self._lock = threading.Lock()
+        self._known: OrderedDict[tuple[int, int, str, str, str | None], Reply] = OrderedDict()
+
+    def refresh(self) -> list[Run]:
+        """The runs as they are now; what was remembered of one that another process changed is forgotten.
+
+        Raises:
+            UserError: one has learned nothing any more. RunFolderError: one is damaged.
+        """
+        with self._lock:
+            for number, run in enumerate(self._runs):
+                if has_moved(run.folder, run.marks):
+                    self._runs[number] = self._bench.run(run.folder, name=run.name)
+                    for key in [key for key in self._known if key[0] == number]:
+                        del self._known[key]
+            return list(self._runs)
+
+    def replies(self, asked: Asked) -> Iterator[tuple[int, int, Reply | UserError]]:
+        """(run, stage, what it said) for each stage of each run; an error in place of the rest of a run."""
+        for number, run in enumerate(list(self._runs)):
+            for stage in range(len(run.stages) + 1):
+                try:
+                    yield number, stage, self._reply(number, stage, asked)
+                except UserError as problem:
+                    yield number, stage, problem
+                    break
+
+    def _reply(self, number: int, stage: int, asked: Asked) -> Reply:
+        run = self._runs[number]
+        task = asked.task if run.needs_task else None
+        key = (number, stage, asked.sha, asked.words, task)
+        with self._lock:
+            if key not in self._known:
+                if run.needs_task and task is None:
+                    raise UserError(
+                        f"{run.name} must be told which task a question is from: choose one of its questions"
+                    )
+                self._known[key] = self._answered(run, stage, asked, task)
+                while len(self._known) > REMEMBERED:
+                    self._known.popitem(last=False)
+            self._known.move_to_end(key)
+            return self._known[key]
+
+    def _answered(self, run: Run, stage: int, asked: Asked, task: str | None) -> Reply:
+        learner = self._bench.at(run, stage)
+        pictures = [asked.picture] if asked.picture else []
+        if len(pictures) not in learner.lmm.pictures:
+            wants = "no picture" if pictures else "a picture: choose or drop one"
+            raise DataError(f"{learner.lmm.name} takes {wants}", kind="wrong number of pictures")
+        question = Question(pictures, asked.words, self._tokens, task)
+        answering = Answering(learner, batch_size=1, ranked=True)
+        answering.refuse(question)
+        return answering([question])[0]

@@ -1,0 +1,322 @@
+"""The page: Gradio's parts, and what happens when they are used. What it shows is made by `shown` and `pieces`.
+
+Buttons inside our own HTML say in data-* what they do; one listener hands that over as an event. What arrives is not
+trusted: it is numbers and names that are looked up.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import gradio as gr
+from fastapi import FastAPI, Response
+from gradio.queueing import Queue
+
+from evertune.apps.playground.access import FILES, Door
+from evertune.apps.playground.fragments import Pieces
+from evertune.apps.playground.inference import Asking, asked_of, picture_at
+from evertune.apps.playground.model_session import Bench
+from evertune.apps.playground.runs import Kept, Run
+from evertune.apps.playground.theme import style_sheet, theme
+from evertune.apps.playground.uploads import Uploads, refuse_foreign
+from evertune.apps.playground.view_models import MARKS, PAGE, Form, Told, answers_of, choices_of, matrix_of
+from evertune.utils.errors import DataError, UserError
+
+LISTEN = """
+element.addEventListener('click', event => {
+  const button = event.target.closest('button[data-act]');
+  if (button) trigger(button.dataset.act === 'ask' ? 'select' : 'click', {...button.dataset});
+});
+"""
+Sent = dict[str, Any] | None
+"""A picture as Gradio's page sends it. Gradio does not open it (`preprocess=False`): our own limits come first."""
+SESSIONS, WAITING = 64, 64  # pages that Gradio remembers, and events that wait: each may hold a whole request
+MULTIPART = 64 << 10  # bytes around a file in a form
+HOURLY = 3600  # seconds: how often, and from what age on, dropped pictures are deleted
+SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
+FORMS: list[tuple[str, Form]] = [("strictly", "strict"), ("in any form", "tolerant")]
+
+
+SEALED = {"content-security-policy": "default-src 'none'; sandbox"}
+"""Of a file that was dropped: opened by itself, nothing of it runs."""
+
+
+def piece(value: str = "", **how: Any) -> gr.HTML:
+    """A part of the page that is HTML of ours."""
+    return gr.HTML(value, js_on_load=LISTEN, apply_default_css=False, **how)
+
+
+class Playground:
+    """What happens on the page.
+
+    Args:
+        runs: what is shown.
+        bench: their model.
+        tokens: longest answer.
+        uploads: where pictures are that were dropped or chosen.
+    """
+
+    def __init__(self, runs: Sequence[Run], bench: Bench, *, tokens: int, uploads: Uploads) -> None:
+        self.runs, self.uploads = list(runs), uploads
+        self.kept = Kept(runs)
+        self.version = 0
+        self.pieces = Pieces()
+        self._asking = Asking(runs, bench, tokens=tokens)
+
+    @property
+    def last(self) -> int:
+        """The last stage of the longest run."""
+        return max(len(run.stages) for run in self.runs)
+
+    def untold(self) -> list[Told]:
+        """Before anything was asked."""
+        return [Told(run.name, tuple(run.stage_names)) for run in self.runs]
+
+    def told(self, told: list[Told] | None, at: Any) -> tuple[str, str]:
+        """What was said around stage `at`, and at all stages."""
+        if not told:
+            return "", ""
+        usable = isinstance(at, int | float) and 0 <= at <= self.last
+        stage = int(at) if usable else self.last
+        return self.pieces.turn(told, stage), self.pieces.stages(told, stage)
+
+    def refresh(self) -> None:
+        """Take in what other processes have taught or rolled back.
+
+        Raises:
+            UserError: a run has learned nothing any more. RunFolderError: one is damaged.
+        """
+        runs = self._asking.refresh()
+        if any(new is not old for new, old in zip(runs, self.runs, strict=True)):
+            self.runs, self.kept = runs, Kept(runs)
+            self.version += 1
+
+    def current(self, version: int, form: Form) -> tuple[Any, ...]:
+        """What a page shows that was made at `version`: (version, notice, title, slider, tasks, heat maps)."""
+        try:
+            self.refresh()
+        except UserError as problem:
+            return version, self.pieces.notice(str(problem)), *[gr.skip()] * 4
+        if version == self.version:
+            return version, *[gr.skip()] * 5
+        tasks = gr.Dropdown(self.kept.tasks, value=next(iter(self.kept.tasks), None))
+        slider = gr.Slider(0, self.last, value=self.last)
+        return self.version, gr.skip(), self.pieces.head(self.runs), slider, tasks, self.matrices(form)
+
+    def ask(self, picture: Sent, words: Any, task: Any, at: Any) -> Iterator[tuple[Any, ...]]:
+        """Ask every stage; gives (state, notice, around the stage, all stages) after each answer."""
+        try:
+            task = task if isinstance(task, str) else None
+            asked = asked_of(self.uploads.path_of(picture), words if isinstance(words, str) else "", task)
+        except UserError as problem:
+            yield None, self.pieces.notice(str(problem)), "", ""
+            return
+        gold = self.kept.found(asked.sha, asked.words)
+        told = self.untold()
+        yield told, self.pieces.notice(), *self.told(told, at)
+        for run, _, reply in self._asking.replies(asked):
+            told = [each.and_then(reply, gold) if place == run else each for place, each in enumerate(told)]
+            yield told, self.pieces.notice(), *self.told(told, at)
+
+    def dropped(self, picture: Sent) -> str:
+        """What is wrong with a picture that was dropped, if something is."""
+        try:
+            picture_at(self.uploads.path_of(picture))
+        except UserError as problem:
+            return self.pieces.notice(str(problem))
+        return self.pieces.notice()
+
+    def choices(self, task: str | None, count: int = PAGE) -> str:
+        """The kept pictures of a task."""
+        return self.pieces.choices(task, choices_of(self.kept, task, count)) if task else ""
+
+    def pick(self, event: gr.EventData) -> tuple[Any, ...]:
+        """A kept question was chosen, or more were asked for: (picture, words, pictures to choose from, notice)."""
+        task, place = _word(event, "task"), _number(event, "place")
+        if _word(event, "act") == "more-pictures":
+            return gr.skip(), gr.skip(), self.choices(task, _number(event, "count")), gr.skip()
+        samples = self.kept.of(task)
+        if not 0 <= place < len(samples):
+            return gr.skip(), gr.skip(), gr.skip(), gr.skip()
+        sample = samples[place]
+        try:
+            picture = str(self.uploads.keep(sample.images[0]))
+        except UserError as problem:
+            return None, sample.instruction, gr.skip(), self.pieces.notice(str(problem))
+        return picture, sample.instruction, gr.skip(), self.pieces.notice()
+
+    def matrices(self, form: Form, chosen: tuple[int, int, int] | None = None) -> str:
+        """All heat maps."""
+        return self.pieces.matrices([matrix_of(n, run, form) for n, run in enumerate(self.runs)], chosen)
+
+    def cell(self, form: Form, event: gr.EventData) -> tuple[Any, Any]:
+        """A cell, a kind of its answers, or more of them were asked for: (heat maps, answers)."""
+        run, stage, task = (_number(event, key) for key in ("run", "stage", "task"))
+        if not 0 <= run < len(self.runs):
+            return gr.skip(), gr.skip()
+        kind = _word(event, "kind") if _word(event, "kind") in MARKS else "all"
+        count = max(PAGE, _number(event, "count"))
+        try:
+            found = answers_of(run, self.runs[run], self.kept, stage=stage, task=task, kind=kind, count=count)
+        except UserError as problem:
+            return gr.skip(), self.pieces.notice(str(problem))
+        return self.matrices(form, (run, stage, task)), self.pieces.answers(found)
+
+
+def _number(event: gr.EventData, key: str) -> int:
+    text = _word(event, key)
+    return int(text) if text.isdecimal() and len(text) < 10 else -1
+
+
+def _word(event: gr.EventData, key: str) -> str:
+    value = event._data.get(key) if isinstance(event._data, dict) else None
+    return value if isinstance(value, str) else ""
+
+
+class Page(gr.Blocks):  # type: ignore[misc]  # Gradio has no types here
+    """A page that looks at every value before Gradio opens, hashes, copies or fetches the file that it names."""
+
+    uploads: Uploads
+
+    def validate_inputs(self, block_fn: Any, inputs: list[Any]) -> None:
+        """Called by Gradio with what was sent, for every event."""
+        super().validate_inputs(block_fn, inputs)
+        try:
+            refuse_foreign(self.uploads, [isinstance(part, gr.Image) for part in block_fn.inputs], inputs)
+        except DataError as problem:
+            raise gr.Error(str(problem), print_exception=False) from problem
+
+
+class Events(Queue):  # type: ignore[misc]  # Gradio has no types here
+    """Gradio's queue of events. An exception in its loop would end it for every session until the server is restarted.
+
+    It looks up a session's messages under the name that was posted, and assumes that they are there as long as an event
+    of the session waits. A session without a name, or one whose client has left, was such an exception.
+    """
+
+    async def push(self, body: Any, request: Any, username: str | None) -> Any:
+        """Called by Gradio for each event that is posted."""
+        if not SESSION.fullmatch(body.session_hash or ""):
+            return False, "session_hash: 1 to 64 letters, digits, - and _", "error"
+        return await super().push(body, request, username)
+
+    def send_message(self, event: Any, event_message: Any) -> None:
+        """Called by Gradio in its loop."""
+        if event.session_hash in self.pending_messages_per_session:
+            super().send_message(event, event_message)
+
+
+def page_of(ground: Playground) -> Page:
+    """The page with its listeners."""
+    page = Page(title="evertune", analytics_enabled=False, delete_cache=(HOURLY, HOURLY))
+    page.uploads = ground.uploads
+    with page:
+        head = piece(ground.pieces.head(ground.runs))
+        version = gr.State(ground.version)
+        told = gr.State(None)
+        first = ground.kept.tasks[0] if ground.kept.tasks else None
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=2, min_width=280):
+                picture = gr.Image(
+                    label="Picture", sources=["upload", "clipboard"], height=260, buttons=[], elem_id="picture"
+                )
+                task = gr.Dropdown(
+                    ground.kept.tasks, value=first, label="or a test picture of", filterable=False, elem_id="task"
+                )
+                choices = piece(ground.choices(first), elem_id="choices")
+            with gr.Column(scale=3, min_width=280):
+                words = gr.Textbox(label="Question", lines=1, max_lines=6, elem_id="question")
+                ask = gr.Button("Ask every stage", variant="primary", elem_id="ask")
+                notice = piece(ground.pieces.notice(), elem_id="notice")
+                stage = gr.Slider(
+                    0,
+                    ground.last,
+                    value=ground.last,
+                    step=1,
+                    label="Stage: before and after this task",
+                    buttons=[],
+                    elem_id="stage",
+                )
+                turn = piece(elem_id="turn")
+        stages = piece(elem_id="stages")
+        piece(ground.pieces.matrix_head())
+        form = gr.Radio(FORMS, value="strict", label="Scored", elem_id="form")
+        maps = piece(ground.matrices("strict"), elem_id="maps")
+        answers = piece(elem_id="answers")
+
+        asking: dict[str, Any] = {
+            "preprocess": False,
+            "inputs": [picture, words, task, stage],
+            "outputs": [told, notice, turn, stages],
+        }
+        quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+        fresh: dict[str, Any] = {"inputs": [version, form], "outputs": [version, notice, head, stage, task, maps]}
+        page.load(ground.current, **fresh, **quiet)
+        for wants in (ask.click, words.submit):
+            wants(ground.current, **fresh, **quiet).then(ground.ask, **asking, **quiet)
+        picture.upload(ground.dropped, picture, notice, preprocess=False, **quiet)
+        task.change(ground.choices, task, choices, **quiet)
+        choices.click(ground.pick, None, [picture, words, choices, notice], **quiet)
+        stage.change(ground.told, [told, stage], [turn, stages], trigger_mode="always_last", **quiet)
+        stages.click(_stage_of, None, stage, **quiet)
+        form.change(ground.matrices, form, maps, **quiet)
+        maps.click(ground.cell, form, [maps, answers], **quiet)
+        answers.click(ground.cell, form, [maps, answers], **quiet)
+        picked = answers.select(ground.pick, None, [picture, words, choices, notice], **quiet)
+        picked.success(ground.ask, **asking, **quiet)
+    page.queue(max_size=WAITING)
+    page._queue.__class__ = Events  # Gradio has no place to name another
+    page.state_session_capacity = SESSIONS
+    return page
+
+
+def _stage_of(event: gr.EventData) -> Any:
+    """The slider follows a stage that was chosen in the table."""
+    number = _number(event, "stage")
+    return number if number >= 0 else gr.skip()
+
+
+def mounted(page: Page, *, token: str | None, largest: int) -> Door:
+    """The page behind its door. Files that were dropped are gone when the server ends.
+
+    Args:
+        page: what `page_of` made.
+        token: what callers must show.
+        largest: bytes of a request, and of a picture.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        shutil.rmtree(page.uploads.folder, ignore_errors=True)
+
+    def file(path: str) -> Response:  # before Gradio's own, which goes by names
+        try:
+            content, kind = page.uploads.given(path)
+        except DataError:
+            return Response(status_code=404, headers=SEALED)
+        download = {} if kind else {"content-disposition": "attachment"}
+        return Response(content, media_type=kind or "application/octet-stream", headers=SEALED | download)
+
+    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_api_route(f"{FILES}{{path:path}}", file, methods=["GET", "HEAD"])
+    gr.mount_gradio_app(
+        app,
+        page,
+        path="/",
+        footer_links=[],
+        run_history=False,
+        show_error=False,
+        max_file_size=largest,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        theme=theme(),
+        css=style_sheet(),
+    )
+    page.has_launched = True  # Gradio checks paths only then, and does not set it for a mounted page
+    return Door(app, token=token, largest=largest + MULTIPART)

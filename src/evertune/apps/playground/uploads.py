@@ -1,0 +1,147 @@
+"""What was dropped on the page: the one folder whose files are read for a caller, or given to a browser.
+
+Every file that a caller names is looked up here. Gradio's own checks come second: it skips some of them when it
+thinks that a page has not been launched, and trusts names for what a file is.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from evertune.apps.auth import LARGEST_BODY
+from evertune.data.images import format_of
+from evertune.utils.errors import DataError
+from evertune.utils.files import digest, make_folder, write_atomically
+
+TYPES = {
+    "AVIF": "image/avif",
+    "BMP": "image/bmp",
+    "GIF": "image/gif",
+    "JPEG": "image/jpeg",
+    "MPO": "image/jpeg",
+    "PNG": "image/png",
+    "WEBP": "image/webp",
+}
+"""Raster formats that browsers show."""
+META = {"_type": "gradio.FileData"}
+PLAIN = (str, int, float, bool, type(None))
+
+
+def _gone() -> DataError:
+    """One message for every file that is not to be had, so that it tells nothing about files elsewhere."""
+    return DataError("the picture is no longer there: choose it again", kind="missing picture")
+
+
+class Uploads:
+    """The folder of the files that were dropped on one page.
+
+    Args:
+        folder: it exists.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.resolve()
+
+    def path_of(self, sent: Any) -> Path | None:
+        """The file that a caller sent for an image; None for none. Touches no file.
+
+        Raises:
+            DataError: it is no file that was dropped here.
+        """
+        if sent is None:
+            return None
+        if not isinstance(sent, dict) or sent.get("meta") != META or sent.get("is_stream"):
+            raise _gone()
+        if not all(isinstance(value, PLAIN) for key, value in sent.items() if key != "meta"):
+            raise _gone()
+        return self.below(sent.get("path"))
+
+    def below(self, path: Any) -> Path:
+        """`path` where it names a file below the folder. Touches no file.
+
+        Raises:
+            DataError: it does not.
+        """
+        if not isinstance(path, str) or "\0" in path:
+            raise _gone()
+        found = Path(os.path.normpath(path))
+        if not found.is_relative_to(self.folder) or found == self.folder:
+            raise _gone()
+        return found
+
+    def read(self, path: Path) -> bytes:
+        """The content of a file that was dropped.
+
+        Raises:
+            DataError: it is gone, no regular file, or too large.
+        """
+        return read_regular(self.below(str(path)))
+
+    def keep(self, image: Path) -> Path:
+        """A copy of an image for the page, under a name that its content gives it.
+
+        Raises:
+            DataError: it is gone, no regular file, too large, or no image.
+        """
+        content = read_regular(image)
+        suffix = format_of(content, where="the picture").lower()
+        copy = self.folder / digest(content) / f"picture.{suffix}"
+        make_folder(copy.parent)
+        write_atomically(copy, content)  # again, if it is there: old files are deleted
+        return copy
+
+    def given(self, path: str) -> tuple[bytes, str | None]:
+        """The content of a file that was dropped, and its media type by content; None if browsers must not show it.
+
+        Raises:
+            DataError: it is gone, no regular file, or too large.
+        """
+        content = self.read(self.below(path))
+        try:
+            return content, TYPES.get(format_of(content, where="the picture"))
+        except DataError:
+            return content, None
+
+
+def read_regular(path: Path) -> bytes:
+    """The content of a regular file of at most `LARGEST_BODY` bytes that no link stands for.
+
+    Raises:
+        DataError: it is something else, or too large.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    except (OSError, ValueError) as problem:
+        raise _gone() from problem
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(handle)
+        raise _gone()
+    with os.fdopen(handle, "rb") as stream:
+        size = status.st_size
+        if size > LARGEST_BODY:
+            complaint = f"the picture has {size >> 20} MiB; at most {LARGEST_BODY >> 20} are taken: make it smaller"
+            raise DataError(complaint, kind="picture too large")
+        return stream.read(size)
+
+
+def refuse_foreign(uploads: Uploads, kinds: Sequence[bool], values: Sequence[Any]) -> None:
+    """Stop an event whose values are not what the page sends: texts, numbers, and for images what was dropped.
+
+    Args:
+        uploads: of the page.
+        kinds: for each input, whether it is an image.
+        values: what was sent for them.
+
+    Raises:
+        DataError: one is something else.
+    """
+    for is_image, value in zip(kinds, values, strict=False):
+        if is_image:
+            uploads.path_of(value)
+        elif not isinstance(value, PLAIN):
+            raise DataError("a value is something else than a text or a number")

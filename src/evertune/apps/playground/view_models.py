@@ -1,0 +1,228 @@
+"""What the page shows, as plain values: what was said stage by stage, the matrix, the answers of a cell.
+
+No HTML here, and nothing of Gradio: so it is tested without a browser.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from evertune.apps.playground.runs import Cell, Kept, Run, own_image
+from evertune.apps.server.generation import Reply
+from evertune.data import Sample, Task
+from evertune.data.task import images_of_row
+from evertune.metrics.rules import rule_of
+from evertune.reporting.examples import marks_of, shortened, thumbnail
+from evertune.service.service import lead_of, percent
+from evertune.training.evaluator import read_answers
+from evertune.utils.errors import UserError
+
+MARKS = ("right", "form", "partly", "wrong")
+PAGE = 24
+"""Answers, or pictures, that are shown before somebody asks for more."""
+Form = Literal["strict", "tolerant"]
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """An answer of one stage.
+
+    Attributes:
+        mark: of `MARKS`; None where nobody knows the right answer.
+        lead: how far the router put the first task before the second; '' without a router.
+        ranking: what it made of the question, the likeliest first.
+    """
+
+    text: str
+    mark: str | None
+    expert: str | None
+    lead: str
+    ranking: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What one run said: by stage, as far as it has been asked; a problem ends it.
+
+    Attributes:
+        stages: the names of all stages, the untouched model first.
+    """
+
+    run: str
+    stages: tuple[str, ...]
+    said: tuple[Said, ...] = ()
+    problem: str = ""
+
+    def and_then(self, reply: Reply | UserError, gold: tuple[Task, Sample] | None) -> Told:
+        """The same with one more answer, marked against the right one where it is known."""
+        if isinstance(reply, UserError):
+            return Told(self.run, self.stages, self.said, str(reply))
+        mark = mark_of(reply.text, *gold) if gold else None
+        ranking = tuple((task, percent(share)) for task, share in reply.ranking[:3])
+        said = Said(shortened(reply.text), mark, reply.expert, lead_of(reply.ranking), ranking)
+        return Told(self.run, self.stages, (*self.said, said))
+
+
+def mark_of(text: str, task: Task, sample: Sample) -> str:
+    """Whether an answer to one question of a task is right.
+
+    All questions of the task take part, since a score may weigh words by all of their answers (CIDEr).
+    """
+    place = next(number for number, other in enumerate(task.test) if other.id == sample.id)
+    rows = [{"answer": "", "gold": list(other.answers)} for other in task.test]
+    rows[place]["answer"] = text
+    return marks_of(rows, rule_of(task.score))[place]
+
+
+@dataclass(frozen=True, slots=True)
+class Square:
+    """A cell of the matrix; `score` is None where nothing was asked."""
+
+    stage: int
+    task: int
+    score: float | None
+    own: bool
+
+    @property
+    def share(self) -> int:
+        """Of 100, how deep its colour is: some from the start, so that a 0 is seen to be one."""
+        return round(5 + 95 * min(max((self.score or 0) / 100, 0.0), 1.0))
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """The matrix of a run: stages by tasks."""
+
+    run: int
+    name: str
+    method: str
+    seed: int
+    tasks: list[str]
+    rows: list[tuple[str, list[Square]]]
+
+
+def matrix_of(number: int, run: Run, form: Form) -> Matrix:
+    """The matrix of the run at place `number`, strict or in any form."""
+    key = "score" if form == "strict" else "tolerant"
+    rows = []
+    for stage, name in enumerate(run.stage_names):
+        cells: list[Cell] = [run.cells.get((stage, task.name), {}) for task in run.tasks]
+        squares = [
+            Square(stage, place, cell.get(key), stage > 0 and name == run.tasks[place].name)
+            for place, cell in enumerate(cells)
+        ]
+        rows.append((name, squares))
+    return Matrix(number, run.name, run.config.method, run.config.seed, [task.name for task in run.tasks], rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A question of a cell, what was expected and what was said; `kept` is its place among the kept ones, if it is."""
+
+    picture: str | None
+    image: str
+    instruction: str
+    gold: str
+    said: str
+    mark: str
+    expert: str | None
+    kept: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Some answers of a cell.
+
+    Attributes:
+        kind: which are shown: of `MARKS`, or `all`.
+        counts: how many there are of each kind, `all` included.
+        rows: the first of the kind; `more` are left.
+    """
+
+    run: int
+    run_name: str
+    stage: int
+    stage_name: str
+    task: int
+    task_name: str
+    rule: str
+    strict: float
+    tolerant: float
+    kind: str
+    counts: dict[str, int]
+    rows: list[Row]
+    more: int
+
+
+def answers_of(
+    number: int, run: Run, kept: Kept, *, stage: int, task: int, kind: str = "all", count: int = PAGE
+) -> Answers:
+    """The answers of a cell, at most `count` of a kind.
+
+    Raises:
+        RunFolderError: they are missing or damaged. UserError: there is no such cell.
+    """
+    if not 0 <= task < len(run.tasks) or (stage, run.tasks[task].name) not in run.cells:
+        raise UserError("nothing was asked there")
+    cell = run.cells[stage, run.tasks[task].name]
+    rule = rule_of(cell["score_rule"])
+    rows = read_answers(run.folder / cell["answers"])
+    marks = marks_of(rows, rule)
+    chosen = [(row, mark) for row, mark in zip(rows, marks, strict=True) if kind in ("all", mark)]
+    return Answers(
+        run=number,
+        run_name=run.name,
+        stage=stage,
+        stage_name=run.stage_names[stage],
+        task=task,
+        task_name=run.tasks[task].name,
+        rule=rule.name,
+        strict=cell["score"],
+        tolerant=cell["tolerant"],
+        kind=kind,
+        counts={"all": len(rows)} | {mark: marks.count(mark) for mark in MARKS},
+        rows=_rows(chosen[:count], run.folder, run.tasks[task], kept),
+        more=max(0, len(chosen) - count),
+    )
+
+
+def _rows(chosen: Sequence[tuple[dict[str, Any], str]], folder: Path, task: Task, kept: Kept) -> list[Row]:
+    """With the pictures that the run in `folder` keeps, and no other that its answers name."""
+    known = {sample.id: sample for sample in task.test}
+    places = {sample.id: place for place, sample in enumerate(kept.of(task.name))}
+    found = []
+    for row, mark in chosen:
+        sample = known.get(row["id"])
+        image = own_image(folder, sample.images[0]) if sample and sample.images else None
+        found.append(
+            Row(
+                picture=thumbnail(image) if image else None,
+                image=", ".join(image.name for image in images_of_row(row)),
+                instruction=shortened(str(row["instruction"])),
+                gold=shortened(" / ".join(dict.fromkeys(map(str, row["gold"])))),
+                said=shortened(str(row["answer"])),
+                mark=mark,
+                expert=row.get("expert"),
+                kept=places.get(row["id"]),
+            )
+        )
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A kept picture to choose."""
+
+    place: int
+    picture: str | None
+    instruction: str
+
+
+def choices_of(kept: Kept, task: str, count: int = PAGE) -> tuple[list[Choice], int]:
+    """The first `count` kept questions of a task with their pictures, and how many are left."""
+    samples = kept.of(task)
+    shown = [Choice(i, thumbnail(s.images[0]), shortened(s.instruction)) for i, s in enumerate(samples[:count])]
+    return shown, max(0, len(samples) - count)

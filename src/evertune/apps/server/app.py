@@ -1,0 +1,219 @@
+"""The endpoint: `/v1/chat/completions` with pictures, streaming or not, `/v1/models`, `/health` and `/metrics`.
+
+Whatever goes wrong is answered with an error object (`errors.py`). Each reply says the stage that it is from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from evertune.apps.auth import bearer, names_this_machine, same_token
+from evertune.apps.server.batches import Batches, FullError
+from evertune.apps.server.errors import RefusedError
+from evertune.apps.server.generation import Answering, Question, Reply
+from evertune.apps.server.reload import Served
+from evertune.apps.server.requests import Intake, Limits, refuse_unknown
+from evertune.utils.errors import RunFolderError, UserError
+
+LOG = logging.getLogger("uvicorn.error")
+T = TypeVar("T")
+
+
+class Measured:
+    """What `/metrics` tells."""
+
+    def __init__(self, batches: Batches[Question, Reply]) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter("evertune_requests", "Requests by status", ["status"], registry=self.registry)
+        self.seconds = Histogram("evertune_request_seconds", "Seconds until an answer", registry=self.registry)
+        self.tokens = Counter("evertune_answer_tokens", "Tokens that were answered", registry=self.registry)
+        waiting = Gauge("evertune_waiting", "Questions that wait", registry=self.registry)
+        waiting.set_function(lambda: len(batches))
+
+
+def make_app(answering: Answering, *, name: str, limits: Limits | None = None, token: str | None = None) -> FastAPI:
+    """The application.
+
+    Args:
+        answering: the model; used by one thread only.
+        name: what clients call it.
+        limits: what one server takes.
+        token: what clients must send as `Authorization: Bearer ...`; None: nothing.
+    """
+    limits = limits or Limits()
+    batches: Batches[Question, Reply] = Batches(
+        answering, most=limits.batch, waiting=limits.waiting, idle=answering.idle
+    )
+    measured, intake = Measured(batches), Intake(answering, name, limits)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(batches.close)
+
+    app = FastAPI(title="evertune", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+
+    @app.middleware("http")
+    async def counted(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
+        try:
+            _refuse_other_names(request, token)
+            response = await go_on(request)
+        except RefusedError as problem:
+            response = problem.response()
+        except ClientDisconnect:
+            response = RefusedError(400, "the request is not complete", code="incomplete").response()
+        except Exception:
+            LOG.exception("%s %s", request.method, request.url.path)
+            response = RefusedError(500, "the server failed: see its log", code="internal").response()
+        if request.url.path.startswith("/v1/"):
+            measured.requests.labels(str(response.status_code)).inc()
+        return response
+
+    @app.exception_handler(RefusedError)
+    async def refused(_: Request, problem: RefusedError) -> JSONResponse:
+        return problem.response()
+
+    @app.exception_handler(HTTPException)
+    async def elsewhere(request: Request, problem: HTTPException) -> JSONResponse:
+        where = f"{request.method} {request.url.path}"
+        return RefusedError(problem.status_code, f"{where}: {problem.detail}", code="not_found").response()
+
+    @app.get("/health")
+    async def health() -> JSONResponse:
+        served = _served(answering)
+        about = {"stage": served.stage, "task": served.task, "system_fingerprint": served.fingerprint}
+        return JSONResponse({"status": "ok", "model": name, "waiting": len(batches), **about})
+
+    @app.get("/metrics")
+    async def metrics() -> PlainTextResponse:
+        return PlainTextResponse(generate_latest(measured.registry), media_type="text/plain; version=0.0.4")
+
+    @app.get("/v1/models")
+    async def models(request: Request) -> dict[str, Any]:
+        _admit(request, token)
+        return {"object": "list", "data": [_model(name, _served(answering))]}
+
+    @app.get("/v1/models/{wanted:path}")
+    async def model(request: Request, wanted: str) -> dict[str, Any]:
+        _admit(request, token)
+        refuse_unknown(wanted, name)
+        return _model(name, _served(answering))
+
+    @app.post("/v1/chat/completions")
+    async def chat(request: Request) -> Response:
+        _admit(request, token)
+        _refuse_forms(request)
+        started = time.perf_counter()
+        with intake.pixels.share() as pixels:
+            asked = await _within_limits(intake.asked(request.stream(), pixels))
+            reply = await _within_limits(_reply(batches, asked.question))
+        measured.seconds.observe(time.perf_counter() - started)
+        measured.tokens.inc(reply.tokens)
+        return _response(reply, name=name, stream=asked.stream, wants_usage=asked.wants_usage)
+
+    return app
+
+
+def _response(reply: Reply, *, name: str, stream: bool, wants_usage: bool) -> Response:
+    """The answer as a whole, or as a stream."""
+    head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": name}
+    head |= {"system_fingerprint": reply.served.fingerprint}
+    headers = {"X-Evertune-Stage": str(reply.served.stage)}
+    if stream:
+        chunks = _chunks(head, reply, wants_usage)
+        return StreamingResponse(chunks, media_type="text/event-stream", headers=headers)
+    choice = {"index": 0, "message": {"role": "assistant", "content": reply.text}, "finish_reason": _reason(reply)}
+    body = {**head, "object": "chat.completion", "choices": [choice], "usage": _usage(reply)}
+    about = {"expert": reply.expert, "stage": reply.served.stage, "task": reply.served.task}
+    return JSONResponse({**body, "evertune": about}, headers=headers)
+
+
+def _served(answering: Answering) -> Served:
+    try:
+        return answering.served
+    except RunFolderError as problem:
+        raise _unavailable(problem) from problem
+
+
+def _unavailable(problem: RunFolderError) -> RefusedError:
+    return RefusedError(503, str(problem), code="model_unavailable")
+
+
+def _model(name: str, served: Served) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": served.created, "owned_by": "evertune"}
+
+
+def _refuse_other_names(request: Request, token: str | None) -> None:
+    """Stop requests that a page of another site sends to a name that it points here (DNS rebinding)."""
+    if token is None and not names_this_machine(request.headers.get("host", "")):
+        raise RefusedError(403, "this server answers on 127.0.0.1 and localhost only", code="foreign_host")
+
+
+def _refuse_forms(request: Request) -> None:
+    """Stop what a page of another site may send without asking: browsers ask before they send JSON."""
+    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if kind != "application/json":
+        raise RefusedError(415, "send the request as 'Content-Type: application/json'", code="content_type")
+
+
+def _admit(request: Request, token: str | None) -> None:
+    if token is not None and not same_token(bearer(request.headers.get("authorization", "")), token):
+        raise RefusedError(401, "send the server's token as 'Authorization: Bearer ...'", code="invalid_api_key")
+
+
+async def _reply(batches: Batches[Question, Reply], question: Question) -> Reply:
+    return await asyncio.wrap_future(batches.ask(question))
+
+
+async def _within_limits(made: Awaitable[T]) -> T:
+    try:
+        return await made
+    except FullError as problem:
+        raise RefusedError(429, "too many questions are waiting: ask again in a second", code="full") from problem
+    except RunFolderError as problem:
+        raise _unavailable(problem) from problem
+    except UserError as problem:
+        raise RefusedError(400, str(problem), code="invalid") from problem
+
+
+def _reason(reply: Reply) -> str:
+    """Why an answer ends where it does, in the words of the protocol."""
+    return "stop" if reply.finished else "length"
+
+
+def _usage(reply: Reply) -> dict[str, int]:
+    together = reply.asked_tokens + reply.tokens
+    return {"prompt_tokens": reply.asked_tokens, "completion_tokens": reply.tokens, "total_tokens": together}
+
+
+async def _chunks(head: dict[str, Any], reply: Reply, wants_usage: bool) -> AsyncIterator[str]:
+    """Server-sent events: the answer word by word, as it is made in one go."""
+
+    def event(delta: dict[str, str], finish: str | None = None) -> str:
+        choice = {"index": 0, "delta": delta, "finish_reason": finish}
+        return _event({**head, "object": "chat.completion.chunk", "choices": [choice]})
+
+    yield event({"role": "assistant", "content": ""})
+    for number, word in enumerate(reply.text.split(" ")):
+        yield event({"content": word if number == 0 else f" {word}"})
+    yield event({}, _reason(reply))
+    if wants_usage:
+        yield _event({**head, "object": "chat.completion.chunk", "choices": [], "usage": _usage(reply)})
+    yield "data: [DONE]\n\n"
+
+
+def _event(content: dict[str, Any]) -> str:
+    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"

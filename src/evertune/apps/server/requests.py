@@ -1,0 +1,184 @@
+"""From a request's bytes to a question, with bounded memory: counts and headers first, pixels last, one at a time.
+
+Bodies and decoded images of all requests together have a limit each; what would go beyond it is a 429.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from evertune.apps.auth import LARGEST_BODY
+from evertune.apps.server.batches import FullError
+from evertune.apps.server.chat import ChatRequest, asked_of, encoded_images, request_of
+from evertune.apps.server.errors import RefusedError
+from evertune.apps.server.generation import Answering, Question
+from evertune.data.images import picture_of_bytes, pixels_of_bytes
+from evertune.utils.errors import DataError, UserError
+
+MOST_VALUES = 50_000
+"""Of a request's JSON: commas and brackets; as Python objects they take thirty times their bytes."""
+MOST_TEXT = 1 << 20
+"""Characters of all messages: more than any model reads, and counting tokens takes seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one server takes.
+
+    Attributes:
+        batch: questions answered at once.
+        waiting: questions that may wait; beyond it the answer is 429.
+        body: bytes of a request.
+        tokens: of an answer.
+        pixels: of the images of a request.
+        all_bodies: bytes of requests that are being read; beyond it the answer is 429.
+        all_pixels: of the images of all questions that wait or are answered; beyond it the answer is 429.
+    """
+
+    batch: int = 16
+    waiting: int = 64
+    body: int = LARGEST_BODY
+    tokens: int = 64
+    pixels: int = 25_000_000
+    all_bodies: int = 4 * LARGEST_BODY
+    all_pixels: int = 50_000_000
+
+
+class Budget:
+    """At most so much at the same time; for one event loop."""
+
+    def __init__(self, most: int) -> None:
+        self._left = most
+
+    def take(self, amount: int) -> None:
+        """Take a part.
+
+        Raises:
+            FullError: it is not there.
+        """
+        if amount > self._left:
+            raise FullError
+        self._left -= amount
+
+    @contextmanager
+    def share(self) -> Iterator[Share]:
+        """A part that grows, and is given back at the end."""
+        share = Share(self)
+        try:
+            yield share
+        finally:
+            self._left += share.size
+
+
+class Share:
+    """A part of a budget."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget, self.size = budget, 0
+
+    def add(self, amount: int) -> None:
+        """Take more, or raise `FullError`."""
+        self._budget.take(amount)
+        self.size += amount
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question and how its reply is wanted; what else a request held is gone."""
+
+    question: Question
+    stream: bool
+    wants_usage: bool
+
+
+class Intake:
+    """Makes questions of requests.
+
+    Args:
+        answering: says what the model takes.
+        name: of the model.
+        limits: of the server.
+    """
+
+    def __init__(self, answering: Answering, name: str, limits: Limits) -> None:
+        self._answering, self._name, self._limits = answering, name, limits
+        self._bodies, self.pixels = Budget(limits.all_bodies), Budget(limits.all_pixels)
+        self._one = asyncio.Lock()
+
+    async def asked(self, stream: Any, pixels: Share) -> Asked:
+        """What a request asks.
+
+        Args:
+            stream: parts of its body.
+            pixels: the share for its images, held by the caller until they are answered.
+
+        Raises:
+            RefusedError: it can't be honoured. FullError: come again later.
+        """
+        with self._bodies.share() as share:
+            body = await self._body(stream, share)
+            async with self._one:
+                request, images = await asyncio.to_thread(self._parsed, body)
+                del body
+                try:
+                    pixels.add(await asyncio.to_thread(self._pixels, images))
+                    return await asyncio.to_thread(self._asked, request, images)
+                except UserError as problem:
+                    raise RefusedError(400, str(problem), code="invalid") from problem
+
+    async def _body(self, stream: Any, share: Share) -> bytearray:
+        """The body, which is not read any further once it is too long."""
+        body = bytearray()
+        async for part in stream:
+            if len(body) + len(part) > self._limits.body:
+                most = self._limits.body >> 20
+                raise RefusedError(413, f"the request has more than {most} MiB: send a smaller picture", code="size")
+            share.add(len(part))
+            body += part
+        return body
+
+    def _parsed(self, body: bytearray) -> tuple[ChatRequest, list[bytes]]:
+        if sum(map(body.count, (b",", b"[", b"{"))) > MOST_VALUES:
+            raise RefusedError(400, f"the request has more than {MOST_VALUES:,} values: shorten it", code="size")
+        request = request_of(body)
+        refuse_unknown(request.model, self._name)
+        try:
+            if sum(len(message.text) for message in request.messages) > MOST_TEXT:
+                raise DataError(f"the messages have more than {MOST_TEXT:,} characters: shorten them")
+            self._answering.refuse_number(sum(len(message.urls) for message in request.messages))
+            return request, list(encoded_images(request))
+        except UserError as problem:
+            raise RefusedError(400, str(problem), code="invalid") from problem
+
+    def _pixels(self, images: list[bytes]) -> int:
+        each = (pixels_of_bytes(content, where=_name(number)) for number, content in enumerate(images, start=1))
+        pixels, most = sum(each), self._limits.pixels
+        if pixels > most:
+            raise DataError(
+                f"the images have {pixels:,} pixels together; at most {most:,} are taken: make them smaller"
+            )
+        return pixels
+
+    def _asked(self, request: ChatRequest, images: list[bytes]) -> Asked:
+        words, context = asked_of(request)
+        pictures = [picture_of_bytes(content, where=_name(number)) for number, content in enumerate(images, start=1)]
+        longest = request.longest(self._limits.tokens)
+        question = Question(pictures, words, longest, stops=request.stops, context=context)
+        self._answering.refuse(question)
+        options = request.stream_options
+        return Asked(question, bool(request.stream), bool(options and options.include_usage))
+
+
+def refuse_unknown(wanted: str | None, name: str) -> None:
+    """Stop a request for another model; a request may leave it out, for there is only one."""
+    if wanted not in (None, name):
+        message = f"there is no model '{wanted}' here: this server has '{name}'"
+        raise RefusedError(404, message, code="model_not_found", param="model")
+
+
+def _name(number: int) -> str:
+    return f"image {number} of the messages"

@@ -1,0 +1,161 @@
+"""What there is: the listings behind `ls`, `show` and `doctor`."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import platform
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from types import NoneType
+from typing import Any, get_args
+
+from evertune.data.formats import format_names, format_of
+from evertune.data.single_file import is_yaml
+from evertune.data.stream import TaskFile, about_task, stream_file, stream_names
+from evertune.metrics.rules import rule_of
+from evertune.models.presets import PRESETS
+from evertune.utils.errors import UserError, unknown
+from evertune.utils.files import cache_folder
+
+
+def listing(what: str) -> list[dict[str, str]]:
+    """Names and titles of all methods, streams, models or formats."""
+    from evertune.methods import METHODS
+
+    kinds: dict[str, Callable[[], list[dict[str, str]]]] = {
+        "methods": lambda: [{"name": n, "title": m.about.title, "kind": m.about.kind} for n, m in METHODS.items()],
+        "streams": lambda: [{"name": n, "title": stream_file(n)[0].title} for n in stream_names()],
+        "models": lambda: [{"name": n, "title": facts["title"]} for n, facts in PRESETS.items()],
+        "formats": lambda: [{"name": n, "title": format_of(n).ABOUT["title"]} for n in format_names()],
+    }
+    if what not in kinds:
+        raise unknown("list", what, kinds)
+    return kinds[what]()
+
+
+def details(name: str) -> dict[str, dict[str, Any]]:
+    """Sections of facts about one method, stream, model or format.
+
+    Raises:
+        UserError: nothing is called `name`.
+    """
+    from evertune.methods import METHODS, options_of
+
+    if name in METHODS:
+        about = METHODS[name].about
+        facts = {key: getattr(about, key) for key in ("kind", "paper", "formula", "cost", "fails")}
+        made = METHODS[name]()  # what a default of None stands for is known to the method only
+        options = {f"{name}.{o}": f"{_kind(p.annotation)} = {getattr(made, o)!r}" for o, p in options_of(name).items()}
+        return {f"{name}: {about.title}": facts, "options": options or {"none": ""}}
+    if name in PRESETS:
+        return {f"{name}: {PRESETS[name]['title']}": {k: v for k, v in PRESETS[name].items() if k != "title"}}
+    if name in stream_names() or is_yaml(name):
+        content, _ = stream_file(name)
+        counts = {"known": len(content.known)} if content.known else {}
+        sections: dict[str, dict[str, Any]] = {
+            f"{content.name}: {content.title}": {**counts, "tasks": len(content.tasks)}
+        }
+        sections |= {f"known: {task.name}": _task(task) for task in content.known}
+        sections |= {f"{n}. {task.name}": _task(task) for n, task in enumerate(content.tasks, start=1)}
+        return sections | (_format(name) if name in format_names() else {})  # `coin` is both
+    if name in format_names():
+        return _format(name)
+    raise unknown("method, stream, model or format", name, [*METHODS, *stream_names(), *PRESETS, *format_names()])
+
+
+def _format(name: str) -> dict[str, dict[str, Any]]:
+    """What a format reads, where it is from, what it asks, and its options with their defaults."""
+    layout = format_of(name)
+    taken = inspect.signature(layout.rows).parameters
+    options = {
+        option: _kind_of_option(p) for option, p in taken.items() if p.kind is p.KEYWORD_ONLY and option != "split"
+    }
+    about = {key: value for key, value in layout.ABOUT.items() if key != "title"}
+    return {
+        f"format {name}: {layout.ABOUT['title']}": {**about, "prompt": layout.PROMPT},
+        "options": options or {"none": ""},
+    }
+
+
+def _kind_of_option(option: inspect.Parameter) -> str:
+    return "needed" if option.default is option.empty else repr(option.default)
+
+
+def _task(task: TaskFile) -> dict[str, Any]:
+    """Where a task is from, how it is scored, and what its source says about it."""
+    score = task.score if task.score == "exact" else f"{task.score} ({rule_of(task.score).about})"
+    return {**_source(task), **task.options, "score": score, **about_task(task)}
+
+
+def _source(task: TaskFile) -> dict[str, str]:
+    """A builder, own files, or a published format with the folders that its files and pictures are expected in."""
+    if task.build:
+        return {"from": task.build}
+    if task.root:
+        files = {"folder": task.root, "pictures": task.images or task.root}
+    else:
+        files = {"from": task.data or f"{task.train}, {task.test}"}
+    if not task.format:
+        return files
+    return {"format": task.format, **files, "prompt": task.prompt or str(format_of(task.format).PROMPT)}
+
+
+def _kind(annotation: Any) -> str:
+    """`float`, or the values that may be chosen."""
+    choices = [choice for choice in get_args(annotation) or (annotation,) if choice is not NoneType]
+    return " | ".join(choice.__name__ if isinstance(choice, type) else repr(choice) for choice in choices)
+
+
+def machine() -> dict[str, Any]:
+    """Facts about this machine that decide whether and how fast evertune runs."""
+    import torch
+
+    from evertune.utils.device import faster_dtype, pick_device, seconds_per_product, use_threads
+
+    facts: dict[str, Any] = {"evertune": version("evertune"), "python": platform.python_version()}
+    for name in ("torch", "transformers", "peft", "accelerate", "gguf", "resvg-py", "efficientnet-lite-pytorch"):
+        facts[name] = _version(name)
+    device = pick_device()
+    times = seconds_per_product(device.type)
+    facts |= {
+        "cores": os.cpu_count(),
+        "threads": use_threads(),
+        "device": str(device),
+        "CPU capability": torch.backends.cpu.get_cpu_capability(),
+        **{f"{str(d).removeprefix('torch.')} product": f"{1e3 * s:.2f} ms" for d, s in times.items()},
+        "dtype chosen": str(faster_dtype(times)).removeprefix("torch."),
+        "cache": str(cache_folder()),
+        "cache writable": _writable(),
+    }
+    return {**facts, **_models()}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "missing: pip install 'evertune[smol]'"
+
+
+def _writable() -> str:
+    from evertune.utils.files import write_atomically
+
+    probe = cache_folder() / ".probe"
+    try:
+        write_atomically(probe, "")
+        probe.unlink()
+    except UserError as problem:
+        return f"no: {problem}"
+    return "yes"
+
+
+def _models() -> dict[str, str]:
+    """State of the fetched models: whole, damaged (naming the files), or not fetched."""
+    from evertune.models.smol import damaged_files
+
+    result = {}
+    for config in sorted((cache_folder() / "models").glob("smol-*/config.json")):
+        damaged, folder = damaged_files(config.parent), config.parent
+        result[folder.name] = f"damaged: {', '.join(map(str, damaged))}; delete {folder}" if damaged else "whole"
+    return result or {"smol": "not fetched yet: evertune fetch smol"}

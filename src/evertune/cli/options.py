@@ -1,0 +1,49 @@
+"""The arguments that several commands share, and how they print. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+StreamArgument = Annotated[
+    str, typer.Argument(metavar="STREAM", help="A stream's name, its YAML or a run's, or a file of rows.")
+]
+ModelOption = Annotated[
+    str | None, typer.Option("--model", "-m", help="A preset, a checkpoint folder or a hub id [smol].")
+]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Decides everything random [0].")]
+LimitOption = Annotated[int | None, typer.Option("--limit", help="At most N training and N test samples per task.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="E.g. train.epochs=2, replay.ratio=0.05 or model.scope=lora."),
+]
+DataOption = Annotated[
+    str | None, typer.Option("--data", metavar="FOLDER", help="Where the folders of published data sets are.")
+]
+SkipBadOption = Annotated[
+    bool, typer.Option("--skip-bad", help="Leave out rows that can't be used instead of stopping; says which.")
+]
+DeterministicOption = Annotated[
+    bool, typer.Option("--deterministic", help="The same bits again on the same kind of CPU; slower.")
+]
+TrackOption = Annotated[
+    str | None, typer.Option("--track", metavar="A[,B]", help="Metrics also to trackio, wandb or mlflow.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+def make_console(*, quiet: bool = False) -> Console:
+    """The terminal; when `quiet` its words go where they don't mix with JSON."""
+    from evertune.utils.terminal import Terminal
+
+    return Terminal(stderr=quiet)
+
+
+def print_json(value: Any) -> None:
+    """Print a value for machines."""
+    print(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False, default=str))

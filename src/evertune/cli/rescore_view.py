@@ -1,0 +1,81 @@
+"""What rescored answers look like in the terminal: our scores, theirs, and why they differ.
+
+Apart from `compare`, which knows nothing of terminals.
+"""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from evertune.tools.rescore.compare import Rescored, TheirScore
+
+NUMBERS = ("score", "any form", "±", "points", "- ours", "answers")
+
+
+def show_rescored(console: Console, result: Rescored) -> None:
+    """Print everything that `result` says."""
+    gaps = f", {result.missing:,} without an answer (counted as wrong)" if result.missing else ""
+    empty = f", {result.empty:,} empty" if result.empty else ""
+    console.print(
+        f"{result.file}: {result.questions:,} questions{gaps}{empty} · format {result.format}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    console.print(_ours(result))
+    if result.theirs:
+        console.print(_theirs(result))
+    for theirs in result.theirs:
+        _differences(console, theirs, result.ours[0].rule)
+    if result.reported:
+        _reported(console, result)
+
+
+def _table(*titles: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
+    for title in titles:
+        table.add_column(title, justify="right" if title in NUMBERS else "left")
+    return table
+
+
+def _ours(result: Rescored) -> Table:
+    table = _table("our score", "score", "±", "any form", "what")
+    for one in result.ours:
+        error = "" if one.standard_error is None else f"{one.standard_error:.2f}"
+        table.add_row(one.rule, f"{one.strict:.2f}", error, f"{one.tolerant:.2f}", Text(one.about))
+    return table
+
+
+def _theirs(result: Rescored) -> Table:
+    table = _table("their score", "score", "- ours", "whose", "what")
+    for one in result.theirs:
+        points = "-" if one.points is None else f"{one.points:.2f}"
+        gap = "" if one.points is None or not one.differences else f"{one.points - result.ours[0].strict:+.2f}"
+        table.add_row(one.name, points, gap, Text(one.source), Text(one.does))
+    return table
+
+
+def _differences(console: Console, theirs: TheirScore, rule: str) -> None:
+    if theirs.problem:
+        console.print(f"'{theirs.name}' can't be computed: {theirs.problem}", markup=False, highlight=False)
+    if not theirs.differences:
+        return
+    console.print(f"why '{theirs.name}' is not '{rule}'", markup=False, highlight=False)
+    table = _table("points", "answers", "why", "for example")
+    for one in theirs.differences:
+        table.add_row(f"{one.points:+.2f}", f"{one.answers:,}", Text(one.why), Text(one.example))
+    console.print(table)
+
+
+def _reported(console: Console, result: Rescored) -> None:
+    values = ", ".join(f"{name} {value:g}" for name, value in result.reported.items())
+    met = [one.name for one in result.theirs if one.reported]
+    asked = any(one.reported is not None for one in result.theirs)
+    verdict = f": met by '{met[0]}'" if met else ": met by none of theirs" if asked else ""
+    console.print(f"Result.text reports {values}{verdict}", markup=False, highlight=False, soft_wrap=True)
+    samples = result.reported.get("Samples")
+    if samples is not None and samples != result.questions:
+        console.print(f"it speaks of {samples:g} samples, there are {result.questions}", markup=False, highlight=False)

@@ -1,0 +1,350 @@
+"""The commands for a model in service, thin like the others: `new`, `try`, `learn`, `check`, `ask`, `log`, ..."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from evertune.cli.options import (
+    DataOption,
+    DeterministicOption,
+    JsonOption,
+    SetOption,
+    SkipBadOption,
+    TrackOption,
+    make_console,
+    print_json,
+)
+from evertune.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="The model's folder, or a run's.")]
+DataArgument = Annotated[str, typer.Argument(metavar="DATA", help="A file in any format of `evertune data check`.")]
+NameOption = Annotated[str | None, typer.Option("--name", help="Of the task [the file's].")]
+ScoreOption = Annotated[str | None, typer.Option("--score", help="The scoring rule [exact].")]
+FormatOption = Annotated[str | None, typer.Option("--format", help="Of the file [by its ending].")]
+ImagesOption = Annotated[str | None, typer.Option("--images", metavar="FOLDER", help="Where its pictures are.")]
+PromptOption = Annotated[str | None, typer.Option("--prompt", help="How its questions are asked.")]
+TrainOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="How this task is trained, e.g. train.min_steps=400 [200]."),
+]
+FormatSetting = Annotated[list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="Of the format.")]
+
+
+def new(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="A preset, a checkpoint folder or a hub id.")] = "smol",
+    method: Annotated[str, typer.Option("--method", help="How it keeps what it knows.")] = "auto",
+    seed: Annotated[int, typer.Option("--seed", help="Decides everything random.")] = 0,
+    deterministic: DeterministicOption = False,
+    settings: SetOption = None,
+) -> None:
+    """Make a model that remembers; it has learned nothing yet."""
+    from evertune.cli.console import TerminalWatcher
+    from evertune.service import new as make
+
+    console = make_console()
+    with TerminalWatcher(console) as watcher:
+        make(
+            folder,
+            model=model,
+            method=method,
+            seed=seed,
+            settings=[*(settings or []), *(["deterministic=true"] if deterministic else [])],
+            progress=watcher.fetching,
+        )
+    console.print(
+        f"{folder}  {model} with {method}\n[dim]next: evertune learn {folder} DATA[/dim]",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def advise(
+    folder: FolderArgument,
+    data: DataArgument,
+    name: NameOption = None,
+    score: ScoreOption = None,
+    format: FormatOption = None,
+    images: ImagesOption = None,
+    prompt: PromptOption = None,
+    option: FormatSetting = None,
+    settings: TrainOption = None,
+    skip_bad: SkipBadOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """What learning a task would gain and cost; nothing is changed."""
+    from evertune.cli.console import TerminalWatcher
+    from evertune.cli.service_view import show_advice
+    from evertune.service import advice
+    from evertune.tools.data.source import Hints, options_of
+
+    hints = Hints(format, images, prompt, options_of(option or []))
+    console = make_console(quiet=as_json)
+    with TerminalWatcher(console) as watcher:
+        found = advice(
+            folder,
+            data,
+            name=name,
+            score=score,
+            hints=hints,
+            settings=settings or (),
+            skip_bad=skip_bad,
+            watcher=watcher,
+            progress=watcher.fetching,
+        )
+    if as_json:
+        print_json(found.as_dict())
+    else:
+        show_advice(console, found)
+
+
+def learn(
+    folder: FolderArgument,
+    data: DataArgument,
+    name: NameOption = None,
+    method: Annotated[
+        str | None, typer.Option("--method", help="'auto', or the one that it was made with; another is refused.")
+    ] = None,
+    score: ScoreOption = None,
+    accept_if: Annotated[
+        str | None, typer.Option("--accept-if", metavar="CONDITION", help="E.g. 'forgetting<2 and gain>5' [learned].")
+    ] = None,
+    format: FormatOption = None,
+    images: ImagesOption = None,
+    prompt: PromptOption = None,
+    option: FormatSetting = None,
+    settings: TrainOption = None,
+    skip_bad: SkipBadOption = False,
+    deterministic: DeterministicOption = False,
+    track: TrackOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Teach it one more task, and see what it gained and lost; exit code 1 when the stage was discarded."""
+    from evertune.cli.console import TerminalWatcher
+    from evertune.cli.service_view import show_learned
+    from evertune.service import learn as teach
+    from evertune.service import parsed
+    from evertune.service import rollback as go_back
+    from evertune.service.gate import ANYTHING
+    from evertune.tools.data.source import Hints, options_of
+
+    condition = parsed(accept_if) if accept_if else None
+    hints = Hints(format, images, prompt, options_of(option or []))
+    console = make_console(quiet=as_json)
+    asks = condition is None and not as_json and _somebody_there(console)
+    with TerminalWatcher(console) as watcher:
+        done = teach(
+            folder,
+            data,
+            name=name,
+            method=method,
+            score=score,
+            hints=hints,
+            settings=settings or (),
+            skip_bad=skip_bad,
+            accept_if=ANYTHING if asks else condition,
+            deterministic=deterministic,
+            track=[each.strip() for each in track.split(",")] if track else (),
+            watcher=watcher,
+            progress=watcher.fetching,
+        )
+    if as_json:
+        print_json(done.as_dict())
+    else:
+        show_learned(console, done, folder=str(folder), data=data)
+    if asks and not done.verdict.learned and not typer.confirm("keep the stage all the same?"):
+        go_back(folder, done.stage - 1)
+        console.print("[red]discarded[/red]  the model is as it was before")
+        raise typer.Exit(1)
+    if done.broken:
+        raise typer.Exit(1)
+
+
+def _somebody_there(console: Console) -> bool:
+    """Whether a question on this terminal will be answered."""
+    return sys.stdin.isatty() and console.is_terminal
+
+
+def check(
+    folder: FolderArgument,
+    every_stage: Annotated[
+        bool, typer.Option("--every-stage", help="Ask its stages too, for evertune report and compare.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask it everything it ever learned, and compare with the best it ever was."""
+    from evertune.cli.console import TerminalWatcher
+    from evertune.cli.service_view import show_check
+    from evertune.service import check as check_model
+    from evertune.service import complete
+
+    console = make_console(quiet=as_json)
+    with TerminalWatcher(console) as watcher:
+        verdict = check_model(folder, watcher=watcher, progress=watcher.fetching)
+        if every_stage:
+            complete(folder, watcher=watcher, progress=watcher.fetching)
+    if as_json:
+        print_json(verdict.as_dict())
+    else:
+        show_check(console, verdict)
+
+
+def ask(
+    folder: FolderArgument,
+    words: Annotated[list[str], typer.Argument(metavar="PICTURE... QUESTION", help="The question comes last.")],
+    task: Annotated[str | None, typer.Option("--task", help="Only for a method that must be told.")] = None,
+    tokens: Annotated[int, typer.Option("--tokens", min=1, help="Longest answer.")] = 32,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask it something about a picture; says which expert answered."""
+    from rich.markup import escape
+
+    from evertune.cli.console import TerminalWatcher
+    from evertune.service.service import Service, asked
+
+    if Path(words[-1]).is_file():
+        raise UserError(
+            f"what is asked about {words[-1]}? Say it last: evertune ask {folder} {words[-1]} 'what is this?'"
+        )
+    console = make_console(quiet=as_json)
+    with TerminalWatcher(console) as watcher:
+        service = Service.open(folder, progress=watcher.fetching)
+        said = asked(service, [Path(word) for word in words[:-1]], words[-1], task=task, max_new_tokens=tokens)
+    if as_json:
+        print_json(said.as_dict())
+        return
+    for warning in said.warnings:  # not beside the answer, which may be piped
+        make_console(quiet=True).print(f"[yellow]note[/yellow]  {escape(warning)}", soft_wrap=True, highlight=False)
+    console.print(said.text, soft_wrap=True, highlight=False, markup=False)
+    if said.expert is not None:
+        console.print(f"[dim]expert {said.expert}{said.surely}[/dim]", highlight=False, soft_wrap=True)
+
+
+def log(folder: FolderArgument, as_json: JsonOption = False) -> None:
+    """What it learned and when, and where it went back."""
+    from evertune.cli.service_view import show_history
+    from evertune.service.lifecycle import history
+
+    events = history(folder)
+    if as_json:
+        print_json(events)
+    else:
+        show_history(make_console(), events, folder=folder)
+
+
+def rollback(
+    folder: FolderArgument,
+    to: Annotated[int, typer.Option("--to", min=0, help="The stage to go back to; 0 is the untouched model.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Go back to an earlier stage, for good."""
+    from evertune.service import rollback as go_back
+    from evertune.service.lifecycle import would_forget
+
+    console = make_console()
+    gone = ", ".join(would_forget(folder, to))
+    if not yes:
+        typer.confirm(f"forget {gone} for good?", abort=True)
+    go_back(folder, to)
+    console.print(f"{folder} is at stage {to} again, without {gone}", highlight=False, soft_wrap=True, markup=False)
+
+
+def serve(
+    folder: FolderArgument,
+    host: Annotated[str, typer.Option(help="Where it listens; anything but this machine needs a token.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0: any free one.")] = 8000,
+    token: Annotated[
+        str | None, typer.Option(envvar="EVERTUNE_TOKEN", help="What clients must send; better in EVERTUNE_TOKEN.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Questions answered at once.")] = 16,
+    waiting: Annotated[int, typer.Option(min=1, help="Questions that may wait before others are refused (429).")] = 64,
+    tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 64,
+) -> None:
+    """Offer it as a chat endpoint with pictures, for any client of the OpenAI protocol."""
+    from evertune.apps.server.command import serve as serve_model
+    from evertune.cli.console import TerminalWatcher
+
+    console = make_console()
+    with TerminalWatcher(console) as watcher:
+        server = serve_model(
+            folder,
+            host=host,
+            port=port,
+            token=token,
+            batch=batch,
+            waiting=waiting,
+            tokens=tokens,
+            progress=watcher.fetching,
+        )
+    console.print(f"{folder.name} answers on http://{host}:{server.port}/v1", highlight=False, soft_wrap=True)
+    server.run()
+
+
+def playground(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of models or runs of one model.")],
+    host: Annotated[str, typer.Option(help="Where it listens; anything but this machine needs a token.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0: any free one.")] = 7860,
+    token: Annotated[
+        str | None, typer.Option(envvar="EVERTUNE_TOKEN", help="What visitors must enter; better in EVERTUNE_TOKEN.")
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 32,
+) -> None:
+    """Open a page to ask it, and see what it said before and after everything it learned."""
+    from evertune.apps.playground.command import playground as open_playground
+    from evertune.cli.console import TerminalWatcher
+
+    console = make_console()
+    with TerminalWatcher(console) as watcher:
+        server = open_playground(folders, host=host, port=port, token=token, tokens=tokens, progress=watcher.fetching)
+    console.print(f"the playground is open on http://{host}:{server.port}", highlight=False, soft_wrap=True)
+    server.run()
+
+
+def doctor(
+    run: Annotated[Path | None, typer.Argument(metavar="RUN", help="A run's or a model's folder.")] = None,
+    repair: Annotated[bool, typer.Option("--repair", help="Make again what is broken, and nothing else.")] = False,
+    data: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check this machine; or a run folder: every checksum, what is broken, what can be made again."""
+    if run is not None:
+        _doctor_of(run, repairs=repair, data=data, as_json=as_json)
+        return
+    if repair:
+        raise UserError("what is to be repaired? Say evertune doctor RUN --repair")
+    from evertune.cli.catalogue import machine
+
+    facts = machine()
+    if as_json:
+        print_json(facts)
+        return
+    from evertune.cli.console import show_facts
+
+    show_facts(make_console(), "evertune doctor", facts)
+
+
+def _doctor_of(run: Path, *, repairs: bool, data: str | None, as_json: bool) -> None:
+    from evertune.cli.console import TerminalWatcher
+    from evertune.cli.service_view import show_findings
+    from evertune.service.integrity import examine, repair
+
+    console = make_console(quiet=as_json)
+    if repairs:
+        with TerminalWatcher(console) as watcher:
+            done = repair(run, data=data, watcher=watcher, progress=watcher.fetching)
+        found, left = done.found, done.left
+    else:
+        found = left = examine(run)
+    if as_json:
+        print_json({"found": [f.as_dict() for f in found], "left": [f.as_dict() for f in left]})
+    else:
+        show_findings(console, found, left, folder=run, repaired=repairs)
+    if left:
+        raise typer.Exit(1)

@@ -1,0 +1,186 @@
+"""Verdicts and histories on the terminal: what it gained, what it kept, what it lost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from evertune.metrics.intervals import FEWEST
+from evertune.service.advice import Advice
+from evertune.service.integrity import Finding
+from evertune.service.lifecycle import Learned
+from evertune.service.regression_report import Change, Verdict
+
+COLOURS = {
+    "gained": "green",
+    "kept": "dim",
+    "lost": "red",
+    "too few questions": "yellow",
+    "learned": "green",
+    "not learned": "red",
+}
+
+
+def show_learned(console: Console, done: Learned, *, folder: str, data: str) -> None:
+    """The verdict of a stage, and whether it was kept."""
+    console.print()
+    console.print(_table(done.verdict, since="before"))
+    console.print(_summary(done.verdict))
+    if done.broken:
+        console.print(
+            f"[red]discarded[/red]  {escape('; '.join(done.broken))}. The model is as it was before",
+            highlight=False,
+            soft_wrap=True,
+        )
+        if not done.verdict.learned:
+            _advise(console, done, f"evertune learn {escape(folder)} {escape(data)}")
+        return
+    if not done.verdict.learned:
+        console.print(
+            f"[red]{escape(done.task)} is not learned[/red]: it did not gain more than chance would", highlight=False
+        )
+    console.print(f"[green]accepted[/green]  as stage {done.stage}", highlight=False, soft_wrap=True)
+    console.print(
+        f"[dim]back again: evertune rollback {escape(folder)} --to {done.stage - 1}[/dim]",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _advise(console: Console, done: Learned, command: str) -> None:
+    """What to do about a task that was not learned; longer training makes no questions."""
+    if done.verdict.new is not None and done.verdict.new.few:
+        lines = [
+            f"add rows: at least {FEWEST} test questions on different images are needed; a fifth of the images of "
+            "one file are kept for testing"
+        ]
+    else:
+        lines = [
+            f"train longer: {command} --set train.min_steps={2 * done.steps}",
+            "a smaller gain shows on more test questions",
+        ]
+    for line in (*lines, "keep the stage all the same: --accept-if 'gain>=-100'"):
+        console.print(f"[dim]{line}[/dim]", highlight=False, soft_wrap=True)
+
+
+def show_advice(console: Console, found: Advice) -> None:
+    """What learning a task would gain and cost."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("it knows")
+    for title in ("similarity", "now", "expected loss"):
+        table.add_column(title, justify="right")
+    for near in found.neighbours:
+        loss = f"at most {near.forgetting:.1f}" if near.error is None else _between(near.forgetting, near.error, -100.0)
+        table.add_row(escape(near.task), f"{near.similarity:.2f}", f"{near.score:.1f}", loss)
+    console.print()
+    if found.neighbours:
+        console.print(table)
+    lines = [
+        f"{escape(found.task)}  {found.samples} samples; now {found.before:.1f} points, learned perhaps "
+        f"{_between(found.after, found.error, 0.0)}",
+        f"method  {found.choice.method}; {found.choice.why}"
+        + (f"; replay {100 * found.choice.replay:.0f} %" if found.choice.replay else ""),
+        f"cost  {found.steps} steps, about {_duration(found.seconds)} with its questions, "
+        f"{found.stored_bytes / 1e6:.1f} MB on disk",
+        "[dim]ranges are errors on tasks of a small world (docs/upkeep.md): a hint, not a promise[/dim]",
+    ]
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _between(value: float, error: float, lowest: float) -> str:
+    """`62 (42 to 82)`, the range cut where no score can be."""
+    low, high = max(lowest, value - error), min(100.0, value + error)
+    return f"{value:.0f} ({low:.0f} to {high:.0f})"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def show_check(console: Console, verdict: Verdict) -> None:
+    """Every task against the best it ever was."""
+    console.print()
+    console.print(_table(verdict, since="best ever"))
+    console.print(_summary(verdict))
+
+
+def _table(verdict: Verdict, *, since: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("task", overflow="fold")  # only a name is broken where the terminal is narrow
+    for title in ("questions", since, "now", "change", "95 % interval"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for change in verdict.others:
+        _row(table, change)
+    if verdict.new:
+        _row(table, verdict.new, mark=" (new)")
+    return table
+
+
+def _row(table: Table, change: Change, *, mark: str = "") -> None:
+    interval = f"{change.interval[0]:+.1f} to {change.interval[1]:+.1f}" if change.interval else "-"
+    colour = COLOURS[change.word]
+    table.add_row(
+        escape(change.task) + mark,
+        f"{change.questions}",
+        f"{change.before:.1f}",
+        f"{change.after:.1f}",
+        f"{change.difference:+.1f}",
+        interval,
+        f"[{colour}]{change.word.removesuffix(' questions')}[/{colour}]",
+    )
+
+
+def _summary(verdict: Verdict) -> str:
+    measures = verdict.measures()
+    words = [f"average {measures['average']:.1f}"]
+    if verdict.others:
+        words += [f"forgetting {measures['forgetting']:.1f}", f"worst {measures['worst']:.1f}"]
+    return f"[dim]{' · '.join(words)} points[/dim]"
+
+
+def show_history(console: Console, events: Sequence[dict[str, Any]], *, folder: Path) -> None:
+    """What happened, the oldest first."""
+    if not events:
+        console.print(f"{folder} has learned nothing yet", highlight=False, soft_wrap=True, markup=False)
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for title in ("when", "stage", "what"):
+        table.add_column(title)
+    for event in events:
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(event["time"]))
+        if event["event"] == "stage":
+            table.add_row(when, str(event["stage"]), escape(f"learned {event['task']}"))
+        else:
+            forgotten = ", ".join(event["tasks"])
+            table.add_row(when, str(event["to"]), escape(f"went back, without {forgotten} ({event['reason']})"))
+    console.print(table)
+
+
+def show_findings(
+    console: Console, found: Sequence[Finding], left: Sequence[Finding], *, folder: Path, repaired: bool
+) -> None:
+    """What is wrong in a run folder, what was done about it, and what is left."""
+    gone = [finding for finding in found if finding.path not in {other.path for other in left}]
+    for finding in gone:
+        console.print(
+            f"[green]mended[/green]  {escape(f'{finding.path} {finding.what}: {finding.remedy}')}", soft_wrap=True
+        )
+    for finding in left:
+        remedy = (
+            f"evertune doctor --repair: {finding.remedy}" if finding.remedy else "can't be made again from this folder"
+        )
+        console.print(f"[red]broken[/red]  {escape(f'{finding.path} {finding.what}. {remedy}')}", soft_wrap=True)
+    if not left:
+        console.print(f"{escape(str(folder))} is whole: every checksum is right", highlight=False, soft_wrap=True)
+    elif not repaired and any(finding.remedy for finding in left):
+        console.print(
+            f"[dim]mend it: evertune doctor {escape(str(folder))} --repair[/dim]", highlight=False, soft_wrap=True
+        )

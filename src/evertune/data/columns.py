@@ -1,0 +1,118 @@
+"""From a record of columns to a row: what tables and Hugging Face data sets share.
+
+Which column holds what is said by name; every column may stand in the prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+from evertune.data.formats import Row
+from evertune.data.records import number_text
+from evertune.utils.errors import DataError, nearest
+
+ALIKE = 0.7
+"""From which on a column is a misspelt one: 'frage' is 0.6 like 'image'."""
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Names of the columns.
+
+    Attributes:
+        image: the picture's name, or a list of them; None: there are no pictures.
+        instruction: what is asked; it is the field `instruction` of the prompt.
+        answer: a text, a number, or a list of them whose first is taught.
+        id: None: the row's number.
+        separator: where a table has no lists: what stands between several answers or pictures.
+        extras: columns that a score needs.
+    """
+
+    image: str | None = "image"
+    instruction: str = "instruction"
+    answer: str = "answer"
+    id: str | None = None
+    separator: str | None = None
+    extras: Sequence[str] = ()
+
+    def check(self, names: Sequence[str], *, where: object) -> None:
+        """Refuse columns that are not there.
+
+        Raises:
+            DataError: the message has the nearest column.
+        """
+        for role in ("image", "instruction", "answer", "id"):
+            name = getattr(self, role)
+            if name is not None and name not in names:
+                raise DataError(
+                    f"{where} has no column '{name}'; {nearest(str(name), names, cutoff=ALIKE)} (name it: "
+                    f"options: {{{role}: COLUMN}} in a stream's YAML, or --option {role}=COLUMN of evertune "
+                    "data check, learn and try)",
+                    kind="missing column",
+                )
+        for name in self.extras:
+            if name not in names:
+                raise DataError(f"{where} has no column '{name}'; {nearest(str(name), names)}", kind="missing column")
+
+    def row(self, record: Mapping[str, Any], *, number: int, origin: str, images: tuple[str, ...] | None = None) -> Row:
+        """The row of a record; `images` in place of those that the record names.
+
+        Raises:
+            DataError: a value is no text or list of texts.
+        """
+        if images is None:
+            images = self._texts(record, self.image, origin) if self.image else ()
+        fields = {name: self._joined(value) for name, value in record.items()}
+        answers = self._texts(record, self.answer, origin)
+        if not answers:
+            raise DataError(f"{origin}: the column '{self.answer}' is empty", kind="no answer")
+        return Row(
+            id=self._joined(record[self.id]) if self.id else str(number),
+            images=images,
+            fields={**fields, "instruction": self._joined(record[self.instruction])},
+            answers=answers,
+            origin=origin,
+            extras={name: self._joined(record[name]) for name in self.extras},
+        )
+
+    def _texts(self, record: Mapping[str, Any], name: str, origin: str) -> tuple[str, ...]:
+        value = record[name]
+        if is_missing(value):
+            return ()
+        if isinstance(value, str):
+            parts = value.split(self.separator) if self.separator else [value]
+            return tuple(part.strip() for part in parts if part.strip())
+        if isinstance(value, list | tuple):
+            if all(_is_plain(part) for part in value):
+                return tuple(_text(part) for part in value)
+        elif _is_plain(value):
+            return (_text(value),)
+        raise DataError(
+            f"{origin}: the column '{name}' holds neither a text nor a list of texts", kind=f"unusable {name}"
+        )
+
+    @staticmethod
+    def _joined(value: Any) -> str:
+        """A value as a prompt has it: a list's parts separated by commas, nothing for nothing."""
+        if isinstance(value, bytes | dict):
+            return ""
+        return ", ".join(_text(part) for part in value) if isinstance(value, list | tuple) else _text(value)
+
+
+def _text(value: Any) -> str:
+    """A cell, or a part of one, as text: nothing for nothing, and `3` for the 3.0 of a column with gaps."""
+    if is_missing(value):
+        return ""
+    return number_text(value) if isinstance(value, float) else str(value).strip()
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a cell holds nothing; NaN is how pandas writes it."""
+    return value is None or (isinstance(value, float) and not isfinite(value))
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, str | int | float) and not is_missing(value)

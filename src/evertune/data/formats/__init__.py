@@ -1,0 +1,62 @@
+"""Published data layouts, one file each: from the files as their authors publish them to rows.
+
+A format is a module with `ABOUT` (title, source, licence, citation, how to get the files: for `show`), `PROMPT` (what
+is asked, with the names of a row's fields in braces), and `rows(place, *, split, **options)`, which reads `place`, a
+file or the folder of a data set, and yields a `Row` per sample, one after another: large files are never held in
+memory.
+
+A row that can't be used is yielded as a `DataError`, so that the others are read and one report names them all; an
+error of the whole file is raised. Optional: `VERSION` (raise it when the rows of the same files change),
+`files(place, *, split, **options)` (the files that are read, for the key of the index; default: every file below a
+folder that is no picture), `pictures(place, *, split, **options)` (the root of images that the format writes itself,
+None where the rows name files) and `one_split(place, **options)` (whether the place has no splits, and is parted).
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import ModuleType
+
+from evertune.utils.errors import unknown
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One sample as its authors publish it; nothing is decided yet about prompts and where pictures are.
+
+    Attributes:
+        id: unique within a split.
+        images: paths relative to the root of the pictures, none or several where the data are so.
+        fields: what a prompt may name: `question`, `options`, `ocr`, ...
+        answers: those that count, the one taught first; several stand for annotators or captions.
+        origin: file and line (or number) for messages.
+        extras: what a score needs beside the answers: the type of a question, the size of a picture.
+        unique: whether another row of the same id is a mistake; published training files repeat theirs.
+    """
+
+    id: str
+    images: tuple[str, ...]
+    fields: Mapping[str, str]
+    answers: tuple[str, ...]
+    origin: str
+    extras: Mapping[str, str] = field(default_factory=dict)
+    unique: bool = True
+
+
+def format_names() -> list[str]:
+    """Names of all formats, as a stream's YAML uses them."""
+    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
+
+
+def format_of(name: str) -> ModuleType:
+    """The format called `name`.
+
+    Raises:
+        UserError: there is none; the message has the nearest name.
+    """
+    if name not in format_names():
+        raise unknown("format", name, format_names())
+    return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")

@@ -1,0 +1,163 @@
+"""A data set of the library `datasets` by the names of its columns: a folder that `save_to_disk` wrote, or a hub id.
+
+{name: signs, format: huggingface, root: my-folder, options: {instruction: question, answer: label}}
+{name: signs, format: huggingface, options: {hub: owner/name, instruction: question, answer: answers}}
+
+Pictures that are inside the data set are written into the cache once, as they are, under the hash of their content.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from evertune.data.arrow import refuse_unsound
+from evertune.data.columns import Columns
+from evertune.data.embedded import folder, kept
+from evertune.data.formats import Row
+from evertune.data.images import MOST_BYTES
+from evertune.utils.errors import DataError, UserError, nearest
+from evertune.utils.parsing import json_value
+from evertune.utils.regular_files import read_regular
+from evertune.utils.safe_names import leads_out
+
+ABOUT = {
+    "title": "a data set of the library `datasets`, saved by save_to_disk or from the hub, by the names of its columns",
+    "source": "https://huggingface.co/docs/datasets",
+    "files": "root: the folder that save_to_disk wrote; or options: {hub: owner/name, config, revision}; also "
+    "image, instruction, answer, id, extras (names of columns), train and test (names of splits)",
+    "licence": "that of the data set",
+    "citation": "Lhoest et al. 2021, Datasets: A Community Library for NLP, arXiv 2109.02846",
+}
+PROMPT = "{instruction}"
+MOST_ABOUT = 64 << 20
+"""Bytes of a JSON file of the library."""
+
+
+def rows(
+    place: Path,
+    *,
+    split: str,
+    hub: str | None = None,
+    config: str | None = None,
+    revision: str | None = None,
+    train: str = "train",
+    test: str = "test",
+    image: str | None = "image",
+    instruction: str = "instruction",
+    answer: str = "answer",
+    id: str | None = None,
+    extras: Sequence[str] = (),
+) -> Iterator[Row | DataError]:
+    """A row per row of the split that `train` or `test` names. The other options name columns (`Columns`)."""
+    wanted = train if split == "train" else test
+    where = f"{hub or place}, split '{wanted}'"
+    columns = Columns(image, instruction, answer, id, None, extras)
+    content = _opened(place, hub, config, revision, wanted)
+    columns.check(content.column_names, where=where)
+    for number, record in enumerate(_undecoded(content), start=1):
+        origin = f"{where}, row {number}"
+        try:
+            images = _images(record.get(image), origin) if image else ()
+            rest = {name: _label(content.features[name], value) for name, value in record.items() if name != image}
+            yield columns.row({**rest, **({image: None} if image else {})}, number=number, origin=origin, images=images)
+        except DataError as problem:
+            yield problem
+
+
+def files(place: Path, *, hub: str | None = None, **_: Any) -> list[Path]:
+    """Every file that `save_to_disk` wrote; of the hub, the revision is what can be said."""
+    return [] if hub else sorted(path for path in place.rglob("*") if path.is_file())
+
+
+def pictures(place: Path, **_: Any) -> Path:
+    """Where the images are written."""
+    del place
+    return folder()
+
+
+def one_split(place: Path, *, hub: str | None = None, **_: Any) -> bool:
+    """Whether it is a `Dataset`, which has no splits: then a share of it is kept for testing, as of a single file."""
+    return hub is None and (place / "state.json").is_file() and not (place / "dataset_dict.json").exists()
+
+
+def _opened(place: Path, hub: str | None, config: str | None, revision: str | None, split: str) -> Any:
+    """The split as a `datasets.Dataset`.
+
+    Raises:
+        UserError: the library is missing, or there is no such data set or split.
+    """
+    try:
+        from datasets import DatasetDict, load_dataset, load_from_disk
+    except ImportError as problem:
+        raise UserError("Hugging Face data sets need their library: pip install 'evertune[data]'") from problem
+    try:
+        if hub:
+            return load_dataset(hub, config, revision=revision, split=split)
+        _check(place)
+        content = load_from_disk(str(place))
+    except Exception as problem:  # the library raises what its many back ends raise
+        raise DataError(f"{hub or place} can't be opened as a data set ({problem})", kind="missing file") from problem
+    if not isinstance(content, DatasetDict):
+        return content
+    if split not in content:
+        known = f"{nearest(split, content)} (options: {{train: SPLIT, test: SPLIT}})"
+        raise DataError(f"{place} has no split '{split}'; {known}", kind="missing file")
+    return content[split]
+
+
+def _check(place: Path) -> None:
+    """Look at every file that `load_from_disk` would open, before it does.
+
+    Raises:
+        OSError, ValueError, TypeError, KeyError: one is no regular file, too large, damaged, or not of the folder.
+    """
+    for path in sorted(path for path in place.rglob("*.json") if not path.is_dir()):
+        content = json_value(read_regular(path, most=MOST_ABOUT))
+        if path.name == "dataset_dict.json" and any(map(leads_out, content["splits"])):
+            raise ValueError(f"{path} names a split that is not of its folder")
+        for one in content["_data_files"] if path.name == "state.json" else ():
+            if leads_out(one["filename"]):
+                raise ValueError(f"{path} names the file {one['filename']!r}, which is not of its folder")
+            refuse_unsound(path.parent / one["filename"])
+
+
+def _undecoded(content: Any) -> Iterator[Mapping[str, Any]]:
+    """Records whose pictures are still the bytes that they came as."""
+    from datasets import Image, List, Sequence
+
+    for name, feature in content.features.items():
+        if isinstance(feature, Image):
+            content = content.cast_column(name, Image(decode=False))
+        elif isinstance(feature, List | Sequence) and isinstance(getattr(feature, "feature", None), Image):
+            content = content.cast_column(name, List(Image(decode=False)))
+    yield from content
+
+
+def _label(feature: Any, value: Any) -> Any:
+    """The word of a class label, which is stored as a number, or those of a list; -1 is written where there is none."""
+    if isinstance(value, list) and hasattr(feature, "feature"):
+        return [word for one in value if (word := _label(feature.feature, one)) is not None]
+    if not hasattr(feature, "int2str") or not isinstance(value, int):
+        return value
+    return feature.int2str(value) if value >= 0 else None
+
+
+def _images(value: Any, origin: str) -> tuple[str, ...]:
+    """Names below the cache's folder of the images in a cell."""
+    if value is None:
+        return ()
+    return tuple(_written(one, origin) for one in (value if isinstance(value, list) else [value]))
+
+
+def _written(value: Any, origin: str) -> str:
+    content = value.get("bytes") if isinstance(value, dict) else None
+    if isinstance(value, dict) and content is None and value.get("path"):
+        try:
+            content = read_regular(Path(value["path"]), most=MOST_BYTES)
+        except (OSError, ValueError) as problem:
+            raise DataError(f"{origin}: the picture {value['path']} can't be read", kind="missing picture") from problem
+    if not isinstance(content, bytes):
+        raise DataError(f"{origin}: the picture's column holds no pictures; name another", kind="unusable picture")
+    return kept(content)

@@ -1,0 +1,184 @@
+"""A table by the names of its columns: CSV, TSV, or Parquet (extra `data`).
+
+The image column names files, or holds the images: in base64 (VLMEvalKit), or as `{bytes, path}` (Parquet of the hub).
+
+{name: birds, format: table, data: birds.csv, options: {image: file, instruction: question, answer: label}}
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from io import TextIOWrapper
+from itertools import islice
+from pathlib import Path
+from typing import Any, TextIO
+
+from evertune.data.arrow import parquet
+from evertune.data.columns import Columns, is_missing
+from evertune.data.embedded import Embedded, folder, is_inside
+from evertune.data.formats import Row
+from evertune.utils.errors import DataError, UserError
+from evertune.utils.regular_files import open_regular
+
+ABOUT = {
+    "title": "a table by the names of its columns: CSV, TSV, Parquet",
+    "source": "you",
+    "files": "a .csv, .tsv or .parquet file with a header; options: image, instruction, answer, id (names of columns), "
+    "separator (between several answers in one cell), extras (columns for the score); every column may stand in the "
+    "prompt",
+    "licence": "yours",
+    "citation": "none",
+}
+PROMPT = "{instruction}"
+FIRST = 1024
+"""Rows among which the first image is looked for."""
+LONGEST_CELL = 64 << 20
+"""Characters of a cell of text: more is no image in base64, but a quote that nothing closes."""
+LONGEST_LINE = 4 * LONGEST_CELL
+"""Characters of a row, or of a file that has no lines."""
+
+
+def rows(
+    place: Path,
+    *,
+    split: str,
+    image: str | None = "image",
+    instruction: str = "instruction",
+    answer: str = "answer",
+    id: str | None = None,
+    separator: str | None = None,
+    extras: Sequence[str] = (),
+) -> Iterator[Row | DataError]:
+    """A row per line of the table. The options name columns (`Columns`); both splits are read alike."""
+    del split
+    columns = Columns(image, instruction, answer, id, separator, extras)
+    embedded = Embedded() if _holds_images(place, columns) else None
+    for number, record in enumerate(_records(place, columns), start=1):
+        origin = f"{place}, row {number}"
+        try:
+            yield _row(columns, record, embedded, number=number, origin=origin)
+        except DataError as problem:
+            yield problem
+
+
+def _row(columns: Columns, record: Mapping[str, Any], embedded: Embedded | None, *, number: int, origin: str) -> Row:
+    name = columns.image
+    if name is None or is_missing(record[name]):
+        return columns.row(record, number=number, origin=origin)
+    if embedded:
+        images = embedded.names(record[name], index=record.get("index"), origin=origin)
+        return columns.row({**record, name: None}, number=number, origin=origin, images=images)
+    if is_inside(record[name]):
+        complaint = f"{origin}: the image is inside the table, which names a file before: one of the two in a table"
+        raise DataError(complaint, kind="unusable picture")
+    if isinstance(record[name], dict):
+        record = {**record, name: record[name].get("path")}  # the hub's {bytes, path} without the bytes
+    return columns.row(record, number=number, origin=origin)
+
+
+def files(place: Path, **_: Any) -> list[Path]:
+    """The file itself."""
+    return [place]
+
+
+def pictures(place: Path, *, split: str, **options: Any) -> Path | None:
+    """Where the images are that stand in the table itself; None: it names files."""
+    del split
+    return folder() if _holds_images(place, Columns(**options)) else None
+
+
+def _holds_images(place: Path, columns: Columns) -> bool:
+    """What the first image of a table is says how all are read."""
+    first = (record[columns.image] for record in islice(_records(place, columns), FIRST)) if columns.image else ()
+    return is_inside(next((cell for cell in first if not is_missing(cell)), None))
+
+
+def _records(place: Path, columns: Columns) -> Iterator[Mapping[str, Any]]:
+    return _parquet(place, columns) if place.suffix.lower() == ".parquet" else _text(place, columns)
+
+
+def _text(place: Path, columns: Columns) -> Iterator[Mapping[str, Any]]:
+    try:
+        with TextIOWrapper(open_regular(place), encoding="utf-8-sig", newline="") as stream:
+            csv.field_size_limit(LONGEST_CELL)  # of the process: Python's own 131,072 are too few for base64
+            table = csv.DictReader(_lines(stream, place), delimiter=_mark(stream, place), restkey="", strict=True)
+            columns.check(list(table.fieldnames or []), where=place)
+            for record in table:
+                record.pop("", None)  # what stands behind the last column
+                yield record
+    except FileNotFoundError as problem:
+        raise DataError(f"{place} does not exist", kind="missing file") from problem
+    except (OSError, UnicodeDecodeError) as problem:
+        raise DataError(
+            f"{place} can't be read as UTF-8 text: {problem}{_remedy(problem)}", kind="missing file"
+        ) from problem
+    except csv.Error as problem:
+        raise DataError(
+            f"{place}: not a table behind line {table.line_num} ({problem})", kind="broken table"
+        ) from problem
+
+
+def _lines(stream: TextIO, place: Path) -> Iterator[str]:
+    number = 0
+    while line := stream.readline(LONGEST_LINE):
+        number += 1
+        if len(line) == LONGEST_LINE:
+            complaint = f"{place}: line {number} has more than {LONGEST_LINE >> 20} MiB: that is no row of a table"
+            raise DataError(complaint, kind="broken table")
+        yield line
+
+
+def _mark(stream: TextIO, place: Path) -> str:
+    """What separates the columns: a header of semicolons and no comma is that of a spreadsheet with decimal commas."""
+    if place.suffix.lower() == ".tsv":
+        return "\t"
+    header = stream.readline(LONGEST_CELL)
+    stream.seek(0)
+    return ";" if ";" in header and "," not in header else ","
+
+
+def _remedy(problem: Exception) -> str:
+    return "; save it as UTF-8" if isinstance(problem, UnicodeDecodeError) else ""
+
+
+def _parquet(place: Path, columns: Columns) -> Iterator[Mapping[str, Any]]:
+    try:
+        import pyarrow as _  # noqa: F401
+    except ImportError as problem:
+        raise UserError("Parquet needs pyarrow: pip install 'evertune[data]'") from problem
+    try:
+        with parquet(place) as content:
+            columns.check(content.schema.names, where=place)
+            labels = _labels(content.schema.metadata or {})
+            for record in content.records():
+                yield {**record, **{name: _word(record[name], words) for name, words in labels.items()}}
+    except FileNotFoundError as problem:
+        raise DataError(f"{place} does not exist", kind="missing file") from problem
+    except UserError:
+        raise
+    # Texts that are no UTF-8, times beyond the calendar: values are made Python's own only here.
+    except (OSError, ValueError, TypeError, KeyError, OverflowError) as problem:
+        reason = getattr(problem, "strerror", None) or problem
+        raise DataError(f"{place} can't be read as Parquet: {reason}", kind="missing file") from problem
+
+
+def _labels(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:
+    """The words of class labels, which a Parquet file of the hub keeps beside the numbers."""
+    try:
+        features = json.loads(metadata[b"huggingface"])["info"]["features"]
+        # Of lists, what they hold; old versions of the library write a list of one.
+        inner = {n: one[0] if isinstance(one, list) else one.get("feature", one) for n, one in features.items()}
+        return {name: list(one["names"]) for name, one in inner.items() if one.get("_type") == "ClassLabel"}
+    except (KeyError, IndexError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _word(value: Any, words: Sequence[str]) -> Any:
+    """The word of a class label, or those of a list of them; the hub writes -1 where there is none."""
+    if isinstance(value, list):
+        return [word for one in value if (word := _word(one, words)) is not None]
+    if not isinstance(value, int) or value >= len(words):
+        return value
+    return words[value] if value >= 0 else None

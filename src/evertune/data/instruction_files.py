@@ -1,0 +1,166 @@
+"""The two files of an instruction-tuning benchmark: conversations to train on, questions with an answer to test on.
+
+CoIN, UCIT, MLLM-CL, CVIT and CTBench publish their tasks as LLaVA's training list and as a test list of their own;
+they differ in folders and in what a test row has beside its answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from evertune.data.formats import Row
+from evertune.data.placeholders import IMAGE_MARK, refuse_elsewhere, refuse_miscounted, unmarked
+from evertune.data.records import Entry, entries, entries_by_line, number_text, rows_from
+from evertune.data.turns import Conversation, conversation_of
+from evertune.utils.errors import DataError
+
+Answers = Callable[[Entry], tuple[str, ...]]
+Extras = Callable[[Entry], Mapping[str, str]]
+
+
+def conversations(path: Path, *, folder: str = "", together: bool = False) -> Iterator[Row | DataError]:
+    """Rows of a LLaVA training list `[{image, conversations: [{from, value}]}]`, one per answered turn.
+
+    The instruction of a later turn holds the turns before it, a line each. `id` is not used: published lists repeat
+    it or leave it out, so a row is called by its number (`7`, or `7-2` for the second turn).
+
+    Args:
+        path: the list.
+        folder: what the names of pictures count from, below the root of the pictures.
+        together: one mark stands for all images of a row, as the authors' code has it.
+
+    Raises:
+        DataError: the file can't be used; a row that can't is given as an error in its place.
+    """
+    made = partial(conversation, folder=folder, together=together)
+    return rows_from(entries(path), lambda entry: made(entry, name=entry.key))
+
+
+def conversation(
+    entry: Entry, *, name: str, folder: str = "", unique: bool = True, together: bool = False
+) -> Iterator[Row]:
+    """The rows of one conversation; the first is called `name`, and with `unique` no other may be."""
+    said = conversation_of(entry)
+    images = _images_in(said, entry, folder, together=together)
+    marked = sum(text.count(IMAGE_MARK) for text in (said.system, *said.questions))
+    before = [text] if (text := unmarked(said.system)) else []
+    shown = said.system.count(IMAGE_MARK)
+    for turn, (question, answer) in enumerate(zip(said.questions, said.answers, strict=False), start=1):
+        shown += question.count(IMAGE_MARK)
+        asked = unmarked(question)
+        if not asked:
+            raise DataError(f"{entry.origin}: turn {turn} must be more than {IMAGE_MARK}")
+        yield Row(
+            id=f"{name}-{turn}" if turn > 1 else name,
+            images=images[:shown] if marked == len(images) else images,  # those of later turns are not shown yet
+            fields={"instruction": "\n".join([*before, asked])},
+            answers=(answer,),
+            origin=entry.origin,
+            unique=unique,
+        )
+        before += [asked, answer]
+
+
+def _images_in(said: Conversation, entry: Entry, folder: str, *, together: bool) -> tuple[str, ...]:
+    """The images of a conversation: those of its turns, or those of its row."""
+    if said.images and entry.has("image"):
+        raise DataError(f"{entry.origin}: images are named both in the turns and under 'image'; keep one of the two")
+    images = _below(folder, said.images) if said.images else images_of(entry, folder=folder)
+    text = "\n".join((said.system, *said.questions))
+    if not (together and images and text.count(IMAGE_MARK) == 1):
+        refuse_miscounted(text, len(images), origin=entry.origin)
+    if any(IMAGE_MARK in answer for answer in said.answers):
+        raise DataError(
+            f"{entry.origin}: an answer says {IMAGE_MARK}: images stand in questions", kind="mark in an answer"
+        )
+    return images
+
+
+def questions(
+    path: Path, *, folder: str = "", answers: Answers | None = None, extras: Extras | None = None
+) -> Iterator[Row | DataError]:
+    """Rows of a test list `[{question_id, image, text, answer}]`; JSONL when the name ends so.
+
+    Args:
+        path: the list.
+        folder: what the names of pictures count from, below the root of the pictures.
+        answers: finds the answers of a row; default: `answer`, a text, a number or a list of texts.
+        extras: finds what a score needs beside the answers.
+
+    Raises:
+        DataError: the file can't be used; a row that can't is given as an error in its place.
+    """
+    found = entries_by_line(path) if path.suffix.lower() == ".jsonl" else entries(path)
+    return rows_from(found, lambda entry: [question(entry, folder=folder, answers=answers, extras=extras)])
+
+
+def question(entry: Entry, *, folder: str = "", answers: Answers | None = None, extras: Extras | None = None) -> Row:
+    """The row of one test question; the arguments are those of `questions`."""
+    images = images_of(entry, folder=folder)
+    return Row(
+        id=entry.name("question_id"),
+        images=images,
+        fields={"instruction": instruction(entry, "text", images=len(images))},
+        answers=(answers or stated)(entry),
+        origin=entry.origin,
+        extras=extras(entry) if extras else {},
+    )
+
+
+def images_of(entry: Entry, *, folder: str = "") -> tuple[str, ...]:
+    """The images of a row: none, one or a list of them."""
+    if not entry.has("image"):
+        refuse_elsewhere(entry.value, origin=entry.origin)
+        return ()
+    return _below(folder, entry.texts("image") if isinstance(entry.value["image"], list) else (entry.text("image"),))
+
+
+def _below(folder: str, names: Sequence[str]) -> tuple[str, ...]:
+    plain = [name.removeprefix("./") for name in names]
+    return tuple(f"{folder}/{name}" if folder else name for name in plain)
+
+
+def instruction(entry: Entry, key: str, *, images: int) -> str:
+    """A text without the marks that stand for its images: where an image goes is decided by the model's family."""
+    refuse_miscounted(entry.text(key), images, origin=entry.origin)
+    text = unmarked(entry.text(key))
+    if not text:
+        raise entry.wrong(key, f"more than {IMAGE_MARK}")
+    return text
+
+
+def stated(entry: Entry, key: str = "answer") -> tuple[str, ...]:
+    """The answers under `key`: one text or number, or a list of texts whose first is the one taught."""
+    value = entry.value.get(key)
+    if isinstance(value, list):
+        return entry.texts(key)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return (number_text(value),)
+    return (entry.text(key),)
+
+
+def stated_extras(*keys: str) -> Extras:
+    """Takes over the texts and numbers under `keys` where a row has them."""
+
+    def extras(entry: Entry) -> Mapping[str, str]:
+        return {key: entry.name(key) for key in keys if entry.has(key)}
+
+    return extras
+
+
+def matched(gold: Mapping[str, tuple[str, ...]], *, where: Path) -> Answers:
+    """Answers from another file, by the row's `question_id`.
+
+    Raises:
+        DataError: the file has no such id: it is of another split or another version.
+    """
+
+    def answers(entry: Entry) -> tuple[str, ...]:
+        name = entry.name("question_id")
+        if name not in gold:
+            raise DataError(f"{entry.origin}: the question_id '{name}' is not in {where}; is it of another split?")
+        return gold[name]
+
+    return answers

@@ -1,0 +1,95 @@
+"""A task's samples as a sequence over an index: a sample is read where it is looked at.
+
+Slices, limits and halves of a split are other choices of the same rows; none of them copies or reads anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evertune.data.image_index import HASHED, OnLooked, Seen
+from evertune.data.task import Sample
+from evertune.utils.errors import DataError
+
+KEPT = 4096
+
+
+class Samples(Sequence[Sample]):
+    """The rows `chosen` (all of them, by default) of an index, their pictures below a root."""
+
+    def __init__(self, seen: Seen, chosen: NDArray[Any] | None = None) -> None:
+        self.seen, self.rows = seen, seen.rows
+        self.chosen: NDArray[Any] = np.arange(len(self.rows)) if chosen is None else chosen
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    @overload
+    def __getitem__(self, at: int) -> Sample: ...
+    @overload
+    def __getitem__(self, at: slice) -> Samples: ...
+    def __getitem__(self, at: int | slice) -> Sample | Samples:
+        return self.choose(self.chosen[at]) if isinstance(at, slice) else self._sample(int(self.chosen[at]))
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Samples) and (other.rows.folder, other.seen.root) == (self.rows.folder, self.seen.root):
+            return np.array_equal(self.chosen, other.chosen)
+        if not isinstance(other, Sequence) or isinstance(other, str) or len(other) != len(self):
+            return False
+        return all(mine == theirs for mine, theirs in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def choose(self, rows: NDArray[Any]) -> Samples:
+        """The samples of other rows of the same index."""
+        return Samples(self.seen, rows)
+
+    def look(self, *, depth: int, on_looked: OnLooked | None = None) -> None:
+        """Look at the pictures of these samples: `Seen.look`."""
+        numbers = self.rows.pictures
+        if len(self) < len(self.rows):
+            wanted = np.zeros(len(self.rows), bool)
+            wanted[self.chosen] = True
+            numbers = numbers[np.repeat(wanted, self.rows.counts)]
+        self.seen.look(numbers, depth=depth, on_looked=on_looked)
+
+    def faults(self) -> Iterator[DataError]:
+        """Why samples can't be used whose pictures were looked at: one error for each."""
+        for at in self.chosen[self.seen.faulty()[self.chosen]].tolist():
+            fault = next(f for n in self.rows.pictures_of(at).tolist() if (f := self.seen.faults.get(n)))
+            yield DataError(f"{self.rows[at]['origin']}: {fault.message}", kind=fault.kind)
+
+    def whole(self) -> Samples:
+        """Those whose pictures can be used, as far as they were looked at."""
+        return self.choose(self.chosen[~self.seen.faulty()[self.chosen]])
+
+    def fingerprints(self) -> Iterator[str]:
+        """The fingerprint of each sample, in order; kept, so that no picture is read twice."""
+        self.look(depth=HASHED)
+        return self.seen.fingerprints(self.chosen, lambda at: self._sample(at).fingerprint)
+
+    def _sample(self, at: int) -> Sample:
+        """Kept while it is among the last used: a small task is read from the disk once, not in each pass."""
+        kept = self.seen.kept.pop(at, None)
+        sample = kept or self._read(at)
+        if sample.known_digests or not sample.images:  # one without is made again when its pictures are known
+            self.seen.kept[at] = sample
+            if len(self.seen.kept) > KEPT:
+                del self.seen.kept[next(iter(self.seen.kept))]
+        return sample
+
+    def _read(self, at: int) -> Sample:
+        row = self.rows[at]
+        return Sample(
+            id=row["id"],
+            images=tuple(self.seen.path(name) for name in row["images"]),
+            instruction=row["instruction"],
+            answers=tuple(row["answers"]),
+            origin=row["origin"],
+            extras=row.get("extras", {}),
+            known_digests=self.seen.digests(self.rows.pictures_of(at)) if row["images"] else (),
+        )

@@ -1,0 +1,241 @@
+"""A stream: tasks in the order in which they are learned, written as one YAML file.
+
+A built-in stream is a file in `data/streams/`; anybody's own is a path. Each task names a builder, or files and the
+format that reads them (JSONL unless it says so), or a published data set's folder:
+
+    name: my-stream
+    tasks:
+      - {name: photos, train: photos/train.jsonl, test: photos/test.jsonl}
+      - {name: signs, data: signs.jsonl, images: pictures, test_share: 0.2}
+      - {name: charts, format: llava, train: train.json, test: test.json, images: pictures}
+      - {name: okvqa, format: okvqa, root: OKVQA, images: COCO2014, score: vqa}
+
+`known:` lists tasks in the same way that the model can do already: they are not taught, but evaluated after every
+stage, and methods may protect them.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from evertune.assets import Progress
+from evertune.data.builders import builder
+from evertune.data.formats import format_of
+from evertune.data.images import short
+from evertune.data.issues import Problems
+from evertune.data.single_file import guessed, is_file_of_rows, is_yaml, task_name
+from evertune.data.sources import Reading, read_task
+from evertune.data.task import Task
+from evertune.metrics.rules import rule_of
+from evertune.utils.config_io import Settings, read_yaml, validated
+from evertune.utils.errors import UserError, unknown
+from evertune.utils.files import digest
+from evertune.utils.safe_names import is_name, refuse_task_names
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Tasks in learning order, and those that the model knows before the first of them.
+
+    Attributes:
+        skipped: what its files hold that can't be used and was left out.
+    """
+
+    name: str
+    tasks: tuple[Task, ...]
+    about: dict[str, str] = field(default_factory=dict)
+    known: tuple[Task, ...] = ()
+    skipped: Problems = field(default_factory=Problems, compare=False)
+
+    @property
+    def columns(self) -> tuple[Task, ...]:
+        """What is evaluated after every stage, the columns of R: known tasks first."""
+        return self.known + self.tasks
+
+    def limited(self, limit: int | None) -> Stream:
+        """The same stream with at most `limit` training and test samples per task."""
+        return replace(
+            self,
+            tasks=tuple(task.limited(limit) for task in self.tasks),
+            known=tuple(task.limited(limit) for task in self.known),
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all samples of all tasks, in order, and of what is known before."""
+        taught = digest(*(task.fingerprint for task in self.tasks))
+        return digest("known", *(task.fingerprint for task in self.known), taught) if self.known else taught
+
+
+class TaskFile(Settings):
+    """What a task may say in a stream's YAML."""
+
+    name: str
+    build: str | None = None
+    format: str | None = None
+    root: str | None = None
+    prompt: str | None = None
+    anywhere: bool = Field(default=False, description="names and links of pictures may lead out of their folder")
+    options: dict[str, Any] = Field(default_factory=dict)
+    train: str | None = None
+    test: str | None = None
+    data: str | None = None
+    test_share: float = Field(default=0.2, gt=0, lt=1)
+    images: str | None = None
+    score: str = "exact"
+    about: dict[str, str] = Field(default_factory=dict)
+
+    @field_validator("score")
+    @classmethod
+    def _known_score(cls, score: str) -> str:
+        return rule_of(score).name
+
+    @model_validator(mode="after")
+    def _one_source(self) -> TaskFile:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name) or not is_name(self.name):
+            raise ValueError(f"task name {short(self.name)}: use letters, digits, '-', '_' and '.', at most 200")
+        published = self.root is not None or (self.format is not None and "hub" in self.options)
+        files = [self.data is not None, self.train is not None and self.test is not None, published]
+        if sum([self.build is not None, *files]) != 1:
+            raise ValueError(
+                f"task '{self.name}' needs one of: 'build', 'data', 'train' and 'test', or 'format' and 'root'"
+            )
+        if self.root is not None and self.format is None:
+            raise ValueError(f"task '{self.name}': 'root' needs the 'format' of the files in it")
+        if self.format is not None:
+            if self.build is not None:
+                raise ValueError(f"task '{self.name}': 'format' has no meaning beside 'build'")
+            format_of(self.format)
+        return self
+
+
+class StreamFile(BaseModel):
+    """What a stream's YAML may say."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    title: str = ""
+    reverse: str | None = None
+    known: list[TaskFile] = Field(default_factory=list)
+    tasks: list[TaskFile] = Field(default_factory=list)
+
+    @field_validator("name")
+    @classmethod
+    def _a_folders_name(cls, name: str) -> str:
+        if not is_name(name):
+            raise ValueError(f"the stream's name {short(name)} can't be that of a folder")
+        return name
+
+
+def _shipped() -> dict[str, Path]:
+    folder = Path(str(resources.files("evertune.data") / "streams"))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def stream_names() -> list[str]:
+    """Names of the streams that come with evertune."""
+    return list(_shipped())
+
+
+def stream_file(name: str) -> tuple[StreamFile, Path]:
+    """Read a stream's YAML by built-in name or path, without building or reading its tasks."""
+    shipped = _shipped()
+    if name in shipped:
+        path = shipped[name]
+    elif is_file_of_rows(name):
+        return _of_one_file(Path(name))
+    elif is_yaml(name):
+        path = Path(name)
+        if not path.exists():
+            raise UserError(f"the stream file {name} does not exist")
+    else:
+        raise unknown("stream", name, shipped)
+    content = validated(StreamFile, read_yaml(path), where=str(path))
+    if content.reverse is not None:
+        if content.tasks or content.known:
+            raise UserError(f"{path}: with 'reverse' the tasks are those of '{content.reverse}'; remove the others")
+        straight, _ = stream_file(content.reverse)
+        content = content.model_copy(update={"tasks": straight.tasks[::-1], "known": straight.known})
+    if not content.tasks:
+        raise UserError(f"{path}: the stream has no tasks")
+    refuse_task_names([task.name for task in content.known + content.tasks], where=path)
+    return content, path
+
+
+def _of_one_file(path: Path) -> tuple[StreamFile, Path]:
+    """A file of rows is a stream of one task."""
+    if not path.exists():
+        raise UserError(f"the file {path} does not exist")
+    name, format = task_name(path), guessed(path)
+    return StreamFile(name=name, tasks=[TaskFile(name=name, format=format, data=path.name)]), path
+
+
+def load_stream(
+    name: str,
+    *,
+    limit: int | None = None,
+    progress: Progress | None = None,
+    data: str | None = None,
+    skip_bad: bool = False,
+    decode: bool = False,
+    takes: range | None = None,
+    model: str = "",
+) -> Stream:
+    """Read a stream, building or fetching what its tasks need.
+
+    Args:
+        name: a built-in stream or the path of a YAML file.
+        limit: at most this many training and test samples per task.
+        progress: called while something is downloaded or pictures are looked at.
+        data: where the folders of published data sets are; default: beside the YAML.
+        skip_bad: leave out what can't be used (`Stream.skipped`) instead of stopping.
+        decode: look into every picture once, so that a broken one is found now and not in the middle of a training.
+        takes: how many pictures a sample may have; default: any number.
+        model: for whom, as messages call it.
+
+    Raises:
+        UserError: unknown name, or a file with a mistake; DataError names the rows.
+    """
+    if limit is not None and limit < 1:
+        raise UserError(f"limit must be at least 1, not {limit}")
+    content, path = stream_file(name)
+    problems = Problems()
+    reading = Reading(path.parent, published_base(content, path, data), limit, decode, takes, model, problems, progress)
+    known, tasks = (
+        tuple(read_task(entry, reading, about=about_task(entry)) for entry in entries)
+        for entries in (content.known, content.tasks)
+    )
+    if not skip_bad:
+        problems.refuse(stream=content.name)
+    return Stream(content.name, tasks, {"title": content.title}, known, problems)
+
+
+def published_base(content: StreamFile, path: Path, data: str | None) -> Path:
+    """Where the folders of published data sets are: beside the YAML, or where the user says."""
+    published = list(dict.fromkeys(task.root for task in content.known + content.tasks if task.root is not None))
+    if data is None:
+        if published and path in _shipped().values():
+            raise UserError(
+                f"stream '{content.name}' reads published files that evertune may not ship: say with --data FOLDER "
+                f"where {', '.join(published)} are. `evertune show {content.name}` says what they are and where from"
+            )
+        return path.parent
+    if not published:
+        raise UserError(f"--data is for published data sets; no task of '{content.name}' has a 'root'")
+    if not Path(data).is_dir():
+        raise UserError(f"--data {data}: there is no such folder")
+    return Path(data)
+
+
+def about_task(entry: TaskFile) -> dict[str, str]:
+    """Title, source, licence and citation of a task: the builder's or format's, overridden by what the YAML says."""
+    if entry.format:
+        return {**format_of(entry.format).ABOUT, **entry.about}
+    return {**(builder(entry.build).ABOUT if entry.build else {}), **entry.about}

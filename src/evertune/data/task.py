@@ -1,0 +1,194 @@
+"""A sample and a task: what a model is taught and asked.
+
+Plain values: everything that loads or draws pictures lives in the readers and builders. A task's samples are any
+sequence, so that a file of a million rows is read where it is looked at (`data/samples.py`).
+"""
+
+from __future__ import annotations
+
+import random
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Protocol, overload, runtime_checkable
+
+import numpy as np
+
+from evertune.utils.errors import DataError
+from evertune.utils.files import digest, digest_of_file, digest_over
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Pictures, one instruction and the answers that count as right; the first answer is the one taught.
+
+    Attributes:
+        images: the picture files; one for most tasks, none or several where the data are so.
+        extras: what a score needs beside the answers.
+        known_digests: SHA-256 of the pictures where the reader knows them already; never part of a comparison.
+    """
+
+    id: str
+    images: tuple[Path, ...]
+    instruction: str
+    answers: tuple[str, ...]
+    origin: str = ""
+    extras: Mapping[str, str] = field(default_factory=dict, hash=False)
+    known_digests: tuple[str, ...] = field(default=(), repr=False, compare=False)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the pictures' bytes, the instruction and the answers: not of names or places."""
+        return content_digest(self.image_digests, self.instruction, self.answers, self.extras)
+
+    @property
+    def image_digests(self) -> tuple[str, ...]:
+        """SHA-256 of each picture file.
+
+        Raises:
+            DataError: a picture is missing; the message names the row it came from.
+        """
+        return self.known_digests or tuple(self._digest(image) for image in self.images)
+
+    def _digest(self, image: Path) -> str:
+        try:
+            return digest_of_file(image)
+        except (OSError, ValueError) as problem:
+            where = f"{self.origin}: the picture {image} is missing or unreadable"
+            raise DataError(where, kind="missing picture") from problem
+
+
+def content_digest(
+    images: Sequence[str], instruction: str, answers: Sequence[str], extras: Mapping[str, str] | None = None
+) -> str:
+    """Fingerprint of a sample from the digests of its pictures.
+
+    One picture and no extras: what it always was. Any other number is marked by a word that is no SHA-256, so that no
+    two samples with different pictures can collide.
+    """
+    pictures = list(images) if len(images) == 1 else [f"{len(images)} pictures", *images]
+    plain = digest(*pictures, instruction, *answers)
+    return digest("extras", *(part for item in sorted(extras.items()) for part in item), plain) if extras else plain
+
+
+def images_to_row(images: Sequence[Path]) -> dict[str, Any]:
+    """How JSON files name pictures: `image` where there is one, as ever, else `images`."""
+    return {"image": str(images[0])} if len(images) == 1 else {"images": [str(image) for image in images]}
+
+
+def images_of_row(row: Mapping[str, Any]) -> tuple[Path, ...]:
+    """The reverse of `images_to_row`."""
+    return tuple(Path(name) for name in ([row["image"]] if "image" in row else row["images"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A named set of training and test samples that share a kind of instruction and a score.
+
+    Attributes:
+        name: unique in its stream; also the name of folders, so letters, digits, `-`, `_` and `.` only.
+        score: name of the scoring rule (`evertune.metrics.rules`).
+        about: what it is, where it is from, licence and citation, for `show`.
+    """
+
+    name: str
+    train: Sequence[Sample]
+    test: Sequence[Sample]
+    score: str = "exact"
+    about: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of every sample, of the order they stand in and of the score."""
+
+        def parts() -> Iterator[str]:
+            yield self.score
+            yield from fingerprints_of(self.train)
+            yield "|"
+            yield from fingerprints_of(self.test)
+
+        return digest_over(parts())
+
+    def limited(self, limit: int | None) -> Task:
+        """The same task with at most `limit` training and `limit` test samples (the first ones)."""
+        if limit is None:
+            return self
+        return Task(self.name, self.train[:limit], self.test[:limit], self.score, self.about)
+
+
+@runtime_checkable
+class KnowsFingerprints(Protocol):
+    """Samples whose fingerprints are kept, so that no picture is read again."""
+
+    def fingerprints(self) -> Iterator[str]:
+        """The fingerprint of each sample, in order."""
+
+
+def fingerprints_of(samples: Sequence[Sample]) -> Iterator[str]:
+    """The fingerprint of each sample, in order."""
+    if isinstance(samples, KnowsFingerprints):
+        return samples.fingerprints()
+    return (sample.fingerprint for sample in samples)
+
+
+def data_digest(task: Task) -> str:
+    """Short hash of all training samples in their order: what a stage was taught."""
+    return digest_over(fingerprints_of(task.train))[:16]
+
+
+def drawn(samples: Sequence[Sample], count: int, choose: random.Random) -> list[Sample]:
+    """`count` of `samples` in random order, without a copy of them all; the same ones as `choose.sample(list(...))`."""
+    return [samples[at] for at in choose.sample(range(len(samples)), count)]
+
+
+class Picked(Sequence[Sample]):
+    """Samples at the places `order`, one after another; nothing is read before it is looked at."""
+
+    def __init__(self, samples: Sequence[Sample], order: Sequence[int]) -> None:
+        self._samples = samples
+        self._order = np.asarray(order, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    @overload
+    def __getitem__(self, at: int) -> Sample: ...
+    @overload
+    def __getitem__(self, at: slice) -> Picked: ...
+    def __getitem__(self, at: int | slice) -> Sample | Picked:
+        if isinstance(at, slice):
+            return Picked(self._samples, self._order[at])  # type: ignore[arg-type]
+        return self._samples[int(self._order[at])]
+
+
+class Chained(Sequence[Sample]):
+    """Several sequences of samples as one, none of them copied."""
+
+    def __init__(self, parts: Sequence[Sequence[Sample]]) -> None:
+        self._parts = [part for part in parts if len(part)]
+        self._ends = list(accumulate(len(part) for part in self._parts))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    @overload
+    def __getitem__(self, at: int) -> Sample: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[Sample]: ...
+    def __getitem__(self, at: int | slice) -> Sample | Sequence[Sample]:
+        if isinstance(at, slice):
+            return Picked(self, range(*at.indices(len(self))))
+        place = range(len(self))[at]  # negative places and an IndexError as everywhere
+        part = bisect_right(self._ends, place)
+        return self._parts[part][place - (self._ends[part - 1] if part else 0)]
+
+    def __iter__(self) -> Iterator[Sample]:
+        for part in self._parts:
+            yield from part
+
+    def fingerprints(self) -> Iterator[str]:
+        """The fingerprint of each sample, in order."""
+        for part in self._parts:
+            yield from fingerprints_of(part)

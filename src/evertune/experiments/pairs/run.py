@@ -1,0 +1,180 @@
+"""A study of pairs, done: one process per first task and seed, side by side, then everything put together.
+
+The same call again goes on where it was; a finished study trains nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from evertune.assets import Progress
+from evertune.experiments.grid.run import GridWatcher, Running, Status, default_jobs, threads_each, work
+from evertune.experiments.grid.workers import Ended, Job, Orders, Pool
+from evertune.experiments.pairs.results import results_of
+from evertune.experiments.pairs.study import Study, begin_study
+from evertune.experiments.pairs.task_similarity import OWN_ENCODER, loaded_encoder, similarity_of_tasks
+from evertune.runs.api import resolved
+from evertune.utils.errors import RunFolderError, UserError
+from evertune.utils.files import digest_of, read_json, write_json
+
+
+class PairRuns:
+    """The processes of a study and how they ended.
+
+    Args:
+        study: begun already.
+        jobs: processes at once; None: one per core, one alone on a GPU.
+    """
+
+    def __init__(self, study: Study, *, jobs: int | None = None) -> None:
+        self.study = study
+        self.failed: dict[str, str] = {}
+        self._seconds: dict[str, float] = {}
+        places = [(task.name, seed) for seed in study.seeds for task in study.tasks]
+        self._open = {f"s{seed}/{first}": (first, seed) for first, seed in places if study.missing(first, seed=seed)}
+        self._all = len(places)
+        self._jobs = jobs or (default_jobs() if self._open else 1)
+
+    def run(self, watcher: GridWatcher) -> None:
+        """Learn every pair that is not finished; why a process failed is in `failed`.
+
+        Raises:
+            KeyboardInterrupt: stopped by a signal; all workers have ended.
+        """
+        if not self._open:
+            return
+        dtype = _dtype(self.study)
+        orders = Orders(
+            jobs=[self._job(name, dtype) for name in self._open],
+            size=self._jobs,
+            environment={"OMP_NUM_THREADS": threads_each(self._jobs), "PYTHONUNBUFFERED": "1"},
+            is_done=lambda job: not self._missing(job.name),
+            before_start=lambda _: None,
+            when_done=lambda _: None,
+        )
+        work(Pool(orders), watcher, take_in=self._take_in, status=self._status)
+
+    def _job(self, name: str, dtype: str) -> Job:
+        first, seed = self._open[name]
+        command = (
+            sys.executable,
+            "-m",
+            "evertune.experiments.pairs.worker",
+            str(self.study.folder),
+            first,
+            str(seed),
+            dtype,
+        )
+        return Job(name, command, beside=self.study.place(first, seed=seed))
+
+    def _missing(self, name: str) -> list[str]:
+        first, seed = self._open[name]
+        return self.study.missing(first, seed=seed)
+
+    def _take_in(self, ended: Ended) -> None:
+        if ended.problem is not None:
+            self.failed[ended.job.name] = ended.problem
+        if ended.seconds:  # else another process did it
+            self._seconds[ended.job.name] = ended.seconds
+
+    def _status(self, pool: Pool) -> Status:
+        running = [Running(w.job.name, self._doing(w.job.name), w.seconds) for w in pool.running]
+        held = len(running) + len(pool.waiting)
+        return Status(
+            done=self._all - held - len(self.failed),
+            failed=len(self.failed),
+            running=running,
+            elsewhere=len(pool.elsewhere),
+            waiting=len(pool.waiting) - len(pool.elsewhere),
+            seconds_left=self._seconds_left(running, len(pool.waiting)),
+        )
+
+    def _doing(self, name: str) -> str:
+        first, _ = self._open[name]
+        every = len(self.study.seconds_of(first))
+        return f"{every - len(self._missing(name))} of {every} pairs"
+
+    def _seconds_left(self, running: Sequence[Running], waiting: int) -> float | None:
+        if not self._seconds:
+            return None
+        each = sum(self._seconds.values()) / len(self._seconds)
+        left = each * waiting + sum(max(0.0, each - run.seconds) for run in running)
+        return left / max(1, min(self._jobs, waiting + len(running)))
+
+
+def run_pairs(
+    study: Study, *, jobs: int | None = None, watcher: GridWatcher | None = None, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Learn every pair of a study, write `pairs.json` and `index.html` into its folder, and return what they say.
+
+    Raises:
+        RunFolderError: the folder holds something else, or a file in it is damaged.
+        UserError: a process failed; those that did not have kept what they finished.
+        KeyboardInterrupt: stopped by a signal.
+    """
+    from evertune.experiments.pairs.page import write_pairs_page
+
+    begin_study(study, progress=progress)
+    runs = PairRuns(study, jobs=jobs)
+    runs.run(watcher or GridWatcher())
+    if runs.failed:
+        raise UserError(
+            f"{len(runs.failed)} of the runs failed: {', '.join(runs.failed)}. Their logs are beside their folders in "
+            f"{study.folder}; the same command again does what is missing"
+        )
+    result = results_of(study.rows(), similarity_of_study(study), header=header_of(study))
+    write_json(study.folder / "pairs.json", result)
+    write_pairs_page(result, study.folder / "index.html")
+    return result
+
+
+def header_of(study: Study) -> dict[str, Any]:
+    """What the numbers of a study are about."""
+    config = resolved(study.config, study.config.method)
+    return {
+        "stream": study.stream.name,
+        "model": Path(study.config.model).name,
+        "method": config["method"],
+        "seeds": list(study.seeds),
+        "settings": {key: config[key] for key in ("limit", "train", "evaluation", "options")},
+        "rules": {task.name: task.score for task in study.tasks},
+    }
+
+
+def similarity_of_study(study: Study) -> dict[str, Any]:
+    """The similarity of the paired tasks, measured once and kept in `similarity.json`."""
+    from evertune.models import load_lmm, model_config
+
+    path = study.folder / "similarity.json"
+    encoder = study.text_encoder or OWN_ENCODER
+    model = read_json(model_config(study.config.model))
+    key = digest_of({"tasks": [task.fingerprint for task in study.tasks], "model": model, "encoder": encoder})[:16]
+    if path.exists():
+        known: dict[str, Any] = read_json(path)
+        if known.get("key") == key:
+            return known
+    lmm = load_lmm(study.config.model, dtype="float32", options=study.config.model_options)
+    found = similarity_of_tasks(lmm, study.tasks, text_encoder=loaded_encoder(study.text_encoder))
+    found = {"key": key, "text_encoder": encoder, **found}
+    write_json(path, found)
+    return found
+
+
+def _dtype(study: Study) -> str:
+    """One number format for all processes: that of what was begun, what is asked, or the faster one."""
+    for stamped in sorted(study.folder.glob("s*/*/stamp.json")):
+        dtype: str = _read_stamp(stamped)["dtype"]
+        return dtype
+    from evertune.utils.device import pick_device, pick_dtype
+
+    return str(pick_dtype(study.config.dtype, pick_device())).removeprefix("torch.")
+
+
+def _read_stamp(path: Path) -> dict[str, Any]:
+    stamp = read_json(path)
+    if not isinstance(stamp, dict) or "dtype" not in stamp:
+        raise RunFolderError(f"{path} is damaged: delete it and run the same command again")
+    return stamp

@@ -1,0 +1,134 @@
+"""The settings that a study chooses, by the rule of docs/grid.md, and the runs that take them.
+
+The rule: the value with the highest mean final average over the held-out seeds; of equal ones the first listed. Nothing
+is chosen before every listed value has been tried with every seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from evertune.experiments.grid import Cell
+from evertune.experiments.grid.cells import VARIED_FOR_ALL, method_parts
+from evertune.experiments.study.file import StudyGrid
+from evertune.reporting.curves import BY, Curve, curves
+from evertune.reporting.loaded import Loaded
+from evertune.runs.config import RunConfig
+from evertune.utils.config_io import validated
+from evertune.utils.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A chosen value.
+
+    Attributes:
+        grid: where it was chosen.
+        base: the stream, or the one that it is the reverse of.
+        at_edge: it is the first or the last of several listed values: the best may lie outside.
+        means: (value, mean final average over the seeds), as listed.
+    """
+
+    grid: str
+    base: str
+    model: str
+    method: str
+    key: str
+    value: Any
+    at_edge: bool
+    seeds: tuple[int, ...]
+    means: tuple[tuple[Any, float], ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `chosen.json`."""
+        return asdict(self)
+
+
+def choices_of(grid: StudyGrid, runs: Sequence[Loaded], *, bases: Mapping[str, str]) -> list[Choice]:
+    """What `grid` chooses from its finished runs; curves that are not complete choose nothing.
+
+    Args:
+        grid: which varies something.
+        runs: its finished runs.
+        bases: the `base_stream` of every stream, by its name.
+    """
+    found = []
+    for key in grid.vary:
+        for curve in curves(runs, key):
+            if curve.best and is_complete(curve, grid):
+                found.append(_choice(curve, grid, base=bases[curve.stream]))
+    return found
+
+
+def is_complete(curve: Curve, grid: StudyGrid) -> bool:
+    """Whether every listed value was tried with every seed."""
+    seeds = tuple(sorted(grid.seeds))
+    return len(curve.points) == len(grid.vary[curve.key]) and all(point.seeds == seeds for point in curve.points)
+
+
+def _choice(curve: Curve, grid: StudyGrid, *, base: str) -> Choice:
+    assert curve.best
+    means = tuple((point.value, spread.mean) for point in curve.points if (spread := point.spreads[BY]))
+    return Choice(
+        grid=grid.name,
+        base=base,
+        model=curve.model,
+        method=curve.method,
+        key=curve.key,
+        value=curve.best.value,
+        at_edge=curve.best in (curve.points[0], curve.points[-1]),
+        seeds=curve.best.seeds,
+        means=means,
+    )
+
+
+def with_choices(
+    cell: Cell, grid: StudyGrid, *, base: str, sources: Sequence[StudyGrid], chosen: Sequence[Choice]
+) -> Cell:
+    """The run `cell` of `grid` with the values that were chosen for its method, on its stream or the reverse of it.
+
+    The model does not matter: another start learns with the settings of the stream, so that only the start differs.
+
+    Args:
+        cell: as the grid says it.
+        grid: which it belongs to.
+        base: `base_stream` of its stream.
+        sources: all grids of the study.
+        chosen: what they have chosen so far.
+
+    Raises:
+        UserError: a value is not chosen yet; the message names it.
+    """
+    values: dict[str, Any] = {}
+    for source in (one for one in sources if one.name in grid.take):
+        for method, key in source.choosing_for(cell.config.method):
+            if key in values:
+                raise UserError(f"{grid.name}: {cell.config.method} takes {key} from two places: take it from one")
+            values[key] = _value((source.name, base, method, key), source.seeds, chosen)
+    return replace(cell, config=_with_settings(cell.config, values, where=cell.name)) if values else cell
+
+
+def _value(wanted: tuple[str, str, str, str], seeds: Sequence[int], chosen: Sequence[Choice]) -> Any:
+    """The value of the choice that was made in a grid, on a stream, with a method, of a setting."""
+    for choice in chosen:
+        if (choice.grid, choice.base, choice.method, choice.key) == wanted:
+            return choice.value
+    grid, base, method, key = wanted
+    raise UserError(
+        f"{key} of {method} on {base} is not chosen yet: '{grid}' lacks runs with seeds {', '.join(map(str, seeds))}; "
+        "finish that part first"
+    )
+
+
+def _with_settings(config: RunConfig, values: Mapping[str, Any], *, where: str) -> RunConfig:
+    """The configuration with `METHOD.OPTION` or `train.SETTING` set."""
+    content = config.model_dump()
+    for key, value in values.items():
+        head, _, option = key.partition(".")
+        if head not in (*VARIED_FOR_ALL, *method_parts(config.method)):
+            raise UserError(f"{where}: {key} is no setting of {config.method}")
+        home = content if head in VARIED_FOR_ALL else content["options"]
+        home[head] = {**home.get(head, {}), option: value}
+    return validated(RunConfig, content, where=where)

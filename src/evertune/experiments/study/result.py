@@ -1,0 +1,127 @@
+"""Everything that a study has found so far, in one value: for `study.json`, the page, the Markdown and the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+
+from evertune.experiments.grid.cells import held_out_note
+from evertune.experiments.study.choose import Choice
+from evertune.experiments.study.findings import Comparison, Finding, findings, variants
+from evertune.experiments.study.run import Ended, Study
+from evertune.reporting import compare
+from evertune.reporting.curves import Curve, curves
+from evertune.reporting.labels import number
+from evertune.reporting.tables import Row
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a study has found so far.
+
+    Attributes:
+        progress: finished and all runs of each part.
+        curves: (grid, curve) of every setting that was varied.
+        failed: why runs failed, by their name.
+        stopped: what kept the rest from being started.
+    """
+
+    name: str
+    title: str
+    progress: dict[str, tuple[int, int]]
+    findings: list[Finding]
+    rows: list[Row]
+    variants: list[Comparison]
+    curves: list[tuple[str, Curve]]
+    choices: list[Choice]
+    notes: list[str]
+    failed: dict[str, str]
+    stopped: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `study.json` and `--json`."""
+        return {
+            "format": FORMAT,
+            "name": self.name,
+            "evertune": version("evertune"),
+            "progress": {part: {"finished": done, "runs": all_} for part, (done, all_) in self.progress.items()},
+            "findings": [finding.as_dict() for finding in self.findings],
+            "rows": [asdict(row) for row in self.rows],
+            "variants": [one.as_dict() for one in self.variants],
+            "chosen": [choice.as_dict() for choice in self.choices],
+            "notes": self.notes,
+            "failed": self.failed,
+            "stopped": self.stopped,
+        }
+
+
+def result_of(study: Study, ended: Ended | None = None) -> Result:
+    """Evaluate the `results.json` files that there are; `ended` says how the runs of just now went."""
+    ended = ended or Ended()
+    asked, found, choices = study.asked, study.results(), study.choices()
+    measured = study.measured()
+    held_out = [f"{grid.name}: {note}" for _, grid in asked.grids() if (note := held_out_note(grid))]
+    return Result(
+        name=asked.name,
+        title=asked.title or asked.name,
+        progress=_progress(study),
+        findings=findings(measured, asked.questions) if asked.questions else [],
+        rows=compare(measured),
+        variants=variants(measured),
+        curves=[(g.name, curve) for _, g in asked.grids() for key in g.vary for curve in curves(found[g.name], key)],
+        choices=choices,
+        notes=[*ended.notes, *held_out, *_edges(choices)],
+        failed=ended.failed,
+        stopped=ended.stopped,
+    )
+
+
+def _progress(study: Study) -> dict[str, tuple[int, int]]:
+    found, parts = study.results(), study.asked.parts
+    return {part: (sum(len(found[grid.name]) for grid in grids), study.size(part)) for part, grids in parts.items()}
+
+
+def _edges(choices: Sequence[Choice]) -> list[str]:
+    """One note on all choices at the end of their lists: there a list may have been too short."""
+    found = ", ".join(f"{choice.key} of {choice.method} on {choice.base}" for choice in choices if choice.at_edge)
+    return [f"the first or the last value listed was chosen, so the best may lie beyond: {found}"] if found else []
+
+
+def signed(value: float | None) -> str:
+    """Points with their sign: `+3.2`, `−0.4`, `0.0`."""
+    text = number("", value)
+    return f"+{text}" if value is not None and value > 0 and text != "0.0" else text
+
+
+def interval_text(one: Comparison) -> str:
+    """`+3.2 [+1.1, +5.3]`, the interval being the t-interval; without it when there is only one unit."""
+    interval = one.interval()
+    return signed(one.estimate) + (f" [{signed(interval[0])}, {signed(interval[1])}]" if interval else "")
+
+
+def why_not(one: Comparison) -> str:
+    """Why a comparison is not measured; empty when it is."""
+    if one.missing:
+        more = f" and {len(one.missing) - 2} more" if len(one.missing) > 2 else ""
+        return "missing: " + "; ".join(map(str, one.missing[:2])) + more
+    return "" if one.interval() else "one unit only: no interval"
+
+
+def in_short(finding: Finding) -> str:
+    """`+12.1 [+8.0, +16.2]` for one comparison; how many of several hold, and the range of their means."""
+    deciding = [one for one in finding.comparisons if one.decides]
+    means = [one.estimate for one in deciding if one.estimate is not None]
+    if not means:
+        return "no runs yet"
+    if len(deciding) == 1:
+        return interval_text(deciding[0])
+    verdicts = [one.verdict() for one in deciding]
+    confirmed, against = verdicts.count("confirmed"), verdicts.count("contradicted")
+    counts = f"{confirmed} of {len(deciding)} confirmed" + (f", {against} contradicted" if against else "")
+    low, high = signed(min(means)), signed(max(means))
+    between = low if low == high else f"{low} to {high}"
+    return f"{counts}; means {between}"

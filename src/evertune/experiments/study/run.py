@@ -1,0 +1,197 @@
+"""A study, done: its parts in order, and within a part side by side whatever has the settings it needs.
+
+OUT/PART/GRID/...            run folders, as `evertune grid` leaves them
+OUT/PART/GRID/results.json   settings, metrics, R and cost of its finished runs: small, worth committing
+OUT/chosen.json              the settings that were chosen on held-out seeds
+
+What is finished is skipped, because a grid skips it; nothing else is remembered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from evertune.assets import Progress
+from evertune.data.stream import stream_file
+from evertune.experiments.grid import Cell, Grid, GridWatcher, Status, cells_of, not_alike, write_results
+from evertune.experiments.grid import Ended as RunEnded
+from evertune.experiments.grid.results import FORMAT
+from evertune.experiments.study.choose import Choice, choices_of, with_choices
+from evertune.experiments.study.file import FINDINGS, StudyFile, StudyGrid, base_stream
+from evertune.reporting.loaded import Loaded
+from evertune.utils.errors import RunFolderError, UserError, unknown
+from evertune.utils.files import read_json, write_json
+
+Watching = Callable[[], AbstractContextManager[GridWatcher]]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How the runs of a study ended: why some failed, and what kept the rest from being started."""
+
+    failed: dict[str, str] = field(default_factory=dict)
+    stopped: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A run of a study before it is done; `waits_for` says which settings it needs first."""
+
+    part: str
+    grid: StudyGrid
+    cell: Cell
+    waits_for: str | None = None
+
+
+class Recording(GridWatcher):
+    """Tells `inner`, and writes a run down as soon as it is finished: a killed study has lost nothing.
+
+    Args:
+        inner: what shows the runs.
+        write: called with the name of each run that ended well.
+    """
+
+    def __init__(self, inner: GridWatcher, write: Callable[[str], None]) -> None:
+        self._inner, self._write = inner, write
+
+    def changed(self, status: Status) -> None:
+        """Pass it on."""
+        self._inner.changed(status)
+
+    def run_ended(self, name: str, ended: RunEnded) -> None:
+        """Pass it on and write it down."""
+        self._inner.run_ended(name, ended)
+        if ended.problem is None:
+            self._write(name)
+
+
+class Study:
+    """A study and the folder that it fills."""
+
+    def __init__(self, asked: StudyFile, out: Path) -> None:
+        self.asked, self.out = asked, out
+        streams = {place.stream for _, grid in asked.grids() for place in grid.streams}
+        self._bases = {stream: base_stream(stream) for stream in streams}
+        self._by_name = {stream_file(stream)[0].name: base for stream, base in self._bases.items()}
+        self._cells = {grid.name: cells_of(grid, out=self._folder(part, grid)) for part, grid in asked.grids()}
+
+    def parts(self, only: str | None) -> list[str]:
+        """The parts to do: all, one, or none for `findings`.
+
+        Raises:
+            UserError: there is no such part.
+        """
+        if only is None:
+            return list(self.asked.parts)
+        if only not in (*self.asked.parts, FINDINGS):
+            raise unknown("part", only, [*self.asked.parts, FINDINGS])
+        return [only] if only != FINDINGS else []
+
+    def results(self) -> dict[str, list[Loaded]]:
+        """The finished runs by the name of their grid, from the `results.json` files that there are."""
+        return {grid.name: _read_results(self._folder(part, grid), grid) for part, grid in self.asked.grids()}
+
+    def measured(self) -> list[Loaded]:
+        """The finished runs of all grids that choose nothing: what tables and findings are made of."""
+        found = self.results()
+        return [run for _, grid in self.asked.grids() if not grid.vary for run in found[grid.name]]
+
+    def choices(self) -> list[Choice]:
+        """All settings that are chosen so far."""
+        found = self.results()
+        return [c for _, grid in self.asked.grids() for c in choices_of(grid, found[grid.name], bases=self._by_name)]
+
+    def size(self, part: str) -> int:
+        """How many runs a part has."""
+        return sum(len(self._cells[grid.name]) for grid in self.asked.parts[part])
+
+    def planned(self, only: str | None = None) -> list[Planned]:
+        """All runs in order, with the settings that are chosen so far."""
+        chosen = self.choices()
+        return [
+            run
+            for part in self.parts(only)
+            for grid in self.asked.parts[part]
+            for run in self._plan(part, grid, chosen)
+        ]
+
+    def _plan(self, part: str, grid: StudyGrid, chosen: Sequence[Choice]) -> Iterator[Planned]:
+        sources = [one for _, one in self.asked.grids()]
+        for cell in self._cells[grid.name]:
+            named = replace(cell, name=f"{grid.name}/{cell.name}")
+            base = self._bases[cell.config.stream]
+            try:
+                taken = with_choices(named, grid, base=base, sources=sources, chosen=chosen)
+                yield Planned(part, grid, taken)
+            except UserError as problem:
+                yield Planned(part, grid, named, str(problem))
+
+    def run(
+        self, *, watching: Watching, only: str | None = None, jobs: int | None = None, progress: Progress | None = None
+    ) -> Ended:
+        """Do what is not done yet.
+
+        Args:
+            watching: makes what is told about each batch of runs.
+            only: a part, or `findings` for none.
+            jobs: runs side by side; None: one per core.
+            progress: told about downloads.
+
+        Raises:
+            KeyboardInterrupt: stopped by a signal; what was finished is written down.
+        """
+        failed: dict[str, str] = {}
+        notes: list[str] = []
+        for part in self.parts(only):
+            left = [grid.name for grid in self.asked.parts[part]]
+            while left:
+                waiting = {p.grid.name: p.waits_for for p in self.planned(part) if p.waits_for}
+                ready = [name for name in left if name not in waiting]
+                if not ready:
+                    return Ended(failed, f"{part}: {waiting[left[0]]}", tuple(dict.fromkeys(notes)))
+                made = self._batch(part, ready, watching, jobs, progress)
+                failed |= made.failed
+                notes += not_alike(made.finished)
+                left = [name for name in left if name not in ready]
+        return Ended(failed, None, tuple(dict.fromkeys(notes)))
+
+    def _batch(
+        self, part: str, names: Sequence[str], watching: Watching, jobs: int | None, progress: Progress | None
+    ) -> Grid:
+        """All runs of some grids at once, so that no core waits for the last run of each; whole seeds first."""
+        runs = [planned for planned in self.planned(part) if planned.grid.name in names]
+        cells = sorted((planned.cell for planned in runs), key=lambda cell: cell.config.seed)
+        made = Grid(cells, jobs=jobs, progress=progress)
+        for name in names:
+            self._write(runs, made, grid=name)
+        with watching() as watcher:
+            made.run(Recording(watcher, lambda name: self._write(runs, made, grid=name.split("/", maxsplit=1)[0])))
+        return made
+
+    def _write(self, runs: Sequence[Planned], made: Grid, *, grid: str) -> None:
+        """Write down the finished runs of a grid, and what is chosen now."""
+        done = {cell.name for cell in made.finished}
+        own = [planned for planned in runs if planned.grid.name == grid]
+        if cells := [planned.cell for planned in own if planned.cell.name in done]:
+            write_results(self._folder(own[0].part, own[0].grid) / "results.json", cells, name=grid)
+        if own[0].grid.vary:
+            write_json(self.out / "chosen.json", [choice.as_dict() for choice in self.choices()])
+
+    def _folder(self, part: str, grid: StudyGrid) -> Path:
+        return self.out / part / grid.name
+
+
+def _read_results(folder: Path, grid: StudyGrid) -> list[Loaded]:
+    """The finished runs of a grid, called by its labels; none before the grid was started."""
+    path = folder / "results.json"
+    if not path.exists():
+        return []
+    content: Any = read_json(path)
+    if not isinstance(content, Mapping) or content.get("format") != FORMAT or "runs" not in content:
+        raise RunFolderError(f"{path} is not the result of a grid, or of another version; run the study again")
+    return [{**run, "method": grid.label(run["method"]), "grid": grid.name} for run in content["runs"]]

@@ -1,8 +1,0 @@
-"""Out again: what a run has learned, as files that others load - merged checkpoints, and adapters for peft."""
-
-from __future__ import annotations
-
-from evertune.export.adapters import export_adapters
-from evertune.export.merged import Exported, export
-
-__all__ = ["Exported", "export", "export_adapters"]

@@ -1,0 +1,123 @@
+"""How similar tasks are, from frozen embeddings of their pictures, instructions and answers (He et al. 2023).
+
+A service for methods (what to protect, which expert to reuse) and for the analysis (which tasks hurt which). Plain
+functions: whoever needs embeddings of earlier tasks keeps them in its own state.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from evertune.data.task import Sample
+from evertune.models.features import FeatureStore, embed_pictures
+from evertune.models.protocol import LMM
+from evertune.utils.errors import UserError
+
+MODALITIES = ("image", "instruction", "answer")
+SAMPLES = 1000
+
+TaskEmbedding = Mapping[str, Tensor]
+"""{modality: (width,) float32 of length 1} of one task."""
+TextEncoder = Callable[[Sequence[str]], Tensor]
+"""Texts -> (n, width) float32 on the CPU."""
+
+
+def embed_task(
+    lmm: LMM,
+    features: FeatureStore,
+    samples: Sequence[Sample],
+    *,
+    count: int = SAMPLES,
+    text_encoder: TextEncoder | None = None,
+) -> dict[str, Tensor]:
+    """Mean of the normalised embeddings of up to `count` evenly spaced samples, normalised, per modality.
+
+    The paper normalises the mean only; docs/analysis.md has the difference.
+
+    Args:
+        lmm: its frozen vision tower gives the pictures' embeddings.
+        features: has seen every sample.
+        samples: the task's training set; one is enough.
+        count: the paper uses about 1,000.
+        text_encoder: of instructions and answers; default: the LMM's own frozen one.
+
+    Raises:
+        UserError: there are no samples, or an embedding is not finite; the message names it.
+    """
+    if not samples:
+        raise UserError("a task without training samples has no embedding")
+    chosen = evenly_spaced(samples, count)
+    text = text_encoder or lmm.embed_texts
+    rows = {
+        "image": embed_pictures(lmm, features, chosen),
+        "instruction": text([s.instruction for s in chosen]),
+        "answer": text([s.answers[0] for s in chosen]),
+    }
+    for modality, values in rows.items():
+        if not torch.isfinite(values).all():
+            raise UserError(f"the {modality} embedding of a task has a value that is not finite ({chosen[0].origin})")
+    return {modality: mean_direction(values) for modality, values in rows.items()}
+
+
+def evenly_spaced(samples: Sequence[Sample], count: int) -> list[Sample]:
+    """At most `count` of `samples`, at equal distances, the first always among them."""
+    count = min(count, len(samples))
+    return [samples[index * len(samples) // count] for index in range(count)]
+
+
+def mean_direction(rows: Tensor) -> Tensor:
+    """Normalised mean of the normalised rows: (n, D) -> (D,); all zero when the rows cancel out."""
+    return normalize(normalize(rows, dim=1).mean(0), dim=0)
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    """Cosine of the angle between two vectors; 0 when one of them is zero. (D,), (D,) -> [-1, 1]."""
+    return float(normalize(a, dim=0) @ normalize(b, dim=0))
+
+
+def pair_cosines(tasks: Mapping[str, TaskEmbedding]) -> dict[str, dict[tuple[str, str], float]]:
+    """{modality: {(task, task): cosine}} of all unordered pairs of different tasks."""
+    pairs = list(itertools.combinations(tasks, 2))
+    return {m: {(a, b): cosine(tasks[a][m], tasks[b][m]) for a, b in pairs} for m in MODALITIES}
+
+
+def similarity_to(new: TaskEmbedding, old: Mapping[str, TaskEmbedding], *, name: str) -> dict[str, float]:
+    """s(k) of every old task k to the new one, each in 0..1: the paper's rule.
+
+    Per modality, all pairwise cosines C among the old tasks and the new one are standardised, z = (C - mean C) / std C
+    (sample standard deviation), and s_m(k) = sigmoid(z) at the pair (new, k). With a single pair there is nothing to
+    standardise: its cosine is taken, 0 when negative. Where all cosines are equal z is 0. s(k) = Π_m s_m(k).
+
+    Raises:
+        UserError: `name` is among the old tasks; the similarity of a task with itself says nothing.
+    """
+    if name in old:
+        raise UserError(f"task '{name}' is among the tasks it would be compared with")
+    tables = pair_cosines({**old, name: new})
+    return {k: math.prod(_standardised(table)[k, name] for table in tables.values()) for k in old}
+
+
+def _standardised(table: Mapping[tuple[str, str], float]) -> dict[tuple[str, str], float]:
+    if len(table) == 1:
+        return {pair: max(0.0, value) for pair, value in table.items()}
+    values = torch.tensor(list(table.values()), dtype=torch.float64)
+    spread = float(values.std())
+    # Equal cosines differ in their last bits: a spread of that size is none.
+    z = (values - values.mean()) / spread if spread > 1e-6 else torch.zeros_like(values)
+    return dict(zip(table, torch.sigmoid(z).tolist(), strict=True))
+
+
+def similarity_matrix(tasks: Mapping[str, TaskEmbedding]) -> dict[str, dict[str, float | None]]:
+    """Similarity between all tasks of a stream, standardised over all its pairs; None on the diagonal."""
+    tables = [_standardised(table) for table in pair_cosines(tasks).values()]
+
+    def value(a: str, b: str) -> float | None:
+        return None if a == b else math.prod(t.get((a, b), t.get((b, a), 0.0)) for t in tables)
+
+    return {a: {b: value(a, b) for b in tasks} for a in tasks}

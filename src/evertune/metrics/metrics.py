@@ -1,0 +1,262 @@
+"""Metrics of a stream from its matrix R, each with the formula that is printed beside it.
+
+R[t][i] is the score on task i after stage t; row 0 is the untouched model; rows 0..T for T new tasks. Tasks that the
+model knows before the stream are the first K columns: column i becomes known at row a_i, 0 for a known task and its own
+stage for a new one. A metric that a matrix can't give (one task, no reference row, `joint`'s single stage, a cell that
+was not measured) is None, never a made-up number.
+
+    evertune metrics matrix.json
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from evertune.utils.errors import UserError
+
+MOST = 1e15
+"""A score is one of 100, a caption's may be some hundreds; beyond this, sums of squares lose their meaning."""
+Matrix = Sequence[Sequence[float | None]]
+"""None: not measured."""
+Scores = Sequence[Sequence[float]]
+"""NaN: not measured, so that whatever is computed from it is NaN too."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number about a stream.
+
+    Attributes:
+        formula: for a stream that starts from nothing known.
+        with_known: the formula for one with known tasks.
+        compute: from R and the number of known tasks; NaN where a score that it needs was not measured.
+    """
+
+    name: str
+    title: str
+    aliases: tuple[str, ...]
+    formula: str
+    with_known: str
+    better: str
+    compute: Callable[[Scores, int], float | None]
+
+
+def known_from(column: int, known: int) -> int:
+    """The row a_i at which the task of a column is known: 0 for the first `known` ones, else its own stage."""
+    return max(0, column - known + 1)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _highest(values: Sequence[float]) -> float:
+    """NaN if one of them is: the highest may be the one that was not measured."""
+    return math.nan if any(map(math.isnan, values)) else max(values)
+
+
+def _columns(R: Scores) -> range:
+    return range(len(R[0]))
+
+
+def _new(R: Scores, known: int) -> range:
+    return range(known, len(R[0]))
+
+
+def _earlier(R: Scores, known: int) -> list[int]:
+    """Columns that are known before the last row: what can be forgotten."""
+    return [i for i in _columns(R) if known_from(i, known) < len(R) - 1]
+
+
+def _final_average(R: Scores, known: int) -> float | None:
+    del known
+    return _mean(R[-1])
+
+
+def _mean_average(R: Scores, known: int) -> float | None:
+    return _mean([sum(R[t][: known + t]) / (known + t) for t in range(1, len(R))])
+
+
+def _learning(R: Scores, known: int) -> float | None:
+    return _mean([R[known_from(i, known)][i] for i in _new(R, known)])
+
+
+def _bwt(R: Scores, known: int) -> float | None:
+    return _mean([R[-1][i] - R[known_from(i, known)][i] for i in _earlier(R, known)])
+
+
+def _bwt_paper(R: Scores, known: int) -> float | None:
+    """Over all rows, the untouched model's too, as the authors' code has it."""
+    del known
+    return _mean([R[-1][i] - _highest([row[i] for row in R]) for i in _columns(R)])
+
+
+def _forgetting(R: Scores, known: int) -> float | None:
+    return _mean([_highest([row[i] for row in R[known_from(i, known) : -1]]) - R[-1][i] for i in _earlier(R, known)])
+
+
+def _forward_transfer(R: Scores, known: int) -> float | None:
+    return _mean([R[known_from(i, known) - 1][i] - R[0][i] for i in _new(R, known)[1:]])
+
+
+def _zero_shot(R: Scores, known: int) -> float | None:
+    return _mean([R[0][i] for i in _new(R, known)])
+
+
+METRICS = (
+    Metric(
+        "final_average",
+        "final average",
+        ("ACC", "AP", "Last", "MFN", "AA"),
+        "1/T Σ_i R[T,i]",
+        "mean of R[T,i] over all i",
+        "higher",
+        _final_average,
+    ),
+    Metric(
+        "mean_average",
+        "mean average",
+        ("MAA", "AIA", "MAP"),
+        "1/T Σ_t 1/t Σ_{i≤t} R[t,i]",
+        "1/T Σ_t (mean of R[t,i] over a_i≤t)",
+        "higher",
+        _mean_average,
+    ),
+    Metric(
+        "learning",
+        "learning",
+        ("MFT", "LA"),
+        "1/T Σ_i R[i,i]",
+        "1/T Σ_{i new} R[a_i,i]",
+        "higher",
+        _learning,
+    ),
+    Metric(
+        "bwt",
+        "backward transfer",
+        ("BWT",),
+        "1/(T-1) Σ_{i<T} (R[T,i] - R[i,i])",
+        "mean of R[T,i] - R[a_i,i] over a_i<T",
+        "higher",
+        _bwt,
+    ),
+    Metric(
+        "bwt_paper",
+        "backward transfer (He et al. 2023)",
+        (),
+        "1/N Σ_j min_{0≤t≤T} (R[T,j] - R[t,j])",
+        "mean of min_{0≤t≤T} (R[T,i] - R[t,i]) over all i",
+        "higher",
+        _bwt_paper,
+    ),
+    Metric(
+        "forgetting",
+        "forgetting (Chaudhry et al. 2018)",
+        ("F", "FM"),
+        "1/(T-1) Σ_{i<T} (max_{i≤l<T} R[l,i] - R[T,i])",
+        "mean of max_{a_i≤l<T} R[l,i] - R[T,i] over a_i<T",
+        "lower",
+        _forgetting,
+    ),
+    Metric(
+        "forward_transfer",
+        "forward transfer",
+        ("FWT",),
+        "1/(T-1) Σ_{i≥2} (R[i-1,i] - R[0,i])",
+        "1/(T-1) Σ_{i new, a_i≥2} (R[a_i-1,i] - R[0,i])",
+        "higher",
+        _forward_transfer,
+    ),
+    Metric("zero_shot", "zero-shot average", (), "1/T Σ_i R[0,i]", "1/T Σ_{i new} R[0,i]", "", _zero_shot),
+)
+REFERENCE_METRICS = {
+    "intransigence": ("1/T Σ_i (R*_i - R[i,i]), R* = the task tuned alone", "lower"),
+    "relative_average": ("1/T Σ_i R[T,i] / R*_i", "higher"),
+    "gap_to_joint": ("final average of joint - final average", "lower"),
+}
+REFERENCE_METRICS_WITH_KNOWN = {
+    "intransigence": "1/T Σ_{i new} (R*_i - R[a_i,i]), R* = the task tuned alone",
+    "relative_average": "mean of R[T,i] / R*_i over the tasks that have R*_i",
+    "gap_to_joint": "final average of joint - final average",
+}
+SQUARE = {"mean_average", "learning", "bwt", "bwt_paper", "forgetting", "forward_transfer"}
+
+
+def formulas(*, known: int = 0) -> dict[str, str]:
+    """The formula of every metric, by name; as it is for a stream with so many known tasks."""
+    if known:
+        return {m.name: m.with_known for m in METRICS} | REFERENCE_METRICS_WITH_KNOWN
+    return {m.name: m.formula for m in METRICS} | {n: f for n, (f, _) in REFERENCE_METRICS.items()}
+
+
+def metrics_of(
+    R: Matrix,
+    *,
+    known: int = 0,
+    direct: Sequence[float | None] | None = None,
+    joint_average: float | None = None,
+) -> dict[str, float | None]:
+    """All metrics of one matrix.
+
+    Args:
+        R: rows 0..T of one score per task, T the number of new tasks; None was not measured (a matrix without the
+            untouched model's row has None in all of row 0). A matrix of another shape (`joint` has one stage) gets the
+            metrics that need its last and first row only.
+        known: how many of the first columns are tasks that the model knew before the stream.
+        direct: R*, each task's score when it is tuned alone; None for a task without.
+        joint_average: final average of joint training.
+
+    Raises:
+        UserError: R is empty, ragged, not numbers, or has a NaN; or no column is left for a new task.
+    """
+    check_matrix(R, gaps=True)
+    count = len(R[0])
+    if not 0 <= known < count:
+        raise UserError(f"{known} known tasks in a matrix of {count} columns: at least one must be new")
+    if direct is not None and not (isinstance(direct, list | tuple) and all(v is None or is_score(v) for v in direct)):
+        raise UserError(f"the reference is {direct!r:.60}: expected a score per task, or null")
+    if joint_average is not None and not is_score(joint_average):
+        raise UserError(f"the average of joint is {joint_average!r:.60}: expected a number")
+    if direct is not None and len(direct) != count:
+        raise UserError(f"the reference has {len(direct)} scores for {count} tasks")
+    square = len(R) == count - known + 1
+    scores = [[math.nan if score is None else score for score in row] for row in R]
+    result = {m.name: m.compute(scores, known) if square or m.name not in SQUARE else None for m in METRICS}
+    final = result["final_average"]
+    result["intransigence"] = _intransigence(scores, known, direct) if direct and square else None
+    result["relative_average"] = _relative_average(scores, direct) if direct else None
+    result["gap_to_joint"] = joint_average - final if joint_average is not None and final is not None else None
+    return {name: None if value is None or math.isnan(value) else value for name, value in result.items()}
+
+
+def _intransigence(R: Scores, known: int, direct: Sequence[float | None]) -> float | None:
+    """None when a new task has no reference: over some of them it would be another number."""
+    lower = [(direct[i], R[known_from(i, known)][i]) for i in _new(R, known)]
+    differences = [best - got for best, got in lower if best is not None]
+    return _mean(differences) if len(differences) == len(lower) else None
+
+
+def _relative_average(R: Scores, direct: Sequence[float | None]) -> float | None:
+    """None when a reference is 0."""
+    shares = [(got, best) for got, best in zip(R[-1], direct, strict=True) if best is not None]
+    return _mean([got / best for got, best in shares]) if all(best for _, best in shares) else None
+
+
+def check_matrix(R: Matrix, *, gaps: bool = False) -> None:
+    """Refuse what is no matrix of scores, naming the place; `gaps`: None may stand for one."""
+    if len(R) < 2 or not R[0]:
+        raise UserError("the matrix needs row 0 (the untouched model) and at least one row after training")
+    for number, row in enumerate(R):
+        if len(row) != len(R[0]):
+            raise UserError(f"row {number} of the matrix has {len(row)} scores, row 0 has {len(R[0])}")
+        for task, score in enumerate(row):
+            if not (is_score(score) or (gaps and score is None)):
+                raise UserError(f"row {number}, task {task} of the matrix is {score!r:.60}: not a finite number")
+
+
+def is_score(value: Any) -> bool:
+    """Whether a value of a file can be reckoned with: a number, not beyond all bounds."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -MOST <= value <= MOST

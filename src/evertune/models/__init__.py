@@ -1,0 +1,101 @@
+"""WHO learns: the models. `load_lmm` takes a preset's name or a checkpoint folder."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evertune.assets import Progress
+from evertune.models.families import FAMILIES, Family
+from evertune.models.presets import PRESETS, has_weights, model_config, model_folder
+from evertune.utils.errors import UserError
+from evertune.utils.files import read_json
+from evertune.utils.quiet import quiet_libraries
+
+if TYPE_CHECKING:
+    import torch
+
+    from evertune.models.meta import PaperLMM
+    from evertune.models.protocol import LMM
+
+__all__ = ["PRESETS", "has_weights", "load_lmm", "load_on_paper", "model_config", "model_folder", "pictures_taken"]
+
+
+def load_lmm(
+    name: str,
+    *,
+    seed: int = 0,
+    dtype: str = "auto",
+    device: torch.device | None = None,
+    options: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> LMM:
+    """Load a model for training and asking.
+
+    Args:
+        name: a preset (`evertune ls models`) or a checkpoint folder.
+        seed: decides what is random in new trainable parameters; the untouched model's answers don't depend on it.
+        dtype: 'auto' (measured), 'float32' or 'bfloat16'; of the frozen LM, what trains is always float32.
+        device: default: the GPU when there is one.
+        options: what trains (`evertune.models.scopes.Scope`), for families that leave it open.
+        progress: called while weights are downloaded or converted.
+    """
+    from evertune.utils.device import pick_device, pick_dtype
+
+    family = _family(model_config(name, progress=progress))
+    _refuse_options(name, family, options)
+    place = device or pick_device()
+    number = pick_dtype(dtype, place)
+    if family.large and not (has_weights(name) and _surely_fits(name, place)):
+        from evertune.models.meta import refuse_too_large
+
+        refuse_too_large(load_on_paper(name, options=options), dtype=number, device=place)
+    folder = model_folder(name, progress=progress)
+    module, function = family.loader.split(":")
+    load = getattr(importlib.import_module(module), function)
+    said: dict[str, Any] = {"options": options or {}} if family.options else {}
+    quiet_libraries()
+    lmm: LMM = load(folder, name=name, seed=seed, dtype=number, device=place, **said)
+    return lmm
+
+
+def _surely_fits(name: str, place: torch.device) -> bool:
+    from evertune.models.meta import surely_fits
+
+    return surely_fits(model_folder(name), device=place)
+
+
+def pictures_taken(name: str) -> range:
+    """How many pictures a sample may have for a model, before its weights are fetched or loaded."""
+    return (FAMILIES[PRESETS[name]["family"]] if name in PRESETS else _family(model_config(name))).pictures
+
+
+def load_on_paper(name: str, *, options: Mapping[str, Any] | None = None) -> PaperLMM:
+    """A large model without weights: its sizes, for `evertune plan`.
+
+    Raises:
+        UserError: the model can't be found, or is of a family without a configuration of the library (smol).
+    """
+    from evertune.models.meta import on_paper
+
+    quiet_libraries()
+    file = model_config(name)
+    family = _family(file)
+    _refuse_options(name, family, options)
+    return on_paper(file, name=name, options=options)
+
+
+def _refuse_options(name: str, family: Family, options: Mapping[str, Any] | None) -> None:
+    if options and not family.options:
+        raise UserError(f"the model {name} has no options, but model_options says {', '.join(options)}")
+
+
+def _family(config: Path) -> Family:
+    """The family of a checkpoint's config.json."""
+    content = read_json(config)
+    family = content.get("family") or content.get("model_type")
+    if family not in FAMILIES:
+        raise UserError(f"{config}: evertune has no family {family!r}; it has: {', '.join(FAMILIES)}")
+    return FAMILIES[family]

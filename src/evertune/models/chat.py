@@ -1,0 +1,389 @@
+"""The family of chat LMMs: LLaVA, Qwen-VL, SmolVLM, InternVL, PaliGemma, Gemma-3, through the library's own classes.
+
+The frozen tower's output is computed once per picture; connector, masks, positions and generation are the library's,
+which takes visual tokens made beforehand (`vision_inputs.py`). What differs between models is in `connectors.py`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from evertune.data.task import Sample
+from evertune.models import compat
+from evertune.models.adapters import merge_peft
+from evertune.models.connectors import KINDS, Kind
+from evertune.models.decoder import (
+    IGNORE,
+    answer_rows,
+    generated,
+    mean_word_embeddings,
+    nll_of_hidden,
+    pad_left,
+    token_ids,
+    token_texts,
+)
+from evertune.models.families import FAMILIES
+from evertune.models.file_bounds import one_line, refuse_larger
+from evertune.models.hub import refuse_unsafe
+from evertune.models.modes import evaluating
+from evertune.models.processors import PROBE, ChatProcessor, encoder_arguments, load_processor, stacked_facts
+from evertune.models.protocol import TYPICAL, Batch, Generation, Length, Output, Size, Turn
+from evertune.models.scopes import Scope, open_up, scope_of
+from evertune.models.vision_inputs import CachedTower, Pixels
+from evertune.models.weights import fingerprint_of
+from evertune.utils.errors import UserError
+from evertune.utils.files import digest, digest_of_file, read_json
+
+DIGITS = 3
+"""A picture's first row holds height, width and number of rows in base 256: exact in every half precision."""
+
+
+class ChatLMM(nn.Module):
+    """The LMM protocol over a chat LMM of the library."""
+
+    library = "model."
+
+    def __init__(self, *, name: str, model: Any, prompts: ChatProcessor, kind: Kind, scope: Scope, files: str) -> None:
+        super().__init__()
+        self.name = name
+        self.model = model
+        self.pictures = FAMILIES[model.config.model_type].pictures
+        self.prompts = prompts
+        self._kind = kind
+        self._scope = scope
+        self._files = files
+        self._opened: dict[str, list[str]] = {}
+        self._inputs: CachedTower | Pixels = CachedTower(kind.connector)
+        self._kept = torch.bfloat16 if model.dtype == torch.bfloat16 else torch.float16
+
+    def open_up(self, seed: int) -> None:
+        """Make trainable what the scope says; the rest is frozen."""
+        connector = [f"model.{part}" for part in self._kind.connector.parts]
+        language = f"model.{self._kind.language}"
+        found = open_up(self.model, self._scope, connector=connector, language=language, seed=seed)
+        self._opened = {part: [f"model.{name}" for name in names] for part, names in found.items()}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the LM is."""
+        return self._words().weight.device  # type: ignore[no-any-return]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format of the frozen LM."""
+        return self._words().weight.dtype  # type: ignore[no-any-return]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of every file of the checkpoint that decides an answer, of what trains, and of the prompt's lead."""
+        return digest(self._files, str(sorted(asdict(self._scope).items())), *self.prompts.lead)
+
+    @property
+    def encoder_fingerprint(self) -> str:
+        """Hash of the tower's weights, the preparation of pictures and what is kept of them."""
+        tower = {n: p for n, p in self._tower().state_dict().items() if not self._trains(n)}
+        images = self.prompts.inner.image_processor.to_dict()
+        return digest(self._inputs.tag, fingerprint_of(tower), str(sorted(images.items(), key=str)), str(self._kept))
+
+    def module(self) -> nn.Module:
+        """The object itself."""
+        return self
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Everything that the scope opens."""
+        wanted = {name for names in self._opened.values() for name in names}
+        return {n: p for n, p in self.named_parameters() if n in wanted}
+
+    def scopes(self) -> Mapping[str, Sequence[str]]:
+        """`projection`, the connector (empty where the scope leaves it frozen), and `lora`, `dora` or `full`."""
+        return self._opened
+
+    def rate(self, parameter: str) -> float:
+        """One rate for all."""
+        del parameter
+        return 1.0
+
+    def prompt(self, instruction: str, *, pictures: int = 1) -> str:
+        """The rendered chat template, `{image}` where a picture stands."""
+        return self.prompts.prompt(instruction, pictures=pictures).replace(self.prompts.picture, "{image}")
+
+    def forward(self, batch: Batch) -> Output:
+        """Loss of the answers of `batch`."""
+        hidden = self._base()(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention,
+            use_cache=False,
+            **self._behind_tower(batch.features, batch.input_ids, batch.labels),
+        ).last_hidden_state
+        return nll_of_hidden(hidden, self.model.lm_head, batch.labels)
+
+    @torch.inference_mode()
+    def encode(self, images: Sequence[Image.Image]) -> list[Tensor]:
+        """(1 + V, D) of each picture: a row with its size, then what enters the connector; half precision, on the CPU.
+
+        One picture at a time: they may have different sizes, and it is done once.
+
+        Raises:
+            UserError: a value does not fit into half precision.
+        """
+        return [self._encoded(image) for image in images]
+
+    def _encoded(self, image: Image.Image) -> Tensor:
+        pixels = {name: value.to(self.device) for name, value in self.prompts.pixels(image).items()}
+        rows = self._inputs.rows(self._base(), pixels).to("cpu", self._kept)
+        if not torch.isfinite(rows).all():
+            raise UserError(f"the tower of {self.name} makes values too large for {self._kept}: take dtype=bfloat16")
+        head = torch.zeros(1, rows.shape[1], dtype=rows.dtype)
+        head[0, : 3 * DIGITS] = torch.tensor([d for n in (image.height, image.width, len(rows)) for d in _digits(n)])
+        return torch.cat([head, rows])
+
+    def collate(self, samples: Sequence[Sample], features: Tensor) -> Batch:
+        """Prompts by the chat template, answers and end token; labels on these two only."""
+        sizes = iter(sizes_in(features))
+        rows = [self.prompts.ids(s.instruction, s.answers[0], list(islice(sizes, len(s.images)))) for s in samples]
+        prompts, answers = [prompt for prompt, _ in rows], [answer for _, answer in rows]
+        return Batch(features, *answer_rows(prompts, answers, self.prompts.end), tuple(samples)).to(self.device)
+
+    @torch.inference_mode()
+    def answer(
+        self,
+        features: Tensor,
+        instructions: Sequence[str],
+        *,
+        max_new_tokens: int,
+        pictures: Sequence[int] | None = None,
+        context: Sequence[Turn] = (),
+    ) -> list[Generation]:
+        """Greedy answers."""
+        with evaluating(self):
+            sizes = iter(sizes_in(features))
+            counts = pictures or [1] * len(instructions)
+            prompts = [
+                self.prompts.ids(text, None, list(islice(sizes, count)), context)[0]
+                for text, count in zip(instructions, counts, strict=True)
+            ]
+            end = self.prompts.end
+            ids, attention = (part.to(self.device) for part in pad_left(prompts, end))
+            return generated(
+                self.model,
+                self.prompts.tokenizer,
+                max_new_tokens=max_new_tokens,
+                end=end,
+                skip=ids.shape[1],
+                input_ids=ids,
+                attention_mask=attention,
+                **self._behind_tower(features, ids, torch.full_like(ids, IGNORE)),
+            )
+
+    def answer_tokens(self, answer: str) -> int:
+        """Tokens of `answer` with its end token."""
+        return len(self.prompts.answer_ids(answer))
+
+    def lengths(
+        self, instruction: str, answer: str, images: Sequence[Size] = (TYPICAL,), context: Sequence[Turn] = ()
+    ) -> tuple[Length, ...]:
+        """The LM's sequence: visual tokens, prompt, answer and end token."""
+        limit: int = self.model.config.get_text_config().max_position_embeddings
+        return (Length("language model", self.prompts.count(instruction, answer, images, context), limit),)
+
+    def tokenizers(self) -> Mapping[str, Any]:
+        """The LM's."""
+        return {"language model": self.prompts.tokenizer}
+
+    @property
+    def image_token(self) -> str:
+        """The processor's."""
+        return self.prompts.picture
+
+    def token_texts(self, ids: Sequence[int]) -> list[str]:
+        """What each token adds to the text before it."""
+        return token_texts(self.prompts.tokenizer, ids)
+
+    def save(self, folder: Path) -> None:
+        """As the library's own classes write it, low-rank matrices merged."""
+        from transformers import GenerationConfig
+
+        merge_peft(self.model)
+        self.model.generation_config = GenerationConfig(eos_token_id=self.prompts.end)
+        self.model.save_pretrained(folder)
+
+    def embed_images(self, features: Tensor) -> Tensor:
+        """One frozen vector per picture: the mean of the rows that enter the connector."""
+        layouts = [self.prompts.layout(size) for size in sizes_in(features)]
+        pairs = zip(rows_in(features), layouts, strict=True)
+        return torch.stack([self._inputs.vector(self._base(), rows, layout) for rows, layout in pairs]).cpu()
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Mean of the LM's frozen input embeddings over the text's tokens, (n, width)."""
+        return mean_word_embeddings(self.prompts.tokenizer, self._words().weight, texts)
+
+    def check_fit(self) -> None:
+        """Prove with a small image that processor, model and what is kept of an image fit each other.
+
+        Where the installed library has no way in behind the tower, pixels are kept from here on, with a warning.
+
+        Raises:
+            UserError: the processor does not fit the model.
+        """
+        image = Image.linear_gradient("L").resize(PROBE).convert("RGB")
+        places = token_ids(self.prompts.tokenizer, self.prompts.layout(PROBE).text)
+        try:
+            count = self._checked(image)
+        except UserError:
+            raise
+        except Exception as problem:  # whatever a changed library raises
+            slow = "images go through the whole model in every step, which gives the same numbers and is slower"
+            compat.fall_back("visual tokens can't be computed ahead", problem, slow)
+            owners = {name.rpartition(".")[0] for name in self._opened["projection"]}
+            self._inputs = Pixels([self.get_submodule(owner) for owner in owners])
+            return
+        if (left := places.count(self._picture_token())) != count:
+            raise UserError(
+                f"{self.name}: the processor does not fit the model: it leaves {left} places for a picture of "
+                f"{PROBE[0]} x {PROBE[1]} pixels, and the model makes {count} visual tokens; take both from one "
+                "checkpoint"
+            )
+
+    def _checked(self, image: Image.Image) -> int:
+        """Visual tokens of an image, once what makes them has been compared with the library's own way."""
+        features = self._encoded(image)[None]
+        pixels = {name: value.to(self.device) for name, value in self.prompts.pixels(image).items()}
+        count = CachedTower(self._kind.connector).check(self._base(), pixels, rows_in(features)[0], PROBE)
+        if "mm_encoder_outputs" not in inspect.signature(self.model.forward).parameters:
+            raise AttributeError("forward takes no mm_encoder_outputs")
+        if not compat.is_tested():
+            self.answer(features, ["?"], max_new_tokens=1)
+        return count
+
+    def _behind_tower(self, features: Tensor, ids: Tensor, labels: Tensor) -> dict[str, Any]:
+        """What the library's model takes in place of pixels: visual tokens, facts about pictures, types of tokens."""
+        taken: dict[str, Any] = {}
+        if len(features):
+            sizes = sizes_in(features)
+            layouts = [self.prompts.layout(size) for size in sizes]
+            facts = stacked_facts(layouts)
+            taken |= self._inputs.inputs(self._base(), rows_in(features), sizes, layouts)
+            taken |= {name: value.to(self.device) for name, value in facts.items()}
+        if self._kind.types:
+            name, types = self._kind.types
+            taken[name] = types(ids == self._picture_token(), labels)
+        return taken
+
+    def _base(self) -> Any:
+        return self.model.model
+
+    def _tower(self) -> nn.Module:
+        return self._base().get_submodule(self._kind.tower)  # type: ignore[no-any-return]
+
+    def _words(self) -> Any:
+        return self.model.get_input_embeddings()
+
+    def _picture_token(self) -> int:
+        return int(self.model.config.image_token_id)
+
+    def _trains(self, name: str) -> bool:
+        """Whether a parameter of the tower belongs to the connector (a merger is part of Qwen's tower)."""
+        return f"{self._kind.tower}.{name}".startswith(self._kind.connector.parts)
+
+
+def _digits(number: int) -> list[int]:
+    return [number // 256**place % 256 for place in range(DIGITS)]
+
+
+def _numbers(features: Tensor) -> list[tuple[int, int, int]]:
+    """(height, width, rows) of each picture."""
+    scale = torch.tensor([256**place for place in range(DIGITS)])
+    heads = features[:, 0, : 3 * DIGITS].cpu().long().view(len(features), 3, DIGITS) * scale
+    return [(int(h), int(w), int(v)) for h, w, v in heads.sum(-1).tolist()]
+
+
+def sizes_in(features: Tensor) -> list[Size]:
+    """(height, width) of the pictures that (n, 1 + V, D) features were made of."""
+    return [(height, width) for height, width, _ in _numbers(features)]
+
+
+def rows_in(features: Tensor) -> list[Tensor]:
+    """The rows of each picture, without its first one and without padding."""
+    return [part[1 : 1 + rows] for part, (_, _, rows) in zip(features, _numbers(features), strict=True)]
+
+
+def load_chat(
+    folder: Path, *, name: str, seed: int, dtype: torch.dtype, device: torch.device, options: Mapping[str, Any]
+) -> ChatLMM:
+    """Load a checkpoint folder; `seed` decides the LoRA matrices, which start without effect.
+
+    Raises:
+        UserError: an option makes no sense, or a file is missing, broken or does not fit the others.
+    """
+    from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig
+
+    scope = scope_of(options)
+    refuse_unsafe(folder)
+    kind = KINDS[read_json(folder / "config.json")["model_type"]]
+    attention = "eager" if device.type == "cpu" else "sdpa"  # faster backward on a CPU
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        refuse_larger(folder, AutoModelForImageTextToText)
+        model = AutoModelForImageTextToText.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            attn_implementation=attention,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    except UserError:
+        raise
+    except Exception as problem:  # what a broken checkpoint raises is not a closed list
+        said = f"{folder} can't be read as a {config_type(folder)} checkpoint: {one_line(problem)}"
+        raise UserError(said) from problem
+    ends = _ends(model)
+    model.generation_config = GenerationConfig()  # greedy and nothing else, whatever the checkpoint suggests
+    wanted = encoder_arguments(model.model)
+    prompts = ChatProcessor(load_processor(folder, config), kind, wanted=wanted, ends=ends)
+    model = model.to(device).eval()
+    lmm = ChatLMM(name=name, model=model, prompts=prompts, kind=kind, scope=scope, files=files_digest(folder))
+    lmm.open_up(seed)
+    lmm.eval()
+    lmm.check_fit()
+    return lmm
+
+
+def config_type(folder: Path) -> str:
+    """The `model_type` that a checkpoint folder says."""
+    return str(read_json(folder / "config.json").get("model_type"))
+
+
+def _ends(model: Any) -> list[int]:
+    """Tokens at which a checkpoint wants generation to end."""
+    found = model.generation_config.eos_token_id
+    if found is None:
+        found = model.config.get_text_config().eos_token_id
+    return [found] if isinstance(found, int) else list(found or [])
+
+
+_DECIDING = {".json", ".safetensors", ".txt", ".model", ".jinja"}
+
+
+def files_digest(folder: Path) -> str:
+    """Hash of the files of a checkpoint that decide an answer.
+
+    In the hub's cache a large file is a link to one that is named by its SHA-256: that is not read again.
+    """
+    files = sorted(path for path in folder.iterdir() if path.suffix in _DECIDING)
+    return digest(*(f"{path.name} {_sha256(path)}" for path in files))
+
+
+def _sha256(path: Path) -> str:
+    target = path.resolve().name
+    named = path.is_symlink() and len(target) == 64 and all(c in "0123456789abcdef" for c in target)
+    return target if named else digest_of_file(path)

@@ -1,0 +1,110 @@
+"""Every private way of `transformers` that evertune depends on: where it is, and what happens without it.
+
+All versions are allowed that the suite has passed on (pyproject.toml). A newer one is probed when a model is loaded:
+where a private way is gone, the public one is taken, with one warning.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+TESTED = ("5.23", "5.24")
+"""Minor versions of transformers that the whole suite has passed on."""
+
+
+class Private(NamedTuple):
+    """One private way: the module that takes it, what it is of the library, and what is done where it is missing."""
+
+    module: str
+    what: str
+    fallback: str
+
+
+PRIVATE = (
+    Private(
+        "models/vision_inputs.py",
+        "`mm_encoder_outputs`, an argument of forward and generate: visual tokens that were made beforehand",
+        "images go through the whole model, `Pixels`",
+    ),
+    Private(
+        "models/connectors.py",
+        "names of towers, connectors and their parts (`multi_modal_projector`, `visual.merger`, `pack_image_features`, "
+        "`mm_soft_emb_norm`, ...) and what enters them, read by forward hooks",
+        "images go through the whole model, `Pixels`; without the tower's name the checkpoint is refused",
+    ),
+    Private(
+        "models/compat.py",
+        "`PROCESSOR_MAPPING` and `ProcessorMixin._get_arguments_from_pretrained`: a processor without its video part, "
+        "which would need torchvision",
+        "`AutoProcessor`, which needs torchvision for some families",
+    ),
+    Private(
+        "models/processors.py",
+        "`ProcessorMixin._get_num_multimodal_tokens`: how many tokens an image takes, by its size alone",
+        "a grey image of this size is prepared, once for all sizes of as many patches",
+    ),
+    Private(
+        "models/instructblip.py",
+        "the parts of an (Instruct)BLIP-2: `vision_model`, `qformer`, `language_projection`, `query_tokens`",
+        "none: these names are the checkpoint format of the family",
+    ),
+)
+
+
+def installed() -> str:
+    """Version of transformers that is imported."""
+    import transformers
+
+    return str(transformers.__version__)
+
+
+def is_tested() -> bool:
+    """Whether the suite has passed on the minor version that is installed."""
+    return ".".join(installed().split(".")[:2]) in TESTED
+
+
+def processor_of(folder: Path, config: Any) -> Any:
+    """The library's processor of a checkpoint folder, for images and text, without its video part."""
+    try:
+        from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+
+        cls = _without_video(PROCESSOR_MAPPING[type(config)])
+    except (ImportError, AttributeError) as problem:
+        from transformers import AutoProcessor
+
+        fall_back("a processor can't be loaded without its video part", problem, "loading it whole, with torchvision")
+        return AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+    return cls.from_pretrained(folder, trust_remote_code=False)
+
+
+def fall_back(what: str, problem: BaseException | str, instead: str) -> None:
+    """Warn that a private way is missing, and what is done in its place."""
+    reason = next(iter(str(problem).strip().splitlines()), type(problem).__name__)
+    warnings.warn(
+        f"transformers {installed()}: {what} ({reason}); {instead}. Versions that were tested: {', '.join(TESTED)}",
+        stacklevel=3,
+    )
+
+
+def _without_video(cls: Any) -> Any:
+    """The processor class, with None for its video processor."""
+    parts = cls.get_attributes()
+    if "video_processor" not in parts:
+        return cls
+    _ = cls._get_arguments_from_pretrained  # where it is gone, AttributeError says so here
+
+    class ImagesOnly(cls):  # type: ignore[misc]
+        @classmethod
+        def get_attributes(cls) -> list[str]:
+            return [part for part in parts if part != "video_processor"]
+
+        @classmethod
+        def _get_arguments_from_pretrained(cls, *arguments: Any, **options: Any) -> list[Any]:
+            found: list[Any] = super()._get_arguments_from_pretrained(*arguments, **options)
+            found.insert(parts.index("video_processor"), None)
+            return found
+
+    ImagesOnly.__name__ = cls.__name__  # the library asks for it in what it reads and writes
+    return ImagesOnly

@@ -1,0 +1,41 @@
+"""The families of models by name: the loader of each, and how many images a sample may have. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+ONE, SEVERAL = range(2), range(17)
+
+
+class Family(NamedTuple):
+    """Where the loader of a family is, imported when it is needed, and how many pictures a sample may have for it.
+
+    `options` says whether it takes options of the model (`model_options`: what trains), and `large` whether its models
+    may be too large for a machine, so that their size is looked at before they are fetched or loaded.
+    """
+
+    loader: str
+    pictures: range
+    options: bool = False
+    large: bool = True
+
+
+_CHAT = Family("evertune.models.chat:load_chat", pictures=SEVERAL, options=True)
+_CHAT_ONE = _CHAT._replace(pictures=ONE)
+FAMILIES = {
+    "smol": Family("evertune.models.smol:load_smol", pictures=SEVERAL, large=False),
+    "instructblip": Family("evertune.models.instructblip:load_instructblip", pictures=SEVERAL),
+    "blip-2": Family("evertune.models.instructblip:load_instructblip", pictures=SEVERAL),
+    "llava": _CHAT_ONE,
+    "llava_next": _CHAT_ONE,
+    "llava_onevision": _CHAT_ONE,
+    "qwen2_vl": _CHAT,
+    "qwen2_5_vl": _CHAT,
+    "qwen3_vl": _CHAT,
+    "idefics3": _CHAT,
+    "smolvlm": _CHAT,
+    "internvl": _CHAT,
+    "paligemma": _CHAT_ONE,
+    "gemma3": _CHAT,
+}
+"""By `family` or `model_type` in a checkpoint's config.json."""

@@ -1,0 +1,302 @@
+"""The families InstructBLIP and BLIP-2: ViT -> Q-Former -> linear projection -> LM, from Hugging Face.
+
+The source paper's architecture. Query tokens, Q-Former and projection train; the vision tower and the LM are frozen.
+InstructBLIP's Q-Former reads the instruction, BLIP-2's does not. The LM is a decoder (Vicuna, OPT), or an
+encoder-decoder (Flan-T5) that reads picture and instruction with its encoder and answers with its decoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from evertune.data.placeholders import IMAGE_MARK
+from evertune.data.task import Sample
+from evertune.models.decoder import (
+    IGNORE,
+    answer_rows,
+    asked_behind_pictures,
+    greedy_answers,
+    loss_behind_image,
+    loss_of_encoder_decoder,
+    mean_word_embeddings,
+    pad,
+    token_ids,
+    token_texts,
+)
+from evertune.models.families import FAMILIES
+from evertune.models.file_bounds import one_line, refuse_larger
+from evertune.models.hub import refuse_unsafe
+from evertune.models.modes import evaluating
+from evertune.models.protocol import TYPICAL, Batch, Generation, Length, Output, Size, Turn, refuse_context
+from evertune.models.weights import fingerprint_of
+from evertune.utils.errors import UserError
+from evertune.utils.files import digest, digest_of_file, read_json
+
+
+def parts_of(names: Sequence[str], *, prefix: str = "") -> dict[str, list[str]]:
+    """The parameters that train, by part, from all names; `prefix` stands before each.
+
+    `projection`: the linear layer before the LM; `qformer`: the Q-Former with its query tokens.
+    """
+    starts = {"projection": ("language_projection.",), "qformer": ("query_tokens", "qformer.")}
+    found = {part: tuple(prefix + start for start in wanted) for part, wanted in starts.items()}
+    return {part: [n for n in names if n.startswith(wanted)] for part, wanted in found.items()}
+
+
+class InstructBlip(nn.Module):
+    """The LMM protocol over the library's InstructBLIP classes."""
+
+    library = "blip."
+    pictures = FAMILIES["instructblip"].pictures
+    image_token = IMAGE_MARK
+
+    def __init__(self, *, name: str, folder: Path, model: Any, processor: Any) -> None:
+        super().__init__()
+        self.name = name
+        self.blip = model
+        self.processor = processor
+        self._end: int = processor.tokenizer.eos_token_id
+        self._files = {p.name: digest_of_file(p) for p in sorted(folder.rglob("*")) if p.suffix in _DECIDING}
+        self._texts: dict[str, list[int]] = {}
+        self._encodes = bool(model.language_model.config.is_encoder_decoder)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the LM is."""
+        device: torch.device = self._table().device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format of the frozen LM."""
+        return self._table().dtype
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of every file of the checkpoint that decides an answer."""
+        return digest(*(f"{name} {sha}" for name, sha in self._files.items()))
+
+    @property
+    def encoder_fingerprint(self) -> str:
+        """Hash of the tower's weights and the preparation of pictures: tuned siblings share their features."""
+        tower = self.blip.vision_model.state_dict()
+        return digest(fingerprint_of(tower), str(self.processor.image_processor.to_dict()))
+
+    def module(self) -> nn.Module:
+        """The object itself."""
+        return self
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Query tokens, Q-Former and projection."""
+        wanted = {name for names in self.scopes().values() for name in names}
+        return {n: p for n, p in self.named_parameters() if n in wanted}
+
+    def scopes(self) -> Mapping[str, Sequence[str]]:
+        """`projection`: the linear layer before the LM; `qformer`: the Q-Former with its query tokens."""
+        return parts_of([name for name, _ in self.named_parameters()], prefix="blip.")
+
+    def rate(self, parameter: str) -> float:
+        """All parts were pre-trained: one rate."""
+        del parameter
+        return 1.0
+
+    def prompt(self, instruction: str, *, pictures: int = 1) -> str:
+        """The instruction behind the visual tokens, as the processor renders it."""
+        return "{image}" * pictures + instruction
+
+    def forward(self, batch: Batch) -> Output:
+        """Loss of the answers of `batch`."""
+        lm = self.blip.language_model
+        if self._encodes:
+            return loss_of_encoder_decoder(lm, self.soft_tokens(batch), self._words(), batch)
+        return loss_behind_image(lm.model, lm.lm_head, self.soft_tokens(batch), self._words(), batch)
+
+    def soft_tokens(self, batch: Batch) -> Tensor:
+        """(pictures, queries, LM width): what stands before the instructions for the LM."""
+        return self._visual(batch.features, batch.extras, batch.pictures)
+
+    @torch.inference_mode()
+    def encode(self, images: Sequence[Image.Image]) -> Tensor:
+        """(n, 1 + patches, width) hidden states of the tower, the [CLS] first, float16."""
+        pixels = self.processor.image_processor(list(images), return_tensors="pt").pixel_values
+        tower = self.blip.vision_model
+        rows: Tensor = tower(pixels.to(self.device, tower.dtype)).last_hidden_state
+        return rows.to("cpu", torch.float16).contiguous()
+
+    def collate(self, samples: Sequence[Sample], features: Tensor) -> Batch:
+        """The instruction stands twice: before the Q-Former and before the LM. Labels on answer and end token only.
+
+        With an encoder-decoder, `input_ids` is what the encoder reads and `labels` what the decoder says.
+        """
+        prompts = [self._prompt_ids(s.instruction) for s in samples]
+        answers = [self._answer_ids(s.answers[0]) for s in samples]
+        extras = self._qformer_text([s.instruction for s in samples])
+        if self._encodes:
+            rows = (pad(prompts, self._end), pad([[1] * len(row) for row in prompts], 0), pad(answers, IGNORE))
+        else:
+            rows = answer_rows(prompts, answers, self._end)
+        return Batch(features, *rows, tuple(samples), extras).to(self.device)
+
+    @torch.inference_mode()
+    def answer(
+        self,
+        features: Tensor,
+        instructions: Sequence[str],
+        *,
+        max_new_tokens: int,
+        pictures: Sequence[int] | None = None,
+        context: Sequence[Turn] = (),
+    ) -> list[Generation]:
+        """Greedy answers."""
+        refuse_context(self.name, context)
+        with evaluating(self):
+            counts = pictures or [1] * len(instructions)
+            read = {name: part.to(self.device) for name, part in self._qformer_text(instructions).items()}
+            visual = self._visual(features.to(self.device), read, counts)
+            embeds = asked_behind_pictures(visual, self._words(), [self._prompt_ids(t) for t in instructions], counts)
+            lm, tokenizer = self.blip.language_model, self.processor.tokenizer
+            return greedy_answers(lm, tokenizer, embeds, max_new_tokens=max_new_tokens, end=self._end)
+
+    def answer_tokens(self, answer: str) -> int:
+        """Tokens of `answer` with its end token."""
+        return len(self._answer_ids(answer))
+
+    def lengths(
+        self, instruction: str, answer: str, images: Sequence[Size] = (TYPICAL,), context: Sequence[Turn] = ()
+    ) -> tuple[Length, ...]:
+        """The instruction in the Q-Former, if that reads it; soft tokens, instruction, answer and its end in the LM."""
+        refuse_context(self.name, context)
+        config, found = self.blip.config, []
+        if tokenizer := getattr(self.processor, "qformer_tokenizer", None):
+            asked = len(self._ids(tokenizer, "q", instruction, special=True))
+            found.append(Length("Q-Former", asked, config.qformer_config.max_position_embeddings))
+        if limit := getattr(config.text_config, "max_position_embeddings", None):  # T5's positions have no end
+            text = len(self._prompt_ids(instruction)) + len(self._answer_ids(answer))
+            visual = self.blip.query_tokens.shape[1] * len(images)
+            found.append(Length("language model", visual + text, limit))
+        return tuple(found)
+
+    def tokenizers(self) -> Mapping[str, Any]:
+        """The LM's, and that of a Q-Former that reads text."""
+        found = {"language model": self.processor.tokenizer}
+        if tokenizer := getattr(self.processor, "qformer_tokenizer", None):
+            found["Q-Former"] = tokenizer
+        return found
+
+    def token_texts(self, ids: Sequence[int]) -> list[str]:
+        """What each token adds to the text before it."""
+        return token_texts(self.processor.tokenizer, ids)
+
+    def save(self, folder: Path) -> None:
+        """As the library's own classes write it."""
+        self.blip.save_pretrained(folder)
+
+    def embed_images(self, features: Tensor) -> Tensor:
+        """The tower's [CLS], as in the paper."""
+        return features[:, 0].float().cpu()
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Mean of the LM's frozen input embeddings over the text's tokens, (n, width)."""
+        return mean_word_embeddings(self.processor.tokenizer, self._table(), texts)
+
+    def _table(self) -> Tensor:
+        return self._words().weight  # type: ignore[no-any-return]
+
+    def _words(self) -> Any:
+        return self.blip.language_model.get_input_embeddings()
+
+    def _visual(self, features: Tensor, read: Mapping[str, Tensor], counts: Sequence[int]) -> Tensor:
+        """(pictures, queries, LM width) soft tokens of (pictures, V, D) features.
+
+        Each picture by itself: with several, the Q-Former reads the instruction beside each, as InstructBLIP does with
+        the frames of a video. `read` has a row for each instruction, `counts` says how many pictures it has.
+        """
+        pictures = features.to(self.blip.query_tokens.dtype)
+        queries = self.blip.query_tokens.expand(len(pictures), -1, -1)
+        if not len(pictures):  # the library's Q-Former can't read nothing
+            return self.blip.language_projection(queries).to(self.dtype)  # type: ignore[no-any-return]
+        text = {}
+        if read:
+            ids, asked = (_for_each_picture(read[name], counts) for name in ("qformer_ids", "qformer_attention"))
+            text = {"input_ids": ids, "attention_mask": torch.cat([asked.new_ones(queries.shape[:2]), asked], dim=1)}
+        output = self.blip.qformer(query_embeds=queries, encoder_hidden_states=pictures, **text).last_hidden_state
+        output = output[:, : queries.shape[1]]
+        return self.blip.language_projection(output).to(self.dtype)  # type: ignore[no-any-return]
+
+    def _qformer_text(self, instructions: Sequence[str]) -> dict[str, Tensor]:
+        """What the Q-Former reads: nothing where it has no tokenizer (BLIP-2)."""
+        tokenizer = getattr(self.processor, "qformer_tokenizer", None)
+        if tokenizer is None:
+            return {}
+        rows = [self._ids(tokenizer, "q", text, special=True) for text in instructions]
+        attention = pad([[1] * len(row) for row in rows], 0)
+        return {"qformer_ids": pad(rows, tokenizer.pad_token_id), "qformer_attention": attention}
+
+    def _prompt_ids(self, instruction: str) -> list[int]:
+        return self._ids(self.processor.tokenizer, "p", instruction, special=True)
+
+    def _answer_ids(self, answer: str) -> list[int]:
+        return [*self._ids(self.processor.tokenizer, "a", answer, special=False), self._end]
+
+    def _ids(self, tokenizer: Any, kind: str, text: str, *, special: bool) -> list[int]:
+        """Token ids, remembered: the same instructions come back in every epoch."""
+        key = f"{kind} {text}"
+        found = self._texts.get(key)
+        if found is None:
+            found = token_ids(tokenizer, text, special=special)
+            if len(self._texts) > _REMEMBERED:
+                self._texts.clear()
+            self._texts[key] = found
+        return found  # not read again: a server's threads share this, and another may have cleared it
+
+
+def _for_each_picture(rows: Tensor, counts: Sequence[int]) -> Tensor:
+    """Each instruction's row as often as it has pictures."""
+    return rows.repeat_interleave(torch.tensor(counts, device=rows.device), dim=0)
+
+
+_DECIDING = {".json", ".safetensors", ".txt", ".model"}
+_REMEMBERED = 100_000
+_CLASSES = {
+    "instructblip": ("an InstructBLIP", ("InstructBlipForConditionalGeneration", "InstructBlipProcessor")),
+    "blip-2": ("a BLIP-2", ("Blip2ForConditionalGeneration", "Blip2Processor")),
+}
+"""By `model_type`: what it is called, and the library's classes of model and processor."""
+
+
+def load_instructblip(folder: Path, *, name: str, seed: int, dtype: torch.dtype, device: torch.device) -> InstructBlip:
+    """Load a checkpoint folder. Nothing in it is random, so `seed` decides nothing.
+
+    Raises:
+        UserError: a file is missing, broken or a pickle.
+    """
+    import transformers
+
+    del seed
+    refuse_unsafe(folder)
+    title, names = _CLASSES[read_json(folder / "config.json")["model_type"]]
+    model_class, processor_class = (getattr(transformers, name) for name in names)
+    attention = "eager" if device.type == "cpu" else "sdpa"  # faster backward on a CPU for sequences this short
+    try:
+        refuse_larger(folder, transformers.AutoModelForImageTextToText)
+        model = model_class.from_pretrained(
+            folder, dtype=dtype, attn_implementation=attention, use_safetensors=True, trust_remote_code=False
+        )
+        processor = processor_class.from_pretrained(folder, trust_remote_code=False)
+    except UserError:
+        raise
+    except Exception as problem:  # what a broken checkpoint raises is not a closed list
+        raise UserError(f"{folder} can't be read as {title} checkpoint: {one_line(problem)}") from problem
+    model = model.requires_grad_(False).to(device).eval()
+    lmm = InstructBlip(name=name, folder=folder, model=model, processor=processor)
+    for parameter in lmm.trainable().values():
+        parameter.data = parameter.data.float()
+        parameter.requires_grad_(True)
+    lmm.eval()
+    return lmm

@@ -1,0 +1,329 @@
+"""The processor of a chat LMM: how a picture and an instruction become token ids, by the library's own rules.
+
+It is loaded without its video part, which would need torchvision and is not used here. What a picture is in the text
+depends on its size alone, so that prompts can be rendered from cached features, without the picture.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from evertune.data.images import MOST_PIXELS, short, unprepared
+from evertune.models.compat import processor_of
+from evertune.models.connectors import Kind
+from evertune.models.decoder import token_ids
+from evertune.models.file_bounds import one_line
+from evertune.models.protocol import Size, Turn, refuse_context
+from evertune.models.templates import render
+from evertune.utils.errors import DataError, UserError
+
+_TEXT = {"input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids", "text_replacement_offsets"}
+_QUESTION, _ANSWER, _NEXT = "What is 7?", "Seven", "What is 9?"
+PROBE: Size = (64, 64)
+_REMEMBERED = 2_000
+Ids = tuple[list[int], list[int]]
+"""Token ids of a prompt and of an answer."""
+
+
+def load_processor(folder: Path, config: Any) -> Any:
+    """The processor of a checkpoint folder, for pictures and text.
+
+    Raises:
+        UserError: files are missing or broken, or the library has no processor for this configuration.
+    """
+    try:
+        return processor_of(folder, config)
+    except Exception as problem:  # what broken files raise is not a closed list
+        raise UserError(f"{folder}: its processor can't be read: {one_line(problem)}") from problem
+
+
+class Layout:
+    """What a picture of one size is in a prompt, and what the model has to know about it besides its pixels.
+
+    Attributes:
+        text: what stands in the prompt for it.
+        facts: {argument: (1, ...) tensor} for the model, e.g. the grid of patches.
+        shape: of its prepared pixel values.
+    """
+
+    def __init__(self, text: str, facts: dict[str, Tensor], shape: tuple[int, ...]) -> None:
+        self.text = text
+        self.facts = facts
+        self.shape = shape
+
+
+class ChatProcessor:
+    """Prompts, token ids and pixels of one checkpoint.
+
+    Args:
+        processor: of the library.
+        kind: of the model.
+        wanted: arguments that the model's encoder step takes.
+
+    Raises:
+        UserError: there is no chat template, or it has no roles or no place for a picture or the text.
+    """
+
+    def __init__(self, processor: Any, kind: Kind, *, wanted: Sequence[str], ends: Sequence[int]) -> None:
+        self.inner = processor
+        self.tokenizer = processor.tokenizer
+        self.picture: str = str(processor.image_token)
+        self._kind = kind
+        self._wanted = set(wanted)
+        self._layouts: dict[Size, Layout] = {}
+        self._ids: dict[tuple[Any, ...], tuple[list[int], list[int]]] = {}
+        self._counts: dict[Size, int] = {}
+        self._alike: dict[Any, int] = {}
+        self._around: int | None = None
+        self._instead, self._lead, self._gap = "", "", ""
+        if kind.plain is None:
+            self._check_template()
+        self.end = self._end_token(ends)
+
+    def prompt(self, instruction: str, *, pictures: int = 1, context: Sequence[Turn] = ()) -> str:
+        """The rendered prompt, up to where an answer begins, with one picture token per picture.
+
+        What the template puts between its generation prompt and an answer (`</think>` of a model that thinks) is part
+        of the prompt: it is neither trained nor predicted.
+
+        Raises:
+            UserError: the template does not take the turns of `context`, or leaves one out.
+        """
+        if self._kind.plain is not None:
+            refuse_context("the model", context)
+            ahead, behind = self._kind.plain.split("{image}")
+            bos = self.tokenizer.bos_token or ""
+            return ahead + self.picture * pictures + behind.replace("{bos}", bos).replace("{instruction}", instruction)
+        turns = [self._turn(turn.role, turn.text, pictures=turn.images) for turn in context]
+        asked = self._rendered([*turns, self._turn("user", instruction, pictures=pictures)], ask=True)
+        if left_out := next((turn.role for turn in context if turn.text not in asked), None):
+            raise UserError(f"the model's chat template leaves out this turn of the {left_out}: leave it out, too")
+        return asked.removesuffix(self._instead) + self._lead
+
+    @property
+    def lead(self) -> tuple[str, ...]:
+        """What the end of a generation prompt is exchanged for, where it is: (what, for what)."""
+        return (self._instead, self._lead) if self._instead or self._lead else ()
+
+    def pixels(self, image: Image.Image) -> dict[str, Tensor]:
+        """What the encoder step takes of one picture.
+
+        Raises:
+            DataError: a picture of this size can't be prepared.
+        """
+        self.tokens((image.height, image.width))
+        made = self._processed(image)
+        self._layouts.setdefault((image.height, image.width), self._layout(made))
+        return {name: value for name, value in made.items() if name in self._wanted}
+
+    def layout(self, size: Size) -> Layout:
+        """What a picture of this (height, width) is in a prompt; found with a grey one, and remembered."""
+        if size not in self._layouts:
+            self._layouts[size] = self._layout(self._processed(Image.new("RGB", (size[1], size[0]), "grey")))
+        return self._layouts[size]
+
+    def ids(
+        self, instruction: str, answer: str | None, sizes: Sequence[Size], context: Sequence[Turn] = ()
+    ) -> tuple[list[int], list[int]]:
+        """Token ids of the prompt, and of the answer with its end token behind it (none without an answer)."""
+        key = (instruction, answer, tuple(context), *sizes)
+        return self._remembered(
+            key, lambda: self._tokenised(instruction, answer, [self.layout(size).text for size in sizes], context)
+        )
+
+    def _remembered(self, key: tuple[Any, ...], make: Callable[[], Ids]) -> Ids:
+        found = self._ids.get(key)
+        if found is None:
+            found = make()
+            if len(self._ids) > _REMEMBERED:
+                self._ids.clear()
+            self._ids[key] = found
+        return found  # not read again: a server's threads share this, and another may have cleared it
+
+    def count(self, instruction: str, answer: str, sizes: Sequence[Size], context: Sequence[Turn] = ()) -> int:
+        """Tokens of prompt, answer and end token with pictures of these sizes, none of which is prepared.
+
+        Raises:
+            DataError: a picture of such a size can't be prepared.
+        """
+        key = (instruction, answer, tuple(context), len(sizes))
+        marks = [self.picture] * len(sizes)
+        prompt, answered = self._remembered(key, lambda: self._tokenised(instruction, answer, marks, context))
+        self._count([size for size in dict.fromkeys(sizes) if size not in self._counts])
+        return len(prompt) + len(answered) + sum(self._counts[size] - 1 for size in sizes)
+
+    def tokens(self, size: Size) -> int:
+        """Tokens that a picture of this (height, width) takes in the prompt, by the processor's own arithmetic.
+
+        Raises:
+            DataError: it can't be prepared.
+        """
+        if size not in self._counts:
+            self._count([size])
+        return self._counts[size]
+
+    def _count(self, sizes: Sequence[Size]) -> None:
+        """Come to know the tokens of many sizes at once, which takes the library little longer than one.
+
+        Raises:
+            DataError: one can't be prepared; those of all others are known then.
+        """
+        try:
+            self._counts.update(zip(sizes, self._counted(sizes), strict=True) if sizes else ())
+        except (ValueError, ArithmeticError) as problem:
+            if len(sizes) == 1:
+                raise unprepared(sizes[0], problem) from problem
+            half, faults = len(sizes) // 2, []
+            for part in (sizes[:half], sizes[half:]):
+                try:
+                    self._count(part)
+                except DataError as fault:
+                    faults.append(fault)
+            if faults:
+                raise faults[0] from problem
+
+    def _counted(self, sizes: Sequence[Size]) -> list[int]:
+        edge = getattr(self.inner.image_processor.size, "shortest_edge", None)
+        if self._kind.crops and edge and any(edge * edge * max(s) // min(s) > MOST_PIXELS for s in sizes):
+            raise ValueError(f"scaled to {edge} pixels on its short side it has more than {MOST_PIXELS:,}")
+        count = getattr(self.inner, "_get_num_multimodal_tokens", None)  # of the library, without pixels
+        if count is not None:
+            probe, *found = count(image_sizes=[list(size) for size in (PROBE, *sizes)])["num_image_tokens"]
+            if self._around is None:  # the tokens around those that it counts are the same for all sizes
+                self._around = self._laid_out(PROBE) - probe
+            return [self._around + own for own in found]
+        parts = getattr(self.inner.image_processor, "get_number_of_image_patches", None)
+        alike = [parts(*size) if parts else size for size in sizes]
+        for one, size in zip(alike, sizes, strict=True):
+            if one not in self._alike:
+                self._alike[one] = self._laid_out(size)
+        return [self._alike[one] for one in alike]
+
+    def _laid_out(self, size: Size) -> int:
+        return len(token_ids(self.tokenizer, self.layout(size).text))
+
+    def answer_ids(self, answer: str) -> list[int]:
+        """Token ids of an answer alone, end token included."""
+        return self.ids("", answer, [])[1]
+
+    def _tokenised(
+        self, instruction: str, answer: str | None, texts: Sequence[str], context: Sequence[Turn] = ()
+    ) -> tuple[list[int], list[int]]:
+        """The answer's tokens are those it has behind the prompt, where that splits cleanly, as in a real dialogue."""
+        own = len(texts) - sum(turn.images for turn in context)
+        pieces = self.prompt(instruction, pictures=own, context=context).split(self.picture)
+        if len(pieces) != len(texts) + 1:
+            raise DataError(f"the instruction {short(instruction)} holds '{self.picture}', which stands for a picture")
+        prompt = "".join(piece + text for piece, text in zip_longest(pieces, texts, fillvalue=""))
+        ids = self._of_text(prompt)
+        if answer is None:
+            return ids, []
+        whole = self._of_text(prompt + self._gap + answer)
+        if whole[: len(ids)] == ids:
+            return ids, [*whole[len(ids) :], self.end]
+        return ids, [*token_ids(self.tokenizer, answer), self.end]
+
+    def _of_text(self, text: str) -> list[int]:
+        bos = self.tokenizer.bos_token
+        special = self._kind.plain is None and not (bos and text.startswith(bos))
+        return token_ids(self.tokenizer, text, special=special)
+
+    def _processed(self, image: Image.Image) -> Any:
+        return self.inner(
+            text=[self.picture], images=[image], return_tensors="pt", return_text_replacement_offsets=True
+        )
+
+    def _layout(self, made: Any) -> Layout:
+        """The text that the processor put in the picture's place, and facts: all but text and pixels."""
+        replaced = made["text_replacement_offsets"][0][0]["replacement"]
+        facts = {n: v for n, v in made.items() if n not in _TEXT and not n.startswith("pixel_") and n in self._wanted}
+        return Layout(replaced, facts, tuple(made["pixel_values"].shape))
+
+    def _turn(self, role: str, text: str, *, pictures: int = 0) -> dict[str, Any]:
+        content = [{"type": "image"}] * pictures + [{"type": "text", "text": text}]
+        return {"role": role, "content": content}
+
+    def _rendered(self, turns: list[dict[str, Any]], *, ask: bool) -> str:
+        try:  # not the library's `apply_chat_template`: it would run a stranger's program in this process
+            template = self.tokenizer.get_chat_template(self.inner.chat_template)
+        except (ValueError, TypeError) as problem:
+            raise UserError(f"the model's chat template can't be used: {problem}") from problem
+        values = {**self.tokenizer.special_tokens_map, "messages": turns, "add_generation_prompt": ask}
+        return render(template, {**values, "tools": None, "documents": None})
+
+    def _check_template(self) -> None:
+        if not self.inner.chat_template:
+            raise UserError(
+                "the model has no chat template: it is no model for a dialogue; take its instruction-tuned one"
+            )
+        told = self._dialogue()
+        if not self._has_roles():
+            raise UserError(
+                "the model's chat template has no roles: user and assistant look the same, so a question can't be told "
+                "from an answer; use the chat template of the instruction-tuned model"
+            )
+        asked = self.prompt(_QUESTION)
+        if asked.count(_QUESTION) != 1 or asked.count(self.picture) != 1:
+            raise UserError(
+                f"the model's chat template does not fit its processor: a picture and '{_QUESTION}' become {asked!r}, "
+                f"where '{self.picture}' and the text should stand once each"
+            )
+        self._find_lead(asked, told[: told.rindex(_ANSWER)])
+
+    def _has_roles(self) -> bool:
+        """Whether something else follows a question than an answer; in the order of turns that every template takes."""
+        turns = [self._turn("user", _QUESTION), self._turn("assistant", _ANSWER), self._turn("user", _NEXT)]
+        between, _, behind = self._rendered(turns, ask=False).partition(_QUESTION)[2].partition(_ANSWER)
+        return between != behind.partition(_NEXT)[0]
+
+    def _find_lead(self, asked: str, ahead: str) -> None:
+        """Compare the generation prompt with what the template puts ahead of an answer in a dialogue.
+
+        `_lead` stands in the prompt instead of `_instead`. Blanks alone are written with the answer, as its `_gap`:
+        they are one token with its first word in many vocabularies.
+        """
+        same = len(os.path.commonprefix([asked, ahead]))  # noqa: RUF071  of texts, not of paths
+        instead, lead = asked[same:], ahead[same:]
+        if not (instead.strip() or lead.strip()):
+            self._gap = "" if instead else lead
+        elif same > asked.rindex(_QUESTION):
+            ids, whole = self._of_text(ahead), self._of_text(ahead + _ANSWER)
+            kept = lead if whole[: len(ids)] == ids else lead.rstrip()
+            self._instead, self._lead, self._gap = instead, kept, lead[len(kept) :]
+
+    def _dialogue(self) -> str:
+        """A question with its answer."""
+        question, answer = self._turn("user", _QUESTION, pictures=1), self._turn("assistant", _ANSWER)
+        told = self._rendered([question, answer], ask=False)
+        if _ANSWER not in told:
+            raise UserError("the model's chat template leaves out what the assistant says")
+        return told
+
+    def _end_token(self, ends: Sequence[int]) -> int:
+        """The token that ends an answer: the first of `ends` behind one in the template, else the tokenizer's own."""
+        if self._kind.plain is None:
+            behind = self._dialogue().rpartition(_ANSWER)[2]
+            found = [token for token in token_ids(self.tokenizer, behind) if token in ends]
+            if found:
+                return int(found[0])
+        own = self.tokenizer.eos_token_id
+        return int(own if own is not None else ends[0])
+
+
+def encoder_arguments(model: Any) -> list[str]:
+    """Names of what the encoder step of a model takes."""
+    return list(inspect.signature(model.get_image_features).parameters)
+
+
+def stacked_facts(layouts: Sequence[Layout]) -> dict[str, Tensor]:
+    """{argument: (pictures, ...)} of all pictures of a batch."""
+    return {name: torch.cat([layout.facts[name] for layout in layouts]) for name in layouts[0].facts}

@@ -1,0 +1,242 @@
+"""What evertune needs of a large multimodal model, and nothing more.
+
+A family is one file that offers an object with these members. Vision features are frozen: they are computed once per
+picture (`encode`) and handed back in by whoever trains or asks. Everything that trains is in `trainable()`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from evertune.data.task import Sample
+from evertune.utils.errors import UserError
+
+LossMean = Literal["sample", "token"]
+Size = tuple[int, int]
+"""(height, width) of an image in pixels."""
+TYPICAL: Size = (448, 448)
+"""Size of an image whose tokens are counted where its own is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Samples ready for the model: B samples, V visual tokens of width D, L text tokens padded on the right.
+
+    Attributes:
+        features: (pictures, V, D) frozen vision features of all samples, one after another, half precision.
+        input_ids: (B, L) instruction, answer and end token.
+        attention: (B, L) 1 where `input_ids` is text, 0 where it is padding.
+        labels: (B, L) the token id where it is part of the answer (end token included), -100 elsewhere.
+        samples: what the rows are.
+        extras: what a family needs besides, B rows each.
+    """
+
+    features: Tensor
+    input_ids: Tensor
+    attention: Tensor
+    labels: Tensor
+    samples: tuple[Sample, ...]
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def pictures(self) -> list[int]:
+        """How many pictures each of the B samples has; they may have none."""
+        return [len(sample.images) for sample in self.samples]
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on `device`."""
+        tensors = (self.features, self.input_ids, self.attention, self.labels)
+        features, input_ids, attention, labels = (t.to(device) for t in tensors)
+        extras = {name: t.to(device) for name, t in self.extras.items()}
+        return Batch(features, input_ids, attention, labels, self.samples, extras)
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a forward pass says about the answers of a batch.
+
+    Attributes:
+        nll: (B,) negative log-likelihood of each whole answer, in nats: the sum over its tokens.
+        tokens: (B,) number of answer tokens, end token included.
+        logits: (N, vocabulary) at the N answer positions of the batch, sample after sample.
+        loss_mean: what each counts the same in a mean over the batch: a sample, or an answer token.
+    """
+
+    nll: Tensor
+    tokens: Tensor
+    logits: Tensor
+    loss_mean: LossMean = "sample"
+
+    @property
+    def weights(self) -> Tensor:
+        """(B,) what each sample counts in a mean over the batch."""
+        return self.tokens if self.loss_mean == "token" else torch.ones_like(self.tokens)
+
+    def mean(self, each: Tensor) -> Tensor:
+        """Mean over the batch of (B,) values, each of which is a mean over a sample's answer tokens."""
+        return (self.weights * each).sum() / self.weights.sum() if self.loss_mean == "token" else each.mean()
+
+    @property
+    def loss(self) -> Tensor:
+        """Mean over samples of the mean over answer tokens, or mean over the answer tokens of all samples."""
+        return self.mean(self.nll / self.tokens)
+
+
+class Generation(str):
+    """A prediction. A string, because whoever scores, caches or writes it down wants its text alone.
+
+    Attributes:
+        ids: the generated tokens, end token included.
+        finished: whether the end token was reached; else `max_new_tokens` cut it off.
+    """
+
+    ids: tuple[int, ...]
+    finished: bool
+
+    def __new__(cls, text: str, ids: Sequence[int] = (), *, finished: bool = True) -> Generation:
+        """The text with what it was decoded from."""
+        made = super().__new__(cls, text)
+        made.ids, made.finished = tuple(ids), finished
+        return made
+
+
+class Turn(NamedTuple):
+    """What was said before a question: `images` of the sample's belong to it, in the order of the turns."""
+
+    role: Literal["system", "user", "assistant"]
+    text: str
+    images: int = 0
+
+
+def refuse_context(name: str, context: Sequence[Turn]) -> None:
+    """Stop a dialogue where a model reads single questions.
+
+    Raises:
+        UserError: there is a turn.
+    """
+    if context:
+        raise UserError(
+            f"{Path(name).name} reads single questions: leave out the system prompt and what was said before"
+        )
+
+
+class Length(NamedTuple):
+    """Tokens that a part of the model reads of a sample, and how many it can read."""
+
+    part: str
+    tokens: int
+    limit: int
+
+
+class LMM(Protocol):
+    """A large multimodal model with a frozen, cacheable vision tower."""
+
+    name: str
+    pictures: range
+    """How many pictures a sample may have."""
+    library: str
+    """Where in `module()` the model of the library `transformers` is: what the names of its parameters begin with."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format of what is frozen."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything that decides an answer before any training: weights, prompt, picture preparation."""
+
+    @property
+    def encoder_fingerprint(self) -> str:
+        """Hash of what decides `encode`: the vision tower and the preparation of pictures."""
+
+    def module(self) -> nn.Module:
+        """The module that trains; calling it with a `Batch` gives an `Output`."""
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Every parameter that trains, by its name in `module()`; all in float32."""
+
+    def scopes(self) -> Mapping[str, Sequence[str]]:
+        """Named groups of `trainable()` names; 'projection' is there in every family."""
+
+    def rate(self, parameter: str) -> float:
+        """Factor of the learning rate for the parameter of this name."""
+
+    def encode(self, images: Sequence[Image.Image]) -> Tensor | list[Tensor]:
+        """(n, V, D) frozen vision features of n RGB pictures, half precision, on the CPU.
+
+        A list of (V, D) where pictures have different numbers of rows; such a family finds them in padded ones itself.
+        """
+
+    def collate(self, samples: Sequence[Sample], features: Tensor) -> Batch:
+        """Render prompts and answers of `samples` and put them beside the (pictures, V, D) features of all of them."""
+
+    def prompt(self, instruction: str, *, pictures: int = 1) -> str:
+        """The rendered prompt, `{image}` where the visual tokens of each picture stand."""
+
+    def answer(
+        self,
+        features: Tensor,
+        instructions: Sequence[str],
+        *,
+        max_new_tokens: int,
+        pictures: Sequence[int] | None = None,
+        context: Sequence[Turn] = (),
+    ) -> list[Generation]:
+        """Greedy answers to n instructions with (pictures, V, D) features; the same whatever else is in the batch.
+
+        `pictures` says how many of the features belong to each instruction, 0 included; by default one. `context` is
+        what was said before every one of them; its images are the first of each.
+
+        Raises:
+            UserError: the model reads no dialogue, or not this one.
+        """
+
+    def answer_tokens(self, answer: str) -> int:
+        """Number of tokens of `answer`, end token included."""
+
+    def lengths(
+        self, instruction: str, answer: str, images: Sequence[Size] = (TYPICAL,), context: Sequence[Turn] = ()
+    ) -> tuple[Length, ...]:
+        """What each part of the model reads of a sample with images of these sizes, answer and end token included.
+
+        By sizes alone: no image is prepared. No part has more tokens of text than the text has bytes, but for those of
+        the prompt around it; each image adds as many tokens as it does alone.
+
+        Raises:
+            DataError: an image of such a size can't be prepared; the message begins with 'an image of'.
+            UserError: as `answer`.
+        """
+
+    def tokenizers(self) -> Mapping[str, Any]:
+        """The tokenizer of each part that reads text; `language model` is there in every family, and first."""
+
+    @property
+    def image_token(self) -> str:
+        """What stands for an image in a text that this model's tokenizer reads."""
+
+    def token_texts(self, ids: Sequence[int]) -> list[str]:
+        """The text of each token; joined they are the whole. Empty for a token that ends in the middle of a letter."""
+
+    def save(self, folder: Path) -> None:
+        """Write the weights as they are now, with what says how they are read, as a checkpoint that this family loads.
+
+        Low-rank matrices of the model's own are merged into their layers, so the model is spent afterwards. Other files
+        of a checkpoint (tokenizer, preparation of pictures) are not written: they do not change.
+        """
+
+    def embed_images(self, features: Tensor) -> Tensor:
+        """(n, D) one frozen vector per picture from its (n, V, D) features, float32, on the CPU."""
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """(n, width) frozen embeddings of instructions or answers, float32, on the CPU."""

@@ -1,0 +1,210 @@
+"""The answers that the page shows: ten of a task, before and after, with small pictures.
+
+Scores say how much was forgotten; answers show what forgetting looks like. Each picture is embedded once, however
+many runs show it.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from evertune.data.images import small_picture
+from evertune.data.task import images_of_row
+from evertune.metrics.rules import Rule, rule_of
+from evertune.reporting.loaded import Loaded
+from evertune.reporting.tables import stage_of
+from evertune.utils.errors import DataError, RunFolderError, UserError
+from evertune.utils.files import digest
+from evertune.utils.safe_names import below
+
+SHOWN = 10
+SIDE = 96
+LONGEST_TEXT = 300
+RIGHT_FROM = 0.5  # of 1, which is 100 points
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """An answer and whether it is right: `right`, `form` (right in another form), `partly` or `wrong`."""
+
+    text: str
+    mark: str
+    expert: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One question with the answer before and after."""
+
+    picture: str | None
+    image: str
+    instruction: str
+    gold: str
+    before: Said
+    after: Said
+    change: str
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """The shown answers of one task in one run, or the reason why there are none.
+
+    Attributes:
+        before: what `Example.before` is, as the head of its column.
+        rule: name of the scoring rule that the marks go by.
+        forgotten: of all `total` questions, right before and wrong after; `regained` the other way round.
+    """
+
+    task: str
+    rows: tuple[Example, ...]
+    total: int
+    before: str
+    rule: str = "exact"
+    forgotten: int = 0
+    regained: int = 0
+    problem: str = ""
+
+
+class Pictures:
+    """Thumbnails as data URIs, each made and embedded once."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, str | None] = {}
+        self.uris: dict[str, str] = {}  # name -> data URI, in the order of first use
+
+    def name_of(self, image: str) -> str | None:
+        """The name under which the picture is embedded; None when the file is gone or is no picture."""
+        if image not in self._names:
+            uri = thumbnail(Path(image))
+            known = {known_uri: name for name, known_uri in self.uris.items()}
+            name = known.get(uri, f"picture-{len(self.uris) + 1}") if uri else None
+            if name and uri:
+                self.uris[name] = uri
+            self._names[image] = name
+        return self._names[image]
+
+
+def thumbnail(path: Path) -> str | None:
+    """A picture of at most 96 x 96 pixels as a data URI (PNG or JPEG, whichever is smaller); None if unreadable."""
+    try:
+        return data_uri(small_picture(path, side=SIDE))
+    except DataError:
+        return None
+
+
+def data_uri(picture: Image.Image) -> str:
+    """An RGB or RGBA picture as a data URI: PNG or JPEG, whichever is smaller."""
+    picture = picture.convert("RGBA")
+    opaque = picture.getchannel("A").getextrema() == (255, 255)
+    choices = [("png", _encoded(picture.convert("RGB") if opaque else picture, "PNG"))]
+    if opaque:
+        choices.append(("jpeg", _encoded(picture.convert("RGB"), "JPEG")))
+    kind, data = min(choices, key=lambda choice: len(choice[1]))
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _encoded(picture: Image.Image, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, optimize=True, **({"quality": 80} if kind == "JPEG" else {}))
+    return buffer.getvalue()
+
+
+def examples_of(run: Path, matrix: Loaded, task: str, pictures: Pictures) -> Examples:
+    """Ten answers to `task`: right after its own stage, and after the last.
+
+    For a task that the last stage taught, the two are one: then `before` is the untouched model. A missing or damaged
+    answers file is said in `problem`, the rest of the page does not suffer. So it is for one that was known before.
+    """
+    own, last = stage_of(matrix, task), len(matrix["R"]) - 1
+    if not last:
+        return Examples(task, (), 0, "", problem="nothing learned yet" if own == 0 else "not learned yet")
+    if own is None:
+        return Examples(task, (), 0, "", problem="not learned yet")
+    before, title = (own, "right after learning it") if 0 < own < last else (0, "untouched model")
+    try:
+        rule = _rule(matrix, task)
+        pairs = _pairs(_marked(run, matrix, task, before, rule), _marked(run, matrix, task, last, rule))
+        changes = [_change(*pair) for pair in pairs]
+        rows = tuple(_example(*pair, pictures) for pair in chosen(pairs))
+    except UserError as problem:
+        return Examples(task, (), 0, title, problem=str(problem))
+    except (KeyError, TypeError, AttributeError):
+        return Examples(task, (), 0, title, problem=f"{run}: the answers to '{task}' are damaged or lack a field")
+    return Examples(task, rows, len(pairs), title, rule.name, changes.count("forgotten"), changes.count("regained"))
+
+
+def _rule(matrix: Loaded, task: str) -> Rule:
+    """The task's scoring rule; cells of older runs name none and are exact."""
+    names = [cell.get("score_rule", "exact") for cell in matrix.get("cells") or [] if cell["task"] == task]
+    return rule_of(names[-1] if names else "exact")
+
+
+def _marked(run: Path, matrix: Loaded, task: str, stage: int, rule: Rule) -> list[dict[str, Any]]:
+    """The answers of a cell, each with its `mark` under `rule`."""
+    from evertune.training.evaluator import read_answers  # brings torch: only for those who make a page
+
+    for cell in matrix.get("cells") or []:
+        if cell["stage"] == stage and cell["task"] == task:
+            rows = read_answers(below(run, cell.get("answers")))
+            return [{**row, "mark": mark} for row, mark in zip(rows, marks_of(rows, rule), strict=True)]
+    raise RunFolderError(f"{run / 'matrix.json'} names no answers to '{task}' after stage {stage}")
+
+
+def marks_of(rows: Sequence[dict[str, Any]], rule: Rule) -> list[str]:
+    """`right` from 50 points on; below, `form` when the right words are there, `partly` above 0, else `wrong`."""
+    said, golds = [row["answer"] for row in rows], [row["gold"] for row in rows]
+    marks = []
+    for strict, loose in zip(rule.strict(said, golds), rule.tolerant(said, golds), strict=True):
+        right, nearly = strict >= RIGHT_FROM, loose >= RIGHT_FROM
+        marks.append("right" if right else "form" if nearly else "partly" if max(strict, loose) > 0 else "wrong")
+    return marks
+
+
+Pair = tuple[dict[str, Any], dict[str, Any]]
+
+
+def _pairs(before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]) -> list[Pair]:
+    later = {row["id"]: row for row in after}
+    return [(row, later[row["id"]]) for row in before if row["id"] in later]
+
+
+def chosen(pairs: Sequence[Pair]) -> list[Pair]:
+    """At most ten: those whose rightness changed first, then the others, each by a draw that the id fixes.
+
+    The draw does not depend on the run, so that runs show the same questions where they can.
+    """
+    return sorted(pairs, key=lambda pair: (_change(*pair) == "", digest(str(pair[0]["id"]))))[:SHOWN]
+
+
+def _change(before: dict[str, Any], after: dict[str, Any]) -> str:
+    was, now = before["mark"] == "right", after["mark"] == "right"
+    return "" if was == now else "regained" if now else "forgotten"
+
+
+def _example(before: dict[str, Any], after: dict[str, Any], pictures: Pictures) -> Example:
+    images = images_of_row(after)
+    return Example(
+        picture=pictures.name_of(str(images[0])) if images else None,
+        image=", ".join(image.name for image in images),
+        instruction=shortened(str(after["instruction"])),
+        gold=shortened(" / ".join(map(str, after["gold"]))),
+        before=_said(before),
+        after=_said(after),
+        change=_change(before, after),
+    )
+
+
+def _said(row: dict[str, Any]) -> Said:
+    return Said(shortened(row["answer"]), row["mark"], row.get("expert"))
+
+
+def shortened(text: str) -> str:
+    """A text as the page shows it: at most 300 letters."""
+    return text if len(text) <= LONGEST_TEXT else text[:LONGEST_TEXT] + " …"

@@ -1,0 +1,111 @@
+"""Numbers in plain words: titles and explanations of the metrics, the headline, times and sizes.
+
+Kept apart from tables and page so that the terminal, the Markdown and the page use the same words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from evertune.reporting.tables import Row
+
+METRIC_TITLES = {
+    "final_average": "final average",
+    "mean_average": "mean average",
+    "learning": "learning",
+    "forgetting": "forgetting",
+    "bwt": "backward transfer",
+    "bwt_paper": "backward transfer (He et al.)",
+    "forward_transfer": "forward transfer",
+    "zero_shot": "zero-shot average",
+    "intransigence": "intransigence",
+    "relative_average": "relative average",
+    "gap_to_joint": "gap to joint",
+}
+EXPLANATIONS = {
+    "final_average": "The mean score over all tasks once everything has been learned. Higher is better.",
+    "mean_average": "The mean over the tasks known so far, taken after every stage and averaged. Higher is better.",
+    "learning": "The mean score of each task right after it was learned: can it still learn? Higher is better.",
+    "forgetting": "How far each earlier task fell from its best score to the end. Lower is better; 0 is none.",
+    "bwt": "What later tasks did to earlier ones, from right after learning to the end. Negative is forgetting.",
+    "bwt_paper": "How far each task ends below its best score in any row, row 0 included. Zero or negative.",
+    "forward_transfer": "What earlier tasks gave to a task before it was taught, against the untouched model.",
+    "zero_shot": "The untouched model on the tasks that it is to learn: where everything started.",
+    "intransigence": "How much lower a task is learned here than when it is tuned alone. Lower is better.",
+    "relative_average": "The final scores as a share of those of tasks tuned alone; 1 means nothing was lost.",
+    "gap_to_joint": "How far the final average stays below training on all tasks at once. Lower is better.",
+}
+HIGHER_IS_BETTER = {"final_average", "learning", "bwt", "relative_average"}
+BOUND_NAMES = {
+    "zero-shot": "the untouched model",
+    "joint": "training on everything at once",
+    "direct": "each task tuned alone",
+}
+
+
+def number(name: str, value: float | None) -> str:
+    """A metric's value as text: points with one decimal, the relative average with three."""
+    if value is None:
+        return "-"
+    text = f"{value:.3f}" if name == "relative_average" else f"{value:.1f}"
+    return text.removeprefix("-") if float(text) == 0 else text.replace("-", "−")
+
+
+def duration(seconds: float) -> str:
+    """`8.2 s`, `5 min 0 s`, `2 h 5 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def size(count: float) -> str:
+    """Bytes as `512 bytes`, `12.3 kB`, `4.5 MB` (powers of 1000)."""
+    if count < 1000:
+        return f"{count:.0f} bytes"
+    for power, unit in ((3, "GB"), (2, "MB")):
+        if count >= 1000**power:
+            return f"{count / 1000**power:.1f} {unit}"
+    return f"{count / 1000:.1f} kB"
+
+
+def headline(rows: Sequence[Row]) -> str:
+    """One or two sentences on one setting: who forgot how much, and between which bounds they lie."""
+    lost = [(row.method, value.mean) for row in rows if (value := row.values["forgetting"]) and _continual(row)]
+    alike = all(points >= 0.5 for _, points in lost)  # then the verb need not be repeated
+    first = "; ".join(_loss(name, points, place == 0, alike) for place, (name, points) in enumerate(lost))
+    methods = [_said(row, row.method) for row in rows if _continual(row)]
+    bounds = [_said(row, BOUND_NAMES[row.base]) for row in rows if not _continual(row)]
+    main, aside = ", ".join(filter(None, methods)), "; ".join(filter(None, bounds))
+    second = f"{main} ({aside})" if main and aside else main or aside
+    finished = any(row.seeds for row in rows if row.base != "zero-shot")
+    start = f"{first}{_seeds(rows)}. " if first else "" if finished else "No run is finished yet. "
+    return f"{start}Average over all tasks{' at the end' if main else ''}: {second}."
+
+
+def _said(row: Row, name: str) -> str:
+    value = row.values["learning" if row.base == "direct" else "final_average"]
+    return f"{name} {value.mean:.0f}" if value else ""
+
+
+def _continual(row: Row) -> bool:
+    return row.base not in BOUND_NAMES
+
+
+def _loss(method: str, points: float, whole: bool, alike: bool) -> str:
+    """`sequential lost 41 points of what it had learned`, then `replay 12`; a gain is called one."""
+    if points <= -0.5:
+        return f"{method} gained {-points:.0f}" + (" points on what it had learned" if whole else "")
+    amount = f"{points:.0f}" if points >= 0.5 else "less than 1"
+    if not whole:
+        return f"{method} {amount}" if alike else f"{method} lost {amount}"
+    return f"{method} lost {amount} point{'' if amount in ('1', 'less than 1') else 's'} of what it had learned"
+
+
+def _seeds(rows: Sequence[Row]) -> str:
+    most = max(len(row.seeds) for row in rows)
+    return f" (means over up to {most} seeds)" if most > 1 else ""

@@ -1,0 +1,276 @@
+"""One HTML file that tells what a run, or several, learned and forgot; it opens anywhere, without a network.
+
+No script and nothing external: plots are inline SVG, pictures are data URIs, and a content security policy forbids the
+rest. Answers, task names and file names come from a model and from data, so everything is escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from evertune.metrics.intervals import FEWEST, mean_interval, share_interval
+from evertune.metrics.metrics import formulas
+from evertune.metrics.rules import ABOVE_100
+from evertune.reporting.examples import SHOWN, Examples, Pictures, examples_of
+from evertune.reporting.labels import EXPLANATIONS, METRIC_TITLES, duration, headline, number, size
+from evertune.reporting.loaded import Loaded, load_matrix
+from evertune.reporting.plots import average_curve, forgetting_by_task, heat_map
+from evertune.reporting.tables import (
+    Row,
+    compare,
+    follows_stream,
+    is_finished,
+    known_count,
+    metrics_with_references,
+    notes_of,
+    setting_of,
+    shown_columns,
+    stage_of,
+)
+from evertune.utils.errors import RunFolderError, UserError
+from evertune.utils.files import read_json, write_atomically
+
+MOST_EXPERTS_SHOWN = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What is compared with each other: the runs of one stream and model."""
+
+    stream: str
+    model: str
+    tasks: tuple[str, ...]
+    known: tuple[str, ...]
+    headline: str
+    rows: list[Row]
+    columns: list[str]
+    notes: list[str]
+    curve: Markup
+    forgetting: Markup
+    runs: list[Mapping[str, Any]]
+
+
+def write_report(runs: Sequence[Path], out: Path) -> Path:
+    """Write the page about `runs` (folders) to `out` and return `out`.
+
+    Args:
+        runs: finished runs or runs in progress; those of the same stream and model are compared.
+        out: the HTML file.
+
+    Raises:
+        RunFolderError: a run has no readable `matrix.json`. UserError: no run is given, or `out` can't be written.
+    """
+    if not runs:
+        raise UserError("a report needs at least one run folder")
+    loaded = [(run, load_matrix(run)) for run in runs]
+    pictures = Pictures()
+    settings = _settings(loaded, pictures)
+    template = environment().get_template("page.html.j2")
+    page = template.render(
+        settings=settings,
+        titles=METRIC_TITLES,
+        pictures=pictures.uris,
+        single=len(runs) == 1,
+        shown=SHOWN,
+        duration=duration,
+    )
+    write_atomically(out, page.encode(errors="replace"))  # an answer may hold half a surrogate pair
+    return out
+
+
+def environment(*folders: Path) -> Environment:
+    """Templates of this folder, its style sheet among them, and of `folders` before it; every value is escaped."""
+    made = Environment(
+        loader=FileSystemLoader([*folders, Path(__file__).parent]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.globals["policy"] = policy
+    return made
+
+
+def policy(css: str) -> str:
+    """The content security policy of a page with this style sheet: nothing runs, is loaded, sent or led elsewhere.
+
+    The style sheet is known by its hash. Attributes `style`, which plots have, can't be: they colour and move, no more.
+    `style-src` is for browsers that don't know its two parts.
+    """
+    sha = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
+    return (
+        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; style-src-elem 'sha256-{sha}'; "
+        "style-src-attr 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _settings(loaded: Sequence[tuple[Path, Loaded]], pictures: Pictures) -> list[Setting]:
+    matrices = [matrix for _, matrix in loaded]
+    result = []
+    for setting in dict.fromkeys(map(setting_of, matrices)):
+        members = [(run, matrix) for run, matrix in loaded if setting_of(matrix) == setting]
+        rows = compare([matrix for _, matrix in members])
+        order = [row.method for row in rows]
+        stream, model, tasks, known = setting
+        result.append(
+            Setting(
+                stream=stream,
+                model=model,
+                tasks=tasks[known:],
+                known=tasks[:known],
+                headline=headline(rows),
+                rows=rows,
+                columns=shown_columns(rows),
+                notes=notes_of(rows),
+                curve=Markup(average_curve([m for _, m in members], order)),
+                forgetting=Markup(forgetting_by_task([m for _, m in members], order)),
+                runs=[_run(run, matrix, matrices, pictures) for run, matrix in members],
+            )
+        )
+    return result
+
+
+def _run(run: Path, matrix: Loaded, others: Sequence[Loaded], pictures: Pictures) -> dict[str, Any]:
+    """What the page says about one run."""
+    return {
+        "method": matrix["method"],
+        "seed": matrix["seed"],
+        "folder": str(run),
+        "progress": "" if is_finished(matrix) else f"{len(matrix['R']) - 1} of {len(matrix['stages'])} stages",
+        "known": known_count(matrix),
+        "follows_stream": follows_stream(matrix),
+        "heat_map": Markup(heat_map(matrix)),
+        "tasks": [_task(matrix, column) for column in range(len(matrix["tasks"]))],
+        "average": _averages(matrix),
+        "experts": _experts(matrix),
+        "metrics": _metrics(matrix, others),
+        "cost": _cost(matrix.get("cost") or {}),
+        "warnings": [str(warning) for warning in matrix.get("warnings") or []],
+        "examples": [_with_side(examples_of(run, matrix, task, pictures)) for task in matrix["tasks"]],
+        "stamp": _stamp(run),
+    }
+
+
+def _task(matrix: Loaded, column: int) -> dict[str, str]:
+    """One line of the table of tasks: scores before, right after learning, and at the end.
+
+    A known task was learned before; its note says so, and a score that is not exact by its name.
+    """
+    name, R = matrix["tasks"][column], matrix["R"]
+    own, last = stage_of(matrix, name), len(R) - 1
+    cell = next((c for c in _cells(matrix) if c["stage"] == last and c["task"] == name), {})
+    count, rule = cell.get("n"), str(cell.get("score_rule", "exact"))
+    tolerant = matrix.get("tolerant")
+    return {
+        "name": name,
+        "note": " · ".join(["known before"] * (own == 0) + [rule] * (rule != "exact")),
+        "untouched": f"{R[0][column]:.1f}",
+        "own": "-" if own is None else f"{R[own][column]:.1f}",
+        "last": f"{R[-1][column]:.1f}",
+        "interval": _interval(cell, R[-1][column]),
+        "tolerant": f"{tolerant[-1][column]:.1f}" if tolerant else "-",
+        "count": str(count) if count else "-",
+    }
+
+
+def _interval(cell: Mapping[str, Any], score: float) -> str:
+    """95 %, questions taken as independent; empty for a score that is not the mean of its answers' (BLEU)."""
+    count, error = cell.get("n"), cell.get("standard_error")
+    if not count or ("score_rule" in cell and error is None and count > 1):
+        return ""
+    if count < FEWEST:
+        return "too few questions"
+    if cell.get("score_rule") in ABOVE_100:
+        low, high = mean_interval(score, error or 0.0)
+    else:
+        low, high = share_interval(score, count)
+    return f"{low:.1f} to {high:.1f}"
+
+
+def _averages(matrix: Loaded) -> dict[str, str]:
+    tolerant = matrix.get("tolerant")
+    return {
+        "untouched": f"{statistics.fmean(matrix['R'][0]):.1f}",
+        "last": f"{statistics.fmean(matrix['R'][-1]):.1f}",
+        "tolerant": f"{statistics.fmean(tolerant[-1]):.1f}" if tolerant else "-",
+    }
+
+
+def _cells(matrix: Loaded) -> list[dict[str, Any]]:
+    return matrix.get("cells") or []
+
+
+def _experts(matrix: Loaded) -> dict[str, Any] | None:
+    """Which expert answered, by task, after the last stage; None without experts."""
+    last = len(matrix["R"]) - 1
+    cells = [c for c in _cells(matrix) if c["stage"] == last]
+    chosen = {c["task"]: c.get("experts") or {} for c in cells}
+    found = {expert for counts in chosen.values() for expert in counts}
+    if not found or len(found) > MOST_EXPERTS_SHOWN:
+        return None
+    # in the order of the tasks, so that right choices lie on the diagonal
+    names = [t for t in matrix["tasks"] if t in found] + sorted(found - set(matrix["tasks"]))
+    rows = [(task, [(name, chosen[task].get(name, 0)) for name in names]) for task in matrix["tasks"] if task in chosen]
+    # a task that an earlier one's expert serves, or the untouched model, says so in `own_expert`
+    own = {c["task"]: c.get("own_expert") or c["task"] for c in cells}
+    total = sum(sum(counts.values()) for counts in chosen.values())
+    right = sum(counts.get(own[task], 0) for task, counts in chosen.items())
+    given = any(c.get("task_id") == "given" for c in cells)
+    return {"names": names, "rows": rows, "own": own, "right": right, "total": total, "given": given}
+
+
+def _metrics(matrix: Loaded, others: Sequence[Loaded]) -> list[dict[str, str]]:
+    texts = formulas(known=known_count(matrix))
+    return [
+        {
+            "title": METRIC_TITLES.get(name, name),
+            "value": number(name, value),
+            "formula": texts.get(name) or (matrix.get("formulas") or {}).get(name, ""),
+            "explanation": EXPLANATIONS.get(name, ""),
+        }
+        for name, value in metrics_with_references(matrix, others).items()
+    ]
+
+
+def _cost(cost: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Costs that are known, as (name, text)."""
+    shown = {
+        "train_seconds": ("training", duration),
+        "evaluate_seconds": ("answering", duration),
+        "trained_parameters": ("trained parameters", "{:,}".format),
+        "samples_trained": ("samples trained on", "{:,}".format),
+        "stored_bytes": ("stored by the method", size),
+        "stages_reused": ("stages taken over from an identical run", "{:,}".format),
+    }
+    known = {key: cost[key] for key in shown if isinstance(cost.get(key), int | float)}
+    return [(shown[key][0], shown[key][1](value)) for key, value in known.items() if value or key != "stages_reused"]
+
+
+def _with_side(examples: Examples) -> Mapping[str, Any]:
+    """Examples with what their column heads need."""
+    experts = any(said.expert for row in examples.rows for said in (row.before, row.after))
+    return {"all": examples, "experts": experts}
+
+
+def _stamp(run: Path) -> list[tuple[str, str]]:
+    """What the numbers depend on, as lines; a missing or damaged stamp is said, not an error."""
+    try:
+        stamp = read_json(run / "stamp.json")
+    except (RunFolderError, OSError) as problem:
+        return [("", str(problem))]
+    if not isinstance(stamp, dict):
+        return [("", f"{run / 'stamp.json'} is damaged")]
+    lines = []
+    for key, value in stamp.items():
+        parts = value.items() if isinstance(value, dict) else [("", value)]
+        lines += [(f"{key} {part}".strip(), str(content)) for part, content in parts]
+    return lines

@@ -1,0 +1,270 @@
+"""Plots of a run and of a comparison as inline SVG: the matrix, the average over time, forgetting by task.
+
+What they are drawn on is `canvas`; what pairs of tasks do to each other is drawn by `pair_plots`.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from evertune.metrics.metrics import known_from
+from evertune.reporting.canvas import (
+    LETTER,
+    Canvas,
+    Pixels,
+    column_names,
+    draw_columns,
+    drawn,
+    pixels_of,
+    room,
+    short_name,
+)
+from evertune.reporting.loaded import Loaded
+from evertune.reporting.tables import BOUNDS, by_method, diagonal, follows_stream, is_finished, known_count
+
+# Okabe and Ito's colours, which the colour-blind tell apart, a little evened out for light and dark grounds; each
+# goes with a marker of its own shape, so that colour is never the only difference.
+COLOURS = ("#d55e00", "#2b83ba", "#009e73", "#cc79a7", "#b58900", "#7b6fd0", "#5a9bd4")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+BOUND_COLOUR = "#858585"
+CELL_COLOUR = "#145fb4"
+WHITE_TEXT_FROM = 84.0  # score from which white reads better than black on a cell: contrast stays above 4.5
+GAP = 6.0  # sets apart what was not taught: the untouched model's row, the columns of known tasks
+
+
+def heat_map(matrix: Loaded) -> str:
+    """R of one run as `<svg>`, see `_matrix`."""
+    return drawn(_matrix(matrix), f"Scores of {matrix['method']}, seed {matrix['seed']}: stages by tasks")
+
+
+def heat_map_pixels(matrix: Loaded) -> Pixels:
+    """R of one run as (height, width, 3) bytes, see `_matrix`; it may have NaN, and need not say its method."""
+    return pixels_of(_matrix(matrix))
+
+
+def _matrix(matrix: Loaded) -> Canvas:
+    """R of one run: stages by tasks, deeper blue for higher scores, what was just learned outlined.
+
+    The columns of tasks that were known before stand apart, with the word below.
+    """
+    tasks, names = matrix["tasks"], ["untouched", *matrix["stages"]]
+    side = max(32.0, min(64.0, 560 / len(tasks)))
+    size = 13 if side > 40 else 11
+    left, (lines, rotated) = room(names) + 14, column_names(tasks, side)
+    top = room(tasks) * 0.75 + 16 if rotated else 16.0 * max(map(len, lines)) + 6
+    right = room(tasks[-1:]) * 0.75 - side / 2 + 4 if rotated else 4.0
+    high, known = min(side, 34.0), known_count(matrix)
+    xs = [left + side * column + (GAP if 0 < known <= column else 0) for column in range(len(tasks))]
+    bottom = top + high * len(matrix["R"]) + GAP
+    canvas = Canvas(xs[-1] + side + max(right, 4), bottom + (22 if known else 4))
+    draw_columns(canvas, lines, rotated, xs, top, side)
+    if known:
+        _draw_known(canvas, xs[0], xs[known] - GAP, bottom)
+    for stage, scores in enumerate(matrix["R"]):
+        y = top + stage * high + (GAP if stage else 0)
+        canvas.text(left - 10, y + high / 2, short_name(names[stage]), align="right")
+        for column, score in enumerate(scores):
+            if math.isnan(score):  # not asked yet
+                continue
+            _draw_cell(canvas, xs[column], y, side, high, score, size)
+    for stage, name in enumerate(matrix["stages"][: len(matrix["R"]) - 1], start=1):
+        if name in tasks:
+            x, y = xs[tasks.index(name)], top + stage * high + GAP
+            canvas.box(x + 1, y + 1, side - 2, high - 2, fill=False, edgecolor="black", linewidth=1.8)
+    return canvas
+
+
+def _draw_known(canvas: Canvas, start: float, end: float, bottom: float) -> None:
+    """A thin line along the end of the columns of known tasks, and the word."""
+    canvas.line([start + 1, end - 1], [bottom + 5] * 2, color="#808080", alpha=0.6)
+    canvas.text((start + end) / 2, bottom + 14, "known", align="center", fontsize=11, alpha=0.75)
+
+
+def _draw_cell(canvas: Canvas, x: float, y: float, side: float, high: float, score: float, size: int) -> None:
+    # Opacity, not lightness: a low score fades into the page, be it light or dark.
+    share = min(max(score / 100, 0.0), 1.0)
+    canvas.box(x + 1, y + 1, side - 2, high - 2, facecolor=CELL_COLOUR, alpha=0.05 + 0.95 * share, linewidth=0)
+    colour = "#ffffff" if score >= WHITE_TEXT_FROM else "black"
+    canvas.text(x + side / 2, y + high / 2, f"{score:.0f}", align="center", fontsize=size, color=colour)
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    colour: str
+    marker: str
+    line: str
+
+
+def _looks(names: Sequence[str]) -> dict[str, _Look]:
+    """A colour, a marker and a line style for each method, in order; bounds are grey and broken."""
+    looks, place = {}, 0
+    for name in names:
+        if name.split(" (")[0] in BOUNDS:
+            looks[name] = _Look(BOUND_COLOUR, "", "--" if name.startswith("joint") else ":")
+        else:
+            looks[name] = _Look(COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)], "-")
+            place += 1
+    return looks
+
+
+def _in_order(matrices: Sequence[Loaded], order: Sequence[str]) -> dict[str, list[Loaded]]:
+    groups = by_method(matrices)
+    known = [name for name in order if name in groups]
+    return {name: groups[name] for name in [*known, *(name for name in groups if name not in known)]}
+
+
+def learned_averages(matrix: Loaded) -> list[float]:
+    """After each stage, the mean over the tasks learned so far and those known before.
+
+    `direct` keeps nothing, so its tasks count as tuned alone; `joint` learns all at once: the same at every stage.
+    """
+    R, known = matrix["R"], known_count(matrix)
+    if not follows_stream(matrix):
+        return [statistics.fmean(R[-1])] * (len(R[0]) - known) if is_finished(matrix) else []
+    if matrix["method"] == "direct":
+        own = [R[known_from(i, known)][i] for i in range(known + len(R) - 1)]
+        return [statistics.fmean(own[: known + stage]) for stage in range(1, len(R))]
+    return [statistics.fmean(R[stage][: known + stage]) for stage in range(1, len(R))]
+
+
+def average_curve(matrices: Sequence[Loaded], order: Sequence[str] = ()) -> str:
+    """The mean over the tasks learned so far after each stage, all methods; with seeds, mean and range. '' if empty."""
+    series = {name: [learned_averages(m) for m in group] for name, group in _in_order(matrices, order).items()}
+    series = {name: runs for name, runs in series.items() if any(runs)}
+    count = len(matrices[0]["tasks"]) - known_count(matrices[0])
+    if not series or count < 2:
+        return ""
+    canvas = Canvas(450, 290)
+    labels = {name: _end_label(name, runs, count) for name, runs in series.items()}
+    right = 450 - 16 - max(len(label) for label in labels.values()) * LETTER
+    best = max(score for runs in series.values() for run in runs for score in run)
+    spot = _Frame(left=34, right=right, top=14, bottom=246, count=count, highest=max(100.0, 20 * math.ceil(best / 20)))
+    _draw_frame(canvas, spot)
+    ends: dict[str, float] = {}
+    for name, look in _looks(list(series)).items():
+        ends[name] = spot.y(_draw_series(canvas, spot, series[name], look))
+    for name, y in spread_apart(ends, gap=15, low=8, high=252).items():
+        canvas.text(right + 12, y, labels[name])
+    return drawn(canvas, f"Average over the tasks learned so far, after each stage: {', '.join(series)}")
+
+
+def _columns(runs: Sequence[Sequence[float]]) -> list[list[float]]:
+    """Values by stage; runs in progress give as many as they have."""
+    return [[run[i] for run in runs if i < len(run)] for i in range(max(map(len, runs)))]
+
+
+def _end_label(name: str, runs: Sequence[Sequence[float]], count: int) -> str:
+    columns = _columns(runs)
+    return f"{short_name(name)} {statistics.fmean(columns[-1]):.0f}" + (" so far" if len(columns) < count else "")
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """Where a plot of 0..highest over stages 1..count lies on its canvas; CIDEr may take it beyond 100."""
+
+    left: float
+    right: float
+    top: float
+    bottom: float
+    count: int
+    highest: float = 100.0
+
+    def x(self, stage: int) -> float:
+        return self.left + 8 + (self.right - self.left - 12) * (stage - 1) / max(self.count - 1, 1)
+
+    def y(self, score: float) -> float:
+        return self.bottom - (self.bottom - self.top) * score / self.highest
+
+
+def _draw_frame(canvas: Canvas, spot: _Frame) -> None:
+    for score in (round(spot.highest * quarter / 4) for quarter in range(5)):
+        canvas.line([spot.left, spot.right], [spot.y(score)] * 2, color="#808080", alpha=0.3, linewidth=0.8)
+        canvas.text(spot.left - 6, spot.y(score), f"{score}", align="right", fontsize=11, alpha=0.75)
+    step = 1 if spot.count <= 10 else 2
+    for stage in range(1, spot.count + 1, step):
+        canvas.text(spot.x(stage), spot.bottom + 14, f"{stage}", align="center", fontsize=11, alpha=0.75)
+    canvas.text((spot.left + spot.right) / 2, spot.bottom + 34, "tasks learned", align="center", alpha=0.75)
+
+
+def _draw_series(canvas: Canvas, spot: _Frame, runs: Sequence[Sequence[float]], look: _Look) -> float:
+    """Draw the mean over runs and, for several, their range; returns where it ends."""
+    columns = _columns(runs)
+    xs = [spot.x(stage) for stage in range(1, len(columns) + 1)]
+    means = [statistics.fmean(column) for column in columns]
+    if any(len(column) > 1 for column in columns):
+        low, high = [spot.y(min(c)) for c in columns], [spot.y(max(c)) for c in columns]
+        canvas.axes.fill_between(xs, low, high, color=look.colour, alpha=0.18, linewidth=0, clip_on=False)
+    style = {"color": look.colour, "linestyle": look.line, "linewidth": 2.0, "marker": look.marker, "markersize": 6}
+    canvas.line(xs, [spot.y(mean) for mean in means], **style)
+    return means[-1]
+
+
+def spread_apart(places: Mapping[str, float], *, gap: float, low: float, high: float) -> dict[str, float]:
+    """Move labels as little as a sweep allows so that neighbours are `gap` apart and all lie in low..high."""
+    names = sorted(places, key=lambda name: places[name])
+    found: dict[str, float] = {}
+    floor = low
+    for name in names:
+        found[name] = max(places[name], floor)
+        floor = found[name] + gap
+    ceiling = high
+    for name in reversed(names):
+        found[name] = min(found[name], ceiling)
+        ceiling = found[name] - gap
+    return found
+
+
+def task_forgetting(matrix: Loaded) -> list[float] | None:
+    """Points that each task but the last fell from its best score to the end; None where forgetting means nothing."""
+    if matrix["method"] == "direct" or diagonal(matrix) is None or len(matrix["tasks"]) < 2:
+        return None
+    R, known = matrix["R"], known_count(matrix)
+    return [max(row[i] for row in R[known_from(i, known) : -1]) - R[-1][i] for i in range(len(R[0]) - 1)]
+
+
+def mean_forgetting(groups: Mapping[str, Sequence[Loaded]]) -> dict[str, list[float]]:
+    """`task_forgetting` by method, the mean over its finished runs; methods without any are left out."""
+    lost = {}
+    for name, group in groups.items():
+        runs = [run for matrix in group if (run := task_forgetting(matrix)) is not None]
+        if runs:
+            lost[name] = [statistics.fmean(column) for column in zip(*runs, strict=True)]
+    return lost
+
+
+def forgetting_by_task(matrices: Sequence[Loaded], order: Sequence[str] = ()) -> str:
+    """Forgetting of each task as a dot per method, mean over seeds; the first task names them. '' if there is none."""
+    groups = _in_order(matrices, order)
+    lost, looks = mean_forgetting(groups), _looks(list(groups))
+    if not lost:
+        return ""
+    tasks = matrices[0]["tasks"][:-1]
+    top, step = 12, 16 if len(tasks) * len(lost) <= 30 else 13
+    block = step * len(lost) + step - 4
+    bottom = top + block * len(tasks)
+    canvas = Canvas(450, bottom + 34)
+    left, right = room(tasks) + 14, 450 - max(room([name]) for name in lost) - 44
+    values = [value for column in lost.values() for value in column]
+    low, high = min(0.0, *values), max(10.0, *values)
+    scale = (right - left - 8) / (high - low)
+    zero = left + 4 - low * scale
+    canvas.line([zero, zero], [6, bottom], color="#808080", alpha=0.6)
+    for place, task in enumerate(tasks):
+        start = top + block * place
+        canvas.text(left - 8, start + step * len(lost) / 2, short_name(task), align="right")
+        for row, (name, column) in enumerate(lost.items()):
+            label = short_name(name) if place == 0 else ""
+            _draw_dot(canvas, zero, start + step * (row + 0.5), scale, column[place], looks[name], label)
+    canvas.text((left + right) / 2, bottom + 14, "points lost since its best", align="center", alpha=0.75)
+    return drawn(canvas, f"Points that each task lost: {', '.join(lost)}")
+
+
+def _draw_dot(canvas: Canvas, zero: float, y: float, scale: float, value: float, look: _Look, label: str) -> None:
+    end = zero + value * scale
+    canvas.line([zero, end], [y, y], color=look.colour, alpha=0.45, linewidth=2)
+    canvas.line([end], [y], color=look.colour, marker=look.marker, markersize=7, linestyle="")
+    said = f"{round(value)}".replace("-", "−")
+    canvas.text(max(end, zero) + 9, y, f"{said} {label}".rstrip(), fontsize=11.5)

@@ -1,0 +1,343 @@
+"""Tables over finished runs: methods side by side with their spread over seeds, and one run's matrix.
+
+Pure functions over loaded `matrix.json`s, so that the terminal, the Markdown and the page show the same numbers.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from evertune.metrics.metrics import formulas, known_from, metrics_of
+from evertune.reporting.labels import METRIC_TITLES, duration, number
+from evertune.reporting.loaded import Loaded
+from evertune.reporting.variants import shared_settings, variant_names
+
+ZERO_SHOT = "zero-shot"
+BOUNDS = ("joint", "direct")
+COLUMNS = ("final_average", "learning", "forgetting", "bwt", "intransigence", "relative_average", "gap_to_joint")
+DIRECT_NOTE = (
+    "direct tunes each task alone: its learning is R*; its final average is that of the last task's model only"
+)
+PARTLY_NOTE = "What is measured against joint or direct is over those seeds only that the bound was run with too"
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Mean and sample standard deviation over seeds; None for a single seed."""
+
+    mean: float
+    deviation: float | None
+
+    def shown(self, name: str) -> str:
+        """`70.1 ± 2.0`, or `70.1` when there is one seed; `name` is the metric's."""
+        mean = number(name, self.mean)
+        return mean if self.deviation is None else f"{mean} ± {number(name, self.deviation)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of a comparison: a method on a stream, over its seeds.
+
+    Attributes:
+        seeds: of the finished runs that the values are taken over.
+        values: a spread for each name in `COLUMNS`; None where the runs can't give it.
+        train_seconds: mean over runs.
+        unfinished: how many runs were left out because they are still in progress.
+        note: what the reader must know before comparing; may be empty.
+    """
+
+    stream: str
+    model: str
+    method: str
+    seeds: tuple[int, ...]
+    values: Mapping[str, Spread | None]
+    train_seconds: float | None
+    unfinished: int = 0
+    note: str = ""
+
+    @property
+    def base(self) -> str:
+        """The method's name without the folder that tells variants apart."""
+        return self.method.split(" (")[0]
+
+    def shown(self, name: str) -> str:
+        """The value of `name` as text; `-` when there is none, `†` where it does not mean what it does elsewhere."""
+        value = self.values.get(name)
+        if value is None:
+            return "-"
+        return value.shown(name) + ("†" if self.base == "direct" and name == "final_average" else "")
+
+
+def known_count(matrix: Loaded) -> int:
+    """How many of the first columns are tasks that the model knew before the stream."""
+    return len(matrix.get("known") or [])
+
+
+def is_finished(matrix: Loaded) -> bool:
+    """Whether every stage has its row."""
+    return len(matrix["R"]) == len(matrix["stages"]) + 1
+
+
+def stage_of(matrix: Loaded, task: str) -> int | None:
+    """The number of the stage that taught `task`; None if not reached.
+
+    0 for a task that was known before; the single stage of `joint` teaches all new ones.
+    """
+    if task in (matrix.get("known") or []):
+        return 0
+    stages = matrix["stages"]
+    stage = stages.index(task) + 1 if task in stages else len(stages)
+    return stage if stage < len(matrix["R"]) else None
+
+
+def follows_stream(matrix: Loaded) -> bool:
+    """Whether the stages are the new tasks of the stream, one after another (`joint` has a single stage)."""
+    return bool(matrix["stages"] == matrix["tasks"][known_count(matrix) :])
+
+
+def setting_of(matrix: Loaded) -> tuple[str, str, tuple[str, ...], int]:
+    """What runs must share to be comparable: stream, model, tasks, and how many of them were known before."""
+    return matrix["stream"], matrix["model"], tuple(matrix["tasks"]), known_count(matrix)
+
+
+def diagonal(matrix: Loaded) -> list[float | None] | None:
+    """Each new task's score right after its own stage, None for a known one.
+
+    None for all while the run is in progress, or when it has no such stages.
+    """
+    if not (is_finished(matrix) and follows_stream(matrix)):
+        return None
+    known = known_count(matrix)
+    return [None if i < known else matrix["R"][known_from(i, known)][i] for i in range(len(matrix["tasks"]))]
+
+
+def metrics_with_references(matrix: Loaded, others: Sequence[Loaded]) -> dict[str, float | None]:
+    """Metrics of one run; those against a reference use the `direct` and `joint` runs of the same setting and seed."""
+    stored: dict[str, float | None] = dict.fromkeys(formulas()) | (matrix.get("metrics") or {})
+    known = known_count(matrix)
+    if not is_finished(matrix):
+        return stored | {"zero_shot": statistics.fmean(matrix["R"][0][known:])}
+    fitting = [
+        other
+        for other in others
+        if setting_of(other) == setting_of(matrix) and other["seed"] == matrix["seed"] and is_finished(other)
+        if shared_settings(other) == shared_settings(matrix)
+    ]
+    direct = next((diagonal(other) for other in fitting if other["method"] == "direct"), None)
+    joint = next((statistics.fmean(other["R"][-1]) for other in fitting if other["method"] == "joint"), None)
+    computed = metrics_of(matrix["R"], known=known, direct=direct, joint_average=joint)
+    # A run may have been given a reference that is not among `others`: its number stays.
+    return stored | {name: value for name, value in computed.items() if value is not None}
+
+
+def compare(matrices: Sequence[Loaded]) -> list[Row]:
+    """Methods side by side, each over its seeds.
+
+    Order: zero-shot, sequential, then the other methods from the lowest final average to the highest, joint, direct;
+    one block for each stream and model. Runs in progress are counted, not averaged. Runs with other settings are
+    variants: each gets its own row that names what differs. So do two runs with the same settings and seed, by folder.
+    """
+    rows: list[Row] = []
+    for setting in dict.fromkeys(setting_of(matrix) for matrix in matrices):
+        members = [matrix for matrix in matrices if setting_of(matrix) == setting]
+        rows += _setting_rows(members, matrices)
+    return rows
+
+
+def by_method(matrices: Sequence[Loaded]) -> dict[str, list[Loaded]]:
+    """Runs of one setting by method; variants by method and what differs in their settings, or else their folder."""
+    groups: dict[str, list[Loaded]] = {}
+    for matrix in matrices:
+        groups.setdefault(matrix["method"], []).append(matrix)
+    variants: dict[str, list[Loaded]] = {}
+    for method, members in groups.items():
+        for matrix, special in zip(members, variant_names(members), strict=True):
+            variants.setdefault(f"{method} ({special})" if special else method, []).append(matrix)
+    split: dict[str, list[Loaded]] = {}
+    for name, members in variants.items():
+        if len({m["seed"] for m in members}) == len(members):
+            split[name] = members
+        else:
+            split |= {f"{name} ({m.get('folder', place)})": [m] for place, m in enumerate(members, start=1)}
+    return split
+
+
+def _setting_rows(members: Sequence[Loaded], everything: Sequence[Loaded]) -> list[Row]:
+    rows = [_method_row(name, group, everything) for name, group in by_method(members).items()]
+    return [_zero_shot_row(members), *sorted(rows, key=_place)]
+
+
+def _place(row: Row) -> tuple[int, float, str]:
+    rank = {"sequential": 0, "joint": 2, "direct": 3}.get(row.base, 1)
+    final = row.values["final_average"]
+    return rank, final.mean if final else float("inf"), row.method
+
+
+def _method_row(name: str, group: Sequence[Loaded], everything: Sequence[Loaded]) -> Row:
+    finished = [matrix for matrix in group if is_finished(matrix)]
+    metrics = [metrics_with_references(matrix, everything) for matrix in finished]
+    direct = group[0]["method"] == "direct"
+    kept = ("final_average", "learning") if direct else COLUMNS  # it starts anew for each task: nothing to forget
+    unfinished = len(group) - len(finished)
+    notes = [DIRECT_NOTE] if direct and finished else []
+    notes += [_progress_note(name, group, unfinished)] if unfinished else []
+    notes += [PARTLY_NOTE] if not direct and _partly_known(metrics) else []
+    return Row(
+        stream=group[0]["stream"],
+        model=group[0]["model"],
+        method=name,
+        seeds=tuple(sorted(matrix["seed"] for matrix in finished)),
+        values={c: spread([m[c] for m in metrics]) if c in kept else None for c in COLUMNS},
+        train_seconds=_mean([(matrix.get("cost") or {}).get("train_seconds") for matrix in finished]),
+        unfinished=unfinished,
+        note="; ".join(notes),
+    )
+
+
+def _progress_note(name: str, group: Sequence[Loaded], unfinished: int) -> str:
+    if len(group) > 1:
+        return f"{name}: {unfinished} of {len(group)} runs are in progress and not counted"
+    return f"{name} is in progress: {len(group[0]['R']) - 1} of {len(group[0]['stages'])} stages"
+
+
+def _partly_known(metrics: Sequence[Mapping[str, float | None]]) -> bool:
+    """Whether a bound was run with some of the seeds only."""
+    return any(0 < sum(m[c] is not None for m in metrics) < len(metrics) for c in COLUMNS)
+
+
+def _zero_shot_row(members: Sequence[Loaded]) -> Row:
+    """Row 0 is the same for every method, so each seed counts once."""
+    by_seed = {matrix["seed"]: statistics.fmean(matrix["R"][0]) for matrix in reversed(members)}
+    values: dict[str, Spread | None] = dict.fromkeys(COLUMNS)
+    values["final_average"] = spread(list(by_seed.values()))
+    return Row(members[0]["stream"], members[0]["model"], ZERO_SHOT, tuple(sorted(by_seed)), values, None)
+
+
+def spread(values: Sequence[float | None]) -> Spread | None:
+    """Mean and sample standard deviation of the values that are known; None when there are none."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    return Spread(statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    result = spread(values)
+    return result.mean if result else None
+
+
+def shown_columns(rows: Sequence[Row]) -> list[str]:
+    """The columns that have at least one value: references that nobody ran are left out."""
+    return [name for name in COLUMNS if any(row.values.get(name) for row in rows)]
+
+
+def _header(rows: Sequence[Row]) -> list[str]:
+    several = ["stream", "model"] if len({(row.stream, row.model) for row in rows}) > 1 else []
+    return [*several, "method", "seeds", *(METRIC_TITLES[name] for name in shown_columns(rows)), "training"]
+
+
+def _cells(row: Row, rows: Sequence[Row]) -> list[str]:
+    several = [row.stream, row.model] if len({(r.stream, r.model) for r in rows}) > 1 else []
+    values = [row.shown(name) for name in shown_columns(rows)]
+    trained = "-" if row.train_seconds is None else duration(row.train_seconds)
+    return [*several, row.method, str(len(row.seeds)), *values, trained]
+
+
+def notes_of(rows: Sequence[Row]) -> list[str]:
+    """What stands under the table, each once."""
+    return list(dict.fromkeys(("† " if DIRECT_NOTE in row.note else "") + row.note for row in rows if row.note))
+
+
+def as_markdown(rows: Sequence[Row]) -> str:
+    """The comparison as a Markdown table, its notes below."""
+    header = _header(rows)
+    first_number = header.index("method") + 1
+    rule = ["---"] * first_number + ["---:"] * (len(header) - first_number)
+    lines = [header, rule, *(_cells(row, rows) for row in rows)]
+    table = "\n".join("| " + " | ".join(_markdown_text(cell) for cell in line) + " |" for line in lines)
+    return "\n".join([table, *(f"\n{_markdown_text(note)}" for note in notes_of(rows))]) + "\n"
+
+
+def matrix_as_markdown(matrix: Loaded, *, stages: int) -> str:
+    """R of one run as a Markdown table, down to the row after `stages` stages; `-` where a score is None."""
+    rows = [("untouched", matrix["R"][0]), *zip(matrix["stages"], matrix["R"][1:], strict=False)][: stages + 1]
+    lines = [["after", *matrix["tasks"]], ["---"] + ["---:"] * len(matrix["tasks"])]
+    lines += [[_markdown_text(name), *("-" if s is None else f"{s:.1f}" for s in scores)] for name, scores in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _markdown_text(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def rich_table(rows: Sequence[Row]) -> Group:
+    """The comparison for the terminal, with its notes."""
+    table = plain_table()
+    for place, title in enumerate(header := _header(rows)):
+        number_column = place > header.index("method")
+        table.add_column(
+            title, justify="right" if number_column else "left", vertical="bottom", no_wrap=not number_column
+        )
+    for row in rows:
+        bound = row.base in (ZERO_SHOT, *BOUNDS)
+        table.add_row(*(Text(cell) for cell in _cells(row, rows)), style="dim" if bound else None)
+    return Group(table, *(Text(note, style="dim") for note in notes_of(rows)))
+
+
+def plain_table(**more: Any) -> Table:
+    """One rule under the header and none elsewhere."""
+    return Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1),
+        title_justify="left",
+        caption_justify="left",
+        header_style="dim",
+        **more,
+    )
+
+
+def rich_matrix(matrix: Loaded) -> Group:
+    """R of one run for the terminal: rows stages, columns tasks, what was just learned in bold, metrics under it.
+
+    Title and metrics are no part of the table, which may be much narrower than the terminal.
+    """
+    title = f"{matrix['method']} on {matrix['stream']}, {matrix['model']}, seed {matrix['seed']}"
+    before = f"known before: {', '.join(matrix['known'])}\n" if known_count(matrix) else ""
+    table = plain_table()
+    table.add_column("after", no_wrap=True)
+    for task in matrix["tasks"]:
+        table.add_column(Text(task.replace("-", "-\n")), justify="right", vertical="bottom")
+    for stage, scores in enumerate(matrix["R"]):
+        name = matrix["stages"][stage - 1] if stage else "untouched"
+        marked = [task == name for task in matrix["tasks"]]
+        cells = [
+            Text(f"{score:.1f}", style=_score_style(score, own)) for score, own in zip(scores, marked, strict=True)
+        ]
+        table.add_row(Text(name), *cells, end_section=stage == 0)
+    return Group(Text(title, style="bold"), table, Text(before + _metrics_line(matrix), style="dim"))
+
+
+def _score_style(score: float, own: bool) -> str:
+    colour = "bright_black" if score < 25 else "cyan" if score < 50 else "blue" if score < 75 else "green"
+    return f"bold {colour}" if own else colour
+
+
+def _metrics_line(matrix: Loaded) -> str:
+    if not is_finished(matrix):
+        return f"in progress: {len(matrix['R']) - 1} of {len(matrix['stages'])} stages"
+    metrics = metrics_with_references(matrix, [matrix])
+    hidden = {"intransigence", "relative_average", "gap_to_joint"} if matrix["method"] in BOUNDS else set()
+    return "  ·  ".join(
+        f"{METRIC_TITLES[name]} {number(name, value)}"
+        for name, value in metrics.items()
+        if value is not None and name in METRIC_TITLES and name not in hidden
+    )

@@ -1,0 +1,1 @@
+"""A stream through a learner: configuration, run folder, plan, tracking."""

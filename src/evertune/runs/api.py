@@ -1,0 +1,392 @@
+"""The Python API of whole runs: what the commands do, as functions.
+
+import evertune
+matrices = evertune.run("parcel", model="smol", method="sequential,replay,eproj", out="runs/first")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evertune.assets import Progress
+from evertune.data import Stream, Task, load_stream
+from evertune.runs.config import RunConfig, beside, with_settings, without_effect
+from evertune.runs.run_folder import FINGERPRINTS, begin, finished_matrix, identity_of
+from evertune.runs.runner import Watcher, follow_stream, more_tasks, run_stream
+from evertune.training.run_origin import read_identity
+from evertune.utils import distributed as processes
+from evertune.utils.config_io import read_yaml, validated
+from evertune.utils.errors import RunFolderError, UserError
+from evertune.utils.files import read_json, refuse_file, write_json
+from evertune.utils.links import refuse_links
+from evertune.utils.locks import alone
+
+if TYPE_CHECKING:
+    from evertune.models.protocol import LMM
+    from evertune.training.learner import Learner
+    from evertune.training.loop import Training
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a run ends with: one matrix (the content of `matrix.json`) per method, in order, and where it all is."""
+
+    matrices: list[dict[str, Any]]
+    folder: Path
+    report: Path
+
+
+def configure(
+    stream: str | Path, *, settings: Sequence[str] = (), options: Mapping[str, Any] | None = None, **given: Any
+) -> RunConfig:
+    """Build the configuration of a run from a stream, or from a YAML file that says everything.
+
+    Args:
+        stream: a built-in stream, a stream's YAML, or a run's YAML (it has a key `stream`).
+        settings: `key=value` entries as of `--set`; they win over everything else.
+        options: per method, its own options.
+        given: fields of `RunConfig`; None means "not said".
+
+    Raises:
+        UserError: an unknown key, a value of a wrong type, or an `out` that is a file.
+    """
+    from evertune.methods import METHODS
+
+    where = "the command"
+    content: dict[str, Any] = {"stream": str(stream)}
+    if str(stream).lower().endswith((".yaml", ".yml")):
+        file = read_yaml(Path(stream))
+        if isinstance(file, dict) and "stream" in file:
+            where, content = str(stream), file
+            content["stream"] = beside(Path(stream), str(file["stream"]))
+    content |= {key: value for key, value in given.items() if value is not None}
+    if options:
+        content["options"] = {**content.get("options", {}), **options}
+    content = with_settings(content, list(settings), methods=list(METHODS))
+    config = validated(RunConfig, content, where=where)
+    if config.out:
+        refuse_file(Path(config.out))
+    return config
+
+
+def method_specs(config: RunConfig) -> list[str]:
+    """`sequential,replay+ewc` -> its parts, checked, with their options."""
+    from evertune.methods import make_methods, parts_of
+
+    specs = [spec.strip() for spec in config.method.split(",") if spec.strip()]
+    if not specs or len(set(specs)) < len(specs):
+        raise UserError(f"method '{config.method}': name one or more different methods, separated by commas")
+    named = {part for spec in specs for part in parts_of(spec)}
+    if stray := sorted(set(config.options) - named):
+        raise UserError(
+            f"options are given for '{stray[0]}', which is not among the methods of this run: {config.method}"
+        )
+    for spec in specs:
+        make_methods(spec, config.options)
+    return specs
+
+
+def run(
+    stream: str | Path,
+    *,
+    model: str | None = None,
+    method: str | None = None,
+    seed: int | None = None,
+    limit: int | None = None,
+    out: str | Path | None = None,
+    data: str | Path | None = None,
+    skip_bad: bool = False,
+    deterministic: bool = False,
+    settings: Sequence[str] = (),
+    track: Sequence[str] = (),
+    watcher: Watcher | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """Run one or more methods over a stream and write a report; the same call again continues.
+
+    Args:
+        stream: a built-in stream or a YAML file.
+        model: a preset or a checkpoint folder; default `smol`.
+        method: names separated by `,` run one after another, joined by `+` they run together; default `sequential`.
+        seed: of everything random.
+        limit: at most this many training and test samples per task.
+        out: the run folder; with several methods each gets a folder in it. Default `runs/STREAM-MODEL-sSEED`.
+        data: where the folders of published data sets are.
+        skip_bad: train on the rows that can be used, and write down in `skipped.json` which can't, instead of stopping.
+        deterministic: the same call gives the same bits on the same kind of CPU, whatever the cache holds; slower.
+        settings: `key=value`, e.g. `train.epochs=2` or `replay.ratio=0.05`.
+        track: services that get the metrics, beside the files of the run folder: `trackio`, `wandb`, `mlflow`.
+        watcher: told about progress.
+        progress: told about downloads.
+    """
+    config = configure(
+        stream,
+        settings=settings,
+        model=model,
+        method=method,
+        seed=seed,
+        limit=limit,
+        out=str(out) if out else None,
+        data=str(data) if data else None,
+        skip_bad=skip_bad or None,
+        deterministic=deterministic or None,
+        track=list(track) or None,
+    )
+    return run_config(config, watcher=watcher, progress=progress)
+
+
+def run_config(config: RunConfig, *, watcher: Watcher | None = None, progress: Progress | None = None) -> Result:
+    """`run` with everything said in a `RunConfig`; of several processes the first does it, and the others follow."""
+    from evertune.methods import make_methods
+    from evertune.models import model_config
+    from evertune.models.readable import readable
+    from evertune.reporting import write_report
+    from evertune.runs.provenance import running_facts
+    from evertune.runs.tracking import refuse_missing
+    from evertune.utils.device import as_before
+
+    refuse_missing(config.track)
+    processes.start()
+    specs = method_specs(config)
+    if not processes.leads():
+        return _follow(config, specs)
+    data = data_of(config, decode=True, progress=progress)
+    folders = run_folders(base := out_folder(config, data), specs)
+    refuse_links(base, None if len(specs) == 1 else ["report", *specs])
+    model = read_json(model_config(config.model, progress=progress))
+    identities = {spec: identity_of(resolved(config, spec), data, model) for spec in specs}
+    # Refuse a folder of another run before the first minute of training, not after the second method.
+    done = {spec: finished_matrix(folders[spec], identities[spec]) for spec in specs}
+    page = base / "report" / "index.html"
+    with ExitStack() as held:
+        held.enter_context(as_before())
+        for spec in (spec for spec in specs if done[spec] is None):
+            held.enter_context(alone(folders[spec]))
+            done[spec] = finished_matrix(folders[spec], identities[spec])  # another may have ended it meanwhile
+        open_ones = [spec for spec in specs if done[spec] is None]
+        if open_ones:
+            lmm = _load(config, folders, open_ones, progress)
+            watcher = watcher or Watcher()
+            watcher.model_loaded(config.model, running_facts(lmm))
+            data = readable(data, lmm, skip_bad=config.skip_bad, warn=watcher.notice)
+            added = {s: more_tasks(folders[s], make_methods(s, config.options), data, identities[s]) for s in open_ones}
+            for spec in open_ones:
+                if names := ", ".join(added[spec]):
+                    watcher.notice(f"{folders[spec]} continues with tasks added to its stream: {names}")
+                begin(folders[spec], identities[spec])
+                if len(data.skipped):
+                    write_json(folders[spec] / "skipped.json", data.skipped.as_dict())
+                done[spec] = _run_one(config, spec, data, folders[spec], lmm, watcher)
+        if open_ones or not page.exists():
+            write_report(list(folders.values()), page)
+    processes.tell("end", str(base))
+    processes.end()
+    return Result([matrix for matrix in done.values() if matrix is not None], base, page)
+
+
+def _follow(config: RunConfig, specs: Sequence[str]) -> Result:
+    """What the other processes do: wait for a run to begin, take part in it, and read its result."""
+    from evertune.models.readable import readable
+
+    order = processes.told()
+    data = lmm = None
+    while order[0] == "run":
+        _, spec, folder, dtype, fingerprint = order
+        lmm = lmm or load_model(config.model_copy(update={"dtype": dtype}))
+        data = data or readable(data_of(config, decode=True), lmm, skip_bad=config.skip_bad)
+        if data.fingerprint != fingerprint:
+            number = processes.number()
+            raise RunFolderError(f"process {number} reads other data than the first one: all need the same files")
+        with _learner_for(config, spec, Path(folder), lmm, data) as learner:
+            order = follow_stream(learner, data)
+    processes.end()
+    base = Path(order[1])
+    matrices = [read_json(folder / "matrix.json") for folder in run_folders(base, specs).values()]
+    return Result(matrices, base, base / "report" / "index.html")
+
+
+def open_run(
+    folder: Path,
+    *,
+    lmm: LMM | None = None,
+    upto: int | None = None,
+    known: Sequence[Task] = (),
+    progress: Progress | None = None,
+) -> Learner:
+    """The model of a run folder as it was after its last stage; needs its model, not its data.
+
+    Args:
+        folder: of the run.
+        lmm: what `model_of` gave, untouched, where it is loaded already.
+        upto: the last stage that is looked at; as in `Learner`, like `known`.
+        known: tasks that the model knew before.
+        progress: told about downloads.
+
+    Raises:
+        RunFolderError: it is no run, or damaged, or its model is another one now.
+    """
+    refuse_links(folder)
+    config = config_of(folder)
+    lmm = lmm or model_of(folder, progress=progress)
+    return _learner(config, config.method, folder, lmm, upto=upto, known=known)
+
+
+def model_of(folder: Path, *, progress: Progress | None = None) -> LMM:
+    """The untouched model that a run began with.
+
+    Raises:
+        RunFolderError: it is no run, or damaged, or its model is another one now.
+    """
+    config = config_of(folder)
+    lmm = _load(config, {config.method: folder}, [config.method], progress)
+    if (folder / "stamp.json").exists() and read_json(folder / "stamp.json")["model_fingerprint"] != lmm.fingerprint:
+        raise RunFolderError(f"{folder} was made with another {config.model} than the one that is loaded now")
+    return lmm
+
+
+def config_of(folder: Path) -> RunConfig:
+    """What a run folder was made with.
+
+    Raises:
+        RunFolderError: it is no run folder, or its configuration is damaged.
+    """
+    if not (folder / "config.yaml").exists():
+        why = "it has no config.yaml" if folder.exists() else "it does not exist"
+        raise RunFolderError(f"{folder} is no run folder: {why}")
+    content = read_identity(folder)
+    asked = {key: value for key, value in content.items() if key not in FINGERPRINTS}
+    return validated(RunConfig, asked, where=str(folder / "config.yaml"))
+
+
+def data_of(config: RunConfig, *, decode: bool = False, progress: Progress | None = None) -> Stream:
+    """The stream of a run, as `load_stream` reads it for the run's model.
+
+    Raises:
+        DataError: a row or, with `decode`, a picture can't be used, or the model takes another number of pictures.
+    """
+    from evertune.models import pictures_taken
+
+    return load_stream(
+        config.stream,
+        limit=config.limit,
+        data=config.data,
+        skip_bad=config.skip_bad,
+        decode=decode,
+        takes=pictures_taken(config.model),
+        model=Path(config.model).name,
+        progress=progress,
+    )
+
+
+def out_folder(config: RunConfig, stream: Stream) -> Path:
+    """Where the run is written."""
+    return Path(config.out) if config.out else Path("runs") / f"{stream.name}-{Path(config.model).name}-s{config.seed}"
+
+
+def run_folders(base: Path, specs: Sequence[str]) -> dict[str, Path]:
+    """The folder of each method: `base` itself when there is only one."""
+    return {spec: base if len(specs) == 1 else base / spec for spec in specs}
+
+
+def training_of(config: RunConfig) -> Training:
+    """The hyper-parameters of a run's training."""
+    from evertune.training.loop import Training
+
+    return Training(**{**config.train.model_dump(), "min_steps": config.train.min_steps or 0})
+
+
+def load_model(config: RunConfig, *, progress: Progress | None = None) -> LMM:
+    """The untouched model of a configuration."""
+    return _load(config, {}, (), progress)
+
+
+def _load(config: RunConfig, folders: Mapping[str, Path], specs: Sequence[str], progress: Progress | None) -> LMM:
+    """Load the model; a run that was begun in one number format goes on in it."""
+    from evertune.models import load_lmm
+    from evertune.utils.device import settle
+
+    settle(deterministic=config.deterministic)
+    dtype = config.dtype
+    for spec in specs:
+        path = folders[spec] / "stamp.json"
+        if dtype == "auto" and path.exists():
+            dtype = read_json(path)["dtype"]
+    options = config.model_options
+    return load_lmm(config.model, seed=config.seed, dtype=dtype, options=options, progress=progress)
+
+
+def _run_one(config: RunConfig, spec: str, stream: Stream, folder: Path, lmm: LMM, watcher: Watcher) -> dict[str, Any]:
+    from evertune.models.adapters import bare
+    from evertune.runs.provenance import stamp
+    from evertune.runs.tracking import all_of, tracking
+
+    if changes := stamp(folder, bare(lmm), stream):
+        watcher.resumed_elsewhere(changes)
+    processes.tell("run", spec, str(folder), str(lmm.dtype).removeprefix("torch."), stream.fingerprint)
+    header = header_of(config, spec, stream=stream.name)
+    name = f"{stream.name}-{header['model']}-{spec}-s{config.seed}"
+    tracked = tracking(folder, to=config.track, name=name, group=stream.name, known=len(stream.known), watcher=watcher)
+    with _learner_for(config, spec, folder, lmm, stream) as learner, tracked as tracks:
+        return run_stream(learner, stream, folder=folder, header=header, watcher=all_of(watcher, tracks))
+
+
+def header_of(config: RunConfig, spec: str, *, stream: str) -> dict[str, Any]:
+    """What a `matrix.json` says it is of."""
+    return {
+        "model": Path(config.model).name,
+        "stream": stream,
+        "method": spec,
+        "seed": config.seed,
+        "settings": {key: resolved(config, spec)[key] for key in ("limit", "train", "evaluation", "options")},
+    }
+
+
+@contextmanager
+def _learner_for(config: RunConfig, spec: str, folder: Path, lmm: LMM, stream: Stream) -> Iterator[Learner]:
+    """A learner of `stream`; afterwards the model is as it was before."""
+    from evertune.models.adapters import bare
+    from evertune.models.weights import copy_of, restore
+
+    start = copy_of((lmm := bare(lmm)).trainable())  # the run before may have left adapters
+    yield _learner(config, spec, folder, lmm, known=stream.known)
+    restore(lmm.trainable(), start)
+
+
+def _learner(
+    config: RunConfig,
+    spec: str,
+    folder: Path,
+    lmm: LMM,
+    *,
+    known: Sequence[Task] = (),
+    upto: int | None = None,
+) -> Learner:
+    from evertune.methods import make_methods
+    from evertune.training.learner import Learner
+
+    return Learner(
+        lmm,
+        make_methods(spec, config.options),
+        folder=folder,
+        training=training_of(config),
+        seed=config.seed,
+        known=known,
+        evaluation_batch=config.evaluation.batch_size,
+        max_new_tokens=config.evaluation.max_new_tokens,
+        reuse=config.reuse and not config.deterministic,  # a cache knows what others have done
+        upto=upto,
+    )
+
+
+def resolved(config: RunConfig, spec: str) -> dict[str, Any]:
+    """The configuration of one method's run, its options with their defaults."""
+    from evertune.methods import make_methods, options_of, parts_of
+
+    made = {method.name: method for method in make_methods(spec, config.options)}
+    options = {part: {o: getattr(made[part], o) for o in options_of(part)} for part in parts_of(spec)}
+    left_out: dict[str, Any] = {"evaluation": {"batch_size"}, "reuse": True, **without_effect(config)}
+    return {**config.model_dump(exclude=left_out), "method": spec, "options": options}

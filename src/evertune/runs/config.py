@@ -1,0 +1,172 @@
+"""The configuration of a run: what a YAML file or `--set key=value` may say, and the recipes of models.
+
+Only the entry points use these classes; everything else takes plain arguments.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from evertune.utils.config_io import Settings, scalar
+from evertune.utils.errors import UserError
+
+TINY = {"train": {"epochs": 1.0, "batch_size": 32, "learning_rate": 3e-4}}
+INSTRUCTBLIP = {
+    "train": {"epochs": 5.0, "batch_size": 8, "accumulate": 32, "learning_rate": 1e-5, "weight_decay": 0.05},
+    "eproj": {"learning_rate": 5e-3},
+    "dtype": "bfloat16",
+}
+LLAVA = {
+    "train": {"epochs": 1.0, "batch_size": 4, "accumulate": 32, "learning_rate": 2e-5},
+    "eproj": {"learning_rate": 1e-3},
+    "dtype": "bfloat16",
+}
+RECIPES: dict[str, dict[str, Any]] = {
+    "tiny-aligned": TINY,
+    "tiny-instruct": TINY,
+    "instructblip-vicuna-7b": INSTRUCTBLIP,
+    "instructblip-flan-t5-xl": INSTRUCTBLIP,
+    "blip2-opt-2.7b": INSTRUCTBLIP,
+    "llava-1.5-7b-hf": LLAVA,
+    "llava-1.5-13b-hf": LLAVA,
+}
+"""How a model wants to be trained where the user says nothing; the defaults of `TrainSettings` are those of `smol`.
+
+Where a recipe has `eproj`, its experts are projections alone, as in the paper, and a run whose methods all have EProj
+in them trains at its higher rate. Source: He et al. 2023; other models have no recipe of ours.
+"""
+
+
+class TrainSettings(Settings):
+    """How each task is trained; the same for every method."""
+
+    epochs: float = Field(default=1.0, gt=0, description="passes over a task's training set")
+    batch_size: int = Field(default=4, ge=1, description="samples per micro-batch")
+    accumulate: int = Field(default=1, ge=1, description="micro-batches per optimizer step")
+    learning_rate: float = Field(default=1e-3, gt=0, description="peak of the cosine schedule")
+    weight_decay: float = Field(default=0.0, ge=0, description="of AdamW; not on biases and norms")
+    warmup: float = Field(default=0.03, ge=0, lt=1, description="share of the steps with a rising learning rate")
+    clip: float = Field(default=1.0, gt=0, description="largest norm of the gradient")
+    loss_mean: Literal["sample", "token"] = Field(
+        default="sample",
+        description="what counts the same in the loss of a step: a sample (mean over samples of the mean over answer "
+        "tokens) or a token (mean over all answer tokens, as most trainers do)",
+    )
+    checkpointing: bool = Field(
+        default=False, description="compute activations again on the way back: less memory, more time, the same numbers"
+    )
+    min_steps: int | None = Field(
+        default=None,
+        ge=0,
+        description="fewest optimizer steps of a task: few samples come in smaller batches and more passes; by default "
+        "0 in a run and 200 in evertune learn",
+    )
+    save_every: int | None = Field(
+        default=None,
+        ge=0,
+        description="optimizer steps between two saves of a task in progress; 0: never; by default as often as costs "
+        "less than 5 % of the time",
+    )
+
+
+class EvaluationSettings(Settings):
+    """How answers are generated."""
+
+    batch_size: int = Field(default=128, ge=1, description="questions answered at once; never changes an answer")
+    max_new_tokens: int | None = Field(
+        default=None, ge=1, description="longest answer; by default the task's longest training answer and two more"
+    )
+
+
+class SharedSettings(Settings):
+    """What a single run and a grid of runs both say, besides stream, model, method and seed."""
+
+    limit: int | None = Field(default=None, ge=1)
+    data: str | None = Field(default=None, description="where the folders of published data sets are")
+    skip_bad: bool = Field(default=False, description="train on what can be used instead of stopping")
+    track: list[str] = Field(default_factory=list, description="services that get the metrics: trackio, wandb, mlflow")
+    reuse: bool = Field(default=True, description="take over identical trainings and answers from the cache")
+    deterministic: bool = Field(
+        default=False,
+        description="bit-identical reruns on a CPU: one thread, float32, deterministic algorithms, no reuse, features "
+        "one picture at a time",
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    model_options: dict[str, Any] = Field(
+        default_factory=dict, description="what trains in a large model, e.g. {scope: projection+lora, lora_rank: 16}"
+    )
+    train: TrainSettings = Field(default_factory=TrainSettings)
+    evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
+    options: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="per method: its own options, e.g. {replay: {ratio: 0.05}}"
+    )
+
+    @field_validator("track", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        """`trackio,mlflow` is a list too."""
+        return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+
+class RunConfig(SharedSettings):
+    """Everything that decides a run. `evertune run FILE.yaml` reads exactly this."""
+
+    stream: str
+    model: str = "smol"
+    method: str = "sequential"
+    seed: int = Field(default=0, ge=0)
+    out: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _recipe(cls, content: Any) -> Any:
+        """What the model's recipe says, where the user says nothing."""
+        recipe = RECIPES.get(Path(str(content.get("model"))).name) if isinstance(content, dict) else None
+        train = content.get("train", {}) if recipe else None
+        if not recipe or not isinstance(train, dict):
+            return content
+        ours = {key: recipe[key] for key in ("dtype",) if key in recipe} | content
+        expands = ["eproj" in spec.strip().split("+") for spec in str(content.get("method", "")).split(",")]
+        if "eproj" not in recipe or not any(expands):
+            return {**ours, "train": {**recipe["train"], **train}}
+        options = content.get("options") or {}
+        expert = {"expert": "projection", **(options.get("eproj") or {})}
+        rate = recipe["eproj"] if all(expands) else {}
+        return {**ours, "train": {**recipe["train"], **rate, **train}, "options": {**options, "eproj": expert}}
+
+
+def without_effect(config: RunConfig) -> dict[str, Any]:
+    """Settings that decide no number of a run: for `model_dump(exclude=...)`. So old runs keep their identity."""
+    unsaid = {key: True for key in ("skip_bad", "model_options", "deterministic") if not getattr(config, key)}
+    unset = {"loss_mean": config.train.loss_mean == "sample", "min_steps": config.train.min_steps is None}
+    train = {"checkpointing", "save_every", *(key for key, is_unset in unset.items() if is_unset)}
+    return {"data": True, "track": True, "train": train, **unsaid}
+
+
+def with_settings(content: dict[str, Any], settings: list[str], *, methods: list[str]) -> dict[str, Any]:
+    """Apply `--set key=value` entries: `train.epochs=2`, `replay.ratio=0.05` of a method, `model.scope=lora`."""
+    result: dict[str, Any] = {**content}
+    for entry in settings:
+        key, equals, text = entry.partition("=")
+        if not equals or not key.strip():
+            raise UserError(f"--set {entry}: write it as key=value, for example train.learning_rate=5e-4")
+        parts = key.strip().split(".")
+        if parts[0] in methods:
+            parts = ["options", *parts]
+        elif parts[0] == "model" and len(parts) > 1:
+            parts[0] = "model_options"
+        target = result
+        for part in parts[:-1]:
+            target[part] = {**(target.get(part) or {})}
+            target = target[part]
+        target[parts[-1]] = scalar(text)
+    return result
+
+
+def beside(config: Path, stream: str) -> str:
+    """A stream's path in the YAML of a run or a grid counts from that file."""
+    path = config.parent / stream
+    return str(path) if path.suffix and path.is_file() else stream

@@ -1,0 +1,89 @@
+"""`ledger.jsonl`, what was finished and when: append-only, one event a line, and what of it still counts.
+
+A stranger's or a damaged ledger is no reason to fall over: a line that lacks what events of its kind have is damaged,
+and no file that it names is looked for outside of the run folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from evertune.utils.errors import RunFolderError
+from evertune.utils.files import digest_of_file, read_text
+from evertune.utils.parsing import json_value
+from evertune.utils.safe_names import below
+
+FILE = "ledger.jsonl"
+MOST = 1e15
+NEEDED: Mapping[str, Mapping[str, type]] = {
+    "rollback": {"to": int},
+    "stage": {"stage": int, "task": str},
+    "cell": {"cell": dict, "sha256": str, "seconds": float},
+}
+"""By event, what its readers take for granted."""
+IN_CELL: Mapping[str, type] = {"stage": int, "task": str, "score": float, "tolerant": float, "answers": str}
+
+
+def read_ledger(folder: Path) -> list[dict[str, Any]]:
+    """Rows of the append-only ledger; a last line that a crash cut short does not count."""
+    path = folder / FILE
+    lines = read_text(path).split("\n") if path.exists() else []
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        row = ledger_row(line)
+        if row is not None:
+            rows.append(row)
+        elif line and number < len(lines):
+            raise RunFolderError(f"{path}:{number} is damaged: delete that line and run again")
+    return rows
+
+
+def ledger_row(line: str) -> dict[str, Any] | None:
+    """The event of a line of the ledger; None for one that is damaged or lacks what events of its kind have."""
+    try:
+        row = json_value(line)
+    except ValueError:
+        return None
+    if not isinstance(row, dict) or not isinstance(row.get("event"), str):
+        return None
+    kind = row["event"]
+    sound = _has(row, NEEDED.get(kind, {})) and (kind != "cell" or _has(row["cell"], IN_CELL))
+    return row if sound else None
+
+
+def _has(row: Mapping[str, Any], needed: Mapping[str, type]) -> bool:
+    return all(_is_of(row.get(key), kind) for key, kind in needed.items())
+
+
+def _is_of(value: Any, kind: type) -> bool:
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MOST
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def finished_cells(folder: Path) -> dict[tuple[int, str], dict[str, Any]]:
+    """Cells of the ledger whose answers are still there, unchanged, and whose stage was not rolled back since."""
+    cells: dict[tuple[int, str], dict[str, Any]] = {}
+    for key, row in cells_of(read_ledger(folder)).items():
+        path = below(folder, row["cell"]["answers"])
+        if path.is_file() and digest_of_file(path) == row["sha256"]:
+            cells[key] = {**row["cell"], "seconds": row["seconds"]}
+    return cells
+
+
+def cells_of(ledger: Sequence[Mapping[str, Any]]) -> dict[tuple[int, str], Mapping[str, Any]]:
+    """The last row of each cell whose stage was not rolled back since."""
+    cells: dict[tuple[int, str], Mapping[str, Any]] = {}
+    for row in ledger:
+        if row["event"] == "rollback":
+            cells = {key: cell for key, cell in cells.items() if key[0] <= row["to"]}
+        if row["event"] == "cell":
+            cells[row["cell"]["stage"], row["cell"]["task"]] = row
+    return cells
+
+
+def without_clock(cell: Mapping[str, Any]) -> dict[str, Any]:
+    """A cell without how long it took: what two runs must have alike."""
+    return {key: value for key, value in cell.items() if key != "seconds"}

@@ -1,0 +1,60 @@
+"""What a run would do and cost, as a function: measured on this machine, or on paper for a model that is not here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from evertune.assets import Progress
+from evertune.runs.api import data_of, method_specs, training_of
+from evertune.runs.config import RunConfig
+
+if TYPE_CHECKING:
+    from evertune.runs.plan.estimate import PaperPlan
+    from evertune.runs.plan.planner import Plan
+
+
+def plan(config: RunConfig, *, progress: Progress | None = None) -> list[Plan] | list[PaperPlan]:
+    """What each method of a run would do and cost on this machine; nothing is trained.
+
+    A model whose weights are not here (a preset on paper, a hub id, a folder with a configuration alone) is planned
+    from its configuration.
+    """
+    from evertune.models import has_weights
+
+    return _measured_plan(config, progress=progress) if has_weights(config.model) else _plan_on_paper(config, progress)
+
+
+def _plan_on_paper(config: RunConfig, progress: Progress | None) -> list[PaperPlan]:
+    from evertune.methods import make_methods
+    from evertune.models import load_on_paper
+    from evertune.runs.plan.estimate import plan_on_paper
+
+    specs = method_specs(config)
+    stream = data_of(config, progress=progress)
+    paper = load_on_paper(config.model, options=config.model_options)
+    training = training_of(config)
+    return [
+        plan_on_paper(
+            paper, make_methods(spec, config.options), stream, name=spec, training=training, dtype=config.dtype
+        )
+        for spec in specs
+    ]
+
+
+def _measured_plan(config: RunConfig, *, progress: Progress | None = None) -> list[Plan]:
+    from evertune.methods import make_methods
+    from evertune.models import load_lmm
+    from evertune.runs.plan.planner import measure_pace, plan_run
+    from evertune.utils.device import use_threads
+
+    specs = method_specs(config)
+    stream = data_of(config, progress=progress)
+    use_threads()
+    options = config.model_options
+    lmm = load_lmm(config.model, seed=config.seed, dtype=config.dtype, options=options, progress=progress)
+    training = training_of(config)
+    pace = measure_pace(lmm, stream, training, batch=config.evaluation.batch_size)
+    return [
+        plan_run(lmm, make_methods(spec, config.options), stream, name=spec, training=training, pace=pace)
+        for spec in specs
+    ]

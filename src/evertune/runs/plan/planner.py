@@ -1,0 +1,129 @@
+"""What a run would do and cost, without training: sizes, steps, parameters, memory, time.
+
+The time is measured, not guessed: one micro-batch is trained and one batch answered on this machine, and both are
+scaled to the run. The memory is the peak of this process after them, with what a run has to import besides.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from evertune.data import Sample, Stream, Task
+from evertune.methods import Context, Method, adapted
+from evertune.models.features import FeatureStore, grey_features
+from evertune.models.protocol import LMM
+from evertune.models.weights import copy_of, restore
+from evertune.training.evaluator import longest_answer
+from evertune.training.gradients import reaching
+from evertune.training.loop import Training, trained_parameters
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlan:
+    """One stage of a planned run. `samples` is per epoch, before a method adds its own (replay adds a few)."""
+
+    task: str
+    samples: int
+    steps: int
+    test: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A planned run."""
+
+    method: str
+    stages: list[StagePlan]
+    trained_parameters: int
+    all_parameters: int
+    train_seconds: float
+    evaluate_seconds: float
+    peak_memory_bytes: int
+    dtype: str
+    threads: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Measured on this machine: seconds per trained sample and per answered one."""
+
+    train: float
+    answer: float
+
+
+def measure_pace(lmm: LMM, stream: Stream, training: Training, *, batch: int) -> Pace:
+    """Train on one micro-batch and answer one batch, with features of grey pictures; the weights stay as they are."""
+    first = stream.tasks[0]
+    samples = _filled(first.train, training.batch_size)
+    features = grey_features(lmm, sum(len(sample.images) for sample in samples))
+    before = copy_of(lmm.trainable())
+    seconds = []
+    for _ in range(2):  # the first one also pays for memory and kernels
+        start = time.perf_counter()
+        reaching(lmm.module()(lmm.collate(samples, features)).loss, lmm.trainable()).backward()  # type: ignore[no-untyped-call]
+        seconds.append(time.perf_counter() - start)
+    lmm.module().zero_grad()
+    restore(lmm.trainable(), before)
+    asked = _filled(first.test, batch)
+    pictures, longest = [len(sample.images) for sample in asked], longest_answer(lmm, first, None)
+    features = grey_features(lmm, sum(pictures))
+    start = time.perf_counter()
+    lmm.answer(features, [s.instruction for s in asked], max_new_tokens=longest, pictures=pictures)
+    return Pace(train=seconds[-1] / len(samples), answer=(time.perf_counter() - start) / len(asked))
+
+
+def plan_run(lmm: LMM, methods: Sequence[Method], stream: Stream, *, name: str, training: Training, pace: Pace) -> Plan:
+    """The plan of one method on one stream."""
+    lmm = adapted(lmm, methods, seed=0)
+    context = Context(lmm=lmm, features=FeatureStore(lmm), seed=0, start=lmm.trainable())
+    tasks: list[Task] = list(stream.tasks)
+    for method in methods:
+        method.setup(context)
+    for method in methods:
+        if type(method).stages is not Method.stages:  # its stages may hold what is known
+            for task in stream.known:
+                method.know(task)
+        tasks = method.stages(tasks)
+    stages = stages_of(tasks, training)
+    seen = samples_seen(stages, training)
+    answers = (len(tasks) + 1) * sum(len(task.test) for task in stream.columns)
+    return Plan(
+        method=name,
+        stages=stages,
+        trained_parameters=sum(p.numel() for p in trained_parameters(lmm, methods).values()),
+        all_parameters=sum(p.numel() for p in lmm.module().parameters()),
+        train_seconds=seen * pace.train,
+        evaluate_seconds=answers * pace.answer,
+        peak_memory_bytes=_peak_memory(),
+        dtype=str(lmm.dtype).removeprefix("torch."),
+        threads=torch.get_num_threads(),
+    )
+
+
+def stages_of(tasks: Sequence[Task], training: Training) -> list[StagePlan]:
+    """What is learned in a run, with its optimizer steps."""
+    return [StagePlan(t.name, n := len(t.train), training.fitted(n).steps(n), len(t.test)) for t in tasks]
+
+
+def samples_seen(stages: Sequence[StagePlan], training: Training) -> float:
+    """Samples that all stages train on, every pass counted."""
+    return sum(training.fitted(stage.samples).epochs * stage.samples for stage in stages)
+
+
+def _filled(samples: Sequence[Sample], count: int) -> list[Sample]:
+    return [samples[i % len(samples)] for i in range(count)]
+
+
+def _peak_memory() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,99 @@
+"""`stamp.json`: under which circumstances a run's numbers were made, and what was another at a resume.
+
+Another model is refused. Other versions, another processor or number of threads may change the last bits: so noted.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from evertune.data import Stream
+from evertune.models.protocol import LMM
+from evertune.utils import distributed as processes
+from evertune.utils.errors import RunFolderError
+from evertune.utils.files import read_json, write_json
+
+MAY_CHANGE = (
+    *("evertune", "python", "torch", "transformers", "peft", "accelerate", "safetensors"),
+    *("machine", "cpu", "threads", "processes", "device"),
+)
+"""What decides the last bits of numbers: another one at resume is noted, and no reason to stop."""
+
+
+def stamp(folder: Path, lmm: LMM, stream: Stream) -> list[str]:
+    """Write down what the numbers depend on; at resume, refuse another model and note what else is another.
+
+    Returns:
+        what is not as it was when the run was begun: `torch 2.12.0, now 2.13.0`. It also goes into the stamp.
+
+    Raises:
+        RunFolderError: the weights are not those the run was begun with.
+    """
+    content = _circumstances(lmm, stream)
+    path = folder / "stamp.json"
+    if not path.exists():
+        write_json(path, content)
+        return []
+    before = read_json(path)
+    for key in ("model_fingerprint", "dtype"):
+        if before.get(key) != content[key]:
+            raise RunFolderError(
+                f"{path}: the run was begun with {key} {before.get(key)}, this machine has {content[key]}; "
+                "its numbers would not be comparable: choose another --out"
+            )
+    earlier = [before, *(note["now"] for note in before.get("resumed", []))]
+    prompts = {**content["prompts"], **before.get("prompts", {})}  # tasks may have been added to the stream
+    last = {key: next((note[key] for note in reversed(earlier) if key in note), None) for key in MAY_CHANGE}
+    now = {key: content[key] for key in MAY_CHANGE if last[key] not in (None, content[key])}
+    note = {"time": time.time(), "after_stage": len(list(folder.glob("stages/*/done.json"))), "now": now}
+    resumed = {"resumed": [*before.get("resumed", []), note]} if now else {}
+    if now or prompts != before.get("prompts"):
+        write_json(path, {**before, "prompts": prompts, **resumed})
+    return [f"{key} {last[key]}, now {value}" for key, value in now.items()]
+
+
+def _circumstances(lmm: LMM, stream: Stream) -> dict[str, Any]:
+    import torch
+
+    from evertune.utils.device import is_deterministic, processor
+
+    return {
+        "evertune": version("evertune"),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "transformers", "peft", "accelerate", "safetensors")},
+        "machine": platform.machine(),
+        "cpu": processor(),
+        "threads": torch.get_num_threads(),
+        "processes": processes.count(),
+        "device": str(lmm.device),
+        **({"deterministic": True} if is_deterministic() else {}),
+        "dtype": str(lmm.dtype).removeprefix("torch."),
+        "model_fingerprint": lmm.fingerprint,
+        "prompts": {
+            task.name: lmm.prompt(first.instruction, pictures=len(first.images))
+            for task in stream.columns
+            for first in [task.train[0]]
+        },
+        **({"skipped": stream.skipped.counts} if len(stream.skipped) else {}),
+    }
+
+
+def running_facts(lmm: LMM) -> dict[str, str]:
+    """Device, threads and number format of a loaded model, with the measurement that decided the format."""
+    import torch
+
+    from evertune.utils.device import seconds_per_product
+
+    threads, many = torch.get_num_threads(), processes.count()
+    times = {str(d).removeprefix("torch."): s for d, s in seconds_per_product(lmm.device.type).items()}
+    measured = ", ".join(f"{name} {1e3 * seconds:.2f} ms" for name, seconds in times.items())
+    return {
+        "device": str(lmm.device),
+        **({"processes": f"{many} processes"} if many > 1 else {}),
+        "threads": f"{threads} thread{'s' if threads > 1 else ''}",
+        "dtype": f"{str(lmm.dtype).removeprefix('torch.')} (a matrix product: {measured})",
+    }

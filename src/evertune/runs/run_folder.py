@@ -1,0 +1,147 @@
+"""What makes a run this run and no other: its resolved configuration, written first and compared ever after.
+
+A folder is free, or of the run that is asked for, or refused: nothing is ever written over another run. A stream may
+get more tasks at its end: the run continues with them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from evertune.data import Stream
+from evertune.runs.ledger import finished_cells, without_clock
+from evertune.training.run_origin import PLACES, placeless, read_identity
+from evertune.utils.errors import RunFolderError, UserError
+from evertune.utils.files import digest_of, make_folder, read_object, refuse_file, write_atomically
+from evertune.utils.locks import NAME as LOCK
+from evertune.utils.temporary_files import TEMPORARY
+
+TASKS = ("data", "known")
+FINGERPRINTS = (*TASKS, "model_config")
+"""Of what decides a run beside its configuration."""
+
+
+def identity_of(config: Mapping[str, Any], stream: Stream, model: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run folder stands for: the configuration without its place, and the fingerprint of each of its tasks."""
+    kept = {key: value for key, value in config.items() if key != "out"}
+    parts = [("data", stream.tasks), *([("known", stream.known)] if stream.known else [])]
+    data = {key: {task.name: task.fingerprint[:16] for task in tasks} for key, tasks in parts}
+    return {**kept, **data, "model_config": digest_of(model)[:16]}
+
+
+def finished_matrix(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The matrix of a finished run of the same configuration and data; None when there is more to do.
+
+    Raises:
+        RunFolderError: the folder holds a run of another configuration; the message names what differs.
+    """
+    if not (folder / "config.yaml").exists():
+        if not is_free(folder):
+            raise RunFolderError(f"{folder} is not empty and not a run: choose another --out")
+        return None
+    added_tasks(folder, identity)
+    path = folder / "matrix.json"
+    if not path.exists():
+        return None
+    matrix = read_object(path)
+    if not matrix.get("finished") or matrix.get("tasks") != [*identity.get("known", ()), *identity["data"]]:
+        return None
+    return matrix if still_holds(folder, matrix) else None
+
+
+def is_free(folder: Path) -> bool:
+    """Whether nothing of anybody is in a folder, or it is not there; what a killed beginning has left is nobody's."""
+    return not refuse_file(folder).exists() or all(
+        path.name == LOCK or TEMPORARY.fullmatch(path.name) is not None for path in folder.iterdir()
+    )
+
+
+def still_holds(folder: Path, matrix: Mapping[str, Any]) -> bool:
+    """Whether what a finished matrix was made of is there, and was not taken back by a rollback since."""
+    try:
+        stages = (f"{number:02d}-{task}" for number, task in enumerate(matrix["stages"], start=1))
+        if not all((folder / "stages" / name / "done.json").exists() for name in stages):
+            return False
+        cells = finished_cells(folder)
+        return all(without_clock(cells.get((cell["stage"], cell["task"]), {})) == cell for cell in matrix["cells"])
+    except (KeyError, TypeError, ValueError, OSError) as problem:
+        if isinstance(problem, UserError):
+            raise
+        raise RunFolderError(f"{folder / 'matrix.json'} is damaged ({problem!r:.80}): delete it") from problem
+
+
+def added_tasks(folder: Path, identity: Mapping[str, Any]) -> list[str]:
+    """The tasks that the stream of the run in `folder` has got at its end since; all else is as it was.
+
+    Raises:
+        RunFolderError: something else differs; the message names it.
+    """
+    if not (folder / "config.yaml").exists():
+        return []
+    found = read_identity(folder)
+    before, now = (
+        list(data.items()) if isinstance(data := each.get("data"), dict) else [] for each in (found, identity)
+    )
+    added = [name for name, _ in now[len(before) :]] if before and now[: len(before)] == before else []
+    refuse_other_run(folder, {**identity, "data": found["data"]} if added else identity)
+    return added
+
+
+def _is_elsewhere(found: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:
+    """Whether the model or the stream has moved."""
+    return any(found.get(key) != identity.get(key) for key in PLACES)
+
+
+def refuse_other_run(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Raise when `folder` was made with another configuration or other data."""
+    found, identity = placeless(read_identity(folder)), placeless(identity)
+    for key in sorted(identity.keys() | found.keys(), key=lambda key: (key in FINGERPRINTS, key)):
+        before, now = found.get(key), identity.get(key)
+        if before == now and (key not in TASKS or list(before or ()) == list(now or ())):
+            continue
+        if key in TASKS and isinstance(before, str):
+            what = "of an earlier version of evertune; choose"
+        elif key in TASKS:
+            what = f"of other data: {_other_tasks(before or {}, now or {})}. Choose"
+        else:
+            inner, before, now = _innermost(key, before, now)
+            what = f"with {inner}={_short(before)}, asked was {inner}={_short(now)}; choose"
+        raise RunFolderError(f"{folder} holds a run {what} another --out, or delete the folder")
+
+
+def _other_tasks(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """The first task in which two streams differ, and how."""
+    for number, (old, new) in enumerate(zip(before, now, strict=False), start=1):
+        if old != new:
+            return f"its task {number} is '{old}', that of the stream is '{new}'"
+        if before[old] != now[new]:
+            return f"the samples of '{old}' were others"
+    if len(before) > len(now):
+        return f"the stream has no '{list(before)[len(now)]}' any more"
+    return f"it has no '{list(now)[len(before)]}'"
+
+
+def _innermost(key: str, before: Any, now: Any) -> tuple[str, Any, Any]:
+    """The first setting that differs, inside of groups of settings: `train.epochs`."""
+    while isinstance(before, dict) and isinstance(now, dict):
+        part = next(part for part in [*before, *now] if before.get(part) != now.get(part))
+        key, before, now = f"{key}.{part}", before.get(part), now.get(part)
+    return key, before, now
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def begin(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Create the run folder with its resolved configuration, or write down what tasks were added or what moved."""
+    make_folder(folder)
+    path = folder / "config.yaml"
+    if not path.exists() or added_tasks(folder, identity) or _is_elsewhere(read_identity(folder), identity):
+        write_atomically(path, yaml.safe_dump(dict(identity), sort_keys=False, allow_unicode=True))

@@ -1,0 +1,346 @@
+"""A stream through a learner: rows of R, one after each stage, in a folder that resumes.
+
+    config.yaml   the resolved configuration          answers/03/gqa.jsonl   written before they are scored
+    stamp.json    versions, fingerprints, prompts     matrix.json            R, metrics, cells, cost
+    ledger.jsonl  what was finished, append-only      stages/03-gqa/         what the model knew then
+
+The same command again continues after the last finished cell; a finished run answers at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evertune.data import Stream, Task
+from evertune.data.task import data_digest, fingerprints_of
+from evertune.metrics.metrics import formulas, metrics_of
+from evertune.runs.ledger import finished_cells, read_ledger, without_clock
+from evertune.runs.run_folder import added_tasks
+from evertune.utils import distributed as processes
+from evertune.utils.errors import RunFolderError
+from evertune.utils.files import append_jsonl, digest, digest_of_file, write_json
+
+if TYPE_CHECKING:
+    from evertune.methods import Method
+    from evertune.training.learner import Learner
+    from evertune.training.loop import Step
+    from evertune.training.stages import Stage
+
+FORMAT = 1
+ALREADY_SOLVED = 50.0
+HARDLY_FORGETS = 5.0
+FEW_STEPS = 20
+"""Optimizer steps below which a run warns: a new kind of image is not learned in so few (docs/upkeep.md)."""
+
+
+class Watcher:
+    """Told what a run is doing; the terminal's progress bars are one. Every method may be left out."""
+
+    def model_loaded(self, name: str, facts: dict[str, str]) -> None:
+        """The model is ready; `facts` say where and in which number format it runs, and why."""
+
+    def run_started(self, title: str, *, training: list[int], answers: int) -> None:
+        """A run begins: samples to train on, epochs included, per stage that is left, and answers that are left."""
+
+    def resumed_elsewhere(self, changes: list[str]) -> None:
+        """The run goes on under other circumstances than it was begun: other versions, another processor."""
+
+    def stage_started(self, number: int, task: Task) -> None:
+        """Training of a stage begins."""
+
+    def stepped(self, step: Step, *, samples: int) -> None:
+        """One optimizer step over `samples` samples was taken."""
+
+    def stage_done(self, stage: Stage) -> None:
+        """A stage is saved."""
+
+    def answering(self, stage: int, task: Task) -> None:
+        """The test samples of a task are being answered."""
+
+    def answered(self, done: int, total: int) -> None:
+        """`done` of the `total` questions of this task are answered."""
+
+    def cell_done(self, stage: int, task: Task, score: float) -> None:
+        """A cell of R is known."""
+
+    def row_done(self, stage: int, name: str, row: list[float], tasks: list[str]) -> None:
+        """A row of R is complete."""
+
+    def run_done(self, matrix: dict[str, Any]) -> None:
+        """The run is complete."""
+
+    def notice(self, text: str) -> None:
+        """Something that a person should know, and that stops nothing."""
+        logging.getLogger("evertune").warning(text)
+
+
+def run_stream(
+    learner: Learner, stream: Stream, *, folder: Path, header: Mapping[str, Any], watcher: Watcher
+) -> dict[str, Any]:
+    """Learn what the methods make of `stream`, evaluate every task after every stage, and write `matrix.json`.
+
+    Args:
+        learner: at its last saved stage.
+        stream: its tasks, the known ones first, are the columns of R.
+        folder: the run folder.
+        header: model, stream, method and seed, as they stand in `matrix.json`.
+        watcher: told about progress.
+    """
+    plan = plan_of(learner, stream)
+    refuse_other_history(folder, learner.stages, plan)
+    note_stages(folder, learner.stages)
+    cells, left = cells_about(folder, stream.columns), plan[len(learner.stages) :]
+    note_few_steps(learner, left, watcher)
+    watcher.run_started(
+        f"{header['method']} on {header['stream']}, seed {header['seed']}",
+        training=[round(learner.training_of(task).epochs * len(task.train)) for task in left],
+        answers=sum(len(t.test) for n in range(len(plan) + 1) for t in stream.columns if (n, t.name) not in cells),
+    )
+    matrix: dict[str, Any] = {}
+    for number in range(len(plan) + 1):
+        if number > len(learner.stages):
+            learn_stage(learner, plan[number - 1], number, folder, watcher)
+        for task in stream.columns:
+            if (number, task.name) not in cells:
+                cells[number, task.name] = evaluate_cell(learner, task, number, folder, watcher)
+        matrix = matrix_of(header, stream, plan, cells, learner, rows=number + 1)
+        write_json(folder / "matrix.json", matrix)
+        name = plan[number - 1].name if number else "untouched"
+        watcher.row_done(number, name, matrix["R"][number], matrix["tasks"])
+    watcher.run_done(matrix)
+    return matrix
+
+
+def follow_stream(learner: Learner, stream: Stream) -> tuple[Any, ...]:
+    """What the other processes do while the leader runs the stream; returns the first order about something else."""
+    plan = plan_of(learner, stream)
+    asked = {task.name: task for task in stream.columns}
+    while True:
+        match order := processes.told():
+            case ("learn", int(number)):
+                _at(learner, number - 1).learn(plan[number - 1])
+            case ("answer", int(number), str(name)):
+                _at(learner, number).answers(asked[name])
+            case _:
+                return order
+
+
+def plan_of(learner: Learner, stream: Stream) -> list[Task]:
+    """What is learned one after another: what the methods make of the stream's tasks."""
+    from evertune.methods import Method
+
+    plan: list[Task] = list(stream.tasks)
+    for method in learner.methods:
+        if learner.current and type(method).stages is not Method.stages:
+            for task in stream.known:  # methods are told before the first stage only, and its stages may hold them
+                method.know(task)
+        plan = method.stages(plan)
+    return plan
+
+
+def refuse_other_history(folder: Path, stages: Sequence[Stage], plan: Sequence[Task]) -> None:
+    """Raise when a stage of the folder is not what the stream teaches there: other data, or taught by hand."""
+    for stage, task in zip(stages, plan, strict=False):
+        if stage.task != task.name or stage.data not in ("", data_digest(task)):
+            raise RunFolderError(
+                f"{folder}: stage {stage.number} is '{stage.task}', which this stream does not teach there"
+                + (" with these data" if stage.task == task.name else "")
+                + f". Go back with evertune rollback {folder} --to {stage.number - 1}, or choose another --out"
+            )
+
+
+def more_tasks(folder: Path, methods: Sequence[Method], stream: Stream, identity: Mapping[str, Any]) -> list[str]:
+    """The tasks that were added to the stream of a run, which then continues with them; their names.
+
+    Raises:
+        RunFolderError: something else differs, a method makes other stages of more tasks, or a stage was taught
+            something else by hand.
+    """
+    from evertune.methods import Method
+    from evertune.training.stages import saved_stages
+
+    added, stages = added_tasks(folder, identity), saved_stages(folder)
+    if not added or not stages:
+        return added
+    if whole := [method.name for method in methods if type(method).stages is not Method.stages]:
+        raise RunFolderError(
+            f"{folder}: {whole[0]} teaches all tasks at once, so '{added[0]}' can't be added: choose another --out"
+        )
+    refuse_other_history(folder, stages, stream.tasks)
+    return added
+
+
+def cells_about(folder: Path, tasks: Sequence[Task]) -> dict[tuple[int, str], dict[str, Any]]:
+    """The finished cells, without those of other questions that were once asked under the name of one of `tasks`."""
+    questions = {task.name: questions_of(task) for task in tasks}
+    return {
+        key: cell
+        for key, cell in finished_cells(folder).items()
+        if key[1] not in questions or cell.get("questions") == questions[key[1]]
+    }
+
+
+def questions_of(task: Task) -> str:
+    """Short hash of the test samples, their ids and the score: what a cell is about."""
+    return digest(task.score, *(sample.id for sample in task.test), *fingerprints_of(task.test))[:16]
+
+
+def note_few_steps(learner: Learner, tasks: Sequence[Task], watcher: Watcher) -> None:
+    """Warn of trainings that end before they have begun."""
+    for task in tasks:
+        steps = learner.training_of(task).steps(len(task.train))
+        if steps < FEW_STEPS:
+            watcher.notice(few_steps(task.name, steps, len(task.train)))
+
+
+def few_steps(task: str, steps: int, samples: int) -> str:
+    """The warning of a training that ends before it has begun."""
+    return (
+        f"{task}: {steps} optimizer step{'s' * (steps != 1)} on {samples} samples, too few to learn much from: "
+        "set train.min_steps, or train.epochs and train.batch_size"
+    )
+
+
+def _at(learner: Learner, number: int) -> Learner:
+    """The learner as it was after stage `number`."""
+    if learner.current != number:
+        learner.load(number)
+    return learner
+
+
+def learn_stage(learner: Learner, task: Task, number: int, folder: Path, watcher: Watcher) -> Stage:
+    """Learn `task` as stage `number`, and say so in the ledger.
+
+    Raises:
+        NotFiniteError: a loss or a gradient is not finite; which samples it was of is in the ledger.
+    """
+    from evertune.training.gradients import NotFiniteError
+
+    processes.tell("learn", number)
+    _at(learner, number - 1)
+    watcher.stage_started(number, task)
+    training = learner.training_of(task)
+    effective = training.batch_size * training.accumulate
+    try:
+        stage = learner.learn(task, on_step=lambda step: watcher.stepped(step, samples=effective))
+    except NotFiniteError as problem:
+        about = {"stage": number, "task": task.name, "what": problem.what, "samples": problem.samples}
+        append_jsonl(folder / "ledger.jsonl", {"event": "not finite", **about, "time": time.time()})
+        raise
+    event = {"event": "stage", "stage": number, "task": task.name, "training": training.as_dict(), "time": time.time()}
+    append_jsonl(folder / "ledger.jsonl", event)
+    watcher.stage_done(stage)
+    return stage
+
+
+def evaluate_cell(learner: Learner, task: Task, number: int, folder: Path, watcher: Watcher) -> dict[str, Any]:
+    """One cell: answers are written down first, then read back and scored."""
+    from evertune.training.evaluator import read_answers, score_answers, write_answers
+
+    processes.tell("answer", number, task.name)
+    _at(learner, number)
+    watcher.answering(number, task)
+    started = time.perf_counter()
+    path = folder / "answers" / f"{number:02d}" / f"{task.name}.jsonl"
+    write_answers(path, learner.answers(task, on_answered=watcher.answered))
+    score = score_answers(read_answers(path), task)
+    cell = {
+        "stage": number,
+        "task": task.name,
+        "questions": questions_of(task),
+        "score": score.strict,
+        "score_rule": score.rule,
+        "tolerant": score.tolerant,
+        "standard_error": score.standard_error,
+        "n": score.n,
+        "answers": str(path.relative_to(folder)),
+        **_routing(learner, task, score.experts, score.n),
+    }
+    record = {"event": "cell", "cell": cell, "sha256": digest_of_file(path), "seconds": time.perf_counter() - started}
+    append_jsonl(folder / "ledger.jsonl", record)
+    watcher.cell_done(number, task, score.strict)
+    return {**cell, "seconds": record["seconds"]}
+
+
+def _routing(learner: Learner, task: Task, experts: Mapping[str, int], n: int) -> dict[str, Any]:
+    """Who answered, and the points of 100 that went to the task's own expert, where it has one and had to be found."""
+    own, given = learner.expert_of(task.name), learner.needs_task_id()
+    return {
+        "task_id": "given" if given else "inferred",
+        "experts": experts,
+        "own_expert": own,
+        "router_accuracy": None if own is None or given else 100 * experts.get(own, 0) / n,
+    }
+
+
+def note_stages(folder: Path, stages: Sequence[Stage]) -> None:
+    """Say in the ledger what a process that was killed just then had no time to say: these stages are there."""
+    noted: set[int] = set()
+    for row in read_ledger(folder):
+        if row["event"] == "rollback":
+            noted = {number for number in noted if number <= row["to"]}
+        if row["event"] == "stage":
+            noted.add(row["stage"])
+    for stage in stages:
+        if stage.number not in noted:
+            event = {"event": "stage", "stage": stage.number, "task": stage.task, "time": time.time()}
+            append_jsonl(folder / "ledger.jsonl", event)
+
+
+def matrix_of(
+    header: Mapping[str, Any],
+    stream: Stream,
+    plan: list[Task],
+    cells: Mapping[tuple[int, str], dict[str, Any]],
+    learner: Learner,
+    *,
+    rows: int,
+) -> dict[str, Any]:
+    """The content of `matrix.json`, its first `rows` rows; `cells` has all of them."""
+    tasks, known = [task.name for task in stream.columns], len(stream.known)
+    kept = [cells[number, name] for number in range(rows) for name in tasks]
+    R = [[cells[number, name]["score"] for name in tasks] for number in range(rows)]
+    finished = rows == len(plan) + 1
+    return {
+        "format": FORMAT,
+        **header,
+        "known": tasks[:known],
+        "tasks": tasks,
+        "stages": [task.name for task in plan],
+        "finished": finished,
+        "R": R,
+        "tolerant": [[cells[number, name]["tolerant"] for name in tasks] for number in range(rows)],
+        "metrics": metrics_of(R, known=known) if finished else {},
+        "formulas": formulas(known=known),
+        "warnings": _warnings(header, R, known) if finished else [],
+        "cost": _cost(learner, kept),
+        "cells": [without_clock(cell) for cell in kept],
+    }
+
+
+def _cost(learner: Learner, cells: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "train_seconds": round(sum(stage.seconds for stage in learner.stages), 2),
+        "evaluate_seconds": round(sum(cell["seconds"] for cell in cells), 2),
+        "samples_trained": sum(stage.samples for stage in learner.stages),
+        "trained_parameters": learner.stages[-1].trained_parameters if learner.stages else 0,
+        "stored_bytes": learner.stages[-1].stored_bytes if learner.stages else 0,
+        "stages_reused": sum(stage.reused for stage in learner.stages),
+    }
+
+
+def _warnings(header: Mapping[str, Any], R: list[list[float]], known: int) -> list[str]:
+    """What makes a stream not worth measuring: solved before training, or hardly forgotten by plain tuning."""
+    found = []
+    new = R[0][known:]
+    if solved := sum(score >= ALREADY_SOLVED for score in new):
+        tasks = "new tasks" if known else "tasks"
+        found.append(f"the untouched model already solves {solved} of {len(new)} {tasks} (>= {ALREADY_SOLVED:.0f})")
+    lost = metrics_of(R, known=known)["forgetting"]
+    if header["method"] == "sequential" and lost is not None and lost < HARDLY_FORGETS:
+        found.append(f"sequential tuning forgets {lost:.1f} points only: methods can't be told apart on this stream")
+    return found

@@ -1,0 +1,189 @@
+"""The watcher that makes points of what a run does, and hands them to every tracker of the run.
+
+A run tells its watchers what it is doing (`runner.Watcher`); the terminal's bars are one, this is another. So nothing
+that trains, answers or resumes knows that it is tracked.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evertune.metrics.metrics import metrics_of
+from evertune.runs.runner import Watcher
+from evertune.runs.tracking.feed import Feed, Lane, Say
+from evertune.runs.tracking.history import points_of, settled
+from evertune.runs.tracking.protocol import Point, Tracked
+from evertune.runs.tracking.registry import LOCAL, TRACKERS
+from evertune.training.run_origin import read_identity
+from evertune.training.stages import saved_stages
+from evertune.utils.errors import UserError
+from evertune.utils.files import read_json, write_json
+from evertune.utils.redaction import without_secrets
+
+if TYPE_CHECKING:
+    from evertune.data import Task
+    from evertune.training.loop import Step
+    from evertune.training.stages import Stage
+
+KEY_FILE = "tracking.json"
+
+
+class Tracking(Watcher):
+    """Points of one run folder, to any number of trackers.
+
+    Args:
+        folder: a run folder with configuration and stamp.
+        known: tasks that the model knew before the stream: the first columns of R.
+        feeds: begun; each gets every point.
+    """
+
+    def __init__(self, folder: Path, *, known: int, feeds: Sequence[Feed | Lane]) -> None:
+        self._folder = folder
+        self._known = known
+        self._feeds = feeds
+        self._steps = [stage.steps for stage in saved_stages(folder)]
+        self._rows: list[list[float]] = []
+        self._stages = 0
+        self._start = 0
+
+    def run_started(self, title: str, *, training: list[int], answers: int) -> None:
+        """How many stages there will be."""
+        self._stages = len(self._steps) + len(training)
+
+    def notice(self, text: str) -> None:
+        """No metric; who watches beside this says it, once."""
+
+    def stage_started(self, number: int, task: Task) -> None:
+        """Steps go on where the stage before has ended."""
+        self._steps = self._steps[: number - 1]
+        self._start = sum(self._steps)
+
+    def stepped(self, step: Step, *, samples: int) -> None:
+        """A point of training."""
+        values = {"loss": step.loss, "learning_rate": step.learning_rate, "gradient_norm": step.gradient_norm}
+        values["examples_per_second"] = step.samples_per_second
+        known = {f"train/{name}": value for name, value in values.items() if value is not None}
+        self._log(Point(self._start + step.step, known, time.time()))
+
+    def stage_done(self, stage: Stage) -> None:
+        """A training that was taken over has told no step: its log has them."""
+        self._steps.append(stage.steps)
+        for point in points_of(self._folder, stage, self._start) if stage.reused else ():
+            self._log(point)
+
+    def row_done(self, stage: int, name: str, row: list[float], tasks: list[str]) -> None:
+        """A point of scores."""
+        self._rows = [*self._rows[:stage], row]
+        one_by_one = self._stages == len(tasks) - self._known
+        learned = self._known + stage if one_by_one or not stage else len(tasks)
+        part = [scores[:learned] for scores in self._rows]
+        measures: dict[str, float | None] = {"average": sum(row[:learned]) / learned if learned else None}
+        if one_by_one and stage:
+            measures["forgetting"] = metrics_of(part, known=self._known)["forgetting"]
+        self.row(stage, after=name, scores=dict(zip(tasks, row, strict=True)), measures=measures)
+
+    def row(self, stage: int, *, after: str, scores: Mapping[str, float], measures: Mapping[str, float | None]) -> None:
+        """A point of scores at the end of a stage, with what follows from them where it can be said."""
+        values: dict[str, float] = {"stream/stage": stage}
+        values |= {f"score/{task}": score for task, score in scores.items()}
+        values |= {f"stream/{name}": value for name, value in measures.items() if value is not None}
+        self._log(Point(sum(self._steps[:stage]), values, time.time(), after))
+
+    def _log(self, point: Point) -> None:
+        for feed in self._feeds:
+            feed.log(point)
+
+
+@contextmanager
+def tracking(
+    folder: Path,
+    *,
+    to: Sequence[str],
+    name: str,
+    group: str,
+    known: int = 0,
+    watcher: Watcher,
+    same_run: bool = True,
+) -> Iterator[Tracking]:
+    """Track what is done to a run folder, while the block lasts.
+
+    Args:
+        folder: with its configuration and stamp.
+        to: trackers of the registry, beside those that are always there.
+        name: of the run in a service.
+        group: see `Tracked`.
+        known: see `Tracking`.
+        watcher: told when a tracker fails.
+        same_run: a run that a service has of this folder goes on; else there is a new one, with the whole history.
+    """
+    history = _history(folder, say=watcher.notice)
+    run = Tracked(
+        folder=folder,
+        key=_key(folder, same=same_run) if to else "",
+        name=name,
+        group=group,
+        config=without_secrets(read_identity(folder)),
+        stamp=without_secrets(read_json(folder / "stamp.json")),
+    )
+    feeds = [_feed(each, say=watcher.notice) for each in dict.fromkeys((*LOCAL, *to))]
+    for feed in feeds:
+        feed.begin(run, history)
+    finished = False
+    try:
+        yield Tracking(folder, known=known, feeds=feeds)
+        finished = True
+    finally:
+        for feed in feeds:
+            feed.end(finished=finished)
+
+
+def retrack(folder: Path, *, name: str) -> None:
+    """Make a folder's own metrics say what its stages say, after some were taken back."""
+    with tracking(folder, to=(), name=name, group="", watcher=Watcher()):
+        pass
+
+
+def _feed(name: str, *, say: Say) -> Feed | Lane:
+    tracker = TRACKERS[name]()
+    feed = Feed(name, tracker, say=say)
+    return Lane(feed) if tracker.waits else feed
+
+
+def _history(folder: Path, *, say: Say) -> list[Point]:
+    """Also what is kept of a run must not stop it."""
+    try:
+        return settled(folder)
+    except (OSError, UserError, json.JSONDecodeError) as problem:
+        say(f"tracking: the metrics of {folder} can't be read ({problem}); the run goes on")
+        return []
+
+
+def _key(folder: Path, *, same: bool) -> str:
+    """The name of this run for services: written down when it first needs one."""
+    path = folder / KEY_FILE
+    if same and path.exists():
+        found: str = read_json(path)["key"]
+        return found
+    key = secrets.token_hex(8)
+    write_json(path, {"key": key})
+    return key
+
+
+def all_of(*watchers: Watcher) -> Watcher:
+    """One watcher that tells several, in order."""
+    whole = Watcher()
+    for name in (name for name in vars(Watcher) if not name.startswith("_")):
+        setattr(whole, name, partial(_tell, [getattr(watcher, name) for watcher in watchers]))
+    return whole
+
+
+def _tell(heard: Sequence[Any], *arguments: Any, **named: Any) -> None:
+    for each in heard:
+        each(*arguments, **named)

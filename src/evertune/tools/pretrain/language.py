@@ -1,0 +1,59 @@
+"""Second phase: the decoder learns the language from text alone, and is frozen from then on.
+
+A frozen LM can only say what it was taught to say: a decoder that had read captions alone could not say a number,
+whatever the Q-Former gave it. So it reads scenes in words, with questions of every form and their answers.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evertune.data.pocket.questions import ROLES
+from evertune.data.pocket.world import draw_scene
+from evertune.models.decoder import IGNORE, answer_loss, greedy_answers, pad
+from evertune.tools.pretrain.corpus import Document
+
+Write = Callable[[random.Random], Document]
+
+
+def language_loss(lm: Any, tokenizer: Any, write: Write, choose: random.Random, *, batch: int) -> Tensor:
+    """Loss of all answers of one batch of texts that are written now."""
+    texts = [_tokens(tokenizer, write(choose)) for _ in range(batch)]
+    labels = pad([labels for _, labels in texts], IGNORE)
+    attention = pad([[1] * len(ids) for ids, _ in texts], 0)
+    embeds = lm.get_input_embeddings()(pad([ids for ids, _ in texts], tokenizer.pad_token_id))
+    return answer_loss(lm.model, lm.lm_head, embeds, attention, labels).loss
+
+
+@torch.inference_mode()
+def language_accuracy(lm: Any, tokenizer: Any, *, texts: int = 512) -> dict[str, float]:
+    """Share of `texts` new texts that are answered word by word, for each role, in the form that it wants."""
+    right = {}
+    for name, role in ROLES.items():
+        choose = random.Random(f"language accuracy {name}")
+        scenes = [draw_scene(choose, layout=choose.choice(role.layouts), split="pretrain") for _ in range(texts)]
+        items = [role.ask(scene, choose) for scene in scenes]
+        asked = [
+            [*tokenizer(f"{role.style} {scene.words}").input_ids, *tokenizer(item.instruction).input_ids]
+            for scene, item in zip(scenes, items, strict=True)
+        ]
+        embeds = [lm.get_input_embeddings()(torch.tensor(ids)) for ids in asked]
+        answers = greedy_answers(lm, tokenizer, embeds, max_new_tokens=24, end=tokenizer.eos_token_id)
+        right[name] = sum(a == item.answers[0] for a, item in zip(answers, items, strict=True)) / texts
+    return right
+
+
+def _tokens(tokenizer: Any, text: Document) -> tuple[list[int], list[int]]:
+    """Token ids, and labels on the answers with their end tokens."""
+    ids: list[int] = list(tokenizer(text.prefix).input_ids)
+    labels = [IGNORE] * len(ids)
+    for question, answer in text.asked:
+        asked, said = tokenizer(question).input_ids, [*tokenizer(answer).input_ids, tokenizer.eos_token_id]
+        ids += [*asked, *said]
+        labels += [*[IGNORE] * len(asked), *said]
+    return ids, labels

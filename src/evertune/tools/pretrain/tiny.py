@@ -1,0 +1,138 @@
+"""`evertune pretrain tiny`: the paper's architecture in miniature, made from scratch on two cores.
+
+    tower             the ViT learns to see          lookup, language   the decoder learns the language from text
+    slots, captions   the Q-Former learns to describe         -> tiny-aligned, the BLIP-2 role
+    instruct          joint tuning on the known tasks of b2   -> tiny-instruct, the InstructBLIP role
+
+Deterministic, and resumable: the same command goes on in the middle of a phase.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from evertune.models.instructblip import load_instructblip
+from evertune.tools.pretrain.align import CaptionBank, caption_accuracy, caption_loss, slot_loss
+from evertune.tools.pretrain.card import write_card
+from evertune.tools.pretrain.corpus import document, lookup
+from evertune.tools.pretrain.instruct import instruct_loss, known_accuracy, known_samples
+from evertune.tools.pretrain.language import language_accuracy, language_loss
+from evertune.tools.pretrain.parts import VISION, make_model, make_processor, make_tokenizer, save_checkpoint
+from evertune.tools.pretrain.phases import LossAt, OnStep, Phase, run_phase
+from evertune.tools.pretrain.tower import Tower, tower_accuracy, tower_loss
+from evertune.utils.files import write_json
+
+if TYPE_CHECKING:
+    from evertune.models.instructblip import InstructBlip
+
+Run = Callable[[Phase, Mapping[str, nn.Parameter], LossAt], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How long each phase trains, and on how much.
+
+    Attributes:
+        batch: pictures per step.
+        texts: texts per step of the two phases of language.
+        pictures: captioned pictures of the alignment.
+        per_task: samples of each known task.
+        checked: how many new pictures, texts and questions per task each result is measured on.
+        documents: texts that the tokenizer learns its words from.
+    """
+
+    tower: Phase = Phase("tower", steps=2400, learning_rate=1e-3)
+    lookup: Phase = Phase("lookup", steps=400, learning_rate=1e-3)
+    language: Phase = Phase("language", steps=2000, learning_rate=1e-3)
+    slots: Phase = Phase("slots", steps=1200, learning_rate=1e-3)
+    captions: Phase = Phase("captions", steps=300, learning_rate=3e-4)
+    instruct: Phase = Phase("instruct", steps=1500, learning_rate=5e-4)
+    batch: int = 64
+    texts: int = 32
+    pictures: int = 16_384
+    per_task: int = 4096
+    checked: int = 512
+    documents: int = 20_000
+
+
+Scores = dict[str, dict[str, float]]
+
+
+def pretrain_tiny(folder: Path, *, on_step: OnStep, recipe: Recipe | None = None) -> Scores:
+    """Make `tiny-aligned` and `tiny-instruct` in `folder`; phases that were finished are taken over.
+
+    Args:
+        folder: the two checkpoints are written here, and `phases/` with what a resumed call needs.
+        on_step: told about progress.
+        recipe: default: that of the real ones.
+
+    Returns:
+        What was measured after each phase, also written to `scores.json`.
+    """
+    recipe = recipe or Recipe()
+    run = partial(run_phase, folder=folder / "phases", on_step=on_step)
+    tokenizer = make_tokenizer(documents=recipe.documents)
+    processor, model = make_processor(tokenizer), make_model(tokenizer)
+    scores: Scores = {
+        "tower": train_tower(model, processor, recipe, run),
+        "language": train_language(model, tokenizer, recipe, run),
+    }
+    # From here on everything starts from what was written, so that half precision is part of what is trained on.
+    parts, aligned, instructed = folder / "phases" / "parts", folder / "tiny-aligned", folder / "tiny-instruct"
+    save_checkpoint(model, processor, parts)
+    lmm = _loaded(parts)
+    scores["aligned"] = align(lmm, recipe, run)
+    save_checkpoint(lmm.blip, lmm.processor, aligned)
+    write_card(aligned, recipe, scores)
+    lmm = _loaded(aligned)
+    scores["instruct"] = instruct(lmm, recipe, run)
+    save_checkpoint(lmm.blip, lmm.processor, instructed)
+    write_card(instructed, recipe, scores)
+    write_json(folder / "scores.json", scores)
+    return scores
+
+
+def train_tower(model: Any, processor: Any, recipe: Recipe, run: Run) -> dict[str, float]:
+    """Train `model.vision_model`; returns how well it sees."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        grid = VISION["image_size"] // VISION["patch_size"]
+        tower = Tower(model.vision_model, width=VISION["hidden_size"], grid=grid)
+    loss = partial(tower_loss, tower, processor.image_processor, batch=recipe.batch)
+    run(recipe.tower, dict(tower.named_parameters()), loss)
+    return tower_accuracy(tower, processor.image_processor, pictures=recipe.checked)
+
+
+def train_language(model: Any, tokenizer: Any, recipe: Recipe, run: Run) -> dict[str, float]:
+    """Train `model.language_model`; returns the share of texts that it answers right, by role."""
+    lm = model.language_model
+    for phase, write in ((recipe.lookup, lookup), (recipe.language, document)):
+        run(phase, dict(lm.named_parameters()), partial(language_loss, lm, tokenizer, write, batch=recipe.texts))
+    return language_accuracy(lm, tokenizer, texts=recipe.checked)
+
+
+def align(lmm: InstructBlip, recipe: Recipe, run: Run) -> dict[str, float]:
+    """Train query tokens, Q-Former and projection on captions; returns how well new pictures are described."""
+    bank = CaptionBank(lmm, pictures=recipe.pictures, name="training")
+    for phase, loss in ((recipe.slots, slot_loss), (recipe.captions, caption_loss)):
+        run(phase, lmm.trainable(), partial(loss, lmm, bank, batch=recipe.batch))
+    return caption_accuracy(lmm, CaptionBank(lmm, pictures=recipe.checked, name="test"))
+
+
+def instruct(lmm: InstructBlip, recipe: Recipe, run: Run) -> dict[str, float]:
+    """Tune the same parameters jointly on the known tasks of `pocket-b2`; returns how well it answers them."""
+    samples, features = known_samples(lmm, count=recipe.per_task)
+    loss = partial(instruct_loss, lmm, samples, features, batch=recipe.batch)
+    run(recipe.instruct, lmm.trainable(), loss)
+    return known_accuracy(lmm, count=recipe.checked)
+
+
+def _loaded(folder: Path) -> InstructBlip:
+    return load_instructblip(folder, name=folder.name, seed=0, dtype=torch.float32, device=torch.device("cpu"))

@@ -1,0 +1,10 @@
+"""Score anybody's finished answers: the files that CoIN, MCITlib and their kin write, our scores beside theirs.
+
+Nothing is generated and no GPU is needed. `reading` opens files, `predictions` and `gold` know the layouts, `pairing`
+matches them, `peers` holds the scoring of the public evaluators with their defects, `reasons` says why a score differs,
+`formats` ties them together by name.
+"""
+
+from evertune.tools.rescore.compare import Rescored, rescore
+
+__all__ = ["Rescored", "rescore"]

@@ -1,0 +1,163 @@
+"""Read gold files in the layouts that their authors publish: test.json, TextVQA, ScienceQA, COCO captions, GQA, VQAv2.
+
+Each reader gives one `Gold` per question, in the order of the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from evertune.data.records import number_text
+from evertune.tools.rescore.reading import first_of, name_of, read_json, read_rows
+from evertune.utils.errors import DataError
+
+ID_KEYS = ("question_id", "questionId", "id", "image")
+ANSWER_KEYS = ("answer", "answers")
+KEPT = ("answer_type", "image", "image_id", "question", "type", "task", "text")
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+@dataclass(frozen=True, slots=True)
+class Gold:
+    """The answers to one question, the one taught first, and what else a public evaluator looks at."""
+
+    id: str
+    answers: tuple[str, ...]
+    extras: Mapping[str, str] = field(default_factory=dict)
+
+
+Reader = Callable[[Path, str], list[Gold]]
+
+
+def questions(path: Path, split: str) -> list[Gold]:
+    """`test.json` of CoIN, UCIT, MLLM-CL and CVIT: a list of objects with `question_id` and `answer`."""
+    del split
+    rows = _list(read_rows(path), path, "a list of objects with question_id and answer, or one a line")
+    return [_question(row, f"{path}, entry {number}") for number, row in enumerate(rows, start=1)]
+
+
+def grounding(path: Path, split: str) -> list[Gold]:
+    """CoIN's Grounding/test.json: `answer_bbox` is a text in the square, padded frame."""
+    del split
+    rows = _list(read_rows(path), path, "a list of objects with question_id and answer_bbox, or one a line")
+    return [
+        Gold(_id(row, where), _answers(_need(row, "answer_bbox", where), where))
+        for where, row in ((f"{path}, entry {number}", row) for number, row in enumerate(rows, start=1))
+    ]
+
+
+def textvqa(path: Path, split: str) -> list[Gold]:
+    """`TextVQA_0.5.1_val.json`: `data` holds `question_id` and ten `answers` each."""
+    del split
+    rows = _list(_need(read_json(path), "data", path), path, "'data', a list of objects")
+    return [_question(row, f"{path}, data {number}") for number, row in enumerate(rows, start=1)]
+
+
+def vqav2(path: Path, split: str) -> list[Gold]:
+    """`v2_mscoco_val2014_annotations.json`: `annotations` with ten `answers`, objects with `answer`."""
+    del split
+    rows = _list(_need(read_json(path), "annotations", path), path, "'annotations', a list of objects")
+    return [
+        Gold(_id(row, where), _answers(_need(row, "answers", where), where))
+        for where, row in ((f"{path}, annotation {number}", row) for number, row in enumerate(rows, start=1))
+    ]
+
+
+def gqa(path: Path, split: str) -> list[Gold]:
+    """`testdev_balanced_questions.json`: an object, question ids to objects with `answer`; or a `test.json`."""
+    content = read_json(path)
+    if isinstance(content, list):
+        return questions(path, split)
+    rows = _object(content, path, "question ids with their questions")
+    return [Gold(name, _answers(_need(row, "answer", f"{path}, '{name}'"), path)) for name, row in rows.items()]
+
+
+def scienceqa(path: Path, split: str) -> list[Gold]:
+    """`problems.json`: an object, problem ids to `choices` and the index `answer`; answers are the letter and its text.
+
+    The problems of `split` are those of `pid_splits.json` beside it, else those whose own `split` says so.
+    """
+    problems = _object(read_json(path), path, "problem ids with their problems")
+    beside = path.parent / "pid_splits.json"
+    if beside.is_file():
+        names = [str(name) for name in _list(_need(read_json(beside), split, beside), beside, "a list of ids")]
+    else:
+        names = [name for name, row in problems.items() if isinstance(row, dict) and row.get("split", split) == split]
+    if not names:
+        raise DataError(f"{path} holds no problems of the split '{split}'; choose one with --split")
+    return [_problem(name, _need(problems, name, path), f"{path}, '{name}'") for name in names]
+
+
+def coco(path: Path, split: str) -> list[Gold]:
+    """A COCO-style caption file: `annotations` with `image_id` and `caption`, several per picture; by number."""
+    del split
+    captions: dict[str, list[str]] = {}
+    rows = _list(_need(read_json(path), "annotations", path), path, "'annotations', a list of objects")
+    for number, row in enumerate(rows, start=1):
+        where = f"{path}, annotation {number}"
+        name = name_of(_need(row, "image_id", where))
+        caption = _need(row, "caption", where)
+        if name is None or not isinstance(caption, str):
+            raise DataError(f"{where}: image_id must be a whole number or a text, caption a text")
+        captions.setdefault(name, []).append(caption)
+    by_number = sorted(captions.items(), key=lambda item: (len(item[0]), item[0]))
+    return [Gold(name, tuple(texts)) for name, texts in by_number]
+
+
+def _question(row: Any, where: str) -> Gold:
+    found = first_of(row, ANSWER_KEYS) if isinstance(row, dict) else None
+    if found is None:
+        raise DataError(f"{where}: no 'answer' or 'answers'")
+    extras = {key: row[key] for key in KEPT if isinstance(row.get(key), str)}
+    return Gold(_id(row, where), _answers(found[1], where), extras)
+
+
+def _problem(name: str, row: Any, where: str) -> Gold:
+    choices, place = _need(row, "choices", where), _need(row, "answer", where)
+    _list(choices, where, "'choices', a list of texts")
+    whole = isinstance(place, int) and not isinstance(place, bool)
+    if not whole or not 0 <= place < min(len(choices), len(LETTERS)) or not isinstance(choices[place], str):
+        raise DataError(f"{where}: 'answer' is {place!r}, expected the place of one of {len(choices)} choices")
+    return Gold(name, (LETTERS[place], choices[place]), {"choices": str(len(choices))})
+
+
+def _id(row: Any, where: str) -> str:
+    found = first_of(row, ID_KEYS) if isinstance(row, dict) else None
+    name = name_of(found[1]) if found else None
+    if name is None:
+        raise DataError(f"{where}: no question id; expected one of {', '.join(ID_KEYS)}, a text or a whole number")
+    return name
+
+
+def _answers(value: Any, where: Any) -> tuple[str, ...]:
+    """One answer or several; those of VQAv2 and VizWiz are objects."""
+    values = value if isinstance(value, list) else [value]
+    texts = [entry.get("answer") if isinstance(entry, dict) else entry for entry in values]
+    plain = [
+        text if isinstance(text, str) else number_text(text) for text in texts if isinstance(text, str | int | float)
+    ]
+    if not plain or len(plain) != len(texts):
+        raise DataError(f"{where}: the answer must be a text, or a list of texts with one at least, not {value!r:.60}")
+    return tuple(plain)
+
+
+def _need(row: Any, key: str, where: Any) -> Any:
+    if not isinstance(row, dict) or key not in row:
+        kind = "" if isinstance(row, dict) else f" (it is {type(row).__name__})"
+        raise DataError(f"{where}: no '{key}'{kind}; is --format the right one for this gold file?")
+    return row[key]
+
+
+def _list(value: Any, where: Any, what: str) -> list[Any]:
+    if not isinstance(value, list) or not value:
+        raise DataError(f"{where}: expected {what}; is --format the right one for this gold file?")
+    return value
+
+
+def _object(value: Any, where: Any, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict) or not value:
+        raise DataError(f"{where}: expected an object, {what}; is --format the right one for this gold file?")
+    return value

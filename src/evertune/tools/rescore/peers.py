@@ -1,0 +1,229 @@
+"""Their way: how public evaluators score, defects included, as small functions on one question each.
+
+Written from what their scripts do, so that a published number can be met and its difference from ours be named. Nothing
+here is a score of ours. Every function gives 0 to 1 for a question that has an answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from evertune.metrics import boxes
+from evertune.metrics.cider import cider_of_tokens
+from evertune.metrics.rules import rule_of, score_cell
+from evertune.metrics.vqa import m4c_words, reduced
+from evertune.tools.rescore.pairing import Case
+from evertune.utils.errors import UserError
+
+Way = Callable[[Case, str], float]
+NOT_ALPHANUMERIC = re.compile(r"[^a-zA-Z0-9\s]")
+LONE = re.compile(r"\b(\w)\b")
+YES, NO = {"YES", "TRUE"}, {"NO", "FALSE"}
+OPTIONS = "ABCDE"
+UNANSWERABLE = "Unanswerable"
+SEVEN = ("bleu-1-ptb", "bleu-2-ptb", "bleu-3-ptb", "bleu-4-ptb", "meteor", "rouge-l-ptb", "cider-ptb")
+WORD_PICTURES = {"AI2D", "TQA", "VQA"}
+FORMULA = "Handwritten Mathematical Expression Recognition"
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A public evaluator.
+
+    Attributes:
+        source: project and file.
+        does: what it does, in one line.
+        each: the score of a question; None where only the whole has one.
+        whole: the score of all in points, where it is not the mean over answered questions.
+        because: what it is known for, where that is why it differs from ours.
+        counts_missing: whether a question without an answer is wrong; else it leaves the average.
+        by_place: whether the n-th line goes with the n-th question, whatever their ids are.
+        one_answer: whether only the first of several answers is looked at.
+        wrong_word: a word that makes every prediction wrong, right ones too.
+    """
+
+    name: str
+    source: str
+    does: str
+    each: Way | None
+    because: str = ""
+    whole: Callable[[Sequence[Case]], float] | None = None
+    counts_missing: bool = False
+    by_place: bool = False
+    one_answer: bool = False
+    wrong_word: str = ""
+
+    def scores(self, cases: Sequence[Case]) -> list[float | None]:
+        """The score of each question; None for those that leave the average, for all where only the whole has one."""
+        if self.each is None:
+            return [None] * len(cases)
+        return [self._score(case) for case in cases]
+
+    def _score(self, case: Case) -> float | None:
+        said = case.in_place if self.by_place else case.said
+        if said is None or self.each is None:
+            return 0.0 if self.counts_missing else None
+        return self.each(case, said)
+
+    def points(self, cases: Sequence[Case], scores: Sequence[float | None]) -> float:
+        """Its score in points of 100, from its `scores` of the cases.
+
+        Raises:
+            UserError: it needs something that is not there.
+        """
+        if self.whole:
+            return self.whole(cases)
+        counted = [score for score in scores if score is not None]
+        if not counted:
+            raise UserError("there is nothing to average")
+        return 100 * sum(counted) / len(counted)
+
+
+def same_letters(case: Case, said: str) -> float:
+    """Equal to the single answer, case aside; a space or a period makes it wrong."""
+    return float(said.upper() == case.first.upper())
+
+
+def within_gold(case: Case, said: str) -> float:
+    """The prediction is a part of the answer (an empty one always is); yes and true are the same."""
+    plain, gold = said.strip().upper(), case.first.strip().upper()
+    if plain in YES | NO and gold in YES | NO:
+        return float((plain in YES) == (gold in YES))
+    return float(plain in gold)
+
+
+def either_within(case: Case, said: str) -> float:
+    """The prediction is a part of the answer or the answer a part of the prediction; an empty one always is."""
+    return float(case.first in said or said in case.first)
+
+
+def either_within_lower(case: Case, said: str) -> float:
+    """`either_within`, case and one space at the front aside."""
+    plain, gold = said.removeprefix(" ").lower(), case.first.lower()
+    return float(gold in plain or plain in gold)
+
+
+def any_either_within(case: Case, said: str) -> float:
+    """`either_within` of any answer, case aside."""
+    plain = said.upper()
+    return float(any(gold.upper() in plain or plain in gold.upper() for gold in case.gold.answers))
+
+
+def lower_unless_unanswerable(case: Case, said: str) -> float:
+    """Equal, case aside; a prediction with `Unanswerable` in it is wrong even where that is the answer."""
+    return float(UNANSWERABLE not in said and said.lower() == case.first.lower())
+
+
+def gold_within_unless_unanswerable(case: Case, said: str) -> float:
+    """The answer is a part of the prediction: `no` is in `unknown`."""
+    return float(UNANSWERABLE not in said and case.first.lower() in said.lower())
+
+
+def gold_within_without_spaces(case: Case, said: str) -> float:
+    """The answer is a part of the prediction once spaces and periods are gone: `1` is in `10`."""
+    plain, gold = (text.lower().replace(" ", "").replace("\n", "").replace(".", "") for text in (said, case.first))
+    return float(gold in plain)
+
+
+def letters_and_digits(case: Case, said: str) -> float:
+    """Equal once everything but English letters, digits and spaces is gone: answers in other scripts are all equal."""
+    return float(NOT_ALPHANUMERIC.sub("", said.upper()) == NOT_ALPHANUMERIC.sub("", case.first.upper()))
+
+
+def science_of_mllm_cl(case: Case, said: str) -> float:
+    """AI2D, TQA, VQA pictures: equal. Maps: the share of the states named, or the answer a part of what is said."""
+    plain, gold = said.lower(), case.first.lower()
+    if UNANSWERABLE in said:
+        return 0.0
+    if case.gold.extras.get("image", "").split("/")[-1].split("_")[0] in WORD_PICTURES:
+        return float(plain == gold)
+    if "Which states" in (case.prompt or case.gold.extras.get("text", "")):
+        wanted, named = gold.split(","), plain.split(",")
+        return sum(state in named for state in wanted) / len(wanted)
+    return float(gold in plain)
+
+
+def ocrbench(case: Case, said: str) -> float:
+    """One of the answers is a part of the prediction; in formulas without spaces, elsewhere in lower case."""
+    if case.gold.extras.get("answer_type") == FORMULA:
+        plain = "".join(said.strip().split(" ")).replace("\n", "")
+        return float(any(gold.strip().replace(" ", "").replace("\n", "") in plain for gold in case.gold.answers))
+    plain = said.lower().strip().replace("\n", "")
+    return float(any(gold.lower().strip().replace("\n", "") in plain for gold in case.gold.answers))
+
+
+def gqa_converted(case: Case, said: str) -> float:
+    """Final periods, capitals and one space at the front go from the prediction; the answer is taken as it stands."""
+    return float(said.rstrip(".").lower().removeprefix(" ") == case.first)
+
+
+def cut_box(case: Case, said: str) -> float:
+    """The brackets are taken off and then a character more on either end: `0.57` at the end is read as `0.5`."""
+    inner = said.removeprefix(" ").replace("[", "").replace("]", "")[1:-1]
+    try:
+        x1, y1, x2, y2 = (float(part) for part in inner.split(","))
+    except ValueError:
+        return 0.0
+    return float(boxes.overlap((x1, y1, x2, y2), boxes.gold_box(case.first)) > boxes.OVERLAP_NEEDED)
+
+
+def lone_letter(case: Case, said: str) -> float:
+    """`B`, `B. text`, else the first word of one character, whatever it is: `I think B` is read as I, `a dog` as A."""
+    if said in OPTIONS and len(said) == 1:
+        letter = said
+    elif len(said) >= 3 and said[0] in OPTIONS and said[1:3] == ". ":
+        letter = said[0]
+    else:
+        found = LONE.search(said)
+        letter = found.group(1).upper() if found else ""
+    return float(letter == case.first)
+
+
+def m4c(case: Case, said: str) -> float:
+    """M4C's soft accuracy: an answer of articles and marks only is the same as an empty prediction."""
+    return soft([reduced(m4c_words(gold)) == reduced(m4c_words(said)) for gold in case.gold.answers])
+
+
+def vqa_official(case: Case, said: str) -> float:
+    """The VQA evaluation normalises only where annotators differ; where all agree, `Yes.` is not `yes`."""
+    golds = [gold.strip() for gold in case.gold.answers]
+    if len(set(golds)) == 1:
+        return soft([gold == said.strip() for gold in golds])
+    return soft([reduced(gold) == reduced(said) for gold in golds])
+
+
+def vizwiz_official(case: Case, said: str) -> float:
+    """The VizWiz evaluation normalises the prediction only."""
+    return soft([gold == reduced(said) for gold in case.gold.answers])
+
+
+def soft(agrees: Sequence[bool]) -> float:
+    """min(1, agreeing others / 3), each annotator left out once; three are needed however few there are."""
+    count = sum(agrees)
+    return sum(min(1.0, (count - agree) / 3) for agree in agrees) / len(agrees)
+
+
+def thousand(cases: Sequence[Case]) -> float:
+    """OCRBench's final score: right answers / 10, whatever their number: a percentage for 1,000 questions only."""
+    return sum(ocrbench(case, case.said) for case in cases if case.said is not None) / 10
+
+
+def average_of_seven(cases: Sequence[Case]) -> float:
+    """The mean of BLEU-1 to 4, METEOR, ROUGE-L and CIDEr, captions given to pictures by line."""
+    pairs = [(case.in_place, case.gold.answers) for case in cases if case.in_place is not None]
+    said, golds = [text for text, _ in pairs], [answers for _, answers in pairs]
+    return sum(score_cell(rule_of(name), said, golds).strict for name in SEVEN) / len(SEVEN)
+
+
+def best_reference(cases: Sequence[Case]) -> float:
+    """CIDEr against the one reference that is nearest, the two sides exchanged, words split at spaces."""
+    answered = [(case.said, case.gold.answers) for case in cases if case.said is not None]
+    pairs = [(said.split(), [gold.split() for gold in golds]) for said, golds in answered]
+    chosen = []
+    for words, golds in pairs:
+        alone = cider_of_tokens([words] * len(golds), [[gold] for gold in golds])
+        chosen.append(golds[alone.index(max(alone))])
+    scores = cider_of_tokens(chosen, [[words] for words, _ in pairs])
+    return 100 * sum(scores) / len(scores)

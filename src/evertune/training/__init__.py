@@ -1,0 +1,1 @@
+"""How a task is learned: the learner, the loop, the evaluator, checkpoints of stages."""

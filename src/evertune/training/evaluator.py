@@ -1,0 +1,305 @@
+"""The one evaluator: batched greedy answers to a task's test samples, and their score.
+
+Answers are kept by what decides them (model, trained weights, number format, picture, instruction, length), so that an
+answer is generated once: row 0 is shared by all methods, and an old expert that still answers is not asked again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from evertune.data.task import Sample, Task, images_to_row
+from evertune.methods import Method
+from evertune.methods.base import UNTOUCHED
+from evertune.metrics.rules import rule_of, score_cell
+from evertune.models.features import FeatureStore
+from evertune.models.protocol import LMM, Turn
+from evertune.models.weights import copy_of, fingerprint_of, restore
+from evertune.utils import distributed as processes
+from evertune.utils.errors import RunFolderError, UserError
+from evertune.utils.files import (
+    cache_folder,
+    digest,
+    digest_of,
+    make_folder,
+    note_damage,
+    read_text,
+    write_atomically,
+    write_jsonl,
+)
+from evertune.utils.parsing import json_value
+
+OnAnswered = Callable[[int, int], None]
+ANSWERS, SEAL = "answers", "sha256"
+LENGTH_OF_KEY = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the model said to one sample, and the expert that said it (None when there are no experts)."""
+
+    sample: Sample
+    text: str
+    expert: str | None
+
+
+class AnswerCache:
+    """Answers of one set of weights, in one file; found by picture and instruction."""
+
+    def __init__(self, lmm: LMM, *, max_new_tokens: int, reuse: bool) -> None:
+        self._reuse = reuse
+        self._known: dict[str, str] = {}
+        if not reuse:
+            return
+        key = digest_of(
+            {
+                "model": lmm.fingerprint,
+                "weights": fingerprint_of(lmm.trainable()),
+                "dtype": str(lmm.dtype),
+                "device": lmm.device.type,
+                "torch": torch.__version__,
+                "max_new_tokens": max_new_tokens,
+            }
+        )
+        self._path = make_folder(cache_folder() / "answers") / f"{key[:32]}.json"
+        self._known = self._load()
+
+    def _load(self) -> dict[str, str]:
+        try:
+            return _sealed_answers(json_value(self._path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError):
+            note_damage(self._path)  # a cache: what is damaged is made again
+            return {}
+
+    def __contains__(self, sample: Sample) -> bool:
+        return self._key(sample) in self._known
+
+    def __getitem__(self, sample: Sample) -> str:
+        return self._known[self._key(sample)]
+
+    def add(self, samples: Iterable[Sample], answers: Iterable[str]) -> None:
+        """Remember answers in memory."""
+        self._known.update(zip(map(self._key, samples), answers, strict=True))
+
+    def save(self) -> None:
+        """Write them down, beside what another process has written meanwhile."""
+        if self._reuse:
+            self._known = {**self._load(), **self._known}
+            content = {ANSWERS: self._known, SEAL: digest_of(self._known)}
+            write_atomically(self._path, json.dumps(content, ensure_ascii=False))
+
+    @staticmethod
+    def _key(sample: Sample) -> str:
+        return digest(*sample.image_digests, sample.instruction)
+
+
+def _sealed_answers(content: Any) -> dict[str, str]:
+    """The answers of a file of the cache; those of earlier versions have no checksum.
+
+    Raises:
+        ValueError: they are not what was written.
+    """
+    if not isinstance(content, dict):
+        raise ValueError("no answers")
+    if content.keys() == {ANSWERS, SEAL} and content[SEAL] == digest_of(content[ANSWERS]):
+        known: dict[str, str] = content[ANSWERS]
+        return known
+    if not all(isinstance(text, str) and len(key) == LENGTH_OF_KEY for key, text in content.items()):
+        raise ValueError("not what was written")
+    return content
+
+
+def answer_samples(
+    lmm: LMM,
+    methods: Sequence[Method],
+    samples: Sequence[Sample],
+    features: FeatureStore,
+    *,
+    batch_size: int,
+    max_new_tokens: int,
+    task: str | None = None,
+    context: Sequence[Turn] = (),
+    reuse: bool = True,
+    on_answered: OnAnswered | None = None,
+) -> list[Answer]:
+    """Answer every sample, each by the expert that the methods route it to.
+
+    `task`, the name of the samples' task, reaches only a method that says it needs it (`Method.needs_task_id`).
+    `context` is what was said before each of them (`LMM.answer`); nothing is cached then.
+    With `reuse`, answers that the very same weights gave before are taken from the cache. The model's weights are the
+    same afterwards as before.
+    """
+    routes = processes.agreed(_routes(methods, samples, task))
+    before = copy_of(lmm.trainable())
+    said: dict[int, str] = {}
+    how: dict[str, Any] = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "context": context}
+    try:
+        for expert in sorted(set(routes), key=str):
+            members = [i for i, route in enumerate(routes) if route == expert]
+            if expert is not None:
+                for method in methods:
+                    method.activate(expert)
+            group = [samples[i] for i in members]
+            cache = AnswerCache(lmm, max_new_tokens=max_new_tokens, reuse=reuse and not context)
+            for known in _fill(cache, lmm, group, features, **how):
+                if on_answered:
+                    on_answered(len(said) + known, len(samples))
+            said |= {i: cache[samples[i]] for i in members}
+    finally:  # a server goes on after a question that fails
+        restore(lmm.trainable(), before)
+    return [Answer(sample, said[i], routes[i]) for i, sample in enumerate(samples)]
+
+
+def _routes(methods: Sequence[Method], samples: Sequence[Sample], task: str | None) -> Sequence[str | None]:
+    for method in methods:
+        if method.needs_task_id():
+            if task is None:
+                raise UserError(f"method '{method.name}' is set to be told the task of each question: say which it is")
+            return [method.expert_of(task) or UNTOUCHED] * len(samples)
+        routes = method.route(samples)
+        if routes is not None:
+            return routes
+    return [None] * len(samples)
+
+
+def _fill(
+    cache: AnswerCache,
+    lmm: LMM,
+    samples: Sequence[Sample],
+    features: FeatureStore,
+    *,
+    batch_size: int,
+    max_new_tokens: int,
+    context: Sequence[Turn],
+) -> Iterator[int]:
+    """Generate what the cache does not have, in batches of similar length; after each, how many are known now.
+
+    Several processes share the batches, unless the weights are spread over them: then each needs all in every step.
+    """
+    places = processes.agreed([place for place, sample in enumerate(samples) if sample not in cache])
+    missing = sorted((samples[place] for place in places), key=lambda s: (len(s.instruction), s.id))
+    chunks = [missing[start : start + batch_size] for start in range(0, len(missing), batch_size)]
+    said: list[str] = []
+    mine = chunks if processes.spread_weights() else processes.share(chunks)
+    known, together = len(samples) - len(missing), len(chunks) / max(1, len(mine))
+    for chunk in mine:
+        said += lmm.answer(
+            features.get(chunk),
+            [s.instruction for s in chunk],
+            max_new_tokens=max_new_tokens,
+            pictures=[len(s.images) for s in chunk],
+            context=context,
+        )
+        yield min(len(samples), known + round(together * len(said)))
+    for asked, texts in processes.gathered((mine, said)):
+        cache.add((sample for chunk in asked for sample in chunk), texts)
+    if missing and processes.leads():
+        cache.save()
+
+
+def longest_answer(lmm: LMM, task: Task, wanted: int | None) -> int:
+    """Tokens that an answer may have: `wanted`, else two more than the longest training (or test) answer has."""
+    if wanted is not None:
+        return wanted
+    texts = {sample.answers[0] for sample in task.train or task.test}
+    return max(lmm.answer_tokens(text) for text in texts) + 2
+
+
+def write_answers(path: Path, answers: Sequence[Answer]) -> None:
+    """Write answers down before anything is scored."""
+    write_jsonl(
+        path,
+        (
+            {
+                "id": a.sample.id,
+                **images_to_row(a.sample.images),
+                "instruction": a.sample.instruction,
+                "gold": list(a.sample.answers),
+                "answer": a.text,
+                "expert": a.expert,
+                **({"extras": dict(a.sample.extras)} if a.sample.extras else {}),
+            }
+            for a in answers
+        ),
+    )
+
+
+def read_answers(path: Path) -> list[dict[str, Any]]:
+    """Read an answers file.
+
+    Raises:
+        RunFolderError: missing or damaged; the message names file and line.
+    """
+    if not path.exists():
+        raise RunFolderError(f"{path} is missing: run the same command again, it is made anew")
+    rows = []
+    # Not splitlines(): it also breaks at signs that may stand inside an answer.
+    for number, line in enumerate(read_text(path).removesuffix("\n").split("\n"), start=1):
+        try:
+            rows.append(_sound(json_value(line)))
+        except ValueError as problem:
+            raise RunFolderError(f"{path}:{number} is damaged: delete the file and run the command again") from problem
+    return rows
+
+
+def _sound(row: Any) -> dict[str, Any]:
+    """A row with what everybody reads from it."""
+    texts = isinstance(row, dict) and all(isinstance(row.get(key), str) for key in ("id", "answer", "instruction"))
+    golds = row.get("gold") if texts else None
+    if not isinstance(golds, list) or not all(isinstance(gold, str) for gold in golds):
+        raise ValueError("no answer")
+    images = [row["image"]] if "image" in row else row.get("images")
+    if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
+        raise ValueError("no pictures")
+    if not isinstance(row.get("expert"), str | None):
+        raise ValueError("no expert")
+    sound: dict[str, Any] = row
+    return sound
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Score of a task's answers in points of 100: as the task demands, and tolerant of the answer's form.
+
+    Attributes:
+        rule: name of the scoring rule.
+        standard_error: of `strict`, from the spread of the answers' scores; None for a single answer, and where the
+            score of a cell is not the mean of its answers' (BLEU).
+    """
+
+    rule: str
+    strict: float
+    tolerant: float
+    standard_error: float | None
+    n: int
+    experts: dict[str, int]
+
+
+def score_answers(rows: Sequence[dict[str, Any]], task: Task) -> Score:
+    """Score an answers file against `task`.
+
+    Raises:
+        RunFolderError: an answer is missing or one too many: a cell with gaps has no score.
+    """
+    wanted = [s.id for s in task.test]
+    if [row["id"] for row in rows] != wanted:
+        raise RunFolderError(f"task '{task.name}': {len(rows)} answers for {len(wanted)} test samples, or other ids")
+    rule = rule_of(task.score)
+    cell = score_cell(rule, [row["answer"] for row in rows], [row["gold"] for row in rows])
+    return Score(
+        rule=rule.name,
+        strict=cell.strict,
+        tolerant=cell.tolerant,
+        standard_error=cell.standard_error,
+        n=len(rows),
+        experts=dict(Counter(row["expert"] for row in rows if row["expert"] is not None)),
+    )

@@ -1,0 +1,157 @@
+"""The gradient of an optimizer step, micro-batch by micro-batch: each whole, or in pieces where memory is short.
+
+A micro-batch that is too large is no reason to end a run of days: its halves, each counting by its share of samples,
+have the same gradient up to rounding. All micro-batches of a step, on all processes, are its window.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from evertune.data.task import Sample
+from evertune.methods import Method
+from evertune.models.features import FeatureStore
+from evertune.models.protocol import LMM, Batch, LossMean
+from evertune.utils import distributed as processes
+from evertune.utils.errors import UserError
+
+
+class NotFiniteError(UserError):
+    """A loss or a gradient is not finite; `samples` are the ids of the samples that went into it."""
+
+    def __init__(self, what: str, value: float, samples: Sequence[str]) -> None:
+        super().__init__(
+            f"the {what} is {value} at the samples {', '.join(samples)}; no step was taken. Lower train.learning_rate, "
+            "or look at these samples"
+        )
+        self.what, self.samples = what, list(samples)
+
+
+class Gradients:
+    """Adds up the gradients of the micro-batches of a window.
+
+    A sample counts 1, or as many as its answer has tokens (`loss_mean`), wherever it is: the loss of a step is the mean
+    over its window, and so is each term of a method.
+
+    Attributes:
+        pieces: into how many each micro-batch is cut; doubles when memory does not suffice, and stays so.
+    """
+
+    def __init__(
+        self,
+        lmm: LMM,
+        methods: Sequence[Method],
+        parameters: Mapping[str, nn.Parameter],
+        order: Sequence[Sample],
+        features: FeatureStore,
+        accelerator: Any,
+        *,
+        loss_mean: LossMean = "sample",
+    ) -> None:
+        self._lmm, self._methods, self._parameters = lmm, methods, parameters
+        self._order, self._features, self._accelerator = order, features, accelerator
+        self._loss_mean = loss_mean
+        self._micro_batches: list[range] = []  # of this window so far
+        self._loss = self._weight = 0.0  # their sums, over all processes
+        self.pieces = 1
+
+    def add(self, batch: Batch, whole: range, window: range) -> None:
+        """Add the gradient of a micro-batch of `window`, which `batch` is this process's part of.
+
+        Raises:
+            NotFiniteError: the loss is not finite.
+            UserError: a single sample does not fit into memory.
+        """
+        self._micro_batches.append(whole)
+        try:
+            if self.pieces > 1:
+                self._in_pieces(whole, window)
+            else:
+                self._part(batch, whole, window, counts=bool(processes.share(whole)))
+            return
+        except torch.OutOfMemoryError as problem:
+            if processes.count() > 1:  # the others are waiting for this one's part
+                raise
+            message = str(problem)
+        self._again(message, window)  # here, where what the failed attempt held is free again
+
+    def finish(self, window: range) -> float:
+        """Make the gradients those of the window's mean, the same on all processes; returns its loss."""
+        processes.sum_gradients(self._parameters)
+        if self._weight != len(window):  # how many tokens there are is known only now
+            for parameter in self._parameters.values():
+                if parameter.grad is not None:
+                    parameter.grad.mul_(len(window) / self._weight)
+        return self._loss / self._weight
+
+    def refuse_not_finite(self, norm: Tensor) -> None:
+        """Called once per step, with the norm of the gradient; the next micro-batch is of another window."""
+        self._refuse("gradient", norm.item(), [place for whole in self._micro_batches for place in whole])
+        self._micro_batches, self._loss, self._weight = [], 0.0, 0.0
+
+    def _part(self, batch: Batch, places: range, window: range, *, counts: bool) -> None:
+        """Add a part of the window; one that does not count takes part only because other processes wait for it."""
+        loss, weight = loss_of(self._lmm.module(), self._methods, batch, loss_mean=self._loss_mean)
+        weight = weight if counts else 0.0
+        total, weights = processes.total([weight * loss.item(), weight], device=loss.device)
+        self._refuse("loss", total, places)
+        self._accelerator.backward(reaching(weight / len(window) * loss, self._parameters))
+        self._loss += total
+        self._weight += weights
+
+    def _in_pieces(self, whole: range, window: range) -> None:
+        size = -(-len(whole) // self.pieces)
+        for start in range(whole.start, whole.stop, size):
+            places = range(start, min(start + size, whole.stop))
+            rows = [self._order[place] for place in places]
+            batch = self._lmm.collate(rows, self._features.get(rows)).to(self._lmm.device)
+            self._part(batch, places, window, counts=True)
+
+    def _again(self, message: str, window: range) -> None:
+        """The window's micro-batches so far once more, in smaller pieces, until they fit."""
+        while True:
+            largest = max(len(whole) for whole in self._micro_batches)
+            if self.pieces >= largest:
+                raise UserError(
+                    f"one sample alone does not fit into memory ({message}): set train.checkpointing=true, or let less "
+                    "of the model train"
+                )
+            self.pieces *= 2
+            for parameter in self._parameters.values():
+                parameter.grad = None
+            if self._lmm.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self._loss = self._weight = 0.0
+            try:
+                for whole in self._micro_batches:
+                    self._in_pieces(whole, window)
+                return
+            except torch.OutOfMemoryError as problem:
+                message = str(problem)
+
+    def _refuse(self, what: str, value: float, places: Sequence[int]) -> None:
+        if not math.isfinite(value):
+            raise NotFiniteError(what, value, [self._order[place].id for place in places])
+
+
+def loss_of(
+    module: nn.Module, methods: Sequence[Method], batch: Batch, *, loss_mean: LossMean = "sample"
+) -> tuple[Tensor, float]:
+    """The loss of a batch with what the methods add to it, a mean over the batch; and what the batch counts."""
+    output = replace(module(batch), loss_mean=loss_mean)
+    total: Tensor = output.loss
+    for method in methods:
+        for term in method.loss_terms(batch, output).values():
+            total = total + term
+    return total, float(output.weights.sum())
+
+
+def reaching(loss: Tensor, parameters: Mapping[str, nn.Parameter]) -> Tensor:
+    """The loss, which a batch without a picture may leave without a way back to what trains: its gradient is 0 then."""
+    return loss if loss.requires_grad else loss + sum((0 * p).sum() for p in parameters.values())

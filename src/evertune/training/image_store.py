@@ -1,0 +1,54 @@
+"""Images that a run folder keeps, by content: those of a replay memory and of the tasks that are asked again.
+
+    kept/pictures/3f...9a.png    named by SHA-256
+
+Who keeps a sample names its images by these file names alone. So a run resumes when its folder, the cache or the data
+are elsewhere or gone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from evertune.data.images import read_bytes
+from evertune.data.task import Sample
+from evertune.utils import distributed as processes
+from evertune.utils.errors import DataError
+from evertune.utils.files import make_folder, write_atomically
+from evertune.utils.safe_names import below
+
+FOLDER = "kept"
+PICTURES = "pictures"
+
+
+def keep_images(run: Path, sample: Sample) -> Sample:
+    """Copy a sample's images into the run folder; the same sample with the names that they have there.
+
+    Raises:
+        DataError: an image is gone.
+    """
+    place = run / FOLDER / PICTURES
+    names = [f"{sha}{image.suffix.lower()}" for image, sha in zip(sample.images, sample.image_digests, strict=True)]
+    for image, name in zip(sample.images, names, strict=True):
+        if processes.leads() and not (place / name).exists():
+            make_folder(place)
+            write_atomically(place / name, read_bytes(image, origin=sample.origin))
+    return replace(sample, images=tuple(map(Path, names)), known_digests=())
+
+
+def kept_images(run: Path, sample: Sample) -> Sample:
+    """A sample that `keep_images` gave, its images where they are now.
+
+    Raises:
+        DataError: an image is gone. RunFolderError: a name leads out of the folder.
+    """
+    place = run / FOLDER / PICTURES
+    images = tuple(below(place, str(image)) for image in sample.images)
+    for image in images:
+        if not image.exists():
+            raise DataError(
+                f"{sample.origin}: the kept image {image} is missing. Run evertune doctor {run} --repair",
+                kind="missing picture",
+            )
+    return replace(sample, images=images)

@@ -1,0 +1,388 @@
+"""The model that remembers: learn one more task, ask, evaluate, save, load, roll back.
+
+A benchmark is `learn` in a loop; a run folder is what a learner wrote.
+
+    learner = Learner(load_lmm("smol"), make_methods("replay"), folder=Path("my-model"))
+    learner.learn(task)
+    learner.ask("photo.png", "what is this?")
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from evertune.data.images import size_of
+from evertune.data.task import Sample, Task, data_digest, fingerprints_of
+from evertune.methods import Context, Method, adapted, composed
+from evertune.models.features import FeatureStore
+from evertune.models.fsdp import spread_frozen
+from evertune.models.protocol import LMM
+from evertune.models.readable import refuse_unreadable
+from evertune.models.weights import bytes_of, copy_of, fingerprint_of, restore
+from evertune.training.evaluator import Answer, OnAnswered, answer_samples, longest_answer
+from evertune.training.image_store import keep_images, kept_images
+from evertune.training.loop import OnStep, Step, Training, train, trained_parameters
+from evertune.training.mid_task import FILE as MIDWAY
+from evertune.training.mid_task import Saves
+from evertune.training.stages import FILES, SEAL, Stage, load_stage, save_stage, saved_stages, stage_folder
+from evertune.training.states import read_tensors, split_state
+from evertune.utils import distributed as processes
+from evertune.utils.device import no_fixed_order
+from evertune.utils.errors import RunFolderError, UserError
+from evertune.utils.files import cache_folder, digest, digest_of, make_folder, note_damage, write_atomically
+from evertune.utils.links import refuse_links
+from evertune.utils.parsing import json_value
+
+
+class Learner:
+    """An LMM, the methods that protect what it knows, and the folder of what it has learned.
+
+    Args:
+        lmm: a freshly loaded model; its weights at this moment are the start point. A method may put adapters beside
+            its layers: `self.lmm` is the model with them.
+        methods: a list of methods (`make_methods`).
+        folder: where stages are written; stages that are there already are loaded.
+        training: hyper-parameters of every task.
+        seed: decides every random choice, together with the task's name.
+        evaluation_batch: questions answered at once.
+        max_new_tokens: longest answer; None: two tokens more than the task's longest training answer.
+        known: tasks that the model knows before the first stage, for methods that protect them.
+        reuse: take over answers and trainings from the cache that are identical to the bit.
+        upto: go on from this stage, as if no later one were in the folder; by default from the last.
+
+    Raises:
+        RunFolderError: a stage in `folder` is damaged, or links are in it. UserError: a method lacks another.
+    """
+
+    def __init__(
+        self,
+        lmm: LMM,
+        methods: Sequence[Method],
+        *,
+        folder: Path,
+        training: Training | None = None,
+        seed: int = 0,
+        evaluation_batch: int = 128,
+        max_new_tokens: int | None = None,
+        known: Sequence[Task] = (),
+        reuse: bool = True,
+        upto: int | None = None,
+    ) -> None:
+        refuse_links(folder)
+        self.methods = composed(methods)
+        self.lmm = lmm = adapted(lmm, self.methods, seed=seed)
+        if processes.spread_weights():
+            spread_frozen(lmm)
+        self.folder = folder
+        self.training = training or Training()
+        self.seed = seed
+        self.evaluation_batch = evaluation_batch
+        self.max_new_tokens = max_new_tokens
+        self.known = tuple(known)
+        self.reuse = reuse
+        self.features = FeatureStore(lmm)
+        self._longest: dict[tuple[str, int, int], int] = {}
+        self._start = copy_of(lmm.trainable())
+        self._context = Context(
+            lmm=lmm,
+            features=self.features,
+            seed=seed,
+            start=self._start,
+            keep=partial(keep_images, folder),
+            kept=partial(kept_images, folder),
+        )
+        self.stages: list[Stage] = saved_stages(folder, upto=upto)
+        self.current = 0
+        self.load(len(self.stages))
+
+    def learn(self, task: Task, *, on_step: OnStep | None = None) -> Stage:
+        """Teach one more task and save it as the next stage.
+
+        Raises:
+            DataError: a picture is broken. NotFiniteError: a loss or a gradient is not finite. Stopped: by SIGTERM; the
+                training is saved and the same call goes on with it. Earlier stages stay valid.
+        """
+        if self.current < len(self.stages):
+            raise UserError(
+                f"the model is at stage {self.current} of {len(self.stages)}: roll back first, or load the last"
+            )
+        for method in self.methods:
+            method.before_task(task)
+        plan: Sequence[Sample] = task.train
+        for method in self.methods:
+            plan = method.data_plan(task, plan)
+        with processes.leader_first():
+            self.features.ensure(plan)
+        log, seconds, reused = self._train(task, plan, on_step)
+        for method in self.methods:
+            method.after_task(task)
+        state = self._state()
+        stage = Stage(
+            number=len(self.stages) + 1,
+            task=task.name,
+            samples=len(plan),
+            steps=len(log),
+            seconds=seconds,
+            reused=reused,
+            stored_bytes=split_state(state).nbytes,
+            trained_parameters=sum(p.numel() for p in trained_parameters(self.lmm, self.methods).values()),
+            data=data_digest(task),
+        )
+        if processes.leads():
+            save_stage(
+                self.folder,
+                stage,
+                trainable=self.lmm.trainable(),
+                start=self._start,
+                state=state,
+                log=[step.as_dict() for step in log],
+            )
+            (self.folder / MIDWAY).unlink(missing_ok=True)
+        processes.wait()
+        self.stages.append(stage)
+        self.current = stage.number
+        if not processes.leads():
+            self._take(stage)  # processors differ: from here on all know the same to the bit
+        return stage
+
+    def training_of(self, task: Task) -> Training:
+        """The hyper-parameters of this task: those of all, with steps enough for few samples."""
+        return self.training.fitted(len(task.train))
+
+    def answers(self, task: Task, *, on_answered: OnAnswered | None = None) -> list[Answer]:
+        """Answers to the test samples of `task`; the model is not told which task it is, unless `needs_task_id`."""
+        with processes.leader_first():
+            self.features.ensure(task.test)
+        with no_fixed_order():
+            return answer_samples(
+                self.lmm,
+                self.methods,
+                task.test,
+                self.features,
+                batch_size=self.evaluation_batch,
+                max_new_tokens=self._longest_answer(task),
+                task=task.name,
+                reuse=self.reuse,
+                on_answered=on_answered,
+            )
+
+    def _longest_answer(self, task: Task) -> int:
+        """Found once per task: it is a pass over all training answers."""
+        key = (task.name, len(task.train), len(task.test))
+        if key not in self._longest:
+            self._longest[key] = longest_answer(self.lmm, task, self.max_new_tokens)
+        return self._longest[key]
+
+    def needs_task_id(self) -> bool:
+        """Whether a method must be told which task a question is from."""
+        return any(method.needs_task_id() for method in self.methods)
+
+    def expert_of(self, task: str) -> str | None:
+        """Name of the expert that serves `task`; None when there is none."""
+        return next((expert for m in self.methods if (expert := m.expert_of(task)) is not None), None)
+
+    def ranking(self, sample: Sample) -> list[tuple[str, float]]:
+        """The learned tasks that a sample may be from, with the router's probabilities; empty if nothing is routed."""
+        rankings = (method.ranking(sample) for method in self.methods)
+        return next((ranking for ranking in rankings if ranking), [])
+
+    def activate(self, expert: str) -> None:
+        """Put an expert's weights into the model, until a stage is loaded or taught."""
+        for method in self.methods:
+            method.activate(expert)
+
+    def ask(
+        self,
+        image: Path | str | Sequence[Path | str],
+        instruction: str,
+        *,
+        task: str | None = None,
+        max_new_tokens: int = 16,
+    ) -> Answer:
+        """Answer one question about a picture, or as many as the model takes; `task` is for methods that need it only.
+
+        Raises:
+            UserError: the instruction is empty, or a method must be told the task.
+            DataError: a picture is missing or broken, or the model takes another number of them.
+        """
+        images = (image,) if isinstance(image, Path | str) else image
+        if not instruction.strip():
+            raise UserError("the instruction is empty: ask something")
+        sample = Sample("ask", tuple(map(Path, images)), instruction.strip(), (), origin="ask")
+        refuse_unreadable(sample, self.lmm, [size_of(path, origin="ask") for path in sample.images])
+        self.features.ensure([sample])
+        return answer_samples(
+            self.lmm, self.methods, [sample], self.features, batch_size=1, max_new_tokens=max_new_tokens, task=task
+        )[0]
+
+    def load(self, number: int) -> None:
+        """Go to the model as it was after stage `number`; 0 is the untouched model. Later stages stay on disk.
+
+        Raises:
+            UserError: there is no such stage. RunFolderError: it is damaged.
+        """
+        if not 0 <= number <= len(self.stages):
+            raise UserError(f"there is no stage {number}; {self.folder} has stages 0 to {len(self.stages)}")
+        restore(self.lmm.trainable(), self._start)
+        for method in self.methods:
+            method.setup(self._context)
+        if number:
+            self._take(self.stages[number - 1])
+        else:
+            self._know()
+        self.current = number
+
+    def refresh(self) -> None:
+        """Take in what another process has taught or rolled back meanwhile, and load the last stage.
+
+        Raises:
+            RunFolderError: a stage is damaged or gone.
+        """
+        self.stages = saved_stages(self.folder)
+        self.load(len(self.stages))
+
+    def rollback(self, to: int) -> None:
+        """Forget every stage after stage `to`, for good.
+
+        Raises:
+            UserError: there is no such stage.
+        """
+        self.load(to)
+        for stage in reversed(self.stages[to:]):
+            folder = stage_folder(self.folder, stage.number, stage.task)
+            (folder / "done.json").unlink()  # first: from here on the stage does not exist
+            shutil.rmtree(folder)
+        self.stages = self.stages[:to]
+
+    def _know(self) -> None:
+        """Tell the methods what the untouched model knows already."""
+        for task in self.known:
+            self.features.ensure(task.train)
+            for method in self.methods:
+                method.know(task)
+
+    def _state(self) -> dict[str, Any]:
+        return {method.name: method.state_dict() for method in self.methods}
+
+    def _take(self, stage: Stage) -> None:
+        trainable, state = load_stage(self.folder, stage, start=self._start)
+        if set(trainable) != set(self.lmm.trainable()) or set(state) != {m.name for m in self.methods}:
+            raise RunFolderError(f"{self.folder} was made with another model or other methods")
+        folder = stage_folder(self.folder, stage.number, stage.task)
+        try:
+            restore(self.lmm.trainable(), trainable)
+        except RunFolderError as problem:
+            raise RunFolderError(f"{folder / FILES[0]}: {problem}") from problem
+        for method in self.methods:
+            self._give(method, state[method.name], folder / FILES[1])
+
+    @staticmethod
+    def _give(method: Method, state: dict[str, Any], path: Path) -> None:
+        """Whatever a method finds wrong with a state is said of the file that it is from."""
+        try:
+            method.load_state_dict(state)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as problem:
+            said = problem if isinstance(problem, UserError) else f"{type(problem).__name__}: {problem}"
+            raise RunFolderError(f"{path}: the state of {method.name} can't be used ({said})") from problem
+
+    def _train(self, task: Task, plan: Sequence[Sample], on_step: OnStep | None) -> tuple[list[Step], float, bool]:
+        """Train, or take over the result of an identical training that this machine has done before.
+
+        Methods share much: the first stage of all that only change the data, every expert of `eproj` and the same task
+        under `direct`. Identical means: same start weights, samples in the same order, hyper-parameters, seed, number
+        format and library, and no method that adds to the loss.
+        """
+        seed = int(digest(str(self.seed), task.name)[:8], 16)
+        plain = not any(method.adds_to_loss() for method in self.methods)
+        alone = processes.count() == 1  # several sum in another order
+        training = self.training_of(task)
+        remembered = self._memo(plan, seed, training) if self.reuse and plain and alone else None
+        if remembered is not None and (found := _recalled(remembered)):
+            tensors, record = found
+            restore(self.lmm.trainable(), tensors)  # of this model: both are in the name
+            return [Step(**step) for step in record["log"]], record["seconds"], True
+        started = time.perf_counter()
+        with no_fixed_order(), self._saves(task, plan, seed, training) as midway:
+            log = train(
+                self.lmm,
+                self.methods,
+                plan,
+                self.features,
+                training=training,
+                seed=seed,
+                on_step=on_step,
+                midway=midway,
+            )
+        seconds = time.perf_counter() - started + midway.seconds
+        if remembered is not None and log[-1].pieces == 1:
+            trained = copy_of(self.lmm.trainable())
+            _remember(remembered, trained, log, seconds)
+        return log, seconds, False
+
+    def _memo(self, plan: Sequence[Sample], seed: int, training: Training) -> Path:
+        key = digest_of(self._decides(plan, seed, training))
+        return make_folder(cache_folder() / "trained") / f"{key[:32]}.safetensors"
+
+    def _saves(self, task: Task, plan: Sequence[Sample], seed: int, training: Training) -> Saves:
+        """Where this training is kept on the way, by all that decides it: also what methods know of earlier tasks."""
+        parameters, every = self.lmm.trainable(), training.save_every
+        state = split_state(self._state()).fingerprint
+        decides = {**self._decides(plan, seed, training), "task": task.name, "state": state}
+        key = digest_of({**decides, "processes": processes.count()})
+        return Saves(self.folder, key=key, every=every, size=bytes_of(parameters))
+
+    def _decides(self, plan: Sequence[Sample], seed: int, training: Training) -> dict[str, Any]:
+        parameters = self.lmm.trainable()
+        return {
+            "model": self.lmm.fingerprint,
+            "start": fingerprint_of(parameters),
+            "trained": sorted(trained_parameters(self.lmm, self.methods)),
+            "samples": list(fingerprints_of(plan)),
+            "training": training.as_dict(),
+            "seed": seed,
+            "dtype": str(self.lmm.dtype),
+            "device": self.lmm.device.type,
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+        }
+
+
+def _remember(path: Path, trained: dict[str, Tensor], log: Sequence[Step], seconds: float) -> None:
+    """Keep a training in the cache."""
+    record = {"log": [step.full() for step in log], "seconds": seconds, "sha256": fingerprint_of(trained)}
+    sealed = {**record, SEAL: digest_of(record)}
+    write_atomically(path, save(trained, metadata={"record": json.dumps(sealed)}))
+
+
+def _recalled(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Weights and record of a training in the cache; None where there is none, or what is there is damaged."""
+    if not path.exists():
+        return None
+    try:
+        tensors, metadata = read_tensors(path)
+        record = json_value(metadata["record"])
+        if _is_whole(record, tensors):
+            return tensors, record
+    except (RunFolderError, KeyError, ValueError):
+        pass
+    note_damage(path)  # a cache: what is damaged is made again
+    return None
+
+
+def _is_whole(record: dict[str, Any], tensors: dict[str, Tensor]) -> bool:
+    """Whether weights and record are what was written; what an earlier version has kept may have no seal."""
+    if record.keys() - {SEAL, "sha256"} != {"log", "seconds"}:
+        return False
+    told = {key: value for key, value in record.items() if key != SEAL}
+    sealed = digest_of(told) if SEAL in record else None
+    return record.get(SEAL) == sealed and record.get("sha256") in (None, fingerprint_of(tensors))

@@ -1,0 +1,380 @@
+"""The one training loop, on accelerate. Methods hang their hooks into it; none of them brings its own.
+
+Per micro-batch: loss of the answers plus the methods' loss terms. Per optimizer step: `after_backward` (closed-form
+gradients, once however the batch was split), clipping, AdamW, cosine schedule, `after_step`. Several processes share
+every micro-batch and average their gradients, so that their number decides no loss.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from evertune.data.task import Picked, Sample
+from evertune.methods import Method
+from evertune.models.features import FeatureStore
+from evertune.models.protocol import LMM, Batch, LossMean
+from evertune.models.weights import restore
+from evertune.training.gradients import Gradients
+from evertune.utils import distributed as processes
+from evertune.utils.errors import UserError
+
+SMALLEST_BATCH = 8
+"""Samples per optimizer step below which a training is never cut to have steps enough (docs/upkeep.md)."""
+MOST_SAMPLES = 2**31
+"""Samples of one training, over all its epochs: their order is kept in memory, 8 bytes each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """How a task is trained. `batch_size` counts samples per micro-batch, `epochs` passes over the data plan.
+
+    `checkpointing` keeps no activations inside the blocks of the LM and computes them again on the way back: less
+    memory, more time, the same numbers. `save_every` is after how many optimizer steps a training is saved, to be gone
+    on with: 0 is never, None as often as costs little. It decides no number. `loss_mean` says what counts the same in
+    the loss of a step: every sample, whose loss is the mean over its answer's tokens, or every answer token.
+    `min_steps` is a floor of optimizer steps: few samples come in smaller batches and more passes (`fitted`).
+    """
+
+    epochs: float = 1.0
+    batch_size: int = 4
+    accumulate: int = 1
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    warmup: float = 0.03
+    clip: float = 1.0
+    loss_mean: LossMean = "sample"
+    checkpointing: bool = False
+    save_every: int | None = None
+    min_steps: int = 0
+
+    def fitted(self, samples: int) -> Training:
+        """The same with `min_steps` optimizer steps or more for a task of `samples` samples.
+
+        First the batch shrinks until `epochs` passes are steps enough, but not below `SMALLEST_BATCH`; then the passes
+        grow.
+        """
+        whole = self.batch_size * self.accumulate
+        if self.steps(samples) >= self.min_steps:
+            return self
+        batch = min(whole, max(SMALLEST_BATCH, round(self.epochs * samples / self.min_steps)))
+        accumulate = math.ceil(batch / self.batch_size)
+        micro = batch // accumulate
+        epochs = max(self.epochs, self.min_steps * micro * accumulate / samples)
+        return replace(self, batch_size=micro, accumulate=accumulate, epochs=epochs)
+
+    def steps(self, samples: int) -> int:
+        """Optimizer steps for a data plan of `samples` samples.
+
+        Raises:
+            UserError: they are too many to be held in memory.
+        """
+        seen = max(1, round(self.epochs * samples))
+        if seen > MOST_SAMPLES:
+            raise UserError(
+                f"a training over {seen:,} samples is too long (at most {MOST_SAMPLES:,}): "
+                "lower train.epochs or train.min_steps"
+            )
+        return math.ceil(math.ceil(seen / self.batch_size) / self.accumulate)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For keys: what decides the numbers."""
+        without = ("checkpointing", "save_every", "min_steps")  # the last decides others
+        return {name: value for name, value in asdict(self).items() if name not in without}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One optimizer step, as the progress line and the log see it; `pieces` of a micro-batch where memory was short."""
+
+    step: int
+    steps: int
+    loss: float
+    learning_rate: float
+    samples_per_second: float
+    gradient_norm: float | None = None
+    """Before clipping; None in what an earlier evertune has kept."""
+    pieces: int = 1
+
+    def full(self) -> dict[str, float]:
+        """Every field, to be made again from."""
+        return asdict(self)
+
+    def as_dict(self) -> dict[str, float]:
+        """For the log: what does not depend on the machine's speed."""
+        norm = {} if self.gradient_norm is None else {"gradient_norm": self.gradient_norm}
+        cut = {"pieces": self.pieces} if self.pieces > 1 else {}
+        return {"step": self.step, "loss": self.loss, "learning_rate": self.learning_rate, **norm, **cut}
+
+
+OnStep = Callable[[Step], None]
+
+
+class Midway(Protocol):
+    """Keeps a training in the middle of a task, so that it can be gone on with to the bit."""
+
+    def found(self) -> Mapping[str, Any] | None:
+        """What was kept of this very training; None when it begins."""
+
+    def after_step(self, step: Step, state: Callable[[], dict[str, Any]]) -> None:
+        """Called after each optimizer step but the last; `state` makes what has to be kept."""
+
+
+def sample_order(samples: Sequence[Sample], *, epochs: float, seed: int) -> Sequence[Sample]:
+    """`epochs` passes over `samples`, each in its own random order; a fraction takes the beginning of its pass."""
+    choose = random.Random(seed)
+    order = array("q")  # places, not samples: there may be a million of them
+    wanted = max(1, round(epochs * len(samples)))
+    while len(order) < wanted:
+        order.extend(choose.sample(range(len(samples)), len(samples)))
+    return Picked(samples, order[:wanted])
+
+
+def train(
+    lmm: LMM,
+    methods: Sequence[Method],
+    samples: Sequence[Sample],
+    features: FeatureStore,
+    *,
+    training: Training,
+    seed: int,
+    on_step: OnStep | None = None,
+    midway: Midway | None = None,
+) -> list[Step]:
+    """Train what is trainable in `lmm` on `samples` and return the log, one entry per optimizer step.
+
+    Args:
+        lmm: the model; changed in place.
+        methods: their hooks are called in order.
+        samples: one epoch's data plan; its order here does not matter, `seed` decides it.
+        features: has seen every sample (`ensure`).
+        training: the hyper-parameters.
+        seed: of the order of samples and of everything random in the step.
+        on_step: called after each optimizer step.
+        midway: where the training is kept on the way, and gone on with when it was interrupted.
+
+    Raises:
+        UserError: nothing trains. NotFiniteError: a loss or a gradient is not finite: the message names the samples,
+            and the weights are those before that step.
+    """
+    torch.manual_seed(seed)
+    parameters = trained_parameters(lmm, methods)
+    if not parameters:
+        names = "+".join(method.name for method in methods)
+        raise UserError(f"method '{names}' leaves nothing of {lmm.name} to train: change its options")
+    order = sample_order(samples, epochs=training.epochs, seed=seed)
+    with _training(lmm, parameters), _checkpointing(lmm, wanted=training.checkpointing):
+        run = _Run(lmm, methods, parameters, order, training, training.steps(len(samples)))
+        return _steps(run, features, on_step, midway)
+
+
+@contextmanager
+def _training(lmm: LMM, parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
+    """Training mode with gradients on `parameters` only; undone at the end, also when a step fails."""
+    module, trainable = lmm.module(), lmm.trainable()
+    try:
+        module.train()
+        for name, parameter in trainable.items():
+            parameter.requires_grad_(name in parameters)
+        yield
+    finally:
+        module.eval()
+        for parameter in trainable.values():
+            parameter.requires_grad_(True)
+            parameter.grad = None
+
+
+@contextmanager
+def _checkpointing(lmm: LMM, *, wanted: bool) -> Iterator[None]:
+    """Activations of the library's blocks are computed again in the backward pass, for as long as this is entered."""
+    able = [m for m in lmm.module().modules() if wanted and getattr(m, "supports_gradient_checkpointing", False)]
+    if wanted and not able:
+        raise UserError(f"{lmm.name} has no part that can do without its activations: leave out train.checkpointing")
+    try:
+        for part in able:
+            part.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+        yield
+    finally:
+        for part in able:
+            part.gradient_checkpointing_disable()  # type: ignore[operator]
+
+
+class _Run(NamedTuple):
+    """What one training is about."""
+
+    lmm: LMM
+    methods: Sequence[Method]
+    parameters: Mapping[str, nn.Parameter]
+    order: Sequence[Sample]
+    training: Training
+    steps: int
+
+
+def _steps(run: _Run, features: FeatureStore, on_step: OnStep | None, midway: Midway | None) -> list[Step]:
+    parameters = run.parameters
+    kept = midway.found() if midway else None
+    place = kept["place"] if kept else 0
+    accelerator, optimizer, loader, schedule = _prepared(run, features, place)
+    gradients = Gradients(
+        run.lmm, run.methods, parameters, run.order, features, accelerator, loss_mean=run.training.loss_mean
+    )
+    log: list[Step] = []
+    started, seen = time.perf_counter(), 0
+    for batch, whole in zip(loader, micro_batches(len(run.order), run.training.batch_size)[place:], strict=True):
+        if kept:  # not earlier: a loader that begins draws from the random numbers
+            log = _go_on(run, kept, optimizer, schedule, gradients)
+            kept = None
+        window = _window(whole, len(run.order), run.training)
+        gradients.add(batch, whole, window)
+        seen += len(whole)
+        place += 1
+        if whole.stop < window.stop:
+            continue
+        loss = gradients.finish(window)
+        for method in run.methods:
+            method.after_backward(parameters)
+        norm = accelerator.clip_grad_norm_(list(parameters.values()), run.training.clip)
+        gradients.refuse_not_finite(norm)
+        rate = max(schedule.get_last_lr())
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        for method in run.methods:
+            method.after_step(parameters)
+        log.append(
+            Step(
+                step=len(log) + 1,
+                steps=run.steps,
+                loss=loss,
+                learning_rate=rate,
+                samples_per_second=seen / (time.perf_counter() - started),
+                gradient_norm=norm.item(),
+                pieces=gradients.pieces,
+            )
+        )
+        if on_step:
+            on_step(log[-1])
+        if midway and len(log) < run.steps:
+            midway.after_step(log[-1], partial(_state, run, optimizer, schedule, place, log))
+    return log
+
+
+def _state(run: _Run, optimizer: Any, schedule: Any, place: int, log: Sequence[Step]) -> dict[str, Any]:
+    """All that a training needs to be gone on with between two steps: tensors, and values that JSON can hold."""
+    states = optimizer.state_dict()
+    devices = [run.lmm.device] if run.lmm.device.type == "cuda" else []
+    return {
+        "place": place,
+        "log": [step.full() for step in log],
+        "parameters": dict(run.parameters),
+        "optimizer": {**states, "state": {str(index): state for index, state in states["state"].items()}},
+        "schedule": schedule.state_dict(),
+        "random": {
+            str(number): {"cpu": cpu, **dict(zip(("device",), of_device, strict=False))}
+            for number, (cpu, of_device) in enumerate(
+                processes.gathered((torch.get_rng_state(), [torch.cuda.get_rng_state(device) for device in devices]))
+            )
+        },
+        "methods": {method.name: method.progress_dict() for method in run.methods},
+    }
+
+
+def _go_on(run: _Run, kept: Mapping[str, Any], optimizer: Any, schedule: Any, gradients: Gradients) -> list[Step]:
+    """Put everything back that `_state` took; returns the log so far."""
+    restore(run.parameters, kept["parameters"])
+    states = {int(index): state for index, state in kept["optimizer"]["state"].items()}
+    optimizer.load_state_dict({**kept["optimizer"], "state": states})
+    schedule.load_state_dict(dict(kept["schedule"]))
+    for method in run.methods:
+        method.load_progress_dict(kept["methods"][method.name])
+    random_numbers = kept["random"][str(processes.number())]
+    torch.set_rng_state(random_numbers["cpu"])
+    if "device" in random_numbers:
+        torch.cuda.set_rng_state(random_numbers["device"], run.lmm.device)
+    log = [Step(**step) for step in kept["log"]]
+    gradients.pieces = log[-1].pieces
+    return log
+
+
+def trained_parameters(lmm: LMM, methods: Sequence[Method]) -> dict[str, nn.Parameter]:
+    """What trains: everything that no method holds still."""
+    return {name: p for name, p in lmm.trainable().items() if all(method.trains(name) for method in methods)}
+
+
+def _prepared(run: _Run, features: FeatureStore, place: int) -> tuple[Any, Any, Any, Any]:
+    """Accelerator, and what it has prepared: optimizer, loader (from the micro-batch `place` on), schedule.
+
+    The model is not wrapped for several processes: every method may call it in ways that a wrapper would not see. What
+    a wrapper would do, averaging gradients, is done once per optimizer step.
+    """
+    from accelerate import Accelerator
+    from accelerate.data_loader import prepare_data_loader
+    from accelerate.utils import DataLoaderConfiguration
+
+    shared = DataLoaderConfiguration(split_batches=True)  # one step of the schedule is one step of all processes
+    on_cpu, training = run.lmm.device.type == "cpu", run.training
+    accelerator = Accelerator(
+        cpu=on_cpu, dataloader_config=shared
+    )  # which micro-batches are a step is said by `_window`
+    optimizer = torch.optim.AdamW(_groups(run.lmm, run.parameters, training))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine(run.steps, training.warmup))
+    rows = _loader(run, features, place)
+    loader = prepare_data_loader(rows, accelerator.device, num_processes=1, put_on_device=True)
+    return accelerator, accelerator.prepare_optimizer(optimizer), loader, accelerator.prepare_scheduler(schedule)
+
+
+def cosine(steps: int, warmup: float) -> Callable[[int], float]:
+    """Factor of the learning rate at a step: a linear rise over `warmup` of the steps, then half a cosine to 0."""
+    rise = max(1, round(warmup * steps))
+
+    def factor(step: int) -> float:
+        if step < rise:
+            return (step + 1) / rise
+        return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+
+    return factor
+
+
+def micro_batches(samples: int, size: int) -> list[range]:
+    """Places of the samples of each micro-batch, of all processes together."""
+    return [range(start, min(start + size, samples)) for start in range(0, samples, size)]
+
+
+def _window(whole: range, samples: int, training: Training) -> range:
+    """Places of the samples of the optimizer step that a micro-batch is part of; the last one may have fewer."""
+    size = training.batch_size * training.accumulate
+    start = whole.start - whole.start % size
+    return range(start, min(start + size, samples))
+
+
+def _own(whole: range) -> range:
+    """The part of a micro-batch that this process takes; where none is left for it the first, which counts nothing."""
+    return processes.share(whole) or whole[:1]  # type: ignore[return-value]
+
+
+def _loader(run: _Run, features: FeatureStore, place: int) -> Any:
+    def collate(rows: Sequence[Sample]) -> Batch:
+        return run.lmm.collate(rows, features.get(rows))
+
+    places = [_own(whole) for whole in micro_batches(len(run.order), run.training.batch_size)[place:]]
+    return DataLoader(run.order, batch_sampler=places, collate_fn=collate)  # type: ignore[arg-type]
+
+
+def _groups(lmm: LMM, parameters: Mapping[str, nn.Parameter], training: Training) -> list[dict[str, Any]]:
+    """Weight decay on matrices, none on biases and norms; the learning rate times the model's factor."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        decay = training.weight_decay if parameter.ndim > 1 else 0.0
+        groups.setdefault((training.learning_rate * lmm.rate(name), decay), []).append(parameter)
+    return [{"params": members, "lr": lr, "weight_decay": decay} for (lr, decay), members in groups.items()]

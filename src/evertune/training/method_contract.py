@@ -1,0 +1,258 @@
+"""`check_method`: the contract that every method keeps, as a public suite. Run it on your own method.
+
+    from evertune import check_method
+    check_method(lambda: [MyMethod(strength=3)])
+
+It uses the model `random` and three tiny tasks, and takes seconds. A broken promise is an AssertionError that says
+which one.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from evertune.data.task import Sample, Task
+from evertune.methods import Direct, Method, Sequential, adapted
+from evertune.models import load_lmm
+from evertune.models.protocol import LMM
+from evertune.models.weights import bytes_of, copy_of, fingerprint_of
+from evertune.training.learner import Learner
+from evertune.training.loop import Step, Training
+from evertune.training.states import split_state
+
+MakeMethods = Callable[[], Sequence[Method]]
+NewLearner = Callable[[MakeMethods, Path], Learner]
+COLOURS = ("red", "green", "blue", "yellow", "black", "white")
+TRAINING = Training(epochs=2, batch_size=4, learning_rate=5e-3)
+SMALL_GROWTH = 0.05
+"""Share of the trained parameters' bytes that a method may add per task without being an expansion."""
+
+
+def check_method(
+    make: MakeMethods, *, model: str = "random", model_options: Mapping[str, Any] | None = None, seed: int = 3
+) -> None:
+    """Check the contract on the methods that `make` returns; call it with a function that makes them anew each time.
+
+    Args:
+        make: makes the methods.
+        model: a small model, a preset or a checkpoint folder; `random` is of the family smol.
+        model_options: what trains, for a model that leaves it open.
+        seed: of the runs that are compared.
+
+    Raises:
+        AssertionError: a promise is broken; the message says which.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        tasks = toy_tasks(folder / "tasks")
+        new: NewLearner = partial(_learner, model=model, options=model_options or {}, seed=seed)
+        whole = new(make, folder / "whole")
+        frozen = _frozen(whole.lmm)
+        stages = _stages(whole, tasks)
+        for task in stages:
+            whole.learn(task)
+        assert _frozen(whole.lmm) == frozen, "a frozen parameter was changed"
+        _check_hidden_task(whole, tasks, folder / "hidden")
+        _check_save_and_load(whole, make, tasks, new)
+        _check_evaluation_changes_nothing(whole.folder, make, tasks, new)
+        _check_resume(whole, make, stages, folder / "resumed", new)
+        _check_midway(whole, make, stages, folder / "midway", new)
+        _check_memory(whole)
+        _check_first_stage(make, stages[0], folder, new)
+        _check_neutral(make, tasks, folder, new)
+
+
+def toy_tasks(folder: Path, *, count: int = 3) -> list[Task]:
+    """Tasks of plain coloured pictures, two colours each, with an instruction of their own."""
+    tasks = []
+    for number in range(count):
+        rows = []
+        for index, colour in enumerate(COLOURS[2 * number : 2 * number + 2] * 6):
+            path = folder / f"{number}-{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture = Image.new("RGB", (48, 48), colour)
+            picture.putpixel((index, number), (128, 128, 128))
+            picture.save(path)
+            rows.append(Sample(f"{number}-{index}", (path,), f"{'colour? ' * (number + 1)}", (colour,), str(path)))
+        tasks.append(Task(f"task-{number}", tuple(rows[:8]), tuple(rows[8:])))
+    return tasks
+
+
+def _learner(make: MakeMethods, folder: Path, *, model: str, options: Mapping[str, Any], seed: int) -> Learner:
+    lmm = load_lmm(model, seed=seed, dtype="float32", device=torch.device("cpu"), options=options)
+    return Learner(lmm, make(), folder=folder, training=TRAINING, seed=seed, max_new_tokens=4, reuse=False)
+
+
+def _stages(learner: Learner, tasks: Sequence[Task]) -> list[Task]:
+    stages = list(tasks)
+    for method in learner.methods:
+        stages = method.stages(stages)
+    return stages
+
+
+def _frozen(lmm: LMM) -> str:
+    trainable = lmm.trainable()
+    return fingerprint_of({name: p for name, p in lmm.module().named_parameters() if name not in trainable})
+
+
+def _said(learner: Learner, tasks: Sequence[Task]) -> list[tuple[str, str | None]]:
+    return [(answer.text, answer.expert) for task in tasks for answer in learner.answers(task)]
+
+
+def _check_evaluation_changes_nothing(folder: Path, make: MakeMethods, tasks: Sequence[Task], new: NewLearner) -> None:
+    """Whatever is in the model: what was learned last is often what answers last too, and would hide a change."""
+    learner = new(make, folder)
+    if (first := learner.expert_of(learner.stages[0].task)) is not None:
+        learner.activate(first)
+    with torch.no_grad():
+        for parameter in learner.lmm.trainable().values():
+            parameter.add_(0.01)  # the weights of no expert
+    before, state = fingerprint_of(_tensors(learner.lmm)), _state(learner)
+    _said(learner, tasks)
+    assert fingerprint_of(_tensors(learner.lmm)) == before, "answering changed the weights"
+    assert _state(learner) == state, "answering changed what a method knows"
+
+
+def _tensors(lmm: LMM) -> dict[str, Tensor]:
+    """Everything that the model computes with."""
+    return {**dict(lmm.module().named_parameters()), **dict(lmm.module().named_buffers())}
+
+
+def _state(learner: Learner) -> str:
+    return split_state({method.name: method.state_dict() for method in learner.methods}).fingerprint
+
+
+def _check_hidden_task(learner: Learner, tasks: Sequence[Task], folder: Path) -> None:
+    """Only a method that says `needs_task_id` may answer otherwise when nothing tells which task a question is from."""
+    if learner.needs_task_id():
+        return
+    told = {s.fingerprint: a for t in tasks for s, a in zip(t.test, learner.answers(t), strict=True)}
+    samples = [sample for task in tasks for sample in task.test]
+    random.Random(0).shuffle(samples)
+    hidden = Task("hidden", (), tuple(_disguised(sample, folder, n) for n, sample in enumerate(samples)))
+    for sample, answer in zip(samples, learner.answers(hidden), strict=True):
+        open_answer = told[sample.fingerprint]
+        assert (answer.text, answer.expert) == (open_answer.text, open_answer.expert), (
+            "an answer changes when the task is hidden: the method must say `needs_task_id`, and results will say so"
+        )
+
+
+def _disguised(sample: Sample, folder: Path, number: int) -> Sample:
+    """The same pictures and instruction, and nothing else that says where they come from."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = tuple(folder / f"{number}-{place}.png" for place in range(len(sample.images)))
+    for image, path in zip(sample.images, paths, strict=True):
+        shutil.copyfile(image, path)
+    return Sample(str(number), paths, sample.instruction, ("hidden",), "hidden")
+
+
+def _check_save_and_load(learner: Learner, make: MakeMethods, tasks: Sequence[Task], new: NewLearner) -> None:
+    fresh = new(make, learner.folder)
+    assert fingerprint_of(fresh.lmm.trainable()) == fingerprint_of(learner.lmm.trainable()), (
+        "weights differ after save and load"
+    )
+    assert _said(fresh, tasks) == _said(learner, tasks), "answers or routes differ after save and load"
+
+
+def _check_resume(whole: Learner, make: MakeMethods, stages: Sequence[Task], folder: Path, new: NewLearner) -> None:
+    """A new learner after every stage must end with the same bits as one that was never interrupted."""
+    for task in stages:
+        new(make, folder).learn(task)
+    resumed = new(make, folder)
+    assert fingerprint_of(resumed.lmm.trainable()) == fingerprint_of(whole.lmm.trainable()), (
+        "a run that was interrupted after each stage ends with other weights: some state is not saved"
+    )
+
+
+def _check_midway(whole: Learner, make: MakeMethods, stages: Sequence[Task], folder: Path, new: NewLearner) -> None:
+    """Interrupted in the middle of every stage and gone on with, to the bit."""
+
+    def interrupt(step: Step) -> None:
+        if step.step == 2:
+            raise InterruptedError
+
+    for task in stages:
+        first = new(make, folder)
+        first.training = replace(first.training, save_every=1)
+        with suppress(InterruptedError):
+            first.learn(task, on_step=interrupt)
+        seen: list[int] = []
+        new(make, folder).learn(task, on_step=lambda step, seen=seen: seen.append(step.step))  # type: ignore[misc]
+        assert seen[0] == 2, "a training that was saved after its first step was not gone on with"
+    resumed = new(make, folder)
+    assert fingerprint_of(resumed.lmm.trainable()) == fingerprint_of(whole.lmm.trainable()), (
+        "a run that was interrupted inside its stages ends with other weights: what a method collects step by step "
+        "must be in its `progress_dict`"
+    )
+
+
+def _check_memory(learner: Learner) -> None:
+    """Only an expansion may store much more with every task; others may declare a key or an embedding per task."""
+    if any(method.about.kind == "expansion" for method in learner.methods):
+        return
+    sizes = [stage.stored_bytes for stage in learner.stages]
+    declared = sum(method.grows_by() for method in learner.methods)
+    limit = SMALL_GROWTH * bytes_of(learner.lmm.trainable())
+    assert declared <= limit, f"declares a growth of {declared} bytes per task; above {limit:.0f} it is an expansion"
+    allowed = sizes[0] + declared * (len(sizes) - 1)
+    assert sizes[-1] <= allowed, f"stored bytes grow with the number of tasks: {sizes}, declared per task: {declared}"
+
+
+class _Like:
+    """A mixin: the model that other methods would train, with their adapters."""
+
+    def __init__(self, methods: Sequence[Method]) -> None:
+        self._methods = methods
+
+    def adapt(self, lmm: LMM, *, seed: int) -> LMM:
+        return adapted(lmm, self._methods, seed=seed)
+
+
+class _DirectLike(_Like, Direct):
+    """Each task alone, tuned on that model."""
+
+
+class _SequentialLike(_Like, Sequential):
+    """One task after another, tuned on that model."""
+
+
+def _check_first_stage(make: MakeMethods, task: Task, folder: Path, new: NewLearner) -> None:
+    """With one task there is nothing to remember: every method must equal tuning on it alone."""
+    ours, direct = new(make, folder / "one"), new(lambda: [_DirectLike(make())], folder / "direct")
+    for learner in (ours, direct):
+        learner.learn(task)
+    scope = [n for n in ours.lmm.trainable() if all(method.trains(n) for method in ours.methods)]
+    if len(scope) == len(ours.lmm.trainable()):
+        assert fingerprint_of(ours.lmm.trainable()) == fingerprint_of(direct.lmm.trainable()), (
+            "the first task is trained differently than alone"
+        )
+
+
+def _check_neutral(make: MakeMethods, tasks: Sequence[Task], folder: Path, new: NewLearner) -> None:
+    """With its strength at zero a method must equal sequential tuning."""
+    kinds = [type(method) for method in make()]
+    if any(kind.neutral is None for kind in kinds):
+        return
+
+    def at_zero() -> list[Method]:
+        return [kind(**(kind.neutral or {})) for kind in kinds]
+
+    neutral = new(at_zero, folder / "neutral")
+    plain = new(lambda: [_SequentialLike(at_zero())], folder / "plain")
+    for learner in (neutral, plain):
+        for task in tasks:
+            learner.learn(task)
+    ours, theirs = copy_of(neutral.lmm.trainable()), copy_of(plain.lmm.trainable())
+    assert fingerprint_of(ours) == fingerprint_of(theirs), "with neutral options it differs from sequential tuning"

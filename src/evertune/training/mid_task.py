@@ -1,0 +1,141 @@
+"""A task in the middle of its training, kept on disk: `midway.safetensors` of the run folder, until the task is done.
+
+It is gone on with only by the very training that it is of: same start weights, samples, methods' state, settings, seed,
+library. What a method keeps of earlier tasks (buffers, importances, keys) is in the last stage and enters this
+training's key; here is what changes from step to step. SIGTERM, which a cluster sends some time before it kills, is
+answered by a save after the step in progress.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+from safetensors.torch import save
+
+from evertune.models.weights import fingerprint_of
+from evertune.training.loop import Step
+from evertune.training.states import join_state, read_tensors, split_state, whole
+from evertune.utils import distributed as processes
+from evertune.utils.errors import RunFolderError, UserError
+from evertune.utils.files import write_atomically
+from evertune.utils.parsing import json_value
+
+FILE = "midway.safetensors"
+SECONDS_BETWEEN = 60.0
+SHARE = 20.0
+"""Times that a save's duration must pass before the next: so saves take less than 5 % of the time."""
+BYTES_PER_SECOND = 1e8
+"""How fast a disk is taken to be before the first save was timed."""
+STEPS_BETWEEN_LOOKS = 25
+STOPPED = 143
+
+
+class Stopped(SystemExit):
+    """SIGTERM was answered; `said` is for the terminal."""
+
+    def __init__(self, said: str) -> None:
+        super().__init__(STOPPED)
+        self.said = said
+
+
+class Saves:
+    """Saves a training every so often while entered, and finds what was saved.
+
+    Args:
+        folder: the run's.
+        key: of everything that decides the training.
+        every: optimizer steps between two saves; 0: only when asked to stop; None: as often as costs little.
+        size: bytes of the trained parameters, for a first guess of what a save takes.
+    """
+
+    def __init__(self, folder: Path, *, key: str, every: int | None, size: int) -> None:
+        self.path = folder / FILE
+        self.seconds = 0.0
+        self._key, self._every = key, every
+        self._began = self._last = time.monotonic()
+        self._pause = max(SECONDS_BETWEEN, SHARE * 3 * size / BYTES_PER_SECOND)
+        self._asked_to_stop = False
+        self._before: Any = None
+
+    def __enter__(self) -> Saves:
+        alone = processes.count() == 1  # several would have to stop at the same step
+        if alone and threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGTERM, self._ask)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+        if self._asked_to_stop and kind is None:  # the signal came in the last step
+            raise Stopped("stopped by SIGTERM after the last step of a task; it is trained again")
+
+    def found(self) -> Mapping[str, Any] | None:
+        """What was saved of this very training."""
+        kept = self._read()
+        if processes.agreed(kept is None):
+            return None
+        if kept is None:
+            raise RunFolderError(f"{self.path}: the first process reads it, process {processes.number()} does not")
+        self.seconds = kept["seconds"]
+        return kept
+
+    def after_step(self, step: Step, state: Callable[[], dict[str, Any]]) -> None:
+        """Save when it is time.
+
+        Raises:
+            Stopped: SIGTERM came; the training is saved.
+        """
+        if self._asked_to_stop:
+            self._save(state())
+            raise Stopped(f"stopped by SIGTERM after step {step.step} of {step.steps}, which is saved")
+        if self._is_time(step.step):
+            self._save(state())
+
+    def _ask(self, _number: int, _frame: FrameType | None) -> None:
+        self._asked_to_stop = True
+
+    def _is_time(self, step: int) -> bool:
+        if self._every is not None:
+            return self._every > 0 and step % self._every == 0
+        if processes.count() > 1 and step % STEPS_BETWEEN_LOOKS:
+            return False
+        return processes.agreed(time.monotonic() - self._last > self._pause)
+
+    def _save(self, state: dict[str, Any]) -> None:
+        started = time.monotonic()
+        if processes.leads():
+            parts = split_state(state)
+            assert not parts.held, "what an earlier stage holds is no progress"
+            tensors = whole(parts.tensors)
+            facts = {
+                "key": self._key,
+                "sha256": fingerprint_of(tensors),
+                "seconds": self.seconds + started - self._began,
+            }
+            write_atomically(self.path, save(tensors, metadata={"midway": json.dumps({**parts.values, **facts})}))
+        processes.wait()
+        self._last = time.monotonic()
+        self._pause = max(SECONDS_BETWEEN, SHARE * (self._last - started))
+
+    def _read(self) -> dict[str, Any] | None:
+        """What is there, if it is of this training and whole; else the task begins again."""
+        if not self.path.exists():
+            return None
+        try:
+            tensors, metadata = read_tensors(self.path)
+            values = json_value(metadata["midway"])
+        except (UserError, KeyError, ValueError):
+            return None
+        if values.get("key") != self._key or values.get("sha256") != fingerprint_of(tensors):
+            return None
+        kept: dict[str, Any] = join_state(tensors, values)
+        return kept

@@ -1,0 +1,49 @@
+"""What a run began with, as its folder says: the configuration without paths, and the fingerprint of its model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from evertune.utils.errors import RunFolderError
+from evertune.utils.files import digest_of, read_object, read_text
+from evertune.utils.parsing import YamlError, yaml_value
+
+PLACES = ("model", "stream")
+"""Settings that may be a path: its last part is the name."""
+
+
+def origin_of(folder: Path) -> dict[str, str]:
+    """Digests of what the run in `folder` began with, as far as the folder says: its configuration, its model.
+
+    Not of tasks, which may be added, nor of places, which may change.
+    """
+    origin = {}
+    if (folder / "config.yaml").exists():
+        settings = {key: value for key, value in read_identity(folder).items() if key != "data"}
+        origin["configuration"] = digest_of(placeless(settings))[:32]
+    if (folder / "stamp.json").exists():
+        origin["model"] = str(read_object(folder / "stamp.json").get("model_fingerprint"))
+    return origin
+
+
+def placeless(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity without the folders in which model and stream are: names and fingerprints say which they are."""
+    return {key: Path(str(value)).name if key in PLACES else value for key, value in identity.items()}
+
+
+def read_identity(folder: Path) -> dict[str, Any]:
+    """What `begin` wrote.
+
+    Raises:
+        RunFolderError: it can't be read; the message names the file.
+    """
+    path = folder / "config.yaml"
+    try:
+        found = yaml_value(read_text(path))
+    except YamlError as problem:
+        raise RunFolderError(f"{path} can't be read: {problem}") from problem
+    if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
+        raise RunFolderError(f"{path} is damaged: expected 'key: value' lines")
+    return found

@@ -1,0 +1,319 @@
+"""Stages on disk: what a model knew after each task, whole or absent, checked when read.
+
+    stages/02-numbers/trainable.safetensors   the trained weights that stand nowhere else
+                      method.safetensors      the methods' state, without what an earlier stage holds already
+                      training.jsonl          loss by step
+                      done.json               checksums of the three and of itself, the run, the stage before; last
+
+A tensor of the methods' state that the stage before had too, bit for bit, is written once: later stages name the stage
+that holds it; a weight that is still the start point's, or that is in the methods' state, is named instead of written.
+So an expansion adds one expert per stage to the folder, not all of them again; and to load a stage reads
+that stage: what an earlier one holds (`Held`) is read when it is first looked at. Weights are safetensors only; nothing
+is ever unpickled.
+
+A stage belongs to one run and follows one stage: `done.json` has digests of what the run began with (`origin_of`) and
+of the stage before (`link_of`), which are compared whenever stages are read. They are made of checksums that exist,
+and of nothing that depends on time or place: a stage that is trained again, bit-identical, fits where it was.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from evertune.models.weights import fingerprint_of
+from evertune.training.run_origin import origin_of
+from evertune.training.states import TENSOR, Place, damaged, join_state, place_of, read_tensors, split_state, whole
+from evertune.utils.errors import RunFolderError
+from evertune.utils.files import digest_of, digest_of_file, make_folder, read_object, write_atomically, write_json
+from evertune.utils.parsing import json_value
+from evertune.utils.safe_names import is_name
+
+FILES = ("trainable.safetensors", "method.safetensors")
+LOG, DONE, SEAL = "training.jsonl", "done.json", "seal"
+SUMS, RUN, AFTER = "sha256", "run", "after"
+"""In `done.json`: checksums of the files, what the run began with, `link_of` the stage before."""
+ELSEWHERE, STATE, UNTOUCHED = "elsewhere", "state", "untouched"
+PLACES = "$places"  # beside the methods' names in the state; no method can be called so
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One finished stage.
+
+    Attributes:
+        samples: training samples per epoch, those that a method added included.
+        seconds: training time; with `reused`, of the run whose identical training was taken over.
+        stored_bytes: what the methods' state takes; on disk this counts for all stages up to this one together, as
+            far as earlier tensors did not change.
+        data: `data_digest` of the task; empty in folders of earlier versions.
+    """
+
+    number: int
+    task: str
+    samples: int
+    steps: int
+    seconds: float
+    reused: bool
+    stored_bytes: int
+    trained_parameters: int
+    data: str = ""
+
+
+def stage_folder(run: Path, number: int, task: str) -> Path:
+    """`stages/02-numbers` of a run folder."""
+    return run / "stages" / f"{number:02d}-{task}"
+
+
+def save_stage(
+    run: Path,
+    stage: Stage,
+    *,
+    trainable: Mapping[str, Tensor],
+    start: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    log: Sequence[dict[str, Any]],
+) -> None:
+    """Write a stage; it exists from the moment `done.json` does.
+
+    Args:
+        run: the run folder.
+        stage: what is said of it.
+        trainable: the weights now.
+        start: the weights before the first stage.
+        state: of the methods.
+        log: loss by step.
+    """
+    folder = make_folder(stage_folder(run, stage.number, stage.task))
+    parts, earlier = split_state(state), saved_stages(run, upto=stage.number - 1)
+    before = stage_folder(run, earlier[-1].number, earlier[-1].task) if earlier else None
+    places = _places(before, folder.name, parts.tensors) | parts.places
+    own = {name: tensor for name, tensor in parts.tensors.items() if places[name]["stage"] == folder.name}
+    # One entry only: safetensors writes several in random order, and equal stages must be equal files.
+    metadata = {"state": json.dumps({**parts.values, PLACES: dict(sorted(places.items()))})}
+    contents = {
+        FILES[0]: _weights(trainable, start, parts.tensors),
+        FILES[1]: save(whole(own), metadata=metadata),
+        LOG: "".join(json.dumps(row) + "\n" for row in log).encode(),
+    }
+    for name, content in contents.items():
+        write_atomically(folder / name, content)
+    # Of what was meant, not of what the disk made of it.
+    facts = {
+        **asdict(stage),
+        RUN: origin_of(run),
+        AFTER: link_of(sealed(before / DONE)) if before else "",
+        SUMS: {name: sha256(content).hexdigest() for name, content in contents.items()},
+    }
+    write_json(folder / DONE, {**facts, SEAL: digest_of(facts)})
+
+
+def _weights(trainable: Mapping[str, Tensor], start: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> bytes:
+    """The weights as a file, and in its metadata where those are found that are not in it."""
+    same: dict[str, list[str]] = {}  # an expert is in the state under the parameters' own names
+    for path in state:
+        same.setdefault(path.rpartition("/")[2], []).append(path)
+    own, in_state, untouched = {}, {}, {}
+    for name, tensor in trainable.items():
+        kept = next((path for path in same.get(name, []) if _equal(tensor, state[path])), None)
+        if name in start and _equal(tensor, start[name]):
+            untouched[name] = fingerprint_of({name: start[name]})
+        elif kept is not None:
+            in_state[name] = kept
+        else:
+            own[name] = tensor
+    elsewhere = {STATE: dict(sorted(in_state.items())), UNTOUCHED: dict(sorted(untouched.items()))}
+    written: bytes = save(whole(own), metadata={ELSEWHERE: json.dumps(elsewhere)})
+    return written
+
+
+def _equal(tensor: Tensor, other: Tensor) -> bool:
+    """To the bit, in what `restore` would make of the other."""
+    return tensor.shape == other.shape and torch.equal(tensor, other.to(tensor))
+
+
+def _places(before: Path | None, here: str, tensors: Mapping[str, Tensor]) -> dict[str, Place]:
+    """The stage that holds each tensor, and its hash: an earlier one where the stage before had the very same."""
+    old: dict[str, Place] = {}
+    if before:
+        old = json_value(read_tensors(before / FILES[1], only=())[1]["state"]).get(PLACES, {})
+    places: dict[str, Place] = {n: {"stage": here, "sha256": fingerprint_of({n: t})} for n, t in tensors.items()}
+    known = {name for name, place in places.items() if old.get(name, {}).get("sha256") == place["sha256"]}
+    return {name: old[name] if name in known else place for name, place in places.items()}
+
+
+def stage_folders(run: Path) -> list[Path]:
+    """The folders of all stages, finished or not, in order."""
+    return sorted((place for place in (run / "stages").glob("*-*") if place.is_dir()), key=number_of)
+
+
+def number_of(folder: Path) -> int:
+    """2 of `stages/02-numbers`.
+
+    Raises:
+        RunFolderError: it is no stage's folder.
+    """
+    number = folder.name.partition("-")[0]
+    if not number.isdecimal():
+        raise RunFolderError(f"{folder} is no stage's folder: take it out of {folder.parent}")
+    return int(number)
+
+
+def saved_stages(run: Path, *, upto: int | None = None) -> list[Stage]:
+    """The finished stages of a run, in order, or the first `upto` of them.
+
+    Raises:
+        RunFolderError: one is damaged, of another run, or missing though a later one is there.
+    """
+    folders = [place for place in stage_folders(run) if (place / DONE).exists()][:upto]
+    origin, before = origin_of(run) if folders else {}, ""
+    stages = []
+    for number, place in enumerate(folders, start=1):
+        content = sealed(place / DONE)
+        stage = _facts(place, content)
+        if stage.number != number:
+            raise RunFolderError(
+                f"{run}: stage {number} is missing, though stage {stage.number} is there. "
+                f"See evertune doctor {run} --repair"
+            )
+        refuse_foreign(place, content, origin=origin, before=before)
+        before = link_of(content)
+        stages.append(stage)
+    return stages
+
+
+def link_of(content: Mapping[str, Any]) -> str:
+    """Digest of a stage and, through `after`, of all before it: of what is the same whenever it is trained again."""
+    return digest_of({key: content.get(key) for key in (RUN, AFTER, "number", "task", "data", SUMS)})[:32]
+
+
+def refuse_foreign(folder: Path, content: Mapping[str, Any], *, origin: Mapping[str, str], before: str | None) -> None:
+    """Raise when a stage was trained in another run, or after another stage.
+
+    Args:
+        folder: the stage's.
+        content: of its `done.json`.
+        origin: `origin_of` the run.
+        before: `link_of` the stage before, "" for the first; None where that is not known.
+
+    Raises:
+        RunFolderError: it does not belong here; the message says why.
+    """
+    run, of = folder.parent.parent, content.get(RUN)
+    if not isinstance(of, dict) or AFTER not in content:
+        raise RunFolderError(
+            f"{folder} is of an earlier version of evertune (it doesn't say of which run it is): choose another --out"
+        )
+    other = next((key for key, value in origin.items() if of.get(key) != value), None)
+    if other is None and before in (None, content[AFTER]):
+        return
+    why = f"in another run, with another {other}" if other else f"after another stage {number_of(folder) - 1} than"
+    raise RunFolderError(
+        f"{folder} was trained {why}{'' if other else ' the one that is here'}. Run evertune doctor {run} --repair, or "
+        f"delete {folder} (and any later stage) and run the same command again: earlier stages are still valid"
+    )
+
+
+def read_stage(folder: Path) -> Stage:
+    """The facts about a finished stage."""
+    return _facts(folder, sealed(folder / DONE))
+
+
+def _facts(folder: Path, content: Mapping[str, Any]) -> Stage:
+    try:
+        stage = Stage(**{key: value for key, value in content.items() if key not in (SUMS, RUN, AFTER)})
+    except TypeError as problem:
+        raise damaged(folder / DONE, f"is damaged: {problem}") from problem
+    kinds = get_type_hints(Stage)
+    for key, value in asdict(stage).items():
+        if not (isinstance(value, kinds[key]) or (kinds[key] is float and type(value) is int)):
+            raise damaged(folder / DONE, f"is damaged: '{key}' is {value!r:.40}")
+    # Its task is part of paths, also of one that a rollback removes.
+    if not is_name(stage.task) or stage_folder(folder.parent.parent, stage.number, stage.task).name != folder.name:
+        raise damaged(folder / DONE, f"is of stage {stage.number}, '{stage.task:.80}', and not of this folder")
+    return stage
+
+
+def sealed(path: Path) -> dict[str, Any]:
+    """The content of a `done.json` whose own checksum is right; those of earlier versions have none.
+
+    Raises:
+        RunFolderError: it was changed, or is damaged.
+    """
+    content = read_object(path)
+    seal = content.pop(SEAL, None)
+    if seal is not None and seal != digest_of(content):
+        raise damaged(path, "was changed: its checksum is not the one written down")
+    return content
+
+
+def load_stage(
+    run: Path, stage: Stage, *, start: Mapping[str, Tensor] | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Trained weights and methods' state after `stage`; groups of tensors that one earlier stage holds are `Held`.
+
+    Args:
+        run: the run folder.
+        stage: one of `saved_stages`.
+        start: the weights before the first stage; without them those are left out that the stages have not changed.
+
+    Raises:
+        RunFolderError: a file is missing, truncated or changed, or the start is another one; the message names it.
+    """
+    folder = stage_folder(run, stage.number, stage.task)
+    for file in FILES:
+        verify(folder, file)
+    trainable, about = read_tensors(folder / FILES[0])
+    tensors, metadata = read_tensors(folder / FILES[1])
+    try:
+        values, elsewhere = json_value(metadata["state"]), json_value(about.get(ELSEWHERE, "{}"))
+        places = {name: place for name, place in values.pop(PLACES, {}).items() if place["stage"] != folder.name}
+        _refuse_missing(folder / FILES[1], places)
+        references = {name: {TENSOR: path} for name, path in elsewhere.get(STATE, {}).items()}
+        trainable |= join_state(tensors, references, places=places, file=folder / FILES[1])
+        if start is not None:
+            trainable |= _untouched(start, elsewhere.get(UNTOUCHED, {}), folder)
+        return trainable, join_state(tensors, values, places=places, file=folder / FILES[1])
+    except RunFolderError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as problem:
+        raise damaged(folder / FILES[1], f"is damaged: its notes can't be used ({problem!r:.80})") from problem
+
+
+def _refuse_missing(file: Path, places: Mapping[str, Place]) -> None:
+    """Raise when an earlier stage that `file` names is not there."""
+    for name in {place["stage"] for place in places.values()}:
+        if not is_name(name):
+            raise damaged(file, f"names the stage {name!r:.80}, which is none")
+    for path in sorted({place_of(file, place) for place in places.values()}):
+        if not path.exists():
+            raise damaged(path, "is missing")
+
+
+def _untouched(start: Mapping[str, Tensor], prints: Mapping[str, str], folder: Path) -> dict[str, Tensor]:
+    for name, wanted in prints.items():
+        if name not in start or fingerprint_of({name: start[name]}) != wanted:
+            raise RunFolderError(f"{folder} was made with another model: its {name} was not that of this one")
+    return {name: start[name] for name in prints}
+
+
+def verify(folder: Path, file: str) -> None:
+    """Compare a file of a stage with its checksum.
+
+    Raises:
+        RunFolderError: it is missing, truncated or changed.
+    """
+    path = folder / file
+    if not path.exists() or not (folder / DONE).exists():
+        raise damaged(path, "is missing")
+    written = sealed(folder / DONE).get(SUMS)
+    if not isinstance(written, dict) or not path.is_file() or digest_of_file(path) != written.get(file):
+        raise damaged(path, "is truncated or was changed: its checksum is not the one written down")

@@ -1,0 +1,192 @@
+"""A state as files hold it: nested dicts as tensors by path and JSON, and tensors that stay on the disk until used.
+
+What an earlier stage holds (`Held`) is not read to load a later one, and not read again to be named by the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from evertune.models.weights import bytes_of, fingerprint_of
+from evertune.utils.errors import RunFolderError, UserError
+from evertune.utils.files import digest_of
+from evertune.utils.safetensors_header import read_header
+
+TENSOR = "$tensor"
+BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+"""What an element of a safetensors file takes, by the format's name for its type."""
+
+Place = Mapping[str, str]
+"""Where a tensor is: `stage`, the name of the folder that holds it; `sha256`, its fingerprint."""
+
+
+class Held(Mapping[str, Tensor]):
+    """Tensors that one earlier stage holds for a later one: read and verified when the first is looked at.
+
+    So the experts of a thousand tasks are on the disk until a question is for them.
+
+    Args:
+        file: of the later stage; the earlier one's has the same name.
+        names: what each tensor is called here -> in the file.
+        places: of at least these tensors, in one stage.
+    """
+
+    def __init__(self, file: Path, names: Mapping[str, str], places: Mapping[str, Place]) -> None:
+        self._file, self._names = file, dict(names)
+        self.places = {name: places[name] for name in self._names.values()}
+        self.path = place_of(file, next(iter(self.places.values())))
+        self._tensors: dict[str, Tensor] | None = None
+
+    @property
+    def was_read(self) -> bool:
+        """Whether somebody has looked at them, and may have changed them."""
+        return self._tensors is not None
+
+    def __getitem__(self, key: str) -> Tensor:
+        """The tensor.
+
+        Raises:
+            RunFolderError: the earlier stage is missing or damaged, or holds other weights now.
+        """
+        if self._tensors is None:
+            found, _ = read_tensors(self.path, only=list(self.places))
+            if any(fingerprint_of({name: found[name]}) != place["sha256"] for name, place in self.places.items()):
+                raise damaged(self._file, f"needs weights of {self.path} that are no longer there")
+            self._tensors = {key: found[name] for key, name in self._names.items()}
+        return self._tensors[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def nbytes(self) -> int:
+        """What they take, by the file's own index."""
+        with _opened(self.path) as content:
+            parts = [content.get_slice(name) for name in self.places]
+            return sum(prod(part.get_shape()) * BYTES[part.get_dtype()] for part in parts)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A state in parts.
+
+    Attributes:
+        values: nested dicts with `{"$tensor": name}` in place of every tensor; all else must be JSON.
+        tensors: by name, as they are.
+        held: what an earlier stage holds and nobody has looked at since it was loaded.
+    """
+
+    values: Any
+    tensors: dict[str, Tensor]
+    held: tuple[Held, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """What all tensors take."""
+        return bytes_of(self.tensors) + sum(group.nbytes() for group in self.held)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all tensors and values, the same whether they were looked at or not."""
+        prints = {name: fingerprint_of({name: tensor}) for name, tensor in self.tensors.items()}
+        return digest_of([prints | {n: place["sha256"] for n, place in self.places.items()}, self.values])
+
+    @property
+    def places(self) -> dict[str, Place]:
+        """Of what is held."""
+        return {name: place for group in self.held for name, place in group.places.items()}
+
+
+def split_state(state: Mapping[str, Any]) -> Parts:
+    """Nested dicts as tensors by path, and everything else."""
+    tensors: dict[str, Tensor] = {}
+    held: list[Held] = []
+
+    def walk(value: Any, path: str) -> Any:
+        if isinstance(value, Tensor):
+            tensors[path] = value
+            return {TENSOR: path}
+        if not isinstance(value, Mapping):
+            return value
+        inside = {key: f"{path}/{key}" if path else str(key) for key in value}
+        if isinstance(value, Held) and not value.was_read and set(inside.values()) == set(value.places):
+            held.append(value)
+            return {key: {TENSOR: name} for key, name in inside.items()}
+        return {key: walk(value[key], name) for key, name in inside.items()}
+
+    values = walk(state, "")
+    return Parts(values, tensors, tuple(held))
+
+
+def join_state(
+    tensors: Mapping[str, Tensor], values: Any, *, places: Mapping[str, Place] | None = None, file: Path = Path()
+) -> Any:
+    """The reverse of `split_state`.
+
+    Args:
+        tensors: by name.
+        values: see `Parts`.
+        places: of tensors that earlier stages hold instead; where one holds all of a dict, they are `Held`.
+        file: that names those places.
+    """
+    if not isinstance(values, dict):
+        return values
+    if set(values) == {TENSOR}:
+        name = values[TENSOR]
+        return tensors[name] if name in tensors else Held(file, {name: name}, places or {})[name]
+    names: dict[str, str] = {
+        key: inner.get(TENSOR, "") if isinstance(inner, dict) else "" for key, inner in values.items()
+    }
+    stages = {(places or {}).get(name, {}).get("stage", "") for name in names.values()}
+    if len(stages) == 1 and "" not in stages:
+        return Held(file, names, places or {})
+    return {key: join_state(tensors, value, places=places, file=file) for key, value in values.items()}
+
+
+def whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the CPU that share no memory, as safetensors wants them."""
+    return {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
+
+
+def place_of(file: Path, place: Place) -> Path:
+    """The file of the earlier stage that holds what `file` names."""
+    return file.parent.parent / place["stage"] / file.name
+
+
+def read_tensors(path: Path, *, only: Sequence[str] | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors (all, or `only` those of these names) and metadata of a safetensors file.
+
+    Raises:
+        RunFolderError: it is missing, its header is not sound, or it has no such tensor; the message names both.
+    """
+    with _opened(path) as content:
+        names = content.keys() if only is None else only
+        return {name: content.get_tensor(name) for name in names}, content.metadata() or {}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        read_header(path)
+        with safe_open(path, framework="pt") as content:
+            yield content
+    except (SafetensorError, OSError, UserError) as problem:
+        raise damaged(path, f"can't be read ({problem})") from problem
+
+
+def damaged(path: Path, what: str) -> RunFolderError:
+    """What is wrong with a file of a stage, and what to do."""
+    return RunFolderError(
+        f"{path} {what}. Run evertune doctor {path.parent.parent.parent} --repair, or delete {path.parent} (and any "
+        "later stage) and run the same command again: earlier stages are still valid"
+    )

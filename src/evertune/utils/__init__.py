@@ -1,0 +1,1 @@
+"""What knows nothing of models and tasks: files, locks, parsing, processes, errors."""

@@ -1,0 +1,135 @@
+"""Where and in which number format a model runs: threads, device, the dtype chosen by measurement, determinism.
+
+Here because a number's last bits are decided by all of them together, and by nothing else that a user can set.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from evertune.utils.errors import UserError
+
+CLEARLY_FASTER = 1.5
+AUTO = "EVERTUNE_AUTO_DTYPE"
+"""Environment variable: the dtype that 'auto' takes instead of measuring, so that machines agree on one."""
+
+
+def use_threads(count: int | None = None) -> int:
+    """Use `count` threads, else `OMP_NUM_THREADS`, else one per core of this process; called once per command."""
+    if count:
+        torch.set_num_threads(count)
+    elif "OMP_NUM_THREADS" not in os.environ and hasattr(os, "sched_getaffinity"):
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+    return torch.get_num_threads()
+
+
+def settle(*, deterministic: bool) -> None:
+    """Threads of this process, and whether every operation must give the same bits each time.
+
+    Deterministic means one thread, whatever the machine has: the order of sums depends on their number. torch then
+    refuses what it can't do in a fixed order; `no_fixed_order` says so.
+    """
+    use_threads(1 if deterministic else None)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = False
+        torch.use_deterministic_algorithms(mode=True)
+
+
+def is_deterministic() -> bool:
+    """Whether `settle` was asked for it, or somebody has asked torch."""
+    return torch.are_deterministic_algorithms_enabled()
+
+
+@contextmanager
+def as_before() -> Iterator[None]:
+    """What `settle` changed is undone afterwards."""
+    threads, strict, measured = torch.get_num_threads(), is_deterministic(), torch.backends.cudnn.benchmark
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.backends.cudnn.benchmark = measured
+        torch.use_deterministic_algorithms(mode=strict)
+
+
+@contextmanager
+def no_fixed_order() -> Iterator[None]:
+    """Say it in a line where an operation of the model can't be done deterministically.
+
+    Raises:
+        UserError: there is one; it is named.
+    """
+    try:
+        yield
+    except RuntimeError as problem:
+        if "deterministic" not in str(problem) or not is_deterministic():
+            raise
+        what = str(problem).split(". ")[0].split(", but")[0]
+        raise UserError(f"--deterministic: {what}; leave it out, or run on a CPU") from problem
+
+
+def processor() -> str:
+    """The processor's name and what torch uses of it: two types may round differently."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = [f"model name: {platform.processor()}"]
+    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
+
+
+def pick_device() -> torch.device:
+    """The GPU when there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def pick_dtype(wanted: str, device: torch.device) -> torch.dtype:
+    """Return the dtype called `wanted`; 'auto' takes what `AUTO` says, else bfloat16 where it is clearly faster.
+
+    On a CPU with AMX bfloat16 is two to three times faster, on one without it is slower: so measure. Clearly, because
+    the measurement is noisy on a busy machine, and the number format must not change from run to run.
+    """
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    if wanted == "auto" and is_deterministic():
+        return torch.float32  # a measurement would decide the bits
+    if wanted == "auto":
+        wanted = os.environ.get(AUTO, "auto")
+    if wanted == "auto":
+        return faster_dtype(seconds_per_product(device.type))
+    if wanted not in known:
+        raise UserError(f"dtype must be auto, float32 or bfloat16, not '{wanted}'")
+    return known[wanted]
+
+
+def faster_dtype(seconds: Mapping[torch.dtype, float]) -> torch.dtype:
+    """The choice of 'auto' for measured times per product."""
+    clearly = seconds[torch.float32] > CLEARLY_FASTER * seconds[torch.bfloat16]
+    return torch.bfloat16 if clearly else torch.float32
+
+
+@cache
+def seconds_per_product(device: str) -> dict[torch.dtype, float]:
+    """Seconds of one (256 x 576) @ (576 x 1536) product by dtype: the shape that the LM of `smol` is made of."""
+    result = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        left = torch.ones(256, 576, dtype=dtype, device=device)
+        weights = [torch.ones(1536, 576, dtype=dtype, device=device) for _ in range(8)]
+        rounds = []
+        for _ in range(5):
+            start = time.perf_counter()
+            for weight in weights:
+                torch.nn.functional.linear(left, weight)
+            if device == "cuda":
+                torch.cuda.synchronize()
+            rounds.append((time.perf_counter() - start) / len(weights))
+        result[dtype] = min(rounds)
+    return result

@@ -1,0 +1,149 @@
+"""The command line: fast help, one clear line and exit code 2 for every mistake, nothing written."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from commands import evertune
+
+
+def test_help_and_import_load_nothing_heavy():
+    code = (
+        "import sys; sys.argv = ['evertune', '--help']\n"
+        "import evertune, evertune.cli.main\n"
+        "try: evertune.cli.main.main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'numpy', 'matplotlib', 'pydantic', 'peft', 'PIL'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stderr
+    for command in (
+        "run",
+        "plan",
+        "ls",
+        "show",
+        "compare",
+        "report",
+        "metrics",
+        "doctor",
+        "fetch",
+        "similarity",
+        "pairs",
+    ):
+        assert command in said.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["run", "parcell"], "unknown stream 'parcell'; did you mean 'parcel'?"),
+        (["run", "parcel", "--method", "sequental"], "unknown method 'sequental'; did you mean 'sequential'?"),
+        (["run", "parcel", "--method", "replay+joint"], "'joint' is a bound and runs alone"),
+        (["run", "parcel", "--method", "ewc+eproj"], "no earlier weights to hold"),
+        (["run", "parcel", "--method", "ewc,ewc"], "different methods"),
+        (["run", "parcel", "--model", "smoll"], "unknown model 'smoll'; did you mean 'smol'?"),
+        (["run", "parcel", "--set", "train.epoch=2"], "unknown key 'train.epoch'; did you mean 'epochs'?"),
+        (["run", "parcel", "--set", "trian.epochs=2"], "unknown key 'trian'; did you mean 'train'?"),
+        (["run", "parcel", "--set", "epochs"], "write it as key=value"),
+        (["run", "parcel", "--set", "train.epochs=many"], "train.epochs"),
+        (["run", "parcel", "--set", "train.batch_size=0"], "train.batch_size"),
+        (["run", "parcel", "--method", "replay", "--set", "replay.ration=1"], "did you mean 'ratio'?"),
+        (["run", "parcel", "--method", "replay", "--set", "replay.ratio=2"], "between 0 and 1"),
+        (["run", "parcel", "--method", "replay", "--set", "replay.ratio=x"], "replay.ratio='x'"),
+        (["run", "parcel", "--set", "replay.ratio=0.1"], "options are given for 'replay'"),
+        (["run", "parcel", "--limit", "0"], "limit"),
+        (["run", "none.yaml"], "none.yaml does not exist"),
+        (["show", "replai"], "did you mean 'replay'?"),
+        (["ls", "method"], "did you mean 'methods'?"),
+        (["fetch", "smool"], "did you mean 'smol'?"),
+        (["compare", "nowhere"], "nowhere is not a folder"),
+        (["similarity", "parcell"], "unknown stream 'parcell'; did you mean 'parcel'?"),
+        (["similarity", "none.yaml"], "none.yaml does not exist"),
+        (["pairs", "parcell"], "unknown stream 'parcell'; did you mean 'parcel'?"),
+        (["pairs", "parcel", "--seeds", "0,x"], "--seeds 0,x: write whole numbers separated by commas"),
+        (["pairs", "parcel", "--method", "ewcc"], "unknown method 'ewcc'"),
+        (["pairs", "parcel", "--set", "train.epoch=2"], "unknown key 'train.epoch'; did you mean 'epochs'?"),
+        (["metrics", "nowhere.json"], "nowhere.json can't be read"),
+    ],
+)
+def test_mistakes_are_one_clear_line(arguments, complaint, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("evertune.runs.api.load_stream", _only_names(monkeypatch))
+    code, out, err = evertune(*arguments, capsys=capsys)
+    assert code == 2, (out, err)
+    assert complaint in err
+    assert len(err.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == [], "nothing may be written"
+
+
+def _only_names(monkeypatch):
+    """Names are checked for real; the data of `parcel` is not fetched for a mistake elsewhere."""
+    from evertune.data import Stream, load_stream
+    from evertune.training.method_contract import toy_tasks
+
+    def load(name, *, limit=None, **rest):
+        if name != "parcel" or (limit is not None and limit < 1):
+            return load_stream(name, limit=limit, **rest)
+        import tempfile
+        from pathlib import Path
+
+        return Stream("parcel", tuple(toy_tasks(Path(tempfile.mkdtemp()))))
+
+    return load
+
+
+def test_show_and_ls(capsys):
+    code, out, _ = evertune("ls", "methods", "--json", capsys=capsys)
+    names = {row["name"] for row in json.loads(out)}
+    assert code == 0 and {"sequential", "direct", "joint", "replay", "ewc", "eproj"} <= names
+    for name in [*names, "parcel", "smol"]:
+        code, out, _ = evertune("show", name, "--json", capsys=capsys)
+        assert code == 0 and json.loads(out)
+    code, out, _ = evertune("ls", "formats", "--json", capsys=capsys)
+    formats = {row["name"] for row in json.loads(out)}
+    assert code == 0 and {"jsonl", "llava", "table", "huggingface", "vqav2"} <= formats
+    for name in formats:
+        code, out, _ = evertune("show", name, "--json", capsys=capsys)
+        assert code == 0 and "options" in json.loads(out)
+    _, out, _ = evertune("show", "table", capsys=capsys)
+    assert "separator" in out and "'instruction'" in out
+    _, out, _ = evertune("show", "parcel", capsys=capsys)
+    assert "CC BY-SA 4.0" in out and "MIT" in out
+    _, out, _ = evertune("show", "ewc", capsys=capsys)
+    assert "1612.00796" in out and "ewc.strength" in out
+
+
+def test_metrics_command(capsys, tmp_path):
+    path = tmp_path / "m.csv"
+    path.write_text("0,0,0\n80,5,10\n60,70,12\n75,72,65\n")
+    code, out, _ = evertune("metrics", path, capsys=capsys)
+    assert code == 0 and json.loads(out)["metrics"]["bwt"] == -1.5
+
+
+def test_metrics_command_with_known_tasks(capsys, tmp_path):
+    path = tmp_path / "m.csv"
+    path.write_text("60,5,10\n65,80,20\n55,70,90\n")
+    code, out, _ = evertune("metrics", path, "--known", "1", capsys=capsys)
+    said = json.loads(out)
+    assert code == 0 and said["metrics"]["forgetting"] == 10 and "a_i" in said["formulas"]["forgetting"]
+
+
+def test_show_a_stream_with_known_tasks_and_scores(capsys, tmp_path):
+    path = tmp_path / "s.yaml"
+    path.write_text(
+        "name: s\nknown: [{name: old, data: o.jsonl, score: cider}]\ntasks: [{name: new, data: n.jsonl, score: vqa}]"
+    )
+    code, out, _ = evertune("show", path, "--json", capsys=capsys)
+    sections = json.loads(out)
+    assert code == 0 and list(sections) == ["s: ", "known: old", "1. new"]
+    assert sections["s: "] == {"known": 1, "tasks": 1}
+    assert sections["known: old"]["score"].startswith("cider (CIDEr-D x 100")
+
+
+def test_doctor(capsys):
+    code, out, _ = evertune("doctor", "--json", capsys=capsys)
+    assert code == 0 and json.loads(out)["dtype chosen"] in ("float32", "bfloat16")

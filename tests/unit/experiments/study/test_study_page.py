@@ -1,0 +1,157 @@
+"""The page, the Markdown and the terminal's table of a study, from results that nobody measured."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import made_up
+import pytest
+from rich.console import Console
+from test_study_findings import ASKED, comparison, study
+
+from evertune.cli.study_view import show_study
+from evertune.experiments.study.choose import Choice
+from evertune.experiments.study.findings import findings, variants
+from evertune.experiments.study.markdown import as_markdown
+from evertune.experiments.study.overview import overview_of
+from evertune.experiments.study.page import write_page
+from evertune.experiments.study.plots import WIDTH, Scale, axis, scale_for, strip
+from evertune.experiments.study.result import Result, in_short, interval_text, signed, why_not
+from evertune.reporting import compare
+from evertune.reporting.curves import curves
+
+
+def tuned():
+    return [
+        made_up.run("one", "aligned", "ewc", seed=seed, lost=lost, options={"ewc": {"strength": value}})
+        for seed in (100, 101)
+        for value, lost in ((1.0, 20.0), (10.0, 5.0))
+    ]
+
+
+def result(runs, **more):
+    (curve,) = curves(tuned(), "ewc.strength")
+    choice = Choice(
+        "strengths", "one", "aligned", "ewc", "ewc.strength", 10.0, True, (100, 101), ((1.0, 40.0), (10.0, 50.0))
+    )
+    values = {
+        "name": "small",
+        "title": "A small <study>",
+        "progress": {"main": (len(runs), len(runs) + 1)},
+        "findings": findings(runs, ASKED),
+        "rows": compare(runs),
+        "variants": variants(runs),
+        "curves": [("strengths", curve)],
+        "choices": [choice],
+        "notes": ["a <b>note</b>"],
+        "failed": {},
+    }
+    return Result(**{**values, **more})
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("page")
+    runs = study({"tir+ewc": (30, 5)})
+    return write_page(result(runs), folder / "index.html").read_text()
+
+
+def test_the_page_opens_without_a_network_and_escapes(page):
+    assert "<script" not in page and not re.search(r'(?:src|href)="(?!#)', page)
+    assert "http://" not in page.replace("http://www.w3.org", "") and "https://" not in page
+    assert "A small &lt;study&gt;" in page and "a &lt;b&gt;note&lt;/b&gt;" in page
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+
+
+def test_the_page_says_every_verdict_and_every_number(page):
+    found = findings(study({"tir+ewc": (30, 5)}), ASKED)
+    text = re.sub(r"<[^>]+>", " ", page)
+    for finding in found:
+        assert finding.claim in text
+        for one in finding.comparisons:
+            assert one.label in text and interval_text(one) in text
+    assert page.count('class="strip') == sum(len(f.comparisons) + 1 for f in found) + len(variants(study())) + 1
+    assert "chosen: 10" in text and "held-out seeds" in text
+
+
+def test_an_empty_study_has_a_page_too(tmp_path):
+    empty = result([], curves=[], choices=[], stopped="main: nothing is chosen yet")
+    page = write_page(empty, tmp_path / "index.html").read_text()
+    assert "nothing is chosen yet" in page and page.count("· not measured") > 20
+    assert "All methods" not in page
+    assert "missing: replay on one from aligned, seed 0" in page
+    assert "**not measured**" in as_markdown(empty)
+    json.dumps(empty.as_dict(), allow_nan=False)
+
+
+def test_markdown_has_the_findings_the_overview_and_the_choice():
+    text = as_markdown(result(study()))
+    assert "| F1 | A model tuned on tasks one after another forgets. | **confirmed** |" in text
+    assert "| ewc.strength | ewc | one | **10** | 1: 40.0, 10: 50.0 |" in text
+    assert "| sequential |" in text and "one from aligned" in text
+    tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
+    for lines in tables:
+        assert len({line.count("|") for line in lines}) == 1
+
+
+def test_the_terminal_shows_findings_and_averages():
+    said = io.StringIO()
+    show_study(Console(file=said, width=120), result(study()))
+    text = said.getvalue()
+    assert "confirmed" in text and "eproj (reuse)" in text and "finished runs" in text
+
+
+def test_the_overview_puts_a_variant_below_its_method_and_leaves_out_what_has_nothing_to_compare():
+    overview = overview_of(compare(study()))
+    names = [name for name, _, _ in overview.lines]
+    assert names[:2] == ["zero-shot", "sequential"] and names.index("eproj (reuse)") == names.index("eproj") + 1
+    assert ("two", "aligned") not in overview.places and len(overview.places) == 4
+    assert [bound for _, _, bound in overview.lines] == [True] + [False] * 6
+
+
+def test_words_for_numbers():
+    assert signed(3.21) == "+3.2" and signed(-0.5) == "−0.5" and signed(0.0) == "0.0" and signed(0.01) == "0.0"
+    assert interval_text(comparison(1.0, 3.0, 5.0)) == "+3.0 [−2.0, +8.0]"
+    assert interval_text(comparison(2.0)) == "+2.0" and why_not(comparison(2.0)) == "one unit only: no interval"
+    (f1, *_) = findings(study(noise=0.0), ASKED)
+    assert in_short(f1) == "2 of 2 confirmed; means +30.0"
+    assert in_short(findings([], ASKED)[0]) == "no runs yet"
+
+
+def x_of(picture, kind, name):
+    return [float(node.get(name)) for node in ET.fromstring(str(picture)).iter() if node.get("class") == kind]
+
+
+def test_an_interval_is_drawn_where_its_numbers_are():
+    one = comparison(1.0, 3.0, 5.0)
+    scale = scale_for([one])
+    picture = strip(one, scale)
+    low, high = one.interval()
+    assert x_of(picture, "bar", "x1") == pytest.approx([scale.x(low)], abs=0.06)
+    assert x_of(picture, "bar", "x2") == pytest.approx([scale.x(high)], abs=0.06)
+    assert x_of(picture, "unit", "cx") == pytest.approx([scale.x(value) for value in (1, 3, 5)], abs=0.06)
+    assert scale.x(low) < scale.x(0) < scale.x(1) < scale.x(high), "zero is on the scale, higher is further right"
+    assert 'class="strip not-confirmed"' in picture
+
+
+def test_a_scale_has_zero_and_round_ticks_and_survives_nothing():
+    scale = Scale(-3.0, 11.0)
+    assert scale.ticks == [0.0, 5.0, 10.0] and "+10" in axis(scale) and ">0<" in axis(scale)
+    for comparisons in ([], [comparison()], [comparison(0.0, 0.0)]):
+        found = scale_for(comparisons)
+        assert found.low < 0 < found.high and axis(found)
+    # two units that disagree give an interval of hundreds of points: it runs off the edge, the units stay apart
+    wide = scale_for([comparison(1.0, 9.0)])
+    assert wide.x(9.0) - wide.x(1.0) > 20 and 0 < wide.x(1e9) < WIDTH
+
+
+def test_the_templates_are_part_of_the_package():
+    import evertune.experiments.study
+
+    folder = Path(evertune.experiments.study.__file__).parent
+    assert {"study.html.j2", "study.css", "paper.yaml"} <= {path.name for path in folder.iterdir()}

@@ -1,0 +1,91 @@
+"""Every option of the methods with adapters reaches the model, each on its own; and the router's regression."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from evertune.methods import LoraRouter, make_methods
+from evertune.methods.routers import RidgeRouter
+from evertune.models import load_lmm
+from evertune.models.adapters import ADAPTER
+from evertune.training.learner import Learner
+from evertune.training.loop import Training
+
+METHODS = ["lora", "olora", "moelora", "lora-router"]
+
+
+def adapted(name, options):
+    lmm = load_lmm("random", seed=1, dtype="float32", device=torch.device("cpu"))
+    return make_methods(name, {name: options})[0].adapt(lmm, seed=0)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_rank_alpha_and_targets_are_those_of_the_adapters(name):
+    for options, scale in (
+        ({"rank": 4}, 16 / 4),
+        ({"alpha": 6.0}, 6 / 8),
+        ({"rank": 2, "alpha": 5.0, **few(name)}, 2.5),
+    ):
+        lmm = adapted(name, {**options, "targets": "o_proj"})
+        assert {path.split(".")[-1] for path in lmm.adapters} == {"o_proj"} and len(lmm.adapters) == 2
+        for adapter in lmm.adapters.values():
+            assert adapter.scale == pytest.approx(scale)
+            assert len(adapter.down) == adapter.up.shape[1] == options.get("rank", 8)
+
+
+def few(name):
+    return {"experts": 2} if name == "moelora" else {}
+
+
+def test_the_number_of_experts_is_that_of_the_gates():
+    for options, experts in (({}, 4), ({"experts": 2}, 2)):
+        assert {len(adapter.gate) for adapter in adapted("moelora", options).adapters.values()} == {experts}
+
+
+@pytest.mark.parametrize("name", ["lora", "moelora", "lora-router"])
+def test_what_trains_whole_is_what_was_named(name):
+    for options, wanted in (({}, {"projection"}), ({"whole": "none"}, set()), ({"whole": "lora"}, {"lora"})):
+        lmm = adapted(name, {**options, "targets": "o_proj"})
+        beside = {n for n in lmm.trainable() if f".{ADAPTER}." not in n}
+        scopes = {scope: set(names) for scope, names in lmm.scopes().items() if scope != "adapters"}
+        assert beside == {n for scope in wanted for n in scopes[scope]}, options
+
+
+def test_olora_trains_nothing_whole():
+    assert all(f".{ADAPTER}." in name for name in adapted("olora", {}).trainable())
+
+
+@pytest.fixture
+def router_of(tasks, tmp_path):
+    """The method after two tasks whose training is of no interest."""
+
+    def make(**options):
+        lmm = load_lmm("random", seed=1, dtype="float32", device=torch.device("cpu"))
+        folder = tmp_path / str(options)
+        learner = Learner(lmm, [LoraRouter(rank=1, **options)], folder=folder, training=Training(), reuse=False)
+        for task in tasks[:2]:
+            learner.features.ensure([*task.train, *task.test])
+            learner.methods[0].after_task(task)
+        return learner.methods[0]
+
+    return make
+
+
+@pytest.mark.parametrize("ridge", [1e-3, 0.5, 20.0])
+def test_the_ridge_is_that_of_the_regression(router_of, tasks, ridge):
+    """Of both ways to route by it; a strong one shrinks what tells tasks apart."""
+    method, alone = router_of(ridge=ridge), RidgeRouter(ridge=ridge)
+    for task in tasks[:2]:
+        alone.learn(task.name, method.queries(task.train))
+    asked = method.queries(tasks[1].test)
+    torch.testing.assert_close(method._router.scores(asked), alone.scores(asked))
+    (_, first), (_, second) = method.ranking(tasks[1].test[0])
+    apart = first - second
+    assert 0 < apart < 1.5 and (apart < 0.2) == (ridge == 20.0), apart
+
+
+def test_the_oracle_is_told_and_the_ridge_is_not(router_of, tasks):
+    told, routed = router_of(routing="oracle"), router_of()
+    assert told.needs_task_id() and not routed.needs_task_id()
+    assert told.expert_of("task-1") == "task-1" and told.expert_of("task-2") is None

@@ -1,0 +1,200 @@
+"""What a disk has changed in the cache is found, said once and made again; it never changes a number."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from evertune.data.formats import Row
+from evertune.data.image_index import RECORD, _content, _loaded
+from evertune.data.rows import Recipe, indexed
+from evertune.models.features import FeatureStore
+from evertune.training import learner as learners
+from evertune.training.evaluator import AnswerCache
+from evertune.training.loop import Step
+from evertune.utils.files import digest_of_file, write_atomically
+
+
+def flip(path, at):
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1 << (at % 8)
+    path.write_bytes(content)
+
+
+def places(path, count, *, seed=0):
+    """Some bytes of a file: of its head, of its middle, the last."""
+    size = path.stat().st_size
+    choose = random.Random(seed)
+    return [*choose.sample(range(min(200, size)), count // 2), *choose.sample(range(size), count // 2), size - 1]
+
+
+def said(caplog):
+    return sum("in the cache is damaged" in record.message for record in caplog.records)
+
+
+def test_a_changed_byte_of_a_feature_is_found(lmm, tasks, tmp_path, caplog):
+    samples = tasks[0].train
+
+    def values():
+        store = FeatureStore(lmm, folder=tmp_path)
+        store.ensure(samples)
+        store.ensure(samples)
+        return store.get(samples)
+
+    whole = values()
+    (path,) = tmp_path.rglob("*.safetensors")
+    content = path.read_bytes()
+    for at in places(path, 12):
+        path.write_bytes(content)
+        flip(path, at)
+        assert torch.equal(values(), whole), f"byte {at}"
+    caplog.clear()
+    flip(path, len(content) // 2)
+    values(), values()
+    assert said(caplog) == 1, "once, and then it is whole"
+
+
+def test_features_of_another_number_format_are_not_taken(lmm, tasks, tmp_path):
+    """The bytes are right and how they are read is not."""
+    store = FeatureStore(lmm, folder=tmp_path)
+    store.ensure(tasks[0].train)
+    whole = store.get(tasks[0].train)
+    (path,) = tmp_path.rglob("*.safetensors")
+    path.write_bytes(path.read_bytes().replace(b'"F16"', b'"I16"', 1))
+    again = FeatureStore(lmm, folder=tmp_path)
+    again.ensure(tasks[0].train)
+    assert torch.equal(again.get(tasks[0].train), whole)
+
+
+def test_features_of_an_earlier_version_get_a_checksum(lmm, tasks, tmp_path, monkeypatch):
+    FeatureStore(lmm, folder=tmp_path).ensure(tasks[0].train)
+    (path,) = tmp_path.rglob("*.safetensors")
+    with safe_open(path, framework="pt") as content:
+        header = content.metadata()
+    save_file(load_file(path), path, metadata={"keys": header["keys"]})
+    monkeypatch.setattr(type(lmm), "encode", None)  # nothing is computed again
+    FeatureStore(lmm, folder=tmp_path).ensure(tasks[0].train)
+    with safe_open(path, framework="pt") as content:
+        assert content.metadata() == header
+
+
+def test_a_changed_byte_of_an_answer_is_found(lmm, tasks, caplog):
+    samples = tasks[0].test
+
+    def made():
+        cache = AnswerCache(lmm, max_new_tokens=11, reuse=True)
+        cache.add(samples, ["red", "green", "blue", "black"])
+        cache.save()
+        return cache
+
+    path = made()._path
+    content = path.read_bytes()
+    for at in range(0, len(content), 7):
+        flip(path, at)
+        cache = AnswerCache(lmm, max_new_tokens=11, reuse=True)
+        told = [*(cache[sample] for sample in samples if sample in cache)]
+        assert told in (["red", "green", "blue", "black"], []), f"byte {at}"
+        made()
+        assert path.read_bytes() == content
+    assert said(caplog) > 30
+
+
+def test_answers_of_an_earlier_version_and_of_another_process_stay(lmm, tasks):
+    first, second = (AnswerCache(lmm, max_new_tokens=12, reuse=True) for _ in range(2))
+    write_atomically(first._path, json.dumps({AnswerCache._key(tasks[0].test[0]): "old"}))
+    first.add(tasks[0].test[1:2], ["one"])
+    second.add(tasks[0].test[2:3], ["other"])
+    first.save()
+    second.save()
+    both = AnswerCache(lmm, max_new_tokens=12, reuse=True)
+    assert [both[sample] for sample in tasks[0].test[:3]] == ["old", "one", "other"]
+
+
+def test_a_changed_byte_of_a_training_is_found(tmp_path, caplog):
+    path = tmp_path / "trained.safetensors"
+    weights = {"a": torch.arange(6.0), "b": torch.ones(2, 2)}
+    log = [Step(step=1, steps=1, loss=0.25, learning_rate=1e-3, samples_per_second=9.0)]
+    learners._remember(path, weights, log, 1.5)
+    content = path.read_bytes()
+    whole = learners._recalled(path)
+    assert whole is not None and whole[1]["log"] == [log[0].full()]
+    for at in range(8, len(content), 3):
+        path.write_bytes(content)
+        flip(path, at)
+        found = learners._recalled(path)
+        same = found and found[1] == whole[1] and all(torch.equal(found[0][name], weights[name]) for name in weights)
+        assert found is None or same, f"byte {at}"
+        assert found is not None or not path.exists()
+    assert said(caplog) > 20
+
+
+@pytest.mark.parametrize("kept", ["log seconds", "log seconds sha256"])
+def test_trainings_of_earlier_versions_count(tmp_path, kept):
+    path = tmp_path / "trained.safetensors"
+    learners._remember(path, {"a": torch.ones(3)}, [], 1.5)
+    with safe_open(path, framework="pt") as content:
+        record = json.loads(content.metadata()["record"])
+    record = {key: record[key] for key in kept.split()}
+    save_file({"a": torch.ones(3)}, path, metadata={"record": json.dumps(record)})
+    assert learners._recalled(path) is not None
+
+
+def recipe(path):
+    return Recipe("evertune", 1, path, "train", {}, "{instruction}", anywhere=False, files=(path,))
+
+
+def rows():
+    for number in range(5):
+        fields = {"instruction": f"what is {number}?"}
+        yield Row(f"r{number}", (f"{number}.png",), fields, (f"answer {number}",), origin=f"f:{number}")
+
+
+def test_a_changed_byte_of_an_index_is_found(tmp_path, caplog):
+    source = tmp_path / "rows.jsonl"
+    source.write_text("x")
+
+    def read():
+        made = indexed(recipe(source), rows)
+        return [made[at] for at in range(len(made))], made.texts.tolist(), [made.name(n) for n in range(5)]
+
+    whole, folder = read(), recipe(source).folder
+    for name in ("rows.jsonl", "names.jsonl", "texts.npy", "places.npy", "sums.json"):
+        for at in places(folder / name, 4):
+            flip(folder / name, at)
+            assert read() == whole, f"{name}, byte {at}"
+    assert said(caplog) == 25
+    (folder / "sums.json").unlink()  # of an earlier version
+    caplog.clear()
+    assert read() == whole and (folder / "sums.json").exists() and not said(caplog)
+
+
+def test_a_changed_byte_of_a_table_of_pictures_is_found(tmp_path, caplog):
+    path, values = tmp_path / "seen.npy", np.zeros(3, RECORD)
+    values["sha256"] = 7
+    write_atomically(path, _content(values))
+    assert (_loaded(path, (3,), RECORD) == values).all() and not said(caplog)
+    flip(path, 140)
+    assert (_loaded(path, (3,), RECORD) == np.zeros(3, RECORD)).all() and said(caplog) == 1
+    np.save(path, values)  # of an earlier version
+    assert (_loaded(path, (3,), RECORD) == values).all() and said(caplog) == 1
+
+
+def test_a_file_that_was_replaced_has_another_digest_whatever_the_clock_says(tmp_path):
+    """Size and time of change are the same; it is another file."""
+    path, other = Path(tmp_path / "a"), tmp_path / "b"
+    path.write_text("one")
+    first = digest_of_file(path)
+    times = (path.stat().st_atime_ns, path.stat().st_mtime_ns)
+    other.write_text("two")
+    import os
+
+    os.utime(other, ns=times)
+    other.replace(path)
+    assert path.stat().st_mtime_ns == times[1] and digest_of_file(path) != first

@@ -1,0 +1,211 @@
+"""The evaluator: cells with gaps have no score, answers are kept by what decides them."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from dataclasses import replace
+
+import pytest
+import torch
+
+from evertune.methods import Sequential, make_methods
+from evertune.metrics.cider import cider
+from evertune.models.weights import copy_of
+from evertune.training.evaluator import (
+    AnswerCache,
+    answer_samples,
+    longest_answer,
+    read_answers,
+    score_answers,
+    write_answers,
+)
+from evertune.utils.errors import RunFolderError
+from evertune.utils.files import write_jsonl
+
+
+def answered(lmm, task, features, **more):
+    return answer_samples(lmm, make_methods("sequential"), task.test, features, batch_size=2, max_new_tokens=4, **more)
+
+
+def test_answers_are_written_then_read_then_scored(lmm, tasks, features, tmp_path):
+    path = tmp_path / "a.jsonl"
+    write_answers(path, answered(lmm, tasks[0], features))
+    rows = read_answers(path)
+    for row in rows:
+        row["answer"] = row["gold"][0] if row["id"] == rows[0]["id"] else "the " + row["gold"][0] + "."
+    score = score_answers(rows, tasks[0])
+    assert (score.strict, score.tolerant, score.n) == (25.0, 100.0, 4)
+
+
+def test_a_cell_is_scored_by_the_rule_of_its_task(lmm, tasks, features, tmp_path):
+    path = tmp_path / "a.jsonl"
+    write_answers(path, answered(lmm, tasks[0], features))
+    rows = read_answers(path)
+    for number, row in enumerate(rows):
+        row["answer"], row["gold"] = ["red dog 0", "x", "dog 2", ""][number], [f"red dog {number}", "a bird"]
+    exact, captions = (score_answers(rows, replace(tasks[0], score=name)) for name in ("exact", "cider"))
+    assert (exact.rule, exact.strict, exact.standard_error) == ("exact", 25.0, pytest.approx(25.0))
+    each = cider([row["answer"] for row in rows], [row["gold"] for row in rows])
+    assert captions.strict == pytest.approx(100 * statistics.fmean(each)) and captions.strict > 0
+    assert captions.standard_error == pytest.approx(100 * statistics.stdev(each) / 2)
+    assert captions.tolerant == captions.strict
+
+
+def test_a_cell_with_a_gap_has_no_score(lmm, tasks, features, tmp_path):
+    path = tmp_path / "a.jsonl"
+    write_answers(path, answered(lmm, tasks[0], features))
+    rows = read_answers(path)
+    with pytest.raises(RunFolderError, match="3 answers for 4 test samples"):
+        score_answers(rows[:-1], tasks[0])
+    with pytest.raises(RunFolderError, match="or other ids"):
+        score_answers([*rows[:-1], {**rows[0]}], tasks[0])
+    path.write_text(path.read_text()[:-5])
+    with pytest.raises(RunFolderError, match=r"a.jsonl:4 is damaged"):
+        read_answers(path)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(RunFolderError, match="is damaged"):
+        read_answers(path)
+
+
+def test_an_answer_may_hold_signs_that_end_lines_elsewhere(tmp_path):
+    path = tmp_path / "a.jsonl"
+    rest = {"instruction": "what?", "gold": ["a"], "images": [], "expert": None}
+    write_jsonl(path, [{"id": "1", "answer": "one\u2028two\x85three", **rest}, {"id": "2", "answer": "", **rest}])
+    assert [row["answer"] for row in read_answers(path)] == ["one\u2028two\x85three", ""]
+
+
+def test_answers_are_generated_once_per_weights(lmm, tasks, features, monkeypatch, tmp_path):
+    monkeypatch.setenv("EVERTUNE_CACHE", str(tmp_path))
+    asked = []
+    real = type(lmm).answer
+
+    def counting(self, features_, instructions, *, max_new_tokens, **more):
+        asked.append(len(instructions))
+        return real(self, features_, instructions, max_new_tokens=max_new_tokens, **more)
+
+    monkeypatch.setattr(type(lmm), "answer", counting)
+    first = answered(lmm, tasks[0], features)
+    assert sum(asked) == 4
+    assert answered(lmm, tasks[0], features) == first and sum(asked) == 4, "taken from the cache"
+    assert answered(lmm, tasks[0], features, reuse=False) == first and sum(asked) == 8
+    with torch.no_grad():
+        next(iter(lmm.trainable().values())).add_(1e-3)
+    answered(lmm, tasks[0], features)
+    assert sum(asked) == 12, "other weights are asked again"
+
+
+def test_a_damaged_cache_is_made_again(lmm, tasks):
+    cache = AnswerCache(lmm, max_new_tokens=9, reuse=True)
+    cache.add(tasks[0].test[:1], ["x"])
+    cache.save()
+    cache._path.write_text(json.dumps(["broken"])[:-3])
+    assert tasks[0].test[0] not in AnswerCache(lmm, max_new_tokens=9, reuse=True)
+
+
+@pytest.fixture
+def echoing(lmm, monkeypatch, tmp_path):
+    """A model that says what it was asked, and a list of what it was asked."""
+    monkeypatch.setenv("EVERTUNE_CACHE", str(tmp_path))
+    asked = []
+
+    def answer(self, features_, instructions, *, max_new_tokens, pictures=None, **more):
+        counts = pictures or [1] * len(instructions)
+        places = [sum(counts[:n]) for n in range(len(counts))]
+        said = [
+            f"{instruction} {[round(float(f.double().sum()), 6) for f in features_[at : at + count]]}"
+            f" {count} {max_new_tokens}"
+            for instruction, at, count in zip(instructions, places, counts, strict=True)
+        ]
+        asked.extend(said)
+        return said
+
+    monkeypatch.setattr(type(lmm), "answer", answer)
+    return asked
+
+
+def said_to(lmm, features, samples, *, max_new_tokens=4, **more):
+    features.ensure(samples)
+    methods = make_methods("sequential")
+    more = {"batch_size": 3, "max_new_tokens": max_new_tokens, **more}
+    return [answer.text for answer in answer_samples(lmm, methods, samples, features, **more)]
+
+
+def test_an_answer_is_kept_for_its_question_its_images_and_its_length(lmm, tasks, features, echoing):
+    one, two = tasks[0].test[:2]
+    asked = [
+        one,
+        replace(one, instruction="another question?"),
+        replace(one, images=two.images),
+        replace(one, images=one.images + two.images),
+        replace(one, images=two.images + one.images),
+        replace(one, images=()),
+        replace(one, id="again"),
+    ]
+    first = said_to(lmm, features, asked)
+    assert [text.split()[-2:] for text in first] == [[str(n), "4"] for n in (1, 1, 1, 2, 2, 0, 1)]
+    assert all(text.startswith(sample.instruction) for sample, text in zip(asked, first, strict=True))
+    assert len({text.removeprefix(asked[0].instruction) for text in first}) == 6, "only the twin has the same answer"
+    for sample, text in zip(asked, first, strict=True):  # each alone, from the cache: its own answer
+        assert said_to(lmm, features, [sample]) == [text]
+    known = len(echoing)
+    assert known == 7, "each was asked once; the same question under another id beside its twin"
+    assert said_to(lmm, features, [replace(asked[1], id="new", answers=("x",))]) == [first[1]] and len(echoing) == known
+    assert said_to(lmm, features, asked[:1], max_new_tokens=5)[0].endswith(" 5") and len(echoing) == known + 1
+
+
+@pytest.mark.parametrize("changed", ["fingerprint", "dtype", "weights"])
+def test_an_answer_is_kept_for_its_model(lmm, tasks, features, echoing, monkeypatch, changed):
+    said_to(lmm, features, tasks[0].test)
+    known = len(echoing)
+    if changed == "weights":
+        with torch.no_grad():
+            list(lmm.trainable().values())[-1].view(-1)[-1] += 1e-3
+    else:
+        value = {"fingerprint": "another", "dtype": torch.bfloat16}[changed]
+        monkeypatch.setattr(type(lmm), changed, property(lambda self: value))
+    said_to(lmm, features, tasks[0].test)
+    assert len(echoing) == known + 4
+
+
+class Experts(Sequential):
+    """One expert per colour word of the question's id; each adds its number to the weights it starts from."""
+
+    def route(self, samples):
+        return [sample.id[-1] for sample in samples]
+
+    def activate(self, expert):
+        for name, parameter in self.context.parameters.items():
+            parameter.data.copy_(self.context.start[name] + int(expert))
+
+
+def test_answering_leaves_the_weights_as_they_were(lmm, tasks, context, features):
+    """Not those of the last expert that answered, also when an answer fails."""
+    method = Experts()
+    method.setup(context)
+    with torch.no_grad():
+        for parameter in lmm.trainable().values():
+            parameter.add_(0.5)  # of no expert
+    before = copy_of(lmm.trainable())
+    samples = [replace(s, id=str(n)) for n, s in enumerate(tasks[0].test)]
+    asked = {"batch_size": 2, "max_new_tokens": 2, "reuse": False}
+    answers = answer_samples(lmm, [method], samples, features, **asked)
+    assert {answer.expert for answer in answers} == {"0", "1", "2", "3"}
+    assert all(torch.equal(p, before[name]) for name, p in lmm.trainable().items())
+
+    def broken(done, of):
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        answer_samples(lmm, [method], samples, features, on_answered=broken, **asked)
+    assert all(torch.equal(p, before[name]) for name, p in lmm.trainable().items())
+
+
+def test_the_longest_answer_is_that_of_the_training_set(lmm, tasks):
+    """Gold answers of the test set say nothing of how long a prediction may be, unless there is nothing else."""
+    train = (tasks[0].train[0], replace(tasks[0].train[1], answers=("red and green",)))
+    test = (replace(tasks[0].test[0], answers=("a far longer answer than any",)),)
+    task = replace(tasks[0], train=train, test=test)
+    assert longest_answer(lmm, task, None) == lmm.answer_tokens("red and green") + 2
+    assert longest_answer(lmm, replace(task, train=()), None) == lmm.answer_tokens(test[0].answers[0]) + 2
+    assert longest_answer(lmm, task, 3) == 3
