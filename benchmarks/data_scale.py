@@ -68,7 +68,7 @@ def do(step: str, folder: Path) -> None:
     """One step, in this process."""
     from evertune.data import load_stream
     from evertune.data.formats import format_of
-    from evertune.data.rows import Recipe, indexed
+    from evertune.data.rows import IndexKey, indexed
     from evertune.training.loop import sample_order
 
     began = time.perf_counter()
@@ -76,7 +76,7 @@ def do(step: str, folder: Path) -> None:
         llava = format_of("llava")
         for split in ("train", "test"):
             place = folder / f"{split}.json"
-            recipe = Recipe("llava", 1, place, split, {}, llava.PROMPT, anywhere=False, files=(place,))
+            recipe = IndexKey("llava", 1, place, split, {}, llava.PROMPT, anywhere=False, files=(place,))
             indexed(recipe, lambda place=place, split=split: llava.rows(place, split=split))
     elif step in ("check", "compare", "again"):
         from evertune.tools.data import check

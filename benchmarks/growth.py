@@ -81,23 +81,23 @@ def measured(wanted: argparse.Namespace) -> dict[str, float]:
         asked[0] += len(instructions)
         return answer(self, features, instructions, **options)
 
-    class Clock(evertune.Watcher):
+    class Clock(evertune.Callback):
         since, trained, last = 0.0, 0.0, 0.0
 
-        def stage_started(self, number, task):
+        def on_task_begin(self, number, task):
             self.since = self.last = time.process_time()
 
-        def stepped(self, step, *, samples):
+        def on_step_end(self, step, *, samples):
             if step.step == 1:
                 self.trained = time.process_time()
             self.last = time.process_time()
 
-        def stage_done(self, stage):
+        def on_task_end(self, stage):
             clocks["training"].append(self.last - self.trained)
             clocks["around"].append(time.process_time() - self.since - clocks["training"][-1])
             asked[0], self.since = 0, time.process_time()
 
-        def row_done(self, stage, name, row, tasks):
+        def on_row_end(self, stage, name, row, tasks):
             if stage:
                 clocks["row"].append((time.process_time() - self.since) / len(tasks))
                 clocks["asked"].append(asked[0])
@@ -106,7 +106,7 @@ def measured(wanted: argparse.Namespace) -> dict[str, float]:
 
     with tempfile.TemporaryDirectory() as place, mock.patch.object(Smol, "answer", counting):
         stream = written(Path(place), wanted.one, wanted.samples)
-        options = {"model": wanted.model, "method": wanted.method, "out": Path(place) / "run", "watcher": Clock()}
+        options = {"model": wanted.model, "method": wanted.method, "out": Path(place) / "run", "callback": Clock()}
         evertune.run(str(stream), **options, settings=["train.epochs=4", "dtype=float32"])
         stages = sorted((Path(place) / "run" / "stages").iterdir())
         disk = [sum(file.stat().st_size for file in stage.iterdir()) for stage in stages]

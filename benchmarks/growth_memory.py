@@ -63,14 +63,14 @@ def make_stream(folder: Path, *, tasks: int) -> Path:
 def learn_all(stream: Path, method: str, out: Path) -> None:
     """In the child: the run; one line of JSON per finished row of R, and one at the end."""
     import evertune
-    from evertune.runs.runner import Watcher
+    from evertune.runs.runner import Callback
 
-    class Weighing(Watcher):
-        def row_done(self, stage: int, name: str, row: list[float], tasks: list[str]) -> None:
+    class Weighing(Callback):
+        def on_row_end(self, stage: int, name: str, row: list[float], tasks: list[str]) -> None:
             print(json.dumps({"stage": stage, "peak": peak(), "now": now()}), flush=True)
 
     settings = [*SETTINGS, *OPTIONS.get(method, [])]
-    evertune.run(str(stream), model="random", method=method, out=out, settings=settings, watcher=Weighing())
+    evertune.run(str(stream), model="random", method=method, out=out, settings=settings, callback=Weighing())
     print(json.dumps({"stage": "end", "peak": peak(), "now": now()}), flush=True)
 
 

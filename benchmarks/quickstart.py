@@ -28,14 +28,14 @@ def child(started: float, out: str, method: str, stop_at_first_step: bool) -> No
 
     marks: dict[str, float] = {}
 
-    class Clock(evertune.Watcher):
-        def stepped(self, step, *, samples):
+    class Clock(evertune.Callback):
+        def on_step_end(self, step, *, samples):
             if "first_step" not in marks:
                 marks["first_step"] = time.time() - started
                 if stop_at_first_step:
                     report(marks)
 
-        def row_done(self, stage, name, row, tasks):
+        def on_row_end(self, stage, name, row, tasks):
             marks.setdefault("first_row", time.time() - started)
 
     def report(marks: dict[str, float]) -> None:
@@ -44,7 +44,7 @@ def child(started: float, out: str, method: str, stop_at_first_step: bool) -> No
         sys.stdout.flush()
         os._exit(0)
 
-    evertune.run("parcel", model="smol", method=method, out=out, settings=["dtype=float32"], watcher=Clock())
+    evertune.run("parcel", model="smol", method=method, out=out, settings=["dtype=float32"], callback=Clock())
     marks["end"] = time.time() - started
     report(marks)
 

@@ -25,7 +25,7 @@ from evertune.models import load_lmm
 from evertune.training.learner import Learner
 from evertune.training.loop import OnStep, Step, Training
 from evertune.training.method_contract import toy_tasks
-from evertune.training.mid_task import Saves
+from evertune.training.mid_task import MidTaskCheckpoints
 
 
 class Timed:
@@ -33,14 +33,14 @@ class Timed:
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
-        honest = Saves._save
+        honest = MidTaskCheckpoints._save
 
-        def save(saves: Saves, state: dict[str, Any]) -> None:
+        def save(saves: MidTaskCheckpoints, state: dict[str, Any]) -> None:
             started = time.monotonic()
             honest(saves, state)
             self.seconds.append(time.monotonic() - started)
 
-        Saves._save = save  # type: ignore[method-assign]
+        MidTaskCheckpoints._save = save  # type: ignore[method-assign]
 
 
 def taught(epochs: float, *, every: int | None, folder: Path, on_step: OnStep | None = None) -> float:

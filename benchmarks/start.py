@@ -69,13 +69,15 @@ def first_step(place: Path) -> None:
     """A run up to the end of its first step; answers of the untouched model and features are there already."""
     import evertune
 
-    class Stop(evertune.Watcher):
-        def stepped(self, step, *, samples):
+    class Stop(evertune.Callback):
+        def on_step_end(self, step, *, samples):
             os._exit(0)
 
     out = place / f"step-{os.getpid()}"
     settings = [f"train.learning_rate={1e-4 + 1e-9 * os.getpid()}"]  # a training that no cache has
-    evertune.run(STREAM, model=MODEL, method="sequential", limit=int(LIMIT), out=out, watcher=Stop(), settings=settings)
+    evertune.run(
+        STREAM, model=MODEL, method="sequential", limit=int(LIMIT), out=out, callback=Stop(), settings=settings
+    )
 
 
 def ended(command: list[str]) -> float:

@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from evertune.runs.runner import Watcher
+from evertune.runs.runner import Callback
 from evertune.runs.tracking import tracking
 from evertune.training.loop import Step
 
@@ -24,12 +24,12 @@ def main(services):
     (folder / "config.yaml").write_text("model: random\n")
     (folder / "stamp.json").write_text("{}")
     waited = []
-    with tracking(folder, to=services, name="cost", group="cost", watcher=Watcher()) as tracks:
-        tracks.stage_started(1, None)
+    with tracking(folder, to=services, name="cost", group="cost", callback=Callback()) as tracks:
+        tracks.on_task_begin(1, None)
         for number in range(1, STEPS + 1):
             time.sleep(0.005)
             started = time.perf_counter()
-            tracks.stepped(Step(number, STEPS, 1 / number, 1e-3, 50.0, 2.0), samples=4)
+            tracks.on_step_end(Step(number, STEPS, 1 / number, 1e-3, 50.0, 2.0), samples=4)
             waited.append(1e3 * (time.perf_counter() - started))
     print(f"{statistics.median(waited):.2f} ms a step (median), {statistics.fmean(waited):.2f} ms (mean)")
 

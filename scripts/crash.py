@@ -30,7 +30,7 @@ import torch
 import yaml
 
 import evertune
-from evertune.runs.runner import Watcher
+from evertune.runs.runner import Callback
 from evertune.training.method_contract import toy_tasks
 from evertune.utils import files
 
@@ -80,19 +80,19 @@ class Board:
         self._memory[0] = MOMENTS.index(value)
 
 
-class Marking(Watcher):
+class Marking(Callback):
     """Writes on the board what a run is doing."""
 
     def __init__(self, board: Board) -> None:
         self._board = board
 
-    def stage_started(self, number: int, task: Any) -> None:
+    def on_task_begin(self, number: int, task: Any) -> None:
         self._board.moment = "training"
 
-    def answering(self, stage: int, task: Any) -> None:
+    def on_evaluate_begin(self, stage: int, task: Any) -> None:
         self._board.moment = "evaluation"
 
-    def run_done(self, matrix: dict[str, Any]) -> None:
+    def on_run_end(self, matrix: dict[str, Any]) -> None:
         self._board.moment = "report"
 
 
@@ -141,7 +141,7 @@ def child(case: Case, out: Path, cache: Path, board: Board, kill: Kill) -> int:
     torch.set_num_threads(1)
     mark_writes(board, cache, kill)
     settings = [*SETTINGS, *FAMILIES[case.family]]
-    evertune.run(case.stream, model=case.model, method=case.family, out=out, settings=settings, watcher=Marking(board))
+    evertune.run(case.stream, model=case.model, method=case.family, out=out, settings=settings, callback=Marking(board))
     board.moment = "done"
     return 0
 

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from crash import make_stream, significant
 
 import evertune
-from evertune.runs.runner import Watcher
+from evertune.runs.runner import Callback
 from evertune.service.integrity import examine
 from evertune.utils.errors import UserError
 from evertune.utils.files import append_jsonl, make_folder
@@ -40,7 +40,7 @@ WRITES = os.O_WRONLY | os.O_RDWR
 
 
 @dataclass(frozen=True)
-class Fault:
+class ImageFault:
     """What fails: the `at`-th call, with `error`; a write may take half of its bytes first; `lasting`: all after it."""
 
     at: int
@@ -56,7 +56,7 @@ class Fault:
 
 
 @contextmanager
-def failing(fault: Fault | None) -> Iterator[list[str]]:
+def failing(fault: ImageFault | None) -> Iterator[list[str]]:
     """Let calls of `os` fail as `fault` says; gives the names of the calls that were made."""
     real = {name: getattr(os, name) for name in CALLS}
     made: list[str] = []
@@ -89,7 +89,7 @@ def run(stream: Path, place: Path) -> None:
     os.environ["EVERTUNE_CACHE"] = str(place / "cache")
     try:
         evertune.run(
-            str(stream), model="random", method=METHOD, out=place / "run", settings=SETTINGS, watcher=Watcher()
+            str(stream), model="random", method=METHOD, out=place / "run", settings=SETTINGS, callback=Callback()
         )
     finally:
         os.environ.pop("EVERTUNE_CACHE")
@@ -114,21 +114,21 @@ def take_model(place: Path, to: Path) -> None:
     shutil.copytree(place / "model" / "cache" / "models", to / "cache" / "models")
 
 
-def faults_of(number: int, name: str) -> list[Fault]:
+def faults_of(number: int, name: str) -> list[ImageFault]:
     """All ways in which the call `number`, of this name, fails."""
     if name == "write":
         return [
-            Fault(number, errno.ENOSPC),
-            Fault(number, errno.EIO),
-            Fault(number, errno.ENOSPC, short=True),
-            Fault(number, errno.EROFS, lasting=True),
+            ImageFault(number, errno.ENOSPC),
+            ImageFault(number, errno.EIO),
+            ImageFault(number, errno.ENOSPC, short=True),
+            ImageFault(number, errno.EROFS, lasting=True),
         ]
     if name == "fsync":
-        return [Fault(number, errno.EIO)]
-    return [Fault(number, errno.EROFS), Fault(number, errno.ENOSPC)]
+        return [ImageFault(number, errno.EIO)]
+    return [ImageFault(number, errno.EROFS), ImageFault(number, errno.ENOSPC)]
 
 
-def survived(stream: Path, place: Path, fault: Fault, whole: Any) -> dict[str, Any]:
+def survived(stream: Path, place: Path, fault: ImageFault, whole: Any) -> dict[str, Any]:
     """Let it fail, look at what is left, go on; what came of it."""
     with failing(fault):
         try:

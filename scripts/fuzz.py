@@ -141,7 +141,7 @@ def _work(asked: argparse.Namespace, out: Path) -> None:
         return
     found = {reader.name: reader for reader in group(world, asked.group)}
     told = {"read": 0, "accepted": 0, "refused": 0, "findings": 0}
-    with Bench(out) as bench:
+    with ModelSession(out) as bench:
         bench.warm(found[asked.worker])
         for number in range(asked.start, asked.end):
             told["read"] += 1
@@ -158,7 +158,7 @@ def _together(asked: argparse.Namespace, out: Path) -> int:
     found = readers(world)
     shares = sum(reader.share for reader in found)
     counts: dict[str, Any] = {}
-    with Bench(out) as bench:
+    with ModelSession(out) as bench:
         for reader in found:
             count = _of(counts, reader.name)
             bench.warm(reader, limited=False)
@@ -169,7 +169,7 @@ def _together(asked: argparse.Namespace, out: Path) -> int:
     return int(_findings(counts) > 0)
 
 
-class Bench:
+class ModelSession:
     """A folder that nothing may be written outside of, and the inputs that are read in it."""
 
     def __init__(self, out: Path) -> None:
@@ -183,7 +183,7 @@ class Bench:
         self._guard = Guard(self._inside)
         self._at = (out / "at.json").open("wb")
 
-    def __enter__(self) -> Bench:
+    def __enter__(self) -> ModelSession:
         os.environ["EVERTUNE_CACHE"] = str(self._inside / "cache")
         tempfile.tempdir = str(self._inside)
         os.chdir(self._inside / "here")
@@ -253,7 +253,7 @@ def _read_again(path: Path, out: Path) -> None:
     name, _, content = path.read_bytes().partition(b"\n")
     world = built(out / "world")
     reader = next(reader for reader in readers(world) if reader.name == name.decode())
-    with Bench(out) as bench:
+    with ModelSession(out) as bench:
         print(reading(content, bench.place / "inside" / "here", reader))
 
 

@@ -74,7 +74,7 @@ class Round:
         self.log = place.parent / f"{place.name}.log"
         self.troubles: list[str] = []
 
-    def run(self, kill: crash.Kill | None = None, fault: faults.Fault | None = None) -> int:
+    def run(self, kill: crash.Kill | None = None, fault: faults.ImageFault | None = None) -> int:
         """The run in a child, disturbed or not."""
 
         def action() -> None:

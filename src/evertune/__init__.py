@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from evertune.data import Sample, Stream, Task, load_stream
     from evertune.methods import make_methods
-    from evertune.methods.base import About, Context, Method
+    from evertune.methods.base import Context, Method, MethodInfo
     from evertune.metrics.metrics import metrics_of
     from evertune.models import load_lmm
     from evertune.reporting import compare, write_report
     from evertune.runs.api import Result, configure, run, run_config
     from evertune.runs.plan.api import plan
-    from evertune.runs.runner import Watcher
+    from evertune.runs.runner import Callback
     from evertune.training.learner import Learner
     from evertune.training.loop import Training
     from evertune.training.method_contract import check_method
@@ -34,21 +34,22 @@ _HOME = {
     "models": ("load_lmm",),
     "training.loop": ("Training",),
     "methods": ("make_methods",),
-    "methods.base": ("About", "Context", "Method"),
+    "methods.base": ("MethodInfo", "Context", "Method"),
     "runs.plan.api": ("plan",),
     "reporting": ("compare", "write_report"),
-    "runs.runner": ("Watcher",),
+    "runs.runner": ("Callback",),
     "metrics.metrics": ("metrics_of",),
     "data": ("Sample", "Stream", "Task", "load_stream"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
-    "About",
+    "Callback",
     "Context",
     "DataError",
     "Learner",
     "Method",
+    "MethodInfo",
     "Result",
     "RunFolderError",
     "Sample",
@@ -56,7 +57,6 @@ __all__ = [
     "Task",
     "Training",
     "UserError",
-    "Watcher",
     "check_method",
     "compare",
     "configure",

@@ -312,7 +312,7 @@ def test_nothing_of_the_data_becomes_part_of_the_page(browser, poisoned, monkeyp
         def __call__(self, questions):
             return [Reply(NASTY, NASTY, 1, 1, ranking=[(NASTY_NAME, 1.0), (NASTY, 0.5)]) for _ in questions]
 
-    monkeypatch.setattr(asking, "Answering", Says)
+    monkeypatch.setattr(asking, "BatchGenerator", Says)
     with running(playground([poisoned], port=0)) as url:
         here = Visit(browser, url)
         page = here.page

@@ -16,7 +16,7 @@ from test_run import significant
 
 import evertune
 from evertune import run as evertune_run
-from evertune.runs.runner import Watcher
+from evertune.runs.runner import Callback
 from evertune.service.integrity import examine
 from evertune.utils.errors import RunFolderError
 from evertune.utils.locks import alone
@@ -38,8 +38,8 @@ class Jumping:
         return self.real() + YEAR * self.choose.choice([-80, -20, -1, 0, 5, 30, 200])
 
 
-class Interrupted(Watcher):
-    def stepped(self, step, *, samples):
+class Interrupted(Callback):
+    def on_step_end(self, step, *, samples):
         if step.step == 3:
             raise InterruptedError
 
@@ -72,7 +72,7 @@ def test_a_run_under_a_jumping_clock_is_the_run(stream, tmp_path, monkeypatch):
     clock = Jumping(time.time)
     monkeypatch.setattr(time, "time", clock)
     with pytest.raises(InterruptedError):
-        evertune_run(str(stream), out=out, watcher=Interrupted(), **given)
+        evertune_run(str(stream), out=out, callback=Interrupted(), **given)
     assert (out / "midway.safetensors").exists()
     shift(out, cache, stream.parent)
     evertune_run(str(stream), out=out, **given)

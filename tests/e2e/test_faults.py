@@ -16,7 +16,7 @@ from evertune import UserError
 from evertune import run as evertune_run
 from evertune.methods import Sequential, make_methods
 from evertune.models.weights import copy_of
-from evertune.runs.runner import Watcher
+from evertune.runs.runner import Callback
 from evertune.training import gradients as pieces
 from evertune.training.learner import Learner
 from evertune.training.loop import Training
@@ -64,7 +64,7 @@ def test_each_failure_says_what_where_and_what_to_do(faults, tmp_path, call, err
     if call == "mkdir":
         path.unlink()
         path.parent.rmdir()
-    with faults.failing(faults.Fault(at, error, short=short)), pytest.raises(UserError, match=said):
+    with faults.failing(faults.ImageFault(at, error, short=short)), pytest.raises(UserError, match=said):
         write_atomically(path, "new")
     assert call == "mkdir" or path.read_text() == "before"
     assert not leftovers(tmp_path)
@@ -153,15 +153,15 @@ def test_a_task_is_gone_on_with_after_a_stop(lmm, tasks, tmp_path):
 
 
 def test_other_versions_at_resume_are_noted_once(toy_stream, tmp_path):
-    class Told(Watcher):
+    class RunPredictions(Callback):
         def __init__(self):
             self.changes = []
 
-        def resumed_elsewhere(self, changes):
+        def on_environment_changed(self, changes):
             self.changes += changes
 
-    out, told = tmp_path / "run", Told()
-    again = {"model": "random", "out": out, "settings": SETTINGS[:-1], "watcher": told}
+    out, told = tmp_path / "run", RunPredictions()
+    again = {"model": "random", "out": out, "settings": SETTINGS[:-1], "callback": told}
     evertune_run(str(toy_stream), **again)
     stamp = json.loads((out / "stamp.json").read_text())
     (out / "stamp.json").write_text(json.dumps({**stamp, "torch": "1.0", "cpu": "abacus"}))

@@ -45,7 +45,7 @@ from fuzzing.inputs import Seed
 from fuzzing.readers import Reader
 def run(content, place):
     {does}
-bench = fuzz.Bench(Path({out!r}))
+bench = fuzz.ModelSession(Path({out!r}))
 with bench:
     print(bench.read(Reader("r", [Seed(b"x")], run, 1, seconds=0.2), 0, seed="0"))
 print((Path({out!r}) / "findings" / "r-0.txt").read_text()[-300:])

@@ -10,7 +10,7 @@ import yaml
 
 from evertune import UserError
 from evertune import run as evertune_run
-from evertune.runs.runner import Watcher
+from evertune.runs.runner import Callback
 from evertune.service import learn, parsed, rollback
 from evertune.tools.data.source import Hints
 from evertune.training.learner import Learner
@@ -75,10 +75,10 @@ def test_a_task_at_the_end_of_the_stream_is_added_to_a_finished_run(toy_stream, 
     out, names = tmp_path / "run", ["task-0", "task-1", "task-2"]
     first = run(stream_of(toy_stream, tmp_path / "data" / "s.yaml", names[:2]), out, method=method)
     taught = [path.stat().st_mtime_ns for path in sorted(out.glob("stages/*/done.json"))]
-    stream, watcher = stream_of(toy_stream, tmp_path / "data" / "s.yaml", names), Told()
-    added = run(stream, out, method=method, watcher=watcher)
+    stream, callback = stream_of(toy_stream, tmp_path / "data" / "s.yaml", names), RunPredictions()
+    added = run(stream, out, method=method, callback=callback)
     assert [path.stat().st_mtime_ns for path in sorted(out.glob("stages/*/done.json"))][:2] == taught
-    assert f"{out} continues with tasks added to its stream: task-2" in watcher.notices
+    assert f"{out} continues with tasks added to its stream: task-2" in callback.notices
     assert [row[:2] for row in added["R"][:3]] == first["R"]
     wanted = run(toy_stream, tmp_path / "at-once", method=method)
     assert {k: v for k, v in added.items() if k != "cost"} == {k: v for k, v in wanted.items() if k != "cost"}
@@ -100,11 +100,11 @@ def test_an_addition_that_was_cut_off_is_no_finished_run(toy_stream, tmp_path, m
     assert run(stream, out)["tasks"] == names
 
 
-class Told(Watcher):
+class RunPredictions(Callback):
     def __init__(self):
         self.notices = []
 
-    def notice(self, text):
+    def on_warning(self, text):
         self.notices.append(text)
 
 

@@ -38,7 +38,7 @@ NAME = "<img src=x data-xss onerror=document.title='xss'>"  # can be a file's na
 INJECTED = "[data-xss], script, iframe, base, form, meta[http-equiv=refresh], link, style + style"
 
 
-class Seen:
+class ImageIndex:
     """A page as the browser has it after a moment, and all that happened."""
 
     def __init__(self, browser, path: Path) -> None:
@@ -108,7 +108,7 @@ def pages(poisoned: Path, place: Path) -> dict[str, Path]:
 
 def test_attacks_are_text(browser, poisoned, tmp_path):
     for name, path in pages(poisoned, tmp_path / "pages").items():
-        seen = Seen(browser, path)
+        seen = ImageIndex(browser, path)
         assert (name, seen.injected, seen.ran, seen.strangers, seen.console) == (name, 0, False, [], [])
         assert seen.page.locator("body").inner_text().count("<script>document.title='xss'</script>") >= 2, "it is shown"
         assert seen.page.evaluate("getComputedStyle(document.querySelector('main')).maxWidth") != "none", (
@@ -134,7 +134,7 @@ def test_without_escaping_the_policy_holds_and_the_test_above_fails(browser, poi
     for name, path in pages(poisoned, tmp_path / "pages").items():
         # A page that leads elsewhere by itself is what no policy can forbid: there escaping stands alone.
         path.write_text(path.read_text().replace("http-equiv=refresh", "data-refresh"))
-        seen = Seen(browser, path)
+        seen = ImageIndex(browser, path)
         assert seen.injected > 3, f"{name}: the attacks are in the page"
         assert not seen.ran and seen.strangers, f"{name}: they try, but the policy lets none of them run or load"
         assert {url for url, why in seen.blocked if "csp" in why.lower()} >= set(seen.strangers)

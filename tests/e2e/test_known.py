@@ -12,7 +12,7 @@ from evertune.data import load_stream
 from evertune.methods import make_methods
 from evertune.metrics.metrics import metrics_of
 from evertune.metrics.rules import rule_of
-from evertune.runs.plan.planner import Pace, plan_run
+from evertune.runs.plan.planner import Speed, plan_run
 from evertune.runs.runner import _warnings
 from evertune.training.loop import Training
 from evertune.training.method_contract import toy_tasks
@@ -93,7 +93,7 @@ def test_a_resumed_run_is_the_same(stream, finished, tmp_path):
 
 
 def test_the_plan_counts_what_is_known(stream, lmm):
-    pace, data = Pace(train=1.0, answer=1.0), load_stream(str(stream))
+    pace, data = Speed(train=1.0, answer=1.0), load_stream(str(stream))
     sequential, joint = (
         plan_run(lmm, make_methods(name), data, name=name, training=Training(), pace=pace)
         for name in ("sequential", "joint")

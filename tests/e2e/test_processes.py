@@ -127,16 +127,16 @@ def test_a_run_goes_on_with_another_number_of_processes(alone, stream, tmp_path)
 FIRST_STAGE = f"""
 import sys
 import evertune
-from evertune.runs.runner import Watcher
+from evertune.runs.runner import Callback
 
-class UntilTheSecond(Watcher):
+class UntilTheSecond(Callback):
     def stage_started(self, number, task):
         if number == 2:
             raise SystemExit("enough for today")
 
 stream, folder, *settings = sys.argv[1:]
 evertune.run(stream, model="random", method="replay+ewc", limit={LIMIT}, settings=settings, out=folder,
-             watcher=UntilTheSecond())
+             callback=UntilTheSecond())
 """
 
 
@@ -150,14 +150,14 @@ def test_the_frozen_blocks_are_spread_and_what_trains_is_whole(tmp_path):
 
 SPREAD_OUT = """
 from torch.distributed.tensor import DTensor
-from evertune.utils import distributed as processes
+from evertune.utils import distributed
 from evertune.models import load_lmm
 from evertune.models.fsdp import spread_frozen
 
-processes.start()
+distributed.init()
 lmm = load_lmm("random", seed=0, dtype="float32")
 whole = {name: p.numel() for name, p in lmm.module().named_parameters()}
-assert processes.spread_weights() and spread_frozen(lmm) == 2
+assert distributed.uses_fsdp() and spread_frozen(lmm) == 2
 parts = {name: p for name, p in lmm.module().named_parameters() if isinstance(p, DTensor)}
 assert parts and all(".layers." in name for name in parts)
 mine = sum(p.to_local().numel() for p in parts.values())

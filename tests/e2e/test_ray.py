@@ -14,7 +14,7 @@ from test_grid import CELLS, command, grid, grid_file, pid_of, undisturbed, wait
 from test_run import significant
 
 from evertune.experiments.grid import Grid, cells_of, read_grid
-from evertune.experiments.grid.run import GridWatcher
+from evertune.experiments.grid.run import GridCallback
 from evertune.utils.errors import UserError
 
 pytest.importorskip("ray")
@@ -64,7 +64,7 @@ def test_a_killed_worker_is_begun_again(undisturbed, grid_file, tmp_path):  # no
     assert code == 0 and summary["finished"] == list(CELLS)
 
 
-class Loud(GridWatcher):
+class Loud(GridCallback):
     """Keeps why runs failed."""
 
     def __init__(self):
@@ -78,17 +78,17 @@ def test_a_run_that_fails_is_told_and_not_begun_again(grid_file, tmp_path):  # n
     foreign = tmp_path / CELLS[0]
     foreign.mkdir(parents=True)
     (foreign / "mine.txt").write_text("x")
-    watcher = Loud()
+    callback = Loud()
     made = Grid(cells_of(read_grid(grid_file), out=tmp_path), jobs=2, ray="local")
-    made.run(watcher)
-    assert "is not empty and not a run" in watcher.problems[CELLS[0]] and watcher.problems[CELLS[1]] is None
+    made.run(callback)
+    assert "is not empty and not a run" in callback.problems[CELLS[0]] and callback.problems[CELLS[1]] is None
     assert (tmp_path / f"{CELLS[0]}.log").read_text().count("$ ") == 1 and list(made.failed) == [CELLS[0]]
 
 
 def test_no_cluster_and_no_ray(grid_file, tmp_path, monkeypatch):  # noqa: F811
     made = Grid(cells_of(read_grid(grid_file), out=tmp_path), ray="auto")
     with pytest.raises(UserError, match="no Ray cluster at 'auto'"):
-        made.run(GridWatcher())
+        made.run(GridCallback())
     honest = builtins.__import__
 
     def without_ray(name, *more, **options):
@@ -98,4 +98,4 @@ def test_no_cluster_and_no_ray(grid_file, tmp_path, monkeypatch):  # noqa: F811
 
     monkeypatch.setattr(builtins, "__import__", without_ray)
     with pytest.raises(UserError, match=r"pip install 'evertune\[ray\]'"):
-        made.run(GridWatcher())
+        made.run(GridCallback())

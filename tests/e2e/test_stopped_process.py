@@ -14,22 +14,23 @@ import pytest
 from evertune.utils.locks import NAME, is_held
 
 SILENCE = 3
-"""Seconds; by default it is `processes.SILENCE`."""
+"""Seconds; by default it is `distributed.SILENCE`."""
 WORK = """
 import sys
 from contextlib import nullcontext
 from pathlib import Path
 import torch
 from evertune import UserError
-from evertune.utils import distributed as processes
+from evertune.utils import distributed
 from evertune.utils.locks import alone
 
-folder, me = Path(sys.argv[1]), processes.number()
+folder, me = Path(sys.argv[1]), distributed.rank()
 try:
-    processes.start()
-    with alone(folder / "run") if processes.leads() else nullcontext():
+    distributed.init()
+    with alone(folder / "run") if distributed.is_main_process() else nullcontext():
         for turn in range(10**9):
-            assert processes.agreed(turn) == turn and processes.total([1.0], device=torch.device("cpu")) == [2.0]
+            assert distributed.broadcast(turn) == turn
+            assert distributed.all_reduce_sum([1.0], device=torch.device("cpu")) == [2.0]
             (folder / f"ready-{me}").touch()
 except UserError as problem:
     sys.exit(f"evertune: {problem}")

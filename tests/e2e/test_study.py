@@ -8,7 +8,7 @@ from contextlib import nullcontext
 import pytest
 import yaml
 
-from evertune.experiments.grid import GridWatcher
+from evertune.experiments.grid import GridCallback
 from evertune.experiments.study import Study, read_study
 
 
@@ -33,7 +33,7 @@ def study(stream, tmp_path_factory):
     return Study(read_study(str(path)), tmp_path_factory.mktemp("study"))
 
 
-class Counting(GridWatcher):
+class Counting(GridCallback):
     """Remembers what ended, and what was written down by then."""
 
     def __init__(self, out):
@@ -47,10 +47,10 @@ class Counting(GridWatcher):
 
 
 def done(study, **how):
-    watcher = Counting(study.out)
-    ended = study.run(watching=lambda: nullcontext(watcher), jobs=1, **how)
+    callback = Counting(study.out)
+    ended = study.run(watching=lambda: nullcontext(callback), jobs=1, **how)
     assert ended.failed == {} and ended.stopped is None
-    return watcher
+    return callback
 
 
 def test_parts_are_done_once_each_and_written_down_at_once(study):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from evertune.utils import distributed as processes
+from evertune.utils import distributed
 from evertune.training.method_contract import toy_tasks
 from evertune.models import load_lmm
 from evertune.models.features import FeatureStore
@@ -28,7 +28,7 @@ from evertune.models.weights import copy_of, restore
 
 def logs(folder):
     '''Losses and gradient norms by setting; answers differ in length, so that tokens and samples are two things.'''
-    first, second, _ = toy_tasks(folder / str(processes.number()))
+    first, second, _ = toy_tasks(folder / str(distributed.rank()))
     second = [replace(s, answers=("red " * (n % 4 + 1),)) for n, s in enumerate(second.train)]
     lmm = load_lmm("random", seed=1, dtype="float32", device=torch.device("cpu"))
     features, start = FeatureStore(lmm), copy_of(lmm.trainable())
@@ -39,7 +39,7 @@ def logs(folder):
         restore(lmm.trainable(), start)
         for method in methods:
             method.setup(Context(lmm=lmm, features=features, seed=0, start=start))
-            method.know(first)
+            method.on_known_task(first)
             method.before_task(replace(first, train=second))
         training = Training(batch_size=5, accumulate=2, epochs=2.625, loss_mean=loss_mean)  # 21 samples: 5 5, 5 5, 1
         steps = train(lmm, methods, second, features, training=training, seed=4)
@@ -47,9 +47,9 @@ def logs(folder):
     return found
 """
 LAUNCHED = """
-processes.start()
+distributed.init()
 found = logs(Path(sys.argv[1]))
-if processes.leads():
+if distributed.is_main_process():
     Path(sys.argv[1], "logs.json").write_text(json.dumps(found))
 """
 

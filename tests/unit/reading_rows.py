@@ -8,8 +8,8 @@ from pathlib import Path
 from PIL import Image
 
 from evertune.data.formats import format_of
-from evertune.data.image_index import DECODED, Seen
-from evertune.data.rows import Recipe, indexed
+from evertune.data.image_index import DECODED, ImageIndex
+from evertune.data.rows import IndexKey, indexed
 from evertune.data.samples import Samples
 
 
@@ -17,10 +17,10 @@ def read(name, place, *, images=None, prompt=None, anywhere=False, split="train"
     """The samples of a file, and the messages of the rows that can't be used."""
     layout = format_of(name)
     files = tuple(layout.files(place, split=split, **options))
-    recipe = Recipe(name, 1, place, split, options, prompt or layout.PROMPT, anywhere, files)
+    recipe = IndexKey(name, 1, place, split, options, prompt or layout.PROMPT, anywhere, files)
     rows = indexed(recipe, lambda: layout.rows(place, split=split, **options))
     root = images or (place if place.is_dir() else place.parent)
-    return Samples(Seen(rows, root, anywhere=anywhere)), [str(problem) for problem in rows.problems()]
+    return Samples(ImageIndex(rows, root, anywhere=anywhere)), [str(problem) for problem in rows.problems()]
 
 
 def faults(samples):

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from evertune.assets.registry import Member, Package, Registry
+from evertune.assets.registry import ArchiveMember, Package, Registry
 from evertune.assets.tarballs import tar_members
 from evertune.utils.errors import UserError
 
@@ -40,7 +40,7 @@ class Debian(Registry):
         return [f"{mirror}/{package.path}" for mirror in MIRRORS]
 
     @contextmanager
-    def members(self, archive: Path) -> Iterator[Iterator[Member]]:
+    def members(self, archive: Path) -> Iterator[Iterator[ArchiveMember]]:
         """The files that the package would install, without the leading slash."""
         with archive.open("rb") as file:
             size = _find_data(file, name=archive.name)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from evertune.assets.registry import Member, Package, Registry
+from evertune.assets.registry import ArchiveMember, Package, Registry
 from evertune.assets.tarballs import tar_members
 
 PUBLIC = "https://registry.npmjs.org"
@@ -35,7 +35,7 @@ class Npm(Registry):
         return [f"{registry_address(package.name)}/{package.name}/-/{last}-{package.version}.tgz"]
 
     @contextmanager
-    def members(self, archive: Path) -> Iterator[Iterator[Member]]:
+    def members(self, archive: Path) -> Iterator[Iterator[ArchiveMember]]:
         """The files of a tarball; npm puts them all below `package/`."""
         with archive.open("rb") as file, tar_members(file, name=archive.name) as found:
             yield found

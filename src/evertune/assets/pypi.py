@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from evertune.assets.registry import Member, Package, Registry
+from evertune.assets.registry import ArchiveMember, Package, Registry
 from evertune.utils.errors import UserError
 
 
@@ -31,12 +31,12 @@ class PyPI(Registry):
         return [*pip, "--only-binary", ":all:", "--no-cache-dir", "--dest", str(place), package.release]
 
     @contextmanager
-    def members(self, archive: Path) -> Iterator[Iterator[Member]]:
+    def members(self, archive: Path) -> Iterator[Iterator[ArchiveMember]]:
         """The files of a wheel."""
         try:
             with zipfile.ZipFile(archive) as content:
                 entries = (entry for entry in content.infolist() if not entry.is_dir())
-                yield (Member(e.filename, e.file_size, partial(content.open, e)) for e in entries)
+                yield (ArchiveMember(e.filename, e.file_size, partial(content.open, e)) for e in entries)
         except UserError:
             raise
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as problem:

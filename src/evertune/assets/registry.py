@@ -69,7 +69,7 @@ class Package:
 
 
 @dataclass(frozen=True)
-class Member:
+class ArchiveMember:
     """A regular file in an archive: its name, its size as the archive states it, and how to read it."""
 
     name: str
@@ -106,7 +106,7 @@ class Registry(ABC):
         return []
 
     @abstractmethod
-    def members(self, archive: Path) -> AbstractContextManager[Iterator[Member]]:
+    def members(self, archive: Path) -> AbstractContextManager[Iterator[ArchiveMember]]:
         """The regular files of an archive, in order; each is read before the next is asked for.
 
         Raises:
@@ -180,13 +180,13 @@ def _reported(package: Package, place: Path, progress: Progress | None) -> Itera
         while not over.wait(0.2):
             progress(package.name, min(_bytes_in(place), package.bytes), package.bytes)
 
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
+    callback = threading.Thread(target=watch, daemon=True)
+    callback.start()
     try:
         yield
     finally:
         over.set()
-        watcher.join(timeout=1)
+        callback.join(timeout=1)
     progress(package.name, package.bytes, package.bytes)
 
 

@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from functools import partial
 from typing import IO
 
-from evertune.assets.registry import Member
+from evertune.assets.registry import ArchiveMember
 from evertune.utils.errors import UserError
 
 
 @contextmanager
-def tar_members(file: IO[bytes], *, name: str) -> Iterator[Iterator[Member]]:
+def tar_members(file: IO[bytes], *, name: str) -> Iterator[Iterator[ArchiveMember]]:
     """Read `file`, of any compression that Python knows, once from its first byte to its last; `name` is for messages.
 
     Raises:
@@ -24,7 +24,7 @@ def tar_members(file: IO[bytes], *, name: str) -> Iterator[Iterator[Member]]:
     try:
         with _archive(file, name) as content:
             yield (
-                Member(entry.name.removeprefix("./"), entry.size, partial(_opened, content, entry))
+                ArchiveMember(entry.name.removeprefix("./"), entry.size, partial(_opened, content, entry))
                 for entry in content
                 if entry.isreg()
             )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from evertune.assets.registry import CHUNK, Member, Package
+from evertune.assets.registry import CHUNK, ArchiveMember, Package
 from evertune.utils.errors import UserError
 from evertune.utils.safe_names import leads_out
 
@@ -46,7 +46,7 @@ def unpack(package: Package, archive: Path, folder: Path) -> None:
             _write(member, target)  # whole or not at all: `done` is written last
 
 
-def _write(member: Member, target: Path) -> None:
+def _write(member: ArchiveMember, target: Path) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("wb") as file:
@@ -58,7 +58,7 @@ def _write(member: Member, target: Path) -> None:
         ) from problem
 
 
-def _pieces(member: Member) -> Iterator[bytes]:
+def _pieces(member: ArchiveMember) -> Iterator[bytes]:
     """At most what the archive's own index announced; whatever a decoder raises is one line."""
     left = member.size
     try:

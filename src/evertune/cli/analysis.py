@@ -35,7 +35,7 @@ def similarity(
     as_json: JsonOption = False,
 ) -> None:
     """Say how similar the tasks of a stream are, known ones included: images, instructions, answers, combined."""
-    from evertune.cli.console import TerminalWatcher
+    from evertune.cli.console import TerminalCallback
     from evertune.cli.pairs_view import show_similarity
     from evertune.experiments.pairs.page import write_similarity_page
     from evertune.experiments.pairs.task_similarity import similarity_of_stream
@@ -46,9 +46,9 @@ def similarity(
         refuse_file(out)
     config = configure(stream, model=model, limit=limit, data=data)
     console = make_console(quiet=as_json)
-    with TerminalWatcher(console) as watcher:
-        content = data_of(config, progress=watcher.fetching)
-        result = similarity_of_stream(content, config.model, text_encoder=text_encoder, progress=watcher.fetching)
+    with TerminalCallback(console) as callback:
+        content = data_of(config, progress=callback.fetching)
+        result = similarity_of_stream(content, config.model, text_encoder=text_encoder, progress=callback.fetching)
     if out:
         write_json(out / "similarity.json", result)
         write_similarity_page(result, out / "similarity.html")
@@ -75,7 +75,7 @@ def pairs(
     as_json: JsonOption = False,
 ) -> None:
     """Learn every ordered pair of tasks: which one hurts which, against their similarity. Resumes."""
-    from evertune.cli.console import TerminalWatcher
+    from evertune.cli.console import TerminalCallback
     from evertune.cli.grid_view import GridView
     from evertune.cli.pairs_view import show_pairs
     from evertune.experiments.pairs.run import run_pairs
@@ -86,10 +86,10 @@ def pairs(
     config = configure(stream, settings=settings or [], **given)
     numbers = seed_list(seeds) if seeds is not None else [config.seed]
     console = make_console(quiet=as_json)
-    with TerminalWatcher(console) as watcher:
-        study = study_of(config, seeds=numbers, points=dynamics, text_encoder=text_encoder, progress=watcher.fetching)
+    with TerminalCallback(console) as callback:
+        study = study_of(config, seeds=numbers, points=dynamics, text_encoder=text_encoder, progress=callback.fetching)
     with GridView(console) as view:
-        result = run_pairs(study, jobs=jobs, watcher=view)
+        result = run_pairs(study, jobs=jobs, callback=view)
     if as_json:
         print_json(result)
     else:

@@ -13,11 +13,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from evertune.data import Task
-from evertune.runs.runner import FEW_STEPS, Watcher, few_steps
+from evertune.runs.runner import FEW_STEPS, Callback, few_steps
 from evertune.utils.terminal import plain
 
 if TYPE_CHECKING:
-    from evertune.runs.plan.estimate import PaperPlan
+    from evertune.runs.plan.estimate import Estimate
     from evertune.runs.plan.planner import Plan, StagePlan
     from evertune.training.loop import Step
     from evertune.training.stages import Stage
@@ -30,7 +30,7 @@ def hours(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
 
 
-class Pace:
+class TimeLeft:
     """Time left from what is still to train and to answer, at the speed seen so far."""
 
     def __init__(self) -> None:
@@ -54,13 +54,13 @@ class Pace:
         return total
 
 
-class TerminalWatcher(Watcher):
+class TerminalCallback(Callback):
     """Nested progress bars on a terminal; plain lines, one per row of R, where there is none."""
 
     def __init__(self, console: Console, *, runs: int = 1) -> None:
         self.console = console
         self._runs_after = runs
-        self._pace = Pace()
+        self._pace = TimeLeft()
         self._later = {"train": 0, "answer": 0}
         self._mark = time.perf_counter()
         self._progress = Progress(
@@ -74,7 +74,7 @@ class TerminalWatcher(Watcher):
         self._bars: dict[str, TaskID] = {}
         self._pieces = 1
 
-    def __enter__(self) -> TerminalWatcher:
+    def __enter__(self) -> TerminalCallback:
         self._progress.start()
         return self
 
@@ -94,11 +94,11 @@ class TerminalWatcher(Watcher):
         if done >= total:
             self._progress.update(self._bars[what], visible=False)
 
-    def model_loaded(self, name: str, facts: dict[str, str]) -> None:
+    def on_model_loaded(self, name: str, facts: dict[str, str]) -> None:
         """One quiet line."""
         self.console.print(f"[dim]{escape(f'{name} · ' + ' · '.join(facts.values()))}[/dim]", highlight=False)
 
-    def run_started(self, title: str, *, training: list[int], answers: int) -> None:
+    def on_run_begin(self, title: str, *, training: list[int], answers: int) -> None:
         """New bars; what later runs of the same command need counts for the time left."""
         for bar in self._bars.values():
             self._progress.remove_task(bar)
@@ -112,7 +112,7 @@ class TerminalWatcher(Watcher):
         self._bar("step", "    step", 1, note="")
         self._mark = time.perf_counter()
 
-    def resumed_elsewhere(self, changes: list[str]) -> None:
+    def on_environment_changed(self, changes: list[str]) -> None:
         """A warning: numbers may differ in their last bits from here on."""
         self.console.print(
             f"[yellow]note[/yellow]  the run was begun with {escape('; '.join(changes))}: from here on numbers may "
@@ -120,13 +120,13 @@ class TerminalWatcher(Watcher):
             soft_wrap=True,
         )
 
-    def stage_started(self, number: int, task: Task) -> None:
+    def on_task_begin(self, number: int, task: Task) -> None:
         """The step bar starts anew."""
         self._bar("stage", f"  {task.name}", 2, note="learning")
         self._bar("step", "    step", 1, note="")
         self._mark = time.perf_counter()
 
-    def stepped(self, step: Step, *, samples: int) -> None:
+    def on_step_end(self, step: Step, *, samples: int) -> None:
         """Loss, speed and the time left."""
         self._count("train", samples)
         if step.pieces > self._pieces:
@@ -138,7 +138,7 @@ class TerminalWatcher(Watcher):
         note = f"loss {step.loss:.3f} · {step.samples_per_second:.1f} examples/s"
         self._progress.update(self._bars["step"], total=step.steps, completed=step.step, note=note)
 
-    def stage_done(self, stage: Stage) -> None:
+    def on_task_end(self, stage: Stage) -> None:
         """Say when a training was taken over instead of done again."""
         self._progress.update(self._bars["stage"], completed=1)
         if stage.reused:
@@ -146,22 +146,22 @@ class TerminalWatcher(Watcher):
             self.console.print(f"[dim]  {escape(stage.task)}: identical training found in the cache, taken over[/dim]")
         self._mark = time.perf_counter()
 
-    def answering(self, stage: int, task: Task) -> None:
+    def on_evaluate_begin(self, stage: int, task: Task) -> None:
         """Say which task is being answered."""
         self._progress.update(self._bars["stage"], note=f"answering, row {stage}")
         self._bar("step", f"    {task.name}", len(task.test), note="")
         self._mark = time.perf_counter()
 
-    def answered(self, done: int, total: int) -> None:
+    def on_prediction(self, done: int, total: int) -> None:
         """The step bar counts questions."""
         self._progress.update(self._bars["step"], completed=done, total=total)
 
-    def cell_done(self, stage: int, task: Task, score: float) -> None:
+    def on_evaluate_end(self, stage: int, task: Task, score: float) -> None:
         """Count the answers."""
         self._progress.update(self._bars["step"], completed=len(task.test))
         self._count("answer", len(task.test))
 
-    def row_done(self, stage: int, name: str, row: list[float], tasks: list[str]) -> None:
+    def on_row_end(self, stage: int, name: str, row: list[float], tasks: list[str]) -> None:
         """One line per row of R."""
         scores = "  ".join(f"{score:5.1f}" for score in row)
         width = max(map(len, [*tasks, "untouched"]))
@@ -170,7 +170,7 @@ class TerminalWatcher(Watcher):
         self.console.print(f"{stage:>3}  {name:<{width}} {scores}", soft_wrap=True, highlight=False, markup=False)
         self._progress.update(self._bars["run"], advance=1)
 
-    def notice(self, text: str) -> None:
+    def on_warning(self, text: str) -> None:
         """A yellow line."""
         self.console.print(f"[yellow]note[/yellow]  {escape(text)}", highlight=False, soft_wrap=True)
 
@@ -222,7 +222,7 @@ def _show_stages(console: Console, title: str, stages: Sequence[StagePlan]) -> N
     _table(console, title, ("stage", "training samples", "steps", "test samples"), rows)
 
 
-def show_paper_plan(console: Console, made: PaperPlan) -> None:
+def show_paper_plan(console: Console, made: Estimate) -> None:
     """Stages, what trains, memory by part, and hours on each GPU."""
     _show_stages(console, f"{made.method}, {made.model} on paper", made.stages)
     parts = ", ".join(f"{part} {count:,}" for part, count in made.trained_by_part.items() if count)

@@ -14,7 +14,7 @@ from evertune.utils.errors import UserError
 
 if TYPE_CHECKING:
     from evertune.models.protocol import LMM
-    from evertune.tools.data.convert import Written
+    from evertune.tools.data.convert import ConversionResult
     from evertune.tools.data.source import Hints
 
 data_app = typer.Typer(name="data", no_args_is_help=True, rich_markup_mode=None)
@@ -60,16 +60,16 @@ def check_data(
     as_json: JsonOption = False,
 ) -> None:
     """Find what is wrong or odd: rows, pictures, copies, overlap. Exit code 1 when there are errors."""
-    from evertune.cli.console import TerminalWatcher
+    from evertune.cli.console import TerminalCallback
     from evertune.cli.data_view import show_checked
     from evertune.tools.data import check
     from evertune.tools.data.preview import write_preview
 
     console = make_console(quiet=as_json)
-    with TerminalWatcher(console) as watcher:
+    with TerminalCallback(console) as callback:
         lmm = _loaded(model)
         hints = _hints(format, images, None, option)
-        checked = check(name, data=data, lmm=lmm, pictures=pictures, hints=hints, progress=watcher.fetching)
+        checked = check(name, data=data, lmm=lmm, pictures=pictures, hints=hints, progress=callback.fetching)
     page = write_preview(checked, lmm, preview / "index.html") if preview else None
     if as_json:
         print_json({**checked.as_dict(), **({"preview": str(page)} if page else {})})
@@ -148,7 +148,7 @@ def _loaded(model: str | None) -> LMM | None:
     return load_lmm(model, dtype="float32")
 
 
-def _show_written(written: Written, *, as_json: bool) -> None:
+def _show_written(written: ConversionResult, *, as_json: bool) -> None:
     if as_json:
         print_json(written.as_dict())
         return

@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from evertune.data.issues import SHOWN, Problems
-from evertune.tools.data.check import Checked
-from evertune.tools.data.convert import Written
+from evertune.data.issues import SHOWN, Issues
+from evertune.tools.data.check import CheckResult
+from evertune.tools.data.convert import ConversionResult
 
 TITLES = {
     "error": "errors: what can't be used",
@@ -20,7 +20,7 @@ TITLES = {
 COLOURS = {"error": "red", "warning": "yellow", "note": "dim"}
 
 
-def show_checked(console: Console, checked: Checked) -> None:
+def show_checked(console: Console, checked: CheckResult) -> None:
     """Tasks, findings, and what they mean."""
     if checked.halves:
         console.print(_table(checked))
@@ -30,7 +30,7 @@ def show_checked(console: Console, checked: Checked) -> None:
     _line(console, _conclusion(checked))
 
 
-def _table(checked: Checked) -> Table:
+def _table(checked: CheckResult) -> Table:
     table = Table(title=checked.stream, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
     table.add_column("task")
     for title in ("training rows", "test rows", "pictures"):
@@ -42,7 +42,7 @@ def _table(checked: Checked) -> Table:
     return table
 
 
-def _show(console: Console, level: str, problems: Problems) -> None:
+def _show(console: Console, level: str, problems: Issues) -> None:
     console.print(f"[{COLOURS[level]}]{TITLES[level]}[/{COLOURS[level]}]")
     for kind, count, messages in problems.kinds():
         console.print(f"  {kind}: {count:,}", markup=False, highlight=False)
@@ -57,7 +57,7 @@ def _line(console: Console, text: str) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def _conclusion(checked: Checked) -> str:
+def _conclusion(checked: CheckResult) -> str:
     counts = {level: len(problems) for level, problems in checked.levels()}
     said = ", ".join(f"{count:,} {level}{'s' * (count != 1)}" for level, count in counts.items())
     rest = "; evertune run --skip-bad would train on the rest" if checked.leaves_a_rest else ""
@@ -65,7 +65,7 @@ def _conclusion(checked: Checked) -> str:
     return said if checked.pictures else f"{said} Pictures were not opened."
 
 
-def show_written(console: Console, written: Written) -> None:
+def show_written(console: Console, written: ConversionResult) -> None:
     """How many rows, what could not be kept, and the task as a YAML would name it."""
     _line(console, f"{written.rows:,} rows  {printable(str(written.target))}")
     for kind, count in written.skipped.counts.items():

@@ -15,12 +15,12 @@ from rich.table import Table
 from rich.text import Text
 
 from evertune.cli.console import hours
-from evertune.experiments.grid import Ended, GridWatcher, Status, Summary
+from evertune.experiments.grid import GridCallback, JobResult, Status, Summary
 from evertune.reporting import rich_table
 from evertune.reporting.curves import rich_curve
 
 
-class GridView(GridWatcher):
+class GridView(GridCallback):
     """One line per run that ended; below them, on a terminal, how many wait and what each worker is at."""
 
     def __init__(self, console: Console) -> None:
@@ -52,7 +52,7 @@ class GridView(GridWatcher):
             )
         self._live.update(Group(Text(line + left, style="dim"), table), refresh=True)
 
-    def run_ended(self, name: str, ended: Ended) -> None:
+    def run_ended(self, name: str, ended: JobResult) -> None:
         """Say that a run is done, or how its log ends."""
         if ended.problem is None:
             self.console.print(Text(f"done    {name}  {hours(ended.seconds)}"))

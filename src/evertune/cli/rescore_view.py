@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from evertune.tools.rescore.compare import Rescored, TheirScore
+from evertune.tools.rescore.compare import RescoreResult, TheirScore
 
 NUMBERS = ("score", "any form", "±", "points", "- ours", "answers")
 
 
-def show_rescored(console: Console, result: Rescored) -> None:
+def show_rescored(console: Console, result: RescoreResult) -> None:
     """Print everything that `result` says."""
     gaps = f", {result.missing:,} without an answer (counted as wrong)" if result.missing else ""
     empty = f", {result.empty:,} empty" if result.empty else ""
@@ -41,7 +41,7 @@ def _table(*titles: str) -> Table:
     return table
 
 
-def _ours(result: Rescored) -> Table:
+def _ours(result: RescoreResult) -> Table:
     table = _table("our score", "score", "±", "any form", "what")
     for one in result.ours:
         error = "" if one.standard_error is None else f"{one.standard_error:.2f}"
@@ -49,7 +49,7 @@ def _ours(result: Rescored) -> Table:
     return table
 
 
-def _theirs(result: Rescored) -> Table:
+def _theirs(result: RescoreResult) -> Table:
     table = _table("their score", "score", "- ours", "whose", "what")
     for one in result.theirs:
         points = "-" if one.points is None else f"{one.points:.2f}"
@@ -70,7 +70,7 @@ def _differences(console: Console, theirs: TheirScore, rule: str) -> None:
     console.print(table)
 
 
-def _reported(console: Console, result: Rescored) -> None:
+def _reported(console: Console, result: RescoreResult) -> None:
     values = ", ".join(f"{name} {value:g}" for name, value in result.reported.items())
     met = [one.name for one in result.theirs if one.reported]
     asked = any(one.reported is not None for one in result.theirs)

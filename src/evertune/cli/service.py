@@ -46,18 +46,18 @@ def new(
     settings: SetOption = None,
 ) -> None:
     """Make a model that remembers; it has learned nothing yet."""
-    from evertune.cli.console import TerminalWatcher
+    from evertune.cli.console import TerminalCallback
     from evertune.service import new as make
 
     console = make_console()
-    with TerminalWatcher(console) as watcher:
+    with TerminalCallback(console) as callback:
         make(
             folder,
             model=model,
             method=method,
             seed=seed,
             settings=[*(settings or []), *(["deterministic=true"] if deterministic else [])],
-            progress=watcher.fetching,
+            progress=callback.fetching,
         )
     console.print(
         f"{folder}  {model} with {method}\n[dim]next: evertune learn {folder} DATA[/dim]",
@@ -80,14 +80,14 @@ def advise(
     as_json: JsonOption = False,
 ) -> None:
     """What learning a task would gain and cost; nothing is changed."""
-    from evertune.cli.console import TerminalWatcher
+    from evertune.cli.console import TerminalCallback
     from evertune.cli.service_view import show_advice
     from evertune.service import advice
     from evertune.tools.data.source import Hints, options_of
 
     hints = Hints(format, images, prompt, options_of(option or []))
     console = make_console(quiet=as_json)
-    with TerminalWatcher(console) as watcher:
+    with TerminalCallback(console) as callback:
         found = advice(
             folder,
             data,
@@ -96,8 +96,8 @@ def advise(
             hints=hints,
             settings=settings or (),
             skip_bad=skip_bad,
-            watcher=watcher,
-            progress=watcher.fetching,
+            callback=callback,
+            progress=callback.fetching,
         )
     if as_json:
         print_json(found.as_dict())
@@ -127,7 +127,7 @@ def learn(
     as_json: JsonOption = False,
 ) -> None:
     """Teach it one more task, and see what it gained and lost; exit code 1 when the stage was discarded."""
-    from evertune.cli.console import TerminalWatcher
+    from evertune.cli.console import TerminalCallback
     from evertune.cli.service_view import show_learned
     from evertune.service import learn as teach
     from evertune.service import parsed
@@ -139,7 +139,7 @@ def learn(
     hints = Hints(format, images, prompt, options_of(option or []))
     console = make_console(quiet=as_json)
     asks = condition is None and not as_json and _somebody_there(console)
-    with TerminalWatcher(console) as watcher:
+    with TerminalCallback(console) as callback:
         done = teach(
             folder,
             data,
@@ -152,8 +152,8 @@ def learn(
             accept_if=ANYTHING if asks else condition,
             deterministic=deterministic,
             track=[each.strip() for each in track.split(",")] if track else (),
-            watcher=watcher,
-            progress=watcher.fetching,
+            callback=callback,
+            progress=callback.fetching,
         )
     if as_json:
         print_json(done.as_dict())
@@ -180,16 +180,16 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Ask it everything it ever learned, and compare with the best it ever was."""
-    from evertune.cli.console import TerminalWatcher
+    from evertune.cli.console import TerminalCallback
     from evertune.cli.service_view import show_check
     from evertune.service import check as check_model
     from evertune.service import complete
 
     console = make_console(quiet=as_json)
-    with TerminalWatcher(console) as watcher:
-        verdict = check_model(folder, watcher=watcher, progress=watcher.fetching)
+    with TerminalCallback(console) as callback:
+        verdict = check_model(folder, callback=callback, progress=callback.fetching)
         if every_stage:
-            complete(folder, watcher=watcher, progress=watcher.fetching)
+            complete(folder, callback=callback, progress=callback.fetching)
     if as_json:
         print_json(verdict.as_dict())
     else:
@@ -206,7 +206,7 @@ def ask(
     """Ask it something about a picture; says which expert answered."""
     from rich.markup import escape
 
-    from evertune.cli.console import TerminalWatcher
+    from evertune.cli.console import TerminalCallback
     from evertune.service.service import Service, asked
 
     if Path(words[-1]).is_file():
@@ -214,8 +214,8 @@ def ask(
             f"what is asked about {words[-1]}? Say it last: evertune ask {folder} {words[-1]} 'what is this?'"
         )
     console = make_console(quiet=as_json)
-    with TerminalWatcher(console) as watcher:
-        service = Service.open(folder, progress=watcher.fetching)
+    with TerminalCallback(console) as callback:
+        service = Service.open(folder, progress=callback.fetching)
         said = asked(service, [Path(word) for word in words[:-1]], words[-1], task=task, max_new_tokens=tokens)
     if as_json:
         print_json(said.as_dict())
@@ -269,10 +269,10 @@ def serve(
 ) -> None:
     """Offer it as a chat endpoint with pictures, for any client of the OpenAI protocol."""
     from evertune.apps.server.command import serve as serve_model
-    from evertune.cli.console import TerminalWatcher
+    from evertune.cli.console import TerminalCallback
 
     console = make_console()
-    with TerminalWatcher(console) as watcher:
+    with TerminalCallback(console) as callback:
         server = serve_model(
             folder,
             host=host,
@@ -281,7 +281,7 @@ def serve(
             batch=batch,
             waiting=waiting,
             tokens=tokens,
-            progress=watcher.fetching,
+            progress=callback.fetching,
         )
     console.print(f"{folder.name} answers on http://{host}:{server.port}/v1", highlight=False, soft_wrap=True)
     server.run()
@@ -298,11 +298,11 @@ def playground(
 ) -> None:
     """Open a page to ask it, and see what it said before and after everything it learned."""
     from evertune.apps.playground.command import playground as open_playground
-    from evertune.cli.console import TerminalWatcher
+    from evertune.cli.console import TerminalCallback
 
     console = make_console()
-    with TerminalWatcher(console) as watcher:
-        server = open_playground(folders, host=host, port=port, token=token, tokens=tokens, progress=watcher.fetching)
+    with TerminalCallback(console) as callback:
+        server = open_playground(folders, host=host, port=port, token=token, tokens=tokens, progress=callback.fetching)
     console.print(f"the playground is open on http://{host}:{server.port}", highlight=False, soft_wrap=True)
     server.run()
 
@@ -331,14 +331,14 @@ def doctor(
 
 
 def _doctor_of(run: Path, *, repairs: bool, data: str | None, as_json: bool) -> None:
-    from evertune.cli.console import TerminalWatcher
+    from evertune.cli.console import TerminalCallback
     from evertune.cli.service_view import show_findings
     from evertune.service.integrity import examine, repair
 
     console = make_console(quiet=as_json)
     if repairs:
-        with TerminalWatcher(console) as watcher:
-            done = repair(run, data=data, watcher=watcher, progress=watcher.fetching)
+        with TerminalCallback(console) as callback:
+            done = repair(run, data=data, callback=callback, progress=callback.fetching)
         found, left = done.found, done.left
     else:
         found = left = examine(run)

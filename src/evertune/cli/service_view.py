@@ -14,8 +14,8 @@ from rich.table import Table
 from evertune.metrics.intervals import FEWEST
 from evertune.service.advice import Advice
 from evertune.service.integrity import Finding
-from evertune.service.lifecycle import Learned
-from evertune.service.regression_report import Change, Verdict
+from evertune.service.lifecycle import LearnResult
+from evertune.service.regression_report import Change, RegressionReport
 
 COLOURS = {
     "gained": "green",
@@ -27,7 +27,7 @@ COLOURS = {
 }
 
 
-def show_learned(console: Console, done: Learned, *, folder: str, data: str) -> None:
+def show_learned(console: Console, done: LearnResult, *, folder: str, data: str) -> None:
     """The verdict of a stage, and whether it was kept."""
     console.print()
     console.print(_table(done.verdict, since="before"))
@@ -53,7 +53,7 @@ def show_learned(console: Console, done: Learned, *, folder: str, data: str) -> 
     )
 
 
-def _advise(console: Console, done: Learned, command: str) -> None:
+def _advise(console: Console, done: LearnResult, command: str) -> None:
     """What to do about a task that was not learned; longer training makes no questions."""
     if done.verdict.new is not None and done.verdict.new.few:
         lines = [
@@ -104,14 +104,14 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
-def show_check(console: Console, verdict: Verdict) -> None:
+def show_check(console: Console, verdict: RegressionReport) -> None:
     """Every task against the best it ever was."""
     console.print()
     console.print(_table(verdict, since="best ever"))
     console.print(_summary(verdict))
 
 
-def _table(verdict: Verdict, *, since: str) -> Table:
+def _table(verdict: RegressionReport, *, since: str) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("task", overflow="fold")  # only a name is broken where the terminal is narrow
     for title in ("questions", since, "now", "change", "95 % interval"):
@@ -138,7 +138,7 @@ def _row(table: Table, change: Change, *, mark: str = "") -> None:
     )
 
 
-def _summary(verdict: Verdict) -> str:
+def _summary(verdict: RegressionReport) -> str:
     measures = verdict.measures()
     words = [f"average {measures['average']:.1f}"]
     if verdict.others:

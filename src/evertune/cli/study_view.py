@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
-from evertune.cli.console import TerminalWatcher
+from evertune.cli.console import TerminalCallback
 from evertune.cli.grid_view import GridView
 from evertune.experiments.study import Study
 from evertune.experiments.study.overview import overview_of
@@ -25,7 +25,7 @@ STYLES = {"confirmed": "green", "contradicted": "red", "not confirmed": "yellow"
 
 def do_study(study: Study, console: Console, *, only: str | None, jobs: int | None) -> tuple[Result, Path]:
     """Do what is not done yet and write `study.json` and the page; returns the result and the page."""
-    fetching = TerminalWatcher(console).fetching  # never entered: two live displays can't share a terminal
+    fetching = TerminalCallback(console).fetching  # never entered: two live displays can't share a terminal
     ended = study.run(watching=lambda: GridView(console), only=only, jobs=jobs, progress=fetching)
     result = result_of(study, ended)
     write_json(study.out / "study.json", result.as_dict())

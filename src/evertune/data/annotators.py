@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 
 from evertune.data.formats import Row
-from evertune.data.records import Entry, entries, file_of, rows_from
+from evertune.data.records import Record, entries, file_of, rows_from
 from evertune.utils.errors import DataError
 
 
@@ -31,7 +31,7 @@ def taught_first(answers: Sequence[str], *, origin: str) -> tuple[str, ...]:
     return (taught, *answers[:place], *answers[place + 1 :])
 
 
-def annotated(entry: Entry, key: str = "answers") -> tuple[str, ...]:
+def annotated(entry: Record, key: str = "answers") -> tuple[str, ...]:
     """The answers of an annotation whose list holds an object per annotator, the taught one first."""
     return taught_first([one.text("answer", blank=True) for one in entry.entries(key)], origin=entry.origin)
 
@@ -55,7 +55,7 @@ def vqa_rows(questions: Path, annotations: Path, *, split: str) -> Iterator[Row 
     """
     part = VQA_PARTS[split]
 
-    def made(pair: tuple[Entry, Entry]) -> Iterator[Row]:
+    def made(pair: tuple[Record, Record]) -> Iterator[Row]:
         question, annotation = pair
         if question.number("image_id") != annotation.number("image_id"):
             raise DataError(f"{annotation.origin}: 'image_id' differs from that of {question.origin}")
@@ -73,14 +73,14 @@ def vqa_rows(questions: Path, annotations: Path, *, split: str) -> Iterator[Row 
 
 
 def paired(
-    questions: Iterator[Entry | DataError], annotations: Iterator[Entry | DataError], *, where: Path
-) -> Iterator[tuple[Entry, Entry] | DataError]:
+    questions: Iterator[Record | DataError], annotations: Iterator[Record | DataError], *, where: Path
+) -> Iterator[tuple[Record, Record] | DataError]:
     """Each question with its annotation, by `question_id`, in the order of the annotations.
 
     The published files have the same order, so that both are read side by side; where orders differ, the questions
     between are held in memory. An id that is found in one file only, or twice, is an error in its place.
     """
-    waiting: dict[str, Entry] = {}
+    waiting: dict[str, Record] = {}
     asked = _named(questions)
     for annotation in _named(annotations):
         if isinstance(annotation, DataError):
@@ -97,7 +97,7 @@ def paired(
         yield left if isinstance(left, DataError) else _without_annotation(*left)
 
 
-def _named(found: Iterable[Entry | DataError]) -> Iterator[tuple[str, Entry] | DataError]:
+def _named(found: Iterable[Record | DataError]) -> Iterator[tuple[str, Record] | DataError]:
     for one in found:
         try:
             pair = one if isinstance(one, DataError) else (one.name("question_id"), one)
@@ -106,7 +106,7 @@ def _named(found: Iterable[Entry | DataError]) -> Iterator[tuple[str, Entry] | D
         yield pair
 
 
-def _remember(question: tuple[str, Entry] | DataError, waiting: dict[str, Entry]) -> Iterator[DataError]:
+def _remember(question: tuple[str, Record] | DataError, waiting: dict[str, Record]) -> Iterator[DataError]:
     if isinstance(question, DataError):
         yield question
         return
@@ -116,5 +116,5 @@ def _remember(question: tuple[str, Entry] | DataError, waiting: dict[str, Entry]
     waiting.setdefault(name, entry)
 
 
-def _without_annotation(name: str, question: Entry) -> DataError:
+def _without_annotation(name: str, question: Record) -> DataError:
     return DataError(f"{question.origin}: the question_id '{name}' has no annotation")

@@ -21,7 +21,7 @@ WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?|\d+")
 
 
 @dataclass(frozen=True)
-class Captioned:
+class CaptionedDrawing:
     """A drawing with its captions.
 
     Attributes:
@@ -41,18 +41,20 @@ def words(text: str) -> list[str]:
     return WORD.findall(text.lower())
 
 
-def parted(items: Iterable[Captioned], *, tests: int, seed: str) -> tuple[list[Captioned], list[Captioned]]:
+def parted(
+    items: Iterable[CaptionedDrawing], *, tests: int, seed: str
+) -> tuple[list[CaptionedDrawing], list[CaptionedDrawing]]:
     """(taught, tested) in random order: at most `tests` to test, one of a family.
 
     Every word of a tested caption is left in the captions of another family, which is taught.
     """
-    families: dict[str, list[Captioned]] = defaultdict(list)
+    families: dict[str, list[CaptionedDrawing]] = defaultdict(list)
     for item in items:
         families[item.family].append(item)
     choose = random.Random(seed)
     order = choose.sample(sorted(families), len(families))
     teaching = Counter(word for members in families.values() for word in _words_of(members))
-    tested: list[Captioned] = []
+    tested: list[CaptionedDrawing] = []
     kept = set()
     for name in order:
         spent = _words_of(families[name])
@@ -65,19 +67,19 @@ def parted(items: Iterable[Captioned], *, tests: int, seed: str) -> tuple[list[C
     return _needed_first(taught, _words_of(tested)), tested
 
 
-def _needed_first(taught: Sequence[Captioned], asked: set[str]) -> list[Captioned]:
+def _needed_first(taught: Sequence[CaptionedDrawing], asked: set[str]) -> list[CaptionedDrawing]:
     """For every word that is asked a drawing that teaches it, then the others: a part of the list teaches all, too."""
     teaches = {word: item for item in reversed(taught) for word in words(item.told)}
     needed = {teaches[word].picture for word in asked}
     return sorted(taught, key=lambda item: item.picture not in needed)
 
 
-def _words_of(members: Iterable[Captioned]) -> set[str]:
+def _words_of(members: Iterable[CaptionedDrawing]) -> set[str]:
     return {word for item in members for word in words(item.told)}
 
 
 def write_captioned(
-    folder: Path, split: str, items: Sequence[Captioned], *, count: int, instruction: str, seed: str
+    folder: Path, split: str, items: Sequence[CaptionedDrawing], *, count: int, instruction: str, seed: str
 ) -> None:
     """Draw the first `count` of `items` and write `{split}.jsonl`, in random order.
 

@@ -54,7 +54,7 @@ def parts_of(text: str) -> list[str]:
     return [text]
 
 
-class Embedded:
+class EmbeddedImages:
     """Writes the images of a table's cells; rows may name the `index` of a row above that has the same."""
 
     def __init__(self) -> None:

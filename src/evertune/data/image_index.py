@@ -40,14 +40,14 @@ Found = tuple[str, tuple[int, int], NDArray[Any] | None]
 OnLooked = Callable[[int, int], None]
 
 
-class Fault(NamedTuple):
+class ImageFault(NamedTuple):
     """Why a picture can't be used; whoever knows the row puts its origin before it."""
 
     kind: str
     message: str
 
 
-class Seen:
+class ImageIndex:
     """The pictures of `rows` below `root`. `anywhere`: names and links may lead out of it."""
 
     def __init__(self, rows: RowFile, root: Path, *, anywhere: bool = False) -> None:
@@ -60,7 +60,7 @@ class Seen:
         self._records = _loaded(self._path, (rows.different_pictures,), RECORD)
         self._fingerprints: NDArray[Any] | None = None
         self._compared = np.zeros(rows.different_pictures, bool)  # with the disk, by this process
-        self.faults: dict[int, Fault] = {}
+        self.faults: dict[int, ImageFault] = {}
         self.kept: dict[int, Sample] = {}  # samples that were read lately, by row; the oldest first
         self._inside = lru_cache(maxsize=65_536)(self._is_inside)
 
@@ -192,7 +192,7 @@ class Seen:
     def _leads_out(self, path: str) -> bool:
         return not Path(path).resolve().is_relative_to(self.root)
 
-    def _read(self, number: int, depth: int) -> Found | Fault:
+    def _read(self, number: int, depth: int) -> Found | ImageFault:
         """What is known of a picture, as far as `depth` asks; or why it can't be used."""
         path = self.path(self.rows.name(number))
         try:
@@ -203,8 +203,8 @@ class Seen:
         except DataError as problem:
             return _fault(problem)
 
-    def _note(self, number: int, found: Found | Fault, depth: int) -> None:
-        if isinstance(found, Fault):
+    def _note(self, number: int, found: Found | ImageFault, depth: int) -> None:
+        if isinstance(found, ImageFault):
             self.faults[number] = found
             return
         sha256, shape, look = found
@@ -228,8 +228,8 @@ def per_row(rows: RowFile, values: NDArray[Any]) -> NDArray[Any]:
     return sums
 
 
-def _fault(problem: DataError) -> Fault:
-    return Fault(problem.kind, str(problem).removeprefix(": "))
+def _fault(problem: DataError) -> ImageFault:
+    return ImageFault(problem.kind, str(problem).removeprefix(": "))
 
 
 def _loaded(path: Path, shape: tuple[int, ...], kind: np.dtype[Any]) -> NDArray[Any]:

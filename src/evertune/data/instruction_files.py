@@ -12,12 +12,12 @@ from pathlib import Path
 
 from evertune.data.formats import Row
 from evertune.data.placeholders import IMAGE_MARK, refuse_elsewhere, refuse_miscounted, unmarked
-from evertune.data.records import Entry, entries, entries_by_line, number_text, rows_from
+from evertune.data.records import Record, entries, entries_by_line, number_text, rows_from
 from evertune.data.turns import Conversation, conversation_of
 from evertune.utils.errors import DataError
 
-Answers = Callable[[Entry], tuple[str, ...]]
-Extras = Callable[[Entry], Mapping[str, str]]
+Answers = Callable[[Record], tuple[str, ...]]
+Extras = Callable[[Record], Mapping[str, str]]
 
 
 def conversations(path: Path, *, folder: str = "", together: bool = False) -> Iterator[Row | DataError]:
@@ -39,7 +39,7 @@ def conversations(path: Path, *, folder: str = "", together: bool = False) -> It
 
 
 def conversation(
-    entry: Entry, *, name: str, folder: str = "", unique: bool = True, together: bool = False
+    entry: Record, *, name: str, folder: str = "", unique: bool = True, together: bool = False
 ) -> Iterator[Row]:
     """The rows of one conversation; the first is called `name`, and with `unique` no other may be."""
     said = conversation_of(entry)
@@ -63,7 +63,7 @@ def conversation(
         before += [asked, answer]
 
 
-def _images_in(said: Conversation, entry: Entry, folder: str, *, together: bool) -> tuple[str, ...]:
+def _images_in(said: Conversation, entry: Record, folder: str, *, together: bool) -> tuple[str, ...]:
     """The images of a conversation: those of its turns, or those of its row."""
     if said.images and entry.has("image"):
         raise DataError(f"{entry.origin}: images are named both in the turns and under 'image'; keep one of the two")
@@ -96,7 +96,7 @@ def questions(
     return rows_from(found, lambda entry: [question(entry, folder=folder, answers=answers, extras=extras)])
 
 
-def question(entry: Entry, *, folder: str = "", answers: Answers | None = None, extras: Extras | None = None) -> Row:
+def question(entry: Record, *, folder: str = "", answers: Answers | None = None, extras: Extras | None = None) -> Row:
     """The row of one test question; the arguments are those of `questions`."""
     images = images_of(entry, folder=folder)
     return Row(
@@ -109,7 +109,7 @@ def question(entry: Entry, *, folder: str = "", answers: Answers | None = None, 
     )
 
 
-def images_of(entry: Entry, *, folder: str = "") -> tuple[str, ...]:
+def images_of(entry: Record, *, folder: str = "") -> tuple[str, ...]:
     """The images of a row: none, one or a list of them."""
     if not entry.has("image"):
         refuse_elsewhere(entry.value, origin=entry.origin)
@@ -122,7 +122,7 @@ def _below(folder: str, names: Sequence[str]) -> tuple[str, ...]:
     return tuple(f"{folder}/{name}" if folder else name for name in plain)
 
 
-def instruction(entry: Entry, key: str, *, images: int) -> str:
+def instruction(entry: Record, key: str, *, images: int) -> str:
     """A text without the marks that stand for its images: where an image goes is decided by the model's family."""
     refuse_miscounted(entry.text(key), images, origin=entry.origin)
     text = unmarked(entry.text(key))
@@ -131,7 +131,7 @@ def instruction(entry: Entry, key: str, *, images: int) -> str:
     return text
 
 
-def stated(entry: Entry, key: str = "answer") -> tuple[str, ...]:
+def stated(entry: Record, key: str = "answer") -> tuple[str, ...]:
     """The answers under `key`: one text or number, or a list of texts whose first is the one taught."""
     value = entry.value.get(key)
     if isinstance(value, list):
@@ -144,7 +144,7 @@ def stated(entry: Entry, key: str = "answer") -> tuple[str, ...]:
 def stated_extras(*keys: str) -> Extras:
     """Takes over the texts and numbers under `keys` where a row has them."""
 
-    def extras(entry: Entry) -> Mapping[str, str]:
+    def extras(entry: Record) -> Mapping[str, str]:
         return {key: entry.name(key) for key in keys if entry.has(key)}
 
     return extras
@@ -157,7 +157,7 @@ def matched(gold: Mapping[str, tuple[str, ...]], *, where: Path) -> Answers:
         DataError: the file has no such id: it is of another split or another version.
     """
 
-    def answers(entry: Entry) -> tuple[str, ...]:
+    def answers(entry: Record) -> tuple[str, ...]:
         name = entry.name("question_id")
         if name not in gold:
             raise DataError(f"{entry.origin}: the question_id '{name}' is not in {where}; is it of another split?")

@@ -22,7 +22,7 @@ class ReportedError(DataError):
     """What the error says stands in a list of problems already."""
 
 
-class Problems:
+class Issues:
     """Problems by kind, in the order in which they were found."""
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class Problems:
         kept = self._messages.setdefault(kind, [])
         kept += [(task, message) for message in islice(messages, LISTED - len(kept))]
 
-    def merge(self, others: Problems) -> None:
+    def merge(self, others: Issues) -> None:
         """Take the problems of another list."""
         for kind, count, messages in others.kinds():
             self.counts[kind] = self.counts.get(kind, 0) + count

@@ -19,7 +19,7 @@ MOST = 64
 """Half of them maps, half of them files that are read in pieces."""
 
 
-class PieceReader:
+class RandomReader:
     """A file that is read at places; not a memory map, whose pages would count as memory of this process."""
 
     def __init__(self, path: Path) -> None:
@@ -46,7 +46,7 @@ def mapped(path: Path, owner: int) -> NDArray[Any]:
 
 
 @lru_cache(maxsize=MOST // 2)
-def reader(path: Path, owner: int) -> PieceReader:
+def reader(path: Path, owner: int) -> RandomReader:
     """A file of lines, for reading in pieces; `owner` as for `mapped`."""
     del owner
-    return PieceReader(path)
+    return RandomReader(path)

@@ -15,7 +15,7 @@ from typing import IO
 from evertune.data.images import short
 from evertune.data.json_lists import LONGEST_ITEM, PIECE, opening
 from evertune.data.layouts import layout_of
-from evertune.data.records import Entry, entries, entry_of
+from evertune.data.records import Record, entries, entry_of
 from evertune.utils.errors import DataError
 from evertune.utils.parsing import data_value
 from evertune.utils.regular_files import open_regular
@@ -28,7 +28,7 @@ LONGEST_REST = 1 << 30
 """Bytes of such a line that are passed over, in search of the next one."""
 
 
-def read_entries(path: Path) -> Iterator[Entry | DataError]:
+def read_entries(path: Path) -> Iterator[Record | DataError]:
     """The objects of a JSON list, of one under "data", or of JSON Lines; `key` is the number in the list, or the line.
 
     A broken line, or a row that is no object, comes as a `DataError`; what is behind it is read.
@@ -75,7 +75,7 @@ def _first_character(path: Path) -> str:
         return stream.read(4096).decode("utf-8-sig", errors="replace").lstrip()[:1]
 
 
-def _lines(path: Path) -> Iterator[Entry | DataError]:
+def _lines(path: Path) -> Iterator[Record | DataError]:
     with _opened(path) as stream:
         number = 0
         while line := stream.readline(LONGEST_LINE):
@@ -92,7 +92,7 @@ def _lines(path: Path) -> Iterator[Entry | DataError]:
                 yield _entry(line, origin, key=str(number))
 
 
-def _entry(line: bytes, origin: str, *, key: str) -> Entry | DataError:
+def _entry(line: bytes, origin: str, *, key: str) -> Record | DataError:
     kind = "broken JSON"
     try:
         return entry_of(data_value(line.rstrip(b"\r\n").decode("utf-8-sig")), origin, key=key)

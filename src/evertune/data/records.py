@@ -18,7 +18,7 @@ Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class Record:
     """An object of a file; `origin` is its file and number, `key` its number in a list or its id in an object."""
 
     value: dict[str, Any]
@@ -49,7 +49,7 @@ class Entry:
         """A list of at least one text."""
         return tuple(self._checked(value, key, blank=blank) for value in self._listed(key))
 
-    def entries(self, key: str) -> tuple[Entry, ...]:
+    def entries(self, key: str) -> tuple[Record, ...]:
         """A list of at least one object."""
         return tuple(
             entry_of(value, f"{self.origin}, '{key}' {number}")
@@ -86,7 +86,7 @@ def number_text(value: float) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() and abs(value) < 1e15 else str(value)
 
 
-def entry_of(value: Any, origin: str, *, key: str = "") -> Entry:
+def entry_of(value: Any, origin: str, *, key: str = "") -> Record:
     """`value` as an entry.
 
     Raises:
@@ -94,33 +94,33 @@ def entry_of(value: Any, origin: str, *, key: str = "") -> Entry:
     """
     if not isinstance(value, dict):
         raise DataError(f"{origin} must be an object, not {shown(value)}")
-    return Entry(value, origin, key)
+    return Record(value, origin, key)
 
 
-def entries(path: Path, *, under: str | None = None) -> Iterator[Entry | DataError]:
+def entries(path: Path, *, under: str | None = None) -> Iterator[Record | DataError]:
     """The objects of the list in `path`, one after another (`json_lists.items`); an error for what is no object."""
     for number, value in items(path, under=under):
         yield _tried(value, f"{path}, row {number}", key=str(number))
 
 
-def entries_by_id(path: Path) -> Iterator[Entry | DataError]:
+def entries_by_id(path: Path) -> Iterator[Record | DataError]:
     """The members of the object in `path`, one after another (`json_lists.members`); their ids are the keys."""
     for number, name, value in members(path):
         try:
-            Entry({"id": name}, f"{path}, row {number}").text("id")
+            Record({"id": name}, f"{path}, row {number}").text("id")
         except DataError as problem:
             yield problem
         else:
             yield _tried(value, f"{path}, row {number} ('{name}')", key=name)
 
 
-def entries_by_line(path: Path) -> Iterator[Entry | DataError]:
+def entries_by_line(path: Path) -> Iterator[Record | DataError]:
     """The objects of a JSONL file, one after another (`json_lists.lines`)."""
     for number, value in lines(path):
         yield _tried(value, f"{path}:{number}", key=str(number))
 
 
-def _tried(value: Any, origin: str, *, key: str) -> Entry | DataError:
+def _tried(value: Any, origin: str, *, key: str) -> Record | DataError:
     try:
         return entry_of(value, origin, key=key)
     except DataError as problem:

@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 
 from evertune.data.formats import Row
 from evertune.data.images import short
-from evertune.data.open_files import PieceReader, mapped, reader
+from evertune.data.open_files import RandomReader, mapped, reader
 from evertune.data.row_checks import checked_instruction
 from evertune.utils.errors import DataError, UserError
 from evertune.utils.files import cache_folder, digest_of, note_damage, read_json, sum_of_file, whole_folder, write_json
@@ -52,7 +52,7 @@ _numbers = itertools.count()
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class IndexKey:
     """Everything that decides an index, beside the content of the files."""
 
     format: str
@@ -83,7 +83,7 @@ class Recipe:
         return cache_folder() / "rows" / f"{self.format}-{key[:24]}"
 
 
-def indexed(recipe: Recipe, read: Callable[[], Iterable[Row | DataError]]) -> RowFile:
+def indexed(recipe: IndexKey, read: Callable[[], Iterable[Row | DataError]]) -> RowFile:
     """The index of `recipe`, made from the rows that `read` gives first where it is not in the cache.
 
     Raises:
@@ -248,7 +248,7 @@ class _Writer:
         for stream in (self._rows, self._names, self._problems):
             stream.close()
 
-    def add(self, row: Row | DataError, recipe: Recipe) -> None:
+    def add(self, row: Row | DataError, recipe: IndexKey) -> None:
         """Write one row, or what is wrong with it."""
         try:
             if isinstance(row, DataError):
@@ -324,7 +324,7 @@ class _Writer:
         return good
 
     def _refuse_repeated(self, first: NDArray[Any], later: NDArray[Any], good: NDArray[Any], at: int) -> None:
-        rows = PieceReader(self._folder / "rows.jsonl")
+        rows = RandomReader(self._folder / "rows.jsonl")
         one, other = (json.loads(rows.read(place)) for place in (first, later))
         if one["id"] == other["id"]:  # the hashes are equal; the ids nearly certainly too
             good[at] = False

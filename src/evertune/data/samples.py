@@ -11,7 +11,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from evertune.data.image_index import HASHED, OnLooked, Seen
+from evertune.data.image_index import HASHED, ImageIndex, OnLooked
 from evertune.data.task import Sample
 from evertune.utils.errors import DataError
 
@@ -21,7 +21,7 @@ KEPT = 4096
 class Samples(Sequence[Sample]):
     """The rows `chosen` (all of them, by default) of an index, their pictures below a root."""
 
-    def __init__(self, seen: Seen, chosen: NDArray[Any] | None = None) -> None:
+    def __init__(self, seen: ImageIndex, chosen: NDArray[Any] | None = None) -> None:
         self.seen, self.rows = seen, seen.rows
         self.chosen: NDArray[Any] = np.arange(len(self.rows)) if chosen is None else chosen
 
@@ -49,7 +49,7 @@ class Samples(Sequence[Sample]):
         return Samples(self.seen, rows)
 
     def look(self, *, depth: int, on_looked: OnLooked | None = None) -> None:
-        """Look at the pictures of these samples: `Seen.look`."""
+        """Look at the pictures of these samples: `ImageIndex.look`."""
         numbers = self.rows.pictures
         if len(self) < len(self.rows):
             wanted = np.zeros(len(self.rows), bool)

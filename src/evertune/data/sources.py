@@ -20,9 +20,9 @@ import numpy as np
 from evertune.assets import Progress
 from evertune.data.builders import built
 from evertune.data.formats import format_of
-from evertune.data.image_index import DECODED, HASHED, THERE, OnLooked, Seen
-from evertune.data.issues import Problems
-from evertune.data.rows import Recipe, RowFile, indexed
+from evertune.data.image_index import DECODED, HASHED, THERE, ImageIndex, OnLooked
+from evertune.data.issues import Issues
+from evertune.data.rows import IndexKey, RowFile, indexed
 from evertune.data.samples import Samples
 from evertune.data.split import held_out, twin_problems, twins, wrong_golds, wrong_numbers
 from evertune.data.task import Task
@@ -39,7 +39,7 @@ PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", "
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ReadOptions:
     """How tasks are read; the same for all tasks of a stream.
 
     Attributes:
@@ -58,7 +58,7 @@ class Reading:
     decode: bool
     takes: range | None
     model: str
-    problems: Problems
+    problems: Issues
     progress: Progress | None
 
     def base(self, entry: TaskFile) -> Path:
@@ -71,7 +71,7 @@ class Reading:
         return (lambda done, total: tell(f"pictures of {name}", done, total)) if tell else None
 
 
-def read_task(entry: TaskFile, reading: Reading, *, about: dict[str, str]) -> Task:
+def read_task(entry: TaskFile, reading: ReadOptions, *, about: dict[str, str]) -> Task:
     """The task of `entry` with the samples that can be used; the others are problems of `reading`.
 
     Raises:
@@ -91,7 +91,7 @@ def read_task(entry: TaskFile, reading: Reading, *, about: dict[str, str]) -> Ta
     return Task(entry.name, train, test, entry.score, about)
 
 
-def usable(samples: Samples, entry: TaskFile, reading: Reading) -> Samples:
+def usable(samples: Samples, entry: TaskFile, reading: ReadOptions) -> Samples:
     """Those whose pictures are there, sound and of the right number."""
     depth = DECODED if reading.decode else THERE
     samples.look(depth=depth, on_looked=reading.looked(entry.name) if reading.decode else None)
@@ -99,7 +99,7 @@ def usable(samples: Samples, entry: TaskFile, reading: Reading) -> Samples:
     return taken(samples.whole(), entry, reading)
 
 
-def taken(samples: Samples, entry: TaskFile, reading: Reading) -> Samples:
+def taken(samples: Samples, entry: TaskFile, reading: ReadOptions) -> Samples:
     """Those with a number of pictures that the model takes."""
     if reading.takes is None:
         return samples
@@ -108,7 +108,7 @@ def taken(samples: Samples, entry: TaskFile, reading: Reading) -> Samples:
     return samples.choose(samples.chosen[~wrong])
 
 
-def scorable(samples: Samples, entry: TaskFile, reading: Reading) -> Samples:
+def scorable(samples: Samples, entry: TaskFile, reading: ReadOptions) -> Samples:
     """Test samples whose gold answers the task's score can use: found now and not after the training."""
     check = rule_of(entry.score).check_gold
     if check is None:
@@ -118,7 +118,7 @@ def scorable(samples: Samples, entry: TaskFile, reading: Reading) -> Samples:
     return samples.choose(samples.chosen[~wrong])
 
 
-def in_one(entry: TaskFile, reading: Reading) -> bool:
+def in_one(entry: TaskFile, reading: ReadOptions) -> bool:
     """Whether a task's rows are parted here: it is one file, or a data set that has no splits."""
     if entry.root is None:
         return entry.data is not None
@@ -126,7 +126,7 @@ def in_one(entry: TaskFile, reading: Reading) -> bool:
     return hasattr(layout, "one_split") and layout.one_split(_root(entry, reading.base(entry)), **entry.options)
 
 
-def _halves(entry: TaskFile, reading: Reading) -> Iterator[Samples]:
+def _halves(entry: TaskFile, reading: ReadOptions) -> Iterator[Samples]:
     if in_one(entry, reading):
         yield from parted(read_whole(entry, reading), entry, reading)
     else:
@@ -134,7 +134,7 @@ def _halves(entry: TaskFile, reading: Reading) -> Iterator[Samples]:
             yield read_half(entry, reading, split)
 
 
-def read_half(entry: TaskFile, reading: Reading, split: str) -> Samples:
+def read_half(entry: TaskFile, reading: ReadOptions, split: str) -> Samples:
     """The rows of one split of a task that has two; no picture is looked at.
 
     Raises:
@@ -149,7 +149,7 @@ def read_half(entry: TaskFile, reading: Reading, split: str) -> Samples:
     return _samples(entry, reading.folder / name, split, reading, options=entry.options)
 
 
-def read_whole(entry: TaskFile, reading: Reading, *, split: str = "train") -> Samples:
+def read_whole(entry: TaskFile, reading: ReadOptions, *, split: str = "train") -> Samples:
     """The rows of a task that `in_one` holds for; no picture is looked at.
 
     Raises:
@@ -159,7 +159,7 @@ def read_whole(entry: TaskFile, reading: Reading, *, split: str = "train") -> Sa
     return _samples(entry, place, split, reading, options=entry.options)
 
 
-def parted(whole: Samples, entry: TaskFile, reading: Reading) -> tuple[Samples, Samples]:
+def parted(whole: Samples, entry: TaskFile, reading: ReadOptions) -> tuple[Samples, Samples]:
     """The rows of one file as training and test; those whose pictures can't be read are problems.
 
     Raises:
@@ -202,14 +202,14 @@ def _samples(
     entry: TaskFile,
     place: Path,
     split: str,
-    reading: Reading,
+    reading: ReadOptions,
     *,
     options: Mapping[str, Any],
     pictures: Path | None = None,
 ) -> Samples:
     layout = format_of(entry.format or "jsonl")
     _refuse_options(entry, layout, place, split, options)
-    recipe = Recipe(
+    recipe = IndexKey(
         format=entry.format or "jsonl",
         version=readers(layout),
         place=place,
@@ -224,17 +224,17 @@ def _samples(
     if not len(rows):
         _refuse_empty(rows, entry, place, layout, reading)
     root = pictures or _pictures(entry, layout, place, split, options, reading)
-    return Samples(Seen(rows, root, anywhere=entry.anywhere))
+    return Samples(ImageIndex(rows, root, anywhere=entry.anywhere))
 
 
-def _refuse_empty(rows: RowFile, entry: TaskFile, place: Path, layout: ModuleType, reading: Reading) -> None:
+def _refuse_empty(rows: RowFile, entry: TaskFile, place: Path, layout: ModuleType, reading: ReadOptions) -> None:
     if next(rows.problems(), None) is not None:
         reading.problems.refuse(stream=entry.name)
     raise DataError(f"{place} has no rows; expected: {layout.ABOUT['files']}", kind="no rows")
 
 
 def _pictures(
-    entry: TaskFile, layout: ModuleType, place: Path, split: str, options: Mapping[str, Any], reading: Reading
+    entry: TaskFile, layout: ModuleType, place: Path, split: str, options: Mapping[str, Any], reading: ReadOptions
 ) -> Path:
     """The folder that names of pictures count from."""
     inside: Path | None = layout.pictures(place, split=split, **options) if hasattr(layout, "pictures") else None

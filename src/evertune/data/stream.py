@@ -28,9 +28,9 @@ from evertune.assets import Progress
 from evertune.data.builders import builder
 from evertune.data.formats import format_of
 from evertune.data.images import short
-from evertune.data.issues import Problems
+from evertune.data.issues import Issues
 from evertune.data.single_file import guessed, is_file_of_rows, is_yaml, task_name
-from evertune.data.sources import Reading, read_task
+from evertune.data.sources import ReadOptions, read_task
 from evertune.data.task import Task
 from evertune.metrics.rules import rule_of
 from evertune.utils.config_io import Settings, read_yaml, validated
@@ -51,7 +51,7 @@ class Stream:
     tasks: tuple[Task, ...]
     about: dict[str, str] = field(default_factory=dict)
     known: tuple[Task, ...] = ()
-    skipped: Problems = field(default_factory=Problems, compare=False)
+    skipped: Issues = field(default_factory=Issues, compare=False)
 
     @property
     def columns(self) -> tuple[Task, ...]:
@@ -206,8 +206,10 @@ def load_stream(
     if limit is not None and limit < 1:
         raise UserError(f"limit must be at least 1, not {limit}")
     content, path = stream_file(name)
-    problems = Problems()
-    reading = Reading(path.parent, published_base(content, path, data), limit, decode, takes, model, problems, progress)
+    problems = Issues()
+    reading = ReadOptions(
+        path.parent, published_base(content, path, data), limit, decode, takes, model, problems, progress
+    )
     known, tasks = (
         tuple(read_task(entry, reading, about=about_task(entry)) for entry in entries)
         for entries in (content.known, content.tasks)

@@ -119,7 +119,7 @@ class Task:
 
 
 @runtime_checkable
-class KnowsFingerprints(Protocol):
+class HasFingerprints(Protocol):
     """Samples whose fingerprints are kept, so that no picture is read again."""
 
     def fingerprints(self) -> Iterator[str]:
@@ -128,7 +128,7 @@ class KnowsFingerprints(Protocol):
 
 def fingerprints_of(samples: Sequence[Sample]) -> Iterator[str]:
     """The fingerprint of each sample, in order."""
-    if isinstance(samples, KnowsFingerprints):
+    if isinstance(samples, HasFingerprints):
         return samples.fingerprints()
     return (sample.fingerprint for sample in samples)
 
@@ -143,7 +143,7 @@ def drawn(samples: Sequence[Sample], count: int, choose: random.Random) -> list[
     return [samples[at] for at in choose.sample(range(len(samples)), count)]
 
 
-class Picked(Sequence[Sample]):
+class Subset(Sequence[Sample]):
     """Samples at the places `order`, one after another; nothing is read before it is looked at."""
 
     def __init__(self, samples: Sequence[Sample], order: Sequence[int]) -> None:
@@ -156,14 +156,14 @@ class Picked(Sequence[Sample]):
     @overload
     def __getitem__(self, at: int) -> Sample: ...
     @overload
-    def __getitem__(self, at: slice) -> Picked: ...
-    def __getitem__(self, at: int | slice) -> Sample | Picked:
+    def __getitem__(self, at: slice) -> Subset: ...
+    def __getitem__(self, at: int | slice) -> Sample | Subset:
         if isinstance(at, slice):
-            return Picked(self._samples, self._order[at])  # type: ignore[arg-type]
+            return Subset(self._samples, self._order[at])  # type: ignore[arg-type]
         return self._samples[int(self._order[at])]
 
 
-class Chained(Sequence[Sample]):
+class ConcatDataset(Sequence[Sample]):
     """Several sequences of samples as one, none of them copied."""
 
     def __init__(self, parts: Sequence[Sequence[Sample]]) -> None:
@@ -179,7 +179,7 @@ class Chained(Sequence[Sample]):
     def __getitem__(self, at: slice) -> Sequence[Sample]: ...
     def __getitem__(self, at: int | slice) -> Sample | Sequence[Sample]:
         if isinstance(at, slice):
-            return Picked(self, range(*at.indices(len(self))))
+            return Subset(self, range(*at.indices(len(self))))
         place = range(len(self))[at]  # negative places and an IndexError as everywhere
         part = bisect_right(self._ends, place)
         return self._parts[part][place - (self._ends[part - 1] if part else 0)]

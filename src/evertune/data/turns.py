@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evertune.data.placeholders import FILMS, IMAGE_MARK
-from evertune.data.records import Entry
+from evertune.data.records import Record
 from evertune.utils.errors import DataError
 
 SYSTEM, USER, ASSISTANT = "system", "human", "gpt"
@@ -41,11 +41,11 @@ class _Turn:
     speaker: str
     text: str
     images: tuple[str, ...]
-    entry: Entry
+    entry: Record
     key: str
 
 
-def conversation_of(entry: Entry) -> Conversation:
+def conversation_of(entry: Record) -> Conversation:
     """The turns of a row. What the assistant says before the first question is dropped, as LLaVA does.
 
     Raises:
@@ -72,7 +72,7 @@ def conversation_of(entry: Entry) -> Conversation:
     )
 
 
-def _turn(entry: Entry) -> _Turn:
+def _turn(entry: Record) -> _Turn:
     who, what = ("role", "content") if entry.has("role") else ("from", "value")
     speaker = SPEAKERS.get(entry.text(who))
     if speaker is None:
@@ -84,7 +84,7 @@ def _turn(entry: Entry) -> _Turn:
     return _Turn(speaker, text, tuple(name for _, name in parts if name), entry, who)
 
 
-def _parts(entry: Entry, key: str) -> Iterator[tuple[str, str]]:
+def _parts(entry: Record, key: str) -> Iterator[tuple[str, str]]:
     """Text and image name of each part of a content; a part without a name has its image in the row."""
     for part in entry.entries(key):
         kind = part.text("type")
@@ -98,9 +98,9 @@ def _parts(entry: Entry, key: str) -> Iterator[tuple[str, str]]:
             raise part.wrong("type", "'text' or an image ('image', 'image_url')")
 
 
-def _name(part: Entry) -> str:
+def _name(part: Record) -> str:
     for key in ("image_url", "image", "path", "url"):
         value: Any = part.value.get(key)
         if value is not None:
-            return Entry(value, part.origin).text("url") if isinstance(value, dict) else part.text(key)
+            return Record(value, part.origin).text("url") if isinstance(value, dict) else part.text(key)
     return ""

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from evertune.methods.base import About, Context, Method
+from evertune.methods.base import Context, Method, MethodInfo
 from evertune.methods.direct import Direct
 from evertune.methods.eproj import EProj
 from evertune.methods.ewc import EWC, OnlineEWC
@@ -32,7 +32,6 @@ __all__ = [
     "EWC",
     "MAS",
     "METHODS",
-    "About",
     "Context",
     "Direct",
     "EProj",
@@ -42,6 +41,7 @@ __all__ = [
     "LoraRouter",
     "LwF",
     "Method",
+    "MethodInfo",
     "MoELora",
     "OLora",
     "OnlineEWC",
@@ -110,7 +110,7 @@ def composed(methods: Sequence[Method]) -> list[Method]:
         UserError: one of them needs another that is not there.
     """
     for method in methods:
-        method.compose(methods)
+        method.combine(methods)
     return list(methods)
 
 

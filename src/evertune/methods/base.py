@@ -24,7 +24,7 @@ UNTOUCHED = "(untouched)"
 
 
 @dataclass(frozen=True, slots=True)
-class About:
+class MethodInfo:
     """What `evertune show METHOD` prints."""
 
     title: str
@@ -36,7 +36,7 @@ class About:
 
 
 @dataclass(frozen=True, slots=True)
-class Foreseen:
+class TaskPreview:
     """What an expansion would do with a task, found before it is learned.
 
     Attributes:
@@ -76,14 +76,14 @@ class Method:
     """
 
     name: ClassVar[str]
-    about: ClassVar[About]
-    neutral: ClassVar[Mapping[str, Any] | None] = None
+    about: ClassVar[MethodInfo]
+    sequential_equivalent: ClassVar[Mapping[str, Any] | None] = None
     """Options under which the method must equal `sequential` bit for bit; None when there are none."""
     in_model_dtype: ClassVar[bool] = False
     """Whether what a task has trained is kept in the model's number format afterwards; else it stays float32."""
     context: Context
 
-    def compose(self, methods: Sequence[Method]) -> None:
+    def combine(self, methods: Sequence[Method]) -> None:
         """Called before `setup` with all methods of the run, this one among them: a modifier meets what it modifies.
 
         May be called again with the same methods.
@@ -104,7 +104,7 @@ class Method:
         """Called once before anything else. No parameter may be created before the run's seed is set: it is by now."""
         self.context = context
 
-    def know(self, task: Task) -> None:
+    def on_known_task(self, task: Task) -> None:
         """Called once per task that the model knows before the stream begins, in order, after `setup`.
 
         Only at stage 0: later stages have what was made of it in their `state_dict`. The features of `task.train` are
@@ -115,7 +115,7 @@ class Method:
         """What is learned one after another; by default the tasks of the stream."""
         return list(tasks)
 
-    def trains(self, parameter: str) -> bool:
+    def is_trainable(self, parameter: str) -> bool:
         """Whether the parameter of this name trains; by default all of `LMM.trainable()` do."""
         return True
 
@@ -150,7 +150,7 @@ class Method:
         """
         return []
 
-    def foresee(self, task: Task, others: Sequence[Task]) -> Foreseen | None:
+    def preview_task(self, task: Task, others: Sequence[Task]) -> TaskPreview | None:
         """What learning `task` would do to the routing of it and of the test questions of `others`.
 
         Nothing is changed. None where all weights are one: then nothing can be said before.

@@ -1,7 +1,7 @@
 """Each task tuned alone from the start point: R*, the score a task could have. A bound, not a usable method."""
 
 from evertune.data.task import Task
-from evertune.methods.base import About, Method
+from evertune.methods.base import Method, MethodInfo
 from evertune.models.weights import restore
 
 
@@ -9,7 +9,7 @@ class Direct(Method):
     """Go back to the untouched model before each task."""
 
     name = "direct"
-    about = About(
+    about = MethodInfo(
         title="direct fine-tuning, each task alone",
         kind="bound",
         paper="the per-task reference of He et al. 2023, arXiv 2311.16206 ('DirectFT')",

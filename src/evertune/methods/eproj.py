@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from evertune.data.task import Sample, Task, drawn
-from evertune.methods.base import UNTOUCHED, About, Context, Foreseen, Method
+from evertune.methods.base import UNTOUCHED, Context, Method, MethodInfo, TaskPreview
 from evertune.methods.ewc import fisher_information
 from evertune.methods.routers import CalibratedRouter, CosineRouter, Queries, Router
 from evertune.methods.similarity import embed_task, similarity_to
@@ -60,7 +60,7 @@ class EProj(Method):
     """
 
     name = "eproj"
-    about = About(
+    about = MethodInfo(
         title="EProj: one expert projection per task, routed by keys",
         kind="expansion",
         paper="He et al. 2023, arXiv 2311.16206; router=calibrated: Hayes & Kanan 2020, arXiv 1909.01520",
@@ -118,13 +118,13 @@ class EProj(Method):
         seed = context.seed if self.keys == "gradient" else None
         self._router: Router = CalibratedRouter() if self.router == "calibrated" else CosineRouter(seed=seed)
 
-    def know(self, task: Task) -> None:
+    def on_known_task(self, task: Task) -> None:
         """An initial task gets keys of its own and is served by the untouched model."""
         self._embed(task)
         self._router.learn(task.name, self.queries(task.train))
         self._serves[task.name] = UNTOUCHED
 
-    def trains(self, parameter: str) -> bool:
+    def is_trainable(self, parameter: str) -> bool:
         """What is not part of an expert stays as it is."""
         return parameter in self._copied
 
@@ -186,7 +186,7 @@ class EProj(Method):
         router.learn(NEW, self.queries(samples))
         return router
 
-    def foresee(self, task: Task, others: Sequence[Task]) -> Foreseen:
+    def preview_task(self, task: Task, others: Sequence[Task]) -> TaskPreview:
         """By copies of the router; no expert is trained."""
         embeddings = dict(self._embeddings)
         self._embed(task)
@@ -205,7 +205,7 @@ class EProj(Method):
             )
             then = [serves[name] for name in router.choose(queries)]
             lost[other.name] = sum(b == expert != a for a, b in zip(now, then, strict=True)) / len(then)
-        return Foreseen(expert, self.taken_for(task), lost)
+        return TaskPreview(expert, self.taken_for(task), lost)
 
     def adds_to_loss(self) -> bool:
         """Only while an expert is trained further."""

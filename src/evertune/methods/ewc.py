@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from evertune.data.task import Sample
-from evertune.methods.base import About, Context
-from evertune.methods.importance import ImportancePenalty, Latest, Merging, Summed, Tensors, mean_over_samples
+from evertune.methods.base import Context, MethodInfo
+from evertune.methods.importance import ImportancePenalty, Latest, MergeRule, Summed, Tensors, mean_over_samples
 from evertune.utils.errors import UserError
 
 STRENGTH = 10_000.0
@@ -29,7 +29,7 @@ class EWC(ImportancePenalty):
     """
 
     name = "ewc"
-    about = About(
+    about = MethodInfo(
         title="elastic weight consolidation",
         kind="regularization",
         paper="Kirkpatrick et al. 2017, arXiv 1612.00796; in He et al. 2023, arXiv 2311.16206",
@@ -43,7 +43,7 @@ class EWC(ImportancePenalty):
         """Fisher information."""
         return fisher_information(self.context, samples)
 
-    def merging(self) -> Merging:
+    def merging(self) -> MergeRule:
         """A sum of springs."""
         return Summed()
 
@@ -59,7 +59,7 @@ class OnlineEWC(ImportancePenalty):
     """
 
     name = "online-ewc"
-    about = About(
+    about = MethodInfo(
         title="online elastic weight consolidation",
         kind="regularization",
         paper="Schwarz et al. 2018 (Progress & Compress), arXiv 1805.06370",
@@ -79,11 +79,11 @@ class OnlineEWC(ImportancePenalty):
         """Fisher information."""
         return fisher_information(self.context, samples)
 
-    def merging(self) -> Merging:
+    def merging(self) -> MergeRule:
         """A decayed sum."""
         return Latest(decay=self.gamma, scale=0.5)
 
-    def merge_by(self, make_rule: Callable[[], Merging], *, strength: float) -> None:
+    def merge_by(self, make_rule: Callable[[], MergeRule], *, strength: float) -> None:
         """Refused: the merging rule is all that tells this method from `ewc`, and `gamma` would be ignored."""
         del make_rule, strength
         raise UserError("online-ewc under another merging rule is ewc: write ewc instead, for example tir+ewc")

@@ -26,7 +26,7 @@ Tensors = dict[str, Tensor]
 """{name of a trained parameter: tensor of its shape}."""
 
 
-class Merging(ABC):
+class MergeRule(ABC):
     """How the importances of many tasks become one penalty, in memory that does not grow with their number.
 
     The penalty and its gradient are those for a strength of 1.
@@ -59,7 +59,7 @@ class Merging(ABC):
         self.importance = _on(device, state["importance"])
 
 
-class Summed(Merging):
+class Summed(MergeRule):
     """Each task keeps its own spring, exactly: 1/2 Σ_k Σ_i F_k,i (θ_i - θ_k,i)².
 
     A sum of quadratics is one quadratic, A θ² - 2 B θ + const with A = Σ F_k and B = Σ F_k θ_k: two tensors per
@@ -97,7 +97,7 @@ class Summed(Merging):
         self._pull = _on(device, state["pull"])
 
 
-class Latest(Merging):
+class Latest(MergeRule):
     """One importance, every spring fixed at the weights that the task to come starts from: scale Σ_i I_i (θ_i - a_i)².
 
     The anchor needs no place in the state: the weights at the beginning of a task are those of the last stage.
@@ -148,8 +148,8 @@ class ImportancePenalty(Method, ABC):
     """
 
     default_strength: ClassVar[float]
-    neutral: ClassVar[Mapping[str, Any]] = {"strength": 0.0}
-    rule: Merging
+    sequential_equivalent: ClassVar[Mapping[str, Any]] = {"strength": 0.0}
+    rule: MergeRule
 
     def __init__(self, *, strength: float | None = None, samples: int = 128) -> None:
         if not (strength is None or strength >= 0) or samples < 1:
@@ -157,17 +157,17 @@ class ImportancePenalty(Method, ABC):
         self._given = strength
         self.strength = self.default_strength if strength is None else strength
         self.samples = samples
-        self._make_rule: Callable[[], Merging] = self.merging
+        self._make_rule: Callable[[], MergeRule] = self.merging
 
     @abstractmethod
     def measure(self, samples: Sequence[Sample]) -> Tensors:
         """How much each trained scalar matters to `samples`, at the model's present weights."""
 
     @abstractmethod
-    def merging(self) -> Merging:
+    def merging(self) -> MergeRule:
         """A fresh merging rule of this method."""
 
-    def merge_by(self, make_rule: Callable[[], Merging], *, strength: float) -> None:
+    def merge_by(self, make_rule: Callable[[], MergeRule], *, strength: float) -> None:
         """Merge by another rule from the next `setup` on, with its own default strength."""
         self._make_rule = make_rule
         self.strength = strength if self._given is None else self._given
@@ -177,7 +177,7 @@ class ImportancePenalty(Method, ABC):
         super().setup(context)
         self.rule = self._make_rule()
 
-    def know(self, task: Task) -> None:
+    def on_known_task(self, task: Task) -> None:
         """Protect a task that the model knew before the stream."""
         self._protect(task)
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from evertune.data.task import Chained, Task
-from evertune.methods.base import About, Context, Method
+from evertune.data.task import ConcatDataset, Task
+from evertune.methods.base import Context, Method, MethodInfo
 
 
 class Joint(Method):
@@ -13,7 +13,7 @@ class Joint(Method):
     """
 
     name = "joint"
-    about = About(
+    about = MethodInfo(
         title="joint training on all tasks",
         kind="bound",
         paper="the upper bound of He et al. 2023, arXiv 2311.16206 ('MultiTask')",
@@ -30,10 +30,10 @@ class Joint(Method):
         super().setup(context)
         self._known = []
 
-    def know(self, task: Task) -> None:
+    def on_known_task(self, task: Task) -> None:
         """What is known is trained on again with the rest."""
         self._known.append(task)
 
     def stages(self, tasks: Sequence[Task]) -> list[Task]:
         """A single stage called 'joint'."""
-        return [Task("joint", Chained([task.train for task in [*self._known, *tasks]]), ())]
+        return [Task("joint", ConcatDataset([task.train for task in [*self._known, *tasks]]), ())]

@@ -6,7 +6,7 @@ It forgets, by less weights than full tuning; composed with replay or a penalty 
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from evertune.methods.base import About
+from evertune.methods.base import MethodInfo
 from evertune.methods.low_rank import LowRankMethod
 
 
@@ -14,7 +14,7 @@ class Lora(LowRankMethod):
     """One adapter, trained on and on; see `LowRankMethod` for the options."""
 
     name = "lora"
-    about = About(
+    about = MethodInfo(
         title="LoRA, one adapter for all tasks, trained on and on",
         kind="adapter",
         paper="Hu et al. 2021, arXiv 2106.09685; as a continual baseline: Chen et al. 2024 (CoIN), arXiv 2403.08350",
@@ -22,4 +22,4 @@ class Lora(LowRankMethod):
         cost="nothing stored beyond the adapter; less to train, hash and save than the model's own scopes",
         fails="by forgetting, as sequential tuning does; a rank too small for a task limits what can be learned",
     )
-    neutral: ClassVar[Mapping[str, Any]] = {}
+    sequential_equivalent: ClassVar[Mapping[str, Any]] = {}

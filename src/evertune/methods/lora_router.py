@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from evertune.methods.base import About, Context
+from evertune.methods.base import Context, MethodInfo
 from evertune.methods.eproj import EProj
 from evertune.methods.low_rank import ALPHA, RANK, WHOLE, LowRankMethod
 from evertune.methods.routers import RidgeRouter
@@ -31,7 +31,7 @@ class LoraRouter(LowRankMethod, EProj):
     """
 
     name = "lora-router"
-    about = About(
+    about = MethodInfo(
         title="one LoRA per task, routed by a ridge regression",
         kind="expansion",
         paper="Hu et al. 2021, arXiv 2106.09685; closed form as in Zhuang et al. 2022 (ACIL), arXiv 2205.14922",

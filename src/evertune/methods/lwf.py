@@ -14,7 +14,7 @@ from torch.func import functional_call
 from torch.nn.functional import log_softmax
 
 from evertune.data.task import Task
-from evertune.methods.base import About, Context, Method
+from evertune.methods.base import Context, Method, MethodInfo
 from evertune.models.modes import evaluating
 from evertune.models.protocol import Batch, Output
 from evertune.utils.errors import UserError
@@ -29,7 +29,7 @@ class LwF(Method):
     """
 
     name = "lwf"
-    about = About(
+    about = MethodInfo(
         title="learning without forgetting",
         kind="regularization",
         paper="Li and Hoiem 2016, arXiv 1606.09282",
@@ -37,7 +37,7 @@ class LwF(Method):
         cost="one forward pass more per micro-batch, and a second copy of the trained weights while training",
         fails="when the new task's samples are nothing like the old ones: the teacher has nothing to say about them",
     )
-    neutral: ClassVar[Mapping[str, Any]] = {"strength": 0.0}
+    sequential_equivalent: ClassVar[Mapping[str, Any]] = {"strength": 0.0}
 
     def __init__(self, *, strength: float = 1.0, temperature: float = 2.0) -> None:
         if not strength >= 0 or not temperature > 0:
@@ -51,7 +51,7 @@ class LwF(Method):
         super().setup(context)
         self._knows, self._teacher = False, {}
 
-    def know(self, task: Task) -> None:
+    def on_known_task(self, task: Task) -> None:
         """There is something to keep from the first task of the stream on."""
         del task
         self._knows = True

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from evertune.data.task import Sample
-from evertune.methods.base import About
-from evertune.methods.importance import ImportancePenalty, Latest, Merging, Tensors, mean_over_samples
+from evertune.methods.base import MethodInfo
+from evertune.methods.importance import ImportancePenalty, Latest, MergeRule, Tensors, mean_over_samples
 from evertune.models.protocol import Output
 
 STRENGTH = 1.0
@@ -29,7 +29,7 @@ class MAS(ImportancePenalty):
     """
 
     name = "mas"
-    about = About(
+    about = MethodInfo(
         title="memory aware synapses",
         kind="regularization",
         paper="Aljundi et al. 2018, arXiv 1711.09601; in He et al. 2023, arXiv 2311.16206",
@@ -43,7 +43,7 @@ class MAS(ImportancePenalty):
         """Mean absolute gradient of the squared norm."""
         return mean_over_samples(self.context, samples, of=squared_norm, size=Tensor.abs)
 
-    def merging(self) -> Merging:
+    def merging(self) -> MergeRule:
         """A plain sum, as in the authors' code."""
         return Latest()
 

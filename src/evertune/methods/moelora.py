@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, softmax
 
-from evertune.methods.base import About
+from evertune.methods.base import MethodInfo
 from evertune.methods.low_rank import ALPHA, RANK, WHOLE, LowRankMethod
 from evertune.models.adapters import TRAINED, LowRank, spread
 from evertune.utils.errors import UserError
@@ -64,7 +64,7 @@ class MoELora(LowRankMethod):
     """
 
     name = "moelora"
-    about = About(
+    about = MethodInfo(
         title="MoELoRA: several LoRA experts per layer, mixed by a learned gate",
         kind="adapter",
         paper="Chen et al. 2024 (CoIN), arXiv 2403.08350",
@@ -72,7 +72,7 @@ class MoELora(LowRankMethod):
         cost="nothing stored beyond the experts and gates; a softmax per token and layer",
         fails="when the gate, which trains on too, sends the new task's tokens to the experts of the old ones",
     )
-    neutral: ClassVar[Mapping[str, Any]] = {}
+    sequential_equivalent: ClassVar[Mapping[str, Any]] = {}
     kind_of_adapter: ClassVar[str] = "mixture"
 
     def __init__(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from evertune.data.task import Task
-from evertune.methods.base import About, Context
+from evertune.methods.base import Context, MethodInfo
 from evertune.methods.low_rank import ALPHA, NONE, RANK, LowRankMethod
 from evertune.models.adapters import ADAPTER, TRAINED, Adapted, LowRank, spread
 from evertune.models.weights import bytes_of, copy_of, restore
@@ -64,7 +64,7 @@ class OLora(LowRankMethod):
     """
 
     name = "olora"
-    about = About(
+    about = MethodInfo(
         title="O-LoRA: an adapter per task, orthogonal to the earlier ones, all summed",
         kind="expansion",
         paper="Wang et al. 2023, arXiv 2310.14152",

@@ -13,8 +13,8 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from evertune.data.task import Chained, Sample, Task, drawn, images_of_row, images_to_row
-from evertune.methods.base import About, Context, Method
+from evertune.data.task import ConcatDataset, Sample, Task, drawn, images_of_row, images_to_row
+from evertune.methods.base import Context, Method, MethodInfo
 from evertune.methods.similarity import embed_task, similarity_to
 from evertune.models.weights import bytes_of
 from evertune.utils.errors import UserError
@@ -40,7 +40,7 @@ class Replay(Method):
     """
 
     name = "replay"
-    about = About(
+    about = MethodInfo(
         title="experience replay",
         kind="replay",
         paper="He et al. 2023, arXiv 2311.16206 (1 % of every earlier task); Chaudhry et al. 2019, arXiv 1902.10486; "
@@ -51,7 +51,7 @@ class Replay(Method):
         fails="when old data may not be kept; with very few kept samples it learns those by heart",
     )
 
-    neutral: ClassVar[Mapping[str, Any]] = {"ratio": 0.0}
+    sequential_equivalent: ClassVar[Mapping[str, Any]] = {"ratio": 0.0}
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class Replay(Method):
         super().setup(context)
         self._memory, self._seen, self._embeddings = {}, 0, {}
 
-    def know(self, task: Task) -> None:
+    def on_known_task(self, task: Task) -> None:
         """An initial task enters the memory like one that was learned."""
         self.before_task(task)
         self.after_task(task)
@@ -100,7 +100,7 @@ class Replay(Method):
             for name, rows in kept.items()
             for row in _filled(rows, places[name], choose)
         ]
-        return Chained([samples, replayed])
+        return ConcatDataset([samples, replayed])
 
     def _places(self, task: Task, kept: Mapping[str, Sequence[Row]]) -> dict[str, int]:
         """Replayed places of each earlier task in one epoch of `task`; their sum does not depend on the weighting."""

@@ -1,13 +1,13 @@
 """Plain fine-tuning on one task after another: what forgets. The baseline of every table."""
 
-from evertune.methods.base import About, Method
+from evertune.methods.base import Method, MethodInfo
 
 
 class Sequential(Method):
     """Train on each task's own data and nothing else."""
 
     name = "sequential"
-    about = About(
+    about = MethodInfo(
         title="sequential fine-tuning",
         kind="baseline",
         paper="the lower baseline of He et al. 2023, arXiv 2311.16206 ('SeqFT')",

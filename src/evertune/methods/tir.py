@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from evertune.data.task import Task
-from evertune.methods.base import About, Context, Method
-from evertune.methods.importance import ImportancePenalty, Latest, Merging, Tensors
+from evertune.methods.base import Context, Method, MethodInfo
+from evertune.methods.importance import ImportancePenalty, Latest, MergeRule, Tensors
 from evertune.methods.similarity import SAMPLES, embed_task, evenly_spaced, similarity_to
 from evertune.models.weights import bytes_of
 from evertune.utils.errors import UserError
@@ -42,7 +42,7 @@ class Tir(Method):
     """
 
     name = "tir"
-    about = About(
+    about = MethodInfo(
         title="TIR: regularization informed by task similarity, a modifier of ewc or mas",
         kind="regularization",
         paper="He et al. 2023, arXiv 2311.16206",
@@ -50,7 +50,7 @@ class Tir(Method):
         cost="6 bytes per trained parameter and an embedding per task; while training, 8 bytes per parameter more",
         fails="with an untuned λ; when similarity of embeddings is not similarity of what must be known",
     )
-    neutral: ClassVar[Mapping[str, Any]] = {}
+    sequential_equivalent: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(
         self, *, owner: Owner = "argmax", weighting: Weighting = "dissimilar", discount: Discount = "accumulate"
@@ -67,7 +67,7 @@ class Tir(Method):
         self._similarities: dict[str, dict[str, float]] = {}
         self._latest: tuple[Task, dict[str, Tensor]] | None = None
 
-    def compose(self, methods: Sequence[Method]) -> None:
+    def combine(self, methods: Sequence[Method]) -> None:
         """Give every importance-based penalty among `methods` the merging rule of TIR.
 
         Raises:
@@ -79,7 +79,7 @@ class Tir(Method):
         for penalty in penalties:
             penalty.merge_by(self.merging, strength=STRENGTH)
 
-    def merging(self) -> Merging:
+    def merging(self) -> MergeRule:
         """A fresh rule for one penalty."""
         return OwnedMaximum(self)
 
@@ -88,7 +88,7 @@ class Tir(Method):
         super().setup(context)
         self._embeddings, self._similarities, self._latest = {}, {}, None
 
-    def know(self, task: Task) -> None:
+    def on_known_task(self, task: Task) -> None:
         """Keep the embedding of a task that the model knew before the stream."""
         self._embeddings[task.name] = self._embedding(task)
 

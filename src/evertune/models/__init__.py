@@ -17,7 +17,7 @@ from evertune.utils.quiet import quiet_libraries
 if TYPE_CHECKING:
     import torch
 
-    from evertune.models.meta import PaperLMM
+    from evertune.models.meta import MetaLMM
     from evertune.models.protocol import LMM
 
 __all__ = ["PRESETS", "has_weights", "load_lmm", "load_on_paper", "model_config", "model_folder", "pictures_taken"]
@@ -72,7 +72,7 @@ def pictures_taken(name: str) -> range:
     return (FAMILIES[PRESETS[name]["family"]] if name in PRESETS else _family(model_config(name))).pictures
 
 
-def load_on_paper(name: str, *, options: Mapping[str, Any] | None = None) -> PaperLMM:
+def load_on_paper(name: str, *, options: Mapping[str, Any] | None = None) -> MetaLMM:
     """A large model without weights: its sizes, for `evertune plan`.
 
     Raises:

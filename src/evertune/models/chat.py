@@ -50,7 +50,7 @@ DIGITS = 3
 class ChatLMM(nn.Module):
     """The LMM protocol over a chat LMM of the library."""
 
-    library = "model."
+    hf_prefix = "model."
 
     def __init__(self, *, name: str, model: Any, prompts: ChatProcessor, kind: Kind, scope: Scope, files: str) -> None:
         super().__init__()

@@ -14,7 +14,7 @@ TESTED = ("5.23", "5.24")
 """Minor versions of transformers that the whole suite has passed on."""
 
 
-class Private(NamedTuple):
+class PrivateApi(NamedTuple):
     """One private way: the module that takes it, what it is of the library, and what is done where it is missing."""
 
     module: str
@@ -23,29 +23,29 @@ class Private(NamedTuple):
 
 
 PRIVATE = (
-    Private(
+    PrivateApi(
         "models/vision_inputs.py",
         "`mm_encoder_outputs`, an argument of forward and generate: visual tokens that were made beforehand",
         "images go through the whole model, `Pixels`",
     ),
-    Private(
+    PrivateApi(
         "models/connectors.py",
         "names of towers, connectors and their parts (`multi_modal_projector`, `visual.merger`, `pack_image_features`, "
         "`mm_soft_emb_norm`, ...) and what enters them, read by forward hooks",
         "images go through the whole model, `Pixels`; without the tower's name the checkpoint is refused",
     ),
-    Private(
+    PrivateApi(
         "models/compat.py",
         "`PROCESSOR_MAPPING` and `ProcessorMixin._get_arguments_from_pretrained`: a processor without its video part, "
         "which would need torchvision",
         "`AutoProcessor`, which needs torchvision for some families",
     ),
-    Private(
+    PrivateApi(
         "models/processors.py",
         "`ProcessorMixin._get_num_multimodal_tokens`: how many tokens an image takes, by its size alone",
         "a grey image of this size is prepared, once for all sizes of as many patches",
     ),
-    Private(
+    PrivateApi(
         "models/instructblip.py",
         "the parts of an (Instruct)BLIP-2: `vision_model`, `qformer`, `language_projection`, `query_tokens`",
         "none: these names are the checkpoint format of the family",

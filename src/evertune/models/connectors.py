@@ -146,7 +146,7 @@ def cast_to(module: nn.Module, rows: Tensor) -> Tensor:
 
 
 @contextmanager
-def listening(connector: Connector, base: nn.Module) -> Iterator[dict[nn.Module, Tensor]]:
+def capture_inputs(connector: Connector, base: nn.Module) -> Iterator[dict[nn.Module, Tensor]]:
     """Collect what enters each module of a connector during one forward pass, in whatever order they are called.
 
     A numbered connector answers with the numbers of its rows instead of its product: so the order in which the tower

@@ -23,11 +23,11 @@ def spread_frozen(lmm: LMM) -> int:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, fully_shard
 
-    from evertune.utils.distributed import count
+    from evertune.utils.distributed import world_size
 
     module = lmm.module()
     trained = set(lmm.trainable().values())
-    mesh = init_device_mesh(lmm.device.type, (count(),))
+    mesh = init_device_mesh(lmm.device.type, (world_size(),))
     found = 0
     for block in _blocks(module):
         found += 1

@@ -52,7 +52,7 @@ def parts_of(names: Sequence[str], *, prefix: str = "") -> dict[str, list[str]]:
 class InstructBlip(nn.Module):
     """The LMM protocol over the library's InstructBLIP classes."""
 
-    library = "blip."
+    hf_prefix = "blip."
     pictures = FAMILIES["instructblip"].pictures
     image_token = IMAGE_MARK
 

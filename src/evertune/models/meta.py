@@ -25,7 +25,7 @@ PHOTOGRAPH = (480, 640)
 
 
 @dataclass(frozen=True, slots=True)
-class PaperLMM:
+class MetaLMM:
     """What can be said of a model without weights: the part of the LMM protocol that methods look at before training.
 
     Attributes:
@@ -72,7 +72,7 @@ class PaperLMM:
         return visual_tokens(self.model.config)
 
 
-def on_paper(file: Path, *, name: str, options: Mapping[str, Any] | None = None) -> PaperLMM:
+def on_paper(file: Path, *, name: str, options: Mapping[str, Any] | None = None) -> MetaLMM:
     """The model of a `config.json`, without weights.
 
     Raises:
@@ -93,12 +93,12 @@ def on_paper(file: Path, *, name: str, options: Mapping[str, Any] | None = None)
         raise UserError(f"{file} can't be read as a configuration: {one_line(problem)}") from problem
 
 
-def _opened(model: Any, model_type: str, *, name: str, options: Mapping[str, Any]) -> PaperLMM:
+def _opened(model: Any, model_type: str, *, name: str, options: Mapping[str, Any]) -> MetaLMM:
     if model_type in ("instructblip", "blip-2"):
         from evertune.models.instructblip import parts_of
 
         opened = parts_of([n for n, _ in model.named_parameters()])
-        return PaperLMM(name, model, "language_model", "vision_model", opened)
+        return MetaLMM(name, model, "language_model", "vision_model", opened)
     from evertune.models.connectors import KINDS
     from evertune.models.scopes import open_up, scope_of
 
@@ -106,7 +106,7 @@ def _opened(model: Any, model_type: str, *, name: str, options: Mapping[str, Any
     language, tower = f"model.{kind.language}", f"model.{kind.tower}"
     connector = [f"model.{part}" for part in kind.connector.parts]
     opened = open_up(model, scope_of(options), connector=connector, language=language, seed=0)
-    return PaperLMM(name, model, language, tower, opened)
+    return MetaLMM(name, model, language, tower, opened)
 
 
 def visual_tokens(config: Any) -> int:
@@ -129,7 +129,7 @@ def visual_tokens(config: Any) -> int:
     return int(patches * (5 if kind in ("llava_next", "llava_onevision") else 1))  # 2 x 2 tiles and an overview
 
 
-def needed_bytes(paper: PaperLMM, dtype: torch.dtype) -> dict[str, int]:
+def needed_bytes(paper: MetaLMM, dtype: torch.dtype) -> dict[str, int]:
     """Bytes by part that loading a model and training with the smallest batch take at least."""
     trained = sum(p.numel() for p in paper.trainable().values())
     return {
@@ -158,7 +158,7 @@ def surely_fits(folder: Path, *, device: torch.device) -> bool:
     return there is not None and sum(p.stat().st_size for p in folder.glob("*.safetensors")) * TRAINED_BYTES <= there
 
 
-def refuse_too_large(paper: PaperLMM, *, dtype: torch.dtype, device: torch.device, free: int | None = None) -> None:
+def refuse_too_large(paper: MetaLMM, *, dtype: torch.dtype, device: torch.device, free: int | None = None) -> None:
     """Raise when a model can't fit, before anything is loaded.
 
     Raises:
@@ -175,7 +175,7 @@ def refuse_too_large(paper: PaperLMM, *, dtype: torch.dtype, device: torch.devic
     )
 
 
-def _what_would_fit(paper: PaperLMM, dtype: torch.dtype, there: int) -> str:
+def _what_would_fit(paper: MetaLMM, dtype: torch.dtype, there: int) -> str:
     half = sum(needed_bytes(paper, torch.bfloat16).values())
     if dtype != torch.bfloat16 and half <= there:
         return f"It would fit as bfloat16 ({gigabytes(half)}): --set dtype=bfloat16"

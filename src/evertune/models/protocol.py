@@ -141,7 +141,7 @@ class LMM(Protocol):
     name: str
     pictures: range
     """How many pictures a sample may have."""
-    library: str
+    hf_prefix: str
     """Where in `module()` the model of the library `transformers` is: what the names of its parameters begin with."""
 
     @property

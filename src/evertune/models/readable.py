@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 from evertune.data.image_index import DECODED, per_row
 from evertune.data.images import short, size_of
-from evertune.data.issues import Problems
+from evertune.data.issues import Issues
 from evertune.data.placeholders import IMAGE_MARK
 from evertune.data.samples import Samples
 from evertune.data.stream import Stream
-from evertune.data.task import Picked, Sample, Task
+from evertune.data.task import Sample, Subset, Task
 from evertune.models.protocol import LMM, TYPICAL, Size, Turn
 from evertune.utils.errors import DataError
 from evertune.utils.safe_names import is_text
@@ -76,7 +76,7 @@ def refuse_unreadable(sample: Sample, lmm: LMM, sizes: Sequence[Size], context: 
         raise DataError(f"{', '.join(beyond)}: shorten it, or take a model that reads more", kind=TOO_LONG)
 
 
-def without_unreadable(task: Task, lmm: LMM, problems: Problems) -> Task:
+def without_unreadable(task: Task, lmm: LMM, problems: Issues) -> Task:
     """The task without the samples that `lmm` can't read, each of which becomes a problem.
 
     Raises:
@@ -95,7 +95,7 @@ def without_unreadable(task: Task, lmm: LMM, problems: Problems) -> Task:
             return samples
         if isinstance(samples, Samples):
             return samples.choose(samples.chosen[places])
-        return Picked(samples, places.tolist())
+        return Subset(samples, places.tolist())
 
     return replace(task, train=kept(task.train), test=kept(task.test))
 
@@ -106,7 +106,7 @@ def readable(stream: Stream, lmm: LMM, *, skip_bad: bool, warn: Callable[[str], 
     Raises:
         DataError: there are some and `skip_bad` is not set, or nothing is left of a task.
     """
-    problems = Problems()
+    problems = Issues()
     known, tasks = (
         tuple(without_unreadable(task, lmm, problems) for task in part) for part in (stream.known, stream.tasks)
     )

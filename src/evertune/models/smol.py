@@ -47,7 +47,7 @@ PREPARATION = "letterbox on grey to a square, bicubic; (x - 127) / 128"
 class Smol(nn.Module):
     """The LMM protocol over a decoder LM, an EfficientNet tower and a projector."""
 
-    library = "lm.base_model.model."
+    hf_prefix = "lm.base_model.model."
     pictures = FAMILIES["smol"].pictures
     image_token = IMAGE_MARK
 

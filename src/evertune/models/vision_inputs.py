@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from evertune.models.connectors import Connector, cast_to, listening
+from evertune.models.connectors import Connector, capture_inputs, cast_to
 from evertune.models.processors import Layout
 from evertune.models.protocol import Size
 
@@ -33,7 +33,7 @@ class CachedTower:
 
     def rows(self, base: Any, pixels: Mapping[str, Tensor]) -> Tensor:
         """(V, D) of one image: run the tower and read what enters the connector. `base` is the model without head."""
-        with listening(self.connector, base) as heard:
+        with capture_inputs(self.connector, base) as heard:
             made = base.get_image_features(**pixels)
         return self.connector.kept(base, [heard[module] for module in self.connector.modules(base)], made)
 
@@ -55,7 +55,7 @@ class CachedTower:
             ValueError: they differ by more than the rounding of the kept rows.
         """
         ours = torch.cat(list(self.connector.tokens(base, [rows], [size]).pooler_output)).flatten(0, -2)
-        with listening(replace(self.connector, numbered=False), base):
+        with capture_inputs(replace(self.connector, numbered=False), base):
             made = base.get_image_features(**pixels).pooler_output
         theirs = torch.cat(list(made)).flatten(0, -2)
         if ours.shape != theirs.shape or (ours - theirs).norm() > DIFFERENT * theirs.norm():

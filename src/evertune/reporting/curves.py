@@ -15,7 +15,7 @@ from rich.text import Text
 
 from evertune.reporting.labels import METRIC_TITLES
 from evertune.reporting.loaded import Loaded
-from evertune.reporting.tables import Spread, is_finished, plain_table, setting_of, spread
+from evertune.reporting.tables import MeanStd, is_finished, plain_table, setting_of, spread
 from evertune.reporting.variants import settings_of, variant_names
 from evertune.utils.config_io import value_text
 
@@ -29,7 +29,7 @@ class Point:
 
     value: Any
     seeds: tuple[int, ...]
-    spreads: dict[str, Spread | None]
+    spreads: dict[str, MeanStd | None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ RIGHT_FROM = 0.5  # of 1, which is 100 points
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class MarkedPrediction:
     """An answer and whether it is right: `right`, `form` (right in another form), `partly` or `wrong`."""
 
     text: str
@@ -47,8 +47,8 @@ class Example:
     image: str
     instruction: str
     gold: str
-    before: Said
-    after: Said
+    before: MarkedPrediction
+    after: MarkedPrediction
     change: str
 
 
@@ -72,7 +72,7 @@ class Examples:
     problem: str = ""
 
 
-class Pictures:
+class Thumbnails:
     """Thumbnails as data URIs, each made and embedded once."""
 
     def __init__(self) -> None:
@@ -116,7 +116,7 @@ def _encoded(picture: Image.Image, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def examples_of(run: Path, matrix: Loaded, task: str, pictures: Pictures) -> Examples:
+def examples_of(run: Path, matrix: Loaded, task: str, pictures: Thumbnails) -> Examples:
     """Ten answers to `task`: right after its own stage, and after the last.
 
     For a task that the last stage taught, the two are one: then `before` is the untouched model. A missing or damaged
@@ -188,7 +188,7 @@ def _change(before: dict[str, Any], after: dict[str, Any]) -> str:
     return "" if was == now else "regained" if now else "forgotten"
 
 
-def _example(before: dict[str, Any], after: dict[str, Any], pictures: Pictures) -> Example:
+def _example(before: dict[str, Any], after: dict[str, Any], pictures: Thumbnails) -> Example:
     images = images_of_row(after)
     return Example(
         picture=pictures.name_of(str(images[0])) if images else None,
@@ -201,8 +201,8 @@ def _example(before: dict[str, Any], after: dict[str, Any], pictures: Pictures) 
     )
 
 
-def _said(row: dict[str, Any]) -> Said:
-    return Said(shortened(row["answer"]), row["mark"], row.get("expert"))
+def _said(row: dict[str, Any]) -> MarkedPrediction:
+    return MarkedPrediction(shortened(row["answer"]), row["mark"], row.get("expert"))
 
 
 def shortened(text: str) -> str:

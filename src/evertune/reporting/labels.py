@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from evertune.reporting.tables import Row
+    from evertune.reporting.tables import ComparisonRow
 
 METRIC_TITLES = {
     "final_average": "final average",
@@ -73,7 +73,7 @@ def size(count: float) -> str:
     return f"{count / 1000:.1f} kB"
 
 
-def headline(rows: Sequence[Row]) -> str:
+def headline(rows: Sequence[ComparisonRow]) -> str:
     """One or two sentences on one setting: who forgot how much, and between which bounds they lie."""
     lost = [(row.method, value.mean) for row in rows if (value := row.values["forgetting"]) and _continual(row)]
     alike = all(points >= 0.5 for _, points in lost)  # then the verb need not be repeated
@@ -87,12 +87,12 @@ def headline(rows: Sequence[Row]) -> str:
     return f"{start}Average over all tasks{' at the end' if main else ''}: {second}."
 
 
-def _said(row: Row, name: str) -> str:
+def _said(row: ComparisonRow, name: str) -> str:
     value = row.values["learning" if row.base == "direct" else "final_average"]
     return f"{name} {value.mean:.0f}" if value else ""
 
 
-def _continual(row: Row) -> bool:
+def _continual(row: ComparisonRow) -> bool:
     return row.base not in BOUND_NAMES
 
 
@@ -106,6 +106,6 @@ def _loss(method: str, points: float, whole: bool, alike: bool) -> str:
     return f"{method} lost {amount} point{'' if amount in ('1', 'less than 1') else 's'} of what it had learned"
 
 
-def _seeds(rows: Sequence[Row]) -> str:
+def _seeds(rows: Sequence[ComparisonRow]) -> str:
     most = max(len(row.seeds) for row in rows)
     return f" (means over up to {most} seeds)" if most > 1 else ""

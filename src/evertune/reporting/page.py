@@ -20,12 +20,12 @@ from markupsafe import Markup
 from evertune.metrics.intervals import FEWEST, mean_interval, share_interval
 from evertune.metrics.metrics import formulas
 from evertune.metrics.rules import ABOVE_100
-from evertune.reporting.examples import SHOWN, Examples, Pictures, examples_of
+from evertune.reporting.examples import SHOWN, Examples, Thumbnails, examples_of
 from evertune.reporting.labels import EXPLANATIONS, METRIC_TITLES, duration, headline, number, size
 from evertune.reporting.loaded import Loaded, load_matrix
 from evertune.reporting.plots import average_curve, forgetting_by_task, heat_map
 from evertune.reporting.tables import (
-    Row,
+    ComparisonRow,
     compare,
     follows_stream,
     is_finished,
@@ -51,7 +51,7 @@ class Setting:
     tasks: tuple[str, ...]
     known: tuple[str, ...]
     headline: str
-    rows: list[Row]
+    rows: list[ComparisonRow]
     columns: list[str]
     notes: list[str]
     curve: Markup
@@ -72,7 +72,7 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
     if not runs:
         raise UserError("a report needs at least one run folder")
     loaded = [(run, load_matrix(run)) for run in runs]
-    pictures = Pictures()
+    pictures = Thumbnails()
     settings = _settings(loaded, pictures)
     template = environment().get_template("page.html.j2")
     page = template.render(
@@ -113,7 +113,7 @@ def policy(css: str) -> str:
     )
 
 
-def _settings(loaded: Sequence[tuple[Path, Loaded]], pictures: Pictures) -> list[Setting]:
+def _settings(loaded: Sequence[tuple[Path, Loaded]], pictures: Thumbnails) -> list[Setting]:
     matrices = [matrix for _, matrix in loaded]
     result = []
     for setting in dict.fromkeys(map(setting_of, matrices)):
@@ -139,7 +139,7 @@ def _settings(loaded: Sequence[tuple[Path, Loaded]], pictures: Pictures) -> list
     return result
 
 
-def _run(run: Path, matrix: Loaded, others: Sequence[Loaded], pictures: Pictures) -> dict[str, Any]:
+def _run(run: Path, matrix: Loaded, others: Sequence[Loaded], pictures: Thumbnails) -> dict[str, Any]:
     """What the page says about one run."""
     return {
         "method": matrix["method"],

@@ -30,7 +30,7 @@ PARTLY_NOTE = "What is measured against joint or direct is over those seeds only
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
+class MeanStd:
     """Mean and sample standard deviation over seeds; None for a single seed."""
 
     mean: float
@@ -43,7 +43,7 @@ class Spread:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ComparisonRow:
     """One line of a comparison: a method on a stream, over its seeds.
 
     Attributes:
@@ -58,7 +58,7 @@ class Row:
     model: str
     method: str
     seeds: tuple[int, ...]
-    values: Mapping[str, Spread | None]
+    values: Mapping[str, MeanStd | None]
     train_seconds: float | None
     unfinished: int = 0
     note: str = ""
@@ -138,14 +138,14 @@ def metrics_with_references(matrix: Loaded, others: Sequence[Loaded]) -> dict[st
     return stored | {name: value for name, value in computed.items() if value is not None}
 
 
-def compare(matrices: Sequence[Loaded]) -> list[Row]:
+def compare(matrices: Sequence[Loaded]) -> list[ComparisonRow]:
     """Methods side by side, each over its seeds.
 
     Order: zero-shot, sequential, then the other methods from the lowest final average to the highest, joint, direct;
     one block for each stream and model. Runs in progress are counted, not averaged. Runs with other settings are
     variants: each gets its own row that names what differs. So do two runs with the same settings and seed, by folder.
     """
-    rows: list[Row] = []
+    rows: list[ComparisonRow] = []
     for setting in dict.fromkeys(setting_of(matrix) for matrix in matrices):
         members = [matrix for matrix in matrices if setting_of(matrix) == setting]
         rows += _setting_rows(members, matrices)
@@ -170,18 +170,18 @@ def by_method(matrices: Sequence[Loaded]) -> dict[str, list[Loaded]]:
     return split
 
 
-def _setting_rows(members: Sequence[Loaded], everything: Sequence[Loaded]) -> list[Row]:
+def _setting_rows(members: Sequence[Loaded], everything: Sequence[Loaded]) -> list[ComparisonRow]:
     rows = [_method_row(name, group, everything) for name, group in by_method(members).items()]
     return [_zero_shot_row(members), *sorted(rows, key=_place)]
 
 
-def _place(row: Row) -> tuple[int, float, str]:
+def _place(row: ComparisonRow) -> tuple[int, float, str]:
     rank = {"sequential": 0, "joint": 2, "direct": 3}.get(row.base, 1)
     final = row.values["final_average"]
     return rank, final.mean if final else float("inf"), row.method
 
 
-def _method_row(name: str, group: Sequence[Loaded], everything: Sequence[Loaded]) -> Row:
+def _method_row(name: str, group: Sequence[Loaded], everything: Sequence[Loaded]) -> ComparisonRow:
     finished = [matrix for matrix in group if is_finished(matrix)]
     metrics = [metrics_with_references(matrix, everything) for matrix in finished]
     direct = group[0]["method"] == "direct"
@@ -190,7 +190,7 @@ def _method_row(name: str, group: Sequence[Loaded], everything: Sequence[Loaded]
     notes = [DIRECT_NOTE] if direct and finished else []
     notes += [_progress_note(name, group, unfinished)] if unfinished else []
     notes += [PARTLY_NOTE] if not direct and _partly_known(metrics) else []
-    return Row(
+    return ComparisonRow(
         stream=group[0]["stream"],
         model=group[0]["model"],
         method=name,
@@ -213,20 +213,20 @@ def _partly_known(metrics: Sequence[Mapping[str, float | None]]) -> bool:
     return any(0 < sum(m[c] is not None for m in metrics) < len(metrics) for c in COLUMNS)
 
 
-def _zero_shot_row(members: Sequence[Loaded]) -> Row:
+def _zero_shot_row(members: Sequence[Loaded]) -> ComparisonRow:
     """Row 0 is the same for every method, so each seed counts once."""
     by_seed = {matrix["seed"]: statistics.fmean(matrix["R"][0]) for matrix in reversed(members)}
-    values: dict[str, Spread | None] = dict.fromkeys(COLUMNS)
+    values: dict[str, MeanStd | None] = dict.fromkeys(COLUMNS)
     values["final_average"] = spread(list(by_seed.values()))
-    return Row(members[0]["stream"], members[0]["model"], ZERO_SHOT, tuple(sorted(by_seed)), values, None)
+    return ComparisonRow(members[0]["stream"], members[0]["model"], ZERO_SHOT, tuple(sorted(by_seed)), values, None)
 
 
-def spread(values: Sequence[float | None]) -> Spread | None:
+def spread(values: Sequence[float | None]) -> MeanStd | None:
     """Mean and sample standard deviation of the values that are known; None when there are none."""
     known = [value for value in values if value is not None]
     if not known:
         return None
-    return Spread(statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None)
+    return MeanStd(statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -234,29 +234,29 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return result.mean if result else None
 
 
-def shown_columns(rows: Sequence[Row]) -> list[str]:
+def shown_columns(rows: Sequence[ComparisonRow]) -> list[str]:
     """The columns that have at least one value: references that nobody ran are left out."""
     return [name for name in COLUMNS if any(row.values.get(name) for row in rows)]
 
 
-def _header(rows: Sequence[Row]) -> list[str]:
+def _header(rows: Sequence[ComparisonRow]) -> list[str]:
     several = ["stream", "model"] if len({(row.stream, row.model) for row in rows}) > 1 else []
     return [*several, "method", "seeds", *(METRIC_TITLES[name] for name in shown_columns(rows)), "training"]
 
 
-def _cells(row: Row, rows: Sequence[Row]) -> list[str]:
+def _cells(row: ComparisonRow, rows: Sequence[ComparisonRow]) -> list[str]:
     several = [row.stream, row.model] if len({(r.stream, r.model) for r in rows}) > 1 else []
     values = [row.shown(name) for name in shown_columns(rows)]
     trained = "-" if row.train_seconds is None else duration(row.train_seconds)
     return [*several, row.method, str(len(row.seeds)), *values, trained]
 
 
-def notes_of(rows: Sequence[Row]) -> list[str]:
+def notes_of(rows: Sequence[ComparisonRow]) -> list[str]:
     """What stands under the table, each once."""
     return list(dict.fromkeys(("† " if DIRECT_NOTE in row.note else "") + row.note for row in rows if row.note))
 
 
-def as_markdown(rows: Sequence[Row]) -> str:
+def as_markdown(rows: Sequence[ComparisonRow]) -> str:
     """The comparison as a Markdown table, its notes below."""
     header = _header(rows)
     first_number = header.index("method") + 1
@@ -278,7 +278,7 @@ def _markdown_text(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
-def rich_table(rows: Sequence[Row]) -> Group:
+def rich_table(rows: Sequence[ComparisonRow]) -> Group:
     """The comparison for the terminal, with its notes."""
     table = plain_table()
     for place, title in enumerate(header := _header(rows)):

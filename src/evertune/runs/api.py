@@ -16,9 +16,9 @@ from evertune.assets import Progress
 from evertune.data import Stream, Task, load_stream
 from evertune.runs.config import RunConfig, beside, with_settings, without_effect
 from evertune.runs.run_folder import FINGERPRINTS, begin, finished_matrix, identity_of
-from evertune.runs.runner import Watcher, follow_stream, more_tasks, run_stream
+from evertune.runs.runner import Callback, follow_stream, more_tasks, run_stream
 from evertune.training.run_origin import read_identity
-from evertune.utils import distributed as processes
+from evertune.utils import distributed
 from evertune.utils.config_io import read_yaml, validated
 from evertune.utils.errors import RunFolderError, UserError
 from evertune.utils.files import read_json, refuse_file, write_json
@@ -103,7 +103,7 @@ def run(
     deterministic: bool = False,
     settings: Sequence[str] = (),
     track: Sequence[str] = (),
-    watcher: Watcher | None = None,
+    callback: Callback | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Run one or more methods over a stream and write a report; the same call again continues.
@@ -120,7 +120,7 @@ def run(
         deterministic: the same call gives the same bits on the same kind of CPU, whatever the cache holds; slower.
         settings: `key=value`, e.g. `train.epochs=2` or `replay.ratio=0.05`.
         track: services that get the metrics, beside the files of the run folder: `trackio`, `wandb`, `mlflow`.
-        watcher: told about progress.
+        callback: told about progress.
         progress: told about downloads.
     """
     config = configure(
@@ -136,10 +136,10 @@ def run(
         deterministic=deterministic or None,
         track=list(track) or None,
     )
-    return run_config(config, watcher=watcher, progress=progress)
+    return run_config(config, callback=callback, progress=progress)
 
 
-def run_config(config: RunConfig, *, watcher: Watcher | None = None, progress: Progress | None = None) -> Result:
+def run_config(config: RunConfig, *, callback: Callback | None = None, progress: Progress | None = None) -> Result:
     """`run` with everything said in a `RunConfig`; of several processes the first does it, and the others follow."""
     from evertune.methods import make_methods
     from evertune.models import model_config
@@ -150,9 +150,9 @@ def run_config(config: RunConfig, *, watcher: Watcher | None = None, progress: P
     from evertune.utils.device import as_before
 
     refuse_missing(config.track)
-    processes.start()
+    distributed.init()
     specs = method_specs(config)
-    if not processes.leads():
+    if not distributed.is_main_process():
         return _follow(config, specs)
     data = data_of(config, decode=True, progress=progress)
     folders = run_folders(base := out_folder(config, data), specs)
@@ -170,21 +170,21 @@ def run_config(config: RunConfig, *, watcher: Watcher | None = None, progress: P
         open_ones = [spec for spec in specs if done[spec] is None]
         if open_ones:
             lmm = _load(config, folders, open_ones, progress)
-            watcher = watcher or Watcher()
-            watcher.model_loaded(config.model, running_facts(lmm))
-            data = readable(data, lmm, skip_bad=config.skip_bad, warn=watcher.notice)
+            callback = callback or Callback()
+            callback.on_model_loaded(config.model, running_facts(lmm))
+            data = readable(data, lmm, skip_bad=config.skip_bad, warn=callback.on_warning)
             added = {s: more_tasks(folders[s], make_methods(s, config.options), data, identities[s]) for s in open_ones}
             for spec in open_ones:
                 if names := ", ".join(added[spec]):
-                    watcher.notice(f"{folders[spec]} continues with tasks added to its stream: {names}")
+                    callback.on_warning(f"{folders[spec]} continues with tasks added to its stream: {names}")
                 begin(folders[spec], identities[spec])
                 if len(data.skipped):
                     write_json(folders[spec] / "skipped.json", data.skipped.as_dict())
-                done[spec] = _run_one(config, spec, data, folders[spec], lmm, watcher)
+                done[spec] = _run_one(config, spec, data, folders[spec], lmm, callback)
         if open_ones or not page.exists():
             write_report(list(folders.values()), page)
-    processes.tell("end", str(base))
-    processes.end()
+    distributed.send_command("end", str(base))
+    distributed.shutdown()
     return Result([matrix for matrix in done.values() if matrix is not None], base, page)
 
 
@@ -192,18 +192,18 @@ def _follow(config: RunConfig, specs: Sequence[str]) -> Result:
     """What the other processes do: wait for a run to begin, take part in it, and read its result."""
     from evertune.models.readable import readable
 
-    order = processes.told()
+    order = distributed.receive_command()
     data = lmm = None
     while order[0] == "run":
         _, spec, folder, dtype, fingerprint = order
         lmm = lmm or load_model(config.model_copy(update={"dtype": dtype}))
         data = data or readable(data_of(config, decode=True), lmm, skip_bad=config.skip_bad)
         if data.fingerprint != fingerprint:
-            number = processes.number()
+            number = distributed.rank()
             raise RunFolderError(f"process {number} reads other data than the first one: all need the same files")
         with _learner_for(config, spec, Path(folder), lmm, data) as learner:
             order = follow_stream(learner, data)
-    processes.end()
+    distributed.shutdown()
     base = Path(order[1])
     matrices = [read_json(folder / "matrix.json") for folder in run_folders(base, specs).values()]
     return Result(matrices, base, base / "report" / "index.html")
@@ -319,19 +319,23 @@ def _load(config: RunConfig, folders: Mapping[str, Path], specs: Sequence[str], 
     return load_lmm(config.model, seed=config.seed, dtype=dtype, options=options, progress=progress)
 
 
-def _run_one(config: RunConfig, spec: str, stream: Stream, folder: Path, lmm: LMM, watcher: Watcher) -> dict[str, Any]:
+def _run_one(
+    config: RunConfig, spec: str, stream: Stream, folder: Path, lmm: LMM, callback: Callback
+) -> dict[str, Any]:
     from evertune.models.adapters import bare
     from evertune.runs.provenance import stamp
     from evertune.runs.tracking import all_of, tracking
 
     if changes := stamp(folder, bare(lmm), stream):
-        watcher.resumed_elsewhere(changes)
-    processes.tell("run", spec, str(folder), str(lmm.dtype).removeprefix("torch."), stream.fingerprint)
+        callback.on_environment_changed(changes)
+    distributed.send_command("run", spec, str(folder), str(lmm.dtype).removeprefix("torch."), stream.fingerprint)
     header = header_of(config, spec, stream=stream.name)
     name = f"{stream.name}-{header['model']}-{spec}-s{config.seed}"
-    tracked = tracking(folder, to=config.track, name=name, group=stream.name, known=len(stream.known), watcher=watcher)
+    tracked = tracking(
+        folder, to=config.track, name=name, group=stream.name, known=len(stream.known), callback=callback
+    )
     with _learner_for(config, spec, folder, lmm, stream) as learner, tracked as tracks:
-        return run_stream(learner, stream, folder=folder, header=header, watcher=all_of(watcher, tracks))
+        return run_stream(learner, stream, folder=folder, header=header, callback=all_of(callback, tracks))
 
 
 def header_of(config: RunConfig, spec: str, *, stream: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from evertune.data import Stream
 from evertune.models.protocol import LMM
-from evertune.utils import distributed as processes
+from evertune.utils import distributed
 from evertune.utils.errors import RunFolderError
 from evertune.utils.files import read_json, write_json
 
@@ -68,7 +68,7 @@ def _circumstances(lmm: LMM, stream: Stream) -> dict[str, Any]:
         "machine": platform.machine(),
         "cpu": processor(),
         "threads": torch.get_num_threads(),
-        "processes": processes.count(),
+        "processes": distributed.world_size(),
         "device": str(lmm.device),
         **({"deterministic": True} if is_deterministic() else {}),
         "dtype": str(lmm.dtype).removeprefix("torch."),
@@ -88,7 +88,7 @@ def running_facts(lmm: LMM) -> dict[str, str]:
 
     from evertune.utils.device import seconds_per_product
 
-    threads, many = torch.get_num_threads(), processes.count()
+    threads, many = torch.get_num_threads(), distributed.world_size()
     times = {str(d).removeprefix("torch."): s for d, s in seconds_per_product(lmm.device.type).items()}
     measured = ", ".join(f"{name} {1e3 * seconds:.2f} ms" for name, seconds in times.items())
     return {

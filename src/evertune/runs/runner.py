@@ -20,7 +20,7 @@ from evertune.data.task import data_digest, fingerprints_of
 from evertune.metrics.metrics import formulas, metrics_of
 from evertune.runs.ledger import finished_cells, read_ledger, without_clock
 from evertune.runs.run_folder import added_tasks
-from evertune.utils import distributed as processes
+from evertune.utils import distributed
 from evertune.utils.errors import RunFolderError
 from evertune.utils.files import append_jsonl, digest, digest_of_file, write_json
 
@@ -37,49 +37,49 @@ FEW_STEPS = 20
 """Optimizer steps below which a run warns: a new kind of image is not learned in so few (docs/upkeep.md)."""
 
 
-class Watcher:
+class Callback:
     """Told what a run is doing; the terminal's progress bars are one. Every method may be left out."""
 
-    def model_loaded(self, name: str, facts: dict[str, str]) -> None:
+    def on_model_loaded(self, name: str, facts: dict[str, str]) -> None:
         """The model is ready; `facts` say where and in which number format it runs, and why."""
 
-    def run_started(self, title: str, *, training: list[int], answers: int) -> None:
+    def on_run_begin(self, title: str, *, training: list[int], answers: int) -> None:
         """A run begins: samples to train on, epochs included, per stage that is left, and answers that are left."""
 
-    def resumed_elsewhere(self, changes: list[str]) -> None:
+    def on_environment_changed(self, changes: list[str]) -> None:
         """The run goes on under other circumstances than it was begun: other versions, another processor."""
 
-    def stage_started(self, number: int, task: Task) -> None:
+    def on_task_begin(self, number: int, task: Task) -> None:
         """Training of a stage begins."""
 
-    def stepped(self, step: Step, *, samples: int) -> None:
+    def on_step_end(self, step: Step, *, samples: int) -> None:
         """One optimizer step over `samples` samples was taken."""
 
-    def stage_done(self, stage: Stage) -> None:
+    def on_task_end(self, stage: Stage) -> None:
         """A stage is saved."""
 
-    def answering(self, stage: int, task: Task) -> None:
+    def on_evaluate_begin(self, stage: int, task: Task) -> None:
         """The test samples of a task are being answered."""
 
-    def answered(self, done: int, total: int) -> None:
+    def on_prediction(self, done: int, total: int) -> None:
         """`done` of the `total` questions of this task are answered."""
 
-    def cell_done(self, stage: int, task: Task, score: float) -> None:
+    def on_evaluate_end(self, stage: int, task: Task, score: float) -> None:
         """A cell of R is known."""
 
-    def row_done(self, stage: int, name: str, row: list[float], tasks: list[str]) -> None:
+    def on_row_end(self, stage: int, name: str, row: list[float], tasks: list[str]) -> None:
         """A row of R is complete."""
 
-    def run_done(self, matrix: dict[str, Any]) -> None:
+    def on_run_end(self, matrix: dict[str, Any]) -> None:
         """The run is complete."""
 
-    def notice(self, text: str) -> None:
+    def on_warning(self, text: str) -> None:
         """Something that a person should know, and that stops nothing."""
         logging.getLogger("evertune").warning(text)
 
 
 def run_stream(
-    learner: Learner, stream: Stream, *, folder: Path, header: Mapping[str, Any], watcher: Watcher
+    learner: Learner, stream: Stream, *, folder: Path, header: Mapping[str, Any], callback: Callback
 ) -> dict[str, Any]:
     """Learn what the methods make of `stream`, evaluate every task after every stage, and write `matrix.json`.
 
@@ -88,14 +88,14 @@ def run_stream(
         stream: its tasks, the known ones first, are the columns of R.
         folder: the run folder.
         header: model, stream, method and seed, as they stand in `matrix.json`.
-        watcher: told about progress.
+        callback: told about progress.
     """
     plan = plan_of(learner, stream)
     refuse_other_history(folder, learner.stages, plan)
     note_stages(folder, learner.stages)
     cells, left = cells_about(folder, stream.columns), plan[len(learner.stages) :]
-    note_few_steps(learner, left, watcher)
-    watcher.run_started(
+    note_few_steps(learner, left, callback)
+    callback.on_run_begin(
         f"{header['method']} on {header['stream']}, seed {header['seed']}",
         training=[round(learner.training_of(task).epochs * len(task.train)) for task in left],
         answers=sum(len(t.test) for n in range(len(plan) + 1) for t in stream.columns if (n, t.name) not in cells),
@@ -103,15 +103,15 @@ def run_stream(
     matrix: dict[str, Any] = {}
     for number in range(len(plan) + 1):
         if number > len(learner.stages):
-            learn_stage(learner, plan[number - 1], number, folder, watcher)
+            learn_stage(learner, plan[number - 1], number, folder, callback)
         for task in stream.columns:
             if (number, task.name) not in cells:
-                cells[number, task.name] = evaluate_cell(learner, task, number, folder, watcher)
+                cells[number, task.name] = evaluate_cell(learner, task, number, folder, callback)
         matrix = matrix_of(header, stream, plan, cells, learner, rows=number + 1)
         write_json(folder / "matrix.json", matrix)
         name = plan[number - 1].name if number else "untouched"
-        watcher.row_done(number, name, matrix["R"][number], matrix["tasks"])
-    watcher.run_done(matrix)
+        callback.on_row_end(number, name, matrix["R"][number], matrix["tasks"])
+    callback.on_run_end(matrix)
     return matrix
 
 
@@ -120,7 +120,7 @@ def follow_stream(learner: Learner, stream: Stream) -> tuple[Any, ...]:
     plan = plan_of(learner, stream)
     asked = {task.name: task for task in stream.columns}
     while True:
-        match order := processes.told():
+        match order := distributed.receive_command():
             case ("learn", int(number)):
                 _at(learner, number - 1).learn(plan[number - 1])
             case ("answer", int(number), str(name)):
@@ -137,7 +137,7 @@ def plan_of(learner: Learner, stream: Stream) -> list[Task]:
     for method in learner.methods:
         if learner.current and type(method).stages is not Method.stages:
             for task in stream.known:  # methods are told before the first stage only, and its stages may hold them
-                method.know(task)
+                method.on_known_task(task)
         plan = method.stages(plan)
     return plan
 
@@ -189,12 +189,12 @@ def questions_of(task: Task) -> str:
     return digest(task.score, *(sample.id for sample in task.test), *fingerprints_of(task.test))[:16]
 
 
-def note_few_steps(learner: Learner, tasks: Sequence[Task], watcher: Watcher) -> None:
+def note_few_steps(learner: Learner, tasks: Sequence[Task], callback: Callback) -> None:
     """Warn of trainings that end before they have begun."""
     for task in tasks:
         steps = learner.training_of(task).steps(len(task.train))
         if steps < FEW_STEPS:
-            watcher.notice(few_steps(task.name, steps, len(task.train)))
+            callback.on_warning(few_steps(task.name, steps, len(task.train)))
 
 
 def few_steps(task: str, steps: int, samples: int) -> str:
@@ -212,7 +212,7 @@ def _at(learner: Learner, number: int) -> Learner:
     return learner
 
 
-def learn_stage(learner: Learner, task: Task, number: int, folder: Path, watcher: Watcher) -> Stage:
+def learn_stage(learner: Learner, task: Task, number: int, folder: Path, callback: Callback) -> Stage:
     """Learn `task` as stage `number`, and say so in the ledger.
 
     Raises:
@@ -220,33 +220,33 @@ def learn_stage(learner: Learner, task: Task, number: int, folder: Path, watcher
     """
     from evertune.training.gradients import NotFiniteError
 
-    processes.tell("learn", number)
+    distributed.send_command("learn", number)
     _at(learner, number - 1)
-    watcher.stage_started(number, task)
+    callback.on_task_begin(number, task)
     training = learner.training_of(task)
     effective = training.batch_size * training.accumulate
     try:
-        stage = learner.learn(task, on_step=lambda step: watcher.stepped(step, samples=effective))
+        stage = learner.learn(task, on_step=lambda step: callback.on_step_end(step, samples=effective))
     except NotFiniteError as problem:
         about = {"stage": number, "task": task.name, "what": problem.what, "samples": problem.samples}
         append_jsonl(folder / "ledger.jsonl", {"event": "not finite", **about, "time": time.time()})
         raise
     event = {"event": "stage", "stage": number, "task": task.name, "training": training.as_dict(), "time": time.time()}
     append_jsonl(folder / "ledger.jsonl", event)
-    watcher.stage_done(stage)
+    callback.on_task_end(stage)
     return stage
 
 
-def evaluate_cell(learner: Learner, task: Task, number: int, folder: Path, watcher: Watcher) -> dict[str, Any]:
+def evaluate_cell(learner: Learner, task: Task, number: int, folder: Path, callback: Callback) -> dict[str, Any]:
     """One cell: answers are written down first, then read back and scored."""
     from evertune.training.evaluator import read_answers, score_answers, write_answers
 
-    processes.tell("answer", number, task.name)
+    distributed.send_command("answer", number, task.name)
     _at(learner, number)
-    watcher.answering(number, task)
+    callback.on_evaluate_begin(number, task)
     started = time.perf_counter()
     path = folder / "answers" / f"{number:02d}" / f"{task.name}.jsonl"
-    write_answers(path, learner.answers(task, on_answered=watcher.answered))
+    write_answers(path, learner.answers(task, on_answered=callback.on_prediction))
     score = score_answers(read_answers(path), task)
     cell = {
         "stage": number,
@@ -262,7 +262,7 @@ def evaluate_cell(learner: Learner, task: Task, number: int, folder: Path, watch
     }
     record = {"event": "cell", "cell": cell, "sha256": digest_of_file(path), "seconds": time.perf_counter() - started}
     append_jsonl(folder / "ledger.jsonl", record)
-    watcher.cell_done(number, task, score.strict)
+    callback.on_evaluate_end(number, task, score.strict)
     return {**cell, "seconds": record["seconds"]}
 
 

@@ -12,18 +12,18 @@ A run folder of `evertune run` is such a model.
 from __future__ import annotations
 
 from evertune.service.advice import Advice, advice
-from evertune.service.gate import Condition, parsed
-from evertune.service.lifecycle import Learned, check, complete, learn, new, rollback
-from evertune.service.regression_report import Change, Verdict
+from evertune.service.gate import GateCondition, parsed
+from evertune.service.lifecycle import LearnResult, check, complete, learn, new, rollback
+from evertune.service.regression_report import Change, RegressionReport
 from evertune.service.service import Service
 
 __all__ = [
     "Advice",
     "Change",
-    "Condition",
-    "Learned",
+    "GateCondition",
+    "LearnResult",
+    "RegressionReport",
     "Service",
-    "Verdict",
     "advice",
     "check",
     "complete",

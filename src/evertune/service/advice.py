@@ -13,15 +13,15 @@ from typing import Any
 
 from evertune.assets import Progress
 from evertune.data import Stream, Task
-from evertune.methods.base import Foreseen
+from evertune.methods.base import TaskPreview
 from evertune.methods.similarity import cosine, embed_task, evenly_spaced, similarity_to
 from evertune.metrics.rules import rule_of, score_cell
 from evertune.models.weights import bytes_of
 from evertune.runs.api import config_of
 from evertune.runs.plan.planner import measure_pace
-from evertune.runs.runner import Watcher, note_few_steps
+from evertune.runs.runner import Callback, note_few_steps
 from evertune.service import expected
-from evertune.service.auto_method import Choice, chosen
+from evertune.service.auto_method import MethodChoice, chosen
 from evertune.service.new_task import read_new, training_for
 from evertune.service.service import Service
 from evertune.tools.data.source import Hints
@@ -32,7 +32,7 @@ ASKED = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Neighbour:
+class SimilarTask:
     """A task that the model knows, beside the new one.
 
     Attributes:
@@ -66,12 +66,12 @@ class Advice:
 
     task: str
     samples: int
-    neighbours: tuple[Neighbour, ...]
+    neighbours: tuple[SimilarTask, ...]
     before: float
     after: float
     error: float
-    foreseen: Foreseen | None
-    choice: Choice
+    foreseen: TaskPreview | None
+    choice: MethodChoice
     steps: int
     seconds: float
     stored_bytes: int
@@ -90,7 +90,7 @@ def advice(
     hints: Hints | None = None,
     settings: Sequence[str] = (),
     skip_bad: bool = False,
-    watcher: Watcher | None = None,
+    callback: Callback | None = None,
     progress: Progress | None = None,
 ) -> Advice:
     """What learning a task would do to a model; the arguments are those of `learn`.
@@ -99,18 +99,18 @@ def advice(
         DataError: something in the data can't be used.
         UserError: a name or rule is wrong.
     """
-    watcher = watcher or Watcher()
+    callback = callback or Callback()
     service = Service.open(folder, progress=progress)
     learner = service.learner
     learner.training = training_for(folder, settings)
     task, _ = read_new(
-        service, data, name=name, score=score, hints=hints, skip_bad=skip_bad, watcher=watcher, progress=progress
+        service, data, name=name, score=score, hints=hints, skip_bad=skip_bad, callback=callback, progress=progress
     )
     training = learner.training_of(task)
-    note_few_steps(learner, [task], watcher)
+    note_few_steps(learner, [task], callback)
     learner.features.ensure(task.train)
-    foreseen = next((found for m in learner.methods if (found := m.foresee(task, service.tasks))), None)
-    neighbours = _neighbours(service, task, foreseen, watcher)
+    foreseen = next((found for m in learner.methods if (found := m.preview_task(task, service.tasks))), None)
+    neighbours = _neighbours(service, task, foreseen, callback)
     before = _score_now(service, task)
     gain = expected.gain() if training == learner.training else expected.gain_of_small()
     pace = measure_pace(learner.lmm, Stream(task.name, (task,)), training, batch=learner.evaluation_batch)
@@ -135,12 +135,14 @@ def advice(
     )
 
 
-def _neighbours(service: Service, task: Task, foreseen: Foreseen | None, watcher: Watcher) -> tuple[Neighbour, ...]:
+def _neighbours(
+    service: Service, task: Task, foreseen: TaskPreview | None, callback: Callback
+) -> tuple[SimilarTask, ...]:
     """All tasks that the model knows, the most similar first."""
     if not service.tasks:
         return ()
     learner = service.learner
-    cells = service.measured(service.tasks, watcher)
+    cells = service.measured(service.tasks, callback)
     new = embed_task(learner.lmm, learner.features, task.train)
     old = {}
     for other in service.tasks:
@@ -155,7 +157,7 @@ def _neighbours(service: Service, task: Task, foreseen: Foreseen | None, watcher
             loses, error = foreseen.lost[other.name] * score, None
         else:
             loses, error = min(score, max(0.0, expected.forgetting().at(instruction))), expected.forgetting().error
-        found.append(Neighbour(other.name, alike[other.name], instruction, score, loses, error))
+        found.append(SimilarTask(other.name, alike[other.name], instruction, score, loses, error))
     return tuple(sorted(found, key=lambda neighbour: -neighbour.similarity))
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from evertune.methods import parts_of
-from evertune.methods.base import Foreseen
+from evertune.methods.base import TaskPreview
 from evertune.utils.errors import UserError
 
 AUTO = "auto"
@@ -24,7 +24,7 @@ RATIO = 0.3
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class MethodChoice:
     """A method for a task.
 
     Attributes:
@@ -56,20 +56,20 @@ def refuse_other(method: str | None, own: str) -> None:
         )
 
 
-def chosen(method: str, foreseen: Foreseen | None, *, task: str, worst: float) -> Choice:
+def chosen(method: str, foreseen: TaskPreview | None, *, task: str, worst: float) -> MethodChoice:
     """What to do with `task` in a model that has `method`; `worst` is the largest expected loss in points."""
     if foreseen is not None:
-        return Choice(method, 0.0, _of_experts(foreseen, task))
+        return MethodChoice(method, 0.0, _of_experts(foreseen, task))
     if "replay" in parts_of(method):
-        return Choice(method, RATIO, "it replays already; of the shares that were tried this one lost least")
+        return MethodChoice(method, RATIO, "it replays already; of the shares that were tried this one lost least")
     if worst < ENOUGH:
-        return Choice(method, 0.0, "hardly anything should be lost")
-    return Choice(
+        return MethodChoice(method, 0.0, "hardly anything should be lost")
+    return MethodChoice(
         "replay", RATIO, "all weights are one here: train old samples again, or make a model with --method auto"
     )
 
 
-def _of_experts(foreseen: Foreseen, task: str) -> str:
+def _of_experts(foreseen: TaskPreview, task: str) -> str:
     if foreseen.expert != task:
         share = foreseen.taken.get(foreseen.expert, 0.0)
         return f"train expert {foreseen.expert} further: {100 * share:.0f} % of the questions look like its own"

@@ -20,7 +20,7 @@ _PART = re.compile(r"\s*([a-z_]+)\s*(<=|>=|<|>)\s*(-?\d+(?:\.\d+)?)\s*")
 
 
 @dataclass(frozen=True, slots=True)
-class Condition:
+class GateCondition:
     """All of its parts must hold: (measure, comparison, points)."""
 
     text: str
@@ -35,11 +35,11 @@ class Condition:
         ]
 
 
-ANYTHING = Condition("", ())
+ANYTHING = GateCondition("", ())
 """What holds for every verdict."""
 
 
-def parsed(text: str) -> Condition:
+def parsed(text: str) -> GateCondition:
     """Read a condition.
 
     Raises:
@@ -56,4 +56,4 @@ def parsed(text: str) -> Condition:
         if name not in MEASURES:
             raise unknown("measure", name, MEASURES)
         parts.append((name, sign, float(bound)))
-    return Condition(text.strip(), tuple(parts))
+    return GateCondition(text.strip(), tuple(parts))

@@ -24,7 +24,7 @@ from evertune.runs.config import RunConfig
 from evertune.runs.ledger import cells_of, finished_cells, ledger_row, read_ledger
 from evertune.runs.provenance import stamp
 from evertune.runs.run_folder import still_holds
-from evertune.runs.runner import Watcher, evaluate_cell, plan_of
+from evertune.runs.runner import Callback, evaluate_cell, plan_of
 from evertune.service.eval_set import is_kept, kept_task
 from evertune.service.service import OWN
 from evertune.training.image_store import FOLDER as KEPT
@@ -237,7 +237,7 @@ def _images_in(value: Any) -> Iterator[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Repaired:
+class RepairResult:
     """What `repair` has found, and what is still wrong afterwards."""
 
     found: list[Finding]
@@ -245,14 +245,14 @@ class Repaired:
 
 
 def repair(
-    folder: Path, *, data: str | None = None, watcher: Watcher | None = None, progress: Progress | None = None
-) -> Repaired:
+    folder: Path, *, data: str | None = None, callback: Callback | None = None, progress: Progress | None = None
+) -> RepairResult:
     """Make again what is broken in a run folder, and nothing else.
 
     Args:
         folder: of a run, or of a model in service.
         data: where the folders of published data sets are, as for `run`.
-        watcher: told about progress.
+        callback: told about progress.
         progress: told about downloads.
 
     Raises:
@@ -262,7 +262,7 @@ def repair(
     refuse_several("doctor")
     refuse_links(folder)
     config = config_of(folder).model_copy(update={"data": data, "out": str(folder)})
-    watcher = watcher or Watcher()
+    callback = callback or Callback()
     with alone(folder):
         found = examine(folder)
         cells = _lost_cells(folder) | {finding.cell for finding in found if finding.cell}
@@ -276,12 +276,12 @@ def repair(
         if stream is not None:
             _copy_again(folder, {f.path.stem for f in found if f.path.parent == folder / KEPT / PICTURES}, stream)
         for number in sorted(finding.stage for finding in found if finding.stage and finding.remedy):
-            _teach_again(folder, number, stream, watcher, progress)
+            _teach_again(folder, number, stream, callback, progress)
         if cells and not any(finding.stage and not finding.remedy for finding in found):
-            _ask_again(folder, sorted(cells), stream, watcher, progress)
+            _ask_again(folder, sorted(cells), stream, callback, progress)
     if stream is not None and found and _is_complete(folder, stream, progress):
-        run_config(config, watcher=watcher, progress=progress)
-    return Repaired(found, examine(folder))
+        run_config(config, callback=callback, progress=progress)
+    return RepairResult(found, examine(folder))
 
 
 def _copy_again(folder: Path, lost: set[str], stream: Stream) -> None:
@@ -324,7 +324,9 @@ def _remove(folder: Path, found: list[Finding]) -> None:
             finding.path.rmdir()
 
 
-def _teach_again(folder: Path, number: int, stream: Stream | None, watcher: Watcher, progress: Progress | None) -> None:
+def _teach_again(
+    folder: Path, number: int, stream: Stream | None, callback: Callback, progress: Progress | None
+) -> None:
     """Teach a stage from the one before it, and note whether it is what it was, to the bit."""
     assert stream is not None
     learner = open_run(folder, upto=number - 1, known=stream.known, progress=progress)
@@ -336,11 +338,11 @@ def _teach_again(folder: Path, number: int, stream: Stream | None, watcher: Watc
         )
     task = plan[number - 1]
     wanted = _link_wanted(folder, number)
-    watcher.stage_started(number, task)
+    callback.on_task_begin(number, task)
     training = learner.training_of(task)
     effective = training.batch_size * training.accumulate
-    stage = learner.learn(task, on_step=lambda step: watcher.stepped(step, samples=effective))
-    watcher.stage_done(stage)
+    stage = learner.learn(task, on_step=lambda step: callback.on_step_end(step, samples=effective))
+    callback.on_task_end(stage)
     same = None if wanted is None else wanted == link_of(sealed(stage_folder(folder, number, task.name) / DONE))
     append_jsonl(folder / "ledger.jsonl", {"event": "repair", "stage": number, "same": same, "time": time.time()})
     if same is False and any(number_of(path) > number for path in stage_folders(folder)):
@@ -366,7 +368,7 @@ def _ask_again(
     folder: Path,
     cells: list[tuple[int, str]],
     stream: Stream | None,
-    watcher: Watcher,
+    callback: Callback,
     progress: Progress | None,
 ) -> None:
     learner = open_run(folder, known=stream.known if stream else (), progress=progress)
@@ -374,7 +376,7 @@ def _ask_again(
     for number, name in cells:
         task = asked.get(name) or (kept_task(folder, name) if is_kept(folder, name) else None)
         if task and number <= len(learner.stages):
-            evaluate_cell(learner, task, number, folder, watcher)
+            evaluate_cell(learner, task, number, folder, callback)
 
 
 def _is_complete(folder: Path, stream: Stream, progress: Progress | None) -> bool:

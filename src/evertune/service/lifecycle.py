@@ -20,15 +20,15 @@ from evertune.runs.api import config_of, configure, header_of, load_model, metho
 from evertune.runs.ledger import read_ledger
 from evertune.runs.provenance import stamp
 from evertune.runs.run_folder import begin, is_free
-from evertune.runs.runner import Watcher, cells_about, learn_stage, matrix_of, note_few_steps, note_stages
-from evertune.runs.tracking import Tracking, all_of, refuse_missing, retrack, tracking
+from evertune.runs.runner import Callback, cells_about, learn_stage, matrix_of, note_few_steps, note_stages
+from evertune.runs.tracking import TrackingCallback, all_of, refuse_missing, retrack, tracking
 from evertune.service.auto_method import AUTO, refuse_other, settled
 from evertune.service.eval_set import drop_task, keep_task
-from evertune.service.gate import Condition
+from evertune.service.gate import GateCondition
 from evertune.service.new_task import read_new, training_for
-from evertune.service.regression_report import Change, Verdict, best_cell, change_of
+from evertune.service.regression_report import Change, RegressionReport, best_cell, change_of
 from evertune.service.service import OWN, Service
-from evertune.tools.data.check import Checked
+from evertune.tools.data.check import CheckResult
 from evertune.tools.data.source import Hints
 from evertune.training.evaluator import write_answers
 from evertune.training.loop import Training
@@ -96,7 +96,7 @@ def new(
 
 
 @dataclass(frozen=True, slots=True)
-class Learned:
+class LearnResult:
     """What `learn` did.
 
     Attributes:
@@ -106,8 +106,8 @@ class Learned:
 
     stage: int
     task: str
-    verdict: Verdict
-    checked: Checked
+    verdict: RegressionReport
+    checked: CheckResult
     broken: tuple[str, ...]
     training: Training
     steps: int
@@ -140,12 +140,12 @@ def learn(
     hints: Hints | None = None,
     settings: Sequence[str] = (),
     skip_bad: bool = False,
-    accept_if: Condition | None = None,
+    accept_if: GateCondition | None = None,
     deterministic: bool = False,
     track: Sequence[str] = (),
-    watcher: Watcher | None = None,
+    callback: Callback | None = None,
     progress: Progress | None = None,
-) -> Learned:
+) -> LearnResult:
     """Teach a model one more task, measure what that changed, and keep it or not.
 
     Args:
@@ -160,7 +160,7 @@ def learn(
         accept_if: if it does not hold afterwards, the stage is discarded; by default if the task was not learned.
         deterministic: refuse a model that was not made so; what it is decides how it learns.
         track: services that get the metrics, as in `evertune.run`; each learning is a run there, with all before it.
-        watcher: told about progress.
+        callback: told about progress.
         progress: told about downloads and pictures.
 
     Raises:
@@ -168,7 +168,7 @@ def learn(
         UserError: the task is known already, or a name or rule is wrong.
     """
     refuse_missing(track)
-    watcher = watcher or Watcher()
+    callback = callback or Callback()
     refuse_other(method, own=config_of(folder).method)
     if deterministic:
         _refuse_unsettled(folder)
@@ -176,28 +176,28 @@ def learn(
     learner = service.learner
     learner.training = training_for(folder, settings)
     task, checked = read_new(
-        service, data, name=name, score=score, hints=hints, skip_bad=skip_bad, watcher=watcher, progress=progress
+        service, data, name=name, score=score, hints=hints, skip_bad=skip_bad, callback=callback, progress=progress
     )
     training = learner.training_of(task)
-    note_few_steps(learner, [task], watcher)
+    note_few_steps(learner, [task], callback)
     note_stages(folder, learner.stages)
     kept = keep_task(folder, task, tokens=learner.lmm.answer_tokens)
     everything = (*service.tasks, kept)
     there = cells_about(folder, everything)
     asked_before = sum(len(each.test) for each in everything if (service.number, each.name) not in there)
-    watcher.run_started(
+    callback.on_run_begin(
         f"{task.name}: task {len(everything)} of {folder}",
         training=[round(training.epochs * len(task.train))],
         answers=asked_before + sum(len(each.test) for each in everything),
     )
     label, group = f"{folder.resolve().name}: {task.name}", folder.resolve().name
-    with tracking(folder, to=track, name=label, group=group, watcher=watcher, same_run=False) as tracks:
-        verdict = _taught(service, task, kept, watcher, tracks)
+    with tracking(folder, to=track, name=label, group=group, callback=callback, same_run=False) as tracks:
+        verdict = _taught(service, task, kept, callback, tracks)
     broken = tuple(accept_if.broken_by(verdict.measures()) if accept_if else verdict.not_learned())
     stage = learner.stages[-1]
     if broken:
         _go_back(service, stage.number - 1, reason="; ".join(broken))
-    return Learned(stage.number, task.name, verdict, checked, broken, training, stage.steps)
+    return LearnResult(stage.number, task.name, verdict, checked, broken, training, stage.steps)
 
 
 def _refuse_unsettled(folder: Path) -> None:
@@ -209,9 +209,9 @@ def _refuse_unsettled(folder: Path) -> None:
         )
 
 
-def _taught(service: Service, task: Task, kept: Task, watcher: Watcher, tracks: Tracking) -> Verdict:
+def _taught(service: Service, task: Task, kept: Task, callback: Callback, tracks: TrackingCallback) -> RegressionReport:
     """Ask about everything, teach `task`, ask again; `kept` is what of it will be asked."""
-    everything, told = (*service.tasks, kept), all_of(watcher, tracks)
+    everything, told = (*service.tasks, kept), all_of(callback, tracks)
     _outdated(service.folder)
     before = service.measured(everything, told)
     _track_row(service, before, everything, tracks, measures={})
@@ -229,7 +229,7 @@ def _track_row(
     service: Service,
     cells: Mapping[tuple[int, str], dict[str, Any]],
     tasks: Sequence[Task],
-    tracks: Tracking,
+    tracks: TrackingCallback,
     *,
     measures: Mapping[str, float],
 ) -> None:
@@ -241,7 +241,7 @@ def _track_row(
 
 def _verdict(
     service: Service, before: Mapping[tuple[int, str], dict[str, Any]], *, stage: int, others: Sequence[Task], new: Task
-) -> Verdict:
+) -> RegressionReport:
     """What stage `stage` changed against the one before it; `before` are the cells up to that."""
 
     def change(task: Task, since: int) -> Change:
@@ -249,11 +249,11 @@ def _verdict(
         paths = (service.answers(number, task.name) for number in (stage - 1, stage))
         return change_of(task, *paths, best=best, new=task is new)
 
-    return Verdict(change(new, 0), tuple(change(task, _learned_at(service, task)) for task in others))
+    return RegressionReport(change(new, 0), tuple(change(task, _learned_at(service, task)) for task in others))
 
 
 @_alone_in
-def check(folder: Path, *, watcher: Watcher | None = None, progress: Progress | None = None) -> Verdict:
+def check(folder: Path, *, callback: Callback | None = None, progress: Progress | None = None) -> RegressionReport:
     """Ask a model everything it was ever asked, now, and compare with the best answers it ever gave.
 
     Nothing is taken from a cache. The answers are in `answers/check/`.
@@ -261,25 +261,25 @@ def check(folder: Path, *, watcher: Watcher | None = None, progress: Progress | 
     Raises:
         UserError: it has learned nothing yet.
     """
-    watcher = watcher or Watcher()
+    callback = callback or Callback()
     service = Service.open(folder, progress=progress)
     if not service.tasks:
         raise UserError(f"{folder} has learned nothing yet: teach it with evertune learn {folder} DATA")
-    watcher.run_started(f"check of {folder}", training=[], answers=sum(len(task.test) for task in service.tasks))
-    cells = service.measured(service.tasks, watcher)
+    callback.on_run_begin(f"check of {folder}", training=[], answers=sum(len(task.test) for task in service.tasks))
+    cells = service.measured(service.tasks, callback)
     service.learner.reuse = False
     changes = []
     for task in service.tasks:
-        watcher.answering(service.number, task)
+        callback.on_evaluate_begin(service.number, task)
         path = folder / "answers" / "check" / f"{task.name}.jsonl"
-        write_answers(path, service.learner.answers(task, on_answered=watcher.answered))
+        write_answers(path, service.learner.answers(task, on_answered=callback.on_prediction))
         best = best_cell(cells, task.name, range(_learned_at(service, task), service.number + 1))
         changes.append(change_of(task, folder / best["answers"], path, best=best["score"]))
-    return Verdict(None, tuple(changes))
+    return RegressionReport(None, tuple(changes))
 
 
 @_alone_in
-def complete(folder: Path, *, watcher: Watcher | None = None, progress: Progress | None = None) -> Path:
+def complete(folder: Path, *, callback: Callback | None = None, progress: Progress | None = None) -> Path:
     """Ask every stage of a model that was taught task by task what it was never asked, and write `matrix.json`.
 
     Then it is a run like any other: `report` and `compare` read it. The next `learn` or `rollback` takes it away.
@@ -287,7 +287,7 @@ def complete(folder: Path, *, watcher: Watcher | None = None, progress: Progress
     Raises:
         UserError: it has learned nothing yet, or is a run, which has its matrix.
     """
-    watcher = watcher or Watcher()
+    callback = callback or Callback()
     service = Service.open(folder, progress=progress)
     config = config_of(folder)
     if config.stream != OWN:
@@ -295,11 +295,11 @@ def complete(folder: Path, *, watcher: Watcher | None = None, progress: Progress
     if not service.tasks:
         raise UserError(f"{folder} has learned nothing yet: teach it with evertune learn {folder} DATA")
     stages = range(service.number + 1)
-    watcher.run_started(
+    callback.on_run_begin(
         f"the matrix of {folder}", training=[], answers=len(stages) * sum(len(task.test) for task in service.tasks)
     )
     for stage in stages:
-        cells = service.measured(service.tasks, watcher, stage=stage)
+        cells = service.measured(service.tasks, callback, stage=stage)
     stream, plan = Stream(folder.resolve().name, service.tasks), list(service.tasks)
     header = header_of(config, config.method, stream=stream.name)
     path = folder / "matrix.json"

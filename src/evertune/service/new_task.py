@@ -12,15 +12,15 @@ from pathlib import Path
 
 from evertune.assets import Progress
 from evertune.data import Task
-from evertune.data.issues import Problems
+from evertune.data.issues import Issues
 from evertune.data.sources import read_task
 from evertune.data.stream import TaskFile
 from evertune.models.readable import without_unreadable
 from evertune.runs.api import config_of, training_of
 from evertune.runs.config import RunConfig, with_settings
-from evertune.runs.runner import Watcher
+from evertune.runs.runner import Callback
 from evertune.service.service import Service
-from evertune.tools.data.check import Checked
+from evertune.tools.data.check import CheckResult
 from evertune.tools.data.check import check as check_data
 from evertune.tools.data.source import Hints, file_or_stream, reading
 from evertune.training.loop import Training
@@ -57,19 +57,19 @@ def read_new(
     service: Service,
     data: str,
     *,
-    watcher: Watcher,
+    callback: Callback,
     name: str | None = None,
     score: str | None = None,
     hints: Hints | None = None,
     skip_bad: bool = False,
     progress: Progress | None = None,
-) -> tuple[Task, Checked]:
-    """The one task of `data`, and what was found in it; the warnings are notices of `watcher`.
+) -> tuple[Task, CheckResult]:
+    """The one task of `data`, and what was found in it; the warnings are notices of `callback`.
 
     Args:
         service: the model that is to learn it.
         data: a file in any format of `evertune data check`, or a stream of one task.
-        watcher: is told what is odd about the data, and what was left out.
+        callback: is told what is odd about the data, and what was left out.
         name: of the task; default: the file's.
         score: the scoring rule; default: the data's.
         hints: how a single file is read.
@@ -98,13 +98,13 @@ def read_new(
         checked.errors.refuse(stream=checked.stream)
     task = read_task(entry, replace(how, decode=skip_bad), about=entry.about)
     if skip_bad:
-        task = without_unreadable(task, lmm, Problems())  # they are among the errors of the check
-    _say(checked.warnings, watcher, "", data)
-    _say(checked.errors, watcher, "left out: ", data)
+        task = without_unreadable(task, lmm, Issues())  # they are among the errors of the check
+    _say(checked.warnings, callback, "", data)
+    _say(checked.errors, callback, "left out: ", data)
     return task, checked
 
 
-def _say(problems: Problems, watcher: Watcher, before: str, data: str) -> None:
+def _say(problems: Issues, callback: Callback, before: str, data: str) -> None:
     for kind, count, messages in problems.kinds():
         more = f"; all of them: evertune data check {data}" if count > 1 else ""
-        watcher.notice(f"{before}{kind}: {count:,}, e.g. {messages[0][1]}{more}")
+        callback.on_warning(f"{before}{kind}: {count:,}, e.g. {messages[0][1]}{more}")

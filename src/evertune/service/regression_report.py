@@ -62,7 +62,7 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class RegressionReport:
     """What one stage changed.
 
     Attributes:

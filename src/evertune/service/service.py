@@ -14,7 +14,7 @@ from evertune.assets import Progress
 from evertune.data import Task
 from evertune.models.protocol import LMM
 from evertune.runs.api import config_of, data_of, open_run
-from evertune.runs.runner import Watcher, cells_about, evaluate_cell
+from evertune.runs.runner import Callback, cells_about, evaluate_cell
 from evertune.service.eval_set import is_kept, keep_task, kept_task
 from evertune.training.learner import Learner
 from evertune.utils.distributed import refuse_several
@@ -63,14 +63,14 @@ class Service:
         return len(self.learner.stages)
 
     def measured(
-        self, tasks: Sequence[Task], watcher: Watcher, *, stage: int | None = None
+        self, tasks: Sequence[Task], callback: Callback, *, stage: int | None = None
     ) -> dict[tuple[int, str], dict[str, Any]]:
         """All cells, after those of `tasks` at a stage, the last, were answered where they had not been."""
         number = self.number if stage is None else stage
         cells = cells_about(self.folder, tasks)
         for task in tasks:
             if (number, task.name) not in cells:
-                cells[number, task.name] = evaluate_cell(self.learner, task, number, self.folder, watcher)
+                cells[number, task.name] = evaluate_cell(self.learner, task, number, self.folder, callback)
         return cells
 
     def answers(self, stage: int, task: str) -> Path:
@@ -92,7 +92,7 @@ def _known_to_run(folder: Path, *, learned: Sequence[str]) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class AskResult:
     """An answer.
 
     Attributes:
@@ -130,7 +130,7 @@ def percent(share: float) -> str:
 
 def asked(
     service: Service, pictures: Sequence[Path], question: str, *, task: str | None = None, max_new_tokens: int = 32
-) -> Said:
+) -> AskResult:
     """Ask a model one question about pictures.
 
     Raises:
@@ -142,4 +142,4 @@ def asked(
     learner = service.learner
     answer = learner.ask(pictures, question, task=task, max_new_tokens=max_new_tokens)
     odd = unknown_tokens([replace(answer.sample, origin="the question")], learner.lmm, above=MOST)
-    return Said(answer.text, answer.expert, learner.ranking(answer.sample), tuple(map(str, odd)))
+    return AskResult(answer.text, answer.expert, learner.ranking(answer.sample), tuple(map(str, odd)))

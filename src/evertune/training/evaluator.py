@@ -22,7 +22,7 @@ from evertune.metrics.rules import rule_of, score_cell
 from evertune.models.features import FeatureStore
 from evertune.models.protocol import LMM, Turn
 from evertune.models.weights import copy_of, fingerprint_of, restore
-from evertune.utils import distributed as processes
+from evertune.utils import distributed
 from evertune.utils.errors import RunFolderError, UserError
 from evertune.utils.files import (
     cache_folder,
@@ -42,7 +42,7 @@ LENGTH_OF_KEY = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Prediction:
     """What the model said to one sample, and the expert that said it (None when there are no experts)."""
 
     sample: Sample
@@ -50,7 +50,7 @@ class Answer:
     expert: str | None
 
 
-class AnswerCache:
+class PredictionCache:
     """Answers of one set of weights, in one file; found by picture and instruction."""
 
     def __init__(self, lmm: LMM, *, max_new_tokens: int, reuse: bool) -> None:
@@ -130,7 +130,7 @@ def answer_samples(
     context: Sequence[Turn] = (),
     reuse: bool = True,
     on_answered: OnAnswered | None = None,
-) -> list[Answer]:
+) -> list[Prediction]:
     """Answer every sample, each by the expert that the methods route it to.
 
     `task`, the name of the samples' task, reaches only a method that says it needs it (`Method.needs_task_id`).
@@ -138,7 +138,7 @@ def answer_samples(
     With `reuse`, answers that the very same weights gave before are taken from the cache. The model's weights are the
     same afterwards as before.
     """
-    routes = processes.agreed(_routes(methods, samples, task))
+    routes = distributed.broadcast(_routes(methods, samples, task))
     before = copy_of(lmm.trainable())
     said: dict[int, str] = {}
     how: dict[str, Any] = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "context": context}
@@ -149,14 +149,14 @@ def answer_samples(
                 for method in methods:
                     method.activate(expert)
             group = [samples[i] for i in members]
-            cache = AnswerCache(lmm, max_new_tokens=max_new_tokens, reuse=reuse and not context)
+            cache = PredictionCache(lmm, max_new_tokens=max_new_tokens, reuse=reuse and not context)
             for known in _fill(cache, lmm, group, features, **how):
                 if on_answered:
                     on_answered(len(said) + known, len(samples))
             said |= {i: cache[samples[i]] for i in members}
     finally:  # a server goes on after a question that fails
         restore(lmm.trainable(), before)
-    return [Answer(sample, said[i], routes[i]) for i, sample in enumerate(samples)]
+    return [Prediction(sample, said[i], routes[i]) for i, sample in enumerate(samples)]
 
 
 def _routes(methods: Sequence[Method], samples: Sequence[Sample], task: str | None) -> Sequence[str | None]:
@@ -172,7 +172,7 @@ def _routes(methods: Sequence[Method], samples: Sequence[Sample], task: str | No
 
 
 def _fill(
-    cache: AnswerCache,
+    cache: PredictionCache,
     lmm: LMM,
     samples: Sequence[Sample],
     features: FeatureStore,
@@ -185,11 +185,11 @@ def _fill(
 
     Several processes share the batches, unless the weights are spread over them: then each needs all in every step.
     """
-    places = processes.agreed([place for place, sample in enumerate(samples) if sample not in cache])
+    places = distributed.broadcast([place for place, sample in enumerate(samples) if sample not in cache])
     missing = sorted((samples[place] for place in places), key=lambda s: (len(s.instruction), s.id))
     chunks = [missing[start : start + batch_size] for start in range(0, len(missing), batch_size)]
     said: list[str] = []
-    mine = chunks if processes.spread_weights() else processes.share(chunks)
+    mine = chunks if distributed.uses_fsdp() else distributed.shard(chunks)
     known, together = len(samples) - len(missing), len(chunks) / max(1, len(mine))
     for chunk in mine:
         said += lmm.answer(
@@ -200,9 +200,9 @@ def _fill(
             context=context,
         )
         yield min(len(samples), known + round(together * len(said)))
-    for asked, texts in processes.gathered((mine, said)):
+    for asked, texts in distributed.all_gather((mine, said)):
         cache.add((sample for chunk in asked for sample in chunk), texts)
-    if missing and processes.leads():
+    if missing and distributed.is_main_process():
         cache.save()
 
 
@@ -214,7 +214,7 @@ def longest_answer(lmm: LMM, task: Task, wanted: int | None) -> int:
     return max(lmm.answer_tokens(text) for text in texts) + 2
 
 
-def write_answers(path: Path, answers: Sequence[Answer]) -> None:
+def write_answers(path: Path, answers: Sequence[Prediction]) -> None:
     """Write answers down before anything is scored."""
     write_jsonl(
         path,

@@ -18,7 +18,7 @@ from evertune.data.task import Sample
 from evertune.methods import Method
 from evertune.models.features import FeatureStore
 from evertune.models.protocol import LMM, Batch, LossMean
-from evertune.utils import distributed as processes
+from evertune.utils import distributed
 from evertune.utils.errors import UserError
 
 
@@ -73,17 +73,17 @@ class Gradients:
             if self.pieces > 1:
                 self._in_pieces(whole, window)
             else:
-                self._part(batch, whole, window, counts=bool(processes.share(whole)))
+                self._part(batch, whole, window, counts=bool(distributed.shard(whole)))
             return
         except torch.OutOfMemoryError as problem:
-            if processes.count() > 1:  # the others are waiting for this one's part
+            if distributed.world_size() > 1:  # the others are waiting for this one's part
                 raise
             message = str(problem)
         self._again(message, window)  # here, where what the failed attempt held is free again
 
     def finish(self, window: range) -> float:
         """Make the gradients those of the window's mean, the same on all processes; returns its loss."""
-        processes.sum_gradients(self._parameters)
+        distributed.all_reduce_gradients(self._parameters)
         if self._weight != len(window):  # how many tokens there are is known only now
             for parameter in self._parameters.values():
                 if parameter.grad is not None:
@@ -99,7 +99,7 @@ class Gradients:
         """Add a part of the window; one that does not count takes part only because other processes wait for it."""
         loss, weight = loss_of(self._lmm.module(), self._methods, batch, loss_mean=self._loss_mean)
         weight = weight if counts else 0.0
-        total, weights = processes.total([weight * loss.item(), weight], device=loss.device)
+        total, weights = distributed.all_reduce_sum([weight * loss.item(), weight], device=loss.device)
         self._refuse("loss", total, places)
         self._accelerator.backward(reaching(weight / len(window) * loss, self._parameters))
         self._loss += total

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from evertune.data.images import read_bytes
 from evertune.data.task import Sample
-from evertune.utils import distributed as processes
+from evertune.utils import distributed
 from evertune.utils.errors import DataError
 from evertune.utils.files import make_folder, write_atomically
 from evertune.utils.safe_names import below
@@ -31,7 +31,7 @@ def keep_images(run: Path, sample: Sample) -> Sample:
     place = run / FOLDER / PICTURES
     names = [f"{sha}{image.suffix.lower()}" for image, sha in zip(sample.images, sample.image_digests, strict=True)]
     for image, name in zip(sample.images, names, strict=True):
-        if processes.leads() and not (place / name).exists():
+        if distributed.is_main_process() and not (place / name).exists():
             make_folder(place)
             write_atomically(place / name, read_bytes(image, origin=sample.origin))
     return replace(sample, images=tuple(map(Path, names)), known_digests=())

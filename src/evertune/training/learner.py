@@ -29,14 +29,14 @@ from evertune.models.fsdp import spread_frozen
 from evertune.models.protocol import LMM
 from evertune.models.readable import refuse_unreadable
 from evertune.models.weights import bytes_of, copy_of, fingerprint_of, restore
-from evertune.training.evaluator import Answer, OnAnswered, answer_samples, longest_answer
+from evertune.training.evaluator import OnAnswered, Prediction, answer_samples, longest_answer
 from evertune.training.image_store import keep_images, kept_images
 from evertune.training.loop import OnStep, Step, Training, train, trained_parameters
 from evertune.training.mid_task import FILE as MIDWAY
-from evertune.training.mid_task import Saves
+from evertune.training.mid_task import MidTaskCheckpoints
 from evertune.training.stages import FILES, SEAL, Stage, load_stage, save_stage, saved_stages, stage_folder
 from evertune.training.states import read_tensors, split_state
-from evertune.utils import distributed as processes
+from evertune.utils import distributed
 from evertune.utils.device import no_fixed_order
 from evertune.utils.errors import RunFolderError, UserError
 from evertune.utils.files import cache_folder, digest, digest_of, make_folder, note_damage, write_atomically
@@ -81,7 +81,7 @@ class Learner:
         refuse_links(folder)
         self.methods = composed(methods)
         self.lmm = lmm = adapted(lmm, self.methods, seed=seed)
-        if processes.spread_weights():
+        if distributed.uses_fsdp():
             spread_frozen(lmm)
         self.folder = folder
         self.training = training or Training()
@@ -121,7 +121,7 @@ class Learner:
         plan: Sequence[Sample] = task.train
         for method in self.methods:
             plan = method.data_plan(task, plan)
-        with processes.leader_first():
+        with distributed.main_process_first():
             self.features.ensure(plan)
         log, seconds, reused = self._train(task, plan, on_step)
         for method in self.methods:
@@ -138,7 +138,7 @@ class Learner:
             trained_parameters=sum(p.numel() for p in trained_parameters(self.lmm, self.methods).values()),
             data=data_digest(task),
         )
-        if processes.leads():
+        if distributed.is_main_process():
             save_stage(
                 self.folder,
                 stage,
@@ -148,10 +148,10 @@ class Learner:
                 log=[step.as_dict() for step in log],
             )
             (self.folder / MIDWAY).unlink(missing_ok=True)
-        processes.wait()
+        distributed.barrier()
         self.stages.append(stage)
         self.current = stage.number
-        if not processes.leads():
+        if not distributed.is_main_process():
             self._take(stage)  # processors differ: from here on all know the same to the bit
         return stage
 
@@ -159,9 +159,9 @@ class Learner:
         """The hyper-parameters of this task: those of all, with steps enough for few samples."""
         return self.training.fitted(len(task.train))
 
-    def answers(self, task: Task, *, on_answered: OnAnswered | None = None) -> list[Answer]:
+    def answers(self, task: Task, *, on_answered: OnAnswered | None = None) -> list[Prediction]:
         """Answers to the test samples of `task`; the model is not told which task it is, unless `needs_task_id`."""
-        with processes.leader_first():
+        with distributed.main_process_first():
             self.features.ensure(task.test)
         with no_fixed_order():
             return answer_samples(
@@ -208,7 +208,7 @@ class Learner:
         *,
         task: str | None = None,
         max_new_tokens: int = 16,
-    ) -> Answer:
+    ) -> Prediction:
         """Answer one question about a picture, or as many as the model takes; `task` is for methods that need it only.
 
         Raises:
@@ -269,7 +269,7 @@ class Learner:
         for task in self.known:
             self.features.ensure(task.train)
             for method in self.methods:
-                method.know(task)
+                method.on_known_task(task)
 
     def _state(self) -> dict[str, Any]:
         return {method.name: method.state_dict() for method in self.methods}
@@ -304,7 +304,7 @@ class Learner:
         """
         seed = int(digest(str(self.seed), task.name)[:8], 16)
         plain = not any(method.adds_to_loss() for method in self.methods)
-        alone = processes.count() == 1  # several sum in another order
+        alone = distributed.world_size() == 1  # several sum in another order
         training = self.training_of(task)
         remembered = self._memo(plan, seed, training) if self.reuse and plain and alone else None
         if remembered is not None and (found := _recalled(remembered)):
@@ -333,13 +333,13 @@ class Learner:
         key = digest_of(self._decides(plan, seed, training))
         return make_folder(cache_folder() / "trained") / f"{key[:32]}.safetensors"
 
-    def _saves(self, task: Task, plan: Sequence[Sample], seed: int, training: Training) -> Saves:
+    def _saves(self, task: Task, plan: Sequence[Sample], seed: int, training: Training) -> MidTaskCheckpoints:
         """Where this training is kept on the way, by all that decides it: also what methods know of earlier tasks."""
         parameters, every = self.lmm.trainable(), training.save_every
         state = split_state(self._state()).fingerprint
         decides = {**self._decides(plan, seed, training), "task": task.name, "state": state}
-        key = digest_of({**decides, "processes": processes.count()})
-        return Saves(self.folder, key=key, every=every, size=bytes_of(parameters))
+        key = digest_of({**decides, "processes": distributed.world_size()})
+        return MidTaskCheckpoints(self.folder, key=key, every=every, size=bytes_of(parameters))
 
     def _decides(self, plan: Sequence[Sample], seed: int, training: Training) -> dict[str, Any]:
         parameters = self.lmm.trainable()

@@ -21,13 +21,13 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from evertune.data.task import Picked, Sample
+from evertune.data.task import Sample, Subset
 from evertune.methods import Method
 from evertune.models.features import FeatureStore
 from evertune.models.protocol import LMM, Batch, LossMean
 from evertune.models.weights import restore
 from evertune.training.gradients import Gradients
-from evertune.utils import distributed as processes
+from evertune.utils import distributed
 from evertune.utils.errors import UserError
 
 SMALLEST_BATCH = 8
@@ -121,7 +121,7 @@ class Step:
 OnStep = Callable[[Step], None]
 
 
-class Midway(Protocol):
+class MidTaskSaver(Protocol):
     """Keeps a training in the middle of a task, so that it can be gone on with to the bit."""
 
     def found(self) -> Mapping[str, Any] | None:
@@ -138,7 +138,7 @@ def sample_order(samples: Sequence[Sample], *, epochs: float, seed: int) -> Sequ
     wanted = max(1, round(epochs * len(samples)))
     while len(order) < wanted:
         order.extend(choose.sample(range(len(samples)), len(samples)))
-    return Picked(samples, order[:wanted])
+    return Subset(samples, order[:wanted])
 
 
 def train(
@@ -150,7 +150,7 @@ def train(
     training: Training,
     seed: int,
     on_step: OnStep | None = None,
-    midway: Midway | None = None,
+    midway: MidTaskSaver | None = None,
 ) -> list[Step]:
     """Train what is trainable in `lmm` on `samples` and return the log, one entry per optimizer step.
 
@@ -221,7 +221,7 @@ class _Run(NamedTuple):
     steps: int
 
 
-def _steps(run: _Run, features: FeatureStore, on_step: OnStep | None, midway: Midway | None) -> list[Step]:
+def _steps(run: _Run, features: FeatureStore, on_step: OnStep | None, midway: MidTaskSaver | None) -> list[Step]:
     parameters = run.parameters
     kept = midway.found() if midway else None
     place = kept["place"] if kept else 0
@@ -283,7 +283,9 @@ def _state(run: _Run, optimizer: Any, schedule: Any, place: int, log: Sequence[S
         "random": {
             str(number): {"cpu": cpu, **dict(zip(("device",), of_device, strict=False))}
             for number, (cpu, of_device) in enumerate(
-                processes.gathered((torch.get_rng_state(), [torch.cuda.get_rng_state(device) for device in devices]))
+                distributed.all_gather(
+                    (torch.get_rng_state(), [torch.cuda.get_rng_state(device) for device in devices])
+                )
             )
         },
         "methods": {method.name: method.progress_dict() for method in run.methods},
@@ -298,7 +300,7 @@ def _go_on(run: _Run, kept: Mapping[str, Any], optimizer: Any, schedule: Any, gr
     schedule.load_state_dict(dict(kept["schedule"]))
     for method in run.methods:
         method.load_progress_dict(kept["methods"][method.name])
-    random_numbers = kept["random"][str(processes.number())]
+    random_numbers = kept["random"][str(distributed.rank())]
     torch.set_rng_state(random_numbers["cpu"])
     if "device" in random_numbers:
         torch.cuda.set_rng_state(random_numbers["device"], run.lmm.device)
@@ -309,7 +311,7 @@ def _go_on(run: _Run, kept: Mapping[str, Any], optimizer: Any, schedule: Any, gr
 
 def trained_parameters(lmm: LMM, methods: Sequence[Method]) -> dict[str, nn.Parameter]:
     """What trains: everything that no method holds still."""
-    return {name: p for name, p in lmm.trainable().items() if all(method.trains(name) for method in methods)}
+    return {name: p for name, p in lmm.trainable().items() if all(method.is_trainable(name) for method in methods)}
 
 
 def _prepared(run: _Run, features: FeatureStore, place: int) -> tuple[Any, Any, Any, Any]:
@@ -360,7 +362,7 @@ def _window(whole: range, samples: int, training: Training) -> range:
 
 def _own(whole: range) -> range:
     """The part of a micro-batch that this process takes; where none is left for it the first, which counts nothing."""
-    return processes.share(whole) or whole[:1]  # type: ignore[return-value]
+    return distributed.shard(whole) or whole[:1]  # type: ignore[return-value]
 
 
 def _loader(run: _Run, features: FeatureStore, place: int) -> Any:

@@ -233,7 +233,7 @@ def _check_first_stage(make: MakeMethods, task: Task, folder: Path, new: NewLear
     ours, direct = new(make, folder / "one"), new(lambda: [_DirectLike(make())], folder / "direct")
     for learner in (ours, direct):
         learner.learn(task)
-    scope = [n for n in ours.lmm.trainable() if all(method.trains(n) for method in ours.methods)]
+    scope = [n for n in ours.lmm.trainable() if all(method.is_trainable(n) for method in ours.methods)]
     if len(scope) == len(ours.lmm.trainable()):
         assert fingerprint_of(ours.lmm.trainable()) == fingerprint_of(direct.lmm.trainable()), (
             "the first task is trained differently than alone"
@@ -243,11 +243,11 @@ def _check_first_stage(make: MakeMethods, task: Task, folder: Path, new: NewLear
 def _check_neutral(make: MakeMethods, tasks: Sequence[Task], folder: Path, new: NewLearner) -> None:
     """With its strength at zero a method must equal sequential tuning."""
     kinds = [type(method) for method in make()]
-    if any(kind.neutral is None for kind in kinds):
+    if any(kind.sequential_equivalent is None for kind in kinds):
         return
 
     def at_zero() -> list[Method]:
-        return [kind(**(kind.neutral or {})) for kind in kinds]
+        return [kind(**(kind.sequential_equivalent or {})) for kind in kinds]
 
     neutral = new(at_zero, folder / "neutral")
     plain = new(lambda: [_SequentialLike(at_zero())], folder / "plain")

@@ -22,7 +22,7 @@ from safetensors.torch import save
 from evertune.models.weights import fingerprint_of
 from evertune.training.loop import Step
 from evertune.training.states import join_state, read_tensors, split_state, whole
-from evertune.utils import distributed as processes
+from evertune.utils import distributed
 from evertune.utils.errors import RunFolderError, UserError
 from evertune.utils.files import write_atomically
 from evertune.utils.parsing import json_value
@@ -37,7 +37,7 @@ STEPS_BETWEEN_LOOKS = 25
 STOPPED = 143
 
 
-class Stopped(SystemExit):
+class TrainingInterrupted(SystemExit):
     """SIGTERM was answered; `said` is for the terminal."""
 
     def __init__(self, said: str) -> None:
@@ -45,7 +45,7 @@ class Stopped(SystemExit):
         self.said = said
 
 
-class Saves:
+class MidTaskCheckpoints:
     """Saves a training every so often while entered, and finds what was saved.
 
     Args:
@@ -64,8 +64,8 @@ class Saves:
         self._asked_to_stop = False
         self._before: Any = None
 
-    def __enter__(self) -> Saves:
-        alone = processes.count() == 1  # several would have to stop at the same step
+    def __enter__(self) -> MidTaskCheckpoints:
+        alone = distributed.world_size() == 1  # several would have to stop at the same step
         if alone and threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGTERM, self._ask)
         return self
@@ -76,15 +76,15 @@ class Saves:
         if self._before is not None:
             signal.signal(signal.SIGTERM, self._before)
         if self._asked_to_stop and kind is None:  # the signal came in the last step
-            raise Stopped("stopped by SIGTERM after the last step of a task; it is trained again")
+            raise TrainingInterrupted("stopped by SIGTERM after the last step of a task; it is trained again")
 
     def found(self) -> Mapping[str, Any] | None:
         """What was saved of this very training."""
         kept = self._read()
-        if processes.agreed(kept is None):
+        if distributed.broadcast(kept is None):
             return None
         if kept is None:
-            raise RunFolderError(f"{self.path}: the first process reads it, process {processes.number()} does not")
+            raise RunFolderError(f"{self.path}: the first process reads it, process {distributed.rank()} does not")
         self.seconds = kept["seconds"]
         return kept
 
@@ -96,7 +96,7 @@ class Saves:
         """
         if self._asked_to_stop:
             self._save(state())
-            raise Stopped(f"stopped by SIGTERM after step {step.step} of {step.steps}, which is saved")
+            raise TrainingInterrupted(f"stopped by SIGTERM after step {step.step} of {step.steps}, which is saved")
         if self._is_time(step.step):
             self._save(state())
 
@@ -106,13 +106,13 @@ class Saves:
     def _is_time(self, step: int) -> bool:
         if self._every is not None:
             return self._every > 0 and step % self._every == 0
-        if processes.count() > 1 and step % STEPS_BETWEEN_LOOKS:
+        if distributed.world_size() > 1 and step % STEPS_BETWEEN_LOOKS:
             return False
-        return processes.agreed(time.monotonic() - self._last > self._pause)
+        return distributed.broadcast(time.monotonic() - self._last > self._pause)
 
     def _save(self, state: dict[str, Any]) -> None:
         started = time.monotonic()
-        if processes.leads():
+        if distributed.is_main_process():
             parts = split_state(state)
             assert not parts.held, "what an earlier stage holds is no progress"
             tensors = whole(parts.tensors)
@@ -122,7 +122,7 @@ class Saves:
                 "seconds": self.seconds + started - self._began,
             }
             write_atomically(self.path, save(tensors, metadata={"midway": json.dumps({**parts.values, **facts})}))
-        processes.wait()
+        distributed.barrier()
         self._last = time.monotonic()
         self._pause = max(SECONDS_BETWEEN, SHARE * (self._last - started))
 

@@ -8,8 +8,8 @@
 A tensor of the methods' state that the stage before had too, bit for bit, is written once: later stages name the stage
 that holds it; a weight that is still the start point's, or that is in the methods' state, is named instead of written.
 So an expansion adds one expert per stage to the folder, not all of them again; and to load a stage reads
-that stage: what an earlier one holds (`Held`) is read when it is first looked at. Weights are safetensors only; nothing
-is ever unpickled.
+that stage: what an earlier one holds (`LazyTensors`) is read when it is first used. Weights are safetensors only;
+nothing is ever unpickled.
 
 A stage belongs to one run and follows one stage: `done.json` has digests of what the run began with (`origin_of`) and
 of the stage before (`link_of`), which are compared whenever stages are read. They are made of checksums that exist,
@@ -258,7 +258,7 @@ def sealed(path: Path) -> dict[str, Any]:
 def load_stage(
     run: Path, stage: Stage, *, start: Mapping[str, Tensor] | None = None
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Trained weights and methods' state after `stage`; groups of tensors that one earlier stage holds are `Held`.
+    """Trained weights and methods' state after `stage`; tensors that an earlier stage holds are `LazyTensors`.
 
     Args:
         run: the run folder.

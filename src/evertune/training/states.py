@@ -1,6 +1,6 @@
 """A state as files hold it: nested dicts as tensors by path and JSON, and tensors that stay on the disk until used.
 
-What an earlier stage holds (`Held`) is not read to load a later one, and not read again to be named by the next.
+What an earlier stage holds (`LazyTensors`) is not read to load a later one, and not read again to be named by the next.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Place = Mapping[str, str]
 """Where a tensor is: `stage`, the name of the folder that holds it; `sha256`, its fingerprint."""
 
 
-class Held(Mapping[str, Tensor]):
+class LazyTensors(Mapping[str, Tensor]):
     """Tensors that one earlier stage holds for a later one: read and verified when the first is looked at.
 
     So the experts of a thousand tasks are on the disk until a question is for them.
@@ -77,7 +77,7 @@ class Held(Mapping[str, Tensor]):
 
 
 @dataclass(frozen=True)
-class Parts:
+class StateParts:
     """A state in parts.
 
     Attributes:
@@ -88,7 +88,7 @@ class Parts:
 
     values: Any
     tensors: dict[str, Tensor]
-    held: tuple[Held, ...]
+    held: tuple[LazyTensors, ...]
 
     @property
     def nbytes(self) -> int:
@@ -107,10 +107,10 @@ class Parts:
         return {name: place for group in self.held for name, place in group.places.items()}
 
 
-def split_state(state: Mapping[str, Any]) -> Parts:
+def split_state(state: Mapping[str, Any]) -> StateParts:
     """Nested dicts as tensors by path, and everything else."""
     tensors: dict[str, Tensor] = {}
-    held: list[Held] = []
+    held: list[LazyTensors] = []
 
     def walk(value: Any, path: str) -> Any:
         if isinstance(value, Tensor):
@@ -119,13 +119,13 @@ def split_state(state: Mapping[str, Any]) -> Parts:
         if not isinstance(value, Mapping):
             return value
         inside = {key: f"{path}/{key}" if path else str(key) for key in value}
-        if isinstance(value, Held) and not value.was_read and set(inside.values()) == set(value.places):
+        if isinstance(value, LazyTensors) and not value.was_read and set(inside.values()) == set(value.places):
             held.append(value)
             return {key: {TENSOR: name} for key, name in inside.items()}
         return {key: walk(value[key], name) for key, name in inside.items()}
 
     values = walk(state, "")
-    return Parts(values, tensors, tuple(held))
+    return StateParts(values, tensors, tuple(held))
 
 
 def join_state(
@@ -135,21 +135,21 @@ def join_state(
 
     Args:
         tensors: by name.
-        values: see `Parts`.
-        places: of tensors that earlier stages hold instead; where one holds all of a dict, they are `Held`.
+        values: see `StateParts`.
+        places: of tensors that earlier stages hold instead; where one holds all of a dict, they are `LazyTensors`.
         file: that names those places.
     """
     if not isinstance(values, dict):
         return values
     if set(values) == {TENSOR}:
         name = values[TENSOR]
-        return tensors[name] if name in tensors else Held(file, {name: name}, places or {})[name]
+        return tensors[name] if name in tensors else LazyTensors(file, {name: name}, places or {})[name]
     names: dict[str, str] = {
         key: inner.get(TENSOR, "") if isinstance(inner, dict) else "" for key, inner in values.items()
     }
     stages = {(places or {}).get(name, {}).get("stage", "") for name in names.values()}
     if len(stages) == 1 and "" not in stages:
-        return Held(file, names, places or {})
+        return LazyTensors(file, names, places or {})
     return {key: join_state(tensors, value, places=places, file=file) for key, value in values.items()}
 
 

@@ -34,29 +34,29 @@ MOMENT = 0.2
 """Seconds that a process stays after its work, for the threads of the connection; they need far less."""
 
 
-def count() -> int:
+def world_size() -> int:
     """How many processes there are: what the launcher says, and 1 where there is none."""
     launched = all(name in os.environ for name in ("RANK", "MASTER_ADDR"))
     return int(os.environ.get("WORLD_SIZE", "1")) if launched else 1
 
 
-def number() -> int:
+def rank() -> int:
     """Which one this is, from 0."""
-    return int(os.environ.get("RANK", "0")) if count() > 1 else 0
+    return int(os.environ.get("RANK", "0")) if world_size() > 1 else 0
 
 
-def leads() -> bool:
+def is_main_process() -> bool:
     """Whether this process decides, writes and talks."""
-    return number() == 0
+    return rank() == 0
 
 
-def spread_weights() -> bool:
+def uses_fsdp() -> bool:
     """Whether the frozen weights are spread over the processes: `accelerate launch --use_fsdp --fsdp_version 2`.
 
     Raises:
         UserError: the older version is asked for.
     """
-    if count() == 1 or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() != "true":
+    if world_size() == 1 or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() != "true":
         return False
     if os.environ.get("FSDP_VERSION", "2") != "2":
         raise UserError("evertune spreads weights by FSDP2 only: say --fsdp_version 2 to accelerate launch")
@@ -69,13 +69,13 @@ def refuse_several(what: str) -> None:
     Raises:
         UserError: there are several.
     """
-    if count() > 1:
+    if world_size() > 1:
         raise UserError(f"several processes take part in `evertune run` only: start {what} without accelerate launch")
 
 
-def start() -> None:
+def init() -> None:
     """Find the other processes; called once, before a model is loaded."""
-    if count() == 1:
+    if world_size() == 1:
         return
     import torch
     from accelerate import PartialState
@@ -83,12 +83,12 @@ def start() -> None:
     silence = _silence()
     PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
     if not _hearts:
-        _hearts.append(Heartbeat(number(), count(), silence=silence, describe=partial(_gone, silence)))
+        _hearts.append(Heartbeat(rank(), world_size(), silence=silence, describe=partial(_gone, silence)))
         atexit.register(_part)
     _hearts[0].watch(on=True)
 
 
-def end() -> None:
+def shutdown() -> None:
     """The run has ended: from here on the others may end when they like."""
     for heart in _hearts:
         heart.watch(on=False)
@@ -112,7 +112,7 @@ def _silence() -> float:
 
 def _gone(silence: float, other: int) -> str:
     return (
-        f"evertune (process {number()}): process {other} gave no sign of life for {silence:g} s: it is stopped, or its "
+        f"evertune (process {rank()}): process {other} gave no sign of life for {silence:g} s: it is stopped, or its "
         f"machine is out of reach, so this one ends too. {RESUME}"
     )
 
@@ -149,65 +149,65 @@ def _part() -> None:
         destroy_process_group()
 
 
-def agreed(value: T) -> T:
+def broadcast(value: T) -> T:
     """What the leader has as `value`, in every process."""
-    if count() == 1:
+    if world_size() == 1:
         return value
     from torch.distributed import broadcast_object_list
 
-    said = [value if leads() else None]
+    said = [value if is_main_process() else None]
     with _exchange():
         broadcast_object_list(said, src=0)
     return said[0]  # type: ignore[return-value]
 
 
-def gathered(value: T) -> list[T]:
+def all_gather(value: T) -> list[T]:
     """The `value` of every process, in every process."""
-    if count() == 1:
+    if world_size() == 1:
         return [value]
     from torch.distributed import all_gather_object
 
-    found: list[Any] = [None] * count()
+    found: list[Any] = [None] * world_size()
     with _exchange():
         all_gather_object(found, value)
     return found
 
 
-def tell(*order: Any) -> None:
-    """The leader says what is done next; followers hear it by `told`."""
-    if leads():
-        agreed(order)
+def send_command(*order: Any) -> None:
+    """The leader says what is done next; followers hear it by `receive_command`."""
+    if is_main_process():
+        broadcast(order)
 
 
-def told() -> tuple[Any, ...]:
+def receive_command() -> tuple[Any, ...]:
     """What the leader says is done next."""
-    order: tuple[Any, ...] = agreed(())
+    order: tuple[Any, ...] = broadcast(())
     return order
 
 
-def wait() -> None:
+def barrier() -> None:
     """Until every process is here."""
-    gathered(None)
+    all_gather(None)
 
 
 @contextmanager
-def leader_first() -> Iterator[None]:
+def main_process_first() -> Iterator[None]:
     """The leader does the block while the others wait; then they do it, and find in the cache what it has made."""
-    if not leads():
-        wait()
+    if not is_main_process():
+        barrier()
     yield
-    if leads():
-        wait()
+    if is_main_process():
+        barrier()
 
 
-def share(items: Sequence[T]) -> Sequence[T]:
+def shard(items: Sequence[T]) -> Sequence[T]:
     """The part of `items` that this process takes: every n-th."""
-    return items[number() :: count()] if count() > 1 else items
+    return items[rank() :: world_size()] if world_size() > 1 else items
 
 
-def total(values: Sequence[float], *, device: torch.device) -> list[float]:
+def all_reduce_sum(values: Sequence[float], *, device: torch.device) -> list[float]:
     """Each value summed over all processes, in every process; `device` is where they exchange tensors."""
-    if count() == 1:
+    if world_size() == 1:
         return list(values)
     import torch
     from torch.distributed import all_reduce
@@ -219,9 +219,9 @@ def total(values: Sequence[float], *, device: torch.device) -> list[float]:
     return found
 
 
-def sum_gradients(parameters: Mapping[str, Tensor]) -> None:
+def all_reduce_gradients(parameters: Mapping[str, Tensor]) -> None:
     """Make each `.grad` the sum over all processes, in one exchange; where no process has one, there is none."""
-    if count() == 1 or not parameters:
+    if world_size() == 1 or not parameters:
         return
     import torch
     from torch.distributed import all_reduce

@@ -34,7 +34,7 @@ METADATA = "__metadata__"
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class TensorHeader:
     """What a header says of one tensor; `start` and `end` are its bytes behind the header."""
 
     dtype: str
@@ -43,7 +43,7 @@ class Stored:
     end: int
 
 
-def read_header(path: Path) -> dict[str, Stored]:
+def read_header(path: Path) -> dict[str, TensorHeader]:
     """The tensors of a safetensors file by name, when its header is sound and tells of this very file.
 
     Raises:
@@ -81,7 +81,7 @@ def _content(text: bytes, path: Path) -> Mapping[str, Any]:
     return content
 
 
-def _stored(content: Mapping[str, Any], size: int, path: Path) -> dict[str, Stored]:
+def _stored(content: Mapping[str, Any], size: int, path: Path) -> dict[str, TensorHeader]:
     """Every tensor begins where the one before ends, from the first byte to the last."""
     found = {name: _tensor(entry, f"{path}: tensor '{name}'") for name, entry in content.items()}
     at = 0
@@ -95,7 +95,7 @@ def _stored(content: Mapping[str, Any], size: int, path: Path) -> dict[str, Stor
     return found
 
 
-def _tensor(entry: Any, where: str) -> Stored:
+def _tensor(entry: Any, where: str) -> TensorHeader:
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
         raise UserError(f"{where}: dtype, shape and data_offsets are needed")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -112,7 +112,7 @@ def _tensor(entry: Any, where: str) -> Stored:
         raise UserError(
             f"{where}: {dtype} of shape {shape} takes {bits // 8:,} bytes, its offsets say {offsets[1] - offsets[0]:,}"
         )
-    return Stored(dtype, tuple(shape), offsets[0], offsets[1])
+    return TensorHeader(dtype, tuple(shape), offsets[0], offsets[1])
 
 
 def _are_counts(value: Any) -> bool:

@@ -141,13 +141,13 @@ def test_a_damaged_archive(offered, source, data):
 
 
 def test_a_member_that_is_shorter_than_it_says(tmp_path):
-    member = registry.Member("a.svg", 9, lambda: io.BytesIO(b"short"))
+    member = registry.ArchiveMember("a.svg", 9, lambda: io.BytesIO(b"short"))
     with pytest.raises(UserError, match=r"a.svg .* is shorter"):
         unpacking._write(member, tmp_path / "a.svg")
 
 
 def test_a_member_that_is_longer_than_it_says(tmp_path):
-    unpacking._write(registry.Member("a.svg", 3, lambda: io.BytesIO(b"longer")), tmp_path / "a.svg")
+    unpacking._write(registry.ArchiveMember("a.svg", 3, lambda: io.BytesIO(b"longer")), tmp_path / "a.svg")
     assert (tmp_path / "a.svg").read_bytes() == b"lon"
 
 

@@ -7,20 +7,20 @@ import io
 import pytest
 from rich.console import Console
 
-from evertune.cli.console import TerminalWatcher, show_plan
+from evertune.cli.console import TerminalCallback, show_plan
 from evertune.cli.service_view import _table
 from evertune.runs.plan.planner import Plan, StagePlan
-from evertune.service.regression_report import Change, Verdict
+from evertune.service.regression_report import Change, RegressionReport
 
 TASKS = ["okvqa", "aokvqa", "gqa", "textcaps", "vqav2", "ocrvqa", "flickr30k", "vizwiz", "textvqa"]
 
 
 def test_nine_tasks_in_eighty_columns():
     out = io.StringIO()
-    watcher = TerminalWatcher(Console(file=out, width=80))
-    watcher.run_started("sequential on pocket-b1, seed 0", training=[1], answers=1)
-    watcher.row_done(0, "untouched", [100.0] * 9, TASKS)
-    watcher.row_done(7, "flickr30k", [99.5] * 9, TASKS)
+    callback = TerminalCallback(Console(file=out, width=80))
+    callback.on_run_begin("sequential on pocket-b1, seed 0", training=[1], answers=1)
+    callback.on_row_end(0, "untouched", [100.0] * 9, TASKS)
+    callback.on_row_end(7, "flickr30k", [99.5] * 9, TASKS)
     *_, header, untouched, row = out.getvalue().splitlines()
     assert header.split("  ")[-1].strip() == ", ".join(TASKS)
     assert len(untouched) == len(row) <= 80
@@ -45,7 +45,7 @@ def test_a_verdict_of_few_questions_in_eighty_columns(since):
     out = io.StringIO()
     wide = (-100.0, 100.0)
     new = Change("july", "exact", 120, 100.0, 100.0, 100.0, wide, new=True)
-    verdict = Verdict(new, (Change("scienceqa", "exact", 12345, 100.0, 100.0, 100.0, wide),))
+    verdict = RegressionReport(new, (Change("scienceqa", "exact", 12345, 100.0, 100.0, 100.0, wide),))
     Console(file=out, width=80).print(_table(verdict, since=since))
     header, *rows = out.getvalue().splitlines()
     assert header.split() == ["task", "questions", *since.split(), "now", "change", "95", "%", "interval"]
@@ -56,7 +56,7 @@ def test_a_verdict_of_few_questions_in_eighty_columns(since):
 def test_only_the_name_of_a_task_is_ever_broken():
     out = io.StringIO()
     change = Change("a-task-with-a-very-long-name", "exact", 12, 50.0, 60.0, 60.0, (-20.0, 40.0))
-    Console(file=out, width=80).print(_table(Verdict(None, (change,)), since="best ever"))
+    Console(file=out, width=80).print(_table(RegressionReport(None, (change,)), since="best ever"))
     _, first, *rest = out.getvalue().splitlines()
     assert first.split()[1:] == ["12", "50.0", "60.0", "+10.0", "-20.0", "to", "+40.0", "too", "few"]
     assert first.split()[0] + "".join(rest).replace(" ", "") == change.task

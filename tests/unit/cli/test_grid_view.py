@@ -9,7 +9,7 @@ from matrices import matrix
 from rich.console import Console
 
 from evertune.cli.grid_view import GridView, show_grid
-from evertune.experiments.grid import Ended, Running, Status, Summary
+from evertune.experiments.grid import JobResult, Running, Status, Summary
 from evertune.experiments.grid.workers import Job
 from evertune.reporting import compare
 from evertune.reporting.curves import curves
@@ -28,8 +28,8 @@ def said(*, terminal):
     console = Console(file=io.StringIO(), force_terminal=terminal, width=120, color_system=None)
     with GridView(console) as view:
         view.changed(STATUS)
-        view.run_ended("toy-random/direct/s0", Ended(Job("a", (), Path("a")), 61, None))
-        view.run_ended("toy-random/[x]/s0", Ended(Job("b", (), Path("b")), 5, "first line\nlast [line]"))
+        view.run_ended("toy-random/direct/s0", JobResult(Job("a", (), Path("a")), 61, None))
+        view.run_ended("toy-random/[x]/s0", JobResult(Job("b", (), Path("b")), 5, "first line\nlast [line]"))
     return console.file.getvalue()
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from evertune.assets import PACKAGES
 from evertune.data import captioned
 from evertune.data.builders import clipart, emoji_styles, stamps
-from evertune.data.captioned import Captioned, words
+from evertune.data.captioned import CaptionedDrawing, words
 from evertune.data.drawing import SIDE, fitted, rendered, shows_something, trimmed
 from evertune.utils.errors import UserError
 
@@ -159,7 +159,7 @@ def made_up(choose, count):
     vocabulary = "red blue big cat dog hat car tree".split()
     for number in range(count):
         told = " ".join(choose.sample(vocabulary, choose.randint(1, 3)))
-        yield Captioned(number, f"family {choose.randint(0, count // 2)}", told, told)
+        yield CaptionedDrawing(number, f"family {choose.randint(0, count // 2)}", told, told)
 
 
 @pytest.mark.parametrize("seed", range(20))

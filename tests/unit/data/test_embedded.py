@@ -13,7 +13,7 @@ from PIL import Image
 from reading_rows import colour, read, write_lines
 
 from evertune.data import load_stream
-from evertune.data.embedded import Embedded, is_inside
+from evertune.data.embedded import EmbeddedImages, is_inside
 from evertune.tools.data import check
 from evertune.tools.data.source import Hints
 from evertune.utils.errors import UserError
@@ -193,5 +193,5 @@ def test_what_is_inside():
     assert is_inside(b"x") and is_inside({"bytes": b"x", "path": None}) and is_inside([b"x"]) and is_inside(text(3))
     for value in ("a.png", "", None, [], {"bytes": None, "path": "a"}, "/9j/" + "photo-" * 20 + ".jpg", 3.0, "[]"):
         assert not is_inside(value)
-    one, other = (Embedded().names(cells, index=None, origin="") for cells in ([b"x", b"y"], [b"x", b"x"]))
+    one, other = (EmbeddedImages().names(cells, index=None, origin="") for cells in ([b"x", b"y"], [b"x", b"x"]))
     assert one[0] == other[0] == other[1] != one[1]

@@ -15,8 +15,8 @@ from evertune.data import image_index as seen
 from evertune.data.formats import Row, jsonl
 from evertune.data.image_index import HASHED
 from evertune.data.prompts import filled
-from evertune.data.rows import Recipe, indexed
-from evertune.data.task import Chained, Picked, Sample, content_digest, images_of_row, images_to_row
+from evertune.data.rows import IndexKey, indexed
+from evertune.data.task import ConcatDataset, Sample, Subset, content_digest, images_of_row, images_to_row
 from evertune.utils.errors import DataError
 from evertune.utils.files import cache_folder, digest, digest_of_file
 
@@ -73,7 +73,7 @@ def test_an_interrupted_index_leaves_nothing(path):
         yield Row("1", (), {"instruction": "q"}, ("a",), "x:1")
         raise KeyboardInterrupt
 
-    recipe = Recipe("jsonl", 1, path, "interrupted", {}, "{instruction}", False, (path,))
+    recipe = IndexKey("jsonl", 1, path, "interrupted", {}, "{instruction}", False, (path,))
     with pytest.raises(KeyboardInterrupt):
         indexed(recipe, broken)
     assert not recipe.folder.exists()
@@ -99,7 +99,7 @@ def test_fingerprints_are_those_of_the_values(path):
     assert list(samples[:4].fingerprints()) == wanted[:4], "a part first"
     assert list(samples.fingerprints()) == [s.fingerprint for s in values] == wanted
     assert Task("t", samples[:8], samples[8:]).fingerprint == Task("t", values[:8], values[8:]).fingerprint
-    assert list(Chained([samples[:2], values[2:4]]).fingerprints()) == wanted[:4]
+    assert list(ConcatDataset([samples[:2], values[2:4]]).fingerprints()) == wanted[:4]
     assert samples[0].known_digests == (digest_of_file(samples[0].images[0]),)
 
 
@@ -178,11 +178,11 @@ def test_repeated_ids(tmp_path):
 def test_picked_and_chained_read_what_is_looked_at(path):
     samples, _ = read("jsonl", path)
     values = plain(samples)
-    chained = Chained([samples, (), values[:3]])
+    chained = ConcatDataset([samples, (), values[:3]])
     assert len(chained) == 15 and list(chained) == [*values, *values[:3]]
     assert [chained[at] for at in (0, 11, 12, -1)] == [values[0], values[11], values[0], values[2]]
     assert list(chained[10:14]) == [*values[10:], *values[:2]]
-    picked = Picked(samples, [3, 3, 0])
+    picked = Subset(samples, [3, 3, 0])
     assert list(picked) == [values[3], values[3], values[0]] and list(picked[1:]) == [values[3], values[0]]
     with pytest.raises(IndexError):
         chained[15]

@@ -93,7 +93,7 @@ class Unmasked(EProj):
         super().after_task(task)
         for other in self.future:
             if other.name not in self._serves:
-                self.know(other)
+                self.on_known_task(other)
 
 
 @pytest.mark.parametrize("router", ["cosine", "calibrated"])
@@ -201,10 +201,10 @@ def test_nothing_is_foreseen_to_be_lost_by_the_expert_that_learns_more(make, lmm
     for task in tasks:
         train_by_hand(method, lmm, task, 1.0)
     before = set(method.state_dict()["embeddings"])
-    found = method.foresee(again(tasks[1], "more"), tasks)
+    found = method.preview_task(again(tasks[1], "more"), tasks)
     assert found.expert == "task-1" and found.taken["task-1"] >= method.mistaken
     assert found.lost["task-1"] == 0, "its questions go there already"
-    method.foresee(tasks[1], tasks)
+    method.preview_task(tasks[1], tasks)
     assert set(method.state_dict()["embeddings"]) == before, "it was only looked at"
 
 
@@ -218,7 +218,7 @@ def test_the_share_that_is_mistaken_decides(make, lmm, tasks):
 
 def test_the_untouched_model_is_not_trained_further(make, lmm, tasks):
     method = make(expand="when-separable", mistaken=0.0)
-    method.know(tasks[0])
+    method.on_known_task(tasks[0])
     train_by_hand(method, lmm, again(tasks[0], "more"), 1.0)
     assert method.state_dict()["serves"] == {"task-0": UNTOUCHED, "more": "more"}
 
@@ -306,8 +306,8 @@ def test_importance_of_a_reused_expert_is_the_maximum(make, lmm, tasks):
 def test_known_tasks_share_the_untouched_model(make, lmm, tasks):
     method = make(expand="when-dissimilar", threshold=0.0)
     start = copy_of(lmm.trainable())
-    method.know(tasks[0])
-    method.know(tasks[1])
+    method.on_known_task(tasks[0])
+    method.on_known_task(tasks[1])
     everything = [s for task in tasks for s in task.test]
     assert set(method.route(everything)) == {UNTOUCHED} and method.expert_of("task-0") == UNTOUCHED
     assert not method.state_dict()["experts"], "the start point is not stored again"

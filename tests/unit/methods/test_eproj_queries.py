@@ -99,7 +99,7 @@ def test_a_new_expert_starts_where_a_similar_known_task_is_served(make, lmm, fea
     s = similarity_to(found["task-2"], {name: found[name] for name in ("task-0", "task-1")}, name="task-2")
     near, far = (tasks[int(name[-1])] for name in sorted(s, key=s.get, reverse=True))
     method = make(init="similar")
-    method.know(near)
+    method.on_known_task(near)
     method.before_task(far)
     with torch.no_grad():
         for parameter in lmm.trainable().values():

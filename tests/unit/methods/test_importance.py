@@ -130,7 +130,7 @@ def test_how_many_samples_are_estimated_from(kind, tasks, context):
 
 @pytest.mark.parametrize("spec", [*PENALTIES, "lwf"])
 def test_known_tasks_are_protected_from_the_first_task_on(spec, tasks, tmp_path):
-    """The tasks of `know` are handled before the stream; without them the first task is trained freely."""
+    """The tasks of `on_known_task` are handled before the stream; without them the first task is trained freely."""
     ends = []
     for known in (False, True):
         lmm = load_lmm("random", seed=1, dtype="float32", device=torch.device("cpu"))
@@ -142,7 +142,7 @@ def test_known_tasks_are_protected_from_the_first_task_on(spec, tasks, tmp_path)
             reuse=False,
         )
         for method in learner.methods if known else ():
-            method.know(tasks[0])
+            method.on_known_task(tasks[0])
         assert any(method.adds_to_loss() for method in learner.methods) == known
         learner.learn(tasks[1])
         ends.append(fingerprint_of(lmm.trainable()))

@@ -104,7 +104,7 @@ def test_strength_and_temperature_are_those_of_the_term(options, lmm, tasks, fea
     """Five samples whose answers have one to three words; the term by hand from both logits."""
     method = LwF(**options)
     method.setup(context)
-    method.know(tasks[0])
+    method.on_known_task(tasks[0])
     method.before_task(tasks[1])
     samples = [replace(s, answers=("red " * (n % 3) + s.answers[0],)) for n, s in enumerate(tasks[1].train[:5])]
     batch = lmm.collate(samples, features.get(samples))

@@ -205,7 +205,7 @@ def test_known_tasks_enter_the_memory(lmm, features, tasks):
         learned, knows = make(lmm, features, **options), make(lmm, features, **options)
         learn(learned, tasks[:2])
         for task in tasks[:2]:
-            knows.know(task)
+            knows.on_known_task(task)
         ours, theirs = knows.state_dict(), learned.state_dict()
         assert ours["memory"] == theirs["memory"] and ours["seen"] == theirs["seen"]
         assert ours["embeddings"].keys() == theirs["embeddings"].keys()

@@ -8,7 +8,7 @@ from evertune.data import Stream
 from evertune.methods import make_methods
 from evertune.methods.base import UNTOUCHED
 from evertune.reporting import write_report
-from evertune.runs.runner import Watcher, run_stream
+from evertune.runs.runner import Callback, run_stream
 from evertune.training.learner import Learner
 from evertune.training.loop import Training
 from evertune.utils.errors import UserError
@@ -26,7 +26,7 @@ def run(lmm, tasks, tmp_path):
         )
         header = {"model": "random", "stream": "toy", "method": spec, "seed": 0}
         stream = Stream("toy", tuple(tasks), {})
-        matrix = run_stream(learner, stream, folder=tmp_path / "run", header=header, watcher=Watcher())
+        matrix = run_stream(learner, stream, folder=tmp_path / "run", header=header, callback=Callback())
         return learner, {(cell["stage"], cell["task"]): cell for cell in matrix["cells"]}
 
     return run

@@ -164,7 +164,7 @@ def test_what_tests_are_made_of_is_not_drawn_from(corpus, monkeypatch):
 
 def test_a_picture_of_the_stream_is_drawn_again(corpus):
     forbidden = frozenset({sha256(b"one").hexdigest(), sha256(b"two").hexdigest()})
-    offered = iter([captions.Shown(picture, "", "") for picture in (b"one", b"two", b"three", b"four")])
+    offered = iter([captions.CaptionedImage(picture, "", "") for picture in (b"one", b"two", b"three", b"four")])
     assert captions._apart(lambda choose: next(offered), random.Random(0), forbidden).picture == b"three"
 
 

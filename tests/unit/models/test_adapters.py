@@ -253,7 +253,7 @@ def test_nothing_left_to_train(tasks, tmp_path):
     class Nothing(Method):
         name = "nothing"
 
-        def trains(self, parameter):
+        def is_trainable(self, parameter):
             return False
 
     learner = Learner(random_lmm(), [Nothing()], folder=tmp_path, reuse=False)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from evertune.apps.playground.fragments import Pieces
-from evertune.apps.playground.view_models import Matrix, Square
+from evertune.apps.playground.fragments import Fragments
+from evertune.apps.playground.view_models import CellView, Matrix
 from evertune.reporting import page
 from evertune.reporting.pair_plots import points_scale, similarity_scale, square_map
 from evertune.reporting.plots import CELL_COLOUR, heat_map
@@ -88,8 +88,8 @@ def test_the_matrix_of_the_playground(ground):
     text = re.search(r"\.ever \.cell \{[^}]*[ ;]color: var\(--ever-([a-z]+)\)", rules)[1]
     white = re.search(r"\.ever \.cell\.white \{ color: (#\w+)", rules)[1]
     assert "filter" not in re.search(r"\.ever \.cell:hover \{[^}]*\}", rules)[0], "it would change both"
-    squares = [Square(0, place, score, own=False) for place, score in enumerate(SCORES)]
-    html = Pieces().matrices([Matrix(0, "m", "m", 0, [f"t{n}" for n in range(len(SCORES))], [("base", squares)])])
+    squares = [CellView(0, place, score, own=False) for place, score in enumerate(SCORES)]
+    html = Fragments().matrices([Matrix(0, "m", "m", 0, [f"t{n}" for n in range(len(SCORES))], [("base", squares)])])
     found = re.findall(r'class="cell( white)?" style="--share: (\d+)%".*?>(\d+)</button>', html)
     assert len(found) == len(SCORES)
     for is_white, share, number in found:

@@ -17,7 +17,7 @@ from PIL import Image
 from rich.console import Console
 
 from evertune.reporting import compare, load_matrix, write_report
-from evertune.reporting.examples import Pictures, examples_of
+from evertune.reporting.examples import Thumbnails, examples_of
 from evertune.reporting.labels import duration, headline, number, size
 from evertune.reporting.plots import (
     average_curve,
@@ -356,19 +356,19 @@ def test_half_a_surrogate_pair_does_not_stop_the_page(tmp_path: Path) -> None:
 
 def test_examples_put_changed_answers_first_and_mark_them(tmp_path: Path) -> None:
     run = make_run(tmp_path / "s", SEQUENTIAL)
-    examples = examples_of(run, load_matrix(run), "shapes", Pictures())
+    examples = examples_of(run, load_matrix(run), "shapes", Thumbnails())
     assert (examples.total, examples.forgotten, examples.regained) == (2, 1, 0)
     changed, kept = examples.rows
     assert (changed.change, changed.before.mark, changed.after.mark) == ("forgotten", "right", "form")
     assert (kept.change, kept.after.mark) == ("", "right")
-    last = examples_of(run, load_matrix(run), "names", Pictures())
+    last = examples_of(run, load_matrix(run), "names", Thumbnails())
     assert last.before == "untouched model" and last.regained == 1
 
 
 def test_thumbnails_are_small_and_embedded_once(tmp_path: Path) -> None:
     Image.effect_noise((400, 200), 60).save(tmp_path / "large.png")
     Image.effect_noise((40, 20), 60).save(tmp_path / "small.png")
-    pictures = Pictures()
+    pictures = Thumbnails()
     names = [pictures.name_of(str(tmp_path / name)) for name in ("large.png", "small.png", "large.png", "none.png")]
     assert names == ["picture-1", "picture-2", "picture-1", None]
     sizes = []

@@ -11,7 +11,7 @@ from rich.console import Console
 from test_report import Page, make_run
 
 from evertune.reporting import compare, load_matrix, write_report
-from evertune.reporting.examples import Pictures, examples_of
+from evertune.reporting.examples import Thumbnails, examples_of
 from evertune.reporting.plots import forgetting_by_task, heat_map, learned_averages, task_forgetting
 from evertune.reporting.tables import diagonal, metrics_with_references, rich_matrix, stage_of
 from evertune.utils.errors import RunFolderError
@@ -82,9 +82,9 @@ def test_the_page_says_what_was_known(tmp_path: Path) -> None:
 
 def test_answers_to_a_known_task_are_compared_with_the_untouched_model(tmp_path: Path) -> None:
     run = known_run(tmp_path / "s")
-    assert examples_of(run, load_matrix(run), "old", Pictures()).before == "untouched model"
+    assert examples_of(run, load_matrix(run), "old", Thumbnails()).before == "untouched model"
     begun = known_run(tmp_path / "b", R[:1])
-    assert examples_of(begun, load_matrix(begun), "old", Pictures()).problem == "nothing learned yet"
+    assert examples_of(begun, load_matrix(begun), "old", Thumbnails()).problem == "nothing learned yet"
 
 
 def test_the_terminal_says_what_was_known(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from test_report import SEQUENTIAL, Page, make_run
 
 from evertune.metrics.rules import rule_of
 from evertune.reporting import load_matrix, write_report
-from evertune.reporting.examples import Pictures, examples_of, marks_of
+from evertune.reporting.examples import Thumbnails, examples_of, marks_of
 from evertune.reporting.plots import average_curve
 
 
@@ -40,7 +40,7 @@ def test_marks_go_by_the_rule_of_the_task() -> None:
 
 def test_captions_are_not_compared_letter_by_letter(tmp_path: Path) -> None:
     run = with_cells(make_run(tmp_path / "s", SEQUENTIAL, answer="The circle!"), score_rule="normalised")
-    examples = examples_of(run, load_matrix(run), "shapes", Pictures())
+    examples = examples_of(run, load_matrix(run), "shapes", Thumbnails())
     assert examples.rule == "normalised" and examples.forgotten == 0
     assert {row.after.mark for row in examples.rows} == {"right"}
     assert "the task's score (normalised)" in Page(write_report([run], tmp_path / "out.html")).text

@@ -11,7 +11,7 @@ import yaml
 import evertune
 from evertune import service as upkeep
 from evertune.runs.run_folder import begin, read_identity, refuse_other_run
-from evertune.runs.runner import Watcher
+from evertune.runs.runner import Callback
 from evertune.service.integrity import examine, repair
 from evertune.training.image_store import FOLDER, PICTURES
 from evertune.utils.errors import DataError, RunFolderError
@@ -31,16 +31,16 @@ class StoppedError(Exception):
     """Stands for a kill."""
 
 
-class StopAt(Watcher):
+class StopAt(Callback):
     """Stops in the middle of a task's training; notes the first step that is taken."""
 
     def __init__(self, task=None):
         self.task, self.now, self.first = task, None, {}
 
-    def stage_started(self, number, task):
+    def on_task_begin(self, number, task):
         self.now = task.name
 
-    def stepped(self, step, *, samples):
+    def on_step_end(self, step, *, samples):
         self.first.setdefault(self.now, step.step)
         if self.now == self.task and step.step == 3:
             raise StoppedError
@@ -70,10 +70,10 @@ def home(tasks, tmp_path, monkeypatch):
     return tmp_path / "before"
 
 
-def run(home, name, watcher=None):
+def run(home, name, callback=None):
     out = home / "runs" / name
     evertune.run(
-        str(home / "data" / "toy.yaml"), model="random", method="replay", out=out, settings=SETTINGS, watcher=watcher
+        str(home / "data" / "toy.yaml"), model="random", method="replay", out=out, settings=SETTINGS, callback=callback
     )
     return out
 
@@ -96,9 +96,9 @@ def results(folder):
 def test_folder_cache_and_home_move_in_the_middle_of_a_task(home, monkeypatch):
     with pytest.raises(StoppedError):
         run(home, "cut", StopAt("task-2"))
-    after, watcher = moved(home, monkeypatch), StopAt()
-    folder = run(after, "cut", watcher)
-    assert watcher.first == {"task-2": 3}, "went on after the saved step of the third task"
+    after, callback = moved(home, monkeypatch), StopAt()
+    folder = run(after, "cut", callback)
+    assert callback.first == {"task-2": 3}, "went on after the saved step of the third task"
     assert results(folder) == results(run(after, "whole")) and examine(folder) == []
 
 

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import evertune
 from evertune.reporting.plots import heat_map_pixels
-from evertune.runs.runner import Watcher
+from evertune.runs.runner import Callback
 from evertune.runs.tracking import callback as watch
 from evertune.runs.tracking import feed, registry
 from evertune.runs.tracking.jsonl import Jsonl, read_points
@@ -62,27 +62,27 @@ def losses(folder):
     return [(number, row["loss"], row["gradient_norm"]) for number, row in enumerate(rows, start=1)]
 
 
-class Stop(Watcher):
+class Stop(Callback):
     """Ends a run at some step, or where a stage has just been saved."""
 
     def __init__(self, *, step=None, stage=None):
         self.step, self.stage, self.steps = step, stage, 0
 
-    def stepped(self, step, *, samples):
+    def on_step_end(self, step, *, samples):
         self.steps += 1
         if self.steps == self.step:
             raise KeyboardInterrupt
 
-    def stage_done(self, stage):
+    def on_task_end(self, stage):
         if stage.number == self.stage:
             raise KeyboardInterrupt
 
 
-class Heard(Watcher):
+class Heard(Callback):
     def __init__(self):
         self.said = []
 
-    def notice(self, text):
+    def on_warning(self, text):
         self.said.append(text)
 
 
@@ -147,9 +147,9 @@ def test_a_full_disk_ends_the_curves_and_not_the_run(toy_stream, tmp_path, monke
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(RecordWriter, "write", full)
-    watcher = Heard()
-    assert run(toy_stream, tmp_path / "run", watcher=watcher)["finished"]
-    assert [text for text in watcher.said if "tensorboard" in text.lower() and "No space left" in text]
+    callback = Heard()
+    assert run(toy_stream, tmp_path / "run", callback=callback)["finished"]
+    assert [text for text in callback.said if "tensorboard" in text.lower() and "No space left" in text]
 
 
 def test_a_deeper_blue_for_a_higher_score_and_nothing_where_nobody_asked():
@@ -165,7 +165,7 @@ def test_a_deeper_blue_for_a_higher_score_and_nothing_where_nobody_asked():
 def test_cut_off_and_resumed_equals_undisturbed(toy_stream, whole, tmp_path, stop):
     folder = tmp_path / "cut"
     with pytest.raises(KeyboardInterrupt):
-        run(toy_stream, folder, watcher=Stop(**stop))
+        run(toy_stream, folder, callback=Stop(**stop))
     assert len(lines(folder)) < len(lines(whole[0]))
     run(toy_stream, folder)
     assert lines(folder) == lines(whole[0])
@@ -175,7 +175,7 @@ def test_cut_off_and_resumed_equals_undisturbed(toy_stream, whole, tmp_path, sto
 def test_what_a_crash_tore_or_lost_is_mended(toy_stream, whole, tmp_path):
     folder = tmp_path / "torn"
     with pytest.raises(KeyboardInterrupt):
-        run(toy_stream, folder, watcher=Stop(stage=2))
+        run(toy_stream, folder, callback=Stop(stage=2))
     path = folder / "metrics.jsonl"
     kept = path.read_text().splitlines(keepends=True)
     path.write_text("".join([kept[0], *kept[3:-1], kept[-1][:20]]))
@@ -231,7 +231,7 @@ def test_a_tracker_that_fails_is_said_once_and_stops_nothing(toy_stream, whole, 
     monkeypatch.setattr(registry, "TRACKERS", {**registry.TRACKERS, "gone": kind})
     monkeypatch.setattr(watch, "TRACKERS", registry.TRACKERS)
     heard = Heard()
-    matrix = run(toy_stream, tmp_path / "run", watcher=heard, track=["gone"])
+    matrix = run(toy_stream, tmp_path / "run", callback=heard, track=["gone"])
     assert matrix["R"] == whole[1]["R"] and lines(tmp_path / "run") == lines(whole[0])
     (said,) = [text for text in heard.said if text.startswith("tracking: ")]
     assert said.startswith("tracking: gone takes no more metrics (ConnectionError: no route to https://")
@@ -245,7 +245,7 @@ def test_a_tracker_that_hangs_is_left_behind(toy_stream, tmp_path, monkeypatch):
     monkeypatch.setattr(watch, "TRACKERS", registry.TRACKERS)
     monkeypatch.setattr(feed, "SECONDS_TO_FINISH", 0.2)
     heard = Heard()
-    run(toy_stream, tmp_path / "run", watcher=heard, track=["slow"])
+    run(toy_stream, tmp_path / "run", callback=heard, track=["slow"])
     free.set()
     said = [text for text in heard.said if text.startswith("tracking: ")]
     assert said == ["tracking: slow takes no more metrics (it did not answer in time); the run goes on"]
@@ -255,7 +255,7 @@ def test_more_points_than_a_lane_holds(monkeypatch):
     monkeypatch.setattr(feed, "MOST_WAITING", 3)
     said, free = [], threading.Event()
     kind = type("Kind", (Failing,), {"at": "", "begin": lambda self, run: free.wait(60) and {}})
-    lane = feed.Lane(feed.Feed("slow", kind(), say=said.append))
+    lane = feed.BackgroundFeed(feed.TrackerFeed("slow", kind(), say=said.append))
     lane.begin(None, [])
     for step in range(20):
         lane.log(Point(step, {"a": 1.0}, time.time()))
@@ -266,7 +266,7 @@ def test_more_points_than_a_lane_holds(monkeypatch):
 def test_a_feed_gives_each_value_once():
     got = []
 
-    class Half(Failing):
+    class SplitIndex(Failing):
         at = ""
 
         def begin(self, run):
@@ -275,7 +275,7 @@ def test_a_feed_gives_each_value_once():
         def log(self, point):
             got.append((point.step, dict(point.values)))
 
-    one = feed.Feed("half", Half(), say=pytest.fail)
+    one = feed.TrackerFeed("half", SplitIndex(), say=pytest.fail)
     one.begin(None, [Point(1, {"loss": 1.0}, 0), Point(2, {"loss": 2.0}, 0), Point(2, {"score": 5.0}, 0, "a")])
     for _ in range(2):
         one.log(Point(3, {"loss": 3.0}, 0))

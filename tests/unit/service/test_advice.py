@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from evertune import service as upkeep
 from evertune.cli.main import app
-from evertune.methods.base import Foreseen
+from evertune.methods.base import TaskPreview
 from evertune.runs.api import config_of
 from evertune.service import expected
 from evertune.service.auto_method import ENOUGH, RATIO, chosen
@@ -163,7 +163,7 @@ def test_its_own_method_or_auto_are_taken(taught, data, tmp_path):
 
 
 def test_the_rule():
-    other = Foreseen("what", {"what": 0.6, "upright": 0.1}, {})
+    other = TaskPreview("what", {"what": 0.6, "upright": 0.1}, {})
     assert "train expert what further: 60 %" in chosen("eproj", other, task="july", worst=0).why
     own = replace(other, expert="july")
     assert (

@@ -9,7 +9,7 @@ import pytest
 from evertune.runs.ledger import finished_cells
 from evertune.service import lifecycle as steps
 from evertune.service.service import OWN
-from evertune.training.evaluator import Answer, read_answers, write_answers
+from evertune.training.evaluator import Prediction, read_answers, write_answers
 from evertune.utils.files import write_json
 
 SCORES = {"task-0": (100, 50, 25), "task-1": (75, 100, 0)}
@@ -25,7 +25,7 @@ def service(tasks, tmp_path):
 
     def said(task, share):
         right = round(share * len(task.test) / 100)
-        return [Answer(s, s.answers[0] if n < right else "wrong", None) for n, s in enumerate(task.test)]
+        return [Prediction(s, s.answers[0] if n < right else "wrong", None) for n, s in enumerate(task.test)]
 
     known = tuple(tasks[:2])
     for task in known:

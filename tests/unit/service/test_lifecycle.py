@@ -20,9 +20,9 @@ from evertune.metrics.intervals import change_interval
 from evertune.runs.ledger import cells_of
 from evertune.service.eval_set import kept_task
 from evertune.service.lifecycle import history, would_forget
-from evertune.service.regression_report import Change, Verdict, change_of
+from evertune.service.regression_report import Change, RegressionReport, change_of
 from evertune.service.service import Service, asked, lead_of, percent
-from evertune.training.evaluator import Answer, write_answers
+from evertune.training.evaluator import Prediction, write_answers
 from evertune.training.stages import FILES
 from evertune.utils.errors import DataError, RunFolderError, UserError
 
@@ -243,7 +243,7 @@ def test_a_change_is_paired(tasks, tmp_path):
     first = [text if i % 2 else "wrong" for i, text in enumerate(right)]
     last = [text if i % 4 else "wrong" for i, text in enumerate(right)]
     for name, texts in (("a", first), ("b", last)):
-        said = [Answer(sample, text, None) for sample, text in zip(task.test, texts, strict=True)]
+        said = [Prediction(sample, text, None) for sample, text in zip(task.test, texts, strict=True)]
         write_answers(tmp_path / name, said)
     change = change_of(task, tmp_path / "a", tmp_path / "b", best=0.0)
     scores = [[float(text == r) for text, r in zip(texts, right, strict=True)] for texts in (first, last)]
@@ -258,7 +258,7 @@ def test_questions_about_one_image_are_not_independent(tasks, tmp_path):
     questions = tuple(replace(one, id=str(place), instruction=f"{place}?") for place in range(40))
     task = replace(tasks[0], test=questions)
     for name, text in (("a", "wrong"), ("b", one.answers[0])):
-        write_answers(tmp_path / name, [Answer(sample, text, None) for sample in task.test])
+        write_answers(tmp_path / name, [Prediction(sample, text, None) for sample in task.test])
     change = change_of(task, tmp_path / "a", tmp_path / "b", best=0.0)
     assert change.difference == 100 and change.interval is None and change.few
     assert change.word == "too few questions"
@@ -304,7 +304,7 @@ def test_a_range_ends_where_scores_do():
 def test_measures():
     old = (Change("a", "exact", 9, 90.0, 80.0, 95.0, None), Change("b", "exact", 9, 50.0, 60.0, 60.0, None))
     new = Change("c", "exact", 9, 10.0, 70.0, 70.0, None)
-    measures = Verdict(new, old).measures()
+    measures = RegressionReport(new, old).measures()
     assert measures == {"forgetting": 7.5, "worst": 15.0, "gain": 60.0, "average": 70.0}
     assert upkeep.parsed("forgetting<8 and worst<=15").broken_by(measures) == []
     assert upkeep.parsed("gain>60").broken_by(measures) == ["gain is 60.0, asked was > 60"]

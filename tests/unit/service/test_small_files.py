@@ -24,9 +24,9 @@ from evertune.service.expected import SMALL, gain, gain_of_small
 from evertune.service.gate import ANYTHING
 from evertune.service.lifecycle import history
 from evertune.service.new_task import STEPS
-from evertune.service.regression_report import Change, Verdict
+from evertune.service.regression_report import Change, RegressionReport
 from evertune.service.service import Service
-from evertune.tools.data.check import Checked
+from evertune.tools.data.check import CheckResult
 from evertune.training.loop import SMALLEST_BATCH, Training
 from evertune.utils.errors import RunFolderError, UserError
 from evertune.utils.files import read_json
@@ -93,11 +93,11 @@ def model(tmp_path):
     return folder
 
 
-class Told(evertune.runs.runner.Watcher):
+class RunPredictions(evertune.runs.runner.Callback):
     def __init__(self):
         self.notices = []
 
-    def notice(self, text):
+    def on_warning(self, text):
         self.notices.append(text)
 
 
@@ -127,16 +127,16 @@ def test_the_forecast_is_of_what_small_files_gain(model, colours):
 
 
 def test_what_is_not_learned_is_discarded(model, colours):
-    watcher = Told()
+    callback = RunPredictions()
     settings = ["train.epochs=1", "train.learning_rate=1e-9"]
-    done = upkeep.learn(model, colours, settings=settings, watcher=watcher)
+    done = upkeep.learn(model, colours, settings=settings, callback=callback)
     assert done.steps == 2, "who says how long it is trained gets that"
     assert done.verdict.new.word == "not learned"
     new = done.verdict.new
     said = f"july is not learned: from {new.before:.1f} to {new.after:.1f} on {new.questions} questions"
     assert done.broken == (said,)
     assert Service.open(model).number == 0
-    assert any(text.startswith("july: 2 optimizer steps on 4") for text in watcher.notices)
+    assert any(text.startswith("july: 2 optimizer steps on 4") for text in callback.notices)
     again = upkeep.learn(model, colours, settings=settings, accept_if=upkeep.parsed("gain>=-100"))
     assert again.stage == 1 and again.verdict.new.word == "not learned", "a condition takes the place of the rule"
 
@@ -184,9 +184,9 @@ def test_a_run_of_a_handful_of_steps_says_so(colours, tmp_path, caplog):
 def test_the_words_of_a_new_task():
     for interval, word in (((1.0, 5.0), "learned"), ((-1.0, 5.0), "not learned"), ((-5.0, -1.0), "not learned")):
         new = Change("t", "exact", 9, 10.0, 12.0, 12.0, interval, new=True)
-        assert new.word == word and Verdict(new, ()).learned == (word == "learned")
-        assert bool(Verdict(new, ()).not_learned()) == (word != "learned")
-    assert Verdict(None, ()).learned and not ANYTHING.broken_by({})
+        assert new.word == word and RegressionReport(new, ()).learned == (word == "learned")
+        assert bool(RegressionReport(new, ()).not_learned()) == (word != "learned")
+    assert RegressionReport(None, ()).learned and not ANYTHING.broken_by({})
 
 
 @pytest.mark.parametrize(
@@ -198,11 +198,11 @@ def test_the_words_of_a_new_task():
 )
 def test_too_few_questions_say_nothing_about_the_length_of_training(questions, before, after, wanted):
     """A task that fell from 100 to 0 shows no small gain, and nothing says that longer training helps."""
-    few = Verdict(Change("t", "exact", questions, before, after, before, None, few=True, new=True), ())
+    few = RegressionReport(Change("t", "exact", questions, before, after, before, None, few=True, new=True), ())
     assert few.not_learned() == [wanted]
-    data = Checked("t", ("t",))
+    data = CheckResult("t", ("t",))
     console = Console(file=io.StringIO(), width=80)
-    done = upkeep.Learned(1, "t", few, data, tuple(few.not_learned()), Training(), 200)
+    done = upkeep.LearnResult(1, "t", few, data, tuple(few.not_learned()), Training(), 200)
     show_learned(console, done, folder="m", data="t.jsonl")
     text = console.file.getvalue()
     assert "train longer" not in text and "at least 6 test questions" in text and "--accept-if 'gain>=-100'" in text
@@ -211,7 +211,7 @@ def test_too_few_questions_say_nothing_about_the_length_of_training(questions, b
 def test_the_summary_has_the_measures_of_accept_if():
     console = Console(file=io.StringIO(), width=80)
     one, other = (Change(name, "exact", 9, 50.0, 40.0, best, (-20.0, 5.0)) for name, best in (("a", 50.0), ("b", 40.0)))
-    show_check(console, Verdict(None, (one, other)))
+    show_check(console, RegressionReport(None, (one, other)))
     assert "average 40.0 · forgetting 5.0 · worst 10.0 points" in console.file.getvalue()
 
 

@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 
 from evertune.data.formats import Row
 from evertune.data.image_index import RECORD, _content, _loaded
-from evertune.data.rows import Recipe, indexed
+from evertune.data.rows import IndexKey, indexed
 from evertune.models.features import FeatureStore
 from evertune.training import learner as learners
-from evertune.training.evaluator import AnswerCache
+from evertune.training.evaluator import PredictionCache
 from evertune.training.loop import Step
 from evertune.utils.files import digest_of_file, write_atomically
 
@@ -89,7 +89,7 @@ def test_a_changed_byte_of_an_answer_is_found(lmm, tasks, caplog):
     samples = tasks[0].test
 
     def made():
-        cache = AnswerCache(lmm, max_new_tokens=11, reuse=True)
+        cache = PredictionCache(lmm, max_new_tokens=11, reuse=True)
         cache.add(samples, ["red", "green", "blue", "black"])
         cache.save()
         return cache
@@ -98,7 +98,7 @@ def test_a_changed_byte_of_an_answer_is_found(lmm, tasks, caplog):
     content = path.read_bytes()
     for at in range(0, len(content), 7):
         flip(path, at)
-        cache = AnswerCache(lmm, max_new_tokens=11, reuse=True)
+        cache = PredictionCache(lmm, max_new_tokens=11, reuse=True)
         told = [*(cache[sample] for sample in samples if sample in cache)]
         assert told in (["red", "green", "blue", "black"], []), f"byte {at}"
         made()
@@ -107,13 +107,13 @@ def test_a_changed_byte_of_an_answer_is_found(lmm, tasks, caplog):
 
 
 def test_answers_of_an_earlier_version_and_of_another_process_stay(lmm, tasks):
-    first, second = (AnswerCache(lmm, max_new_tokens=12, reuse=True) for _ in range(2))
-    write_atomically(first._path, json.dumps({AnswerCache._key(tasks[0].test[0]): "old"}))
+    first, second = (PredictionCache(lmm, max_new_tokens=12, reuse=True) for _ in range(2))
+    write_atomically(first._path, json.dumps({PredictionCache._key(tasks[0].test[0]): "old"}))
     first.add(tasks[0].test[1:2], ["one"])
     second.add(tasks[0].test[2:3], ["other"])
     first.save()
     second.save()
-    both = AnswerCache(lmm, max_new_tokens=12, reuse=True)
+    both = PredictionCache(lmm, max_new_tokens=12, reuse=True)
     assert [both[sample] for sample in tasks[0].test[:3]] == ["old", "one", "other"]
 
 
@@ -147,7 +147,7 @@ def test_trainings_of_earlier_versions_count(tmp_path, kept):
 
 
 def recipe(path):
-    return Recipe("evertune", 1, path, "train", {}, "{instruction}", anywhere=False, files=(path,))
+    return IndexKey("evertune", 1, path, "train", {}, "{instruction}", anywhere=False, files=(path,))
 
 
 def rows():

@@ -13,7 +13,7 @@ from evertune.methods import Sequential, make_methods
 from evertune.metrics.cider import cider
 from evertune.models.weights import copy_of
 from evertune.training.evaluator import (
-    AnswerCache,
+    PredictionCache,
     answer_samples,
     longest_answer,
     read_answers,
@@ -96,11 +96,11 @@ def test_answers_are_generated_once_per_weights(lmm, tasks, features, monkeypatc
 
 
 def test_a_damaged_cache_is_made_again(lmm, tasks):
-    cache = AnswerCache(lmm, max_new_tokens=9, reuse=True)
+    cache = PredictionCache(lmm, max_new_tokens=9, reuse=True)
     cache.add(tasks[0].test[:1], ["x"])
     cache.save()
     cache._path.write_text(json.dumps(["broken"])[:-3])
-    assert tasks[0].test[0] not in AnswerCache(lmm, max_new_tokens=9, reuse=True)
+    assert tasks[0].test[0] not in PredictionCache(lmm, max_new_tokens=9, reuse=True)
 
 
 @pytest.fixture

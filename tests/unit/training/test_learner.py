@@ -78,7 +78,7 @@ class Listens(Sequential):
         super().setup(context)
         self.said = ["setup"]
 
-    def know(self, task):
+    def on_known_task(self, task):
         assert all(sample in self.context.features for sample in task.train), "features come first"
         self.said.append(task.name)
 

@@ -13,7 +13,7 @@ from evertune.models.weights import copy_of, restore
 from evertune.training import gradients as pieces
 from evertune.training.gradients import Gradients
 from evertune.training.loop import Training, _own, train
-from evertune.utils import distributed as processes
+from evertune.utils import distributed
 
 
 class Pushes(Sequential):
@@ -118,11 +118,11 @@ def test_parts_of_uneven_processes_add_up(lmm, tasks, features, monkeypatch, cou
     module = lmm.module()
     whole = module(lmm.collate(samples, features.get(samples))).loss
     right = torch.autograd.grad(whole, list(lmm.trainable().values()), allow_unused=True)
-    monkeypatch.setattr(processes, "count", lambda: count)
-    monkeypatch.setattr(processes, "total", lambda values, device: list(values))
+    monkeypatch.setattr(distributed, "world_size", lambda: count)
+    monkeypatch.setattr(distributed, "all_reduce_sum", lambda values, device: list(values))
     shares = []
     for number in range(count):
-        monkeypatch.setattr(processes, "number", lambda number=number: number)
+        monkeypatch.setattr(distributed, "rank", lambda number=number: number)
         shares.append(gradient_of_window(lmm, samples, features, micro_batches))
     for name, gradient in zip(lmm.trainable(), right, strict=True):
         if gradient is not None:

@@ -14,7 +14,7 @@ from evertune.methods import Sequential
 from evertune.training import mid_task as midway
 from evertune.training.learner import Learner
 from evertune.training.loop import Training
-from evertune.training.mid_task import FILE, Stopped
+from evertune.training.mid_task import FILE, TrainingInterrupted
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_a_damaged_save_is_no_way_in(learner, tasks, damage):
 
 def test_sigterm_saves_after_the_step_and_the_task_resumes(learner, tasks):
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Stopped) as stopped:
+    with pytest.raises(TrainingInterrupted) as stopped:
         steps_of(learner(save_every=0), tasks[0], at=2, do=terminate)
     assert stopped.value.said == "stopped by SIGTERM after step 2 of 4, which is saved" and stopped.value.code == 143
     assert signal.getsignal(signal.SIGTERM) is before
@@ -91,7 +91,7 @@ def test_sigterm_saves_after_the_step_and_the_task_resumes(learner, tasks):
 
 
 def test_sigterm_in_the_last_step_stops_too(learner, tasks):
-    with pytest.raises(Stopped, match="143"):
+    with pytest.raises(TrainingInterrupted, match="143"):
         steps_of(learner(), tasks[0], at=4, do=terminate)
     made = learner()
     assert not made.stages, "the task is not done"

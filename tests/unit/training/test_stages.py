@@ -7,7 +7,7 @@ import torch
 
 from evertune.training import states
 from evertune.training.stages import Stage, load_stage, number_of, save_stage, saved_stages, stage_folder, stage_folders
-from evertune.training.states import Held, read_tensors, split_state
+from evertune.training.states import LazyTensors, read_tensors, split_state
 from evertune.utils.errors import RunFolderError
 
 BIG = 1000
@@ -129,7 +129,7 @@ def test_the_next_stage_is_the_same_whether_it_was_looked_at_or_not(saved, tmp_p
     assert len(prints) == 1 and split_state(state).nbytes == split_state(state_after(4)).nbytes == 5 * 4 * BIG
     save_stage(saved, stage(4), trainable={}, start={}, state=state, log=[])
     assert path.read_bytes() == wanted
-    assert sum(isinstance(expert, Held) for expert in state["eproj"]["experts"].values()) == 2
+    assert sum(isinstance(expert, LazyTensors) for expert in state["eproj"]["experts"].values()) == 2
 
 
 def test_what_was_looked_at_and_changed_is_written(saved):

@@ -63,7 +63,7 @@ def test_a_cached_training_is_that_of_the_same_settings(learner, tasks):
 class OnlyTheProjector(Sequential):
     """Trains less: another training, though everything else is the same."""
 
-    def trains(self, parameter):
+    def is_trainable(self, parameter):
         return "projector" in parameter
 
 

@@ -7,7 +7,7 @@ import torch
 
 from evertune import service as upkeep
 from evertune.experiments.grid import Grid
-from evertune.utils import distributed as processes
+from evertune.utils import distributed
 from evertune.utils.errors import UserError
 
 
@@ -21,27 +21,27 @@ def test_alone(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     monkeypatch.setenv("WORLD_SIZE", "8")  # some clusters set it for every job
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    assert (processes.count(), processes.number(), processes.leads()) == (1, 0, True)
-    assert not processes.spread_weights()
+    assert (distributed.world_size(), distributed.rank(), distributed.is_main_process()) == (1, 0, True)
+    assert not distributed.uses_fsdp()
     weight = torch.nn.Parameter(torch.ones(2))
-    processes.sum_gradients({"w": weight})
+    distributed.all_reduce_gradients({"w": weight})
     assert weight.grad is None
-    assert processes.share([1, 2, 3]) == [1, 2, 3] and processes.gathered("a") == ["a"]
-    with processes.leader_first():
-        processes.wait()
+    assert distributed.shard([1, 2, 3]) == [1, 2, 3] and distributed.all_gather("a") == ["a"]
+    with distributed.main_process_first():
+        distributed.barrier()
 
 
 def test_the_second_of_two(second_of_two):
-    assert (processes.count(), processes.number(), processes.leads()) == (2, 1, False)
-    assert processes.share(range(5)) == range(1, 5, 2) and not processes.share([7])
+    assert (distributed.world_size(), distributed.rank(), distributed.is_main_process()) == (2, 1, False)
+    assert distributed.shard(range(5)) == range(1, 5, 2) and not distributed.shard([7])
 
 
 def test_the_older_way_to_spread_is_refused(second_of_two, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    assert processes.spread_weights()
+    assert distributed.uses_fsdp()
     monkeypatch.setenv("FSDP_VERSION", "1")
     with pytest.raises(UserError, match="say --fsdp_version 2"):
-        processes.spread_weights()
+        distributed.uses_fsdp()
 
 
 def test_what_several_can_not_do(second_of_two, tmp_path):

@@ -19,7 +19,7 @@ from evertune.experiments.grid.cells import cells_of, read_grid
 from evertune.experiments.grid.workers import Job, start
 from evertune.reporting.page import write_report
 from evertune.runs.tracking.jsonl import Jsonl
-from evertune.runs.tracking.protocol import Tracked
+from evertune.runs.tracking.protocol import RunInfo
 from evertune.service.integrity import examine, repair
 from evertune.service.lifecycle import history
 from evertune.service.service import Service
@@ -163,7 +163,7 @@ def test_folders_of_a_grid_that_are_links(toy_stream, tmp_path, part):
 
 
 def tracked(path):
-    return Tracked(folder=path.parent, key="", name="n", group="g", config={}, stamp={})
+    return RunInfo(folder=path.parent, key="", name="n", group="g", config={}, stamp={})
 
 
 WRITERS = {

@@ -10,7 +10,7 @@ import shutil
 import pytest
 from rich.table import Table
 
-from evertune.cli.console import TerminalWatcher, show_facts
+from evertune.cli.console import TerminalCallback, show_facts
 from evertune.cli.main import main
 from evertune.cli.service_view import show_findings, show_history
 from evertune.service.integrity import Finding
@@ -59,10 +59,10 @@ def table(console):
 
 
 def row(console):
-    watcher = TerminalWatcher(console)
-    watcher.run_started("run", training=[1], answers=1)
-    watcher.row_done(0, EVIL, [1.0], [EVIL])
-    watcher.row_done(1, EVIL, [1.0], [EVIL])
+    callback = TerminalCallback(console)
+    callback.on_run_begin("run", training=[1], answers=1)
+    callback.on_row_end(0, EVIL, [1.0], [EVIL])
+    callback.on_row_end(1, EVIL, [1.0], [EVIL])
 
 
 SHOWS = {
@@ -72,10 +72,10 @@ SHOWS = {
     "table": table,
     "row": row,
     "facts": lambda console: show_facts(console, "title", {"name": EVIL}),
-    "notice": lambda console: TerminalWatcher(console).notice(EVIL),
-    "run": lambda console: TerminalWatcher(console).run_started(EVIL, training=[1], answers=1),
-    "resumed": lambda console: TerminalWatcher(console).resumed_elsewhere([EVIL]),
-    "model": lambda console: TerminalWatcher(console).model_loaded(EVIL, {"dtype": EVIL}),
+    "notice": lambda console: TerminalCallback(console).on_warning(EVIL),
+    "run": lambda console: TerminalCallback(console).on_run_begin(EVIL, training=[1], answers=1),
+    "resumed": lambda console: TerminalCallback(console).on_environment_changed([EVIL]),
+    "model": lambda console: TerminalCallback(console).on_model_loaded(EVIL, {"dtype": EVIL}),
 }
 
 
@@ -88,10 +88,10 @@ def test_nothing_steers_the_terminal(show):
 
 def test_progress_bars():
     console = terminal()
-    with TerminalWatcher(console) as watcher:
-        watcher.run_started("run", training=[1], answers=1)
-        watcher._bar("stage", EVIL, 1, note="")
-        watcher._progress.refresh()
+    with TerminalCallback(console) as callback:
+        callback.on_run_begin("run", training=[1], answers=1)
+        callback._bar("stage", EVIL, 1, note="")
+        callback._progress.refresh()
     ours = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", console.file.getvalue())
     refuse_control(ours.replace("\n", ""))
 

@@ -55,7 +55,7 @@ class TooLargeError(Exception):
     """A body that goes beyond the limit."""
 
 
-class Door:
+class AccessMiddleware:
     """Lets requests in.
 
     Args:
@@ -82,7 +82,7 @@ class Door:
         if not OPEN.fullmatch(scope["path"]):
             await _reply(send, 404, "There is nothing here.")
         elif scope["path"] == "/":
-            await self._let_in(_uncompressed(scope), receive, Hashed(send))
+            await self._let_in(_uncompressed(scope), receive, ScriptPolicyMiddleware(send))
         else:
             await self._let_in(scope, receive, send)
 
@@ -166,7 +166,7 @@ class Door:
                 await _reply(send, 413, TOO_LARGE.format(most >> 20))
 
 
-class Hashed:
+class ScriptPolicyMiddleware:
     """Sends the page with a policy that names the scripts within it by their hashes."""
 
     def __init__(self, send: Send) -> None:

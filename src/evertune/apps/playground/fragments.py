@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from evertune.apps.playground.runs import Run
-from evertune.apps.playground.view_models import PAGE, Answers, Choice, Matrix, Told
+from evertune.apps.playground.view_models import PAGE, Answers, ImageChoice, Matrix, RunPredictions
 from evertune.reporting.page import environment
 from evertune.reporting.plots import WHITE_TEXT_FROM
 
 
-class Pieces:
+class Fragments:
     """The macros of the template."""
 
     def __init__(self) -> None:
@@ -27,15 +27,15 @@ class Pieces:
         """What went wrong, read out to those who can't see it; nothing without words."""
         return self._text(self._made.notice(words))
 
-    def choices(self, task: str, found: tuple[list[Choice], int]) -> str:
+    def choices(self, task: str, found: tuple[list[ImageChoice], int]) -> str:
         """Kept pictures as buttons."""
         return self._text(self._made.choices(task, *found, len(found[0]) + PAGE))
 
-    def turn(self, told: Sequence[Told], at: int) -> str:
+    def turn(self, told: Sequence[RunPredictions], at: int) -> str:
         """What it said before and after stage `at`."""
         return self._text(self._made.turn(told, at))
 
-    def stages(self, told: Sequence[Told], at: int) -> str:
+    def stages(self, told: Sequence[RunPredictions], at: int) -> str:
         """What every stage said; runs of the same stages side by side."""
         groups = {run.stages: [other for other in told if other.stages == run.stages] for run in told}
         return self._text(self._made.stages(list(groups.values()), at))

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from evertune.apps.playground.model_session import Bench
+from evertune.apps.playground.model_session import ModelSession
 from evertune.apps.playground.runs import Run
 from evertune.apps.playground.uploads import read_regular
-from evertune.apps.server.generation import Answering, Question, Reply
+from evertune.apps.server.generation import BatchGenerator, Question, Reply
 from evertune.apps.server.reload import has_moved
 from evertune.data.images import picture_of_bytes
 from evertune.utils.errors import DataError, UserError
@@ -29,7 +29,7 @@ REMEMBERED = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Query:
     """What somebody wants to know: a picture with its SHA-256, or none; the words; the task, where it is known."""
 
     picture: tuple[Image.Image, str] | None = field(repr=False)
@@ -51,7 +51,7 @@ def picture_at(path: Path | None) -> tuple[Image.Image, str] | None:
     return picture_of_bytes(read_regular(path), where="the picture") if path else None
 
 
-def asked_of(path: Path | None, words: str, task: str | None) -> Asked:
+def asked_of(path: Path | None, words: str, task: str | None) -> Query:
     """A question, checked.
 
     Raises:
@@ -62,10 +62,10 @@ def asked_of(path: Path | None, words: str, task: str | None) -> Asked:
         raise DataError("the question has no words: ask something")
     if len(words) > LONGEST_QUESTION:
         raise DataError(f"the question has {len(words):,} letters; at most {LONGEST_QUESTION:,} are taken: ask shorter")
-    return Asked(picture_at(path), words, task)
+    return Query(picture_at(path), words, task)
 
 
-class Asking:
+class StageInference:
     """Asks every stage of every run.
 
     Args:
@@ -74,7 +74,7 @@ class Asking:
         tokens: longest answer.
     """
 
-    def __init__(self, runs: Sequence[Run], bench: Bench, *, tokens: int) -> None:
+    def __init__(self, runs: Sequence[Run], bench: ModelSession, *, tokens: int) -> None:
         self._runs, self._bench, self._tokens = list(runs), bench, tokens
         self._lock = threading.Lock()
         self._known: OrderedDict[tuple[int, int, str, str, str | None], Reply] = OrderedDict()
@@ -93,7 +93,7 @@ class Asking:
                         del self._known[key]
             return list(self._runs)
 
-    def replies(self, asked: Asked) -> Iterator[tuple[int, int, Reply | UserError]]:
+    def replies(self, asked: Query) -> Iterator[tuple[int, int, Reply | UserError]]:
         """(run, stage, what it said) for each stage of each run; an error in place of the rest of a run."""
         for number, run in enumerate(list(self._runs)):
             for stage in range(len(run.stages) + 1):
@@ -103,7 +103,7 @@ class Asking:
                     yield number, stage, problem
                     break
 
-    def _reply(self, number: int, stage: int, asked: Asked) -> Reply:
+    def _reply(self, number: int, stage: int, asked: Query) -> Reply:
         run = self._runs[number]
         task = asked.task if run.needs_task else None
         key = (number, stage, asked.sha, asked.words, task)
@@ -119,13 +119,13 @@ class Asking:
             self._known.move_to_end(key)
             return self._known[key]
 
-    def _answered(self, run: Run, stage: int, asked: Asked, task: str | None) -> Reply:
+    def _answered(self, run: Run, stage: int, asked: Query, task: str | None) -> Reply:
         learner = self._bench.at(run, stage)
         pictures = [asked.picture] if asked.picture else []
         if len(pictures) not in learner.lmm.pictures:
             wants = "no picture" if pictures else "a picture: choose or drop one"
             raise DataError(f"{learner.lmm.name} takes {wants}", kind="wrong number of pictures")
         question = Question(pictures, asked.words, self._tokens, task)
-        answering = Answering(learner, batch_size=1, ranked=True)
+        answering = BatchGenerator(learner, batch_size=1, ranked=True)
         answering.refuse(question)
         return answering([question])[0]

@@ -20,7 +20,7 @@ from evertune.training.learner import Learner
 from evertune.utils.files import read_json
 
 
-class Bench:
+class ModelSession:
     """The one model in memory, at any stage of any run.
 
     The model is loaded once for all runs that began alike (same seed, number format and options), and of a stage only
@@ -76,13 +76,13 @@ def _began(folder: Path) -> tuple[Any, ...]:
     return config.model, config.seed, stamp["dtype"], stamp["model_fingerprint"], str(config.model_options)
 
 
-def open_runs(folders: Sequence[Path], *, progress: Progress | None = None) -> tuple[list[Run], Bench]:
+def open_runs(folders: Sequence[Path], *, progress: Progress | None = None) -> tuple[list[Run], ModelSession]:
     """Open every folder, with one model in memory.
 
     Raises:
         UserError: they can't be shown together, or one has learned nothing. RunFolderError: one is damaged.
     """
     refuse_unlike(folders)
-    bench = Bench(progress=progress)
+    bench = ModelSession(progress=progress)
     runs = [bench.run(folder, name=name) for folder, name in zip(folders, names_of(folders), strict=True)]
     return runs, bench

@@ -16,14 +16,14 @@ import gradio as gr
 from fastapi import FastAPI, Response
 from gradio.queueing import Queue
 
-from evertune.apps.playground.access import FILES, Door
-from evertune.apps.playground.fragments import Pieces
-from evertune.apps.playground.inference import Asking, asked_of, picture_at
-from evertune.apps.playground.model_session import Bench
-from evertune.apps.playground.runs import Kept, Run
+from evertune.apps.playground.access import FILES, AccessMiddleware
+from evertune.apps.playground.fragments import Fragments
+from evertune.apps.playground.inference import StageInference, asked_of, picture_at
+from evertune.apps.playground.model_session import ModelSession
+from evertune.apps.playground.runs import ExampleQuestions, Run
 from evertune.apps.playground.theme import style_sheet, theme
 from evertune.apps.playground.uploads import Uploads, refuse_foreign
-from evertune.apps.playground.view_models import MARKS, PAGE, Form, Told, answers_of, choices_of, matrix_of
+from evertune.apps.playground.view_models import MARKS, PAGE, Form, RunPredictions, answers_of, choices_of, matrix_of
 from evertune.utils.errors import DataError, UserError
 
 LISTEN = """
@@ -60,23 +60,23 @@ class Playground:
         uploads: where pictures are that were dropped or chosen.
     """
 
-    def __init__(self, runs: Sequence[Run], bench: Bench, *, tokens: int, uploads: Uploads) -> None:
+    def __init__(self, runs: Sequence[Run], bench: ModelSession, *, tokens: int, uploads: Uploads) -> None:
         self.runs, self.uploads = list(runs), uploads
-        self.kept = Kept(runs)
+        self.kept = ExampleQuestions(runs)
         self.version = 0
-        self.pieces = Pieces()
-        self._asking = Asking(runs, bench, tokens=tokens)
+        self.pieces = Fragments()
+        self._asking = StageInference(runs, bench, tokens=tokens)
 
     @property
     def last(self) -> int:
         """The last stage of the longest run."""
         return max(len(run.stages) for run in self.runs)
 
-    def untold(self) -> list[Told]:
+    def untold(self) -> list[RunPredictions]:
         """Before anything was asked."""
-        return [Told(run.name, tuple(run.stage_names)) for run in self.runs]
+        return [RunPredictions(run.name, tuple(run.stage_names)) for run in self.runs]
 
-    def told(self, told: list[Told] | None, at: Any) -> tuple[str, str]:
+    def told(self, told: list[RunPredictions] | None, at: Any) -> tuple[str, str]:
         """What was said around stage `at`, and at all stages."""
         if not told:
             return "", ""
@@ -92,7 +92,7 @@ class Playground:
         """
         runs = self._asking.refresh()
         if any(new is not old for new, old in zip(runs, self.runs, strict=True)):
-            self.runs, self.kept = runs, Kept(runs)
+            self.runs, self.kept = runs, ExampleQuestions(runs)
             self.version += 1
 
     def current(self, version: int, form: Form) -> tuple[Any, ...]:
@@ -280,7 +280,7 @@ def _stage_of(event: gr.EventData) -> Any:
     return number if number >= 0 else gr.skip()
 
 
-def mounted(page: Page, *, token: str | None, largest: int) -> Door:
+def mounted(page: Page, *, token: str | None, largest: int) -> AccessMiddleware:
     """The page behind its door. Files that were dropped are gone when the server ends.
 
     Args:
@@ -319,4 +319,4 @@ def mounted(page: Page, *, token: str | None, largest: int) -> Door:
         css=style_sheet(),
     )
     page.has_launched = True  # Gradio checks paths only then, and does not set it for a mounted page
-    return Door(app, token=token, largest=largest + MULTIPART)
+    return AccessMiddleware(app, token=token, largest=largest + MULTIPART)

@@ -125,7 +125,7 @@ def own_image(folder: Path, image: Path) -> Path | None:
     return image if image.resolve().is_relative_to(folder.resolve() / FOLDER / PICTURES) else None
 
 
-class Kept:
+class ExampleQuestions:
     """The test questions with one picture that runs keep: to choose from, and to know the right answer."""
 
     def __init__(self, runs: Sequence[Run]) -> None:

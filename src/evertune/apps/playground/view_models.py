@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from evertune.apps.playground.runs import Cell, Kept, Run, own_image
+from evertune.apps.playground.runs import Cell, ExampleQuestions, Run, own_image
 from evertune.apps.server.generation import Reply
 from evertune.data import Sample, Task
 from evertune.data.task import images_of_row
@@ -27,7 +27,7 @@ Form = Literal["strict", "tolerant"]
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class StagePrediction:
     """An answer of one stage.
 
     Attributes:
@@ -44,7 +44,7 @@ class Said:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class RunPredictions:
     """What one run said: by stage, as far as it has been asked; a problem ends it.
 
     Attributes:
@@ -53,17 +53,17 @@ class Told:
 
     run: str
     stages: tuple[str, ...]
-    said: tuple[Said, ...] = ()
+    said: tuple[StagePrediction, ...] = ()
     problem: str = ""
 
-    def and_then(self, reply: Reply | UserError, gold: tuple[Task, Sample] | None) -> Told:
+    def and_then(self, reply: Reply | UserError, gold: tuple[Task, Sample] | None) -> RunPredictions:
         """The same with one more answer, marked against the right one where it is known."""
         if isinstance(reply, UserError):
-            return Told(self.run, self.stages, self.said, str(reply))
+            return RunPredictions(self.run, self.stages, self.said, str(reply))
         mark = mark_of(reply.text, *gold) if gold else None
         ranking = tuple((task, percent(share)) for task, share in reply.ranking[:3])
-        said = Said(shortened(reply.text), mark, reply.expert, lead_of(reply.ranking), ranking)
-        return Told(self.run, self.stages, (*self.said, said))
+        said = StagePrediction(shortened(reply.text), mark, reply.expert, lead_of(reply.ranking), ranking)
+        return RunPredictions(self.run, self.stages, (*self.said, said))
 
 
 def mark_of(text: str, task: Task, sample: Sample) -> str:
@@ -78,7 +78,7 @@ def mark_of(text: str, task: Task, sample: Sample) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Square:
+class CellView:
     """A cell of the matrix; `score` is None where nothing was asked."""
 
     stage: int
@@ -101,7 +101,7 @@ class Matrix:
     method: str
     seed: int
     tasks: list[str]
-    rows: list[tuple[str, list[Square]]]
+    rows: list[tuple[str, list[CellView]]]
 
 
 def matrix_of(number: int, run: Run, form: Form) -> Matrix:
@@ -111,7 +111,7 @@ def matrix_of(number: int, run: Run, form: Form) -> Matrix:
     for stage, name in enumerate(run.stage_names):
         cells: list[Cell] = [run.cells.get((stage, task.name), {}) for task in run.tasks]
         squares = [
-            Square(stage, place, cell.get(key), stage > 0 and name == run.tasks[place].name)
+            CellView(stage, place, cell.get(key), stage > 0 and name == run.tasks[place].name)
             for place, cell in enumerate(cells)
         ]
         rows.append((name, squares))
@@ -119,7 +119,7 @@ def matrix_of(number: int, run: Run, form: Form) -> Matrix:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PredictionRow:
     """A question of a cell, what was expected and what was said; `kept` is its place among the kept ones, if it is."""
 
     picture: str | None
@@ -153,12 +153,12 @@ class Answers:
     tolerant: float
     kind: str
     counts: dict[str, int]
-    rows: list[Row]
+    rows: list[PredictionRow]
     more: int
 
 
 def answers_of(
-    number: int, run: Run, kept: Kept, *, stage: int, task: int, kind: str = "all", count: int = PAGE
+    number: int, run: Run, kept: ExampleQuestions, *, stage: int, task: int, kind: str = "all", count: int = PAGE
 ) -> Answers:
     """The answers of a cell, at most `count` of a kind.
 
@@ -189,7 +189,9 @@ def answers_of(
     )
 
 
-def _rows(chosen: Sequence[tuple[dict[str, Any], str]], folder: Path, task: Task, kept: Kept) -> list[Row]:
+def _rows(
+    chosen: Sequence[tuple[dict[str, Any], str]], folder: Path, task: Task, kept: ExampleQuestions
+) -> list[PredictionRow]:
     """With the pictures that the run in `folder` keeps, and no other that its answers name."""
     known = {sample.id: sample for sample in task.test}
     places = {sample.id: place for place, sample in enumerate(kept.of(task.name))}
@@ -198,7 +200,7 @@ def _rows(chosen: Sequence[tuple[dict[str, Any], str]], folder: Path, task: Task
         sample = known.get(row["id"])
         image = own_image(folder, sample.images[0]) if sample and sample.images else None
         found.append(
-            Row(
+            PredictionRow(
                 picture=thumbnail(image) if image else None,
                 image=", ".join(image.name for image in images_of_row(row)),
                 instruction=shortened(str(row["instruction"])),
@@ -213,7 +215,7 @@ def _rows(chosen: Sequence[tuple[dict[str, Any], str]], folder: Path, task: Task
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ImageChoice:
     """A kept picture to choose."""
 
     place: int
@@ -221,8 +223,8 @@ class Choice:
     instruction: str
 
 
-def choices_of(kept: Kept, task: str, count: int = PAGE) -> tuple[list[Choice], int]:
+def choices_of(kept: ExampleQuestions, task: str, count: int = PAGE) -> tuple[list[ImageChoice], int]:
     """The first `count` kept questions of a task with their pictures, and how many are left."""
     samples = kept.of(task)
-    shown = [Choice(i, thumbnail(s.images[0]), shortened(s.instruction)) for i, s in enumerate(samples[:count])]
+    shown = [ImageChoice(i, thumbnail(s.images[0]), shortened(s.instruction)) for i, s in enumerate(samples[:count])]
     return shown, max(0, len(samples) - count)

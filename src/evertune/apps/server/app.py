@@ -23,16 +23,16 @@ from starlette.requests import ClientDisconnect
 from evertune.apps.auth import bearer, names_this_machine, same_token
 from evertune.apps.server.batches import Batches, FullError
 from evertune.apps.server.errors import RefusedError
-from evertune.apps.server.generation import Answering, Question, Reply
-from evertune.apps.server.reload import Served
-from evertune.apps.server.requests import Intake, Limits, refuse_unknown
+from evertune.apps.server.generation import BatchGenerator, Question, Reply
+from evertune.apps.server.reload import ServedStage
+from evertune.apps.server.requests import Limits, RequestParser, refuse_unknown
 from evertune.utils.errors import RunFolderError, UserError
 
 LOG = logging.getLogger("uvicorn.error")
 T = TypeVar("T")
 
 
-class Measured:
+class ServerMetrics:
     """What `/metrics` tells."""
 
     def __init__(self, batches: Batches[Question, Reply]) -> None:
@@ -44,7 +44,9 @@ class Measured:
         waiting.set_function(lambda: len(batches))
 
 
-def make_app(answering: Answering, *, name: str, limits: Limits | None = None, token: str | None = None) -> FastAPI:
+def make_app(
+    answering: BatchGenerator, *, name: str, limits: Limits | None = None, token: str | None = None
+) -> FastAPI:
     """The application.
 
     Args:
@@ -57,7 +59,7 @@ def make_app(answering: Answering, *, name: str, limits: Limits | None = None, t
     batches: Batches[Question, Reply] = Batches(
         answering, most=limits.batch, waiting=limits.waiting, idle=answering.idle
     )
-    measured, intake = Measured(batches), Intake(answering, name, limits)
+    measured, intake = ServerMetrics(batches), RequestParser(answering, name, limits)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -141,7 +143,7 @@ def _response(reply: Reply, *, name: str, stream: bool, wants_usage: bool) -> Re
     return JSONResponse({**body, "evertune": about}, headers=headers)
 
 
-def _served(answering: Answering) -> Served:
+def _served(answering: BatchGenerator) -> ServedStage:
     try:
         return answering.served
     except RunFolderError as problem:
@@ -152,7 +154,7 @@ def _unavailable(problem: RunFolderError) -> RefusedError:
     return RefusedError(503, str(problem), code="model_unavailable")
 
 
-def _model(name: str, served: Served) -> dict[str, Any]:
+def _model(name: str, served: ServedStage) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": served.created, "owned_by": "evertune"}
 
 

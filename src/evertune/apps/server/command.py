@@ -28,12 +28,12 @@ def serve(
     """
     try:
         from evertune.apps.server.app import make_app
-        from evertune.apps.server.generation import Answering
+        from evertune.apps.server.generation import BatchGenerator
         from evertune.apps.server.requests import Limits
     except ImportError as problem:
         raise UserError(f"serving needs the package '{problem.name}': pip install 'evertune[serve]'") from problem
     refuse_without_token(host, token)
     listening = socket_at(host, port)
-    answering = Answering(Service.open(folder, progress=progress).learner, batch_size=batch, follows=True)
+    answering = BatchGenerator(Service.open(folder, progress=progress).learner, batch_size=batch, follows=True)
     app = make_app(answering, name=folder.resolve().name, limits=Limits(batch, waiting, tokens=tokens), token=token)
     return Server(app, listening)

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from evertune.apps.server.reload import Follower, Served
+from evertune.apps.server.reload import ServedStage, StageReloader
 from evertune.data import Sample
 from evertune.data.split import number_problem
 from evertune.models.protocol import Generation, Size, Turn
 from evertune.models.readable import refuse_unreadable
-from evertune.training.evaluator import Answer, answer_samples
+from evertune.training.evaluator import Prediction, answer_samples
 from evertune.training.learner import Learner
 from evertune.utils.errors import RunFolderError
 
@@ -65,10 +65,10 @@ class Reply:
     asked_tokens: int
     finished: bool = True
     ranking: Sequence[tuple[str, float]] = ()
-    served: Served = field(default_factory=Served)
+    served: ServedStage = field(default_factory=ServedStage)
 
 
-class Answering:
+class BatchGenerator:
     """Answers batches with a learner; for one thread at a time.
 
     Args:
@@ -80,10 +80,10 @@ class Answering:
 
     def __init__(self, learner: Learner, *, batch_size: int, ranked: bool = False, follows: bool = False) -> None:
         self._learner, self._batch_size, self._ranked = learner, batch_size, ranked
-        self._follower = Follower(learner) if follows else None
+        self._follower = StageReloader(learner) if follows else None
 
     @property
-    def served(self) -> Served:
+    def served(self) -> ServedStage:
         """The stage that answers now.
 
         Raises:
@@ -91,7 +91,7 @@ class Answering:
         """
         if self._follower and self._follower.fault:
             raise self._follower.fault
-        return self._follower.served if self._follower else Served(self._learner.current)
+        return self._follower.served if self._follower else ServedStage(self._learner.current)
 
     def follow(self) -> bool:
         """Go to the folder's last stage; whether it was another one.
@@ -175,7 +175,7 @@ class Answering:
         )
         return [self._reply(answer, question) for answer, question in zip(answers, questions, strict=True)]
 
-    def _reply(self, answer: Answer, question: Question) -> Reply:
+    def _reply(self, answer: Prediction, question: Question) -> Reply:
         said = answer.text
         assert isinstance(said, Generation), "nothing comes from a cache of texts"
         text, tokens, finished = self._stopped(said, question.stops)

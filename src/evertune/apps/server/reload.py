@@ -23,7 +23,7 @@ Mark = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class ServedStage:
     """What answers.
 
     Attributes:
@@ -39,7 +39,7 @@ class Served:
     created: int = 0
 
 
-class Follower:
+class StageReloader:
     """Keeps a learner at the last stage of its folder. For one thread; `served` may be read by any."""
 
     def __init__(self, learner: Learner) -> None:
@@ -102,7 +102,7 @@ def _model_of(folder: Path) -> tuple[Any, ...]:
     return config.model, config.seed, config.method, config.options, config.model_options
 
 
-def served_by(learner: Learner) -> Served:
+def served_by(learner: Learner) -> ServedStage:
     """What a learner predicts with, at its current stage."""
     if not learner.current:
         path, task = learner.folder / STAMP, None
@@ -111,4 +111,4 @@ def served_by(learner: Learner) -> Served:
         task = learner.stages[learner.current - 1].task
         path = stage_folder(learner.folder, learner.current, task) / DONE
         name = digest_of_file(path)
-    return Served(learner.current, task, f"stage-{learner.current}-{name[:12]}", int(path.stat().st_mtime))
+    return ServedStage(learner.current, task, f"stage-{learner.current}-{name[:12]}", int(path.stat().st_mtime))

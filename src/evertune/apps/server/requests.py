@@ -15,7 +15,7 @@ from evertune.apps.auth import LARGEST_BODY
 from evertune.apps.server.batches import FullError
 from evertune.apps.server.chat import ChatRequest, asked_of, encoded_images, request_of
 from evertune.apps.server.errors import RefusedError
-from evertune.apps.server.generation import Answering, Question
+from evertune.apps.server.generation import BatchGenerator, Question
 from evertune.data.images import picture_of_bytes, pixels_of_bytes
 from evertune.utils.errors import DataError, UserError
 
@@ -65,16 +65,16 @@ class Budget:
         self._left -= amount
 
     @contextmanager
-    def share(self) -> Iterator[Share]:
+    def share(self) -> Iterator[BudgetShare]:
         """A part that grows, and is given back at the end."""
-        share = Share(self)
+        share = BudgetShare(self)
         try:
             yield share
         finally:
             self._left += share.size
 
 
-class Share:
+class BudgetShare:
     """A part of a budget."""
 
     def __init__(self, budget: Budget) -> None:
@@ -87,7 +87,7 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ParsedRequest:
     """A question and how its reply is wanted; what else a request held is gone."""
 
     question: Question
@@ -95,7 +95,7 @@ class Asked:
     wants_usage: bool
 
 
-class Intake:
+class RequestParser:
     """Makes questions of requests.
 
     Args:
@@ -104,12 +104,12 @@ class Intake:
         limits: of the server.
     """
 
-    def __init__(self, answering: Answering, name: str, limits: Limits) -> None:
+    def __init__(self, answering: BatchGenerator, name: str, limits: Limits) -> None:
         self._answering, self._name, self._limits = answering, name, limits
         self._bodies, self.pixels = Budget(limits.all_bodies), Budget(limits.all_pixels)
         self._one = asyncio.Lock()
 
-    async def asked(self, stream: Any, pixels: Share) -> Asked:
+    async def asked(self, stream: Any, pixels: BudgetShare) -> ParsedRequest:
         """What a request asks.
 
         Args:
@@ -130,7 +130,7 @@ class Intake:
                 except UserError as problem:
                     raise RefusedError(400, str(problem), code="invalid") from problem
 
-    async def _body(self, stream: Any, share: Share) -> bytearray:
+    async def _body(self, stream: Any, share: BudgetShare) -> bytearray:
         """The body, which is not read any further once it is too long."""
         body = bytearray()
         async for part in stream:
@@ -163,14 +163,14 @@ class Intake:
             )
         return pixels
 
-    def _asked(self, request: ChatRequest, images: list[bytes]) -> Asked:
+    def _asked(self, request: ChatRequest, images: list[bytes]) -> ParsedRequest:
         words, context = asked_of(request)
         pictures = [picture_of_bytes(content, where=_name(number)) for number, content in enumerate(images, start=1)]
         longest = request.longest(self._limits.tokens)
         question = Question(pictures, words, longest, stops=request.stops, context=context)
         self._answering.refuse(question)
         options = request.stream_options
-        return Asked(question, bool(request.stream), bool(options and options.include_usage))
+        return ParsedRequest(question, bool(request.stream), bool(options and options.include_usage))
 
 
 def refuse_unknown(wanted: str | None, name: str) -> None:

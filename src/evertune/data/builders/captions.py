@@ -73,7 +73,7 @@ KINDS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class CaptionedImage:
     """A picture as the bytes of its file, and what is said about it, in short and in full."""
 
     picture: bytes
@@ -81,7 +81,7 @@ class Shown:
     full: str
 
 
-Draw = Callable[[random.Random], Shown]
+Draw = Callable[[random.Random], CaptionedImage]
 
 
 def build(folder: Path, *, train: int, test: int, seed: int, progress: Progress | None = None) -> None:
@@ -115,7 +115,7 @@ def _pictures_of(stream: str, progress: Progress | None) -> frozenset[str]:
     return frozenset(d for task in tasks for side in (task.train, task.test) for s in side for d in s.image_digests)
 
 
-def _apart(draw: Draw, choose: random.Random, forbidden: frozenset[str]) -> Shown:
+def _apart(draw: Draw, choose: random.Random, forbidden: frozenset[str]) -> CaptionedImage:
     """What `draw` draws, drawn again as long as it is a forbidden picture."""
     while True:
         shown = draw(choose)
@@ -144,13 +144,15 @@ def _pictogram(progress: Progress | None) -> Draw:
     """Every kind equally often, large, on a plain or coloured ground."""
     kinds = pictures_by_kind(progress)
 
-    def shown(choose: random.Random) -> Shown:
+    def shown(choose: random.Random) -> CaptionedImage:
         kind = choose.choice(list(kinds))
         emoji = choose.choice(kinds[kind])
         ground = choose.choice(list(GROUNDS))
         picture = on_ground(rendered(emoji["drawing"], side=some_size(choose)), choose, grounds=[GROUNDS[ground]])
         name = name_of(emoji)
-        return Shown(_png(picture), f"a picture of {name}", f"a pictogram of {kind}: {name}, on a {ground} ground")
+        return CaptionedImage(
+            _png(picture), f"a picture of {name}", f"a pictogram of {kind}: {name}, on a {ground} ground"
+        )
 
     return shown
 
@@ -161,10 +163,10 @@ def _shape(split: str, progress: Progress | None) -> Draw:
     told = _told_shapes(json.loads((data / "questions.json").read_text()))
     known = [number for number in sorted(told) if _held_out(number) == (split == "test")]
 
-    def shown(choose: random.Random) -> Shown:
+    def shown(choose: random.Random) -> CaptionedImage:
         number = choose.choice(known)
         picture = (data / "images" / f"{number}.png").read_bytes()
-        return Shown(picture, f"a picture of a {told[number]}", f"a drawing of a shape: a {told[number]}")
+        return CaptionedImage(picture, f"a picture of a {told[number]}", f"a drawing of a shape: a {told[number]}")
 
     return shown
 
@@ -182,10 +184,10 @@ def _number(split: str, progress: Progress | None) -> Draw:
     pixels, labels = digits.digits(progress)
     pool = [d for d in digits.pools_of(len(labels), SEED)["train"] if _held_out(d) == (split == "test")]
 
-    def shown(choose: random.Random) -> Shown:
+    def shown(choose: random.Random) -> CaptionedImage:
         chosen = [choose.choice(pool) for _ in range(choose.randint(1, 3))]
         said = " ".join(str(labels[d]) for d in chosen)
-        return Shown(
+        return CaptionedImage(
             _png(digits.draw(pixels, chosen)), f"a picture of the number {said}", f"handwriting: the number {said}"
         )
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from evertune.assets import PACKAGES, Progress, unpacked
-from evertune.data.captioned import Captioned, parted, write_captioned
+from evertune.data.captioned import CaptionedDrawing, parted, write_captioned
 from evertune.data.drawing import shows_something
 
 VERSION = 1
@@ -75,17 +75,17 @@ def build(folder: Path, *, train: int, test: int, seed: int, progress: Progress 
     write_captioned(folder, "test", tested, count=test, instruction=INSTRUCTION, seed=f"clipart test {seed}")
 
 
-def titled(place: Path) -> list[Captioned]:
+def titled(place: Path) -> list[CaptionedDrawing]:
     """The drawings below `place` whose title says what they show; one of those that lie in several folders."""
     drawings = list(_drawings(place))
     alike = Counter((drawing.title, drawing.creator) for drawing in drawings)
-    found: dict[str, Captioned] = {}
+    found: dict[str, CaptionedDrawing] = {}
     for drawing in drawings:
         title = clean(drawing.title)
         single = alike[drawing.title, drawing.creator] <= MOST_ALIKE
         fits = title and single and not drawing.creator.endswith(OTHER_LANGUAGES)
         if fits and drawing.path.stem not in found and shows_something(drawing.path):
-            found[drawing.path.stem] = Captioned(drawing.path, family(drawing.path.stem), title, title)
+            found[drawing.path.stem] = CaptionedDrawing(drawing.path, family(drawing.path.stem), title, title)
     return list(found.values())
 
 

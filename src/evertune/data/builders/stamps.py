@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from evertune.assets import PACKAGES, Progress, unpacked
-from evertune.data.captioned import Captioned, parted, words, write_captioned
+from evertune.data.captioned import CaptionedDrawing, parted, words, write_captioned
 from evertune.data.drawing import shows_something
 from evertune.utils.errors import unknown
 from evertune.utils.files import digest_of_file
@@ -50,7 +50,7 @@ def build(folder: Path, *, language: str, train: int, test: int, seed: int, prog
     write_captioned(folder, "test", tested, count=test, instruction=asked, seed=f"stamps test {seed}")
 
 
-def _described(stamps: Path, language: str) -> Iterator[Captioned]:
+def _described(stamps: Path, language: str) -> Iterator[CaptionedDrawing]:
     seen: set[str] = set()  # one lies in two folders
     for text in sorted(stamps.rglob("*.txt")):
         picture = next((p for ending in (".svg", ".png") if (p := text.with_suffix(ending)).exists()), None)
@@ -62,7 +62,7 @@ def _described(stamps: Path, language: str) -> Iterator[Captioned]:
             continue
         seen.add(digest_of_file(picture))
         if shows_something(picture):
-            yield Captioned(picture, family(name), told["en"], told[language])
+            yield CaptionedDrawing(picture, family(name), told["en"], told[language])
 
 
 def captions(text: str) -> dict[str, str]:

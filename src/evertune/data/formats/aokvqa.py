@@ -10,7 +10,7 @@ from pathlib import Path
 
 from evertune.data.annotators import taught_first
 from evertune.data.formats import Row
-from evertune.data.records import Entry, entries, file_of, one_of, rows_from
+from evertune.data.records import Record, entries, file_of, one_of, rows_from
 from evertune.utils.errors import DataError
 
 ABOUT = {
@@ -39,7 +39,7 @@ def rows(place: Path, *, split: str, answer: str = "letter") -> Iterator[Row | D
     wanted = one_of(answer, ("letter", "direct"), kind="answer")
     part = PARTS[split]
 
-    def made(entry: Entry) -> Iterator[Row]:
+    def made(entry: Record) -> Iterator[Row]:
         choices = entry.texts("choices")
         yield Row(
             id=entry.name("question_id"),
@@ -65,12 +65,12 @@ def _option(number: int, choice: str) -> str:
     return f"({LETTERS[number]}) {choice}"
 
 
-def _letter(entry: Entry, count: int) -> str:
+def _letter(entry: Record, count: int) -> str:
     number = entry.number("correct_choice_idx")
     if not 0 <= number < min(count, len(LETTERS)):
         raise entry.wrong("correct_choice_idx", f"the number of one of {count} choices, from 0")
     return f"({LETTERS[number]})"
 
 
-def _direct(entry: Entry) -> tuple[str, ...]:
+def _direct(entry: Record) -> tuple[str, ...]:
     return taught_first(entry.texts("direct_answers", blank=True), origin=entry.origin)

@@ -11,7 +11,7 @@ from pathlib import Path
 from evertune.data.formats import Row
 from evertune.data.gold_files import answers_from, gold_files
 from evertune.data.instruction_files import conversations, questions
-from evertune.data.records import Entry, file_of, one_of
+from evertune.data.records import Record, file_of, one_of
 from evertune.utils.errors import DataError
 from evertune.utils.parsing import json_value
 
@@ -60,7 +60,7 @@ def files(place: Path, *, split: str, task: str, instructions: str = "Original",
     return [file_of(place, f"{inside}/test.json", f"{inside}/val.json"), *gold_files(place, gold, task=task)]
 
 
-def _box(entry: Entry) -> tuple[str, ...]:
+def _box(entry: Record) -> tuple[str, ...]:
     """`[x1, y1, x2, y2]` as text, in parts of the longer side after padding to a square."""
     text = entry.text("answer_bbox")
     try:
@@ -76,7 +76,7 @@ def _finite(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
 
 
-def _size(entry: Entry) -> Mapping[str, str]:
+def _size(entry: Record) -> Mapping[str, str]:
     """Width and height of the picture in pixels, where the row says them."""
     if not entry.has("size"):
         return {}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from evertune.data.formats import Row
 from evertune.data.instruction_files import conversations, images_of, instruction, questions
-from evertune.data.records import Entry, entries, file_of, one_of, rows_from, sound
+from evertune.data.records import Record, entries, file_of, one_of, rows_from, sound
 from evertune.utils.errors import DataError
 
 ABOUT = {
@@ -55,7 +55,7 @@ def files(place: Path, *, split: str, task: str, layout: str = "reasoning", **_:
     return [file_of(place, f"llava_eval/{task}.jsonl"), file_of(place, f"reasoning_test/{task}.json")]
 
 
-def _problem(entry: Entry, *, whole: bool) -> Row:
+def _problem(entry: Record, *, whole: bool) -> Row:
     images = images_of(entry)
     return Row(
         id=entry.key,
@@ -66,7 +66,7 @@ def _problem(entry: Entry, *, whole: bool) -> Row:
     )
 
 
-def _answer(entry: Entry) -> str:
+def _answer(entry: Record) -> str:
     """What stands behind the thought."""
     answer = entry.text("solution").rpartition(THOUGHT_ENDS)[2].strip()
     if not answer:
@@ -78,7 +78,7 @@ def _converted(path: Path, problems: Path) -> Iterator[Row | DataError]:
     """Converted test questions, with the answers of the problems that have their text and pictures."""
     gold = _by_problem(problems)
 
-    def answers(entry: Entry) -> tuple[str, ...]:
+    def answers(entry: Record) -> tuple[str, ...]:
         asked = _asked(entry, "text")
         if asked not in gold:
             raise DataError(f"{entry.origin}: {problems} has no problem with this text and picture")
@@ -91,6 +91,6 @@ def _by_problem(path: Path) -> Mapping[tuple[str, ...], str]:
     return {_asked(entry, "problem"): _answer(entry) for entry in sound(entries(path))}
 
 
-def _asked(entry: Entry, key: str) -> tuple[str, ...]:
+def _asked(entry: Record, key: str) -> tuple[str, ...]:
     images = images_of(entry)
     return (instruction(entry, key, images=len(images)), *images)

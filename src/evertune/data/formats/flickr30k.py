@@ -10,7 +10,7 @@ from pathlib import Path
 
 from evertune.data.captions import test_row, training_rows
 from evertune.data.formats import Row
-from evertune.data.records import Entry, entries, file_of, one_of, rows_from
+from evertune.data.records import Record, entries, file_of, one_of, rows_from
 from evertune.utils.errors import DataError
 
 ABOUT = {
@@ -35,7 +35,7 @@ def rows(place: Path, *, split: str, test: str = "test") -> Iterator[Row | DataE
     part = {"train": "train", "test": one_of(test, ("test", "val"), kind="part")}[split]
     make = training_rows if split == "train" else test_row
 
-    def made(entry: Entry) -> Iterator[Row]:
+    def made(entry: Record) -> Iterator[Row]:
         if entry.text("split") == part:
             name = entry.text("filename")
             captions = [sentence.text("raw") for sentence in entry.entries("sentences")]

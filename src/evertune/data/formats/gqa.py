@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from evertune.data.formats import Row
-from evertune.data.records import Entry, entries_by_id, entry_of, file_of, rows_from
+from evertune.data.records import Record, entries_by_id, entry_of, file_of, rows_from
 from evertune.utils.errors import DataError
 
 ABOUT = {
@@ -35,7 +35,7 @@ def files(place: Path, *, split: str) -> list[Path]:
     return [file_of(place, FILES[split], f"questions/{FILES[split]}")]
 
 
-def _row(entry: Entry) -> Row:
+def _row(entry: Record) -> Row:
     return Row(
         id=entry.key,
         images=(f"images/{entry.name('imageId')}.jpg",),
@@ -46,7 +46,7 @@ def _row(entry: Entry) -> Row:
     )
 
 
-def _types(entry: Entry) -> Mapping[str, str]:
+def _types(entry: Record) -> Mapping[str, str]:
     """What kind of question it is: `structural` (query, verify ...) and `semantic` (object, attribute ...)."""
     if not entry.has("types"):
         return {}

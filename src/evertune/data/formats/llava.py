@@ -16,7 +16,7 @@ from pathlib import Path
 from evertune.data.formats import Row
 from evertune.data.instruction_files import conversation, question, stated
 from evertune.data.reading import read_entries
-from evertune.data.records import Entry, rows_from
+from evertune.data.records import Record, rows_from
 from evertune.data.turns import KEYS
 from evertune.utils.errors import DataError
 from evertune.utils.parsing import NotFinite
@@ -45,7 +45,7 @@ def files(place: Path, *, split: str) -> list[Path]:
     return [place]
 
 
-def _rows(entry: Entry) -> Iterator[Row]:
+def _rows(entry: Record) -> Iterator[Row]:
     if entry.has("images") and not entry.has("image"):
         entry = replace(entry, value={**entry.value, "image": entry.value["images"]})
     if entry.value.get("image") in ("", []):
@@ -63,7 +63,7 @@ def _rows(entry: Entry) -> Iterator[Row]:
         raise DataError(complaint, kind="neither conversation nor question")
 
 
-def _answers(entry: Entry) -> tuple[str, ...]:
+def _answers(entry: Record) -> tuple[str, ...]:
     for key in ("answer", "answers", "answer_bbox"):
         if entry.has(key):
             return stated(entry, key)
@@ -72,7 +72,7 @@ def _answers(entry: Entry) -> tuple[str, ...]:
     )
 
 
-def _extras(entry: Entry) -> Mapping[str, str]:
+def _extras(entry: Record) -> Mapping[str, str]:
     """What else a test row says (`type`, `answer_type`, `size`): scores may go by it."""
     return {
         key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from evertune.data.formats import Row
-from evertune.data.records import Entry, entries_by_id, file_of, one_of, rows_from
+from evertune.data.records import Record, entries_by_id, file_of, one_of, rows_from
 from evertune.utils.errors import DataError
 
 ABOUT = {
@@ -42,13 +42,13 @@ def files(place: Path, **_: object) -> list[Path]:
     return [file_of(place, "dataset.json")]
 
 
-def _part(entry: Entry) -> int:
+def _part(entry: Record) -> int:
     if entry.number("split") not in PARTS.values():
         raise entry.wrong("split", "1 (train), 2 (val) or 3 (test)")
     return entry.number("split")
 
 
-def _book(entry: Entry, *, ending: str | None) -> Iterator[Row]:
+def _book(entry: Record, *, ending: str | None) -> Iterator[Row]:
     questions, answers = entry.texts("questions"), entry.texts("answers")
     if len(questions) != len(answers):
         raise DataError(f"{entry.origin}: {len(questions)} questions and {len(answers)} answers")

@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 from evertune.data.arrow import parquet
 from evertune.data.columns import Columns, is_missing
-from evertune.data.embedded import Embedded, folder, is_inside
+from evertune.data.embedded import EmbeddedImages, folder, is_inside
 from evertune.data.formats import Row
 from evertune.utils.errors import DataError, UserError
 from evertune.utils.regular_files import open_regular
@@ -54,7 +54,7 @@ def rows(
     """A row per line of the table. The options name columns (`Columns`); both splits are read alike."""
     del split
     columns = Columns(image, instruction, answer, id, separator, extras)
-    embedded = Embedded() if _holds_images(place, columns) else None
+    embedded = EmbeddedImages() if _holds_images(place, columns) else None
     for number, record in enumerate(_records(place, columns), start=1):
         origin = f"{place}, row {number}"
         try:
@@ -63,7 +63,9 @@ def rows(
             yield problem
 
 
-def _row(columns: Columns, record: Mapping[str, Any], embedded: Embedded | None, *, number: int, origin: str) -> Row:
+def _row(
+    columns: Columns, record: Mapping[str, Any], embedded: EmbeddedImages | None, *, number: int, origin: str
+) -> Row:
     name = columns.image
     if name is None or is_missing(record[name]):
         return columns.row(record, number=number, origin=origin)

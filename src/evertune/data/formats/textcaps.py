@@ -10,7 +10,7 @@ from pathlib import Path
 
 from evertune.data.captions import test_row, training_rows
 from evertune.data.formats import Row
-from evertune.data.records import Entry, entries, file_of, rows_from
+from evertune.data.records import Record, entries, file_of, rows_from
 from evertune.utils.errors import DataError
 
 ABOUT = {
@@ -35,7 +35,7 @@ def rows(place: Path, *, split: str) -> Iterator[Row | DataError]:
     seen: set[str] = set()
     make = training_rows if split == "train" else test_row
 
-    def made(entry: Entry) -> Iterator[Row]:
+    def made(entry: Record) -> Iterator[Row]:
         name = entry.name("image_id")
         if name not in seen:
             captions = entry.texts("reference_strs")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from evertune.data.annotators import taught_first
 from evertune.data.formats import Row
-from evertune.data.records import Entry, entries, file_of, rows_from, sound
+from evertune.data.records import Record, entries, file_of, rows_from, sound
 from evertune.utils.errors import DataError
 
 ABOUT = {
@@ -38,7 +38,7 @@ def rows(place: Path, *, split: str, ocr: bool = True) -> Iterator[Row | DataErr
     path, *read_there = files(place, split=split, ocr=ocr)
     tokens = _tokens(*read_there) if ocr else None
 
-    def made(entry: Entry) -> Iterator[Row]:
+    def made(entry: Record) -> Iterator[Row]:
         name = entry.name("image_id")
         read = {} if tokens is None else {"ocr": _read(tokens, name, entry)}
         yield Row(
@@ -63,11 +63,11 @@ def _tokens(path: Path) -> Mapping[str, str]:
     return {entry.name("image_id"): _joined(entry) for entry in sound(entries(path, under="data"))}
 
 
-def _joined(entry: Entry) -> str:
+def _joined(entry: Record) -> str:
     return ", ".join(entry.texts("ocr_tokens", blank=True)) if entry.value.get("ocr_tokens") != [] else ""
 
 
-def _read(tokens: Mapping[str, str], name: str, entry: Entry) -> str:
+def _read(tokens: Mapping[str, str], name: str, entry: Record) -> str:
     if name not in tokens:
         raise DataError(f"{entry.origin}: the OCR file has no picture '{name}'; is it of another split?")
     return tokens[name]

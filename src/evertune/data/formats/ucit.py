@@ -10,7 +10,7 @@ from pathlib import Path
 
 from evertune.data.formats import Row
 from evertune.data.instruction_files import conversations, question, questions
-from evertune.data.records import Entry, entries, file_of, one_of, rows_from, sound
+from evertune.data.records import Record, entries, file_of, one_of, rows_from, sound
 from evertune.utils.errors import DataError
 
 ABOUT = {
@@ -73,7 +73,7 @@ def _captioned(path: Path, captions_path: Path) -> Iterator[Row | DataError]:
     captions = _captions(captions_path)
     asked: set[str] = set()
 
-    def made(entry: Entry) -> Iterator[Row]:
+    def made(entry: Record) -> Iterator[Row]:
         asked.add(entry.key)
         if entry.key not in captions:
             raise DataError(f"{entry.origin}: {captions_path} has no caption with 'image_id' {entry.key}")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from evertune.data.annotators import annotated
 from evertune.data.formats import Row
-from evertune.data.records import Entry, entries, file_of, rows_from
+from evertune.data.records import Record, entries, file_of, rows_from
 from evertune.utils.errors import DataError
 
 ABOUT = {
@@ -36,7 +36,7 @@ def files(place: Path, *, split: str) -> list[Path]:
     return [file_of(place, f"{PARTS[split]}.json", f"Annotations/{PARTS[split]}.json")]
 
 
-def _row(entry: Entry, *, folder: str) -> Row:
+def _row(entry: Record, *, folder: str) -> Row:
     name = entry.text("image")
     extras = {"answer_type": entry.text("answer_type")} if entry.has("answer_type") else {}
     if entry.has("answerable"):

@@ -14,15 +14,15 @@ from __future__ import annotations
 
 from evertune.experiments.grid.cells import Cell, GridFile, cells_of, read_grid, settled
 from evertune.experiments.grid.results import Summary, not_alike, state_of, summary, write_results
-from evertune.experiments.grid.run import Grid, GridWatcher, Running, Status, check_methods
-from evertune.experiments.grid.workers import Ended
+from evertune.experiments.grid.run import Grid, GridCallback, Running, Status, check_methods
+from evertune.experiments.grid.workers import JobResult
 
 __all__ = [
     "Cell",
-    "Ended",
     "Grid",
+    "GridCallback",
     "GridFile",
-    "GridWatcher",
+    "JobResult",
     "Running",
     "Status",
     "Summary",

@@ -28,7 +28,7 @@ MOST_RUNS = 100_000
 VARIED_FOR_ALL = ("train",)
 
 
-class Place(BaseModel):
+class StreamAndModel(BaseModel):
     """A stream, and the model that learns it; without `model` those of the grid's `models`."""
 
     model_config = ConfigDict(extra="forbid")
@@ -46,7 +46,7 @@ class GridFile(SharedSettings):
     """What a grid's YAML may say; everything but the lists means what it means for a run."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    streams: list[Place] = Field(min_length=1)
+    streams: list[StreamAndModel] = Field(min_length=1)
     models: list[str] = Field(default=["smol"], min_length=1)
     methods: list[str] = Field(min_length=1)
     seeds: list[int] = Field(default=[0], min_length=1)

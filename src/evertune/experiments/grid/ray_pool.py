@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from evertune.experiments.grid.workers import Ended, Job, Orders, ended_as, locked, start
+from evertune.experiments.grid.workers import Job, JobResult, Workload, ended_as, locked, start
 from evertune.utils.errors import UserError
 
 LOCAL = "local"
@@ -30,7 +30,7 @@ class KilledError(Exception):
 
 
 @dataclass(slots=True)
-class Submitted:
+class RayJob:
     """A run that Ray has: `started` is None until it has a place."""
 
     job: Job
@@ -53,12 +53,12 @@ class RayPool:
         UserError: Ray is not installed, or there is no cluster at the address.
     """
 
-    def __init__(self, orders: Orders, *, address: str = LOCAL) -> None:
+    def __init__(self, orders: Workload, *, address: str = LOCAL) -> None:
         self.elsewhere: list[Job] = []
         self._ray = _connected(address, orders.size)
         self._when_done = orders.when_done
-        self._ended = [Ended(job, 0.0, None) for job in orders.jobs if orders.is_done(job)]
-        self._open: dict[Any, Submitted] = {}
+        self._ended = [JobResult(job, 0.0, None) for job in orders.jobs if orders.is_done(job)]
+        self._open: dict[Any, RayJob] = {}
         self._looked = 0.0
         done = {ended.job.name for ended in self._ended}
         cores = 1 if address == LOCAL else int(orders.environment.get("OMP_NUM_THREADS", 1))
@@ -67,7 +67,7 @@ class RayPool:
         )
         for job in (job for job in orders.jobs if job.name not in done):
             orders.before_start(job)
-            self._open[do.remote(job, dict(orders.environment))] = Submitted(job)
+            self._open[do.remote(job, dict(orders.environment))] = RayJob(job)
 
     @property
     def open(self) -> bool:
@@ -75,7 +75,7 @@ class RayPool:
         return bool(self._ended or self._open)
 
     @property
-    def running(self) -> list[Submitted]:
+    def running(self) -> list[RayJob]:
         """The runs that are at work somewhere: their locks are held."""
         return [run for run in self._open.values() if run.started is not None]
 
@@ -84,7 +84,7 @@ class RayPool:
         """The runs that wait for a place."""
         return [run.job for run in self._open.values() if run.started is None]
 
-    def step(self) -> list[Ended]:
+    def step(self) -> list[JobResult]:
         """What has ended since the last step."""
         ended, self._ended = self._ended, []
         ready, _ = self._ray.wait(list(self._open), num_returns=len(self._open), timeout=0) if self._open else ([], [])
@@ -110,14 +110,14 @@ class RayPool:
                 run.started = None
         self._looked = time.monotonic()
 
-    def _take_in(self, reference: Any) -> Ended:
+    def _take_in(self, reference: Any) -> JobResult:
         job = self._open.pop(reference).job
         try:
             seconds, problem = self._ray.get(reference)
         except Exception as failure:  # what Ray raises for a lost worker is its own, and depends on how it was lost
             reason = str(failure).strip().splitlines()
-            return Ended(job, 0.0, f"{reason[-1] if reason else failure!r} ({RETRIES} times begun again)")
-        ended = Ended(job, seconds, problem)
+            return JobResult(job, 0.0, f"{reason[-1] if reason else failure!r} ({RETRIES} times begun again)")
+        ended = JobResult(job, seconds, problem)
         if problem is None:
             self._when_done(ended)
         return ended

@@ -16,7 +16,7 @@ from evertune.experiments.grid.cells import Cell, GridFile, held_out_note
 from evertune.experiments.grid.run import Grid
 from evertune.reporting import compare, load_matrix
 from evertune.reporting.curves import Curve, curves
-from evertune.reporting.tables import Row, metrics_with_references
+from evertune.reporting.tables import ComparisonRow, metrics_with_references
 from evertune.utils.errors import RunFolderError
 from evertune.utils.files import read_json, write_atomically
 
@@ -33,7 +33,7 @@ class Summary:
     results: Path
     finished: list[str]
     failed: dict[str, str]
-    rows: list[Row]
+    rows: list[ComparisonRow]
     curves: list[Curve]
     notes: list[str]
 

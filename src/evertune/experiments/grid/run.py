@@ -21,7 +21,7 @@ from evertune.assets import Progress
 from evertune.data import Stream
 from evertune.experiments.grid.cells import Cell
 from evertune.experiments.grid.ray_pool import RayPool
-from evertune.experiments.grid.workers import Ended, Job, Orders, Pool, StopSignals, Workers
+from evertune.experiments.grid.workers import Job, JobResult, Pool, StopSignals, Workers, Workload
 from evertune.runs.api import data_of
 from evertune.runs.config import without_effect
 from evertune.runs.ledger import read_ledger
@@ -56,20 +56,24 @@ class Status:
     seconds_left: float | None
 
 
-class GridWatcher:
+class GridCallback:
     """Told what a grid is doing; the terminal's table is one. Every method may be left out."""
 
     def changed(self, status: Status) -> None:
         """Called a few times a second."""
 
-    def run_ended(self, name: str, ended: Ended) -> None:
+    def run_ended(self, name: str, ended: JobResult) -> None:
         """A run ended well (`ended.problem` is None) or failed."""
 
 
 def work(
-    pool: AnyWorkers, watcher: GridWatcher, *, take_in: Callable[[Ended], None], status: Callable[[AnyWorkers], Status]
+    pool: AnyWorkers,
+    callback: GridCallback,
+    *,
+    take_in: Callable[[JobResult], None],
+    status: Callable[[AnyWorkers], Status],
 ) -> None:
-    """Do all jobs of `pool`, telling `take_in` and the watcher what ended.
+    """Do all jobs of `pool`, telling `take_in` and the callback what ended.
 
     Raises:
         KeyboardInterrupt: stopped by a signal; all workers have ended.
@@ -79,8 +83,8 @@ def work(
             while pool.open and not stop.asked:
                 for ended in pool.step():
                     take_in(ended)
-                    watcher.run_ended(ended.job.name, ended)
-                watcher.changed(status(pool))
+                    callback.run_ended(ended.job.name, ended)
+                callback.changed(status(pool))
                 time.sleep(SECONDS_BETWEEN_LOOKS if pool.open else 0)
         finally:
             pool.stop()
@@ -126,14 +130,14 @@ class Grid:
             _fetch_models(open_cells, progress)
         self._jobs = jobs or (default_jobs() if open_cells else 1)
 
-    def run(self, watcher: GridWatcher) -> None:
+    def run(self, callback: GridCallback) -> None:
         """Do what is not done yet; why a run failed is in `failed`, by its name.
 
         Raises:
             KeyboardInterrupt: as `work` does.
         """
         jobs = [_job(cell) for name, cell in self.cells.items() if not self.done[name]]
-        orders = Orders(
+        orders = Workload(
             jobs=jobs,
             size=self._jobs,
             environment={"OMP_NUM_THREADS": threads_each(self._jobs), "PYTHONUNBUFFERED": "1"},
@@ -141,9 +145,9 @@ class Grid:
             before_start=self._write_config,
             when_done=self._remember,
         )
-        work(self._pool(orders), watcher, take_in=self._take_in, status=self._status)
+        work(self._pool(orders), callback, take_in=self._take_in, status=self._status)
 
-    def _take_in(self, ended: Ended) -> None:
+    def _take_in(self, ended: JobResult) -> None:
         if ended.problem is None:
             self.done[ended.job.name] = True
         else:
@@ -171,7 +175,7 @@ class Grid:
         self.seconds[name] = float(checked.get("seconds", 0.0))
         return bool(same)
 
-    def _remember(self, ended: Ended) -> None:
+    def _remember(self, ended: JobResult) -> None:
         cell = self.cells[ended.job.name]
         config = digest_of_file(cell.folder / "config.yaml")
         content = {"asked": self._keys[cell.name], "config": config, "seconds": round(ended.seconds, 1)}

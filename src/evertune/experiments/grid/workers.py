@@ -41,7 +41,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class JobResult:
     """How a job ended: `problem` is None when it went well, else what its log says last."""
 
     job: Job
@@ -141,17 +141,17 @@ class Workers(Protocol):
         """Jobs that have no place yet."""
 
     @property
-    def running(self) -> Sequence[AtWork]:
+    def running(self) -> Sequence[RunningJob]:
         """Jobs that go on."""
 
-    def step(self) -> list[Ended]:
+    def step(self) -> list[JobResult]:
         """What has ended since the last step."""
 
     def stop(self) -> None:
         """End all that goes on."""
 
 
-class AtWork(Protocol):
+class RunningJob(Protocol):
     """A job that goes on."""
 
     @property
@@ -164,7 +164,7 @@ class AtWork(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Orders:
+class Workload:
     """What is to be done, and whom to tell.
 
     Attributes:
@@ -181,13 +181,13 @@ class Orders:
     environment: Mapping[str, str]
     is_done: Callable[[Job], bool]
     before_start: Callable[[Job], None]
-    when_done: Callable[[Ended], None]
+    when_done: Callable[[JobResult], None]
 
 
 class Pool:
     """Jobs as processes of this machine; `before_start` and `when_done` are called under the job's lock."""
 
-    def __init__(self, orders: Orders) -> None:
+    def __init__(self, orders: Workload) -> None:
         self.waiting = list(orders.jobs)
         self.running: list[Worker] = []
         self.elsewhere: list[Job] = []
@@ -198,7 +198,7 @@ class Pool:
         """Whether anything is left, here or in another process."""
         return bool(self.waiting or self.running)
 
-    def step(self) -> list[Ended]:
+    def step(self) -> list[JobResult]:
         """Take in what has ended and start what may start; returns what ended since the last step."""
         ended = [self._take_in(worker) for worker in self.running if worker.process.poll() is not None]
         self.running = [worker for worker in self.running if worker.process.returncode is None]
@@ -223,7 +223,7 @@ class Pool:
             worker.lock.close()
         self.running = []
 
-    def _try(self, job: Job) -> list[Ended]:
+    def _try(self, job: Job) -> list[JobResult]:
         lock = locked(job)
         if lock is None:
             self.elsewhere.append(job)
@@ -231,12 +231,12 @@ class Pool:
         self.waiting.remove(job)
         if self._orders.is_done(job):
             lock.close()
-            return [Ended(job, 0.0, None)]
+            return [JobResult(job, 0.0, None)]
         self._orders.before_start(job)
         self.running.append(start(job, lock, environment=self._orders.environment))
         return []
 
-    def _take_in(self, worker: Worker) -> Ended:
+    def _take_in(self, worker: Worker) -> JobResult:
         ended = ended_as(worker)
         if ended.problem is None:
             self._orders.when_done(ended)
@@ -244,9 +244,9 @@ class Pool:
         return ended
 
 
-def ended_as(worker: Worker) -> Ended:
+def ended_as(worker: Worker) -> JobResult:
     """How a worker whose process has ended did; it still holds its lock."""
-    return Ended(worker.job, worker.seconds, _problem(worker))
+    return JobResult(worker.job, worker.seconds, _problem(worker))
 
 
 def _problem(worker: Worker) -> str | None:

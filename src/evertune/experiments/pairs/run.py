@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from evertune.assets import Progress
-from evertune.experiments.grid.run import GridWatcher, Running, Status, default_jobs, threads_each, work
-from evertune.experiments.grid.workers import Ended, Job, Orders, Pool
+from evertune.experiments.grid.run import GridCallback, Running, Status, default_jobs, threads_each, work
+from evertune.experiments.grid.workers import Job, JobResult, Pool, Workload
 from evertune.experiments.pairs.results import results_of
 from evertune.experiments.pairs.study import Study, begin_study
 from evertune.experiments.pairs.task_similarity import OWN_ENCODER, loaded_encoder, similarity_of_tasks
@@ -38,7 +38,7 @@ class PairRuns:
         self._all = len(places)
         self._jobs = jobs or (default_jobs() if self._open else 1)
 
-    def run(self, watcher: GridWatcher) -> None:
+    def run(self, callback: GridCallback) -> None:
         """Learn every pair that is not finished; why a process failed is in `failed`.
 
         Raises:
@@ -47,7 +47,7 @@ class PairRuns:
         if not self._open:
             return
         dtype = _dtype(self.study)
-        orders = Orders(
+        orders = Workload(
             jobs=[self._job(name, dtype) for name in self._open],
             size=self._jobs,
             environment={"OMP_NUM_THREADS": threads_each(self._jobs), "PYTHONUNBUFFERED": "1"},
@@ -55,7 +55,7 @@ class PairRuns:
             before_start=lambda _: None,
             when_done=lambda _: None,
         )
-        work(Pool(orders), watcher, take_in=self._take_in, status=self._status)
+        work(Pool(orders), callback, take_in=self._take_in, status=self._status)
 
     def _job(self, name: str, dtype: str) -> Job:
         first, seed = self._open[name]
@@ -74,7 +74,7 @@ class PairRuns:
         first, seed = self._open[name]
         return self.study.missing(first, seed=seed)
 
-    def _take_in(self, ended: Ended) -> None:
+    def _take_in(self, ended: JobResult) -> None:
         if ended.problem is not None:
             self.failed[ended.job.name] = ended.problem
         if ended.seconds:  # else another process did it
@@ -106,7 +106,7 @@ class PairRuns:
 
 
 def run_pairs(
-    study: Study, *, jobs: int | None = None, watcher: GridWatcher | None = None, progress: Progress | None = None
+    study: Study, *, jobs: int | None = None, callback: GridCallback | None = None, progress: Progress | None = None
 ) -> dict[str, Any]:
     """Learn every pair of a study, write `pairs.json` and `index.html` into its folder, and return what they say.
 
@@ -119,7 +119,7 @@ def run_pairs(
 
     begin_study(study, progress=progress)
     runs = PairRuns(study, jobs=jobs)
-    runs.run(watcher or GridWatcher())
+    runs.run(callback or GridCallback())
     if runs.failed:
         raise UserError(
             f"{len(runs.failed)} of the runs failed: {', '.join(runs.failed)}. Their logs are beside their folders in "

@@ -91,7 +91,7 @@ def _pair(learner: Learner, first: Task, second: Task, *, alone: dict[str, Any],
     """Learn `second` from stage 1, score both tasks before and after, and go back to stage 1."""
     name = second.name
     before = {"first": alone, "second": scored(learner, second, f"before-{name}/{name}")}
-    dynamics = Dynamics(learner, first, points=points, place=f"during-{name}")
+    dynamics = TrainingDynamics(learner, first, points=points, place=f"during-{name}")
     learner.learn(second, on_step=dynamics)
     after = {
         "first": scored(learner, first, f"after-{name}/{first.name}"),
@@ -102,7 +102,7 @@ def _pair(learner: Learner, first: Task, second: Task, *, alone: dict[str, Any],
     return {"first": first.name, "second": name, "after_first": before, "after_second": after, "dynamics": curve}
 
 
-class Dynamics:
+class TrainingDynamics:
     """Evaluates a task at `points` - 1 evenly spaced steps while another one is being learned (an `OnStep`).
 
     The last of the points is the end of the training, which is evaluated anyway. Training goes on as if nothing had

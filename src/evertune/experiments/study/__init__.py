@@ -8,6 +8,6 @@ A study is one YAML of parts, each a list of grids; `paper` comes with evertune.
 from __future__ import annotations
 
 from evertune.experiments.study.file import StudyFile, read_study, study_names
-from evertune.experiments.study.run import Ended, Planned, Study
+from evertune.experiments.study.run import PlannedRun, Study, StudyOutcome
 
-__all__ = ["Ended", "Planned", "Study", "StudyFile", "read_study", "study_names"]
+__all__ = ["PlannedRun", "Study", "StudyFile", "StudyOutcome", "read_study", "study_names"]

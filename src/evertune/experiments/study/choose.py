@@ -21,7 +21,7 @@ from evertune.utils.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ChosenValue:
     """A chosen value.
 
     Attributes:
@@ -46,7 +46,7 @@ class Choice:
         return asdict(self)
 
 
-def choices_of(grid: StudyGrid, runs: Sequence[Loaded], *, bases: Mapping[str, str]) -> list[Choice]:
+def choices_of(grid: StudyGrid, runs: Sequence[Loaded], *, bases: Mapping[str, str]) -> list[ChosenValue]:
     """What `grid` chooses from its finished runs; curves that are not complete choose nothing.
 
     Args:
@@ -68,10 +68,10 @@ def is_complete(curve: Curve, grid: StudyGrid) -> bool:
     return len(curve.points) == len(grid.vary[curve.key]) and all(point.seeds == seeds for point in curve.points)
 
 
-def _choice(curve: Curve, grid: StudyGrid, *, base: str) -> Choice:
+def _choice(curve: Curve, grid: StudyGrid, *, base: str) -> ChosenValue:
     assert curve.best
     means = tuple((point.value, spread.mean) for point in curve.points if (spread := point.spreads[BY]))
-    return Choice(
+    return ChosenValue(
         grid=grid.name,
         base=base,
         model=curve.model,
@@ -85,7 +85,7 @@ def _choice(curve: Curve, grid: StudyGrid, *, base: str) -> Choice:
 
 
 def with_choices(
-    cell: Cell, grid: StudyGrid, *, base: str, sources: Sequence[StudyGrid], chosen: Sequence[Choice]
+    cell: Cell, grid: StudyGrid, *, base: str, sources: Sequence[StudyGrid], chosen: Sequence[ChosenValue]
 ) -> Cell:
     """The run `cell` of `grid` with the values that were chosen for its method, on its stream or the reverse of it.
 
@@ -110,7 +110,7 @@ def with_choices(
     return replace(cell, config=_with_settings(cell.config, values, where=cell.name)) if values else cell
 
 
-def _value(wanted: tuple[str, str, str, str], seeds: Sequence[int], chosen: Sequence[Choice]) -> Any:
+def _value(wanted: tuple[str, str, str, str], seeds: Sequence[int], chosen: Sequence[ChosenValue]) -> Any:
     """The value of the choice that was made in a grid, on a stream, with a method, of a setting."""
     for choice in chosen:
         if (choice.grid, choice.base, choice.method, choice.key) == wanted:

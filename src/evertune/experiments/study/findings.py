@@ -40,7 +40,7 @@ Runs = Mapping[Key, Loaded]
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
+class PairedDifference:
     """One difference: of which stream and seed, and from which runs."""
 
     stream: str
@@ -61,7 +61,7 @@ class Comparison:
 
     label: str
     statistic: str
-    units: tuple[Unit, ...]
+    units: tuple[PairedDifference, ...]
     missing: tuple[Key, ...]
     decides: bool = True
     against: float = LEVEL
@@ -183,7 +183,9 @@ def compared(
     measure = MEASURES[statistic]
     units = [
         # rounded, so that equal runs differ by nothing: units that are all alike have an interval without width
-        Unit(stream, seed, round(sum(s * measure(runs[key]) for s, key in parts), 9), tuple(key for _, key in parts))
+        PairedDifference(
+            stream, seed, round(sum(s * measure(runs[key]) for s, key in parts), 9), tuple(key for _, key in parts)
+        )
         for (stream, seed), parts in terms.items()
         if all(key in runs for _, key in parts)
     ]

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from evertune.reporting.tables import BOUNDS, ZERO_SHOT, Row
+from evertune.reporting.tables import BOUNDS, ZERO_SHOT, ComparisonRow
 
 FINAL = "final_average"
 
@@ -19,7 +19,7 @@ class Overview:
     lines: tuple[tuple[str, tuple[str, ...], bool], ...]
 
 
-def overview_of(rows: Sequence[Row]) -> Overview:
+def overview_of(rows: Sequence[ComparisonRow]) -> Overview:
     """Final averages: zero-shot, sequential, the others from the lowest to the highest, joint, direct.
 
     Under `direct` stands its learning, each task tuned alone: the final average of its last model means little. Where
@@ -39,7 +39,7 @@ def overview_of(rows: Sequence[Row]) -> Overview:
     return Overview(tuple(places), tuple(lines))
 
 
-def _place(method: str, rows: Sequence[Row]) -> tuple[int, float, str]:
+def _place(method: str, rows: Sequence[ComparisonRow]) -> tuple[int, float, str]:
     """By the mean over all streams; a variant, which may have fewer of them, stands below its plain method."""
     base = _base(method)
     rank = {ZERO_SHOT: 0, "sequential": 1, "joint": 3, "direct": 4}.get(base, 2)
@@ -52,7 +52,7 @@ def _base(method: str) -> str:
     return method.split(" (", maxsplit=1)[0]
 
 
-def _shown(row: Row | None) -> str:
+def _shown(row: ComparisonRow | None) -> str:
     if row is None:
         return "-"
     if row.base == "direct":

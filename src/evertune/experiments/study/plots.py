@@ -12,7 +12,7 @@ from html import escape
 
 from markupsafe import Markup
 
-from evertune.experiments.study.choose import Choice
+from evertune.experiments.study.choose import ChosenValue
 from evertune.experiments.study.findings import Comparison
 from evertune.reporting.canvas import Canvas, drawn
 from evertune.reporting.curves import BY, Curve
@@ -93,7 +93,7 @@ def _circle(x: float, y: float, radius: float, kind: str) -> str:
     return f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}"/>'
 
 
-def tuning_curve(curve: Curve, choice: Choice | None) -> Markup:
+def tuning_curve(curve: Curve, choice: ChosenValue | None) -> Markup:
     """Final average over the values of a setting: mean ± deviation over seeds, the chosen value a diamond."""
     points = [(point, spread) for point in curve.points if (spread := point.spreads[BY])]
     canvas = Canvas(290, 170)

@@ -8,13 +8,13 @@ from importlib.metadata import version
 from typing import Any
 
 from evertune.experiments.grid.cells import held_out_note
-from evertune.experiments.study.choose import Choice
+from evertune.experiments.study.choose import ChosenValue
 from evertune.experiments.study.findings import Comparison, Finding, findings, variants
-from evertune.experiments.study.run import Ended, Study
+from evertune.experiments.study.run import Study, StudyOutcome
 from evertune.reporting import compare
 from evertune.reporting.curves import Curve, curves
 from evertune.reporting.labels import number
-from evertune.reporting.tables import Row
+from evertune.reporting.tables import ComparisonRow
 
 FORMAT = 1
 
@@ -34,10 +34,10 @@ class Result:
     title: str
     progress: dict[str, tuple[int, int]]
     findings: list[Finding]
-    rows: list[Row]
+    rows: list[ComparisonRow]
     variants: list[Comparison]
     curves: list[tuple[str, Curve]]
-    choices: list[Choice]
+    choices: list[ChosenValue]
     notes: list[str]
     failed: dict[str, str]
     stopped: str | None = None
@@ -59,9 +59,9 @@ class Result:
         }
 
 
-def result_of(study: Study, ended: Ended | None = None) -> Result:
+def result_of(study: Study, ended: StudyOutcome | None = None) -> Result:
     """Evaluate the `results.json` files that there are; `ended` says how the runs of just now went."""
-    ended = ended or Ended()
+    ended = ended or StudyOutcome()
     asked, found, choices = study.asked, study.results(), study.choices()
     measured = study.measured()
     held_out = [f"{grid.name}: {note}" for _, grid in asked.grids() if (note := held_out_note(grid))]
@@ -85,7 +85,7 @@ def _progress(study: Study) -> dict[str, tuple[int, int]]:
     return {part: (sum(len(found[grid.name]) for grid in grids), study.size(part)) for part, grids in parts.items()}
 
 
-def _edges(choices: Sequence[Choice]) -> list[str]:
+def _edges(choices: Sequence[ChosenValue]) -> list[str]:
     """One note on all choices at the end of their lists: there a list may have been too short."""
     found = ", ".join(f"{choice.key} of {choice.method} on {choice.base}" for choice in choices if choice.at_edge)
     return [f"the first or the last value listed was chosen, so the best may lie beyond: {found}"] if found else []

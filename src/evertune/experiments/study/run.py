@@ -17,20 +17,19 @@ from typing import Any
 
 from evertune.assets import Progress
 from evertune.data.stream import stream_file
-from evertune.experiments.grid import Cell, Grid, GridWatcher, Status, cells_of, not_alike, write_results
-from evertune.experiments.grid import Ended as RunEnded
+from evertune.experiments.grid import Cell, Grid, GridCallback, JobResult, Status, cells_of, not_alike, write_results
 from evertune.experiments.grid.results import FORMAT
-from evertune.experiments.study.choose import Choice, choices_of, with_choices
+from evertune.experiments.study.choose import ChosenValue, choices_of, with_choices
 from evertune.experiments.study.file import FINDINGS, StudyFile, StudyGrid, base_stream
 from evertune.reporting.loaded import Loaded
 from evertune.utils.errors import RunFolderError, UserError, unknown
 from evertune.utils.files import read_json, write_json
 
-Watching = Callable[[], AbstractContextManager[GridWatcher]]
+Watching = Callable[[], AbstractContextManager[GridCallback]]
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class StudyOutcome:
     """How the runs of a study ended: why some failed, and what kept the rest from being started."""
 
     failed: dict[str, str] = field(default_factory=dict)
@@ -39,7 +38,7 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
+class PlannedRun:
     """A run of a study before it is done; `waits_for` says which settings it needs first."""
 
     part: str
@@ -48,7 +47,7 @@ class Planned:
     waits_for: str | None = None
 
 
-class Recording(GridWatcher):
+class RecordingCallback(GridCallback):
     """Tells `inner`, and writes a run down as soon as it is finished: a killed study has lost nothing.
 
     Args:
@@ -56,14 +55,14 @@ class Recording(GridWatcher):
         write: called with the name of each run that ended well.
     """
 
-    def __init__(self, inner: GridWatcher, write: Callable[[str], None]) -> None:
+    def __init__(self, inner: GridCallback, write: Callable[[str], None]) -> None:
         self._inner, self._write = inner, write
 
     def changed(self, status: Status) -> None:
         """Pass it on."""
         self._inner.changed(status)
 
-    def run_ended(self, name: str, ended: RunEnded) -> None:
+    def run_ended(self, name: str, ended: JobResult) -> None:
         """Pass it on and write it down."""
         self._inner.run_ended(name, ended)
         if ended.problem is None:
@@ -101,7 +100,7 @@ class Study:
         found = self.results()
         return [run for _, grid in self.asked.grids() if not grid.vary for run in found[grid.name]]
 
-    def choices(self) -> list[Choice]:
+    def choices(self) -> list[ChosenValue]:
         """All settings that are chosen so far."""
         found = self.results()
         return [c for _, grid in self.asked.grids() for c in choices_of(grid, found[grid.name], bases=self._by_name)]
@@ -110,7 +109,7 @@ class Study:
         """How many runs a part has."""
         return sum(len(self._cells[grid.name]) for grid in self.asked.parts[part])
 
-    def planned(self, only: str | None = None) -> list[Planned]:
+    def planned(self, only: str | None = None) -> list[PlannedRun]:
         """All runs in order, with the settings that are chosen so far."""
         chosen = self.choices()
         return [
@@ -120,20 +119,20 @@ class Study:
             for run in self._plan(part, grid, chosen)
         ]
 
-    def _plan(self, part: str, grid: StudyGrid, chosen: Sequence[Choice]) -> Iterator[Planned]:
+    def _plan(self, part: str, grid: StudyGrid, chosen: Sequence[ChosenValue]) -> Iterator[PlannedRun]:
         sources = [one for _, one in self.asked.grids()]
         for cell in self._cells[grid.name]:
             named = replace(cell, name=f"{grid.name}/{cell.name}")
             base = self._bases[cell.config.stream]
             try:
                 taken = with_choices(named, grid, base=base, sources=sources, chosen=chosen)
-                yield Planned(part, grid, taken)
+                yield PlannedRun(part, grid, taken)
             except UserError as problem:
-                yield Planned(part, grid, named, str(problem))
+                yield PlannedRun(part, grid, named, str(problem))
 
     def run(
         self, *, watching: Watching, only: str | None = None, jobs: int | None = None, progress: Progress | None = None
-    ) -> Ended:
+    ) -> StudyOutcome:
         """Do what is not done yet.
 
         Args:
@@ -153,12 +152,12 @@ class Study:
                 waiting = {p.grid.name: p.waits_for for p in self.planned(part) if p.waits_for}
                 ready = [name for name in left if name not in waiting]
                 if not ready:
-                    return Ended(failed, f"{part}: {waiting[left[0]]}", tuple(dict.fromkeys(notes)))
+                    return StudyOutcome(failed, f"{part}: {waiting[left[0]]}", tuple(dict.fromkeys(notes)))
                 made = self._batch(part, ready, watching, jobs, progress)
                 failed |= made.failed
                 notes += not_alike(made.finished)
                 left = [name for name in left if name not in ready]
-        return Ended(failed, None, tuple(dict.fromkeys(notes)))
+        return StudyOutcome(failed, None, tuple(dict.fromkeys(notes)))
 
     def _batch(
         self, part: str, names: Sequence[str], watching: Watching, jobs: int | None, progress: Progress | None
@@ -169,11 +168,13 @@ class Study:
         made = Grid(cells, jobs=jobs, progress=progress)
         for name in names:
             self._write(runs, made, grid=name)
-        with watching() as watcher:
-            made.run(Recording(watcher, lambda name: self._write(runs, made, grid=name.split("/", maxsplit=1)[0])))
+        with watching() as callback:
+            made.run(
+                RecordingCallback(callback, lambda name: self._write(runs, made, grid=name.split("/", maxsplit=1)[0]))
+            )
         return made
 
-    def _write(self, runs: Sequence[Planned], made: Grid, *, grid: str) -> None:
+    def _write(self, runs: Sequence[PlannedRun], made: Grid, *, grid: str) -> None:
         """Write down the finished runs of a grid, and what is chosen now."""
         done = {cell.name for cell in made.finished}
         own = [planned for planned in runs if planned.grid.name == grid]

@@ -9,11 +9,11 @@ from evertune.runs.api import data_of, method_specs, training_of
 from evertune.runs.config import RunConfig
 
 if TYPE_CHECKING:
-    from evertune.runs.plan.estimate import PaperPlan
+    from evertune.runs.plan.estimate import Estimate
     from evertune.runs.plan.planner import Plan
 
 
-def plan(config: RunConfig, *, progress: Progress | None = None) -> list[Plan] | list[PaperPlan]:
+def plan(config: RunConfig, *, progress: Progress | None = None) -> list[Plan] | list[Estimate]:
     """What each method of a run would do and cost on this machine; nothing is trained.
 
     A model whose weights are not here (a preset on paper, a hub id, a folder with a configuration alone) is planned
@@ -24,7 +24,7 @@ def plan(config: RunConfig, *, progress: Progress | None = None) -> list[Plan] |
     return _measured_plan(config, progress=progress) if has_weights(config.model) else _plan_on_paper(config, progress)
 
 
-def _plan_on_paper(config: RunConfig, progress: Progress | None) -> list[PaperPlan]:
+def _plan_on_paper(config: RunConfig, progress: Progress | None) -> list[Estimate]:
     from evertune.methods import make_methods
     from evertune.models import load_on_paper
     from evertune.runs.plan.estimate import plan_on_paper

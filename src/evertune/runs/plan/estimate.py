@@ -15,7 +15,7 @@ import torch
 from evertune.data import Sample, Stream, Task
 from evertune.methods import Context, Method
 from evertune.models.features import FeatureStore
-from evertune.models.meta import TRAINED_BYTES, PaperLMM, gigabytes
+from evertune.models.meta import TRAINED_BYTES, MetaLMM, gigabytes
 from evertune.models.protocol import LMM
 from evertune.runs.plan.planner import StagePlan, samples_seen, stages_of
 from evertune.training.loop import Training, trained_parameters
@@ -63,7 +63,7 @@ class CardPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class PaperPlan:
+class Estimate:
     """A run planned on paper.
 
     Attributes:
@@ -95,8 +95,8 @@ class PaperPlan:
 
 
 def plan_on_paper(
-    paper: PaperLMM, methods: Sequence[Method], stream: Stream, *, name: str, training: Training, dtype: str
-) -> PaperPlan:
+    paper: MetaLMM, methods: Sequence[Method], stream: Stream, *, name: str, training: Training, dtype: str
+) -> Estimate:
     """The plan of one method on one stream.
 
     Raises:
@@ -120,7 +120,7 @@ def plan_on_paper(
     samples = samples_seen(stages, training)
     has_experts = any(method.in_model_dtype for method in methods)
     kept = sum(trained.values()) * (number if has_experts else torch.float32).itemsize
-    made = PaperPlan(
+    made = Estimate(
         method=name,
         model=paper.name,
         stages=stages,
@@ -143,7 +143,7 @@ def plan_on_paper(
 class _Work:
     """Operations and bytes of one sample."""
 
-    paper: PaperLMM
+    paper: MetaLMM
     trained: int
     tokens: int
     weight_bytes: int
@@ -178,7 +178,7 @@ def _on(card: Card, work: _Work, *, memory: int, samples: float, answers: int) -
     )
 
 
-def _memory(paper: PaperLMM, *, trained: int, tokens: int, training: Training, dtype: torch.dtype) -> dict[str, int]:
+def _memory(paper: MetaLMM, *, trained: int, tokens: int, training: Training, dtype: torch.dtype) -> dict[str, int]:
     """Bytes by part of a training step without gradient checkpointing."""
     text = paper.module().config.get_text_config()  # type: ignore[operator, union-attr]
     per_layer = BYTES_PER_LAYER * tokens * training.batch_size * int(text.hidden_size)
@@ -197,7 +197,7 @@ def _text_tokens(tasks: Sequence[Task]) -> int:
     return round(letters / LETTERS_PER_TOKEN / max(1, len(samples))) + 1
 
 
-def _refuse_if_nowhere(made: PaperPlan) -> None:
+def _refuse_if_nowhere(made: Estimate) -> None:
     """Raise when a plan fits on none of the cards.
 
     Raises:

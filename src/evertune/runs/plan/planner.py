@@ -55,14 +55,14 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class Speed:
     """Measured on this machine: seconds per trained sample and per answered one."""
 
     train: float
     answer: float
 
 
-def measure_pace(lmm: LMM, stream: Stream, training: Training, *, batch: int) -> Pace:
+def measure_pace(lmm: LMM, stream: Stream, training: Training, *, batch: int) -> Speed:
     """Train on one micro-batch and answer one batch, with features of grey pictures; the weights stay as they are."""
     first = stream.tasks[0]
     samples = _filled(first.train, training.batch_size)
@@ -80,10 +80,12 @@ def measure_pace(lmm: LMM, stream: Stream, training: Training, *, batch: int) ->
     features = grey_features(lmm, sum(pictures))
     start = time.perf_counter()
     lmm.answer(features, [s.instruction for s in asked], max_new_tokens=longest, pictures=pictures)
-    return Pace(train=seconds[-1] / len(samples), answer=(time.perf_counter() - start) / len(asked))
+    return Speed(train=seconds[-1] / len(samples), answer=(time.perf_counter() - start) / len(asked))
 
 
-def plan_run(lmm: LMM, methods: Sequence[Method], stream: Stream, *, name: str, training: Training, pace: Pace) -> Plan:
+def plan_run(
+    lmm: LMM, methods: Sequence[Method], stream: Stream, *, name: str, training: Training, pace: Speed
+) -> Plan:
     """The plan of one method on one stream."""
     lmm = adapted(lmm, methods, seed=0)
     context = Context(lmm=lmm, features=FeatureStore(lmm), seed=0, start=lmm.trainable())
@@ -93,7 +95,7 @@ def plan_run(lmm: LMM, methods: Sequence[Method], stream: Stream, *, name: str, 
     for method in methods:
         if type(method).stages is not Method.stages:  # its stages may hold what is known
             for task in stream.known:
-                method.know(task)
+                method.on_known_task(task)
         tasks = method.stages(tasks)
     stages = stages_of(tasks, training)
     seen = samples_seen(stages, training)

@@ -1,6 +1,6 @@
-"""The watcher that makes points of what a run does, and hands them to every tracker of the run.
+"""The callback that makes points of what a run does, and hands them to every tracker of the run.
 
-A run tells its watchers what it is doing (`runner.Watcher`); the terminal's bars are one, this is another. So nothing
+A run tells its callbacks what it is doing (`runner.Callback`); the terminal's bars are one, this is another. So nothing
 that trains, answers or resumes knows that it is tracked.
 """
 
@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evertune.metrics.metrics import metrics_of
-from evertune.runs.runner import Watcher
-from evertune.runs.tracking.feed import Feed, Lane, Say
+from evertune.runs.runner import Callback
+from evertune.runs.tracking.feed import BackgroundFeed, Say, TrackerFeed
 from evertune.runs.tracking.history import points_of, settled
-from evertune.runs.tracking.protocol import Point, Tracked
+from evertune.runs.tracking.protocol import Point, RunInfo
 from evertune.runs.tracking.registry import LOCAL, TRACKERS
 from evertune.training.run_origin import read_identity
 from evertune.training.stages import saved_stages
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 KEY_FILE = "tracking.json"
 
 
-class Tracking(Watcher):
+class TrackingCallback(Callback):
     """Points of one run folder, to any number of trackers.
 
     Args:
@@ -44,7 +44,7 @@ class Tracking(Watcher):
         feeds: begun; each gets every point.
     """
 
-    def __init__(self, folder: Path, *, known: int, feeds: Sequence[Feed | Lane]) -> None:
+    def __init__(self, folder: Path, *, known: int, feeds: Sequence[TrackerFeed | BackgroundFeed]) -> None:
         self._folder = folder
         self._known = known
         self._feeds = feeds
@@ -53,32 +53,32 @@ class Tracking(Watcher):
         self._stages = 0
         self._start = 0
 
-    def run_started(self, title: str, *, training: list[int], answers: int) -> None:
+    def on_run_begin(self, title: str, *, training: list[int], answers: int) -> None:
         """How many stages there will be."""
         self._stages = len(self._steps) + len(training)
 
-    def notice(self, text: str) -> None:
+    def on_warning(self, text: str) -> None:
         """No metric; who watches beside this says it, once."""
 
-    def stage_started(self, number: int, task: Task) -> None:
+    def on_task_begin(self, number: int, task: Task) -> None:
         """Steps go on where the stage before has ended."""
         self._steps = self._steps[: number - 1]
         self._start = sum(self._steps)
 
-    def stepped(self, step: Step, *, samples: int) -> None:
+    def on_step_end(self, step: Step, *, samples: int) -> None:
         """A point of training."""
         values = {"loss": step.loss, "learning_rate": step.learning_rate, "gradient_norm": step.gradient_norm}
         values["examples_per_second"] = step.samples_per_second
         known = {f"train/{name}": value for name, value in values.items() if value is not None}
         self._log(Point(self._start + step.step, known, time.time()))
 
-    def stage_done(self, stage: Stage) -> None:
+    def on_task_end(self, stage: Stage) -> None:
         """A training that was taken over has told no step: its log has them."""
         self._steps.append(stage.steps)
         for point in points_of(self._folder, stage, self._start) if stage.reused else ():
             self._log(point)
 
-    def row_done(self, stage: int, name: str, row: list[float], tasks: list[str]) -> None:
+    def on_row_end(self, stage: int, name: str, row: list[float], tasks: list[str]) -> None:
         """A point of scores."""
         self._rows = [*self._rows[:stage], row]
         one_by_one = self._stages == len(tasks) - self._known
@@ -109,22 +109,22 @@ def tracking(
     name: str,
     group: str,
     known: int = 0,
-    watcher: Watcher,
+    callback: Callback,
     same_run: bool = True,
-) -> Iterator[Tracking]:
+) -> Iterator[TrackingCallback]:
     """Track what is done to a run folder, while the block lasts.
 
     Args:
         folder: with its configuration and stamp.
         to: trackers of the registry, beside those that are always there.
         name: of the run in a service.
-        group: see `Tracked`.
-        known: see `Tracking`.
-        watcher: told when a tracker fails.
+        group: see `RunInfo`.
+        known: see `TrackingCallback`.
+        callback: told when a tracker fails.
         same_run: a run that a service has of this folder goes on; else there is a new one, with the whole history.
     """
-    history = _history(folder, say=watcher.notice)
-    run = Tracked(
+    history = _history(folder, say=callback.on_warning)
+    run = RunInfo(
         folder=folder,
         key=_key(folder, same=same_run) if to else "",
         name=name,
@@ -132,12 +132,12 @@ def tracking(
         config=without_secrets(read_identity(folder)),
         stamp=without_secrets(read_json(folder / "stamp.json")),
     )
-    feeds = [_feed(each, say=watcher.notice) for each in dict.fromkeys((*LOCAL, *to))]
+    feeds = [_feed(each, say=callback.on_warning) for each in dict.fromkeys((*LOCAL, *to))]
     for feed in feeds:
         feed.begin(run, history)
     finished = False
     try:
-        yield Tracking(folder, known=known, feeds=feeds)
+        yield TrackingCallback(folder, known=known, feeds=feeds)
         finished = True
     finally:
         for feed in feeds:
@@ -146,14 +146,14 @@ def tracking(
 
 def retrack(folder: Path, *, name: str) -> None:
     """Make a folder's own metrics say what its stages say, after some were taken back."""
-    with tracking(folder, to=(), name=name, group="", watcher=Watcher()):
+    with tracking(folder, to=(), name=name, group="", callback=Callback()):
         pass
 
 
-def _feed(name: str, *, say: Say) -> Feed | Lane:
+def _feed(name: str, *, say: Say) -> TrackerFeed | BackgroundFeed:
     tracker = TRACKERS[name]()
-    feed = Feed(name, tracker, say=say)
-    return Lane(feed) if tracker.waits else feed
+    feed = TrackerFeed(name, tracker, say=say)
+    return BackgroundFeed(feed) if tracker.waits else feed
 
 
 def _history(folder: Path, *, say: Say) -> list[Point]:
@@ -176,11 +176,11 @@ def _key(folder: Path, *, same: bool) -> str:
     return key
 
 
-def all_of(*watchers: Watcher) -> Watcher:
-    """One watcher that tells several, in order."""
-    whole = Watcher()
-    for name in (name for name in vars(Watcher) if not name.startswith("_")):
-        setattr(whole, name, partial(_tell, [getattr(watcher, name) for watcher in watchers]))
+def all_of(*callbacks: Callback) -> Callback:
+    """One callback that tells several, in order."""
+    whole = Callback()
+    for name in (name for name in vars(Callback) if not name.startswith("_")):
+        setattr(whole, name, partial(_tell, [getattr(callback, name) for callback in callbacks]))
     return whole
 
 

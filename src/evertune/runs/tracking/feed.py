@@ -1,6 +1,6 @@
-"""How points get to a tracker: each once, in order, and so that a tracker that fails or hangs is nobody's trouble.
+"""How points get to a tracker: each once, in order, and so that a tracker that fails or hangs never blocks the run.
 
-A `Feed` does it where it stands; a `Lane` is a feed with a thread of its own, for trackers that may wait.
+A `TrackerFeed` works in the calling thread; a `BackgroundFeed` has a thread of its own, for trackers that may wait.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from evertune.runs.tracking.protocol import Point, Tracked, Tracker
+from evertune.runs.tracking.protocol import Point, RunInfo, Tracker
 from evertune.utils.redaction import without_secrets
 
 Say = Callable[[str], None]
@@ -19,7 +19,7 @@ MOST_WAITING = 100_000
 SECONDS_TO_FINISH, SECONDS_TO_STOP = 60.0, 10.0
 
 
-class Feed:
+class TrackerFeed:
     """One tracker; after its first failure, which is said, it is left alone."""
 
     def __init__(self, name: str, tracker: Tracker, *, say: Say) -> None:
@@ -29,7 +29,7 @@ class Feed:
         self._say = say
         self._there: dict[str, int] = {}
 
-    def begin(self, run: Tracked, history: Sequence[Point]) -> None:
+    def begin(self, run: RunInfo, history: Sequence[Point]) -> None:
         """Open the run, and bring the tracker up to date."""
         self._tried(lambda: self._there.update(self._tracker.begin(run)))
         for point in history:
@@ -61,22 +61,22 @@ class Feed:
             self.give_up(" ".join(f"{type(problem).__name__}: {problem}".split())[:300])
 
 
-class Lane:
+class BackgroundFeed:
     """A feed in a thread: nobody waits for it but at the end, and then not for ever."""
 
-    def __init__(self, feed: Feed) -> None:
+    def __init__(self, feed: TrackerFeed) -> None:
         self._feed = feed
         self._waiting: queue.Queue[Callable[[], None]] = queue.Queue(MOST_WAITING)
         self._thread = threading.Thread(target=self._work, name=f"tracking {feed.name}", daemon=True)
         self._over = False
 
-    def begin(self, run: Tracked, history: Sequence[Point]) -> None:
-        """As `Feed.begin`, at once."""
+    def begin(self, run: RunInfo, history: Sequence[Point]) -> None:
+        """As `TrackerFeed.begin`, at once."""
         self._thread.start()
         self._put(lambda: self._feed.begin(run, history))
 
     def log(self, point: Point) -> None:
-        """As `Feed.log`, at once."""
+        """As `TrackerFeed.log`, at once."""
         self._put(lambda: self._feed.log(point))
 
     def end(self, *, finished: bool) -> None:

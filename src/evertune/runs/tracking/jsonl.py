@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
-from evertune.runs.tracking.protocol import Point, Tracked
+from evertune.runs.tracking.protocol import Point, RunInfo
 from evertune.utils.errors import UserError
 from evertune.utils.files import opened, read_text, write_jsonl
 from evertune.utils.parsing import json_value
@@ -30,7 +30,7 @@ class Jsonl:
     def __init__(self) -> None:
         self._file: IO[str] | None = None
 
-    def begin(self, run: Tracked) -> Mapping[str, int]:
+    def begin(self, run: RunInfo) -> Mapping[str, int]:
         """What the file holds stays."""
         path = run.folder / FILE
         there = {name: point.step for point in read_points(path) for name in point.values}

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from evertune.runs.tracking.protocol import PROJECT, Point, Tracked
+from evertune.runs.tracking.protocol import PROJECT, Point, RunInfo
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
@@ -36,7 +36,7 @@ class Mlflow:
         self._kept: list[Metric] = []
         self._sent = time.monotonic()
 
-    def begin(self, run: Tracked) -> Mapping[str, int]:
+    def begin(self, run: RunInfo) -> Mapping[str, int]:
         """The run of this key, with the steps it has; else a new one with the configuration as parameters."""
         from mlflow.tracking import MlflowClient
 
@@ -53,7 +53,7 @@ class Mlflow:
             for name in found[0].data.metrics
         }
 
-    def _create(self, client: MlflowClient, experiment: str, run: Tracked) -> str:
+    def _create(self, client: MlflowClient, experiment: str, run: RunInfo) -> str:
         from mlflow.entities import Param
 
         stamp = {f"stamp.{name}": value[:LONGEST] for name, value in flat(run.stamp)}

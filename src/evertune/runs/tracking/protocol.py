@@ -15,7 +15,7 @@ PROJECT = "evertune"
 
 
 @dataclass(frozen=True, slots=True)
-class Tracked:
+class RunInfo:
     """The run that points are of.
 
     Attributes:
@@ -57,7 +57,7 @@ class Tracker(Protocol):
     waits: ClassVar[bool]
     """Whether it may wait for somebody (a server, a database): then a thread of its own does what it does."""
 
-    def begin(self, run: Tracked) -> Mapping[str, int]:
+    def begin(self, run: RunInfo) -> Mapping[str, int]:
         """Open a new run, or the one of this key again; gives the last step that is there already, by value's name.
 
         Points that are there are not given again. One that begins anew gives nothing and is given the whole history.

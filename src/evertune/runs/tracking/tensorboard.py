@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from evertune.runs.tracking.protocol import Point, Tracked
+from evertune.runs.tracking.protocol import Point, RunInfo
 from evertune.utils.files import make_folder
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class TensorBoard:
         self._rows: dict[int, tuple[str, dict[str, float]]] = {}
         self._title = ""
 
-    def begin(self, run: Tracked) -> Mapping[str, int]:
+    def begin(self, run: RunInfo) -> Mapping[str, int]:
         """A new file, which also makes a TensorBoard that is open drop what it has read from the old one."""
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import SessionLog

@@ -13,7 +13,7 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from evertune.runs.tracking.jsonl import FILE, read_points
-from evertune.runs.tracking.protocol import PROJECT, Point, Tracked
+from evertune.runs.tracking.protocol import PROJECT, Point, RunInfo
 
 if TYPE_CHECKING:
     from trackio import Run
@@ -28,7 +28,7 @@ class Trackio:
     def __init__(self) -> None:
         self._run: Run | None = None
 
-    def begin(self, run: Tracked) -> Mapping[str, int]:
+    def begin(self, run: RunInfo) -> Mapping[str, int]:
         """The run of this name, with the steps it has."""
         import trackio
 
@@ -75,7 +75,7 @@ def _there(project: str, name: str) -> dict[str, int]:
     return there
 
 
-def _there_remotely(run: Run, tracked: Tracked) -> dict[str, int]:
+def _there_remotely(run: Run, tracked: RunInfo) -> dict[str, int]:
     """A space or a server tells the last step of a run only, which trackio asks for when it resumes one."""
     last = int(getattr(run, "_next_step", 0)) - 1
     return {name: last for point in read_points(tracked.folder / FILE) for name in point.values}

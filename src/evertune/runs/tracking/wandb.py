@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
-from evertune.runs.tracking.protocol import PROJECT, Point, Tracked
+from evertune.runs.tracking.protocol import PROJECT, Point, RunInfo
 from evertune.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Wandb:
     def __init__(self) -> None:
         self._run: Run | None = None
 
-    def begin(self, run: Tracked) -> Mapping[str, int]:
+    def begin(self, run: RunInfo) -> Mapping[str, int]:
         """Online the run of this key goes on; offline each beginning holds the whole history under the same key."""
         import wandb
 

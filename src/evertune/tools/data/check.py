@@ -16,11 +16,11 @@ import numpy as np
 
 from evertune.assets import Progress
 from evertune.data.image_index import COMPARED
-from evertune.data.issues import Problems, ReportedError
+from evertune.data.issues import Issues, ReportedError
 from evertune.data.samples import Samples
-from evertune.data.sources import SPLITS, Reading, in_one, parted, read_half, read_whole, scorable, taken
+from evertune.data.sources import SPLITS, ReadOptions, in_one, parted, read_half, read_whole, scorable, taken
 from evertune.data.stream import TaskFile
-from evertune.tools.data.overlap import Half, Overlap
+from evertune.tools.data.overlap import Overlap, SplitIndex
 from evertune.tools.data.source import Hints, file_or_stream, reading
 from evertune.utils.errors import DataError
 
@@ -32,7 +32,7 @@ LONG_INSTRUCTION, LONG_ANSWER = 8_000, 2_000
 
 
 @dataclass
-class Checked:
+class CheckResult:
     """What was found.
 
     Attributes:
@@ -44,13 +44,13 @@ class Checked:
 
     stream: str
     names: tuple[str, ...]
-    halves: list[Half] = field(default_factory=list)
-    errors: Problems = field(default_factory=Problems)
-    warnings: Problems = field(default_factory=Problems)
-    notes: Problems = field(default_factory=Problems)
+    halves: list[SplitIndex] = field(default_factory=list)
+    errors: Issues = field(default_factory=Issues)
+    warnings: Issues = field(default_factory=Issues)
+    notes: Issues = field(default_factory=Issues)
     pictures: bool = True
 
-    def levels(self) -> Iterator[tuple[str, Problems]]:
+    def levels(self) -> Iterator[tuple[str, Issues]]:
         """Findings by their weight."""
         yield from (("error", self.errors), ("warning", self.warnings), ("note", self.notes))
 
@@ -97,7 +97,7 @@ def check(
     pictures: bool = True,
     hints: Hints | None = None,
     progress: Progress | None = None,
-) -> Checked:
+) -> CheckResult:
     """Check the data of a stream, or of a single file.
 
     Args:
@@ -116,7 +116,7 @@ def check(
     how = reading(content, path, data=data, takes=takes, model=model, progress=progress)
     entries = content.known + content.tasks
     names = tuple(entry.name for entry in entries)
-    result = Checked(content.name, names, errors=how.problems, pictures=pictures)
+    result = CheckResult(content.name, names, errors=how.problems, pictures=pictures)
     for entry in entries:
         result.halves += _halves(entry, how, pictures=pictures)
     for half in result.halves:
@@ -125,7 +125,7 @@ def check(
     return result
 
 
-def _halves(entry: TaskFile, how: Reading, *, pictures: bool) -> Iterator[Half]:
+def _halves(entry: TaskFile, how: ReadOptions, *, pictures: bool) -> Iterator[SplitIndex]:
     """What can be read and used of a task; the rest becomes problems."""
     try:
         whole = in_one(entry, how)
@@ -141,7 +141,7 @@ def _halves(entry: TaskFile, how: Reading, *, pictures: bool) -> Iterator[Half]:
         yield from _of_one_file(entry, how, pictures=pictures)
 
 
-def _of_one_file(entry: TaskFile, how: Reading, *, pictures: bool) -> Iterator[Half]:
+def _of_one_file(entry: TaskFile, how: ReadOptions, *, pictures: bool) -> Iterator[SplitIndex]:
     """A file that a run would part by its pictures: parted likewise when pictures are opened."""
     try:
         whole = read_whole(entry, how)
@@ -160,7 +160,7 @@ def _of_one_file(entry: TaskFile, how: Reading, *, pictures: bool) -> Iterator[H
         _note(problem, entry, how)
 
 
-def _half(entry: TaskFile, how: Reading, split: str, samples: Samples, *, pictures: bool) -> Half:
+def _half(entry: TaskFile, how: ReadOptions, split: str, samples: Samples, *, pictures: bool) -> SplitIndex:
     if pictures:
         samples.look(depth=COMPARED, on_looked=how.looked(entry.name))
         how.problems.add(samples.faults(), task=entry.name)
@@ -168,15 +168,15 @@ def _half(entry: TaskFile, how: Reading, split: str, samples: Samples, *, pictur
     samples = taken(samples, entry, how)
     if split == "test":
         samples = scorable(samples, entry, how)
-    return Half(entry.name, split, samples, by_content=pictures)
+    return SplitIndex(entry.name, split, samples, by_content=pictures)
 
 
-def _note(problem: DataError, entry: TaskFile, how: Reading) -> None:
+def _note(problem: DataError, entry: TaskFile, how: ReadOptions) -> None:
     if not isinstance(problem, ReportedError):
         how.problems.add([problem], task=entry.name)
 
 
-def _look_at_texts(half: Half, result: Checked, lmm: LMM | None) -> None:
+def _look_at_texts(half: SplitIndex, result: CheckResult, lmm: LMM | None) -> None:
     """Texts that are oddly long, samples that the model can't read to their end, and those without a picture."""
     if lmm:
         from evertune.models.readable import unknown_tokens, unreadable  # brings torch
@@ -201,7 +201,7 @@ def _long(instruction: str, answers: tuple[str, ...], origin: str) -> Iterator[D
         yield DataError(f"{origin}: an answer has {longest:,} characters", kind="long answer")
 
 
-def _overlap(result: Checked) -> None:
+def _overlap(result: CheckResult) -> None:
     overlap = Overlap(errors=result.errors, warnings=result.warnings, notes=result.notes)
     for half in result.halves:
         overlap.within(half)

@@ -15,18 +15,18 @@ from typing import Any
 
 import numpy as np
 
-from evertune.data.issues import Problems
+from evertune.data.issues import Issues
 from evertune.data.samples import Samples
 from evertune.data.sources import SPLITS, read_half, read_whole
 from evertune.data.stream import StreamFile
 from evertune.tools.data.source import Hints, one_file, reading
-from evertune.tools.data.writers import Facts, Row, kind_of, writable, writer_of
+from evertune.tools.data.writers import Row, RowFacts, kind_of, writable, writer_of
 from evertune.utils.errors import UserError
 from evertune.utils.files import digest, whole_file, write_json
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class ConversionResult:
     """What was written.
 
     Attributes:
@@ -42,7 +42,7 @@ class Written:
     lost: dict[str, int]
     numbered: bool
     entry: dict[str, Any]
-    skipped: Problems
+    skipped: Issues
     record: Path | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -59,7 +59,7 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ConversionRequest:
     """What to write where."""
 
     target: Path
@@ -85,7 +85,7 @@ def convert(
     separator: str = "|",
     skip_bad: bool = False,
     force: bool = False,
-) -> Written:
+) -> ConversionResult:
     """Write the rows of `source` to `target`.
 
     Args:
@@ -118,7 +118,7 @@ def sample(
     separator: str = "|",
     skip_bad: bool = False,
     force: bool = False,
-) -> Written:
+) -> ConversionResult:
     """Write `count` rows of `source`, drawn without repetition and in their order; the same ones for the same seed.
 
     The seed is written down in `TARGET.sample.json`, and in a Parquet file itself. The other arguments are those of
@@ -145,15 +145,17 @@ def sample(
     return _write(samples.choose(samples.chosen[drawn]), asked, skipped, record=record, content=content)
 
 
-def _asked(target: Path, to: str | None, split: str, separator: str, *, skip_bad: bool, force: bool) -> Asked:
+def _asked(
+    target: Path, to: str | None, split: str, separator: str, *, skip_bad: bool, force: bool
+) -> ConversionRequest:
     if split not in SPLITS:
         raise UserError(f"split '{split}': it is {' or '.join(SPLITS)}")
-    asked = Asked(target, kind_of(target, to), split, separator, skip_bad, force)
+    asked = ConversionRequest(target, kind_of(target, to), split, separator, skip_bad, force)
     asked.refuse_to_overwrite(target)
     return asked
 
 
-def _read(source: Path, hints: Hints, asked: Asked) -> tuple[Samples, Problems]:
+def _read(source: Path, hints: Hints, asked: ConversionRequest) -> tuple[Samples, Issues]:
     if not source.exists():
         raise UserError(f"{source} does not exist")
     entry = one_file(source, hints)
@@ -166,16 +168,16 @@ def _read(source: Path, hints: Hints, asked: Asked) -> tuple[Samples, Problems]:
 
 def _write(
     samples: Samples,
-    asked: Asked,
-    skipped: Problems,
+    asked: ConversionRequest,
+    skipped: Issues,
     *,
     record: Path | None = None,
     content: dict[str, Any] | None = None,
-) -> Written:
+) -> ConversionResult:
     about = {"evertune sample": json.dumps(content)} if content else {}
     writer = writer_of(asked.kind, asked.target, split=asked.split, separator=asked.separator, about=about)
     facts = _facts(samples)
-    unwritten = Problems()
+    unwritten = Issues()
     with whole_file(asked.target) as path:
         writer.write(path, writable(_rows(samples), writer, facts, unwritten), facts)
         if not asked.skip_bad:
@@ -188,15 +190,15 @@ def _write(
     entry = _entry(samples, asked, writer.options(facts))
     skipped.merge(unwritten)
     rows = len(samples) - len(unwritten)
-    return Written(asked.target, rows, writer.lost(facts), not facts.own_ids, entry, skipped, record)
+    return ConversionResult(asked.target, rows, writer.lost(facts), not facts.own_ids, entry, skipped, record)
 
 
 def _rows(samples: Samples) -> Iterator[Row]:
     return (samples.rows[at] for at in samples.chosen.tolist())
 
 
-def _facts(samples: Samples) -> Facts:
-    facts = Facts()
+def _facts(samples: Samples) -> RowFacts:
+    facts = RowFacts()
     ids = np.empty(len(samples), np.int64)
     extras: dict[str, None] = {}
     for number, row in enumerate(_rows(samples)):
@@ -210,7 +212,7 @@ def _facts(samples: Samples) -> Facts:
     return facts
 
 
-def _entry(samples: Samples, asked: Asked, options: dict[str, Any]) -> dict[str, Any]:
+def _entry(samples: Samples, asked: ConversionRequest, options: dict[str, Any]) -> dict[str, Any]:
     here, root = asked.target.parent.resolve(), samples.seen.root
     relative = os.path.relpath(root, here)
     images = str(root) if relative.startswith("../..") else relative

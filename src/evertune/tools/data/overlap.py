@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evertune.data.image_index import per_row
-from evertune.data.issues import Problems
+from evertune.data.issues import Issues
 from evertune.data.samples import Samples
 from evertune.tools.data.near_duplicates import near_pictures
 
@@ -24,7 +24,7 @@ SPREAD = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass
-class Half:
+class SplitIndex:
     """The training or the test rows of a task, with a key for each row, question and picture.
 
     Attributes:
@@ -131,10 +131,10 @@ def repeated(keys: Keys) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 class Overlap:
     """Adds what stands twice to three lists: errors stop a run, warnings may cost a result its meaning, notes say."""
 
-    def __init__(self, *, errors: Problems, warnings: Problems, notes: Problems) -> None:
+    def __init__(self, *, errors: Issues, warnings: Issues, notes: Issues) -> None:
         self._errors, self._warnings, self._notes = errors, warnings, notes
 
-    def within(self, half: Half) -> None:
+    def within(self, half: SplitIndex) -> None:
         """Rows, and pictures of equal content, that stand twice in one half of a task."""
         later, first = repeated(half.rows)
         texts = (f"{half.origin(b)}: the same row as {half.origin(a)}" for b, a in _sorted(later, first))
@@ -147,7 +147,7 @@ class Overlap:
             )
             self._notes.add_counted("a picture under two names", len(later), texts, task=half.task)
 
-    def between(self, train: Half, test: Half) -> None:
+    def between(self, train: SplitIndex, test: SplitIndex) -> None:
         """What a task's training has in common with the test of the same task or of another."""
         same = train.task == test.task
         tell = _Pair(train, test)
@@ -178,14 +178,14 @@ class Overlap:
 class _Pair:
     """Says what a training and a test half share."""
 
-    train: Half
-    test: Half
+    train: SplitIndex
+    test: SplitIndex
 
-    def rows(self, where: Problems, kind: str, tested: NDArray[np.int64], trained: NDArray[np.int64]) -> None:
+    def rows(self, where: Issues, kind: str, tested: NDArray[np.int64], trained: NDArray[np.int64]) -> None:
         texts = (f"{self.test.origin(b)}: {self._also(self.train.origin(a))}" for b, a in _sorted(tested, trained))
         where.add_counted(kind, len(tested), texts, task=self.test.task)
 
-    def pictures(self, where: Problems, kind: str, tested: NDArray[np.int64], trained: NDArray[np.int64]) -> None:
+    def pictures(self, where: Issues, kind: str, tested: NDArray[np.int64], trained: NDArray[np.int64]) -> None:
         texts = (
             f"{self.test.origin_of_picture(b)}: {self.test.name(b)}, "
             + self._also(f"{self.train.origin_of_picture(a)}: {self.train.name(a)}")

@@ -20,8 +20,8 @@ from evertune.data.issues import SHOWN
 from evertune.data.task import Sample, drawn
 from evertune.reporting.examples import data_uri
 from evertune.reporting.page import environment
-from evertune.tools.data.check import Checked
-from evertune.tools.data.overlap import Half
+from evertune.tools.data.check import CheckResult
+from evertune.tools.data.overlap import SplitIndex
 from evertune.utils.errors import DataError
 from evertune.utils.files import write_atomically
 
@@ -45,7 +45,7 @@ class Token:
     trained: bool
 
 
-def write_preview(checked: Checked, lmm: LMM | None, out: Path) -> Path:
+def write_preview(checked: CheckResult, lmm: LMM | None, out: Path) -> Path:
     """Write the page about what was checked to `out` and return `out`.
 
     Args:
@@ -70,14 +70,14 @@ def write_preview(checked: Checked, lmm: LMM | None, out: Path) -> Path:
     return out
 
 
-def _sections(halves: Sequence[Half], lmm: LMM | None) -> Iterator[dict[str, Any]]:
+def _sections(halves: Sequence[SplitIndex], lmm: LMM | None) -> Iterator[dict[str, Any]]:
     """One per task: some training and test samples, drawn by the task's name, so that a page is the same twice."""
     for name in dict.fromkeys(half.task for half in halves):
         samples = [(half.split, _shown(sample, lmm)) for half in halves if half.task == name for sample in _drawn(half)]
         yield {"task": name, "samples": samples}
 
 
-def _drawn(half: Half) -> list[Sample]:
+def _drawn(half: SplitIndex) -> list[Sample]:
     count = min(SAMPLES[half.split], len(half.samples))
     return drawn(half.samples, count, random.Random(f"preview {half.task} {half.split}"))
 

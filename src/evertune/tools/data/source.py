@@ -12,9 +12,9 @@ from typing import Any
 
 from evertune.assets import Progress
 from evertune.data.formats import format_of
-from evertune.data.issues import Problems
+from evertune.data.issues import Issues
 from evertune.data.single_file import guessed, is_file_of_rows, is_yaml, task_name
-from evertune.data.sources import Reading
+from evertune.data.sources import ReadOptions
 from evertune.data.stream import StreamFile, TaskFile, published_base, stream_file, stream_names
 from evertune.utils.errors import UserError, nearest
 from evertune.utils.parsing import YamlError, yaml_value
@@ -103,8 +103,8 @@ def reading(
     takes: range | None = None,
     model: str = "",
     progress: Progress | None = None,
-) -> Reading:
+) -> ReadOptions:
     """How the tasks of `content` are read; the problems of all of them come together in it."""
     folder = path if path.is_dir() else path.parent
     base = folder if path.is_dir() else published_base(content, path, data)
-    return Reading(folder, base, None, False, takes, model, Problems(), progress)
+    return ReadOptions(folder, base, None, False, takes, model, Issues(), progress)

@@ -1,6 +1,6 @@
 """Rows into files: own JSONL, LLaVA lists, tables. Each is read back by the format of the same name.
 
-What a format can't hold is counted (`Facts.lost`); a row that would be read back as another is a `DataError`.
+What a format can't hold is counted (`RowFacts.lost`); a row that would be read back as another is a `DataError`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from evertune.data.formats.llava import NO_EXTRAS
 from evertune.data.images import short
-from evertune.data.issues import Problems
+from evertune.data.issues import Issues
 from evertune.data.placeholders import IMAGE_MARK, VIDEO_MARK
 from evertune.utils.errors import DataError, UserError
 
@@ -29,7 +29,7 @@ AT_ONCE = 1024
 
 
 @dataclass
-class Facts:
+class RowFacts:
     """What the rows have, counted before they are written.
 
     Attributes:
@@ -55,10 +55,10 @@ class Writer:
         options: facts -> the options by which the format reads the file.
     """
 
-    write: Callable[[Path, Iterable[Row], Facts], None]
-    refuse: Callable[[Row, Facts], str]
-    lost: Callable[[Facts], dict[str, int]] = lambda _: {}
-    options: Callable[[Facts], dict[str, Any]] = lambda _: {}
+    write: Callable[[Path, Iterable[Row], RowFacts], None]
+    refuse: Callable[[Row, RowFacts], str]
+    lost: Callable[[RowFacts], dict[str, int]] = lambda _: {}
+    options: Callable[[RowFacts], dict[str, Any]] = lambda _: {}
 
 
 def kind_of(target: Path, to: str | None) -> str:
@@ -106,7 +106,7 @@ def writer_of(kind: str, target: Path, *, split: str, separator: str, about: Map
     )
 
 
-def own_row(row: Row, facts: Facts) -> dict[str, Any]:
+def own_row(row: Row, facts: RowFacts) -> dict[str, Any]:
     """The row as own data has it."""
     return {
         **({"id": row["id"]} if facts.own_ids else {}),
@@ -117,14 +117,14 @@ def own_row(row: Row, facts: Facts) -> dict[str, Any]:
     }
 
 
-def conversation_row(row: Row, _: Facts) -> dict[str, Any]:
+def conversation_row(row: Row, _: RowFacts) -> dict[str, Any]:
     """The row as LLaVA trains on it; of several answers the one that is taught."""
     asked = "".join(f"{IMAGE_MARK}\n" for _ in row["images"]) + row["instruction"]
     turns = [{"from": "human", "value": asked}, {"from": "gpt", "value": row["answers"][0]}]
     return {"id": row["id"], **_named("image", "image", row["images"]), "conversations": turns}
 
 
-def question_row(row: Row, facts: Facts) -> dict[str, Any]:
+def question_row(row: Row, facts: RowFacts) -> dict[str, Any]:
     """The row as LLaVA's relatives test on it."""
     return {
         **({"question_id": row["id"]} if facts.own_ids else {}),
@@ -140,16 +140,16 @@ def _named(one: str, several: str, values: Sequence[str]) -> dict[str, Any]:
     return {one: values[0]} if len(values) == 1 else {several: list(values)} if values else {}
 
 
-def _lines(make: Callable[[Row, Facts], dict[str, Any]]) -> Callable[[Path, Iterable[Row], Facts], None]:
-    def write(path: Path, rows: Iterable[Row], facts: Facts) -> None:
+def _lines(make: Callable[[Row, RowFacts], dict[str, Any]]) -> Callable[[Path, Iterable[Row], RowFacts], None]:
+    def write(path: Path, rows: Iterable[Row], facts: RowFacts) -> None:
         with path.open("x", encoding="utf-8") as stream:
             stream.writelines(json.dumps(make(row, facts), ensure_ascii=False) + "\n" for row in rows)
 
     return write
 
 
-def _list(make: Callable[[Row, Facts], dict[str, Any]]) -> Callable[[Path, Iterable[Row], Facts], None]:
-    def write(path: Path, rows: Iterable[Row], facts: Facts) -> None:
+def _list(make: Callable[[Row, RowFacts], dict[str, Any]]) -> Callable[[Path, Iterable[Row], RowFacts], None]:
+    def write(path: Path, rows: Iterable[Row], facts: RowFacts) -> None:
         with path.open("x", encoding="utf-8") as stream:
             for number, row in enumerate(rows):
                 stream.write((",\n" if number else "[\n") + json.dumps(make(row, facts), ensure_ascii=False))
@@ -158,8 +158,8 @@ def _list(make: Callable[[Row, Facts], dict[str, Any]]) -> Callable[[Path, Itera
     return write
 
 
-def _text_table(target: Path, separator: str) -> Callable[[Path, Iterable[Row], Facts], None]:
-    def write(path: Path, rows: Iterable[Row], facts: Facts) -> None:
+def _text_table(target: Path, separator: str) -> Callable[[Path, Iterable[Row], RowFacts], None]:
+    def write(path: Path, rows: Iterable[Row], facts: RowFacts) -> None:
         with path.open("x", encoding="utf-8", newline="") as stream:
             # Lines end as RFC 4180 has it; with "\n" a text with "\r" in it would stand unquoted, and be read as two.
             table = csv.writer(
@@ -173,14 +173,14 @@ def _text_table(target: Path, separator: str) -> Callable[[Path, Iterable[Row], 
     return write
 
 
-def _parquet(about: Mapping[str, str]) -> Callable[[Path, Iterable[Row], Facts], None]:
+def _parquet(about: Mapping[str, str]) -> Callable[[Path, Iterable[Row], RowFacts], None]:
     try:
         import pyarrow as pa
         from pyarrow.parquet import ParquetWriter
     except ImportError as problem:
         raise UserError("Parquet needs pyarrow: pip install 'evertune[data]'") from problem
 
-    def write(path: Path, rows: Iterable[Row], facts: Facts) -> None:
+    def write(path: Path, rows: Iterable[Row], facts: RowFacts) -> None:
         several = {"image": facts.several_images, "answer": facts.several_answers}
         kinds = {name: pa.list_(pa.string()) if several.get(name) else pa.string() for name in _header(facts)}
         schema = pa.schema(kinds.items(), metadata=dict(about))
@@ -198,52 +198,52 @@ def _only(value: Any) -> Any:
     return (value[0] if value else None) if isinstance(value, list) else value
 
 
-def _header(facts: Facts) -> list[str]:
+def _header(facts: RowFacts) -> list[str]:
     columns = COLUMNS if facts.own_ids else COLUMNS[1:]
     return [*columns, *_extra_columns(facts)]
 
 
-def _extra_columns(facts: Facts) -> list[str]:
+def _extra_columns(facts: RowFacts) -> list[str]:
     return [name for name in facts.extras if name not in (*COLUMNS, "")]  # rows with these are refused
 
 
-def _record(row: Row, facts: Facts) -> dict[str, Any]:
+def _record(row: Row, facts: RowFacts) -> dict[str, Any]:
     values = {"id": row["id"], "image": row["images"], "instruction": row["instruction"], "answer": row["answers"]}
     extras = row.get("extras", {})
     return {name: values[name] if name in values else extras.get(name, "") for name in _header(facts)}
 
 
-def _joins(facts: Facts) -> bool:
+def _joins(facts: RowFacts) -> bool:
     return bool(facts.several_images or facts.several_answers)
 
 
-def _table_options(facts: Facts) -> dict[str, Any]:
+def _table_options(facts: RowFacts) -> dict[str, Any]:
     extras = _extra_columns(facts)
     return {**({"id": "id"} if facts.own_ids else {}), **({"extras": extras} if extras else {})}
 
 
-def _lost_in_conversations(facts: Facts) -> dict[str, int]:
+def _lost_in_conversations(facts: RowFacts) -> dict[str, int]:
     counts = {"answers but the first": facts.several_answers, "extras": facts.with_extras}
     return {what: count for what, count in counts.items() if count}
 
 
-def _refuse_jsonl(row: Row, _: Facts) -> str:
+def _refuse_jsonl(row: Row, _: RowFacts) -> str:
     return _changed([row["instruction"], *_said(row), *row["images"]])
 
 
-def _refuse_conversation(row: Row, _: Facts) -> str:
+def _refuse_conversation(row: Row, _: RowFacts) -> str:
     texts = [row["id"], row["instruction"], row["answers"][0], *row["images"]]
     return _changed(texts) or _marked([row["instruction"], row["answers"][0]])
 
 
-def _refuse_question(row: Row, facts: Facts) -> str:
+def _refuse_question(row: Row, facts: RowFacts) -> str:
     names = [row["id"]] if facts.own_ids else []
     if stray := sorted((NO_EXTRAS | {"answer_bbox"}) & row.get("extras", {}).keys()):
         return f"an extra is called {short(stray[0])}, which means something else in this format"
     return _changed([*names, row["instruction"], *row["answers"], *row["images"]]) or _marked([row["instruction"]])
 
 
-def _refuse_table(row: Row, facts: Facts) -> str:
+def _refuse_table(row: Row, facts: RowFacts) -> str:
     extras = row.get("extras", {})
     if stray := sorted({*COLUMNS, ""} & extras.keys()):
         return f"an extra is called {short(stray[0])}, which is another column here"
@@ -252,7 +252,7 @@ def _refuse_table(row: Row, facts: Facts) -> str:
     return _changed([*names, row["instruction"], *_said(row), *row["images"], *given])
 
 
-def _refuse_cells(row: Row, facts: Facts, separator: str) -> str:
+def _refuse_cells(row: Row, facts: RowFacts, separator: str) -> str:
     texts = [*row["answers"], *row["images"]]
     if "" in row["answers"]:
         return "an annotator who wrote nothing can't be kept in a cell of text; write JSONL or Parquet"
@@ -281,7 +281,7 @@ def _marked(texts: Sequence[str]) -> str:
     return f"a text holds {found[0]}, which stands for an image here" if found else ""
 
 
-def writable(rows: Iterable[Row], writer: Writer, facts: Facts, problems: Problems) -> Iterator[Row]:
+def writable(rows: Iterable[Row], writer: Writer, facts: RowFacts, problems: Issues) -> Iterator[Row]:
     """The rows that can be written; the others become problems."""
     for row in rows:
         if complaint := writer.refuse(row, facts):

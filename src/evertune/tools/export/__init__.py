@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from evertune.tools.export.adapters import export_adapters
-from evertune.tools.export.merged import Exported, export
+from evertune.tools.export.merged import ExportResult, export
 
-__all__ = ["Exported", "export", "export_adapters"]
+__all__ = ["ExportResult", "export", "export_adapters"]

@@ -108,8 +108,8 @@ def adapter_of(lmm: LMM) -> Adapter:
     for path, adapter in getattr(lmm, "adapters", {}).items():
         low = cast(LowRank, adapter)
         up, down = low.factors()
-        if path.startswith(lmm.library):
-            name = path.removeprefix(lmm.library).removesuffix(".base_layer")
+        if path.startswith(lmm.hf_prefix):
+            name = path.removeprefix(lmm.hf_prefix).removesuffix(".base_layer")
             _low_rank(made, name, up, down, alpha=low.scale * len(down))
         else:
             weight = cast(nn.Linear, module.get_submodule(path)).weight
@@ -119,8 +119,8 @@ def adapter_of(lmm: LMM) -> Adapter:
             continue
         if ".lora_" in name:
             _of_peft(made, lmm, module, name, parameter)
-        elif name.startswith(lmm.library):
-            _whole(made, name.removeprefix(lmm.library), parameter)
+        elif name.startswith(lmm.hf_prefix):
+            _whole(made, name.removeprefix(lmm.hf_prefix), parameter)
         else:
             made.beside[name] = _plain(parameter)
     if not made.ranks:
@@ -137,7 +137,7 @@ def _low_rank(made: Adapter, name: str, up: Tensor, down: Tensor, *, alpha: floa
 def _of_peft(made: Adapter, lmm: LMM, module: nn.Module, name: str, parameter: Tensor) -> None:
     """A matrix that peft has put there itself: under the name that it gives it in a file."""
     path, _, part = name.partition(".lora_")
-    layer, plain = cast(Any, module.get_submodule(path)), path.removeprefix(lmm.library)
+    layer, plain = cast(Any, module.get_submodule(path)), path.removeprefix(lmm.hf_prefix)
     made.ranks[plain], made.alphas[plain] = layer.r["default"], layer.lora_alpha["default"]
     made.dora = made.dora or part.startswith("magnitude")
     kept = part.replace(".default.weight", "" if part.startswith("magnitude") else ".weight")

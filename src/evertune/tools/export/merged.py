@@ -45,7 +45,7 @@ COPIED = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Exported:
+class ExportResult:
     """What was written.
 
     Attributes:
@@ -62,7 +62,7 @@ class Exported:
 
 def export(
     run: Path, out: Path, *, stage: int | None = None, expert: str | None = None, progress: Progress | None = None
-) -> Exported:
+) -> ExportResult:
     """Write the model of a run as a checkpoint folder.
 
     Args:
@@ -105,7 +105,7 @@ def export(
         )
         card = card_of(run, source, stage=number, expert=expert, checked=checked)
         write_atomically(place / "README.md", card)
-    return Exported(out, number, expert, apart, largest)
+    return ExportResult(out, number, expert, apart, largest)
 
 
 def _activate(learner: Learner, expert: str | None) -> str | None:

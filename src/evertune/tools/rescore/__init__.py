@@ -5,6 +5,6 @@ matches them, `peers` holds the scoring of the public evaluators with their defe
 `formats` ties them together by name.
 """
 
-from evertune.tools.rescore.compare import Rescored, rescore
+from evertune.tools.rescore.compare import RescoreResult, rescore
 
-__all__ = ["Rescored", "rescore"]
+__all__ = ["RescoreResult", "rescore"]

@@ -14,8 +14,8 @@ from evertune.metrics.rules import CellScore, Rule, rule_of, score_cell
 from evertune.tools.rescore.formats import Format, format_of
 from evertune.tools.rescore.pairing import Case, Missing, beside, by_question, pair, pair_by_line
 from evertune.tools.rescore.peers import Peer
-from evertune.tools.rescore.predictions import Said, read_predictions, read_totals
-from evertune.tools.rescore.reasons import Difference, reason_for
+from evertune.tools.rescore.predictions import PredictionRecord, read_predictions, read_totals
+from evertune.tools.rescore.reasons import ScoreDifference, reason_for
 from evertune.utils.errors import DataError, UserError
 
 SAME = 1e-9
@@ -66,7 +66,7 @@ class TheirScore:
 
 
 @dataclass(frozen=True, slots=True)
-class Rescored:
+class RescoreResult:
     """What came of a file of answers."""
 
     file: str
@@ -93,7 +93,7 @@ def rescore(
     split: str = "test",
     missing: Missing = "fail",
     prediction: str | None = None,
-) -> Rescored:
+) -> RescoreResult:
     """Score the answers in `file`.
 
     Args:
@@ -116,7 +116,7 @@ def rescore(
     texts, golds = [case.said or "" for case in cases], [case.gold.answers for case in cases]
     cells = [score_cell(rule, texts, golds) for rule in rules]
     totals = read_totals(file)
-    return Rescored(
+    return RescoreResult(
         file=str(file),
         gold=str(gold or file),
         format=layout.name,
@@ -133,7 +133,7 @@ def rescore(
 
 
 def _cases(
-    layout: Format, said: Sequence[Said], *, file: Path, gold: Path | None, split: str, missing: Missing
+    layout: Format, said: Sequence[PredictionRecord], *, file: Path, gold: Path | None, split: str, missing: Missing
 ) -> list[Case]:
     if gold is None:
         if not all(one.gold for one in said):
@@ -174,10 +174,10 @@ def _theirs(peer: Peer, cases: Sequence[Case], ours: CellScore, totals: dict[str
 
 def _reasons(peer: Peer, scored: Sequence[tuple[Case, float, float | None]], gap: float) -> tuple[Reason, ...]:
     """Differences by reason; with questions that leave their average the points add up to the `gap` too."""
-    groups: dict[str, list[Difference]] = {}
+    groups: dict[str, list[ScoreDifference]] = {}
     for case, mine, theirs in scored:
         if theirs is not None and abs(theirs - mine) > SAME:
-            found = Difference(case, mine, theirs)
+            found = ScoreDifference(case, mine, theirs)
             groups.setdefault(reason_for(found, peer), []).append(found)
     reasons = [_reason(why, found, len(scored)) for why, found in groups.items()]
     left_out = sum(theirs is None for _, _, theirs in scored)
@@ -187,7 +187,7 @@ def _reasons(peer: Peer, scored: Sequence[tuple[Case, float, float | None]], gap
     return tuple(sorted(reasons, key=lambda reason: -abs(reason.points)))
 
 
-def _reason(why: str, found: Sequence[Difference], questions: int) -> Reason:
+def _reason(why: str, found: Sequence[ScoreDifference], questions: int) -> Reason:
     points = 100 * sum(one.theirs - one.ours for one in found) / questions
     first = found[0]
     return Reason(why, len(found), points, f"'{_short(first.said)}' for '{_short(first.case.first)}'")

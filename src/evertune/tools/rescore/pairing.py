@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from evertune.tools.rescore.gold import Gold
-from evertune.tools.rescore.predictions import Said
+from evertune.tools.rescore.predictions import PredictionRecord
 from evertune.utils.errors import DataError
 
 Missing = Literal["fail", "wrong"]
@@ -42,7 +42,7 @@ class Case:
 
 
 def pair(
-    said: Sequence[Said], golds: Sequence[Gold], *, file: Path, gold: Path, missing: Missing = "fail"
+    said: Sequence[PredictionRecord], golds: Sequence[Gold], *, file: Path, gold: Path, missing: Missing = "fail"
 ) -> list[Case]:
     """One case per question, in the order of the gold file.
 
@@ -61,7 +61,7 @@ def pair(
     return cases
 
 
-def pair_by_line(said: Sequence[Said], golds: Sequence[Gold], *, file: Path, gold: Path) -> list[Case]:
+def pair_by_line(said: Sequence[PredictionRecord], golds: Sequence[Gold], *, file: Path, gold: Path) -> list[Case]:
     """Captions without ids of their own: the n-th line belongs to the picture `n`; `golds` are in this order.
 
     Raises:
@@ -76,7 +76,7 @@ def pair_by_line(said: Sequence[Said], golds: Sequence[Gold], *, file: Path, gol
     return [Case(one, answer.text, answer.text, answer.prompt) for one, answer in zip(golds, said, strict=True)]
 
 
-def by_question(said: Sequence[Said], golds: Sequence[Gold], *, gold: Path) -> Sequence[Said]:
+def by_question(said: Sequence[PredictionRecord], golds: Sequence[Gold], *, gold: Path) -> Sequence[PredictionRecord]:
     """Answers to TextVQA whose ids are those of images, as LLaVA writes them, under the ids of their questions.
 
     Raises:
@@ -110,7 +110,7 @@ def _asked(prompt: str) -> str:
     return (found[1] if found else lines[0] if lines else "").strip().lower()
 
 
-def beside(said: Sequence[Said]) -> list[Case]:
+def beside(said: Sequence[PredictionRecord]) -> list[Case]:
     """The cases of an `ans_gt.json`, which has gold and answer side by side."""
     return [Case(Gold(one.id, one.gold), one.text, one.text, one.prompt) for one in said]
 
@@ -121,7 +121,9 @@ def _check_twice(names: Sequence[str], what: str) -> None:
         raise DataError(f"{len(twice)} question ids stand more than once, first '{twice[0]}', in {what}")
 
 
-def _check_match(known: dict[str, Said], wanted: Sequence[str], *, file: Path, gold: Path, missing: Missing) -> None:
+def _check_match(
+    known: dict[str, PredictionRecord], wanted: Sequence[str], *, file: Path, gold: Path, missing: Missing
+) -> None:
     both = [name for name in wanted if name in known]
     absent = [name for name in wanted if name not in known]
     extra = sorted(known.keys() - set(wanted))

@@ -27,7 +27,7 @@ TOTAL = re.compile(r"^[ \t]*([A-Za-z][\w -]*): ([0-9]+(?:\.[0-9]+)?)%?[ \t]*$", 
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class PredictionRecord:
     """One answer of a model.
 
     Attributes:
@@ -43,7 +43,7 @@ class Said:
     prompt: str = ""
 
 
-def read_predictions(path: Path, *, key: str | None = None) -> list[Said]:
+def read_predictions(path: Path, *, key: str | None = None) -> list[PredictionRecord]:
     """Every answer of a file, in its order.
 
     Args:
@@ -98,7 +98,7 @@ def _check_row(row: Any, origin: str) -> None:
         raise DataError(f"{origin}: expected an object with question_id and text, found {type(row).__name__}")
 
 
-def _said(row: Any, origin: str, number: int, key: str) -> Said:
+def _said(row: Any, origin: str, number: int, key: str) -> PredictionRecord:
     _check_row(row, origin)
     if key not in row:
         raise DataError(f"{origin}: no '{key}', which has the prediction")
@@ -106,7 +106,7 @@ def _said(row: Any, origin: str, number: int, key: str) -> Said:
     if not isinstance(text, str):
         raise DataError(f"{origin}: '{key}' is {type(text).__name__}, expected a text")
     prompt = row.get("prompt")
-    return Said(
+    return PredictionRecord(
         id=_id(row, origin, number),
         text=text,
         origin=origin,

@@ -11,7 +11,7 @@ from evertune.tools.rescore.peers import NO, YES, Peer
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class ScoreDifference:
     """An answer that the two score differently: strict score of ours and theirs, 0 to 1 (CIDEr 0 to 10)."""
 
     case: Case
@@ -24,47 +24,47 @@ class Difference:
         return self.case.said or ""
 
 
-Applies = Callable[[Difference, Peer], bool]
+Applies = Callable[[ScoreDifference, Peer], bool]
 
 
-def _another_line(found: Difference, peer: Peer) -> bool:
+def _another_line(found: ScoreDifference, peer: Peer) -> bool:
     return peer.by_place and found.case.in_place != found.case.said
 
 
-def _empty(found: Difference, peer: Peer) -> bool:
+def _empty(found: ScoreDifference, peer: Peer) -> bool:
     del peer
     return not found.said.strip() and found.theirs > 0
 
 
-def _wrong_word(found: Difference, peer: Peer) -> bool:
+def _wrong_word(found: ScoreDifference, peer: Peer) -> bool:
     return bool(peer.wrong_word) and peer.wrong_word in found.said and found.theirs == 0
 
 
-def _several(found: Difference, peer: Peer) -> bool:
+def _several(found: ScoreDifference, peer: Peer) -> bool:
     """Only one answer was looked at, and others say something else."""
     plain = {normalise(gold) for gold in found.case.gold.answers}
     return peer.one_answer and len(plain) > 1
 
 
-def _other_script(found: Difference, peer: Peer) -> bool:
+def _other_script(found: ScoreDifference, peer: Peer) -> bool:
     del peer
     return found.theirs > found.ours and not any(sign.isascii() and sign.isalnum() for sign in found.said)
 
 
-def _fragment(found: Difference, peer: Peer) -> bool:
+def _fragment(found: ScoreDifference, peer: Peer) -> bool:
     del peer
     return found.theirs > found.ours and any(
         found.said.strip().casefold() in gold.casefold() for gold in found.case.gold.answers
     )
 
 
-def _contains(found: Difference, peer: Peer) -> bool:
+def _contains(found: ScoreDifference, peer: Peer) -> bool:
     del peer
     plain = _squeezed(found.said)
     return found.theirs > found.ours and any(_squeezed(gold) in plain for gold in found.case.gold.answers)
 
 
-def _form(found: Difference, peer: Peer) -> bool:
+def _form(found: ScoreDifference, peer: Peer) -> bool:
     del peer
     plain = normalise(found.said)
     return found.ours > found.theirs and any(normalise(gold) == plain for gold in found.case.gold.answers)
@@ -74,12 +74,12 @@ def _squeezed(text: str) -> str:
     return "".join(text.casefold().replace(".", "").split())
 
 
-def _share(found: Difference, peer: Peer) -> bool:
+def _share(found: ScoreDifference, peer: Peer) -> bool:
     del peer
     return 0 < found.theirs < 1 and len(found.case.gold.answers) == 1
 
 
-def _yes_is_true(found: Difference, peer: Peer) -> bool:
+def _yes_is_true(found: ScoreDifference, peer: Peer) -> bool:
     del peer
     return all(text.strip().upper() in YES | NO for text in (found.said, found.case.first))
 
@@ -102,7 +102,7 @@ THEN: Reasons = (
 )
 
 
-def reason_for(found: Difference, peer: Peer) -> str:
+def reason_for(found: ScoreDifference, peer: Peer) -> str:
     """The first reason that applies."""
     own: Reasons = ((peer.because, lambda *_: bool(peer.because)),)
     for words, applies in (*FIRST, *own, *THEN):

@@ -23,13 +23,13 @@ import evertune
 from evertune import service as upkeep
 from evertune.apps.auth import LARGEST_BODY
 from evertune.apps.playground import model_session as bench_module
-from evertune.apps.playground.access import COOKIE, Door
+from evertune.apps.playground.access import COOKIE, AccessMiddleware
 from evertune.apps.playground.command import playground
-from evertune.apps.playground.fragments import Pieces
-from evertune.apps.playground.inference import LONGEST_QUESTION, Asked, Asking, asked_of, picture_at
+from evertune.apps.playground.fragments import Fragments
+from evertune.apps.playground.inference import LONGEST_QUESTION, Query, StageInference, asked_of, picture_at
 from evertune.apps.playground.model_session import open_runs
-from evertune.apps.playground.runs import Kept, names_of
-from evertune.apps.playground.view_models import Told, answers_of, choices_of, mark_of, matrix_of
+from evertune.apps.playground.runs import ExampleQuestions, names_of
+from evertune.apps.playground.view_models import RunPredictions, answers_of, choices_of, mark_of, matrix_of
 from evertune.cli.main import app
 from evertune.data.images import read_picture
 from evertune.data.task import Sample, Task
@@ -51,13 +51,13 @@ def address(taught):
 
 
 def asked_about(sample):
-    return Asked(read_picture(sample.images[0], origin="test"), sample.instruction)
+    return Query(read_picture(sample.images[0], origin="test"), sample.instruction)
 
 
 def test_every_stage_says_what_the_run_itself_said(both, taught):
     """The answers that the runs wrote down are those of the right stage, expert and run, also when runs alternate."""
     runs, bench = both
-    asking = Asking(runs, bench, tokens=12)
+    asking = StageInference(runs, bench, tokens=12)
     distinct = set()
     for task in runs[0].tasks:
         sample = task.test[0]
@@ -75,10 +75,10 @@ def test_every_stage_says_what_the_run_itself_said(both, taught):
 def test_the_router_says_how_sure_it_was(both, taught):
     runs, bench = both
     sample = runs[0].tasks[1].test[0]
-    replies = {(r, s): reply for r, s, reply in Asking(runs, bench, tokens=4).replies(asked_about(sample))}
+    replies = {(r, s): reply for r, s, reply in StageInference(runs, bench, tokens=4).replies(asked_about(sample))}
     learner = open_run(taught / "eproj")
     assert replies[0, 3].ranking == learner.ranking(sample) and len(replies[0, 3].ranking) == 3
-    told = Told("eproj", ("untouched", "a", "b", "c")).and_then(replies[0, 3], None)
+    told = RunPredictions("eproj", ("untouched", "a", "b", "c")).and_then(replies[0, 3], None)
     assert sum(share for _, share in replies[0, 3].ranking) == pytest.approx(1)
     assert told.said[0].lead == f"{percent(replies[0, 3].ranking[0][1])} sure"
     assert replies[1, 3].ranking == [], "one set of weights routes nothing"
@@ -89,7 +89,7 @@ def test_one_model_is_loaded_for_runs_that_began_alike(taught, monkeypatch):
     real = bench_module.model_of
     monkeypatch.setattr(bench_module, "model_of", lambda *a, **k: loaded.append(1) or real(*a, **k))
     runs, bench = open_runs([taught / "eproj", taught / "sequential"])
-    asking = Asking(runs, bench, tokens=4)
+    asking = StageInference(runs, bench, tokens=4)
     first = list(asking.replies(asked_about(runs[0].tasks[0].test[0])))
     assert len(loaded) == 1
     monkeypatch.setattr(bench, "at", lambda *_: pytest.fail("asked again"))
@@ -99,8 +99,8 @@ def test_one_model_is_loaded_for_runs_that_began_alike(taught, monkeypatch):
 def test_many_ask_at_once(both):
     runs, bench = both
     samples = [task.test[n] for task in runs[0].tasks for n in range(2)]
-    alone = [list(Asking(runs, bench, tokens=4).replies(asked_about(sample))) for sample in samples]
-    asking = Asking(runs, bench, tokens=4)
+    alone = [list(StageInference(runs, bench, tokens=4).replies(asked_about(sample))) for sample in samples]
+    asking = StageInference(runs, bench, tokens=4)
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(lambda sample: list(asking.replies(asked_about(sample))), samples))
     assert together == alone
@@ -112,11 +112,13 @@ def test_a_stage_that_is_damaged_ends_its_run_only(taught, tmp_path):
     runs, bench = open_runs([tmp_path / "eproj", tmp_path / "sequential"])
     (broken,) = (tmp_path / "eproj" / "stages").glob("02-*/trainable.safetensors")
     broken.write_bytes(b"no")
-    replies = list(Asking(runs, bench, tokens=4).replies(asked_about(runs[0].tasks[0].test[0])))
+    replies = list(StageInference(runs, bench, tokens=4).replies(asked_about(runs[0].tasks[0].test[0])))
     assert [(r, s) for r, s, _ in replies] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (1, 3)]
     assert "02-" in str(replies[2][2]) and isinstance(replies[2][2], UserError)
-    told = Told("eproj", tuple(runs[0].stage_names)).and_then(replies[0][2], None).and_then(replies[2][2], None)
-    assert "truncated or was changed" in Pieces().turn([told], 1)
+    told = (
+        RunPredictions("eproj", tuple(runs[0].stage_names)).and_then(replies[0][2], None).and_then(replies[2][2], None)
+    )
+    assert "truncated or was changed" in Fragments().turn([told], 1)
 
 
 def test_marks_know_the_right_answer():
@@ -139,7 +141,7 @@ def test_the_matrix_is_that_of_the_run(both, taught):
 
 def test_a_cell_lists_its_answers(both):
     runs, _ = both
-    kept = Kept(runs)
+    kept = ExampleQuestions(runs)
     whole = answers_of(1, runs[1], kept, stage=3, task=0)
     assert whole.counts["all"] == len(runs[1].tasks[0].test) == sum(whole.counts[k] for k in whole.counts if k != "all")
     assert whole.strict == pytest.approx(100 * whole.counts["right"] / whole.counts["all"])
@@ -155,7 +157,7 @@ def test_a_cell_lists_its_answers(both):
 
 def test_kept_questions_are_found_by_picture_and_words(both):
     runs, _ = both
-    kept = Kept(runs)
+    kept = ExampleQuestions(runs)
     assert kept.tasks == [task.name for task in runs[0].tasks]
     sample = runs[0].tasks[2].test[1]
     sha = read_picture(sample.images[0], origin="test")[1]
@@ -170,7 +172,7 @@ def test_a_moved_model_shows_its_pictures(taught, tmp_path):
     open_runs([tmp_path / "moved"])  # keeps the questions
     moved = (tmp_path / "moved").rename(tmp_path / "again")
     runs, _ = open_runs([moved])
-    found = answers_of(0, runs[0], Kept(runs), stage=1, task=0)
+    found = answers_of(0, runs[0], ExampleQuestions(runs), stage=1, task=0)
     assert all(row.picture for row in found.rows)
 
 
@@ -239,7 +241,7 @@ def test_a_picture_that_the_model_needs(both, monkeypatch):
     runs, bench = both
     learner = SimpleNamespace(lmm=SimpleNamespace(pictures=range(1, 2), name="random"))
     monkeypatch.setattr(bench, "at", lambda *_: learner)
-    replies = list(Asking(runs, bench, tokens=4).replies(Asked(None, "what is this?")))
+    replies = list(StageInference(runs, bench, tokens=4).replies(Query(None, "what is this?")))
     assert [stage for _, stage, _ in replies] == [0, 0]
     assert all("a picture: choose or drop one" in str(reply) for _, _, reply in replies)
 
@@ -248,13 +250,13 @@ def test_a_method_that_is_told_the_task(toy_stream, tmp_path):
     settings = ["options.eproj.routing=oracle"]
     evertune.run(str(toy_stream), model="random", method="eproj", out=tmp_path / "told", settings=settings)
     runs, bench = open_runs([tmp_path / "told"])
-    asking, sample = Asking(runs, bench, tokens=4), runs[0].tasks[1].test[0]
+    asking, sample = StageInference(runs, bench, tokens=4), runs[0].tasks[1].test[0]
     ((_, _, problem),) = asking.replies(asked_about(sample))
     assert "must be told which task" in str(problem)
     picture = read_picture(sample.images[0], origin="test")
-    replies = list(asking.replies(Asked(picture, sample.instruction, runs[0].tasks[1].name)))
+    replies = list(asking.replies(Query(picture, sample.instruction, runs[0].tasks[1].name)))
     assert [reply.expert for _, _, reply in replies][-1] == runs[0].tasks[1].name
-    others = list(asking.replies(Asked(picture, sample.instruction, runs[0].tasks[0].name)))
+    others = list(asking.replies(Query(picture, sample.instruction, runs[0].tasks[0].name)))
     assert [reply.expert for _, _, reply in others][-1] == runs[0].tasks[0].name, "not what the other task's was"
 
 
@@ -327,7 +329,7 @@ def test_a_body_without_a_length_is_counted():
     async def send(message):
         sent.append(message)
 
-    door = Door(behind, token=None, largest=10)
+    door = AccessMiddleware(behind, token=None, largest=10)
     scope = {"type": "http", "method": "POST", "path": "/", "headers": [(b"host", b"127.0.0.1")]}
     asyncio.run(door(scope, receive, send))
     assert read == [4, 4] and sent[0]["status"] == 413

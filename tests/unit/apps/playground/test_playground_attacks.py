@@ -29,7 +29,7 @@ from evertune.apps.playground import page
 from evertune.apps.playground.access import INLINE
 from evertune.apps.playground.command import playground
 from evertune.apps.playground.model_session import open_runs
-from evertune.apps.playground.runs import Kept, own_image
+from evertune.apps.playground.runs import ExampleQuestions, own_image
 from evertune.apps.playground.view_models import answers_of
 from evertune.utils.errors import UserError
 
@@ -318,7 +318,7 @@ def test_a_received_run_shows_no_image_of_another(taught, tmp_path, link):
         runs, _ = open_runs([run])
     except UserError:
         return  # refused altogether
-    kept = Kept(runs)
+    kept = ExampleQuestions(runs)
     offered = [sample.images[0] for task in runs[0].tasks for sample in kept.of(task.name)]
     assert all(image.resolve().is_relative_to(run) for image in offered)
     assert (len(offered) > 0) == (link == "image")
@@ -336,7 +336,7 @@ def test_answers_show_no_image_that_the_run_does_not_keep(taught, tmp_path):
     rows = [json.loads(line) for line in (run / cell["answers"]).read_text().splitlines()]
     rows[0] |= {"id": "of the stranger", "image": str(image)}
     (run / cell["answers"]).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    shown = answers_of(0, runs[0], Kept(runs), stage=3, task=0).rows
+    shown = answers_of(0, runs[0], ExampleQuestions(runs), stage=3, task=0).rows
     assert shown[0].picture is None and shown[0].image == "private.png" and shown[1].picture
 
 

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from evertune import service as upkeep
-from evertune.apps.playground.inference import Asked, Asking
+from evertune.apps.playground.inference import Query, StageInference
 from evertune.apps.playground.model_session import open_runs
 from evertune.apps.playground.uploads import Uploads
 from evertune.data.images import read_picture
@@ -17,7 +17,7 @@ from evertune.utils.locks import alone
 
 
 def asked_about(sample):
-    return Asked(read_picture(sample.images[0], origin="test"), sample.instruction)
+    return Query(read_picture(sample.images[0], origin="test"), sample.instruction)
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def said(asking, asked):
 
 def test_stages_that_are_gone_are_not_asked(folders):
     runs, bench = open_runs(folders)
-    asking, asked = Asking(runs, bench, tokens=4), asked_about(runs[0].tasks[0].test[0])
+    asking, asked = StageInference(runs, bench, tokens=4), asked_about(runs[0].tasks[0].test[0])
     before = said(asking, asked)
     assert [place[:2] for place in before] == [(run, stage) for run in (0, 1) for stage in range(4)]
     assert asking.refresh() == runs, "nothing has happened"
@@ -45,7 +45,7 @@ def test_stages_that_are_gone_are_not_asked(folders):
 def test_what_was_remembered_of_a_changed_run_is_forgotten(folders, monkeypatch):
     """A stage may come back under its number, with other weights."""
     runs, bench = open_runs(folders)
-    asking, asked = Asking(runs, bench, tokens=4), asked_about(runs[0].tasks[0].test[0])
+    asking, asked = StageInference(runs, bench, tokens=4), asked_about(runs[0].tasks[0].test[0])
     said(asking, asked)
     third = stage_folders(folders[0])[2]
     shutil.move(third, folders[0] / "aside")
@@ -62,7 +62,7 @@ def test_a_run_that_is_damaged_is_told(folders):
     shutil.rmtree(stage_folders(folders[0])[2])
     shutil.copytree(stage_folders(folders[1])[2], folders[0] / "stages" / "03-task-2")  # of another method
     with pytest.raises(UserError, match="trained in another run, with another configuration"):
-        Asking(runs, bench, tokens=4).refresh()
+        StageInference(runs, bench, tokens=4).refresh()
 
 
 def test_a_stage_that_may_be_discarded_is_not_shown(folders):
@@ -70,7 +70,7 @@ def test_a_stage_that_may_be_discarded_is_not_shown(folders):
     open_runs(folders)  # keeps the questions
     upkeep.rollback(folders[0], 2)
     runs, bench = open_runs(folders)
-    asking = Asking(runs, bench, tokens=4)
+    asking = StageInference(runs, bench, tokens=4)
     third = stage_folders(whole)[2]
     with alone(folders[0]):
         shutil.copytree(third, folders[0] / "stages" / third.name)

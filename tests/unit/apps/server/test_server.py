@@ -22,7 +22,7 @@ from evertune.apps.server.app import make_app
 from evertune.apps.server.batches import Batches, FullError
 from evertune.apps.server.command import serve
 from evertune.apps.server.generation import Reply
-from evertune.apps.server.reload import Served
+from evertune.apps.server.reload import ServedStage
 from evertune.apps.server.requests import Limits
 from evertune.data.images import read_picture
 from evertune.models.features import FeatureStore
@@ -44,9 +44,9 @@ def address(model):
 
 
 class Answers:
-    """An `Answering` of a test's own."""
+    """An `BatchGenerator` of a test's own."""
 
-    served = Served()
+    served = ServedStage()
 
     def __init__(self, answer):
         self._answer = answer

@@ -21,16 +21,16 @@ from evertune.apps.auth import ConnectionLimits, Server, socket_at
 from evertune.apps.server.app import make_app
 from evertune.apps.server.command import serve
 from evertune.apps.server.generation import Reply
-from evertune.apps.server.reload import Served
+from evertune.apps.server.reload import ServedStage
 from evertune.apps.server.requests import Limits
 from evertune.data.images import picture_of_bytes, pixels_of_bytes, size_of
 from evertune.utils.errors import DataError
 
 
 class Answers:
-    """An `Answering` that takes any number of images and answers when `go_on` is set."""
+    """An `BatchGenerator` that takes any number of images and answers when `go_on` is set."""
 
-    served = Served()
+    served = ServedStage()
 
     def __init__(self):
         self.go_on = threading.Event()

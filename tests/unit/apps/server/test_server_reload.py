@@ -17,7 +17,7 @@ from serving import client, message, picture_url, running, status_of
 from evertune import service as upkeep
 from evertune.apps.server import generation as answering_module
 from evertune.apps.server.command import serve
-from evertune.apps.server.generation import Answering
+from evertune.apps.server.generation import BatchGenerator
 from evertune.service.service import Service, asked
 from evertune.training.stages import stage_folders
 from evertune.utils.errors import RunFolderError
@@ -157,7 +157,7 @@ def test_another_model_in_the_folder_is_refused(ask, folder):
 
 def test_a_stage_that_goes_while_it_is_read(folder, monkeypatch):
     """A single question in the batch is asked again of the stage that is left."""
-    answers = Answering(Service.open(folder).learner, batch_size=1, follows=True)
+    answers = BatchGenerator(Service.open(folder).learner, batch_size=1, follows=True)
     sample = Service.open(folder).tasks[0].test[0]
     real = answering_module.answer_samples
 

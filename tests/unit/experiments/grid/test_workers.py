@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from evertune.experiments.grid.workers import Job, Orders, Pool, StopSignals, locked
+from evertune.experiments.grid.workers import Job, Pool, StopSignals, Workload, locked
 
 
 def job(folder, name, code):
@@ -23,7 +23,7 @@ def nothing(_):
 
 
 def pool(jobs, *, size=2, done=(), before_start=nothing, when_done=nothing):
-    orders = Orders(
+    orders = Workload(
         jobs=jobs,
         size=size,
         environment={"GREETING": "hello"},

@@ -13,7 +13,7 @@ from evertune.experiments.pairs import run as run_module
 from evertune.experiments.pairs import worker
 from evertune.experiments.pairs.run import run_pairs
 from evertune.experiments.pairs.study import begin_study, study_of
-from evertune.experiments.pairs.worker import Dynamics, learn_pairs, learner_of, looked_at
+from evertune.experiments.pairs.worker import TrainingDynamics, learn_pairs, learner_of, looked_at
 from evertune.methods import Method, Sequential
 from evertune.models import load_lmm
 from evertune.models.weights import copy_of, fingerprint_of, restore
@@ -148,7 +148,7 @@ def trained(tasks, folder, *, points, fork=True, monkeypatch=None):
         monkeypatch.setattr(torch.random, "fork_rng", torch.no_grad)
     learner = Learner(lmm, [Shaken()], folder=folder, training=Training(epochs=3, learning_rate=1e-2), reuse=False)
     learner.learn(tasks[0])
-    watched, kept = Dynamics(learner, tasks[0], points=points, place="during"), {}
+    watched, kept = TrainingDynamics(learner, tasks[0], points=points, place="during"), {}
 
     def on_step(step):
         watched(step)
@@ -190,7 +190,7 @@ def test_put_together(toy_stream, tmp_path, monkeypatch):
     """Processes replaced by calls, for speed; the real ones are in the end-to-end test."""
     made = study(toy_stream, tmp_path / "all")
 
-    def here(self, watcher):
+    def here(self, callback):
         for name in self._open:
             learn(made, first=name.removeprefix("s0/"))
 

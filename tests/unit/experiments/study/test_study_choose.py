@@ -9,7 +9,7 @@ import pytest
 from test_study_file import write
 
 from evertune import UserError
-from evertune.experiments.grid import GridWatcher
+from evertune.experiments.grid import GridCallback
 from evertune.experiments.study import Study, read_study
 from evertune.experiments.study.result import result_of
 from evertune.utils.files import read_json
@@ -120,16 +120,16 @@ def test_without_its_choices_a_part_is_not_started_and_says_why(tmp_path):
         content["parts"]["main"][0]["methods"] = ["ewc"]
 
     made = study(tmp_path, change=only_ewc)
-    ended = made.run(watching=lambda: nullcontext(GridWatcher()), only="main")
+    ended = made.run(watching=lambda: nullcontext(GridCallback()), only="main")
     assert "main: ewc.strength of ewc on parcel is not chosen yet" in ended.stopped
     assert not (made.out / "main").exists()
 
 
 def test_only_findings_starts_nothing_and_an_unknown_part_is_named(tmp_path):
     made = study(tmp_path, tried(**WON_BY_TEN))
-    assert made.run(watching=lambda: nullcontext(GridWatcher()), only="findings").stopped is None
+    assert made.run(watching=lambda: nullcontext(GridCallback()), only="findings").stopped is None
     with pytest.raises(UserError, match="unknown part 'mian'; did you mean 'main'"):
-        made.run(watching=lambda: nullcontext(GridWatcher()), only="mian")
+        made.run(watching=lambda: nullcontext(GridCallback()), only="mian")
 
 
 def test_a_choice_can_be_written_and_read_as_json(tmp_path):

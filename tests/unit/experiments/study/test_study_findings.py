@@ -13,7 +13,7 @@ from evertune.experiments.study.findings import (
     Comparison,
     Finding,
     Key,
-    Unit,
+    PairedDifference,
     drop,
     final_average,
     findings,
@@ -147,7 +147,7 @@ def test_no_runs_and_one_unit_are_not_measured_and_never_nan():
 
 
 def comparison(*differences, decides=True):
-    units = tuple(Unit("s", seed, difference, ()) for seed, difference in enumerate(differences))
+    units = tuple(PairedDifference("s", seed, difference, ()) for seed, difference in enumerate(differences))
     return Comparison("x", "final average", units, (), decides)
 
 
@@ -170,7 +170,9 @@ def test_an_interval_of_two_units_ends_where_differences_do():
     assert comparison(60.0, 90.0).interval() == (-100.0, 100.0), "Student's would be 75 ± 190.6"
     assert comparison(160.0, 190.0).interval() == pytest.approx((-15.6, 190.0), abs=0.1), "CIDEr"
     four = Key("s", "m", "x", 0), Key("s", "m", "y", 0), Key("t", "m", "x", 0), Key("t", "m", "y", 0)
-    twice = Comparison("x", "final average", tuple(Unit("s", n, d, four) for n, d in enumerate((60.0, 90.0))), ())
+    twice = Comparison(
+        "x", "final average", tuple(PairedDifference("s", n, d, four) for n, d in enumerate((60.0, 90.0))), ()
+    )
     assert twice.interval()[0] == pytest.approx(-115.6, abs=0.1) and twice.interval()[1] == 200
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from test_study_findings import ASKED, comparison, study
 
 from evertune.cli.study_view import show_study
-from evertune.experiments.study.choose import Choice
+from evertune.experiments.study.choose import ChosenValue
 from evertune.experiments.study.findings import findings, variants
 from evertune.experiments.study.markdown import as_markdown
 from evertune.experiments.study.overview import overview_of
@@ -35,7 +35,7 @@ def tuned():
 
 def result(runs, **more):
     (curve,) = curves(tuned(), "ewc.strength")
-    choice = Choice(
+    choice = ChosenValue(
         "strengths", "one", "aligned", "ewc", "ewc.strength", 10.0, True, (100, 101), ((1.0, 40.0), (10.0, 50.0))
     )
     values = {

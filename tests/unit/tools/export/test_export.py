@@ -114,7 +114,7 @@ def test_transformers_loads_it_without_us(model, finished, tmp_path):
     export(folder, tmp_path / "out")
     theirs = AutoModelForImageTextToText.from_pretrained(tmp_path / "out", dtype=torch.float32).state_dict()
     learner = open_run(folder)
-    library = learner.lmm.library
+    library = learner.lmm.hf_prefix
     for name, parameter in learner.lmm.trainable().items():
         if ".lora_" not in name:
             assert torch.equal(theirs[name.removeprefix(library)], parameter.detach())
@@ -341,7 +341,7 @@ def test_peft_loads_every_stage(model, method, setting, finished, tmp_path):
             device=torch.device("cpu"),
             options={"scope": "projection"} if model == "llava" else {},
         )
-        attribute = learner.lmm.library.rstrip(".")
+        attribute = learner.lmm.hf_prefix.rstrip(".")
         setattr(fresh, attribute, PeftModel.from_pretrained(getattr(fresh, attribute), path).base_model.model)
         assert apart(logits_of(fresh, batch), wanted) < 1e-4
 

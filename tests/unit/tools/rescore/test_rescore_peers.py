@@ -16,7 +16,7 @@ from evertune.tools.rescore.formats import FORMATS, format_of
 from evertune.tools.rescore.gold import Gold
 from evertune.tools.rescore.pairing import Case
 from evertune.tools.rescore.peers import Peer
-from evertune.tools.rescore.reasons import Difference, reason_for
+from evertune.tools.rescore.reasons import ScoreDifference, reason_for
 from evertune.utils.errors import UserError
 
 
@@ -148,7 +148,7 @@ def test_by_place_scores_another_lines_answer():
     cases = [case("cat", "cat", place="dog"), case("dog", "dog", place="cat")]
     peer = format_of("coin-imagenet").peers[0]
     assert points(peer, cases) == 0
-    assert "another line's answer" in reason_for(Difference(cases[0], 1, 0), peer)
+    assert "another line's answer" in reason_for(ScoreDifference(cases[0], 1, 0), peer)
 
 
 def test_the_best_reference_alone_and_the_sides_exchanged():
@@ -194,12 +194,12 @@ def test_the_average_of_seven_measures(monkeypatch):
 )
 def test_differences_are_named(name, said, answers, ours, theirs, why):
     peer = format_of(name).peers[-1 if name == "ucit" else 0]
-    assert why in reason_for(Difference(case(said, *answers), ours, theirs), peer)
+    assert why in reason_for(ScoreDifference(case(said, *answers), ours, theirs), peer)
 
 
 def test_nothing_left_of_two_answers():
     letters = format_of("coin-vqav2").peers[1]
-    assert "nothing is left" in reason_for(Difference(case("左", "右"), 0, 1), letters)
+    assert "nothing is left" in reason_for(ScoreDifference(case("左", "右"), 0, 1), letters)
 
 
 def test_every_format_has_a_score_and_says_whose_it_is():
