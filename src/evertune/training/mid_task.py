@@ -92,7 +92,7 @@ class MidTaskCheckpoints:
         """Save when it is time.
 
         Raises:
-            Stopped: SIGTERM came; the training is saved.
+            TrainingInterrupted: SIGTERM came; the training is saved.
         """
         if self._asked_to_stop:
             self._save(state())

@@ -155,9 +155,9 @@ def test_a_worker_keeps_its_lock_when_its_starter_is_killed(tmp_path):
     starter = f"""
 import sys, time
 from pathlib import Path
-from evertune.experiments.grid.workers import Job, Orders, Pool
+from evertune.experiments.grid.workers import Job, Workload, Pool
 job = Job("a", (sys.executable, "-c", "import time; time.sleep(60)"), beside=Path({str(tmp_path)!r}) / "a")
-orders = Orders(
+orders = Workload(
     jobs=[job], size=1, environment={{}}, is_done=lambda j: False, before_start=print, when_done=print
 )
 pool = Pool(orders)
