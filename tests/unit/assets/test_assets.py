@@ -131,7 +131,9 @@ def test_a_damaged_debian_package(offered, data, says):
 
 
 @pytest.mark.parametrize(
-    ("source", "data"), [(PyPI(), b"no zip"), (Npm(), b"no tar"), (Npm(), tarred()[:10] + b"\xff" * 200)]
+    ("source", "data"),
+    [(PyPI(), b"no zip"), (Npm(), b"no tar"), (Npm(), tarred()[:10] + b"\xff" * 200)],
+    ids=["zip", "tar", "gzip"],  # a gzip holds the time: as an id, two workers would collect different tests
 )
 def test_a_damaged_archive(offered, source, data):
     entry = offered(source, data)
