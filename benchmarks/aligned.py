@@ -54,7 +54,7 @@ def score_of(learner: Learner, task: Task) -> dict[str, float]:
     answers = learner.answers(task)
     said, wanted = [a.text for a in answers], [a.sample.answers for a in answers]
     rule = rule_of(task.score)
-    kinds = {"strict": rule.strict, "tolerant": rule.tolerant}
+    kinds = {"strict": rule.strict, "relaxed": rule.relaxed}
     return {name: round(100 * sum(score(said, wanted)) / len(said), 1) for name, score in kinds.items()}
 
 

@@ -76,7 +76,7 @@ def do(step: str, folder: Path) -> None:
         llava = format_of("llava")
         for split in ("train", "test"):
             place = folder / f"{split}.json"
-            recipe = IndexKey("llava", 1, place, split, {}, llava.PROMPT, anywhere=False, files=(place,))
+            recipe = IndexKey("llava", 1, place, split, {}, llava.PROMPT, allow_external_paths=False, files=(place,))
             indexed(recipe, lambda place=place, split=split: llava.rows(place, split=split))
     elif step in ("check", "compare", "again"):
         from evertune.tools.data import check

@@ -53,7 +53,7 @@ def optimizer_of(lmm: Any, training: Training, steps: int) -> tuple[Any, Any]:
     for name, parameter in lmm.trainable().items():
         rates.setdefault(training.learning_rate * lmm.rate(name), []).append(parameter)
     optimizer = torch.optim.AdamW([{"params": some, "lr": rate} for rate, some in rates.items()], weight_decay=0.0)
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, cosine(steps, training.warmup))
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, cosine(steps, training.warmup_ratio))
 
 
 def arguments(folder: Path, training: Training, workers: int) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def arguments(folder: Path, training: Training, workers: int) -> dict[str, Any]:
         "output_dir": str(folder),
         "per_device_train_batch_size": training.batch_size,
         "num_train_epochs": 1,
-        "max_grad_norm": training.clip,
+        "max_grad_norm": training.max_grad_norm,
         "train_sampling_strategy": "sequential",  # the rows come in evertune's order
         "dataloader_num_workers": workers,
         "remove_unused_columns": False,  # the collator wants them all

@@ -241,7 +241,7 @@ def _archives(_: World) -> list[Reader]:
 
 
 def _rescore(_: World) -> list[Reader]:
-    from evertune.metrics.boxes import box, box_tolerant, gold_box
+    from evertune.metrics.boxes import box, box_relaxed, gold_box
     from evertune.metrics.rules import RULES
     from evertune.tools.rescore import gold
     from evertune.tools.rescore.predictions import read_predictions, read_totals
@@ -281,11 +281,11 @@ def _rescore(_: World) -> list[Reader]:
     def scored(content: bytes, _: Path) -> None:
         text = content.decode("utf-8", "replace")
         halves = text.partition("|")
-        for rule in (box, box_tolerant):
+        for rule in (box, box_relaxed):
             rule(halves[0], ["[0.1, 0.2, 0.5, 0.6]"])
         for name in QUICK:
             RULES[name].strict([halves[0]], [[halves[2], "red"]])
-            RULES[name].tolerant([halves[0]], [[halves[2], "red"]])
+            RULES[name].relaxed([halves[0]], [[halves[2], "red"]])
         gold_box(halves[2])
 
     texts = [

@@ -211,7 +211,7 @@ def test_a_broken_method_fails(broken, complaint):
         check_method(lambda: [broken()])
 
 
-@pytest.mark.parametrize("make", [EProj, lambda: EProj(routing="oracle"), lambda: LoraRouter(rank=2)])
+@pytest.mark.parametrize("make", [EProj, lambda: EProj(routing="oracle"), lambda: LoraRouter(r=2)])
 def test_weights_that_stay_after_answering_are_noticed(make, monkeypatch):
     """The evaluator leaves the expert that answered last in the model."""
     monkeypatch.setattr(evaluate, "restore", lambda parameters, saved: None)

@@ -81,7 +81,7 @@ def learned(lmm, tasks, folder, monkeypatch=None, fits=None):
             return real(module, methods, batch, **more)
 
         monkeypatch.setattr(pieces, "loss_of", loss_of)
-    training = Training(epochs=2, batch_size=4, accumulate=2, learning_rate=1e-3)
+    training = Training(epochs=2, batch_size=4, gradient_accumulation_steps=2, learning_rate=1e-3)
     learner = Learner(lmm, [Sequential()], folder=folder, training=training, seed=3, reuse=False)
     learner.learn(tasks[0])
     log = (folder / "stages" / "01-task-0" / "training.jsonl").read_text().splitlines()
@@ -106,7 +106,13 @@ def test_a_sample_that_fits_nowhere_is_said(lmm, tasks, tmp_path, monkeypatch):
 
 
 def test_what_is_not_finite_is_written_down(toy_stream, tmp_path):
-    settings = [*SETTINGS[:1], "train.learning_rate=1e18", "train.batch_size=2", "train.accumulate=2", "dtype=float32"]
+    settings = [
+        *SETTINGS[:1],
+        "train.learning_rate=1e18",
+        "train.batch_size=2",
+        "train.gradient_accumulation_steps=2",
+        "dtype=float32",
+    ]
     with pytest.raises(UserError, match=r"the (loss|gradient) is (nan|inf|-inf) at the samples"):
         evertune_run(str(toy_stream), model="random", out=tmp_path / "run", settings=settings)
     (row,) = [

@@ -76,9 +76,9 @@ def poisoned(tmp_path):
         path.write_text("".join(json.dumps({"id": f"{NASTY} {number}", **said}) + "\n" for number in range(3)))
         own = {"experts": {NASTY: 2, tasks[0]: 1}, "own_expert": tasks[task], "task_id": "inferred", "n": 3}
         where = {"stage": stage, "task": tasks[task], "answers": str(path.relative_to(folder))}
-        cells.append({**where, "score": R[stage][task], "tolerant": 50.0, "score_rule": "exact", **own})
-    matrix = {"format": 1, "model": NASTY, "stream": NASTY, "method": NASTY, "seed": 0, "known": [], "tasks": tasks}
-    matrix |= {"stages": tasks, "finished": True, "R": R, "tolerant": R, "cells": cells, "warnings": [NASTY]}
+        cells.append({**where, "score": R[stage][task], "relaxed": 50.0, "score_rule": "exact", **own})
+    matrix = {"format": 2, "model": NASTY, "stream": NASTY, "method": NASTY, "seed": 0, "known": [], "tasks": tasks}
+    matrix |= {"stages": tasks, "finished": True, "R": R, "relaxed": R, "cells": cells, "warnings": [NASTY]}
     matrix |= {"metrics": {NASTY: 1.0}, "formulas": {NASTY: NASTY}, "settings": {"train": {NASTY: NASTY}}, "cost": {}}
     (folder / "matrix.json").write_text(json.dumps(matrix))
     (folder / "stamp.json").write_text(json.dumps({NASTY: {NASTY: NASTY}}))

@@ -84,16 +84,18 @@ def uneven(samples):
     return [replace(s, answers=("red " * (n % 4 + 1),)) for n, s in enumerate(samples)]
 
 
-def second_task(lmm, tasks, features, methods, start, batch_size=8, accumulate=1, *, on_step=None, **more):
+def second_task(
+    lmm, tasks, features, methods, start, batch_size=8, gradient_accumulation_steps=1, *, on_step=None, **more
+):
     """Weights and losses of the second task when the first was known."""
     restore(lmm.trainable(), start)
     for method in methods:
         method.setup(Context(lmm=lmm, features=features, seed=0, start=start))
-    for hook, task in (("know", tasks[0]), ("before_task", tasks[1])):
+    for hook, task in (("on_known_task", tasks[0]), ("before_task", tasks[1])):
         for method in methods:
             getattr(method, hook)(task)
     more = {"epochs": 3, "learning_rate": 1e-3, **more}
-    training = Training(batch_size=batch_size, accumulate=accumulate, **more)
+    training = Training(batch_size=batch_size, gradient_accumulation_steps=gradient_accumulation_steps, **more)
     log = train(lmm, methods, tasks[1].train, features, training=training, seed=4, on_step=on_step)
     return copy_of(lmm.trainable()), [step.loss for step in log]
 
@@ -124,7 +126,9 @@ def test_the_loss_of_a_step_is_the_mean_over_its_samples_or_over_their_tokens(lm
     """Against autograd over each step's samples one by one, at a learning rate that moves nothing."""
     samples, listens = uneven(tasks[1].train), Listens()
     listens.setup(Context(lmm=lmm, features=features, seed=0, start={}))
-    training = Training(batch_size=split[0], accumulate=split[1], learning_rate=1e-30, epochs=1.25, loss_mean=loss_mean)
+    training = Training(
+        batch_size=split[0], gradient_accumulation_steps=split[1], learning_rate=1e-30, epochs=1.25, loss_mean=loss_mean
+    )
     log = train(lmm, [listens], samples, features, training=training, seed=4)
     order = list(sample_order(samples, epochs=1.25, seed=4))
     size = split[0] * split[1]
@@ -230,7 +234,11 @@ def test_the_schedule_rises_and_falls():
 
 
 def test_steps_are_counted_as_they_are_taken(lmm, tasks, features):
-    for training in (Training(batch_size=3), Training(batch_size=3, accumulate=2), Training(epochs=1.5, batch_size=5)):
+    for training in (
+        Training(batch_size=3),
+        Training(batch_size=3, gradient_accumulation_steps=2),
+        Training(epochs=1.5, batch_size=5),
+    ):
         log = train(lmm, [Sequential()], tasks[0].train, features, training=training, seed=0)
         assert len(log) == training.steps(8) == log[-1].steps
 

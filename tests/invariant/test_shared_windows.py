@@ -41,7 +41,8 @@ def logs(folder):
             method.setup(Context(lmm=lmm, features=features, seed=0, start=start))
             method.on_known_task(first)
             method.before_task(replace(first, train=second))
-        training = Training(batch_size=5, accumulate=2, epochs=2.625, loss_mean=loss_mean)  # 21 samples: 5 5, 5 5, 1
+        # 21 samples: 5 5, 5 5, 1
+        training = Training(batch_size=5, gradient_accumulation_steps=2, epochs=2.625, loss_mean=loss_mean)
         steps = train(lmm, methods, second, features, training=training, seed=4)
         found[f"{spec} {loss_mean}"] = [[step.loss, step.gradient_norm] for step in steps]
     return found

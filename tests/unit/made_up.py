@@ -55,4 +55,4 @@ def run(
 def write(folder, runs, name="made-up"):
     """A `results.json` as a grid writes it."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "results.json").write_text(json.dumps({"format": 1, "name": name, "evertune": "0", "runs": runs}))
+    (folder / "results.json").write_text(json.dumps({"format": 2, "name": name, "evertune": "0", "runs": runs}))

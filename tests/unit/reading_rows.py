@@ -13,14 +13,16 @@ from evertune.data.rows import IndexKey, indexed
 from evertune.data.samples import Samples
 
 
-def read(name, place, *, images=None, prompt=None, anywhere=False, split="train", **options):
+def read(name, place, *, images=None, prompt=None, allow_external_paths=False, split="train", **options):
     """The samples of a file, and the messages of the rows that can't be used."""
     layout = format_of(name)
     files = tuple(layout.files(place, split=split, **options))
-    recipe = IndexKey(name, 1, place, split, options, prompt or layout.PROMPT, anywhere, files)
+    recipe = IndexKey(name, 1, place, split, options, prompt or layout.PROMPT, allow_external_paths, files)
     rows = indexed(recipe, lambda: layout.rows(place, split=split, **options))
     root = images or (place if place.is_dir() else place.parent)
-    return Samples(ImageIndex(rows, root, anywhere=anywhere)), [str(problem) for problem in rows.problems()]
+    return Samples(ImageIndex(rows, root, allow_external_paths=allow_external_paths)), [
+        str(problem) for problem in rows.problems()
+    ]
 
 
 def faults(samples):

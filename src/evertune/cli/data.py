@@ -34,7 +34,7 @@ PromptOption = Annotated[
     str | None, typer.Option("--prompt", help="What is asked, with fields in braces [the format's].")
 ]
 SeparatorOption = Annotated[str, typer.Option("--separator", help="Between several answers in a cell of CSV or TSV.")]
-SkipOption = Annotated[bool, typer.Option("--skip-bad", help="Leave out rows that can't be used or written.")]
+SkipOption = Annotated[bool, typer.Option("--skip-invalid", help="Leave out rows that can't be used or written.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite TARGET.")]
 
 
@@ -92,7 +92,7 @@ def convert_data(
     prompt: PromptOption = None,
     split: SplitOption = "train",
     separator: SeparatorOption = "|",
-    skip_bad: SkipOption = False,
+    skip_invalid: SkipOption = False,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -101,7 +101,7 @@ def convert_data(
 
     hints = _hints(format, images, prompt, option)
     written = convert(
-        source, target, to=to, hints=hints, split=split, separator=separator, skip_bad=skip_bad, force=force
+        source, target, to=to, hints=hints, split=split, separator=separator, skip_invalid=skip_invalid, force=force
     )
     _show_written(written, as_json=as_json)
 
@@ -119,7 +119,7 @@ def sample_data(
     prompt: PromptOption = None,
     split: SplitOption = "train",
     separator: SeparatorOption = "|",
-    skip_bad: SkipOption = False,
+    skip_invalid: SkipOption = False,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -128,7 +128,9 @@ def sample_data(
 
     hints = _hints(format, images, prompt, option)
     how = {"split": split, "separator": separator}
-    written = sample(source, target, count=count, seed=seed, to=to, hints=hints, skip_bad=skip_bad, force=force, **how)
+    written = sample(
+        source, target, count=count, seed=seed, to=to, hints=hints, skip_invalid=skip_invalid, force=force, **how
+    )
     _show_written(written, as_json=as_json)
 
 

@@ -60,7 +60,7 @@ def _line(console: Console, text: str) -> None:
 def _conclusion(checked: CheckResult) -> str:
     counts = {level: len(problems) for level, problems in checked.levels()}
     said = ", ".join(f"{count:,} {level}{'s' * (count != 1)}" for level, count in counts.items())
-    rest = "; evertune run --skip-bad would train on the rest" if checked.leaves_a_rest else ""
+    rest = "; evertune run --skip-invalid would train on the rest" if checked.leaves_a_rest else ""
     said += f". A run would stop{rest}." if counts["error"] else "."
     return said if checked.pictures else f"{said} Pictures were not opened."
 

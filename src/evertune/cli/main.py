@@ -111,7 +111,7 @@ def takes_a_run(action: Action) -> Action:
         limit: LimitOption = None,
         out: OutOption = None,
         data: DataOption = None,
-        skip_bad: SkipBadOption = False,
+        skip_invalid: SkipBadOption = False,
         deterministic: DeterministicOption = False,
         settings: SetOption = None,
         track: TrackOption = None,
@@ -120,7 +120,12 @@ def takes_a_run(action: Action) -> Action:
         from evertune.runs.api import configure
 
         given: dict[str, Any] = {"model": model, "method": method, "seed": seed, "limit": limit, "out": out}
-        given |= {"data": data, "skip_bad": skip_bad or None, "deterministic": deterministic or None, "track": track}
+        given |= {
+            "data": data,
+            "skip_invalid": skip_invalid or None,
+            "deterministic": deterministic or None,
+            "track": track,
+        }
         action(configure(stream, settings=settings or [], **given), as_json)
 
     return action

@@ -26,7 +26,7 @@ DataOption = Annotated[
     str | None, typer.Option("--data", metavar="FOLDER", help="Where the folders of published data sets are.")
 ]
 SkipBadOption = Annotated[
-    bool, typer.Option("--skip-bad", help="Leave out rows that can't be used instead of stopping; says which.")
+    bool, typer.Option("--skip-invalid", help="Leave out rows that can't be used instead of stopping; says which.")
 ]
 DeterministicOption = Annotated[
     bool, typer.Option("--deterministic", help="The same bits again on the same kind of CPU; slower.")

@@ -18,7 +18,7 @@ from evertune.reporting.tables import plain_table
 TERMINAL = 80
 POINTS_CAPTIONS = {
     "forgetting": "points that the first task lost",
-    "forgetting_tolerant": "the same, when the right answer counts in any form",
+    "forgetting_relaxed": "the same, when the right answer counts in any form",
     "transfer": "the second task after the first, less the second alone",
 }
 SHOWN_CORRELATIONS = ("forgetting", "transfer")

@@ -45,7 +45,7 @@ def _ours(result: RescoreResult) -> Table:
     table = _table("our score", "score", "±", "any form", "what")
     for one in result.ours:
         error = "" if one.standard_error is None else f"{one.standard_error:.2f}"
-        table.add_row(one.rule, f"{one.strict:.2f}", error, f"{one.tolerant:.2f}", Text(one.about))
+        table.add_row(one.rule, f"{one.strict:.2f}", error, f"{one.relaxed:.2f}", Text(one.about))
     return table
 
 

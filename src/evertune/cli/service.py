@@ -76,7 +76,7 @@ def advise(
     prompt: PromptOption = None,
     option: FormatSetting = None,
     settings: TrainOption = None,
-    skip_bad: SkipBadOption = False,
+    skip_invalid: SkipBadOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """What learning a task would gain and cost; nothing is changed."""
@@ -95,7 +95,7 @@ def advise(
             score=score,
             hints=hints,
             settings=settings or (),
-            skip_bad=skip_bad,
+            skip_invalid=skip_invalid,
             callback=callback,
             progress=callback.fetching,
         )
@@ -121,7 +121,7 @@ def learn(
     prompt: PromptOption = None,
     option: FormatSetting = None,
     settings: TrainOption = None,
-    skip_bad: SkipBadOption = False,
+    skip_invalid: SkipBadOption = False,
     deterministic: DeterministicOption = False,
     track: TrackOption = None,
     as_json: JsonOption = False,
@@ -148,7 +148,7 @@ def learn(
             score=score,
             hints=hints,
             settings=settings or (),
-            skip_bad=skip_bad,
+            skip_invalid=skip_invalid,
             accept_if=ANYTHING if asks else condition,
             deterministic=deterministic,
             track=[each.strip() for each in track.split(",")] if track else (),

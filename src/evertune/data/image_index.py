@@ -48,11 +48,11 @@ class ImageFault(NamedTuple):
 
 
 class ImageIndex:
-    """The pictures of `rows` below `root`. `anywhere`: names and links may lead out of it."""
+    """The pictures of `rows` below `root`. `allow_external_paths`: names and links may lead out of it."""
 
-    def __init__(self, rows: RowFile, root: Path, *, anywhere: bool = False) -> None:
-        self.rows, self.root, self.anywhere = rows, root.resolve(), anywhere
-        key = digest(str(self.root), str(anywhere), str(RECORD))[:16]
+    def __init__(self, rows: RowFile, root: Path, *, allow_external_paths: bool = False) -> None:
+        self.rows, self.root, self.allow_external_paths = rows, root.resolve(), allow_external_paths
+        key = digest(str(self.root), str(allow_external_paths), str(RECORD))[:16]
         self._path = rows.folder / f"seen-{key}.npy"
         self._fingerprints_path = rows.folder / f"fingerprints-{key}.npy"
         self._looks_path = rows.folder / f"looks-{key}.npy"
@@ -174,14 +174,15 @@ class ImageIndex:
         try:
             status = os.lstat(path)
             linked = stat.S_ISLNK(status.st_mode)
-            inside = self.anywhere or (self._inside(os.path.dirname(path)) and not (linked and self._leads_out(path)))  # noqa: PTH120
+            here = self._inside(os.path.dirname(path))  # noqa: PTH120
+            inside = self.allow_external_paths or (here and not (linked and self._leads_out(path)))
             if linked:
                 status = os.stat(path)  # noqa: PTH116
         except (OSError, ValueError) as problem:
             raise DataError(f": the picture {path} does not exist", kind="missing picture") from problem
         if not inside:
-            complaint = f": the picture {path} is a link to outside of {self.root}; say 'anywhere: true' in the task"
-            raise DataError(complaint, kind="picture outside")
+            way = "say 'allow_external_paths: true' in the task"
+            raise DataError(f": the picture {path} is a link to outside of {self.root}; {way}", kind="picture outside")
         if not stat.S_ISREG(status.st_mode):
             raise DataError(f": the picture {path} is no file", kind="missing picture")
         return status

@@ -221,8 +221,8 @@ def unprepared(size: tuple[int, int], reason: object) -> DataError:
     return DataError(complaint, kind="image that can't be prepared")
 
 
-def picture_name(name: str, *, anywhere: bool, origin: str) -> str:
-    """`name` when it may name a picture below a root; with `anywhere` it may lead out of it.
+def picture_name(name: str, *, allow_external_paths: bool, origin: str) -> str:
+    """`name` when it may name a picture below a root; with `allow_external_paths` it may lead out of it.
 
     Raises:
         DataError: it is empty, absolute, leads out of the root, or can be no file's name.
@@ -237,10 +237,10 @@ def picture_name(name: str, *, anywhere: bool, origin: str) -> str:
         raise DataError(f"{origin}: the image {short(name)} is an address: download it, and name the file", kind=kind)
     if "\0" in name or len(name) > LONGEST_NAME:
         raise DataError(f"{origin}: {short(name)} can't be the name of a picture", kind=kind)
-    if not anywhere and leads_out(name):
+    if not allow_external_paths and leads_out(name):
         raise DataError(
             f"{origin}: the picture {short(name)} lies outside of the pictures' folder; move it there or set 'images', "
-            "or say 'anywhere: true' in the task",
+            "or say 'allow_external_paths: true' in the task",
             kind="picture outside",
         )
     return name

@@ -1,6 +1,6 @@
 """What can't be used of a stream's data: counted by kind, the first of each shown, all of it written down.
 
-Default: the run stops before training and says everything at once. With `--skip-bad` the rest is trained on, and
+Default: the run stops before training and says everything at once. With `--skip-invalid` the rest is trained on, and
 `skipped.json` in the run folder says what was left out.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 from evertune.utils.errors import DataError
 
 SHOWN = 5
-LEAVE_OUT = "Mend them, or leave them out (--skip-bad of evertune run, learn, try and data convert)"
+LEAVE_OUT = "Mend them, or leave them out (--skip-invalid of evertune run, learn, try and data convert)"
 LISTED = 10_000
 """Messages of one kind that are kept; the count goes on."""
 

@@ -16,7 +16,7 @@ LONGEST_TEXT = 100_000
 """Characters of an instruction or an answer; the longest context of any model here holds far fewer."""
 
 
-def checked_instruction(row: Row, *, prompt: str, anywhere: bool) -> str:
+def checked_instruction(row: Row, *, prompt: str, allow_external_paths: bool) -> str:
     """The instruction of a row that can be used.
 
     Raises:
@@ -30,7 +30,7 @@ def checked_instruction(row: Row, *, prompt: str, anywhere: bool) -> str:
         _refuse_text("answer", answer, row.origin, empty=number > 0)
     for name in row.images:
         _refuse_text("name of the picture", name, row.origin)
-        picture_name(name, anywhere=anywhere, origin=row.origin)
+        picture_name(name, allow_external_paths=allow_external_paths, origin=row.origin)
     for text in (row.id, *row.extras, *row.extras.values()):
         _refuse_text("id or extra", text, row.origin, empty=True)
     if len(row.images) > 0xFFFF:

@@ -61,7 +61,7 @@ class IndexKey:
     split: str
     options: Mapping[str, Any]
     prompt: str
-    anywhere: bool
+    allow_external_paths: bool
     files: tuple[Path, ...]
 
     @property
@@ -76,7 +76,7 @@ class IndexKey:
                 "split": self.split,
                 "options": dict(self.options),
                 "prompt": self.prompt,
-                "anywhere": self.anywhere,
+                "allow_external_paths": self.allow_external_paths,
                 "files": sources,
             }
         )
@@ -253,7 +253,9 @@ class _Writer:
         try:
             if isinstance(row, DataError):
                 raise row
-            instruction = checked_instruction(row, prompt=recipe.prompt, anywhere=recipe.anywhere)
+            instruction = checked_instruction(
+                row, prompt=recipe.prompt, allow_external_paths=recipe.allow_external_paths
+            )
             self._write(row, instruction)
         except DataError as problem:
             if problem.kind == "huge file":  # not of this row

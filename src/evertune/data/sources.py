@@ -216,7 +216,7 @@ def _samples(
         split=split,
         options=options,
         prompt=entry.prompt or layout.PROMPT,
-        anywhere=entry.anywhere,
+        allow_external_paths=entry.allow_external_paths,
         files=tuple(_files(layout, place, split, options)),
     )
     rows = indexed(recipe, lambda: layout.rows(place, split=split, **options))
@@ -224,7 +224,7 @@ def _samples(
     if not len(rows):
         _refuse_empty(rows, entry, place, layout, reading)
     root = pictures or _pictures(entry, layout, place, split, options, reading)
-    return Samples(ImageIndex(rows, root, anywhere=entry.anywhere))
+    return Samples(ImageIndex(rows, root, allow_external_paths=entry.allow_external_paths))
 
 
 def _refuse_empty(rows: RowFile, entry: TaskFile, place: Path, layout: ModuleType, reading: ReadOptions) -> None:

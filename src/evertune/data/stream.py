@@ -81,7 +81,9 @@ class TaskFile(Settings):
     format: str | None = None
     root: str | None = None
     prompt: str | None = None
-    anywhere: bool = Field(default=False, description="names and links of pictures may lead out of their folder")
+    allow_external_paths: bool = Field(
+        default=False, description="names and links of pictures may lead out of their folder"
+    )
     options: dict[str, Any] = Field(default_factory=dict)
     train: str | None = None
     test: str | None = None
@@ -183,7 +185,7 @@ def load_stream(
     limit: int | None = None,
     progress: Progress | None = None,
     data: str | None = None,
-    skip_bad: bool = False,
+    skip_invalid: bool = False,
     decode: bool = False,
     takes: range | None = None,
     model: str = "",
@@ -195,7 +197,7 @@ def load_stream(
         limit: at most this many training and test samples per task.
         progress: called while something is downloaded or pictures are looked at.
         data: where the folders of published data sets are; default: beside the YAML.
-        skip_bad: leave out what can't be used (`Stream.skipped`) instead of stopping.
+        skip_invalid: leave out what can't be used (`Stream.skipped`) instead of stopping.
         decode: look into every picture once, so that a broken one is found now and not in the middle of a training.
         takes: how many pictures a sample may have; default: any number.
         model: for whom, as messages call it.
@@ -214,7 +216,7 @@ def load_stream(
         tuple(read_task(entry, reading, about=about_task(entry)) for entry in entries)
         for entries in (content.known, content.tasks)
     )
-    if not skip_bad:
+    if not skip_invalid:
         problems.refuse(stream=content.name)
     return Stream(content.name, tasks, {"title": content.title}, known, problems)
 

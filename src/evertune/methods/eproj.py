@@ -34,7 +34,7 @@ IMPORTANCE_SAMPLES = 128
 QUERIES_AT_ONCE = 256
 NEW = "(new)"
 """What a router calls a task while it is only being tried; no task can be called so."""
-THRESHOLD, MISTAKEN, REUSE_STRENGTH = 0.5, 0.2, 100.0
+THRESHOLD, CONFUSION_THRESHOLD, REUSE_STRENGTH = 0.5, 0.2, 100.0
 
 
 class EProj(Method):
@@ -55,7 +55,8 @@ class EProj(Method):
             trains that one's expert further; 'when-separable': so does a task whose questions the router takes for
             that one's, although it has learned the task: nobody would find a new expert.
         threshold: the similarity s(k), 0..1, from which on an expert is reused.
-        mistaken: the share of questions, 0..1, taken for an earlier task's from which on its expert is reused.
+        confusion_threshold: the share of questions, 0..1, taken for an earlier task's, from which on its expert is
+            reused.
         reuse_strength: λ of the penalty λ Σ_i I_i (θ_i - θ_old,i)² on a reused expert, Σ_i I_i = 1.
     """
 
@@ -82,7 +83,7 @@ class EProj(Method):
         init: Literal["start", "similar"] = "start",
         expand: Literal["always", "when-dissimilar", "when-separable"] = "always",
         threshold: float = THRESHOLD,
-        mistaken: float = MISTAKEN,
+        confusion_threshold: float = CONFUSION_THRESHOLD,
         reuse_strength: float = REUSE_STRENGTH,
     ) -> None:
         if router == "calibrated" and keys == "gradient":
@@ -91,14 +92,14 @@ class EProj(Method):
             raise UserError("eproj.reuse_strength needs eproj.expand=when-dissimilar or when-separable")
         if expand != "when-dissimilar" and threshold != THRESHOLD:
             raise UserError("eproj.threshold needs eproj.expand=when-dissimilar")
-        if expand != "when-separable" and mistaken != MISTAKEN:
-            raise UserError("eproj.mistaken needs eproj.expand=when-separable")
-        if not (threshold >= 0 and mistaken >= 0 and reuse_strength >= 0):
-            raise UserError("eproj.threshold, eproj.mistaken and eproj.reuse_strength must be 0 or more")
+        if expand != "when-separable" and confusion_threshold != CONFUSION_THRESHOLD:
+            raise UserError("eproj.confusion_threshold needs eproj.expand=when-separable")
+        if not (threshold >= 0 and confusion_threshold >= 0 and reuse_strength >= 0):
+            raise UserError("eproj.threshold, eproj.confusion_threshold and eproj.reuse_strength must be 0 or more")
         self.expert, self.keys, self.router = expert, keys, router
         self.routing: str = routing
         self.init, self.expand, self.reuse_strength = init, expand, reuse_strength
-        self.threshold, self.mistaken = threshold, mistaken
+        self.threshold, self.confusion_threshold = threshold, confusion_threshold
 
     def setup(self, context: Context) -> None:
         """Start without experts."""
@@ -157,7 +158,7 @@ class EProj(Method):
         if own != UNTOUCHED:
             return own  # learned once more: others may be served by its expert too
         if self.expand == "when-separable":
-            near, enough = self.taken_for(task), self.mistaken
+            near, enough = self.taken_for(task), self.confusion_threshold
         else:
             near, enough = {}, self.threshold
             for name, s in similarity.items():

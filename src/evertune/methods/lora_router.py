@@ -22,10 +22,10 @@ class LoraRouter(LowRankMethod, EProj):
     """A fresh adapter for every task, chosen per sample by picture and instruction.
 
     Args:
-        rank: of each adapter.
-        alpha: s = alpha / rank.
-        targets: which layers get one; see `LowRankMethod`.
-        whole: scopes that each task trains in full beside its adapters, from the start point.
+        r: rank, of each adapter.
+        lora_alpha: the update is scaled by lora_alpha / r.
+        target_modules: which layers get one; see `LowRankMethod`.
+        modules_to_save: scopes that each task trains in full beside its adapters, from the start point.
         ridge: of the router's regression, above 0.
         routing: by the 'ridge' router, or 'oracle': told the task of each question, the upper bound of every router.
     """
@@ -43,16 +43,18 @@ class LoraRouter(LowRankMethod, EProj):
     def __init__(
         self,
         *,
-        rank: int = RANK,
-        alpha: float = ALPHA,
-        targets: str = TRAINED,
-        whole: str = WHOLE,
+        r: int = RANK,
+        lora_alpha: float = ALPHA,
+        target_modules: str = TRAINED,
+        modules_to_save: str = WHOLE,
         ridge: float = RIDGE,
         routing: Literal["ridge", "oracle"] = "ridge",
     ) -> None:
         if not ridge > 0:
             raise UserError("lora-router.ridge must be above 0: without it the regression may have no solution")
-        LowRankMethod.__init__(self, rank=rank, alpha=alpha, targets=targets, whole=whole)
+        LowRankMethod.__init__(
+            self, r=r, lora_alpha=lora_alpha, target_modules=target_modules, modules_to_save=modules_to_save
+        )
         EProj.__init__(self, expert="all", routing="oracle" if routing == "oracle" else "keys")
         self.ridge, self.routing = ridge, routing
 

@@ -23,28 +23,31 @@ class LowRankMethod(Method):
     """Train adapters s B A x beside linear layers, instead of what the model trains by itself.
 
     Args:
-        rank: of each adapter.
-        alpha: s = alpha / rank.
-        targets: the layers that get one: 'trained', those of what the model trains by itself; or names separated by
-            commas, of scopes (`qformer`) or layers (`q_proj,v_proj`).
-        whole: scopes trained in full beside the adapters, separated by commas; or 'none'.
+        r: rank, of each adapter.
+        lora_alpha: the update is scaled by lora_alpha / r.
+        target_modules: the layers that get one: 'trained', those of what the model trains by itself; or names separated
+            by commas, of scopes (`qformer`) or layers (`q_proj,v_proj`).
+        modules_to_save: scopes trained in full beside the adapters, separated by commas; or 'none'.
     """
 
     kind_of_adapter: ClassVar[str] = "sum"
 
-    def __init__(self, *, rank: int = RANK, alpha: float = ALPHA, targets: str = TRAINED, whole: str = WHOLE) -> None:
-        if not 1 <= rank <= LARGEST_RANK or not alpha > 0:
-            raise UserError(f"{self.name}.rank must be 1 to {LARGEST_RANK:,} and {self.name}.alpha above 0")
-        if not targets.strip(" ,"):
-            raise UserError(f"{self.name}.targets is empty: name layers, or leave it out")
-        self.rank, self.alpha, self.targets, self.whole = rank, alpha, targets, whole
+    def __init__(
+        self, *, r: int = RANK, lora_alpha: float = ALPHA, target_modules: str = TRAINED, modules_to_save: str = WHOLE
+    ) -> None:
+        if not 1 <= r <= LARGEST_RANK or not lora_alpha > 0:
+            raise UserError(f"{self.name}.r must be 1 to {LARGEST_RANK:,} and {self.name}.lora_alpha above 0")
+        if not target_modules.strip(" ,"):
+            raise UserError(f"{self.name}.target_modules is empty: name layers, or leave it out")
+        self.r, self.lora_alpha = r, lora_alpha
+        self.target_modules, self.modules_to_save = target_modules, modules_to_save
 
     def adapt(self, lmm: LMM, *, seed: int) -> LMM:
         """The model with adapters."""
-        about = f"{self.kind_of_adapter} rank {self.rank} alpha {self.alpha!r}"
-        whole = "" if self.whole == NONE else self.whole
-        return attach(lmm, self.adapter, targets=self.targets, whole=whole, seed=seed, about=about)
+        about = f"{self.kind_of_adapter} rank {self.r} alpha {self.lora_alpha!r}"
+        whole = "" if self.modules_to_save == NONE else self.modules_to_save
+        return attach(lmm, self.adapter, targets=self.target_modules, whole=whole, seed=seed, about=about)
 
     def adapter(self, layer: nn.Linear, generator: torch.Generator) -> nn.Module:
         """The adapter of one layer."""
-        return LowRank(layer, rank=self.rank, alpha=self.alpha, generator=generator)
+        return LowRank(layer, rank=self.r, alpha=self.lora_alpha, generator=generator)

@@ -24,8 +24,8 @@ class MixedLowRank(LowRank):
 
     Args:
         layer: what it stands beside.
-        rank: of all experts together.
-        alpha: s = alpha / rank.
+        r: rank, of all experts together.
+        lora_alpha: the update is scaled by lora_alpha / r.
         experts: how many; a divisor of `rank`.
         generator: decides A and then G.
     """
@@ -56,11 +56,11 @@ class MoELora(LowRankMethod):
     """A mixture of LoRA experts, trained on and on.
 
     Args:
-        rank: of all experts together, so that the cost is that of `lora` and the gates.
-        alpha: s = alpha / rank.
-        experts: per layer; must divide `rank`.
-        targets: which layers get them; see `LowRankMethod`.
-        whole: scopes trained in full beside them.
+        r: rank, of all experts together, so that the cost is that of `lora` and the gates.
+        lora_alpha: the update is scaled by lora_alpha / r.
+        experts: per layer; must divide `r`.
+        target_modules: which layers get them; see `LowRankMethod`.
+        modules_to_save: scopes trained in full beside them.
     """
 
     name = "moelora"
@@ -78,17 +78,17 @@ class MoELora(LowRankMethod):
     def __init__(
         self,
         *,
-        rank: int = RANK,
-        alpha: float = ALPHA,
+        r: int = RANK,
+        lora_alpha: float = ALPHA,
         experts: int = 4,
-        targets: str = TRAINED,
-        whole: str = WHOLE,
+        target_modules: str = TRAINED,
+        modules_to_save: str = WHOLE,
     ) -> None:
-        super().__init__(rank=rank, alpha=alpha, targets=targets, whole=whole)
-        if experts < 1 or rank % experts:
-            raise UserError(f"moelora.experts={experts} must divide moelora.rank={rank}, which they share")
+        super().__init__(r=r, lora_alpha=lora_alpha, target_modules=target_modules, modules_to_save=modules_to_save)
+        if experts < 1 or r % experts:
+            raise UserError(f"moelora.experts={experts} must divide moelora.r={r}, which they share")
         self.experts = experts
 
     def adapter(self, layer: nn.Linear, generator: torch.Generator) -> nn.Module:
         """A mixture."""
-        return MixedLowRank(layer, rank=self.rank, alpha=self.alpha, experts=self.experts, generator=generator)
+        return MixedLowRank(layer, rank=self.r, alpha=self.lora_alpha, experts=self.experts, generator=generator)

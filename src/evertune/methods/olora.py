@@ -56,9 +56,9 @@ class OLora(LowRankMethod):
     """Learn each task in a subspace of its own.
 
     Args:
-        rank: of each task's adapter.
-        alpha: s = alpha / rank.
-        targets: which layers get one; see `LowRankMethod`. Nothing is trained in full: it would not be protected.
+        r: rank, of each task's adapter.
+        lora_alpha: the update is scaled by lora_alpha / r.
+        target_modules: which layers get one; see `LowRankMethod`. Nothing is trained in full.
         strength: λ of the loss λ Σ_layers Σ_k Σ_ij |(A_k A_tᵀ)_ij|, 0.5 in public code.
         overlap: what is summed over ij: 'absolute' values, as in public code, or 'squared' ones.
     """
@@ -77,20 +77,20 @@ class OLora(LowRankMethod):
     def __init__(
         self,
         *,
-        rank: int = RANK,
-        alpha: float = ALPHA,
-        targets: str = TRAINED,
+        r: int = RANK,
+        lora_alpha: float = ALPHA,
+        target_modules: str = TRAINED,
         strength: float = 0.5,
         overlap: Overlap = "absolute",
     ) -> None:
-        super().__init__(rank=rank, alpha=alpha, targets=targets, whole=NONE)
+        super().__init__(r=r, lora_alpha=lora_alpha, target_modules=target_modules, modules_to_save=NONE)
         if not strength >= 0:
             raise UserError("olora.strength must be 0 or more")
         self.strength, self.overlap = strength, overlap
 
     def adapter(self, layer: nn.Linear, generator: torch.Generator) -> nn.Module:
         """A sum of adapters, with one of them."""
-        return SummedLowRank(layer, rank=self.rank, alpha=self.alpha, generator=generator)
+        return SummedLowRank(layer, rank=self.r, alpha=self.lora_alpha, generator=generator)
 
     def setup(self, context: Context) -> None:
         """Start without earlier adapters."""

@@ -1,4 +1,4 @@
-"""Scores of single answers by their letters, 0 to 1: strict as the task demands it, and tolerant of the answer's form.
+"""Scores of single answers by their letters, 0 to 1: strict as the task demands it, and relaxed of the answer's form.
 
 Much of what looks like forgetting is a change of form ("The answer is red." for "red"): the two scores side by side
 tell it from lost knowledge. An empty answer is never right.
@@ -23,7 +23,7 @@ def exact(prediction: str, answers: Sequence[str]) -> float:
     return float(bool(said) and said in {a.strip() for a in answers})
 
 
-def tolerant(prediction: str, answers: Sequence[str]) -> float:
+def relaxed(prediction: str, answers: Sequence[str]) -> float:
     """1 when one of `answers` stands in the prediction as whole words, its form aside (`relaxed`); else 0."""
     return float(any(stands_in(prediction, answer) for answer in answers))
 
@@ -65,15 +65,15 @@ def scienceqa(prediction: str, answers: Sequence[str]) -> float:
 
     Args:
         prediction: what the model said.
-        answers: the letter of the option; its text may follow, for the tolerant side.
+        answers: the letter of the option; its text may follow, for the relaxed side.
     """
     said = _scienceqa_letter(prediction.strip())
     return float(said is not None and said.lower() == letter_of(answers[0]))
 
 
-def scienceqa_tolerant(prediction: str, answers: Sequence[str]) -> float:
+def scienceqa_relaxed(prediction: str, answers: Sequence[str]) -> float:
     """1 for the letter in any form (`option_letter`), or, where no letter stands alone, for the option's text."""
-    return option_letter(prediction, answers) if has_letter(prediction) else tolerant(prediction, answers[1:])
+    return option_letter(prediction, answers) if has_letter(prediction) else relaxed(prediction, answers[1:])
 
 
 def _scienceqa_letter(text: str) -> str | None:

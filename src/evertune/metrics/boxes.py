@@ -35,7 +35,7 @@ def box(prediction: str, answers: Sequence[str]) -> float:
     return float(said is not None and any(overlap(said, gold) > OVERLAP_NEEDED for gold in golds))
 
 
-def box_tolerant(prediction: str, answers: Sequence[str]) -> float:
+def box_relaxed(prediction: str, answers: Sequence[str]) -> float:
     """`box` of the first four numbers anywhere in the prediction; opposite corners may come in any order."""
     golds = [gold_box(answer) for answer in answers]
     said = anywhere(prediction)

@@ -126,8 +126,8 @@ METRICS = (
         _mean_average,
     ),
     Metric(
-        "learning",
-        "learning",
+        "learning_accuracy",
+        "learning accuracy",
         ("MFT", "LA"),
         "1/T Σ_i R[i,i]",
         "1/T Σ_{i new} R[a_i,i]",
@@ -182,7 +182,7 @@ REFERENCE_METRICS_WITH_KNOWN = {
     "relative_average": "mean of R[T,i] / R*_i over the tasks that have R*_i",
     "gap_to_joint": "final average of joint - final average",
 }
-SQUARE = {"mean_average", "learning", "bwt", "bwt_paper", "forgetting", "forward_transfer"}
+SQUARE = {"mean_average", "learning_accuracy", "bwt", "bwt_paper", "forgetting", "forward_transfer"}
 
 
 def formulas(*, known: int = 0) -> dict[str, str]:

@@ -32,7 +32,7 @@ class Rule:
     Attributes:
         about: one line for `evertune show`.
         strict: what the matrix holds.
-        tolerant: the same knowledge in any form.
+        relaxed: the same knowledge in any form.
         whole: the score of a cell where it is not the mean of its answers' scores (BLEU, METEOR).
         check_gold: raises a UserError for a gold answer that this rule can't score; None: it scores any text.
     """
@@ -40,7 +40,7 @@ class Rule:
     name: str
     about: str
     strict: Score
-    tolerant: Score
+    relaxed: Score
     whole: Whole | None = None
     check_gold: Callable[[str], object] | None = None
 
@@ -56,7 +56,7 @@ class CellScore:
     """
 
     strict: float
-    tolerant: float
+    relaxed: float
     standard_error: float | None
     each: list[float]
 
@@ -71,12 +71,12 @@ def each(compare: Compare) -> Score:
 
 
 def answerwise(
-    name: str, about: str, strict: Compare, tolerant: Compare, *, check_gold: Callable[[str], object] | None = None
+    name: str, about: str, strict: Compare, relaxed: Compare, *, check_gold: Callable[[str], object] | None = None
 ) -> Rule:
     """A rule for cells from its two sides for single answers; what is right strictly is right in any form."""
 
     def either(prediction: str, golds: Sequence[str]) -> float:
-        return max(strict(prediction, golds), tolerant(prediction, golds))
+        return max(strict(prediction, golds), relaxed(prediction, golds))
 
     return Rule(name, about, each(strict), each(either), check_gold=check_gold)
 
@@ -115,7 +115,7 @@ def _bleu(order: int, tokenise: Tokenise, *, suffix: str, how: str) -> Rule:
 
 
 def _caption_rules(tokenise: Tokenise, *, suffix: str = "", how: str = "") -> list[Rule]:
-    """BLEU and ROUGE-L; blind to case and marks already, so strict is tolerant."""
+    """BLEU and ROUGE-L; blind to case and marks already, so strict is relaxed."""
     rouge = on_words(captions.rouge_l_of_tokens, tokenise)
     bleus = [_bleu(order, tokenise, suffix=suffix, how=how) for order in range(1, 5)]
     return [*bleus, Rule(f"rouge-l{suffix}", f"ROUGE-L x 100{how}", rouge, rouge)]
@@ -135,14 +135,12 @@ _CIDER_PTB = on_words(cider_of_tokens, java.ptb_tokens)
 RULES = {
     rule.name: rule
     for rule in (
-        answerwise("exact", "letter by letter", answers.exact, answers.tolerant),
-        answerwise("vqa", "VQA soft accuracy over annotators", vqa.vqa, vqa.vqa_tolerant),
-        answerwise("textvqa", "VQA soft accuracy, M4C's normaliser", vqa.textvqa, vqa.vqa_tolerant),
-        answerwise("vizwiz", "VQA soft accuracy, the prediction normalised only", vqa.vizwiz, vqa.vqa_tolerant),
+        answerwise("exact", "letter by letter", answers.exact, answers.relaxed),
+        answerwise("vqa", "VQA soft accuracy over annotators", vqa.vqa, vqa.vqa_relaxed),
+        answerwise("textvqa", "VQA soft accuracy, M4C's normaliser", vqa.textvqa, vqa.vqa_relaxed),
+        answerwise("vizwiz", "VQA soft accuracy, the prediction normalised only", vqa.vizwiz, vqa.vqa_relaxed),
         answerwise("option", "letter of the option", answers.option, answers.option_letter),
-        answerwise(
-            "scienceqa", "letter of the option as LLaVA reads it", answers.scienceqa, answers.scienceqa_tolerant
-        ),
+        answerwise("scienceqa", "letter of the option as LLaVA reads it", answers.scienceqa, answers.scienceqa_relaxed),
         answerwise(
             "normalised",
             "equal to the first answer after VQA normalisation",
@@ -152,9 +150,9 @@ RULES = {
         answerwise("gqa", "the first answer; case and final period aside", answers.gqa, vqa.first_contained),
         answerwise("ocrvqa", "the first answer; case aside", answers.ocrvqa, vqa.first_contained),
         answerwise(
-            "box", "boxes that overlap by more than half", boxes.box, boxes.box_tolerant, check_gold=boxes.gold_box
+            "box", "boxes that overlap by more than half", boxes.box, boxes.box_relaxed, check_gold=boxes.gold_box
         ),
-        answerwise("anls", "nearness of the nearest answer's letters", anls.anls, answers.tolerant),
+        answerwise("anls", "nearness of the nearest answer's letters", anls.anls, answers.relaxed),
         Rule("cider", "CIDEr-D x 100; may exceed 100", cider, cider),  # blind to case and marks already
         *_caption_rules(captions.tokenise_all),
         Rule("cider-ptb", "CIDEr-D x 100, Java tokeniser; may exceed 100", _CIDER_PTB, _CIDER_PTB),
@@ -201,9 +199,9 @@ def score_cell(rule: Rule, predictions: Sequence[str], references: Sequence[Sequ
     references = [[without_thoughts(gold) or gold for gold in golds] for golds in references]
     strict = rule.strict(predictions, references)
     total = rule.whole(predictions, references) if rule.whole else sum(strict) / len(strict)
-    if rule.tolerant is rule.strict:
+    if rule.relaxed is rule.strict:
         return CellScore(100 * total, 100 * total, None if rule.whole else error_of_mean(strict), strict)
-    loose = rule.tolerant(predictions, references)
+    loose = rule.relaxed(predictions, references)
     return CellScore(100 * total, 100 * (sum(loose) / len(loose)), error_of_mean(strict), strict)
 
 

@@ -112,7 +112,7 @@ def vizwiz(prediction: str, answers: Sequence[str]) -> float:
     return agreement([answer.strip() == said for answer in answers]) if said else 0.0
 
 
-def vqa_tolerant(prediction: str, answers: Sequence[str]) -> float:
+def vqa_relaxed(prediction: str, answers: Sequence[str]) -> float:
     """`vqa` of the best answer that stands in the prediction as whole words, its form aside."""
     golds = [normalise(answer) for answer in answers]
     standing = {normalise(answer) for answer in set(answers) if stands_in(prediction, answer, form=_plain)}

@@ -181,7 +181,7 @@ def _what_would_fit(paper: MetaLMM, dtype: torch.dtype, there: int) -> str:
         return f"It would fit as bfloat16 ({gigabytes(half)}): --set dtype=bfloat16"
     frozen = paper.count() * torch.bfloat16.itemsize
     if frozen <= there and half > there:
-        return "Less would have to train: --set model.scope=projection, or a smaller model.lora_rank"
+        return "Less would have to train: --set model.scope=projection, or a smaller model.r"
     return f"Take a smaller model, or a machine with {gigabytes(half)} free (as bfloat16)"
 
 

@@ -100,11 +100,11 @@ def without_unreadable(task: Task, lmm: LMM, problems: Issues) -> Task:
     return replace(task, train=kept(task.train), test=kept(task.test))
 
 
-def readable(stream: Stream, lmm: LMM, *, skip_bad: bool, warn: Callable[[str], None] | None = None) -> Stream:
+def readable(stream: Stream, lmm: LMM, *, skip_invalid: bool, warn: Callable[[str], None] | None = None) -> Stream:
     """The stream without the samples that `lmm` can't read, which are noted in `skipped`; `warn` is told what is odd.
 
     Raises:
-        DataError: there are some and `skip_bad` is not set, or nothing is left of a task.
+        DataError: there are some and `skip_invalid` is not set, or nothing is left of a task.
     """
     problems = Issues()
     known, tasks = (
@@ -116,7 +116,7 @@ def readable(stream: Stream, lmm: LMM, *, skip_bad: bool, warn: Callable[[str], 
                 warn(str(found))
     if not len(problems):
         return stream
-    if not skip_bad:
+    if not skip_invalid:
         problems.refuse(stream=stream.name)
     stream.skipped.merge(problems)
     return replace(stream, known=known, tasks=tasks)

@@ -26,15 +26,15 @@ class Scope:
     Attributes:
         scope: parts joined by `+`: 'projection', and one of 'lora', 'dora' (peft, in the LM) or 'full' (the LM without
             its word embeddings).
-        lora_rank: r of LoRA and DoRA.
+        r: the rank of LoRA and DoRA.
         lora_alpha: their update is scaled by alpha / r.
-        lora_targets: names of the LM's linear layers that get them, joined by commas.
+        target_modules: names of the LM's linear layers that get them, joined by commas.
     """
 
     scope: str = "projection+lora"
-    lora_rank: int = 8
+    r: int = 8
     lora_alpha: int = 16
-    lora_targets: str = "q_proj,v_proj"
+    target_modules: str = "q_proj,v_proj"
 
     @property
     def parts(self) -> frozenset[str]:
@@ -56,8 +56,8 @@ class Scope:
             raise UserError(f"model_options.scope={self.scope}: unknown part '{part}'; {nearest(part, PARTS)}")
         if len(self.parts & {"lora", "dora", "full"}) > 1:
             raise UserError(f"model_options.scope={self.scope}: take one of lora, dora and full")
-        if not 1 <= self.lora_rank <= LARGEST_RANK:
-            raise UserError(f"model_options.lora_rank={self.lora_rank}: it must be 1 to {LARGEST_RANK:,}")
+        if not 1 <= self.r <= LARGEST_RANK:
+            raise UserError(f"model_options.r={self.r}: it must be 1 to {LARGEST_RANK:,}")
         return self
 
 
@@ -118,13 +118,13 @@ def open_up(
 def _inject(model: nn.Module, scope: Scope, *, language: str, seed: int) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
-    targets = [re.escape(target.strip()) for target in scope.lora_targets.split(",")]
+    targets = [re.escape(target.strip()) for target in scope.target_modules.split(",")]
     inside = re.compile(rf"{re.escape(language)}\..*\.({'|'.join(targets)})")
     matched = [name for name, _ in model.named_modules() if inside.fullmatch(name)]
     if not matched:
-        raise UserError(f"model_options.lora_targets={scope.lora_targets}: the LM has no layer of these names")
+        raise UserError(f"model_options.target_modules={scope.target_modules}: the LM has no layer of these names")
     config = LoraConfig(
-        r=scope.lora_rank,
+        r=scope.r,
         lora_alpha=scope.lora_alpha,
         lora_dropout=0.0,
         target_modules=matched,

@@ -20,7 +20,7 @@ from evertune.reporting.variants import settings_of, variant_names
 from evertune.utils.config_io import value_text
 
 BY = "final_average"
-SHOWN = (BY, "learning", "forgetting")
+SHOWN = (BY, "learning_accuracy", "forgetting")
 
 
 @dataclass(frozen=True, slots=True)

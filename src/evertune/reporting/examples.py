@@ -161,7 +161,7 @@ def marks_of(rows: Sequence[dict[str, Any]], rule: Rule) -> list[str]:
     """`right` from 50 points on; below, `form` when the right words are there, `partly` above 0, else `wrong`."""
     said, golds = [row["answer"] for row in rows], [row["gold"] for row in rows]
     marks = []
-    for strict, loose in zip(rule.strict(said, golds), rule.tolerant(said, golds), strict=True):
+    for strict, loose in zip(rule.strict(said, golds), rule.relaxed(said, golds), strict=True):
         right, nearly = strict >= RIGHT_FROM, loose >= RIGHT_FROM
         marks.append("right" if right else "form" if nearly else "partly" if max(strict, loose) > 0 else "wrong")
     return marks

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 METRIC_TITLES = {
     "final_average": "final average",
     "mean_average": "mean average",
-    "learning": "learning",
+    "learning_accuracy": "learning accuracy",
     "forgetting": "forgetting",
     "bwt": "backward transfer",
     "bwt_paper": "backward transfer (He et al.)",
@@ -27,7 +27,7 @@ METRIC_TITLES = {
 EXPLANATIONS = {
     "final_average": "The mean score over all tasks once everything has been learned. Higher is better.",
     "mean_average": "The mean over the tasks known so far, taken after every stage and averaged. Higher is better.",
-    "learning": "The mean score of each task right after it was learned: can it still learn? Higher is better.",
+    "learning_accuracy": "The mean score of each task right after it was learned (plasticity). Higher is better.",
     "forgetting": "How far each earlier task fell from its best score to the end. Lower is better; 0 is none.",
     "bwt": "What later tasks did to earlier ones, from right after learning to the end. Negative is forgetting.",
     "bwt_paper": "How far each task ends below its best score in any row, row 0 included. Zero or negative.",
@@ -37,7 +37,7 @@ EXPLANATIONS = {
     "relative_average": "The final scores as a share of those of tasks tuned alone; 1 means nothing was lost.",
     "gap_to_joint": "How far the final average stays below training on all tasks at once. Lower is better.",
 }
-HIGHER_IS_BETTER = {"final_average", "learning", "bwt", "relative_average"}
+HIGHER_IS_BETTER = {"final_average", "learning_accuracy", "bwt", "relative_average"}
 BOUND_NAMES = {
     "zero-shot": "the untouched model",
     "joint": "training on everything at once",
@@ -88,7 +88,7 @@ def headline(rows: Sequence[ComparisonRow]) -> str:
 
 
 def _said(row: ComparisonRow, name: str) -> str:
-    value = row.values["learning" if row.base == "direct" else "final_average"]
+    value = row.values["learning_accuracy" if row.base == "direct" else "final_average"]
     return f"{name} {value.mean:.0f}" if value else ""
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from evertune.metrics.metrics import check_matrix, is_score
+from evertune.training.run_origin import FORMAT
 from evertune.utils.errors import RunFolderError, UserError
 from evertune.utils.files import read_json
 from evertune.utils.links import refuse_links
 
 Loaded = dict[str, Any]
 
-FORMAT = 1
 REQUIRED = {"model": str, "stream": str, "method": str, "seed": int, "tasks": list, "stages": list, "R": list}
 MOST_TASKS = 10_000
 MOST_SECONDS = 1e12
@@ -67,10 +67,10 @@ def _check(matrix: Any) -> None:
     if not isinstance(known, list) or matrix["tasks"][: len(known)] != known or known == matrix["tasks"]:
         raise UserError("'known' must name the first of the tasks, and not all of them")
     _check_scores(matrix["R"], matrix, "R")
-    if matrix.get("tolerant") is not None:
-        _check_scores(matrix["tolerant"], matrix, "tolerant")
-        if len(matrix["tolerant"]) != len(matrix["R"]):
-            raise UserError("'tolerant' and 'R' differ in their number of rows")
+    if matrix.get("relaxed") is not None:
+        _check_scores(matrix["relaxed"], matrix, "relaxed")
+        if len(matrix["relaxed"]) != len(matrix["R"]):
+            raise UserError("'relaxed' and 'R' differ in their number of rows")
     _check_cells(matrix.get("cells") or [])
     _check_tables(matrix)
 

@@ -169,7 +169,7 @@ def _task(matrix: Loaded, column: int) -> dict[str, str]:
     own, last = stage_of(matrix, name), len(R) - 1
     cell = next((c for c in _cells(matrix) if c["stage"] == last and c["task"] == name), {})
     count, rule = cell.get("n"), str(cell.get("score_rule", "exact"))
-    tolerant = matrix.get("tolerant")
+    relaxed = matrix.get("relaxed")
     return {
         "name": name,
         "note": " · ".join(["known before"] * (own == 0) + [rule] * (rule != "exact")),
@@ -177,7 +177,7 @@ def _task(matrix: Loaded, column: int) -> dict[str, str]:
         "own": "-" if own is None else f"{R[own][column]:.1f}",
         "last": f"{R[-1][column]:.1f}",
         "interval": _interval(cell, R[-1][column]),
-        "tolerant": f"{tolerant[-1][column]:.1f}" if tolerant else "-",
+        "relaxed": f"{relaxed[-1][column]:.1f}" if relaxed else "-",
         "count": str(count) if count else "-",
     }
 
@@ -197,11 +197,11 @@ def _interval(cell: Mapping[str, Any], score: float) -> str:
 
 
 def _averages(matrix: Loaded) -> dict[str, str]:
-    tolerant = matrix.get("tolerant")
+    relaxed = matrix.get("relaxed")
     return {
         "untouched": f"{statistics.fmean(matrix['R'][0]):.1f}",
         "last": f"{statistics.fmean(matrix['R'][-1]):.1f}",
-        "tolerant": f"{statistics.fmean(tolerant[-1]):.1f}" if tolerant else "-",
+        "relaxed": f"{statistics.fmean(relaxed[-1]):.1f}" if relaxed else "-",
     }
 
 

@@ -22,7 +22,15 @@ from evertune.reporting.variants import shared_settings, variant_names
 
 ZERO_SHOT = "zero-shot"
 BOUNDS = ("joint", "direct")
-COLUMNS = ("final_average", "learning", "forgetting", "bwt", "intransigence", "relative_average", "gap_to_joint")
+COLUMNS = (
+    "final_average",
+    "learning_accuracy",
+    "forgetting",
+    "bwt",
+    "intransigence",
+    "relative_average",
+    "gap_to_joint",
+)
 DIRECT_NOTE = (
     "direct tunes each task alone: its learning is R*; its final average is that of the last task's model only"
 )
@@ -185,7 +193,9 @@ def _method_row(name: str, group: Sequence[Loaded], everything: Sequence[Loaded]
     finished = [matrix for matrix in group if is_finished(matrix)]
     metrics = [metrics_with_references(matrix, everything) for matrix in finished]
     direct = group[0]["method"] == "direct"
-    kept = ("final_average", "learning") if direct else COLUMNS  # it starts anew for each task: nothing to forget
+    kept = (
+        ("final_average", "learning_accuracy") if direct else COLUMNS
+    )  # it starts anew for each task: nothing to forget
     unfinished = len(group) - len(finished)
     notes = [DIRECT_NOTE] if direct and finished else []
     notes += [_progress_note(name, group, unfinished)] if unfinished else []

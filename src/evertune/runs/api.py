@@ -99,7 +99,7 @@ def run(
     limit: int | None = None,
     out: str | Path | None = None,
     data: str | Path | None = None,
-    skip_bad: bool = False,
+    skip_invalid: bool = False,
     deterministic: bool = False,
     settings: Sequence[str] = (),
     track: Sequence[str] = (),
@@ -116,7 +116,7 @@ def run(
         limit: at most this many training and test samples per task.
         out: the run folder; with several methods each gets a folder in it. Default `runs/STREAM-MODEL-sSEED`.
         data: where the folders of published data sets are.
-        skip_bad: train on the rows that can be used, and write down in `skipped.json` which can't, instead of stopping.
+        skip_invalid: train on the valid rows and list the others in `skipped.json`, instead of stopping.
         deterministic: the same call gives the same bits on the same kind of CPU, whatever the cache holds; slower.
         settings: `key=value`, e.g. `train.epochs=2` or `replay.ratio=0.05`.
         track: services that get the metrics, beside the files of the run folder: `trackio`, `wandb`, `mlflow`.
@@ -132,7 +132,7 @@ def run(
         limit=limit,
         out=str(out) if out else None,
         data=str(data) if data else None,
-        skip_bad=skip_bad or None,
+        skip_invalid=skip_invalid or None,
         deterministic=deterministic or None,
         track=list(track) or None,
     )
@@ -172,7 +172,7 @@ def run_config(config: RunConfig, *, callback: Callback | None = None, progress:
             lmm = _load(config, folders, open_ones, progress)
             callback = callback or Callback()
             callback.on_model_loaded(config.model, running_facts(lmm))
-            data = readable(data, lmm, skip_bad=config.skip_bad, warn=callback.on_warning)
+            data = readable(data, lmm, skip_invalid=config.skip_invalid, warn=callback.on_warning)
             added = {s: more_tasks(folders[s], make_methods(s, config.options), data, identities[s]) for s in open_ones}
             for spec in open_ones:
                 if names := ", ".join(added[spec]):
@@ -197,7 +197,7 @@ def _follow(config: RunConfig, specs: Sequence[str]) -> Result:
     while order[0] == "run":
         _, spec, folder, dtype, fingerprint = order
         lmm = lmm or load_model(config.model_copy(update={"dtype": dtype}))
-        data = data or readable(data_of(config, decode=True), lmm, skip_bad=config.skip_bad)
+        data = data or readable(data_of(config, decode=True), lmm, skip_invalid=config.skip_invalid)
         if data.fingerprint != fingerprint:
             number = distributed.rank()
             raise RunFolderError(f"process {number} reads other data than the first one: all need the same files")
@@ -274,7 +274,7 @@ def data_of(config: RunConfig, *, decode: bool = False, progress: Progress | Non
         config.stream,
         limit=config.limit,
         data=config.data,
-        skip_bad=config.skip_bad,
+        skip_invalid=config.skip_invalid,
         decode=decode,
         takes=pictures_taken(config.model),
         model=Path(config.model).name,

@@ -15,12 +15,18 @@ from evertune.utils.errors import UserError
 
 TINY = {"train": {"epochs": 1.0, "batch_size": 32, "learning_rate": 3e-4}}
 INSTRUCTBLIP = {
-    "train": {"epochs": 5.0, "batch_size": 8, "accumulate": 32, "learning_rate": 1e-5, "weight_decay": 0.05},
+    "train": {
+        "epochs": 5.0,
+        "batch_size": 8,
+        "gradient_accumulation_steps": 32,
+        "learning_rate": 1e-5,
+        "weight_decay": 0.05,
+    },
     "eproj": {"learning_rate": 5e-3},
     "dtype": "bfloat16",
 }
 LLAVA = {
-    "train": {"epochs": 1.0, "batch_size": 4, "accumulate": 32, "learning_rate": 2e-5},
+    "train": {"epochs": 1.0, "batch_size": 4, "gradient_accumulation_steps": 32, "learning_rate": 2e-5},
     "eproj": {"learning_rate": 1e-3},
     "dtype": "bfloat16",
 }
@@ -45,17 +51,17 @@ class TrainSettings(Settings):
 
     epochs: float = Field(default=1.0, gt=0, description="passes over a task's training set")
     batch_size: int = Field(default=4, ge=1, description="samples per micro-batch")
-    accumulate: int = Field(default=1, ge=1, description="micro-batches per optimizer step")
+    gradient_accumulation_steps: int = Field(default=1, ge=1, description="micro-batches per optimizer step")
     learning_rate: float = Field(default=1e-3, gt=0, description="peak of the cosine schedule")
     weight_decay: float = Field(default=0.0, ge=0, description="of AdamW; not on biases and norms")
-    warmup: float = Field(default=0.03, ge=0, lt=1, description="share of the steps with a rising learning rate")
-    clip: float = Field(default=1.0, gt=0, description="largest norm of the gradient")
+    warmup_ratio: float = Field(default=0.03, ge=0, lt=1, description="share of the steps with a rising learning rate")
+    max_grad_norm: float = Field(default=1.0, gt=0, description="largest norm of the gradient")
     loss_mean: Literal["sample", "token"] = Field(
         default="sample",
         description="what counts the same in the loss of a step: a sample (mean over samples of the mean over answer "
         "tokens) or a token (mean over all answer tokens, as most trainers do)",
     )
-    checkpointing: bool = Field(
+    gradient_checkpointing: bool = Field(
         default=False, description="compute activations again on the way back: less memory, more time, the same numbers"
     )
     min_steps: int | None = Field(
@@ -86,7 +92,7 @@ class SharedSettings(Settings):
 
     limit: int | None = Field(default=None, ge=1)
     data: str | None = Field(default=None, description="where the folders of published data sets are")
-    skip_bad: bool = Field(default=False, description="train on what can be used instead of stopping")
+    skip_invalid: bool = Field(default=False, description="train on what can be used instead of stopping")
     track: list[str] = Field(default_factory=list, description="services that get the metrics: trackio, wandb, mlflow")
     reuse: bool = Field(default=True, description="take over identical trainings and answers from the cache")
     deterministic: bool = Field(
@@ -96,7 +102,7 @@ class SharedSettings(Settings):
     )
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     model_options: dict[str, Any] = Field(
-        default_factory=dict, description="what trains in a large model, e.g. {scope: projection+lora, lora_rank: 16}"
+        default_factory=dict, description="what trains in a large model, e.g. {scope: projection+lora, r: 16}"
     )
     train: TrainSettings = Field(default_factory=TrainSettings)
     evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
@@ -140,9 +146,9 @@ class RunConfig(SharedSettings):
 
 def without_effect(config: RunConfig) -> dict[str, Any]:
     """Settings that decide no number of a run: for `model_dump(exclude=...)`. So old runs keep their identity."""
-    unsaid = {key: True for key in ("skip_bad", "model_options", "deterministic") if not getattr(config, key)}
+    unsaid = {key: True for key in ("skip_invalid", "model_options", "deterministic") if not getattr(config, key)}
     unset = {"loss_mean": config.train.loss_mean == "sample", "min_steps": config.train.min_steps is None}
-    train = {"checkpointing", "save_every", *(key for key, is_unset in unset.items() if is_unset)}
+    train = {"gradient_checkpointing", "save_every", *(key for key, is_unset in unset.items() if is_unset)}
     return {"data": True, "track": True, "train": train, **unsaid}
 
 

@@ -23,7 +23,7 @@ NEEDED: Mapping[str, Mapping[str, type]] = {
     "cell": {"cell": dict, "sha256": str, "seconds": float},
 }
 """By event, what its readers take for granted."""
-IN_CELL: Mapping[str, type] = {"stage": int, "task": str, "score": float, "tolerant": float, "answers": str}
+IN_CELL: Mapping[str, type] = {"stage": int, "task": str, "score": float, "relaxed": float, "answers": str}
 
 
 def read_ledger(folder: Path) -> list[dict[str, Any]]:

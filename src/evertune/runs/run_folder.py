@@ -15,7 +15,7 @@ import yaml
 
 from evertune.data import Stream
 from evertune.runs.ledger import finished_cells, without_clock
-from evertune.training.run_origin import PLACES, placeless, read_identity
+from evertune.training.run_origin import FORMAT, PLACES, placeless, read_identity
 from evertune.utils.errors import RunFolderError, UserError
 from evertune.utils.files import digest_of, make_folder, read_object, refuse_file, write_atomically
 from evertune.utils.locks import NAME as LOCK
@@ -144,4 +144,4 @@ def begin(folder: Path, identity: Mapping[str, Any]) -> None:
     make_folder(folder)
     path = folder / "config.yaml"
     if not path.exists() or added_tasks(folder, identity) or _is_elsewhere(read_identity(folder), identity):
-        write_atomically(path, yaml.safe_dump(dict(identity), sort_keys=False, allow_unicode=True))
+        write_atomically(path, yaml.safe_dump({"format": FORMAT, **identity}, sort_keys=False, allow_unicode=True))

@@ -20,6 +20,7 @@ from evertune.data.task import data_digest, fingerprints_of
 from evertune.metrics.metrics import formulas, metrics_of
 from evertune.runs.ledger import finished_cells, read_ledger, without_clock
 from evertune.runs.run_folder import added_tasks
+from evertune.training.run_origin import FORMAT
 from evertune.utils import distributed
 from evertune.utils.errors import RunFolderError
 from evertune.utils.files import append_jsonl, digest, digest_of_file, write_json
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from evertune.training.loop import Step
     from evertune.training.stages import Stage
 
-FORMAT = 1
 ALREADY_SOLVED = 50.0
 HARDLY_FORGETS = 5.0
 FEW_STEPS = 20
@@ -224,7 +224,7 @@ def learn_stage(learner: Learner, task: Task, number: int, folder: Path, callbac
     _at(learner, number - 1)
     callback.on_task_begin(number, task)
     training = learner.training_of(task)
-    effective = training.batch_size * training.accumulate
+    effective = training.batch_size * training.gradient_accumulation_steps
     try:
         stage = learner.learn(task, on_step=lambda step: callback.on_step_end(step, samples=effective))
     except NotFiniteError as problem:
@@ -254,7 +254,7 @@ def evaluate_cell(learner: Learner, task: Task, number: int, folder: Path, callb
         "questions": questions_of(task),
         "score": score.strict,
         "score_rule": score.rule,
-        "tolerant": score.tolerant,
+        "relaxed": score.relaxed,
         "standard_error": score.standard_error,
         "n": score.n,
         "answers": str(path.relative_to(folder)),
@@ -313,7 +313,7 @@ def matrix_of(
         "stages": [task.name for task in plan],
         "finished": finished,
         "R": R,
-        "tolerant": [[cells[number, name]["tolerant"] for name in tasks] for number in range(rows)],
+        "relaxed": [[cells[number, name]["relaxed"] for name in tasks] for number in range(rows)],
         "metrics": metrics_of(R, known=known) if finished else {},
         "formulas": formulas(known=known),
         "warnings": _warnings(header, R, known) if finished else [],

@@ -89,7 +89,7 @@ def advice(
     score: str | None = None,
     hints: Hints | None = None,
     settings: Sequence[str] = (),
-    skip_bad: bool = False,
+    skip_invalid: bool = False,
     callback: Callback | None = None,
     progress: Progress | None = None,
 ) -> Advice:
@@ -104,7 +104,14 @@ def advice(
     learner = service.learner
     learner.training = training_for(folder, settings)
     task, _ = read_new(
-        service, data, name=name, score=score, hints=hints, skip_bad=skip_bad, callback=callback, progress=progress
+        service,
+        data,
+        name=name,
+        score=score,
+        hints=hints,
+        skip_invalid=skip_invalid,
+        callback=callback,
+        progress=progress,
     )
     training = learner.training_of(task)
     note_few_steps(learner, [task], callback)

@@ -268,8 +268,8 @@ def repair(
         cells = _lost_cells(folder) | {finding.cell for finding in found if finding.cell}
         _remove(folder, found)
         stream = None if config.stream == OWN or not found else data_of(config, progress=progress)
-        if stream is not None and config.skip_bad:
-            stream = readable(stream, bare(open_run(folder, upto=0, progress=progress).lmm), skip_bad=True)
+        if stream is not None and config.skip_invalid:
+            stream = readable(stream, bare(open_run(folder, upto=0, progress=progress).lmm), skip_invalid=True)
         if not (folder / "stamp.json").exists():
             lmm = bare(open_run(folder, upto=0, progress=progress).lmm)
             stamp(folder, lmm, stream or Stream(OWN, tasks=()))
@@ -340,7 +340,7 @@ def _teach_again(
     wanted = _link_wanted(folder, number)
     callback.on_task_begin(number, task)
     training = learner.training_of(task)
-    effective = training.batch_size * training.accumulate
+    effective = training.batch_size * training.gradient_accumulation_steps
     stage = learner.learn(task, on_step=lambda step: callback.on_step_end(step, samples=effective))
     callback.on_task_end(stage)
     same = None if wanted is None else wanted == link_of(sealed(stage_folder(folder, number, task.name) / DONE))

@@ -139,7 +139,7 @@ def learn(
     score: str | None = None,
     hints: Hints | None = None,
     settings: Sequence[str] = (),
-    skip_bad: bool = False,
+    skip_invalid: bool = False,
     accept_if: GateCondition | None = None,
     deterministic: bool = False,
     track: Sequence[str] = (),
@@ -156,7 +156,7 @@ def learn(
         score: the scoring rule; default: the data's.
         hints: how a single file is read.
         settings: `train.KEY=VALUE`, for this task; without them it is trained for 200 optimizer steps or more.
-        skip_bad: train on the rows that can be used.
+        skip_invalid: train on the rows that can be used.
         accept_if: if it does not hold afterwards, the stage is discarded; by default if the task was not learned.
         deterministic: refuse a model that was not made so; what it is decides how it learns.
         track: services that get the metrics, as in `evertune.run`; each learning is a run there, with all before it.
@@ -176,7 +176,14 @@ def learn(
     learner = service.learner
     learner.training = training_for(folder, settings)
     task, checked = read_new(
-        service, data, name=name, score=score, hints=hints, skip_bad=skip_bad, callback=callback, progress=progress
+        service,
+        data,
+        name=name,
+        score=score,
+        hints=hints,
+        skip_invalid=skip_invalid,
+        callback=callback,
+        progress=progress,
     )
     training = learner.training_of(task)
     note_few_steps(learner, [task], callback)

@@ -30,7 +30,7 @@ from evertune.utils.safe_names import refuse_task_names
 
 STEPS = 200
 """Optimizer steps of a task, at least, where the user does not say how long it is trained."""
-LENGTH = ("epochs", "batch_size", "accumulate", "min_steps")
+LENGTH = ("epochs", "batch_size", "gradient_accumulation_steps", "min_steps")
 """Settings of `train` that say it."""
 
 
@@ -61,7 +61,7 @@ def read_new(
     name: str | None = None,
     score: str | None = None,
     hints: Hints | None = None,
-    skip_bad: bool = False,
+    skip_invalid: bool = False,
     progress: Progress | None = None,
 ) -> tuple[Task, CheckResult]:
     """The one task of `data`, and what was found in it; the warnings are notices of `callback`.
@@ -73,7 +73,7 @@ def read_new(
         name: of the task; default: the file's.
         score: the scoring rule; default: the data's.
         hints: how a single file is read.
-        skip_bad: leave out rows that can't be used.
+        skip_invalid: leave out rows that can't be used.
         progress: told about pictures.
 
     Raises:
@@ -94,10 +94,10 @@ def read_new(
         )
     refuse_task_names([*(task.name for task in service.tasks), entry.name], where=data)
     checked = check_data(data, lmm=lmm, hints=hints, progress=progress)
-    if not skip_bad:
+    if not skip_invalid:
         checked.errors.refuse(stream=checked.stream)
-    task = read_task(entry, replace(how, decode=skip_bad), about=entry.about)
-    if skip_bad:
+    task = read_task(entry, replace(how, decode=skip_invalid), about=entry.about)
+    if skip_invalid:
         task = without_unreadable(task, lmm, Issues())  # they are among the errors of the check
     _say(checked.warnings, callback, "", data)
     _say(checked.errors, callback, "left out: ", data)

@@ -51,7 +51,7 @@ class Service:
             if not all(is_kept(folder, name) for name in names):
                 from evertune.models.readable import readable  # brings torch
 
-                data = readable(data_of(config, progress=progress), learner.lmm, skip_bad=config.skip_bad)
+                data = readable(data_of(config, progress=progress), learner.lmm, skip_invalid=config.skip_invalid)
                 for task in data.columns:
                     if task.name in names and not is_kept(folder, task.name):
                         keep_task(folder, task, tokens=learner.lmm.answer_tokens)

@@ -268,7 +268,7 @@ def _sound(row: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Score of a task's answers in points of 100: as the task demands, and tolerant of the answer's form.
+    """Score of a task's answers in points of 100: as the task demands, and relaxed of the answer's form.
 
     Attributes:
         rule: name of the scoring rule.
@@ -278,7 +278,7 @@ class Score:
 
     rule: str
     strict: float
-    tolerant: float
+    relaxed: float
     standard_error: float | None
     n: int
     experts: dict[str, int]
@@ -298,7 +298,7 @@ def score_answers(rows: Sequence[dict[str, Any]], task: Task) -> Score:
     return Score(
         rule=rule.name,
         strict=cell.strict,
-        tolerant=cell.tolerant,
+        relaxed=cell.relaxed,
         standard_error=cell.standard_error,
         n=len(rows),
         experts=dict(Counter(row["expert"] for row in rows if row["expert"] is not None)),

@@ -119,8 +119,8 @@ class Gradients:
             largest = max(len(whole) for whole in self._micro_batches)
             if self.pieces >= largest:
                 raise UserError(
-                    f"one sample alone does not fit into memory ({message}): set train.checkpointing=true, or let less "
-                    "of the model train"
+                    f"one sample alone does not fit into memory ({message}): "
+                    "set train.gradient_checkpointing=true, or let less of the model train"
                 )
             self.pieces *= 2
             for parameter in self._parameters.values():

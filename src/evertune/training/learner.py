@@ -109,8 +109,8 @@ class Learner:
         """Teach one more task and save it as the next stage.
 
         Raises:
-            DataError: a picture is broken. NotFiniteError: a loss or a gradient is not finite. TrainingInterrupted: by SIGTERM; the
-                training is saved and the same call goes on with it. Earlier stages stay valid.
+            DataError: an image is broken. NotFiniteError: a loss or a gradient is not finite. TrainingInterrupted: by
+                SIGTERM; the training is saved and the same call resumes it. Earlier stages stay valid.
         """
         if self.current < len(self.stages):
             raise UserError(

@@ -40,22 +40,22 @@ MOST_SAMPLES = 2**31
 class Training:
     """How a task is trained. `batch_size` counts samples per micro-batch, `epochs` passes over the data plan.
 
-    `checkpointing` keeps no activations inside the blocks of the LM and computes them again on the way back: less
-    memory, more time, the same numbers. `save_every` is after how many optimizer steps a training is saved, to be gone
-    on with: 0 is never, None as often as costs little. It decides no number. `loss_mean` says what counts the same in
-    the loss of a step: every sample, whose loss is the mean over its answer's tokens, or every answer token.
+    `gradient_checkpointing` keeps no activations inside the blocks of the LM and computes them again in the backward
+    pass: less memory, more time, the same numbers. `save_every` is the number of optimizer steps between two mid-task
+    checkpoints: 0 is never, None as often as costs little. It decides no number. `loss_mean` says what counts the
+    same in the loss of a step: every sample, whose loss is the mean over its answer's tokens, or every answer token.
     `min_steps` is a floor of optimizer steps: few samples come in smaller batches and more passes (`fitted`).
     """
 
     epochs: float = 1.0
     batch_size: int = 4
-    accumulate: int = 1
+    gradient_accumulation_steps: int = 1
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
-    warmup: float = 0.03
-    clip: float = 1.0
+    warmup_ratio: float = 0.03
+    max_grad_norm: float = 1.0
     loss_mean: LossMean = "sample"
-    checkpointing: bool = False
+    gradient_checkpointing: bool = False
     save_every: int | None = None
     min_steps: int = 0
 
@@ -65,14 +65,14 @@ class Training:
         First the batch shrinks until `epochs` passes are steps enough, but not below `SMALLEST_BATCH`; then the passes
         grow.
         """
-        whole = self.batch_size * self.accumulate
+        whole = self.batch_size * self.gradient_accumulation_steps
         if self.steps(samples) >= self.min_steps:
             return self
         batch = min(whole, max(SMALLEST_BATCH, round(self.epochs * samples / self.min_steps)))
-        accumulate = math.ceil(batch / self.batch_size)
-        micro = batch // accumulate
-        epochs = max(self.epochs, self.min_steps * micro * accumulate / samples)
-        return replace(self, batch_size=micro, accumulate=accumulate, epochs=epochs)
+        gradient_accumulation_steps = math.ceil(batch / self.batch_size)
+        micro = batch // gradient_accumulation_steps
+        epochs = max(self.epochs, self.min_steps * micro * gradient_accumulation_steps / samples)
+        return replace(self, batch_size=micro, gradient_accumulation_steps=gradient_accumulation_steps, epochs=epochs)
 
     def steps(self, samples: int) -> int:
         """Optimizer steps for a data plan of `samples` samples.
@@ -86,11 +86,11 @@ class Training:
                 f"a training over {seen:,} samples is too long (at most {MOST_SAMPLES:,}): "
                 "lower train.epochs or train.min_steps"
             )
-        return math.ceil(math.ceil(seen / self.batch_size) / self.accumulate)
+        return math.ceil(math.ceil(seen / self.batch_size) / self.gradient_accumulation_steps)
 
     def as_dict(self) -> dict[str, Any]:
         """For keys: what decides the numbers."""
-        without = ("checkpointing", "save_every", "min_steps")  # the last decides others
+        without = ("gradient_checkpointing", "save_every", "min_steps")  # the last decides others
         return {name: value for name, value in asdict(self).items() if name not in without}
 
 
@@ -174,7 +174,7 @@ def train(
         names = "+".join(method.name for method in methods)
         raise UserError(f"method '{names}' leaves nothing of {lmm.name} to train: change its options")
     order = sample_order(samples, epochs=training.epochs, seed=seed)
-    with _training(lmm, parameters), _checkpointing(lmm, wanted=training.checkpointing):
+    with _training(lmm, parameters), _checkpointing(lmm, wanted=training.gradient_checkpointing):
         run = _Run(lmm, methods, parameters, order, training, training.steps(len(samples)))
         return _steps(run, features, on_step, midway)
 
@@ -200,7 +200,9 @@ def _checkpointing(lmm: LMM, *, wanted: bool) -> Iterator[None]:
     """Activations of the library's blocks are computed again in the backward pass, for as long as this is entered."""
     able = [m for m in lmm.module().modules() if wanted and getattr(m, "supports_gradient_checkpointing", False)]
     if wanted and not able:
-        raise UserError(f"{lmm.name} has no part that can do without its activations: leave out train.checkpointing")
+        raise UserError(
+            f"{lmm.name} has no part that can do without its activations: leave out train.gradient_checkpointing"
+        )
     try:
         for part in able:
             part.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
@@ -244,7 +246,7 @@ def _steps(run: _Run, features: FeatureStore, on_step: OnStep | None, midway: Mi
         loss = gradients.finish(window)
         for method in run.methods:
             method.after_backward(parameters)
-        norm = accelerator.clip_grad_norm_(list(parameters.values()), run.training.clip)
+        norm = accelerator.clip_grad_norm_(list(parameters.values()), run.training.max_grad_norm)
         gradients.refuse_not_finite(norm)
         rate = max(schedule.get_last_lr())
         optimizer.step()
@@ -330,15 +332,15 @@ def _prepared(run: _Run, features: FeatureStore, place: int) -> tuple[Any, Any, 
         cpu=on_cpu, dataloader_config=shared
     )  # which micro-batches are a step is said by `_window`
     optimizer = torch.optim.AdamW(_groups(run.lmm, run.parameters, training))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine(run.steps, training.warmup))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine(run.steps, training.warmup_ratio))
     rows = _loader(run, features, place)
     loader = prepare_data_loader(rows, accelerator.device, num_processes=1, put_on_device=True)
     return accelerator, accelerator.prepare_optimizer(optimizer), loader, accelerator.prepare_scheduler(schedule)
 
 
-def cosine(steps: int, warmup: float) -> Callable[[int], float]:
-    """Factor of the learning rate at a step: a linear rise over `warmup` of the steps, then half a cosine to 0."""
-    rise = max(1, round(warmup * steps))
+def cosine(steps: int, warmup_ratio: float) -> Callable[[int], float]:
+    """Factor of the learning rate at a step: a linear rise over `warmup_ratio` of the steps, then a cosine to 0."""
+    rise = max(1, round(warmup_ratio * steps))
 
     def factor(step: int) -> float:
         if step < rise:
@@ -355,7 +357,7 @@ def micro_batches(samples: int, size: int) -> list[range]:
 
 def _window(whole: range, samples: int, training: Training) -> range:
     """Places of the samples of the optimizer step that a micro-batch is part of; the last one may have fewer."""
-    size = training.batch_size * training.accumulate
+    size = training.batch_size * training.gradient_accumulation_steps
     start = whole.start - whole.start % size
     return range(start, min(start + size, samples))
 

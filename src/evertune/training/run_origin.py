@@ -10,6 +10,8 @@ from evertune.utils.errors import RunFolderError
 from evertune.utils.files import digest_of, read_object, read_text
 from evertune.utils.parsing import YamlError, yaml_value
 
+FORMAT = 2
+"""Of a run folder. 1, of earlier versions, has other names of settings, metrics and files."""
 PLACES = ("model", "stream")
 """Settings that may be a path: its last part is the name."""
 
@@ -37,7 +39,7 @@ def read_identity(folder: Path) -> dict[str, Any]:
     """What `begin` wrote.
 
     Raises:
-        RunFolderError: it can't be read; the message names the file.
+        RunFolderError: it can't be read, or an earlier version made it; the message names the file.
     """
     path = folder / "config.yaml"
     try:
@@ -46,4 +48,7 @@ def read_identity(folder: Path) -> dict[str, Any]:
         raise RunFolderError(f"{path} can't be read: {problem}") from problem
     if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
         raise RunFolderError(f"{path} is damaged: expected 'key: value' lines")
+    if (version := found.pop("format", 1)) != FORMAT:
+        what = f"has the run folder format {version!r:.20}, this version of evertune reads {FORMAT}"
+        raise RunFolderError(f"{folder} {what}: run it again with another --out, or use the version that made it")
     return found

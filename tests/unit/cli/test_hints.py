@@ -124,8 +124,8 @@ def test_every_hint_names_an_option_that_is_there(known):
 @pytest.mark.parametrize(
     ("module", "text", "wrong"),
     [
-        ("data/issues.py", "Mend them, or leave them out with --skip-bad", True),
-        ("data/issues.py", "leave them out: evertune run --skip-bad", False),
+        ("data/issues.py", "Mend them, or leave them out with --skip-invalid", True),
+        ("data/issues.py", "leave them out: evertune run --skip-invalid", False),
         ("service/gate.py", "--accept-if {}: no comparison", False),
         ("service/gate.py", "choose another --out", True),
         ("training/stages.py", "See evertune doctor {} --repair", False),

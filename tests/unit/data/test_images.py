@@ -135,7 +135,7 @@ def test_links_out_of_the_root(tmp_path):
     said = faults(samples)
     assert [s.id for s in samples.whole()] == ["0", "1"]
     assert len(said) == 2 and all("is a link to outside" in message for message in said)
-    allowed, _ = read("jsonl", path, anywhere=True)
+    allowed, _ = read("jsonl", path, allow_external_paths=True)
     assert not faults(allowed) and len(allowed) == 4
 
 
@@ -144,7 +144,7 @@ def test_names_outside_are_allowed_when_the_task_says_so(tmp_path):
     path = rows_of(tmp_path / "elsewhere", "../elsewhere/b.png", str(tmp_path / "elsewhere" / "b.png"))
     refused, problems = read("jsonl", path)
     assert len(refused) == 0 and len(problems) == 2
-    allowed, problems = read("jsonl", path, anywhere=True)
+    allowed, problems = read("jsonl", path, allow_external_paths=True)
     assert not problems and not faults(allowed) and len(allowed) == 2
 
 

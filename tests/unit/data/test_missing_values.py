@@ -99,7 +99,7 @@ def test_a_saved_data_set(tmp_path):
 
 def test_what_is_converted(tmp_path):
     (tmp_path / "t.json").write_text(json.dumps(rows_of("answer", [3.0, NAN])))
-    written = convert(tmp_path / "t.json", tmp_path / "o.jsonl", skip_bad=True)
+    written = convert(tmp_path / "t.json", tmp_path / "o.jsonl", skip_invalid=True)
     assert written.rows == 1 and json.loads((tmp_path / "o.jsonl").read_text())["answer"] == "3"
 
 

@@ -63,7 +63,7 @@ def test_messages_call_the_file_as_the_user_does(path, monkeypatch):
     assert samples[1].origin == "task.jsonl:2" and problem.startswith("task.jsonl:13: not valid JSON")
 
 
-@pytest.mark.parametrize("change", [{"prompt": "Q: {instruction}"}, {"anywhere": True}, {"split": "test"}])
+@pytest.mark.parametrize("change", [{"prompt": "Q: {instruction}"}, {"allow_external_paths": True}, {"split": "test"}])
 def test_what_decides_the_rows_is_in_the_key(path, change):
     assert read("jsonl", path)[0].rows.folder != read("jsonl", path, **change)[0].rows.folder
 

@@ -23,15 +23,15 @@ def adapted(name, options):
 @pytest.mark.parametrize("name", METHODS)
 def test_rank_alpha_and_targets_are_those_of_the_adapters(name):
     for options, scale in (
-        ({"rank": 4}, 16 / 4),
-        ({"alpha": 6.0}, 6 / 8),
-        ({"rank": 2, "alpha": 5.0, **few(name)}, 2.5),
+        ({"r": 4}, 16 / 4),
+        ({"lora_alpha": 6.0}, 6 / 8),
+        ({"r": 2, "lora_alpha": 5.0, **few(name)}, 2.5),
     ):
-        lmm = adapted(name, {**options, "targets": "o_proj"})
+        lmm = adapted(name, {**options, "target_modules": "o_proj"})
         assert {path.split(".")[-1] for path in lmm.adapters} == {"o_proj"} and len(lmm.adapters) == 2
         for adapter in lmm.adapters.values():
             assert adapter.scale == pytest.approx(scale)
-            assert len(adapter.down) == adapter.up.shape[1] == options.get("rank", 8)
+            assert len(adapter.down) == adapter.up.shape[1] == options.get("r", 8)
 
 
 def few(name):
@@ -45,8 +45,12 @@ def test_the_number_of_experts_is_that_of_the_gates():
 
 @pytest.mark.parametrize("name", ["lora", "moelora", "lora-router"])
 def test_what_trains_whole_is_what_was_named(name):
-    for options, wanted in (({}, {"projection"}), ({"whole": "none"}, set()), ({"whole": "lora"}, {"lora"})):
-        lmm = adapted(name, {**options, "targets": "o_proj"})
+    for options, wanted in (
+        ({}, {"projection"}),
+        ({"modules_to_save": "none"}, set()),
+        ({"modules_to_save": "lora"}, {"lora"}),
+    ):
+        lmm = adapted(name, {**options, "target_modules": "o_proj"})
         beside = {n for n in lmm.trainable() if f".{ADAPTER}." not in n}
         scopes = {scope: set(names) for scope, names in lmm.scopes().items() if scope != "adapters"}
         assert beside == {n for scope in wanted for n in scopes[scope]}, options
@@ -63,7 +67,7 @@ def router_of(tasks, tmp_path):
     def make(**options):
         lmm = load_lmm("random", seed=1, dtype="float32", device=torch.device("cpu"))
         folder = tmp_path / str(options)
-        learner = Learner(lmm, [LoraRouter(rank=1, **options)], folder=folder, training=Training(), reuse=False)
+        learner = Learner(lmm, [LoraRouter(r=1, **options)], folder=folder, training=Training(), reuse=False)
         for task in tasks[:2]:
             learner.features.ensure([*task.train, *task.test])
             learner.methods[0].after_task(task)

@@ -210,14 +210,14 @@ def test_nothing_is_foreseen_to_be_lost_by_the_expert_that_learns_more(make, lmm
 
 def test_the_share_that_is_mistaken_decides(make, lmm, tasks):
     for mistaken, experts in ((0.05, 1), (1.01, 2)):
-        method = make(expand="when-separable", mistaken=mistaken)
+        method = make(expand="when-separable", confusion_threshold=mistaken)
         train_by_hand(method, lmm, tasks[0], 1.0)
         train_by_hand(method, lmm, again(tasks[0], "more"), 1.0)
         assert len(method.state_dict()["experts"]) == experts
 
 
 def test_the_untouched_model_is_not_trained_further(make, lmm, tasks):
-    method = make(expand="when-separable", mistaken=0.0)
+    method = make(expand="when-separable", confusion_threshold=0.0)
     method.on_known_task(tasks[0])
     train_by_hand(method, lmm, again(tasks[0], "more"), 1.0)
     assert method.state_dict()["serves"] == {"task-0": UNTOUCHED, "more": "more"}
@@ -359,9 +359,9 @@ def test_an_embedding_that_is_not_finite_is_named(eproj, lmm, tasks, monkeypatch
     [
         {"router": "calibrated", "keys": "gradient"},
         {"threshold": 0.7},
-        {"mistaken": 0.3},
+        {"confusion_threshold": 0.3},
         {"expand": "when-separable", "threshold": 0.7},
-        {"expand": "when-separable", "mistaken": -0.1},
+        {"expand": "when-separable", "confusion_threshold": -0.1},
         {"expand": "when-dissimilar", "threshold": -1.0},
         {"expand": "when-dissimilar", "reuse_strength": float("nan")},
     ],

@@ -112,7 +112,7 @@ def test_every_new_adapter_of_olora_is_another(tasks, tmp_path):
 
     def fresh(seed, number):
         lmm = load_lmm("random", seed=1, dtype="float32", device=torch.device("cpu"))
-        learner = Learner(lmm, [OLora(rank=2)], folder=tmp_path / f"{seed}{number}", training=Training(), seed=seed)
+        learner = Learner(lmm, [OLora(r=2)], folder=tmp_path / f"{seed}{number}", training=Training(), seed=seed)
         first = copy_of(learner.lmm.trainable())
         learner.methods[0].after_task(tasks[0])
         learner.methods[0].before_task(tasks[number])
@@ -135,7 +135,7 @@ def test_a_task_that_is_learned_again_gets_another_adapter_of_olora(tasks, tmp_p
 
     def learner_of(folder):
         lmm = load_lmm("random", seed=1, dtype="float32", device=torch.device("cpu"))
-        return Learner(lmm, [OLora(rank=2)], folder=folder, training=Training(learning_rate=1e-4), reuse=False)
+        return Learner(lmm, [OLora(r=2)], folder=folder, training=Training(learning_rate=1e-4), reuse=False)
 
     starts, learner = [], learner_of(tmp_path)
     for task in (tasks[0], tasks[1], tasks[1], tasks[2], tasks[1]):

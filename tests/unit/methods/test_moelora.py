@@ -104,7 +104,7 @@ def test_with_one_expert_it_is_lora(tasks, tmp_path):
 
     Without clipping: with the gates, whose gradients are zero, the norm of all gradients may be rounded otherwise.
     """
-    training = Training(learning_rate=1e-2, clip=1e6)
+    training = Training(learning_rate=1e-2, max_grad_norm=1e6)
     ends = []
     for name, method in (("lora", Lora()), ("one", MoELora(experts=1))):
         lmm = load_lmm("random", seed=1, dtype="float32", device=torch.device("cpu"))

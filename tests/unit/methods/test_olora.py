@@ -26,11 +26,11 @@ def normal(*shape, seed):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def learner_of(folder, method=None, *, seed=1, accumulate=(8, 1)):
+def learner_of(folder, method=None, *, seed=1, gradient_accumulation_steps=(8, 1)):
     lmm = load_lmm("random", seed=seed, dtype="float32", device=torch.device("cpu"))
-    batch_size, steps = accumulate
-    training = Training(epochs=2, batch_size=batch_size, accumulate=steps, learning_rate=1e-2)
-    return Learner(lmm, [method or OLora(rank=2)], folder=folder, training=training, seed=seed, reuse=False)
+    batch_size, steps = gradient_accumulation_steps
+    training = Training(epochs=2, batch_size=batch_size, gradient_accumulation_steps=steps, learning_rate=1e-2)
+    return Learner(lmm, [method or OLora(r=2)], folder=folder, training=training, seed=seed, reuse=False)
 
 
 @pytest.mark.parametrize("overlap", ["absolute", "squared"])
@@ -91,7 +91,7 @@ def test_a_new_adapter_changes_nothing_until_it_is_trained(tasks, tmp_path):
 
 
 def test_the_first_task_is_learned_as_by_lora(tasks, tmp_path):
-    ends = [learner_of(tmp_path / type(m).__name__, m) for m in (OLora(rank=2), Lora(rank=2, whole="none"))]
+    ends = [learner_of(tmp_path / type(m).__name__, m) for m in (OLora(r=2), Lora(r=2, modules_to_save="none"))]
     for learner in ends:
         learner.learn(tasks[0])
     assert fingerprint_of(ends[0].lmm.trainable()) == fingerprint_of(ends[1].lmm.trainable())
@@ -129,7 +129,7 @@ def test_a_task_more_stores_one_adapter(tasks, tmp_path):
 def test_the_loss_keeps_subspaces_apart(tasks, tmp_path, overlap):
     ends = {}
     for strength in (0.0, 1.0):
-        learner = learner_of(tmp_path / f"{strength}", OLora(rank=2, strength=strength, overlap=overlap))
+        learner = learner_of(tmp_path / f"{strength}", OLora(r=2, strength=strength, overlap=overlap))
         learner.training = Training(epochs=20, batch_size=8, learning_rate=1e-3)
         for task in tasks[:2]:
             learner.learn(task)
@@ -143,7 +143,7 @@ def test_the_loss_keeps_subspaces_apart(tasks, tmp_path, overlap):
 @pytest.mark.parametrize("strength", [0.25, 3.0])
 def test_the_gradient_has_the_strength_that_was_given(tasks, tmp_path, strength, overlap):
     """Beside the loss's own gradient, on A alone; for both earlier tasks, by autograd on the sum over layers."""
-    learner = learner_of(tmp_path, OLora(rank=2, strength=strength, overlap=overlap))
+    learner = learner_of(tmp_path, OLora(r=2, strength=strength, overlap=overlap))
     (method,) = learner.methods
     for task in tasks[:2]:
         method.before_task(task)
@@ -177,7 +177,7 @@ class OncePerMicroBatch(OLora):
 
 
 def second_task(tasks, folder, method, accumulate):
-    learner = learner_of(folder, method, accumulate=accumulate)
+    learner = learner_of(folder, method, gradient_accumulation_steps=accumulate)
     method.after_task(tasks[0])
     method.before_task(tasks[1])
     learner.features.ensure(tasks[1].train)
@@ -187,7 +187,7 @@ def second_task(tasks, folder, method, accumulate):
 
 @pytest.mark.parametrize(("kind", "same"), [(OLora, True), (OncePerMicroBatch, False)])
 def test_accumulation_is_invisible(tasks, tmp_path, kind, same):
-    ends = [second_task(tasks, tmp_path / f"{n}", kind(rank=2, overlap="squared"), (n, 8 // n)) for n in (8, 2)]
+    ends = [second_task(tasks, tmp_path / f"{n}", kind(r=2, overlap="squared"), (n, 8 // n)) for n in (8, 2)]
     apart = max(float((ends[0][name] - ends[1][name]).abs().max()) for name in ends[0])
     assert (apart < 1e-4) is same, apart
 
@@ -213,9 +213,9 @@ class TrainsOn(OLora):
 
 def test_a_broken_variant_fails(tasks, tmp_path):
     with pytest.raises(AssertionError, match="after save and load"):
-        check_method(lambda: [ForgetsEarlier(rank=2)])
+        check_method(lambda: [ForgetsEarlier(r=2)])
     for broken in (OnlyTheLatest, TrainsOn):
-        learner = learner_of(tmp_path / broken.__name__, broken(rank=2))
+        learner = learner_of(tmp_path / broken.__name__, broken(r=2))
         learner.learn(tasks[0])
         samples = tasks[0].train[:4]
         batch = learner.lmm.collate(samples, learner.features.get(samples))
@@ -230,6 +230,6 @@ def test_options_are_checked():
     with pytest.raises(UserError, match="olora.overlap='cosine'"):
         make_methods("olora", {"olora": {"overlap": "cosine"}})
     with pytest.raises(UserError, match="has no option 'whole'"):
-        make_methods("olora", {"olora": {"whole": "projection"}})
+        make_methods("olora", {"olora": {"modules_to_save": "projection"}})
     with pytest.raises(UserError, match="no earlier weights to hold"):
         make_methods("ewc+olora")

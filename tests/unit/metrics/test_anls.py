@@ -11,7 +11,7 @@ from evertune.metrics.rules import rule_of, score_cell
 
 
 def relaxed(said, answers):
-    return score_cell(rule_of("anls"), [said], [answers]).tolerant / 100
+    return score_cell(rule_of("anls"), [said], [answers]).relaxed / 100
 
 
 @pytest.mark.parametrize(

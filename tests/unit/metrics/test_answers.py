@@ -1,4 +1,4 @@
-"""Strict and tolerant scores of single answers, the rules by name, and the error of a cell."""
+"""Strict and relaxed scores of single answers, the rules by name, and the error of a cell."""
 
 import math
 import shutil
@@ -11,9 +11,9 @@ from evertune.metrics.answers import (
     ocrvqa,
     option,
     option_letter,
+    relaxed,
     scienceqa,
-    scienceqa_tolerant,
-    tolerant,
+    scienceqa_relaxed,
 )
 from evertune.metrics.letters import letter_of
 from evertune.metrics.rules import RULES, error_of_mean, rule_of, score_cell
@@ -39,7 +39,7 @@ from evertune.utils.errors import UserError
 )
 def test_scores(said, gold, strict, loose):
     assert exact(said, gold) == strict
-    assert tolerant(said, gold) == loose
+    assert relaxed(said, gold) == loose
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_an_article_is_no_option():
 def test_scienceqa_as_llava_reads_it(said, strict, loose):
     """By LLaVA's eval_science_qa.py: the letter, `B. `, or one match of `The answer is ([A-Z]).`."""
     assert scienceqa(said, ["B", "dog"]) == strict
-    assert scienceqa_tolerant(said, ["B", "dog"]) == loose
+    assert scienceqa_relaxed(said, ["B", "dog"]) == loose
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_every_rule_scores_a_cell_answer_by_answer(name):
     letters = ([["(b)"], ["(c)"], ["(d)"]], "(b)")
     words = (CAPTIONS, CAPTIONS[0][0]) if name.startswith(("bleu", "rouge", "cider")) else letters
     golds, answer = CELLS.get(name, words)
-    for score in (RULES[name].strict, RULES[name].tolerant):
+    for score in (RULES[name].strict, RULES[name].relaxed):
         right, wrong, empty = score([answer, answer, " "], golds)
         assert right == pytest.approx(10 if name.startswith("cider") else 1)
         assert wrong < 0.4 and empty == 0
@@ -146,7 +146,7 @@ def test_every_rule_scores_a_cell_answer_by_answer(name):
 def test_the_score_of_a_cell():
     cell = score_cell(rule_of("exact"), ["red", "It is red.", "blue"], [["red"]] * 3)
     assert cell.each == [1, 0, 0]
-    assert cell.strict == pytest.approx(100 / 3) and cell.tolerant == pytest.approx(200 / 3)
+    assert cell.strict == pytest.approx(100 / 3) and cell.relaxed == pytest.approx(200 / 3)
     assert cell.standard_error == pytest.approx(100 / 3)
 
 
@@ -154,7 +154,7 @@ def test_bleu_of_a_cell_is_not_the_mean_of_its_captions():
     said = ["a dog runs on the wet sand", "cats"]
     cell = score_cell(rule_of("bleu-1"), said, CAPTIONS[:2])
     # all 8 words are met, and stand against 7 + 6 of the references; by itself the second is penalised by exp(1 - 6)
-    assert cell.strict == pytest.approx(100 * math.exp(1 - 13 / 8)) and cell.tolerant == cell.strict
+    assert cell.strict == pytest.approx(100 * math.exp(1 - 13 / 8)) and cell.relaxed == cell.strict
     assert cell.each == pytest.approx([1, math.exp(-5)])
     assert cell.standard_error is None
 

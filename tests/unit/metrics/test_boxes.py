@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evertune.metrics.boxes import anywhere, box, box_tolerant, gold_box, overlap, padded
+from evertune.metrics.boxes import anywhere, box, box_relaxed, gold_box, overlap, padded
 from evertune.tools.rescore.gold import Gold
 from evertune.tools.rescore.pairing import Case
 from evertune.tools.rescore.peers import cut_box
@@ -47,7 +47,7 @@ def test_overlap_against_counted_pixels():
 def test_more_than_half(said, strict, loose):
     gold = ["[0.1, 0.2, 0.5, 0.8]"]
     assert box(said, gold) == strict
-    assert box_tolerant(said, gold) == loose
+    assert box_relaxed(said, gold) == loose
 
 
 @pytest.mark.parametrize("half", ["[0, 0, 0.5, 1]", "[0.5, 0, 1, 1]", "[0, 0, 2, 1]"])
@@ -55,7 +55,7 @@ def test_exactly_half_is_not_more(half):
     """In numbers that floating point holds exactly; CoIN's evaluator has `iou > 0.5` too."""
     gold = "[0, 0, 1, 1]"
     assert overlap(gold_box(half), gold_box(gold)) == 0.5
-    assert box(half, [gold]) == 0 and box_tolerant(half, [gold]) == 0
+    assert box(half, [gold]) == 0 and box_relaxed(half, [gold]) == 0
     inside = Case(Gold("1", (gold,)), half, half)
     assert cut_box(inside, f" {half} ".replace("[", "[_").replace("]", "_]").strip()) == 0
     assert box("[0, 0, 0.5001, 1]", [gold]) == 1
@@ -63,7 +63,7 @@ def test_exactly_half_is_not_more(half):
 
 def test_one_of_several_gold_boxes_is_enough():
     golds = ["[0.5, 0.5, 1, 1]", "[0, 0, 0.4, 0.4]"]
-    assert box("[0, 0, 0.4, 0.4]", golds) == 1 and box_tolerant("0, 0, 0.4, 0.4", golds) == 1
+    assert box("[0, 0, 0.4, 0.4]", golds) == 1 and box_relaxed("0, 0, 0.4, 0.4", golds) == 1
     assert box("[0, 0, 1, 1]", golds) == 0
 
 

@@ -33,7 +33,7 @@ def test_the_page_has_sixty_forms():
 def test_the_letter_that_a_text_names(text, letter):
     assert letter_of(text) == letter
     found = score_cell(rule_of("option"), [text] * 4, [["(a)"], ["(b)"], ["(c)"], ["(d)"]])
-    assert found.tolerant == (25 if letter else 0)
+    assert found.relaxed == (25 if letter else 0)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_more_forms(text, letter):
 
 def test_the_text_of_an_option_counts_only_where_no_letter_stands_alone():
     def score(text):
-        return score_cell(rule_of("scienceqa"), [text], [["B", "dog"]]).tolerant
+        return score_cell(rule_of("scienceqa"), [text], [["B", "dog"]]).relaxed
 
     assert [score(text) for text in ("a dog", "C. dog", "not b, a dog", "(b) or (a), dog")] == [100, 0, 0, 0]
 

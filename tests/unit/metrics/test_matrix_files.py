@@ -118,7 +118,7 @@ def test_a_lower_triangle_gives_what_needs_no_more(tmp_path, name, text):
     found = read(tmp_path, text, name)
     assert [ABSENT, *LOWER] == found.R
     got, whole = metrics_of(found.R), metrics_of(FULL)
-    for metric in ("final_average", "mean_average", "learning", "bwt", "forgetting"):
+    for metric in ("final_average", "mean_average", "learning_accuracy", "bwt", "forgetting"):
         assert got[metric] == whole[metric], metric
     for metric in NEEDS_BASE:
         assert got[metric] is None, metric
@@ -137,7 +137,9 @@ def test_with_known_tasks(tmp_path):
     square = read(tmp_path, "65,80,20\n55,70,90\n", known=1)
     assert square.R == [ABSENT, [65, 80, 20], [55, 70, 90]]
     got = metrics_of(square.R, known=1)
-    assert got["learning"] == 85 and got["bwt"] is None and got["forgetting"] is None, "from row 0 on for a known task"
+    assert got["learning_accuracy"] == 85 and got["bwt"] is None and got["forgetting"] is None, (
+        "from row 0 on for a known task"
+    )
     lower = read(tmp_path, json.dumps({"R": [[65, 80], [55, 70, 90]], "known": ["old"]}), "m.json")
     assert lower.R == [ABSENT, [65, 80, None], [55, 70, 90]]
 
@@ -205,7 +207,7 @@ def test_the_command_prints_what_it_made_of_the_file(tmp_path):
     assert said["metrics"]["bwt"] == -1.5 and said["metrics"]["zero_shot"] is None
     assert "base model" in said["notes"][0]
     said = json.loads(CliRunner().invoke(app, ["metrics", str(path), "--base"]).stdout)
-    assert said["metrics"]["zero_shot"] == pytest.approx(95 / 3) and said["metrics"]["learning"] is None
+    assert said["metrics"]["zero_shot"] == pytest.approx(95 / 3) and said["metrics"]["learning_accuracy"] is None
 
 
 @pytest.mark.parametrize("name", ["avg", "Average", "mean", "ACC", "Avg.", "mean acc", "BWT"])

@@ -20,7 +20,7 @@ def test_the_example_by_hand():
     got = metrics_of(R, direct=[85, 75, 60], joint_average=80.0)
     assert got["final_average"] == pytest.approx((75 + 72 + 65) / 3)
     assert got["mean_average"] == pytest.approx((80 + (60 + 70) / 2 + (75 + 72 + 65) / 3) / 3)
-    assert got["learning"] == pytest.approx((80 + 70 + 65) / 3)
+    assert got["learning_accuracy"] == pytest.approx((80 + 70 + 65) / 3)
     assert got["bwt"] == pytest.approx(-1.5)
     assert got["forgetting"] == pytest.approx(1.5)
     # task 1: min over t of 75-80, 75-60, 0 = -5; task 2: min(72-70, 0) = 0; task 3: 0
@@ -40,7 +40,7 @@ def test_one_known_task_by_hand():
     got = metrics_of(WITH_KNOWN, known=1, direct=[None, 85, 88], joint_average=75.0)
     assert got["final_average"] == pytest.approx((55 + 70 + 90) / 3)
     assert got["mean_average"] == pytest.approx(((65 + 80) / 2 + (55 + 70 + 90) / 3) / 2)
-    assert got["learning"] == pytest.approx((80 + 90) / 2), "of the new tasks"
+    assert got["learning_accuracy"] == pytest.approx((80 + 90) / 2), "of the new tasks"
     assert got["bwt"] == pytest.approx(((55 - 60) + (70 - 80)) / 2)
     # known: min(55-60, 55-65, 0) = -10; first: min(70-80, 0) = -10; second: 0
     assert got["bwt_paper"] == pytest.approx(-20 / 3)
@@ -56,13 +56,13 @@ def test_one_known_task_by_hand():
 def test_with_one_new_task_the_known_ones_can_be_forgotten():
     got = metrics_of([[60, 50, 0], [40, 45, 90]], known=2)
     assert got["forgetting"] == pytest.approx((20 + 5) / 2) and got["bwt"] == pytest.approx(-12.5)
-    assert got["learning"] == 90 and got["forward_transfer"] is None
+    assert got["learning_accuracy"] == 90 and got["forward_transfer"] is None
 
 
 def test_joint_with_known_tasks_has_no_stage_metrics():
     got = metrics_of([[60, 5, 10], [62, 80, 90]], known=1)
     assert got["zero_shot"] == 7.5 and got["final_average"] == pytest.approx(232 / 3)
-    assert got["learning"] is None and got["forgetting"] is None
+    assert got["learning_accuracy"] is None and got["forgetting"] is None
 
 
 def test_a_missing_reference_of_a_new_task_gives_no_intransigence():
@@ -78,7 +78,10 @@ def test_as_many_known_tasks_as_columns_are_refused():
 
 def test_formulas_without_known_tasks_stay_as_they_are():
     assert formulas()["forgetting"] == "1/(T-1) Σ_{i<T} (max_{i≤l<T} R[l,i] - R[T,i])"
-    assert set(formulas(known=2)) == set(formulas()) and formulas(known=2)["learning"] != formulas()["learning"]
+    assert (
+        set(formulas(known=2)) == set(formulas())
+        and formulas(known=2)["learning_accuracy"] != formulas()["learning_accuracy"]
+    )
 
 
 def test_the_papers_transfer_is_measured_from_the_base_model_too():
@@ -106,14 +109,14 @@ def test_forgetting_is_not_clipped():
 
 def test_one_task_has_no_forgetting():
     got = metrics_of([[1.0], [90.0]])
-    assert got["learning"] == 90
+    assert got["learning_accuracy"] == 90
     assert got["forgetting"] is None and got["bwt"] is None and got["forward_transfer"] is None
 
 
 def test_the_single_stage_of_joint_has_no_stage_metrics():
     got = metrics_of([[0, 0, 0], [70, 80, 90]])
     assert got["final_average"] == 80
-    assert got["learning"] is None and got["forgetting"] is None and got["intransigence"] is None
+    assert got["learning_accuracy"] is None and got["forgetting"] is None and got["intransigence"] is None
 
 
 def test_a_direct_score_of_zero_gives_no_relative_average():

@@ -232,11 +232,11 @@ def test_compositions_that_make_no_sense(spec, complaint):
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"rank": 0}, "lora.rank must be 1 to 65,536"),
-        ({"alpha": 0.0}, "lora.alpha above 0"),
-        ({"targets": " , "}, "lora.targets is empty"),
+        ({"r": 0}, "lora.r must be 1 to 65,536"),
+        ({"lora_alpha": 0.0}, "lora.lora_alpha above 0"),
+        ({"target_modules": " , "}, "lora.target_modules is empty"),
         ({"rang": 4}, "no option 'rang'"),
-        ({"rank": "many"}, "lora.rank='many'"),
+        ({"r": "many"}, "lora.r='many'"),
     ],
 )
 def test_options_are_checked(options, complaint):
@@ -245,7 +245,7 @@ def test_options_are_checked(options, complaint):
 
 
 def test_nothing_in_full():
-    lmm = make_methods("lora", {"lora": {"whole": "none"}})[0].adapt(random_lmm(), seed=0)
+    lmm = make_methods("lora", {"lora": {"modules_to_save": "none"}})[0].adapt(random_lmm(), seed=0)
     assert all(f".{ADAPTER}." in name for name in lmm.trainable())
 
 
@@ -269,7 +269,7 @@ def test_the_oracle_and_the_ridge():
 
 
 def test_a_task_more_stores_what_is_declared(tasks, tmp_path):
-    method = LoraRouter(rank=2)
+    method = LoraRouter(r=2)
     learner = Learner(random_lmm(), [method], folder=tmp_path, training=Training(learning_rate=1e-2), reuse=False)
     stored = [learner.learn(task).stored_bytes for task in tasks]
     assert [b - a for a, b in pairwise(stored)] == [method.grows_by()] * 2

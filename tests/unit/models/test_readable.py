@@ -87,13 +87,13 @@ def test_samples_of_an_index_and_plain_ones_are_judged_alike(written, mini_blip)
     assert found == [(at, str(problem)) for at, problem in unreadable(list(task.train), lmm)]
     assert [at for at, _ in found] == [2, 4, 7]
     sound = replace(stream, tasks=(replace(task, train=task.train[:2]),))
-    assert readable(sound, lmm, skip_bad=False) is sound
+    assert readable(sound, lmm, skip_invalid=False) is sound
 
 
 def test_skip_bad_leaves_out_what_the_model_can_not_read(written, tmp_path):
     """In a run, with what was left out in its folder, and the second call is the same run."""
     stream = written({1: {"answer": "<|im_end|>"}, 13: {"instruction": "which <image>?"}}, sizes={5: (900, 1)})
-    how = {"model": "random", "skip_bad": True, "out": tmp_path / "run", "settings": ["dtype=float32"]}
+    how = {"model": "random", "skip_invalid": True, "out": tmp_path / "run", "settings": ["dtype=float32"]}
     matrix = run(stream, **how).matrices[0]
     skipped = json.loads((tmp_path / "run" / "skipped.json").read_text())
     assert skipped["rows"] == 3 and sorted(skipped["kinds"].values()) == [1, 2]
@@ -109,7 +109,7 @@ def test_skip_bad_leaves_out_what_the_model_can_not_read(written, tmp_path):
 def test_a_task_that_loses_all_its_rows_is_refused(written, lmm):
     stream = load_stream(written({n: {"answer": "<|im_end|>"} for n in range(12)}), decode=True)
     with pytest.raises(DataError, match="12 rows of 'a' can't be used"):
-        readable(stream, lmm, skip_bad=True)
+        readable(stream, lmm, skip_invalid=True)
 
 
 # ---- control tokens

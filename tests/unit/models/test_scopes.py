@@ -33,7 +33,7 @@ def test_projection(folder):
 
 @pytest.mark.parametrize("adapter", ["lora", "dora"])
 def test_adapters(folder, adapter):
-    lmm = load(folder, scope=adapter, lora_rank=4, lora_targets="q_proj,o_proj")
+    lmm = load(folder, scope=adapter, r=4, target_modules="q_proj,o_proj")
     names = set(lmm.trainable())
     assert lmm.scopes()["projection"] == []
     assert all(".lora_" in name and ("q_proj" in name or "o_proj" in name) for name in names)
@@ -101,9 +101,9 @@ def test_eproj_needs_a_projection_that_trains(folder):
     [
         ({"scope": "lora+projector"}, "unknown part 'projector'.*projection"),
         ({"scope": "lora+full"}, "take one of lora, dora and full"),
-        ({"lora_rank": 0}, "must be 1 to"),
-        ({"lora_rank": "many"}, "expected int"),
-        ({"rank": 4}, "unknown option.*lora_rank"),
+        ({"r": 0}, "must be 1 to"),
+        ({"r": "many"}, "expected int"),
+        ({"rank": 4}, "unknown option"),
     ],
 )
 def test_options_without_sense(options, match):
@@ -112,8 +112,8 @@ def test_options_without_sense(options, match):
 
 
 def test_targets_that_are_not_there(folder):
-    with pytest.raises(UserError, match="lora_targets=nothing_proj: the LM has no layer"):
-        load(folder, lora_targets="nothing_proj")
+    with pytest.raises(UserError, match="target_modules=nothing_proj: the LM has no layer"):
+        load(folder, target_modules="nothing_proj")
 
 
 def test_a_model_without_options():

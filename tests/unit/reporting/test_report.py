@@ -66,11 +66,11 @@ def make_run(
             ]
             path.write_text("".join(json.dumps(r) + "\n" for r in rows))
             cells.append(
-                {"stage": stage, "task": task, "score": score, "tolerant": score, "n": 100, "experts": {}}
+                {"stage": stage, "task": task, "score": score, "relaxed": score, "n": 100, "experts": {}}
                 | {"answers": str(path.relative_to(folder))}
             )
     matrix = {
-        "format": 1,
+        "format": 2,
         "model": "smol",
         "stream": "parcel",
         "method": method,
@@ -78,7 +78,7 @@ def make_run(
         "tasks": tasks,
         "stages": ["joint"] if method == "joint" else tasks,
         "R": R,
-        "tolerant": R,
+        "relaxed": R,
         "cells": cells,
         "cost": {"train_seconds": 300.2, "trained_parameters": 1534720, "stored_bytes": 12345},
         "warnings": [],
@@ -117,7 +117,7 @@ def test_compare_gives_hand_computed_numbers_in_order(tmp_path: Path) -> None:
     assert zero["final_average"].mean == pytest.approx(5.0)
     assert zero["forgetting"] is None
     assert sequential["final_average"].mean == pytest.approx(160 / 3)
-    assert sequential["learning"].mean == pytest.approx(80.0)
+    assert sequential["learning_accuracy"].mean == pytest.approx(80.0)
     assert sequential["forgetting"].mean == pytest.approx((50 + 30) / 2)
     assert sequential["bwt"].mean == pytest.approx(-40.0)
     assert sequential["intransigence"].mean == pytest.approx((0 + 6 + 5) / 3)
@@ -125,8 +125,8 @@ def test_compare_gives_hand_computed_numbers_in_order(tmp_path: Path) -> None:
     assert sequential["gap_to_joint"].mean == pytest.approx((79 + 92 + 72) / 3 - 160 / 3)
     assert replay["forgetting"].mean == pytest.approx(4.0)
     assert joint["final_average"].mean == pytest.approx(81.0)
-    assert joint["learning"] is None and joint["forgetting"] is None
-    assert direct["learning"].mean == pytest.approx((80 + 96 + 75) / 3)
+    assert joint["learning_accuracy"] is None and joint["forgetting"] is None
+    assert direct["learning_accuracy"].mean == pytest.approx((80 + 96 + 75) / 3)
     assert direct["forgetting"] is None
     assert rows[-1].shown("final_average") == "27.0†" and "R*" in rows[-1].note
     assert rows[1].train_seconds == pytest.approx(300.2)
@@ -199,7 +199,7 @@ def test_runs_in_progress_are_named_and_not_averaged(tmp_path: Path) -> None:
         ("{", "not valid JSON"),
         ("[1]", "expected an object"),
         ('{"format": 9}', "format 9"),
-        ('{"format": 1, "model": "m"}', "'stream' is missing"),
+        ('{"format": 2, "model": "m"}', "'stream' is missing"),
     ],
 )
 def test_a_bad_matrix_is_named(tmp_path: Path, content: str | None, says: str) -> None:

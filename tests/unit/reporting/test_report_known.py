@@ -42,7 +42,7 @@ def test_tables_by_hand(tmp_path: Path) -> None:
     assert values["sequential"]["intransigence"].mean == pytest.approx(1.5)
     assert values["sequential"]["relative_average"].mean == pytest.approx((70 / 85 + 90 / 88) / 2)
     assert values["sequential"]["gap_to_joint"].mean == pytest.approx(232 / 3 - 215 / 3)
-    assert values["direct"]["learning"].mean == pytest.approx(86.5)
+    assert values["direct"]["learning_accuracy"].mean == pytest.approx(86.5)
     begun = load_matrix(known_run(tmp_path / "b", R[:2]))
     assert metrics_with_references(begun, [])["zero_shot"] == 7.5
 

@@ -28,7 +28,7 @@ def test_recipes_name_settings_that_exist():
 def test_the_recipe_of_the_paper_and_its_own_one_for_eproj():
     plain = configure("pocket-b1", model="Salesforce/instructblip-vicuna-7b")
     assert (plain.dtype, plain.train.epochs, plain.train.learning_rate) == ("bfloat16", 5.0, 1e-5)
-    assert plain.train.batch_size * plain.train.accumulate == 256
+    assert plain.train.batch_size * plain.train.gradient_accumulation_steps == 256
     assert plain.options == {}
     eproj = configure("pocket-b1", model="instructblip-vicuna-7b", method="eproj, replay+eproj")
     assert eproj.train.learning_rate == 5e-3
@@ -38,12 +38,12 @@ def test_the_recipe_of_the_paper_and_its_own_one_for_eproj():
     said = ["train.learning_rate=1", "eproj.expert=all", "dtype=float32"]
     own = configure("pocket-b1", model="llava-1.5-7b-hf", method="eproj", settings=said)
     assert (own.train.learning_rate, own.options["eproj"]["expert"], own.dtype) == (1, "all", "float32")
-    assert own.train.batch_size * own.train.accumulate == 128
+    assert own.train.batch_size * own.train.gradient_accumulation_steps == 128
 
 
 def test_options_of_the_model():
-    config = configure("parcel", model="some/folder", settings=["model.scope=lora", "model.lora_rank=4"])
-    assert config.model_options == {"scope": "lora", "lora_rank": 4}
+    config = configure("parcel", model="some/folder", settings=["model.scope=lora", "model.r=4"])
+    assert config.model_options == {"scope": "lora", "r": 4}
     assert config.model == "some/folder"
 
 

@@ -77,10 +77,10 @@ def all_numbers(value):
 
 def test_there_are_settings_to_try():
     assert {"seed", "limit", "train.epochs", "train.learning_rate", "evaluation.batch_size"} <= set(SETTINGS)
-    assert {"replay.ratio", "ewc.strength", "olora.rank"} <= set(OPTIONS)
+    assert {"replay.ratio", "ewc.strength", "olora.r"} <= set(OPTIONS)
 
 
-@pytest.mark.parametrize("key", [*SETTINGS, *OPTIONS, "model.lora_rank", "model.lora_alpha"])
+@pytest.mark.parametrize("key", [*SETTINGS, *OPTIONS, "model.r", "model.lora_alpha"])
 def test_every_number_is_one_that_can_be_held_or_one_line(key):
     method = key.split(".")[0] if key in OPTIONS else "sequential"
     content = {"method": method} if method != "replay" else {"method": method, "options": {"replay": {}}}

@@ -1,4 +1,4 @@
-"""Rows that can't be used: one report of all and no training; with `skip_bad` the rest, and what was left out."""
+"""Rows that can't be used: one report of all and no training; with `skip_invalid` the rest, and what was left out."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_one_report_of_everything(broken):
     with pytest.raises(DataError) as caught:
         load_stream(str(broken), decode=True, takes=ONE, model="random")
     said = str(caught.value)
-    assert said.startswith("8 rows of 's' can't be used, and nothing was trained.") and "--skip-bad" in said
+    assert said.startswith("8 rows of 's' can't be used, and nothing was trained.") and "--skip-invalid" in said
     for place, complaint in {
         "train.jsonl:4": "gone.png does not exist",
         "train.jsonl:6": "the id 'r4' stands at",
@@ -59,12 +59,12 @@ def test_one_report_of_everything(broken):
 
 
 def test_the_rest_is_taken(broken):
-    stream = load_stream(str(broken), decode=True, takes=ONE, skip_bad=True)
+    stream = load_stream(str(broken), decode=True, takes=ONE, skip_invalid=True)
     (task,) = stream.tasks
     assert [s.id for s in task.train] == ["r0", "r1", "r2", "r4", "r10", "r11"]
     assert [s.id for s in task.test] == ["r12", "r13", "r14", "r15"], "what is tested stays"
     assert len(stream.skipped) == 8 and stream.skipped.counts["missing picture"] == 1
-    kept = load_stream(str(broken), decode=True, takes=ONE, skip_bad=True, limit=3)
+    kept = load_stream(str(broken), decode=True, takes=ONE, skip_invalid=True, limit=3)
     assert [s.id for s in kept.tasks[0].train] == ["r0", "r1", "r2"]
 
 
@@ -78,7 +78,7 @@ def test_many_of_a_kind_are_counted_and_five_are_shown(tmp_path):
     said = str(caught.value)
     assert "missing picture: 9" in said and said.count("does not exist") == 5 and "... and 4 more" in said
     with pytest.raises(DataError, match="a' has no rows|can't be used|missing picture"):
-        load_stream(str(path), skip_bad=True)
+        load_stream(str(path), skip_invalid=True)
 
 
 def test_a_run_records_what_was_left_out(broken, tmp_path, capsys, monkeypatch):
@@ -88,12 +88,12 @@ def test_a_run_records_what_was_left_out(broken, tmp_path, capsys, monkeypatch):
         main()
     said = capsys.readouterr()
     assert end.value.code == 2 and "8 rows of 's' can't be used" in said.err and not (tmp_path / "run").exists()
-    result = run(str(broken), model="random", out=tmp_path / "run", skip_bad=True, settings=["dtype=float32"])
+    result = run(str(broken), model="random", out=tmp_path / "run", skip_invalid=True, settings=["dtype=float32"])
     assert result.matrices[0]["finished"]
     skipped = json.loads((tmp_path / "run" / "skipped.json").read_text())
     assert skipped["rows"] == 8 and len(skipped["problems"]) == 8 and skipped["problems"][0]["task"] == "a"
     assert json.loads((tmp_path / "run" / "stamp.json").read_text())["skipped"] == skipped["kinds"]
-    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["skip_bad"] is True
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["skip_invalid"] is True
 
 
 def test_a_file_as_a_stream(tmp_path):
@@ -120,6 +120,6 @@ def test_settings_that_decide_nothing_leave_old_runs_theirs():
     from evertune.runs.api import configure, resolved
 
     plain = resolved(configure("parcel", model="random"), "sequential")
-    assert not {"data", "skip_bad"} & plain.keys(), "runs of earlier versions go on"
+    assert not {"data", "skip_invalid"} & plain.keys(), "runs of earlier versions go on"
     assert resolved(configure("parcel", model="random", data="x"), "sequential") == plain
-    assert resolved(configure("parcel", model="random", skip_bad=True), "sequential")["skip_bad"] is True
+    assert resolved(configure("parcel", model="random", skip_invalid=True), "sequential")["skip_invalid"] is True

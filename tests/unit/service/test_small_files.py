@@ -35,31 +35,31 @@ COLOURS = {"red": (220, 30, 30), "blue": (30, 30, 220)}
 RATE = "train.learning_rate=0.003"
 
 
-@pytest.mark.parametrize("accumulate", [1, 4, 32])
+@pytest.mark.parametrize("gradient_accumulation_steps", [1, 4, 32])
 @pytest.mark.parametrize("batch_size", [1, 4, 5, 8, 32])
 @pytest.mark.parametrize("epochs", [0.5, 1.0, 5.0])
 def test_a_floor_of_steps(batch_size, accumulate, epochs):
     for samples in (1, 7, 20, 58, 200, 1024, 3100, 100_000):
-        plain = Training(epochs=epochs, batch_size=batch_size, accumulate=accumulate)
-        floored = Training(epochs=epochs, batch_size=batch_size, accumulate=accumulate, min_steps=200)
+        plain = Training(epochs=epochs, batch_size=batch_size, gradient_accumulation_steps=accumulate)
+        floored = Training(epochs=epochs, batch_size=batch_size, gradient_accumulation_steps=accumulate, min_steps=200)
         fitted, whole = floored.fitted(samples), batch_size * accumulate
         assert plain.fitted(samples) == plain
         assert fitted.steps(samples) >= 200
         assert fitted.steps(samples) <= max(plain.steps(samples), 260), "not much more than needed"
         assert fitted.epochs >= epochs and fitted.batch_size <= batch_size
-        assert min(whole, SMALLEST_BATCH) / 2 < fitted.batch_size * fitted.accumulate <= whole
+        assert min(whole, SMALLEST_BATCH) / 2 < fitted.batch_size * fitted.gradient_accumulation_steps <= whole
         if plain.steps(samples) >= 200:
             assert fitted == floored
-        if fitted.batch_size * fitted.accumulate > SMALLEST_BATCH:
+        if fitted.batch_size * fitted.gradient_accumulation_steps > SMALLEST_BATCH:
             assert fitted.epochs < 1.1 * epochs, "passes grow only when the batch can't shrink further"
         assert fitted.as_dict().keys() == plain.as_dict().keys(), "a floor that changes nothing has the same key"
 
 
 def test_the_batch_of_58_rows():
     fitted = Training(batch_size=32, min_steps=200).fitted(58)
-    assert (fitted.batch_size, fitted.accumulate, fitted.steps(58)) == (8, 1, 200)
-    fitted = Training(epochs=5, batch_size=8, accumulate=32, min_steps=200).fitted(58)
-    assert (fitted.batch_size, fitted.accumulate, fitted.steps(58)) == (8, 1, 200)
+    assert (fitted.batch_size, fitted.gradient_accumulation_steps, fitted.steps(58)) == (8, 1, 200)
+    fitted = Training(epochs=5, batch_size=8, gradient_accumulation_steps=32, min_steps=200).fitted(58)
+    assert (fitted.batch_size, fitted.gradient_accumulation_steps, fitted.steps(58)) == (8, 1, 200)
 
 
 def test_a_run_has_the_floor_only_when_it_is_set():
@@ -158,7 +158,7 @@ def test_the_command_exits_with_1_or_asks(model, colours, monkeypatch):
 
 
 def test_settings_of_one_task(model, colours):
-    for entry in ("lora.rank=4", "seed=5", "model.scope=lora", "dtype=bfloat16"):
+    for entry in ("lora.r=4", "seed=5", "model.scope=lora", "dtype=bfloat16"):
         with pytest.raises(UserError, match=f"--set {entry}: a task can be trained otherwise"):
             upkeep.learn(model, colours, settings=[entry])
     with pytest.raises(UserError, match="unknown key 'train.epoch'; did you mean 'epochs'"):
@@ -238,7 +238,7 @@ def test_what_is_odd_about_the_data_is_said(model, colours):
         photograph.save(Path(path).parent / f"{number}.png")
     with pytest.raises(UserError, match="none.png"):
         upkeep.learn(model, path)
-    command = ["learn", str(model), path, "--skip-bad", "--set", "train.min_steps=1", "--accept-if", "gain>=-100"]
+    command = ["learn", str(model), path, "--skip-invalid", "--set", "train.min_steps=1", "--accept-if", "gain>=-100"]
     said = CliRunner().invoke(app, command)
     assert said.exit_code == 0, said.exception
     found = json.loads(CliRunner().invoke(app, ["data", "check", path, "--json"]).stdout)

@@ -147,7 +147,7 @@ def test_trainings_of_earlier_versions_count(tmp_path, kept):
 
 
 def recipe(path):
-    return IndexKey("evertune", 1, path, "train", {}, "{instruction}", anywhere=False, files=(path,))
+    return IndexKey("evertune", 1, path, "train", {}, "{instruction}", allow_external_paths=False, files=(path,))
 
 
 def rows():

@@ -35,7 +35,7 @@ def test_answers_are_written_then_read_then_scored(lmm, tasks, features, tmp_pat
     for row in rows:
         row["answer"] = row["gold"][0] if row["id"] == rows[0]["id"] else "the " + row["gold"][0] + "."
     score = score_answers(rows, tasks[0])
-    assert (score.strict, score.tolerant, score.n) == (25.0, 100.0, 4)
+    assert (score.strict, score.relaxed, score.n) == (25.0, 100.0, 4)
 
 
 def test_a_cell_is_scored_by_the_rule_of_its_task(lmm, tasks, features, tmp_path):
@@ -49,7 +49,7 @@ def test_a_cell_is_scored_by_the_rule_of_its_task(lmm, tasks, features, tmp_path
     each = cider([row["answer"] for row in rows], [row["gold"] for row in rows])
     assert captions.strict == pytest.approx(100 * statistics.fmean(each)) and captions.strict > 0
     assert captions.standard_error == pytest.approx(100 * statistics.stdev(each) / 2)
-    assert captions.tolerant == captions.strict
+    assert captions.relaxed == captions.strict
 
 
 def test_a_cell_with_a_gap_has_no_score(lmm, tasks, features, tmp_path):

@@ -142,7 +142,7 @@ def test_activations_that_are_computed_again_change_no_number(tasks, tmp_path):
         return fingerprint_of(lmm.trainable()), len(passes), steps
 
     plain, once, steps = learned(tmp_path / "plain")
-    same, more, _ = learned(tmp_path / "again", checkpointing=True)
+    same, more, _ = learned(tmp_path / "again", gradient_checkpointing=True)
     assert same == plain and more == once + steps, "each block is gone through once more per step"
 
 
@@ -150,6 +150,6 @@ def test_a_model_that_needs_its_activations_says_so(tasks, tmp_path, lmm, monkey
     for part in lmm.module().modules():
         if getattr(part, "supports_gradient_checkpointing", False):
             monkeypatch.setattr(part, "supports_gradient_checkpointing", False)
-    learner = Learner(lmm, [Sequential()], folder=tmp_path, training=Training(checkpointing=True), reuse=False)
-    with pytest.raises(UserError, match="leave out train.checkpointing"):
+    learner = Learner(lmm, [Sequential()], folder=tmp_path, training=Training(gradient_checkpointing=True), reuse=False)
+    with pytest.raises(UserError, match="leave out train.gradient_checkpointing"):
         learner.learn(tasks[0])

@@ -50,7 +50,7 @@ def steps_seen(lmm):
 
 def test_the_gradient_is_clipped_with_what_methods_add(lmm, tasks, features):
     with steps_seen(lmm) as seen:
-        log = train(lmm, [Pushes()], tasks[0].train, features, training=Training(clip=0.25), seed=0)
+        log = train(lmm, [Pushes()], tasks[0].train, features, training=Training(max_grad_norm=0.25), seed=0)
     wanted = 3.0 * sum(p.numel() for p in lmm.trainable().values()) ** 0.5
     assert [step.gradient_norm for step in log] == pytest.approx([wanted] * 2, rel=1e-4)
     assert [norm for norm, _ in seen] == pytest.approx([0.25] * 2, rel=1e-4)
@@ -58,13 +58,13 @@ def test_the_gradient_is_clipped_with_what_methods_add(lmm, tasks, features):
 
 def test_a_small_gradient_is_not_scaled(lmm, tasks, features):
     with steps_seen(lmm) as seen:
-        log = train(lmm, [Sequential()], tasks[0].train, features, training=Training(clip=1e6), seed=0)
+        log = train(lmm, [Sequential()], tasks[0].train, features, training=Training(max_grad_norm=1e6), seed=0)
     assert [norm for norm, _ in seen] == pytest.approx([step.gradient_norm for step in log], rel=1e-5)
 
 
 def test_decay_shrinks_matrices_and_leaves_biases_and_norms(lmm, tasks, features):
     before = copy_of(lmm.trainable())
-    training = Training(weight_decay=0.5, learning_rate=0.1, warmup=0.0, batch_size=8)
+    training = Training(weight_decay=0.5, learning_rate=0.1, warmup_ratio=0.0, batch_size=8)
     train(lmm, [PushesNothing()], tasks[0].train, features, training=training, seed=0)
     kinds = set()
     for name, parameter in lmm.trainable().items():
@@ -82,7 +82,7 @@ def test_the_learning_rate_of_a_group_follows_the_schedule(lmm, tasks, features,
             [Sequential()],
             tasks[0].train,
             features,
-            training=Training(learning_rate=0.01, epochs=2, batch_size=4, warmup=0.5),
+            training=Training(learning_rate=0.01, epochs=2, batch_size=4, warmup_ratio=0.5),
             seed=0,
         )
     assert [step.learning_rate for step in log] == pytest.approx([0.025, 0.05, 0.05, 0.025])
@@ -140,7 +140,7 @@ def test_a_training_does_not_depend_on_what_was_trained_before_in_this_process(l
                 raise InterruptedError
             return {}
 
-    training, ends = Training(batch_size=2, accumulate=2, learning_rate=1e-2), []
+    training, ends = Training(batch_size=2, gradient_accumulation_steps=2, learning_rate=1e-2), []
     for fails in (False, True):
         restore(lmm.trainable(), start)
         if fails:
@@ -167,7 +167,7 @@ def test_memory_that_is_full_at_a_later_micro_batch_leaves_nothing_of_the_first_
             raise torch.OutOfMemoryError("out of memory")
         return real(module, methods, batch, **more)
 
-    training = Training(batch_size=4, accumulate=2, learning_rate=1e-2, epochs=2, loss_mean=loss_mean)
+    training = Training(batch_size=4, gradient_accumulation_steps=2, learning_rate=1e-2, epochs=2, loss_mean=loss_mean)
     for full in (False, True):
         restore(lmm.trainable(), start)
         if full:

@@ -15,15 +15,15 @@ BASE = Training(epochs=2, batch_size=2, learning_rate=1e-2, save_every=1)
 DECIDES = {
     "epochs": 2.5,
     "batch_size": 4,
-    "accumulate": 2,
+    "gradient_accumulation_steps": 2,
     "learning_rate": 2e-2,
     "weight_decay": 0.1,
-    "warmup": 0.4,
-    "clip": 0.5,
+    "warmup_ratio": 0.4,
+    "max_grad_norm": 0.5,
     "loss_mean": "token",
     "min_steps": 30,
 }
-DECIDES_NOTHING = {"checkpointing": True, "save_every": 3}
+DECIDES_NOTHING = {"gradient_checkpointing": True, "save_every": 3}
 
 
 @pytest.fixture
@@ -131,7 +131,9 @@ def test_what_resumes_ends_with_the_same_bits_whatever_is_random_in_training(
     learner, tasks, tmp_path, spec, after, loss_mean
 ):
     """Dropout on purpose, and 20 samples in windows of six: the last is of two, one micro-batch."""
-    training = Training(epochs=2.5, batch_size=3, accumulate=2, learning_rate=1e-2, save_every=1, loss_mean=loss_mean)
+    training = Training(
+        epochs=2.5, batch_size=3, gradient_accumulation_steps=2, learning_rate=1e-2, save_every=1, loss_mean=loss_mean
+    )
     options = {"ewc": {"samples": 4}} if spec == "ewc" else None
 
     def made(folder):

@@ -325,7 +325,7 @@ def test_tensors_of_other_stages_are_looked_for_in_stages_only(run, places):
         load_stage(run, read_stage(folder))
 
 
-CELL = {"stage": 0, "task": "a", "score": 1.0, "tolerant": 1.0, "answers": "answers/00/a.jsonl"}
+CELL = {"stage": 0, "task": "a", "score": 1.0, "relaxed": 1.0, "answers": "answers/00/a.jsonl"}
 
 
 def ledger(run, *rows):
@@ -369,7 +369,7 @@ def test_lines_of_a_ledger_that_lack_something(tmp_path, row):
     ],
 )
 def test_matrices_that_hold_something_else(tmp_path, change, says):
-    matrix = {"format": 1, "model": "m", "stream": "s", "method": "x", "seed": 0, "tasks": ["a", "b"], "stages": ["a"]}
+    matrix = {"format": 2, "model": "m", "stream": "s", "method": "x", "seed": 0, "tasks": ["a", "b"], "stages": ["a"]}
     (tmp_path / "matrix.json").write_text(json.dumps({**matrix, "R": [[1.0, 2.0]], **change}))
     with pytest.raises(RunFolderError, match=f"matrix.json is not the matrix of a run: .*{says}"):
         load_matrix(tmp_path)

@@ -38,7 +38,7 @@ SESSIONS, WAITING = 64, 64  # pages that Gradio remembers, and events that wait:
 MULTIPART = 64 << 10  # bytes around a file in a form
 HOURLY = 3600  # seconds: how often, and from what age on, dropped pictures are deleted
 SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
-FORMS: list[tuple[str, Form]] = [("strictly", "strict"), ("in any form", "tolerant")]
+FORMS: list[tuple[str, Form]] = [("strictly", "strict"), ("in any form", "relaxed")]
 
 
 SEALED = {"content-security-policy": "default-src 'none'; sandbox"}

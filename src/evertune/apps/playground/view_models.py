@@ -23,7 +23,7 @@ from evertune.utils.errors import UserError
 MARKS = ("right", "form", "partly", "wrong")
 PAGE = 24
 """Answers, or pictures, that are shown before somebody asks for more."""
-Form = Literal["strict", "tolerant"]
+Form = Literal["strict", "relaxed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ class Matrix:
 
 def matrix_of(number: int, run: Run, form: Form) -> Matrix:
     """The matrix of the run at place `number`, strict or in any form."""
-    key = "score" if form == "strict" else "tolerant"
+    key = "score" if form == "strict" else "relaxed"
     rows = []
     for stage, name in enumerate(run.stage_names):
         cells: list[Cell] = [run.cells.get((stage, task.name), {}) for task in run.tasks]
@@ -150,7 +150,7 @@ class Answers:
     task_name: str
     rule: str
     strict: float
-    tolerant: float
+    relaxed: float
     kind: str
     counts: dict[str, int]
     rows: list[PredictionRow]
@@ -181,7 +181,7 @@ def answers_of(
         task_name=run.tasks[task].name,
         rule=rule.name,
         strict=cell["score"],
-        tolerant=cell["tolerant"],
+        relaxed=cell["relaxed"],
         kind=kind,
         counts={"all": len(rows)} | {mark: marks.count(mark) for mark in MARKS},
         rows=_rows(chosen[:count], run.folder, run.tasks[task], kept),

@@ -20,7 +20,7 @@ from evertune.reporting.tables import ComparisonRow, metrics_with_references
 from evertune.utils.errors import RunFolderError
 from evertune.utils.files import read_json, write_atomically
 
-FORMAT = 1
+FORMAT = 2
 KEPT = ("stream", "model", "method", "seed", "settings", "known", "tasks", "stages", "R", "cost", "warnings")
 ONE_OF_ITS_KIND = ("model_fingerprint", "dtype", "device", "threads", "torch")
 

@@ -83,7 +83,7 @@ def write_pairs_page(result: Mapping[str, Any], out: Path) -> Path:
 def _effects(result: Mapping[str, Any]) -> list[Figure]:
     captions = {
         "forgetting": f"Points that the first task lost. {FIRST_AND_SECOND} Orange: lost; blue: gained.",
-        "forgetting_tolerant": "The same, when the right answer counts in any form.",
+        "forgetting_relaxed": "The same, when the right answer counts in any form.",
         "transfer": f"The second task after the first, less alone. {FIRST_AND_SECOND} Blue: the first one helped.",
     }
     return [
@@ -128,12 +128,12 @@ def _correlation_table(result: Mapping[str, Any]) -> Table:
 
 
 def _form_table(result: Mapping[str, Any]) -> Table:
-    """By first task: strict and tolerant loss side by side."""
+    """By first task: strict and relaxed loss side by side."""
     rows = []
     for task in result["tasks"]:
         mine = [pair for pair in result["pairs"] if pair["first"] == task]
-        strict, tolerant = (statistics.fmean(p[m] for p in mine) for m in ("forgetting", "forgetting_tolerant"))
-        values = (result["alone"][task], strict, tolerant, strict - tolerant)
+        strict, relaxed = (statistics.fmean(p[m] for p in mine) for m in ("forgetting", "forgetting_relaxed"))
+        values = (result["alone"][task], strict, relaxed, strict - relaxed)
         rows.append([task, *(signed(value, digits=1) for value in values)])
     header = ["", "score alone", "lost, strict", "lost, any form", "lost in form only"]
     return Table("Points that each task lost, mean over what came after it", header, rows)

@@ -14,13 +14,13 @@ from typing import Any
 from evertune.experiments.pairs.task_similarity import Square
 from evertune.metrics.rank_correlation import correlation
 
-FORMAT = 1
-MEASURES = ("forgetting", "forgetting_tolerant", "transfer")
+FORMAT = 2
+MEASURES = ("forgetting", "forgetting_relaxed", "transfer")
 FORMULAS = {
     "forgetting": "R[1,i] - R[2,i]: points that the first task lost while the second was learned",
-    "forgetting_tolerant": "the same, by scores that accept the right answer in another form",
+    "forgetting_relaxed": "the same, by scores that accept the right answer in another form",
     "transfer": "R[2,j] - R*[j]: the second task after the first, less the second alone from the untouched model",
-    "format": "strict forgetting - tolerant forgetting: lost in form only, not in knowledge",
+    "format": "strict forgetting - relaxed forgetting: lost in form only, not in knowledge",
     "correlation": "Spearman's rho over ordered pairs (means over seeds), 95 % percentile bootstrap over pairs",
 }
 
@@ -68,7 +68,7 @@ def judged(rows: Sequence[Row], similarity: Mapping[str, Any]) -> list[dict[str,
                 **row,
                 "alone": own,
                 "forgetting": before["first"]["strict"] - after["first"]["strict"],
-                "forgetting_tolerant": before["first"]["tolerant"] - after["first"]["tolerant"],
+                "forgetting_relaxed": before["first"]["relaxed"] - after["first"]["relaxed"],
                 "transfer": after["second"]["strict"] - own["strict"],
                 "similarity": similarity["similarity"][i][j],
                 "cosines": {modality: table[i][j] for modality, table in similarity["cosines"].items()},
@@ -92,14 +92,14 @@ def square(tasks: Sequence[str], pairs: Sequence[Row], value: Callable[[Row], fl
 
 
 def format_share(pairs: Sequence[Row]) -> dict[str, float | None]:
-    """Mean points lost, strictly and tolerantly, and their difference: lost in form only.
+    """Mean points lost, strictly and in relaxed form, and their difference: lost in form only.
 
     `share` is that difference as a part of the strict loss; None when nothing was lost on average.
     """
     strict = statistics.fmean(pair["forgetting"] for pair in pairs)
-    tolerant = statistics.fmean(pair["forgetting_tolerant"] for pair in pairs)
-    share = (strict - tolerant) / strict if strict > 0 else None
-    return {"strict": strict, "tolerant": tolerant, "format": strict - tolerant, "share": share}
+    relaxed = statistics.fmean(pair["forgetting_relaxed"] for pair in pairs)
+    share = (strict - relaxed) / strict if strict > 0 else None
+    return {"strict": strict, "relaxed": relaxed, "format": strict - relaxed, "share": share}
 
 
 def _correlations(pairs: Sequence[Row]) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 TITLES = {
     "forgetting": "forgetting",
-    "forgetting_tolerant": "forgetting, any form",
+    "forgetting_relaxed": "forgetting, any form",
     "transfer": "transfer",
     "similarity": "similarity s",
     "image": "cosine of images",
@@ -43,7 +43,7 @@ def lead(result: Mapping[str, Any]) -> str:
     lost = result["lost"]
     first = (
         f"Learning a second task cost the first {signed(lost['strict'], digits=1)} points on average, "
-        f"{signed(lost['tolerant'], digits=1)} when answers count in any form{_share(lost['share'])}."
+        f"{signed(lost['relaxed'], digits=1)} when answers count in any form{_share(lost['share'])}."
     )
     return f"{first} {_verdict(result, 'forgetting')} {_verdict(result, 'transfer')}"
 

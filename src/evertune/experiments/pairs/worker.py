@@ -36,7 +36,7 @@ def learner_of(study: Study, first: str, *, seed: int, dtype: str) -> tuple[Lear
 
     config = study.config
     lmm = load_lmm(config.model, seed=seed, dtype=dtype, options=config.model_options)
-    study = replace(study, stream=readable(study.stream, lmm, skip_bad=config.skip_bad))
+    study = replace(study, stream=readable(study.stream, lmm, skip_invalid=config.skip_invalid))
     place = study.place(first, seed=seed)
     stamp(place, lmm, study.stream)
     learner = Learner(
@@ -132,7 +132,7 @@ def looked_at(steps: int, points: int) -> set[int]:
 
 def _point(share: float, score: dict[str, Any]) -> dict[str, float]:
     """`share` of the second task's steps taken."""
-    return {"share": share, "strict": score["strict"], "tolerant": score["tolerant"]}
+    return {"share": share, "strict": score["strict"], "relaxed": score["relaxed"]}
 
 
 def main(folder: str, first: str, seed: str, dtype: str) -> int:

@@ -56,6 +56,6 @@ def _shown(row: ComparisonRow | None) -> str:
     if row is None:
         return "-"
     if row.base == "direct":
-        learned = row.values["learning"]
+        learned = row.values["learning_accuracy"]
         return f"{learned.shown('learning')}†" if learned else "-"
     return row.shown(FINAL)

@@ -208,6 +208,6 @@ def _refuse_if_nowhere(made: Estimate) -> None:
     parts = ", ".join(f"{gigabytes(size)} {part}" for part, size in made.memory.items())
     raise UserError(
         f"{made.model} with {made.method} needs {gigabytes(sum(made.memory.values()))} ({parts}), more than any single "
-        f"GPU here has ({CARDS[-1].name}). Lower train.batch_size (with train.accumulate as many more), let less train "
-        "(--set model.scope=projection), or take bfloat16"
+        f"GPU here has ({CARDS[-1].name}). Lower train.batch_size and raise train.gradient_accumulation_steps, let "
+        "less train (--set model.scope=projection), or take bfloat16"
     )

@@ -66,7 +66,7 @@ class ConversionRequest:
     kind: str
     split: str
     separator: str
-    skip_bad: bool
+    skip_invalid: bool
     force: bool
 
     def refuse_to_overwrite(self, path: Path) -> None:
@@ -83,7 +83,7 @@ def convert(
     hints: Hints | None = None,
     split: str = "train",
     separator: str = "|",
-    skip_bad: bool = False,
+    skip_invalid: bool = False,
     force: bool = False,
 ) -> ConversionResult:
     """Write the rows of `source` to `target`.
@@ -95,13 +95,13 @@ def convert(
         hints: how `source` is read; default: by its ending.
         split: of a data set; and whether LLaVA's conversations (`train`) or its questions (`test`) are written.
         separator: between several answers in a cell of CSV or TSV.
-        skip_bad: leave out rows that can't be used or written.
+        skip_invalid: leave out rows that can't be used or written.
         force: overwrite `target`.
 
     Raises:
         UserError: `target` exists; DataError: a row can't be used or written. Nothing was written then.
     """
-    asked = _asked(target, to, split, separator, skip_bad=skip_bad, force=force)
+    asked = _asked(target, to, split, separator, skip_invalid=skip_invalid, force=force)
     samples, skipped = _read(source, hints or Hints(), asked)
     return _write(samples, asked, skipped)
 
@@ -116,7 +116,7 @@ def sample(
     hints: Hints | None = None,
     split: str = "train",
     separator: str = "|",
-    skip_bad: bool = False,
+    skip_invalid: bool = False,
     force: bool = False,
 ) -> ConversionResult:
     """Write `count` rows of `source`, drawn without repetition and in their order; the same ones for the same seed.
@@ -127,7 +127,7 @@ def sample(
     Raises:
         UserError: there are fewer rows; else as `convert`.
     """
-    asked = _asked(target, to, split, separator, skip_bad=skip_bad, force=force)
+    asked = _asked(target, to, split, separator, skip_invalid=skip_invalid, force=force)
     record = target.with_name(f"{target.name}.sample.json")
     asked.refuse_to_overwrite(record)
     samples, skipped = _read(source, hints or Hints(), asked)
@@ -146,11 +146,11 @@ def sample(
 
 
 def _asked(
-    target: Path, to: str | None, split: str, separator: str, *, skip_bad: bool, force: bool
+    target: Path, to: str | None, split: str, separator: str, *, skip_invalid: bool, force: bool
 ) -> ConversionRequest:
     if split not in SPLITS:
         raise UserError(f"split '{split}': it is {' or '.join(SPLITS)}")
-    asked = ConversionRequest(target, kind_of(target, to), split, separator, skip_bad, force)
+    asked = ConversionRequest(target, kind_of(target, to), split, separator, skip_invalid, force)
     asked.refuse_to_overwrite(target)
     return asked
 
@@ -161,7 +161,7 @@ def _read(source: Path, hints: Hints, asked: ConversionRequest) -> tuple[Samples
     entry = one_file(source, hints)
     how = reading(StreamFile(name=entry.name, tasks=[entry]), source)
     samples = read_half(entry, how, asked.split) if entry.root else read_whole(entry, how, split=asked.split)
-    if not asked.skip_bad:
+    if not asked.skip_invalid:
         how.problems.refuse(stream=str(source), outcome="written")
     return samples, how.problems
 
@@ -180,7 +180,7 @@ def _write(
     unwritten = Issues()
     with whole_file(asked.target) as path:
         writer.write(path, writable(_rows(samples), writer, facts, unwritten), facts)
-        if not asked.skip_bad:
+        if not asked.skip_invalid:
             unwritten.refuse(stream=str(asked.target), outcome="written")
         if len(unwritten) == len(samples):
             raise UserError(f"{asked.target}: no row can be written")

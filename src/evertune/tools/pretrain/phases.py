@@ -35,7 +35,7 @@ class Phase:
     steps: int
     learning_rate: float
     weight_decay: float = 0.01
-    warmup: float = 0.05
+    warmup_ratio: float = 0.05
     save_every: int = 200
 
     @property
@@ -67,7 +67,7 @@ def run_phase(
         lr=phase.learning_rate,
         betas=(0.9, 0.98),
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine(phase.steps, phase.warmup))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine(phase.steps, phase.warmup_ratio))
     done, late = _resume(path, phase, parameters, optimizer, schedule), 0.0
     for step in range(done, phase.steps):
         torch.manual_seed(step)

@@ -27,12 +27,12 @@ TOTAL_KEYS = ("Accuracy", "Average", "Final Score Norm")
 
 @dataclass(frozen=True, slots=True)
 class OurScore:
-    """One of our scores in points: strict, tolerant of the form, and the standard error of the strict one."""
+    """One of our scores in points: strict, relaxed of the form, and the standard error of the strict one."""
 
     rule: str
     about: str
     strict: float
-    tolerant: float
+    relaxed: float
     standard_error: float | None
 
 
@@ -124,7 +124,7 @@ def rescore(
         missing=sum(case.said is None for case in cases),
         empty=sum(case.said is not None and not case.said.strip() for case in cases),
         ours=tuple(
-            OurScore(rule.name, rule.about, cell.strict, cell.tolerant, cell.standard_error)
+            OurScore(rule.name, rule.about, cell.strict, cell.relaxed, cell.standard_error)
             for rule, cell in zip(rules, cells, strict=True)
         ),
         theirs=tuple(_theirs(peer, cases, cells[0], totals) for peer in layout.peers),

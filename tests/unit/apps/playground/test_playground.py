@@ -132,7 +132,7 @@ def test_marks_know_the_right_answer():
 
 def test_the_matrix_is_that_of_the_run(both, taught):
     runs, _ = both
-    for form, key in (("strict", "R"), ("tolerant", "tolerant")):
+    for form, key in (("strict", "R"), ("relaxed", "relaxed")):
         wanted = json.loads((taught / "eproj" / "matrix.json").read_text())[key]
         found = matrix_of(0, runs[0], form)
         assert [[square.score for square in squares] for _, squares in found.rows] == wanted

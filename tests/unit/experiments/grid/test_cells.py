@@ -205,7 +205,7 @@ def test_what_a_run_is_doing_is_read_from_its_ledger(tmp_path):
         return doing(tmp_path, tasks=["a", "b"])
 
     def cell(stage, task):
-        known = {"stage": stage, "task": task, "score": 0.0, "tolerant": 0.0, "answers": "answers/x.jsonl"}
+        known = {"stage": stage, "task": task, "score": 0.0, "relaxed": 0.0, "answers": "answers/x.jsonl"}
         append_jsonl(tmp_path / "ledger.jsonl", {"event": "cell", "cell": known, "sha256": "", "seconds": 0.0})
 
     assert said() == "starting"

@@ -60,7 +60,7 @@ def test_rows_that_the_model_can_not_read_are_refused_or_left_out(tmp_path):
     (tmp_path / "s.yaml").write_text(yaml.safe_dump({"name": "s", "tasks": entries}))
     with pytest.raises(DataError, match="task-1-train.jsonl:3: the answer holds '<|im_end|>'"):
         learn(study(tmp_path / "s.yaml", tmp_path / "refused"))
-    made = study(tmp_path / "s.yaml", tmp_path / "kept", skip_bad=True)
+    made = study(tmp_path / "s.yaml", tmp_path / "kept", skip_invalid=True)
     _, read = learner_of(made, "task-0", seed=0, dtype="float32")
     assert [len(task.train) for task in read.tasks] == [4, 3]
 

@@ -96,7 +96,7 @@ def test_every_error_is_what_stops_a_run(tmp_path, pictures):
     }
     assert "one-test.jsonl:2: in training too" in messages(found.errors, "in training and in test")[0]
     assert "one-train.jsonl:10" in messages(found.errors, "in training and in test")[0]
-    rest = load_stream(str(path), skip_bad=True, decode=True)
+    rest = load_stream(str(path), skip_invalid=True, decode=True)
     assert len(rest.skipped) == len(found.errors), "a run stops at the very same rows"
 
 

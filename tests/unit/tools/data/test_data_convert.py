@@ -109,7 +109,7 @@ def test_any_row_comes_back_or_is_refused(tmp_path, rows, way):
     target.unlink(missing_ok=True)
     try:
         expected, _ = rows_of(source)
-        written = convert(source, target, split=split, skip_bad=True)
+        written = convert(source, target, split=split, skip_invalid=True)
     except (UserError, DataError) as problem:
         assert str(problem) and not target.exists()
         return
@@ -150,7 +150,7 @@ def test_whole_or_absent(tmp_path, name):
     with pytest.raises(DataError, match=r"s.jsonl:4: .*either 'answer'"):
         convert(source, tmp_path / "out" / name)
     assert not (tmp_path / "out").exists()
-    written = convert(source, tmp_path / "out" / name, skip_bad=True)
+    written = convert(source, tmp_path / "out" / name, skip_invalid=True)
     assert written.rows == 3 and written.skipped.counts == {"unusable answer": 1}
     marked = write_lines(
         tmp_path / "m.jsonl", ROWS[0], {"id": "x", "instruction": "An <image>?", "answers": ["a|b", "c"]}
@@ -160,7 +160,7 @@ def test_whole_or_absent(tmp_path, name):
         with pytest.raises(DataError, match=r"m.jsonl:2: .*(stands for an image|separator)"):
             convert(marked, target)
         assert list(target.parent.iterdir()) == []
-        assert convert(marked, target, skip_bad=True).rows == 1
+        assert convert(marked, target, skip_invalid=True).rows == 1
     else:
         assert convert(marked, target).rows == 2
 

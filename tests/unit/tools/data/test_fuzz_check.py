@@ -61,7 +61,7 @@ def check_all(path, **hints):
     assert "<script" not in page
     for target in TARGETS:
         try:
-            written = convert(path, out / target, hints=hints, skip_bad=True)
+            written = convert(path, out / target, hints=hints, skip_invalid=True)
         except UserError as problem:
             assert str(problem) and not (out / target).exists()
         else:

@@ -355,7 +355,7 @@ def test_no_adapters_where_none_were_trained(finished, tmp_path):
 SMOL = {
     "sequential": ("sequential",),
     "lora": ("lora",),
-    "adapters on the projector": ("lora", "options.lora.whole=none"),
+    "adapters on the projector": ("lora", "options.lora.modules_to_save=none"),
     "olora": ("olora",),
 }
 
@@ -385,7 +385,7 @@ def test_the_projector_of_smol_stands_beside_its_adapter(name, finished, tmp_pat
 
 def test_a_layer_with_two_low_rank_matrices_is_no_adapter(finished, tmp_path):
     """Its own of the model, trained in full, and one beside it: a file of peft holds one of them."""
-    folder = finished("random", "lora", "options.lora.whole=lora", "options.lora.targets=q_proj")
+    folder = finished("random", "lora", "options.lora.modules_to_save=lora", "options.lora.target_modules=q_proj")
     with pytest.raises(UserError, match="q_proj has low-rank matrices twice"):
         export_adapters(folder, tmp_path / "out")
     assert not list(tmp_path.iterdir())

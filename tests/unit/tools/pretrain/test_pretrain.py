@@ -87,7 +87,9 @@ def test_a_phase_that_is_killed_between_two_files_ends_with_the_same_bits(tmp_pa
         assert all(torch.equal(value, whole[name]) for name, value in phase(folder).items()), written
 
 
-@pytest.mark.parametrize("other", [{"steps": 11}, {"learning_rate": 2e-2}, {"weight_decay": 0.3}, {"warmup": 0.5}])
+@pytest.mark.parametrize(
+    "other", [{"steps": 11}, {"learning_rate": 2e-2}, {"weight_decay": 0.3}, {"warmup_ratio": 0.5}]
+)
 def test_a_phase_of_another_recipe_begins_anew(tmp_path, other):
     """Neither what a longer or a faster phase has made is taken over, nor is one gone on with."""
     settings = replace(PHASE, **other)
@@ -105,7 +107,7 @@ def by_hand(settings):
     torch.manual_seed(4)
     net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 1)).double()
     moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in net.parameters()]
-    rise = max(1, round(settings.warmup * settings.steps))
+    rise = max(1, round(settings.warmup_ratio * settings.steps))
     for step in range(settings.steps):
         torch.manual_seed(step)
         choose = random.Random(f"{settings.name} {step}")
@@ -125,7 +127,7 @@ def by_hand(settings):
     return {name: p.detach() for name, p in net.named_parameters()}
 
 
-@pytest.mark.parametrize("settings", [{"weight_decay": 2.0}, {"warmup": 0.5}, {"learning_rate": 0.1}], ids=str)
+@pytest.mark.parametrize("settings", [{"weight_decay": 2.0}, {"warmup_ratio": 0.5}, {"learning_rate": 0.1}], ids=str)
 def test_a_phase_by_hand(tmp_path, settings):
     settings = replace(PHASE, **settings)
     found = phase(tmp_path, settings=settings)

@@ -77,7 +77,7 @@ def test_scienceqa(tmp_path):
     gold = write(tmp_path / "problems.json", problems)
     file = merged(tmp_path, [("1", "I think it is B."), ("3", "A")])
     result = rescore(file, format="coin-scienceqa", gold=gold)
-    assert (result.ours[0].strict, result.ours[0].tolerant, result.theirs[0].points) == (50, 100, 50)
+    assert (result.ours[0].strict, result.ours[0].relaxed, result.theirs[0].points) == (50, 100, 50)
     write(tmp_path / "pid_splits.json", {"val": ["3"], "test": ["1", "3"]})
     assert rescore(file, format="coin-scienceqa", gold=gold).questions == 2
     alone = merged(tmp_path, [("3", "A. x")], "val.jsonl")
