@@ -1,6 +1,6 @@
 """Make every picture in docs/images anew: `make screenshots`, or `python scripts/screenshots.py report.png pocket.png`.
 
-Inputs are small and fixed: committed results, examples, the model `random`. A new picture is a function in `PICTURES`
+Inputs are small and fixed: committed results, examples, the model `random`. A new picture is a function in `SCREENSHOTS`
 whose name is the file's, `report_png` for report.png; it gets the path to write. Chromium draws the pages.
 """
 
@@ -144,12 +144,12 @@ def terminal(path: Path, typed: str, said: str, *, width: int) -> None:
     path.write_text("\n".join(line.rstrip() for line in drawing.splitlines()) + "\n")
 
 
-PICTURES: tuple[Callable[[Path], None], ...] = (report_png, compare_svg, preview_png, pocket_png, app_png)
+SCREENSHOTS: tuple[Callable[[Path], None], ...] = (report_png, compare_svg, preview_png, pocket_png, app_png)
 
 
 def main(names: list[str]) -> None:
     """Make the named pictures, or all."""
-    known = {made.__name__.replace("_", "."): made for made in PICTURES}
+    known = {made.__name__.replace("_", "."): made for made in SCREENSHOTS}
     if wrong := sorted(set(names) - set(known)):
         sys.exit(f"no picture is called {wrong[0]}; there are {', '.join(known)}")
     for name in names or known:

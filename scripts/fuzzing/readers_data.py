@@ -313,8 +313,8 @@ def _requests(_: World) -> list[Reader]:
     from evertune.data.images import picture_of_bytes
 
     with_pictures = json.loads(json.dumps(CHAT))
-    for picture in picture_files()[:6:2]:
-        part = {"type": "image_url", "image_url": {"url": as_url(picture)}}
+    for file in picture_files()[:6:2]:
+        part = {"type": "image_url", "image_url": {"url": as_url(file)}}
         with_pictures["messages"][-1]["content"].append(part)
 
     def asked(content: bytes, _: Path) -> None:

@@ -50,7 +50,7 @@ def check_data(
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="Check numbers of pictures and tokens for this model.")
     ] = None,
-    pictures: Annotated[bool, typer.Option(help="Open every picture (once; remembered in the cache).")] = True,
+    decode: Annotated[bool, typer.Option(help="Open every image (once; remembered in the cache).")] = True,
     preview: Annotated[
         Path | None, typer.Option("--preview", metavar="DIR", help="Write DIR/index.html with some samples.")
     ] = None,
@@ -69,7 +69,7 @@ def check_data(
     with TerminalCallback(console) as callback:
         lmm = _loaded(model)
         hints = _hints(format, images, None, option)
-        checked = check(name, data=data, lmm=lmm, pictures=pictures, hints=hints, progress=callback.fetching)
+        checked = check(name, data=data, lmm=lmm, decode=decode, hints=hints, progress=callback.fetching)
     page = write_preview(checked, lmm, preview / "index.html") if preview else None
     if as_json:
         print_json({**checked.as_dict(), **({"preview": str(page)} if page else {})})

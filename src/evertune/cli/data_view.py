@@ -62,7 +62,7 @@ def _conclusion(checked: CheckResult) -> str:
     said = ", ".join(f"{count:,} {level}{'s' * (count != 1)}" for level, count in counts.items())
     rest = "; evertune run --skip-invalid would train on the rest" if checked.leaves_a_rest else ""
     said += f". A run would stop{rest}." if counts["error"] else "."
-    return said if checked.pictures else f"{said} Pictures were not opened."
+    return said if checked.decode else f"{said} Pictures were not opened."
 
 
 def show_written(console: Console, written: ConversionResult) -> None:

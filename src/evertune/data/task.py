@@ -68,8 +68,8 @@ def content_digest(
     One picture and no extras: what it always was. Any other number is marked by a word that is no SHA-256, so that no
     two samples with different pictures can collide.
     """
-    pictures = list(images) if len(images) == 1 else [f"{len(images)} pictures", *images]
-    plain = digest(*pictures, instruction, *answers)
+    parts = list(images) if len(images) == 1 else [f"{len(images)} pictures", *images]
+    plain = digest(*parts, instruction, *answers)
     return digest("extras", *(part for item in sorted(extras.items()) for part in item), plain) if extras else plain
 
 

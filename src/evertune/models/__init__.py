@@ -69,7 +69,7 @@ def _surely_fits(name: str, place: torch.device) -> bool:
 
 def pictures_taken(name: str) -> range:
     """How many pictures a sample may have for a model, before its weights are fetched or loaded."""
-    return (FAMILIES[PRESETS[name]["family"]] if name in PRESETS else _family(model_config(name))).pictures
+    return (FAMILIES[PRESETS[name]["family"]] if name in PRESETS else _family(model_config(name))).images_per_sample
 
 
 def load_on_paper(name: str, *, options: Mapping[str, Any] | None = None) -> MetaLMM:

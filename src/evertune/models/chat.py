@@ -56,7 +56,7 @@ class ChatLMM(nn.Module):
         super().__init__()
         self.name = name
         self.model = model
-        self.pictures = FAMILIES[model.config.model_type].pictures
+        self.images_per_sample = FAMILIES[model.config.model_type].images_per_sample
         self.prompts = prompts
         self._kind = kind
         self._scope = scope

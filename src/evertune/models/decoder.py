@@ -51,8 +51,8 @@ def behind_pictures(visual: Tensor, words: nn.Module, batch: Batch) -> tuple[Ten
         batch: B samples with L tokens of text.
     """
     ahead, there = visual, batch.attention.new_ones(visual.shape[:2])
-    if set(batch.pictures) != {1}:
-        rows = [part.flatten(0, 1) for part in torch.split(visual, batch.pictures)]
+    if set(batch.image_counts) != {1}:
+        rows = [part.flatten(0, 1) for part in torch.split(visual, batch.image_counts)]
         longest = max(len(row) for row in rows)
         ahead = torch.stack([nn.functional.pad(row, (0, 0, longest - len(row), 0)) for row in rows])
         real = torch.arange(longest, 0, -1)[None] <= torch.tensor([[len(row)] for row in rows])

@@ -15,17 +15,17 @@ class Family(NamedTuple):
     """
 
     loader: str
-    pictures: range
+    images_per_sample: range
     options: bool = False
     large: bool = True
 
 
-_CHAT = Family("evertune.models.chat:load_chat", pictures=SEVERAL, options=True)
-_CHAT_ONE = _CHAT._replace(pictures=ONE)
+_CHAT = Family("evertune.models.chat:load_chat", images_per_sample=SEVERAL, options=True)
+_CHAT_ONE = _CHAT._replace(images_per_sample=ONE)
 FAMILIES = {
-    "smol": Family("evertune.models.smol:load_smol", pictures=SEVERAL, large=False),
-    "instructblip": Family("evertune.models.instructblip:load_instructblip", pictures=SEVERAL),
-    "blip-2": Family("evertune.models.instructblip:load_instructblip", pictures=SEVERAL),
+    "smol": Family("evertune.models.smol:load_smol", images_per_sample=SEVERAL, large=False),
+    "instructblip": Family("evertune.models.instructblip:load_instructblip", images_per_sample=SEVERAL),
+    "blip-2": Family("evertune.models.instructblip:load_instructblip", images_per_sample=SEVERAL),
     "llava": _CHAT_ONE,
     "llava_next": _CHAT_ONE,
     "llava_onevision": _CHAT_ONE,

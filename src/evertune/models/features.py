@@ -34,7 +34,7 @@ from evertune.utils.safetensors_header import read_header
 
 SHARD = 256
 ENCODE_BATCH = 64
-Picture = tuple[Path, str]
+ImageSource = tuple[Path, str]
 """A file, and the origin of a row that has it."""
 
 
@@ -83,11 +83,11 @@ class FeatureStore:
         Raises:
             DataError: a picture is broken, or the model takes another number of them; the message names file and line.
         """
-        missing: dict[str, Picture] = {}
+        missing: dict[str, ImageSource] = {}
         looked = False
         for number, sample in enumerate(samples, start=1):
-            if len(sample.images) not in self._lmm.pictures:
-                raise number_problem(sample.origin, len(sample.images), self._lmm.pictures, model=self._lmm.name)
+            if len(sample.images) not in self._lmm.images_per_sample:
+                raise number_problem(sample.origin, len(sample.images), self._lmm.images_per_sample, model=self._lmm.name)
             for image, path in zip(sample.image_digests, sample.images, strict=True):
                 if image not in self._place and not looked:
                     self._look()  # another process may have made it meanwhile
@@ -99,7 +99,7 @@ class FeatureStore:
             while len(missing) >= SHARD or (missing and number == len(samples)):
                 shard = dict(list(missing.items())[:SHARD])
                 self._add(shard)
-                missing = {image: picture for image, picture in missing.items() if image not in shard}
+                missing = {image: source for image, source in missing.items() if image not in shard}
                 if progress:
                     progress(number, len(samples))
 
@@ -133,7 +133,7 @@ class FeatureStore:
         """(1, V, D) features of a grey picture, where only their shape is wanted."""
         return grey_features(self._lmm, 1)
 
-    def _add(self, pictures: Mapping[str, Picture]) -> None:
+    def _add(self, pictures: Mapping[str, ImageSource]) -> None:
         parts: list[Tensor] = []
         keys = list(pictures)
         for start in range(0, len(keys), self._at_once):

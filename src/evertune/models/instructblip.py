@@ -53,7 +53,7 @@ class InstructBlip(nn.Module):
     """The LMM protocol over the library's InstructBLIP classes."""
 
     hf_prefix = "blip."
-    pictures = FAMILIES["instructblip"].pictures
+    images_per_sample = FAMILIES["instructblip"].images_per_sample
     image_token = IMAGE_MARK
 
     def __init__(self, *, name: str, folder: Path, model: Any, processor: Any) -> None:
@@ -119,7 +119,7 @@ class InstructBlip(nn.Module):
 
     def soft_tokens(self, batch: Batch) -> Tensor:
         """(pictures, queries, LM width): what stands before the instructions for the LM."""
-        return self._visual(batch.features, batch.extras, batch.pictures)
+        return self._visual(batch.features, batch.extras, batch.image_counts)
 
     @torch.inference_mode()
     def encode(self, images: Sequence[Image.Image]) -> Tensor:

@@ -46,7 +46,7 @@ class Batch:
     extras: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
-    def pictures(self) -> list[int]:
+    def image_counts(self) -> list[int]:
         """How many pictures each of the B samples has; they may have none."""
         return [len(sample.images) for sample in self.samples]
 
@@ -139,7 +139,7 @@ class LMM(Protocol):
     """A large multimodal model with a frozen, cacheable vision tower."""
 
     name: str
-    pictures: range
+    images_per_sample: range
     """How many pictures a sample may have."""
     hf_prefix: str
     """Where in `module()` the model of the library `transformers` is: what the names of its parameters begin with."""

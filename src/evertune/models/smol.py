@@ -48,7 +48,7 @@ class Smol(nn.Module):
     """The LMM protocol over a decoder LM, an EfficientNet tower and a projector."""
 
     hf_prefix = "lm.base_model.model."
-    pictures = FAMILIES["smol"].pictures
+    images_per_sample = FAMILIES["smol"].images_per_sample
     image_token = IMAGE_MARK
 
     def __init__(self, *, name: str, config: Mapping[str, Any], lm: Any, tokenizer: Any, tower: nn.Module) -> None:

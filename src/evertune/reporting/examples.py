@@ -43,7 +43,7 @@ class MarkedPrediction:
 class Example:
     """One question with the answer before and after."""
 
-    picture: str | None
+    thumbnail: str | None
     image: str
     instruction: str
     gold: str
@@ -116,7 +116,7 @@ def _encoded(picture: Image.Image, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def examples_of(run: Path, matrix: Loaded, task: str, pictures: Thumbnails) -> Examples:
+def examples_of(run: Path, matrix: Loaded, task: str, thumbnails: Thumbnails) -> Examples:
     """Ten answers to `task`: right after its own stage, and after the last.
 
     For a task that the last stage taught, the two are one: then `before` is the untouched model. A missing or damaged
@@ -132,7 +132,7 @@ def examples_of(run: Path, matrix: Loaded, task: str, pictures: Thumbnails) -> E
         rule = _rule(matrix, task)
         pairs = _pairs(_marked(run, matrix, task, before, rule), _marked(run, matrix, task, last, rule))
         changes = [_change(*pair) for pair in pairs]
-        rows = tuple(_example(*pair, pictures) for pair in chosen(pairs))
+        rows = tuple(_example(*pair, thumbnails) for pair in chosen(pairs))
     except UserError as problem:
         return Examples(task, (), 0, title, problem=str(problem))
     except (KeyError, TypeError, AttributeError):
@@ -188,10 +188,10 @@ def _change(before: dict[str, Any], after: dict[str, Any]) -> str:
     return "" if was == now else "regained" if now else "forgotten"
 
 
-def _example(before: dict[str, Any], after: dict[str, Any], pictures: Thumbnails) -> Example:
+def _example(before: dict[str, Any], after: dict[str, Any], thumbnails: Thumbnails) -> Example:
     images = images_of_row(after)
     return Example(
-        picture=pictures.name_of(str(images[0])) if images else None,
+        thumbnail=thumbnails.name_of(str(images[0])) if images else None,
         image=", ".join(image.name for image in images),
         instruction=shortened(str(after["instruction"])),
         gold=shortened(" / ".join(map(str, after["gold"]))),

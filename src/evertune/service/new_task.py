@@ -87,7 +87,7 @@ def read_new(
         raise UserError(f"{data} has several tasks ({names}): a model is taught one at a time, each from its own file")
     changed = {key: value for key, value in (("name", name), ("score", score)) if value}
     entry = validated(TaskFile, content.tasks[0].model_dump() | changed, where=data)
-    how = reading(content, path, takes=lmm.pictures, model=Path(lmm.name).name, progress=progress)
+    how = reading(content, path, takes=lmm.images_per_sample, model=Path(lmm.name).name, progress=progress)
     if entry.name in {task.name for task in service.tasks}:
         raise UserError(
             f"{service.folder} knows a task '{entry.name}' already: give the new one another name with --name"

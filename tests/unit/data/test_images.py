@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from reading_rows import colour, faults, read, write_lines
 
-from evertune.data import images as pictures
+from evertune.data import images
 from evertune.data.images import leads_out, open_picture, read_picture
 from evertune.utils.errors import DataError
 
@@ -87,7 +87,7 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path, side, recwarn, monkeyp
 
 def test_a_file_too_large_is_not_read(tmp_path, monkeypatch):
     colour(tmp_path, "a.png")
-    monkeypatch.setattr(pictures, "MOST_BYTES", 10)
+    monkeypatch.setattr(images, "MOST_BYTES", 10)
     with pytest.raises(DataError, match="has 0 MiB"):
         seen(tmp_path / "a.png")
 

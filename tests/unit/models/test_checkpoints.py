@@ -27,7 +27,7 @@ def scenes(count):
     return [draw_scene(choose, layout="things", split="test") for _ in range(count)]
 
 
-def pictures(drawn):
+def drawn_images(drawn):
     return [draw(scene, random.Random(n)) for n, scene in enumerate(drawn)]
 
 
@@ -41,7 +41,7 @@ def test_together_they_are_small():
 def test_the_library_alone_gives_the_same_answers(name, tiny):
     model = InstructBlipForConditionalGeneration.from_pretrained(model_folder(name), dtype=torch.float32)
     processor = InstructBlipProcessor.from_pretrained(model_folder(name))
-    images = pictures(scenes(4))
+    images = drawn_images(scenes(4))
     inputs = processor(images=images, text=[CAPTION] * 4, return_tensors="pt")
     said = processor.batch_decode(
         model.generate(**inputs, max_new_tokens=24, do_sample=False), skip_special_tokens=True
@@ -52,7 +52,7 @@ def test_the_library_alone_gives_the_same_answers(name, tiny):
 
 def test_the_aligned_one_describes_new_scenes_and_answers_nothing_shortly(tiny):
     drawn = scenes(24)
-    features = tiny["tiny-aligned"].encode(pictures(drawn))
+    features = tiny["tiny-aligned"].encode(drawn_images(drawn))
     said = tiny["tiny-aligned"].answer(features, [CAPTION] * 24, max_new_tokens=24)
     assert sum(text == describe(scene) for text, scene in zip(said, drawn, strict=True)) >= 23
     asked = ["Question: how many things are there? Short answer:"] * 24

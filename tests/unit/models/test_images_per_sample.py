@@ -54,7 +54,7 @@ def mixed(tasks):
 @pytest.mark.parametrize("name", OURS + CHAT_ONE + CHAT_SEVERAL)
 def test_whatever_else_is_in_the_batch(name, loaded, mixed):
     lmm = loaded(name)
-    samples = [sample for sample in mixed if len(sample.images) in lmm.pictures]
+    samples = [sample for sample in mixed if len(sample.images) in lmm.images_per_sample]
     assert len(samples) == (4 if name in CHAT_ONE else 5)
     store = FeatureStore(lmm)
     store.ensure(samples)

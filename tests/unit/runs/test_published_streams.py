@@ -197,7 +197,7 @@ def test_prompts_as_chat_templates_render_them(name, tiny_chat, published):
     for stream in STRAIGHT:
         lines.append(f"\n# {stream}")
         for task in columns_of(stream):
-            row = next(row for row in rows_of(task, published, "train") if len(row.images) in lmm.pictures)
+            row = next(row for row in rows_of(task, published, "train") if len(row.images) in lmm.images_per_sample)
             asked = instruction_of(task, row)
             tokens = masked(Sample("1", tuple(map(Path, row.images)), asked, row.answers), lmm)
             assert "".join(t.text for t in tokens if t.trained).strip().startswith(row.answers[0].strip())

@@ -122,7 +122,7 @@ class StageInference:
     def _answered(self, run: Run, stage: int, asked: Query, task: str | None) -> Reply:
         learner = self._bench.at(run, stage)
         pictures = [asked.picture] if asked.picture else []
-        if len(pictures) not in learner.lmm.pictures:
+        if len(pictures) not in learner.lmm.images_per_sample:
             wants = "no picture" if pictures else "a picture: choose or drop one"
             raise DataError(f"{learner.lmm.name} takes {wants}", kind="wrong number of pictures")
         question = Question(pictures, asked.words, self._tokens, task)

@@ -122,7 +122,7 @@ def matrix_of(number: int, run: Run, form: Form) -> Matrix:
 class PredictionRow:
     """A question of a cell, what was expected and what was said; `kept` is its place among the kept ones, if it is."""
 
-    picture: str | None
+    thumbnail: str | None
     image: str
     instruction: str
     gold: str
@@ -201,7 +201,7 @@ def _rows(
         image = own_image(folder, sample.images[0]) if sample and sample.images else None
         found.append(
             PredictionRow(
-                picture=thumbnail(image) if image else None,
+                thumbnail=thumbnail(image) if image else None,
                 image=", ".join(image.name for image in images_of_row(row)),
                 instruction=shortened(str(row["instruction"])),
                 gold=shortened(" / ".join(dict.fromkeys(map(str, row["gold"])))),
@@ -219,7 +219,7 @@ class ImageChoice:
     """A kept picture to choose."""
 
     place: int
-    picture: str | None
+    thumbnail: str | None
     instruction: str
 
 

@@ -113,8 +113,8 @@ class BatchGenerator:
             DataError: it takes another number.
         """
         lmm = self._learner.lmm
-        if pictures not in lmm.pictures:
-            raise number_problem("the messages", pictures, lmm.pictures, model=lmm.name)
+        if pictures not in lmm.images_per_sample:
+            raise number_problem("the messages", pictures, lmm.images_per_sample, model=lmm.name)
 
     def refuse(self, question: Question) -> None:
         """Stop a question that the model can't take.

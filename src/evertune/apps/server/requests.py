@@ -165,9 +165,9 @@ class RequestParser:
 
     def _asked(self, request: ChatRequest, images: list[bytes]) -> ParsedRequest:
         words, context = asked_of(request)
-        pictures = [picture_of_bytes(content, where=_name(number)) for number, content in enumerate(images, start=1)]
+        decoded = [picture_of_bytes(content, where=_name(number)) for number, content in enumerate(images, start=1)]
         longest = request.longest(self._limits.tokens)
-        question = Question(pictures, words, longest, stops=request.stops, context=context)
+        question = Question(decoded, words, longest, stops=request.stops, context=context)
         self._answering.refuse(question)
         options = request.stream_options
         return ParsedRequest(question, bool(request.stream), bool(options and options.include_usage))

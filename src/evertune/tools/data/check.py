@@ -39,7 +39,7 @@ class CheckResult:
         names: of all tasks, in order.
         halves: what can be used of the training and the test rows of each task, in order.
         errors: what would stop a run, or be cut off by the model; warnings, notes: all else.
-        pictures: whether they were opened.
+        decode: whether images were opened.
     """
 
     stream: str
@@ -48,7 +48,7 @@ class CheckResult:
     errors: Issues = field(default_factory=Issues)
     warnings: Issues = field(default_factory=Issues)
     notes: Issues = field(default_factory=Issues)
-    pictures: bool = True
+    decode: bool = True
 
     def levels(self) -> Iterator[tuple[str, Issues]]:
         """Findings by their weight."""
@@ -66,14 +66,14 @@ class CheckResult:
     @property
     def leaves_a_rest(self) -> bool:
         """Whether something is left of both halves of every task."""
-        return all(min(task["train"], task["test"]) for task in self.tasks().values()) or not self.pictures
+        return all(min(task["train"], task["test"]) for task in self.tasks().values()) or not self.decode
 
     def as_dict(self) -> dict[str, Any]:
         """For machines."""
         return {
             "stream": self.stream,
             "ok": not len(self.errors),
-            "pictures": self.pictures,
+            "decode": self.decode,
             "tasks": self.tasks(),
             "counts": {level: len(problems) for level, problems in self.levels()},
             "findings": [
@@ -94,7 +94,7 @@ def check(
     *,
     data: str | None = None,
     lmm: LMM | None = None,
-    pictures: bool = True,
+    decode: bool = True,
     hints: Hints | None = None,
     progress: Progress | None = None,
 ) -> CheckResult:
@@ -104,7 +104,7 @@ def check(
         name: a stream's name or YAML, or a file.
         data: where the folders of published data sets are.
         lmm: the model that is to learn them: says how many pictures and tokens a sample may have.
-        pictures: open every picture; False: nothing is known of pictures but their names.
+        decode: open every image; False: only their names are known.
         hints: how a single file is read.
         progress: told about downloads and pictures.
 
@@ -112,20 +112,20 @@ def check(
         UserError: there is no such stream or file, or an option that its format does not have.
     """
     content, path = file_or_stream(name, hints or Hints())
-    takes, model = (lmm.pictures, Path(lmm.name).name) if lmm else (None, "")
+    takes, model = (lmm.images_per_sample, Path(lmm.name).name) if lmm else (None, "")
     how = reading(content, path, data=data, takes=takes, model=model, progress=progress)
     entries = content.known + content.tasks
     names = tuple(entry.name for entry in entries)
-    result = CheckResult(content.name, names, errors=how.problems, pictures=pictures)
+    result = CheckResult(content.name, names, errors=how.problems, decode=decode)
     for entry in entries:
-        result.halves += _halves(entry, how, pictures=pictures)
+        result.halves += _halves(entry, how, decode=decode)
     for half in result.halves:
         _look_at_texts(half, result, lmm)
     _overlap(result)
     return result
 
 
-def _halves(entry: TaskFile, how: ReadOptions, *, pictures: bool) -> Iterator[SplitIndex]:
+def _halves(entry: TaskFile, how: ReadOptions, *, decode: bool) -> Iterator[SplitIndex]:
     """What can be read and used of a task; the rest becomes problems."""
     try:
         whole = in_one(entry, how)
@@ -134,19 +134,19 @@ def _halves(entry: TaskFile, how: ReadOptions, *, pictures: bool) -> Iterator[Sp
         return
     for split in () if whole else SPLITS:
         try:
-            yield _half(entry, how, split, read_half(entry, how, split), pictures=pictures)
+            yield _half(entry, how, split, read_half(entry, how, split), decode=decode)
         except DataError as problem:
             _note(problem, entry, how)
     if whole:
-        yield from _of_one_file(entry, how, pictures=pictures)
+        yield from _of_one_file(entry, how, decode=decode)
 
 
-def _of_one_file(entry: TaskFile, how: ReadOptions, *, pictures: bool) -> Iterator[SplitIndex]:
+def _of_one_file(entry: TaskFile, how: ReadOptions, *, decode: bool) -> Iterator[SplitIndex]:
     """A file that a run would part by its pictures: parted likewise when pictures are opened."""
     try:
         whole = read_whole(entry, how)
-        if not pictures:
-            yield _half(entry, how, "train", whole, pictures=False)
+        if not decode:
+            yield _half(entry, how, "train", whole, decode=False)
             return
         whole.look(depth=COMPARED, on_looked=how.looked(entry.name))
         sides: tuple[Samples, ...]
@@ -155,20 +155,20 @@ def _of_one_file(entry: TaskFile, how: ReadOptions, *, pictures: bool) -> Iterat
         except ReportedError:
             sides = (whole.whole(),)  # what is left is looked at all the same
         for split, side in zip(SPLITS, sides, strict=False):
-            yield _half(entry, how, split, side, pictures=True)
+            yield _half(entry, how, split, side, decode=True)
     except DataError as problem:
         _note(problem, entry, how)
 
 
-def _half(entry: TaskFile, how: ReadOptions, split: str, samples: Samples, *, pictures: bool) -> SplitIndex:
-    if pictures:
+def _half(entry: TaskFile, how: ReadOptions, split: str, samples: Samples, *, decode: bool) -> SplitIndex:
+    if decode:
         samples.look(depth=COMPARED, on_looked=how.looked(entry.name))
         how.problems.add(samples.faults(), task=entry.name)
         samples = samples.whole()
     samples = taken(samples, entry, how)
     if split == "test":
         samples = scorable(samples, entry, how)
-    return SplitIndex(entry.name, split, samples, by_content=pictures)
+    return SplitIndex(entry.name, split, samples, by_content=decode)
 
 
 def _note(problem: DataError, entry: TaskFile, how: ReadOptions) -> None:

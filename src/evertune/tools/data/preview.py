@@ -62,7 +62,7 @@ def write_preview(checked: CheckResult, lmm: LMM | None, out: Path) -> Path:
             tasks=checked.tasks(),
             levels=[(level, list(problems.kinds())) for level, problems in checked.levels() if len(problems)],
             sections=list(_sections(checked.halves, lmm)),
-            opened=checked.pictures,
+            opened=checked.decode,
             shown=SHOWN,
         )
     )

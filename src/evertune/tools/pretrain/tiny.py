@@ -107,7 +107,7 @@ def train_tower(model: Any, processor: Any, recipe: Recipe, run: Run) -> dict[st
         tower = Tower(model.vision_model, width=VISION["hidden_size"], grid=grid)
     loss = partial(tower_loss, tower, processor.image_processor, batch=recipe.batch)
     run(recipe.tower, dict(tower.named_parameters()), loss)
-    return tower_accuracy(tower, processor.image_processor, pictures=recipe.checked)
+    return tower_accuracy(tower, processor.image_processor, count=recipe.checked)
 
 
 def train_language(model: Any, tokenizer: Any, recipe: Recipe, run: Run) -> dict[str, float]:

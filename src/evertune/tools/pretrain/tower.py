@@ -67,10 +67,10 @@ def pixels_of(images: Sequence[Image.Image], image_processor: Any) -> Tensor:
 
 
 @torch.inference_mode()
-def tower_accuracy(tower: Tower, image_processor: Any, *, pictures: int = 512) -> dict[str, float]:
+def tower_accuracy(tower: Tower, image_processor: Any, *, count: int = 512) -> dict[str, float]:
     """Share of places told right on pictures of scenes that were not drawn in training, by head."""
     choose = random.Random("tower accuracy")
-    scenes = [caption_scene(choose) for _ in range(pictures)]
+    scenes = [caption_scene(choose) for _ in range(count)]
     images: list[Image.Image] = [draw(s, choose) for s in scenes]
     per_place, _, where = tower(pixels_of(images, image_processor))
     right = [(p.argmax(-1) == t) for p, t in zip(per_place, _targets(scenes), strict=True)]

@@ -239,7 +239,7 @@ def test_questions_that_cannot_be_asked(tmp_path):
 
 def test_a_picture_that_the_model_needs(both, monkeypatch):
     runs, bench = both
-    learner = SimpleNamespace(lmm=SimpleNamespace(pictures=range(1, 2), name="random"))
+    learner = SimpleNamespace(lmm=SimpleNamespace(images_per_sample=range(1, 2), name="random"))
     monkeypatch.setattr(bench, "at", lambda *_: learner)
     replies = list(StageInference(runs, bench, tokens=4).replies(Query(None, "what is this?")))
     assert [stage for _, stage, _ in replies] == [0, 0]

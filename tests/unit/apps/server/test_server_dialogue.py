@@ -43,7 +43,7 @@ def url_of(picture):
 def test_a_dialogue_is_that_of_the_library(name, tiny_chat):
     lmm = load(tiny_chat(name))
     _, processor = of_library(tiny_chat(name))
-    sizes = SIZES if 2 in lmm.pictures else SIZES[1:]
+    sizes = SIZES if 2 in lmm.images_per_sample else SIZES[1:]
     context = [turn._replace(images=turn.images * (len(sizes) - 1)) for turn in CONTEXT]
     pictures = [image(width, height) for height, width in sizes]
     turns = [*context, Turn("user", "And on the right?", 1)]

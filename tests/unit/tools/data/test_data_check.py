@@ -64,7 +64,7 @@ def sound(tmp_path, pictures):
 
 @pytest.mark.parametrize("opened", [True, False])
 def test_nothing_is_found_where_nothing_is(sound, opened):
-    found = check(str(sound), pictures=opened)
+    found = check(str(sound), decode=opened)
     assert [len(problems) for _, problems in found.levels()] == [0, 0, 0]
     assert found.tasks() == {
         "one": {"train": 3, "test": 2, "pictures": 5},
@@ -160,7 +160,7 @@ def test_copies_of_pictures(tmp_path, pictures):
 
 def test_without_pictures_names_stand_for_them(tmp_path):
     train, test = [row(0, "a.png"), row(1, "b.png")], [row(0, "a.png"), row(1, "./b.png"), row(2, "c.png")]
-    found = check(str(write_stream(tmp_path, one=(train, test))), pictures=False)
+    found = check(str(write_stream(tmp_path, one=(train, test))), decode=False)
     assert kinds(found.errors) == {"in training and in test": 2}, "no picture exists, and none was looked for"
 
 

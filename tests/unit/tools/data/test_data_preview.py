@@ -73,7 +73,7 @@ def test_the_mask_is_that_of_the_training_batch(lmm, mini_blip):
 def test_a_chat_lmms_places_for_pictures(name, pictures, tiny_chat):
     """Many tokens stand for a picture: one of them is shown for each."""
     model = load_lmm(str(tiny_chat(name)), dtype="float32", device=torch.device("cpu"))
-    if pictures not in model.pictures:
+    if pictures not in model.images_per_sample:
         return
     sample = Sample("1", (Path("a.png"), Path("b.png"))[:pictures], "what color is it?", ("dark red",))
     tokens = masked(sample, model)
@@ -101,7 +101,7 @@ def test_sizes_and_lengths(file, lmm, tmp_path):
 def test_what_can_not_be_shown_is_said(tmp_path, lmm):
     rows = [{"image": f"gone-{n}.png", "instruction": "q", "answer": "a"} for n in range(3)]
     file = write_lines(tmp_path / "t.jsonl", *rows, {"instruction": "x" * 9000, "answer": "a"})
-    checked = check(str(file), pictures=False)
+    checked = check(str(file), decode=False)
     page = write_preview(checked, None, tmp_path / "p" / "index.html").read_text()
     assert "does not exist" in page and "Pictures were not checked" in page and "With <code>--model</code>" in page
     assert "x" * 2000 in page and "x" * 2001 not in page
