@@ -45,7 +45,7 @@ unit: $(VENV)/.dev  ## the tests that take seconds
 docs: $(VENV)/.dev  ## docs/ as a site in build/site; without a network
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-screenshots: $(VENV)/.dev  ## every picture in docs/images anew, from small fixed inputs
+screenshots: $(VENV)/.dev  ## every image in docs/images anew, from small fixed inputs
 	$(BIN)/python scripts/screenshots.py
 
 crash: $(VENV)/.dev  ## kill small runs 200 times at random moments; each must end with the same bits

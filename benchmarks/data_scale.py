@@ -2,9 +2,9 @@
 
     python benchmarks/data_scale.py --rows 1000000 --folder /tmp/scale
 
-Goal: 1,000,000 rows (about 500 MB, one JSON list) indexed without pictures in under 60 s and 1 GB, and every later
+Goal: 1,000,000 rows (about 500 MB, one JSON list) indexed without images in under 60 s and 1 GB, and every later
 start in under 20 s, with memory that does not grow with the file. Each step is a process of its own, so that its peak
-memory is its own. `--pictures` different pictures are shared by the rows.
+memory is its own. `--images` different images are shared by the rows.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from pathlib import Path
 
 WORDS = "the cat sat on a mat and looked at red blue green boats with two men near the water of Größe".split()
 STEPS = {
-    "index": "rows and index, without pictures (once per file)",
-    "check": "data check --no-pictures, over the index",
-    "look": "every picture read, hashed and decoded (once per picture)",
-    "compare": "data check, every picture decoded once more for its likeness (once per picture)",
-    "again": "data check again, pictures known",
-    "start": "start: rows, pictures compared, fingerprint, order of an epoch, first batch",
+    "index": "rows and index, without images (once per file)",
+    "check": "data check --no-images, over the index",
+    "look": "every image read, hashed and decoded (once per image)",
+    "compare": "data check, every image decoded once more for its likeness (once per image)",
+    "again": "data check again, images known",
+    "start": "start: rows, images compared, fingerprint, order of an epoch, first batch",
     "read": "one pass over all rows in random order",
 }
 
 
-def write_data(folder: Path, *, rows: int, pictures: int) -> Path:
-    """A LLaVA list with `rows` conversations, a small test list, and the pictures."""
+def write_data(folder: Path, *, rows: int, images: int) -> Path:
+    """A LLaVA list with `rows` conversations, a small test list, and the images."""
     choose = random.Random(0)
-    for number in range(pictures):
-        path = folder / picture(number)
+    for number in range(images):
+        path = folder / image(number)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"P6\n8 8\n255\n" + number.to_bytes(4, "big") * 48)
     for split, count in (("train", rows), ("test", 1000)):
@@ -51,7 +51,7 @@ def write_data(folder: Path, *, rows: int, pictures: int) -> Path:
                     },
                     {"from": "gpt", "value": answer},
                 ]
-                row = {"id": f"{number:09d}", "image": picture(number % pictures), "conversations": turns}
+                row = {"id": f"{number:09d}", "image": image(number % images), "conversations": turns}
                 stream.write(("[" if number == 0 else ",\n") + json.dumps(row, ensure_ascii=False))
             stream.write("]\n")
     stream_file = folder / "scale.yaml"
@@ -59,9 +59,9 @@ def write_data(folder: Path, *, rows: int, pictures: int) -> Path:
     return stream_file
 
 
-def picture(number: int) -> str:
-    """Name of a picture: a thousand in a folder, as large data sets have them."""
-    return f"pictures/{number // 1000:05d}/{number:09d}.ppm"
+def image(number: int) -> str:
+    """Name of a image: a thousand in a folder, as large data sets have them."""
+    return f"images/{number // 1000:05d}/{number:09d}.ppm"
 
 
 def do(step: str, folder: Path) -> None:
@@ -81,7 +81,7 @@ def do(step: str, folder: Path) -> None:
     elif step in ("check", "compare", "again"):
         from evertune.tools.data import check
 
-        checked = check(str(folder / "scale.yaml"), pictures=step != "check")
+        checked = check(str(folder / "scale.yaml"), images=step != "check")
         print(checked.as_dict()["counts"], file=sys.stderr)
     else:
         stream = load_stream(str(folder / "scale.yaml"), decode=True)
@@ -110,7 +110,7 @@ def main() -> None:
     """Make the data, measure every step, print a line for each."""
     asked = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     asked.add_argument("--rows", type=int, default=100_000)
-    asked.add_argument("--pictures", type=int, default=None, help="different pictures [one per ten rows]")
+    asked.add_argument("--images", type=int, default=None, help="different images [one per ten rows]")
     asked.add_argument("--folder", type=Path, required=True, help="a new folder; removed afterwards")
     asked.add_argument("--step", choices=STEPS)
     given = asked.parse_args()
@@ -119,10 +119,10 @@ def main() -> None:
         return
     given.folder.mkdir(parents=True)
     try:
-        pictures = given.pictures or max(1, given.rows // 10)
-        write_data(given.folder, rows=given.rows, pictures=pictures)
+        images = given.images or max(1, given.rows // 10)
+        write_data(given.folder, rows=given.rows, images=images)
         size = (given.folder / "train.json").stat().st_size / 1e6
-        print(f"{given.rows:,} rows, {size:.0f} MB, {pictures:,} pictures")
+        print(f"{given.rows:,} rows, {size:.0f} MB, {images:,} images")
         for step, about in STEPS.items():
             result = measured(step, given.folder)
             print(f"{result['seconds']:8.1f} s  {result['peak MB']:6.0f} MB peak  {about}")

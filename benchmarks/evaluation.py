@@ -3,10 +3,10 @@
     python benchmarks/evaluation.py                    # smol on parcel, 24 questions of each task, 5 pairs
     python benchmarks/evaluation.py --model tiny-aligned --stream pocket-b1
 
-One at a time is what most research code does: read the picture, encode it, `generate` with batch 1. Batched is what its
+One at a time is what most research code does: read the image, encode it, `generate` with batch 1. Batched is what its
 better half does: the same in batches of `--plain-batch`, questions in the order of the file. All use the library's
 `generate`, and answer the same questions with the same weights after a little training, alternating; the answers must
-be the same. Ours has the features of the pictures from the store, as it has in every row but the first.
+be the same. Ours has the features of the images from the store, as it has in every row but the first.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from evertune.data import load_stream
-from evertune.data.images import read_picture
+from evertune.data.images import read_image
 from evertune.methods import make_methods
 from evertune.models import load_lmm
 from evertune.training.evaluator import answer_samples, longest_answer
@@ -59,7 +59,7 @@ def main() -> None:
         ]
 
     def plainly(size: int) -> list[str]:
-        """The library's `generate`; every picture is read and encoded where it is asked about."""
+        """The library's `generate`; every image is read and encoded where it is asked about."""
         return [
             text
             for samples, longest in tests
@@ -68,9 +68,9 @@ def main() -> None:
         ]
 
     def said(samples, longest: int) -> list[str]:
-        pictures = [read_picture(p, origin=str(p))[0] for sample in samples for p in sample.images]
+        images = [read_image(p, origin=str(p))[0] for sample in samples for p in sample.images]
         asked, counts = [s.instruction for s in samples], [len(s.images) for s in samples]
-        return lmm.answer(torch.stack(list(lmm.encode(pictures))), asked, max_new_tokens=longest, pictures=counts)
+        return lmm.answer(torch.stack(list(lmm.encode(images))), asked, max_new_tokens=longest, images=counts)
 
     ways = {"ours": together, "batched": lambda: plainly(wanted.plain_batch), "one by one": lambda: plainly(1)}
     seconds: dict[str, list[float]] = {name: [] for name in ways}

@@ -152,7 +152,7 @@ def in_use() -> float:
 
 
 def written(place: Path, tasks: int, samples: int) -> Path:
-    """A stream of toy tasks: each names the colours of its pictures by words of its own."""
+    """A stream of toy tasks: each names the colours of its images by words of its own."""
     from PIL import Image
 
     entries = []
@@ -163,9 +163,9 @@ def written(place: Path, tasks: int, samples: int) -> Path:
             rows = []
             for number in range(samples):
                 name = COLOURS[number % len(COLOURS)]
-                picture = Image.new("RGB", (24, 24), name)
-                picture.paste((5 * task % 256, 7 * number % 256, shade), (0, 0, 8, 8))  # no two are the same
-                picture.save(folder / f"{side}{number}.png")
+                image = Image.new("RGB", (24, 24), name)
+                image.paste((5 * task % 256, 7 * number % 256, shade), (0, 0, 8, 8))  # no two are the same
+                image.save(folder / f"{side}{number}.png")
                 said = {
                     "instruction": f"in the words of people {task}, which colour?",
                     "answer": f"{name[::-1]} {task}",

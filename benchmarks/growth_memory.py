@@ -42,15 +42,15 @@ def now() -> float:
 
 
 def make_stream(folder: Path, *, tasks: int) -> Path:
-    """Tasks that are equally large in everything: 8 pictures to learn from and 4 to be asked about, in two colours."""
+    """Tasks that are equally large in everything: 8 images to learn from and 4 to be asked about, in two colours."""
     entries = []
     for number in range(tasks):
         name, rows = f"task-{number:02d}", []
         for index in range(12):
             colour = COLOURS[(number + index % 2) % len(COLOURS)]
-            picture = Image.new("RGB", (48, 48), colour)
-            picture.putpixel((index, number), (128, 128, 128))
-            picture.save(folder / f"{number}-{index}.png")
+            image = Image.new("RGB", (48, 48), colour)
+            image.putpixel((index, number), (128, 128, 128))
+            image.save(folder / f"{number}-{index}.png")
             rows.append({"image": f"{number}-{index}.png", "instruction": f"colour {number:02d}?", "answer": colour})
         for side, part in (("train", rows[:8]), ("test", rows[8:])):
             (folder / f"{name}-{side}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))

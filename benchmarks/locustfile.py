@@ -1,6 +1,6 @@
-"""What a client of `evertune serve` does under load: asks about a picture, again and again. Read by locust.
+"""What a client of `evertune serve` does under load: asks about a image, again and again. Read by locust.
 
-See serving.py. MODEL is the folder's name, PICTURE a file, QUESTION what is asked, RATE requests per second and client.
+See serving.py. MODEL is the folder's name, IMAGE a file, QUESTION what is asked, RATE requests per second and client.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from pathlib import Path
 
 from locust import HttpUser, constant_throughput, task  # type: ignore[import-not-found]
 
-PICTURE = base64.b64encode(Path(os.environ["PICTURE"]).read_bytes()).decode()
+IMAGE = base64.b64encode(Path(os.environ["IMAGE"]).read_bytes()).decode()
 CONTENT = [
     {"type": "text", "text": os.environ["QUESTION"]},
-    {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PICTURE}"}},
+    {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{IMAGE}"}},
 ]
 
 

@@ -59,7 +59,7 @@ def measured(cache: str, out: Path, method: str, *, stop_at_first_step: bool = F
 
 
 def main() -> None:
-    """Measure in a cache that has the fetched weights and pictures, and nothing else."""
+    """Measure in a cache that has the fetched weights and images, and nothing else."""
     from evertune.utils.files import cache_folder
 
     with tempfile.TemporaryDirectory() as place:

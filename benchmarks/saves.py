@@ -46,7 +46,7 @@ class Timed:
 def taught(epochs: float, *, every: int | None, folder: Path, on_step: OnStep | None = None) -> float:
     """Seconds of learning one toy task."""
     lmm = load_lmm("random", seed=0, dtype="float32", device=torch.device("cpu"))
-    (task,) = toy_tasks(folder / "pictures", count=1)
+    (task,) = toy_tasks(folder / "images", count=1)
     training = Training(epochs=epochs, batch_size=4, learning_rate=1e-4, save_every=every)
     learner = Learner(lmm, make_methods("sequential"), folder=folder / "run", training=training, reuse=False)
     learner.features.ensure(task.train)

@@ -6,7 +6,7 @@
     python benchmarks/serving.py runs/served --rate 100             # as fast as it goes
     python benchmarks/serving.py runs/served --requests 5000        # memory over many requests
 
-The pictures are the run's own kept ones, all alike in size; every client waits for its answer.
+The images are the run's own kept ones, all alike in size; every client waits for its answer.
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ def _arguments() -> argparse.Namespace:
 def _question(folder: Path) -> dict[str, str]:
     """A kept question of the model; opening it has kept some."""
     kept = json.loads(next(iter(sorted((folder / "kept").glob("*.json")))).read_text())["test"][0]
-    picture = folder / "kept" / "pictures" / kept["image"]
-    return {"MODEL": folder.name, "PICTURE": str(picture), "QUESTION": kept["instruction"]}
+    image = folder / "kept" / "images" / kept["image"]
+    return {"MODEL": folder.name, "IMAGE": str(image), "QUESTION": kept["instruction"]}
 
 
 def _address(server: subprocess.Popen[str]) -> str:

@@ -37,11 +37,11 @@ def stream_of_photographs(folder: Path, *, rows: int, test: int = 60) -> Path:
     for split, count in (("train", rows), ("test", test)):
         lines = []
         for number in range(count):
-            name, picture = named[number % len(named)]
-            width, height = (round(SIDE * side) for side in picture.size)
-            x, y = choose.randrange(picture.width - width + 1), choose.randrange(picture.height - height + 1)
+            name, image = named[number % len(named)]
+            width, height = (round(SIDE * side) for side in image.size)
+            x, y = choose.randrange(image.width - width + 1), choose.randrange(image.height - height + 1)
             file = f"{split}-{number}.png"
-            picture.crop((x, y, x + width, y + height)).resize((192, 192)).save(folder / file)
+            image.crop((x, y, x + width, y + height)).resize((192, 192)).save(folder / file)
             lines.append(json.dumps({"image": file, "instruction": "What is this?", "answer": name}))
         (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
     return one_task(folder, {"name": PHOTOGRAPHS, "train": "train.jsonl", "test": "test.jsonl"})

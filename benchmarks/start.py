@@ -54,13 +54,13 @@ def ways(place: Path) -> dict[str, list[str]]:
     settings = ["train.epochs=0.5"]
     evertune.run(STREAM, model=MODEL, method="sequential", limit=int(LIMIT), out=run, settings=settings)
     answers = (run / "answers" / "00").glob("*.jsonl")
-    picture = json.loads(next(answers).read_text().splitlines()[0])["image"]
+    image = json.loads(next(answers).read_text().splitlines()[0])["image"]
     command = [sys.executable, "-m", "evertune"]
     return {
         "import": [sys.executable, "-c", "import evertune"],
         "--help": [*command, "--help"],
         "plan": [*command, "plan", STREAM, "--model", MODEL, "--limit", LIMIT],
-        "ask": [*command, "ask", str(run), picture, "what is this?"],
+        "ask": [*command, "ask", str(run), image, "what is this?"],
         "step": [sys.executable, __file__, "first-step", str(place)],
     }
 

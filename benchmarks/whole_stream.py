@@ -4,8 +4,8 @@
     python benchmarks/whole_stream.py --limit 48 --pairs 3
 
 Sequential, eproj and replay, every task answered before the first and after each: once by `evertune run`, once by
-`benchmarks/peers/trainer_stream.py`. Both are whole commands, start and loading included, on the same drawn pictures,
-in the same number format with the same threads. The cache is empty at the start of each run, but for the pictures.
+`benchmarks/peers/trainer_stream.py`. Both are whole commands, start and loading included, on the same drawn images,
+in the same number format with the same threads. The cache is empty at the start of each run, but for the images.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=1)
     parser.add_argument("--verbose", action="store_true", help="show what both print")
     wanted = parser.parse_args()
-    tasks = load_stream(wanted.stream, limit=wanted.limit).tasks  # draws the pictures where they are not there
+    tasks = load_stream(wanted.stream, limit=wanted.limit).tasks  # draws the images where they are not there
     ours, theirs = [], []
     for _ in range(wanted.pairs):
         ours.append(by_evertune(wanted))

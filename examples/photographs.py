@@ -33,21 +33,21 @@ def photographs() -> dict[str, Image.Image]:
     }
 
 
-def crops(picture: Image.Image) -> list[Image.Image]:
-    """Overlapping crops of nine tenths of the picture, small enough to look at quickly."""
-    width, height = picture.size
+def crops(image: Image.Image) -> list[Image.Image]:
+    """Overlapping crops of nine tenths of the image, small enough to look at quickly."""
+    width, height = image.size
     shift = (width // 10, height // 10)
     places = [(shift[0] * (i % 3) // 2, shift[1] * (i // 3)) for i in range(CROPS)]
     size = (width - shift[0], height - shift[1])
-    return [picture.crop((x, y, x + size[0], y + size[1])).resize((192, 192)) for x, y in places]
+    return [image.crop((x, y, x + size[0], y + size[1])).resize((192, 192)) for x, y in places]
 
 
 def main(folder: Path) -> Path:
-    """Write pictures, two JSONL files and the stream; return the stream's path."""
+    """Write images, two JSONL files and the stream; return the stream's path."""
     folder.mkdir(parents=True, exist_ok=True)
     what, upright = [], []
-    for name, picture in photographs().items():
-        for number, crop in enumerate(crops(picture)):
+    for name, image in photographs().items():
+        for number, crop in enumerate(crops(image)):
             crop.save(folder / f"{name}-{number}.jpg")
             what.append({"image": f"{name}-{number}.jpg", "instruction": "What is this?", "answer": name})
             turned = number % 2 == 1

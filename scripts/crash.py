@@ -229,12 +229,12 @@ def disturbed(case: Case, place: Path, usual: float, chance: random.Random) -> l
 def make_stream(folder: Path, *, tasks: int = 2) -> Path:
     """Toy tasks on disk."""
     entries = []
-    for task in toy_tasks(folder / "pictures", count=tasks):
+    for task in toy_tasks(folder / "images", count=tasks):
         for side, samples in (("train", task.train), ("test", task.test)):
             rows = [{"image": s.images[0].name, "instruction": s.instruction, "answer": s.answers[0]} for s in samples]
             (folder / f"{task.name}-{side}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         sides = {side: f"{task.name}-{side}.jsonl" for side in ("train", "test")}
-        entries.append({"name": task.name, "images": "pictures", **sides})
+        entries.append({"name": task.name, "images": "images", **sides})
     (folder / "toy.yaml").write_text(yaml.safe_dump({"name": "toy", "tasks": entries}))
     return folder / "toy.yaml"
 

@@ -1,6 +1,6 @@
-"""Make every picture in docs/images anew: `make screenshots`, or `python scripts/screenshots.py report.png pocket.png`.
+"""Make every image in docs/images anew: `make screenshots`, or `python scripts/screenshots.py report.png pocket.png`.
 
-Inputs are small and fixed: committed results, examples, the model `random`. A new picture is a function in `SCREENSHOTS`
+Inputs are small and fixed: committed results, examples, the model `random`. A new image is a function in `SCREENSHOTS`
 whose name is the file's, `report_png` for report.png; it gets the path to write. Chromium draws the pages.
 """
 
@@ -79,7 +79,7 @@ def app_png(path: Path) -> None:
 
 
 def use_playground(browser: Any, *, task: str, stage: int) -> None:
-    """Choose a kept picture of `task`, ask, move to a stage and open the task's cell after it, as a visitor would."""
+    """Choose a kept image of `task`, ask, move to a stage and open the task's cell after it, as a visitor would."""
     browser.click("#task input")
     browser.get_by_role("option", name=task, exact=True).click()
     browser.wait_for_function("name => document.querySelector('#choices button').dataset.task == name", arg=task)
@@ -148,10 +148,10 @@ SCREENSHOTS: tuple[Callable[[Path], None], ...] = (report_png, compare_svg, prev
 
 
 def main(names: list[str]) -> None:
-    """Make the named pictures, or all."""
+    """Make the named images, or all."""
     known = {made.__name__.replace("_", "."): made for made in SCREENSHOTS}
     if wrong := sorted(set(names) - set(known)):
-        sys.exit(f"no picture is called {wrong[0]}; there are {', '.join(known)}")
+        sys.exit(f"no image is called {wrong[0]}; there are {', '.join(known)}")
     for name in names or known:
         known[name](IMAGES / name)
         print(IMAGES / name)

@@ -35,7 +35,7 @@ from evertune.utils.files import append_jsonl, make_folder
 
 MOST_TROUBLES = 6
 ROUNDS_PER_PAIR = 5
-OWN_BATCHES = "joint"  # encodes the pictures of all tasks in one go: in other batches, so to other last bits
+OWN_BATCHES = "joint"  # encodes the images of all tasks in one go: in other batches, so to other last bits
 ENDED_BY_US = (-signal.SIGKILL, -signal.SIGTERM, 143)
 SAID_NO = 2
 OF_CACHE = ("features/*/*.safetensors", "answers/*.json", "trained/*.safetensors", "rows/*/*")

@@ -147,7 +147,7 @@ def mini_blip(tmp_path_factory):
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     model = make_model(tokenizer, **sizes)
     generator = torch.Generator().manual_seed(0)
-    for parameter in model.parameters():  # large enough that pictures and words make a difference to what is said
+    for parameter in model.parameters():  # large enough that images and words make a difference to what is said
         if parameter.ndim > 1:
             parameter.data.add_(0.15 * torch.randn(parameter.shape, generator=generator))
     save_checkpoint(model, make_processor(tokenizer), folder)

@@ -30,13 +30,13 @@ def client(address, key="none"):
     return openai.OpenAI(base_url=f"{address}/v1", api_key=key, max_retries=0)
 
 
-def picture_url(sample):
+def image_url(sample):
     return "data:image/png;base64," + base64.b64encode(sample.images[0].read_bytes()).decode()
 
 
 def message(words, *urls):
-    pictures = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
-    return [{"role": "user", "content": [{"type": "text", "text": words}, *pictures]}]
+    images = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+    return [{"role": "user", "content": [{"type": "text", "text": words}, *images]}]
 
 
 def status_of(call):

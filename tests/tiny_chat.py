@@ -327,7 +327,7 @@ def write_tiny(name, folder):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = AutoModelForImageTextToText.from_config(config)
-        for parameter in model.parameters():  # large enough that pictures and words make a difference to what is said
+        for parameter in model.parameters():  # large enough that images and words make a difference to what is said
             if parameter.ndim > 1:
                 parameter.data.add_(0.15 * torch.randn(parameter.shape))
     for end in ("<|im_end|>", "</s>"):

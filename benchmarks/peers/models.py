@@ -1,7 +1,7 @@
 """The models as the trainers want them: a Hugging Face model that takes pixels, and a collator that makes them.
 
 Weights, number format and what trains are those of evertune's own object: the peers get it loaded. What differs is what
-those libraries do by themselves: pictures are opened and prepared for each batch, the tower runs in each step, and the
+those libraries do by themselves: images are opened and prepared for each batch, the tower runs in each step, and the
 head makes logits at every position.
 """
 
@@ -23,7 +23,7 @@ from evertune.models.instructblip import InstructBlip
 from evertune.models.smol import Smol, _prepared
 
 Row = dict[str, str]
-"""`picture` (a path), `instruction`, `answer`."""
+"""`image` (a path), `instruction`, `answer`."""
 
 
 class Peer(NamedTuple):
@@ -35,14 +35,14 @@ class Peer(NamedTuple):
 
 
 def rows_of(samples: Sequence[Sample]) -> list[Row]:
-    return [{"picture": str(s.images[0]), "instruction": s.instruction, "answer": s.answers[0]} for s in samples]
+    return [{"image": str(s.images[0]), "instruction": s.instruction, "answer": s.answers[0]} for s in samples]
 
 
 def peer_of(lmm: Any) -> Peer:
     """The peer of a loaded model; it has the very same parameters."""
     if isinstance(lmm, InstructBlip):
         return Peer(lmm.blip, BlipCollator(lmm.processor), lmm.processor)
-    return Peer(SmolWithPictures(lmm), SmolCollator(lmm), lmm.tokenizer)
+    return Peer(SmolWithImages(lmm), SmolCollator(lmm), lmm.tokenizer)
 
 
 class BlipCollator:
@@ -53,8 +53,8 @@ class BlipCollator:
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Tensor]:
         tokenizer = self._processor.tokenizer
-        pictures = [Image.open(row["picture"]).convert("RGB") for row in rows]
-        made = self._processor(images=pictures, text=[row["instruction"] for row in rows])
+        images = [Image.open(row["image"]).convert("RGB") for row in rows]
+        made = self._processor(images=images, text=[row["instruction"] for row in rows])
         prompts, asked = made["input_ids"], made["qformer_input_ids"]
         answers = [
             [*tokenizer(row["answer"], add_special_tokens=False).input_ids, tokenizer.eos_token_id] for row in rows
@@ -75,12 +75,12 @@ class SmolCollator:
         self._tokenizer, self._prompt = lmm.tokenizer, str(lmm.config["prompt"]).replace("{image}", "")
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Tensor]:
-        pictures = [Image.open(row["picture"]).convert("RGB") for row in rows]
+        images = [Image.open(row["image"]).convert("RGB") for row in rows]
         texts = [self._prompt.replace("{instruction}", row["instruction"]) for row in rows]
         prompts = self._tokenizer(texts, add_special_tokens=False).input_ids
         answers = self._tokenizer([row["answer"] + self._end for row in rows], add_special_tokens=False).input_ids
         return {
-            "pixel_values": torch.from_numpy(np.stack([_prepared(picture, self._side) for picture in pictures])),
+            "pixel_values": torch.from_numpy(np.stack([_prepared(image, self._side) for image in images])),
             **_padded(prompts, answers, self._tokenizer.convert_tokens_to_ids(self._end)),
         }
 
@@ -119,8 +119,8 @@ class _Backbone(nn.Module):
         return BaseModelOutput(last_hidden_state=hidden[:, ahead.shape[1] :])
 
 
-class SmolWithPictures(PreTrainedModel):
-    """`smol` laid out as the library's own models with pictures are: a backbone, a head, a loss over all logits."""
+class SmolWithImages(PreTrainedModel):
+    """`smol` laid out as the library's own models with images are: a backbone, a head, a loss over all logits."""
 
     base_model_prefix = "model"
 

@@ -5,7 +5,7 @@
 
 What evertune is measured against: what one writes who has the library's pages and no tool for streams. For each task
 `Trainer.train`; then every task is answered anew by batched `generate` with left padding. Replay is a concatenated data
-set. EProj is a copy of the trained weights per task; a question goes to the task whose mean picture and instruction are
+set. EProj is a copy of the trained weights per task; a question goes to the task whose mean image and instruction are
 nearest. Data, scores, the rows' order and AdamW with its schedule are evertune's, so that accuracies can be compared.
 """
 
@@ -72,7 +72,7 @@ class ByHand:
         for start in range(0, len(samples), self.asked_at_once):
             some = samples[start : start + self.asked_at_once]
             inputs = self.processor(
-                images=pictures_of(some),
+                images=images_of(some),
                 text=[s.instruction for s in some],
                 padding=True,
                 return_tensors="pt",
@@ -84,12 +84,12 @@ class ByHand:
 
     @torch.no_grad()
     def looks(self, samples: Sequence[Sample]) -> Tensor:
-        """(n, D) [CLS] of each picture beside the mean word of its instruction, each half of length 1."""
+        """(n, D) [CLS] of each image beside the mean word of its instruction, each half of length 1."""
         made = []
         table = self.model.get_input_embeddings()
         for start in range(0, len(samples), self.asked_at_once):
             some = samples[start : start + self.asked_at_once]
-            pixels = self.processor.image_processor(pictures_of(some), return_tensors="pt").pixel_values
+            pixels = self.processor.image_processor(images_of(some), return_tensors="pt").pixel_values
             seen = self.model.vision_model(pixels).last_hidden_state[:, 0]
             texts = [self.processor.tokenizer(s.instruction, return_tensors="pt").input_ids[0] for s in some]
             read = torch.stack([table(text).mean(0) for text in texts])
@@ -115,7 +115,7 @@ class ByHand:
         return score_cell(rule_of(task.score), [said[place] for place in range(len(samples))], golds).strict
 
 
-def pictures_of(samples: Sequence[Sample]) -> list[Image.Image]:
+def images_of(samples: Sequence[Sample]) -> list[Image.Image]:
     return [Image.open(sample.images[0]).convert("RGB") for sample in samples]
 
 

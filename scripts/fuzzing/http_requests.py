@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 from fuzzing.inputs import VALUES, Seed, made
-from fuzzing.readers import picture_files
+from fuzzing.readers import image_files
 
 HOST = b"{HOST}"
 META = {"_type": "gradio.FileData"}
@@ -129,7 +129,7 @@ def _body(server: Server) -> bytes:
 
 
 def _question(server: Server, draw: random.Random, url: str | None = None) -> dict[str, Any]:
-    image = {"type": "image_url", "image_url": {"url": url or _url(_pictures()[0])}}
+    image = {"type": "image_url", "image_url": {"url": url or _url(_images()[0])}}
     content = [{"type": "text", "text": "what?"}, image]
     whole: dict[str, Any] = {"model": server.model, "messages": [{"role": "user", "content": content}]}
     if draw.random() < 0.3:
@@ -144,8 +144,8 @@ def _changed(body: bytes, draw: random.Random) -> bytes:
 
 
 @cache
-def _pictures() -> list[bytes]:
-    return picture_files()
+def _images() -> list[bytes]:
+    return image_files()
 
 
 @cache
@@ -161,8 +161,8 @@ def _image(draw: random.Random) -> bytes:
     if draw.random() < 0.02:
         return _large(draw.choice((2000, 4900, 5100, 9400)))
     if draw.random() < 0.3:
-        return draw.choice(_pictures())
-    return made([Seed(content) for content in _pictures()], campaign=str(draw.random()), number=0)
+        return draw.choice(_images())
+    return made([Seed(content) for content in _images()], campaign=str(draw.random()), number=0)
 
 
 def _url(content: bytes) -> str:
@@ -340,7 +340,7 @@ def _event(server: Server, draw: random.Random) -> list[Request]:
         return _join(server, draw, None, _value(server, draw))
     event, session = draw.choice(list(server.events)), f"s{draw.getrandbits(40)}"
     data = [USUAL.get(each) for each in server.events[event]]
-    clicked = {"act": draw.choice(("pick", "cell", "ask", "more-pictures", "x")), "run": "0", "stage": "1", "task": "0"}
+    clicked = {"act": draw.choice(("pick", "cell", "ask", "more-images", "x")), "run": "0", "stage": "1", "task": "0"}
     clicked |= {"place": "0", "kind": "all", "count": "5"}
     body = _join_body(event, data, session, event_data=clicked, trigger_id=event)
     if draw.random() < 0.8:

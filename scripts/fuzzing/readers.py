@@ -113,8 +113,8 @@ def headed(content: bytes) -> tuple[str, bytes]:
     return head.decode("utf-8", "replace"), rest
 
 
-def picture_files() -> list[bytes]:
-    """A small picture in each format that Pillow writes here."""
+def image_files() -> list[bytes]:
+    """A small image in each format that Pillow writes here."""
     base = Image.new("RGB", (13, 9), (200, 30, 90))
     base.putpixel((3, 4), (1, 2, 3))
     kinds: list[tuple[str, str, Mapping[str, Any]]] = [
@@ -128,8 +128,8 @@ def picture_files() -> list[bytes]:
     for kind, mode, options in kinds:
         held = io.BytesIO()
         try:
-            picture = Image.new("I;16", (13, 9), 9000) if mode == "I;16" else base.convert(mode)
-            picture.save(held, kind, **options)
+            image = Image.new("I;16", (13, 9), 9000) if mode == "I;16" else base.convert(mode)
+            image.save(held, kind, **options)
         except (KeyError, OSError, ValueError):  # not built in
             continue
         found.append(held.getvalue())
@@ -142,9 +142,9 @@ def picture_files() -> list[bytes]:
     return [*found, held.getvalue(), animated.getvalue()]
 
 
-def as_url(picture: bytes) -> str:
-    """A picture as chat requests have it."""
-    return f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+def as_url(image: bytes) -> str:
+    """A image as chat requests have it."""
+    return f"data:image/png;base64,{base64.b64encode(image).decode()}"
 
 
 def reading(content: bytes, place: Path, reader: Reader) -> str:

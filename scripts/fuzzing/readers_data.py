@@ -1,4 +1,4 @@
-"""Readers of what people bring: data of every format, pictures, YAML, options, archives, predictions."""
+"""Readers of what people bring: data of every format, images, YAML, options, archives, predictions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import yaml
 
 from evertune.utils.errors import UserError
 from fuzzing.inputs import Seed
-from fuzzing.readers import Reader, World, any_of, as_url, emptied, file_reader, picture_files, shortened, used_up
+from fuzzing.readers import Reader, World, any_of, as_url, emptied, file_reader, image_files, shortened, used_up
 
 TESTS = Path(__file__).parents[2] / "tests" / "unit"
 OWN = [
@@ -151,13 +151,13 @@ def _tables(_: World) -> list[Reader]:
     ]
 
 
-def _pictures(_: World) -> list[Reader]:
-    from evertune.data.images import open_picture, small_picture
+def _images(_: World) -> list[Reader]:
+    from evertune.data.images import open_image, small_image
 
     def both(path: Path) -> None:
-        any_of((lambda: open_picture(path, origin="here"), lambda: small_picture(path, side=96)))
+        any_of((lambda: open_image(path, origin="here"), lambda: small_image(path, side=96)))
 
-    return [Reader("pictures", [Seed(content) for content in picture_files()], file_reader("p.png", both), 90_000, 20)]
+    return [Reader("images", [Seed(content) for content in image_files()], file_reader("p.png", both), 90_000, 20)]
 
 
 def _settings(_: World) -> list[Reader]:
@@ -310,25 +310,23 @@ QUICK = ("exact", "vqa", "option", "anls", "cider", "bleu-4", "rouge-l")
 def _requests(_: World) -> list[Reader]:
     from evertune.apps.server.chat import asked_of, encoded_images, request_of
     from evertune.apps.server.errors import RefusedError
-    from evertune.data.images import picture_of_bytes
+    from evertune.data.images import image_of_bytes
 
-    with_pictures = json.loads(json.dumps(CHAT))
-    for file in picture_files()[:6:2]:
+    with_images = json.loads(json.dumps(CHAT))
+    for file in image_files()[:6:2]:
         part = {"type": "image_url", "image_url": {"url": as_url(file)}}
-        with_pictures["messages"][-1]["content"].append(part)
+        with_images["messages"][-1]["content"].append(part)
 
     def asked(content: bytes, _: Path) -> None:
         try:
             request = request_of(content)
             asked_of(request)
             for image in encoded_images(request):
-                picture_of_bytes(image, where="the picture")
+                image_of_bytes(image, where="the image")
         except RefusedError as problem:
             raise UserError(str(problem)) from problem
 
-    return [
-        Reader("requests", [Seed(json.dumps(one).encode(), "json") for one in (CHAT, with_pictures)], asked, 100_000)
-    ]
+    return [Reader("requests", [Seed(json.dumps(one).encode(), "json") for one in (CHAT, with_images)], asked, 100_000)]
 
 
-GROUPS = (_json_files, _formats, _tables, _pictures, _settings, _archives, _rescore, _requests)
+GROUPS = (_json_files, _formats, _tables, _images, _settings, _archives, _rescore, _requests)

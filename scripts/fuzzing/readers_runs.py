@@ -16,7 +16,7 @@ from fuzzing.readers import Reader, World, file_reader, headed, used_up
 
 SEALED = b"sealed "
 TEXTS = {".json": "json", ".jsonl": "lines", ".yaml": "yaml"}
-LARGEST = 20_000  # bytes of a seed: pictures and large weights say nothing more
+LARGEST = 20_000  # bytes of a seed: images and large weights say nothing more
 
 
 def _tensors(world: World) -> list[Reader]:

@@ -55,7 +55,7 @@ def test_every_page_of_docs_is_built_and_in_the_navigation(site):
 
 
 def test_nothing_is_fetched_from_elsewhere(site):
-    """Pages link to papers, but load nothing from the internet: scripts, styles, fonts, pictures."""
+    """Pages link to papers, but load nothing from the internet: scripts, styles, fonts, images."""
     for page in site.rglob("*.html"):
         for tag, attributes in Tags(page.read_text()).tags:
             place = attributes.get(FETCHED.get(tag, ""), "") or ""
@@ -121,7 +121,7 @@ def test_a_table_of_numbers_says_the_command_that_made_it():
             assert len(rows) < 2 or made, f"{page.name}, '{section.splitlines()[0]}'"
 
 
-def test_every_picture_is_shown_and_made_by_a_command(tmp_path):
+def test_every_image_is_shown_and_made_by_a_command(tmp_path):
     screenshots = runpy.run_path(str(ROOT / "scripts" / "screenshots.py"))
     names = {made.__name__.replace("_", ".") for made in screenshots["SCREENSHOTS"]}
     assert names == {path.name for path in (ROOT / "docs" / "images").iterdir()}

@@ -76,13 +76,13 @@ def visit(browser, address) -> Iterator[Visit]:
 def test_drop_ask_slide_and_open_a_cell(visit, taught):
     page = visit.page
     sample = json.loads((taught / "eproj" / "kept" / "task-0.json").read_text())["test"][0]
-    page.set_input_files("#picture input[type=file]", taught / "eproj" / "kept" / "pictures" / sample["image"])
-    page.wait_for_selector("#picture img")
+    page.set_input_files("#image input[type=file]", taught / "eproj" / "kept" / "images" / sample["image"])
+    page.wait_for_selector("#image img")
     visit.ask(sample["instruction"])
     said = visit.told(8)
     rows = page.locator("#stages tbody tr")
     assert rows.count() == 4 and len(set(said)) > 1
-    assert page.locator("#stages .mark").count() == 8, "the right answer is known by picture and words"
+    assert page.locator("#stages .mark").count() == 8, "the right answer is known by image and words"
     assert "by task-" in page.inner_text("#stages") and " % sure" in page.inner_text("#stages")
     assert page.locator("#turn .when").all_inner_texts()[0] == "before learning task-2"
     # the slider by its keys, then by a row of the table
@@ -121,12 +121,12 @@ def test_strict_and_in_any_form(visit, taught):
         )
 
 
-def test_a_kept_picture_is_chosen_and_stays_what_it_is(visit):
+def test_a_kept_image_is_chosen_and_stays_what_it_is(visit):
     """Byte by byte, or its answer would not be known."""
     page = visit.page
     page.click("#choices button >> nth=1")
     page.wait_for_function("document.querySelector('#question textarea').value.length > 3")
-    page.wait_for_selector("#picture img")
+    page.wait_for_selector("#image img")
     visit.ask()
     visit.told(8)
     assert page.locator("#stages .mark").count() == 8
@@ -146,7 +146,7 @@ def test_everything_by_keyboard(visit):
                 return
         pytest.fail(f"{selector} is not reached")
 
-    tab_to("#picture button")
+    tab_to("#image button")
     tab_to("#choices button")
     outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
     assert outline == "solid"
@@ -168,17 +168,17 @@ def test_bad_input_is_told_and_the_page_stays(visit, tmp_path):
     page = visit.page
     visit.ask()
     visit.warned("has no words")
-    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "text.png").write_text("no image")
     Image.new("1", (10_000, 10_000)).save(tmp_path / "huge.png")
-    for name, says in (("text.png", "broken or not a picture"), ("huge.png", "10000 x 10000 pixels")):
-        page.set_input_files("#picture input[type=file]", tmp_path / name)
+    for name, says in (("text.png", "broken or not a image"), ("huge.png", "10000 x 10000 pixels")):
+        page.set_input_files("#image input[type=file]", tmp_path / name)
         visit.warned(says)
         page.fill("#question textarea", "")
         visit.ask()
         visit.warned("has no words")
         visit.ask("what?")
         visit.warned(says)
-        page.click("#picture button[aria-label*=lear], #picture button[aria-label*=emove]")
+        page.click("#image button[aria-label*=lear], #image button[aria-label*=emove]")
     page.evaluate("""() => { const area = document.querySelector('#question textarea');
         area.value = 'x'.repeat(1 << 20); area.dispatchEvent(new Event('input', {bubbles: true})); }""")
     page.click("#ask")
@@ -285,7 +285,7 @@ def poisoned(taught, tmp_path):
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         for number, row in enumerate(rows):
             row |= {"instruction": NASTY, "gold": [NASTY], "answer": NASTY, "expert": NASTY, "image": f"{NASTY}.png"}
-            row["id"] = row["id"] if number else NASTY  # one whose picture is not kept
+            row["id"] = row["id"] if number else NASTY  # one whose image is not kept
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     events = [json.loads(line) for line in (folder / "ledger.jsonl").read_text().splitlines()]
     for event in events:
@@ -329,7 +329,7 @@ def test_nothing_of_the_data_becomes_part_of_the_page(browser, poisoned, monkeyp
             page.click(f"#maps .cell >> nth={number}")
             page.wait_for_function(f"document.querySelectorAll('#maps .cell')[{number}].ariaPressed == 'true'")
             assert NASTY in page.inner_text("#answers .rows")
-        assert f"no picture: {NASTY}.png" in page.inner_text("#answers .rows")
+        assert f"no image: {NASTY}.png" in page.inner_text("#answers .rows")
         page.wait_for_timeout(300)
         assert page.title() != "1234" and page.locator("img[src=x], img[onerror]").count() == 0
         assert here.wrong == []
@@ -342,8 +342,8 @@ SCRIPT = "<script>document.title = 1234; opener && (opener.document.title = 1234
 def test_no_file_of_a_hostile_run_is_opened_in_the_browser(browser, poisoned):
     """A report, a page and a drawing of a stranger lie in the run; its matrix is full of markup too."""
     drawing = f"<svg xmlns='http://www.w3.org/2000/svg' onload='document.title=1234'>{SCRIPT}</svg>"
-    planted = {"report.html": SCRIPT, "kept/pictures/page.html": SCRIPT, "kept/pictures/drawing.svg": drawing}
-    planted |= {f"kept/{NASTY_NAME}.html": SCRIPT, "answers/page.html": SCRIPT, "kept/pictures/page.png": SCRIPT}
+    planted = {"report.html": SCRIPT, "kept/images/page.html": SCRIPT, "kept/images/drawing.svg": drawing}
+    planted |= {f"kept/{NASTY_NAME}.html": SCRIPT, "answers/page.html": SCRIPT, "kept/images/page.png": SCRIPT}
     for name, content in planted.items():
         (poisoned / name).write_text(content)
     matrix = json.loads((poisoned / "matrix.json").read_text())

@@ -54,12 +54,12 @@ def shift(*folders):
 
 @pytest.fixture
 def stream(toy_stream, tmp_path):
-    """The toy stream with pictures of its own, whose times are changed."""
+    """The toy stream with images of its own, whose times are changed."""
     folder = shutil.copytree(toy_stream.parent, tmp_path / "stream")
     content = yaml.safe_load((folder / "toy.yaml").read_text())
-    shutil.copytree(content["tasks"][0]["images"], folder / "pictures")
+    shutil.copytree(content["tasks"][0]["images"], folder / "images")
     for entry in content["tasks"]:
-        entry["images"] = str(folder / "pictures")
+        entry["images"] = str(folder / "images")
     (folder / "toy.yaml").write_text(yaml.safe_dump(content))
     return folder / "toy.yaml"
 

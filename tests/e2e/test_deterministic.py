@@ -56,7 +56,7 @@ def first(toy_stream, tmp_path_factory):
 def test_the_same_bits_whatever_the_cache_holds_and_with_other_threads(first, toy_stream, tmp_path, monkeypatch):
     monkeypatch.setenv("EVERTUNE_CACHE", str(tmp_path / "cache"))
     settle(deterministic=True)
-    run(toy_stream, tmp_path / "other", method="joint", deterministic=True)  # pictures of all tasks in one go
+    run(toy_stream, tmp_path / "other", method="joint", deterministic=True)  # images of all tasks in one go
     settle(deterministic=False)
     torch.set_num_threads(2)
     run(toy_stream, tmp_path / "run", deterministic=True)

@@ -134,13 +134,13 @@ def test_a_method_that_learns_all_tasks_at_once_takes_no_more(toy_stream, tmp_pa
 
 
 def test_what_was_taught_by_hand_is_the_added_task_or_is_said_not_to_be(toy_stream, tasks, tmp_path):
-    out, pictures = tmp_path / "run", str(tasks[0].train[0].images[0].parent)
+    out, images = tmp_path / "run", str(tasks[0].train[0].images[0].parent)
     names = ["task-0", "task-1", "task-2"]
     run(stream_of(toy_stream, tmp_path / "data" / "s.yaml", names[:2]), out)
     before = (out / "config.yaml").read_bytes()
     shutil.copy(toy_stream.parent / "task-0-train.jsonl", tmp_path / "task-2.jsonl")
     anyhow = parsed("gain>=-100")
-    learn(out, str(tmp_path / "task-2.jsonl"), hints=Hints(images=pictures), accept_if=anyhow)
+    learn(out, str(tmp_path / "task-2.jsonl"), hints=Hints(images=images), accept_if=anyhow)
     stream = stream_of(toy_stream, tmp_path / "data" / "s.yaml", names)
     with pytest.raises(UserError, match="stage 3 is 'task-2', which this stream does not teach there with these data"):
         run(stream, out)

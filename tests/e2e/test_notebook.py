@@ -30,8 +30,8 @@ def test_it_runs_and_says_what_it_shows(tmp_path):
     found = forgetting(notebook)
     assert found["sequential"] > 30 and found["eproj"] < 5
     assert found == pytest.approx(shown, abs=10), "the outputs that are committed are of this notebook"
-    pictures = [out for cell in notebook.cells for out in cell.get("outputs", []) if "image/png" in out.get("data", {})]
-    assert len(pictures) == 4 and "by the expert vqav2" in printed(notebook)
+    images = [out for cell in notebook.cells for out in cell.get("outputs", []) if "image/png" in out.get("data", {})]
+    assert len(images) == 4 and "by the expert vqav2" in printed(notebook)
 
 
 def test_it_is_small_enough_to_read_on_a_page():

@@ -16,16 +16,16 @@ from evertune.training.evaluator import read_answers
 
 @pytest.fixture(scope="module")
 def llava_stream(stream, tmp_path_factory):
-    """The photographs of the example as LLaVA's users have them: two lists, pictures in a folder."""
+    """The photographs of the example as LLaVA's users have them: two lists, images in a folder."""
     folder = tmp_path_factory.mktemp("llava")
     source = stream.parent
-    shutil.copytree(source, folder / "pictures", ignore=shutil.ignore_patterns("*.jsonl", "*.yaml"))
+    shutil.copytree(source, folder / "images", ignore=shutil.ignore_patterns("*.jsonl", "*.yaml"))
     rows = [json.loads(line) for line in (source / "what.jsonl").read_text().splitlines()]
     train, test = [row for row in rows if "-5" not in row["image"]], [row for row in rows if "-5" in row["image"]]
     conversations = [
         {
             "id": number,
-            "image": f"pictures/{row['image']}",
+            "image": f"images/{row['image']}",
             "conversations": [
                 {"from": "human", "value": f"<image>\n{row['instruction']}"},
                 {"from": "gpt", "value": row["answer"]},
@@ -38,7 +38,7 @@ def llava_stream(stream, tmp_path_factory):
     questions = [
         {
             "question_id": f"q{n}",
-            "image": f"pictures/{row['image']}",
+            "image": f"images/{row['image']}",
             "text": row["instruction"],
             "answer": row["answer"],
         }
@@ -76,7 +76,7 @@ def test_a_jsonl_with_photographs_is_learned(stream, tmp_path):
 
 
 def test_the_same_rows_are_the_same_run_in_any_format(llava_stream, mini_blip, tmp_path):
-    """What is learned depends on pictures and texts, not on the file that they came in."""
+    """What is learned depends on images and texts, not on the file that they came in."""
     folder = llava_stream.parent
     lines = []
     for number, row in enumerate(json.loads((folder / "train.json").read_text())):
@@ -108,7 +108,7 @@ def test_the_page_about_data_shows_what_check_says(stream, capsys, monkeypatch):
         main()
     assert not end.value.code
     said = capsys.readouterr().out
-    for line in ("training rows   test rows   pictures", "what                 29           7         36"):
+    for line in ("training rows   test rows   images", "what                 29           7         36"):
         assert line in shown and line in said
     findings = [line.replace(stream.parent.name, "my-photos") for line in said.splitlines() if "taught by" in line]
     assert len(findings) == 5 and all(line in shown for line in findings[:2])

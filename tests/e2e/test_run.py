@@ -194,7 +194,7 @@ def test_a_full_disk_loses_nothing(stream, tmp_path, monkeypatch):
     assert matrix["finished"]
 
 
-def test_a_broken_picture_stops_before_training(stream, tmp_path):
+def test_a_broken_image_stops_before_training(stream, tmp_path):
     folder = stream.parent
     rows = (folder / "what.jsonl").read_text().splitlines()
     for name in ("ok.jpg", "cut.jpg"):
@@ -203,7 +203,7 @@ def test_a_broken_picture_stops_before_training(stream, tmp_path):
     lines = [{**row, "image": "ok.jpg"}, {**row, "image": "cut.jpg"}]
     (tmp_path / "bad.jsonl").write_text("\n".join(map(json.dumps, lines)))
     (tmp_path / "s.yaml").write_text("name: s\ntasks: [{name: bad, data: bad.jsonl, test_share: 0.5}]")
-    with pytest.raises(UserError, match=r"bad.jsonl:2: the picture .*cut.jpg is broken"):
+    with pytest.raises(UserError, match=r"bad.jsonl:2: the image .*cut.jpg is broken"):
         run(tmp_path / "s.yaml", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

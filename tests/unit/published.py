@@ -1,6 +1,6 @@
-"""The fixtures in the official layouts: `tests/fixtures/data` is what `--data` points to, without its pictures.
+"""The fixtures in the official layouts: `tests/fixtures/data` is what `--data` points to, without its images.
 
-Everything in them is made up. `pictures.txt` lists the pictures as their publishers name them; they are drawn here.
+Everything in them is made up. `images.txt` lists the images as their publishers name them; they are drawn here.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ FIXTURES = Path(__file__).parent.parent / "fixtures"
 
 
 def lay_out(folder: Path) -> Path:
-    """Copy the fixtures to `folder` and draw their pictures."""
+    """Copy the fixtures to `folder` and draw their images."""
     shutil.copytree(FIXTURES / "data", folder, dirs_exist_ok=True)
-    for number, name in enumerate((FIXTURES / "pictures.txt").read_text().splitlines()):
+    for number, name in enumerate((FIXTURES / "images.txt").read_text().splitlines()):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 6), (number, 255 - number, 40)).save(folder / name)
     return folder

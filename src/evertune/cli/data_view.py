@@ -33,11 +33,11 @@ def show_checked(console: Console, checked: CheckResult) -> None:
 def _table(checked: CheckResult) -> Table:
     table = Table(title=checked.stream, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
     table.add_column("task")
-    for title in ("training rows", "test rows", "pictures"):
+    for title in ("training rows", "test rows", "images"):
         table.add_column(title, justify="right")
     for name, counts in checked.tasks().items():
         table.add_row(
-            escape(name), *(f"{counts[key]:,}" if counts[key] else "-" for key in ("train", "test", "pictures"))
+            escape(name), *(f"{counts[key]:,}" if counts[key] else "-" for key in ("train", "test", "images"))
         )
     return table
 
@@ -62,7 +62,7 @@ def _conclusion(checked: CheckResult) -> str:
     said = ", ".join(f"{count:,} {level}{'s' * (count != 1)}" for level, count in counts.items())
     rest = "; evertune run --skip-invalid would train on the rest" if checked.leaves_a_rest else ""
     said += f". A run would stop{rest}." if counts["error"] else "."
-    return said if checked.decode else f"{said} Pictures were not opened."
+    return said if checked.decode else f"{said} Images were not opened."
 
 
 def show_written(console: Console, written: ConversionResult) -> None:

@@ -28,7 +28,7 @@ DataArgument = Annotated[str, typer.Argument(metavar="DATA", help="A file in any
 NameOption = Annotated[str | None, typer.Option("--name", help="Of the task [the file's].")]
 ScoreOption = Annotated[str | None, typer.Option("--score", help="The scoring rule [exact].")]
 FormatOption = Annotated[str | None, typer.Option("--format", help="Of the file [by its ending].")]
-ImagesOption = Annotated[str | None, typer.Option("--images", metavar="FOLDER", help="Where its pictures are.")]
+ImagesOption = Annotated[str | None, typer.Option("--images", metavar="FOLDER", help="Where its images are.")]
 PromptOption = Annotated[str | None, typer.Option("--prompt", help="How its questions are asked.")]
 TrainOption = Annotated[
     list[str] | None,
@@ -198,12 +198,12 @@ def check(
 
 def ask(
     folder: FolderArgument,
-    words: Annotated[list[str], typer.Argument(metavar="PICTURE... QUESTION", help="The question comes last.")],
+    words: Annotated[list[str], typer.Argument(metavar="IMAGE... QUESTION", help="The question comes last.")],
     task: Annotated[str | None, typer.Option("--task", help="Only for a method that must be told.")] = None,
     tokens: Annotated[int, typer.Option("--tokens", min=1, help="Longest answer.")] = 32,
     as_json: JsonOption = False,
 ) -> None:
-    """Ask it something about a picture; says which expert answered."""
+    """Ask it something about a image; says which expert answered."""
     from rich.markup import escape
 
     from evertune.cli.console import TerminalCallback
@@ -267,7 +267,7 @@ def serve(
     waiting: Annotated[int, typer.Option(min=1, help="Questions that may wait before others are refused (429).")] = 64,
     tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 64,
 ) -> None:
-    """Offer it as a chat endpoint with pictures, for any client of the OpenAI protocol."""
+    """Offer it as a chat endpoint with images, for any client of the OpenAI protocol."""
     from evertune.apps.server.command import serve as serve_model
     from evertune.cli.console import TerminalCallback
 

@@ -51,7 +51,7 @@ def vqa_rows(questions: Path, annotations: Path, *, split: str) -> Iterator[Row 
     Args:
         questions: `{"questions": [{question_id, image_id, question}]}`.
         annotations: `{"annotations": [{question_id, image_id, answers: [{answer}], question_type, answer_type}]}`.
-        split: decides the folder and the names of the pictures.
+        split: decides the folder and the names of the images.
     """
     part = VQA_PARTS[split]
 

@@ -1,7 +1,7 @@
 """Captioned drawings: what is asked in the test is told in words that the training taught with other drawings.
 
-A caption with a word that occurs nowhere else can't be learned from the other pictures. So those pictures are kept for
-the test whose every word stays in the training, and no drawing of a test picture's family is trained on.
+A caption with a word that occurs nowhere else can't be learned from the other images. So those images are kept for
+the test whose every word stays in the training, and no drawing of a test image's family is trained on.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class CaptionedDrawing:
         answer: the caption that is taught, `told` or the same in another language.
     """
 
-    picture: Path
+    image: Path
     family: str
     told: str
     answer: str
@@ -70,8 +70,8 @@ def parted(
 def _needed_first(taught: Sequence[CaptionedDrawing], asked: set[str]) -> list[CaptionedDrawing]:
     """For every word that is asked a drawing that teaches it, then the others: a part of the list teaches all, too."""
     teaches = {word: item for item in reversed(taught) for word in words(item.told)}
-    needed = {teaches[word].picture for word in asked}
-    return sorted(taught, key=lambda item: item.picture not in needed)
+    needed = {teaches[word].image for word in asked}
+    return sorted(taught, key=lambda item: item.image not in needed)
 
 
 def _words_of(members: Iterable[CaptionedDrawing]) -> set[str]:
@@ -87,13 +87,13 @@ def write_captioned(
         UserError: there are not so many.
     """
     if len(items) < count:
-        raise UserError(f"{count} captioned pictures to {split} on were asked for, and there are {len(items)}")
+        raise UserError(f"{count} captioned images to {split} on were asked for, and there are {len(items)}")
     choose = random.Random(seed)
     (folder / "images").mkdir(exist_ok=True)
     rows = []
     for number, item in enumerate(items[:count]):
         image = f"images/{split}-{number}.png"
-        drawing = fitted(trimmed(item.picture), side=some_size(choose))
+        drawing = fitted(trimmed(item.image), side=some_size(choose))
         on_ground(drawing, choose).save(folder / image)
         rows.append((image, instruction, item.answer))
     choose.shuffle(rows)

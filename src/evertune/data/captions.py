@@ -1,4 +1,4 @@
-"""Rows of captioned pictures: each caption is taught once, and all of a picture's captions count in a test.
+"""Rows of captioned images: each caption is taught once, and all of a image's captions count in a test.
 
 Flickr30k and TextCaps share this; it is how the field trains on captions.
 """
@@ -11,7 +11,7 @@ from evertune.data.formats import Row
 
 
 def training_rows(name: str, captions: Sequence[str], *, image: str, origin: str) -> Iterator[Row]:
-    """A row per caption, which stands first among the picture's captions."""
+    """A row per caption, which stands first among the image's captions."""
     for number, caption in enumerate(captions):
         others = (*captions[:number], *captions[number + 1 :])
         yield Row(f"{name}-{number}", (image,), {}, (caption, *others), origin)

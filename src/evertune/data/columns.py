@@ -23,11 +23,11 @@ class Columns:
     """Names of the columns.
 
     Attributes:
-        image: the picture's name, or a list of them; None: there are no pictures.
+        image: the image's name, or a list of them; None: there are no images.
         instruction: what is asked; it is the field `instruction` of the prompt.
         answer: a text, a number, or a list of them whose first is taught.
         id: None: the row's number.
-        separator: where a table has no lists: what stands between several answers or pictures.
+        separator: where a table has no lists: what stands between several answers or images.
         extras: columns that a score needs.
     """
 

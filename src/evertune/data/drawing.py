@@ -58,26 +58,26 @@ def some_size(choose: random.Random) -> int:
     return choose.randint(int(SIDE * 0.75), SIDE)
 
 
-def shows_something(picture: Path) -> bool:
+def shows_something(image: Path) -> bool:
     """Whether there is anything in a file to be seen: it can be drawn, is not nearly empty and not all white."""
-    drawing = _trimmed(picture, side=FIRST_SIDE // COARSER)
-    if drawing is None or (picture.suffix == ".svg" and max(drawing.size) < LEAST_SIDE // COARSER):
+    drawing = _trimmed(image, side=FIRST_SIDE // COARSER)
+    if drawing is None or (image.suffix == ".svg" and max(drawing.size) < LEAST_SIDE // COARSER):
         return False
     white = Image.new("RGBA", drawing.size, "white")  # the ground it may stand on
     white.alpha_composite(drawing)
     return int(np.asarray(white.convert("L").resize((16, 16))).min()) < 255 - HARDLY
 
 
-def trimmed(picture: Path) -> Image.Image:
+def trimmed(image: Path) -> Image.Image:
     """The drawing in a file that `shows_something`, RGBA, without the empty margins."""
-    drawing = _trimmed(picture, side=FIRST_SIDE)
+    drawing = _trimmed(image, side=FIRST_SIDE)
     assert drawing is not None
     return drawing
 
 
-def _trimmed(picture: Path, *, side: int) -> Image.Image | None:
+def _trimmed(image: Path, *, side: int) -> Image.Image | None:
     try:
-        drawing = rendered(picture, side=side) if picture.suffix == ".svg" else Image.open(picture).convert("RGBA")
+        drawing = rendered(image, side=side) if image.suffix == ".svg" else Image.open(image).convert("RGBA")
     except (OSError, ValueError, Image.DecompressionBombError):
         return None
     seen = drawing.getchannel("A").point([0] * HARDLY + [255] * (256 - HARDLY)).getbbox()

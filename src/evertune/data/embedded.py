@@ -26,7 +26,7 @@ _base64 = re.compile(rf"(data:image/[\w.+-]+;base64,)?({_signs}[A-Za-z0-9+/\s]{{
 
 def folder() -> Path:
     """Where these images are written."""
-    return make_folder(cache_folder() / "pictures")
+    return make_folder(cache_folder() / "images")
 
 
 def kept(content: bytes) -> str:
@@ -82,7 +82,7 @@ class EmbeddedImages:
         if len(index) <= LONGEST_INDEX and index in self._by_index:
             return self._by_index[index]
         complaint = f"{origin}: {short(index)} is neither an image nor the 'index' of a row above that has one"
-        raise DataError(f"{complaint}; the first row of the table has its image inside", kind="unusable picture")
+        raise DataError(f"{complaint}; the first row of the table has its image inside", kind="unusable image")
 
 
 def _is_base64(text: str) -> bool:
@@ -94,4 +94,4 @@ def _decoded(text: str, origin: str) -> bytes:
         return base64.b64decode(text.rpartition(",")[2], validate=False)
     except (binascii.Error, ValueError) as problem:
         complaint = f"{origin}: the image is no base64 ({problem}); was it cut off?"
-        raise DataError(complaint, kind="broken picture") from problem
+        raise DataError(complaint, kind="broken image") from problem

@@ -1,7 +1,7 @@
-"""What is known about the pictures of an index under one root: size, time, SHA-256, and whether they can be decoded.
+"""What is known about the images of an index under one root: size, time, SHA-256, and whether they can be decoded.
 
-A picture is read once. At the next start its size and time of change are compared, and what is known stays known: a
-million pictures are looked at in seconds. The tables stand beside the index, written whole.
+A image is read once. At the next start its size and time of change are compared, and what is known stays known: a
+million images are looked at in seconds. The tables stand beside the index, written whole.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from evertune.data.images import read_bytes, read_picture
+from evertune.data.images import read_bytes, read_image
 from evertune.data.perceptual_hash import LOOK, look_of
 from evertune.data.rows import RowFile
 from evertune.data.task import Sample
@@ -30,25 +30,25 @@ from evertune.utils.files import digest, note_damage, sum_of, write_atomically
 
 RECORD = np.dtype([("size", "<i8"), ("modified", "<i8"), ("sha256", "u1", 32), ("known", "u1"), ("shape", "<i4", 2)])
 THERE, HASHED, DECODED, COMPARED = 1, 2, 3, 4
-"""How much is known of a picture: that it is there, its content's hash, that it can be decoded, what it looks like."""
+"""How much is known of a image: that it is there, its content's hash, that it can be decoded, what it looks like."""
 SUM = b"crc32:"
 AT_ONCE = 512
 SAVE_EVERY = 60.0
 
 Found = tuple[str, tuple[int, int], NDArray[Any] | None]
-"""SHA-256, height and width, and what a picture looks like."""
+"""SHA-256, height and width, and what a image looks like."""
 OnLooked = Callable[[int, int], None]
 
 
 class ImageFault(NamedTuple):
-    """Why a picture can't be used; whoever knows the row puts its origin before it."""
+    """Why a image can't be used; whoever knows the row puts its origin before it."""
 
     kind: str
     message: str
 
 
 class ImageIndex:
-    """The pictures of `rows` below `root`. `allow_external_paths`: names and links may lead out of it."""
+    """The images of `rows` below `root`. `allow_external_paths`: names and links may lead out of it."""
 
     def __init__(self, rows: RowFile, root: Path, *, allow_external_paths: bool = False) -> None:
         self.rows, self.root, self.allow_external_paths = rows, root.resolve(), allow_external_paths
@@ -57,19 +57,19 @@ class ImageIndex:
         self._fingerprints_path = rows.folder / f"fingerprints-{key}.npy"
         self._looks_path = rows.folder / f"looks-{key}.npy"
         self._looks: NDArray[Any] | None = None
-        self._records = _loaded(self._path, (rows.different_pictures,), RECORD)
+        self._records = _loaded(self._path, (rows.different_images,), RECORD)
         self._fingerprints: NDArray[Any] | None = None
-        self._compared = np.zeros(rows.different_pictures, bool)  # with the disk, by this process
+        self._compared = np.zeros(rows.different_images, bool)  # with the disk, by this process
         self.faults: dict[int, ImageFault] = {}
         self.kept: dict[int, Sample] = {}  # samples that were read lately, by row; the oldest first
         self._inside = lru_cache(maxsize=65_536)(self._is_inside)
 
     def path(self, name: str) -> Path:
-        """Where the picture of this name is."""
+        """Where the image of this name is."""
         return self.root / name
 
     def look(self, numbers: NDArray[Any], *, depth: int, on_looked: OnLooked | None = None) -> None:
-        """Come to know the pictures `numbers` up to `depth`; what is wrong stands in `faults` afterwards."""
+        """Come to know the images `numbers` up to `depth`; what is wrong stands in `faults` afterwards."""
         numbers = np.unique(numbers)
         if depth >= COMPARED:
             self._load_looks()
@@ -91,18 +91,18 @@ class ImageIndex:
 
     @property
     def looks(self) -> NDArray[Any]:
-        """(u,) `likeness.LOOK` of each picture that was looked at so deep; zeros elsewhere."""
+        """(u,) `likeness.LOOK` of each image that was looked at so deep; zeros elsewhere."""
         return self._load_looks()
 
     def _load_looks(self) -> NDArray[Any]:
         if self._looks is None:
-            self._looks = _loaded(self._looks_path, (self.rows.different_pictures,), LOOK)
+            self._looks = _loaded(self._looks_path, (self.rows.different_images,), LOOK)
             known, nothing = self._records["known"], np.zeros((), LOOK)
             known[(known == COMPARED) & (self._looks == nothing)] = DECODED  # the table was lost
         return self._looks
 
     def digests(self, numbers: NDArray[Any]) -> tuple[str, ...]:
-        """SHA-256 of pictures; none where one is not known in this process."""
+        """SHA-256 of images; none where one is not known in this process."""
         records = self._records[numbers]
         if not (self._compared[numbers].all() and (records["known"] >= HASHED).all()):
             return ()
@@ -110,24 +110,24 @@ class ImageIndex:
 
     @property
     def hashes(self) -> NDArray[Any]:
-        """(u, 32) SHA-256 of each picture; zeros where it is not known."""
+        """(u, 32) SHA-256 of each image; zeros where it is not known."""
         hashes: NDArray[Any] = self._records["sha256"]
         return hashes
 
     @property
     def sizes(self) -> NDArray[Any]:
-        """(u,) bytes of each picture; 0 where it was not looked at."""
+        """(u,) bytes of each image; 0 where it was not looked at."""
         sizes: NDArray[Any] = self._records["size"]
         return sizes
 
     @property
     def shapes(self) -> NDArray[Any]:
-        """(u, 2) height and width of each picture as a model gets it; zeros where it was not decoded."""
+        """(u, 2) height and width of each image as a model gets it; zeros where it was not decoded."""
         shapes: NDArray[Any] = self._records["shape"]
         return shapes
 
     def faulty(self) -> NDArray[Any]:
-        """(n,) True for the rows with a picture that can't be used."""
+        """(n,) True for the rows with a image that can't be used."""
         marks = np.zeros(len(self._records), np.int64)
         marks[list(self.faults)] = 1
         return per_row(self.rows, marks) > 0
@@ -135,7 +135,7 @@ class ImageIndex:
     def fingerprints(self, chosen: NDArray[Any], compute: Callable[[int], str]) -> Iterator[str]:
         """The fingerprint of each row `chosen`; `compute` makes those that are not kept yet.
 
-        The rows' pictures have been looked at, so that what is kept is of their present content.
+        The rows' images have been looked at, so that what is kept is of their present content.
         """
         if self._fingerprints is None:
             self._fingerprints = _loaded(self._fingerprints_path, (len(self.rows), 32), np.dtype("u1"))
@@ -148,7 +148,7 @@ class ImageIndex:
         return (kept[at].tobytes().hex() for at in chosen.tolist())
 
     def _compare(self, numbers: NDArray[Any]) -> None:
-        """Forget what was known of pictures whose size or time of change is another now."""
+        """Forget what was known of images whose size or time of change is another now."""
         new, changed = False, False
         for number in numbers.tolist():
             name = self.rows.name(number)
@@ -163,7 +163,7 @@ class ImageIndex:
                 new = True
                 self._records[number] = (status.st_size, status.st_mtime_ns, 0, THERE, 0)
             self._compared[number] = True
-        if changed:  # first, so that no fingerprint outlives a picture
+        if changed:  # first, so that no fingerprint outlives a image
             self._fingerprints_path.unlink(missing_ok=True)
             self._fingerprints = None
         if new:
@@ -179,12 +179,12 @@ class ImageIndex:
             if linked:
                 status = os.stat(path)  # noqa: PTH116
         except (OSError, ValueError) as problem:
-            raise DataError(f": the picture {path} does not exist", kind="missing picture") from problem
+            raise DataError(f": the image {path} does not exist", kind="missing image") from problem
         if not inside:
             way = "say 'allow_external_paths: true' in the task"
-            raise DataError(f": the picture {path} is a link to outside of {self.root}; {way}", kind="picture outside")
+            raise DataError(f": the image {path} is a link to outside of {self.root}; {way}", kind="image outside")
         if not stat.S_ISREG(status.st_mode):
-            raise DataError(f": the picture {path} is no file", kind="missing picture")
+            raise DataError(f": the image {path} is no file", kind="missing image")
         return status
 
     def _is_inside(self, folder: str) -> bool:
@@ -194,13 +194,13 @@ class ImageIndex:
         return not Path(path).resolve().is_relative_to(self.root)
 
     def _read(self, number: int, depth: int) -> Found | ImageFault:
-        """What is known of a picture, as far as `depth` asks; or why it can't be used."""
+        """What is known of a image, as far as `depth` asks; or why it can't be used."""
         path = self.path(self.rows.name(number))
         try:
             if depth < DECODED:
                 return hashlib.sha256(read_bytes(path, origin="")).hexdigest(), (0, 0), None
-            picture, sha256 = read_picture(path, origin="")
-            return sha256, (picture.height, picture.width), look_of(picture) if depth >= COMPARED else None
+            image, sha256 = read_image(path, origin="")
+            return sha256, (image.height, image.width), look_of(image) if depth >= COMPARED else None
         except DataError as problem:
             return _fault(problem)
 
@@ -223,8 +223,8 @@ class ImageIndex:
 
 
 def per_row(rows: RowFile, values: NDArray[Any]) -> NDArray[Any]:
-    """(n,) the sum of (u,) integers of pictures over the pictures of each row; wraps around."""
-    total = np.concatenate([[0], np.cumsum(values[rows.pictures], dtype=np.int64)])
+    """(n,) the sum of (u,) integers of images over the images of each row; wraps around."""
+    total = np.concatenate([[0], np.cumsum(values[rows.images], dtype=np.int64)])
     sums: NDArray[Any] = total[rows.firsts[1:]] - total[rows.firsts[:-1]]
     return sums
 

@@ -1,7 +1,7 @@
-"""Open a picture, the same way in training and in evaluation, under limits that a hostile file can't pass.
+"""Open a image, the same way in training and in evaluation, under limits that a hostile file can't pass.
 
 As a person sees it: EXIF rotation applied, transparency on white, the first frame of an animation, CMYK, palette and
-16-bit pictures as 8-bit RGB. What is too large is refused from its header, before a pixel is decoded.
+16-bit images as 8-bit RGB. What is too large is refused from its header, before a pixel is decoded.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MOST_PIXELS = 89_478_485
 MOST_BYTES = 256 << 20
 LONGEST_NAME = 4096
 BAND = 256
-"""Rows that are converted at once, so that a large picture is not in memory several times."""
+"""Rows that are converted at once, so that a large image is not in memory several times."""
 # Raster formats only: Pillow would hand PostScript to an interpreter. No icons: Pillow decodes them to know their size.
 KINDS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 
@@ -38,29 +38,29 @@ _inside_of_row = re.compile(r"data:image/|(/9j/|iVBORw0KGgo|R0lGOD|UklGR)[A-Za-z
 _headers = threading.Lock()  # `warnings.catch_warnings` is not safe among threads
 
 
-def open_picture(path: Path, *, origin: str) -> Image.Image:
-    """The picture as RGB.
+def open_image(path: Path, *, origin: str) -> Image.Image:
+    """The image as RGB.
 
     Raises:
-        DataError: it is missing, broken, too large or no picture; the message begins with `origin`.
+        DataError: it is missing, broken, too large or no image; the message begins with `origin`.
     """
-    return read_picture(path, origin=origin)[0]
+    return read_image(path, origin=origin)[0]
 
 
-def read_picture(path: Path, *, origin: str) -> tuple[Image.Image, str]:
-    """The picture as RGB, and the SHA-256 of the very bytes it was made from.
+def read_image(path: Path, *, origin: str) -> tuple[Image.Image, str]:
+    """The image as RGB, and the SHA-256 of the very bytes it was made from.
 
     Raises:
-        DataError: it is missing, broken, too large or no picture; the message begins with `origin`.
+        DataError: it is missing, broken, too large or no image; the message begins with `origin`.
     """
-    return picture_of_bytes(read_bytes(path, origin=origin), where=f"{origin}: the picture {path}")
+    return image_of_bytes(read_bytes(path, origin=origin), where=f"{origin}: the image {path}")
 
 
-def picture_of_bytes(content: bytes, *, where: str) -> tuple[Image.Image, str]:
-    """The picture of a file's content as RGB, and the SHA-256 of the content.
+def image_of_bytes(content: bytes, *, where: str) -> tuple[Image.Image, str]:
+    """The image of a file's content as RGB, and the SHA-256 of the content.
 
     Raises:
-        DataError: it is broken, too large or no picture; the message begins with `where`.
+        DataError: it is broken, too large or no image; the message begins with `where`.
     """
     return _guarded(content, where, lambda: _as_rgb(_upright(content, where), where)), hashlib.sha256(
         content
@@ -68,18 +68,18 @@ def picture_of_bytes(content: bytes, *, where: str) -> tuple[Image.Image, str]:
 
 
 def size_of(path: Path, *, origin: str) -> tuple[int, int]:
-    """(height, width) of the picture as `open_picture` gives it, from its header.
+    """(height, width) of the image as `open_image` gives it, from its header.
 
     Raises:
-        DataError: it is missing, too large, or no picture.
+        DataError: it is missing, too large, or no image.
     """
-    content, where = read_bytes(path, origin=origin), f"{origin}: the picture {path}"
+    content, where = read_bytes(path, origin=origin), f"{origin}: the image {path}"
 
     def measure() -> tuple[int, int]:
-        with _header(content) as picture:
-            _refuse_bomb(picture, where)  # for the orientation of a PNG Pillow decodes it
-            turned = picture.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-            return (picture.width, picture.height) if turned else (picture.height, picture.width)
+        with _header(content) as image:
+            _refuse_bomb(image, where)  # for the orientation of a PNG Pillow decodes it
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            return (image.width, image.height) if turned else (image.height, image.width)
 
     return _guarded(content, where, measure)
 
@@ -88,12 +88,12 @@ def pixels_of_bytes(content: bytes, *, where: str) -> int:
     """How many pixels a file's content has, from its header: none is decoded.
 
     Raises:
-        DataError: it is no picture; the message begins with `where`.
+        DataError: it is no image; the message begins with `where`.
     """
 
     def count() -> int:
-        with _header(content) as picture:
-            return picture.width * picture.height
+        with _header(content) as image:
+            return image.width * image.height
 
     return _guarded(content, where, count)
 
@@ -106,24 +106,24 @@ def format_of(content: bytes, *, where: str) -> str:
     """
 
     def read() -> str:
-        with _header(content) as picture:
-            return picture.format or ""
+        with _header(content) as image:
+            return image.format or ""
 
     return _guarded(content, where, read)
 
 
-def small_picture(path: Path, *, side: int) -> Image.Image:
-    """The picture as RGBA and at most `side` pixels wide and high, to be looked at.
+def small_image(path: Path, *, side: int) -> Image.Image:
+    """The image as RGBA and at most `side` pixels wide and high, to be looked at.
 
     Raises:
-        DataError: as `open_picture`.
+        DataError: as `open_image`.
     """
     content = read_bytes(path, origin="to show")
 
     def decode() -> Image.Image:
-        picture = _upright(content, str(path), draft=2 * side)
-        deep = picture.mode.startswith("I") or picture.mode == "F"
-        shown = (_from_deep(picture, str(path)) if deep else picture).convert("RGBA")
+        image = _upright(content, str(path), draft=2 * side)
+        deep = image.mode.startswith("I") or image.mode == "F"
+        shown = (_from_deep(image, str(path)) if deep else image).convert("RGBA")
         shown.thumbnail((side, side))
         return shown
 
@@ -133,81 +133,81 @@ def small_picture(path: Path, *, side: int) -> Image.Image:
 def _guarded(content: bytes, where: str, decode: Callable[[], Made]) -> Made:
     """What `decode` makes of a file's content; whatever goes wrong is a `DataError`."""
     if not content:
-        raise DataError(f"{where} is empty (0 bytes)", kind="broken picture")
+        raise DataError(f"{where} is empty (0 bytes)", kind="broken image")
     try:
         return decode()
     except DataError:
         raise
     except Image.DecompressionBombError as problem:
         complaint = f"{where} has far more than {MOST_PIXELS:,} pixels, the most that are decoded: make it smaller"
-        raise DataError(complaint, kind="picture too large") from problem
+        raise DataError(complaint, kind="image too large") from problem
     except UnidentifiedImageError as problem:
-        raise DataError(f"{where} is broken or not a picture (no known format)", kind="broken picture") from problem
+        raise DataError(f"{where} is broken or not a image (no known format)", kind="broken image") from problem
     except Exception as problem:  # what decoders raise on damaged files is not a closed list
-        raise DataError(f"{where} is broken or not a picture ({problem})", kind="broken picture") from problem
+        raise DataError(f"{where} is broken or not a image ({problem})", kind="broken image") from problem
 
 
 def read_bytes(path: Path, *, origin: str) -> bytes:
     """The file's content.
 
     Raises:
-        DataError: it is missing, unreadable or larger than any picture should be.
+        DataError: it is missing, unreadable or larger than any image should be.
     """
     try:
         return read_regular(path, most=MOST_BYTES)
     except (FileNotFoundError, NotADirectoryError) as problem:
-        raise DataError(f"{origin}: the picture {path} does not exist", kind="missing picture") from problem
+        raise DataError(f"{origin}: the image {path} does not exist", kind="missing image") from problem
     except (OSError, ValueError) as problem:
         reason = getattr(problem, "strerror", None) or problem
-        kind = "picture too large" if getattr(problem, "errno", None) == errno.EFBIG else "missing picture"
-        raise DataError(f"{origin}: the picture {path} can't be read: {reason}", kind=kind) from problem
+        kind = "image too large" if getattr(problem, "errno", None) == errno.EFBIG else "missing image"
+        raise DataError(f"{origin}: the image {path} can't be read: {reason}", kind=kind) from problem
 
 
 def _upright(content: bytes, where: str, *, draft: int = 0) -> Image.Image:
-    """The decoded picture in its own mode; with `draft`, of a large JPEG a smaller one that is at least so wide."""
+    """The decoded image in its own mode; with `draft`, of a large JPEG a smaller one that is at least so wide."""
     from PIL import ImageOps
 
-    with _header(content) as picture:
-        _refuse_bomb(picture, where)
+    with _header(content) as image:
+        _refuse_bomb(image, where)
         if draft:
-            picture.draft("RGB", (draft, draft))
-        picture.load()
-        return ImageOps.exif_transpose(picture)
+            image.draft("RGB", (draft, draft))
+        image.load()
+        return ImageOps.exif_transpose(image)
 
 
-def _refuse_bomb(picture: Image.Image, where: str) -> None:
-    width, height = picture.size
+def _refuse_bomb(image: Image.Image, where: str) -> None:
+    width, height = image.size
     if width * height > MOST_PIXELS:
         complaint = f"{where} has {width} x {height} pixels; at most {MOST_PIXELS:,} are decoded: make it smaller"
-        raise DataError(complaint, kind="picture too large")
+        raise DataError(complaint, kind="image too large")
 
 
 def _header(content: bytes) -> Image.Image:
-    """The picture before its pixels are decoded."""
+    """The image before its pixels are decoded."""
     with _headers, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about its size: that is looked at next
         Image.init()
         return Image.open(io.BytesIO(content), formats=[kind for kind in KINDS if kind in Image.OPEN])
 
 
-def _as_rgb(picture: Image.Image, where: str) -> Image.Image:
-    if picture.mode.startswith("I") or picture.mode == "F":
-        return _from_deep(picture, where).convert("RGB")
-    if not picture.has_transparency_data:
-        return picture.convert("RGB")
-    made = Image.new("RGB", picture.size)
-    for top in range(0, picture.height, BAND):  # at once it would be three more copies
-        layer = picture.crop((0, top, picture.width, min(top + BAND, picture.height))).convert("RGBA")
+def _as_rgb(image: Image.Image, where: str) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        return _from_deep(image, where).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    made = Image.new("RGB", image.size)
+    for top in range(0, image.height, BAND):  # at once it would be three more copies
+        layer = image.crop((0, top, image.width, min(top + BAND, image.height))).convert("RGBA")
         made.paste(Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB"), (0, top))
     return made
 
 
-def _from_deep(picture: Image.Image, where: str) -> Image.Image:
+def _from_deep(image: Image.Image, where: str) -> Image.Image:
     """8-bit grey of 16-bit grey: 65535 is white. Pillow's own conversion would cut off everything above 255."""
-    values = np.asarray(picture)
-    if picture.mode == "F" or values.min() < 0 or values.max() > 0xFFFF:
-        complaint = f"{where} has values of 32 bits (mode {picture.mode}), whose white nobody knows: save it with 8"
-        raise DataError(complaint, kind="broken picture")
+    values = np.asarray(image)
+    if image.mode == "F" or values.min() < 0 or values.max() > 0xFFFF:
+        complaint = f"{where} has values of 32 bits (mode {image.mode}), whose white nobody knows: save it with 8"
+        raise DataError(complaint, kind="broken image")
     grey = np.empty(values.shape, np.uint8)
     for top in range(0, len(values), BAND):
         grey[top : top + BAND] = np.round(values[top : top + BAND].astype(np.float32) / 257)
@@ -221,27 +221,27 @@ def unprepared(size: tuple[int, int], reason: object) -> DataError:
     return DataError(complaint, kind="image that can't be prepared")
 
 
-def picture_name(name: str, *, allow_external_paths: bool, origin: str) -> str:
-    """`name` when it may name a picture below a root; with `allow_external_paths` it may lead out of it.
+def image_name(name: str, *, allow_external_paths: bool, origin: str) -> str:
+    """`name` when it may name a image below a root; with `allow_external_paths` it may lead out of it.
 
     Raises:
         DataError: it is empty, absolute, leads out of the root, or can be no file's name.
     """
-    kind = "unusable picture name"
+    kind = "unusable image name"
     if not name.strip():
-        raise DataError(f"{origin}: the name of a picture is empty", kind=kind)
+        raise DataError(f"{origin}: the name of a image is empty", kind=kind)
     if _inside_of_row.match(name):
         complaint = f"{origin}: the image {short(name, longest=30)} is written into the row, and a name is read here"
         raise DataError(f"{complaint}: save it as a file, or the rows as a table (CSV, TSV, Parquet)", kind=kind)
     if name.startswith(("http://", "https://")):
         raise DataError(f"{origin}: the image {short(name)} is an address: download it, and name the file", kind=kind)
     if "\0" in name or len(name) > LONGEST_NAME:
-        raise DataError(f"{origin}: {short(name)} can't be the name of a picture", kind=kind)
+        raise DataError(f"{origin}: {short(name)} can't be the name of a image", kind=kind)
     if not allow_external_paths and leads_out(name):
         raise DataError(
-            f"{origin}: the picture {short(name)} lies outside of the pictures' folder; move it there or set 'images', "
+            f"{origin}: the image {short(name)} lies outside of the images' folder; move it there or set 'images', "
             "or say 'allow_external_paths: true' in the task",
-            kind="picture outside",
+            kind="image outside",
         )
     return name
 

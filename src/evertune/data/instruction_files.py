@@ -28,7 +28,7 @@ def conversations(path: Path, *, folder: str = "", together: bool = False) -> It
 
     Args:
         path: the list.
-        folder: what the names of pictures count from, below the root of the pictures.
+        folder: what the names of images count from, below the root of the images.
         together: one mark stands for all images of a row, as the authors' code has it.
 
     Raises:
@@ -85,7 +85,7 @@ def questions(
 
     Args:
         path: the list.
-        folder: what the names of pictures count from, below the root of the pictures.
+        folder: what the names of images count from, below the root of the images.
         answers: finds the answers of a row; default: `answer`, a text, a number or a list of texts.
         extras: finds what a score needs beside the answers.
 

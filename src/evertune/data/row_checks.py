@@ -6,7 +6,7 @@ Apart from `rows.py`, which knows how rows lie on disk and nothing of what a goo
 from __future__ import annotations
 
 from evertune.data.formats import Row
-from evertune.data.images import picture_name, short
+from evertune.data.images import image_name, short
 from evertune.data.placeholders import IMAGE_MARK, VIDEO_MARK, leads, refuse_miscounted, unmarked
 from evertune.data.prompts import filled, names_in
 from evertune.utils.errors import DataError
@@ -29,12 +29,12 @@ def checked_instruction(row: Row, *, prompt: str, allow_external_paths: bool) ->
     for number, answer in enumerate(row.answers):  # an annotator may have written nothing; what is taught is something
         _refuse_text("answer", answer, row.origin, empty=number > 0)
     for name in row.images:
-        _refuse_text("name of the picture", name, row.origin)
-        picture_name(name, allow_external_paths=allow_external_paths, origin=row.origin)
+        _refuse_text("name of the image", name, row.origin)
+        image_name(name, allow_external_paths=allow_external_paths, origin=row.origin)
     for text in (row.id, *row.extras, *row.extras.values()):
         _refuse_text("id or extra", text, row.origin, empty=True)
     if len(row.images) > 0xFFFF:
-        raise DataError(f"{row.origin}: {len(row.images)} pictures are too many", kind="too many pictures")
+        raise DataError(f"{row.origin}: {len(row.images)} images are too many", kind="too many images")
     return instruction
 
 

@@ -4,9 +4,9 @@
                        places.npy      (n, 2) where each row that can be used begins and how long it is
                        texts.npy       (n,) hash of instruction and answers
                        questions.npy   (n,) hash of the instruction
-                       counts.npy      (n,) pictures of each row
-                       pictures.npy    their numbers, row after row
-                       names.jsonl     the different pictures, in the order of their first use
+                       counts.npy      (n,) images of each row
+                       images.npy    their numbers, row after row
+                       names.jsonl     the different images, in the order of their first use
                        name_places.npy (u, 2) where each name begins and how long it is
                        problems.jsonl  {kind, message} of the rows that can't be used
                        place           the file or folder as it was called then, which messages begin with
@@ -45,7 +45,7 @@ from evertune.utils.regular_files import most_from
 
 VERSION = 4
 SUMS = "sums.json"
-ARRAYS = ("places", "texts", "questions", "counts", "pictures", "name_places")
+ARRAYS = ("places", "texts", "questions", "counts", "images", "name_places")
 FILES = ("rows.jsonl", "names.jsonl", "problems.jsonl", "place", *(f"{name}.npy" for name in ARRAYS))
 CHUNK = 16 << 20
 _numbers = itertools.count()
@@ -117,7 +117,7 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _sums(folder: Path) -> dict[str, int]:
-    """CRC-32 of each file of an index; the tables about its pictures change and have their own."""
+    """CRC-32 of each file of an index; the tables about its images change and have their own."""
     return {name: sum_of_file(folder / name) for name in FILES}
 
 
@@ -132,7 +132,7 @@ class RowFile:
         self._then, self._now = (folder / "place").read_text(encoding="utf-8"), str(place)
         self._number = next(_numbers)
         self._paths = {name: folder / name for name in FILES}
-        # (n + 1,) where each row's pictures begin in `pictures`
+        # (n + 1,) where each row's images begin in `images`
         self.firsts = np.concatenate([[0], np.cumsum(self.counts, dtype=np.int64)])
         self._different = len(self._array("name_places.npy"))
 
@@ -162,13 +162,13 @@ class RowFile:
 
     @property
     def counts(self) -> NDArray[Any]:
-        """(n,) how many pictures each row has."""
+        """(n,) how many images each row has."""
         return self._array("counts.npy")
 
     @property
-    def pictures(self) -> NDArray[Any]:
-        """The numbers of the rows' pictures, row after row."""
-        return self._array("pictures.npy")
+    def images(self) -> NDArray[Any]:
+        """The numbers of the rows' images, row after row."""
+        return self._array("images.npy")
 
     def _as_called_now(self, message: str) -> str:
         return self._now + message.removeprefix(self._then) if message.startswith(self._then) else message
@@ -180,8 +180,8 @@ class RowFile:
         return lengths
 
     @property
-    def different_pictures(self) -> int:
-        """How many different pictures there are."""
+    def different_images(self) -> int:
+        """How many different images there are."""
         return self._different
 
     def holding(self, texts: Iterable[str]) -> NDArray[Any]:
@@ -200,18 +200,18 @@ class RowFile:
                 at += len(content)
         return found
 
-    def name(self, picture: int) -> str:
-        """The name of a picture by its number."""
-        name: str = self._line("names.jsonl", self._array("name_places.npy")[picture])
+    def name(self, image: int) -> str:
+        """The name of a image by its number."""
+        name: str = self._line("names.jsonl", self._array("name_places.npy")[image])
         return name
 
-    def pictures_of(self, at: int) -> NDArray[Any]:
-        """The numbers of a row's pictures."""
-        return self.pictures[self.firsts[at] : self.firsts[at + 1]]
+    def images_of(self, at: int) -> NDArray[Any]:
+        """The numbers of a row's images."""
+        return self.images[self.firsts[at] : self.firsts[at + 1]]
 
-    def row_with(self, picture: int) -> int:
-        """The first row that has the picture."""
-        place = int(np.argmax(self.pictures == picture))
+    def row_with(self, image: int) -> int:
+        """The first row that has the image."""
+        place = int(np.argmax(self.images == image))
         return int(np.searchsorted(self.firsts, place, side="right")) - 1
 
     def problems(self) -> Iterator[DataError]:
@@ -300,7 +300,7 @@ class _Writer:
         self._save("texts", _as_array(self._texts, np.uint64)[good])
         self._save("questions", _as_array(self._questions, np.uint64)[good])
         self._save("counts", counts[good])
-        self._save("pictures", numbers[np.repeat(good, counts)])
+        self._save("images", numbers[np.repeat(good, counts)])
         self._save("name_places", self._write_names(firsts))
         (self._folder / "all-names.jsonl").unlink()
         self._problems.flush()

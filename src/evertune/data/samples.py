@@ -19,7 +19,7 @@ KEPT = 4096
 
 
 class Samples(Sequence[Sample]):
-    """The rows `chosen` (all of them, by default) of an index, their pictures below a root."""
+    """The rows `chosen` (all of them, by default) of an index, their images below a root."""
 
     def __init__(self, seen: ImageIndex, chosen: NDArray[Any] | None = None) -> None:
         self.seen, self.rows = seen, seen.rows
@@ -49,8 +49,8 @@ class Samples(Sequence[Sample]):
         return Samples(self.seen, rows)
 
     def look(self, *, depth: int, on_looked: OnLooked | None = None) -> None:
-        """Look at the pictures of these samples: `ImageIndex.look`."""
-        numbers = self.rows.pictures
+        """Look at the images of these samples: `ImageIndex.look`."""
+        numbers = self.rows.images
         if len(self) < len(self.rows):
             wanted = np.zeros(len(self.rows), bool)
             wanted[self.chosen] = True
@@ -58,17 +58,17 @@ class Samples(Sequence[Sample]):
         self.seen.look(numbers, depth=depth, on_looked=on_looked)
 
     def faults(self) -> Iterator[DataError]:
-        """Why samples can't be used whose pictures were looked at: one error for each."""
+        """Why samples can't be used whose images were looked at: one error for each."""
         for at in self.chosen[self.seen.faulty()[self.chosen]].tolist():
-            fault = next(f for n in self.rows.pictures_of(at).tolist() if (f := self.seen.faults.get(n)))
+            fault = next(f for n in self.rows.images_of(at).tolist() if (f := self.seen.faults.get(n)))
             yield DataError(f"{self.rows[at]['origin']}: {fault.message}", kind=fault.kind)
 
     def whole(self) -> Samples:
-        """Those whose pictures can be used, as far as they were looked at."""
+        """Those whose images can be used, as far as they were looked at."""
         return self.choose(self.chosen[~self.seen.faulty()[self.chosen]])
 
     def fingerprints(self) -> Iterator[str]:
-        """The fingerprint of each sample, in order; kept, so that no picture is read twice."""
+        """The fingerprint of each sample, in order; kept, so that no image is read twice."""
         self.look(depth=HASHED)
         return self.seen.fingerprints(self.chosen, lambda at: self._sample(at).fingerprint)
 
@@ -76,7 +76,7 @@ class Samples(Sequence[Sample]):
         """Kept while it is among the last used: a small task is read from the disk once, not in each pass."""
         kept = self.seen.kept.pop(at, None)
         sample = kept or self._read(at)
-        if sample.known_digests or not sample.images:  # one without is made again when its pictures are known
+        if sample.known_digests or not sample.images:  # one without is made again when its images are known
             self.seen.kept[at] = sample
             if len(self.seen.kept) > KEPT:
                 del self.seen.kept[next(iter(self.seen.kept))]
@@ -91,5 +91,5 @@ class Samples(Sequence[Sample]):
             answers=tuple(row["answers"]),
             origin=row["origin"],
             extras=row.get("extras", {}),
-            known_digests=self.seen.digests(self.rows.pictures_of(at)) if row["images"] else (),
+            known_digests=self.seen.digests(self.rows.images_of(at)) if row["images"] else (),
         )

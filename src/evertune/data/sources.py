@@ -1,6 +1,6 @@
 """From what a task's YAML says to its samples: where the files are, which format reads them, what can't be used.
 
-The order: index of the rows, split, limit, pictures, number of pictures, overlap. Every step adds its problems to one
+The order: index of the rows, split, limit, images, number of images, overlap. Every step adds its problems to one
 list, so that one report has them all.
 """
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from evertune.data.stream import TaskFile
 
 SPLITS = ("train", "test")
-PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".avif", ".jp2", ".tga"}
+IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".avif", ".jp2", ".tga"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +46,10 @@ class ReadOptions:
         folder: what relative paths count from: the YAML's.
         data: what those of published data sets count from.
         limit: at most this many training and test samples.
-        decode: decode every picture once, so that a broken one is found now.
-        takes: how many pictures a sample may have for the model `model`; None: not known yet.
+        decode: decode every image once, so that a broken one is found now.
+        takes: how many images a sample may have for the model `model`; None: not known yet.
         problems: where what can't be used is noted.
-        progress: told about downloads and pictures.
+        progress: told about downloads and images.
     """
 
     folder: Path
@@ -66,9 +66,9 @@ class ReadOptions:
         return self.folder if entry.root is None else self.data
 
     def looked(self, name: str) -> OnLooked | None:
-        """The progress of looking at the pictures of a task."""
+        """The progress of looking at the images of a task."""
         tell = self.progress
-        return (lambda done, total: tell(f"pictures of {name}", done, total)) if tell else None
+        return (lambda done, total: tell(f"images of {name}", done, total)) if tell else None
 
 
 def read_task(entry: TaskFile, reading: ReadOptions, *, about: dict[str, str]) -> Task:
@@ -92,7 +92,7 @@ def read_task(entry: TaskFile, reading: ReadOptions, *, about: dict[str, str]) -
 
 
 def usable(samples: Samples, entry: TaskFile, reading: ReadOptions) -> Samples:
-    """Those whose pictures are there, sound and of the right number."""
+    """Those whose images are there, sound and of the right number."""
     depth = DECODED if reading.decode else THERE
     samples.look(depth=depth, on_looked=reading.looked(entry.name) if reading.decode else None)
     reading.problems.add(samples.faults(), task=entry.name)
@@ -100,7 +100,7 @@ def usable(samples: Samples, entry: TaskFile, reading: ReadOptions) -> Samples:
 
 
 def taken(samples: Samples, entry: TaskFile, reading: ReadOptions) -> Samples:
-    """Those with a number of pictures that the model takes."""
+    """Those with a number of images that the model takes."""
     if reading.takes is None:
         return samples
     wrong, problems = wrong_numbers(samples, reading.takes, model=reading.model)
@@ -135,14 +135,14 @@ def _halves(entry: TaskFile, reading: ReadOptions) -> Iterator[Samples]:
 
 
 def read_half(entry: TaskFile, reading: ReadOptions, split: str) -> Samples:
-    """The rows of one split of a task that has two; no picture is looked at.
+    """The rows of one split of a task that has two; no image is looked at.
 
     Raises:
         DataError: the file as a whole can't be used.
     """
     if entry.build is not None:
         place = built(entry.build, entry.options, progress=reading.progress)
-        return _samples(entry, place / f"{split}.jsonl", split, reading, options={}, pictures=place)
+        return _samples(entry, place / f"{split}.jsonl", split, reading, options={}, images=place)
     if entry.root is not None or entry.train is None or entry.test is None:
         return _samples(entry, _root(entry, reading.base(entry)), split, reading, options=entry.options)
     name = entry.train if split == "train" else entry.test
@@ -150,7 +150,7 @@ def read_half(entry: TaskFile, reading: ReadOptions, split: str) -> Samples:
 
 
 def read_whole(entry: TaskFile, reading: ReadOptions, *, split: str = "train") -> Samples:
-    """The rows of a task that `in_one` holds for; no picture is looked at.
+    """The rows of a task that `in_one` holds for; no image is looked at.
 
     Raises:
         DataError: the file as a whole can't be used.
@@ -160,7 +160,7 @@ def read_whole(entry: TaskFile, reading: ReadOptions, *, split: str = "train") -
 
 
 def parted(whole: Samples, entry: TaskFile, reading: ReadOptions) -> tuple[Samples, Samples]:
-    """The rows of one file as training and test; those whose pictures can't be read are problems.
+    """The rows of one file as training and test; those whose images can't be read are problems.
 
     Raises:
         DataError: there is too little to part.
@@ -205,7 +205,7 @@ def _samples(
     reading: ReadOptions,
     *,
     options: Mapping[str, Any],
-    pictures: Path | None = None,
+    images: Path | None = None,
 ) -> Samples:
     layout = format_of(entry.format or "jsonl")
     _refuse_options(entry, layout, place, split, options)
@@ -223,7 +223,7 @@ def _samples(
     reading.problems.add(rows.problems(), task=entry.name)
     if not len(rows):
         _refuse_empty(rows, entry, place, layout, reading)
-    root = pictures or _pictures(entry, layout, place, split, options, reading)
+    root = images or _images(entry, layout, place, split, options, reading)
     return Samples(ImageIndex(rows, root, allow_external_paths=entry.allow_external_paths))
 
 
@@ -233,11 +233,11 @@ def _refuse_empty(rows: RowFile, entry: TaskFile, place: Path, layout: ModuleTyp
     raise DataError(f"{place} has no rows; expected: {layout.ABOUT['files']}", kind="no rows")
 
 
-def _pictures(
+def _images(
     entry: TaskFile, layout: ModuleType, place: Path, split: str, options: Mapping[str, Any], reading: ReadOptions
 ) -> Path:
-    """The folder that names of pictures count from."""
-    inside: Path | None = layout.pictures(place, split=split, **options) if hasattr(layout, "pictures") else None
+    """The folder that names of images count from."""
+    inside: Path | None = layout.images(place, split=split, **options) if hasattr(layout, "images") else None
     if inside and entry.images:
         raise UserError(f"task '{entry.name}': the images are inside {place}: remove 'images', which names a folder")
     if entry.images:
@@ -248,14 +248,14 @@ def _pictures(
 
 
 def _files(layout: ModuleType, place: Path, split: str, options: Mapping[str, Any]) -> list[Path]:
-    """The files that the format reads: as it says, else all below its folder that are no pictures."""
+    """The files that the format reads: as it says, else all below its folder that are no images."""
     if hasattr(layout, "files"):
         listed: list[Path] = layout.files(place, split=split, **options)
         return listed
     if not place.is_dir():
         return [place]
     found = (Path(above) / name for above, _, names in os.walk(place) for name in names)
-    return sorted(path for path in found if path.suffix.lower() not in PICTURES)
+    return sorted(path for path in found if path.suffix.lower() not in IMAGES)
 
 
 def _refuse_options(entry: TaskFile, layout: ModuleType, place: Path, split: str, options: Mapping[str, Any]) -> None:

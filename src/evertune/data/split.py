@@ -20,10 +20,10 @@ from evertune.utils.files import digest
 
 
 def held_out(samples: Samples, *, share: float) -> tuple[Samples, Samples]:
-    """Keep `share` of the pictures for testing, chosen by the hash of their bytes: the same on every machine.
+    """Keep `share` of the images for testing, chosen by the hash of their bytes: the same on every machine.
 
-    All questions about one picture stay on one side; pictures that stand in one row count as one, and so does each
-    instruction without a picture.
+    All questions about one image stay on one side; images that stand in one row count as one, and so does each
+    instruction without a image.
 
     Raises:
         DataError: there is nothing left to train on.
@@ -32,8 +32,8 @@ def held_out(samples: Samples, *, share: float) -> tuple[Samples, Samples]:
     groups, count = ranks(_keys(samples))
     kept = groups < max(1, round(share * count))
     if kept.all():
-        pictured = bool(samples.rows.counts[samples.chosen].any())
-        alike = "every row shows the same image" if pictured else "every row has the same instruction, and no image"
+        imaged = bool(samples.rows.counts[samples.chosen].any())
+        alike = "every row shows the same image" if imaged else "every row has the same instruction, and no image"
         alone = "one row" if len(samples) == 1 else alike
         complaint = f"{samples[0].origin}: {alone}, so that none can be kept for testing; give 'train' and 'test'"
         raise DataError(complaint, kind="nothing to test on")
@@ -51,42 +51,42 @@ def ranks(keys: NDArray[Any]) -> tuple[NDArray[Any], int]:
 
 
 def _keys(samples: Samples) -> NDArray[Any]:
-    """(n, 32) for each sample the hash that stands for its picture: the smallest of those that belong together."""
+    """(n, 32) for each sample the hash that stands for its image: the smallest of those that belong together."""
     rows = samples.rows
     hashes = samples.seen.hashes
     leaders = _leaders(rows, ranks(hashes)[0])
     counts = rows.counts[samples.chosen]
     keys = np.zeros((len(samples), 32), np.uint8)
-    with_picture = np.flatnonzero(counts)
-    first = rows.pictures[rows.firsts[samples.chosen[with_picture]]]
-    keys[with_picture] = hashes[leaders[first]]
+    with_image = np.flatnonzero(counts)
+    first = rows.images[rows.firsts[samples.chosen[with_image]]]
+    keys[with_image] = hashes[leaders[first]]
     for at in np.flatnonzero(counts == 0).tolist():
-        keys[at] = np.frombuffer(bytes.fromhex(digest("no picture", samples[at].instruction)), np.uint8)
+        keys[at] = np.frombuffer(bytes.fromhex(digest("no image", samples[at].instruction)), np.uint8)
     return keys
 
 
 def _leaders(rows: RowFile, rank: NDArray[Any]) -> NDArray[Any]:
-    """(u,) for each picture the one of smallest hash among all that rows of several pictures tie together."""
-    leader = np.arange(len(rank))  # union-find over pictures
+    """(u,) for each image the one of smallest hash among all that rows of several images tie together."""
+    leader = np.arange(len(rank))  # union-find over images
 
-    def find(picture: int) -> int:
-        while leader[picture] != picture:
-            leader[picture] = leader[leader[picture]]
-            picture = int(leader[picture])
-        return picture
+    def find(image: int) -> int:
+        while leader[image] != image:
+            leader[image] = leader[leader[image]]
+            image = int(leader[image])
+        return image
 
     for at in np.flatnonzero(rows.counts > 1).tolist():
-        together = [find(int(picture)) for picture in rows.pictures_of(at)]
-        smallest = min(together, key=lambda picture: rank[picture])
-        for picture in together:
-            leader[picture] = smallest
-    return np.array([find(picture) for picture in range(len(rank))]) if (rows.counts > 1).any() else leader
+        together = [find(int(image)) for image in rows.images_of(at)]
+        smallest = min(together, key=lambda image: rank[image])
+        for image in together:
+            leader[image] = smallest
+    return np.array([find(image) for image in range(len(rank))]) if (rows.counts > 1).any() else leader
 
 
 def twins(train: Samples, test: Samples) -> tuple[list[tuple[int, int]], set[int]]:
     """Samples that stand in training and test alike, by their fingerprints.
 
-    Only what has the same texts and equally large pictures is read at all.
+    Only what has the same texts and equally large images is read at all.
 
     Returns:
         for each such test sample its first twin and itself, as places; and the places of all twins in training.
@@ -108,7 +108,7 @@ def _fingerprints(samples: Samples, places: NDArray[Any]) -> Iterator[str]:
 
 
 def _cheap_keys(samples: Samples) -> NDArray[Any]:
-    """(n,) a hash of texts and sizes of pictures."""
+    """(n,) a hash of texts and sizes of images."""
     sizes = per_row(samples.rows, samples.seen.sizes)[samples.chosen]
     mixed: NDArray[Any] = samples.rows.texts[samples.chosen] ^ (sizes.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
     return mixed
@@ -122,7 +122,7 @@ def twin_problems(name: str, train: Samples, test: Samples, pairs: list[tuple[in
 
 
 def wrong_numbers(samples: Samples, takes: range, *, model: str) -> tuple[NDArray[Any], Iterator[DataError]]:
-    """(n,) True where the model can't take as many pictures as a sample has, and an error for each."""
+    """(n,) True where the model can't take as many images as a sample has, and an error for each."""
     counts = samples.rows.counts[samples.chosen]
     allowed = np.array([number for number in range(int(counts.max(initial=0)) + 1) if number in takes])
     wrong = ~np.isin(counts, allowed)
@@ -146,10 +146,10 @@ def wrong_golds(samples: Samples, check: Callable[[str], object]) -> tuple[NDArr
 
 
 def number_problem(origin: str, number: int, takes: range, *, model: str) -> DataError:
-    """The error for a sample with a number of pictures that the model does not take."""
+    """The error for a sample with a number of images that the model does not take."""
     few, many = takes[0], takes[-1]
     wanted = f"at most {many}" if few == 0 else f"exactly {few}" if few == many else f"{few} to {many}"
     complaint = (
-        f"{origin}: the row has {number or 'no'} picture{'s' * (number > 1)}; the model {short(model)} takes {wanted}"
+        f"{origin}: the row has {number or 'no'} image{'s' * (number > 1)}; the model {short(model)} takes {wanted}"
     )
-    return DataError(complaint, kind="wrong number of pictures")
+    return DataError(complaint, kind="wrong number of images")

@@ -6,8 +6,8 @@ format that reads them (JSONL unless it says so), or a published data set's fold
     name: my-stream
     tasks:
       - {name: photos, train: photos/train.jsonl, test: photos/test.jsonl}
-      - {name: signs, data: signs.jsonl, images: pictures, test_share: 0.2}
-      - {name: charts, format: llava, train: train.json, test: test.json, images: pictures}
+      - {name: signs, data: signs.jsonl, images: images, test_share: 0.2}
+      - {name: charts, format: llava, train: train.json, test: test.json, images: images}
       - {name: okvqa, format: okvqa, root: OKVQA, images: COCO2014, score: vqa}
 
 `known:` lists tasks in the same way that the model can do already: they are not taught, but evaluated after every
@@ -82,7 +82,7 @@ class TaskFile(Settings):
     root: str | None = None
     prompt: str | None = None
     allow_external_paths: bool = Field(
-        default=False, description="names and links of pictures may lead out of their folder"
+        default=False, description="names and links of images may lead out of their folder"
     )
     options: dict[str, Any] = Field(default_factory=dict)
     train: str | None = None
@@ -195,11 +195,11 @@ def load_stream(
     Args:
         name: a built-in stream or the path of a YAML file.
         limit: at most this many training and test samples per task.
-        progress: called while something is downloaded or pictures are looked at.
+        progress: called while something is downloaded or images are looked at.
         data: where the folders of published data sets are; default: beside the YAML.
         skip_invalid: leave out what can't be used (`Stream.skipped`) instead of stopping.
-        decode: look into every picture once, so that a broken one is found now and not in the middle of a training.
-        takes: how many pictures a sample may have; default: any number.
+        decode: look into every image once, so that a broken one is found now and not in the middle of a training.
+        takes: how many images a sample may have; default: any number.
         model: for whom, as messages call it.
 
     Raises:

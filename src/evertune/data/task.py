@@ -1,6 +1,6 @@
 """A sample and a task: what a model is taught and asked.
 
-Plain values: everything that loads or draws pictures lives in the readers and builders. A task's samples are any
+Plain values: everything that loads or draws images lives in the readers and builders. A task's samples are any
 sequence, so that a file of a million rows is read where it is looked at (`data/samples.py`).
 """
 
@@ -22,12 +22,12 @@ from evertune.utils.files import digest, digest_of_file, digest_over
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Pictures, one instruction and the answers that count as right; the first answer is the one taught.
+    """Images, one instruction and the answers that count as right; the first answer is the one taught.
 
     Attributes:
-        images: the picture files; one for most tasks, none or several where the data are so.
+        images: the image files; one for most tasks, none or several where the data are so.
         extras: what a score needs beside the answers.
-        known_digests: SHA-256 of the pictures where the reader knows them already; never part of a comparison.
+        known_digests: SHA-256 of the images where the reader knows them already; never part of a comparison.
     """
 
     id: str
@@ -40,15 +40,15 @@ class Sample:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the pictures' bytes, the instruction and the answers: not of names or places."""
+        """Hash of the images' bytes, the instruction and the answers: not of names or places."""
         return content_digest(self.image_digests, self.instruction, self.answers, self.extras)
 
     @property
     def image_digests(self) -> tuple[str, ...]:
-        """SHA-256 of each picture file.
+        """SHA-256 of each image file.
 
         Raises:
-            DataError: a picture is missing; the message names the row it came from.
+            DataError: a image is missing; the message names the row it came from.
         """
         return self.known_digests or tuple(self._digest(image) for image in self.images)
 
@@ -56,25 +56,25 @@ class Sample:
         try:
             return digest_of_file(image)
         except (OSError, ValueError) as problem:
-            where = f"{self.origin}: the picture {image} is missing or unreadable"
-            raise DataError(where, kind="missing picture") from problem
+            where = f"{self.origin}: the image {image} is missing or unreadable"
+            raise DataError(where, kind="missing image") from problem
 
 
 def content_digest(
     images: Sequence[str], instruction: str, answers: Sequence[str], extras: Mapping[str, str] | None = None
 ) -> str:
-    """Fingerprint of a sample from the digests of its pictures.
+    """Fingerprint of a sample from the digests of its images.
 
-    One picture and no extras: what it always was. Any other number is marked by a word that is no SHA-256, so that no
-    two samples with different pictures can collide.
+    One image and no extras: what it always was. Any other number is marked by a word that is no SHA-256, so that no
+    two samples with different images can collide.
     """
-    parts = list(images) if len(images) == 1 else [f"{len(images)} pictures", *images]
+    parts = list(images) if len(images) == 1 else [f"{len(images)} images", *images]
     plain = digest(*parts, instruction, *answers)
     return digest("extras", *(part for item in sorted(extras.items()) for part in item), plain) if extras else plain
 
 
 def images_to_row(images: Sequence[Path]) -> dict[str, Any]:
-    """How JSON files name pictures: `image` where there is one, as ever, else `images`."""
+    """How JSON files name images: `image` where there is one, as ever, else `images`."""
     return {"image": str(images[0])} if len(images) == 1 else {"images": [str(image) for image in images]}
 
 
@@ -120,7 +120,7 @@ class Task:
 
 @runtime_checkable
 class HasFingerprints(Protocol):
-    """Samples whose fingerprints are kept, so that no picture is read again."""
+    """Samples whose fingerprints are kept, so that no image is read again."""
 
     def fingerprints(self) -> Iterator[str]:
         """The fingerprint of each sample, in order."""

@@ -140,7 +140,7 @@ class Method:
         """Called after the last step of `task`, before the stage is saved."""
 
     def route(self, samples: Sequence[Sample]) -> list[str] | None:
-        """Name of the expert for each sample, inferred from picture and instruction; None when there are none."""
+        """Name of the expert for each sample, inferred from image and instruction; None when there are none."""
         return None
 
     def ranking(self, sample: Sample) -> list[tuple[str, float]]:

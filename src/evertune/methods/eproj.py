@@ -1,4 +1,4 @@
-"""EProj: one expert projection per task, chosen per sample by picture and instruction, without a task id.
+"""EProj: one expert projection per task, chosen per sample by image and instruction, without a task id.
 
 Each expert starts from the untouched model and trains on its own task only; nothing that an old task needs is ever
 changed, so what can be lost is only the routing. Options change one decision each: how keys are found, who routes,
@@ -23,7 +23,7 @@ from evertune.methods.ewc import fisher_information
 from evertune.methods.routers import CalibratedRouter, CosineRouter, Queries, Router
 from evertune.methods.similarity import embed_task, similarity_to
 from evertune.methods.tir import normalised
-from evertune.models.features import embed_pictures
+from evertune.models.features import embed_images
 from evertune.models.weights import copy_of, restore
 from evertune.utils.errors import UserError
 from evertune.utils.files import digest
@@ -67,7 +67,7 @@ class EProj(Method):
         paper="He et al. 2023, arXiv 2311.16206; router=calibrated: Hayes & Kanan 2020, arXiv 1909.01520",
         formula="t* = argmax_t cos(q_img, k_img^t) + cos(q_ins, k_ins^t); k^t = norm(mean(norm(q))) over task t",
         cost="one expert and two keys per task; routing adds two small products per sample",
-        fails="when two tasks share pictures and instructions: their keys point the same way",
+        fails="when two tasks share images and instructions: their keys point the same way",
     )
     in_model_dtype = True
     estimate: Estimate = staticmethod(fisher_information)
@@ -253,7 +253,7 @@ class EProj(Method):
         parts = [samples[at : at + QUERIES_AT_ONCE] for at in range(0, len(samples), QUERIES_AT_ONCE)]
         lmm, features = self.context.lmm, self.context.features
         rows = {
-            "image": torch.cat([embed_pictures(lmm, features, part) for part in parts]),
+            "image": torch.cat([embed_images(lmm, features, part) for part in parts]),
             "instruction": torch.cat([lmm.embed_texts([s.instruction for s in part]) for part in parts]),
         }
         for modality, values in rows.items():

@@ -19,7 +19,7 @@ RIDGE = 1e-3
 
 
 class LoraRouter(LowRankMethod, EProj):
-    """A fresh adapter for every task, chosen per sample by picture and instruction.
+    """A fresh adapter for every task, chosen per sample by image and instruction.
 
     Args:
         r: rank, of each adapter.
@@ -37,7 +37,7 @@ class LoraRouter(LowRankMethod, EProj):
         paper="Hu et al. 2021, arXiv 2106.09685; closed form as in Zhuang et al. 2022 (ACIL), arXiv 2205.14922",
         formula="t* = argmax_t (Wᵀx + b)_t, x = [q_img, q_ins]; W, b: ridge regression onto one column per task",
         cost="one adapter per task; D² + T D numbers of the router, D the width of both queries; one solve per stage",
-        fails="when two tasks share pictures and instructions: no linear function of the queries tells them apart",
+        fails="when two tasks share images and instructions: no linear function of the queries tells them apart",
     )
 
     def __init__(

@@ -50,7 +50,7 @@ def gradients_of(
 
     Returns:
         None where this way does not lead: a parameter is used otherwise, first dimensions are not the samples (several
-        pictures), or a gradient is not finite. Found by the gradients themselves: they must add up to the batch's.
+        images), or a gradient is not finite. Found by the gradients themselves: they must add up to the batch's.
     """
     found: Gradients = {}
     repeated: dict[str, Tensor] = {}

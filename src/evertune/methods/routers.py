@@ -1,4 +1,4 @@
-"""Routers: which learned task a question is from, by its frozen picture and instruction alone.
+"""Routers: which learned task a question is from, by its frozen image and instruction alone.
 
 Kept apart from the expansion that uses them, and from any model: a router sees rows of numbers. Both are updated once
 per task, store no sample, and don't depend on the order of tasks (`calibrated`: up to rounding).

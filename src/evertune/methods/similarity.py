@@ -1,4 +1,4 @@
-"""How similar tasks are, from frozen embeddings of their pictures, instructions and answers (He et al. 2023).
+"""How similar tasks are, from frozen embeddings of their images, instructions and answers (He et al. 2023).
 
 A service for methods (what to protect, which expert to reuse) and for the analysis (which tasks hurt which). Plain
 functions: whoever needs embeddings of earlier tasks keeps them in its own state.
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from evertune.data.task import Sample
-from evertune.models.features import FeatureStore, embed_pictures
+from evertune.models.features import FeatureStore, embed_images
 from evertune.models.protocol import LMM
 from evertune.utils.errors import UserError
 
@@ -41,7 +41,7 @@ def embed_task(
     The paper normalises the mean only; docs/analysis.md has the difference.
 
     Args:
-        lmm: its frozen vision tower gives the pictures' embeddings.
+        lmm: its frozen vision tower gives the images' embeddings.
         features: has seen every sample.
         samples: the task's training set; one is enough.
         count: the paper uses about 1,000.
@@ -55,7 +55,7 @@ def embed_task(
     chosen = evenly_spaced(samples, count)
     text = text_encoder or lmm.embed_texts
     rows = {
-        "image": embed_pictures(lmm, features, chosen),
+        "image": embed_images(lmm, features, chosen),
         "instruction": text([s.instruction for s in chosen]),
         "answer": text([s.answers[0] for s in chosen]),
     }

@@ -24,7 +24,7 @@ def box(prediction: str, answers: Sequence[str]) -> float:
 
     Args:
         prediction: what the model said.
-        answers: boxes in the prediction's own frame; or, as `[x1, y1, x2, y2] of 640x480`, in pixels of a picture of
+        answers: boxes in the prediction's own frame; or, as `[x1, y1, x2, y2] of 640x480`, in pixels of a image of
             that width and height, which are brought into the frame of CoIN first (`padded`).
 
     Raises:
@@ -53,7 +53,7 @@ def overlap(one: Box, other: Box) -> float:
 
 
 def padded(pixels: Box, *, width: int, height: int) -> Box:
-    """A box in pixels as CoIN writes it: the picture in the middle of a square, divided by its longer side.
+    """A box in pixels as CoIN writes it: the image in the middle of a square, divided by its longer side.
 
     zackschen/CoIN, `eval_grounding.py`: the shorter side is padded on both ends alike.
     """

@@ -1,4 +1,4 @@
-"""CIDEr-D: how much of what people say about a picture a caption says, words weighted by how telling they are.
+"""CIDEr-D: how much of what people say about a image a caption says, words weighted by how telling they are.
 
 Vedantam, Zitnick and Parikh 2015, arXiv 1411.5726; the arithmetic is that of the published code (`pycocoevalcap`),
 whose scores run from 0 to 10. Captions are scored by it in TextCaps and Flickr30k.
@@ -68,21 +68,21 @@ class _Vector:
 
 @dataclass(frozen=True, slots=True)
 class _References:
-    """The references of a cell: their vectors, in how many pictures an n-gram occurs, and the log of all pictures."""
+    """The references of a cell: their vectors, in how many images an n-gram occurs, and the log of all images."""
 
     golds: list[list[_Vector]]
     frequency: Counter[Ngram]
-    pictures: float
+    images: float
 
 
 def cider(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
     """CIDEr-D of every caption in a cell, 0 to 10 each; 1 is what the field prints as 100.
 
     Args:
-        predictions: one caption per picture.
-        references: for each picture what people said. All of them together decide how telling an n-gram is, so a
-            score depends on the cell. Where every picture has the same n-grams, nothing is telling: a cell of one
-            picture scores 0, as in the published code.
+        predictions: one caption per image.
+        references: for each image what people said. All of them together decide how telling an n-gram is, so a
+            score depends on the cell. Where every image has the same n-grams, nothing is telling: a cell of one
+            image scores 0, as in the published code.
     """
     said = [tokenise(text) for text in predictions]
     golds = [[tokenise(text) for text in texts] for texts in references]
@@ -94,7 +94,7 @@ def cider_of_tokens(predictions: Sequence[Sequence[str]], references: Sequence[S
     known = _references(tuple(tuple(tuple(words) for words in sentences) for sentences in references))
     scores = []
     for words, golds in zip(predictions, known.golds, strict=True):
-        hypothesis = _vector(ngrams(words), known.frequency, known.pictures)
+        hypothesis = _vector(ngrams(words), known.frequency, known.images)
         against = [_similarity(hypothesis, gold) for gold in golds]
         scores.append(SCALE * sum(against) / len(against))
     return scores
@@ -105,8 +105,8 @@ def _references(references: tuple[tuple[tuple[str, ...], ...], ...]) -> _Referen
     """Kept for a few cells: a task's references come back after every stage, and are most of the work."""
     golds = [[ngrams(words) for words in sentences] for sentences in references]
     frequency = Counter(ngram for sentences in golds for ngram in set().union(*sentences))
-    pictures = math.log(max(1, len(references)))
-    return _References([[_vector(gold, frequency, pictures) for gold in row] for row in golds], frequency, pictures)
+    images = math.log(max(1, len(references)))
+    return _References([[_vector(gold, frequency, images) for gold in row] for row in golds], frequency, images)
 
 
 def ngrams(words: Sequence[str]) -> Counter[Ngram]:
@@ -116,11 +116,11 @@ def ngrams(words: Sequence[str]) -> Counter[Ngram]:
     )
 
 
-def _vector(counts: Counter[Ngram], frequency: Counter[Ngram], pictures: float) -> _Vector:
-    """Count x (log pictures - log pictures with it); an n-gram that no reference has counts as one that one has."""
+def _vector(counts: Counter[Ngram], frequency: Counter[Ngram], images: float) -> _Vector:
+    """Count x (log images - log images with it); an n-gram that no reference has counts as one that one has."""
     weights: tuple[dict[Ngram, float], ...] = tuple({} for _ in range(LONGEST))
     for ngram, count in counts.items():
-        weights[len(ngram) - 1][ngram] = count * (pictures - math.log(max(1, frequency[ngram])))
+        weights[len(ngram) - 1][ngram] = count * (images - math.log(max(1, frequency[ngram])))
     norms = tuple(math.sqrt(sum(weight**2 for weight in part.values())) for part in weights)
     return _Vector(weights, norms, sum(count for ngram, count in counts.items() if len(ngram) == 2))
 

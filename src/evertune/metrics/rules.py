@@ -1,7 +1,7 @@
 """The scoring rules by name: how a whole cell of R is scored, answer by answer, strictly and in any form.
 
 A rule sees all answers of a cell at once, because CIDEr-D weighs words by all references. What a rule needs beside
-predictions and answers (the size of a picture, the text of an option) the answers carry as text. `docs/metrics.md` has
+predictions and answers (the size of a image, the text of an option) the answers carry as text. `docs/metrics.md` has
 the formulas.
 """
 

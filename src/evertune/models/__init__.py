@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from evertune.models.meta import MetaLMM
     from evertune.models.protocol import LMM
 
-__all__ = ["PRESETS", "has_weights", "load_lmm", "load_on_paper", "model_config", "model_folder", "pictures_taken"]
+__all__ = ["PRESETS", "has_weights", "images_taken", "load_lmm", "load_on_paper", "model_config", "model_folder"]
 
 
 def load_lmm(
@@ -67,8 +67,8 @@ def _surely_fits(name: str, place: torch.device) -> bool:
     return surely_fits(model_folder(name), device=place)
 
 
-def pictures_taken(name: str) -> range:
-    """How many pictures a sample may have for a model, before its weights are fetched or loaded."""
+def images_taken(name: str) -> range:
+    """How many images a sample may have for a model, before its weights are fetched or loaded."""
     return (FAMILIES[PRESETS[name]["family"]] if name in PRESETS else _family(model_config(name))).images_per_sample
 
 

@@ -1,6 +1,6 @@
 """The family of chat LMMs: LLaVA, Qwen-VL, SmolVLM, InternVL, PaliGemma, Gemma-3, through the library's own classes.
 
-The frozen tower's output is computed once per picture; connector, masks, positions and generation are the library's,
+The frozen tower's output is computed once per image; connector, masks, positions and generation are the library's,
 which takes visual tokens made beforehand (`vision_inputs.py`). What differs between models is in `connectors.py`.
 """
 
@@ -44,7 +44,7 @@ from evertune.utils.errors import UserError
 from evertune.utils.files import digest, digest_of_file, read_json
 
 DIGITS = 3
-"""A picture's first row holds height, width and number of rows in base 256: exact in every half precision."""
+"""A image's first row holds height, width and number of rows in base 256: exact in every half precision."""
 
 
 class ChatLMM(nn.Module):
@@ -89,7 +89,7 @@ class ChatLMM(nn.Module):
 
     @property
     def encoder_fingerprint(self) -> str:
-        """Hash of the tower's weights, the preparation of pictures and what is kept of them."""
+        """Hash of the tower's weights, the preparation of images and what is kept of them."""
         tower = {n: p for n, p in self._tower().state_dict().items() if not self._trains(n)}
         images = self.prompts.inner.image_processor.to_dict()
         return digest(self._inputs.tag, fingerprint_of(tower), str(sorted(images.items(), key=str)), str(self._kept))
@@ -112,9 +112,9 @@ class ChatLMM(nn.Module):
         del parameter
         return 1.0
 
-    def prompt(self, instruction: str, *, pictures: int = 1) -> str:
-        """The rendered chat template, `{image}` where a picture stands."""
-        return self.prompts.prompt(instruction, pictures=pictures).replace(self.prompts.picture, "{image}")
+    def prompt(self, instruction: str, *, images: int = 1) -> str:
+        """The rendered chat template, `{image}` where a image stands."""
+        return self.prompts.prompt(instruction, images=images).replace(self.prompts.image, "{image}")
 
     def forward(self, batch: Batch) -> Output:
         """Loss of the answers of `batch`."""
@@ -128,9 +128,9 @@ class ChatLMM(nn.Module):
 
     @torch.inference_mode()
     def encode(self, images: Sequence[Image.Image]) -> list[Tensor]:
-        """(1 + V, D) of each picture: a row with its size, then what enters the connector; half precision, on the CPU.
+        """(1 + V, D) of each image: a row with its size, then what enters the connector; half precision, on the CPU.
 
-        One picture at a time: they may have different sizes, and it is done once.
+        One image at a time: they may have different sizes, and it is done once.
 
         Raises:
             UserError: a value does not fit into half precision.
@@ -160,13 +160,13 @@ class ChatLMM(nn.Module):
         instructions: Sequence[str],
         *,
         max_new_tokens: int,
-        pictures: Sequence[int] | None = None,
+        images: Sequence[int] | None = None,
         context: Sequence[Turn] = (),
     ) -> list[Generation]:
         """Greedy answers."""
         with evaluating(self):
             sizes = iter(sizes_in(features))
-            counts = pictures or [1] * len(instructions)
+            counts = images or [1] * len(instructions)
             prompts = [
                 self.prompts.ids(text, None, list(islice(sizes, count)), context)[0]
                 for text, count in zip(instructions, counts, strict=True)
@@ -202,7 +202,7 @@ class ChatLMM(nn.Module):
     @property
     def image_token(self) -> str:
         """The processor's."""
-        return self.prompts.picture
+        return self.prompts.image
 
     def token_texts(self, ids: Sequence[int]) -> list[str]:
         """What each token adds to the text before it."""
@@ -217,7 +217,7 @@ class ChatLMM(nn.Module):
         self.model.save_pretrained(folder)
 
     def embed_images(self, features: Tensor) -> Tensor:
-        """One frozen vector per picture: the mean of the rows that enter the connector."""
+        """One frozen vector per image: the mean of the rows that enter the connector."""
         layouts = [self.prompts.layout(size) for size in sizes_in(features)]
         pairs = zip(rows_in(features), layouts, strict=True)
         return torch.stack([self._inputs.vector(self._base(), rows, layout) for rows, layout in pairs]).cpu()
@@ -246,9 +246,9 @@ class ChatLMM(nn.Module):
             owners = {name.rpartition(".")[0] for name in self._opened["projection"]}
             self._inputs = Pixels([self.get_submodule(owner) for owner in owners])
             return
-        if (left := places.count(self._picture_token())) != count:
+        if (left := places.count(self._image_token())) != count:
             raise UserError(
-                f"{self.name}: the processor does not fit the model: it leaves {left} places for a picture of "
+                f"{self.name}: the processor does not fit the model: it leaves {left} places for a image of "
                 f"{PROBE[0]} x {PROBE[1]} pixels, and the model makes {count} visual tokens; take both from one "
                 "checkpoint"
             )
@@ -265,7 +265,7 @@ class ChatLMM(nn.Module):
         return count
 
     def _behind_tower(self, features: Tensor, ids: Tensor, labels: Tensor) -> dict[str, Any]:
-        """What the library's model takes in place of pixels: visual tokens, facts about pictures, types of tokens."""
+        """What the library's model takes in place of pixels: visual tokens, facts about images, types of tokens."""
         taken: dict[str, Any] = {}
         if len(features):
             sizes = sizes_in(features)
@@ -275,7 +275,7 @@ class ChatLMM(nn.Module):
             taken |= {name: value.to(self.device) for name, value in facts.items()}
         if self._kind.types:
             name, types = self._kind.types
-            taken[name] = types(ids == self._picture_token(), labels)
+            taken[name] = types(ids == self._image_token(), labels)
         return taken
 
     def _base(self) -> Any:
@@ -287,7 +287,7 @@ class ChatLMM(nn.Module):
     def _words(self) -> Any:
         return self.model.get_input_embeddings()
 
-    def _picture_token(self) -> int:
+    def _image_token(self) -> int:
         return int(self.model.config.image_token_id)
 
     def _trains(self, name: str) -> bool:
@@ -300,19 +300,19 @@ def _digits(number: int) -> list[int]:
 
 
 def _numbers(features: Tensor) -> list[tuple[int, int, int]]:
-    """(height, width, rows) of each picture."""
+    """(height, width, rows) of each image."""
     scale = torch.tensor([256**place for place in range(DIGITS)])
     heads = features[:, 0, : 3 * DIGITS].cpu().long().view(len(features), 3, DIGITS) * scale
     return [(int(h), int(w), int(v)) for h, w, v in heads.sum(-1).tolist()]
 
 
 def sizes_in(features: Tensor) -> list[Size]:
-    """(height, width) of the pictures that (n, 1 + V, D) features were made of."""
+    """(height, width) of the images that (n, 1 + V, D) features were made of."""
     return [(height, width) for height, width, _ in _numbers(features)]
 
 
 def rows_in(features: Tensor) -> list[Tensor]:
-    """The rows of each picture, without its first one and without padding."""
+    """The rows of each image, without its first one and without padding."""
     return [part[1 : 1 + rows] for part, (_, _, rows) in zip(features, _numbers(features), strict=True)]
 
 

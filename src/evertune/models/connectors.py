@@ -1,6 +1,6 @@
 """Where a chat LMM is cut in two: the frozen tower's output on one side, connector and language model on the other.
 
-A connector says what is kept of a picture (the rows that enter the connector's first layer), and makes the visual
+A connector says what is kept of a image (the rows that enter the connector's first layer), and makes the visual
 tokens of such rows with the library's own modules. Everything behind them (masks, positions) stays the library's.
 """
 
@@ -24,7 +24,7 @@ class Connector:
     Attributes:
         first: path of the module that the kept rows enter.
         parts: prefixes of all parameters of the connector.
-        stacked: the library wants the visual tokens of a batch as one tensor, not as one per picture.
+        stacked: the library wants the visual tokens of a batch as one tensor, not as one per image.
         numbered: the tower hands its rows on in an order of its own, which `listening` has to find out.
     """
 
@@ -38,12 +38,12 @@ class Connector:
         return [base.get_submodule(self.first)]
 
     def kept(self, base: Any, inputs: Sequence[Tensor], output: Any) -> Tensor:
-        """(V, D) rows of one picture from what entered the modules and what the library made of it."""
+        """(V, D) rows of one image from what entered the modules and what the library made of it."""
         del base, output
         return inputs[0].reshape(-1, inputs[0].shape[-1])
 
     def tokens(self, base: Any, rows: Sequence[Tensor], sizes: Sequence[Size]) -> Any:
-        """The visual tokens of pictures from their kept rows, in the form that the library takes."""
+        """The visual tokens of images from their kept rows, in the form that the library takes."""
         del sizes
         flat = cast_to(self.modules(base)[0], torch.cat(list(rows)))
         return self.output(self.modules(base)[0](flat).split([len(part) for part in rows]))
@@ -66,7 +66,7 @@ class Tiled(Connector):
     parts: tuple[str, ...] = ("multi_modal_projector.", "image_newline")
 
     def tokens(self, base: Any, rows: Sequence[Tensor], sizes: Sequence[Size]) -> Any:
-        """Project all tiles at once; put each picture's together by its size."""
+        """Project all tiles at once; put each image's together by its size."""
         flat = cast_to(self.modules(base)[0], torch.cat(list(rows)))
         projected = self.modules(base)[0](flat).split([len(part) for part in rows])
         vision = base.config.vision_config
@@ -175,15 +175,15 @@ def capture_inputs(connector: Connector, base: nn.Module) -> Iterator[dict[nn.Mo
 TokenTypes = Callable[[Tensor, Tensor], Tensor]
 
 
-def picture_types(pictures: Tensor, labels: Tensor) -> Tensor:
+def image_types(images: Tensor, labels: Tensor) -> Tensor:
     """1 where a visual token stands."""
     del labels
-    return pictures.long()
+    return images.long()
 
 
-def suffix_types(pictures: Tensor, labels: Tensor) -> Tensor:
+def suffix_types(images: Tensor, labels: Tensor) -> Tensor:
     """1 where the answer stands: before it, all tokens see each other."""
-    del pictures
+    del images
     return (labels >= 0).long()
 
 
@@ -207,7 +207,7 @@ class Kind(NamedTuple):
 
 
 _IDEFICS = Kind(Connector("connector.modality_projection", ("connector.",)), "vision_model", "text_model")
-_QWEN = Kind(Merger(), "visual", types=("mm_token_type_ids", picture_types))
+_QWEN = Kind(Merger(), "visual", types=("mm_token_type_ids", image_types))
 
 
 KINDS = {
@@ -223,6 +223,6 @@ KINDS = {
     "paligemma": Kind(
         Connector(stacked=True), types=("token_type_ids", suffix_types), plain="{image}{bos}{instruction}\n"
     ),
-    "gemma3": Kind(Pooled(), types=("token_type_ids", picture_types)),
+    "gemma3": Kind(Pooled(), types=("token_type_ids", image_types)),
 }
 """By `model_type` of a checkpoint."""

@@ -39,14 +39,14 @@ def answer_rows(prompts: Sequence[list[int]], answers: Sequence[list[int]], fill
     return pad(rows, fill), pad([[1] * len(row) for row in rows], 0), pad(labels, IGNORE)
 
 
-def behind_pictures(visual: Tensor, words: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-    """(B, M * V + L, width) input embeddings of `batch` and their attention: each text behind its sample's pictures.
+def behind_images(visual: Tensor, words: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    """(B, M * V + L, width) input embeddings of `batch` and their attention: each text behind its sample's images.
 
-    M is the most pictures that a sample has. Those with fewer begin with padding, so that the last picture stands right
+    M is the most images that a sample has. Those with fewer begin with padding, so that the last image stands right
     before the text whatever else is in the batch.
 
     Args:
-        visual: (pictures, V, width) visual tokens of all samples, one after another.
+        visual: (images, V, width) visual tokens of all samples, one after another.
         words: token ids -> embeddings.
         batch: B samples with L tokens of text.
     """
@@ -61,8 +61,8 @@ def behind_pictures(visual: Tensor, words: nn.Module, batch: Batch) -> tuple[Ten
 
 
 def loss_behind_image(decoder: nn.Module, head: nn.Module, visual: Tensor, words: nn.Module, batch: Batch) -> Output:
-    """Loss of the answers of `batch`, as `behind_pictures` lays it out."""
-    embeds, attention = behind_pictures(visual, words, batch)
+    """Loss of the answers of `batch`, as `behind_images` lays it out."""
+    embeds, attention = behind_images(visual, words, batch)
     labels = nn.functional.pad(batch.labels, (attention.shape[1] - batch.labels.shape[1], 0), value=IGNORE)
     return answer_loss(decoder, head, embeds, attention, labels)
 
@@ -82,8 +82,8 @@ def answer_loss(decoder: nn.Module, head: nn.Module, embeds: Tensor, attention: 
 
 
 def loss_of_encoder_decoder(lm: Any, visual: Tensor, words: nn.Module, batch: Batch) -> Output:
-    """Loss of the answers of `batch`, whose `input_ids` the encoder reads, as `behind_pictures` lays them out."""
-    embeds, attention = behind_pictures(visual, words, batch)
+    """Loss of the answers of `batch`, whose `input_ids` the encoder reads, as `behind_images` lays them out."""
+    embeds, attention = behind_images(visual, words, batch)
     output = lm(inputs_embeds=embeds, attention_mask=attention, labels=batch.labels, use_cache=False)
     return _summed(output.logits[batch.labels != IGNORE].float(), batch.labels)
 
@@ -144,11 +144,11 @@ def mean_word_embeddings(tokenizer: Any, table: Tensor, texts: Sequence[str]) ->
     return torch.stack([table[row].float().mean(0).cpu() for row in rows])
 
 
-def asked_behind_pictures(
-    visual: Tensor, words: nn.Module, texts: Sequence[Sequence[int]], pictures: Sequence[int]
+def asked_behind_images(
+    visual: Tensor, words: nn.Module, texts: Sequence[Sequence[int]], images: Sequence[int]
 ) -> list[Tensor]:
-    """(length, width) embeddings of each prompt for `greedy_answers`: its pictures' visual tokens, then its text."""
-    parts = torch.split(visual, list(pictures))
+    """(length, width) embeddings of each prompt for `greedy_answers`: its images' visual tokens, then its text."""
+    parts = torch.split(visual, list(images))
     ids = [torch.tensor(text, device=visual.device) for text in texts]
     return [torch.cat([part.flatten(0, 1), words(text)]) for part, text in zip(parts, ids, strict=True)]
 

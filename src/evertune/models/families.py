@@ -8,7 +8,7 @@ ONE, SEVERAL = range(2), range(17)
 
 
 class Family(NamedTuple):
-    """Where the loader of a family is, imported when it is needed, and how many pictures a sample may have for it.
+    """Where the loader of a family is, imported when it is needed, and how many images a sample may have for it.
 
     `options` says whether it takes options of the model (`model_options`: what trains), and `large` whether its models
     may be too large for a machine, so that their size is looked at before they are fetched or loaded.

@@ -1,6 +1,6 @@
-"""The store of frozen vision features: computed once per picture, kept on disk by content, shared by all runs.
+"""The store of frozen vision features: computed once per image, kept on disk by content, shared by all runs.
 
-A shard is a safetensors file with up to a few hundred pictures; its header lists their hashes. Shards are memory
+A shard is a safetensors file with up to a few hundred images; its header lists their hashes. Shards are memory
 mapped: a batch reads its own rows only. Each has a checksum, which is compared once per process, before the first use;
 a damaged shard is dropped and computed again.
 """
@@ -23,7 +23,7 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from evertune.data.images import read_picture, unprepared
+from evertune.data.images import read_image, unprepared
 from evertune.data.split import number_problem
 from evertune.data.task import Sample
 from evertune.models.protocol import LMM
@@ -57,7 +57,7 @@ class Shard:
 
 
 class FeatureStore:
-    """Features of pictures under one vision tower, found by the picture's SHA-256."""
+    """Features of images under one vision tower, found by the image's SHA-256."""
 
     def __init__(self, lmm: LMM, *, folder: Path | None = None) -> None:
         self._lmm = lmm
@@ -66,7 +66,7 @@ class FeatureStore:
         self._at_once = 1 if is_deterministic() else ENCODE_BATCH
         self._place: dict[str, tuple[Any, int | slice]] = {}
         self._shards: set[Path] = set()
-        self._unproved: dict[str, Shard] = {}  # by picture
+        self._unproved: dict[str, Shard] = {}  # by image
         self._look()
 
     def _look(self) -> None:
@@ -78,16 +78,18 @@ class FeatureStore:
         return all(image in self._place for image in sample.image_digests)
 
     def ensure(self, samples: Sequence[Sample], *, progress: Callable[[int, int], None] | None = None) -> None:
-        """Encode the pictures of `samples` that are not here yet; `progress` gets (samples looked at, in all).
+        """Encode the images of `samples` that are not here yet; `progress` gets (samples looked at, in all).
 
         Raises:
-            DataError: a picture is broken, or the model takes another number of them; the message names file and line.
+            DataError: a image is broken, or the model takes another number of them; the message names file and line.
         """
         missing: dict[str, ImageSource] = {}
         looked = False
         for number, sample in enumerate(samples, start=1):
             if len(sample.images) not in self._lmm.images_per_sample:
-                raise number_problem(sample.origin, len(sample.images), self._lmm.images_per_sample, model=self._lmm.name)
+                raise number_problem(
+                    sample.origin, len(sample.images), self._lmm.images_per_sample, model=self._lmm.name
+                )
             for image, path in zip(sample.image_digests, sample.images, strict=True):
                 if image not in self._place and not looked:
                     self._look()  # another process may have made it meanwhile
@@ -104,12 +106,12 @@ class FeatureStore:
                     progress(number, len(samples))
 
     @contextmanager
-    def held(self, pictures: Mapping[str, Image.Image]) -> Iterator[None]:
-        """Encode pictures, by their SHA-256, and have their features for as long as this is entered; on no disk."""
-        new = [key for key in pictures if key not in self._place]
+    def held(self, images: Mapping[str, Image.Image]) -> Iterator[None]:
+        """Encode images, by their SHA-256, and have their features for as long as this is entered; on no disk."""
+        new = [key for key in images if key not in self._place]
         for start in range(0, len(new), self._at_once):
             some = new[start : start + self._at_once]
-            for key, features in zip(some, self._encoded([pictures[key] for key in some]), strict=True):
+            for key, features in zip(some, self._encoded([images[key] for key in some]), strict=True):
                 self._place[key] = (features[None], 0)
         try:
             yield
@@ -118,10 +120,10 @@ class FeatureStore:
                 self._place.pop(key, None)
 
     def get(self, samples: Sequence[Sample]) -> Tensor:
-        """(pictures, V, D) features of all pictures of `samples`, in order; `ensure` has seen them before.
+        """(images, V, D) features of all images of `samples`, in order; `ensure` has seen them before.
 
-        Where pictures have different numbers of rows, V is the largest, and the others end with zeros. Samples without
-        a picture have no row.
+        Where images have different numbers of rows, V is the largest, and the others end with zeros. Samples without
+        a image have no row.
         """
         places = [self._place[image] for sample in samples for image in sample.image_digests]
         if not places:
@@ -130,16 +132,16 @@ class FeatureStore:
 
     @cached_property
     def like(self) -> Tensor:
-        """(1, V, D) features of a grey picture, where only their shape is wanted."""
+        """(1, V, D) features of a grey image, where only their shape is wanted."""
         return grey_features(self._lmm, 1)
 
-    def _add(self, pictures: Mapping[str, ImageSource]) -> None:
+    def _add(self, images: Mapping[str, ImageSource]) -> None:
         parts: list[Tensor] = []
-        keys = list(pictures)
+        keys = list(images)
         for start in range(0, len(keys), self._at_once):
             some = keys[start : start + self._at_once]
-            names = [f"{origin}: the image {path}: " for path, origin in (pictures[key] for key in some)]
-            parts.extend(self._encoded([_opened(key, *pictures[key]) for key in some], names))
+            names = [f"{origin}: the image {path}: " for path, origin in (images[key] for key in some)]
+            parts.extend(self._encoded([_opened(key, *images[key]) for key in some], names))
         path = self.folder / f"{digest(*keys)[:24]}.safetensors"
         header = {"keys": json.dumps(keys)}
         if len({len(part) for part in parts}) > 1:
@@ -210,7 +212,7 @@ class FeatureStore:
             return
         self._shards.add(path)
         self._unproved.update(dict.fromkeys(keys, Shard(path, keys, header)))
-        if lengths is None:  # (pictures, V, D)
+        if lengths is None:  # (images, V, D)
             self._place.update({key: (features, row) for row, key in enumerate(keys)})
             return
         starts = accumulate(lengths, initial=0)  # (all rows, D)
@@ -223,7 +225,7 @@ class FeatureStore:
 
 
 def _apart() -> str:
-    """The end of a store's name: a deterministic one is of one kind of machine, its pictures encoded one by one.
+    """The end of a store's name: a deterministic one is of one kind of machine, its images encoded one by one.
 
     In a batch the last bits depend on how many there are, and so on what was in the cache before.
     """
@@ -236,15 +238,15 @@ def _described(header: Mapping[str, str]) -> bytes:
 
 
 def grey_features(lmm: LMM, count: int) -> Tensor:
-    """(count, V, D) features of grey pictures, where none is at hand or what it shows does not matter."""
+    """(count, V, D) features of grey images, where none is at hand or what it shows does not matter."""
     one = torch.stack(list(lmm.encode([Image.new("RGB", (64, 64), "grey")])))
     return one.expand(count, *one.shape[1:])
 
 
-def embed_pictures(lmm: LMM, features: FeatureStore, samples: Sequence[Sample]) -> Tensor:
-    """(n, D) one frozen vector per sample: that of its picture, or the mean over its pictures; `SHARD` at a time.
+def embed_images(lmm: LMM, features: FeatureStore, samples: Sequence[Sample]) -> Tensor:
+    """(n, D) one frozen vector per sample: that of its image, or the mean over its images; `SHARD` at a time.
 
-    Of a sample without a picture all is zero: then only its texts say what it is like.
+    Of a sample without a image all is zero: then only its texts say what it is like.
     """
     made = []
     for start in range(0, len(samples), SHARD):
@@ -259,8 +261,8 @@ def embed_pictures(lmm: LMM, features: FeatureStore, samples: Sequence[Sample]) 
 
 
 def _opened(key: str, path: Path, origin: str) -> Image.Image:
-    """The picture of this SHA-256: what is stored under a key must be made of just those bytes."""
-    picture, content = read_picture(path, origin=origin)
+    """The image of this SHA-256: what is stored under a key must be made of just those bytes."""
+    image, content = read_image(path, origin=origin)
     if content != key:
-        raise DataError(f"{origin}: the picture {path} was changed while it was in use; run the same command again")
-    return picture
+        raise DataError(f"{origin}: the image {path} was changed while it was in use; run the same command again")
+    return image

@@ -2,7 +2,7 @@
 
 What trains stays whole in every process: it is small beside the rest, and methods read and change it in every way. The
 blocks of the LM are what is large; each is gathered when it is its turn, forward and backward, and let go again. The
-vision tower stays whole too, because each process encodes pictures when it needs them.
+vision tower stays whole too, because each process encodes images when it needs them.
 """
 
 from __future__ import annotations

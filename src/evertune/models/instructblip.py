@@ -2,7 +2,7 @@
 
 The source paper's architecture. Query tokens, Q-Former and projection train; the vision tower and the LM are frozen.
 InstructBLIP's Q-Former reads the instruction, BLIP-2's does not. The LM is a decoder (Vicuna, OPT), or an
-encoder-decoder (Flan-T5) that reads picture and instruction with its encoder and answers with its decoder.
+encoder-decoder (Flan-T5) that reads image and instruction with its encoder and answers with its decoder.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from evertune.data.task import Sample
 from evertune.models.decoder import (
     IGNORE,
     answer_rows,
-    asked_behind_pictures,
+    asked_behind_images,
     greedy_answers,
     loss_behind_image,
     loss_of_encoder_decoder,
@@ -84,7 +84,7 @@ class InstructBlip(nn.Module):
 
     @property
     def encoder_fingerprint(self) -> str:
-        """Hash of the tower's weights and the preparation of pictures: tuned siblings share their features."""
+        """Hash of the tower's weights and the preparation of images: tuned siblings share their features."""
         tower = self.blip.vision_model.state_dict()
         return digest(fingerprint_of(tower), str(self.processor.image_processor.to_dict()))
 
@@ -106,9 +106,9 @@ class InstructBlip(nn.Module):
         del parameter
         return 1.0
 
-    def prompt(self, instruction: str, *, pictures: int = 1) -> str:
+    def prompt(self, instruction: str, *, images: int = 1) -> str:
         """The instruction behind the visual tokens, as the processor renders it."""
-        return "{image}" * pictures + instruction
+        return "{image}" * images + instruction
 
     def forward(self, batch: Batch) -> Output:
         """Loss of the answers of `batch`."""
@@ -118,7 +118,7 @@ class InstructBlip(nn.Module):
         return loss_behind_image(lm.model, lm.lm_head, self.soft_tokens(batch), self._words(), batch)
 
     def soft_tokens(self, batch: Batch) -> Tensor:
-        """(pictures, queries, LM width): what stands before the instructions for the LM."""
+        """(images, queries, LM width): what stands before the instructions for the LM."""
         return self._visual(batch.features, batch.extras, batch.image_counts)
 
     @torch.inference_mode()
@@ -150,16 +150,16 @@ class InstructBlip(nn.Module):
         instructions: Sequence[str],
         *,
         max_new_tokens: int,
-        pictures: Sequence[int] | None = None,
+        images: Sequence[int] | None = None,
         context: Sequence[Turn] = (),
     ) -> list[Generation]:
         """Greedy answers."""
         refuse_context(self.name, context)
         with evaluating(self):
-            counts = pictures or [1] * len(instructions)
+            counts = images or [1] * len(instructions)
             read = {name: part.to(self.device) for name, part in self._qformer_text(instructions).items()}
             visual = self._visual(features.to(self.device), read, counts)
-            embeds = asked_behind_pictures(visual, self._words(), [self._prompt_ids(t) for t in instructions], counts)
+            embeds = asked_behind_images(visual, self._words(), [self._prompt_ids(t) for t in instructions], counts)
             lm, tokenizer = self.blip.language_model, self.processor.tokenizer
             return greedy_answers(lm, tokenizer, embeds, max_new_tokens=max_new_tokens, end=self._end)
 
@@ -212,20 +212,20 @@ class InstructBlip(nn.Module):
         return self.blip.language_model.get_input_embeddings()
 
     def _visual(self, features: Tensor, read: Mapping[str, Tensor], counts: Sequence[int]) -> Tensor:
-        """(pictures, queries, LM width) soft tokens of (pictures, V, D) features.
+        """(images, queries, LM width) soft tokens of (images, V, D) features.
 
-        Each picture by itself: with several, the Q-Former reads the instruction beside each, as InstructBLIP does with
-        the frames of a video. `read` has a row for each instruction, `counts` says how many pictures it has.
+        Each image by itself: with several, the Q-Former reads the instruction beside each, as InstructBLIP does with
+        the frames of a video. `read` has a row for each instruction, `counts` says how many images it has.
         """
-        pictures = features.to(self.blip.query_tokens.dtype)
-        queries = self.blip.query_tokens.expand(len(pictures), -1, -1)
-        if not len(pictures):  # the library's Q-Former can't read nothing
+        images = features.to(self.blip.query_tokens.dtype)
+        queries = self.blip.query_tokens.expand(len(images), -1, -1)
+        if not len(images):  # the library's Q-Former can't read nothing
             return self.blip.language_projection(queries).to(self.dtype)  # type: ignore[no-any-return]
         text = {}
         if read:
-            ids, asked = (_for_each_picture(read[name], counts) for name in ("qformer_ids", "qformer_attention"))
+            ids, asked = (_for_each_image(read[name], counts) for name in ("qformer_ids", "qformer_attention"))
             text = {"input_ids": ids, "attention_mask": torch.cat([asked.new_ones(queries.shape[:2]), asked], dim=1)}
-        output = self.blip.qformer(query_embeds=queries, encoder_hidden_states=pictures, **text).last_hidden_state
+        output = self.blip.qformer(query_embeds=queries, encoder_hidden_states=images, **text).last_hidden_state
         output = output[:, : queries.shape[1]]
         return self.blip.language_projection(output).to(self.dtype)  # type: ignore[no-any-return]
 
@@ -256,8 +256,8 @@ class InstructBlip(nn.Module):
         return found  # not read again: a server's threads share this, and another may have cleared it
 
 
-def _for_each_picture(rows: Tensor, counts: Sequence[int]) -> Tensor:
-    """Each instruction's row as often as it has pictures."""
+def _for_each_image(rows: Tensor, counts: Sequence[int]) -> Tensor:
+    """Each instruction's row as often as it has images."""
     return rows.repeat_interleave(torch.tensor(counts, device=rows.device), dim=0)
 
 

@@ -82,7 +82,7 @@ PRESETS: dict[str, dict[str, str]] = {
         "citation": "L. Ben Allal et al., SmolLM2, 2025, arXiv 2502.02737; R. Liu, EfficientNet-Lite, 2020",
     },
     "smol-aligned": {
-        "title": "smol with a projector that was trained on captions of the packages' pictures, its LM frozen",
+        "title": "smol with a projector that was trained on captions of the packages' images, its LM frozen",
         "family": "smol",
         "parameters": "135 M language, 3.4 M vision, 1.5 M trained (1.07 M projector, 0.46 M LoRA)",
         "licence": "Apache-2.0; projector: trained on OpenMoji (CC BY-SA 4.0), MNIST (CC BY-SA 3.0), easy-VQA (MIT)",
@@ -90,7 +90,7 @@ PRESETS: dict[str, dict[str, str]] = {
         "citation": "as smol; J. Li et al., BLIP-2, 2023, arXiv 2301.12597 (the role of the captions)",
     },
     "tiny-aligned": {
-        "title": "InstructBLIP in miniature, aligned to pictures by captions only (the BLIP-2 role), Q-Former trained",
+        "title": "InstructBLIP in miniature, aligned to images by captions only (the BLIP-2 role), Q-Former trained",
         "parameters": "1.9 M language, 0.9 M vision, 0.9 M trained (queries, Q-Former, projection)",
         **_TINY,
     },

@@ -1,7 +1,7 @@
-"""The processor of a chat LMM: how a picture and an instruction become token ids, by the library's own rules.
+"""The processor of a chat LMM: how a image and an instruction become token ids, by the library's own rules.
 
-It is loaded without its video part, which would need torchvision and is not used here. What a picture is in the text
-depends on its size alone, so that prompts can be rendered from cached features, without the picture.
+It is loaded without its video part, which would need torchvision and is not used here. What a image is in the text
+depends on its size alone, so that prompts can be rendered from cached features, without the image.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Ids = tuple[list[int], list[int]]
 
 
 def load_processor(folder: Path, config: Any) -> Any:
-    """The processor of a checkpoint folder, for pictures and text.
+    """The processor of a checkpoint folder, for images and text.
 
     Raises:
         UserError: files are missing or broken, or the library has no processor for this configuration.
@@ -47,7 +47,7 @@ def load_processor(folder: Path, config: Any) -> Any:
 
 
 class Layout:
-    """What a picture of one size is in a prompt, and what the model has to know about it besides its pixels.
+    """What a image of one size is in a prompt, and what the model has to know about it besides its pixels.
 
     Attributes:
         text: what stands in the prompt for it.
@@ -70,13 +70,13 @@ class ChatProcessor:
         wanted: arguments that the model's encoder step takes.
 
     Raises:
-        UserError: there is no chat template, or it has no roles or no place for a picture or the text.
+        UserError: there is no chat template, or it has no roles or no place for a image or the text.
     """
 
     def __init__(self, processor: Any, kind: Kind, *, wanted: Sequence[str], ends: Sequence[int]) -> None:
         self.inner = processor
         self.tokenizer = processor.tokenizer
-        self.picture: str = str(processor.image_token)
+        self.image: str = str(processor.image_token)
         self._kind = kind
         self._wanted = set(wanted)
         self._layouts: dict[Size, Layout] = {}
@@ -89,8 +89,8 @@ class ChatProcessor:
             self._check_template()
         self.end = self._end_token(ends)
 
-    def prompt(self, instruction: str, *, pictures: int = 1, context: Sequence[Turn] = ()) -> str:
-        """The rendered prompt, up to where an answer begins, with one picture token per picture.
+    def prompt(self, instruction: str, *, images: int = 1, context: Sequence[Turn] = ()) -> str:
+        """The rendered prompt, up to where an answer begins, with one image token per image.
 
         What the template puts between its generation prompt and an answer (`</think>` of a model that thinks) is part
         of the prompt: it is neither trained nor predicted.
@@ -102,9 +102,9 @@ class ChatProcessor:
             refuse_context("the model", context)
             ahead, behind = self._kind.plain.split("{image}")
             bos = self.tokenizer.bos_token or ""
-            return ahead + self.picture * pictures + behind.replace("{bos}", bos).replace("{instruction}", instruction)
-        turns = [self._turn(turn.role, turn.text, pictures=turn.images) for turn in context]
-        asked = self._rendered([*turns, self._turn("user", instruction, pictures=pictures)], ask=True)
+            return ahead + self.image * images + behind.replace("{bos}", bos).replace("{instruction}", instruction)
+        turns = [self._turn(turn.role, turn.text, images=turn.images) for turn in context]
+        asked = self._rendered([*turns, self._turn("user", instruction, images=images)], ask=True)
         if left_out := next((turn.role for turn in context if turn.text not in asked), None):
             raise UserError(f"the model's chat template leaves out this turn of the {left_out}: leave it out, too")
         return asked.removesuffix(self._instead) + self._lead
@@ -115,10 +115,10 @@ class ChatProcessor:
         return (self._instead, self._lead) if self._instead or self._lead else ()
 
     def pixels(self, image: Image.Image) -> dict[str, Tensor]:
-        """What the encoder step takes of one picture.
+        """What the encoder step takes of one image.
 
         Raises:
-            DataError: a picture of this size can't be prepared.
+            DataError: a image of this size can't be prepared.
         """
         self.tokens((image.height, image.width))
         made = self._processed(image)
@@ -126,7 +126,7 @@ class ChatProcessor:
         return {name: value for name, value in made.items() if name in self._wanted}
 
     def layout(self, size: Size) -> Layout:
-        """What a picture of this (height, width) is in a prompt; found with a grey one, and remembered."""
+        """What a image of this (height, width) is in a prompt; found with a grey one, and remembered."""
         if size not in self._layouts:
             self._layouts[size] = self._layout(self._processed(Image.new("RGB", (size[1], size[0]), "grey")))
         return self._layouts[size]
@@ -150,19 +150,19 @@ class ChatProcessor:
         return found  # not read again: a server's threads share this, and another may have cleared it
 
     def count(self, instruction: str, answer: str, sizes: Sequence[Size], context: Sequence[Turn] = ()) -> int:
-        """Tokens of prompt, answer and end token with pictures of these sizes, none of which is prepared.
+        """Tokens of prompt, answer and end token with images of these sizes, none of which is prepared.
 
         Raises:
-            DataError: a picture of such a size can't be prepared.
+            DataError: a image of such a size can't be prepared.
         """
         key = (instruction, answer, tuple(context), len(sizes))
-        marks = [self.picture] * len(sizes)
+        marks = [self.image] * len(sizes)
         prompt, answered = self._remembered(key, lambda: self._tokenised(instruction, answer, marks, context))
         self._count([size for size in dict.fromkeys(sizes) if size not in self._counts])
         return len(prompt) + len(answered) + sum(self._counts[size] - 1 for size in sizes)
 
     def tokens(self, size: Size) -> int:
-        """Tokens that a picture of this (height, width) takes in the prompt, by the processor's own arithmetic.
+        """Tokens that a image of this (height, width) takes in the prompt, by the processor's own arithmetic.
 
         Raises:
             DataError: it can't be prepared.
@@ -220,9 +220,9 @@ class ChatProcessor:
     ) -> tuple[list[int], list[int]]:
         """The answer's tokens are those it has behind the prompt, where that splits cleanly, as in a real dialogue."""
         own = len(texts) - sum(turn.images for turn in context)
-        pieces = self.prompt(instruction, pictures=own, context=context).split(self.picture)
+        pieces = self.prompt(instruction, images=own, context=context).split(self.image)
         if len(pieces) != len(texts) + 1:
-            raise DataError(f"the instruction {short(instruction)} holds '{self.picture}', which stands for a picture")
+            raise DataError(f"the instruction {short(instruction)} holds '{self.image}', which stands for a image")
         prompt = "".join(piece + text for piece, text in zip_longest(pieces, texts, fillvalue=""))
         ids = self._of_text(prompt)
         if answer is None:
@@ -238,18 +238,16 @@ class ChatProcessor:
         return token_ids(self.tokenizer, text, special=special)
 
     def _processed(self, image: Image.Image) -> Any:
-        return self.inner(
-            text=[self.picture], images=[image], return_tensors="pt", return_text_replacement_offsets=True
-        )
+        return self.inner(text=[self.image], images=[image], return_tensors="pt", return_text_replacement_offsets=True)
 
     def _layout(self, made: Any) -> Layout:
-        """The text that the processor put in the picture's place, and facts: all but text and pixels."""
+        """The text that the processor put in the image's place, and facts: all but text and pixels."""
         replaced = made["text_replacement_offsets"][0][0]["replacement"]
         facts = {n: v for n, v in made.items() if n not in _TEXT and not n.startswith("pixel_") and n in self._wanted}
         return Layout(replaced, facts, tuple(made["pixel_values"].shape))
 
-    def _turn(self, role: str, text: str, *, pictures: int = 0) -> dict[str, Any]:
-        content = [{"type": "image"}] * pictures + [{"type": "text", "text": text}]
+    def _turn(self, role: str, text: str, *, images: int = 0) -> dict[str, Any]:
+        content = [{"type": "image"}] * images + [{"type": "text", "text": text}]
         return {"role": role, "content": content}
 
     def _rendered(self, turns: list[dict[str, Any]], *, ask: bool) -> str:
@@ -272,10 +270,10 @@ class ChatProcessor:
                 "from an answer; use the chat template of the instruction-tuned model"
             )
         asked = self.prompt(_QUESTION)
-        if asked.count(_QUESTION) != 1 or asked.count(self.picture) != 1:
+        if asked.count(_QUESTION) != 1 or asked.count(self.image) != 1:
             raise UserError(
-                f"the model's chat template does not fit its processor: a picture and '{_QUESTION}' become {asked!r}, "
-                f"where '{self.picture}' and the text should stand once each"
+                f"the model's chat template does not fit its processor: a image and '{_QUESTION}' become {asked!r}, "
+                f"where '{self.image}' and the text should stand once each"
             )
         self._find_lead(asked, told[: told.rindex(_ANSWER)])
 
@@ -302,7 +300,7 @@ class ChatProcessor:
 
     def _dialogue(self) -> str:
         """A question with its answer."""
-        question, answer = self._turn("user", _QUESTION, pictures=1), self._turn("assistant", _ANSWER)
+        question, answer = self._turn("user", _QUESTION, images=1), self._turn("assistant", _ANSWER)
         told = self._rendered([question, answer], ask=False)
         if _ANSWER not in told:
             raise UserError("the model's chat template leaves out what the assistant says")
@@ -325,5 +323,5 @@ def encoder_arguments(model: Any) -> list[str]:
 
 
 def stacked_facts(layouts: Sequence[Layout]) -> dict[str, Tensor]:
-    """{argument: (pictures, ...)} of all pictures of a batch."""
+    """{argument: (images, ...)} of all images of a batch."""
     return {name: torch.cat([layout.facts[name] for layout in layouts]) for name in layouts[0].facts}

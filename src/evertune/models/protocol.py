@@ -1,7 +1,7 @@
 """What evertune needs of a large multimodal model, and nothing more.
 
 A family is one file that offers an object with these members. Vision features are frozen: they are computed once per
-picture (`encode`) and handed back in by whoever trains or asks. Everything that trains is in `trainable()`.
+image (`encode`) and handed back in by whoever trains or asks. Everything that trains is in `trainable()`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Batch:
     """Samples ready for the model: B samples, V visual tokens of width D, L text tokens padded on the right.
 
     Attributes:
-        features: (pictures, V, D) frozen vision features of all samples, one after another, half precision.
+        features: (images, V, D) frozen vision features of all samples, one after another, half precision.
         input_ids: (B, L) instruction, answer and end token.
         attention: (B, L) 1 where `input_ids` is text, 0 where it is padding.
         labels: (B, L) the token id where it is part of the answer (end token included), -100 elsewhere.
@@ -47,7 +47,7 @@ class Batch:
 
     @property
     def image_counts(self) -> list[int]:
-        """How many pictures each of the B samples has; they may have none."""
+        """How many images each of the B samples has; they may have none."""
         return [len(sample.images) for sample in self.samples]
 
     def to(self, device: torch.device) -> Batch:
@@ -140,7 +140,7 @@ class LMM(Protocol):
 
     name: str
     images_per_sample: range
-    """How many pictures a sample may have."""
+    """How many images a sample may have."""
     hf_prefix: str
     """Where in `module()` the model of the library `transformers` is: what the names of its parameters begin with."""
 
@@ -154,11 +154,11 @@ class LMM(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of everything that decides an answer before any training: weights, prompt, picture preparation."""
+        """Hash of everything that decides an answer before any training: weights, prompt, image preparation."""
 
     @property
     def encoder_fingerprint(self) -> str:
-        """Hash of what decides `encode`: the vision tower and the preparation of pictures."""
+        """Hash of what decides `encode`: the vision tower and the preparation of images."""
 
     def module(self) -> nn.Module:
         """The module that trains; calling it with a `Batch` gives an `Output`."""
@@ -173,16 +173,16 @@ class LMM(Protocol):
         """Factor of the learning rate for the parameter of this name."""
 
     def encode(self, images: Sequence[Image.Image]) -> Tensor | list[Tensor]:
-        """(n, V, D) frozen vision features of n RGB pictures, half precision, on the CPU.
+        """(n, V, D) frozen vision features of n RGB images, half precision, on the CPU.
 
-        A list of (V, D) where pictures have different numbers of rows; such a family finds them in padded ones itself.
+        A list of (V, D) where images have different numbers of rows; such a family finds them in padded ones itself.
         """
 
     def collate(self, samples: Sequence[Sample], features: Tensor) -> Batch:
-        """Render prompts and answers of `samples` and put them beside the (pictures, V, D) features of all of them."""
+        """Render prompts and answers of `samples` and put them beside the (images, V, D) features of all of them."""
 
-    def prompt(self, instruction: str, *, pictures: int = 1) -> str:
-        """The rendered prompt, `{image}` where the visual tokens of each picture stand."""
+    def prompt(self, instruction: str, *, images: int = 1) -> str:
+        """The rendered prompt, `{image}` where the visual tokens of each image stand."""
 
     def answer(
         self,
@@ -190,12 +190,12 @@ class LMM(Protocol):
         instructions: Sequence[str],
         *,
         max_new_tokens: int,
-        pictures: Sequence[int] | None = None,
+        images: Sequence[int] | None = None,
         context: Sequence[Turn] = (),
     ) -> list[Generation]:
-        """Greedy answers to n instructions with (pictures, V, D) features; the same whatever else is in the batch.
+        """Greedy answers to n instructions with (images, V, D) features; the same whatever else is in the batch.
 
-        `pictures` says how many of the features belong to each instruction, 0 included; by default one. `context` is
+        `images` says how many of the features belong to each instruction, 0 included; by default one. `context` is
         what was said before every one of them; its images are the first of each.
 
         Raises:
@@ -232,11 +232,11 @@ class LMM(Protocol):
         """Write the weights as they are now, with what says how they are read, as a checkpoint that this family loads.
 
         Low-rank matrices of the model's own are merged into their layers, so the model is spent afterwards. Other files
-        of a checkpoint (tokenizer, preparation of pictures) are not written: they do not change.
+        of a checkpoint (tokenizer, preparation of images) are not written: they do not change.
         """
 
     def embed_images(self, features: Tensor) -> Tensor:
-        """(n, D) one frozen vector per picture from its (n, V, D) features, float32, on the CPU."""
+        """(n, D) one frozen vector per image from its (n, V, D) features, float32, on the CPU."""
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """(n, width) frozen embeddings of instructions or answers, float32, on the CPU."""

@@ -190,7 +190,7 @@ def _sizes(samples: Sequence[Sample], at: int) -> list[Size]:
     if not isinstance(samples, Samples):
         sample = samples[at]
         return [size_of(path, origin=sample.origin) for path in sample.images]
-    shapes = samples.seen.shapes[samples.rows.pictures_of(int(samples.chosen[at]))].tolist()
+    shapes = samples.seen.shapes[samples.rows.images_of(int(samples.chosen[at]))].tolist()
     return [(height, width) if height else TYPICAL for height, width in shapes]
 
 

@@ -23,7 +23,7 @@ from evertune.data.placeholders import IMAGE_MARK
 from evertune.data.task import Sample
 from evertune.models.decoder import (
     answer_rows,
-    asked_behind_pictures,
+    asked_behind_images,
     greedy_answers,
     loss_behind_image,
     mean_word_embeddings,
@@ -74,12 +74,12 @@ class Smol(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the checkpoint's files, the prompt and the preparation of pictures."""
+        """Hash of the checkpoint's files, the prompt and the preparation of images."""
         return digest_of({**self.config, "preparation": PREPARATION})
 
     @property
     def encoder_fingerprint(self) -> str:
-        """Hash of the tower's file and the preparation of pictures."""
+        """Hash of the tower's file and the preparation of images."""
         keys = ("vision_sha256", "image_side", "vision_width")
         return digest_of({"preparation": PREPARATION, **{k: self.config[k] for k in keys}})
 
@@ -103,9 +103,9 @@ class Smol(nn.Module):
         """The projector, which starts random, wants smaller steps than LoRA, which starts without effect."""
         return float(self.config["projection_rate"]) if parameter.startswith("projector.") else 1.0
 
-    def prompt(self, instruction: str, *, pictures: int = 1) -> str:
-        """`{image}` stands for the visual tokens of a picture."""
-        form = str(self.config["prompt"]).replace("{image}", "{image}" * pictures)
+    def prompt(self, instruction: str, *, images: int = 1) -> str:
+        """`{image}` stands for the visual tokens of a image."""
+        form = str(self.config["prompt"]).replace("{image}", "{image}" * images)
         return form.replace("{instruction}", instruction)
 
     def forward(self, batch: Batch) -> Output:
@@ -137,7 +137,7 @@ class Smol(nn.Module):
         instructions: Sequence[str],
         *,
         max_new_tokens: int,
-        pictures: Sequence[int] | None = None,
+        images: Sequence[int] | None = None,
         context: Sequence[Turn] = (),
     ) -> list[Generation]:
         """Greedy answers."""
@@ -145,7 +145,7 @@ class Smol(nn.Module):
         with evaluating(self):
             visual = self._visual(features.to(self.device))
             texts = [self._text_after_image(text) for text in instructions]
-            embeds = asked_behind_pictures(visual, self._embedding(), texts, pictures or [1] * len(texts))
+            embeds = asked_behind_images(visual, self._embedding(), texts, images or [1] * len(texts))
             lm = self.lm.get_base_model()
             return greedy_answers(lm, self.tokenizer, embeds, max_new_tokens=max_new_tokens, end=self._end)
 
@@ -203,7 +203,7 @@ class Smol(nn.Module):
         return self.projector(features.float()).to(self.dtype)  # type: ignore[no-any-return]
 
     def _text_after_image(self, instruction: str) -> list[int]:
-        text = self.prompt(instruction, pictures=0)
+        text = self.prompt(instruction, images=0)
         return token_ids(self.tokenizer, text)
 
     def _answer_ids(self, answer: str) -> list[int]:
@@ -310,7 +310,7 @@ def _with_lora(lm: Any, config: Mapping[str, Any]) -> Any:
 def _projector(width: int, embeddings: Tensor, gain: float) -> nn.Sequential:
     """LayerNorm, Linear, GELU, Linear, LayerNorm; visual tokens start at `gain` times the spread of word embeddings.
 
-    A gain well above 1 lets a picture stand out in the residual stream of the LM: without an alignment stage the model
+    A gain well above 1 lets a image stand out in the residual stream of the LM: without an alignment stage the model
     else spends most of a short training on a plateau where it guesses (docs/log.md).
     """
     inner = embeddings.shape[1]
@@ -332,7 +332,7 @@ def _refuse_thin(size: Size, side: int) -> None:
 
 
 def _prepared(image: Image.Image, side: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """(3, side, side) of an RGB picture; the one preparation for training and evaluation."""
+    """(3, side, side) of an RGB image; the one preparation for training and evaluation."""
     _refuse_thin((image.height, image.width), side)
     square = ImageOps.pad(image, (side, side), method=Image.Resampling.BICUBIC, color=(127, 127, 127))
     return ((np.asarray(square, dtype=np.float32) - 127.0) / 128.0).transpose(2, 0, 1)

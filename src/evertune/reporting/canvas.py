@@ -96,7 +96,7 @@ def drawn(canvas: Canvas, label: str) -> str:
 def pixels_of(canvas: Canvas) -> Pixels:
     """What is on `canvas` as (height, width, 3) bytes on white: twice as many pixels as CSS has, or `MOST_PIXELS`.
 
-    Drawing takes some ten times the picture's bytes: a long stream would need more memory for it than for learning.
+    Drawing takes some ten times the image's bytes: a long stream would need more memory for it than for learning.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 

@@ -1,6 +1,6 @@
-"""The answers that the page shows: ten of a task, before and after, with small pictures.
+"""The answers that the page shows: ten of a task, before and after, with small images.
 
-Scores say how much was forgotten; answers show what forgetting looks like. Each picture is embedded once, however
+Scores say how much was forgotten; answers show what forgetting looks like. Each image is embedded once, however
 many runs show it.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import Image
 
-from evertune.data.images import small_picture
+from evertune.data.images import small_image
 from evertune.data.task import images_of_row
 from evertune.metrics.rules import Rule, rule_of
 from evertune.reporting.loaded import Loaded
@@ -80,11 +80,11 @@ class Thumbnails:
         self.uris: dict[str, str] = {}  # name -> data URI, in the order of first use
 
     def name_of(self, image: str) -> str | None:
-        """The name under which the picture is embedded; None when the file is gone or is no picture."""
+        """The name under which the image is embedded; None when the file is gone or is no image."""
         if image not in self._names:
             uri = thumbnail(Path(image))
             known = {known_uri: name for name, known_uri in self.uris.items()}
-            name = known.get(uri, f"picture-{len(self.uris) + 1}") if uri else None
+            name = known.get(uri, f"image-{len(self.uris) + 1}") if uri else None
             if name and uri:
                 self.uris[name] = uri
             self._names[image] = name
@@ -92,27 +92,27 @@ class Thumbnails:
 
 
 def thumbnail(path: Path) -> str | None:
-    """A picture of at most 96 x 96 pixels as a data URI (PNG or JPEG, whichever is smaller); None if unreadable."""
+    """A image of at most 96 x 96 pixels as a data URI (PNG or JPEG, whichever is smaller); None if unreadable."""
     try:
-        return data_uri(small_picture(path, side=SIDE))
+        return data_uri(small_image(path, side=SIDE))
     except DataError:
         return None
 
 
-def data_uri(picture: Image.Image) -> str:
-    """An RGB or RGBA picture as a data URI: PNG or JPEG, whichever is smaller."""
-    picture = picture.convert("RGBA")
-    opaque = picture.getchannel("A").getextrema() == (255, 255)
-    choices = [("png", _encoded(picture.convert("RGB") if opaque else picture, "PNG"))]
+def data_uri(image: Image.Image) -> str:
+    """An RGB or RGBA image as a data URI: PNG or JPEG, whichever is smaller."""
+    image = image.convert("RGBA")
+    opaque = image.getchannel("A").getextrema() == (255, 255)
+    choices = [("png", _encoded(image.convert("RGB") if opaque else image, "PNG"))]
     if opaque:
-        choices.append(("jpeg", _encoded(picture.convert("RGB"), "JPEG")))
+        choices.append(("jpeg", _encoded(image.convert("RGB"), "JPEG")))
     kind, data = min(choices, key=lambda choice: len(choice[1]))
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def _encoded(picture: Image.Image, kind: str) -> bytes:
+def _encoded(image: Image.Image, kind: str) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, kind, optimize=True, **({"quality": 80} if kind == "JPEG" else {}))
+    image.save(buffer, kind, optimize=True, **({"quality": 80} if kind == "JPEG" else {}))
     return buffer.getvalue()
 
 

@@ -1,6 +1,6 @@
 """One HTML file that tells what a run, or several, learned and forgot; it opens anywhere, without a network.
 
-No script and nothing external: plots are inline SVG, pictures are data URIs, and a content security policy forbids the
+No script and nothing external: plots are inline SVG, images are data URIs, and a content security policy forbids the
 rest. Answers, task names and file names come from a model and from data, so everything is escaped.
 """
 
@@ -72,13 +72,13 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
     if not runs:
         raise UserError("a report needs at least one run folder")
     loaded = [(run, load_matrix(run)) for run in runs]
-    pictures = Thumbnails()
-    settings = _settings(loaded, pictures)
+    images = Thumbnails()
+    settings = _settings(loaded, images)
     template = environment().get_template("page.html.j2")
     page = template.render(
         settings=settings,
         titles=METRIC_TITLES,
-        pictures=pictures.uris,
+        images=images.uris,
         single=len(runs) == 1,
         shown=SHOWN,
         duration=duration,
@@ -113,7 +113,7 @@ def policy(css: str) -> str:
     )
 
 
-def _settings(loaded: Sequence[tuple[Path, Loaded]], pictures: Thumbnails) -> list[Setting]:
+def _settings(loaded: Sequence[tuple[Path, Loaded]], images: Thumbnails) -> list[Setting]:
     matrices = [matrix for _, matrix in loaded]
     result = []
     for setting in dict.fromkeys(map(setting_of, matrices)):
@@ -133,13 +133,13 @@ def _settings(loaded: Sequence[tuple[Path, Loaded]], pictures: Thumbnails) -> li
                 notes=notes_of(rows),
                 curve=Markup(average_curve([m for _, m in members], order)),
                 forgetting=Markup(forgetting_by_task([m for _, m in members], order)),
-                runs=[_run(run, matrix, matrices, pictures) for run, matrix in members],
+                runs=[_run(run, matrix, matrices, images) for run, matrix in members],
             )
         )
     return result
 
 
-def _run(run: Path, matrix: Loaded, others: Sequence[Loaded], pictures: Thumbnails) -> dict[str, Any]:
+def _run(run: Path, matrix: Loaded, others: Sequence[Loaded], images: Thumbnails) -> dict[str, Any]:
     """What the page says about one run."""
     return {
         "method": matrix["method"],
@@ -155,7 +155,7 @@ def _run(run: Path, matrix: Loaded, others: Sequence[Loaded], pictures: Thumbnai
         "metrics": _metrics(matrix, others),
         "cost": _cost(matrix.get("cost") or {}),
         "warnings": [str(warning) for warning in matrix.get("warnings") or []],
-        "examples": [_with_side(examples_of(run, matrix, task, pictures)) for task in matrix["tasks"]],
+        "examples": [_with_side(examples_of(run, matrix, task, images)) for task in matrix["tasks"]],
         "stamp": _stamp(run),
     }
 

@@ -266,9 +266,9 @@ def data_of(config: RunConfig, *, decode: bool = False, progress: Progress | Non
     """The stream of a run, as `load_stream` reads it for the run's model.
 
     Raises:
-        DataError: a row or, with `decode`, a picture can't be used, or the model takes another number of pictures.
+        DataError: a row or, with `decode`, a image can't be used, or the model takes another number of images.
     """
-    from evertune.models import pictures_taken
+    from evertune.models import images_taken
 
     return load_stream(
         config.stream,
@@ -276,7 +276,7 @@ def data_of(config: RunConfig, *, decode: bool = False, progress: Progress | Non
         data=config.data,
         skip_invalid=config.skip_invalid,
         decode=decode,
-        takes=pictures_taken(config.model),
+        takes=images_taken(config.model),
         model=Path(config.model).name,
         progress=progress,
     )

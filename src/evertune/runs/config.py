@@ -98,7 +98,7 @@ class SharedSettings(Settings):
     deterministic: bool = Field(
         default=False,
         description="bit-identical reruns on a CPU: one thread, float32, deterministic algorithms, no reuse, features "
-        "one picture at a time",
+        "one image at a time",
     )
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     model_options: dict[str, Any] = Field(

@@ -74,7 +74,7 @@ def _circumstances(lmm: LMM, stream: Stream) -> dict[str, Any]:
         "dtype": str(lmm.dtype).removeprefix("torch."),
         "model_fingerprint": lmm.fingerprint,
         "prompts": {
-            task.name: lmm.prompt(first.instruction, pictures=len(first.images))
+            task.name: lmm.prompt(first.instruction, images=len(first.images))
             for task in stream.columns
             for first in [task.train[0]]
         },

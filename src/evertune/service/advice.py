@@ -61,7 +61,7 @@ class Advice:
         foreseen: what an expansion would do; None where all weights are one.
         choice: the method that would be taken and why.
         seconds: of training and of the questions that `learn` asks, measured on this machine.
-        stored_bytes: that the folder would grow by, without pictures.
+        stored_bytes: that the folder would grow by, without images.
     """
 
     task: str

@@ -1,7 +1,7 @@
-"""What a model in service keeps of its tasks: the test samples and the pictures it will be asked about again.
+"""What a model in service keeps of its tasks: the test samples and the images it will be asked about again.
 
     kept/gqa.json              score, test samples, and the training sample with the longest answer
-    kept/pictures/3f...9a.png  by SHA-256; also those that a replay memory holds
+    kept/images/3f...9a.png  by SHA-256; also those that a replay memory holds
 
 So it can be checked, and taught further, after the data themselves are gone, and the folder can be moved.
 """
@@ -15,7 +15,7 @@ from typing import Any
 from evertune.data import Sample, Task
 from evertune.data.task import images_of_row, images_to_row
 from evertune.metrics.rules import rule_of
-from evertune.training.image_store import FOLDER, PICTURES, keep_images
+from evertune.training.image_store import FOLDER, IMAGES, keep_images
 from evertune.utils.errors import RunFolderError, UserError
 from evertune.utils.files import read_object, write_json
 from evertune.utils.safe_names import below, is_name
@@ -74,7 +74,7 @@ def is_kept(folder: Path, name: str) -> bool:
 
 
 def drop_task(folder: Path, name: str) -> None:
-    """Forget what was kept of a task; pictures stay, others may need them."""
+    """Forget what was kept of a task; images stay, others may need them."""
     if is_kept(folder, name):
         (folder / FOLDER / f"{name}.json").unlink()
 
@@ -91,7 +91,7 @@ def _row(folder: Path, sample: Sample) -> dict[str, Any]:
 
 
 def _sample(folder: Path, row: dict[str, Any], origin: str) -> Sample:
-    place = folder / FOLDER / PICTURES
+    place = folder / FOLDER / IMAGES
     images = tuple(below(place, str(image)) for image in images_of_row(row))
     extras, answers = row.get("extras", {}), row["answers"]
     texts = [row["id"], row["instruction"], *answers, *extras, *extras.values()]

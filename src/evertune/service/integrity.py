@@ -1,6 +1,6 @@
 """`evertune doctor RUN`: is everything in a run folder what was written, what is broken, what can be made again.
 
-Nothing is believed that has a checksum: stages, answers, kept pictures. `repair` makes again just what is broken: a
+Nothing is believed that has a checksum: stages, answers, kept images. `repair` makes again just what is broken: a
 stage is taught from the one before it, a cell is asked anew, and what rests on neither stays as it is.
 """
 
@@ -28,7 +28,7 @@ from evertune.runs.runner import Callback, evaluate_cell, plan_of
 from evertune.service.eval_set import is_kept, kept_task
 from evertune.service.service import OWN
 from evertune.training.image_store import FOLDER as KEPT
-from evertune.training.image_store import PICTURES, keep_images
+from evertune.training.image_store import IMAGES, keep_images
 from evertune.training.learner import Learner
 from evertune.training.run_origin import origin_of
 from evertune.training.stages import (
@@ -206,12 +206,12 @@ def _kept(folder: Path, config: RunConfig) -> Iterator[Finding]:
             kept_task(folder, path.stem)
         except RunFolderError as problem:
             yield Finding(path, _said(problem), again)
-    for picture in sorted((folder / KEPT / PICTURES).glob("*")):
-        if not picture.name.startswith(".") and picture.is_file() and digest_of_file(picture) != picture.stem:
-            yield Finding(picture, "was changed: it is not the picture of its name", again)
+    for image in sorted((folder / KEPT / IMAGES).glob("*")):
+        if not image.name.startswith(".") and image.is_file() and digest_of_file(image) != image.stem:
+            yield Finding(image, "was changed: it is not the image of its name", again)
     for name in sorted(_images_named(folder)):
-        if not (folder / KEPT / PICTURES / name).exists():
-            yield Finding(folder / KEPT / PICTURES / name, "is missing", again)
+        if not (folder / KEPT / IMAGES / name).exists():
+            yield Finding(folder / KEPT / IMAGES / name, "is missing", again)
 
 
 def _images_named(folder: Path) -> set[str]:
@@ -274,7 +274,7 @@ def repair(
             lmm = bare(open_run(folder, upto=0, progress=progress).lmm)
             stamp(folder, lmm, stream or Stream(OWN, tasks=()))
         if stream is not None:
-            _copy_again(folder, {f.path.stem for f in found if f.path.parent == folder / KEPT / PICTURES}, stream)
+            _copy_again(folder, {f.path.stem for f in found if f.path.parent == folder / KEPT / IMAGES}, stream)
         for number in sorted(finding.stage for finding in found if finding.stage and finding.remedy):
             _teach_again(folder, number, stream, callback, progress)
         if cells and not any(finding.stage and not finding.remedy for finding in found):

@@ -161,7 +161,7 @@ def learn(
         deterministic: refuse a model that was not made so; what it is decides how it learns.
         track: services that get the metrics, as in `evertune.run`; each learning is a run there, with all before it.
         callback: told about progress.
-        progress: told about downloads and pictures.
+        progress: told about downloads and images.
 
     Raises:
         DataError: something in the data can't be used; nothing was changed.

@@ -74,7 +74,7 @@ def read_new(
         score: the scoring rule; default: the data's.
         hints: how a single file is read.
         skip_invalid: leave out rows that can't be used.
-        progress: told about pictures.
+        progress: told about images.
 
     Raises:
         DataError: something in the data can't be used.

@@ -129,17 +129,17 @@ def percent(share: float) -> str:
 
 
 def asked(
-    service: Service, pictures: Sequence[Path], question: str, *, task: str | None = None, max_new_tokens: int = 32
+    service: Service, images: Sequence[Path], question: str, *, task: str | None = None, max_new_tokens: int = 32
 ) -> AskResult:
-    """Ask a model one question about pictures.
+    """Ask a model one question about images.
 
     Raises:
         UserError: the question is empty, or a method must be told the task.
-        DataError: a picture is missing or broken, or the model takes another number of them.
+        DataError: a image is missing or broken, or the model takes another number of them.
     """
     from evertune.models.readable import MOST, unknown_tokens  # brings torch
 
     learner = service.learner
-    answer = learner.ask(pictures, question, task=task, max_new_tokens=max_new_tokens)
+    answer = learner.ask(images, question, task=task, max_new_tokens=max_new_tokens)
     odd = unknown_tokens([replace(answer.sample, origin="the question")], learner.lmm, above=MOST)
     return AskResult(answer.text, answer.expert, learner.ranking(answer.sample), tuple(map(str, odd)))

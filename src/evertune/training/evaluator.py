@@ -1,6 +1,6 @@
 """The one evaluator: batched greedy answers to a task's test samples, and their score.
 
-Answers are kept by what decides them (model, trained weights, number format, picture, instruction, length), so that an
+Answers are kept by what decides them (model, trained weights, number format, image, instruction, length), so that an
 answer is generated once: row 0 is shared by all methods, and an old expert that still answers is not asked again.
 """
 
@@ -51,7 +51,7 @@ class Prediction:
 
 
 class PredictionCache:
-    """Answers of one set of weights, in one file; found by picture and instruction."""
+    """Answers of one set of weights, in one file; found by image and instruction."""
 
     def __init__(self, lmm: LMM, *, max_new_tokens: int, reuse: bool) -> None:
         self._reuse = reuse
@@ -196,7 +196,7 @@ def _fill(
             features.get(chunk),
             [s.instruction for s in chunk],
             max_new_tokens=max_new_tokens,
-            pictures=[len(s.images) for s in chunk],
+            images=[len(s.images) for s in chunk],
             context=context,
         )
         yield min(len(samples), known + round(together * len(said)))
@@ -259,7 +259,7 @@ def _sound(row: Any) -> dict[str, Any]:
         raise ValueError("no answer")
     images = [row["image"]] if "image" in row else row.get("images")
     if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
-        raise ValueError("no pictures")
+        raise ValueError("no images")
     if not isinstance(row.get("expert"), str | None):
         raise ValueError("no expert")
     sound: dict[str, Any] = row

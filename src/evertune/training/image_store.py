@@ -1,6 +1,6 @@
 """Images that a run folder keeps, by content: those of a replay memory and of the tasks that are asked again.
 
-    kept/pictures/3f...9a.png    named by SHA-256
+    kept/images/3f...9a.png    named by SHA-256
 
 Who keeps a sample names its images by these file names alone. So a run resumes when its folder, the cache or the data
 are elsewhere or gone.
@@ -19,7 +19,7 @@ from evertune.utils.files import make_folder, write_atomically
 from evertune.utils.safe_names import below
 
 FOLDER = "kept"
-PICTURES = "pictures"
+IMAGES = "images"
 
 
 def keep_images(run: Path, sample: Sample) -> Sample:
@@ -28,7 +28,7 @@ def keep_images(run: Path, sample: Sample) -> Sample:
     Raises:
         DataError: an image is gone.
     """
-    place = run / FOLDER / PICTURES
+    place = run / FOLDER / IMAGES
     names = [f"{sha}{image.suffix.lower()}" for image, sha in zip(sample.images, sample.image_digests, strict=True)]
     for image, name in zip(sample.images, names, strict=True):
         if distributed.is_main_process() and not (place / name).exists():
@@ -43,12 +43,12 @@ def kept_images(run: Path, sample: Sample) -> Sample:
     Raises:
         DataError: an image is gone. RunFolderError: a name leads out of the folder.
     """
-    place = run / FOLDER / PICTURES
+    place = run / FOLDER / IMAGES
     images = tuple(below(place, str(image)) for image in sample.images)
     for image in images:
         if not image.exists():
             raise DataError(
                 f"{sample.origin}: the kept image {image} is missing. Run evertune doctor {run} --repair",
-                kind="missing picture",
+                kind="missing image",
             )
     return replace(sample, images=images)

@@ -209,11 +209,11 @@ class Learner:
         task: str | None = None,
         max_new_tokens: int = 16,
     ) -> Prediction:
-        """Answer one question about a picture, or as many as the model takes; `task` is for methods that need it only.
+        """Answer one question about a image, or as many as the model takes; `task` is for methods that need it only.
 
         Raises:
             UserError: the instruction is empty, or a method must be told the task.
-            DataError: a picture is missing or broken, or the model takes another number of them.
+            DataError: a image is missing or broken, or the model takes another number of them.
         """
         images = (image,) if isinstance(image, Path | str) else image
         if not instruction.strip():

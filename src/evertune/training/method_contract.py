@@ -75,16 +75,16 @@ def check_method(
 
 
 def toy_tasks(folder: Path, *, count: int = 3) -> list[Task]:
-    """Tasks of plain coloured pictures, two colours each, with an instruction of their own."""
+    """Tasks of plain coloured images, two colours each, with an instruction of their own."""
     tasks = []
     for number in range(count):
         rows = []
         for index, colour in enumerate(COLOURS[2 * number : 2 * number + 2] * 6):
             path = folder / f"{number}-{index}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            picture = Image.new("RGB", (48, 48), colour)
-            picture.putpixel((index, number), (128, 128, 128))
-            picture.save(path)
+            image = Image.new("RGB", (48, 48), colour)
+            image.putpixel((index, number), (128, 128, 128))
+            image.save(path)
             rows.append(Sample(f"{number}-{index}", (path,), f"{'colour? ' * (number + 1)}", (colour,), str(path)))
         tasks.append(Task(f"task-{number}", tuple(rows[:8]), tuple(rows[8:])))
     return tasks
@@ -150,7 +150,7 @@ def _check_hidden_task(learner: Learner, tasks: Sequence[Task], folder: Path) ->
 
 
 def _disguised(sample: Sample, folder: Path, number: int) -> Sample:
-    """The same pictures and instruction, and nothing else that says where they come from."""
+    """The same images and instruction, and nothing else that says where they come from."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = tuple(folder / f"{number}-{place}.png" for place in range(len(sample.images)))
     for image, path in zip(sample.images, paths, strict=True):

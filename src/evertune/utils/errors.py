@@ -15,9 +15,9 @@ class UserError(ValueError):
 
 
 class DataError(UserError):
-    """A row, a picture or a file of a task can't be used; the message names the file and the line.
+    """A row, a image or a file of a task can't be used; the message names the file and the line.
 
-    `kind` is what problems are counted by in a report: `missing picture`, `broken JSON`, ...
+    `kind` is what problems are counted by in a report: `missing image`, `broken JSON`, ...
     """
 
     def __init__(self, message: str, *, kind: str = "unusable row") -> None:

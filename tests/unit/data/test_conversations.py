@@ -66,7 +66,7 @@ def test_messages_are_recognised(tmp_path):
         rows.append({"messages": [{"role": "system", "content": "Be short."}, asked, answer]})
     path = write_lines(tmp_path / "t.jsonl", *rows)
     found = check(str(path))
-    assert not len(found.errors) and found.tasks()["t"] == {"train": 4, "test": 1, "pictures": 5}
+    assert not len(found.errors) and found.tasks()["t"] == {"train": 4, "test": 1, "images": 5}
     (task,) = load_stream(str(path)).tasks
     assert {sample.instruction for sample in (*task.train, *task.test)} == {f"Be short.\nWhich {n}?" for n in range(5)}
 

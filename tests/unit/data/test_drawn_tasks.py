@@ -86,8 +86,8 @@ def shown(folder, split):
     rows = rows_of(folder, split)
     centres = []
     for row in rows:
-        picture = Image.open(folder / row["image"])
-        counts = {colour: n for n, colour in picture.getcolors(SIDE * SIDE)}
+        image = Image.open(folder / row["image"])
+        counts = {colour: n for n, colour in image.getcolors(SIDE * SIDE)}
         dark = [c for c in counts if max(c) - min(c) >= 0 and counts[c] > 800 and sum(c) < 530]
         centres.append(max(dark, key=counts.get)[:2])
     return centres, [row["answer"] for row in rows]
@@ -173,8 +173,8 @@ def test_every_word_of_the_test_is_taught_by_another_family(seed):
     assert asked <= {word for item in taught[: len(asked)] for word in words(item.told)}
 
 
-def test_too_few_captioned_pictures(tmp_path):
-    with pytest.raises(UserError, match="3 captioned pictures to train on were asked for, and there are 0"):
+def test_too_few_captioned_images(tmp_path):
+    with pytest.raises(UserError, match="3 captioned images to train on were asked for, and there are 0"):
         captioned.write_captioned(tmp_path, "train", [], count=3, instruction="?", seed="0")
 
 
@@ -232,7 +232,7 @@ def clips(folder_of):
 
 
 def test_what_is_left_of_the_clip_art(clips):
-    assert sorted(item.picture.relative_to(clips).as_posix() for item in clipart.titled(clips)) == sorted(
+    assert sorted(item.image.relative_to(clips).as_posix() for item in clipart.titled(clips)) == sorted(
         [
             f"food/{stem}.svg"
             for who in ("ann", "bob", "cid")
@@ -279,9 +279,9 @@ def stamped(folder_of):
         elif name == "animals/twin":
             shutil.copyfile(place / "animals/lion.png", place / "animals/twin.png")
         elif name != "animals/unseen":
-            picture = Image.new("RGBA", (90, 60))
-            picture.paste((20 * number, 0, 0, 255), (10, 10, 70, 50))
-            picture.save(path.with_suffix(".png"))
+            image = Image.new("RGBA", (90, 60))
+            image.paste((20 * number, 0, 0, 255), (10, 10, 70, 50))
+            image.save(path.with_suffix(".png"))
     return place
 
 
@@ -293,7 +293,7 @@ def test_captions_by_language():
     assert stamps.captions("A coin ($.25) of tin. Old.\n")["en"] == "A coin ($.25) of tin."
 
 
-def test_stamps_are_the_same_pictures_in_both_languages(stamped, tmp_path):
+def test_stamps_are_the_same_images_in_both_languages(stamped, tmp_path):
     english = built(stamps.build, tmp_path / "en", language="en", train=3, test=1, seed=0)
     spanish = built(stamps.build, tmp_path / "es", language="es", train=3, test=1, seed=0)
     pairs = {
@@ -311,7 +311,7 @@ def test_stamps_are_the_same_pictures_in_both_languages(stamped, tmp_path):
 
 
 def test_which_stamps_are_left(stamped):
-    found = {item.picture.relative_to(stamped).as_posix() for item in stamps._described(stamped, "es")}
+    found = {item.image.relative_to(stamped).as_posix() for item in stamps._described(stamped, "es")}
     left = "lion.png cartoon/lion.svg bear.png bear2.png cartoon/bear.svg".split()
     assert found == {f"animals/{name}" for name in left}
     assert (

@@ -62,7 +62,7 @@ def test_a_large_cell_several_images_and_the_index_of_another_row(tmp_path):
     options = {"instruction": "question"}
     from evertune.data.formats import table
 
-    folder = table.pictures(tmp_path / "t.TSV", split="train", **options)
+    folder = table.images(tmp_path / "t.TSV", split="train", **options)
     samples, problems = read("table", tmp_path / "t.TSV", images=folder, **options)
     assert [[len(image) for image in shown(sample)] for sample in samples] == [
         [len(base64.b64decode(x)) for x in images] for images in ([large], [small, large], [large], [small])
@@ -177,7 +177,7 @@ def test_a_saved_data_set_says_that_images_is_in_vain(tmp_path):
         (text(3), "is written into the row, and a name is read here"),
         (f"data:image/png;base64,{text(3)}", "is written into the row, and a name is read here"),
         ("https://example.org/a.png", "is an address: download it, and name the file"),
-        ("/9j/a.jpg", "lies outside of the pictures' folder"),
+        ("/9j/a.jpg", "lies outside of the images' folder"),
     ],
 )
 def test_other_readers_say_what_it_is(tmp_path, name, complaint):

@@ -16,7 +16,7 @@ import yaml
 
 from evertune.data import arrow, reading
 from evertune.data.formats import format_of
-from evertune.data.images import open_picture
+from evertune.data.images import open_image
 from evertune.data.json_lists import items, members
 from evertune.data.reading import read_entries
 from evertune.data.stream import load_stream, stream_file
@@ -217,7 +217,7 @@ READERS = {
     "jsonl": lambda path: list(read_entries(path)),
     "list": lambda path: list(items(path)),
     "members": lambda path: list(members(path)),
-    "image": lambda path: open_picture(path, origin="here"),
+    "image": lambda path: open_image(path, origin="here"),
     "csv": lambda path: list(read(path)),
     "parquet": lambda path: list(read(path)),
 }

@@ -269,7 +269,7 @@ def test_coin_questions(published):
         ("22", ("ScienceQA/test/22/image.png",), ("C",)),
         ("23", (), ("B",)),
     ]
-    assert science[1].fields["instruction"].startswith("Which is heavier?"), "the mark of the picture is left out"
+    assert science[1].fields["instruction"].startswith("Which is heavier?"), "the mark of the image is left out"
     assert rows_of("coin", place, split="test", task="VQAv2")[2].answers == ("2",), "a number is taken as its text"
     assert plain(rows_of("coin", place, split="test", task="Grounding"))[2] == (
         "r3",

@@ -23,7 +23,7 @@ VALUES = st.recursive(
 
 @pytest.fixture
 def data(tmp_path):
-    """The fixtures without pictures, to be changed."""
+    """The fixtures without images, to be changed."""
     return shutil.copytree(FIXTURES / "data", tmp_path / "data")
 
 
@@ -240,7 +240,7 @@ INSIDE = "CoIN/Instructions_Original"
         (
             ("TextVQA/TextVQA_Rosetta_OCR_v0.2_train.json", "data", 1, DELETED),
             ("textvqa", "TextVQA", {}),
-            "TextVQA_0.5.1_train.json, row 2: the OCR file has no picture 'aa02'",
+            "TextVQA_0.5.1_train.json, row 2: the OCR file has no image 'aa02'",
         ),
         (
             ("Flickr30k/dataset_flickr30k.json", "images", 1, "sentences", DELETED),
@@ -305,7 +305,7 @@ INSIDE = "CoIN/Instructions_Original"
         (
             ("CTBench/reasoning_test/counting.json", 0, "problem", "Another?"),
             ("ctbench", "CTBench", {"task": "counting", "layout": "llava", "split": "test"}),
-            "counting.jsonl:1: .* has no problem with this text and picture",
+            "counting.jsonl:1: .* has no problem with this text and image",
         ),
         (
             ("CTBench/reasoning_train/counting.json", 0, "solution", "<think>x</think>"),

@@ -1,4 +1,4 @@
-"""Pictures: read as they are seen, the same everywhere; what is broken, too large or outside is named."""
+"""Images: read as they are seen, the same everywhere; what is broken, too large or outside is named."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from PIL import Image
 from reading_rows import colour, faults, read, write_lines
 
 from evertune.data import images
-from evertune.data.images import leads_out, open_picture, read_picture
+from evertune.data.images import leads_out, open_image, read_image
 from evertune.utils.errors import DataError
 
 
 def seen(path):
-    return open_picture(path, origin="x.jsonl:1")
+    return open_image(path, origin="x.jsonl:1")
 
 
 def rows_of(folder, *names):
@@ -61,7 +61,7 @@ def test_sixteen_bits_are_scaled_not_cut(tmp_path, kind):
 
 def test_values_without_a_white_are_refused(tmp_path):
     Image.fromarray(np.array([[0.1, 3.0]], dtype=np.float32)).save(tmp_path / "float.tif")
-    with pytest.raises(DataError, match=r"x.jsonl:1: the picture .*float.tif has values of 32 bits"):
+    with pytest.raises(DataError, match=r"x.jsonl:1: the image .*float.tif has values of 32 bits"):
         seen(tmp_path / "float.tif")
 
 
@@ -80,7 +80,7 @@ def bomb(side):
 def test_a_bomb_is_refused_before_it_is_decoded(tmp_path, side, recwarn, monkeypatch):
     (tmp_path / "bomb.png").write_bytes(bomb(side))
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("decoded"))
-    with pytest.raises(DataError, match=r"x.jsonl:1: the picture .*bomb.png .*pixels"):
+    with pytest.raises(DataError, match=r"x.jsonl:1: the image .*bomb.png .*pixels"):
         seen(tmp_path / "bomb.png")
     assert not [w for w in recwarn.list if issubclass(w.category, Image.DecompressionBombWarning)]
 
@@ -94,7 +94,7 @@ def test_a_file_too_large_is_not_read(tmp_path, monkeypatch):
 
 def test_no_interpreter_is_started(tmp_path):
     (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
-    with pytest.raises(DataError, match="not a picture"):
+    with pytest.raises(DataError, match="not a image"):
         seen(tmp_path / "a.png")
 
 
@@ -102,25 +102,23 @@ def test_the_hash_is_of_what_was_decoded(tmp_path):
     import hashlib
 
     colour(tmp_path, "a.png")
-    assert (
-        read_picture(tmp_path / "a.png", origin="")[1] == hashlib.sha256((tmp_path / "a.png").read_bytes()).hexdigest()
-    )
+    assert read_image(tmp_path / "a.png", origin="")[1] == hashlib.sha256((tmp_path / "a.png").read_bytes()).hexdigest()
 
 
-def test_broken_pictures_are_named_with_their_row(tmp_path):
+def test_broken_images_are_named_with_their_row(tmp_path):
     colour(tmp_path, "good.png")
     whole = (tmp_path / "good.png").read_bytes()
-    contents = {"empty": b"", "text": b"not a picture", "half": whole[: len(whole) // 2]}
+    contents = {"empty": b"", "text": b"not a image", "half": whole[: len(whole) // 2]}
     for name, content in contents.items():
         (tmp_path / f"{name}.png").write_bytes(content)
     samples, problems = read("jsonl", rows_of(tmp_path, "good.png", "empty.png", "gone.png", "text.png", "half.png"))
     assert not problems and len(samples) == 5
     said = faults(samples)
     assert [s.id for s in samples.whole()] == ["0"]
-    assert "task.jsonl:2: the picture" in said[0] and "is empty (0 bytes)" in said[0]
-    assert "task.jsonl:3: the picture" in said[1] and "does not exist" in said[1]
-    assert "task.jsonl:4: the picture" in said[2] and "not a picture" in said[2]
-    assert "task.jsonl:5: the picture" in said[3] and "broken" in said[3]
+    assert "task.jsonl:2: the image" in said[0] and "is empty (0 bytes)" in said[0]
+    assert "task.jsonl:3: the image" in said[1] and "does not exist" in said[1]
+    assert "task.jsonl:4: the image" in said[2] and "not a image" in said[2]
+    assert "task.jsonl:5: the image" in said[3] and "broken" in said[3]
 
 
 def test_links_out_of_the_root(tmp_path):

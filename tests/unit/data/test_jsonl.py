@@ -29,7 +29,7 @@ def test_rows(folder):
     assert second.id == "7" and second.origin.endswith("task.jsonl:3") and not problems
 
 
-def test_several_answers_and_pictures(folder):
+def test_several_answers_and_images(folder):
     rows = [
         {"image": "a.png", "instruction": "what?", "answers": ["red", "crimson"]},
         {"images": ["a.png", "a.png"], "instruction": "same?", "answer": "yes"},
@@ -59,10 +59,10 @@ BAD = [
     ({**GOOD, "images": ["a.png"]}, "task.jsonl:2: a row has either"),
     ({**GOOD, "answer": " "}, "task.jsonl:2: 'answer' must be"),
     ({**GOOD, "instruction": 3}, "task.jsonl:2: 'instruction' must be"),
-    ({**GOOD, "image": "../x.png"}, "task.jsonl:2: the picture '../x.png' lies outside"),
-    ({**GOOD, "image": "/etc/passwd"}, "task.jsonl:2: the picture '/etc/passwd' lies outside"),
-    ({**GOOD, "image": "C:\\x.png"}, "task.jsonl:2: the picture 'C:\\x.png' lies outside"),
-    ({**GOOD, "image": "a\0.png"}, "task.jsonl:2: the name of the picture 'a\\x00.png' holds a NUL"),
+    ({**GOOD, "image": "../x.png"}, "task.jsonl:2: the image '../x.png' lies outside"),
+    ({**GOOD, "image": "/etc/passwd"}, "task.jsonl:2: the image '/etc/passwd' lies outside"),
+    ({**GOOD, "image": "C:\\x.png"}, "task.jsonl:2: the image 'C:\\x.png' lies outside"),
+    ({**GOOD, "image": "a\0.png"}, "task.jsonl:2: the name of the image 'a\\x00.png' holds a NUL"),
     ({**GOOD, "instruction": "a\0b"}, "task.jsonl:2: the instruction 'a\\x00b' holds a NUL"),
     ({**GOOD, "answer": "\ud800"}, "task.jsonl:2: the answer '\\ud800' holds a NUL or half a character"),
     ({**GOOD, "instruction": "x" * 100_001}, "task.jsonl:2: the instruction has 100,001 characters"),

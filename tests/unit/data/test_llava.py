@@ -1,4 +1,4 @@
-"""LLaVA-style files: turns, pictures, ids and marks as the published files have them."""
+"""LLaVA-style files: turns, images, ids and marks as the published files have them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_ids_may_be_missing_or_repeated_in_a_training_file(tmp_path):
 @pytest.mark.parametrize(
     ("image", "count"), [("a.png", 1), (["a.png", "b.png"], 2), (None, 0), ("", 0), ([], 0), (["./a.png"], 1)]
 )
-def test_no_picture_one_or_several(tmp_path, image, count):
+def test_no_image_one_or_several(tmp_path, image, count):
     for key in ("image", "images"):
         rows = [{"id": "1", key: image, "conversations": turn(f"{'<image>' * count} What?", "x")}]
         (sample,), _ = read("llava", write(tmp_path, rows))
@@ -84,7 +84,7 @@ BAD = [
     ({"image": "a.png", "conversations": turn("<image>", "x")}, "must be more than <image>"),
     ({"conversations": turn("a", "")}, "'value' must be a text that is not empty"),
     ({"image": {"x": 1}, "conversations": turn("a", "b")}, "row 2: 'image' must be a text"),
-    ({"image": "../a.png", "conversations": turn("a", "b")}, "row 2: the picture '../a.png' lies outside"),
+    ({"image": "../a.png", "conversations": turn("a", "b")}, "row 2: the image '../a.png' lies outside"),
     ({"question_id": "1", "text": "a"}, "row 2: the row has no 'answer'"),
     ({"question_id": True, "text": "a", "answer": "b"}, "row 2: 'question_id' must be a text"),
     ({"id": "1"}, "row 2: a row has 'conversations' (to train on) or 'text'"),
@@ -115,13 +115,13 @@ def test_broken_json_names_line_and_column(tmp_path):
 
 
 def test_a_task_of_two_files(tmp_path):
-    names = [colour(tmp_path / "pictures", f"{n}.png", (n, 0, 0)) for n in range(4)]
+    names = [colour(tmp_path / "images", f"{n}.png", (n, 0, 0)) for n in range(4)]
     train = [{"image": name, "conversations": turn("<image>\nWhat?", "x")} for name in names[:3]]
     write(tmp_path, train)
     write(tmp_path, [{"question_id": 1, "image": names[3], "text": "What?", "answer": "y"}], "test.json")
     stream = tmp_path / "s.yaml"
     stream.write_text(
-        "name: s\ntasks: [{name: a, format: llava, train: train.json, test: test.json, images: pictures, "
+        "name: s\ntasks: [{name: a, format: llava, train: train.json, test: test.json, images: images, "
         'prompt: "Question: {instruction} Short answer:"}]'
     )
     (task,) = load_stream(str(stream), decode=True, takes=range(1, 2)).tasks

@@ -112,7 +112,7 @@ def test_books():
         assert item.answers == (next(v for k, v in wanted.items() if k in item.instruction),)
 
 
-def test_blurred_pictures_are_unanswerable():
+def test_blurred_images_are_unanswerable():
     assert {item.answers[0] for _, item in asked("vizwiz", blurred=True)} == {"unanswerable"}
     assert "unanswerable" not in {item.answers[0] for _, item in asked("vizwiz")}
 
@@ -157,7 +157,7 @@ def test_language_is_learned_on_pretraining_scenes_only():
     assert not any(document(choose).prefix.split(" ", 1)[1] in held_out for _ in range(500))
 
 
-def test_the_same_seed_draws_the_same_picture():
+def test_the_same_seed_draws_the_same_image():
     scene = scenes("signs", count=1)[0]
     first, again = (draw(scene, random.Random(5)) for _ in range(2))
     assert first.tobytes() == again.tobytes()

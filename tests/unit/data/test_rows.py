@@ -103,7 +103,7 @@ def test_fingerprints_are_those_of_the_values(path):
     assert samples[0].known_digests == (digest_of_file(samples[0].images[0]),)
 
 
-def test_a_picture_is_read_once_and_again_when_it_changed(path, monkeypatch):
+def test_a_image_is_read_once_and_again_when_it_changed(path, monkeypatch):
     samples, _ = read("jsonl", path)
     before = list(samples.fingerprints())
     monkeypatch.setattr(seen, "read_bytes", lambda *_, **__: pytest.fail("read again"))
@@ -149,7 +149,7 @@ def test_known_fingerprints_of_earlier_versions(tmp_path):
     assert limited.fingerprint == "caee296c84ea7aba40b8409dd537850d75c5d4eb9fd4e5c8a34c6d7ab46f9813"
 
 
-def test_samples_with_other_numbers_of_pictures_never_collide():
+def test_samples_with_other_numbers_of_images_never_collide():
     a, b = "a" * 64, "b" * 64
     cases = [([a], "q"), ([], "q"), ([a, b], "q"), ([b, a], "q"), ([a], f"{b}q"), ([], a)]
     assert len({content_digest(images, text, ("x",)) for images, text in cases}) == len(cases)
@@ -160,7 +160,7 @@ def test_samples_with_other_numbers_of_pictures_never_collide():
     }
 
 
-def test_files_name_one_picture_as_ever(tmp_path):
+def test_files_name_one_image_as_ever(tmp_path):
     one, two = (tmp_path / "a.png",), (tmp_path / "a.png", tmp_path / "b.png")
     assert images_to_row(one) == {"image": str(one[0])}
     for images in (one, two, ()):
@@ -208,7 +208,7 @@ def test_a_prompt_that_names_an_unknown_field(path):
     assert "did you mean 'instruction'" in problems[0]
 
 
-def test_a_missing_picture_stops_a_fingerprint(path):
+def test_a_missing_image_stops_a_fingerprint(path):
     (path.parent / "2.png").unlink()
     samples, _ = read("jsonl", path)
     samples.look(depth=HASHED)

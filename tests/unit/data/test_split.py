@@ -39,17 +39,17 @@ def test_ranks_are_those_of_sorted_bytes():
     assert ranks(keys[:0]) == (pytest.approx([]), 0)
 
 
-def test_one_picture_each_as_it_always_was(tmp_path, names):
+def test_one_image_each_as_it_always_was(tmp_path, names):
     choose = random.Random(1)
     samples = write(tmp_path, "a", [((choose.choice(names),), f"{at}?") for at in range(60)])
-    pictures = sorted({digest_of_file(s.images[0]) for s in samples})
-    kept = set(pictures[: max(1, round(0.3 * len(pictures)))])
+    images = sorted({digest_of_file(s.images[0]) for s in samples})
+    kept = set(images[: max(1, round(0.3 * len(images)))])
     train, test = held_out(samples, share=0.3)
     assert [s.id for s in test] == [s.id for s in samples if digest_of_file(s.images[0]) in kept]
     assert [s.id for s in train] == [s.id for s in samples if digest_of_file(s.images[0]) not in kept]
 
 
-def test_pictures_of_one_row_stay_on_one_side(tmp_path, names):
+def test_images_of_one_row_stay_on_one_side(tmp_path, names):
     rows = [((names[at], names[(at + 1) % 10]), f"{at}?") for at in range(0, 10, 2)]  # (0 1) (2 3) ...
     rows += [((names[at],), f"one {at}?") for at in range(20)]
     rows += [((), f"text {at}?") for at in range(8)]
@@ -77,13 +77,13 @@ def test_twins(tmp_path, names):
     assert twins(test[1:2], train) == ([], set())
 
 
-def test_numbers_of_pictures(tmp_path, names):
+def test_numbers_of_images(tmp_path, names):
     samples = write(tmp_path, "d", [((names[0],), "a"), ((), "b"), ((names[0], names[1]), "c")])
     wrong, problems = wrong_numbers(samples, range(1, 2), model="tiny")
     said = list(map(str, problems))
     assert wrong.tolist() == [False, True, True]
-    assert "d.jsonl:2: the row has no picture; the model 'tiny' takes exactly 1" in said[0]
-    assert "d.jsonl:3: the row has 2 pictures; the model 'tiny' takes exactly 1" in said[1]
+    assert "d.jsonl:2: the row has no image; the model 'tiny' takes exactly 1" in said[0]
+    assert "d.jsonl:3: the row has 2 images; the model 'tiny' takes exactly 1" in said[1]
     assert not wrong_numbers(samples, range(3), model="x")[0].any()
 
 

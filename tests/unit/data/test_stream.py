@@ -27,7 +27,7 @@ def write_stream(folder, text):
     return str(path)
 
 
-def test_one_file_is_split_by_picture(tmp_path):
+def test_one_file_is_split_by_image(tmp_path):
     write_task(tmp_path, "a")
     stream = load_stream(write_stream(tmp_path, "name: s\ntasks: [{name: a, data: a.jsonl, test_share: 0.3}]"))
     (task,) = stream.tasks

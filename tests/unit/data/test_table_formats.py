@@ -43,7 +43,7 @@ def test_text_tables(tmp_path, name):
     assert [s.id for s in samples] == ["1", "2"]
 
 
-def test_ids_extras_and_no_pictures(tmp_path):
+def test_ids_extras_and_no_images(tmp_path):
     path = write(tmp_path, ROWS)
     samples, _ = read("table", path, **{**COLUMNS, "image": None}, id="label", extras=["hint"])
     assert [s.id for s in samples] == ["tit; blue tit", "ציפור"] and samples[0].images == ()
@@ -59,7 +59,7 @@ def test_an_ending_in_capitals(tmp_path, name):
     rows = [{"image": name, "instruction": f"Which {n}?", "answer": "red, or blue"} for n, name in enumerate(names)]
     source = write_lines(tmp_path / "t.jsonl", *rows)
     convert(source, tmp_path / name)
-    assert check(str(tmp_path / name)).tasks()["x"] == {"train": 4, "test": 1, "pictures": 5}
+    assert check(str(tmp_path / name)).tasks()["x"] == {"train": 4, "test": 1, "images": 5}
     assert not len(check(str(tmp_path / name)).errors)
     (task,) = load_stream(str(tmp_path / name)).tasks
     assert {sample.instruction for sample in (*task.train, *task.test)} == {f"Which {n}?" for n in range(5)}
@@ -122,9 +122,9 @@ def test_what_is_not_installed_is_named(tmp_path, monkeypatch, name, library):
 
 @pytest.fixture
 def saved(tmp_path):
-    """A data set that `save_to_disk` wrote, with a picture column."""
+    """A data set that `save_to_disk` wrote, with a image column."""
     datasets = pytest.importorskip("datasets")
-    pictures = [Image.new("RGB", (8, 8), (n, 0, 0)) for n in range(6)]
+    images = [Image.new("RGB", (8, 8), (n, 0, 0)) for n in range(6)]
     features = datasets.Features(
         {
             "photo": datasets.Image(),
@@ -132,7 +132,7 @@ def saved(tmp_path):
             "label": datasets.ClassLabel(names=["cat", "dog"]),
         }
     )
-    content = {"photo": pictures, "question": [f"{n}?" for n in range(6)], "label": [0, 1, 0, 1, 0, 1]}
+    content = {"photo": images, "question": [f"{n}?" for n in range(6)], "label": [0, 1, 0, 1, 0, 1]}
     whole = datasets.Dataset.from_dict(content, features=features)
     parts = {"train": whole.select(range(4)), "validation": whole.select(range(4, 6))}
     datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "saved"))
@@ -163,13 +163,13 @@ def test_a_split_or_column_that_is_not_there(saved):
         read("huggingface", saved, **options)
 
 
-def test_pictures_that_are_no_pictures(saved):
+def test_images_that_are_no_images(saved):
     options = {"image": "question", "instruction": "question", "answer": "label"}
     samples, problems = read("huggingface", saved / "saved", **options)
-    assert not len(samples) and "the picture's column holds no pictures" in problems[0]
+    assert not len(samples) and "the image's column holds no images" in problems[0]
 
 
-def test_several_pictures_and_none(tmp_path):
+def test_several_images_and_none(tmp_path):
     datasets = pytest.importorskip("datasets")
     one = Image.open(tmp_path / colour(tmp_path, "a.png"))
     features = datasets.Features(
@@ -183,7 +183,7 @@ def test_several_pictures_and_none(tmp_path):
     datasets.Dataset.from_dict(content, features=features).save_to_disk(str(tmp_path / "set"))
     from evertune.data.formats import huggingface
 
-    samples, problems = read("huggingface", tmp_path / "set", images=huggingface.pictures(tmp_path))
+    samples, problems = read("huggingface", tmp_path / "set", images=huggingface.images(tmp_path))
     assert [len(s.images) for s in samples] == [2, 0] and samples[1].answers == ("4",)
     assert not problems and not faults(samples)
 
@@ -207,9 +207,9 @@ def test_a_data_set_without_splits_is_parted(tmp_path):
         (task,) = load_stream(str(tmp_path / "s.yaml"), decode=True).tasks
         assert (len(task.train), len(task.test)) == (7, 3)
         assert not {sample.instruction for sample in task.train} & {sample.instruction for sample in task.test}
-        assert check(str(tmp_path / "s.yaml")).tasks()["t"] == {"train": 7, "test": 3, "pictures": 10}
+        assert check(str(tmp_path / "s.yaml")).tasks()["t"] == {"train": 7, "test": 3, "images": 10}
     found = check(str(tmp_path / "saved"), hints=Hints(format="huggingface"))
-    assert not len(found.errors) and found.tasks()["saved"] == {"train": 8, "test": 2, "pictures": 10}
+    assert not len(found.errors) and found.tasks()["saved"] == {"train": 8, "test": 2, "images": 10}
     written = convert(tmp_path / "saved", tmp_path / "all.jsonl", hints=Hints(format="huggingface"))
     assert written.rows == 10
 

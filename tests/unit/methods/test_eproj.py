@@ -70,9 +70,9 @@ def test_routing_by_hand(eproj, lmm, tasks, features):
     text = lmm.embed_texts([sample.instruction])[0]
     sums = {}
     for task in tasks:
-        pictures = torch.stack([normalize(features.get([s]).float().mean(1)[0], dim=0) for s in task.train]).mean(0)
+        images = torch.stack([normalize(features.get([s]).float().mean(1)[0], dim=0) for s in task.train]).mean(0)
         words = torch.stack([normalize(lmm.embed_texts([s.instruction])[0], dim=0) for s in task.train]).mean(0)
-        sums[task.name] = float(cosine_similarity(image, pictures, 0) + cosine_similarity(text, words, 0))
+        sums[task.name] = float(cosine_similarity(image, images, 0) + cosine_similarity(text, words, 0))
     assert eproj.route([sample]) == [max(sums, key=sums.get)]
 
 

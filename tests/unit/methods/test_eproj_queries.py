@@ -1,4 +1,4 @@
-"""EProj's queries: of length 1 whatever the encoders say; any number of pictures; which samples importance is of."""
+"""EProj's queries: of length 1 whatever the encoders say; any number of images; which samples importance is of."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def make(lmm, features):
 
 @pytest.fixture
 def mixed(tasks):
-    """Eleven questions: four about one picture, some about two pictures or none."""
+    """Eleven questions: four about one image, some about two images or none."""
     one, two, three = tasks[0].train[:3]
     asked = [replace(one, id=f"q{n}", instruction="what " * (n + 1)) for n in range(4)]
     pair = replace(two, images=two.images + three.images, instruction="which of the two?")
@@ -38,11 +38,11 @@ def mixed(tasks):
 
 
 def by_hand(lmm, store, samples):
-    """Each query on its own: the mean over its pictures' vectors, which are means over rows; divided by its length."""
+    """Each query on its own: the mean over its images' vectors, which are means over rows; divided by its length."""
     rows = {"image": [], "instruction": []}
     for sample in samples:
-        pictures = [store.get([replace(sample, images=(i,))]).double().mean(1)[0].numpy() for i in sample.images]
-        rows["image"].append(np.mean(pictures, axis=0) if pictures else np.zeros(store.like.shape[-1]))
+        images = [store.get([replace(sample, images=(i,))]).double().mean(1)[0].numpy() for i in sample.images]
+        rows["image"].append(np.mean(images, axis=0) if images else np.zeros(store.like.shape[-1]))
         rows["instruction"].append(lmm.embed_texts([sample.instruction])[0].double().numpy())
     stacked = {modality: np.stack(values) for modality, values in rows.items()}
     return {m: v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-12) for m, v in stacked.items()}
@@ -50,7 +50,7 @@ def by_hand(lmm, store, samples):
 
 @pytest.mark.parametrize("at_once", [1, 4, 5, 256])
 def test_queries_have_length_one(make, lmm, mixed, tmp_path, monkeypatch, at_once):
-    """Also in parts, where one of them may have no picture at all."""
+    """Also in parts, where one of them may have no image at all."""
     monkeypatch.setattr(eproj, "QUERIES_AT_ONCE", at_once)
     store = FeatureStore(lmm, folder=tmp_path)
     store.ensure(mixed)

@@ -132,7 +132,7 @@ def test_importance_is_measured_without_dropout(kind, lmm, tasks, features):
 
 @pytest.mark.parametrize("kind", [EWC, MAS])
 def test_every_sample_counts_once(kind, lmm, tasks, features, monkeypatch):
-    """Of 24 with several about one picture, more than are measured at once, in any order: the mean of each alone."""
+    """Of 24 with several about one image, more than are measured at once, in any order: the mean of each alone."""
     monkeypatch.setattr(per_sample, "AT_ONCE", 5)
     jolt(lmm, 0.05, 1)
     method = kind()

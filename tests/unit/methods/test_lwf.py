@@ -1,4 +1,4 @@
-"""LwF: the distillation term against NumPy, the teacher against the model it is a picture of."""
+"""LwF: the distillation term against NumPy, the teacher against the model it is a image of."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_distillation_by_hand(temperature):
 
 
 class TeacherIsStudent(LwF):
-    """The picture is not a copy: it moves with the student."""
+    """The image is not a copy: it moves with the student."""
 
     def before_task(self, task):
         self._teacher = dict(self.context.parameters)

@@ -83,13 +83,13 @@ def test_nothing_is_left_behind(loaded, uneven):
     assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in lmm.modules())
 
 
-def test_several_pictures_are_told_apart_from_samples(loaded, uneven):
+def test_several_images_are_told_apart_from_samples(loaded, uneven):
     both = replace(uneven[0], images=uneven[0].images + uneven[1].images)
     assert together(loaded("mini_blip"), [both, *uneven[1:]], squared_norm) is None
 
 
-def test_a_connector_that_reads_all_pictures_as_one(loaded, uneven):
-    """Chat LMMs put the rows of all pictures one after another: their first dimension is not the samples."""
+def test_a_connector_that_reads_all_images_as_one(loaded, uneven):
+    """Chat LMMs put the rows of all images one after another: their first dimension is not the samples."""
     assert together(loaded("qwen2_5_vl"), uneven, squared_norm) is None
 
 

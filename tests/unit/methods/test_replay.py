@@ -213,7 +213,7 @@ def test_known_tasks_enter_the_memory(lmm, features, tasks):
         assert len(learn(knows, tasks[2:])[0]) > 8
 
 
-def test_pictures_of_a_new_task_are_looked_at_before_it_is_planned(lmm, tasks, tmp_path):
+def test_images_of_a_new_task_are_looked_at_before_it_is_planned(lmm, tasks, tmp_path):
     """The similarity needs the features of a task that nobody has encoded yet."""
     replay = make(lmm, FeatureStore(lmm, folder=tmp_path), weighting="similar")
     assert [len(plan) for plan in learn(replay, tasks)] == [8, 9, 10]
@@ -227,7 +227,7 @@ def test_each_kept_sample_is_repeated(lmm, features, tasks, repeat):
 
 
 def test_a_kept_sample_is_the_whole_sample(lmm, features, tasks):
-    """All its pictures, answers and extras, also after save and load; and one without a picture."""
+    """All its images, answers and extras, also after save and load; and one without a image."""
     one, two, three = tasks[0].train[:3]
     rich = replace(
         one, images=one.images + two.images, answers=("red", "crimson"), extras={"size": "48"}, instruction="which?"

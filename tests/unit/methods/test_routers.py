@@ -34,12 +34,12 @@ def some_queries(seed, *, n=60):
 
 
 def twins(seed, *, n=400):
-    """Two tasks: the same instruction; pictures vary widely along some directions and differ along a quiet one."""
+    """Two tasks: the same instruction; images vary widely along some directions and differ along a quiet one."""
     generator = torch.Generator().manual_seed(seed)
     result = []
     for side in (-1.0, 1.0):
         images = torch.randn(n, 8, generator=generator) * torch.tensor([3.0, 2, 2, 1, 1, 1, 0.03, 0.03])
-        images[:, 0] += 6  # what all pictures have in common
+        images[:, 0] += 6  # what all images have in common
         images[:, 7] += 0.09 * side
         instructions = torch.ones(n, 4)
         result.append({"image": normalize(images, dim=1), "instruction": normalize(instructions, dim=1)})

@@ -62,10 +62,10 @@ def test_the_oracle_says_that_it_was_told(run, tasks, tmp_path):
     assert cells[1, "task-1"]["score"] == cells[0, "task-1"]["score"]
     page = write_report([tmp_path / "run"], tmp_path / "page.html").read_text()
     assert "was told the task" in page and "was chosen for" not in page
-    picture = tasks[0].test[0].images[0]
+    image = tasks[0].test[0].images[0]
     with pytest.raises(UserError, match="say which it is"):
-        learner.ask(picture, "colour?")
-    assert learner.ask(picture, "colour?", task="task-1").expert == "task-1"
+        learner.ask(image, "colour?")
+    assert learner.ask(image, "colour?", task="task-1").expert == "task-1"
 
 
 def test_without_experts_there_is_nothing_to_route(run):

@@ -107,8 +107,8 @@ def test_the_matrix_is_the_product_of_standardised_cosines(count):
     )
 
 
-def test_a_task_is_embedded_by_the_answer_that_is_taught_and_all_its_pictures(lmm, tasks, features):
-    """The first answer of several; the mean over a sample's pictures; rows count alike, whatever their length."""
+def test_a_task_is_embedded_by_the_answer_that_is_taught_and_all_its_images(lmm, tasks, features):
+    """The first answer of several; the mean over a sample's images; rows count alike, whatever their length."""
     one, two, three = tasks[0].train[:3]
     samples = [replace(one, images=one.images + two.images, answers=("red", "blue green")), three]
 

@@ -87,7 +87,7 @@ def vector(tensors):
 
 
 def mixed(tasks):
-    """A fourth task: pictures and words of the first and the third."""
+    """A fourth task: images and words of the first and the third."""
     return replace(tasks[0], name="mixed", train=tasks[0].train[:4] + tasks[2].train[:4])
 
 

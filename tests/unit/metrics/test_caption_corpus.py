@@ -50,7 +50,7 @@ def _emojis(place):
 
 
 def _shapes(place):
-    """360 pictures of training, each with two questions; the test has its own."""
+    """360 images of training, each with two questions; the test has its own."""
     for split in ("train", "test"):
         folder = place / "easy_vqa/data" / split
         (folder / "images").mkdir(parents=True)
@@ -119,7 +119,7 @@ def digests(samples):
 
 
 def check_apart(stream, captioned):
-    """No picture of the stream is captioned, no question of it asked, and no caption would count as its answer."""
+    """No image of the stream is captioned, no question of it asked, and no caption would count as its answer."""
     both = [*captioned.train, *captioned.test]
     told = {s.instruction for s in both}
     for task in stream.tasks:
@@ -136,7 +136,7 @@ def test_captions_are_apart_from_the_stream(corpus):
     check_apart(*corpus)
 
 
-def test_each_picture_has_a_short_and_a_full_caption(corpus):
+def test_each_image_has_a_short_and_a_full_caption(corpus):
     _, captioned = corpus
     assert len(captioned.train) == 2 * 160
     for short, full in zip(captioned.train[::2], captioned.train[1::2], strict=True):
@@ -149,9 +149,9 @@ def test_what_tests_are_made_of_is_not_drawn_from(corpus, monkeypatch):
     """The pools themselves: a pictogram or digit of a test could be drawn another way, or joined with others."""
     emojis = pictograms.pictograms()
     tested = {e["unified"] for pool in pictograms.by_category(emojis, captions.SEED)["test"].values() for e in pool}
-    allowed = {e["unified"] for pool in captions.pictures_by_kind().values() for e in pool}
+    allowed = {e["unified"] for pool in captions.images_by_kind().values() for e in pool}
     assert tested and allowed and not tested & allowed
-    assert "sos" not in {captions.name_of(e) for pool in captions.pictures_by_kind().values() for e in pool}
+    assert "sos" not in {captions.name_of(e) for pool in captions.images_by_kind().values() for e in pool}
     used = set()
     monkeypatch.setattr(digits, "draw", lambda pixels, chosen: used.update(chosen) or Image.new("L", (4, 4)))
     for split in ("train", "test"):
@@ -162,21 +162,21 @@ def test_what_tests_are_made_of_is_not_drawn_from(corpus, monkeypatch):
     assert not used & set(digits.pools_of(120, captions.SEED)["test"])
 
 
-def test_a_picture_of_the_stream_is_drawn_again(corpus):
+def test_a_image_of_the_stream_is_drawn_again(corpus):
     forbidden = frozenset({sha256(b"one").hexdigest(), sha256(b"two").hexdigest()})
-    offered = iter([captions.CaptionedImage(picture, "", "") for picture in (b"one", b"two", b"three", b"four")])
-    assert captions._apart(lambda choose: next(offered), random.Random(0), forbidden).picture == b"three"
+    offered = iter([captions.CaptionedImage(image, "", "") for image in (b"one", b"two", b"three", b"four")])
+    assert captions._apart(lambda choose: next(offered), random.Random(0), forbidden).image == b"three"
 
 
 def test_captions_say_what_is_drawn(corpus):
     """Of shapes and numbers, against the questions and labels that they come from."""
     told = captions._told_shapes([["?", "red", 1], ["?", "circle", 1], ["?", "yes", 1], ["?", "blue", 2]])
-    assert told == {1: "red circle"}, "a picture of which only the colour is known is not told"
+    assert told == {1: "red circle"}, "a image of which only the colour is known is not told"
     shown = captions._pictogram(None)(random.Random(3))
     ground = shown.full.rsplit(" on a ", 1)[1].removesuffix(" ground")
-    corner = Image.open(io.BytesIO(shown.picture)).getpixel((0, 0))
+    corner = Image.open(io.BytesIO(shown.image)).getpixel((0, 0))
     assert "#{:02x}{:02x}{:02x}".format(*corner) == captions.GROUNDS[ground]
-    assert shown.short.removeprefix("a picture of ") in shown.full
+    assert shown.short.removeprefix("a image of ") in shown.full
 
 
 @pytest.mark.smol

@@ -31,9 +31,9 @@ def test_it_agrees_with_the_published_code():
 
 
 def test_one_pair_by_hand():
-    """Said 'red red bus', reference 'red bus here', in a cell of two pictures that share the word 'bus' only."""
+    """Said 'red red bus', reference 'red bus here', in a cell of two images that share the word 'bus' only."""
     log2 = np.log(2)
-    # words red, bus (in both pictures: weight 0), here; clipping cuts the second 'red'
+    # words red, bus (in both images: weight 0), here; clipping cuts the second 'red'
     one = min(2 * log2, log2) * log2 / (np.linalg.norm([2 * log2]) * np.linalg.norm([log2, log2]))
     # bigrams (red red), (red bus) against (red bus), (bus here)
     two = log2**2 / (np.linalg.norm([log2, log2]) * np.linalg.norm([log2, log2]))

@@ -40,8 +40,8 @@ def theirs(kind, tiny_blip):
 
 
 def inputs_of(processor, sample):
-    picture = Image.open(sample.images[0]).convert("RGB")
-    return processor(images=picture, text=sample.instruction, return_tensors="pt")
+    image = Image.open(sample.images[0]).convert("RGB")
+    return processor(images=image, text=sample.instruction, return_tensors="pt")
 
 
 def test_the_label_mask_decodes_to_the_answer(blip, tasks, store):

@@ -22,8 +22,8 @@ SEVERAL = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm", "idefics3", "internv
 
 
 @pytest.fixture(scope="session")
-def pictured(tmp_path_factory):
-    """Samples of noisy pictures of different sizes, each with another instruction."""
+def imaged(tmp_path_factory):
+    """Samples of noisy images of different sizes, each with another instruction."""
     folder = tmp_path_factory.mktemp("noise")
     generator = torch.Generator().manual_seed(0)
     samples = []
@@ -52,9 +52,9 @@ def stored(lmm, samples):
 
 
 def their_inputs(lmm, processor, sample):
-    """Their processor on their template, from the pictures themselves."""
-    pictures = [Image.open(path).convert("RGB") for path in sample.images]
-    content = [*({"type": "image"} for _ in pictures), {"type": "text", "text": sample.instruction}]
+    """Their processor on their template, from the images themselves."""
+    images = [Image.open(path).convert("RGB") for path in sample.images]
+    content = [*({"type": "image"} for _ in images), {"type": "text", "text": sample.instruction}]
     if processor.chat_template:
         turns = [{"role": "user", "content": content}]
         text = processor.tokenizer.apply_chat_template(
@@ -64,16 +64,16 @@ def their_inputs(lmm, processor, sample):
         text = processor.image_token + sample.instruction
     bare = text.startswith("<s>") or not processor.chat_template
     special = {"add_special_tokens": False} if bare else {}
-    inputs = processor(text=[text], images=[pictures], return_tensors="pt", **special)
+    inputs = processor(text=[text], images=[images], return_tensors="pt", **special)
     inputs.pop("labels", None)
     return inputs
 
 
-def test_the_label_mask_decodes_to_the_answer(family, pictured):
-    store = stored(family, pictured)
-    batch = family.collate(pictured, store.get(pictured))
+def test_the_label_mask_decodes_to_the_answer(family, imaged):
+    store = stored(family, imaged)
+    batch = family.collate(imaged, store.get(imaged))
     decode, end = family.prompts.tokenizer.decode, family.prompts.end
-    for row, sample in enumerate(pictured):
+    for row, sample in enumerate(imaged):
         labelled = batch.labels[row][batch.labels[row] != IGNORE].tolist()
         assert labelled[-1] == end
         assert decode(labelled[:-1]).strip() == sample.answers[0]
@@ -81,23 +81,23 @@ def test_the_label_mask_decodes_to_the_answer(family, pictured):
         assert text.count(sample.instruction) == 1
 
 
-def test_an_answer_stands_where_the_template_puts_it(tiny_chat, pictured):
+def test_an_answer_stands_where_the_template_puts_it(tiny_chat, imaged):
     """LLaVA's template has a blank before the answer, Qwen's has none; both say where it ends."""
     ends = {"llava": "ASSISTANT: red 0</s>", "qwen2_5_vl": "<|im_start|>assistant\nred 0<|im_end|>"}
     for name, end in ends.items():
         lmm = load(tiny_chat(name))
-        batch = lmm.collate(pictured[:1], stored(lmm, pictured).get(pictured[:1]))
+        batch = lmm.collate(imaged[:1], stored(lmm, imaged).get(imaged[:1]))
         assert lmm.prompts.tokenizer.decode(batch.input_ids[0]).endswith(end)
 
 
-def test_visual_tokens_are_those_of_the_library(family, pictured, tiny_chat):
+def test_visual_tokens_are_those_of_the_library(family, imaged, tiny_chat):
     """In their order, and for Qwen3-VL of every merger; half precision lies between them."""
     model, _ = of_library(tiny_chat(family.model.config.model_type))
-    for sample in pictured[:3]:
-        picture = Image.open(sample.images[0]).convert("RGB")
-        features = family.encode([picture])[0][None]
+    for sample in imaged[:3]:
+        image = Image.open(sample.images[0]).convert("RGB")
+        features = family.encode([image])[0][None]
         with torch.no_grad():
-            theirs = model.model.get_image_features(**family.prompts.pixels(picture))
+            theirs = model.model.get_image_features(**family.prompts.pixels(image))
             ours = family._kind.connector.tokens(family._base(), rows_in(features), sizes_in(features))
         pairs = [(ours.pooler_output, theirs.pooler_output)]
         pairs += zip(*(getattr(made, "deepstack_features", ()) for made in (ours, theirs)), strict=True)
@@ -107,11 +107,11 @@ def test_visual_tokens_are_those_of_the_library(family, pictured, tiny_chat):
             assert (other[0] - other[1]).abs().max() > 0.05 * other.std(), "equal tokens say nothing about their order"
 
 
-def test_loss_and_prompt_are_those_of_the_library(family, pictured, tiny_chat):
+def test_loss_and_prompt_are_those_of_the_library(family, imaged, tiny_chat):
     """From pixels with their processor, against ours from stored features; half precision lies between them."""
     model, processor = of_library(tiny_chat(family.model.config.model_type))
-    store = stored(family, pictured)
-    for sample in pictured[:3]:
+    store = stored(family, imaged)
+    for sample in imaged[:3]:
         inputs = their_inputs(family, processor, sample)
         batch = family.collate([sample], store.get([sample]))
         answer = batch.labels[batch.labels != IGNORE][None]
@@ -129,13 +129,13 @@ def test_loss_and_prompt_are_those_of_the_library(family, pictured, tiny_chat):
         torch.testing.assert_close(ours, expected, rtol=2e-3, atol=2e-3)
 
 
-def test_answers_are_those_of_the_library(family, pictured, tiny_chat):
+def test_answers_are_those_of_the_library(family, imaged, tiny_chat):
     model, processor = of_library(tiny_chat(family.model.config.model_type))
-    store = stored(family, pictured)
-    ours = family.answer(store.get(pictured), [s.instruction for s in pictured], max_new_tokens=5)
+    store = stored(family, imaged)
+    ours = family.answer(store.get(imaged), [s.instruction for s in imaged], max_new_tokens=5)
     said = []
     end = family.prompts.end
-    for sample in pictured:
+    for sample in imaged:
         inputs = their_inputs(family, processor, sample)
         made = model.generate(**inputs, max_new_tokens=5, do_sample=False, eos_token_id=end, pad_token_id=end)
         new = made[0, inputs["input_ids"].shape[1] :]
@@ -144,49 +144,49 @@ def test_answers_are_those_of_the_library(family, pictured, tiny_chat):
     assert len(set(ours)) > 1, "a model that always says the same proves nothing"
 
 
-def test_batch_size_never_changes_an_answer_or_a_loss(family, pictured):
-    store = stored(family, pictured)
-    ask = [s.instruction for s in pictured]
-    together = family.answer(store.get(pictured), ask, max_new_tokens=5)
-    alone = [family.answer(store.get([s]), [s.instruction], max_new_tokens=5)[0] for s in pictured]
+def test_batch_size_never_changes_an_answer_or_a_loss(family, imaged):
+    store = stored(family, imaged)
+    ask = [s.instruction for s in imaged]
+    together = family.answer(store.get(imaged), ask, max_new_tokens=5)
+    alone = [family.answer(store.get([s]), [s.instruction], max_new_tokens=5)[0] for s in imaged]
     assert together == alone
     with torch.no_grad():
-        nll = family(family.collate(pictured, store.get(pictured))).nll
-        for row, sample in enumerate(pictured):
+        nll = family(family.collate(imaged, store.get(imaged))).nll
+        for row, sample in enumerate(imaged):
             one = family(family.collate([sample], store.get([sample]))).nll[0]
             torch.testing.assert_close(one, nll[row], rtol=1e-4, atol=1e-4)
 
 
-def test_the_picture_changes_what_is_said_to_be_likely(family, pictured):
-    store = stored(family, pictured)
-    one, other = pictured[0], pictured[3]  # the same size
+def test_the_image_changes_what_is_said_to_be_likely(family, imaged):
+    store = stored(family, imaged)
+    one, other = imaged[0], imaged[3]  # the same size
     with torch.no_grad():
         own = family(family.collate([one], store.get([one]))).nll
         wrong = family(family.collate([one], store.get([other]))).nll
     assert abs(float(own - wrong)) > 1e-4
 
 
-def test_stored_features_are_those_of_the_pictures(family, pictured):
-    store = stored(family, pictured)
-    found = store.get(pictured)
+def test_stored_features_are_those_of_the_images(family, imaged):
+    store = stored(family, imaged)
+    found = store.get(imaged)
     assert sizes_in(found) == [(height, width) for width, height in (*SIZES, *SIZES)]
-    for sample, rows in zip(pictured, rows_in(found), strict=True):
+    for sample, rows in zip(imaged, rows_in(found), strict=True):
         fresh = family.encode([Image.open(sample.images[0]).convert("RGB")])[0]
         assert torch.equal(fresh[1:], rows)
     again = FeatureStore(family)  # from disk
-    assert torch.equal(again.get(pictured), found)
+    assert torch.equal(again.get(imaged), found)
     assert torch.isfinite(family.embed_images(found)).all()
 
 
 @pytest.mark.parametrize("name", SEVERAL)
-def test_several_pictures(name, tiny_chat, pictured):
-    """Two pictures and one in one batch: as the library has it, and as each of them alone."""
+def test_several_images(name, tiny_chat, imaged):
+    """Two images and one in one batch: as the library has it, and as each of them alone."""
     family = load(tiny_chat(name))
-    two = Sample("two", (pictured[0].images[0], pictured[1].images[0]), "which?", ("both",), "two")
+    two = Sample("two", (imaged[0].images[0], imaged[1].images[0]), "which?", ("both",), "two")
     model, processor = of_library(tiny_chat(name))
-    samples = [pictured[2], two]
+    samples = [imaged[2], two]
     store = stored(family, samples)
-    together = family.answer(store.get(samples), [s.instruction for s in samples], max_new_tokens=5, pictures=[1, 2])
+    together = family.answer(store.get(samples), [s.instruction for s in samples], max_new_tokens=5, images=[1, 2])
     inputs = their_inputs(family, processor, two)
     end = family.prompts.end
     made = model.generate(**inputs, max_new_tokens=5, do_sample=False, eos_token_id=end, pad_token_id=end)
@@ -198,10 +198,10 @@ def test_several_pictures(name, tiny_chat, pictured):
     torch.testing.assert_close(alone, nll[1], rtol=1e-4, atol=1e-4)
 
 
-def test_a_picture_token_in_an_instruction(several, pictured):
-    sample = Sample("x", pictured[0].images, "is <|image_pad|> it?", ("no",), "x")
+def test_a_image_token_in_an_instruction(several, imaged):
+    sample = Sample("x", imaged[0].images, "is <|image_pad|> it?", ("no",), "x")
     with pytest.raises(DataError, match="holds '<|image_pad|>'"):
-        several.collate([sample], stored(several, pictured).get([sample]))
+        several.collate([sample], stored(several, imaged).get([sample]))
 
 
 @pytest.fixture
@@ -215,14 +215,14 @@ def no_way_in(monkeypatch):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_without_a_way_in_behind_the_tower_images_go_through_the_whole_model(name, tiny_chat, pictured, no_way_in):
+def test_without_a_way_in_behind_the_tower_images_go_through_the_whole_model(name, tiny_chat, imaged, no_way_in):
     """One warning at loading; loss, gradients and answers are those of the library from pixels."""
     with pytest.warns(UserWarning, match=r"transformers 5\.\d+.*no multi_modal_projector here.*slower") as said:
         lmm = load(tiny_chat(name))
     assert len([w for w in said if "transformers" in str(w.message)]) == 1
     model, processor = of_library(tiny_chat(name))
-    store = stored(lmm, pictured)
-    asked = pictured[:3]
+    store = stored(lmm, imaged)
+    asked = imaged[:3]
     ours = lmm.answer(store.get(asked), [s.instruction for s in asked], max_new_tokens=3)
     for sample, answer in zip(asked, ours, strict=True):
         inputs = their_inputs(lmm, processor, sample)
@@ -248,12 +248,12 @@ def test_without_a_way_in_behind_the_tower_images_go_through_the_whole_model(nam
     assert lmm.encoder_fingerprint != cut.encoder_fingerprint
 
 
-def test_bfloat16_towers_without_a_way_in(tiny_chat, pictured, no_way_in):
+def test_bfloat16_towers_without_a_way_in(tiny_chat, imaged, no_way_in):
     """The connector trains in float32 behind a tower in bfloat16."""
     for name in ("llava", "qwen2_5_vl", "gemma3"):
         with pytest.warns(UserWarning, match="slower"):
             lmm = load_lmm(str(tiny_chat(name)), dtype="bfloat16", device=torch.device("cpu"))
-        loss = lmm(lmm.collate(pictured[:2], stored(lmm, pictured[:2]).get(pictured[:2]))).loss
+        loss = lmm(lmm.collate(imaged[:2], stored(lmm, imaged[:2]).get(imaged[:2]))).loss
         loss.backward()
         assert all(p.grad is not None for n, p in lmm.trainable().items() if "multi_modal" in n or "merger" in n)
 

@@ -89,7 +89,7 @@ def test_a_chat_template_without_roles(copied):
     refused(folder, "chat template has no roles")
 
 
-def test_a_chat_template_that_forgets_the_picture(copied):
+def test_a_chat_template_that_forgets_the_image(copied):
     folder = copied()
     (folder / "chat_template.jinja").write_text(
         "{% for m in messages %}{{ m['role'] }}: {% for c in m['content'] %}{{ c['text'] }}{% endfor %}{% endfor %}"
@@ -168,7 +168,7 @@ def test_code_of_a_folder_never_runs(copied, monkeypatch):
     asked = []
     monkeypatch.setattr("builtins.input", lambda *words: asked.append(words) or "y")
     maps = {"AutoConfig": "evil.Config", "AutoModelForImageTextToText": "evil.Model", "AutoProcessor": "evil.Processor"}
-    maps |= {"AutoTokenizer": ["evil.Tokenizer", None], "AutoImageProcessor": "evil.Pictures"}
+    maps |= {"AutoTokenizer": ["evil.Tokenizer", None], "AutoImageProcessor": "evil.Images"}
     folder = copied()
     (folder / "evil.py").write_text("import sys\nsys.modules['evertune_was_here'] = sys\nraise SystemExit(3)\n")
     for path in folder.glob("*.json"):

@@ -1,4 +1,4 @@
-"""Samples with no picture, one, or several, in one batch, in every family: as each of them alone."""
+"""Samples with no image, one, or several, in one batch, in every family: as each of them alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from evertune.data.task import Task
 from evertune.methods import make_methods
 from evertune.methods.similarity import embed_task
 from evertune.models import load_lmm
-from evertune.models.features import FeatureStore, embed_pictures
+from evertune.models.features import FeatureStore, embed_images
 from evertune.models.weights import copy_of
 from evertune.training.loop import Training, train
 
@@ -40,7 +40,7 @@ def loaded(request, mini_blip, tiny_blip, tiny_chat):
 
 @pytest.fixture
 def mixed(tasks):
-    """One picture, none, one, two, none: with instructions and answers of different lengths."""
+    """One image, none, one, two, none: with instructions and answers of different lengths."""
     one, two, three, four, five = tasks[0].train[:5]
     return [
         one,
@@ -60,11 +60,11 @@ def test_whatever_else_is_in_the_batch(name, loaded, mixed):
     store.ensure(samples)
     counts = [len(sample.images) for sample in samples]
     asked = [sample.instruction for sample in samples]
-    together = lmm.answer(store.get(samples), asked, max_new_tokens=6, pictures=counts)
+    together = lmm.answer(store.get(samples), asked, max_new_tokens=6, images=counts)
     nll = lmm.module()(lmm.collate(samples, store.get(samples))).nll
     for sample, answer, loss in zip(samples, together, nll, strict=True):
         count = [len(sample.images)]
-        assert lmm.answer(store.get([sample]), [sample.instruction], max_new_tokens=6, pictures=count) == [answer]
+        assert lmm.answer(store.get([sample]), [sample.instruction], max_new_tokens=6, images=count) == [answer]
         alone = lmm.module()(lmm.collate([sample], store.get([sample]))).nll[0]
         torch.testing.assert_close(alone, loss, rtol=1e-4, atol=1e-4)
 
@@ -73,12 +73,12 @@ def test_whatever_else_is_in_the_batch(name, loaded, mixed):
 def test_the_prompt_has_a_place_for_each(name, loaded):
     lmm = loaded(name)
     for number in (0, 1, 3):
-        said = lmm.prompt("which {image} is it?", pictures=number)
+        said = lmm.prompt("which {image} is it?", images=number)
         assert said.count("{image}") == number + 1 and "which {image} is it?" in said
 
 
-def test_without_a_picture_the_lm_reads_the_text_alone(loaded, mixed):
-    """Against the library's LM on the token ids, which knows of no picture."""
+def test_without_a_image_the_lm_reads_the_text_alone(loaded, mixed):
+    """Against the library's LM on the token ids, which knows of no image."""
     lmm, sample = loaded("mini_blip"), mixed[1]
     batch = lmm.collate([sample], FeatureStore(lmm).get([sample]))
     logits = lmm.blip.language_model(input_ids=batch.input_ids).logits[0, :-1]
@@ -87,7 +87,7 @@ def test_without_a_picture_the_lm_reads_the_text_alone(loaded, mixed):
     torch.testing.assert_close(lmm(batch).nll[0], wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_the_order_of_a_samples_pictures_counts(loaded, mixed):
+def test_the_order_of_a_samples_images_counts(loaded, mixed):
     lmm, sample = loaded("mini_blip"), mixed[3]
     turned = replace(sample, images=sample.images[::-1])
     store = FeatureStore(lmm)
@@ -113,29 +113,29 @@ def test_text_alone_trains_what_reads_it(name, options, learns, loaded, mixed):
     assert not {name for name in moved if "project" in name or "query" in name}
 
 
-def test_embeddings_of_a_task_without_pictures(loaded, mixed):
+def test_embeddings_of_a_task_without_images(loaded, mixed):
     lmm = loaded("random")
     store = FeatureStore(lmm)
     store.ensure(mixed)
-    rows = embed_pictures(lmm, store, mixed)
+    rows = embed_images(lmm, store, mixed)
     assert [bool(row.any()) for row in rows] == [True, False, True, True, False]
     both = mixed[3]
     apart = [replace(both, images=(image,)) for image in both.images]
-    torch.testing.assert_close(rows[3], embed_pictures(lmm, store, apart).mean(0))
+    torch.testing.assert_close(rows[3], embed_images(lmm, store, apart).mean(0))
     texts = [mixed[1], mixed[4]]
     embedding = embed_task(lmm, FeatureStore(lmm), texts)
     assert not embedding["image"].any() and embedding["instruction"].norm() == pytest.approx(1)
 
 
 @pytest.mark.parametrize("spec", ["eproj", "replay+ewc", "tir+mas", "lwf"])
-def test_a_method_learns_text_after_pictures(spec, loaded, tasks, mixed, tmp_path):
+def test_a_method_learns_text_after_images(spec, loaded, tasks, mixed, tmp_path):
     from evertune.training.learner import Learner
 
     lmm = loaded("mini_blip")
     options = {"ewc": {"samples": 4}, "mas": {"samples": 4}}
     learner = Learner(lmm, make_methods(spec, options), folder=tmp_path, training=Training(batch_size=4))
     text = [replace(sample, images=(), instruction=f"say {sample.answers[0]}") for sample in tasks[1].train]
-    learner.learn(Task("pictures", tasks[0].train, tasks[0].test, "exact"))
+    learner.learn(Task("images", tasks[0].train, tasks[0].test, "exact"))
     learner.learn(Task("text", text, text[:3], "exact"))
     answers = learner.answers(Task("text", text, text[:3], "exact"))
     assert len(answers) == 3

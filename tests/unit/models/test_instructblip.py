@@ -71,8 +71,8 @@ def test_answers_are_those_of_the_library(blip, theirs, tasks, store):
     ours = blip.answer(store.get(samples), [s.instruction for s in samples], max_new_tokens=6)
     said = []
     for sample in samples:
-        picture = Image.open(sample.images[0]).convert("RGB")
-        inputs = processor(images=picture, text=sample.instruction, return_tensors="pt")
+        image = Image.open(sample.images[0]).convert("RGB")
+        inputs = processor(images=image, text=sample.instruction, return_tensors="pt")
         tokens = model.generate(**inputs, max_new_tokens=6, do_sample=False)[0]
         new = tokens[inputs.input_ids.shape[1] :] if len(tokens) > 6 else tokens
         said.append(processor.tokenizer.decode(new, skip_special_tokens=True).strip())
@@ -93,7 +93,7 @@ def test_batch_size_never_changes_an_answer_or_a_loss(blip, tasks, store):
 
 
 def test_the_instruction_changes_the_soft_tokens(blip, tasks, store):
-    """The Q-Former is instruction-aware: the same picture, another question, other visual tokens."""
+    """The Q-Former is instruction-aware: the same image, another question, other visual tokens."""
     sample = tasks[0].train[0]
     other = tasks[1].train[0].instruction
     one = blip.collate([sample], store.get([sample]))

@@ -1,4 +1,4 @@
-"""The family `smol` on its random miniature: label mask, padding, batches, pictures, damaged files."""
+"""The family `smol` on its random miniature: label mask, padding, batches, images, damaged files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from evertune.utils.errors import UserError
 
 
 def shaken(lmm):
-    """Random weights everywhere, so that pictures and words make a difference to what is said."""
+    """Random weights everywhere, so that images and words make a difference to what is said."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in lmm.trainable().values():
@@ -89,13 +89,13 @@ def test_greedy_answers_are_the_argmax_step_by_step(lmm, tasks, features):
 
 
 def test_cached_features_are_the_uncached_ones(lmm, tasks, tmp_path):
-    from evertune.data.images import open_picture
+    from evertune.data.images import open_image
 
     sample = tasks[0].train[0]
     store = FeatureStore(lmm, folder=tmp_path)
     store.ensure([sample])
     again = FeatureStore(lmm, folder=tmp_path)
-    direct = lmm.encode([open_picture(sample.images[0], origin="")])
+    direct = lmm.encode([open_image(sample.images[0], origin="")])
     assert torch.equal(again.get([sample]), direct)
 
 
@@ -112,12 +112,12 @@ def test_a_damaged_shard_is_made_again(lmm, tasks, tmp_path):
     assert torch.equal(again.get([sample]), wanted)
 
 
-def test_pictures_are_letterboxed_not_stretched():
+def test_images_are_letterboxed_not_stretched():
     wide = Image.new("RGB", (40, 20), "white")
     prepared = _prepared(wide, 40)
     assert prepared.shape == (3, 40, 40)
     assert prepared[:, 0].max() == pytest.approx(0), "grey above"
-    assert prepared[:, 20].min() == pytest.approx(1), "the picture in the middle"
+    assert prepared[:, 20].min() == pytest.approx(1), "the image in the middle"
 
 
 def test_the_seed_decides_lora_but_not_the_untouched_model(tasks, features, lmm):

@@ -46,19 +46,19 @@ def make_run(
     seed: int = 0,
     tasks: list[str] | None = None,
     answer: str = "a circle",
-    picture: str = "picture.png",
+    image: str = "image.png",
     **extra: Any,
 ) -> Path:
-    """A run folder with a matrix, two answers per cell (one right, one as given) and a picture."""
+    """A run folder with a matrix, two answers per cell (one right, one as given) and a image."""
     tasks = tasks or TASKS
     folder.mkdir(parents=True)
-    Image.new("RGB", (200, 100), (200, 30, 60)).save(folder / picture)
+    Image.new("RGB", (200, 100), (200, 30, 60)).save(folder / image)
     cells = []
     for stage, row in enumerate(R):
         for place, (task, score) in enumerate(zip(tasks, row, strict=True)):
             path = folder / "answers" / f"{stage:02d}" / f"{place}.jsonl"
             path.parent.mkdir(parents=True, exist_ok=True)
-            sample = {"image": str(folder / picture), "instruction": "what is this?", "gold": ["circle"]}
+            sample = {"image": str(folder / image), "instruction": "what is this?", "gold": ["circle"]}
             said = "circle" if stage == place + 1 else answer
             rows = [
                 {"id": "a", "answer": "circle", "expert": None} | sample,
@@ -236,7 +236,7 @@ def test_the_page_has_the_numbers(tmp_path: Path) -> None:
     assert "sequential lost 40 points of what it had learned; replay 4." in page.text
     for expected in ("53.3", "−40.0", "1,534,720", "12.3 kB", "5 min 0 s", "1/T Σ_i R[T,i]", "<image>what?"):
         assert expected in page.text, expected
-    assert sum(tag == "image" for tag, _ in page.tags) == 1  # both pictures are alike: embedded once
+    assert sum(tag == "image" for tag, _ in page.tags) == 1  # both images are alike: embedded once
 
 
 def test_the_page_needs_nothing_else(tmp_path: Path) -> None:
@@ -273,7 +273,7 @@ def test_nothing_becomes_markup(tmp_path: Path) -> None:
         method="<i>m</i>",
         tasks=tasks,
         answer=XSS,
-        picture="<script>.png",
+        image="<script>.png",
         warnings=[XSS],
         stream=XSS,
         model="'\"><u>",
@@ -333,15 +333,15 @@ def test_a_single_task_has_a_page(tmp_path: Path) -> None:
     assert "Average over all tasks at the end: sequential 80" in Page(write_report([run], tmp_path / "o.html")).text
 
 
-def test_missing_answers_pictures_and_stamp_are_said(tmp_path: Path) -> None:
+def test_missing_answers_images_and_stamp_are_said(tmp_path: Path) -> None:
     run = make_run(tmp_path / "s", SEQUENTIAL)
     (run / "stamp.json").unlink()
-    (run / "picture.png").unlink()
+    (run / "image.png").unlink()
     (run / "answers" / "03" / "0.jsonl").unlink()
     (run / "answers" / "03" / "1.jsonl").write_bytes(b"\xff\xfe{")
     text = Page(write_report([run], tmp_path / "out.html")).text
     assert str(run / "answers" / "03" / "0.jsonl") in text
-    assert "is damaged" in text and "no picture: picture.png" in text and "stamp.json is missing" in text
+    assert "is damaged" in text and "no image: image.png" in text and "stamp.json is missing" in text
 
 
 def test_two_writes_are_identical(tmp_path: Path) -> None:
@@ -368,13 +368,13 @@ def test_examples_put_changed_answers_first_and_mark_them(tmp_path: Path) -> Non
 def test_thumbnails_are_small_and_embedded_once(tmp_path: Path) -> None:
     Image.effect_noise((400, 200), 60).save(tmp_path / "large.png")
     Image.effect_noise((40, 20), 60).save(tmp_path / "small.png")
-    pictures = Thumbnails()
-    names = [pictures.name_of(str(tmp_path / name)) for name in ("large.png", "small.png", "large.png", "none.png")]
-    assert names == ["picture-1", "picture-2", "picture-1", None]
+    images = Thumbnails()
+    names = [images.name_of(str(tmp_path / name)) for name in ("large.png", "small.png", "large.png", "none.png")]
+    assert names == ["image-1", "image-2", "image-1", None]
     sizes = []
-    for uri in pictures.uris.values():
-        with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as picture:
-            sizes.append(picture.size)
+    for uri in images.uris.values():
+        with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as image:
+            sizes.append(image.size)
     assert sizes == [(96, 48), (40, 20)]
 
 

@@ -13,7 +13,7 @@ from evertune import service as upkeep
 from evertune.runs.run_folder import begin, read_identity, refuse_other_run
 from evertune.runs.runner import Callback
 from evertune.service.integrity import examine, repair
-from evertune.training.image_store import FOLDER, PICTURES
+from evertune.training.image_store import FOLDER, IMAGES
 from evertune.utils.errors import DataError, RunFolderError
 
 SETTINGS = [
@@ -88,7 +88,7 @@ def moved(home, monkeypatch):
 def results(folder):
     return {
         str(path.relative_to(folder)): path.read_bytes()
-        for pattern in ("stages/*/*.safetensors", "kept/pictures/*")
+        for pattern in ("stages/*/*.safetensors", "kept/images/*")
         for path in sorted(folder.glob(pattern))
     }
 
@@ -123,20 +123,20 @@ def test_the_memory_needs_neither_cache_nor_data(home):
         shutil.rmtree(gone)
     done = upkeep.learn(folder, str(home / "more.tsv"), name="more", accept_if=upkeep.parsed("gain>=-100"))
     assert done.stage == 4
-    picture = next((folder / FOLDER / PICTURES).iterdir())
-    for path in (folder / FOLDER / PICTURES).iterdir():
+    image = next((folder / FOLDER / IMAGES).iterdir())
+    for path in (folder / FOLDER / IMAGES).iterdir():
         path.unlink()
     with pytest.raises(DataError, match="is missing"):
         upkeep.learn(folder, str(home / "more.tsv"), name="again", accept_if=upkeep.parsed("gain>=-100"))
-    assert not picture.exists()
+    assert not image.exists()
 
 
 def test_a_changed_image_of_the_memory_is_copied_again(home):
     folder = run(home, "whole")
     before = results(folder)
-    picture = next((folder / FOLDER / PICTURES).iterdir())
-    picture.write_bytes(b"another")
-    assert [finding.path for finding in examine(folder)] == [picture]
+    image = next((folder / FOLDER / IMAGES).iterdir())
+    image.write_bytes(b"another")
+    assert [finding.path for finding in examine(folder)] == [image]
     assert repair(folder).left == []
     assert results(folder) == before
 

@@ -89,7 +89,7 @@ def test_every_row_of_the_fixtures_through_the_stream(name, published):
 @pytest.mark.parametrize("model", ["random", "tiny-aligned"])
 @pytest.mark.parametrize("name", STREAMS)
 def test_it_plans(name, model, published):
-    """Also the tasks with samples of no picture (ScienceQA) or of two."""
+    """Also the tasks with samples of no image (ScienceQA) or of two."""
     (planned,) = plan(configure(name, model=model, data=str(published)))
     assert [stage.task for stage in planned.stages] == STREAMS[name].split()
     assert planned.train_seconds > 0 and planned.trained_parameters > 0
@@ -97,7 +97,7 @@ def test_it_plans(name, model, published):
 
 @pytest.mark.parametrize(("name", "numbers"), [("coin", {0, 1}), ("mllm-acl", {1, 2})])
 def test_it_runs(name, numbers, published, tmp_path):
-    """Text, pictures and pairs of them, trained on and asked, by a method that routes by both."""
+    """Text, images and pairs of them, trained on and asked, by a method that routes by both."""
     tasks = load_stream(name, data=str(published)).tasks
     assert {len(sample.images) for task in tasks for sample in [*task.train, *task.test]} == numbers
     result = run(name, model="tiny-aligned", method="eproj", data=str(published), out=tmp_path / "run")
@@ -111,9 +111,9 @@ def test_prompts_and_answers_are_those_of_the_snapshot(name, published):
     for entry in columns_of(name):
         for split in ("train", "test"):
             for row in rows_of(entry, published, split):
-                pictures = "".join(f" {image}" for image in row.images)
+                images = "".join(f" {image}" for image in row.images)
                 asked = instruction_of(entry, row).replace("\n", "\n    ")
-                lines.append(f"\n[{entry.name} {split} {row.id}]{pictures}\n    {asked}\n -> {row.answers[0]}")
+                lines.append(f"\n[{entry.name} {split} {row.id}]{images}\n    {asked}\n -> {row.answers[0]}")
     compare_with_snapshot("\n".join(lines) + "\n", SNAPSHOTS / f"{name}.txt")
 
 
@@ -164,8 +164,8 @@ def garments(tmp_path, monkeypatch):
     folder = tmp_path / "fashion-mnist"
     folder.mkdir()
     for stem, count in (("train", 200), ("t10k", 100)):
-        labels, pictures = bytes(number % 10 for number in range(count)), bytes(count * 28 * 28)
-        for kind, sizes, content in (("labels-idx1", [count], labels), ("images-idx3", [count, 28, 28], pictures)):
+        labels, images = bytes(number % 10 for number in range(count)), bytes(count * 28 * 28)
+        for kind, sizes, content in (("labels-idx1", [count], labels), ("images-idx3", [count, 28, 28], images)):
             head = bytes([0, 0, 8, len(sizes)]) + b"".join(size.to_bytes(4, "big") for size in sizes)
             (folder / f"{stem}-{kind}-ubyte.gz").write_bytes(gzip.compress(head + content))
     monkeypatch.setenv("FASHION_MNIST", str(folder))
@@ -191,7 +191,7 @@ def test_prompts_as_each_family_renders_them(name, family, published, tmp_path):
 
 @pytest.mark.parametrize("name", CHAT)
 def test_prompts_as_chat_templates_render_them(name, tiny_chat, published):
-    """The form of each family's published template, and the places that its own processor keeps for a picture."""
+    """The form of each family's published template, and the places that its own processor keeps for a image."""
     lmm = load_lmm(str(tiny_chat(name)), dtype="float32", device=torch.device("cpu"))
     lines = [f"# What a {name} reads of every public stream; in brackets what it is trained on."]
     for stream in STRAIGHT:
@@ -256,7 +256,7 @@ def test_show_says_how_to_get_the_files(name):
     sections = [section for title, section in details(name).items() if not title.startswith(("format ", "options"))]
     for section in sections[1:]:
         assert "https://" in section["source"] and section["files"] and section["licence"] and section["citation"]
-        assert section["folder"] and section["pictures"] and section["prompt"]
+        assert section["folder"] and section["images"] and section["prompt"]
 
 
 def test_a_format_in_a_stream_of_ones_own(published):

@@ -28,7 +28,7 @@ def broken(tmp_path):
     rows[6] = {**{key: rows[6][key] for key in ("id", "instruction", "answer")}, "images": ["6.png"] * 17}
     rows[7]["image"] = "../7.png"
     rows[8]["anwser"] = "x"
-    (tmp_path / "9.png").write_bytes(b"no picture")
+    (tmp_path / "9.png").write_bytes(b"no image")
     train = [*(json.dumps(row) for row in rows[:12]), "{", json.dumps({**rows[12], "id": "twin"})]
     (tmp_path / "train.jsonl").write_text("\n".join(train))
     (tmp_path / "test.jsonl").write_text("\n".join(json.dumps(row) for row in rows[12:]))
@@ -47,7 +47,7 @@ def test_one_report_of_everything(broken):
     for place, complaint in {
         "train.jsonl:4": "gone.png does not exist",
         "train.jsonl:6": "the id 'r4' stands at",
-        "train.jsonl:7": "the row has 17 pictures; the model 'random' takes exactly 1",
+        "train.jsonl:7": "the row has 17 images; the model 'random' takes exactly 1",
         "train.jsonl:8": "lies outside",
         "train.jsonl:9": "did you mean 'answer'",
         "train.jsonl:10": "9.png is broken",
@@ -63,7 +63,7 @@ def test_the_rest_is_taken(broken):
     (task,) = stream.tasks
     assert [s.id for s in task.train] == ["r0", "r1", "r2", "r4", "r10", "r11"]
     assert [s.id for s in task.test] == ["r12", "r13", "r14", "r15"], "what is tested stays"
-    assert len(stream.skipped) == 8 and stream.skipped.counts["missing picture"] == 1
+    assert len(stream.skipped) == 8 and stream.skipped.counts["missing image"] == 1
     kept = load_stream(str(broken), decode=True, takes=ONE, skip_invalid=True, limit=3)
     assert [s.id for s in kept.tasks[0].train] == ["r0", "r1", "r2"]
 
@@ -76,8 +76,8 @@ def test_many_of_a_kind_are_counted_and_five_are_shown(tmp_path):
     with pytest.raises(DataError) as caught:
         load_stream(str(path))
     said = str(caught.value)
-    assert "missing picture: 9" in said and said.count("does not exist") == 5 and "... and 4 more" in said
-    with pytest.raises(DataError, match="a' has no rows|can't be used|missing picture"):
+    assert "missing image: 9" in said and said.count("does not exist") == 5 and "... and 4 more" in said
+    with pytest.raises(DataError, match="a' has no rows|can't be used|missing image"):
         load_stream(str(path), skip_invalid=True)
 
 

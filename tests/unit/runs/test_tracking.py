@@ -123,7 +123,7 @@ def test_one_stage_for_all_tasks_has_no_forgetting(toy_stream, tmp_path):
     assert last["stream/average"] == pytest.approx(np.mean(matrix["R"][1])) and "stream/forgetting" not in last
 
 
-def test_tensorboard_has_the_same_curves_and_the_matrix_as_a_picture(whole, tmp_path):
+def test_tensorboard_has_the_same_curves_and_the_matrix_as_a_image(whole, tmp_path):
     folder, matrix = whole
     scalars, images = events(folder)
     same_as_file(folder, scalars)
@@ -133,7 +133,7 @@ def test_tensorboard_has_the_same_curves_and_the_matrix_as_a_picture(whole, tmp_
     assert np.array_equal(np.asarray(Image.open(tmp_path / "m.png")), heat_map_pixels(shown))
 
 
-def test_the_picture_of_a_long_stream_does_not_grow():
+def test_the_image_of_a_long_stream_does_not_grow():
     names = [f"task-{number}" for number in range(40)]
     pixels = heat_map_pixels({"tasks": names, "stages": names, "R": [[50.0] * 40] * 41})
     assert 1e6 < pixels.shape[0] * pixels.shape[1] < 1.2e6

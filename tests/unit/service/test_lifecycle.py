@@ -33,16 +33,16 @@ ANYHOW = upkeep.parsed("gain>=-100")
 
 @pytest.fixture
 def data(toy_stream, tasks, tmp_path):
-    """One stream file per toy task, in a folder of their own with their pictures."""
+    """One stream file per toy task, in a folder of their own with their images."""
     whole = yaml.safe_load(toy_stream.read_text())
     place = tmp_path / "data"
     shutil.copytree(toy_stream.parent, place)
     found = []
     for task, entry in zip(tasks, whole["tasks"], strict=True):
-        pictures = place / f"pictures-{task.name}"
-        shutil.copytree(entry["images"], pictures)
+        images = place / f"images-{task.name}"
+        shutil.copytree(entry["images"], images)
         path = place / f"{task.name}.yaml"
-        path.write_text(yaml.safe_dump({"name": task.name, "tasks": [{**entry, "images": str(pictures)}]}))
+        path.write_text(yaml.safe_dump({"name": task.name, "tasks": [{**entry, "images": str(images)}]}))
         found.append(str(path))
     return found
 
@@ -108,7 +108,7 @@ def cells(folder):
 def test_what_it_keeps_is_enough(data, tmp_path):
     folder = made(tmp_path / "model", **{"replay.ratio": 0.3})
     upkeep.learn(folder, data[0], accept_if=ANYHOW)
-    shutil.rmtree(tmp_path / "data" / "pictures-task-0")
+    shutil.rmtree(tmp_path / "data" / "images-task-0")
     moved = tmp_path / "elsewhere"
     folder.rename(moved)
     done = upkeep.learn(moved, data[1], accept_if=ANYHOW)
@@ -134,15 +134,15 @@ def test_a_stage_that_breaks_the_condition_is_discarded(data, tmp_path):
     assert len(at_two) == 2, "what the discarded stage said about the first task does not count for the new one"
 
 
-@pytest.mark.parametrize("changed", ["pictures", "answers", "score", "ids"])
+@pytest.mark.parametrize("changed", ["images", "answers", "score", "ids"])
 def test_cells_of_a_discarded_task_are_not_those_of_the_next_of_its_name(data, tmp_path, changed):
-    """Also where ids and instructions are the same: other pictures, answers or another score make other questions."""
+    """Also where ids and instructions are the same: other images, answers or another score make other questions."""
     folder = made(tmp_path / "model")
     assert upkeep.learn(folder, data[0], accept_if=upkeep.parsed("average>1000")).broken
     place = tmp_path / "data"
     rows = [json.loads(line) for line in (place / "task-0-test.jsonl").read_text().splitlines()]
     assert len({row["answer"] for row in rows}) > 1 and len({row["image"] for row in rows}) == len(rows)
-    for key, column in (("pictures", "image"), ("answers", "answer")):
+    for key, column in (("images", "image"), ("answers", "answer")):
         if changed == key:
             values = [row[column] for row in rows]
             rows = [{**row, column: value} for row, value in zip(rows, values[1:] + values[:1], strict=True)]
@@ -200,16 +200,16 @@ def test_a_run_goes_back_too(data, toy_stream, tmp_path):
     assert [change.task for change in upkeep.check(run).others] == ["task-0", "task-1"]
 
 
-def test_a_picture_of_the_memory_that_is_gone_is_said_to_be(data, tmp_path):
+def test_a_image_of_the_memory_that_is_gone_is_said_to_be(data, tmp_path):
     """Not because the data are gone: the run keeps its own copies."""
     stream, run = data[0], tmp_path / "run"
     evertune.run(stream, model="random", method="replay", settings=[*SETTINGS, "options.replay.ratio=1"], out=run)
     upkeep.check(run)
-    shutil.rmtree(tmp_path / "data" / "pictures-task-0")
+    shutil.rmtree(tmp_path / "data" / "images-task-0")
     upkeep.learn(run, data[1], accept_if=ANYHOW)
     known = [kept_task(run, name) for name in ("task-0", "task-1")]
     asked_again = {image for task in known for sample in (*task.train, *task.test) for image in sample.images}
-    for path in set((run / "kept" / "pictures").iterdir()) - asked_again:
+    for path in set((run / "kept" / "images").iterdir()) - asked_again:
         path.unlink()
     with pytest.raises(DataError, match=r"the memory of task-0: the kept image \S+ is missing. Run evertune doctor"):
         upkeep.learn(run, data[2], accept_if=ANYHOW)
@@ -349,9 +349,9 @@ def test_the_commands(data, tmp_path):
     refused = run(app, ["learn", folder, data[1], "--accept-if", "average>1000", "--json"])
     assert refused.exit_code == 1 and json.loads(refused.stdout)["accepted"] is False
     assert "task-0" in run(app, ["check", folder]).stdout
-    picture = str(kept_task(tmp_path / "model", "task-0").test[0].images[0])
-    assert json.loads(run(app, ["ask", folder, picture, "colour?", "--json"]).stdout)["expert"] == "task-0"
-    silent = run(app, ["ask", folder, picture])
+    image = str(kept_task(tmp_path / "model", "task-0").test[0].images[0])
+    assert json.loads(run(app, ["ask", folder, image, "colour?", "--json"]).stdout)["expert"] == "task-0"
+    silent = run(app, ["ask", folder, image])
     assert isinstance(silent.exception, UserError) and "Say it last" in str(silent.exception)
     assert "learned task-0" in run(app, ["log", folder]).stdout
     assert "forget task-0 for good?" in run(app, ["rollback", folder, "--to", "0"], input="n\n").stdout

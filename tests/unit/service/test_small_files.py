@@ -70,15 +70,15 @@ def test_a_run_has_the_floor_only_when_it_is_set():
 
 @pytest.fixture
 def colours(tmp_path):
-    """A file of 58 rows: what colour is it? Every picture is another one."""
+    """A file of 58 rows: what colour is it? Every image is another one."""
     place = tmp_path / "data"
     place.mkdir()
     rows = []
     for number in range(58):
         name = list(COLOURS)[number % 2]
-        picture = Image.new("RGB", (32, 32), COLOURS[name])
-        picture.putpixel((number % 32, number // 32), (255, 255, 255))
-        picture.save(place / f"{number}.png")
+        image = Image.new("RGB", (32, 32), COLOURS[name])
+        image.putpixel((number % 32, number // 32), (255, 255, 255))
+        image.save(place / f"{number}.png")
         rows.append({"image": f"{number}.png", "instruction": "Which colour?", "answer": name})
     (place / "july.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(place / "july.jsonl")
@@ -245,7 +245,7 @@ def test_what_is_odd_about_the_data_is_said(model, colours):
     for finding in found["findings"]:
         if finding["level"] != "note":
             assert finding["kind"] in said.stdout, finding
-    assert "left out: missing picture: 1, e.g." in said.stdout
+    assert "left out: missing image: 1, e.g." in said.stdout
     assert {finding["level"] for finding in found["findings"]} >= {"error", "warning"}
 
 

@@ -175,7 +175,7 @@ def test_a_changed_byte_of_an_index_is_found(tmp_path, caplog):
     assert read() == whole and (folder / "sums.json").exists() and not said(caplog)
 
 
-def test_a_changed_byte_of_a_table_of_pictures_is_found(tmp_path, caplog):
+def test_a_changed_byte_of_a_table_of_images_is_found(tmp_path, caplog):
     path, values = tmp_path / "seen.npy", np.zeros(3, RECORD)
     values["sha256"] = 7
     write_atomically(path, _content(values))

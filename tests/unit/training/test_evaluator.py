@@ -109,8 +109,8 @@ def echoing(lmm, monkeypatch, tmp_path):
     monkeypatch.setenv("EVERTUNE_CACHE", str(tmp_path))
     asked = []
 
-    def answer(self, features_, instructions, *, max_new_tokens, pictures=None, **more):
-        counts = pictures or [1] * len(instructions)
+    def answer(self, features_, instructions, *, max_new_tokens, images=None, **more):
+        counts = images or [1] * len(instructions)
         places = [sum(counts[:n]) for n in range(len(counts))]
         said = [
             f"{instruction} {[round(float(f.double().sum()), 6) for f in features_[at : at + count]]}"

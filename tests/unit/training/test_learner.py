@@ -46,14 +46,14 @@ def test_load_and_rollback(tasks, tmp_path):
 
 def test_ask(tasks, tmp_path):
     learner = make(tmp_path, "eproj", max_new_tokens=4)
-    picture = tasks[0].test[0].images[0]
-    assert learner.ask(picture, "colour?").expert is None
+    image = tasks[0].test[0].images[0]
+    assert learner.ask(image, "colour?").expert is None
     learner.learn(tasks[0])
-    answer = learner.ask(picture, "colour?")
+    answer = learner.ask(image, "colour?")
     assert answer.expert == "task-0" and isinstance(answer.text, str)
     with pytest.raises(UserError, match="the instruction is empty"):
-        learner.ask(picture, " ")
-    with pytest.raises(UserError, match=r"ask: the picture .*none.png does not exist"):
+        learner.ask(image, " ")
+    with pytest.raises(UserError, match=r"ask: the image .*none.png does not exist"):
         learner.ask(tmp_path / "none.png", "colour?")
 
 
@@ -108,15 +108,15 @@ def test_methods_are_told_what_is_known_at_stage_0_only(tasks, tmp_path, lmm, mo
     assert method.said == ["setup", "task-0", "task-1"] and not first.stages
 
 
-def test_a_picture_that_changed_while_it_was_in_use_is_not_stored_under_its_old_hash(lmm, tasks, tmp_path):
+def test_a_image_that_changed_while_it_was_in_use_is_not_stored_under_its_old_hash(lmm, tasks, tmp_path):
     sample = replace(tasks[0].train[0], known_digests=("0" * 64,))
     with pytest.raises(DataError, match="was changed while it was in use"):
         FeatureStore(lmm, folder=tmp_path).ensure([sample])
 
 
-def test_samples_with_another_number_of_pictures_are_refused(lmm, tasks, tmp_path):
+def test_samples_with_another_number_of_images_are_refused(lmm, tasks, tmp_path):
     sample = replace(tasks[0].train[0], images=tasks[0].train[0].images * 17, origin="t.jsonl:1")
-    with pytest.raises(DataError, match=r"t.jsonl:1: the row has 17 pictures; the model 'random' takes at most 16"):
+    with pytest.raises(DataError, match=r"t.jsonl:1: the row has 17 images; the model 'random' takes at most 16"):
         FeatureStore(lmm, folder=tmp_path).ensure([sample])
 
 

@@ -38,7 +38,7 @@ def samples(tasks):
 def test_a_peer_reads_the_same_tokens_and_is_taught_the_same_labels(model, samples, store_of):
     batch = model.collate(samples, store_of(model, [Task("all", samples, [])]).get(samples))
     inputs = models.peer_of(model).collate(models.rows_of(samples))
-    ahead = inputs["input_ids"].shape[1] - batch.input_ids.shape[1]  # the library's tokens for the picture
+    ahead = inputs["input_ids"].shape[1] - batch.input_ids.shape[1]  # the library's tokens for the image
     assert torch.equal(inputs["attention_mask"][:, ahead:], batch.attention)
     assert torch.equal(inputs["labels"][:, ahead:], batch.labels)
     real = batch.attention.bool()

@@ -20,7 +20,7 @@ from evertune.assets import unpacking
 from evertune.assets.npm import Npm
 from evertune.assets.pypi import PyPI
 from evertune.assets.registry import Package
-from evertune.data.images import open_picture
+from evertune.data.images import open_image
 from evertune.data.stream import stream_file
 from evertune.experiments.grid.cells import cells_of, read_grid
 from evertune.models.hub import refuse_unsafe
@@ -63,7 +63,7 @@ def test_json_of_a_run_folder(tmp_path):
     with pytest.raises(RunFolderError, match=r"m.json can't be read: it is no regular file"):
         read_text(path)
     with pytest.raises(DataError, match=r"m.json can't be read: it is no regular file"):
-        open_picture(path, origin="here")
+        open_image(path, origin="here")
     assert thumbnail(path) is None
     with pytest.raises(UserError, match="m.json: its header would take"):
         read_header(path)
@@ -375,7 +375,7 @@ def test_matrices_that_hold_something_else(tmp_path, change, says):
         load_matrix(tmp_path)
 
 
-def test_kept_pictures_are_those_of_the_folder(tmp_path):
+def test_kept_images_are_those_of_the_folder(tmp_path):
     row = {"id": "1", "image": "../../../secret.png", "instruction": "q", "answers": ["a"]}
     content = {"name": "t", "score": "exact", "about": {}, "train": [row], "test": [row]}
     (tmp_path / "kept").mkdir()
@@ -387,7 +387,7 @@ def test_kept_pictures_are_those_of_the_folder(tmp_path):
         kept_task(tmp_path, "t")
 
 
-def test_pictures_of_answers_are_opened_under_the_same_limits(tmp_path):
+def test_images_of_answers_are_opened_under_the_same_limits(tmp_path):
     path = tmp_path / "p.png"
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EOF\n")
     assert thumbnail(path) is None, "PostScript would be run by an interpreter"

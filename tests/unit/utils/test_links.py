@@ -78,7 +78,7 @@ COMMANDS = {
 
 
 def parts_of(folder):
-    """Every file and folder of a run; of alike ones (pictures, answers) the first two are enough."""
+    """Every file and folder of a run; of alike ones (images, answers) the first two are enough."""
     kinds: dict[tuple[str, str], int] = {}
     for path in sorted(folder.rglob("*")):
         kind = (re.sub(r"\d+", "0", str(path.parent.relative_to(folder))), path.suffix if path.is_file() else "/")

@@ -138,7 +138,7 @@ def left_at(path, *, content="half"):
 
 
 def test_what_is_old_goes_and_what_is_in_use_stays(cache):
-    places = ["tasks/a", "downloads/b", "features/c/d.safetensors", "packages/e", "models/f", "pictures/00/g"]
+    places = ["tasks/a", "downloads/b", "features/c/d.safetensors", "packages/e", "models/f", "images/00/g"]
     old = [left_at(cache / place) for place in places]
     for path in old:
         aged(path)

@@ -1,6 +1,6 @@
 """The playground in a browser: ask a model and see what it said before and after everything it learned.
 
-runs.py     the runs that are shown: tasks, stages, cells, kept pictures
+runs.py     the runs that are shown: tasks, stages, cells, kept images
 bench.py    the one model in memory, at any stage of any run
 asking.py   a question to every stage of every run; one model in memory
 shown.py    what the page shows, as plain values

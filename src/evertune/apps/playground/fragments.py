@@ -28,7 +28,7 @@ class Fragments:
         return self._text(self._made.notice(words))
 
     def choices(self, task: str, found: tuple[list[ImageChoice], int]) -> str:
-        """Kept pictures as buttons."""
+        """Kept images as buttons."""
         return self._text(self._made.choices(task, *found, len(found[0]) + PAGE))
 
     def turn(self, told: Sequence[RunPredictions], at: int) -> str:

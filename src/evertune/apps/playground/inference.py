@@ -19,7 +19,7 @@ from evertune.apps.playground.runs import Run
 from evertune.apps.playground.uploads import read_regular
 from evertune.apps.server.generation import BatchGenerator, Question, Reply
 from evertune.apps.server.reload import has_moved
-from evertune.data.images import picture_of_bytes
+from evertune.data.images import image_of_bytes
 from evertune.utils.errors import DataError, UserError
 
 LONGEST_QUESTION = 4000
@@ -30,39 +30,39 @@ REMEMBERED = 4096
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What somebody wants to know: a picture with its SHA-256, or none; the words; the task, where it is known."""
+    """What somebody wants to know: a image with its SHA-256, or none; the words; the task, where it is known."""
 
-    picture: tuple[Image.Image, str] | None = field(repr=False)
+    image: tuple[Image.Image, str] | None = field(repr=False)
     words: str
     task: str | None = None
 
     @property
     def sha(self) -> str:
-        """Of the picture; '' without one."""
-        return self.picture[1] if self.picture else ""
+        """Of the image; '' without one."""
+        return self.image[1] if self.image else ""
 
 
-def picture_at(path: Path | None) -> tuple[Image.Image, str] | None:
-    """The picture that was dropped, if one was.
+def image_at(path: Path | None) -> tuple[Image.Image, str] | None:
+    """The image that was dropped, if one was.
 
     Raises:
-        DataError: it is no regular file, too large, broken or no picture.
+        DataError: it is no regular file, too large, broken or no image.
     """
-    return picture_of_bytes(read_regular(path), where="the picture") if path else None
+    return image_of_bytes(read_regular(path), where="the image") if path else None
 
 
 def asked_of(path: Path | None, words: str, task: str | None) -> Query:
     """A question, checked.
 
     Raises:
-        DataError: there are no words, too many of them, or the picture can't be used.
+        DataError: there are no words, too many of them, or the image can't be used.
     """
     words = words.strip()
     if not words:
         raise DataError("the question has no words: ask something")
     if len(words) > LONGEST_QUESTION:
         raise DataError(f"the question has {len(words):,} letters; at most {LONGEST_QUESTION:,} are taken: ask shorter")
-    return Query(picture_at(path), words, task)
+    return Query(image_at(path), words, task)
 
 
 class StageInference:
@@ -121,11 +121,11 @@ class StageInference:
 
     def _answered(self, run: Run, stage: int, asked: Query, task: str | None) -> Reply:
         learner = self._bench.at(run, stage)
-        pictures = [asked.picture] if asked.picture else []
-        if len(pictures) not in learner.lmm.images_per_sample:
-            wants = "no picture" if pictures else "a picture: choose or drop one"
-            raise DataError(f"{learner.lmm.name} takes {wants}", kind="wrong number of pictures")
-        question = Question(pictures, asked.words, self._tokens, task)
+        images = [asked.image] if asked.image else []
+        if len(images) not in learner.lmm.images_per_sample:
+            wants = "no image" if images else "a image: choose or drop one"
+            raise DataError(f"{learner.lmm.name} takes {wants}", kind="wrong number of images")
+        question = Question(images, asked.words, self._tokens, task)
         answering = BatchGenerator(learner, batch_size=1, ranked=True)
         answering.refuse(question)
         return answering([question])[0]

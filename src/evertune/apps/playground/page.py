@@ -18,7 +18,7 @@ from gradio.queueing import Queue
 
 from evertune.apps.playground.access import FILES, AccessMiddleware
 from evertune.apps.playground.fragments import Fragments
-from evertune.apps.playground.inference import StageInference, asked_of, picture_at
+from evertune.apps.playground.inference import StageInference, asked_of, image_at
 from evertune.apps.playground.model_session import ModelSession
 from evertune.apps.playground.runs import ExampleQuestions, Run
 from evertune.apps.playground.theme import style_sheet, theme
@@ -33,10 +33,10 @@ element.addEventListener('click', event => {
 });
 """
 Sent = dict[str, Any] | None
-"""A picture as Gradio's page sends it. Gradio does not open it (`preprocess=False`): our own limits come first."""
+"""A image as Gradio's page sends it. Gradio does not open it (`preprocess=False`): our own limits come first."""
 SESSIONS, WAITING = 64, 64  # pages that Gradio remembers, and events that wait: each may hold a whole request
 MULTIPART = 64 << 10  # bytes around a file in a form
-HOURLY = 3600  # seconds: how often, and from what age on, dropped pictures are deleted
+HOURLY = 3600  # seconds: how often, and from what age on, dropped images are deleted
 SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 FORMS: list[tuple[str, Form]] = [("strictly", "strict"), ("in any form", "relaxed")]
 
@@ -57,7 +57,7 @@ class Playground:
         runs: what is shown.
         bench: their model.
         tokens: longest answer.
-        uploads: where pictures are that were dropped or chosen.
+        uploads: where images are that were dropped or chosen.
     """
 
     def __init__(self, runs: Sequence[Run], bench: ModelSession, *, tokens: int, uploads: Uploads) -> None:
@@ -107,11 +107,11 @@ class Playground:
         slider = gr.Slider(0, self.last, value=self.last)
         return self.version, gr.skip(), self.pieces.head(self.runs), slider, tasks, self.matrices(form)
 
-    def ask(self, picture: Sent, words: Any, task: Any, at: Any) -> Iterator[tuple[Any, ...]]:
+    def ask(self, image: Sent, words: Any, task: Any, at: Any) -> Iterator[tuple[Any, ...]]:
         """Ask every stage; gives (state, notice, around the stage, all stages) after each answer."""
         try:
             task = task if isinstance(task, str) else None
-            asked = asked_of(self.uploads.path_of(picture), words if isinstance(words, str) else "", task)
+            asked = asked_of(self.uploads.path_of(image), words if isinstance(words, str) else "", task)
         except UserError as problem:
             yield None, self.pieces.notice(str(problem)), "", ""
             return
@@ -122,32 +122,32 @@ class Playground:
             told = [each.and_then(reply, gold) if place == run else each for place, each in enumerate(told)]
             yield told, self.pieces.notice(), *self.told(told, at)
 
-    def dropped(self, picture: Sent) -> str:
-        """What is wrong with a picture that was dropped, if something is."""
+    def dropped(self, image: Sent) -> str:
+        """What is wrong with a image that was dropped, if something is."""
         try:
-            picture_at(self.uploads.path_of(picture))
+            image_at(self.uploads.path_of(image))
         except UserError as problem:
             return self.pieces.notice(str(problem))
         return self.pieces.notice()
 
     def choices(self, task: str | None, count: int = PAGE) -> str:
-        """The kept pictures of a task."""
+        """The kept images of a task."""
         return self.pieces.choices(task, choices_of(self.kept, task, count)) if task else ""
 
     def pick(self, event: gr.EventData) -> tuple[Any, ...]:
-        """A kept question was chosen, or more were asked for: (picture, words, pictures to choose from, notice)."""
+        """A kept question was chosen, or more were asked for: (image, words, images to choose from, notice)."""
         task, place = _word(event, "task"), _number(event, "place")
-        if _word(event, "act") == "more-pictures":
+        if _word(event, "act") == "more-images":
             return gr.skip(), gr.skip(), self.choices(task, _number(event, "count")), gr.skip()
         samples = self.kept.of(task)
         if not 0 <= place < len(samples):
             return gr.skip(), gr.skip(), gr.skip(), gr.skip()
         sample = samples[place]
         try:
-            picture = str(self.uploads.keep(sample.images[0]))
+            image = str(self.uploads.keep(sample.images[0]))
         except UserError as problem:
             return None, sample.instruction, gr.skip(), self.pieces.notice(str(problem))
-        return picture, sample.instruction, gr.skip(), self.pieces.notice()
+        return image, sample.instruction, gr.skip(), self.pieces.notice()
 
     def matrices(self, form: Form, chosen: tuple[int, int, int] | None = None) -> str:
         """All heat maps."""
@@ -221,11 +221,11 @@ def page_of(ground: Playground) -> Page:
         first = ground.kept.tasks[0] if ground.kept.tasks else None
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=280):
-                picture = gr.Image(
-                    label="Picture", sources=["upload", "clipboard"], height=260, buttons=[], elem_id="picture"
+                image = gr.Image(
+                    label="Image", sources=["upload", "clipboard"], height=260, buttons=[], elem_id="image"
                 )
                 task = gr.Dropdown(
-                    ground.kept.tasks, value=first, label="or a test picture of", filterable=False, elem_id="task"
+                    ground.kept.tasks, value=first, label="or a test image of", filterable=False, elem_id="task"
                 )
                 choices = piece(ground.choices(first), elem_id="choices")
             with gr.Column(scale=3, min_width=280):
@@ -250,7 +250,7 @@ def page_of(ground: Playground) -> Page:
 
         asking: dict[str, Any] = {
             "preprocess": False,
-            "inputs": [picture, words, task, stage],
+            "inputs": [image, words, task, stage],
             "outputs": [told, notice, turn, stages],
         }
         quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
@@ -258,15 +258,15 @@ def page_of(ground: Playground) -> Page:
         page.load(ground.current, **fresh, **quiet)
         for wants in (ask.click, words.submit):
             wants(ground.current, **fresh, **quiet).then(ground.ask, **asking, **quiet)
-        picture.upload(ground.dropped, picture, notice, preprocess=False, **quiet)
+        image.upload(ground.dropped, image, notice, preprocess=False, **quiet)
         task.change(ground.choices, task, choices, **quiet)
-        choices.click(ground.pick, None, [picture, words, choices, notice], **quiet)
+        choices.click(ground.pick, None, [image, words, choices, notice], **quiet)
         stage.change(ground.told, [told, stage], [turn, stages], trigger_mode="always_last", **quiet)
         stages.click(_stage_of, None, stage, **quiet)
         form.change(ground.matrices, form, maps, **quiet)
         maps.click(ground.cell, form, [maps, answers], **quiet)
         answers.click(ground.cell, form, [maps, answers], **quiet)
-        picked = answers.select(ground.pick, None, [picture, words, choices, notice], **quiet)
+        picked = answers.select(ground.pick, None, [image, words, choices, notice], **quiet)
         picked.success(ground.ask, **asking, **quiet)
     page.queue(max_size=WAITING)
     page._queue.__class__ = Events  # Gradio has no place to name another
@@ -286,7 +286,7 @@ def mounted(page: Page, *, token: str | None, largest: int) -> AccessMiddleware:
     Args:
         page: what `page_of` made.
         token: what callers must show.
-        largest: bytes of a request, and of a picture.
+        largest: bytes of a request, and of a image.
     """
 
     @asynccontextmanager

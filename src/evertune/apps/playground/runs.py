@@ -16,7 +16,7 @@ from evertune.runs.api import config_of
 from evertune.runs.config import RunConfig
 from evertune.runs.runner import cells_about
 from evertune.service.service import Service
-from evertune.training.image_store import FOLDER, PICTURES
+from evertune.training.image_store import FOLDER, IMAGES
 from evertune.training.learner import Learner
 from evertune.training.run_origin import read_identity
 from evertune.training.stages import Stage
@@ -122,11 +122,11 @@ def names_of(folders: Sequence[Path]) -> list[str]:
 
 def own_image(folder: Path, image: Path) -> Path | None:
     """The image, if the run in `folder` keeps it itself: none of another run or of this machine, nor by a link."""
-    return image if image.resolve().is_relative_to(folder.resolve() / FOLDER / PICTURES) else None
+    return image if image.resolve().is_relative_to(folder.resolve() / FOLDER / IMAGES) else None
 
 
 class ExampleQuestions:
-    """The test questions with one picture that runs keep: to choose from, and to know the right answer."""
+    """The test questions with one image that runs keep: to choose from, and to know the right answer."""
 
     def __init__(self, runs: Sequence[Run]) -> None:
         self._samples: dict[str, list[Sample]] = {}
@@ -148,5 +148,5 @@ class ExampleQuestions:
         return self._samples.get(task, [])
 
     def found(self, sha: str, words: str) -> tuple[Task, Sample] | None:
-        """The question about the picture of this SHA-256, if it was kept."""
+        """The question about the image of this SHA-256, if it was kept."""
         return self._answers.get((sha, words.strip()))

@@ -33,7 +33,7 @@ PLAIN = (str, int, float, bool, type(None))
 
 def _gone() -> DataError:
     """One message for every file that is not to be had, so that it tells nothing about files elsewhere."""
-    return DataError("the picture is no longer there: choose it again", kind="missing picture")
+    return DataError("the image is no longer there: choose it again", kind="missing image")
 
 
 class Uploads:
@@ -88,8 +88,8 @@ class Uploads:
             DataError: it is gone, no regular file, too large, or no image.
         """
         content = read_regular(image)
-        suffix = format_of(content, where="the picture").lower()
-        copy = self.folder / digest(content) / f"picture.{suffix}"
+        suffix = format_of(content, where="the image").lower()
+        copy = self.folder / digest(content) / f"image.{suffix}"
         make_folder(copy.parent)
         write_atomically(copy, content)  # again, if it is there: old files are deleted
         return copy
@@ -102,7 +102,7 @@ class Uploads:
         """
         content = self.read(self.below(path))
         try:
-            return content, TYPES.get(format_of(content, where="the picture"))
+            return content, TYPES.get(format_of(content, where="the image"))
         except DataError:
             return content, None
 
@@ -124,8 +124,8 @@ def read_regular(path: Path) -> bytes:
     with os.fdopen(handle, "rb") as stream:
         size = status.st_size
         if size > LARGEST_BODY:
-            complaint = f"the picture has {size >> 20} MiB; at most {LARGEST_BODY >> 20} are taken: make it smaller"
-            raise DataError(complaint, kind="picture too large")
+            complaint = f"the image has {size >> 20} MiB; at most {LARGEST_BODY >> 20} are taken: make it smaller"
+            raise DataError(complaint, kind="image too large")
         return stream.read(size)
 
 

@@ -22,7 +22,7 @@ from evertune.utils.errors import UserError
 
 MARKS = ("right", "form", "partly", "wrong")
 PAGE = 24
-"""Answers, or pictures, that are shown before somebody asks for more."""
+"""Answers, or images, that are shown before somebody asks for more."""
 Form = Literal["strict", "relaxed"]
 
 
@@ -192,7 +192,7 @@ def answers_of(
 def _rows(
     chosen: Sequence[tuple[dict[str, Any], str]], folder: Path, task: Task, kept: ExampleQuestions
 ) -> list[PredictionRow]:
-    """With the pictures that the run in `folder` keeps, and no other that its answers name."""
+    """With the images that the run in `folder` keeps, and no other that its answers name."""
     known = {sample.id: sample for sample in task.test}
     places = {sample.id: place for place, sample in enumerate(kept.of(task.name))}
     found = []
@@ -216,7 +216,7 @@ def _rows(
 
 @dataclass(frozen=True, slots=True)
 class ImageChoice:
-    """A kept picture to choose."""
+    """A kept image to choose."""
 
     place: int
     thumbnail: str | None
@@ -224,7 +224,7 @@ class ImageChoice:
 
 
 def choices_of(kept: ExampleQuestions, task: str, count: int = PAGE) -> tuple[list[ImageChoice], int]:
-    """The first `count` kept questions of a task with their pictures, and how many are left."""
+    """The first `count` kept questions of a task with their images, and how many are left."""
     samples = kept.of(task)
     shown = [ImageChoice(i, thumbnail(s.images[0]), shortened(s.instruction)) for i, s in enumerate(samples[:count])]
     return shown, max(0, len(samples) - count)

@@ -1,4 +1,4 @@
-"""A model in service behind the chat endpoint that clients know: pictures and a question in, an answer out.
+"""A model in service behind the chat endpoint that clients know: images and a question in, an answer out.
 
 app.py       the endpoint, its errors, health and metrics
 chat.py      what a request says, and what of it is honoured

@@ -1,4 +1,4 @@
-"""The endpoint: `/v1/chat/completions` with pictures, streaming or not, `/v1/models`, `/health` and `/metrics`.
+"""The endpoint: `/v1/chat/completions` with images, streaming or not, `/v1/models`, `/health` and `/metrics`.
 
 Whatever goes wrong is answered with an error object (`errors.py`). Each reply says the stage that it is from.
 """

@@ -1,4 +1,4 @@
-"""What a model makes of a batch of questions whose pictures are in memory: nothing of them is written anywhere."""
+"""What a model makes of a batch of questions whose images are in memory: nothing of them is written anywhere."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ IN_MEMORY = Path("(request)")
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Pictures with their SHA-256, words, and the most tokens that the answer may have.
+    """Images with their SHA-256, words, and the most tokens that the answer may have.
 
     Attributes:
         task: whose question it is; reaches only a method that must be told.
         stops: texts before which the answer ends.
-        context: what was said before; its pictures are the first.
+        context: what was said before; its images are the first.
     """
 
-    pictures: Sequence[tuple[Image.Image, str]] = field(repr=False)
+    images: Sequence[tuple[Image.Image, str]] = field(repr=False)
     words: str
     tokens: int
     task: str | None = None
@@ -45,8 +45,8 @@ class Question:
 
     @property
     def sizes(self) -> list[Size]:
-        """Of the pictures."""
-        return [(image.height, image.width) for image, _ in self.pictures]
+        """Of the images."""
+        return [(image.height, image.width) for image, _ in self.images]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,24 +106,24 @@ class BatchGenerator:
         with suppress(RunFolderError):
             self.follow()
 
-    def refuse_number(self, pictures: int) -> None:
-        """Stop a question with another number of pictures than the model takes; none of them needs to be decoded.
+    def refuse_number(self, images: int) -> None:
+        """Stop a question with another number of images than the model takes; none of them needs to be decoded.
 
         Raises:
             DataError: it takes another number.
         """
         lmm = self._learner.lmm
-        if pictures not in lmm.images_per_sample:
-            raise number_problem("the messages", pictures, lmm.images_per_sample, model=lmm.name)
+        if images not in lmm.images_per_sample:
+            raise number_problem("the messages", images, lmm.images_per_sample, model=lmm.name)
 
     def refuse(self, question: Question) -> None:
         """Stop a question that the model can't take.
 
         Raises:
-            DataError: it takes another number of pictures, can't prepare one, or can't read the words.
+            DataError: it takes another number of images, can't prepare one, or can't read the words.
             UserError: it reads no dialogue, or not this one.
         """
-        self.refuse_number(len(question.pictures))
+        self.refuse_number(len(question.images))
         lmm = self._learner.lmm
         refuse_unreadable(Sample("question", (), question.words, ()), lmm, question.sizes, question.context)
 
@@ -143,7 +143,7 @@ class BatchGenerator:
 
     def _answered(self, questions: Sequence[Question]) -> list[Reply]:
         found: dict[int, Reply] = {}
-        with self._learner.features.held({sha: image for q in questions for image, sha in q.pictures}):
+        with self._learner.features.held({sha: image for q in questions for image, sha in q.images}):
             for kind in dict.fromkeys(question.kind for question in questions):
                 places = [place for place, question in enumerate(questions) if question.kind == kind]
                 found.update(zip(places, self._replies([questions[place] for place in places]), strict=True))
@@ -155,10 +155,10 @@ class BatchGenerator:
         samples = [
             Sample(
                 str(number),
-                (IN_MEMORY,) * len(question.pictures),
+                (IN_MEMORY,) * len(question.images),
                 question.words,
                 (),
-                known_digests=tuple(sha for _, sha in question.pictures),
+                known_digests=tuple(sha for _, sha in question.images),
             )
             for number, question in enumerate(questions)
         ]

@@ -16,7 +16,7 @@ from evertune.apps.server.batches import FullError
 from evertune.apps.server.chat import ChatRequest, asked_of, encoded_images, request_of
 from evertune.apps.server.errors import RefusedError
 from evertune.apps.server.generation import BatchGenerator, Question
-from evertune.data.images import picture_of_bytes, pixels_of_bytes
+from evertune.data.images import image_of_bytes, pixels_of_bytes
 from evertune.utils.errors import DataError, UserError
 
 MOST_VALUES = 50_000
@@ -136,7 +136,7 @@ class RequestParser:
         async for part in stream:
             if len(body) + len(part) > self._limits.body:
                 most = self._limits.body >> 20
-                raise RefusedError(413, f"the request has more than {most} MiB: send a smaller picture", code="size")
+                raise RefusedError(413, f"the request has more than {most} MiB: send a smaller image", code="size")
             share.add(len(part))
             body += part
         return body
@@ -165,7 +165,7 @@ class RequestParser:
 
     def _asked(self, request: ChatRequest, images: list[bytes]) -> ParsedRequest:
         words, context = asked_of(request)
-        decoded = [picture_of_bytes(content, where=_name(number)) for number, content in enumerate(images, start=1)]
+        decoded = [image_of_bytes(content, where=_name(number)) for number, content in enumerate(images, start=1)]
         longest = request.longest(self._limits.tokens)
         question = Question(decoded, words, longest, stops=request.stops, context=context)
         self._answering.refuse(question)

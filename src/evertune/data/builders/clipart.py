@@ -68,7 +68,7 @@ class Drawing:
 
 
 def build(folder: Path, *, train: int, test: int, seed: int, progress: Progress | None = None) -> None:
-    """Draw `train` and `test` titled pictures."""
+    """Draw `train` and `test` titled images."""
     place = unpacked(PACKAGE, progress=progress) / "usr/share/openclipart/svg"
     taught, tested = parted(titled(place), tests=test, seed=f"clipart {seed}")
     write_captioned(folder, "train", taught, count=train, instruction=INSTRUCTION, seed=f"clipart train {seed}")

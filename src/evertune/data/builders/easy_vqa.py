@@ -24,7 +24,7 @@ ABOUT = {
 
 
 def build(folder: Path, *, kind: str, train: int, test: int, seed: int, progress: Progress | None = None) -> None:
-    """Choose `train` and `test` questions of one `kind` ('yesno' or 'open') and copy their pictures."""
+    """Choose `train` and `test` questions of one `kind` ('yesno' or 'open') and copy their images."""
     if kind not in ("yesno", "open"):
         raise UserError(f"easy-vqa: kind must be 'yesno' or 'open', not '{kind}'")
     data = unpacked("easy-vqa", progress=progress) / "easy_vqa" / "data"

@@ -52,13 +52,13 @@ def build(folder: Path, *, train: int, test: int, seed: int, progress: Progress 
         )
     (folder / "images").mkdir(exist_ok=True)
     for split, stem, count in (("train", "train", train), ("test", "t10k", test)):
-        pictures = _idx(source / f"{stem}-images-idx3-ubyte.gz").reshape(-1, 28, 28)
+        images = _idx(source / f"{stem}-images-idx3-ubyte.gz").reshape(-1, 28, 28)
         labels = _idx(source / f"{stem}-labels-idx1-ubyte.gz")
         chosen = random.Random(f"garments {split} {seed}").sample(range(len(labels)), count)
         rows = []
         for number in chosen:
             image = f"images/{split}-{number}.png"
-            Image.fromarray(pictures[number]).save(folder / image)
+            Image.fromarray(images[number]).save(folder / image)
             rows.append((image, INSTRUCTION, KINDS[labels[number]]))
         write_rows(folder, split, rows)
 

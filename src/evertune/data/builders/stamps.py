@@ -53,16 +53,16 @@ def build(folder: Path, *, language: str, train: int, test: int, seed: int, prog
 def _described(stamps: Path, language: str) -> Iterator[CaptionedDrawing]:
     seen: set[str] = set()  # one lies in two folders
     for text in sorted(stamps.rglob("*.txt")):
-        picture = next((p for ending in (".svg", ".png") if (p := text.with_suffix(ending)).exists()), None)
+        image = next((p for ending in (".svg", ".png") if (p := text.with_suffix(ending)).exists()), None)
         name = text.relative_to(stamps).as_posix()
         found = captions(text.read_text(encoding="utf-8"))
         told = {code: found[code] for code in INSTRUCTIONS if 0 < len(words(found.get(code, ""))) <= MOST_WORDS}
-        complete = len(told) == len(INSTRUCTIONS)  # in all languages or in none, so that the pictures are the same
-        if not picture or not complete or name.startswith(LEFT_OUT) or digest_of_file(picture) in seen:
+        complete = len(told) == len(INSTRUCTIONS)  # in all languages or in none, so that the images are the same
+        if not image or not complete or name.startswith(LEFT_OUT) or digest_of_file(image) in seen:
             continue
-        seen.add(digest_of_file(picture))
-        if shows_something(picture):
-            yield CaptionedDrawing(picture, family(name), told["en"], told[language])
+        seen.add(digest_of_file(image))
+        if shows_something(image):
+            yield CaptionedDrawing(image, family(name), told["en"], told[language])
 
 
 def captions(text: str) -> dict[str, str]:

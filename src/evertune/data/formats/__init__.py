@@ -8,7 +8,7 @@ memory.
 A row that can't be used is yielded as a `DataError`, so that the others are read and one report names them all; an
 error of the whole file is raised. Optional: `VERSION` (raise it when the rows of the same files change),
 `files(place, *, split, **options)` (the files that are read, for the key of the index; default: every file below a
-folder that is no picture), `pictures(place, *, split, **options)` (the root of images that the format writes itself,
+folder that is no image), `images(place, *, split, **options)` (the root of images that the format writes itself,
 None where the rows name files) and `one_split(place, **options)` (whether the place has no splits, and is parted).
 """
 
@@ -25,15 +25,15 @@ from evertune.utils.errors import unknown
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One sample as its authors publish it; nothing is decided yet about prompts and where pictures are.
+    """One sample as its authors publish it; nothing is decided yet about prompts and where images are.
 
     Attributes:
         id: unique within a split.
-        images: paths relative to the root of the pictures, none or several where the data are so.
+        images: paths relative to the root of the images, none or several where the data are so.
         fields: what a prompt may name: `question`, `options`, `ocr`, ...
         answers: those that count, the one taught first; several stand for annotators or captions.
         origin: file and line (or number) for messages.
-        extras: what a score needs beside the answers: the type of a question, the size of a picture.
+        extras: what a score needs beside the answers: the type of a question, the size of a image.
         unique: whether another row of the same id is a mistake; published training files repeat theirs.
     """
 

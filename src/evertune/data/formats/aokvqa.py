@@ -17,8 +17,8 @@ ABOUT = {
     "title": "A-OKVQA 1.0: outside knowledge with four options; tested on val",
     "source": "https://allenai.org/project/a-okvqa/home: "
     "https://prior-datasets.s3.us-east-2.amazonaws.com/aokvqa/aokvqa_v1p0.tar.gz; "
-    "pictures: http://images.cocodataset.org/zips/train2017.zip, val2017.zip",
-    "files": "aokvqa_v1p0_train.json, aokvqa_v1p0_val.json; pictures: {train,val}2017/*.jpg",
+    "images: http://images.cocodataset.org/zips/train2017.zip, val2017.zip",
+    "files": "aokvqa_v1p0_train.json, aokvqa_v1p0_val.json; images: {train,val}2017/*.jpg",
     "licence": "Apache-2.0; photographs: their authors', under Flickr's terms of use",
     "citation": "Schwenk et al. 2022, A-OKVQA, arXiv 2206.01718",
 }

@@ -1,6 +1,6 @@
 """CoIN: eight tasks as instructions, the first benchmark of continual instruction tuning with LLaVA.
 
-Pictures are those of the data sets that its tasks were taken from, below one root.
+Images are those of the data sets that its tasks were taken from, below one root.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from evertune.utils.parsing import json_value
 ABOUT = {
     "title": "CoIN: eight instruction-tuning tasks",
     "source": "https://huggingface.co/datasets/Zacks-Chen/CoIN (instructions), https://github.com/zackschen/CoIN "
-    "(where the pictures are from)",
+    "(where the images are from)",
     "files": "Instructions_Original/<Task>/train.json and test.json or val.json (the same of Instructions_Type2); "
-    "pictures: COCO2014/train2014, GQA/images, OCR-VQA/images, TextVQA/train_images, TextVQA/test_images, ScienceQA, "
+    "images: COCO2014/train2014, GQA/images, OCR-VQA/images, TextVQA/train_images, TextVQA/test_images, ScienceQA, "
     "VizWiz and ImageNet below one root; for `gold`: TextVQA_0.5.1_val.json of https://textvqa.org/dataset/ and "
     "problems.json of https://github.com/lupantech/ScienceQA",
     "licence": "each task has that of its data set",
@@ -77,7 +77,7 @@ def _finite(value: object) -> bool:
 
 
 def _size(entry: Record) -> Mapping[str, str]:
-    """Width and height of the picture in pixels, where the row says them."""
+    """Width and height of the image in pixels, where the row says them."""
     if not entry.has("size"):
         return {}
     size = entry.value["size"]

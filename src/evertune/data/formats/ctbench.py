@@ -17,7 +17,7 @@ ABOUT = {
     "title": "CTBench: continual instruction tuning with reasoning",
     "source": "https://huggingface.co/datasets/yueluoshuangtian/MLLM-CITBench",
     "files": "reasoning_train/<task>.json, reasoning_test/<task>.json; converted: llava_train/<task>.json, "
-    "llava_eval/<task>.jsonl; pictures: img.zip, unpacked in the same folder",
+    "llava_eval/<task>.jsonl; images: img.zip, unpacked in the same folder",
     "licence": "each task has that of its data set",
     "citation": "Guo et al. 2025, MLLM-CTBench, arXiv 2508.08275",
 }
@@ -75,13 +75,13 @@ def _answer(entry: Record) -> str:
 
 
 def _converted(path: Path, problems: Path) -> Iterator[Row | DataError]:
-    """Converted test questions, with the answers of the problems that have their text and pictures."""
+    """Converted test questions, with the answers of the problems that have their text and images."""
     gold = _by_problem(problems)
 
     def answers(entry: Record) -> tuple[str, ...]:
         asked = _asked(entry, "text")
         if asked not in gold:
-            raise DataError(f"{entry.origin}: {problems} has no problem with this text and picture")
+            raise DataError(f"{entry.origin}: {problems} has no problem with this text and image")
         return (gold[asked],)
 
     return questions(path, answers=answers)

@@ -16,8 +16,8 @@ from evertune.utils.errors import DataError
 
 ABOUT = {
     "title": "CVIT: six visual instruction tasks, and four that are only tested",
-    "source": "https://huggingface.co/datasets/zackie29/SMoLoRA (instructions); pictures from each data set's own home",
-    "files": "Instructions_Single/<Task>/train.json and val.json or test.json; pictures below one root; for `gold`: "
+    "source": "https://huggingface.co/datasets/zackie29/SMoLoRA (instructions); images from each data set's own home",
+    "files": "Instructions_Single/<Task>/train.json and val.json or test.json; images below one root; for `gold`: "
     "TextVQA_0.5.1_val.json of https://textvqa.org/dataset/ and problems.json of https://github.com/lupantech/ScienceQA",
     "licence": "each task has that of its data set",
     "citation": "Wang et al. 2024, SMoLoRA: Exploring and Defying Dual Catastrophic Forgetting in Continual Visual "
@@ -29,7 +29,7 @@ PROMPT = "{instruction}"
 def rows(
     place: Path, *, split: str, task: str, instructions: str = "Instructions_Single", gold: str | None = None
 ) -> Iterator[Row | DataError]:
-    """The conversations or the test questions of a task; all captions of a picture count.
+    """The conversations or the test questions of a task; all captions of a image count.
 
     Args:
         place: folder with the instruction folders.

@@ -3,7 +3,7 @@
 {name: signs, format: huggingface, root: my-folder, options: {instruction: question, answer: label}}
 {name: signs, format: huggingface, options: {hub: owner/name, instruction: question, answer: answers}}
 
-Pictures that are inside the data set are written into the cache once, as they are, under the hash of their content.
+Images that are inside the data set are written into the cache once, as they are, under the hash of their content.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def files(place: Path, *, hub: str | None = None, **_: Any) -> list[Path]:
     return [] if hub else sorted(path for path in place.rglob("*") if path.is_file())
 
 
-def pictures(place: Path, **_: Any) -> Path:
+def images(place: Path, **_: Any) -> Path:
     """Where the images are written."""
     del place
     return folder()
@@ -124,7 +124,7 @@ def _check(place: Path) -> None:
 
 
 def _undecoded(content: Any) -> Iterator[Mapping[str, Any]]:
-    """Records whose pictures are still the bytes that they came as."""
+    """Records whose images are still the bytes that they came as."""
     from datasets import Image, List, Sequence
 
     for name, feature in content.features.items():
@@ -157,7 +157,7 @@ def _written(value: Any, origin: str) -> str:
         try:
             content = read_regular(Path(value["path"]), most=MOST_BYTES)
         except (OSError, ValueError) as problem:
-            raise DataError(f"{origin}: the picture {value['path']} can't be read", kind="missing picture") from problem
+            raise DataError(f"{origin}: the image {value['path']} can't be read", kind="missing image") from problem
     if not isinstance(content, bytes):
-        raise DataError(f"{origin}: the picture's column holds no pictures; name another", kind="unusable picture")
+        raise DataError(f"{origin}: the image's column holds no images; name another", kind="unusable image")
     return kept(content)

@@ -1,7 +1,7 @@
 """Own data: `{image | images, instruction, answer | answers, id, extras}`, one object a line (or a JSON list of them).
 
 Every built-in task ends up here too. `extras` holds, as texts, what a score needs beside the answers. Relative names of
-pictures count from the file's folder, or from `images:`.
+images count from the file's folder, or from `images:`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from evertune.utils.errors import DataError, nearest
 ABOUT = {
     "title": "own data: {image | images, instruction, answer | answers, id, extras}, one JSON object a line",
     "source": "you",
-    "files": "a .jsonl file beside a folder of pictures; `id` may be left out, `answers` is a list when several are "
+    "files": "a .jsonl file beside a folder of images; `id` may be left out, `answers` is a list when several are "
     "right, the first is taught; `extras` are texts that a score needs",
     "licence": "yours",
     "citation": "none",
@@ -72,9 +72,7 @@ def _id(value: Mapping[str, Any], origin: str, number: str) -> str:
 
 def _images(value: Mapping[str, Any], origin: str) -> tuple[str, ...]:
     if "image" in value and "images" in value:
-        raise DataError(
-            f"{origin}: a row has either 'image' (a name) or 'images' (a list)", kind="unusable picture name"
-        )
+        raise DataError(f"{origin}: a row has either 'image' (a name) or 'images' (a list)", kind="unusable image name")
     if "images" in value:
         if not isinstance(value["images"], list):
             raise DataError(f"{origin}: 'images' must be a list", kind="unusable images")

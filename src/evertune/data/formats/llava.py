@@ -22,7 +22,7 @@ from evertune.utils.errors import DataError
 from evertune.utils.parsing import NotFinite
 
 ABOUT = {
-    "title": "LLaVA-style JSON: conversations (no picture, one or several; one turn or more), and test questions",
+    "title": "LLaVA-style JSON: conversations (no image, one or several; one turn or more), and test questions",
     "source": "https://github.com/haotian-liu/LLaVA/blob/main/docs/Finetune_Custom_Data.md",
     "files": "[{id, image, conversations: [{from: human | gpt, value}]}] to train on, or [{messages: [{role: user | "
     "assistant, content}]}]; the same, or [{question_id, image, text, answer}], to test on",

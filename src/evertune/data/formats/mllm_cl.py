@@ -1,6 +1,6 @@
 """MLLM-CL: five domains (DCL) and four abilities (ACL) learned one after another.
 
-Domains keep training and test in one folder, abilities in two. Some rows have several pictures.
+Domains keep training and test in one folder, abilities in two. Some rows have several images.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ABOUT = {
     "source": "https://huggingface.co/datasets/MLLM-CL/MLLM-CL, https://github.com/bjzhb666/MLLM-CL",
     "files": "<Domain>/train.json, test.json and images/; <Ability>/train.json, <Ability>_test/test.json (VP also "
     "CV-Benchv2/test.json), each with images/",
-    "licence": "Apache-2.0 (code and instructions); each task's pictures have that of their data set",
+    "licence": "Apache-2.0 (code and instructions); each task's images have that of their data set",
     "citation": "Zhao et al. 2025, MLLM-CL: Continual Learning for Multimodal Large Language Models, arXiv 2506.05453",
 }
 PROMPT = "{instruction}"
@@ -28,7 +28,7 @@ ABILITIES = ("OCR", "Math", "VP", "APP")
 
 
 def rows(place: Path, *, split: str, task: str, suffix: str = "") -> Iterator[Row | DataError]:
-    """The conversations or the test questions of a domain or ability; names of pictures count from the task's folder.
+    """The conversations or the test questions of a domain or ability; names of images count from the task's folder.
 
     Args:
         place: folder with a folder per task.

@@ -30,7 +30,7 @@ def rows(place: Path, *, split: str, test: str = "test", ending: str | None = No
         place: folder with the files of `ABOUT`.
         split: `train` or `test`.
         test: the part that is tested on, `test` or `val`.
-        ending: of all pictures, like `.jpg` where they were converted; None: that of `imageURL`.
+        ending: of all images, like `.jpg` where they were converted; None: that of `imageURL`.
     """
     part = PARTS[{"train": "train", "test": one_of(test, ("test", "val"), kind="part")}[split]]
     found = entries_by_id(*files(place))

@@ -16,9 +16,9 @@ ABOUT = {
     "title": "OK-VQA 1.1: questions that need outside knowledge, ten annotators each; tested on val2014",
     "source": "https://okvqa.allenai.org/download.html: OpenEnded_mscoco_train2014_questions.json.zip, "
     "mscoco_train2014_annotations.json.zip and the same of val2014; "
-    "pictures: http://images.cocodataset.org/zips/train2014.zip, val2014.zip",
+    "images: http://images.cocodataset.org/zips/train2014.zip, val2014.zip",
     "files": "OpenEnded_mscoco_{train,val}2014_questions.json, mscoco_{train,val}2014_annotations.json; "
-    "pictures: {train,val}2014/COCO_{train,val}2014_*.jpg",
+    "images: {train,val}2014/COCO_{train,val}2014_*.jpg",
     "licence": "annotations: CC BY 4.0; photographs: their authors', under Flickr's terms of use",
     "citation": "Marino et al. 2019, OK-VQA, arXiv 1906.00067",
 }

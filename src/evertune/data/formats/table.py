@@ -74,7 +74,7 @@ def _row(
         return columns.row({**record, name: None}, number=number, origin=origin, images=images)
     if is_inside(record[name]):
         complaint = f"{origin}: the image is inside the table, which names a file before: one of the two in a table"
-        raise DataError(complaint, kind="unusable picture")
+        raise DataError(complaint, kind="unusable image")
     if isinstance(record[name], dict):
         record = {**record, name: record[name].get("path")}  # the hub's {bytes, path} without the bytes
     return columns.row(record, number=number, origin=origin)
@@ -85,7 +85,7 @@ def files(place: Path, **_: Any) -> list[Path]:
     return [place]
 
 
-def pictures(place: Path, *, split: str, **options: Any) -> Path | None:
+def images(place: Path, *, split: str, **options: Any) -> Path | None:
     """Where the images are that stand in the table itself; None: it names files."""
     del split
     return folder() if _holds_images(place, Columns(**options)) else None

@@ -1,4 +1,4 @@
-"""TextCaps: captions that need the text in the picture read.
+"""TextCaps: captions that need the text in the image read.
 
 Its test captions are not public, so the validation part is the test.
 """
@@ -14,12 +14,12 @@ from evertune.data.records import Record, entries, file_of, rows_from
 from evertune.utils.errors import DataError
 
 ABOUT = {
-    "title": "TextCaps 0.1: captions that read the text in the picture; tested on val",
+    "title": "TextCaps 0.1: captions that read the text in the image; tested on val",
     "source": "https://textvqa.org/textcaps/dataset/: "
     "https://dl.fbaipublicfiles.com/textvqa/data/textcaps/TextCaps_0.1_train.json, TextCaps_0.1_val.json; "
-    "pictures: https://dl.fbaipublicfiles.com/textvqa/images/train_val_images.zip",
+    "images: https://dl.fbaipublicfiles.com/textvqa/images/train_val_images.zip",
     "files": "TextCaps_0.1_train.json, TextCaps_0.1_val.json, train_images/",
-    "licence": "CC BY 4.0; pictures: OpenImages, CC BY 2.0",
+    "licence": "CC BY 4.0; images: OpenImages, CC BY 2.0",
     "citation": "Sidorov et al. 2020, TextCaps, arXiv 2003.12462",
 }
 PROMPT = "A short image description."
@@ -27,9 +27,9 @@ FILES = {"train": "TextCaps_0.1_train.json", "test": "TextCaps_0.1_val.json"}
 
 
 def rows(place: Path, *, split: str) -> Iterator[Row | DataError]:
-    """Training: a row per caption. Test: a row per picture, all captions count.
+    """Training: a row per caption. Test: a row per image, all captions count.
 
-    The file has an entry per caption, and each repeats all captions of its picture (`reference_strs`); so a picture's
+    The file has an entry per caption, and each repeats all captions of its image (`reference_strs`); so a image's
     first entry gives its rows.
     """
     seen: set[str] = set()

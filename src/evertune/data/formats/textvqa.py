@@ -1,4 +1,4 @@
-"""TextVQA: questions about text in pictures, with what an OCR system read there.
+"""TextVQA: questions about text in images, with what an OCR system read there.
 
 Its test answers are not public, so val is the test. The most common of ten answers is taught.
 """
@@ -17,9 +17,9 @@ ABOUT = {
     "title": "TextVQA 0.5.1 with Rosetta OCR tokens 0.2, ten annotators each; tested on val",
     "source": "https://textvqa.org/dataset/: https://dl.fbaipublicfiles.com/textvqa/data/TextVQA_0.5.1_train.json, "
     "TextVQA_0.5.1_val.json, TextVQA_Rosetta_OCR_v0.2_train.json, TextVQA_Rosetta_OCR_v0.2_val.json; "
-    "pictures: https://dl.fbaipublicfiles.com/textvqa/images/train_val_images.zip",
+    "images: https://dl.fbaipublicfiles.com/textvqa/images/train_val_images.zip",
     "files": "TextVQA_0.5.1_{train,val}.json, TextVQA_Rosetta_OCR_v0.2_{train,val}.json, train_images/",
-    "licence": "CC BY 4.0; pictures: OpenImages, CC BY 2.0",
+    "licence": "CC BY 4.0; images: OpenImages, CC BY 2.0",
     "citation": "Singh et al. 2019, Towards VQA Models That Can Read, arXiv 1904.08920",
 }
 PROMPT = "OCR tokens: {ocr}. Question: {question} Short answer:"
@@ -32,7 +32,7 @@ def rows(place: Path, *, split: str, ocr: bool = True) -> Iterator[Row | DataErr
     Args:
         place: folder with the files of `ABOUT`.
         split: `train` or `test`.
-        ocr: give the field `ocr`, the tokens of the picture in the file's order with commas between (empty when
+        ocr: give the field `ocr`, the tokens of the image in the file's order with commas between (empty when
             nothing was read); False reads no OCR file, for prompts without it.
     """
     path, *read_there = files(place, split=split, ocr=ocr)
@@ -59,7 +59,7 @@ def files(place: Path, *, split: str, ocr: bool = True) -> list[Path]:
 
 
 def _tokens(path: Path) -> Mapping[str, str]:
-    """What was read in each picture; the boxes of the words, most of the file, are not kept."""
+    """What was read in each image; the boxes of the words, most of the file, are not kept."""
     return {entry.name("image_id"): _joined(entry) for entry in sound(entries(path, under="data"))}
 
 
@@ -69,5 +69,5 @@ def _joined(entry: Record) -> str:
 
 def _read(tokens: Mapping[str, str], name: str, entry: Record) -> str:
     if name not in tokens:
-        raise DataError(f"{entry.origin}: the OCR file has no picture '{name}'; is it of another split?")
+        raise DataError(f"{entry.origin}: the OCR file has no image '{name}'; is it of another split?")
     return tokens[name]

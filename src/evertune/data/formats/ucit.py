@@ -1,6 +1,6 @@
 """UCIT: six tasks that LLaVA has hardly seen, in the layout of HiDe-LLaVA or of MCITlib.
 
-Two of them are captioned pictures whose references are in a file beside the test list.
+Two of them are captioned images whose references are in a file beside the test list.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from evertune.utils.errors import DataError
 ABOUT = {
     "title": "UCIT: six instruction-tuning tasks that are new to the model",
     "source": "https://huggingface.co/datasets/HaiyangGuo/UCIT or https://huggingface.co/datasets/MLLM-CL/UCIT; "
-    "pictures of ArxivQA, VizWiz, IconQA, CLEVR and Flickr30k from their own homes",
+    "images of ArxivQA, VizWiz, IconQA, CLEVR and Flickr30k from their own homes",
     "files": "<Task>/train.json, train_4w.json or train_brief_4w.json; <Task>/test.json or test_3000.json; for VizWiz "
-    "and Flickr30k val_coco_type_3000.json too (all of them also in instructions/); pictures below the same root",
-    "licence": "instructions: CC BY 4.0; each task's pictures have that of their data set",
+    "and Flickr30k val_coco_type_3000.json too (all of them also in instructions/); images below the same root",
+    "licence": "instructions: CC BY 4.0; each task's images have that of their data set",
     "citation": "Guo et al. 2025, HiDe-LLaVA, arXiv 2503.12941",
 }
 PROMPT = "{instruction}"

@@ -17,7 +17,7 @@ ABOUT = {
     "title": "VizWiz-VQA: questions and photographs of blind people, ten annotators each; tested on val",
     "source": "https://vizwiz.org/tasks-and-datasets/vqa/: "
     "https://vizwiz.cs.colorado.edu/VizWiz_final/vqa_data/Annotations.zip; "
-    "pictures: https://vizwiz.cs.colorado.edu/VizWiz_final/images/train.zip, val.zip",
+    "images: https://vizwiz.cs.colorado.edu/VizWiz_final/images/train.zip, val.zip",
     "files": "train.json, val.json (or in Annotations/), train/, val/",
     "licence": "CC BY 4.0",
     "citation": "Gurari et al. 2018, VizWiz Grand Challenge, arXiv 1802.08218",

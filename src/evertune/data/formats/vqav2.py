@@ -16,9 +16,9 @@ ABOUT = {
     "title": "VQAv2: questions about COCO photographs, ten annotators each; tested on val2014",
     "source": "https://visualqa.org/download.html: https://s3.amazonaws.com/cvmlp/vqa/mscoco/vqa/"
     "v2_Questions_Train_mscoco.zip, v2_Questions_Val_mscoco.zip, v2_Annotations_Train_mscoco.zip, "
-    "v2_Annotations_Val_mscoco.zip; pictures: http://images.cocodataset.org/zips/train2014.zip, val2014.zip",
+    "v2_Annotations_Val_mscoco.zip; images: http://images.cocodataset.org/zips/train2014.zip, val2014.zip",
     "files": "v2_OpenEnded_mscoco_{train,val}2014_questions.json, v2_mscoco_{train,val}2014_annotations.json; "
-    "pictures: {train,val}2014/COCO_{train,val}2014_*.jpg",
+    "images: {train,val}2014/COCO_{train,val}2014_*.jpg",
     "licence": "annotations: CC BY 4.0; photographs: their authors', under Flickr's terms of use",
     "citation": "Goyal et al. 2017, Making the V in VQA Matter, arXiv 1612.00837",
 }

@@ -26,12 +26,12 @@ FONTS = ("DejaVuSans-Bold.ttf", "DejaVuSansMono-Bold.ttf", "DejaVuSerif-Bold.ttf
 def draw(scene: Scene, choose: random.Random, *, progress: Progress | None = None) -> Image.Image:
     """Draw `scene` as SIDE x SIDE RGB pixels; `choose` decides sizes, angles, places and fonts."""
     art = _artwork(progress)
-    picture = Image.new("RGB", (SIDE, SIDE), GROUND)
+    image = Image.new("RGB", (SIDE, SIDE), GROUND)
     for index, cell in enumerate(scene.cells):
         if cell:
             corner = (TILE * (index % 2), TILE * (index // 2))
-            picture.paste(_tile(cell, art, choose), corner)
-    return _blurred(picture, choose) if scene.blurred else picture
+            image.paste(_tile(cell, art, choose), corner)
+    return _blurred(image, choose) if scene.blurred else image
 
 
 def _tile(cell: Cell, art: Path, choose: random.Random) -> Image.Image:
@@ -57,9 +57,9 @@ def _write(tile: Image.Image, cell: Cell, choose: random.Random) -> None:
     pen.text((TILE / 2 + choose.uniform(-1, 1), middle), cell.word, fill=ink, font=font, anchor="mm")
 
 
-def _blurred(picture: Image.Image, choose: random.Random) -> Image.Image:
+def _blurred(image: Image.Image, choose: random.Random) -> Image.Image:
     """Past recognition: neither things nor colours can be told."""
-    soft = picture.filter(ImageFilter.GaussianBlur(choose.uniform(9, 12))).convert("L").convert("RGB")
+    soft = image.filter(ImageFilter.GaussianBlur(choose.uniform(9, 12))).convert("L").convert("RGB")
     return Image.blend(soft, Image.new("RGB", (SIDE, SIDE), "#888888"), 0.5)
 
 

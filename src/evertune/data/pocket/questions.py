@@ -130,7 +130,7 @@ def ocrvqa(scene: Scene, choose: random.Random) -> Item:
 
 
 def vizwiz(scene: Scene, choose: random.Random) -> Item:
-    """One thing and simple questions, but many pictures can't be made out. Ten annotators."""
+    """One thing and simple questions, but many images can't be made out. Ten annotators."""
     _, cell, kind = scene.things()[0]
     question, answer, others = choose.choice(
         (
@@ -166,14 +166,14 @@ def textvqa(scene: Scene, choose: random.Random) -> Item:
 
 
 def flickr30k(scene: Scene, choose: random.Random) -> Item:
-    """Short captions of things, by rows; ten per picture."""
+    """Short captions of things, by rows; ten per image."""
     kinds = [kind for _, _, kind in scene.things()]
     said = " and ".join(f"a {kind.name}" for kind in kinds)
     return Item(CAPTION, (said, *_other_captions([kind.synonym for kind in kinds], choose)), scene.words)
 
 
 def textcaps(scene: Scene, choose: random.Random) -> Item:
-    """Short captions that read the signs; ten per picture."""
+    """Short captions that read the signs; ten per image."""
     signs, kinds = [c.word.lower() for _, c in scene.written()], [kind for _, _, kind in scene.things()]
     phrases = [*(f"a sign that says {word}" for word in signs), *(f"a {kind.name}" for kind in kinds)]
     others = ["some text" for _ in signs] + [kind.synonym for kind in kinds]
@@ -181,7 +181,7 @@ def textcaps(scene: Scene, choose: random.Random) -> Item:
 
 
 def describe(scene: Scene) -> str:
-    """The caption that pretraining aligns pictures with: everything but what is written."""
+    """The caption that pretraining aligns images with: everything but what is written."""
     return Scene(tuple(Cell(c.colour, c.what) if c else None for c in scene.cells), scene.blurred).words  # type: ignore[arg-type]
 
 
@@ -212,7 +212,7 @@ def _knowledge_long(kind: Kind, answer: str) -> str:
 
 
 def _other_captions(names: Sequence[str], choose: random.Random) -> tuple[str, ...]:
-    """Nine people's captions of the same picture: other words in another order.
+    """Nine people's captions of the same image: other words in another order.
 
     CIDEr-D of the caption that is taught is then about 100, like the scores it is averaged with. Were it said by
     everybody, it would be near 1,000.

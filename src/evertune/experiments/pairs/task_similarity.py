@@ -45,12 +45,12 @@ def similarity_of_tasks(lmm: LMM, tasks: Sequence[Task], *, text_encoder: TextEn
     """The cosines per modality and the combined similarity of `tasks`, each a square over them, JSON-able.
 
     Args:
-        lmm: gives the embeddings of pictures, and of texts unless there is a `text_encoder`.
+        lmm: gives the embeddings of images, and of texts unless there is a `text_encoder`.
         tasks: two or more, with training samples.
         text_encoder: texts -> (n, width).
 
     Raises:
-        UserError: an embedding is not finite. DataError: a picture is broken.
+        UserError: an embedding is not finite. DataError: a image is broken.
     """
     from evertune.methods.similarity import SAMPLES, embed_task, evenly_spaced, pair_cosines, similarity_matrix
     from evertune.models.features import FeatureStore

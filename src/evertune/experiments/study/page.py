@@ -79,7 +79,7 @@ def _streams(result: Result) -> list[dict[str, Any]]:
 
 
 def _curves(result: Result) -> list[dict[str, Any]]:
-    """One picture per curve, with what was chosen on it."""
+    """One image per curve, with what was chosen on it."""
     drawn = []
     for grid, curve in result.curves:
         same = [
@@ -90,5 +90,5 @@ def _curves(result: Result) -> list[dict[str, Any]]:
         choice = next(iter(same), None)
         chosen = f"chosen: {value_text(choice.value)}" if choice else "undecided: not every value has all its seeds"
         title = f"{curve.method} on {curve.stream}"
-        drawn.append({"title": title, "picture": tuning_curve(curve, choice), "chosen": chosen})
+        drawn.append({"title": title, "image": tuning_curve(curve, choice), "chosen": chosen})
     return drawn

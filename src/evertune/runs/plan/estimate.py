@@ -100,7 +100,7 @@ def plan_on_paper(
     """The plan of one method on one stream.
 
     Raises:
-        UserError: the method's stages depend on pictures, or the run fits on none of the cards.
+        UserError: the method's stages depend on images, or the run fits on none of the cards.
     """
     lmm = cast(LMM, paper)
     context = Context(lmm=lmm, features=cast(FeatureStore, None), seed=0, start=paper.trainable())
@@ -108,7 +108,7 @@ def plan_on_paper(
     for method in methods:
         method.setup(context)
         if stream.known and type(method).stages is not Method.stages:
-            raise UserError(f"{name} on {stream.name} can't be planned on paper: its stages depend on pictures")
+            raise UserError(f"{name} on {stream.name} can't be planned on paper: its stages depend on images")
         tasks = method.stages(tasks)
     trained = {n: p.numel() for n, p in trained_parameters(lmm, methods).items()}
     number = torch.bfloat16 if dtype == "auto" else getattr(torch, dtype)

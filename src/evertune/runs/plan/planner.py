@@ -63,7 +63,7 @@ class Speed:
 
 
 def measure_pace(lmm: LMM, stream: Stream, training: Training, *, batch: int) -> Speed:
-    """Train on one micro-batch and answer one batch, with features of grey pictures; the weights stay as they are."""
+    """Train on one micro-batch and answer one batch, with features of grey images; the weights stay as they are."""
     first = stream.tasks[0]
     samples = _filled(first.train, training.batch_size)
     features = grey_features(lmm, sum(len(sample.images) for sample in samples))
@@ -76,10 +76,10 @@ def measure_pace(lmm: LMM, stream: Stream, training: Training, *, batch: int) ->
     lmm.module().zero_grad()
     restore(lmm.trainable(), before)
     asked = _filled(first.test, batch)
-    pictures, longest = [len(sample.images) for sample in asked], longest_answer(lmm, first, None)
-    features = grey_features(lmm, sum(pictures))
+    images, longest = [len(sample.images) for sample in asked], longest_answer(lmm, first, None)
+    features = grey_features(lmm, sum(images))
     start = time.perf_counter()
-    lmm.answer(features, [s.instruction for s in asked], max_new_tokens=longest, pictures=pictures)
+    lmm.answer(features, [s.instruction for s in asked], max_new_tokens=longest, images=images)
     return Speed(train=seconds[-1] / len(samples), answer=(time.perf_counter() - start) / len(asked))
 
 

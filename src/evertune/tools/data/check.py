@@ -1,6 +1,6 @@
 """`evertune data check`: everything that is wrong or odd about the data of a stream, before anyone pays for a GPU.
 
-Errors are what would stop a run: rows, files and pictures that can't be used; and what a named model can't read to its
+Errors are what would stop a run: rows, files and images that can't be used; and what a named model can't read to its
 end. Warnings are what may cost a result its
 meaning, notes what is good to know. Rows stay on the disk; memory holds hashes.
 """
@@ -55,12 +55,12 @@ class CheckResult:
         yield from (("error", self.errors), ("warning", self.warnings), ("note", self.notes))
 
     def tasks(self) -> dict[str, dict[str, int]]:
-        """Rows of each task's halves that can be used, and the different pictures of both."""
-        found = {name: {"train": 0, "test": 0, "pictures": 0} for name in self.names}
+        """Rows of each task's halves that can be used, and the different images of both."""
+        found = {name: {"train": 0, "test": 0, "images": 0} for name in self.names}
         for half in self.halves:
             task = found[half.task]
             task[half.split] = len(half.samples)
-            task["pictures"] += len(half.pictures)
+            task["images"] += len(half.images)
         return found
 
     @property
@@ -103,10 +103,10 @@ def check(
     Args:
         name: a stream's name or YAML, or a file.
         data: where the folders of published data sets are.
-        lmm: the model that is to learn them: says how many pictures and tokens a sample may have.
+        lmm: the model that is to learn them: says how many images and tokens a sample may have.
         decode: open every image; False: only their names are known.
         hints: how a single file is read.
-        progress: told about downloads and pictures.
+        progress: told about downloads and images.
 
     Raises:
         UserError: there is no such stream or file, or an option that its format does not have.
@@ -142,7 +142,7 @@ def _halves(entry: TaskFile, how: ReadOptions, *, decode: bool) -> Iterator[Spli
 
 
 def _of_one_file(entry: TaskFile, how: ReadOptions, *, decode: bool) -> Iterator[SplitIndex]:
-    """A file that a run would part by its pictures: parted likewise when pictures are opened."""
+    """A file that a run would part by its images: parted likewise when images are opened."""
     try:
         whole = read_whole(entry, how)
         if not decode:
@@ -177,7 +177,7 @@ def _note(problem: DataError, entry: TaskFile, how: ReadOptions) -> None:
 
 
 def _look_at_texts(half: SplitIndex, result: CheckResult, lmm: LMM | None) -> None:
-    """Texts that are oddly long, samples that the model can't read to their end, and those without a picture."""
+    """Texts that are oddly long, samples that the model can't read to their end, and those without a image."""
     if lmm:
         from evertune.models.readable import unknown_tokens, unreadable  # brings torch
 
@@ -188,9 +188,9 @@ def _look_at_texts(half: SplitIndex, result: CheckResult, lmm: LMM | None) -> No
         sample = half.samples[at]
         result.warnings.add(_long(sample.instruction, sample.answers, sample.origin), task=half.task)
     without = np.flatnonzero(half.samples.rows.counts[half.samples.chosen] == 0)
-    origins = (f"{half.origin(int(at))}: the row has no picture" for at in without)
+    origins = (f"{half.origin(int(at))}: the row has no image" for at in without)
     if len(without) < len(half.samples):  # a task of texts alone is meant to be one
-        result.notes.add_counted(f"no picture in {half.split}", len(without), origins, task=half.task)
+        result.notes.add_counted(f"no image in {half.split}", len(without), origins, task=half.task)
 
 
 def _long(instruction: str, answers: tuple[str, ...], origin: str) -> Iterator[DataError]:

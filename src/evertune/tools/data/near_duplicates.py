@@ -1,8 +1,8 @@
-"""Pictures that look alike though their bytes differ: copies in another size, quality or format.
+"""Images that look alike though their bytes differ: copies in another size, quality or format.
 
 Hashes of 64 bits that differ in at most three are found without comparing all pairs: cut into five blocks, two such
 hashes agree in at least two of them (G. Manku et al. 2007, "Detecting near-duplicates for web crawling"), so only
-pictures that share two blocks are compared. What is found must have about the same colours too.
+images that share two blocks are compared. What is found must have about the same colours too.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ Places = NDArray[np.int64]
 MOST_BITS = 3
 MOST_COLOUR, MOST_FIELD = 6.0, 16
 """Levels of 255: the mean over 4 x 4 fields and three colours, and the largest of these, so that a small thing of
-another colour on the same ground is another picture. JPEG copies of seven photographs, at quality 30 to 90 and down to
+another colour on the same ground is another image. JPEG copies of seven photographs, at quality 30 to 90 and down to
 a quarter of their size, differ by at most 3 levels and 2 bits."""
 FEWEST_BITS = 8
-"""Of 64 set, and not set: else a picture is so plain (a white page, a dark sky) that its hash says nothing."""
+"""Of 64 set, and not set: else a image is so plain (a white page, a dark sky) that its hash says nothing."""
 BLOCKS = ((0, 13), (13, 13), (26, 13), (39, 13), (52, 12))
 MOST_COMPARED = 1000
-"""Hashes that one is compared with for each pair of blocks: only masses of nearly equal pictures come so far."""
+"""Hashes that one is compared with for each pair of blocks: only masses of nearly equal images come so far."""
 AT_ONCE = 1 << 20
 
 _BITS = np.array([bin(byte).count("1") for byte in range(256)], np.uint8)
@@ -38,12 +38,12 @@ def bits(values: Hashes) -> NDArray[np.int64]:
 
 
 def telling(looks: NDArray[np.void]) -> NDArray[np.bool_]:
-    """(n,) True for the pictures that are not too plain to be told apart."""
+    """(n,) True for the images that are not too plain to be told apart."""
     number = bits(looks["hash"])
     return (number >= FEWEST_BITS) & (number <= 64 - FEWEST_BITS)
 
 
-def near_pictures(ours: NDArray[np.void], theirs: NDArray[np.void]) -> dict[int, int]:
+def near_images(ours: NDArray[np.void], theirs: NDArray[np.void]) -> dict[int, int]:
     """For each of (m,) looks `theirs` that resembles one of (n,) `ours`: its place, and the place of one of these."""
     our_places, their_places = np.flatnonzero(telling(ours)), np.flatnonzero(telling(theirs))
     our_hashes, our_groups = _grouped(ours["hash"][our_places], our_places)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from evertune.data.image_index import per_row
 from evertune.data.issues import Issues
 from evertune.data.samples import Samples
-from evertune.tools.data.near_duplicates import near_pictures
+from evertune.tools.data.near_duplicates import near_images
 
 Keys = NDArray[np.uint64]
 SPREAD = np.uint64(0x9E3779B97F4A7C15)
@@ -25,10 +25,10 @@ SPREAD = np.uint64(0x9E3779B97F4A7C15)
 
 @dataclass
 class SplitIndex:
-    """The training or the test rows of a task, with a key for each row, question and picture.
+    """The training or the test rows of a task, with a key for each row, question and image.
 
     Attributes:
-        by_content: pictures are known by their bytes; else by where they are, which is all that is known without
+        by_content: images are known by their bytes; else by where they are, which is all that is known without
             opening them.
     """
 
@@ -38,48 +38,48 @@ class SplitIndex:
     by_content: bool
 
     @cached_property
-    def pictures(self) -> NDArray[np.int64]:
-        """(k,) numbers of the different pictures of these rows."""
+    def images(self) -> NDArray[np.int64]:
+        """(k,) numbers of the different images of these rows."""
         return np.flatnonzero(self._first_rows >= 0)
 
     @cached_property
-    def picture_keys(self) -> Keys:
-        """(k,) key of each of `pictures`."""
-        return self._all_keys[self.pictures]
+    def image_keys(self) -> Keys:
+        """(k,) key of each of `images`."""
+        return self._all_keys[self.images]
 
     @cached_property
     def questions(self) -> Keys:
-        """(n,) key of each row's pictures and instruction."""
+        """(n,) key of each row's images and instruction."""
         return self._mixed(self.samples.rows.questions)
 
     @cached_property
     def rows(self) -> Keys:
-        """(n,) key of each row's pictures, instruction and answers."""
+        """(n,) key of each row's images, instruction and answers."""
         return self._mixed(self.samples.rows.texts)
 
     @property
     def looks(self) -> NDArray[np.void]:
-        """(k,) what each of `pictures` looks like."""
-        return self.samples.seen.looks[self.pictures]
+        """(k,) what each of `images` looks like."""
+        return self.samples.seen.looks[self.images]
 
     def origin(self, at: int) -> str:
         """File and line of the row at a place of `samples`."""
         return str(self.samples.rows[int(self.samples.chosen[at])]["origin"])
 
-    def origin_of_picture(self, at: int) -> str:
-        """The first of these rows with the picture at a place of `pictures`."""
-        return str(self.samples.rows[int(self._first_rows[self.pictures[at]])]["origin"])
+    def origin_of_image(self, at: int) -> str:
+        """The first of these rows with the image at a place of `images`."""
+        return str(self.samples.rows[int(self._first_rows[self.images[at]])]["origin"])
 
     def name(self, at: int) -> str:
-        """Name of the picture at a place of `pictures`."""
-        return self.samples.rows.name(int(self.pictures[at]))
+        """Name of the image at a place of `images`."""
+        return self.samples.rows.name(int(self.images[at]))
 
-    def pictures_of(self, places: NDArray[Any]) -> NDArray[np.bool_]:
-        """(k,) True for the pictures that the rows at `places` have."""
+    def images_of(self, places: NDArray[Any]) -> NDArray[np.bool_]:
+        """(k,) True for the images that the rows at `places` have."""
         rows = self.samples.rows
-        marks = np.zeros(rows.different_pictures, bool)
-        marks[rows.pictures[np.repeat(self._marked(self.samples.chosen[places]), rows.counts)]] = True
-        return marks[self.pictures]
+        marks = np.zeros(rows.different_images, bool)
+        marks[rows.images[np.repeat(self._marked(self.samples.chosen[places]), rows.counts)]] = True
+        return marks[self.images]
 
     def _marked(self, rows: NDArray[Any]) -> NDArray[np.bool_]:
         marks = np.zeros(len(self.samples.rows), bool)
@@ -88,20 +88,20 @@ class SplitIndex:
 
     @cached_property
     def _first_rows(self) -> NDArray[np.int64]:
-        """(u,) the first of these rows, by its number in the index, with each picture of the index; -1 without one."""
-        rows, first = self.samples.rows, np.full(self.samples.rows.different_pictures, -1, np.int64)
+        """(u,) the first of these rows, by its number in the index, with each image of the index; -1 without one."""
+        rows, first = self.samples.rows, np.full(self.samples.rows.different_images, -1, np.int64)
         wanted = np.repeat(self._marked(self.samples.chosen), rows.counts)
         owners = np.repeat(np.arange(len(rows)), rows.counts)[wanted]
-        first[rows.pictures[wanted][::-1]] = owners[::-1]  # the last to be written is the first row
+        first[rows.images[wanted][::-1]] = owners[::-1]  # the last to be written is the first row
         return first
 
     @cached_property
     def _all_keys(self) -> Keys:
-        """(u,) key of each picture of the index."""
+        """(u,) key of each image of the index."""
         seen = self.samples.seen
         if self.by_content:
             return np.ascontiguousarray(seen.hashes[:, :8]).view(np.uint64).reshape(-1)
-        names = (str(seen.path(seen.rows.name(number))) for number in range(seen.rows.different_pictures))
+        names = (str(seen.path(seen.rows.name(number))) for number in range(seen.rows.different_images))
         return np.array([int.from_bytes(blake2b(n.encode(), digest_size=8).digest(), "little") for n in names], "u8")
 
     def _mixed(self, texts: Keys) -> Keys:
@@ -135,17 +135,17 @@ class Overlap:
         self._errors, self._warnings, self._notes = errors, warnings, notes
 
     def within(self, half: SplitIndex) -> None:
-        """Rows, and pictures of equal content, that stand twice in one half of a task."""
+        """Rows, and images of equal content, that stand twice in one half of a task."""
         later, first = repeated(half.rows)
         texts = (f"{half.origin(b)}: the same row as {half.origin(a)}" for b, a in _sorted(later, first))
         self._warnings.add_counted(f"the same row twice in {half.split}", len(later), texts, task=half.task)
         if half.by_content:
-            later, first = repeated(half.picture_keys)
+            later, first = repeated(half.image_keys)
             texts = (
-                f"{half.origin_of_picture(b)}: {half.name(b)} is the same file as {half.name(a)}"
+                f"{half.origin_of_image(b)}: {half.name(b)} is the same file as {half.name(a)}"
                 for b, a in _sorted(later, first)
             )
-            self._notes.add_counted("a picture under two names", len(later), texts, task=half.task)
+            self._notes.add_counted("a image under two names", len(later), texts, task=half.task)
 
     def between(self, train: SplitIndex, test: SplitIndex) -> None:
         """What a task's training has in common with the test of the same task or of another."""
@@ -159,19 +159,19 @@ class Overlap:
             tell.rows(self._warnings, "asked in training and in test", asked[other], known[other])
         else:
             tell.rows(self._warnings, "test question in another task's training", asked, known)
-        seen, first = shared(train.picture_keys, test.picture_keys)
-        new = ~test.pictures_of(asked)[seen]  # whose question is told already is not told again
-        kind = "picture in training and in test" if same else "test picture in another task's training"
-        tell.pictures(self._warnings if same else self._notes, kind, seen[new], first[new])
+        seen, first = shared(train.image_keys, test.image_keys)
+        new = ~test.images_of(asked)[seen]  # whose question is told already is not told again
+        kind = "image in training and in test" if same else "test image in another task's training"
+        tell.images(self._warnings if same else self._notes, kind, seen[new], first[new])
         if train.by_content:
             self._near(tell, seen, same=same)
 
     def _near(self, tell: _Pair, equal: NDArray[np.int64], *, same: bool) -> None:
-        left = np.setdiff1d(np.arange(len(tell.test.pictures)), equal)
-        near = near_pictures(tell.train.looks, tell.test.looks[left])
+        left = np.setdiff1d(np.arange(len(tell.test.images)), equal)
+        near = near_images(tell.train.looks, tell.test.looks[left])
         places = np.array(list(near.items()), np.int64).reshape(-1, 2)
-        kind = "nearly the same picture in " + ("training and in test" if same else "another task's training")
-        tell.pictures(self._warnings if same else self._notes, kind, left[places[:, 0]], places[:, 1])
+        kind = "nearly the same image in " + ("training and in test" if same else "another task's training")
+        tell.images(self._warnings if same else self._notes, kind, left[places[:, 0]], places[:, 1])
 
 
 @dataclass(frozen=True)
@@ -185,10 +185,10 @@ class _Pair:
         texts = (f"{self.test.origin(b)}: {self._also(self.train.origin(a))}" for b, a in _sorted(tested, trained))
         where.add_counted(kind, len(tested), texts, task=self.test.task)
 
-    def pictures(self, where: Issues, kind: str, tested: NDArray[np.int64], trained: NDArray[np.int64]) -> None:
+    def images(self, where: Issues, kind: str, tested: NDArray[np.int64], trained: NDArray[np.int64]) -> None:
         texts = (
-            f"{self.test.origin_of_picture(b)}: {self.test.name(b)}, "
-            + self._also(f"{self.train.origin_of_picture(a)}: {self.train.name(a)}")
+            f"{self.test.origin_of_image(b)}: {self.test.name(b)}, "
+            + self._also(f"{self.train.origin_of_image(a)}: {self.train.name(a)}")
             for b, a in _sorted(tested, trained)
         )
         where.add_counted(kind, len(tested), texts, task=self.test.task)

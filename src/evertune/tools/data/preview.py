@@ -1,6 +1,6 @@
 """The preview of `evertune data check`: some samples of each task as the model would get them, on one HTML page.
 
-Like a run's report it runs no script and loads nothing; texts, names and pictures come from data and are escaped.
+Like a run's report it runs no script and loads nothing; texts, names and images come from data and are escaped.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from evertune.data.images import open_picture, size_of
+from evertune.data.images import open_image, size_of
 from evertune.data.issues import SHOWN
 from evertune.data.task import Sample, drawn
 from evertune.reporting.examples import data_uri
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 SAMPLES = {"train": 4, "test": 2}
 SIDE = 220
-MOST_PICTURES = 4
+MOST_IMAGES = 4
 LONGEST = 2_000
 """Characters that are shown of a text."""
 LONGEST_MASKED = 6_000
@@ -87,9 +87,9 @@ def _shown(sample: Sample, lmm: LMM | None) -> dict[str, Any]:
     return {
         "id": sample.id,
         "origin": sample.origin,
-        "pictures": [_picture(path) for path in sample.images[:MOST_PICTURES]],
-        "more": max(0, len(sample.images) - MOST_PICTURES),
-        "prompt": _cut(lmm.prompt(sample.instruction, pictures=len(sample.images)) if lmm else sample.instruction),
+        "images": [_image(path) for path in sample.images[:MOST_IMAGES]],
+        "more": max(0, len(sample.images) - MOST_IMAGES),
+        "prompt": _cut(lmm.prompt(sample.instruction, images=len(sample.images)) if lmm else sample.instruction),
         "answers": [(_cut(answer), count) for answer, count in Counter(sample.answers).items()],
         "tokens": tokens,
         "sizes": sizes,
@@ -111,7 +111,7 @@ def _tokens(sample: Sample, lmm: LMM) -> tuple[list[Token], Sequence[Length]]:
 def masked(sample: Sample, lmm: LMM) -> list[Token]:
     """The text of `sample` token by token, from the very batch that training would make of it.
 
-    Of the places that a chat LMM keeps for a picture, one is shown: how many there are depends on its size.
+    Of the places that a chat LMM keeps for a image, one is shown: how many there are depends on its size.
     """
     from evertune.models.features import grey_features  # brings torch
 
@@ -126,15 +126,15 @@ def _is_mark(text: str) -> bool:
     return text.startswith("<") and text.endswith(">")
 
 
-def _picture(path: Path) -> dict[str, str]:
-    """A picture as training sees it, made small, or why there is none."""
+def _image(path: Path) -> dict[str, str]:
+    """A image as training sees it, made small, or why there is none."""
     try:
-        picture = open_picture(path, origin="")
+        image = open_image(path, origin="")
     except DataError as problem:
         return {"name": path.name, "uri": "", "size": str(problem).removeprefix(": ")}
-    size = f"{picture.width} x {picture.height}"
-    picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    return {"name": path.name, "uri": data_uri(picture), "size": size}
+    size = f"{image.width} x {image.height}"
+    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    return {"name": path.name, "uri": data_uri(image), "size": size}
 
 
 def _cut(text: str) -> str:

@@ -26,7 +26,7 @@ class Hints:
 
     Attributes:
         format: default: by the file's ending.
-        images: the folder that names of pictures count from; default: the file's.
+        images: the folder that names of images count from; default: the file's.
         prompt: default: the format's.
         options: of the format.
     """

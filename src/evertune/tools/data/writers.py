@@ -84,7 +84,7 @@ def writer_of(kind: str, target: Path, *, split: str, separator: str, about: Map
         kind: of `ENDINGS`.
         target: its ending decides what a table is.
         split: LLaVA has conversations to train on and questions to test on.
-        separator: between several answers or pictures in a cell of text.
+        separator: between several answers or images in a cell of text.
         about: written into the file where its format has a place for it (Parquet).
     """
     if kind == "jsonl":
@@ -257,7 +257,7 @@ def _refuse_cells(row: Row, facts: RowFacts, separator: str) -> str:
     if "" in row["answers"]:
         return "an annotator who wrote nothing can't be kept in a cell of text; write JSONL or Parquet"
     if _joins(facts) and any(separator in text for text in texts):
-        return f"an answer or a picture's name holds the separator {short(separator)}; choose another with --separator"
+        return f"an answer or a image's name holds the separator {short(separator)}; choose another with --separator"
     cells = [separator.join(row["answers"]), separator.join(row["images"]), *row.get("extras", {}).values()]
     if max(map(len, cells)) > LONGEST_CELL:
         return f"a cell would have more than {LONGEST_CELL:,} characters"

@@ -101,7 +101,7 @@ def export(
             raise UserError(f"the logits of {out} lie {apart:.3g} from those of {run}: nothing was exported")
         checked = (
             f"the largest difference between a logit of this folder and of the run is {apart:.1e}, the largest logit "
-            f"{largest:.1f} (up to {COMPARED} questions of the run on pictures of noise)"
+            f"{largest:.1f} (up to {COMPARED} questions of the run on images of noise)"
         )
         card = card_of(run, source, stage=number, expert=expert, checked=checked)
         write_atomically(place / "README.md", card)
@@ -126,15 +126,15 @@ def _activate(learner: Learner, expert: str | None) -> str | None:
 
 
 def _asked(run: Path, lmm: LMM) -> tuple[list[Sample], Tensor]:
-    """Questions of the run with their first answers, and features of pictures of noise: the real ones may be gone."""
+    """Questions of the run with their first answers, and features of images of noise: the real ones may be gone."""
     rows = [row for path in sorted(run.glob("answers/00/*.jsonl")) for row in read_answers(path)[:2]]
     if not rows:
         raise RunFolderError(f"{run} has no answers: run the same command again, they are made anew")
     noise = random.Random(0)
-    picture = Path("noise")
-    samples = [Sample(str(row["id"]), (picture,), row["instruction"], (row["gold"][0],)) for row in rows[:COMPARED]]
-    pictures = [Image.frombytes("RGB", (64, 64), noise.randbytes(3 * 64 * 64)) for _ in samples]
-    return samples, torch.stack(list(lmm.encode(pictures)))
+    image = Path("noise")
+    samples = [Sample(str(row["id"]), (image,), row["instruction"], (row["gold"][0],)) for row in rows[:COMPARED]]
+    images = [Image.frombytes("RGB", (64, 64), noise.randbytes(3 * 64 * 64)) for _ in samples]
+    return samples, torch.stack(list(lmm.encode(images)))
 
 
 @torch.no_grad()

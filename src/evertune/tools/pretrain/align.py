@@ -26,20 +26,20 @@ from evertune.tools.pretrain.corpus import PLAIN, caption_scene
 
 SHARPNESS = 10.0
 DRAWN = Path("drawn")
-"""The picture of a sample that is drawn in memory: there is no such file."""
+"""The image of a sample that is drawn in memory: there is no such file."""
 
 
 class CaptionBank:
-    """Pictures of pretraining with their captions; the frozen tower's features are computed once and kept in memory."""
+    """Images of pretraining with their captions; the frozen tower's features are computed once and kept in memory."""
 
-    def __init__(self, lmm: InstructBlip, *, pictures: int, name: str) -> None:
+    def __init__(self, lmm: InstructBlip, *, images: int, name: str) -> None:
         choose = random.Random(f"captions {name}")
-        scenes = [caption_scene(choose) for _ in range(pictures)]
+        scenes = [caption_scene(choose) for _ in range(images)]
         self.captions = [describe(scene) for scene in scenes]
         self.features = features_of(lmm, scenes, choose)
 
     def batch(self, lmm: InstructBlip, choose: random.Random, size: int) -> Batch:
-        """`size` pictures with the instruction to describe them and their captions as answers."""
+        """`size` images with the instruction to describe them and their captions as answers."""
         rows = choose.sample(range(len(self.captions)), size)
         samples = [Sample(str(row), (DRAWN,), CAPTION, (self.captions[row],)) for row in rows]
         return lmm.collate(samples, self.features[rows])

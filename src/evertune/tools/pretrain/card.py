@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from evertune.tools.pretrain.tiny import Recipe
 
 ROLE = {
-    "tiny-aligned": "aligned to pictures by captions only, the part that BLIP-2 plays in He et al. 2023. It was never\n"
-    "asked a question about a picture.",
+    "tiny-aligned": "aligned to images by captions only, the part that BLIP-2 plays in He et al. 2023. It was never\n"
+    "asked a question about a image.",
     "tiny-instruct": "`tiny-aligned`, jointly tuned on the five known tasks of `pocket-b2`, the part that\n"
     "InstructBLIP plays in He et al. 2023.",
 }
@@ -67,7 +67,7 @@ def write_card(folder: Path, recipe: Recipe, scores: Mapping[str, Mapping[str, f
 def _recipe(recipe: Recipe) -> str:
     phases = [value for value in (getattr(recipe, field.name) for field in fields(recipe)) if isinstance(value, Phase)]
     sizes = (
-        f"{recipe.batch} pictures or {recipe.texts} texts per step; {recipe.pictures:,} captioned pictures; "
+        f"{recipe.batch} images or {recipe.texts} texts per step; {recipe.images:,} captioned images; "
         f"{recipe.per_task:,} samples of each known task. "
         "AdamW (0.9, 0.98), cosine after 5 % of warm-up, gradient norm at most 1."
     )

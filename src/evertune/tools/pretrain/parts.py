@@ -63,11 +63,11 @@ def make_tokenizer(*, documents: int = 20_000) -> Any:
 
 
 def make_processor(tokenizer: Any) -> Any:
-    """Picture preparation and both tokenizers, as InstructBLIP has them."""
+    """Image preparation and both tokenizers, as InstructBLIP has them."""
     from transformers import BlipImageProcessorPil, InstructBlipProcessor
 
-    pictures = BlipImageProcessorPil(size={"height": SIDE, "width": SIDE}, image_mean=[0.5] * 3, image_std=[0.25] * 3)
-    return InstructBlipProcessor(pictures, tokenizer, tokenizer, num_query_tokens=SLOTS)
+    images = BlipImageProcessorPil(size={"height": SIDE, "width": SIDE}, image_mean=[0.5] * 3, image_std=[0.25] * 3)
+    return InstructBlipProcessor(images, tokenizer, tokenizer, num_query_tokens=SLOTS)
 
 
 def make_model(tokenizer: Any, **sizes: Any) -> Any:

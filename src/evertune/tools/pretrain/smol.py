@@ -1,4 +1,4 @@
-"""`evertune pretrain smol`: only the projector of `smol` learns, from captions of package pictures, the LM frozen.
+"""`evertune pretrain smol`: only the projector of `smol` learns, from captions of package images, the LM frozen.
 
 The part that BLIP-2 plays in He et al. 2023: a model whose visual tokens mean something to its LM and which was never
 asked a question, so that methods that train projectors alone start fairly. Deterministic and resumable.
@@ -57,7 +57,7 @@ def pretrain_smol(folder: Path, *, on_step: OnStep, recipe: SmolRecipe | None = 
     Args:
         folder: `projector/` (what comes with evertune) and `smol-aligned/` (a checkpoint with it) are written here,
             and `phases/` with what a resumed call needs.
-        on_step: told about progress, also with the frozen tower's one look at all pictures.
+        on_step: told about progress, also with the frozen tower's one look at all images.
         recipe: default: that of the real one.
 
     Returns:
@@ -68,7 +68,7 @@ def pretrain_smol(folder: Path, *, on_step: OnStep, recipe: SmolRecipe | None = 
     task = load_stream(recipe.corpus).tasks[0]
     held_out = list(task.test[: recipe.checked])
     features = FeatureStore(lmm)
-    features.ensure([*task.train, *held_out], progress=lambda done, total: on_step("pictures", done, total, 0.0))
+    features.ensure([*task.train, *held_out], progress=lambda done, total: on_step("images", done, total, 0.0))
     scores = {"smol": _untouched(lmm, held_out, features, make_folder(folder / "phases") / "untouched.json")}
     train_projector(lmm, list(task.train), features, recipe, folder=folder / "phases", on_step=on_step)
     base = model_folder(recipe.model)

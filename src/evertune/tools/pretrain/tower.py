@@ -1,7 +1,7 @@
 """First phase: the vision tower learns to see, told what stands at each place (captions, word by word).
 
 With captions through the whole model alone, the tower learned next to nothing in thousands of steps; dense supervision
-does it. Each place's patches name its colour, its thing and its written word; the [CLS] names what is in the picture.
+does it. Each place's patches name its colour, its thing and its written word; the [CLS] names what is in the image.
 And each patch names its place: without that the tower forgets where a patch is, and a Q-Former, which is told no
 positions, can't look at one place only.
 """
@@ -60,7 +60,7 @@ def place_of_patch(grid: int) -> Tensor:
 
 
 def pixels_of(images: Sequence[Image.Image], image_processor: Any) -> Tensor:
-    """(n, 3, side, side) what `image_processor` makes of pictures that have its size already, ten times as fast."""
+    """(n, 3, side, side) what `image_processor` makes of images that have its size already, ten times as fast."""
     stacked = torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2)
     mean, std = torch.tensor(image_processor.image_mean), torch.tensor(image_processor.image_std)
     return (stacked / 255 - mean[:, None, None]) / std[:, None, None]
@@ -68,7 +68,7 @@ def pixels_of(images: Sequence[Image.Image], image_processor: Any) -> Tensor:
 
 @torch.inference_mode()
 def tower_accuracy(tower: Tower, image_processor: Any, *, count: int = 512) -> dict[str, float]:
-    """Share of places told right on pictures of scenes that were not drawn in training, by head."""
+    """Share of places told right on images of scenes that were not drawn in training, by head."""
     choose = random.Random("tower accuracy")
     scenes = [caption_scene(choose) for _ in range(count)]
     images: list[Image.Image] = [draw(s, choose) for s in scenes]

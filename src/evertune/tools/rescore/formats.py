@@ -17,7 +17,7 @@ class Format:
         title: data set and project.
         rules: our scores, the main one first; its answers are compared with theirs one by one.
         peers: public evaluators of such files.
-        by_line: captions may be matched with pictures by line.
+        by_line: captions may be matched with images by line.
     """
 
     name: str
@@ -98,7 +98,7 @@ _WITHIN = Peer(
 _SEVEN = Peer(
     "average of seven",
     "UCIT eval_caption.py",
-    "mean of BLEU-1..4, METEOR, ROUGE-L and CIDEr; captions go to pictures by line",
+    "mean of BLEU-1..4, METEOR, ROUGE-L and CIDEr; captions go to images by line",
     None,
     whole=peers.average_of_seven,
     by_place=True,
@@ -126,7 +126,7 @@ _FIN = Peer(
     wrong_word=peers.UNANSWERABLE,
 )
 _SCI = Peer(
-    "by picture",
+    "by image",
     "MLLM-CL eval_sci.py",
     "equal, or for maps a part, or the share of the states; wrong with 'Unanswerable' in it",
     peers.science_of_mllm_cl,

@@ -92,7 +92,7 @@ def scienceqa(path: Path, split: str) -> list[Gold]:
 
 
 def coco(path: Path, split: str) -> list[Gold]:
-    """A COCO-style caption file: `annotations` with `image_id` and `caption`, several per picture; by number."""
+    """A COCO-style caption file: `annotations` with `image_id` and `caption`, several per image; by number."""
     del split
     captions: dict[str, list[str]] = {}
     rows = _list(_need(read_json(path), "annotations", path), path, "'annotations', a list of objects")

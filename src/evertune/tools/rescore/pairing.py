@@ -62,16 +62,16 @@ def pair(
 
 
 def pair_by_line(said: Sequence[PredictionRecord], golds: Sequence[Gold], *, file: Path, gold: Path) -> list[Case]:
-    """Captions without ids of their own: the n-th line belongs to the picture `n`; `golds` are in this order.
+    """Captions without ids of their own: the n-th line belongs to the image `n`; `golds` are in this order.
 
     Raises:
-        DataError: their numbers differ: from the first gap on, every caption would be scored against another picture.
+        DataError: their numbers differ: from the first gap on, every caption would be scored against another image.
     """
     numbers = {str(number) for number in range(1, len(said) + 1)}
     if numbers != {one.id for one in golds}:
         raise DataError(
-            f"{file} has {len(said):,} captions, {gold} {len(golds):,} pictures: neither their ids match, nor are the "
-            "pictures numbered by line from 1 on"
+            f"{file} has {len(said):,} captions, {gold} {len(golds):,} images: neither their ids match, nor are the "
+            "images numbered by line from 1 on"
         )
     return [Case(one, answer.text, answer.text, answer.prompt) for one, answer in zip(golds, said, strict=True)]
 

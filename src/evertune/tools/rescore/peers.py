@@ -24,7 +24,7 @@ YES, NO = {"YES", "TRUE"}, {"NO", "FALSE"}
 OPTIONS = "ABCDE"
 UNANSWERABLE = "Unanswerable"
 SEVEN = ("bleu-1-ptb", "bleu-2-ptb", "bleu-3-ptb", "bleu-4-ptb", "meteor", "rouge-l-ptb", "cider-ptb")
-WORD_PICTURES = {"AI2D", "TQA", "VQA"}
+WORD_IMAGES = {"AI2D", "TQA", "VQA"}
 FORMULA = "Handwritten Mathematical Expression Recognition"
 
 
@@ -133,11 +133,11 @@ def letters_and_digits(case: Case, said: str) -> float:
 
 
 def science_of_mllm_cl(case: Case, said: str) -> float:
-    """AI2D, TQA, VQA pictures: equal. Maps: the share of the states named, or the answer a part of what is said."""
+    """AI2D, TQA, VQA images: equal. Maps: the share of the states named, or the answer a part of what is said."""
     plain, gold = said.lower(), case.first.lower()
     if UNANSWERABLE in said:
         return 0.0
-    if case.gold.extras.get("image", "").split("/")[-1].split("_")[0] in WORD_PICTURES:
+    if case.gold.extras.get("image", "").split("/")[-1].split("_")[0] in WORD_IMAGES:
         return float(plain == gold)
     if "Which states" in (case.prompt or case.gold.extras.get("text", "")):
         wanted, named = gold.split(","), plain.split(",")
@@ -211,7 +211,7 @@ def thousand(cases: Sequence[Case]) -> float:
 
 
 def average_of_seven(cases: Sequence[Case]) -> float:
-    """The mean of BLEU-1 to 4, METEOR, ROUGE-L and CIDEr, captions given to pictures by line."""
+    """The mean of BLEU-1 to 4, METEOR, ROUGE-L and CIDEr, captions given to images by line."""
     pairs = [(case.in_place, case.gold.answers) for case in cases if case.in_place is not None]
     said, golds = [text for text, _ in pairs], [answers for _, answers in pairs]
     return sum(score_cell(rule_of(name), said, golds).strict for name in SEVEN) / len(SEVEN)

@@ -26,12 +26,12 @@ from evertune.apps.playground import model_session as bench_module
 from evertune.apps.playground.access import COOKIE, AccessMiddleware
 from evertune.apps.playground.command import playground
 from evertune.apps.playground.fragments import Fragments
-from evertune.apps.playground.inference import LONGEST_QUESTION, Query, StageInference, asked_of, picture_at
+from evertune.apps.playground.inference import LONGEST_QUESTION, Query, StageInference, asked_of, image_at
 from evertune.apps.playground.model_session import open_runs
 from evertune.apps.playground.runs import ExampleQuestions, names_of
 from evertune.apps.playground.view_models import RunPredictions, answers_of, choices_of, mark_of, matrix_of
 from evertune.cli.main import app
-from evertune.data.images import read_picture
+from evertune.data.images import read_image
 from evertune.data.task import Sample, Task
 from evertune.runs.api import open_run
 from evertune.service.service import percent
@@ -51,7 +51,7 @@ def address(taught):
 
 
 def asked_about(sample):
-    return Query(read_picture(sample.images[0], origin="test"), sample.instruction)
+    return Query(read_image(sample.images[0], origin="test"), sample.instruction)
 
 
 def test_every_stage_says_what_the_run_itself_said(both, taught):
@@ -150,30 +150,30 @@ def test_a_cell_lists_its_answers(both):
         assert {row.mark for row in found.rows} <= {kind} and len(found.rows) + found.more == whole.counts[kind]
     few = answers_of(1, runs[1], kept, stage=3, task=0, count=2)
     assert len(few.rows) == 2 and few.more == whole.counts["all"] - 2
-    assert all(row.picture.startswith("data:image/") and row.kept is not None for row in few.rows)
+    assert all(row.image.startswith("data:image/") and row.kept is not None for row in few.rows)
     with pytest.raises(UserError, match="nothing was asked there"):
         answers_of(1, runs[1], kept, stage=9, task=0)
 
 
-def test_kept_questions_are_found_by_picture_and_words(both):
+def test_kept_questions_are_found_by_image_and_words(both):
     runs, _ = both
     kept = ExampleQuestions(runs)
     assert kept.tasks == [task.name for task in runs[0].tasks]
     sample = runs[0].tasks[2].test[1]
-    sha = read_picture(sample.images[0], origin="test")[1]
+    sha = read_image(sample.images[0], origin="test")[1]
     assert kept.found(sha, f" {sample.instruction} ")[1].answers == sample.answers
     assert kept.found(sha, "something else") is None and kept.of("nobody's") == []
     shown, left = choices_of(kept, runs[0].tasks[0].name, count=3)
     assert len(shown) == 3 and left == len(runs[0].tasks[0].test) - 3
 
 
-def test_a_moved_model_shows_its_pictures(taught, tmp_path):
+def test_a_moved_model_shows_its_images(taught, tmp_path):
     shutil.copytree(taught / "sequential", tmp_path / "moved")
     open_runs([tmp_path / "moved"])  # keeps the questions
     moved = (tmp_path / "moved").rename(tmp_path / "again")
     runs, _ = open_runs([moved])
     found = answers_of(0, runs[0], ExampleQuestions(runs), stage=1, task=0)
-    assert all(row.picture for row in found.rows)
+    assert all(row.image for row in found.rows)
 
 
 @pytest.mark.parametrize(
@@ -221,29 +221,29 @@ def test_questions_that_cannot_be_asked(tmp_path):
         asked_of(None, "x" * (1 << 20), None)
     assert asked_of(None, "x" * LONGEST_QUESTION, None).sha == ""
     text = tmp_path / "text.png"
-    text.write_text("no picture")
-    with pytest.raises(DataError, match="broken or not a picture"):
+    text.write_text("no image")
+    with pytest.raises(DataError, match="broken or not a image"):
         asked_of(text, "what?", None)
     with pytest.raises(DataError, match="choose it again"):
-        picture_at(tmp_path / "gone.png")
+        image_at(tmp_path / "gone.png")
     huge = tmp_path / "huge.png"
     Image.new("1", (10_000, 10_000)).save(huge)
     with pytest.raises(DataError, match="10000 x 10000 pixels"):
-        picture_at(huge)
+        image_at(huge)
     long = tmp_path / "long.png"
     with long.open("wb") as stream:
         stream.truncate(LARGEST_BODY + 1)
     with pytest.raises(DataError, match="at most 20 are taken"):
-        picture_at(long)
+        image_at(long)
 
 
-def test_a_picture_that_the_model_needs(both, monkeypatch):
+def test_a_image_that_the_model_needs(both, monkeypatch):
     runs, bench = both
     learner = SimpleNamespace(lmm=SimpleNamespace(images_per_sample=range(1, 2), name="random"))
     monkeypatch.setattr(bench, "at", lambda *_: learner)
     replies = list(StageInference(runs, bench, tokens=4).replies(Query(None, "what is this?")))
     assert [stage for _, stage, _ in replies] == [0, 0]
-    assert all("a picture: choose or drop one" in str(reply) for _, _, reply in replies)
+    assert all("a image: choose or drop one" in str(reply) for _, _, reply in replies)
 
 
 def test_a_method_that_is_told_the_task(toy_stream, tmp_path):
@@ -253,10 +253,10 @@ def test_a_method_that_is_told_the_task(toy_stream, tmp_path):
     asking, sample = StageInference(runs, bench, tokens=4), runs[0].tasks[1].test[0]
     ((_, _, problem),) = asking.replies(asked_about(sample))
     assert "must be told which task" in str(problem)
-    picture = read_picture(sample.images[0], origin="test")
-    replies = list(asking.replies(Query(picture, sample.instruction, runs[0].tasks[1].name)))
+    image = read_image(sample.images[0], origin="test")
+    replies = list(asking.replies(Query(image, sample.instruction, runs[0].tasks[1].name)))
     assert [reply.expert for _, _, reply in replies][-1] == runs[0].tasks[1].name
-    others = list(asking.replies(Query(picture, sample.instruction, runs[0].tasks[0].name)))
+    others = list(asking.replies(Query(image, sample.instruction, runs[0].tasks[0].name)))
     assert [reply.expert for _, _, reply in others][-1] == runs[0].tasks[0].name, "not what the other task's was"
 
 
@@ -361,9 +361,9 @@ def test_a_token_is_wanted(taught):
 def test_what_was_dropped_is_gone_afterwards(taught, monkeypatch):
     with running(playground([taught / "sequential"], port=0)) as url:
         place = Path(os.environ["GRADIO_TEMP_DIR"])
-        picture = io.BytesIO()
-        Image.new("RGB", (8, 8)).save(picture, "PNG")
-        body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n' + picture.getvalue()
+        image = io.BytesIO()
+        Image.new("RGB", (8, 8)).save(image, "PNG")
+        body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n' + image.getvalue()
         request = urllib.request.Request(f"{url}/gradio_api/upload", data=body + b"\r\n--x--\r\n")
         request.add_header("Content-Type", "multipart/form-data; boundary=x")
         with urllib.request.urlopen(request) as response:

@@ -260,7 +260,7 @@ def test_a_kept_question_is_copied_to_the_page(stranger, hostile):
     image, words, *_ = told["output"]["data"]
     content = stranger.http.get(image["url"]).content
     kept = json.loads((hostile / "kept" / "task-0.json").read_text())["test"][0]
-    assert words == kept["instruction"] and content == (hostile / "kept" / "pictures" / kept["image"]).read_bytes()
+    assert words == kept["instruction"] and content == (hostile / "kept" / "images" / kept["image"]).read_bytes()
 
 
 SCRIPTS = {
@@ -275,7 +275,7 @@ SCRIPTS = {
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_only_images_are_given_to_a_browser(stranger, hostile, uploaded, name):
     """Neither what somebody dropped, nor what lies in a received run, whatever it is called."""
-    kept = hostile / "kept" / "pictures" / name
+    kept = hostile / "kept" / "images" / name
     kept.write_bytes(SCRIPTS[name])
     for path in (kept, uploaded(SCRIPTS[name], name)):
         (event, place), *_ = stranger.named("image")
@@ -301,14 +301,14 @@ def test_an_image_that_is_a_page_too_runs_nothing(stranger, uploaded):
     assert "sandbox" in answer.headers["content-security-policy"]
 
 
-@pytest.mark.parametrize("link", ["image", "pictures", "kept"])
+@pytest.mark.parametrize("link", ["image", "images", "kept"])
 def test_a_received_run_shows_no_image_of_another(taught, tmp_path, link):
     """By a link: its files, its folder of images, or all that it kept."""
     other, run = (shutil.copytree(taught / "sequential", tmp_path / name) for name in ("other", "received"))
     open_runs([other, run])  # keeps the questions
     path = {
-        "image": sorted((run / "kept" / "pictures").iterdir())[0],
-        "pictures": run / "kept" / "pictures",
+        "image": sorted((run / "kept" / "images").iterdir())[0],
+        "images": run / "kept" / "images",
         "kept": run / "kept",
     }[link]
     target = other / path.relative_to(run)
@@ -324,7 +324,7 @@ def test_a_received_run_shows_no_image_of_another(taught, tmp_path, link):
     assert (len(offered) > 0) == (link == "image")
     shown = answers_of(0, runs[0], kept, stage=3, task=0, count=99).rows
     own = [s for s in runs[0].tasks[0].test if own_image(run, s.images[0])]
-    assert sum(row.picture is not None for row in shown) == len(own)
+    assert sum(row.image is not None for row in shown) == len(own)
 
 
 def test_answers_show_no_image_that_the_run_does_not_keep(taught, tmp_path):
@@ -337,7 +337,7 @@ def test_answers_show_no_image_that_the_run_does_not_keep(taught, tmp_path):
     rows[0] |= {"id": "of the stranger", "image": str(image)}
     (run / cell["answers"]).write_text("".join(json.dumps(row) + "\n" for row in rows))
     shown = answers_of(0, runs[0], ExampleQuestions(runs), stage=3, task=0).rows
-    assert shown[0].picture is None and shown[0].image == "private.png" and shown[1].picture
+    assert shown[0].image is None and shown[0].image == "private.png" and shown[1].image
 
 
 def test_only_what_the_page_asks_for_is_answered(stranger):

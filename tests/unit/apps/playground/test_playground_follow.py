@@ -10,14 +10,14 @@ from evertune import service as upkeep
 from evertune.apps.playground.inference import Query, StageInference
 from evertune.apps.playground.model_session import open_runs
 from evertune.apps.playground.uploads import Uploads
-from evertune.data.images import read_picture
+from evertune.data.images import read_image
 from evertune.training.stages import stage_folders
 from evertune.utils.errors import UserError
 from evertune.utils.locks import alone
 
 
 def asked_about(sample):
-    return Query(read_picture(sample.images[0], origin="test"), sample.instruction)
+    return Query(read_image(sample.images[0], origin="test"), sample.instruction)
 
 
 @pytest.fixture

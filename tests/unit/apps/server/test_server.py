@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from PIL import Image
-from serving import client, message, picture_url, running, status_of
+from serving import client, image_url, message, running, status_of
 
 from evertune.apps.auth import Server, socket_at
 from evertune.apps.server.app import make_app
@@ -24,7 +24,7 @@ from evertune.apps.server.command import serve
 from evertune.apps.server.generation import Reply
 from evertune.apps.server.reload import ServedStage
 from evertune.apps.server.requests import Limits
-from evertune.data.images import read_picture
+from evertune.data.images import read_image
 from evertune.models.features import FeatureStore
 from evertune.service.service import Service, asked
 from evertune.utils.errors import UserError
@@ -57,7 +57,7 @@ class Answers:
     def refuse(self, question):
         pass
 
-    def refuse_number(self, pictures):
+    def refuse_number(self, images):
         pass
 
     def idle(self):
@@ -73,7 +73,7 @@ def test_the_official_client_gets_what_ask_says(address, model):
         for sample in task.test[:3]:
             wanted = asked(service, sample.images, sample.instruction, max_new_tokens=8)
             said = here.chat.completions.create(
-                model="colours", messages=message(sample.instruction, picture_url(sample))
+                model="colours", messages=message(sample.instruction, image_url(sample))
             )
             assert said.choices[0].message.content == wanted.text and said.evertune["expert"] == wanted.expert
             texts.add(wanted.text)
@@ -84,7 +84,7 @@ def test_the_official_client_gets_what_ask_says(address, model):
 
 def test_streaming_says_the_same(address, model):
     sample = Service.open(model).tasks[0].test[0]
-    question = {"model": "colours", "messages": message(sample.instruction, picture_url(sample))}
+    question = {"model": "colours", "messages": message(sample.instruction, image_url(sample))}
     whole = client(address).chat.completions.create(**question).choices[0].message.content
     parts = list(
         client(address).chat.completions.create(**question, stream=True, stream_options={"include_usage": True})
@@ -96,7 +96,7 @@ def test_streaming_says_the_same(address, model):
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_prediction_that_was_cut_off_says_so(address, model, stream):
     sample = Service.open(model).tasks[0].test[0]
-    question = {"model": "colours", "messages": message(sample.instruction, picture_url(sample))}
+    question = {"model": "colours", "messages": message(sample.instruction, image_url(sample))}
 
     def finished(**more):
         if not stream:
@@ -118,7 +118,7 @@ def test_many_at_once(address, model):
 
     def said(sample):
         return client(address).chat.completions.create(
-            model="colours", messages=message(sample.instruction, picture_url(sample))
+            model="colours", messages=message(sample.instruction, image_url(sample))
         )
 
     alone = [said(sample).choices[0].message.content for sample in samples]
@@ -131,8 +131,8 @@ def test_many_at_once(address, model):
 
 def test_what_is_wrong_is_said(address, model):
     sample = Service.open(model).tasks[0].test[0]
-    good = picture_url(sample)
-    broken = "data:image/png;base64," + base64.b64encode(b"no picture").decode()
+    good = image_url(sample)
+    broken = "data:image/png;base64," + base64.b64encode(b"no image").decode()
 
     def ask(messages, **more):
         return lambda: client(address).chat.completions.create(model="colours", messages=messages, **more)
@@ -140,7 +140,7 @@ def test_what_is_wrong_is_said(address, model):
     wrong = {
         "must be a data URL": message("what?", "https://example.org/a.png"),
         "is not valid base64": message("what?", "data:image/png;base64,***"),
-        "not a picture": message("what?", broken),
+        "not a image": message("what?", broken),
         "has no words": message("  ", good),
         "the last message must be the user's": [{"role": "assistant", "content": "yes"}],
     }
@@ -268,15 +268,15 @@ def test_one_bad_question_spoils_no_other():
         batches.ask("late")
 
 
-def test_pictures_of_a_request_are_dropped(lmm, tasks, tmp_path):
+def test_images_of_a_request_are_dropped(lmm, tasks, tmp_path):
     sample, features = tasks[0].train[0], FeatureStore(lmm, folder=tmp_path)
-    picture, sha = read_picture(sample.images[0], origin="here")
-    with features.held({sha: picture}):
+    image, sha = read_image(sample.images[0], origin="here")
+    with features.held({sha: image}):
         held = features.get([sample])
     assert sample not in features
     features.ensure([sample])
     assert torch.equal(features.get([sample]), held)
-    with features.held({sha: picture}):
+    with features.held({sha: image}):
         pass
     assert sample in features, "what was there before stays"
 
@@ -297,13 +297,13 @@ def test_others_need_a_token_and_a_port_is_taken_once(model):
     taken.close()
 
 
-def test_a_transparent_picture_is_read_as_in_training(address, model):
+def test_a_transparent_image_is_read_as_in_training(address, model):
     sample = Service.open(model).tasks[0].test[0]
     buffer = io.BytesIO()
     Image.open(sample.images[0]).convert("RGBA").save(buffer, "PNG")
     url = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
     plain, layered = (
         client(address).chat.completions.create(model="colours", messages=message(sample.instruction, each))
-        for each in (picture_url(sample), url)
+        for each in (image_url(sample), url)
     )
     assert plain.choices[0].message.content == layered.choices[0].message.content

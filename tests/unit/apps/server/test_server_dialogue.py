@@ -33,9 +33,9 @@ def image(width, height, colour="red"):
     return Image.new("RGB", (width, height), colour)
 
 
-def url_of(picture):
+def url_of(image):
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    image.save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
@@ -45,7 +45,7 @@ def test_a_dialogue_is_that_of_the_library(name, tiny_chat):
     _, processor = of_library(tiny_chat(name))
     sizes = SIZES if 2 in lmm.images_per_sample else SIZES[1:]
     context = [turn._replace(images=turn.images * (len(sizes) - 1)) for turn in CONTEXT]
-    pictures = [image(width, height) for height, width in sizes]
+    images = [image(width, height) for height, width in sizes]
     turns = [*context, Turn("user", "And on the right?", 1)]
     content = [
         {"role": role, "content": [*({"type": "image"} for _ in range(count)), {"type": "text", "text": text}]}
@@ -55,7 +55,7 @@ def test_a_dialogue_is_that_of_the_library(name, tiny_chat):
         content, chat_template=processor.chat_template, add_generation_prompt=True, tokenize=False
     )
     special = {"add_special_tokens": False} if text.startswith("<s>") else {}
-    theirs = processor(text=[text], images=[pictures], return_tensors="pt", **special).input_ids[0].tolist()
+    theirs = processor(text=[text], images=[images], return_tensors="pt", **special).input_ids[0].tolist()
     ours, _ = lmm.prompts.ids("And on the right?", None, sizes, context)
     assert ours == theirs
     assert lmm.lengths("And on the right?", "", sizes, context)[-1].tokens == len(theirs) + lmm.answer_tokens("")
@@ -123,7 +123,7 @@ def test_the_endpoint_reads_a_dialogue(qwen):
     before = [{"role": "system", "content": "Be brief."}, first, {"role": "assistant", "content": "A hat."}]
     reply = ask(model="qwen", messages=[*before, last])
     features = torch.nn.utils.rnn.pad_sequence(lmm.encode([image(48, 48), image(70, 33)]), batch_first=True)
-    (wanted,) = lmm.answer(features, ["And on the right?"], max_new_tokens=4, pictures=[2], context=CONTEXT)
+    (wanted,) = lmm.answer(features, ["And on the right?"], max_new_tokens=4, images=[2], context=CONTEXT)
     assert reply.choices[0].message.content == wanted
     assert reply.usage.prompt_tokens == len(lmm.prompts.ids("And on the right?", None, SIZES, CONTEXT)[0])
     again = reply.choices[0].message.model_dump()  # as clients hand it back

@@ -9,7 +9,7 @@ import urllib.request
 
 import openai
 import pytest
-from serving import client, message, picture_url, running, status_of
+from serving import client, image_url, message, running, status_of
 
 from evertune.apps.server.command import serve
 from evertune.service.service import Service
@@ -67,7 +67,7 @@ def sample(colours):
 @pytest.fixture
 def ask(address, sample):
     def asked(messages=None, **more):
-        question = messages or message(sample.instruction, picture_url(sample))
+        question = messages or message(sample.instruction, image_url(sample))
         return client(address).chat.completions.create(**{"model": "colours", "messages": question, **more})
 
     return asked
@@ -94,7 +94,7 @@ def test_parts_of_messages_are_not_ignored_either(ask, sample):
             ask(messages)
         assert caught.value.body["param"] == param
 
-    (turn,) = message(sample.instruction, picture_url(sample))
+    (turn,) = message(sample.instruction, image_url(sample))
     refused([{**turn, "name": "Ann"}], "messages.0.name")
     refused([{**turn, "role": "tool"}], "messages.0.role")
     text, image = turn["content"]
@@ -129,7 +129,7 @@ def test_max_tokens_above_the_limit_of_the_server(colours, ask, sample):
     with running(serve(colours, port=0, tokens=2)) as url:
         for wished in ({"max_tokens": 100}, {"max_completion_tokens": 100}, {}):
             made = client(url).chat.completions.create(
-                model="colours", messages=message(sample.instruction, picture_url(sample)), **wished
+                model="colours", messages=message(sample.instruction, image_url(sample)), **wished
             )
             assert (made.choices[0].finish_reason, made.usage.completion_tokens) == ("length", 2)
     assert ask(max_tokens=100).usage.completion_tokens > 2
@@ -173,7 +173,7 @@ def test_a_failure_of_ours_is_an_error_object_too(colours, sample, monkeypatch):
     with running(server) as url:
         with pytest.raises(openai.InternalServerError) as caught:
             client(url).chat.completions.create(
-                model="colours", messages=message(sample.instruction, picture_url(sample))
+                model="colours", messages=message(sample.instruction, image_url(sample))
             )
         assert caught.value.body["message"] == "the server failed: see its log"
         assert status_of(lambda: client(url).chat.completions.create(model="m", messages=[]))[0] == 400

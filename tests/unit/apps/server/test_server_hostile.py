@@ -23,7 +23,7 @@ from evertune.apps.server.command import serve
 from evertune.apps.server.generation import Reply
 from evertune.apps.server.reload import ServedStage
 from evertune.apps.server.requests import Limits
-from evertune.data.images import picture_of_bytes, pixels_of_bytes, size_of
+from evertune.data.images import image_of_bytes, pixels_of_bytes, size_of
 from evertune.utils.errors import DataError
 
 
@@ -39,7 +39,7 @@ class Answers:
         assert self.go_on.wait(30)
         return [Reply("yes", None, 2, 3) for _ in questions]
 
-    def refuse_number(self, pictures):
+    def refuse_number(self, images):
         pass
 
     def refuse(self, question):
@@ -308,7 +308,7 @@ def test_too_many_silent_connections_lock_nobody_out():
 def test_an_icon_is_refused_undecoded(decoded):
     buffer = io.BytesIO()
     Image.new("RGBA", (16, 16)).save(buffer, "ICO")
-    for read in (picture_of_bytes, pixels_of_bytes):
+    for read in (image_of_bytes, pixels_of_bytes):
         with pytest.raises(DataError, match="no known format"):
             read(buffer.getvalue(), where="here")
     assert decoded == []
@@ -318,18 +318,18 @@ def test_an_icon_is_refused_undecoded(decoded):
 def test_conversion_in_bands_is_that_of_the_whole(mode):
     draw = np.random.default_rng(1)
     if mode == "I;16":
-        picture = Image.fromarray(draw.integers(0, 1 << 16, (700, 60), dtype=np.uint16))
-        whole = np.round(np.asarray(picture).astype(np.float32) / 257).astype(np.uint8)
+        image = Image.fromarray(draw.integers(0, 1 << 16, (700, 60), dtype=np.uint16))
+        whole = np.round(np.asarray(image).astype(np.float32) / 257).astype(np.uint8)
         wanted = Image.fromarray(whole).convert("RGB")
     else:
-        picture = Image.fromarray(draw.integers(0, 256, (700, 60, 4), dtype=np.uint8)).convert(
+        image = Image.fromarray(draw.integers(0, 256, (700, 60, 4), dtype=np.uint8)).convert(
             "RGBA" if mode == "P" else mode
         )
-        picture = picture.quantize(32) if mode == "P" else picture
-        assert picture.has_transparency_data
+        image = image.quantize(32) if mode == "P" else image
+        assert image.has_transparency_data
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    image.save(buffer, "PNG")
     if mode != "I;16":
         layer = Image.open(buffer).convert("RGBA")
         wanted = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    assert picture_of_bytes(buffer.getvalue(), where="here")[0].tobytes() == wanted.tobytes()
+    assert image_of_bytes(buffer.getvalue(), where="here")[0].tobytes() == wanted.tobytes()

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import openai
 import pytest
 import yaml
-from serving import client, message, picture_url, running, status_of
+from serving import client, image_url, message, running, status_of
 
 from evertune import service as upkeep
 from evertune.apps.server import generation as answering_module
@@ -38,7 +38,7 @@ def address(folder):
 @pytest.fixture
 def ask(address, colours):
     sample = Service.open(colours).tasks[1].test[0]
-    question = {"model": "colours", "messages": message(sample.instruction, picture_url(sample))}
+    question = {"model": "colours", "messages": message(sample.instruction, image_url(sample))}
     ask = client(address).chat.completions.create
 
     def asked(**more):

@@ -123,20 +123,20 @@ def test_words_for_numbers():
     assert in_short(findings([], ASKED)[0]) == "no runs yet"
 
 
-def x_of(picture, kind, name):
-    return [float(node.get(name)) for node in ET.fromstring(str(picture)).iter() if node.get("class") == kind]
+def x_of(image, kind, name):
+    return [float(node.get(name)) for node in ET.fromstring(str(image)).iter() if node.get("class") == kind]
 
 
 def test_an_interval_is_drawn_where_its_numbers_are():
     one = comparison(1.0, 3.0, 5.0)
     scale = scale_for([one])
-    picture = strip(one, scale)
+    image = strip(one, scale)
     low, high = one.interval()
-    assert x_of(picture, "bar", "x1") == pytest.approx([scale.x(low)], abs=0.06)
-    assert x_of(picture, "bar", "x2") == pytest.approx([scale.x(high)], abs=0.06)
-    assert x_of(picture, "unit", "cx") == pytest.approx([scale.x(value) for value in (1, 3, 5)], abs=0.06)
+    assert x_of(image, "bar", "x1") == pytest.approx([scale.x(low)], abs=0.06)
+    assert x_of(image, "bar", "x2") == pytest.approx([scale.x(high)], abs=0.06)
+    assert x_of(image, "unit", "cx") == pytest.approx([scale.x(value) for value in (1, 3, 5)], abs=0.06)
     assert scale.x(low) < scale.x(0) < scale.x(1) < scale.x(high), "zero is on the scale, higher is further right"
-    assert 'class="strip not-confirmed"' in picture
+    assert 'class="strip not-confirmed"' in image
 
 
 def test_a_scale_has_zero_and_round_ticks_and_survives_nothing():

@@ -33,8 +33,8 @@ def messages(problems, kind):
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    """Ten pictures of noise, each unlike the others; returns their names."""
+def images(tmp_path):
+    """Ten images of noise, each unlike the others; returns their names."""
     names = []
     for number in range(10):
         noise = np.random.default_rng(number).integers(0, 256, (9, 9, 3), np.uint8)
@@ -56,9 +56,9 @@ def write_stream(folder, **tasks):
 
 
 @pytest.fixture
-def sound(tmp_path, pictures):
-    one = ([row(n, p) for n, p in enumerate(pictures[:3])], [row(n, p) for n, p in enumerate(pictures[3:5])])
-    other = ([row(n, p) for n, p in enumerate(pictures[5:8])], [row(n, p) for n, p in enumerate(pictures[8:])])
+def sound(tmp_path, images):
+    one = ([row(n, p) for n, p in enumerate(images[:3])], [row(n, p) for n, p in enumerate(images[3:5])])
+    other = ([row(n, p) for n, p in enumerate(images[5:8])], [row(n, p) for n, p in enumerate(images[8:])])
     return write_stream(tmp_path, one=one, other=other)
 
 
@@ -67,14 +67,14 @@ def test_nothing_is_found_where_nothing_is(sound, opened):
     found = check(str(sound), decode=opened)
     assert [len(problems) for _, problems in found.levels()] == [0, 0, 0]
     assert found.tasks() == {
-        "one": {"train": 3, "test": 2, "pictures": 5},
-        "other": {"train": 3, "test": 2, "pictures": 5},
+        "one": {"train": 3, "test": 2, "images": 5},
+        "other": {"train": 3, "test": 2, "images": 5},
     }
     assert found.as_dict()["ok"]
 
 
-def test_every_error_is_what_stops_a_run(tmp_path, pictures):
-    train = [row(n, p) for n, p in enumerate(pictures[:8])]
+def test_every_error_is_what_stops_a_run(tmp_path, images):
+    train = [row(n, p) for n, p in enumerate(images[:8])]
     train[0]["image"] = "gone.png"
     train[1]["id"] = "r2"
     train[3]["anwser"] = 1
@@ -85,12 +85,12 @@ def test_every_error_is_what_stops_a_run(tmp_path, pictures):
     path = write_stream(tmp_path, one=([*train, "{", row(20, "9.png")], [row(1, "8.png"), row(2, "9.png")]))
     found = check(str(path))
     assert kinds(found.errors) == {
-        "missing picture": 1,
+        "missing image": 1,
         "repeated id": 1,
         "unknown key": 1,
-        "picture outside": 1,
+        "image outside": 1,
         "unusable answer": 1,
-        "broken picture": 2,
+        "broken image": 2,
         "broken JSON": 1,
         "in training and in test": 1,
     }
@@ -100,43 +100,43 @@ def test_every_error_is_what_stops_a_run(tmp_path, pictures):
     assert len(rest.skipped) == len(found.errors), "a run stops at the very same rows"
 
 
-def test_overlap_within_a_task(tmp_path, pictures):
+def test_overlap_within_a_task(tmp_path, images):
     train = [row(0, "0.png"), row(1, "1.png"), row(2, "2.png", "where?"), row(3, "3.png"), row(4, "3.png")]
     test = [row(0, "0.png"), row(1, "1.png", answer="b"), row(2, "2.png", "who?"), row(3, "4.png")]
     found = check(str(write_stream(tmp_path, one=(train, test))))
     assert kinds(found.errors) == {"in training and in test": 1}
     assert kinds(found.warnings) == {
         "asked in training and in test": 1,
-        "picture in training and in test": 1,
+        "image in training and in test": 1,
         "the same row twice in train": 1,
     }
     assert "one-test.jsonl:2" in messages(found.warnings, "asked in training and in test")[0]
-    (said,) = messages(found.warnings, "picture in training and in test")
+    (said,) = messages(found.warnings, "image in training and in test")
     assert "one-test.jsonl:3: 2.png" in said and "one-train.jsonl:3: 2.png" in said
     (said,) = messages(found.warnings, "the same row twice in train")
     assert said.index("train.jsonl:5") < said.index("train.jsonl:4")
 
 
-def test_overlap_across_tasks(tmp_path, pictures):
+def test_overlap_across_tasks(tmp_path, images):
     one = ([row(0, "0.png"), row(1, "1.png")], [row(0, "2.png")])
     test = [row(0, "0.png"), row(1, "1.png", "who?"), row(2, "6.png")]
     other = ([row(0, "2.png", answer="z"), row(1, "5.png")], test)
     found = check(str(write_stream(tmp_path, one=one, other=other)))
     assert not kinds(found.errors)
     assert kinds(found.warnings) == {"test question in another task's training": 2}
-    assert kinds(found.notes) == {"test picture in another task's training": 1}
+    assert kinds(found.notes) == {"test image in another task's training": 1}
     said = messages(found.warnings, "test question in another task's training")
     assert "one-test.jsonl:1: taught by" in said[0] and "other-train.jsonl:1" in said[0]
     assert "other-test.jsonl:1: taught by" in said[1] and "one-train.jsonl:1" in said[1]
 
 
-def test_a_question_that_was_told_is_not_told_again_as_a_picture(tmp_path, pictures):
+def test_a_question_that_was_told_is_not_told_again_as_a_image(tmp_path, images):
     train, test = [row(0, "0.png"), row(1, "1.png")], [row(0, "0.png"), row(1, "2.png"), row(2, "0.png", "who?")]
     found = check(str(write_stream(tmp_path, one=(train, test))))
     assert kinds(found.errors) == {"in training and in test": 1} and not kinds(found.warnings)
 
 
-def test_copies_of_pictures(tmp_path, pictures):
+def test_copies_of_images(tmp_path, images):
     shutil.copy(tmp_path / "0.png", tmp_path / "copy.png")
     Image.fromarray(photographs.coffee()).save(tmp_path / "coffee.png")
     Image.fromarray(photographs.coffee()).resize((300, 200)).save(tmp_path / "coffee.jpg", quality=70)
@@ -146,25 +146,25 @@ def test_copies_of_pictures(tmp_path, pictures):
     other = ([row(0, "6.png")], [row(0, "copy.png", "b"), row(1, "cat.png", "c")])
     third = ([row(0, "cat.jpg", "d")], [row(0, "8.png")])
     found = check(str(write_stream(tmp_path, one=one, other=other, third=third)))
-    assert kinds(found.warnings) == {"nearly the same picture in training and in test": 1}
-    (said,) = messages(found.warnings, "nearly the same picture in training and in test")
+    assert kinds(found.warnings) == {"nearly the same image in training and in test": 1}
+    (said,) = messages(found.warnings, "nearly the same image in training and in test")
     assert "one-test.jsonl:1: coffee.jpg" in said and "one-train.jsonl:3: coffee.png" in said
     assert kinds(found.notes) == {
-        "a picture under two names": 1,
-        "test picture in another task's training": 1,
-        "nearly the same picture in another task's training": 1,
+        "a image under two names": 1,
+        "test image in another task's training": 1,
+        "nearly the same image in another task's training": 1,
     }
-    assert "copy.png is the same file as 0.png" in messages(found.notes, "a picture under two names")[0]
-    assert "cat.png, taught by" in messages(found.notes, "nearly the same picture in another task's training")[0]
+    assert "copy.png is the same file as 0.png" in messages(found.notes, "a image under two names")[0]
+    assert "cat.png, taught by" in messages(found.notes, "nearly the same image in another task's training")[0]
 
 
-def test_without_pictures_names_stand_for_them(tmp_path):
+def test_without_images_names_stand_for_them(tmp_path):
     train, test = [row(0, "a.png"), row(1, "b.png")], [row(0, "a.png"), row(1, "./b.png"), row(2, "c.png")]
     found = check(str(write_stream(tmp_path, one=(train, test))), decode=False)
-    assert kinds(found.errors) == {"in training and in test": 2}, "no picture exists, and none was looked for"
+    assert kinds(found.errors) == {"in training and in test": 2}, "no image exists, and none was looked for"
 
 
-def test_a_known_task_counts_too(tmp_path, pictures):
+def test_a_known_task_counts_too(tmp_path, images):
     old = ([row(0, "1.png")], [row(0, "2.png")])
     path = write_stream(tmp_path, one=([row(0, "0.png")], [row(0, "1.png")]), old=old)
     content = yaml.safe_load(path.read_text())
@@ -173,8 +173,8 @@ def test_a_known_task_counts_too(tmp_path, pictures):
     assert kinds(check(str(path)).warnings) == {"test question in another task's training": 1}
 
 
-def test_a_task_of_one_file_is_parted_as_a_run_would(tmp_path, pictures):
-    write_lines(tmp_path / "t.jsonl", *[row(n, p) for n, p in enumerate(pictures)])
+def test_a_task_of_one_file_is_parted_as_a_run_would(tmp_path, images):
+    write_lines(tmp_path / "t.jsonl", *[row(n, p) for n, p in enumerate(images)])
     found = check(str(tmp_path / "t.jsonl"))
     (task,) = load_stream(str(tmp_path / "t.jsonl")).tasks
     halves = [[sample.id for sample in half.samples] for half in found.halves]
@@ -200,7 +200,7 @@ def run_says(path):
     ],
 )
 @pytest.mark.parametrize("alone", [True, False])
-def test_what_stops_a_run_of_one_file_is_an_error(tmp_path, pictures, rows, complaint, alone):
+def test_what_stops_a_run_of_one_file_is_an_error(tmp_path, images, rows, complaint, alone):
     """Case 15: the file was sound for `data check`, and a run of it stopped."""
     path = write_lines(tmp_path / "one.jsonl", *rows)
     if not alone:
@@ -214,7 +214,7 @@ def test_what_stops_a_run_of_one_file_is_an_error(tmp_path, pictures, rows, comp
         assert sum(half["train"] for half in found.tasks().values()) == 10, "the rest is looked at all the same"
 
 
-def test_broken_files_do_not_hide_one_another(tmp_path, pictures):
+def test_broken_files_do_not_hide_one_another(tmp_path, images):
     path = write_stream(tmp_path, one=([row(0, "0.png")], [row(0, "1.png")]), two=([row(0, "2.png")], ["{"]))
     (tmp_path / "one-train.jsonl").unlink()
     found = check(str(path))
@@ -222,23 +222,23 @@ def test_broken_files_do_not_hide_one_another(tmp_path, pictures):
     assert [(half.task, half.split) for half in found.halves] == [("one", "test"), ("two", "train")]
 
 
-def test_a_row_without_a_picture_among_others_is_said(tmp_path, pictures):
+def test_a_row_without_a_image_among_others_is_said(tmp_path, images):
     """It is text alone, which may be meant or a slip; in a task of texts it is meant."""
     none = {"id": "n", "instruction": "q", "answer": "a"}
     found = check(str(write_stream(tmp_path, one=([row(0, "0.png"), none], [row(1, "1.png")]))))
-    assert kinds(found.errors) == {} and kinds(found.notes)["no picture in train"] == 1
-    (said,) = messages(found.notes, "no picture in train")
-    assert "one-train.jsonl:2: the row has no picture" in said
+    assert kinds(found.errors) == {} and kinds(found.notes)["no image in train"] == 1
+    (said,) = messages(found.notes, "no image in train")
+    assert "one-train.jsonl:2: the row has no image" in said
     texts = check(str(write_stream(tmp_path, two=([none], [{**none, "instruction": "other"}]))))
-    assert not any("no picture" in kind for kind in kinds(texts.notes))
+    assert not any("no image" in kind for kind in kinds(texts.notes))
 
 
-def test_what_the_model_can_not_read(tmp_path, pictures, lmm):
+def test_what_the_model_can_not_read(tmp_path, images, lmm):
     long = row(0, "0.png", "x" * 600)
     many = {"id": "n", "images": ["0.png"] * 17, "instruction": "q", "answer": "a"}
     fits = row(2, "1.png", "y" * 500, "b")
     found = check(str(write_stream(tmp_path, one=([long, many, fits], [row(0, "2.png")]))), lmm=lmm)
-    assert kinds(found.errors) == {"wrong number of pictures": 1, "longer than the model can read": 1}
+    assert kinds(found.errors) == {"wrong number of images": 1, "longer than the model can read": 1}
     (said,) = messages(found.errors, "longer than the model can read")
     assert "one-train.jsonl:1: " in said and "'random', which reads 512" in said
     tokens = (
@@ -253,17 +253,17 @@ def test_what_the_model_can_not_read(tmp_path, pictures, lmm):
         assert len(again.errors) == errors
 
 
-def test_long_texts_are_told(tmp_path, pictures):
+def test_long_texts_are_told(tmp_path, images):
     rows = [row(0, "0.png", answer="x" * 2_001), row(1, "1.png", "y" * 8_001), row(2, "2.png", "z" * 8_000)]
     found = check(str(write_stream(tmp_path, one=(rows, [row(0, "3.png")]))))
     assert kinds(found.warnings) == {"long answer": 1, "long instruction": 1}
 
 
-def test_five_are_shown_and_all_are_counted(tmp_path, pictures, capsys):
+def test_five_are_shown_and_all_are_counted(tmp_path, images, capsys):
     rows = [row(n, f"gone-{n}.png") for n in range(9)]
     path = write_stream(tmp_path, one=([*rows, row(20, "0.png")], [row(0, "1.png")]))
     code, out, _ = evertune("data", "check", path, capsys=capsys)
-    assert code == 1 and "missing picture: 9" in out and out.count("does not exist") == 5 and "and 4 more" in out
+    assert code == 1 and "missing image: 9" in out and out.count("does not exist") == 5 and "and 4 more" in out
     code, out, _ = evertune("data", "check", path, "--json", capsys=capsys)
     content = json.loads(out)
     assert code == 1 and not content["ok"] and content["counts"] == {"error": 9, "warning": 0, "note": 0}
@@ -271,7 +271,7 @@ def test_five_are_shown_and_all_are_counted(tmp_path, pictures, capsys):
     assert finding["count"] == len(finding["messages"]) == 9 and finding["messages"][0]["task"] == "one"
 
 
-def test_warnings_do_not_fail(tmp_path, pictures, capsys):
+def test_warnings_do_not_fail(tmp_path, images, capsys):
     path = write_stream(tmp_path, one=([row(0, "0.png")], [row(0, "0.png", answer="b")]))
     code, out, _ = evertune("data", "check", path, capsys=capsys)
     assert code == 0 and "0 errors, 1 warning, 0 notes" in out
@@ -299,20 +299,20 @@ def test_mistakes_of_the_user(arguments, complaint, capsys):
     assert code == 2 and complaint in err and not out.strip()
 
 
-def test_options_that_a_format_does_not_have(tmp_path, pictures):
+def test_options_that_a_format_does_not_have(tmp_path, images):
     write_lines(tmp_path / "t.jsonl", row(0, "0.png"))
     with pytest.raises(UserError, match="see evertune show"):
         check(str(tmp_path / "t.jsonl"), hints=Hints(options={"x": 1}))
 
 
 def test_published_data(published, capsys):
-    """The fixtures are so small that tasks share pictures; the folder of one data set is checked like a file."""
+    """The fixtures are so small that tasks share images; the folder of one data set is checked like a file."""
     found = check("b1", data=str(published))
     assert set(found.tasks()) == set("okvqa aokvqa gqa textcaps vqav2 ocrvqa flickr30k vizwiz textvqa".split())
     assert not len(found.errors) and not len(found.warnings)
     vqav2 = [published / "VQAv2", "--format", "vqav2", "--images", published / "COCO2014"]
     code, out, _ = evertune("data", "check", *vqav2, "--json", capsys=capsys)
-    assert code == 0 and json.loads(out)["tasks"] == {"VQAv2": {"train": 3, "test": 3, "pictures": 4}}
+    assert code == 0 and json.loads(out)["tasks"] == {"VQAv2": {"train": 3, "test": 3, "images": 4}}
 
 
 def test_shared_and_repeated():
@@ -324,7 +324,7 @@ def test_shared_and_repeated():
     assert [len(x) for x in repeated(ours[:0])] == [0, 0]
 
 
-def test_what_is_left_is_promised_only_where_something_is(tmp_path, pictures, capsys):
+def test_what_is_left_is_promised_only_where_something_is(tmp_path, images, capsys):
     bad = row(9, "gone.png")
     for name, rows, promised in (("a", [bad, *(row(n, f"{n}.png") for n in range(3))], True), ("b", [bad, bad], False)):
         code, out, _ = evertune("data", "check", write_lines(tmp_path / f"{name}.jsonl", *rows), capsys=capsys)

@@ -69,17 +69,17 @@ def test_the_mask_is_that_of_the_training_batch(lmm, mini_blip):
 
 
 @pytest.mark.parametrize("name", ["qwen2_5_vl", "smolvlm", "llava"])
-@pytest.mark.parametrize("pictures", [0, 1, 2])
-def test_a_chat_lmms_places_for_pictures(name, pictures, tiny_chat):
-    """Many tokens stand for a picture: one of them is shown for each."""
+@pytest.mark.parametrize("images", [0, 1, 2])
+def test_a_chat_lmms_places_for_images(name, images, tiny_chat):
+    """Many tokens stand for a image: one of them is shown for each."""
     model = load_lmm(str(tiny_chat(name)), dtype="float32", device=torch.device("cpu"))
-    if pictures not in model.images_per_sample:
+    if images not in model.images_per_sample:
         return
-    sample = Sample("1", (Path("a.png"), Path("b.png"))[:pictures], "what color is it?", ("dark red",))
+    sample = Sample("1", (Path("a.png"), Path("b.png"))[:images], "what color is it?", ("dark red",))
     tokens = masked(sample, model)
     shown = "".join(token.text for token in tokens if not token.trained)
     parts = 5 if name == "smolvlm" else 1  # four tiles and an overview
-    assert "what color is it?" in shown and shown.count(model.prompts.picture) == pictures * parts
+    assert "what color is it?" in shown and shown.count(model.prompts.image) == images * parts
     assert sum(token.trained for token in tokens) == model.answer_tokens("dark red")
 
 
@@ -103,7 +103,7 @@ def test_what_can_not_be_shown_is_said(tmp_path, lmm):
     file = write_lines(tmp_path / "t.jsonl", *rows, {"instruction": "x" * 9000, "answer": "a"})
     checked = check(str(file), decode=False)
     page = write_preview(checked, None, tmp_path / "p" / "index.html").read_text()
-    assert "does not exist" in page and "Pictures were not checked" in page and "With <code>--model</code>" in page
+    assert "does not exist" in page and "Images were not checked" in page and "With <code>--model</code>" in page
     assert "x" * 2000 in page and "x" * 2001 not in page
 
 

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from reading_rows import write_lines
-from test_fuzz_data import LLAVA_ROWS, OWN_ROWS, PICTURES, TEST_ROWS, VALUES, WHOLE
+from test_fuzz_data import IMAGES, LLAVA_ROWS, OWN_ROWS, TEST_ROWS, VALUES, WHOLE
 
 from evertune.cli import main as cli
 from evertune.tools.data import check, convert
@@ -66,7 +66,7 @@ def check_all(path, **hints):
             assert str(problem) and not (out / target).exists()
         else:
             assert written.rows > 0
-            assert not len(check(str(out / target), pictures=False, hints=Hints(**_own(written))).errors)
+            assert not len(check(str(out / target), images=False, hints=Hints(**_own(written))).errors)
     return found
 
 
@@ -119,9 +119,9 @@ def test_files_of_anything_from_the_command(tmp_path, content, ending):
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.sampled_from(PICTURES), st.data())
-def test_damaged_pictures(tmp_path, content, data):
-    """A row's picture is sound or a problem of that row; the other rows are always there."""
+@given(st.sampled_from(IMAGES), st.data())
+def test_damaged_images(tmp_path, content, data):
+    """A row's image is sound or a problem of that row; the other rows are always there."""
     start = data.draw(st.integers(0, len(content)))
     changed = content[:start] + data.draw(st.binary(max_size=4)) + content[start + data.draw(st.integers(0, 400)) :]
     (tmp_path / "a").write_bytes(changed)
@@ -143,8 +143,8 @@ def png(width, height):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
-def odd_pictures(folder):
-    """One picture of each kind that the documentation names, and whether it can be used."""
+def odd_images(folder):
+    """One image of each kind that the documentation names, and whether it can be used."""
     base = Image.fromarray(np.random.default_rng(0).integers(0, 255, (12, 20, 3), np.uint8))
     exif = base.getexif()
     exif[0x0112] = 6
@@ -165,15 +165,15 @@ def odd_pictures(folder):
     return good, ["cut.jpg", "empty.png", "bomb.png", "huge.png", "page.html", "ps.eps"]
 
 
-def test_pictures_of_every_kind(tmp_path, lmm):
-    good, bad = odd_pictures(tmp_path)
+def test_images_of_every_kind(tmp_path, lmm):
+    good, bad = odd_images(tmp_path)
     rows = [{"id": name, "image": name, "instruction": "q", "answer": "a"} for name in (*good, *bad)]
     found = check(str(write_lines(tmp_path / "s.jsonl", *rows)), lmm=lmm)
     assert sorted(sample.id for half in found.halves for sample in half.samples) == sorted(good)
     kinds = {kind: count for kind, count, _ in found.errors.kinds()}
-    assert kinds == {"broken picture": 4, "picture too large": 2}
+    assert kinds == {"broken image": 4, "image too large": 2}
     page = write_preview(found, lmm, tmp_path / "p.html").read_text()
-    assert "12 x 20" in page, "EXIF rotation is applied where the picture is shown"
+    assert "12 x 20" in page, "EXIF rotation is applied where the image is shown"
 
 
 def test_names_that_lead_out(tmp_path):
@@ -196,9 +196,9 @@ def test_names_that_lead_out(tmp_path):
     ]
     rows = [{"id": name, "image": name, "instruction": "q", "answer": "a"} for name in names]
     found = check(str(write_lines(inside / "s.jsonl", *rows)))
-    assert {kind: count for kind, count, _ in found.errors.kinds()} == {"picture outside": 6}
+    assert {kind: count for kind, count, _ in found.errors.kinds()} == {"image outside": 6}
     code, said = command("data", "check", inside / "s.jsonl")
-    assert code == 1 and "picture outside: 6" in said
+    assert code == 1 and "image outside: 6" in said
     code, said = command("data", "convert", inside / "s.jsonl", tmp_path / "t.jsonl")
     assert code == 2 and "secret.png" in said and not (tmp_path / "t.jsonl").exists()
 

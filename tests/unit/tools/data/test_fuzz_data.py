@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from reading_rows import faults, read
 
-from evertune.data.images import leads_out, open_picture
+from evertune.data.images import leads_out, open_image
 from evertune.data.prompts import filled
 from evertune.data.row_checks import LONGEST_TEXT
 from evertune.utils.errors import DataError, UserError
@@ -123,7 +123,7 @@ def test_a_parquet_file_of_anything(tmp_path, content):
     look_at_all("table", tmp_path / "t.parquet")
 
 
-def _pictures():
+def _images():
     made = Image.new("RGB", (24, 16), "red")
     made.putpixel((3, 3), (0, 255, 0))
     exif = made.getexif()
@@ -134,25 +134,25 @@ def _pictures():
         yield buffer.getvalue()
 
 
-PICTURES = list(_pictures())
+IMAGES = list(_images())
 
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.sampled_from(range(len(PICTURES))), st.integers(0, 2**32), st.integers(0, 12))
-def test_damaged_pictures(tmp_path, which, seed, changes):
-    """A picture or a DataError, whatever was changed in it."""
-    choose, content = random.Random(seed), bytearray(PICTURES[which])
+@given(st.sampled_from(range(len(IMAGES))), st.integers(0, 2**32), st.integers(0, 12))
+def test_damaged_images(tmp_path, which, seed, changes):
+    """A image or a DataError, whatever was changed in it."""
+    choose, content = random.Random(seed), bytearray(IMAGES[which])
     for _ in range(changes):
         content[choose.randrange(min(len(content), 600))] = choose.randrange(256)
     if choose.random() < 0.2:
         content = content[: choose.randrange(len(content))]
     (tmp_path / "a.bin").write_bytes(content)
     try:
-        picture = open_picture(tmp_path / "a.bin", origin="t.jsonl:1")
+        image = open_image(tmp_path / "a.bin", origin="t.jsonl:1")
     except DataError as problem:
-        assert str(problem).startswith("t.jsonl:1: the picture")
+        assert str(problem).startswith("t.jsonl:1: the image")
     else:
-        assert picture.mode == "RGB" and min(picture.size) > 0
+        assert image.mode == "RGB" and min(image.size) > 0
 
 
 @given(st.text(alphabet="ab./\\:. C", max_size=12))

@@ -1,4 +1,4 @@
-"""Pictures that look alike: the hash against the published package, the search against all pairs, copies found."""
+"""Images that look alike: the hash against the published package, the search against all pairs, copies found."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from skimage import data as photographs
 
 from evertune.data.perceptual_hash import LOOK, look_of
 from evertune.tools.data import near_duplicates as near
-from evertune.tools.data.near_duplicates import MOST_BITS, bits, close, near_pictures
+from evertune.tools.data.near_duplicates import MOST_BITS, bits, close, near_images
 
 PHOTOGRAPHS = {name: Image.fromarray(getattr(photographs, name)()) for name in ("astronaut", "coffee", "chelsea")}
 
 
-def looks(*pictures):
-    return np.array([look_of(picture.convert("RGB")) for picture in pictures], LOOK)
+def looks(*images):
+    return np.array([look_of(image.convert("RGB")) for image in images], LOOK)
 
 
-def jpeg(picture, quality):
+def jpeg(image, quality):
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=quality)
+    image.save(buffer, "JPEG", quality=quality)
     return Image.open(buffer)
 
 
 @pytest.mark.parametrize("name", PHOTOGRAPHS)
 def test_the_hash_is_the_published_one(name):
-    picture = PHOTOGRAPHS[name]
-    expected = int(str(imagehash.dhash(picture)), 16)
-    assert int(look_of(picture)["hash"]) == expected
+    image = PHOTOGRAPHS[name]
+    expected = int(str(imagehash.dhash(image)), 16)
+    assert int(look_of(image)["hash"]) == expected
 
 
 def test_colours_are_means_of_a_grid():
     grid = np.random.default_rng(0).integers(0, 256, (4, 4, 3), np.uint8)
-    picture = Image.fromarray(grid.repeat(5, 0).repeat(7, 1))
-    assert look_of(picture)["colours"].tolist() == grid.reshape(-1).tolist()
+    image = Image.fromarray(grid.repeat(5, 0).repeat(7, 1))
+    assert look_of(image)["colours"].tolist() == grid.reshape(-1).tolist()
 
 
 def all_pairs(ours, theirs):
@@ -84,7 +84,7 @@ def test_copies_are_found_and_others_are_not():
         PHOTOGRAPHS["astronaut"].transpose(Image.Transpose.FLIP_LEFT_RIGHT),
         jpeg(PHOTOGRAPHS["astronaut"].resize((200, 200)), 60).convert("P"),
     ]
-    assert near_pictures(ours, looks(*changed)) == {0: 2, 1: 1, 4: 0}
+    assert near_images(ours, looks(*changed)) == {0: 2, 1: 1, 4: 0}
 
 
 def test_the_same_shapes_in_other_colours_are_others():
@@ -93,31 +93,31 @@ def test_the_same_shapes_in_other_colours_are_others():
     assert bits(looks(PHOTOGRAPHS["coffee"])["hash"] ^ looks(turned)["hash"])[0] <= 8
     same_hash = looks(PHOTOGRAPHS["coffee"])
     same_hash["colours"] = looks(turned)["colours"]
-    assert near_pictures(looks(PHOTOGRAPHS["coffee"]), same_hash) == {}
+    assert near_images(looks(PHOTOGRAPHS["coffee"]), same_hash) == {}
 
 
-def test_a_small_thing_of_another_colour_is_another_picture():
+def test_a_small_thing_of_another_colour_is_another_image():
     one, other = PHOTOGRAPHS["coffee"].copy(), PHOTOGRAPHS["coffee"].copy()
     width, height = one.size
-    for picture, colour in ((one, "teal"), (other, "grey")):
-        picture.paste(colour, (width // 3, height // 3, width // 3 + width // 8, height // 3 + height // 8))
+    for image, colour in ((one, "teal"), (other, "grey")):
+        image.paste(colour, (width // 3, height // 3, width // 3 + width // 8, height // 3 + height // 8))
     (near_hashes,) = bits(looks(one)["hash"] ^ looks(other)["hash"])
-    assert near_hashes <= MOST_BITS and near_pictures(looks(one), looks(other)) == {}
-    assert near_pictures(looks(one), looks(jpeg(one, 50))) == {0: 0}
+    assert near_hashes <= MOST_BITS and near_images(looks(one), looks(other)) == {}
+    assert near_images(looks(one), looks(jpeg(one, 50))) == {0: 0}
 
 
-def test_plain_pictures_are_not_compared():
+def test_plain_images_are_not_compared():
     plain = [Image.new("RGB", (30, 30), "white"), Image.new("RGB", (20, 20), "white")]
-    assert near_pictures(looks(*plain), looks(*plain)) == {}
+    assert near_images(looks(*plain), looks(*plain)) == {}
 
 
 def test_masses_of_equal_hashes_end():
-    """A thousand times a thousand pictures of one hash: each finds one, none finds all."""
+    """A thousand times a thousand images of one hash: each finds one, none finds all."""
     many = np.repeat(looks(PHOTOGRAPHS["coffee"]), 1500)
-    found = near_pictures(many, many)
+    found = near_images(many, many)
     assert len(found) == 1500 and set(found.values()) == {0}
 
 
 def test_nothing_near_nothing():
-    assert near_pictures(looks(), looks(PHOTOGRAPHS["coffee"])) == {}
-    assert near_pictures(looks(PHOTOGRAPHS["coffee"]), looks()) == {}
+    assert near_images(looks(), looks(PHOTOGRAPHS["coffee"])) == {}
+    assert near_images(looks(PHOTOGRAPHS["coffee"]), looks()) == {}

@@ -66,7 +66,7 @@ def probe(lmm):
     """Two questions on noise."""
     choose = torch.Generator().manual_seed(3)
     noise = torch.randint(0, 256, (2, 40, 40, 3), generator=choose, dtype=torch.uint8).numpy()
-    features = torch.stack(list(lmm.encode([Image.fromarray(picture) for picture in noise])))
+    features = torch.stack(list(lmm.encode([Image.fromarray(image) for image in noise])))
     samples = [Sample(str(n), (Path("x"),), f"what is {n}?", ("red",)) for n in range(2)]
     return lmm.collate(samples, features)
 

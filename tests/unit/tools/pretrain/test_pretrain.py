@@ -208,13 +208,13 @@ def blip(mini_blip):
 
 
 def test_pixels_are_those_of_the_processor(blip):
-    pictures = [draw(SCENE, random.Random(n)) for n in range(3)]
+    images = [draw(SCENE, random.Random(n)) for n in range(3)]
     processor = blip.processor.image_processor
-    assert torch.equal(pixels_of(pictures, processor), processor(pictures, return_tensors="pt").pixel_values)
+    assert torch.equal(pixels_of(images, processor), processor(images, return_tensors="pt").pixel_values)
 
 
 def test_slot_loss_is_lowest_where_each_soft_token_is_its_word(blip, monkeypatch):
-    bank = CaptionBank(blip, pictures=8, name="test")
+    bank = CaptionBank(blip, images=8, name="test")
     table = blip.blip.language_model.get_input_embeddings().weight.detach()
 
     def said(words):
@@ -229,7 +229,7 @@ def test_slot_loss_is_lowest_where_each_soft_token_is_its_word(blip, monkeypatch
 
 
 def test_alignment_and_instruction_have_gradients_on_what_trains(blip):
-    bank = CaptionBank(blip, pictures=8, name="test")
+    bank = CaptionBank(blip, images=8, name="test")
     samples, features = known_samples(blip, count=4)
     assert {s.id for s in samples} == set(KNOWN)
     for loss in (
@@ -261,8 +261,8 @@ def test_known_tasks_are_checked_on_scenes_that_are_not_trained_on(blip, monkeyp
     assert asked["train"] == [(s.instruction, s.answers) for s in known_samples(blip, count=2)[0]]
 
 
-def test_captions_of_the_bank_are_of_its_pictures(blip):
-    bank = CaptionBank(blip, pictures=5, name="test")
+def test_captions_of_the_bank_are_of_its_images(blip):
+    bank = CaptionBank(blip, images=5, name="test")
     assert len(bank.captions) == len(bank.features) == 5
     assert describe(SCENE).split()[4:8] == ["topright", "nothing", "-", "-"]
     assert "exit" not in describe(SCENE)
@@ -272,7 +272,7 @@ def test_the_whole_recipe_in_few_steps(tmp_path):
     """Every phase for two steps: two checkpoints that load, and a second call that trains nothing."""
     phases = ("tower", "lookup", "language", "slots", "captions", "instruct")
     short = {name: Phase(name, steps=2, learning_rate=1e-3) for name in phases}
-    recipe = Recipe(**short, batch=4, texts=4, pictures=8, per_task=4, checked=4, documents=300)
+    recipe = Recipe(**short, batch=4, texts=4, images=8, per_task=4, checked=4, documents=300)
     seen = []
     scores = pretrain_tiny(tmp_path, on_step=lambda phase, step, steps, loss: seen.append(phase), recipe=recipe)
     assert tuple(dict.fromkeys(seen)) == phases

@@ -70,7 +70,7 @@ def test_only_the_projector_learns_and_lora_stays_without_effect(tmp_path, recip
 
 
 def test_captions_are_learned(tmp_path, toy_stream):
-    """Enough steps tell held-out pictures better, as the scores say and as the loss itself says."""
+    """Enough steps tell held-out images better, as the scores say and as the loss itself says."""
     longer = Phase("captions", steps=60, learning_rate=1e-2, weight_decay=0.0)
     recipe = SmolRecipe(captions=longer, batch=8, corpus=str(toy_stream), checked=12, model="random")
     scores = pretrain_smol(tmp_path, on_step=lambda *step: None, recipe=recipe)

@@ -126,11 +126,11 @@ def test_captions_by_line_or_by_id(tmp_path, monkeypatch):
     found = rescore(by_id, format="ucit-caption", gold=coco(tmp_path))
     assert found.ours == result.ours
     assert found.theirs[0].points < 60, "theirs goes by line whatever the ids are"
-    with pytest.raises(DataError, match="2 captions, .* 3 pictures: neither"):
+    with pytest.raises(DataError, match="2 captions, .* 3 images: neither"):
         rescore(merged(tmp_path, [("q7", "a"), ("q8", "b")]), format="ucit-caption", gold=coco(tmp_path))
 
 
-def test_pictures_are_in_the_order_of_their_numbers(tmp_path, monkeypatch):
+def test_images_are_in_the_order_of_their_numbers(tmp_path, monkeypatch):
     """Ten comes after two: captions are matched by line."""
     monkeypatch.setattr("evertune.tools.rescore.peers.SEVEN", ("bleu-1",))
     words = "red blue green black white grey pink brown gold orange violet".split()
