@@ -22,7 +22,7 @@ STEPS = 1000
 def main(services):
     folder = Path(tempfile.mkdtemp())
     (folder / "config.yaml").write_text("model: random\n")
-    (folder / "stamp.json").write_text("{}")
+    (folder / "provenance.json").write_text("{}")
     waited = []
     with tracking(folder, to=services, name="cost", group="cost", callback=Callback()) as tracks:
         tracks.on_task_begin(1, None)

@@ -57,7 +57,7 @@ GRACE = 30.0
 PLACES = {
     "ledger": "ledger",
     "stages/": "stage",
-    "midway": "save in mid-task",
+    "mid_task": "save in mid-task",
     "report": "report",
     "answers/": "answers",
 }

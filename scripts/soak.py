@@ -39,7 +39,7 @@ OWN_BATCHES = "joint"  # encodes the images of all tasks in one go: in other bat
 ENDED_BY_US = (-signal.SIGKILL, -signal.SIGTERM, 143)
 SAID_NO = 2
 OF_CACHE = ("features/*/*.safetensors", "answers/*.json", "trained/*.safetensors", "rows/*/*")
-OF_RUN = ("stages/*/*", "answers/*/*.jsonl", "matrix.json", "midway.safetensors")
+OF_RUN = ("stages/*/*", "answers/*/*.jsonl", "matrix.json", "mid_task.safetensors")
 
 
 def forked(action: Callable[[], None], log: Path, board: crash.Board, kill: crash.Kill) -> int:
@@ -108,7 +108,7 @@ class Round:
         self.troubles += [fault.kind] if code else []
 
     def _damage_run(self) -> None:
-        if self._damage(self.place / "run", OF_RUN) and (self.place / "run" / "stamp.json").exists():
+        if self._damage(self.place / "run", OF_RUN) and (self.place / "run" / "provenance.json").exists():
             self._expect(forked(self._repair, self.log, self.board, crash.Kill()), 0)
             self.troubles.append("damage in the run folder")
 

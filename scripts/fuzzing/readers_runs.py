@@ -135,7 +135,7 @@ def _parts(world: World) -> list[Reader]:
             marks_of(read_answers(path), rule_of("exact"))
 
     def kept(run: Path) -> None:
-        for path in sorted(run.glob("kept/*.json")):
+        for path in sorted(run.glob("eval_set/*.json")):
             kept_task(run, path.stem)
 
     def points(run: Path) -> None:
@@ -146,7 +146,7 @@ def _parts(world: World) -> list[Reader]:
         "matrix.json": (matrix, ("matrix.json",), 25_000),
         "ledger": (ledger, ("ledger.jsonl",), 50_000),
         "answers": (answers, ("answers/*/*.jsonl",), 20_000),
-        "kept tasks": (kept, ("kept/*.json",), 40_000),
+        "kept tasks": (kept, ("eval_set/*.json",), 40_000),
         "metrics.jsonl": (points, ("metrics.jsonl",), 40_000),
         "config.yaml": (config_of, ("config.yaml",), 5_000),
     }
@@ -162,7 +162,7 @@ def _folders(world: World) -> list[Reader]:
     from evertune.runs.tracking.history import settled
     from evertune.service.integrity import examine
 
-    everything = ("*.json", "*.jsonl", "*.yaml", "stages/*/*", "answers/*/*", "kept/*.json")
+    everything = ("*.json", "*.jsonl", "*.yaml", "stages/*/*", "answers/*/*", "eval_set/*.json")
 
     def doctor(run: Path) -> None:
         examine(run)
@@ -175,12 +175,12 @@ def _folders(world: World) -> list[Reader]:
     def opened(run: Path) -> None:
         open_run(run, lmm=world.lmm)
 
-    shown = ("matrix.json", "stamp.json", "answers/*/*.jsonl")
+    shown = ("matrix.json", "provenance.json", "answers/*/*.jsonl")
     return [
         Reader("doctor", _seeds(world.run, *everything), _in_a_run(world, doctor), 3_000, 20),
         Reader(
             "open a run",
-            _seeds(world.run, "config.yaml", "stamp.json", "stages/*/*"),
+            _seeds(world.run, "config.yaml", "provenance.json", "stages/*/*"),
             _in_a_run(world, opened),
             2_000,
             30,

@@ -75,8 +75,8 @@ def visit(browser, address) -> Iterator[Visit]:
 
 def test_drop_ask_slide_and_open_a_cell(visit, taught):
     page = visit.page
-    sample = json.loads((taught / "eproj" / "kept" / "task-0.json").read_text())["test"][0]
-    page.set_input_files("#image input[type=file]", taught / "eproj" / "kept" / "images" / sample["image"])
+    sample = json.loads((taught / "eproj" / "eval_set" / "task-0.json").read_text())["test"][0]
+    page.set_input_files("#image input[type=file]", taught / "eproj" / "eval_set" / "images" / sample["image"])
     page.wait_for_selector("#image img")
     visit.ask(sample["instruction"])
     said = visit.told(8)
@@ -265,7 +265,7 @@ def poisoned(taught, tmp_path):
     old = "task-1"
     for path in sorted(folder.rglob(f"*{old}*"), reverse=True):
         path.rename(path.with_name(path.name.replace(old, NASTY_NAME)))
-    for path in (folder / "matrix.json", *folder.glob("kept/*.json"), *folder.glob("stages/*/done.json")):
+    for path in (folder / "matrix.json", *folder.glob("eval_set/*.json"), *folder.glob("stages/*/done.json")):
         path.write_text(path.read_text().replace(f'"{old}"', json.dumps(NASTY_NAME)))
     before = None
     for path in sorted(
@@ -276,7 +276,7 @@ def poisoned(taught, tmp_path):
             content[AFTER] = link_of(before)
         path.write_text(json.dumps(content))
         before = content
-    for path in folder.glob("kept/*.json"):
+    for path in folder.glob("eval_set/*.json"):
         content = json.loads(path.read_text())
         for row in content["test"]:
             row |= {"instruction": NASTY, "answers": [NASTY]}
@@ -342,8 +342,8 @@ SCRIPT = "<script>document.title = 1234; opener && (opener.document.title = 1234
 def test_no_file_of_a_hostile_run_is_opened_in_the_browser(browser, poisoned):
     """A report, a page and a drawing of a stranger lie in the run; its matrix is full of markup too."""
     drawing = f"<svg xmlns='http://www.w3.org/2000/svg' onload='document.title=1234'>{SCRIPT}</svg>"
-    planted = {"report.html": SCRIPT, "kept/images/page.html": SCRIPT, "kept/images/drawing.svg": drawing}
-    planted |= {f"kept/{NASTY_NAME}.html": SCRIPT, "answers/page.html": SCRIPT, "kept/images/page.png": SCRIPT}
+    planted = {"report.html": SCRIPT, "eval_set/images/page.html": SCRIPT, "eval_set/images/drawing.svg": drawing}
+    planted |= {f"eval_set/{NASTY_NAME}.html": SCRIPT, "answers/page.html": SCRIPT, "eval_set/images/page.png": SCRIPT}
     for name, content in planted.items():
         (poisoned / name).write_text(content)
     matrix = json.loads((poisoned / "matrix.json").read_text())

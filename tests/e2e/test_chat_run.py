@@ -34,7 +34,7 @@ def test_a_run_is_whole_and_says_what_trained(done):
     assert [len(row) for row in matrix["R"]] == [3] * 4
     written = yaml.safe_load((result.folder / "config.yaml").read_text())
     assert written["model_options"] == {"scope": "projection"}
-    prompts = read_json(result.folder / "stamp.json")["prompts"]
+    prompts = read_json(result.folder / "provenance.json")["prompts"]
     assert prompts["task-0"] == (
         "<|im_start|>user\n<|vision_start|>{image}<|vision_end|>colour?<|im_end|>\n<|im_start|>assistant\n"
     )

@@ -73,7 +73,7 @@ def test_a_run_under_a_jumping_clock_is_the_run(stream, tmp_path, monkeypatch):
     monkeypatch.setattr(time, "time", clock)
     with pytest.raises(InterruptedError):
         evertune_run(str(stream), out=out, callback=Interrupted(), **given)
-    assert (out / "midway.safetensors").exists()
+    assert (out / "mid_task.safetensors").exists()
     shift(out, cache, stream.parent)
     evertune_run(str(stream), out=out, **given)
     assert significant(out) == significant(tmp_path / "whole")

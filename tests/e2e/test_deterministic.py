@@ -66,8 +66,8 @@ def test_the_same_bits_whatever_the_cache_holds_and_with_other_threads(first, to
 
 def test_it_is_stamped_and_part_of_what_the_run_is(first, toy_stream):
     assert yaml.safe_load((first / "config.yaml").read_text())["deterministic"] is True
-    stamp = json.loads((first / "stamp.json").read_text())
-    assert (stamp["deterministic"], stamp["threads"], stamp["dtype"]) == (True, 1, "float32")
+    provenance = json.loads((first / "provenance.json").read_text())
+    assert (provenance["deterministic"], provenance["threads"], provenance["dtype"]) == (True, 1, "float32")
     with pytest.raises(UserError, match="holds a run with deterministic=true, asked was deterministic=null"):
         run(toy_stream, first)
 
@@ -114,7 +114,7 @@ def test_the_flag_and_a_model_in_service(toy_stream, tasks, tmp_path):
     new(strict, model="random", method="sequential", settings=["deterministic=true"])
     settings = ["train.min_steps=0"]
     learn(strict, rows, hints=hints, deterministic=True, settings=settings, accept_if=parsed("gain>=-100"))
-    assert is_deterministic() and json.loads((strict / "stamp.json").read_text())["deterministic"] is True
+    assert is_deterministic() and json.loads((strict / "provenance.json").read_text())["deterministic"] is True
 
 
 def test_what_has_no_fixed_order_is_said():

@@ -64,7 +64,7 @@ def test_a_whole_run_is_whole(whole):
         ("answers/01/task-0.jsonl", change),
         ("answers/03/task-2.jsonl", remove),
         ("matrix.json", cut),
-        ("stamp.json", remove),
+        ("provenance.json", remove),
     ],
 )
 def test_what_is_broken_is_named_and_made_again(whole, broken, file, harm):

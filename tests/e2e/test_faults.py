@@ -152,10 +152,10 @@ def test_a_task_is_gone_on_with_after_a_stop(lmm, tasks, tmp_path):
 
     with pytest.raises(InterruptedError):
         learner(1e-3).learn(tasks[0], on_step=stop)
-    assert (tmp_path / "run" / "midway.safetensors").exists()
+    assert (tmp_path / "run" / "mid_task.safetensors").exists()
     seen = []
     learner(2e-3).learn(tasks[0], on_step=lambda step: seen.append(step.step))
-    assert seen[0] == 1 and not (tmp_path / "run" / "midway.safetensors").exists()
+    assert seen[0] == 1 and not (tmp_path / "run" / "mid_task.safetensors").exists()
 
 
 def test_other_versions_at_resume_are_noted_once(toy_stream, tmp_path):
@@ -169,11 +169,11 @@ def test_other_versions_at_resume_are_noted_once(toy_stream, tmp_path):
     out, told = tmp_path / "run", RunPredictions()
     again = {"model": "random", "out": out, "settings": SETTINGS[:-1], "callback": told}
     evertune_run(str(toy_stream), **again)
-    stamp = json.loads((out / "stamp.json").read_text())
-    (out / "stamp.json").write_text(json.dumps({**stamp, "torch": "1.0", "cpu": "abacus"}))
+    provenance = json.loads((out / "provenance.json").read_text())
+    (out / "provenance.json").write_text(json.dumps({**provenance, "torch": "1.0", "cpu": "abacus"}))
     for _ in range(2):
         (out / "matrix.json").unlink()
         evertune_run(str(toy_stream), **again)
-    assert told.changes == [f"torch 1.0, now {stamp['torch']}", f"cpu abacus, now {stamp['cpu']}"]
-    (note,) = json.loads((out / "stamp.json").read_text())["resumed"]
-    assert note["now"] == {"torch": stamp["torch"], "cpu": stamp["cpu"]} and note["after_stage"] == 3
+    assert told.changes == [f"torch 1.0, now {provenance['torch']}", f"cpu abacus, now {provenance['cpu']}"]
+    (note,) = json.loads((out / "provenance.json").read_text())["resumed"]
+    assert note["now"] == {"torch": provenance["torch"], "cpu": provenance["cpu"]} and note["after_stage"] == 3

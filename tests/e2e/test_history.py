@@ -85,7 +85,7 @@ def test_a_task_at_the_end_of_the_stream_is_added_to_a_finished_run(toy_stream, 
     asked = cells_asked(out)
     assert asked == 12, "nothing was asked twice"
     assert run(stream, out, method=method) == added and cells_asked(out) == asked, "it is finished"
-    prompts = json.loads((out / "stamp.json").read_text())["prompts"]
+    prompts = json.loads((out / "provenance.json").read_text())["prompts"]
     assert list(prompts) == names
 
 

@@ -81,7 +81,7 @@ def poisoned(tmp_path):
     matrix |= {"stages": tasks, "finished": True, "R": R, "relaxed": R, "cells": cells, "warnings": [NASTY]}
     matrix |= {"metrics": {NASTY: 1.0}, "formulas": {NASTY: NASTY}, "settings": {"train": {NASTY: NASTY}}, "cost": {}}
     (folder / "matrix.json").write_text(json.dumps(matrix))
-    (folder / "stamp.json").write_text(json.dumps({NASTY: {NASTY: NASTY}}))
+    (folder / "provenance.json").write_text(json.dumps({NASTY: {NASTY: NASTY}}))
     return folder
 
 

@@ -59,8 +59,8 @@ def test_a_llava_folder(llava_stream, tmp_path):
     rows = read_answers(tmp_path / "run" / "answers" / "01" / "what.jsonl")
     assert [row["id"] for row in rows] == [f"q{n}" for n in range(6)]
     assert all(row["gold"] and row["image"].endswith("-5.jpg") for row in rows)
-    stamp = json.loads((tmp_path / "run" / "stamp.json").read_text())
-    assert stamp["prompts"]["what"] == "{image}What is this?"
+    provenance = json.loads((tmp_path / "run" / "provenance.json").read_text())
+    assert provenance["prompts"]["what"] == "{image}What is this?"
     assert "data:image" in result.report.read_text(), "the report shows the photographs"
     again = run(str(llava_stream), model="tiny-aligned", out=tmp_path / "run", settings=settings)
     assert again.matrices == result.matrices

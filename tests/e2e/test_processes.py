@@ -86,7 +86,7 @@ def test_two_processes_do_what_one_does(launcher, alone, stream, tmp_path):
         assert answers(two) == answers(one), spec
         assert len(answers(two)) >= 4
         assert json.loads((two / "matrix.json").read_text())["R"] == json.loads((one / "matrix.json").read_text())["R"]
-    assert json.loads((tmp_path / "runs" / "ewc" / "stamp.json").read_text())["processes"] == 2
+    assert json.loads((tmp_path / "runs" / "ewc" / "provenance.json").read_text())["processes"] == 2
     assert done.stdout.count("report  ") == 1, "only the first process talks"
 
 

@@ -63,7 +63,7 @@ def test_the_folder_holds_what_was_promised(finished):
             assert len(rows) == cell["n"] > 0
             assert cell["score"] == pytest.approx(100 * right / cell["n"])
             assert matrix["R"][cell["stage"]][matrix["tasks"].index(cell["task"])] == cell["score"]
-        assert json.loads((folder / "stamp.json").read_text())["prompts"]["what"] == "{image}What is this?\n"
+        assert json.loads((folder / "provenance.json").read_text())["prompts"]["what"] == "{image}What is this?\n"
     assert any(cell["experts"] for cell in json.loads((out / "eproj" / "matrix.json").read_text())["cells"])
 
 
@@ -257,14 +257,14 @@ def test_stopped_by_sigterm_in_the_middle_of_a_task_equals_uninterrupted(stream,
     process = subprocess.Popen(
         command(stream, tmp_path / "stopped", *more), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
-    midway = tmp_path / "stopped" / "midway.safetensors"
+    mid_task = tmp_path / "stopped" / "mid_task.safetensors"
     deadline = time.monotonic() + 120
-    while not midway.exists() and process.poll() is None and time.monotonic() < deadline:
+    while not mid_task.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 143 and "the same command again continues" in said
-    assert "stopped by SIGTERM after step" in said and midway.exists()
+    assert "stopped by SIGTERM after step" in said and mid_task.exists()
     run(stream, tmp_path / "stopped", method="replay+ewc", settings=["reuse=false", "ewc.samples=4"])
     run(stream, tmp_path / "whole", method="replay+ewc", settings=["reuse=false", "ewc.samples=4"])
-    assert significant(tmp_path / "stopped") == significant(tmp_path / "whole") and not midway.exists()
+    assert significant(tmp_path / "stopped") == significant(tmp_path / "whole") and not mid_task.exists()

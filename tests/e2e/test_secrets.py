@@ -56,7 +56,7 @@ def test_no_file_of_a_run_and_no_line_holds_a_secret(secrets, toy_stream, tmp_pa
     assert "mlflow takes no more metrics" in done.stdout + done.stderr and not found_in(done.stdout + done.stderr)
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     names = {path.name for path in files}
-    assert {"config.yaml", "stamp.json", "ledger.jsonl", "metrics.jsonl", "index.html", "matrix.json"} <= names
+    assert {"config.yaml", "provenance.json", "ledger.jsonl", "metrics.jsonl", "index.html", "matrix.json"} <= names
     assert {path.name: words for path in files if (words := found_in(path.read_bytes().decode("latin-1")))} == {}
 
 

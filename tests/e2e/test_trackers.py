@@ -81,7 +81,7 @@ def test_mlflow_has_every_point_once(resumed, places):
     speeds = [metric.step for metric in client.get_metric_history(run.info.run_id, SPEED)]
     assert sorted(speeds) == [step for step, _ in points(resumed)["train/loss"]]
     assert run.info.status == "FINISHED" and run.data.params["method"] == "sequential"
-    assert run.data.params["train.epochs"] == "20.0" and run.data.tags["stamp.dtype"] == "float32"
+    assert run.data.params["train.epochs"] == "20.0" and run.data.tags["provenance.dtype"] == "float32"
 
 
 def test_trackio_has_every_point_once(resumed, places, monkeypatch):

@@ -116,7 +116,7 @@ class TerminalCallback(Callback):
         """A warning: numbers may differ in their last bits from here on."""
         self.console.print(
             f"[yellow]note[/yellow]  the run was begun with {escape('; '.join(changes))}: from here on numbers may "
-            "differ in their last bits (noted in stamp.json)",
+            "differ in their last bits (noted in provenance.json)",
             soft_wrap=True,
         )
 

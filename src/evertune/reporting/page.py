@@ -156,7 +156,7 @@ def _run(run: Path, matrix: Loaded, others: Sequence[Loaded], images: Thumbnails
         "cost": _cost(matrix.get("cost") or {}),
         "warnings": [str(warning) for warning in matrix.get("warnings") or []],
         "examples": [_with_side(examples_of(run, matrix, task, images)) for task in matrix["tasks"]],
-        "stamp": _stamp(run),
+        "provenance": _provenance(run),
     }
 
 
@@ -261,16 +261,16 @@ def _with_side(examples: Examples) -> Mapping[str, Any]:
     return {"all": examples, "experts": experts}
 
 
-def _stamp(run: Path) -> list[tuple[str, str]]:
-    """What the numbers depend on, as lines; a missing or damaged stamp is said, not an error."""
+def _provenance(run: Path) -> list[tuple[str, str]]:
+    """What the numbers depend on, as lines; a missing or damaged provenance is said, not an error."""
     try:
-        stamp = read_json(run / "stamp.json")
+        provenance = read_json(run / "provenance.json")
     except (RunFolderError, OSError) as problem:
         return [("", str(problem))]
-    if not isinstance(stamp, dict):
-        return [("", f"{run / 'stamp.json'} is damaged")]
+    if not isinstance(provenance, dict):
+        return [("", f"{run / 'provenance.json'} is damaged")]
     lines = []
-    for key, value in stamp.items():
+    for key, value in provenance.items():
         parts = value.items() if isinstance(value, dict) else [("", value)]
         lines += [(f"{key} {part}".strip(), str(content)) for part, content in parts]
     return lines

@@ -243,7 +243,9 @@ def model_of(folder: Path, *, progress: Progress | None = None) -> LMM:
     """
     config = config_of(folder)
     lmm = _load(config, {config.method: folder}, [config.method], progress)
-    if (folder / "stamp.json").exists() and read_json(folder / "stamp.json")["model_fingerprint"] != lmm.fingerprint:
+    if (folder / "provenance.json").exists() and read_json(folder / "provenance.json")[
+        "model_fingerprint"
+    ] != lmm.fingerprint:
         raise RunFolderError(f"{folder} was made with another {config.model} than the one that is loaded now")
     return lmm
 
@@ -312,7 +314,7 @@ def _load(config: RunConfig, folders: Mapping[str, Path], specs: Sequence[str], 
     settle(deterministic=config.deterministic)
     dtype = config.dtype
     for spec in specs:
-        path = folders[spec] / "stamp.json"
+        path = folders[spec] / "provenance.json"
         if dtype == "auto" and path.exists():
             dtype = read_json(path)["dtype"]
     options = config.model_options
@@ -323,10 +325,10 @@ def _run_one(
     config: RunConfig, spec: str, stream: Stream, folder: Path, lmm: LMM, callback: Callback
 ) -> dict[str, Any]:
     from evertune.models.adapters import bare
-    from evertune.runs.provenance import stamp
+    from evertune.runs.provenance import write_provenance
     from evertune.runs.tracking import all_of, tracking
 
-    if changes := stamp(folder, bare(lmm), stream):
+    if changes := write_provenance(folder, bare(lmm), stream):
         callback.on_environment_changed(changes)
     distributed.send_command("run", spec, str(folder), str(lmm.dtype).removeprefix("torch."), stream.fingerprint)
     header = header_of(config, spec, stream=stream.name)

@@ -1,4 +1,4 @@
-"""`stamp.json`: under which circumstances a run's numbers were made, and what was another at a resume.
+"""`provenance.json`: under which circumstances a run's numbers were made, and what was another at a resume.
 
 Another model is refused. Other versions, another processor or number of threads may change the last bits: so noted.
 """
@@ -24,17 +24,17 @@ MAY_CHANGE = (
 """What decides the last bits of numbers: another one at resume is noted, and no reason to stop."""
 
 
-def stamp(folder: Path, lmm: LMM, stream: Stream) -> list[str]:
+def write_provenance(folder: Path, lmm: LMM, stream: Stream) -> list[str]:
     """Write down what the numbers depend on; at resume, refuse another model and note what else is another.
 
     Returns:
-        what is not as it was when the run was begun: `torch 2.12.0, now 2.13.0`. It also goes into the stamp.
+        what is not as it was when the run was begun: `torch 2.12.0, now 2.13.0`. It also goes into the provenance.
 
     Raises:
         RunFolderError: the weights are not those the run was begun with.
     """
     content = _circumstances(lmm, stream)
-    path = folder / "stamp.json"
+    path = folder / "provenance.json"
     if not path.exists():
         write_json(path, content)
         return []

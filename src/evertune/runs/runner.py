@@ -1,7 +1,7 @@
 """A stream through a learner: rows of R, one after each stage, in a folder that resumes.
 
     config.yaml   the resolved configuration          answers/03/gqa.jsonl   written before they are scored
-    stamp.json    versions, fingerprints, prompts     matrix.json            R, metrics, cells, cost
+    provenance.json    versions, fingerprints, prompts     matrix.json            R, metrics, cells, cost
     ledger.jsonl  what was finished, append-only      stages/03-gqa/         what the model knew then
 
 The same command again continues after the last finished cell; a finished run answers at once.

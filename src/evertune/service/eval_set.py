@@ -1,7 +1,7 @@
 """What a model in service keeps of its tasks: the test samples and the images it will be asked about again.
 
-    kept/gqa.json              score, test samples, and the training sample with the longest answer
-    kept/images/3f...9a.png  by SHA-256; also those that a replay memory holds
+    eval_set/gqa.json              score, test samples, and the training sample with the longest answer
+    eval_set/images/3f...9a.png  by SHA-256; also those that a replay memory holds
 
 So it can be checked, and taught further, after the data themselves are gone, and the folder can be moved.
 """

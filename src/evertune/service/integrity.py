@@ -22,7 +22,7 @@ from evertune.models.readable import readable
 from evertune.runs.api import config_of, data_of, open_run, run_config
 from evertune.runs.config import RunConfig
 from evertune.runs.ledger import cells_of, finished_cells, ledger_row, read_ledger
-from evertune.runs.provenance import stamp
+from evertune.runs.provenance import write_provenance
 from evertune.runs.run_folder import still_holds
 from evertune.runs.runner import Callback, evaluate_cell, plan_of
 from evertune.service.eval_set import is_kept, kept_task
@@ -92,16 +92,16 @@ def examine(folder: Path) -> list[Finding]:
     config = config_of(folder)
     if links := links_below(folder):
         return [Finding(path, described(path), "") for path in links]  # nothing is said of what they lead to
-    parts = (_stamp(folder), _ledger(folder), _stages(folder, config), _cells(folder), _matrix(folder))
+    parts = (_provenance(folder), _ledger(folder), _stages(folder, config), _cells(folder), _matrix(folder))
     found = [finding for part in (*parts, _kept(folder, config)) for finding in part]
     return found + [Finding(path, "was left by a process that was killed", "removed") for path in leftovers(folder)]
 
 
-def _stamp(folder: Path) -> Iterator[Finding]:
+def _provenance(folder: Path) -> Iterator[Finding]:
     try:
-        read_json(folder / "stamp.json")
+        read_json(folder / "provenance.json")
     except RunFolderError as problem:
-        yield Finding(folder / "stamp.json", _said(problem), "written anew, with the versions of now")
+        yield Finding(folder / "provenance.json", _said(problem), "written anew, with the versions of now")
 
 
 def _ledger(folder: Path) -> Iterator[Finding]:
@@ -142,7 +142,7 @@ def _stages(folder: Path, config: RunConfig) -> Iterator[Finding]:
 def _origin(folder: Path) -> dict[str, str]:
     try:
         return origin_of(folder)
-    except RunFolderError:  # the stamp is damaged, which is a finding by itself
+    except RunFolderError:  # the provenance is damaged, which is a finding by itself
         return {}
 
 
@@ -270,9 +270,9 @@ def repair(
         stream = None if config.stream == OWN or not found else data_of(config, progress=progress)
         if stream is not None and config.skip_invalid:
             stream = readable(stream, bare(open_run(folder, upto=0, progress=progress).lmm), skip_invalid=True)
-        if not (folder / "stamp.json").exists():
+        if not (folder / "provenance.json").exists():
             lmm = bare(open_run(folder, upto=0, progress=progress).lmm)
-            stamp(folder, lmm, stream or Stream(OWN, tasks=()))
+            write_provenance(folder, lmm, stream or Stream(OWN, tasks=()))
         if stream is not None:
             _copy_again(folder, {f.path.stem for f in found if f.path.parent == folder / KEPT / IMAGES}, stream)
         for number in sorted(finding.stage for finding in found if finding.stage and finding.remedy):
@@ -348,7 +348,7 @@ def _teach_again(
     if same is False and any(number_of(path) > number for path in stage_folders(folder)):
         raise RunFolderError(
             f"{folder}: stage {number} was taught again, but not to the same bits: another machine or other versions "
-            f"({folder / 'stamp.json'}). Later stages rest on the lost one; to have them again too, go back with "
+            f"({folder / 'provenance.json'}). Later stages rest on the lost one; to have them again too, go back with "
             f"evertune rollback {folder} --to {number} and run the same command"
         )
 

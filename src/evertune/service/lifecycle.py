@@ -18,7 +18,7 @@ from evertune.data import Stream, Task
 from evertune.models import model_config
 from evertune.runs.api import config_of, configure, header_of, load_model, method_specs, resolved
 from evertune.runs.ledger import read_ledger
-from evertune.runs.provenance import stamp
+from evertune.runs.provenance import write_provenance
 from evertune.runs.run_folder import begin, is_free
 from evertune.runs.runner import Callback, cells_about, learn_stage, matrix_of, note_few_steps, note_stages
 from evertune.runs.tracking import TrackingCallback, all_of, refuse_missing, retrack, tracking
@@ -92,7 +92,7 @@ def new(
         if not is_free(folder):
             raise UserError(f"{folder} was made by another process meanwhile: choose a new folder")
         begin(folder, {**content, "model_config": described})
-        stamp(folder, lmm, Stream(OWN, tasks=()))
+        write_provenance(folder, lmm, Stream(OWN, tasks=()))
 
 
 @dataclass(frozen=True, slots=True)

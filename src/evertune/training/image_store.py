@@ -1,6 +1,6 @@
 """Images that a run folder keeps, by content: those of a replay memory and of the tasks that are asked again.
 
-    kept/images/3f...9a.png    named by SHA-256
+    eval_set/images/3f...9a.png    named by SHA-256
 
 Who keeps a sample names its images by these file names alone. So a run resumes when its folder, the cache or the data
 are elsewhere or gone.
@@ -18,7 +18,7 @@ from evertune.utils.errors import DataError
 from evertune.utils.files import make_folder, write_atomically
 from evertune.utils.safe_names import below
 
-FOLDER = "kept"
+FOLDER = "eval_set"
 IMAGES = "images"
 
 

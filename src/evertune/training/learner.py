@@ -312,7 +312,7 @@ class Learner:
             restore(self.lmm.trainable(), tensors)  # of this model: both are in the name
             return [Step(**step) for step in record["log"]], record["seconds"], True
         started = time.perf_counter()
-        with no_fixed_order(), self._saves(task, plan, seed, training) as midway:
+        with no_fixed_order(), self._saves(task, plan, seed, training) as mid_task:
             log = train(
                 self.lmm,
                 self.methods,
@@ -321,9 +321,9 @@ class Learner:
                 training=training,
                 seed=seed,
                 on_step=on_step,
-                midway=midway,
+                mid_task=mid_task,
             )
-        seconds = time.perf_counter() - started + midway.seconds
+        seconds = time.perf_counter() - started + mid_task.seconds
         if remembered is not None and log[-1].pieces == 1:
             trained = copy_of(self.lmm.trainable())
             _remember(remembered, trained, log, seconds)

@@ -150,7 +150,7 @@ def train(
     training: Training,
     seed: int,
     on_step: OnStep | None = None,
-    midway: MidTaskSaver | None = None,
+    mid_task: MidTaskSaver | None = None,
 ) -> list[Step]:
     """Train what is trainable in `lmm` on `samples` and return the log, one entry per optimizer step.
 
@@ -162,7 +162,7 @@ def train(
         training: the hyper-parameters.
         seed: of the order of samples and of everything random in the step.
         on_step: called after each optimizer step.
-        midway: where the training is kept on the way, and gone on with when it was interrupted.
+        mid_task: where the training is kept on the way, and gone on with when it was interrupted.
 
     Raises:
         UserError: nothing trains. NotFiniteError: a loss or a gradient is not finite: the message names the samples,
@@ -176,7 +176,7 @@ def train(
     order = sample_order(samples, epochs=training.epochs, seed=seed)
     with _training(lmm, parameters), _checkpointing(lmm, wanted=training.gradient_checkpointing):
         run = _Run(lmm, methods, parameters, order, training, training.steps(len(samples)))
-        return _steps(run, features, on_step, midway)
+        return _steps(run, features, on_step, mid_task)
 
 
 @contextmanager
@@ -223,9 +223,9 @@ class _Run(NamedTuple):
     steps: int
 
 
-def _steps(run: _Run, features: FeatureStore, on_step: OnStep | None, midway: MidTaskSaver | None) -> list[Step]:
+def _steps(run: _Run, features: FeatureStore, on_step: OnStep | None, mid_task: MidTaskSaver | None) -> list[Step]:
     parameters = run.parameters
-    kept = midway.found() if midway else None
+    kept = mid_task.found() if mid_task else None
     place = kept["place"] if kept else 0
     accelerator, optimizer, loader, schedule = _prepared(run, features, place)
     gradients = Gradients(
@@ -267,8 +267,8 @@ def _steps(run: _Run, features: FeatureStore, on_step: OnStep | None, midway: Mi
         )
         if on_step:
             on_step(log[-1])
-        if midway and len(log) < run.steps:
-            midway.after_step(log[-1], partial(_state, run, optimizer, schedule, place, log))
+        if mid_task and len(log) < run.steps:
+            mid_task.after_step(log[-1], partial(_state, run, optimizer, schedule, place, log))
     return log
 
 

@@ -68,7 +68,7 @@ def check_method(
         _check_save_and_load(whole, make, tasks, new)
         _check_evaluation_changes_nothing(whole.folder, make, tasks, new)
         _check_resume(whole, make, stages, folder / "resumed", new)
-        _check_midway(whole, make, stages, folder / "midway", new)
+        _check_mid_task(whole, make, stages, folder / "mid_task", new)
         _check_memory(whole)
         _check_first_stage(make, stages[0], folder, new)
         _check_neutral(make, tasks, folder, new)
@@ -176,7 +176,7 @@ def _check_resume(whole: Learner, make: MakeMethods, stages: Sequence[Task], fol
     )
 
 
-def _check_midway(whole: Learner, make: MakeMethods, stages: Sequence[Task], folder: Path, new: NewLearner) -> None:
+def _check_mid_task(whole: Learner, make: MakeMethods, stages: Sequence[Task], folder: Path, new: NewLearner) -> None:
     """Interrupted in the middle of every stage and gone on with, to the bit."""
 
     def interrupt(step: Step) -> None:

@@ -1,4 +1,4 @@
-"""A task in the middle of its training, kept on disk: `midway.safetensors` of the run folder, until the task is done.
+"""A task in the middle of its training, kept on disk: `mid_task.safetensors` of the run folder, until the task is done.
 
 It is gone on with only by the very training that it is of: same start weights, samples, methods' state, settings, seed,
 library. What a method keeps of earlier tasks (buffers, importances, keys) is in the last stage and enters this
@@ -27,7 +27,7 @@ from evertune.utils.errors import RunFolderError, UserError
 from evertune.utils.files import write_atomically
 from evertune.utils.parsing import json_value
 
-FILE = "midway.safetensors"
+FILE = "mid_task.safetensors"
 SECONDS_BETWEEN = 60.0
 SHARE = 20.0
 """Times that a save's duration must pass before the next: so saves take less than 5 % of the time."""
@@ -121,7 +121,7 @@ class MidTaskCheckpoints:
                 "sha256": fingerprint_of(tensors),
                 "seconds": self.seconds + started - self._began,
             }
-            write_atomically(self.path, save(tensors, metadata={"midway": json.dumps({**parts.values, **facts})}))
+            write_atomically(self.path, save(tensors, metadata={"mid_task": json.dumps({**parts.values, **facts})}))
         distributed.barrier()
         self._last = time.monotonic()
         self._pause = max(SECONDS_BETWEEN, SHARE * (self._last - started))
@@ -132,7 +132,7 @@ class MidTaskCheckpoints:
             return None
         try:
             tensors, metadata = read_tensors(self.path)
-            values = json_value(metadata["midway"])
+            values = json_value(metadata["mid_task"])
         except (UserError, KeyError, ValueError):
             return None
         if values.get("key") != self._key or values.get("sha256") != fingerprint_of(tensors):

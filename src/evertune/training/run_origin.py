@@ -25,8 +25,8 @@ def origin_of(folder: Path) -> dict[str, str]:
     if (folder / "config.yaml").exists():
         settings = {key: value for key, value in read_identity(folder).items() if key != "data"}
         origin["configuration"] = digest_of(placeless(settings))[:32]
-    if (folder / "stamp.json").exists():
-        origin["model"] = str(read_object(folder / "stamp.json").get("model_fingerprint"))
+    if (folder / "provenance.json").exists():
+        origin["model"] = str(read_object(folder / "provenance.json").get("model_fingerprint"))
     return origin
 
 

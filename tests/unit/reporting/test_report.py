@@ -84,7 +84,7 @@ def make_run(
         "warnings": [],
     }
     (folder / "matrix.json").write_text(json.dumps(matrix | extra))
-    (folder / "stamp.json").write_text(json.dumps({"torch": "2.9", "prompts": {"shapes": "<image>what?"}}))
+    (folder / "provenance.json").write_text(json.dumps({"torch": "2.9", "prompts": {"shapes": "<image>what?"}}))
     return folder
 
 
@@ -278,7 +278,7 @@ def test_nothing_becomes_markup(tmp_path: Path) -> None:
         stream=XSS,
         model="'\"><u>",
     )
-    (run / "stamp.json").write_text(json.dumps({XSS: XSS}))
+    (run / "provenance.json").write_text(json.dumps({XSS: XSS}))
     page = Page(write_report([run], tmp_path / "out.html"))
     assert not {tag for tag, _ in page.tags} & {"script", "img", "i", "u"}
     assert not [a for _, a in page.tags if "onerror" in a]
@@ -335,13 +335,13 @@ def test_a_single_task_has_a_page(tmp_path: Path) -> None:
 
 def test_missing_answers_images_and_stamp_are_said(tmp_path: Path) -> None:
     run = make_run(tmp_path / "s", SEQUENTIAL)
-    (run / "stamp.json").unlink()
+    (run / "provenance.json").unlink()
     (run / "image.png").unlink()
     (run / "answers" / "03" / "0.jsonl").unlink()
     (run / "answers" / "03" / "1.jsonl").write_bytes(b"\xff\xfe{")
     text = Page(write_report([run], tmp_path / "out.html")).text
     assert str(run / "answers" / "03" / "0.jsonl") in text
-    assert "is damaged" in text and "no image: image.png" in text and "stamp.json is missing" in text
+    assert "is damaged" in text and "no image: image.png" in text and "provenance.json is missing" in text
 
 
 def test_two_writes_are_identical(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def moved(home, monkeypatch):
 def results(folder):
     return {
         str(path.relative_to(folder)): path.read_bytes()
-        for pattern in ("stages/*/*.safetensors", "kept/images/*")
+        for pattern in ("stages/*/*.safetensors", "eval_set/images/*")
         for path in sorted(folder.glob(pattern))
     }
 
@@ -106,7 +106,7 @@ def test_no_file_that_decides_something_names_a_place(home):
     with pytest.raises(StoppedError):
         run(home, "cut", StopAt("task-2"))
     folder = home / "runs" / "cut"
-    assert (folder / "midway.safetensors").exists()
+    assert (folder / "mid_task.safetensors").exists()
     naming = {
         path.relative_to(folder).parts[0]
         for path in folder.rglob("*")

@@ -92,7 +92,7 @@ def test_a_run_records_what_was_left_out(broken, tmp_path, capsys, monkeypatch):
     assert result.matrices[0]["finished"]
     skipped = json.loads((tmp_path / "run" / "skipped.json").read_text())
     assert skipped["rows"] == 8 and len(skipped["problems"]) == 8 and skipped["problems"][0]["task"] == "a"
-    assert json.loads((tmp_path / "run" / "stamp.json").read_text())["skipped"] == skipped["kinds"]
+    assert json.loads((tmp_path / "run" / "provenance.json").read_text())["skipped"] == skipped["kinds"]
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["skip_invalid"] is True
 
 

@@ -126,7 +126,7 @@ def test_a_stage_that_breaks_the_condition_is_discarded(data, tmp_path):
     done = upkeep.learn(folder, data[1], accept_if=upkeep.parsed("average>1000 and forgetting<1000"))
     assert done.broken == (f"average is {done.verdict.measures()['average']:.1f}, asked was > 1000",)
     service = Service.open(folder)
-    assert service.number == 1 and weights(folder, 1) == before and not (folder / "kept" / "task-1.json").exists()
+    assert service.number == 1 and weights(folder, 1) == before and not (folder / "eval_set" / "task-1.json").exists()
     assert [event["event"] for event in history(folder)] == ["stage", "stage", "rollback"]
     again = upkeep.learn(folder, data[2], accept_if=upkeep.parsed("average>=0"))
     assert again.stage == 2 and not again.broken
@@ -209,7 +209,7 @@ def test_a_image_of_the_memory_that_is_gone_is_said_to_be(data, tmp_path):
     upkeep.learn(run, data[1], accept_if=ANYHOW)
     known = [kept_task(run, name) for name in ("task-0", "task-1")]
     asked_again = {image for task in known for sample in (*task.train, *task.test) for image in sample.images}
-    for path in set((run / "kept" / "images").iterdir()) - asked_again:
+    for path in set((run / "eval_set" / "images").iterdir()) - asked_again:
         path.unlink()
     with pytest.raises(DataError, match=r"the memory of task-0: the kept image \S+ is missing. Run evertune doctor"):
         upkeep.learn(run, data[2], accept_if=ANYHOW)

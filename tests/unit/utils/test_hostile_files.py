@@ -378,11 +378,11 @@ def test_matrices_that_hold_something_else(tmp_path, change, says):
 def test_kept_images_are_those_of_the_folder(tmp_path):
     row = {"id": "1", "image": "../../../secret.png", "instruction": "q", "answers": ["a"]}
     content = {"name": "t", "score": "exact", "about": {}, "train": [row], "test": [row]}
-    (tmp_path / "kept").mkdir()
-    (tmp_path / "kept" / "t.json").write_text(json.dumps(content))
+    (tmp_path / "eval_set").mkdir()
+    (tmp_path / "eval_set" / "t.json").write_text(json.dumps(content))
     with pytest.raises(RunFolderError, match="names the file '../../../secret.png', which is not in it"):
         kept_task(tmp_path, "t")
-    (tmp_path / "kept" / "t.json").write_text(json.dumps({**content, "name": "../x"}))
+    (tmp_path / "eval_set" / "t.json").write_text(json.dumps({**content, "name": "../x"}))
     with pytest.raises(RunFolderError, match=r"t.json is damaged: it is of the task '../x'"):
         kept_task(tmp_path, "t")
 

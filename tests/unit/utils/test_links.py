@@ -46,7 +46,7 @@ def finished(toy_stream, tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished") / "run"
     run_of(toy_stream, folder)
     upkeep.check(folder)
-    assert {"answers", "kept", "stages", "tensorboard", "report"} <= {path.name for path in folder.iterdir()}
+    assert {"answers", "eval_set", "stages", "tensorboard", "report"} <= {path.name for path in folder.iterdir()}
     return folder
 
 
@@ -163,7 +163,7 @@ def test_folders_of_a_grid_that_are_links(toy_stream, tmp_path, part):
 
 
 def tracked(path):
-    return RunInfo(folder=path.parent, key="", name="n", group="g", config={}, stamp={})
+    return RunInfo(folder=path.parent, key="", name="n", group="g", config={}, provenance={})
 
 
 WRITERS = {

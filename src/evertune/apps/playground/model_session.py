@@ -72,8 +72,8 @@ class ModelSession:
 
 def _began(folder: Path) -> tuple[Any, ...]:
     """What decides the untouched model, its trained part included."""
-    config, stamp = config_of(folder), read_json(folder / "stamp.json")
-    return config.model, config.seed, stamp["dtype"], stamp["model_fingerprint"], str(config.model_options)
+    config, provenance = config_of(folder), read_json(folder / "provenance.json")
+    return config.model, config.seed, provenance["dtype"], provenance["model_fingerprint"], str(config.model_options)
 
 
 def open_runs(folders: Sequence[Path], *, progress: Progress | None = None) -> tuple[list[Run], ModelSession]:

@@ -17,7 +17,7 @@ from evertune.utils.errors import RunFolderError
 from evertune.utils.files import digest_of_file, read_json
 from evertune.utils.locks import NAME, is_held
 
-CONFIG, STAMP = "config.yaml", "stamp.json"
+CONFIG, PROVENANCE = "config.yaml", "provenance.json"
 Mark = tuple[int, int]
 """A file's inode and the time of its last change: it was replaced when one of them differs."""
 
@@ -105,7 +105,7 @@ def _model_of(folder: Path) -> tuple[Any, ...]:
 def served_by(learner: Learner) -> ServedStage:
     """What a learner predicts with, at its current stage."""
     if not learner.current:
-        path, task = learner.folder / STAMP, None
+        path, task = learner.folder / PROVENANCE, None
         name = str(read_json(path)["model_fingerprint"])
     else:
         task = learner.stages[learner.current - 1].task

@@ -75,10 +75,10 @@ def _kept(matrix: Mapping[str, Any], others: Sequence[dict[str, Any]]) -> dict[s
 
 def not_alike(cells: Sequence[Cell]) -> list[str]:
     """Notes about finished runs of the same model that were made with other weights, number formats or versions."""
-    stamps = [(cell.config.model, read_json(cell.folder / "stamp.json")) for cell in cells]
+    stamps = [(cell.config.model, read_json(cell.folder / "provenance.json")) for cell in cells]
     found = []
     for key in ONE_OF_ITS_KIND:
-        pairs = {(model, str(stamp.get(key))) for model, stamp in stamps}
+        pairs = {(model, str(provenance.get(key))) for model, provenance in stamps}
         if len(pairs) > len({model for model, _ in pairs}):
             values = ", ".join(sorted({value[:16] for _, value in pairs}))
             found.append(f"not all runs of a model were made with the same {key}: {values}")

@@ -165,16 +165,16 @@ def similarity_of_study(study: Study) -> dict[str, Any]:
 
 def _dtype(study: Study) -> str:
     """One number format for all processes: that of what was begun, what is asked, or the faster one."""
-    for stamped in sorted(study.folder.glob("s*/*/stamp.json")):
-        dtype: str = _read_stamp(stamped)["dtype"]
+    for stamped in sorted(study.folder.glob("s*/*/provenance.json")):
+        dtype: str = _read_provenance(stamped)["dtype"]
         return dtype
     from evertune.utils.device import pick_device, pick_dtype
 
     return str(pick_dtype(study.config.dtype, pick_device())).removeprefix("torch.")
 
 
-def _read_stamp(path: Path) -> dict[str, Any]:
-    stamp = read_json(path)
-    if not isinstance(stamp, dict) or "dtype" not in stamp:
+def _read_provenance(path: Path) -> dict[str, Any]:
+    provenance = read_json(path)
+    if not isinstance(provenance, dict) or "dtype" not in provenance:
         raise RunFolderError(f"{path} is damaged: delete it and run the same command again")
-    return stamp
+    return provenance

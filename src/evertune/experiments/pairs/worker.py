@@ -16,7 +16,7 @@ from evertune.data import Task
 from evertune.experiments.pairs.study import Study, asked_study
 from evertune.methods import make_methods
 from evertune.runs.api import training_of
-from evertune.runs.provenance import stamp
+from evertune.runs.provenance import write_provenance
 from evertune.training.evaluator import read_answers, score_answers, write_answers
 from evertune.training.learner import Learner
 from evertune.training.loop import Step
@@ -38,7 +38,7 @@ def learner_of(study: Study, first: str, *, seed: int, dtype: str) -> tuple[Lear
     lmm = load_lmm(config.model, seed=seed, dtype=dtype, options=config.model_options)
     study = replace(study, stream=readable(study.stream, lmm, skip_invalid=config.skip_invalid))
     place = study.place(first, seed=seed)
-    stamp(place, lmm, study.stream)
+    write_provenance(place, lmm, study.stream)
     learner = Learner(
         lmm,
         make_methods(config.method, config.options),

@@ -39,7 +39,7 @@ class TrackingCallback(Callback):
     """Points of one run folder, to any number of trackers.
 
     Args:
-        folder: a run folder with configuration and stamp.
+        folder: a run folder with configuration and provenance.
         known: tasks that the model knew before the stream: the first columns of R.
         feeds: begun; each gets every point.
     """
@@ -115,7 +115,7 @@ def tracking(
     """Track what is done to a run folder, while the block lasts.
 
     Args:
-        folder: with its configuration and stamp.
+        folder: with its configuration and provenance.
         to: trackers of the registry, beside those that are always there.
         name: of the run in a service.
         group: see `RunInfo`.
@@ -130,7 +130,7 @@ def tracking(
         name=name,
         group=group,
         config=without_secrets(read_identity(folder)),
-        stamp=without_secrets(read_json(folder / "stamp.json")),
+        provenance=without_secrets(read_json(folder / "provenance.json")),
     )
     feeds = [_feed(each, say=callback.on_warning) for each in dict.fromkeys((*LOCAL, *to))]
     for feed in feeds:

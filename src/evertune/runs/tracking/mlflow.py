@@ -56,8 +56,8 @@ class Mlflow:
     def _create(self, client: MlflowClient, experiment: str, run: RunInfo) -> str:
         from mlflow.entities import Param
 
-        stamp = {f"stamp.{name}": value[:LONGEST] for name, value in flat(run.stamp)}
-        tags = {KEY: run.key, "evertune.group": run.group, **stamp}
+        provenance = {f"provenance.{name}": value[:LONGEST] for name, value in flat(run.provenance)}
+        tags = {KEY: run.key, "evertune.group": run.group, **provenance}
         made: str = client.create_run(experiment, run_name=run.name, tags=tags).info.run_id
         parameters = [Param(name, value[:LONGEST]) for name, value in flat(run.config)]
         for start in range(0, len(parameters), MOST_PARAMETERS):

@@ -21,7 +21,7 @@ class RunInfo:
     Attributes:
         key: its own for ever, also when it is resumed; services find it again by this.
         group: what it is compared with: the stream, or the model's folder.
-        config: as in `config.yaml`, without secrets; `stamp` as in `stamp.json`.
+        config: as in `config.yaml`, without secrets; `provenance` as in `provenance.json`.
     """
 
     folder: Path
@@ -29,7 +29,7 @@ class RunInfo:
     name: str
     group: str
     config: Mapping[str, Any]
-    stamp: Mapping[str, Any]
+    provenance: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ class Trackio:
                 project=project,
                 name=name,
                 group=run.group,
-                config={**run.config, "stamp": dict(run.stamp)},
+                config={**run.config, "provenance": dict(run.provenance)},
                 resume="allow",
                 embed=False,
                 auto_log_gpu=False,

@@ -1,6 +1,6 @@
 """Weights & Biases: a run in the project `evertune`, or `WANDB_PROJECT`; with `WANDB_MODE=offline` below `RUN/wandb/`.
 
-Nothing but the metrics, the configuration and the stamp goes there: no console, code, git remote or command line.
+Nothing but the metrics, the configuration and the provenance goes there: no console, code, git remote or command line.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Wandb:
             id=run.key,
             name=run.name,
             group=run.group,
-            config={**run.config, "stamp": dict(run.stamp)},
+            config={**run.config, "provenance": dict(run.provenance)},
             dir=str(run.folder),
             resume=None if offline else "allow",
             settings=settings,

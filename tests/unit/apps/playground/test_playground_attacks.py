@@ -259,8 +259,8 @@ def test_a_kept_question_is_copied_to_the_page(stranger, hostile):
     told = json.loads(stranger.post(pick, [], event_data={"act": "pick", "task": "task-0", "place": "0"})[6:])
     image, words, *_ = told["output"]["data"]
     content = stranger.http.get(image["url"]).content
-    kept = json.loads((hostile / "kept" / "task-0.json").read_text())["test"][0]
-    assert words == kept["instruction"] and content == (hostile / "kept" / "images" / kept["image"]).read_bytes()
+    kept = json.loads((hostile / "eval_set" / "task-0.json").read_text())["test"][0]
+    assert words == kept["instruction"] and content == (hostile / "eval_set" / "images" / kept["image"]).read_bytes()
 
 
 SCRIPTS = {
@@ -275,7 +275,7 @@ SCRIPTS = {
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_only_images_are_given_to_a_browser(stranger, hostile, uploaded, name):
     """Neither what somebody dropped, nor what lies in a received run, whatever it is called."""
-    kept = hostile / "kept" / "images" / name
+    kept = hostile / "eval_set" / "images" / name
     kept.write_bytes(SCRIPTS[name])
     for path in (kept, uploaded(SCRIPTS[name], name)):
         (event, place), *_ = stranger.named("image")
@@ -307,9 +307,9 @@ def test_a_received_run_shows_no_image_of_another(taught, tmp_path, link):
     other, run = (shutil.copytree(taught / "sequential", tmp_path / name) for name in ("other", "received"))
     open_runs([other, run])  # keeps the questions
     path = {
-        "image": sorted((run / "kept" / "images").iterdir())[0],
-        "images": run / "kept" / "images",
-        "kept": run / "kept",
+        "image": sorted((run / "eval_set" / "images").iterdir())[0],
+        "images": run / "eval_set" / "images",
+        "kept": run / "eval_set",
     }[link]
     target = other / path.relative_to(run)
     path.unlink() if path.is_file() else shutil.rmtree(path)

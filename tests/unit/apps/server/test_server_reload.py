@@ -57,7 +57,7 @@ def put_back(colours, folder):
     """The second stage again, as if it were being taught: `done.json` last."""
     whole = stage_folders(colours)[1]
     place = folder / "stages" / whole.name
-    shutil.copy(colours / "kept" / "task-1.json", folder / "kept")
+    shutil.copy(colours / "eval_set" / "task-1.json", folder / "eval_set")
     shutil.copytree(whole, place, ignore=lambda *_: ["done.json"])
     shutil.copy(whole / "done.json", place)
 

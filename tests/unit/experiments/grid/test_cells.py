@@ -234,17 +234,17 @@ def test_varying_on_test_seeds_is_noted(tmp_path):
 def test_runs_that_were_not_made_alike_are_noted(tmp_path):
     found = cells(tmp_path, streams=["parcel", {"stream": "parcel", "model": "smol"}], methods=["direct", "ewc"])
     for cell in found:
-        stamp = {
+        provenance = {
             "model_fingerprint": cell.config.model,
             "dtype": "float32",
             "device": "cpu",
             "threads": 1,
             "torch": "2",
         }
-        write_json(cell.folder / "stamp.json", stamp)
+        write_json(cell.folder / "provenance.json", provenance)
     assert not_alike(found) == []
-    stamp = json.loads((found[0].folder / "stamp.json").read_text())
-    write_json(found[0].folder / "stamp.json", stamp | {"dtype": "bfloat16"})
+    provenance = json.loads((found[0].folder / "provenance.json").read_text())
+    write_json(found[0].folder / "provenance.json", provenance | {"dtype": "bfloat16"})
     assert not_alike(found) == ["not all runs of a model were made with the same dtype: bfloat16, float32"]
 
 

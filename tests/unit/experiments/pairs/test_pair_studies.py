@@ -41,7 +41,7 @@ def learn(made, *, first="task-0"):
 
 def files(made):
     place = made.folder / "s0" / "task-0"
-    found = {p.name: p.read_bytes() for p in place.glob("*.json") if p.name != "stamp.json"}
+    found = {p.name: p.read_bytes() for p in place.glob("*.json") if p.name != "provenance.json"}
     found |= {str(p.relative_to(place)): p.read_bytes() for p in place.glob("answers/**/*.jsonl")}
     return found | {str(p.relative_to(place)): p.read_bytes() for p in place.glob("stages/**/*.safetensors")}
 

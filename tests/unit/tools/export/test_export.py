@@ -407,8 +407,8 @@ def test_no_run_and_damaged_ones(finished, tmp_path):
     with pytest.raises(RunFolderError, match="is no run folder"):
         export(tmp_path, tmp_path / "out")
     run = shutil.copytree(finished("blip"), tmp_path / "run")
-    stamp = json.loads((run / "stamp.json").read_text())
-    (run / "stamp.json").write_text(json.dumps({**stamp, "model_fingerprint": "other"}))
+    provenance = json.loads((run / "provenance.json").read_text())
+    (run / "provenance.json").write_text(json.dumps({**provenance, "model_fingerprint": "other"}))
     with pytest.raises(RunFolderError, match="was made with another"):
         export(run, tmp_path / "out")
     (run / "config.yaml").write_text("- a list")
