@@ -4,7 +4,7 @@
     python benchmarks/against_trainers.py --model tiny-aligned                # on pocket-b1
     python benchmarks/against_trainers.py --peers-python peers-env/bin/python # where TRL is installed
 
-All sides train the same parameters of the same weights on the same examples in the same order, batch, number format,
+All sides train the same parameters of the same weights on the same examples in the same order, batch, dtype,
 threads, optimizer and schedule; `benchmarks/peers/` has their code. Fails when a loss of the first steps differs by
 more than the tolerance; what later ones differ by is said, since training amplifies any rounding. Each trainer first
 tries 0 and 2 data workers and keeps what is faster. Without TRL its lines are left out.

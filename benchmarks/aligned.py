@@ -46,7 +46,7 @@ def measured(model: str, tasks: list[Task], learned: str, samples: int) -> dict[
         learner.learn(Task(task.name, task.train[:samples], task.test, task.score), on_step=steps.append)
         losses = [step.loss for step in steps]
         means = [round(sum(part) / len(part), 3) for at in range(0, len(losses), 10) if (part := losses[at : at + 10])]
-        return {"untouched": untouched, "learned": learned, "loss": means, "after": score_of(learner, task)}
+        return {"base": untouched, "learned": learned, "loss": means, "after": score_of(learner, task)}
 
 
 def score_of(learner: Learner, task: Task) -> dict[str, float]:

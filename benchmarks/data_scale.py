@@ -60,7 +60,7 @@ def write_data(folder: Path, *, rows: int, images: int) -> Path:
 
 
 def image(number: int) -> str:
-    """Name of a image: a thousand in a folder, as large data sets have them."""
+    """Name of an image: a thousand in a folder, as large data sets have them."""
     return f"images/{number // 1000:05d}/{number:09d}.ppm"
 
 

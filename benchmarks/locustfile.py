@@ -1,4 +1,4 @@
-"""What a client of `evertune serve` does under load: asks about a image, again and again. Read by locust.
+"""What a client of `evertune serve` does under load: asks about an image, again and again. Read by locust.
 
 See serving.py. MODEL is the folder's name, IMAGE a file, QUESTION what is asked, RATE requests per second and client.
 """

@@ -66,7 +66,7 @@ def ways(place: Path) -> dict[str, list[str]]:
 
 
 def first_step(place: Path) -> None:
-    """A run up to the end of its first step; answers of the untouched model and features are there already."""
+    """A run up to the end of its first step; answers of the base model and features are there already."""
     import evertune
 
     class Stop(evertune.Callback):

@@ -3,7 +3,7 @@
     python benchmarks/state.py
 
 A stage on disk is one copy of everything that trains, in float32 so that a run goes on to the bit; with an expansion it
-is the task's expert, in the number format of the model. The model counts as bfloat16.
+is the task's expert, in the dtype of the model. The model counts as bfloat16.
 """
 
 from __future__ import annotations

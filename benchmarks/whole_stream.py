@@ -5,7 +5,7 @@
 
 Sequential, eproj and replay, every task answered before the first and after each: once by `evertune run`, once by
 `benchmarks/peers/trainer_stream.py`. Both are whole commands, start and loading included, on the same drawn images,
-in the same number format with the same threads. The cache is empty at the start of each run, but for the images.
+in the same dtype with the same threads. The cache is empty at the start of each run, but for the images.
 """
 
 from __future__ import annotations

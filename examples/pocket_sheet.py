@@ -1,4 +1,4 @@
-"""The nine tasks of the pocket streams on one sheet: a image, the instruction and the answer of each.
+"""The nine tasks of the pocket streams on one sheet: an image, the instruction and the answer of each.
 
 python examples/pocket_sheet.py docs/images/pocket.png
 """

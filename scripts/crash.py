@@ -1,6 +1,6 @@
 """Kill small runs at random moments until they are done, and compare them with runs that nobody disturbed, bit by bit.
 
-python scripts/crash.py --kills 200 --out runs/crash     the same command again goes on where it was
+python scripts/crash.py --kills 200 --out runs/crash     the same command again resumes it
 
 Half of the kills come from outside at a random time (SIGKILL, or SIGTERM with its grace), half in the middle of a
 random write. This process does one run to have all libraries loaded and forks, so a restart costs a second; a fork is
@@ -262,7 +262,7 @@ def campaign(
         same = significant(place / "run") == significant(whole)
         rows.append({"family": family, "kills": struck, "same": same})
         files.append_jsonl(record, rows[-1])
-        print(f"{family}: {len(struck)} kills, {'the same to the bit' if same else 'DIFFERENT'}", flush=True)
+        print(f"{family}: {len(struck)} kills, {'bit-identical' if same else 'DIFFERENT'}", flush=True)
         if same:
             shutil.rmtree(place)
     return rows

@@ -1,6 +1,6 @@
 """Fuzz every reader of files that strangers make: a million inputs, none may crash, hang, or reach outside its folder.
 
-`python scripts/fuzz.py --out DIR`; the same command again goes on. DIR/counts.json has how many were read, accepted and
+`python scripts/fuzz.py --out DIR`; the same command resumes. DIR/counts.json has how many were read, accepted and
 refused by reader, DIR/findings/READER-N the inputs that ended otherwise; `--again FILE` reads one of them. An input
 follows from seed, reader and number alone.
 

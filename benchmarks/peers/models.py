@@ -1,6 +1,6 @@
 """The models as the trainers want them: a Hugging Face model that takes pixels, and a collator that makes them.
 
-Weights, number format and what trains are those of evertune's own object: the peers get it loaded. What differs is what
+Weights, dtype and what trains are those of evertune's own object: the peers get it loaded. What differs is what
 those libraries do by themselves: images are opened and prepared for each batch, the tower runs in each step, and the
 head makes logits at every position.
 """

@@ -1,7 +1,7 @@
 """`transformers.Trainer` and TRL's `SFTTrainer` on a peer: everything at its default but what has to be equal.
 
 Equal have to be: the order of samples, AdamW with its rates and schedule (both handed over by `optimizers`), the norm
-that gradients are clipped at, the number format, and the loss: evertune's mean over samples of the mean over answer
+that gradients are clipped at, the dtype, and the loss: evertune's mean over samples of the mean over answer
 tokens. Left out is what evertune's side does not do either: checkpoints, reports, and recomputed activations.
 """
 
@@ -67,7 +67,7 @@ def arguments(folder: Path, training: Training, workers: int) -> dict[str, Any]:
         "dataloader_num_workers": workers,
         "remove_unused_columns": False,  # the collator wants them all
         "use_cpu": not torch.cuda.is_available(),
-        "bf16": False,  # no autocast: the frozen part has its number format, as evertune's
+        "bf16": False,  # no autocast: the frozen part has its dtype, as evertune's
         "save_strategy": "no",
         "logging_strategy": "no",
         "report_to": "none",

@@ -143,7 +143,7 @@ def image_files() -> list[bytes]:
 
 
 def as_url(image: bytes) -> str:
-    """A image as chat requests have it."""
+    """An image as chat requests have it."""
     return f"data:image/png;base64,{base64.b64encode(image).decode()}"
 
 

@@ -63,7 +63,7 @@ class SecretOracle(EProj):
     def route(self, samples):
         if super().route(samples) is None:
             return None
-        return [self.expert_of(f"task-{sample.id[0]}") or "(untouched)" for sample in samples]
+        return [self.expert_of(f"task-{sample.id[0]}") or "(base)" for sample in samples]
 
 
 class AsksTheBatch(EProj):

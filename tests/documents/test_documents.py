@@ -108,7 +108,7 @@ class Reader:
         self.type("python block.py", block)
 
     def console(self, text, block):
-        """Commands behind a prompt, each with what it prints, letter by letter."""
+        """Commands behind a prompt, each with what it prints, exact match."""
         for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
             command, _, expected = part.partition("\n")
             said = self.type(command, block, may_fail=expected.startswith("evertune: "))

@@ -90,7 +90,7 @@ def test_drop_ask_slide_and_open_a_cell(visit, taught):
     page.keyboard.press("ArrowLeft")
     page.wait_for_function("document.querySelector('#turn .when').innerText == 'before learning task-1'")
     page.click("#stages tbody tr:nth-child(1) button")
-    page.wait_for_function("document.querySelector('#turn .when').innerText == 'the untouched model'")
+    page.wait_for_function("document.querySelector('#turn .when').innerText == 'the base model'")
     assert page.locator("#stages tr.here").inner_text().startswith("0")
     assert page.locator("#turn .answer").all_inner_texts() == said[:2]
     page.click("#maps section:nth-of-type(2) .cell >> nth=9")  # sequential, after task-2, task-0
@@ -170,7 +170,7 @@ def test_bad_input_is_told_and_the_page_stays(visit, tmp_path):
     visit.warned("has no words")
     (tmp_path / "text.png").write_text("no image")
     Image.new("1", (10_000, 10_000)).save(tmp_path / "huge.png")
-    for name, says in (("text.png", "broken or not a image"), ("huge.png", "10000 x 10000 pixels")):
+    for name, says in (("text.png", "broken or not an image"), ("huge.png", "10000 x 10000 pixels")):
         page.set_input_files("#image input[type=file]", tmp_path / name)
         visit.warned(says)
         page.fill("#question textarea", "")

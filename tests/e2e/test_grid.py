@@ -26,7 +26,7 @@ def _one_thread_each():
 
 @pytest.fixture(scope="module")
 def grid_file(stream):
-    """Two runs; nothing is taken over from the cache, so that each trains for itself."""
+    """Two runs; nothing is reused from the cache, so that each trains for itself."""
     content = {
         "name": "tiny",
         "streams": [stream.name],

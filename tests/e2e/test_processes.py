@@ -130,7 +130,7 @@ import evertune
 from evertune.runs.runner import Callback
 
 class UntilTheSecond(Callback):
-    def stage_started(self, number, task):
+    def on_task_begin(self, number, task):
         if number == 2:
             raise SystemExit("enough for today")
 

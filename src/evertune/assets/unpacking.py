@@ -1,6 +1,6 @@
 """Unpacking: the wanted regular files of an archive, below one folder, of bounded size.
 
-The archive's checksum was compared before, but a package is still somebody else's: what leads out of the folder, links
+The archive's checksum was compared before, but a package is still foreign: what leads out of the folder, links
 and devices are not unpacked.
 """
 

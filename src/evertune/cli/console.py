@@ -84,7 +84,7 @@ class TerminalCallback(Callback):
         self._progress.stop()
 
     def fetching(self, what: str, done: int, total: int) -> None:
-        """A download or conversion goes on (an `assets.Progress`)."""
+        """Progress of a download or conversion (an `assets.Progress`)."""
         if what not in self._bars:
             verb = "" if " " in what else "fetching "  # a package, or a sentence of its own
             self.console.print(f"[dim]{verb}{escape(what)}[/dim]")
@@ -139,11 +139,11 @@ class TerminalCallback(Callback):
         self._progress.update(self._bars["step"], total=step.steps, completed=step.step, note=note)
 
     def on_task_end(self, stage: Stage) -> None:
-        """Say when a training was taken over instead of done again."""
+        """Say when a training was reused instead of done again."""
         self._progress.update(self._bars["stage"], completed=1)
         if stage.reused:
             self._pace.open["train"] = max(0, self._pace.open["train"] - stage.samples)
-            self.console.print(f"[dim]  {escape(stage.task)}: identical training found in the cache, taken over[/dim]")
+            self.console.print(f"[dim]  {escape(stage.task)}: identical training found in the cache, reused[/dim]")
         self._mark = time.perf_counter()
 
     def on_evaluate_begin(self, stage: int, task: Task) -> None:
@@ -164,7 +164,7 @@ class TerminalCallback(Callback):
     def on_row_end(self, stage: int, name: str, row: list[float], tasks: list[str]) -> None:
         """One line per row of R."""
         scores = "  ".join(f"{score:5.1f}" for score in row)
-        width = max(map(len, [*tasks, "untouched"]))
+        width = max(map(len, [*tasks, "base"]))
         if stage == 0:
             self.console.print(f"[dim]row  {'after':<{width}}   {escape(', '.join(tasks))}[/dim]", soft_wrap=True)
         self.console.print(f"{stage:>3}  {name:<{width}} {scores}", soft_wrap=True, highlight=False, markup=False)

@@ -182,7 +182,7 @@ def rescore(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Score anybody's finished answers: our scores, the public evaluators' beside them, and why they differ."""
+    """Score finished predictions of other projects by our rules and by theirs, and say why they differ."""
     from evertune.cli.rescore_view import show_rescored
     from evertune.tools.rescore import rescore as rescore_file
     from evertune.tools.rescore.formats import FORMATS

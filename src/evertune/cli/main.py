@@ -339,7 +339,7 @@ def metrics(
         bool | None, typer.Option("--base/--no-base", help="Is the first row the base model's? [by names and shape]")
     ] = None,
 ) -> None:
-    """Compute all metrics of anybody's matrix, as JSON."""
+    """Compute all metrics of any matrix, as JSON."""
     from evertune.metrics.matrix_files import read_matrix
     from evertune.metrics.metrics import formulas, metrics_of
 

@@ -29,7 +29,7 @@ SkipBadOption = Annotated[
     bool, typer.Option("--skip-invalid", help="Leave out rows that can't be used instead of stopping; says which.")
 ]
 DeterministicOption = Annotated[
-    bool, typer.Option("--deterministic", help="The same bits again on the same kind of CPU; slower.")
+    bool, typer.Option("--deterministic", help="Bit-identical reruns on the same kind of CPU; slower.")
 ]
 TrackOption = Annotated[
     str | None, typer.Option("--track", metavar="A[,B]", help="Metrics also to trackio, wandb or mlflow.")

@@ -203,7 +203,7 @@ def ask(
     tokens: Annotated[int, typer.Option("--tokens", min=1, help="Longest answer.")] = 32,
     as_json: JsonOption = False,
 ) -> None:
-    """Ask it something about a image; says which expert answered."""
+    """Ask it something about an image; says which expert answered."""
     from rich.markup import escape
 
     from evertune.cli.console import TerminalCallback
@@ -241,7 +241,7 @@ def log(folder: FolderArgument, as_json: JsonOption = False) -> None:
 
 def rollback(
     folder: FolderArgument,
-    to: Annotated[int, typer.Option("--to", min=0, help="The stage to go back to; 0 is the untouched model.")],
+    to: Annotated[int, typer.Option("--to", min=0, help="The stage to go back to; 0 is the base model.")],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Go back to an earlier stage, for good."""

@@ -1,4 +1,4 @@
-"""What a study looks like in the terminal, while its runs go on and at the end.
+"""What a study looks like in the terminal, while its runs are in progress and at the end.
 
 Apart from `cli` for its size, and apart from `study`, which knows nothing of terminals.
 """

@@ -1,4 +1,4 @@
-"""Rows of captioned images: each caption is taught once, and all of a image's captions count in a test.
+"""Rows of captioned images: each caption is taught once, and all of an image's captions count in a test.
 
 Flickr30k and TextCaps share this; it is how the field trains on captions.
 """

@@ -1,6 +1,6 @@
 """What is known about the images of an index under one root: size, time, SHA-256, and whether they can be decoded.
 
-A image is read once. At the next start its size and time of change are compared, and what is known stays known: a
+An image is read once. At the next start its size and time of change are compared, and what is known stays known: a
 million images are looked at in seconds. The tables stand beside the index, written whole.
 """
 
@@ -30,18 +30,18 @@ from evertune.utils.files import digest, note_damage, sum_of, write_atomically
 
 RECORD = np.dtype([("size", "<i8"), ("modified", "<i8"), ("sha256", "u1", 32), ("known", "u1"), ("shape", "<i4", 2)])
 THERE, HASHED, DECODED, COMPARED = 1, 2, 3, 4
-"""How much is known of a image: that it is there, its content's hash, that it can be decoded, what it looks like."""
+"""How much is known of an image: that it is there, its content's hash, that it can be decoded, what it looks like."""
 SUM = b"crc32:"
 AT_ONCE = 512
 SAVE_EVERY = 60.0
 
 Found = tuple[str, tuple[int, int], NDArray[Any] | None]
-"""SHA-256, height and width, and what a image looks like."""
+"""SHA-256, height and width, and what an image looks like."""
 OnLooked = Callable[[int, int], None]
 
 
 class ImageFault(NamedTuple):
-    """Why a image can't be used; whoever knows the row puts its origin before it."""
+    """Why an image can't be used; the caller, who knows the row, adds its origin."""
 
     kind: str
     message: str
@@ -127,7 +127,7 @@ class ImageIndex:
         return shapes
 
     def faulty(self) -> NDArray[Any]:
-        """(n,) True for the rows with a image that can't be used."""
+        """(n,) True for the rows with an image that can't be used."""
         marks = np.zeros(len(self._records), np.int64)
         marks[list(self.faults)] = 1
         return per_row(self.rows, marks) > 0
@@ -163,7 +163,7 @@ class ImageIndex:
                 new = True
                 self._records[number] = (status.st_size, status.st_mtime_ns, 0, THERE, 0)
             self._compared[number] = True
-        if changed:  # first, so that no fingerprint outlives a image
+        if changed:  # first, so that no fingerprint outlives an image
             self._fingerprints_path.unlink(missing_ok=True)
             self._fingerprints = None
         if new:
@@ -194,7 +194,7 @@ class ImageIndex:
         return not Path(path).resolve().is_relative_to(self.root)
 
     def _read(self, number: int, depth: int) -> Found | ImageFault:
-        """What is known of a image, as far as `depth` asks; or why it can't be used."""
+        """What is known of an image, as far as `depth` asks; or why it can't be used."""
         path = self.path(self.rows.name(number))
         try:
             if depth < DECODED:

@@ -1,4 +1,4 @@
-"""Open a image, the same way in training and in evaluation, under limits that a hostile file can't pass.
+"""Open an image, the same way in training and in evaluation, under limits that a hostile file can't pass.
 
 As a person sees it: EXIF rotation applied, transparency on white, the first frame of an animation, CMYK, palette and
 16-bit images as 8-bit RGB. What is too large is refused from its header, before a pixel is decoded.
@@ -142,9 +142,9 @@ def _guarded(content: bytes, where: str, decode: Callable[[], Made]) -> Made:
         complaint = f"{where} has far more than {MOST_PIXELS:,} pixels, the most that are decoded: make it smaller"
         raise DataError(complaint, kind="image too large") from problem
     except UnidentifiedImageError as problem:
-        raise DataError(f"{where} is broken or not a image (no known format)", kind="broken image") from problem
+        raise DataError(f"{where} is broken or not an image (no known format)", kind="broken image") from problem
     except Exception as problem:  # what decoders raise on damaged files is not a closed list
-        raise DataError(f"{where} is broken or not a image ({problem})", kind="broken image") from problem
+        raise DataError(f"{where} is broken or not an image ({problem})", kind="broken image") from problem
 
 
 def read_bytes(path: Path, *, origin: str) -> bytes:
@@ -206,7 +206,7 @@ def _from_deep(image: Image.Image, where: str) -> Image.Image:
     """8-bit grey of 16-bit grey: 65535 is white. Pillow's own conversion would cut off everything above 255."""
     values = np.asarray(image)
     if image.mode == "F" or values.min() < 0 or values.max() > 0xFFFF:
-        complaint = f"{where} has values of 32 bits (mode {image.mode}), whose white nobody knows: save it with 8"
+        complaint = f"{where} has values of 32 bits (mode {image.mode}), whose white level is unknown: save it with 8"
         raise DataError(complaint, kind="broken image")
     grey = np.empty(values.shape, np.uint8)
     for top in range(0, len(values), BAND):
@@ -215,28 +215,28 @@ def _from_deep(image: Image.Image, where: str) -> Image.Image:
 
 
 def unprepared(size: tuple[int, int], reason: object) -> DataError:
-    """The error for an image of this (height, width) that a model can't prepare; whoever knows the row names it."""
+    """The error for an image of this (height, width) that a model can't prepare; the caller names the row."""
     height, width = size
     complaint = f"an image of {width:,} x {height:,} pixels can't be prepared for the model: {reason}"
     return DataError(complaint, kind="image that can't be prepared")
 
 
 def image_name(name: str, *, allow_external_paths: bool, origin: str) -> str:
-    """`name` when it may name a image below a root; with `allow_external_paths` it may lead out of it.
+    """`name` when it may name an image below a root; with `allow_external_paths` it may lead out of it.
 
     Raises:
         DataError: it is empty, absolute, leads out of the root, or can be no file's name.
     """
     kind = "unusable image name"
     if not name.strip():
-        raise DataError(f"{origin}: the name of a image is empty", kind=kind)
+        raise DataError(f"{origin}: the name of an image is empty", kind=kind)
     if _inside_of_row.match(name):
         complaint = f"{origin}: the image {short(name, longest=30)} is written into the row, and a name is read here"
         raise DataError(f"{complaint}: save it as a file, or the rows as a table (CSV, TSV, Parquet)", kind=kind)
     if name.startswith(("http://", "https://")):
         raise DataError(f"{origin}: the image {short(name)} is an address: download it, and name the file", kind=kind)
     if "\0" in name or len(name) > LONGEST_NAME:
-        raise DataError(f"{origin}: {short(name)} can't be the name of a image", kind=kind)
+        raise DataError(f"{origin}: {short(name)} can't be the name of an image", kind=kind)
     if not allow_external_paths and leads_out(name):
         raise DataError(
             f"{origin}: the image {short(name)} lies outside of the images' folder; move it there or set 'images', "

@@ -118,7 +118,7 @@ def _list_under(text: _Text, under: str) -> Iterator[tuple[int, Any]]:
 
 
 def _keys(text: _Text) -> Iterator[str]:
-    """The keys of an object, one after another; whoever asks reads the value of each before the next."""
+    """The keys of an object, one after another; the caller reads the value of each before the next."""
     text.take("{")
     if text.peek() == "}":
         text.take("}")

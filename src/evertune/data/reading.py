@@ -1,4 +1,4 @@
-"""Read a file of JSON objects row by row, a list or JSON Lines, and go on behind a row that can't be used.
+"""Read a file of JSON objects row by row, a list or JSON Lines, and continue after an invalid row.
 
 `json.JSONDecoder.raw_decode` over pieces of 1 MiB (`json_lists`): measured as fast as ijson's C backend (42 MB in
 0.58 s and 0.70 s), and it knows the column of a mistake. `benchmarks/data_scale.py` measures the whole way.

@@ -201,7 +201,7 @@ class RowFile:
         return found
 
     def name(self, image: int) -> str:
-        """The name of a image by its number."""
+        """The name of an image by its number."""
         name: str = self._line("names.jsonl", self._array("name_places.npy")[image])
         return name
 

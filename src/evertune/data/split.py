@@ -23,7 +23,7 @@ def held_out(samples: Samples, *, share: float) -> tuple[Samples, Samples]:
     """Keep `share` of the images for testing, chosen by the hash of their bytes: the same on every machine.
 
     All questions about one image stay on one side; images that stand in one row count as one, and so does each
-    instruction without a image.
+    instruction without an image.
 
     Raises:
         DataError: there is nothing left to train on.

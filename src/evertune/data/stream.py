@@ -1,6 +1,6 @@
 """A stream: tasks in the order in which they are learned, written as one YAML file.
 
-A built-in stream is a file in `data/streams/`; anybody's own is a path. Each task names a builder, or files and the
+A built-in stream is a file in `data/streams/`; your own is a path. Each task names a builder, or files and the
 format that reads them (JSONL unless it says so), or a published data set's folder:
 
     name: my-stream

@@ -48,7 +48,7 @@ class Sample:
         """SHA-256 of each image file.
 
         Raises:
-            DataError: a image is missing; the message names the row it came from.
+            DataError: an image is missing; the message names the row it came from.
         """
         return self.known_digests or tuple(self._digest(image) for image in self.images)
 

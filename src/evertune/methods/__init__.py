@@ -77,7 +77,7 @@ def parts_of(spec: str) -> list[str]:
         raise UserError(f"method '{spec}': '{alone[0]}' is a {kinds[alone[0]]} and runs alone")
     if {"expansion", "regularization"} <= set(kinds.values()):
         raise UserError(
-            f"method '{spec}': each expert starts from the untouched model, so there are no earlier weights to hold"
+            f"method '{spec}': each expert starts from the base model, so there are no earlier weights to hold"
         )
     experts = [n for n in names if kinds[n] == "expansion"]
     if len(experts) > 1:

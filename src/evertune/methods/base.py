@@ -19,7 +19,7 @@ from evertune.models.protocol import LMM, Batch, Output
 
 Kind = Literal["baseline", "bound", "replay", "regularization", "adapter", "expansion"]
 
-UNTOUCHED = "(untouched)"
+BASE = "(base)"
 """Name of the expert that is the start point itself; no task can be called so."""
 
 
@@ -80,7 +80,7 @@ class Method:
     sequential_equivalent: ClassVar[Mapping[str, Any] | None] = None
     """Options under which the method must equal `sequential` bit for bit; None when there are none."""
     in_model_dtype: ClassVar[bool] = False
-    """Whether what a task has trained is kept in the model's number format afterwards; else it stays float32."""
+    """Whether what a task has trained is kept in the model's dtype afterwards; else it stays float32."""
     context: Context
 
     def combine(self, methods: Sequence[Method]) -> None:
@@ -186,10 +186,10 @@ class Method:
         return 0
 
     def progress_dict(self) -> dict[str, Any]:
-        """What has changed since `before_task`, beside the parameters: for a task that is gone on with in its middle.
+        """What has changed since `before_task`, beside the parameters: when training resumes mid-task.
 
-        Whoever goes on loads the last stage and calls `before_task` first. So a method needs this only if it collects
-        something step by step (`loss_terms`, `after_backward`, `after_step`). Tensors, and values that JSON can hold.
+        To resume, the learner loads the last stage and calls `before_task` first. So a method needs this only if it
+        collects something step by step (`loss_terms`, `after_backward`, `after_step`). Tensors, and values that JSON can hold.
         """
         return {}
 

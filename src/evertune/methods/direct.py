@@ -6,7 +6,7 @@ from evertune.models.weights import restore
 
 
 class Direct(Method):
-    """Go back to the untouched model before each task."""
+    """Go back to the base model before each task."""
 
     name = "direct"
     about = MethodInfo(

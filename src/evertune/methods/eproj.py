@@ -1,6 +1,6 @@
 """EProj: one expert projection per task, chosen per sample by image and instruction, without a task id.
 
-Each expert starts from the untouched model and trains on its own task only; nothing that an old task needs is ever
+Each expert starts from the base model and trains on its own task only; nothing that an old task needs is ever
 changed, so what can be lost is only the routing. Options change one decision each: how keys are found, who routes,
 where an expert starts, and whether a similar task trains an expert that is there already.
 """
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from evertune.data.task import Sample, Task, drawn
-from evertune.methods.base import UNTOUCHED, Context, Method, MethodInfo, TaskPreview
+from evertune.methods.base import BASE, Context, Method, MethodInfo, TaskPreview
 from evertune.methods.ewc import fisher_information
 from evertune.methods.routers import CalibratedRouter, CosineRouter, Queries, Router
 from evertune.methods.similarity import embed_task, similarity_to
@@ -40,7 +40,7 @@ THRESHOLD, CONFUSION_THRESHOLD, REUSE_STRENGTH = 0.5, 0.2, 100.0
 class EProj(Method):
     """Model expansion with routing by keys.
 
-    An expert trains in float32 and is then kept in the number format of the model, so that it takes no more than its
+    An expert trains in float32 and is then kept in the dtype of the model, so that it takes no more than its
     share of it.
 
     Args:
@@ -49,11 +49,11 @@ class EProj(Method):
         keys: in 'closed' form, or by the paper's 2,000 'gradient' steps.
         router: 'cosine' as in the paper, or 'calibrated': a Gaussian per task with a shared covariance.
         routing: by 'keys', or 'oracle': told the task of each question, the upper bound of every router. A task that
-            was not learned yet is then answered by the untouched model.
+            was not learned yet is then answered by the base model.
         init: a new expert starts from the 'start' point, or from the expert of the most 'similar' earlier task.
         expand: a new expert 'always'; 'when-dissimilar': a task whose similarity to an earlier one reaches `threshold`
             trains that one's expert further; 'when-separable': so does a task whose questions the router takes for
-            that one's, although it has learned the task: nobody would find a new expert.
+            that one's, although it has learned the task: a new expert would never be chosen.
         threshold: the similarity s(k), 0..1, from which on an expert is reused.
         confusion_threshold: the share of questions, 0..1, taken for an earlier task's, from which on its expert is
             reused.
@@ -120,17 +120,17 @@ class EProj(Method):
         self._router: Router = CalibratedRouter() if self.router == "calibrated" else CosineRouter(seed=seed)
 
     def on_known_task(self, task: Task) -> None:
-        """An initial task gets keys of its own and is served by the untouched model."""
+        """An initial task gets keys of its own and is served by the base model."""
         self._embed(task)
         self._router.learn(task.name, self.queries(task.train))
-        self._serves[task.name] = UNTOUCHED
+        self._serves[task.name] = BASE
 
     def is_trainable(self, parameter: str) -> bool:
         """What is not part of an expert stays as it is."""
         return parameter in self._copied
 
     def before_task(self, task: Task) -> None:
-        """Go to where this task's expert starts: the untouched model, or an earlier expert."""
+        """Go to where this task's expert starts: the base model, or an earlier expert."""
         self._embed(task)
         similarity = self._similarity(task)
         self._reused = self._expert_to_reuse(task, similarity)
@@ -151,11 +151,11 @@ class EProj(Method):
         return similarity_to(self._embeddings[task.name], old, name=task.name) if old else {}
 
     def _expert_to_reuse(self, task: Task, similarity: Mapping[str, float]) -> str | None:
-        """The expert of the earlier task that is near enough, as `expand` has it; never the untouched model."""
+        """The expert of the earlier task that is near enough, as `expand` has it; never the base model."""
         if self.expand == "always":
             return None
-        own = self._serves.get(task.name, UNTOUCHED)
-        if own != UNTOUCHED:
+        own = self._serves.get(task.name, BASE)
+        if own != BASE:
             return own  # learned once more: others may be served by its expert too
         if self.expand == "when-separable":
             near, enough = self.taken_for(task), self.confusion_threshold
@@ -163,7 +163,7 @@ class EProj(Method):
             near, enough = {}, self.threshold
             for name, s in similarity.items():
                 near[self._serves[name]] = max(s, near.get(self._serves[name], 0.0))
-        near.pop(UNTOUCHED, None)
+        near.pop(BASE, None)
         nearest = max(near, key=near.__getitem__, default=None)
         return nearest if nearest is not None and near[nearest] >= enough else None
 
@@ -202,7 +202,7 @@ class EProj(Method):
             now = (
                 [serves[name] for name in self._router.choose(queries)]
                 if self._router.tasks
-                else [UNTOUCHED] * len(other.test)
+                else [BASE] * len(other.test)
             )
             then = [serves[name] for name in router.choose(queries)]
             lost[other.name] = sum(b == expert != a for a, b in zip(now, then, strict=True)) / len(then)
@@ -287,7 +287,7 @@ class EProj(Method):
 
     def activate(self, expert: str) -> None:
         """Put the expert's weights into the model."""
-        experts = {**self._experts, UNTOUCHED: {name: self.context.start[name] for name in self._copied}}
+        experts = {**self._experts, BASE: {name: self.context.start[name] for name in self._copied}}
         if expert not in experts:
             raise UserError(f"there is no expert '{expert}'; known: {', '.join(experts)}")
         restore(self.context.parameters, experts[expert])

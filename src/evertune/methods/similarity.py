@@ -1,7 +1,7 @@
 """How similar tasks are, from frozen embeddings of their images, instructions and answers (He et al. 2023).
 
 A service for methods (what to protect, which expert to reuse) and for the analysis (which tasks hurt which). Plain
-functions: whoever needs embeddings of earlier tasks keeps them in its own state.
+functions: methods that need embeddings of earlier tasks keep them in their own state.
 """
 
 from __future__ import annotations

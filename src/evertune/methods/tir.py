@@ -128,7 +128,7 @@ class Tir(Method):
         return max((bytes_of(embedding) for embedding in self._embeddings.values()), default=0)
 
     def state_dict(self) -> dict[str, Any]:
-        """The tasks' embeddings, and the similarities that were used, for whoever wants to look at them."""
+        """The tasks' embeddings, and the similarities that were used, for inspection."""
         return {"embeddings": self._embeddings, "similarities": self._similarities}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

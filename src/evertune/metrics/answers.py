@@ -18,7 +18,7 @@ THE_ANSWER_IS = re.compile(r"The answer is ([A-Z]).")
 
 
 def exact(prediction: str, answers: Sequence[str]) -> float:
-    """1 when the prediction is one of `answers` letter by letter, white space at the ends aside; else 0."""
+    """1 when the prediction is one of `answers` exact match, white space at the ends aside; else 0."""
     said = prediction.strip()
     return float(bool(said) and said in {a.strip() for a in answers})
 
@@ -46,7 +46,7 @@ def option_letter(prediction: str, answers: Sequence[str]) -> float:
 def gqa(prediction: str, answers: Sequence[str]) -> float:
     """1 when the prediction is the first answer; case, final periods and white space at the ends aside (GQA).
 
-    The official script compares letter by letter; LLaVA's converter, which everybody runs before it, does the rest.
+    The official script compares exact match; LLaVA's converter, which runs before it, does the rest.
     """
     said = prediction.strip().rstrip(".").lower()
     return float(bool(said) and said == answers[0].strip().lower())

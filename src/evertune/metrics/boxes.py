@@ -24,7 +24,7 @@ def box(prediction: str, answers: Sequence[str]) -> float:
 
     Args:
         prediction: what the model said.
-        answers: boxes in the prediction's own frame; or, as `[x1, y1, x2, y2] of 640x480`, in pixels of a image of
+        answers: boxes in the prediction's own frame; or, as `[x1, y1, x2, y2] of 640x480`, in pixels of an image of
             that width and height, which are brought into the frame of CoIN first (`padded`).
 
     Raises:

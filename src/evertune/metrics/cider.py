@@ -1,4 +1,4 @@
-"""CIDEr-D: how much of what people say about a image a caption says, words weighted by how telling they are.
+"""CIDEr-D: how much of what people say about an image a caption says, words weighted by how telling they are.
 
 Vedantam, Zitnick and Parikh 2015, arXiv 1411.5726; the arithmetic is that of the published code (`pycocoevalcap`),
 whose scores run from 0 to 10. Captions are scored by it in TextCaps and Flickr30k.

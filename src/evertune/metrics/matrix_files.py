@@ -1,4 +1,4 @@
-"""Read anybody's matrix: JSON (rows, or an object with `R`) or a table of text. For `evertune metrics`."""
+"""Read any matrix: JSON (rows, or an object with `R`) or a table of text. For `evertune metrics`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Metrics of a stream from its matrix R, each with the formula that is printed beside it.
 
-R[t][i] is the score on task i after stage t; row 0 is the untouched model; rows 0..T for T new tasks. Tasks that the
+R[t][i] is the score on task i after stage t; row 0 is the base model; rows 0..T for T new tasks. Tasks that the
 model knows before the stream are the first K columns: column i becomes known at row a_i, 0 for a known task and its own
 stage for a new one. A metric that a matrix can't give (one task, no reference row, `joint`'s single stage, a cell that
 was not measured) is None, never a made-up number.
@@ -89,7 +89,7 @@ def _bwt(R: Scores, known: int) -> float | None:
 
 
 def _bwt_paper(R: Scores, known: int) -> float | None:
-    """Over all rows, the untouched model's too, as the authors' code has it."""
+    """Over all rows, the base model's too, as the authors' code has it."""
     del known
     return _mean([R[-1][i] - _highest([row[i] for row in R]) for i in _columns(R)])
 
@@ -203,7 +203,7 @@ def metrics_of(
 
     Args:
         R: rows 0..T of one score per task, T the number of new tasks; None was not measured (a matrix without the
-            untouched model's row has None in all of row 0). A matrix of another shape (`joint` has one stage) gets the
+            base model's row has None in all of row 0). A matrix of another shape (`joint` has one stage) gets the
             metrics that need its last and first row only.
         known: how many of the first columns are tasks that the model knew before the stream.
         direct: R*, each task's score when it is tuned alone; None for a task without.
@@ -248,7 +248,7 @@ def _relative_average(R: Scores, direct: Sequence[float | None]) -> float | None
 def check_matrix(R: Matrix, *, gaps: bool = False) -> None:
     """Refuse what is no matrix of scores, naming the place; `gaps`: None may stand for one."""
     if len(R) < 2 or not R[0]:
-        raise UserError("the matrix needs row 0 (the untouched model) and at least one row after training")
+        raise UserError("the matrix needs row 0 (the base model) and at least one row after training")
     for number, row in enumerate(R):
         if len(row) != len(R[0]):
             raise UserError(f"row {number} of the matrix has {len(row)} scores, row 0 has {len(R[0])}")

@@ -1,7 +1,7 @@
 """The scoring rules by name: how a whole cell of R is scored, answer by answer, strictly and in any form.
 
 A rule sees all answers of a cell at once, because CIDEr-D weighs words by all references. What a rule needs beside
-predictions and answers (the size of a image, the text of an option) the answers carry as text. `docs/metrics.md` has
+predictions and answers (the size of an image, the text of an option) the answers carry as text. `docs/metrics.md` has
 the formulas.
 """
 
@@ -135,7 +135,7 @@ _CIDER_PTB = on_words(cider_of_tokens, java.ptb_tokens)
 RULES = {
     rule.name: rule
     for rule in (
-        answerwise("exact", "letter by letter", answers.exact, answers.relaxed),
+        answerwise("exact", "exact match", answers.exact, answers.relaxed),
         answerwise("vqa", "VQA soft accuracy over annotators", vqa.vqa, vqa.vqa_relaxed),
         answerwise("textvqa", "VQA soft accuracy, M4C's normaliser", vqa.textvqa, vqa.vqa_relaxed),
         answerwise("vizwiz", "VQA soft accuracy, the prediction normalised only", vqa.vizwiz, vqa.vqa_relaxed),

@@ -36,7 +36,7 @@ def load_lmm(
 
     Args:
         name: a preset (`evertune ls models`) or a checkpoint folder.
-        seed: decides what is random in new trainable parameters; the untouched model's answers don't depend on it.
+        seed: decides what is random in new trainable parameters; the base model's answers don't depend on it.
         dtype: 'auto' (measured), 'float32' or 'bfloat16'; of the frozen LM, what trains is always float32.
         device: default: the GPU when there is one.
         options: what trains (`evertune.models.scopes.Scope`), for families that leave it open.

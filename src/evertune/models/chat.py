@@ -44,7 +44,7 @@ from evertune.utils.errors import UserError
 from evertune.utils.files import digest, digest_of_file, read_json
 
 DIGITS = 3
-"""A image's first row holds height, width and number of rows in base 256: exact in every half precision."""
+"""An image's first row holds height, width and number of rows in base 256: exact in every half precision."""
 
 
 class ChatLMM(nn.Module):
@@ -79,7 +79,7 @@ class ChatLMM(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Number format of the frozen LM."""
+        """Dtype of the frozen LM."""
         return self._words().weight.dtype  # type: ignore[no-any-return]
 
     @property
@@ -113,7 +113,7 @@ class ChatLMM(nn.Module):
         return 1.0
 
     def prompt(self, instruction: str, *, images: int = 1) -> str:
-        """The rendered chat template, `{image}` where a image stands."""
+        """The rendered chat template, `{image}` where an image stands."""
         return self.prompts.prompt(instruction, images=images).replace(self.prompts.image, "{image}")
 
     def forward(self, batch: Batch) -> Output:
@@ -248,7 +248,7 @@ class ChatLMM(nn.Module):
             return
         if (left := places.count(self._image_token())) != count:
             raise UserError(
-                f"{self.name}: the processor does not fit the model: it leaves {left} places for a image of "
+                f"{self.name}: the processor does not fit the model: it leaves {left} places for an image of "
                 f"{PROBE[0]} x {PROBE[1]} pixels, and the model makes {count} visual tokens; take both from one "
                 "checkpoint"
             )

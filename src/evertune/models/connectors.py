@@ -1,6 +1,6 @@
 """Where a chat LMM is cut in two: the frozen tower's output on one side, connector and language model on the other.
 
-A connector says what is kept of a image (the rows that enter the connector's first layer), and makes the visual
+A connector says what is kept of an image (the rows that enter the connector's first layer), and makes the visual
 tokens of such rows with the library's own modules. Everything behind them (masks, positions) stays the library's.
 """
 

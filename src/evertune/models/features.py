@@ -81,7 +81,7 @@ class FeatureStore:
         """Encode the images of `samples` that are not here yet; `progress` gets (samples looked at, in all).
 
         Raises:
-            DataError: a image is broken, or the model takes another number of them; the message names file and line.
+            DataError: an image is broken, or the model takes another number of them; the message names file and line.
         """
         missing: dict[str, ImageSource] = {}
         looked = False
@@ -123,7 +123,7 @@ class FeatureStore:
         """(images, V, D) features of all images of `samples`, in order; `ensure` has seen them before.
 
         Where images have different numbers of rows, V is the largest, and the others end with zeros. Samples without
-        a image have no row.
+        an image have no row.
         """
         places = [self._place[image] for sample in samples for image in sample.image_digests]
         if not places:
@@ -246,7 +246,7 @@ def grey_features(lmm: LMM, count: int) -> Tensor:
 def embed_images(lmm: LMM, features: FeatureStore, samples: Sequence[Sample]) -> Tensor:
     """(n, D) one frozen vector per sample: that of its image, or the mean over its images; `SHARD` at a time.
 
-    Of a sample without a image all is zero: then only its texts say what it is like.
+    Of a sample without an image all is zero: then only its texts say what it is like.
     """
     made = []
     for start in range(0, len(samples), SHARD):

@@ -74,7 +74,7 @@ class InstructBlip(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Number format of the frozen LM."""
+        """Dtype of the frozen LM."""
         return self._table().dtype
 
     @property

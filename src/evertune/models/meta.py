@@ -21,7 +21,7 @@ from evertune.utils.files import read_json
 TRAINED_BYTES = 16
 """Of a trained parameter: weight, gradient and AdamW's two moments, float32 each."""
 PHOTOGRAPH = (480, 640)
-"""(height, width) that is assumed where the number of visual tokens depends on a image's size."""
+"""(height, width) that is assumed where the number of visual tokens depends on an image's size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class MetaLMM:
         return int(inside - words + (0 if has_head else head))
 
     def visual_tokens(self) -> int:
-        """Visual tokens of a image for the LM; of a photograph of 640 x 480 where its size decides."""
+        """Visual tokens of an image for the LM; of a photograph of 640 x 480 where its size decides."""
         return visual_tokens(self.model.config)
 
 

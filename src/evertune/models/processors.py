@@ -1,6 +1,6 @@
-"""The processor of a chat LMM: how a image and an instruction become token ids, by the library's own rules.
+"""The processor of a chat LMM: how an image and an instruction become token ids, by the library's own rules.
 
-It is loaded without its video part, which would need torchvision and is not used here. What a image is in the text
+It is loaded without its video part, which would need torchvision and is not used here. What an image is in the text
 depends on its size alone, so that prompts can be rendered from cached features, without the image.
 """
 
@@ -47,7 +47,7 @@ def load_processor(folder: Path, config: Any) -> Any:
 
 
 class Layout:
-    """What a image of one size is in a prompt, and what the model has to know about it besides its pixels.
+    """What an image of one size is in a prompt, and what the model has to know about it besides its pixels.
 
     Attributes:
         text: what stands in the prompt for it.
@@ -70,7 +70,7 @@ class ChatProcessor:
         wanted: arguments that the model's encoder step takes.
 
     Raises:
-        UserError: there is no chat template, or it has no roles or no place for a image or the text.
+        UserError: there is no chat template, or it has no roles or no place for an image or the text.
     """
 
     def __init__(self, processor: Any, kind: Kind, *, wanted: Sequence[str], ends: Sequence[int]) -> None:
@@ -118,7 +118,7 @@ class ChatProcessor:
         """What the encoder step takes of one image.
 
         Raises:
-            DataError: a image of this size can't be prepared.
+            DataError: an image of this size can't be prepared.
         """
         self.tokens((image.height, image.width))
         made = self._processed(image)
@@ -126,7 +126,7 @@ class ChatProcessor:
         return {name: value for name, value in made.items() if name in self._wanted}
 
     def layout(self, size: Size) -> Layout:
-        """What a image of this (height, width) is in a prompt; found with a grey one, and remembered."""
+        """What an image of this (height, width) is in a prompt; found with a grey one, and remembered."""
         if size not in self._layouts:
             self._layouts[size] = self._layout(self._processed(Image.new("RGB", (size[1], size[0]), "grey")))
         return self._layouts[size]
@@ -153,7 +153,7 @@ class ChatProcessor:
         """Tokens of prompt, answer and end token with images of these sizes, none of which is prepared.
 
         Raises:
-            DataError: a image of such a size can't be prepared.
+            DataError: an image of such a size can't be prepared.
         """
         key = (instruction, answer, tuple(context), len(sizes))
         marks = [self.image] * len(sizes)
@@ -162,7 +162,7 @@ class ChatProcessor:
         return len(prompt) + len(answered) + sum(self._counts[size] - 1 for size in sizes)
 
     def tokens(self, size: Size) -> int:
-        """Tokens that a image of this (height, width) takes in the prompt, by the processor's own arithmetic.
+        """Tokens that an image of this (height, width) takes in the prompt, by the processor's own arithmetic.
 
         Raises:
             DataError: it can't be prepared.
@@ -222,7 +222,7 @@ class ChatProcessor:
         own = len(texts) - sum(turn.images for turn in context)
         pieces = self.prompt(instruction, images=own, context=context).split(self.image)
         if len(pieces) != len(texts) + 1:
-            raise DataError(f"the instruction {short(instruction)} holds '{self.image}', which stands for a image")
+            raise DataError(f"the instruction {short(instruction)} holds '{self.image}', which stands for an image")
         prompt = "".join(piece + text for piece, text in zip_longest(pieces, texts, fillvalue=""))
         ids = self._of_text(prompt)
         if answer is None:
@@ -272,7 +272,7 @@ class ChatProcessor:
         asked = self.prompt(_QUESTION)
         if asked.count(_QUESTION) != 1 or asked.count(self.image) != 1:
             raise UserError(
-                f"the model's chat template does not fit its processor: a image and '{_QUESTION}' become {asked!r}, "
+                f"the model's chat template does not fit its processor: an image and '{_QUESTION}' become {asked!r}, "
                 f"where '{self.image}' and the text should stand once each"
             )
         self._find_lead(asked, told[: told.rindex(_ANSWER)])

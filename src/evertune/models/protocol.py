@@ -1,7 +1,7 @@
 """What evertune needs of a large multimodal model, and nothing more.
 
 A family is one file that offers an object with these members. Vision features are frozen: they are computed once per
-image (`encode`) and handed back in by whoever trains or asks. Everything that trains is in `trainable()`.
+image (`encode`) and passed back in by the caller. Everything that trains is in `trainable()`.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Output:
 
 
 class Generation(str):
-    """A prediction. A string, because whoever scores, caches or writes it down wants its text alone.
+    """A prediction. A string, because scores, caches and files need its text alone.
 
     Attributes:
         ids: the generated tokens, end token included.
@@ -150,7 +150,7 @@ class LMM(Protocol):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Number format of what is frozen."""
+        """Dtype of what is frozen."""
 
     @property
     def fingerprint(self) -> str:

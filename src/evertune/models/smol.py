@@ -69,7 +69,7 @@ class Smol(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Number format of the frozen LM."""
+        """Dtype of the frozen LM."""
         return self._embedding().weight.dtype  # type: ignore[no-any-return]
 
     @property
@@ -104,7 +104,7 @@ class Smol(nn.Module):
         return float(self.config["projection_rate"]) if parameter.startswith("projector.") else 1.0
 
     def prompt(self, instruction: str, *, images: int = 1) -> str:
-        """`{image}` stands for the visual tokens of a image."""
+        """`{image}` stands for the visual tokens of an image."""
         form = str(self.config["prompt"]).replace("{image}", "{image}" * images)
         return form.replace("{instruction}", instruction)
 
@@ -310,7 +310,7 @@ def _with_lora(lm: Any, config: Mapping[str, Any]) -> Any:
 def _projector(width: int, embeddings: Tensor, gain: float) -> nn.Sequential:
     """LayerNorm, Linear, GELU, Linear, LayerNorm; visual tokens start at `gain` times the spread of word embeddings.
 
-    A gain well above 1 lets a image stand out in the residual stream of the LM: without an alignment stage the model
+    A gain well above 1 lets an image stand out in the residual stream of the LM: without an alignment stage the model
     else spends most of a short training on a plateau where it guesses (docs/log.md).
     """
     inner = embeddings.shape[1]

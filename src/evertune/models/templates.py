@@ -1,4 +1,4 @@
-"""Chat templates, rendered in a process with limits: a model's template is a program of whoever made the model.
+"""Chat templates, rendered in a process with limits: a model's template is a program by the model's author.
 
 A sandbox keeps a template from files and attributes, not from loops without end, from `10**10**10` or from strings that
 double. So one process per process of ours renders (`template_worker.py`); it is started at the first prompt and takes

@@ -92,7 +92,7 @@ class Thumbnails:
 
 
 def thumbnail(path: Path) -> str | None:
-    """A image of at most 96 x 96 pixels as a data URI (PNG or JPEG, whichever is smaller); None if unreadable."""
+    """An image of at most 96 x 96 pixels as a data URI (PNG or JPEG, whichever is smaller); None if unreadable."""
     try:
         return data_uri(small_image(path, side=SIDE))
     except DataError:
@@ -119,7 +119,7 @@ def _encoded(image: Image.Image, kind: str) -> bytes:
 def examples_of(run: Path, matrix: Loaded, task: str, thumbnails: Thumbnails) -> Examples:
     """Ten answers to `task`: right after its own stage, and after the last.
 
-    For a task that the last stage taught, the two are one: then `before` is the untouched model. A missing or damaged
+    For a task that the last stage taught, the two are one: then `before` is the base model. A missing or damaged
     answers file is said in `problem`, the rest of the page does not suffer. So it is for one that was known before.
     """
     own, last = stage_of(matrix, task), len(matrix["R"]) - 1
@@ -127,7 +127,7 @@ def examples_of(run: Path, matrix: Loaded, task: str, thumbnails: Thumbnails) ->
         return Examples(task, (), 0, "", problem="nothing learned yet" if own == 0 else "not learned yet")
     if own is None:
         return Examples(task, (), 0, "", problem="not learned yet")
-    before, title = (own, "right after learning it") if 0 < own < last else (0, "untouched model")
+    before, title = (own, "right after learning it") if 0 < own < last else (0, "base model")
     try:
         rule = _rule(matrix, task)
         pairs = _pairs(_marked(run, matrix, task, before, rule), _marked(run, matrix, task, last, rule))

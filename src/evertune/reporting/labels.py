@@ -31,15 +31,15 @@ EXPLANATIONS = {
     "forgetting": "How far each earlier task fell from its best score to the end. Lower is better; 0 is none.",
     "bwt": "What later tasks did to earlier ones, from right after learning to the end. Negative is forgetting.",
     "bwt_paper": "How far each task ends below its best score in any row, row 0 included. Zero or negative.",
-    "forward_transfer": "What earlier tasks gave to a task before it was taught, against the untouched model.",
-    "zero_shot": "The untouched model on the tasks that it is to learn: where everything started.",
+    "forward_transfer": "What earlier tasks gave to a task before it was taught, against the base model.",
+    "zero_shot": "The base model on the tasks that it is to learn: where everything started.",
     "intransigence": "How much lower a task is learned here than when it is tuned alone. Lower is better.",
     "relative_average": "The final scores as a share of those of tasks tuned alone; 1 means nothing was lost.",
     "gap_to_joint": "How far the final average stays below training on all tasks at once. Lower is better.",
 }
 HIGHER_IS_BETTER = {"final_average", "learning_accuracy", "bwt", "relative_average"}
 BOUND_NAMES = {
-    "zero-shot": "the untouched model",
+    "zero-shot": "the base model",
     "joint": "training on everything at once",
     "direct": "each task tuned alone",
 }

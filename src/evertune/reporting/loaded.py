@@ -76,7 +76,7 @@ def _check(matrix: Any) -> None:
 
 
 def _check_scores(rows: Any, matrix: Loaded, name: str) -> None:
-    """Rows of one finite score per task, at most one row per stage and one for the untouched model."""
+    """Rows of one finite score per task, at most one row per stage and one for the base model."""
     if not isinstance(rows, list) or not rows or not all(isinstance(row, list) for row in rows):
         raise UserError(f"'{name}' has no rows")
     if len(rows) > len(matrix["stages"]) + 1:

@@ -173,7 +173,7 @@ def _task(matrix: Loaded, column: int) -> dict[str, str]:
     return {
         "name": name,
         "note": " · ".join(["known before"] * (own == 0) + [rule] * (rule != "exact")),
-        "untouched": f"{R[0][column]:.1f}",
+        "base": f"{R[0][column]:.1f}",
         "own": "-" if own is None else f"{R[own][column]:.1f}",
         "last": f"{R[-1][column]:.1f}",
         "interval": _interval(cell, R[-1][column]),
@@ -199,7 +199,7 @@ def _interval(cell: Mapping[str, Any], score: float) -> str:
 def _averages(matrix: Loaded) -> dict[str, str]:
     relaxed = matrix.get("relaxed")
     return {
-        "untouched": f"{statistics.fmean(matrix['R'][0]):.1f}",
+        "base": f"{statistics.fmean(matrix['R'][0]):.1f}",
         "last": f"{statistics.fmean(matrix['R'][-1]):.1f}",
         "relaxed": f"{statistics.fmean(relaxed[-1]):.1f}" if relaxed else "-",
     }
@@ -220,7 +220,7 @@ def _experts(matrix: Loaded) -> dict[str, Any] | None:
     # in the order of the tasks, so that right choices lie on the diagonal
     names = [t for t in matrix["tasks"] if t in found] + sorted(found - set(matrix["tasks"]))
     rows = [(task, [(name, chosen[task].get(name, 0)) for name in names]) for task in matrix["tasks"] if task in chosen]
-    # a task that an earlier one's expert serves, or the untouched model, says so in `own_expert`
+    # a task that an earlier one's expert serves, or the base model, says so in `own_expert`
     own = {c["task"]: c.get("own_expert") or c["task"] for c in cells}
     total = sum(sum(counts.values()) for counts in chosen.values())
     right = sum(counts.get(own[task], 0) for task, counts in chosen.items())
@@ -249,7 +249,7 @@ def _cost(cost: Mapping[str, Any]) -> list[tuple[str, str]]:
         "trained_parameters": ("trained parameters", "{:,}".format),
         "samples_trained": ("samples trained on", "{:,}".format),
         "stored_bytes": ("stored by the method", size),
-        "stages_reused": ("stages taken over from an identical run", "{:,}".format),
+        "stages_reused": ("stages reused from an identical run", "{:,}".format),
     }
     known = {key: cost[key] for key in shown if isinstance(cost.get(key), int | float)}
     return [(shown[key][0], shown[key][1](value)) for key, value in known.items() if value or key != "stages_reused"]

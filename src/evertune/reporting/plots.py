@@ -32,7 +32,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 BOUND_COLOUR = "#858585"
 CELL_COLOUR = "#145fb4"
 WHITE_TEXT_FROM = 84.0  # score from which white reads better than black on a cell: contrast stays above 4.5
-GAP = 6.0  # sets apart what was not taught: the untouched model's row, the columns of known tasks
+GAP = 6.0  # sets apart what was not taught: the base model's row, the columns of known tasks
 
 
 def heat_map(matrix: Loaded) -> str:
@@ -50,7 +50,7 @@ def _matrix(matrix: Loaded) -> Canvas:
 
     The columns of tasks that were known before stand apart, with the word below.
     """
-    tasks, names = matrix["tasks"], ["untouched", *matrix["stages"]]
+    tasks, names = matrix["tasks"], ["base", *matrix["stages"]]
     side = max(32.0, min(64.0, 560 / len(tasks)))
     size = 13 if side > 40 else 11
     left, (lines, rotated) = room(names) + 14, column_names(tasks, side)

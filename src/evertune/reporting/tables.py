@@ -55,7 +55,7 @@ class ComparisonRow:
     """One line of a comparison: a method on a stream, over its seeds.
 
     Attributes:
-        seeds: of the finished runs that the values are taken over.
+        seeds: of the finished runs that the values are reused.
         values: a spread for each name in `COLUMNS`; None where the runs can't give it.
         train_seconds: mean over runs.
         unfinished: how many runs were left out because they are still in progress.
@@ -245,7 +245,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def shown_columns(rows: Sequence[ComparisonRow]) -> list[str]:
-    """The columns that have at least one value: references that nobody ran are left out."""
+    """The columns that have at least one value: references that were not run are left out."""
     return [name for name in COLUMNS if any(row.values.get(name) for row in rows)]
 
 
@@ -278,7 +278,7 @@ def as_markdown(rows: Sequence[ComparisonRow]) -> str:
 
 def matrix_as_markdown(matrix: Loaded, *, stages: int) -> str:
     """R of one run as a Markdown table, down to the row after `stages` stages; `-` where a score is None."""
-    rows = [("untouched", matrix["R"][0]), *zip(matrix["stages"], matrix["R"][1:], strict=False)][: stages + 1]
+    rows = [("base", matrix["R"][0]), *zip(matrix["stages"], matrix["R"][1:], strict=False)][: stages + 1]
     lines = [["after", *matrix["tasks"]], ["---"] + ["---:"] * len(matrix["tasks"])]
     lines += [[_markdown_text(name), *("-" if s is None else f"{s:.1f}" for s in scores)] for name, scores in rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -327,7 +327,7 @@ def rich_matrix(matrix: Loaded) -> Group:
     for task in matrix["tasks"]:
         table.add_column(Text(task.replace("-", "-\n")), justify="right", vertical="bottom")
     for stage, scores in enumerate(matrix["R"]):
-        name = matrix["stages"][stage - 1] if stage else "untouched"
+        name = matrix["stages"][stage - 1] if stage else "base"
         marked = [task == name for task in matrix["tasks"]]
         cells = [
             Text(f"{score:.1f}", style=_score_style(score, own)) for score, own in zip(scores, marked, strict=True)

@@ -117,7 +117,7 @@ def run(
         out: the run folder; with several methods each gets a folder in it. Default `runs/STREAM-MODEL-sSEED`.
         data: where the folders of published data sets are.
         skip_invalid: train on the valid rows and list the others in `skipped.json`, instead of stopping.
-        deterministic: the same call gives the same bits on the same kind of CPU, whatever the cache holds; slower.
+        deterministic: the same call is bit-identical on the same kind of CPU, whatever the cache holds; slower.
         settings: `key=value`, e.g. `train.epochs=2` or `replay.ratio=0.05`.
         track: services that get the metrics, beside the files of the run folder: `trackio`, `wandb`, `mlflow`.
         callback: told about progress.
@@ -236,7 +236,7 @@ def open_run(
 
 
 def model_of(folder: Path, *, progress: Progress | None = None) -> LMM:
-    """The untouched model that a run began with.
+    """The base model that a run began with.
 
     Raises:
         RunFolderError: it is no run, or damaged, or its model is another one now.
@@ -268,7 +268,7 @@ def data_of(config: RunConfig, *, decode: bool = False, progress: Progress | Non
     """The stream of a run, as `load_stream` reads it for the run's model.
 
     Raises:
-        DataError: a row or, with `decode`, a image can't be used, or the model takes another number of images.
+        DataError: a row or, with `decode`, an image can't be used, or the model takes another number of images.
     """
     from evertune.models import images_taken
 
@@ -302,12 +302,12 @@ def training_of(config: RunConfig) -> Training:
 
 
 def load_model(config: RunConfig, *, progress: Progress | None = None) -> LMM:
-    """The untouched model of a configuration."""
+    """The base model of a configuration."""
     return _load(config, {}, (), progress)
 
 
 def _load(config: RunConfig, folders: Mapping[str, Path], specs: Sequence[str], progress: Progress | None) -> LMM:
-    """Load the model; a run that was begun in one number format goes on in it."""
+    """Load the model; a run resumes in the dtype that it was begun in."""
     from evertune.models import load_lmm
     from evertune.utils.device import settle
 

@@ -94,7 +94,7 @@ class SharedSettings(Settings):
     data: str | None = Field(default=None, description="where the folders of published data sets are")
     skip_invalid: bool = Field(default=False, description="train on what can be used instead of stopping")
     track: list[str] = Field(default_factory=list, description="services that get the metrics: trackio, wandb, mlflow")
-    reuse: bool = Field(default=True, description="take over identical trainings and answers from the cache")
+    reuse: bool = Field(default=True, description="reuse identical trainings and predictions from the cache")
     deterministic: bool = Field(
         default=False,
         description="bit-identical reruns on a CPU: one thread, float32, deterministic algorithms, no reuse, features "

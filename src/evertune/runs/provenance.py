@@ -83,7 +83,7 @@ def _circumstances(lmm: LMM, stream: Stream) -> dict[str, Any]:
 
 
 def running_facts(lmm: LMM) -> dict[str, str]:
-    """Device, threads and number format of a loaded model, with the measurement that decided the format."""
+    """Device, threads and dtype of a loaded model, with the measurement that decided the format."""
     import torch
 
     from evertune.utils.device import seconds_per_product

@@ -55,7 +55,7 @@ def finished_matrix(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any]
 
 
 def is_free(folder: Path) -> bool:
-    """Whether nothing of anybody is in a folder, or it is not there; what a killed beginning has left is nobody's."""
+    """Whether a folder is empty or not there; leftovers of a killed start do not count."""
     return not refuse_file(folder).exists() or all(
         path.name == LOCK or TEMPORARY.fullmatch(path.name) is not None for path in folder.iterdir()
     )

@@ -41,13 +41,13 @@ class Callback:
     """Told what a run is doing; the terminal's progress bars are one. Every method may be left out."""
 
     def on_model_loaded(self, name: str, facts: dict[str, str]) -> None:
-        """The model is ready; `facts` say where and in which number format it runs, and why."""
+        """The model is ready; `facts` say where and in which dtype it runs, and why."""
 
     def on_run_begin(self, title: str, *, training: list[int], answers: int) -> None:
         """A run begins: samples to train on, epochs included, per stage that is left, and answers that are left."""
 
     def on_environment_changed(self, changes: list[str]) -> None:
-        """The run goes on under other circumstances than it was begun: other versions, another processor."""
+        """The run resumes in another environment than it was begun in: other versions, another processor."""
 
     def on_task_begin(self, number: int, task: Task) -> None:
         """Training of a stage begins."""
@@ -109,7 +109,7 @@ def run_stream(
                 cells[number, task.name] = evaluate_cell(learner, task, number, folder, callback)
         matrix = matrix_of(header, stream, plan, cells, learner, rows=number + 1)
         write_json(folder / "matrix.json", matrix)
-        name = plan[number - 1].name if number else "untouched"
+        name = plan[number - 1].name if number else "base"
         callback.on_row_end(number, name, matrix["R"][number], matrix["tasks"])
     callback.on_run_end(matrix)
     return matrix
@@ -339,7 +339,7 @@ def _warnings(header: Mapping[str, Any], R: list[list[float]], known: int) -> li
     new = R[0][known:]
     if solved := sum(score >= ALREADY_SOLVED for score in new):
         tasks = "new tasks" if known else "tasks"
-        found.append(f"the untouched model already solves {solved} of {len(new)} {tasks} (>= {ALREADY_SOLVED:.0f})")
+        found.append(f"the base model already solves {solved} of {len(new)} {tasks} (>= {ALREADY_SOLVED:.0f})")
     lost = metrics_of(R, known=known)["forgetting"]
     if header["method"] == "sequential" and lost is not None and lost < HARDLY_FORGETS:
         found.append(f"sequential tuning forgets {lost:.1f} points only: methods can't be told apart on this stream")

@@ -256,7 +256,7 @@ def repair(
         progress: told about downloads.
 
     Raises:
-        RunFolderError: it is no run folder, or somebody works in it.
+        RunFolderError: it is no run folder, or another process works in it.
         DataError: the stream's data are not what they were, so that a stage can't be taught again.
     """
     refuse_several("doctor")
@@ -327,7 +327,7 @@ def _remove(folder: Path, found: list[Finding]) -> None:
 def _teach_again(
     folder: Path, number: int, stream: Stream | None, callback: Callback, progress: Progress | None
 ) -> None:
-    """Teach a stage from the one before it, and note whether it is what it was, to the bit."""
+    """Teach a stage from the one before it, and note whether it is bit-identical."""
     assert stream is not None
     learner = open_run(folder, upto=number - 1, known=stream.known, progress=progress)
     plan = plan_of(learner, stream)
@@ -347,7 +347,7 @@ def _teach_again(
     append_jsonl(folder / "ledger.jsonl", {"event": "repair", "stage": number, "same": same, "time": time.time()})
     if same is False and any(number_of(path) > number for path in stage_folders(folder)):
         raise RunFolderError(
-            f"{folder}: stage {number} was taught again, but not to the same bits: another machine or other versions "
+            f"{folder}: stage {number} was trained again, but is not bit-identical: another machine or other versions "
             f"({folder / 'provenance.json'}). Later stages rest on the lost one; to have them again too, go back with "
             f"evertune rollback {folder} --to {number} and run the same command"
         )

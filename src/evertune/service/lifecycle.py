@@ -44,7 +44,7 @@ Done = TypeVar("Done")
 
 
 def _alone_in(action: Callable[Concatenate[Path, Given], Done]) -> Callable[Concatenate[Path, Given], Done]:
-    """An action that changes a model's folder, its first argument: nobody else may meanwhile."""
+    """An action that changes a model's folder, its first argument: no other process may meanwhile."""
 
     @wraps(action)
     def within(folder: Path, /, *given: Given.args, **named: Given.kwargs) -> Done:
@@ -241,7 +241,7 @@ def _track_row(
     measures: Mapping[str, float],
 ) -> None:
     number = service.number
-    name = service.learner.stages[number - 1].task if number else "untouched"
+    name = service.learner.stages[number - 1].task if number else "base"
     scores = {task.name: cells[number, task.name]["score"] for task in tasks}
     tracks.row(number, after=name, scores=scores, measures=measures)
 

@@ -135,7 +135,7 @@ def asked(
 
     Raises:
         UserError: the question is empty, or a method must be told the task.
-        DataError: a image is missing or broken, or the model takes another number of them.
+        DataError: an image is missing or broken, or the model takes another number of them.
     """
     from evertune.models.readable import MOST, unknown_tokens  # brings torch
 

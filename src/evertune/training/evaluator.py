@@ -1,6 +1,6 @@
 """The one evaluator: batched greedy answers to a task's test samples, and their score.
 
-Answers are kept by what decides them (model, trained weights, number format, image, instruction, length), so that an
+Answers are kept by what decides them (model, trained weights, dtype, image, instruction, length), so that an
 answer is generated once: row 0 is shared by all methods, and an old expert that still answers is not asked again.
 """
 
@@ -17,7 +17,7 @@ import torch
 
 from evertune.data.task import Sample, Task, images_to_row
 from evertune.methods import Method
-from evertune.methods.base import UNTOUCHED
+from evertune.methods.base import BASE
 from evertune.metrics.rules import rule_of, score_cell
 from evertune.models.features import FeatureStore
 from evertune.models.protocol import LMM, Turn
@@ -154,7 +154,7 @@ def answer_samples(
                 if on_answered:
                     on_answered(len(said) + known, len(samples))
             said |= {i: cache[samples[i]] for i in members}
-    finally:  # a server goes on after a question that fails
+    finally:  # a server continues after a question that fails
         restore(lmm.trainable(), before)
     return [Prediction(sample, said[i], routes[i]) for i, sample in enumerate(samples)]
 
@@ -164,7 +164,7 @@ def _routes(methods: Sequence[Method], samples: Sequence[Sample], task: str | No
         if method.needs_task_id():
             if task is None:
                 raise UserError(f"method '{method.name}' is set to be told the task of each question: say which it is")
-            return [method.expert_of(task) or UNTOUCHED] * len(samples)
+            return [method.expert_of(task) or BASE] * len(samples)
         routes = method.route(samples)
         if routes is not None:
             return routes

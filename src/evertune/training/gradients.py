@@ -153,5 +153,5 @@ def loss_of(
 
 
 def reaching(loss: Tensor, parameters: Mapping[str, nn.Parameter]) -> Tensor:
-    """The loss, which a batch without a image may leave without a way back to what trains: its gradient is 0 then."""
+    """The loss, which a batch without an image may leave without a way back to what trains: its gradient is 0 then."""
     return loss if loss.requires_grad else loss + sum((0 * p).sum() for p in parameters.values())

@@ -57,8 +57,8 @@ class Learner:
         evaluation_batch: questions answered at once.
         max_new_tokens: longest answer; None: two tokens more than the task's longest training answer.
         known: tasks that the model knows before the first stage, for methods that protect them.
-        reuse: take over answers and trainings from the cache that are identical to the bit.
-        upto: go on from this stage, as if no later one were in the folder; by default from the last.
+        reuse: reuse bit-identical trainings and predictions from the cache.
+        upto: resume from this stage, as if no later one were in the folder; by default from the last.
 
     Raises:
         RunFolderError: a stage in `folder` is damaged, or links are in it. UserError: a method lacks another.
@@ -152,7 +152,7 @@ class Learner:
         self.stages.append(stage)
         self.current = stage.number
         if not distributed.is_main_process():
-            self._take(stage)  # processors differ: from here on all know the same to the bit
+            self._take(stage)  # processors differ: from here on all have bit-identical weights
         return stage
 
     def training_of(self, task: Task) -> Training:
@@ -209,11 +209,11 @@ class Learner:
         task: str | None = None,
         max_new_tokens: int = 16,
     ) -> Prediction:
-        """Answer one question about a image, or as many as the model takes; `task` is for methods that need it only.
+        """Answer one question about an image, or as many as the model takes; `task` is for methods that need it only.
 
         Raises:
             UserError: the instruction is empty, or a method must be told the task.
-            DataError: a image is missing or broken, or the model takes another number of them.
+            DataError: an image is missing or broken, or the model takes another number of them.
         """
         images = (image,) if isinstance(image, Path | str) else image
         if not instruction.strip():
@@ -226,7 +226,7 @@ class Learner:
         )[0]
 
     def load(self, number: int) -> None:
-        """Go to the model as it was after stage `number`; 0 is the untouched model. Later stages stay on disk.
+        """Go to the model as it was after stage `number`; 0 is the base model. Later stages stay on disk.
 
         Raises:
             UserError: there is no such stage. RunFolderError: it is damaged.
@@ -265,7 +265,7 @@ class Learner:
         self.stages = self.stages[:to]
 
     def _know(self) -> None:
-        """Tell the methods what the untouched model knows already."""
+        """Tell the methods what the base model knows already."""
         for task in self.known:
             self.features.ensure(task.train)
             for method in self.methods:

@@ -122,7 +122,7 @@ OnStep = Callable[[Step], None]
 
 
 class MidTaskSaver(Protocol):
-    """Keeps a training in the middle of a task, so that it can be gone on with to the bit."""
+    """Keeps a training in the middle of a task, so that training resumes bit-identically."""
 
     def found(self) -> Mapping[str, Any] | None:
         """What was kept of this very training; None when it begins."""
@@ -162,7 +162,7 @@ def train(
         training: the hyper-parameters.
         seed: of the order of samples and of everything random in the step.
         on_step: called after each optimizer step.
-        mid_task: where the training is kept on the way, and gone on with when it was interrupted.
+        mid_task: mid-task checkpoints: training resumes from one when it was interrupted.
 
     Raises:
         UserError: nothing trains. NotFiniteError: a loss or a gradient is not finite: the message names the samples,
@@ -273,7 +273,7 @@ def _steps(run: _Run, features: FeatureStore, on_step: OnStep | None, mid_task: 
 
 
 def _state(run: _Run, optimizer: Any, schedule: Any, place: int, log: Sequence[Step]) -> dict[str, Any]:
-    """All that a training needs to be gone on with between two steps: tensors, and values that JSON can hold."""
+    """All that a training needs to resume between two steps: tensors, and values that JSON can hold."""
     states = optimizer.state_dict()
     devices = [run.lmm.device] if run.lmm.device.type == "cuda" else []
     return {

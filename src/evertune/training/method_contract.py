@@ -167,7 +167,7 @@ def _check_save_and_load(learner: Learner, make: MakeMethods, tasks: Sequence[Ta
 
 
 def _check_resume(whole: Learner, make: MakeMethods, stages: Sequence[Task], folder: Path, new: NewLearner) -> None:
-    """A new learner after every stage must end with the same bits as one that was never interrupted."""
+    """A new learner after every stage must be bit-identical to one that was never interrupted."""
     for task in stages:
         new(make, folder).learn(task)
     resumed = new(make, folder)
@@ -177,7 +177,7 @@ def _check_resume(whole: Learner, make: MakeMethods, stages: Sequence[Task], fol
 
 
 def _check_mid_task(whole: Learner, make: MakeMethods, stages: Sequence[Task], folder: Path, new: NewLearner) -> None:
-    """Interrupted in the middle of every stage and gone on with, to the bit."""
+    """Interrupted in the middle of every stage and resumed: bit-identical."""
 
     def interrupt(step: Step) -> None:
         if step.step == 2:
@@ -190,7 +190,7 @@ def _check_mid_task(whole: Learner, make: MakeMethods, stages: Sequence[Task], f
             first.learn(task, on_step=interrupt)
         seen: list[int] = []
         new(make, folder).learn(task, on_step=lambda step, seen=seen: seen.append(step.step))  # type: ignore[misc]
-        assert seen[0] == 2, "a training that was saved after its first step was not gone on with"
+        assert seen[0] == 2, "a training that was saved after its first step did not resume"
     resumed = new(make, folder)
     assert fingerprint_of(resumed.lmm.trainable()) == fingerprint_of(whole.lmm.trainable()), (
         "a run that was interrupted inside its stages ends with other weights: what a method collects step by step "

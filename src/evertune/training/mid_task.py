@@ -1,6 +1,6 @@
 """A task in the middle of its training, kept on disk: `mid_task.safetensors` of the run folder, until the task is done.
 
-It is gone on with only by the very training that it is of: same start weights, samples, methods' state, settings, seed,
+Only the very training that it belongs to resumes from it: same start weights, samples, methods' state, settings, seed,
 library. What a method keeps of earlier tasks (buffers, importances, keys) is in the last stage and enters this
 training's key; here is what changes from step to step. SIGTERM, which a cluster sends some time before it kills, is
 answered by a save after the step in progress.

@@ -41,7 +41,7 @@ FILES = ("trainable.safetensors", "method.safetensors")
 LOG, DONE, SEAL = "training.jsonl", "done.json", "seal"
 SUMS, RUN, AFTER = "sha256", "run", "after"
 """In `done.json`: checksums of the files, what the run began with, `link_of` the stage before."""
-ELSEWHERE, STATE, UNTOUCHED = "elsewhere", "state", "untouched"
+ELSEWHERE, STATE, BASE = "elsewhere", "state", "base"
 PLACES = "$places"  # beside the methods' names in the state; no method can be called so
 
 
@@ -51,7 +51,7 @@ class Stage:
 
     Attributes:
         samples: training samples per epoch, those that a method added included.
-        seconds: training time; with `reused`, of the run whose identical training was taken over.
+        seconds: training time; with `reused`, of the run whose identical training was reused.
         stored_bytes: what the methods' state takes; on disk this counts for all stages up to this one together, as
             far as earlier tensors did not change.
         data: `data_digest` of the task; empty in folders of earlier versions.
@@ -121,22 +121,22 @@ def _weights(trainable: Mapping[str, Tensor], start: Mapping[str, Tensor], state
     same: dict[str, list[str]] = {}  # an expert is in the state under the parameters' own names
     for path in state:
         same.setdefault(path.rpartition("/")[2], []).append(path)
-    own, in_state, untouched = {}, {}, {}
+    own, in_state, unchanged = {}, {}, {}
     for name, tensor in trainable.items():
         kept = next((path for path in same.get(name, []) if _equal(tensor, state[path])), None)
         if name in start and _equal(tensor, start[name]):
-            untouched[name] = fingerprint_of({name: start[name]})
+            unchanged[name] = fingerprint_of({name: start[name]})
         elif kept is not None:
             in_state[name] = kept
         else:
             own[name] = tensor
-    elsewhere = {STATE: dict(sorted(in_state.items())), UNTOUCHED: dict(sorted(untouched.items()))}
+    elsewhere = {STATE: dict(sorted(in_state.items())), BASE: dict(sorted(unchanged.items()))}
     written: bytes = save(whole(own), metadata={ELSEWHERE: json.dumps(elsewhere)})
     return written
 
 
 def _equal(tensor: Tensor, other: Tensor) -> bool:
-    """To the bit, in what `restore` would make of the other."""
+    """Bit-identical, in what `restore` would make of the other."""
     return tensor.shape == other.shape and torch.equal(tensor, other.to(tensor))
 
 
@@ -280,7 +280,7 @@ def load_stage(
         references = {name: {TENSOR: path} for name, path in elsewhere.get(STATE, {}).items()}
         trainable |= join_state(tensors, references, places=places, file=folder / FILES[1])
         if start is not None:
-            trainable |= _untouched(start, elsewhere.get(UNTOUCHED, {}), folder)
+            trainable |= _base(start, elsewhere.get(BASE, {}), folder)
         return trainable, join_state(tensors, values, places=places, file=folder / FILES[1])
     except RunFolderError:
         raise
@@ -298,7 +298,7 @@ def _refuse_missing(file: Path, places: Mapping[str, Place]) -> None:
             raise damaged(path, "is missing")
 
 
-def _untouched(start: Mapping[str, Tensor], prints: Mapping[str, str], folder: Path) -> dict[str, Tensor]:
+def _base(start: Mapping[str, Tensor], prints: Mapping[str, str], folder: Path) -> dict[str, Tensor]:
     for name, wanted in prints.items():
         if name not in start or fingerprint_of({name: start[name]}) != wanted:
             raise RunFolderError(f"{folder} was made with another model: its {name} was not that of this one")

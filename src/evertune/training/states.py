@@ -47,7 +47,7 @@ class LazyTensors(Mapping[str, Tensor]):
 
     @property
     def was_read(self) -> bool:
-        """Whether somebody has looked at them, and may have changed them."""
+        """Whether they were read, and may have been changed."""
         return self._tensors is not None
 
     def __getitem__(self, key: str) -> Tensor:
@@ -83,7 +83,7 @@ class StateParts:
     Attributes:
         values: nested dicts with `{"$tensor": name}` in place of every tensor; all else must be JSON.
         tensors: by name, as they are.
-        held: what an earlier stage holds and nobody has looked at since it was loaded.
+        held: what an earlier stage holds and was not read since it was loaded.
     """
 
     values: Any

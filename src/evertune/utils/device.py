@@ -1,4 +1,4 @@
-"""Where and in which number format a model runs: threads, device, the dtype chosen by measurement, determinism.
+"""Where and in which dtype a model runs: threads, device, the dtype chosen by measurement, determinism.
 
 Here because a number's last bits are decided by all of them together, and by nothing else that a user can set.
 """
@@ -32,7 +32,7 @@ def use_threads(count: int | None = None) -> int:
 
 
 def settle(*, deterministic: bool) -> None:
-    """Threads of this process, and whether every operation must give the same bits each time.
+    """Threads of this process, and whether every operation must be bit-identical each time.
 
     Deterministic means one thread, whatever the machine has: the order of sums depends on their number. torch then
     refuses what it can't do in a fixed order; `no_fixed_order` says so.
@@ -45,7 +45,7 @@ def settle(*, deterministic: bool) -> None:
 
 
 def is_deterministic() -> bool:
-    """Whether `settle` was asked for it, or somebody has asked torch."""
+    """Whether `settle` was asked for it, or torch was set to it directly."""
     return torch.are_deterministic_algorithms_enabled()
 
 
@@ -96,7 +96,7 @@ def pick_dtype(wanted: str, device: torch.device) -> torch.dtype:
     """Return the dtype called `wanted`; 'auto' takes what `AUTO` says, else bfloat16 where it is clearly faster.
 
     On a CPU with AMX bfloat16 is two to three times faster, on one without it is slower: so measure. Clearly, because
-    the measurement is noisy on a busy machine, and the number format must not change from run to run.
+    the measurement is noisy on a busy machine, and the dtype must not change from run to run.
     """
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     if wanted == "auto" and is_deterministic():

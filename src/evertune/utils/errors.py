@@ -15,7 +15,7 @@ class UserError(ValueError):
 
 
 class DataError(UserError):
-    """A row, a image or a file of a task can't be used; the message names the file and the line.
+    """A row, an image or a file of a task can't be used; the message names the file and the line.
 
     `kind` is what problems are counted by in a report: `missing image`, `broken JSON`, ...
     """
@@ -48,5 +48,5 @@ def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.5) -> str:
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """The error for a name that nobody knows, with the nearest valid one."""
+    """The error for an unknown name, with the nearest valid one."""
     return UserError(f"unknown {kind} '{name}'; {nearest(name, known)}")

@@ -342,7 +342,7 @@ def digest_of(value: Any) -> str:
 
 
 def sum_of(*parts: bytes | memoryview) -> int:
-    """CRC-32 over `parts`: finds what a disk or a memory has changed, not what somebody meant to; 3.6 GB/s here."""
+    """CRC-32 over `parts`: finds what a disk or a memory has changed, not deliberate changes; 3.6 GB/s here."""
     total = 0
     for part in parts:
         total = zlib.crc32(part, total)

@@ -1,4 +1,4 @@
-"""Links in a run folder: it has none, so that whatever is written in it stays in it, whoever made the folder.
+"""Links in a run folder: it has none, so that whatever is written in it stays in it, no matter who made the folder.
 
 Looked at when a run is opened (`refuse_links`), before its lock; `files.opened` refuses a link once more for each file
 that is written in place. The run folder itself may be a link: that one is the user's.

@@ -96,7 +96,7 @@ def is_held(path: Path) -> bool:
     try:
         lock = taken(path)
     except UserError:
-        return False  # a folder that is only read is locked by nobody here
+        return False  # a folder that is only read is not locked here
     if lock:
         lock.close()
     return lock is None
@@ -109,7 +109,7 @@ def _flock(handle: int) -> None:
 
 
 def _marked(path: Path) -> Lock | None:
-    """A marker file in place of `flock`; one whose process is gone, on this machine, is taken over."""
+    """A marker file in place of `flock`; one whose process is gone, on this machine, is reused."""
     from filelock import SoftFileLock, Timeout
 
     marker = SoftFileLock(path.with_name(f"{path.name}.marker"))
@@ -137,7 +137,7 @@ def _taken_again(path: Path) -> Lock | None:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Nobody else writes in a run folder for as long as this is entered.
+    """No other process writes in a run folder while this is entered.
 
     Raises:
         RunFolderError: another process does; the message says which, and since when. Or there are links in it.
@@ -151,7 +151,7 @@ def alone(folder: Path) -> Iterator[None]:
         )
     try:
         lock.sign()
-        sweep(folder)  # nobody else writes here: what is half written is nobody's any more
+        sweep(folder)  # no other process writes here: what is half written was left by a killed one
         yield
     finally:
         lock.close()

@@ -118,7 +118,7 @@ def yaml_value(text: str) -> Any:
         mark = getattr(problem, "problem_mark", None)
         said = getattr(problem, "problem", None) or str(problem)
         raise YamlError(said, mark.line + 1 if mark else None) from problem
-    except Exception as problem:  # PyYAML's constructors: `2001-99-99`, `!!int x`, and what else nobody listed
+    except Exception as problem:  # PyYAML's constructors: `2001-99-99`, `!!int x`, and other unlisted errors
         raise YamlError(f"a value that can't be read ({type(problem).__name__}: {problem})") from problem
 
 

@@ -1,4 +1,4 @@
-"""Names of files that somebody else says, in a stream, an archive or a run folder: they lead nowhere else."""
+"""Names of files from a stream, an archive or a run folder: they lead nowhere else."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What is being written has a temporary name, by which the leftovers of killed processes are found and removed.
 
-In a run folder they are removed by whoever locks it (`locks.alone`). Elsewhere a process may still be writing, so
+In a run folder the process that locks it removes them (`locks.alone`). Elsewhere a process may still be writing, so
 `sweep` takes only what was last changed more than a day ago: in the cache once a day, and beside an export when one of
 that name is made.
 """

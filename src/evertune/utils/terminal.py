@@ -1,4 +1,4 @@
-"""A terminal that nobody's text can steer: control characters of names, events and predictions are shown, not sent.
+"""A terminal that foreign text cannot steer: control characters of names, events and predictions are shown, not sent.
 
 Whatever is printed comes by here, tables and progress bars too; the escape sequences are rich's own only.
 """

@@ -19,7 +19,7 @@ def test_nine_tasks_in_eighty_columns():
     out = io.StringIO()
     callback = TerminalCallback(Console(file=out, width=80))
     callback.on_run_begin("sequential on pocket-b1, seed 0", training=[1], answers=1)
-    callback.on_row_end(0, "untouched", [100.0] * 9, TASKS)
+    callback.on_row_end(0, "base", [100.0] * 9, TASKS)
     callback.on_row_end(7, "flickr30k", [99.5] * 9, TASKS)
     *_, header, untouched, row = out.getvalue().splitlines()
     assert header.split("  ")[-1].strip() == ", ".join(TASKS)

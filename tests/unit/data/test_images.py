@@ -94,7 +94,7 @@ def test_a_file_too_large_is_not_read(tmp_path, monkeypatch):
 
 def test_no_interpreter_is_started(tmp_path):
     (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
-    with pytest.raises(DataError, match="not a image"):
+    with pytest.raises(DataError, match="not an image"):
         seen(tmp_path / "a.png")
 
 
@@ -108,7 +108,7 @@ def test_the_hash_is_of_what_was_decoded(tmp_path):
 def test_broken_images_are_named_with_their_row(tmp_path):
     colour(tmp_path, "good.png")
     whole = (tmp_path / "good.png").read_bytes()
-    contents = {"empty": b"", "text": b"not a image", "half": whole[: len(whole) // 2]}
+    contents = {"empty": b"", "text": b"not an image", "half": whole[: len(whole) // 2]}
     for name, content in contents.items():
         (tmp_path / f"{name}.png").write_bytes(content)
     samples, problems = read("jsonl", rows_of(tmp_path, "good.png", "empty.png", "gone.png", "text.png", "half.png"))
@@ -117,7 +117,7 @@ def test_broken_images_are_named_with_their_row(tmp_path):
     assert [s.id for s in samples.whole()] == ["0"]
     assert "task.jsonl:2: the image" in said[0] and "is empty (0 bytes)" in said[0]
     assert "task.jsonl:3: the image" in said[1] and "does not exist" in said[1]
-    assert "task.jsonl:4: the image" in said[2] and "not a image" in said[2]
+    assert "task.jsonl:4: the image" in said[2] and "not an image" in said[2]
     assert "task.jsonl:5: the image" in said[3] and "broken" in said[3]
 
 

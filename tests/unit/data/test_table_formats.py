@@ -122,7 +122,7 @@ def test_what_is_not_installed_is_named(tmp_path, monkeypatch, name, library):
 
 @pytest.fixture
 def saved(tmp_path):
-    """A data set that `save_to_disk` wrote, with a image column."""
+    """A data set that `save_to_disk` wrote, with an image column."""
     datasets = pytest.importorskip("datasets")
     images = [Image.new("RGB", (8, 8), (n, 0, 0)) for n in range(6)]
     features = datasets.Features(

@@ -11,7 +11,7 @@ from torch.nn.functional import cosine_similarity, normalize
 
 from evertune.data.task import Task
 from evertune.methods import EProj
-from evertune.methods.base import UNTOUCHED, Context
+from evertune.methods.base import BASE, Context
 from evertune.methods.similarity import embed_task, similarity_to
 from evertune.models import load_lmm
 from evertune.models.weights import bytes_of, copy_of
@@ -220,7 +220,7 @@ def test_the_untouched_model_is_not_trained_further(make, lmm, tasks):
     method = make(expand="when-separable", confusion_threshold=0.0)
     method.on_known_task(tasks[0])
     train_by_hand(method, lmm, again(tasks[0], "more"), 1.0)
-    assert method.state_dict()["serves"] == {"task-0": UNTOUCHED, "more": "more"}
+    assert method.state_dict()["serves"] == {"task-0": BASE, "more": "more"}
 
 
 def learned(folder, tasks, lmm, **options):
@@ -309,12 +309,12 @@ def test_known_tasks_share_the_untouched_model(make, lmm, tasks):
     method.on_known_task(tasks[0])
     method.on_known_task(tasks[1])
     everything = [s for task in tasks for s in task.test]
-    assert set(method.route(everything)) == {UNTOUCHED} and method.expert_of("task-0") == UNTOUCHED
+    assert set(method.route(everything)) == {BASE} and method.expert_of("task-0") == BASE
     assert not method.state_dict()["experts"], "the start point is not stored again"
     assert same(train_by_hand(method, lmm, tasks[2], 1.0), start), "what is known is never trained further"
     assert set(method.state_dict()["experts"]) == {"task-2"}
-    assert set(method.route(everything)) == {UNTOUCHED, "task-2"}
-    method.activate(UNTOUCHED)
+    assert set(method.route(everything)) == {BASE, "task-2"}
+    method.activate(BASE)
     assert same(copy_of(lmm.trainable()), start)
 
 
@@ -329,7 +329,7 @@ def test_the_oracle_is_told_the_task(make, lmm, features, tasks):
     for task in tasks[:2]:
         train_by_hand(method, lmm, task, 0.05)
     assert {a.expert for a in answer(tasks[0], task="task-1")} == {"task-1"}, "the name decides, not the samples"
-    assert {a.expert for a in answer(tasks[2], task="task-2")} == {UNTOUCHED}, "not learned yet"
+    assert {a.expert for a in answer(tasks[2], task="task-2")} == {BASE}, "not learned yet"
     assert [a.text for a in answer(tasks[1], task="task-9")] == untouched
     with pytest.raises(UserError, match="say which it is"):
         answer(tasks[0])

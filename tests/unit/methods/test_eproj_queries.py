@@ -94,7 +94,7 @@ def test_the_likeliest_task_comes_first(make, tasks):
 
 
 def test_a_new_expert_starts_where_a_similar_known_task_is_served(make, lmm, features, tasks):
-    """By the untouched model: a known task has no expert of its own name."""
+    """By the base model: a known task has no expert of its own name."""
     found = {task.name: embed_task(lmm, features, task.train) for task in tasks}
     s = similarity_to(found["task-2"], {name: found[name] for name in ("task-0", "task-1")}, name="task-2")
     near, far = (tasks[int(name[-1])] for name in sorted(s, key=s.get, reverse=True))

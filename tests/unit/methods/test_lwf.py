@@ -1,4 +1,4 @@
-"""LwF: the distillation term against NumPy, the teacher against the model it is a image of."""
+"""LwF: the distillation term against NumPy, the teacher against the model it is an image of."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class TeacherIsStudent(LwF):
 
 
 class TeacherOfTheStart(LwF):
-    """Always the untouched model."""
+    """Always the base model."""
 
     def before_task(self, task):
         self._teacher = dict(self.context.start)

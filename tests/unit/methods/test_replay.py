@@ -227,7 +227,7 @@ def test_each_kept_sample_is_repeated(lmm, features, tasks, repeat):
 
 
 def test_a_kept_sample_is_the_whole_sample(lmm, features, tasks):
-    """All its images, answers and extras, also after save and load; and one without a image."""
+    """All its images, answers and extras, also after save and load; and one without an image."""
     one, two, three = tasks[0].train[:3]
     rich = replace(
         one, images=one.images + two.images, answers=("red", "crimson"), extras={"size": "48"}, instruction="which?"

@@ -6,7 +6,7 @@ import pytest
 
 from evertune.data import Stream
 from evertune.methods import make_methods
-from evertune.methods.base import UNTOUCHED
+from evertune.methods.base import BASE
 from evertune.reporting import write_report
 from evertune.runs.runner import Callback, run_stream
 from evertune.training.learner import Learner
@@ -58,7 +58,7 @@ def test_the_oracle_says_that_it_was_told(run, tasks, tmp_path):
     learner, cells = run(routing="oracle")
     assert {cell["task_id"] for cell in cells.values()} == {"given"}
     assert {cell["router_accuracy"] for cell in cells.values()} == {None}
-    assert cells[1, "task-1"]["experts"] == {UNTOUCHED: 4} and cells[2, "task-1"]["experts"] == {"task-1": 4}
+    assert cells[1, "task-1"]["experts"] == {BASE: 4} and cells[2, "task-1"]["experts"] == {"task-1": 4}
     assert cells[1, "task-1"]["score"] == cells[0, "task-1"]["score"]
     page = write_report([tmp_path / "run"], tmp_path / "page.html").read_text()
     assert "was told the task" in page and "was chosen for" not in page

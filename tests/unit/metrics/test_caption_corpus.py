@@ -171,12 +171,12 @@ def test_a_image_of_the_stream_is_drawn_again(corpus):
 def test_captions_say_what_is_drawn(corpus):
     """Of shapes and numbers, against the questions and labels that they come from."""
     told = captions._told_shapes([["?", "red", 1], ["?", "circle", 1], ["?", "yes", 1], ["?", "blue", 2]])
-    assert told == {1: "red circle"}, "a image of which only the colour is known is not told"
+    assert told == {1: "red circle"}, "an image of which only the colour is known is not told"
     shown = captions._pictogram(None)(random.Random(3))
     ground = shown.full.rsplit(" on a ", 1)[1].removesuffix(" ground")
     corner = Image.open(io.BytesIO(shown.image)).getpixel((0, 0))
     assert "#{:02x}{:02x}{:02x}".format(*corner) == captions.GROUNDS[ground]
-    assert shown.short.removeprefix("a image of ") in shown.full
+    assert shown.short.removeprefix("an image of ") in shown.full
 
 
 @pytest.mark.smol

@@ -49,7 +49,7 @@ def make_run(
     image: str = "image.png",
     **extra: Any,
 ) -> Path:
-    """A run folder with a matrix, two answers per cell (one right, one as given) and a image."""
+    """A run folder with a matrix, two answers per cell (one right, one as given) and an image."""
     tasks = tasks or TASKS
     folder.mkdir(parents=True)
     Image.new("RGB", (200, 100), (200, 30, 60)).save(folder / image)
@@ -362,7 +362,7 @@ def test_examples_put_changed_answers_first_and_mark_them(tmp_path: Path) -> Non
     assert (changed.change, changed.before.mark, changed.after.mark) == ("forgotten", "right", "form")
     assert (kept.change, kept.after.mark) == ("", "right")
     last = examples_of(run, load_matrix(run), "names", Thumbnails())
-    assert last.before == "untouched model" and last.regained == 1
+    assert last.before == "base model" and last.regained == 1
 
 
 def test_thumbnails_are_small_and_embedded_once(tmp_path: Path) -> None:
@@ -391,7 +391,7 @@ def test_experts_are_counted(tmp_path: Path) -> None:
 def test_plots_show_the_scores(tmp_path: Path) -> None:
     matrix = load_matrix(make_run(tmp_path / "s", SEQUENTIAL))
     texts = re.findall(r"<text[^>]*>([^<]*)</text>", heat_map(matrix))
-    assert {"80", "90", "70", "untouched", "numbers"} <= set(texts)
+    assert {"80", "90", "70", "base", "numbers"} <= set(texts)
     assert learned_averages(matrix) == pytest.approx([80, 70, 160 / 3])
     assert task_forgetting(matrix) == pytest.approx([50, 30])
     assert "50 sequential" in forgetting_by_task([matrix]) and "sequential 53" in average_curve([matrix])
@@ -442,10 +442,10 @@ def test_headline_names_the_bounds_and_says_when_nothing_is_finished(tmp_path: P
     ]
     assert headline(compare([load_matrix(run) for run in runs])) == (
         "sequential lost 40 points of what it had learned. Average over all tasks at the end: sequential 53 "
-        "(the untouched model 5; training on everything at once 81; each task tuned alone 84)."
+        "(the base model 5; training on everything at once 81; each task tuned alone 84)."
     )
     begun = compare([load_matrix(make_run(tmp_path / "b", SEQUENTIAL[:1]))])
-    assert headline(begun) == "No run is finished yet. Average over all tasks: the untouched model 5."
+    assert headline(begun) == "No run is finished yet. Average over all tasks: the base model 5."
 
 
 def test_words() -> None:

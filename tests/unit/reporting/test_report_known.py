@@ -82,7 +82,7 @@ def test_the_page_says_what_was_known(tmp_path: Path) -> None:
 
 def test_answers_to_a_known_task_are_compared_with_the_untouched_model(tmp_path: Path) -> None:
     run = known_run(tmp_path / "s")
-    assert examples_of(run, load_matrix(run), "old", Thumbnails()).before == "untouched model"
+    assert examples_of(run, load_matrix(run), "old", Thumbnails()).before == "base model"
     begun = known_run(tmp_path / "b", R[:1])
     assert examples_of(begun, load_matrix(begun), "old", Thumbnails()).problem == "nothing learned yet"
 

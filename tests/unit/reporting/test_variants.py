@@ -47,7 +47,7 @@ def test_a_bound_in_progress_is_no_reference():
     mine, joint = run("s", "m"), run("s", "m", "joint")
     assert metrics_with_references(mine, [joint])["gap_to_joint"] is not None
     begun = {**joint, "R": joint["R"][:1]}
-    assert metrics_with_references(mine, [begun])["gap_to_joint"] is None, "its row 0 is the untouched model"
+    assert metrics_with_references(mine, [begun])["gap_to_joint"] is None, "its row 0 is the base model"
 
 
 def test_a_curve_has_a_point_per_value_with_mean_and_deviation_over_seeds():

@@ -191,7 +191,7 @@ def test_prompts_as_each_family_renders_them(name, family, published, tmp_path):
 
 @pytest.mark.parametrize("name", CHAT)
 def test_prompts_as_chat_templates_render_them(name, tiny_chat, published):
-    """The form of each family's published template, and the places that its own processor keeps for a image."""
+    """The form of each family's published template, and the places that its own processor keeps for an image."""
     lmm = load_lmm(str(tiny_chat(name)), dtype="float32", device=torch.device("cpu"))
     lines = [f"# What a {name} reads of every public stream; in brackets what it is trained on."]
     for stream in STRAIGHT:

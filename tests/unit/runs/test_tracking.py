@@ -107,7 +107,7 @@ def test_rows_say_scores_average_and_forgetting(whole):
     R, rows = np.array(matrix["R"]), [row for row in lines(folder) if "after" in row]
     per_stage = len(losses(folder)) // 3
     assert [row["step"] for row in rows] == [0, per_stage, 2 * per_stage, 3 * per_stage]
-    assert [row["after"] for row in rows] == ["untouched", *matrix["tasks"]]
+    assert [row["after"] for row in rows] == ["base", *matrix["tasks"]]
     for t, row in enumerate(rows):
         assert [row[f"score/{task}"] for task in matrix["tasks"]] == list(R[t])
         assert row["stream/stage"] == t
@@ -248,7 +248,7 @@ def test_a_tracker_that_hangs_is_left_behind(toy_stream, tmp_path, monkeypatch):
     run(toy_stream, tmp_path / "run", callback=heard, track=["slow"])
     free.set()
     said = [text for text in heard.said if text.startswith("tracking: ")]
-    assert said == ["tracking: slow takes no more metrics (it did not answer in time); the run goes on"]
+    assert said == ["tracking: slow takes no more metrics (it did not answer in time); the run continues"]
 
 
 def test_more_points_than_a_lane_holds(monkeypatch):

@@ -65,7 +65,7 @@ def test_a_benchmark_is_learn_in_a_loop(data, toy_stream, tmp_path):
     for path in data:
         upkeep.learn(folder, path, accept_if=ANYHOW)
     for stage in (1, 2, 3):
-        assert weights(folder, stage) == weights(tmp_path / "run", stage), "equal to the bit"
+        assert weights(folder, stage) == weights(tmp_path / "run", stage), "bit-identical"
     ours = {(r["stage"], r["task"]): r["score"] for r in cells(folder)}
     theirs = {(r["stage"], r["task"]): r["score"] for r in cells(tmp_path / "run")}
     assert ours.items() <= theirs.items() and (3, "task-0") in ours
@@ -375,7 +375,7 @@ def test_learning_is_tracked_and_what_is_taken_back_is_gone(data, tasks, tmp_pat
     steps, rows = curves(folder)
     assert steps == list(range(1, len(steps) + 1)), "steps go on from task to task"
     names, half = [task.name for task in tasks], next(step for step, after, _ in rows if after == tasks[0].name)
-    assert rows[0] == (0, "untouched", names[:1]) and rows[1] == (half, names[0], names[:1])
+    assert rows[0] == (0, "base", names[:1]) and rows[1] == (half, names[0], names[:1])
     assert (len(steps), names[1], names[:2]) in rows and half < len(steps)
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["stream/forgetting"] == second.verdict.measures()["forgetting"] and first.verdict.new is not None

@@ -143,7 +143,7 @@ def test_what_was_looked_at_and_changed_is_written(saved):
 
 def test_a_weight_is_written_once(tmp_path):
     """What is still the start point's, or what is an expert's too, is named instead."""
-    start = {name: torch.zeros(BIG) for name in ("untouched", "expert", "own", "like")}
+    start = {name: torch.zeros(BIG) for name in ("base", "expert", "own", "like")}
     expert = {"expert": torch.ones(BIG, dtype=torch.bfloat16)}
     now = {**start, "expert": torch.ones(BIG), "own": torch.full((BIG,), 2.0), "like": torch.ones(BIG)}
     save_stage(tmp_path, stage(1), trainable=now, start=start, state={"eproj": {"experts": {"a": expert}}}, log=[])
@@ -152,7 +152,7 @@ def test_a_weight_is_written_once(tmp_path):
     loaded, _ = load_stage(tmp_path, stage(1), start=start)
     assert loaded.keys() == now.keys() and all(torch.equal(loaded[name].float(), now[name]) for name in now)
     with pytest.raises(RunFolderError, match="01-task-1 was made with another model: its untouched was not"):
-        load_stage(tmp_path, stage(1), start={**start, "untouched": torch.ones(BIG)})
+        load_stage(tmp_path, stage(1), start={**start, "base": torch.ones(BIG)})
 
 
 def test_an_expert_of_an_earlier_stage_may_be_the_weights_of_a_later(saved):

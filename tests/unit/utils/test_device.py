@@ -1,4 +1,4 @@
-"""The number format that 'auto' takes: bfloat16 only where it is clearly faster."""
+"""The dtype that 'auto' takes: bfloat16 only where it is clearly faster."""
 
 from __future__ import annotations
 

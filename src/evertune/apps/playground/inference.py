@@ -30,7 +30,7 @@ REMEMBERED = 4096
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What somebody wants to know: a image with its SHA-256, or none; the words; the task, where it is known."""
+    """A query: an image with its SHA-256, or none; the words; the task, where it is known."""
 
     image: tuple[Image.Image, str] | None = field(repr=False)
     words: str
@@ -123,7 +123,7 @@ class StageInference:
         learner = self._bench.at(run, stage)
         images = [asked.image] if asked.image else []
         if len(images) not in learner.lmm.images_per_sample:
-            wants = "no image" if images else "a image: choose or drop one"
+            wants = "no image" if images else "an image: choose or drop one"
             raise DataError(f"{learner.lmm.name} takes {wants}", kind="wrong number of images")
         question = Question(images, asked.words, self._tokens, task)
         answering = BatchGenerator(learner, batch_size=1, ranked=True)

@@ -23,7 +23,7 @@ from evertune.utils.files import read_json
 class ModelSession:
     """The one model in memory, at any stage of any run.
 
-    The model is loaded once for all runs that began alike (same seed, number format and options), and of a stage only
+    The model is loaded once for all runs that began alike (same seed, dtype and options), and of a stage only
     what training changed. For one thread at a time.
     """
 
@@ -71,7 +71,7 @@ class ModelSession:
 
 
 def _began(folder: Path) -> tuple[Any, ...]:
-    """What decides the untouched model, its trained part included."""
+    """What decides the base model, its trained part included."""
     config, provenance = config_of(folder), read_json(folder / "provenance.json")
     return config.model, config.seed, provenance["dtype"], provenance["model_fingerprint"], str(config.model_options)
 

@@ -33,7 +33,7 @@ element.addEventListener('click', event => {
 });
 """
 Sent = dict[str, Any] | None
-"""A image as Gradio's page sends it. Gradio does not open it (`preprocess=False`): our own limits come first."""
+"""An image as Gradio's page sends it. Gradio does not open it (`preprocess=False`): our own limits come first."""
 SESSIONS, WAITING = 64, 64  # pages that Gradio remembers, and events that wait: each may hold a whole request
 MULTIPART = 64 << 10  # bytes around a file in a form
 HOURLY = 3600  # seconds: how often, and from what age on, dropped images are deleted
@@ -123,7 +123,7 @@ class Playground:
             yield told, self.pieces.notice(), *self.told(told, at)
 
     def dropped(self, image: Sent) -> str:
-        """What is wrong with a image that was dropped, if something is."""
+        """What is wrong with an image that was dropped, if something is."""
         try:
             image_at(self.uploads.path_of(image))
         except UserError as problem:
@@ -286,7 +286,7 @@ def mounted(page: Page, *, token: str | None, largest: int) -> AccessMiddleware:
     Args:
         page: what `page_of` made.
         token: what callers must show.
-        largest: bytes of a request, and of a image.
+        largest: bytes of a request, and of an image.
     """
 
     @asynccontextmanager

@@ -52,8 +52,8 @@ class Run:
 
     @property
     def stage_names(self) -> list[str]:
-        """Of all rows: the untouched model, then what was learned."""
-        return ["untouched", *(stage.task for stage in self.stages)]
+        """Of all rows: the base model, then what was learned."""
+        return ["base", *(stage.task for stage in self.stages)]
 
 
 def refuse_unlike(folders: Sequence[Path]) -> None:
@@ -144,7 +144,7 @@ class ExampleQuestions:
         return [name for name, samples in self._samples.items() if samples]
 
     def of(self, task: str) -> list[Sample]:
-        """The questions of a task; none for a name that nobody knows."""
+        """The questions of a task; none for an unknown name."""
         return self._samples.get(task, [])
 
     def found(self, sha: str, words: str) -> tuple[Task, Sample] | None:

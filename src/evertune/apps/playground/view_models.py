@@ -22,7 +22,7 @@ from evertune.utils.errors import UserError
 
 MARKS = ("right", "form", "partly", "wrong")
 PAGE = 24
-"""Answers, or images, that are shown before somebody asks for more."""
+"""Answers, or images, that are shown before more are asked for."""
 Form = Literal["strict", "relaxed"]
 
 
@@ -31,7 +31,7 @@ class StagePrediction:
     """An answer of one stage.
 
     Attributes:
-        mark: of `MARKS`; None where nobody knows the right answer.
+        mark: of `MARKS`; None where the right answer is unknown.
         lead: how far the router put the first task before the second; '' without a router.
         ranking: what it made of the question, the likeliest first.
     """
@@ -48,7 +48,7 @@ class RunPredictions:
     """What one run said: by stage, as far as it has been asked; a problem ends it.
 
     Attributes:
-        stages: the names of all stages, the untouched model first.
+        stages: the names of all stages, the base model first.
     """
 
     run: str

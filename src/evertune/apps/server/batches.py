@@ -26,7 +26,7 @@ class Batches(Generic[Q, A]):
         answer: as many answers as questions, in order. Called by one thread only.
         most: questions answered at once.
         waiting: questions that may wait.
-        idle: called in the same thread, about every `SECONDS`, while nobody asks.
+        idle: called in the same thread, about every `SECONDS`, while no request waits.
     """
 
     def __init__(

@@ -102,7 +102,7 @@ class BatchGenerator:
         return self._follower is not None and self._follower.follow()
 
     def idle(self) -> None:
-        """`follow` while nobody waits for it: what is wrong, `served` tells."""
+        """`follow` while no request waits; `served` says what is wrong."""
         with suppress(RunFolderError):
             self.follow()
 

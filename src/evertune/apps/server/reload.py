@@ -1,4 +1,4 @@
-"""A learner that follows its folder: what another process teaches or rolls back is loaded, while nobody waits in vain.
+"""A learner that follows its folder: what another process teaches or rolls back is loaded without losing a request.
 
 A stage that is being taught may be discarded again, so a new one is taken only when the folder's lock is free; one that
 was rolled back is left at once.

@@ -33,7 +33,7 @@ class Row:
         fields: what a prompt may name: `question`, `options`, `ocr`, ...
         answers: those that count, the one taught first; several stand for annotators or captions.
         origin: file and line (or number) for messages.
-        extras: what a score needs beside the answers: the type of a question, the size of a image.
+        extras: what a score needs beside the answers: the type of a question, the size of an image.
         unique: whether another row of the same id is a mistake; published training files repeat theirs.
     """
 

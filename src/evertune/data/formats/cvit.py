@@ -29,7 +29,7 @@ PROMPT = "{instruction}"
 def rows(
     place: Path, *, split: str, task: str, instructions: str = "Instructions_Single", gold: str | None = None
 ) -> Iterator[Row | DataError]:
-    """The conversations or the test questions of a task; all captions of a image count.
+    """The conversations or the test questions of a task; all captions of an image count.
 
     Args:
         place: folder with the instruction folders.

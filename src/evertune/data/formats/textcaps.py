@@ -29,7 +29,7 @@ FILES = {"train": "TextCaps_0.1_train.json", "test": "TextCaps_0.1_val.json"}
 def rows(place: Path, *, split: str) -> Iterator[Row | DataError]:
     """Training: a row per caption. Test: a row per image, all captions count.
 
-    The file has an entry per caption, and each repeats all captions of its image (`reference_strs`); so a image's
+    The file has an entry per caption, and each repeats all captions of its image (`reference_strs`); so an image's
     first entry gives its rows.
     """
     seen: set[str] = set()

@@ -1,4 +1,4 @@
-"""Scenes: four places on a card, each empty, with a thing, or with a written word; drawn by nobody yet.
+"""Scenes: four places on a card, each empty, with a thing, or with a written word; not drawn yet.
 
 Everything that is asked, told and drawn in `pocket` comes from a `Scene`. Scenes are values: equal scenes have equal
 words, and its cells decide whether it belongs to pretraining, training or test.

@@ -1,4 +1,4 @@
-"""Many independent runs side by side, written as one YAML; the same command again goes on where it was.
+"""Many independent runs side by side, written as one YAML; the same command again resumes it.
 
 OUT/STREAM-MODEL/METHOD[,varied settings]/s0/       a run folder like any other, one per seed
                                           s0.yaml   its configuration: `evertune run` takes it

@@ -1,6 +1,6 @@
 """What a grid's YAML may say, and the runs it stands for: pure functions, nothing is started here.
 
-A stream or a model that is missing, a key nobody knows and a run that would be done twice are errors here.
+A stream or a model that is missing, an unknown key and a run that would be done twice are errors here.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ class RayJob:
 
 
 class RayPool:
-    """The interface of `workers.Pool` over Ray's scheduler; on a cluster its cores say how many go on at once.
+    """The interface of `workers.Pool` over Ray's scheduler; on a cluster its cores say how many run at once.
 
     Args:
         orders: the jobs, and whom to tell.
@@ -171,7 +171,7 @@ def _do(job: Job, environment: Mapping[str, str]) -> tuple[float, str | None]:
 
 
 def _die_with_parent() -> None:
-    """In the child, before its command: when Ray's worker is killed, so is this. Elsewhere than on Linux it goes on."""
+    """In the child, before its command: it is killed with Ray's worker. On other systems than Linux it continues."""
     if sys.platform == "linux":
         import ctypes
         import signal

@@ -1,6 +1,6 @@
 """What a grid leaves: its runs in one small file, the comparison, the curves, and what a reader must know.
 
-The last is for whoever compares: runs that were not made alike, and settings that were chosen on test seeds.
+The last is for readers of the comparison: runs that were not made alike, and settings that were chosen on test seeds.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def _kept(matrix: Mapping[str, Any], others: Sequence[dict[str, Any]]) -> dict[s
 
 
 def not_alike(cells: Sequence[Cell]) -> list[str]:
-    """Notes about finished runs of the same model that were made with other weights, number formats or versions."""
+    """Notes about finished runs of the same model that were made with other weights, dtypes or versions."""
     stamps = [(cell.config.model, read_json(cell.folder / "provenance.json")) for cell in cells]
     found = []
     for key in ONE_OF_ITS_KIND:

@@ -37,7 +37,7 @@ AnyWorkers = TypeVar("AnyWorkers", bound=Workers)
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A run that goes on: what it is doing and since when, in seconds."""
+    """A run in progress: what it is doing and since when, in seconds."""
 
     name: str
     doing: str
@@ -158,7 +158,7 @@ class Grid:
         write_atomically(cell.file("yaml"), yaml.safe_dump(cell.config.model_dump(), sort_keys=False))
 
     def _is_finished(self, name: str) -> bool:
-        """Whether a worker has confirmed that this very run is finished, and nobody has changed it since.
+        """Whether a worker has confirmed that this very run is finished, and it has not changed since.
 
         A worker compares the whole configuration with its defaults; that takes seconds and torch, so it is done once.
         """

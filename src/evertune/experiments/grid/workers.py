@@ -1,8 +1,9 @@
 """Commands side by side: each a fresh process with its own log and lock, stopped cleanly, never started twice.
 
 Why processes of their own and not a pool: the number of threads is set before torch is loaded, a crash or a lack of
-memory ends one job only, and the lock is inherited. A worker therefore holds its lock even when whoever started it was
-killed, so nobody starts the same job a second time meanwhile; the lock goes when the last process that holds it does.
+memory ends one job only, and the lock is inherited. A worker therefore holds its lock even when the process that
+started it was killed, so the same job is not started twice; the lock is released when the last process that holds it
+ends.
 """
 
 from __future__ import annotations
@@ -142,17 +143,17 @@ class Workers(Protocol):
 
     @property
     def running(self) -> Sequence[RunningJob]:
-        """Jobs that go on."""
+        """Jobs in progress."""
 
     def step(self) -> list[JobResult]:
         """What has ended since the last step."""
 
     def stop(self) -> None:
-        """End all that goes on."""
+        """End all jobs."""
 
 
 class RunningJob(Protocol):
-    """A job that goes on."""
+    """A job in progress."""
 
     @property
     def job(self) -> Job:

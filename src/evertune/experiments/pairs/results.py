@@ -19,7 +19,7 @@ MEASURES = ("forgetting", "forgetting_relaxed", "transfer")
 FORMULAS = {
     "forgetting": "R[1,i] - R[2,i]: points that the first task lost while the second was learned",
     "forgetting_relaxed": "the same, by scores that accept the right answer in another form",
-    "transfer": "R[2,j] - R*[j]: the second task after the first, less the second alone from the untouched model",
+    "transfer": "R[2,j] - R*[j]: the second task after the first, less the second alone from the base model",
     "format": "strict forgetting - relaxed forgetting: lost in form only, not in knowledge",
     "correlation": "Spearman's rho over ordered pairs (means over seeds), 95 % percentile bootstrap over pairs",
 }

@@ -1,6 +1,6 @@
 """A study of pairs, done: one process per first task and seed, side by side, then everything put together.
 
-The same call again goes on where it was; a finished study trains nothing.
+The same call again resumes it; a finished study trains nothing.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ def similarity_of_study(study: Study) -> dict[str, Any]:
 
 
 def _dtype(study: Study) -> str:
-    """One number format for all processes: that of what was begun, what is asked, or the faster one."""
+    """One dtype for all processes: that of what was begun, what is asked, or the faster one."""
     for stamped in sorted(study.folder.glob("s*/*/provenance.json")):
         dtype: str = _read_provenance(stamped)["dtype"]
         return dtype

@@ -96,7 +96,7 @@ def study_of(
 
     Raises:
         UserError: fewer than two tasks, a method that does not learn one task after another, a seed twice.
-        DataError: a image is broken.
+        DataError: an image is broken.
     """
     from evertune.methods import METHODS, parts_of
 

@@ -50,7 +50,7 @@ def similarity_of_tasks(lmm: LMM, tasks: Sequence[Task], *, text_encoder: TextEn
         text_encoder: texts -> (n, width).
 
     Raises:
-        UserError: an embedding is not finite. DataError: a image is broken.
+        UserError: an embedding is not finite. DataError: an image is broken.
     """
     from evertune.methods.similarity import SAMPLES, embed_task, evenly_spaced, pair_cosines, similarity_matrix
     from evertune.models.features import FeatureStore

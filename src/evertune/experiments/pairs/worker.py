@@ -29,7 +29,7 @@ def learner_of(study: Study, first: str, *, seed: int, dtype: str) -> tuple[Lear
 
     Raises:
         DataError: the model can't read a sample, and the study does not leave out such.
-        RunFolderError: the folder was begun with another model or number format.
+        RunFolderError: the folder was begun with another model or dtype.
     """
     from evertune.models import load_lmm
     from evertune.models.readable import readable
@@ -43,7 +43,7 @@ def learner_of(study: Study, first: str, *, seed: int, dtype: str) -> tuple[Lear
         lmm,
         make_methods(config.method, config.options),
         folder=place,
-        training=replace(training_of(config), save_every=0),  # a training that is gone on with has no steps to look at
+        training=replace(training_of(config), save_every=0),  # a resumed training has no steps to look at
         seed=seed,
         known=study.stream.known,
         evaluation_batch=config.evaluation.batch_size,
@@ -58,7 +58,7 @@ def learn_pairs(study: Study, learner: Learner, first: Task, *, seed: int) -> No
 
     An interruption loses the pair in progress only. The first task's training and answers are shared with other runs
     through the cache. From there on nothing is: no other run needs the weights after a second task, keeping them all
-    would fill the disk, and a training that is taken over has no steps to look at.
+    would fill the disk, and a training that is reused has no steps to look at.
     """
     if not learner.stages:
         learner.learn(first)
@@ -105,7 +105,7 @@ def _pair(learner: Learner, first: Task, second: Task, *, alone: dict[str, Any],
 class TrainingDynamics:
     """Evaluates a task at `points` - 1 evenly spaced steps while another one is being learned (an `OnStep`).
 
-    The last of the points is the end of the training, which is evaluated anyway. Training goes on as if nothing had
+    The last of the points is the end of the training, which is evaluated anyway. Training continues as if nothing had
     happened: answering restores weights and mode, and the random generators are put back.
     """
 

@@ -68,7 +68,7 @@ class Estimate:
 
     Attributes:
         memory: bytes by part, of a training step at the run's micro-batch.
-        per_task_bytes: what the method keeps for every task: an expert, an adapter; nothing where it goes on with one
+        per_task_bytes: what the method keeps for every task: an expert, an adapter; nothing where it trains one
             set of weights.
         stage_bytes: what a stage to go back to takes on the disk: the expert, or one copy of everything trained.
         share_of_model: of the stage.

@@ -61,7 +61,7 @@ class TrackingCallback(Callback):
         """No metric; who watches beside this says it, once."""
 
     def on_task_begin(self, number: int, task: Task) -> None:
-        """Steps go on where the stage before has ended."""
+        """Step numbers continue from the stage before."""
         self._steps = self._steps[: number - 1]
         self._start = sum(self._steps)
 
@@ -73,7 +73,7 @@ class TrackingCallback(Callback):
         self._log(Point(self._start + step.step, known, time.time()))
 
     def on_task_end(self, stage: Stage) -> None:
-        """A training that was taken over has told no step: its log has them."""
+        """A training that was reused has told no step: its log has them."""
         self._steps.append(stage.steps)
         for point in points_of(self._folder, stage, self._start) if stage.reused else ():
             self._log(point)
@@ -121,7 +121,7 @@ def tracking(
         group: see `RunInfo`.
         known: see `TrackingCallback`.
         callback: told when a tracker fails.
-        same_run: a run that a service has of this folder goes on; else there is a new one, with the whole history.
+        same_run: a run that a service has of this folder resumes; else there is a new one, with the whole history.
     """
     history = _history(folder, say=callback.on_warning)
     run = RunInfo(
@@ -161,7 +161,7 @@ def _history(folder: Path, *, say: Say) -> list[Point]:
     try:
         return settled(folder)
     except (OSError, UserError, json.JSONDecodeError) as problem:
-        say(f"tracking: the metrics of {folder} can't be read ({problem}); the run goes on")
+        say(f"tracking: the metrics of {folder} can't be read ({problem}); the run continues")
         return []
 
 

@@ -50,7 +50,7 @@ class TrackerFeed:
         """Say once that it failed, and leave it alone from now on."""
         if not self.failed:
             self.failed = True
-            self._say(f"tracking: {self.name} takes no more metrics ({without_secrets(why)}); the run goes on")
+            self._say(f"tracking: {self.name} takes no more metrics ({without_secrets(why)}); the run continues")
 
     def _tried(self, action: Callable[[], None]) -> None:
         if self.failed:
@@ -62,7 +62,7 @@ class TrackerFeed:
 
 
 class BackgroundFeed:
-    """A feed in a thread: nobody waits for it but at the end, and then not for ever."""
+    """A feed in a thread: the run waits for it at the end only, for a bounded time."""
 
     def __init__(self, feed: TrackerFeed) -> None:
         self._feed = feed

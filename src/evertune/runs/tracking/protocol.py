@@ -37,9 +37,9 @@ class Point:
     """Values at a step.
 
     Attributes:
-        step: optimizer steps taken since the untouched model, over all stages.
+        step: optimizer steps taken since the base model, over all stages.
         time: in seconds since 1970.
-        after: for a row of R the task that was learned last, or `untouched`; None for a step of training.
+        after: for a row of R the task that was learned last, or `base`; None for a step of training.
     """
 
     step: int
@@ -49,13 +49,13 @@ class Point:
 
 
 class Tracker(Protocol):
-    """Where metrics go. Any exception means that they no longer go there; the run goes on without."""
+    """Where metrics go. Any exception means that they no longer go there; the run continues without."""
 
     package: ClassVar[str | None]
     """The package it needs, of the extra of its name; None for one that is always there."""
 
     waits: ClassVar[bool]
-    """Whether it may wait for somebody (a server, a database): then a thread of its own does what it does."""
+    """Whether it may wait for a server or a database: then it works in a thread of its own."""
 
     def begin(self, run: RunInfo) -> Mapping[str, int]:
         """Open a new run, or the one of this key again; gives the last step that is there already, by value's name.

@@ -1,4 +1,4 @@
-"""TensorBoard event files in `RUN/tensorboard/`: curves, and the matrix as a image after each stage.
+"""TensorBoard event files in `RUN/tensorboard/`: curves, and the matrix as an image after each stage.
 
 Written with tensorboardX (0.7 MB; it needs neither TensorFlow nor TensorBoard). The file is made anew from the whole
 history each time a run begins: what a kill left unwritten, or wrote too much, is not in it. It is not written by

@@ -29,12 +29,12 @@ class Wandb:
         self._run: Run | None = None
 
     def begin(self, run: RunInfo) -> Mapping[str, int]:
-        """Online the run of this key goes on; offline each beginning holds the whole history under the same key."""
+        """Online the run of this key resumes; offline each beginning holds the whole history under the same key."""
         import wandb
 
         offline = os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun")
         if not offline and not wandb.api.api_key:  # it would ask on the terminal, in the middle of a run
-            raise UserError("nobody is logged in: wandb login, or WANDB_MODE=offline")
+            raise UserError("not logged in: wandb login, or WANDB_MODE=offline")
         settings = wandb.Settings(
             console="off",
             silent=True,

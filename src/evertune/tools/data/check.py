@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from evertune.models.protocol import LMM
 
 LONG_INSTRUCTION, LONG_ANSWER = 8_000, 2_000
-"""Characters. An answer that long is a slip more often than an answer, and answering goes on as long as the longest."""
+"""Characters. An answer that long is a slip more often than an answer, and generation lasts as long as the longest."""
 
 
 @dataclass
@@ -177,7 +177,7 @@ def _note(problem: DataError, entry: TaskFile, how: ReadOptions) -> None:
 
 
 def _look_at_texts(half: SplitIndex, result: CheckResult, lmm: LMM | None) -> None:
-    """Texts that are oddly long, samples that the model can't read to their end, and those without a image."""
+    """Texts that are oddly long, samples that the model can't read to their end, and those without an image."""
     if lmm:
         from evertune.models.readable import unknown_tokens, unreadable  # brings torch
 

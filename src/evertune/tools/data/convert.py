@@ -70,7 +70,7 @@ class ConversionRequest:
     force: bool
 
     def refuse_to_overwrite(self, path: Path) -> None:
-        """Raise when there is something at `path` that nobody allowed to be overwritten."""
+        """Raise when there is something at `path` that may not be overwritten."""
         if path.is_dir() or (path.exists() and not self.force):
             raise UserError(f"{path} exists; choose another name" + ("" if path.is_dir() else ", or say --force"))
 

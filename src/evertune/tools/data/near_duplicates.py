@@ -22,7 +22,7 @@ MOST_COLOUR, MOST_FIELD = 6.0, 16
 another colour on the same ground is another image. JPEG copies of seven photographs, at quality 30 to 90 and down to
 a quarter of their size, differ by at most 3 levels and 2 bits."""
 FEWEST_BITS = 8
-"""Of 64 set, and not set: else a image is so plain (a white page, a dark sky) that its hash says nothing."""
+"""Of 64 set, and not set: else an image is so plain (a white page, a dark sky) that its hash says nothing."""
 BLOCKS = ((0, 13), (13, 13), (26, 13), (39, 13), (52, 12))
 MOST_COMPARED = 1000
 """Hashes that one is compared with for each pair of blocks: only masses of nearly equal images come so far."""

@@ -145,7 +145,7 @@ class Overlap:
                 f"{half.origin_of_image(b)}: {half.name(b)} is the same file as {half.name(a)}"
                 for b, a in _sorted(later, first)
             )
-            self._notes.add_counted("a image under two names", len(later), texts, task=half.task)
+            self._notes.add_counted("an image under two names", len(later), texts, task=half.task)
 
     def between(self, train: SplitIndex, test: SplitIndex) -> None:
         """What a task's training has in common with the test of the same task or of another."""

@@ -111,7 +111,7 @@ def _tokens(sample: Sample, lmm: LMM) -> tuple[list[Token], Sequence[Length]]:
 def masked(sample: Sample, lmm: LMM) -> list[Token]:
     """The text of `sample` token by token, from the very batch that training would make of it.
 
-    Of the places that a chat LMM keeps for a image, one is shown: how many there are depends on its size.
+    Of the places that a chat LMM keeps for an image, one is shown: how many there are depends on its size.
     """
     from evertune.models.features import grey_features  # brings torch
 
@@ -127,7 +127,7 @@ def _is_mark(text: str) -> bool:
 
 
 def _image(path: Path) -> dict[str, str]:
-    """A image as training sees it, made small, or why there is none."""
+    """An image as training sees it, made small, or why there is none."""
     try:
         image = open_image(path, origin="")
     except DataError as problem:

@@ -257,7 +257,7 @@ def _refuse_cells(row: Row, facts: RowFacts, separator: str) -> str:
     if "" in row["answers"]:
         return "an annotator who wrote nothing can't be kept in a cell of text; write JSONL or Parquet"
     if _joins(facts) and any(separator in text for text in texts):
-        return f"an answer or a image's name holds the separator {short(separator)}; choose another with --separator"
+        return f"an answer or an image's name holds the separator {short(separator)}; choose another with --separator"
     cells = [separator.join(row["answers"]), separator.join(row["images"]), *row.get("extras", {}).values()]
     if max(map(len, cells)) > LONGEST_CELL:
         return f"a cell would have more than {LONGEST_CELL:,} characters"

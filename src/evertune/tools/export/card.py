@@ -29,7 +29,7 @@ seed {seed}{expert}.
 
 {table}
 
-Scores of 100 points on each task's test samples, rows in the order of learning; the first row is the untouched model.
+Scores of 100 points on each task's test samples, rows in the order of learning; the first row is the base model.
 {gaps}
 
 - Licence: {licence}.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 ROLE = {
     "tiny-aligned": "aligned to images by captions only, the part that BLIP-2 plays in He et al. 2023. It was never\n"
-    "asked a question about a image.",
+    "asked a question about an image.",
     "tiny-instruct": "`tiny-aligned`, jointly tuned on the five known tasks of `pocket-b2`, the part that\n"
     "InstructBLIP plays in He et al. 2023.",
 }

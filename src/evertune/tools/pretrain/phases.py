@@ -1,6 +1,6 @@
-"""One phase of pretraining: a plain AdamW loop that can be killed at any moment and goes on where it was.
+"""One phase of pretraining: a plain AdamW loop that can be killed at any moment and resumes.
 
-What a step sees depends on the phase's name and the step's number only, so a resumed phase ends with the same bits as
+What a step sees depends on the phase's name and the step's number only, so a resumed phase is bit-identical to
 one that was never interrupted. A checkpoint is one safetensors file: weights, the optimizer's two moments, and in its
 metadata the step and the phase that it is of.
 """

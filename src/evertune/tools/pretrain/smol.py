@@ -52,7 +52,7 @@ class SmolRecipe:
 
 
 def pretrain_smol(folder: Path, *, on_step: OnStep, recipe: SmolRecipe | None = None) -> Scores:
-    """Train the projector; a phase that was begun goes on where it was.
+    """Train the projector; a phase that was begun resumes.
 
     Args:
         folder: `projector/` (what comes with evertune) and `smol-aligned/` (a checkpoint with it) are written here,
@@ -61,7 +61,7 @@ def pretrain_smol(folder: Path, *, on_step: OnStep, recipe: SmolRecipe | None = 
         recipe: default: that of the real one.
 
     Returns:
-        What held-out captions say about the untouched and the trained model, also written to `scores.json`.
+        What held-out captions say about the base and the trained model, also written to `scores.json`.
     """
     recipe = recipe or SmolRecipe()
     lmm = _loaded(recipe.model)
@@ -69,7 +69,7 @@ def pretrain_smol(folder: Path, *, on_step: OnStep, recipe: SmolRecipe | None = 
     held_out = list(task.test[: recipe.checked])
     features = FeatureStore(lmm)
     features.ensure([*task.train, *held_out], progress=lambda done, total: on_step("images", done, total, 0.0))
-    scores = {"smol": _untouched(lmm, held_out, features, make_folder(folder / "phases") / "untouched.json")}
+    scores = {"smol": _base(lmm, held_out, features, make_folder(folder / "phases") / "base.json")}
     train_projector(lmm, list(task.train), features, recipe, folder=folder / "phases", on_step=on_step)
     base = model_folder(recipe.model)
     save_projector(lmm, folder / "projector", base=base)
@@ -130,7 +130,7 @@ def save_projector(lmm: Smol, folder: Path, *, base: Path) -> None:
     write_json(folder / ABOUT_PROJECTOR, about)
 
 
-def _untouched(lmm: Smol, held_out: Sequence[Sample], features: FeatureStore, path: Path) -> dict[str, float]:
+def _base(lmm: Smol, held_out: Sequence[Sample], features: FeatureStore, path: Path) -> dict[str, float]:
     """Scores before the training; kept in `path`, because a resumed call need not measure them again."""
     if not path.exists():
         write_json(path, caption_scores(lmm, held_out, features))

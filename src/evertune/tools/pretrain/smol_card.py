@@ -21,7 +21,7 @@ tags: [continual-learning, projector]
 # smol-aligned
 
 The projector between an EfficientNet-lite0 and SmolLM2-135M-Instruct, trained on captions while both are frozen: the
-part that BLIP-2 plays in He et al. 2023. It was never asked a question about a image.
+part that BLIP-2 plays in He et al. 2023. It was never asked a question about an image.
 
 Made for the study of continual instruction tuning with evertune, where methods that train projectors alone need one
 that already means something to the LM. It was shown pictograms, coloured shapes and handwritten digits, nothing else:

@@ -4,7 +4,7 @@
     slots, captions   the Q-Former learns to describe         -> tiny-aligned, the BLIP-2 role
     instruct          joint tuning on the known tasks of b2   -> tiny-instruct, the InstructBLIP role
 
-Deterministic, and resumable: the same command goes on in the middle of a phase.
+Deterministic, and resumable: the same command resumes in the middle of a phase.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ Scores = dict[str, dict[str, float]]
 
 
 def pretrain_tiny(folder: Path, *, on_step: OnStep, recipe: Recipe | None = None) -> Scores:
-    """Make `tiny-aligned` and `tiny-instruct` in `folder`; phases that were finished are taken over.
+    """Make `tiny-aligned` and `tiny-instruct` in `folder`; phases that were finished are reused.
 
     Args:
         folder: the two checkpoints are written here, and `phases/` with what a resumed call needs.

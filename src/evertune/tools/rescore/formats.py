@@ -165,7 +165,7 @@ CAPTION_RULES = ("cider", "bleu-1", "bleu-2", "bleu-3", "bleu-4", "rouge-l")
 FORMATS = {
     one.name: one
     for one in (
-        Format("plain", "question_id and answer(s), nobody else's score", gold.questions, ("exact",)),
+        Format("plain", "question_id and answer(s), no other evaluator", gold.questions, ("exact",)),
         Format("coin-scienceqa", "ScienceQA in CoIN", gold.scienceqa, ("scienceqa",), (_SCIENCE,)),
         Format("coin-textvqa", "TextVQA in CoIN", gold.textvqa, ("textvqa", "vqa"), (_M4C,)),
         Format("coin-imagenet", "ImageNet in CoIN", gold.questions, ("normalised",), (_PLACE, _PLACE_QWEN)),

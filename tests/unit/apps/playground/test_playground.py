@@ -78,7 +78,7 @@ def test_the_router_says_how_sure_it_was(both, taught):
     replies = {(r, s): reply for r, s, reply in StageInference(runs, bench, tokens=4).replies(asked_about(sample))}
     learner = open_run(taught / "eproj")
     assert replies[0, 3].ranking == learner.ranking(sample) and len(replies[0, 3].ranking) == 3
-    told = RunPredictions("eproj", ("untouched", "a", "b", "c")).and_then(replies[0, 3], None)
+    told = RunPredictions("eproj", ("base", "a", "b", "c")).and_then(replies[0, 3], None)
     assert sum(share for _, share in replies[0, 3].ranking) == pytest.approx(1)
     assert told.said[0].lead == f"{percent(replies[0, 3].ranking[0][1])} sure"
     assert replies[1, 3].ranking == [], "one set of weights routes nothing"
@@ -150,7 +150,7 @@ def test_a_cell_lists_its_answers(both):
         assert {row.mark for row in found.rows} <= {kind} and len(found.rows) + found.more == whole.counts[kind]
     few = answers_of(1, runs[1], kept, stage=3, task=0, count=2)
     assert len(few.rows) == 2 and few.more == whole.counts["all"] - 2
-    assert all(row.image.startswith("data:image/") and row.kept is not None for row in few.rows)
+    assert all(row.thumbnail.startswith("data:image/") and row.kept is not None for row in few.rows)
     with pytest.raises(UserError, match="nothing was asked there"):
         answers_of(1, runs[1], kept, stage=9, task=0)
 
@@ -173,7 +173,7 @@ def test_a_moved_model_shows_its_images(taught, tmp_path):
     moved = (tmp_path / "moved").rename(tmp_path / "again")
     runs, _ = open_runs([moved])
     found = answers_of(0, runs[0], ExampleQuestions(runs), stage=1, task=0)
-    assert all(row.image for row in found.rows)
+    assert all(row.thumbnail for row in found.rows)
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_questions_that_cannot_be_asked(tmp_path):
     assert asked_of(None, "x" * LONGEST_QUESTION, None).sha == ""
     text = tmp_path / "text.png"
     text.write_text("no image")
-    with pytest.raises(DataError, match="broken or not a image"):
+    with pytest.raises(DataError, match="broken or not an image"):
         asked_of(text, "what?", None)
     with pytest.raises(DataError, match="choose it again"):
         image_at(tmp_path / "gone.png")
@@ -243,7 +243,7 @@ def test_a_image_that_the_model_needs(both, monkeypatch):
     monkeypatch.setattr(bench, "at", lambda *_: learner)
     replies = list(StageInference(runs, bench, tokens=4).replies(Query(None, "what is this?")))
     assert [stage for _, stage, _ in replies] == [0, 0]
-    assert all("a image: choose or drop one" in str(reply) for _, _, reply in replies)
+    assert all("an image: choose or drop one" in str(reply) for _, _, reply in replies)
 
 
 def test_a_method_that_is_told_the_task(toy_stream, tmp_path):

@@ -324,7 +324,7 @@ def test_a_received_run_shows_no_image_of_another(taught, tmp_path, link):
     assert (len(offered) > 0) == (link == "image")
     shown = answers_of(0, runs[0], kept, stage=3, task=0, count=99).rows
     own = [s for s in runs[0].tasks[0].test if own_image(run, s.images[0])]
-    assert sum(row.image is not None for row in shown) == len(own)
+    assert sum(row.thumbnail is not None for row in shown) == len(own)
 
 
 def test_answers_show_no_image_that_the_run_does_not_keep(taught, tmp_path):
@@ -337,7 +337,7 @@ def test_answers_show_no_image_that_the_run_does_not_keep(taught, tmp_path):
     rows[0] |= {"id": "of the stranger", "image": str(image)}
     (run / cell["answers"]).write_text("".join(json.dumps(row) + "\n" for row in rows))
     shown = answers_of(0, runs[0], ExampleQuestions(runs), stage=3, task=0).rows
-    assert shown[0].image is None and shown[0].image == "private.png" and shown[1].image
+    assert shown[0].thumbnail is None and shown[0].image == "private.png" and shown[1].thumbnail
 
 
 def test_only_what_the_page_asks_for_is_answered(stranger):

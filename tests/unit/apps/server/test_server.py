@@ -140,7 +140,7 @@ def test_what_is_wrong_is_said(address, model):
     wrong = {
         "must be a data URL": message("what?", "https://example.org/a.png"),
         "is not valid base64": message("what?", "data:image/png;base64,***"),
-        "not a image": message("what?", broken),
+        "not an image": message("what?", broken),
         "has no words": message("  ", good),
         "the last message must be the user's": [{"role": "assistant", "content": "yes"}],
     }

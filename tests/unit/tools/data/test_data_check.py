@@ -150,11 +150,11 @@ def test_copies_of_images(tmp_path, images):
     (said,) = messages(found.warnings, "nearly the same image in training and in test")
     assert "one-test.jsonl:1: coffee.jpg" in said and "one-train.jsonl:3: coffee.png" in said
     assert kinds(found.notes) == {
-        "a image under two names": 1,
+        "an image under two names": 1,
         "test image in another task's training": 1,
         "nearly the same image in another task's training": 1,
     }
-    assert "copy.png is the same file as 0.png" in messages(found.notes, "a image under two names")[0]
+    assert "copy.png is the same file as 0.png" in messages(found.notes, "an image under two names")[0]
     assert "cat.png, taught by" in messages(found.notes, "nearly the same image in another task's training")[0]
 
 

@@ -71,7 +71,7 @@ def test_the_mask_is_that_of_the_training_batch(lmm, mini_blip):
 @pytest.mark.parametrize("name", ["qwen2_5_vl", "smolvlm", "llava"])
 @pytest.mark.parametrize("images", [0, 1, 2])
 def test_a_chat_lmms_places_for_images(name, images, tiny_chat):
-    """Many tokens stand for a image: one of them is shown for each."""
+    """Many tokens stand for an image: one of them is shown for each."""
     model = load_lmm(str(tiny_chat(name)), dtype="float32", device=torch.device("cpu"))
     if images not in model.images_per_sample:
         return

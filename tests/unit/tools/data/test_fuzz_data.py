@@ -140,7 +140,7 @@ IMAGES = list(_images())
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(range(len(IMAGES))), st.integers(0, 2**32), st.integers(0, 12))
 def test_damaged_images(tmp_path, which, seed, changes):
-    """A image or a DataError, whatever was changed in it."""
+    """An image or a DataError, whatever was changed in it."""
     choose, content = random.Random(seed), bytearray(IMAGES[which])
     for _ in range(changes):
         content[choose.randrange(min(len(content), 600))] = choose.randrange(256)

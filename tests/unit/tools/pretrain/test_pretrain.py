@@ -91,7 +91,7 @@ def test_a_phase_that_is_killed_between_two_files_ends_with_the_same_bits(tmp_pa
     "other", [{"steps": 11}, {"learning_rate": 2e-2}, {"weight_decay": 0.3}, {"warmup_ratio": 0.5}]
 )
 def test_a_phase_of_another_recipe_begins_anew(tmp_path, other):
-    """Neither what a longer or a faster phase has made is taken over, nor is one gone on with."""
+    """Neither what a longer or a faster phase has made is reused, nor is one gone on with."""
     settings = replace(PHASE, **other)
     alone = phase(tmp_path / "alone", settings=settings)
     phase(tmp_path / "whole")
