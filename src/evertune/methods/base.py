@@ -189,7 +189,7 @@ class Method:
         """What has changed since `before_task`, beside the parameters: when training resumes mid-task.
 
         To resume, the learner loads the last stage and calls `before_task` first. So a method needs this only if it
-        collects something step by step (`loss_terms`, `after_backward`, `after_step`). Tensors, and values that JSON can hold.
+        collects something step by step (`loss_terms`, `after_backward`, `after_step`). Tensors, and JSON values.
         """
         return {}
 
