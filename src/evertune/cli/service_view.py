@@ -88,7 +88,7 @@ def show_advice(console: Console, found: Advice) -> None:
         + (f"; replay {100 * found.choice.replay:.0f} %" if found.choice.replay else ""),
         f"cost  {found.steps} steps, about {_duration(found.seconds)} with its questions, "
         f"{found.stored_bytes / 1e6:.1f} MB on disk",
-        "[dim]ranges are errors on tasks of a small world (docs/upkeep.md): a hint, not a promise[/dim]",
+        "[dim]ranges are errors on tasks of a small world (docs/service.md): a hint, not a promise[/dim]",
     ]
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)

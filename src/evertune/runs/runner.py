@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 ALREADY_SOLVED = 50.0
 HARDLY_FORGETS = 5.0
 FEW_STEPS = 20
-"""Optimizer steps below which a run warns: a new kind of image is not learned in so few (docs/upkeep.md)."""
+"""Optimizer steps below which a run warns: a new kind of image is not learned in so few (docs/service.md)."""
 
 
 class Callback:

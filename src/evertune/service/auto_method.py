@@ -2,7 +2,7 @@
 
 One expert per kind of data, and none that the router could not find: `eproj` with the calibrated router, each expert
 started from the most similar one, and an expert trained further where new data are of a kind that is known. It is fixed
-when the model is made; what is left to decide for every task is decided by its router. Measured in docs/upkeep.md.
+when the model is made; what is left to decide for every task is decided by its router. Measured in docs/service.md.
 """
 
 from __future__ import annotations

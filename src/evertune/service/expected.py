@@ -19,7 +19,7 @@ from evertune.utils.files import read_json
 
 PAIRS = Path(__file__).with_name("pairs.json")
 SMALL = Path(__file__).with_name("small.json")
-"""Files of 20 to 200 rows, each taught to a base model with a floor of 200 optimizer steps (docs/upkeep.md)."""
+"""Files of 20 to 200 rows, each taught to a base model with a floor of 200 optimizer steps (docs/service.md)."""
 
 
 @dataclass(frozen=True, slots=True)

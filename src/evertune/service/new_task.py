@@ -1,7 +1,7 @@
 """The new task of a model in service: read, checked, and how long it is trained.
 
 A file of some dozen rows would be two optimizer steps with the batch and the one pass that a benchmark has. So a task
-is trained for `STEPS` steps or more: in smaller batches first, then in more passes. Measured in docs/upkeep.md.
+is trained for `STEPS` steps or more: in smaller batches first, then in more passes. Measured in docs/service.md.
 """
 
 from __future__ import annotations

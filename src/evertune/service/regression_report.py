@@ -88,7 +88,7 @@ class RegressionReport:
         return [f"{self.new.task} {what}: {scores}"]
 
     def measures(self) -> dict[str, float]:
-        """What a condition may ask for, in points: `forgetting`, `worst`, `gain` and `average` (docs/upkeep.md)."""
+        """What a condition may ask for, in points: `forgetting`, `worst`, `gain` and `average` (docs/service.md)."""
         lost = [change.best - change.after for change in self.others]
         everything = [change.after for change in (*self.others, *([self.new] if self.new else []))]
         return {

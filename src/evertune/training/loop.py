@@ -31,7 +31,7 @@ from evertune.utils import distributed
 from evertune.utils.errors import UserError
 
 SMALLEST_BATCH = 8
-"""Samples per optimizer step below which a training is never cut to have steps enough (docs/upkeep.md)."""
+"""Samples per optimizer step below which a training is never cut to have steps enough (docs/service.md)."""
 MOST_SAMPLES = 2**31
 """Samples of one training, over all its epochs: their order is kept in memory, 8 bytes each."""
 

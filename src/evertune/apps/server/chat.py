@@ -1,6 +1,6 @@
 """What a chat request says, and what of it is honoured: a field that would change the reply and can't is refused.
 
-Images come as data, never as links. docs/upkeep.md lists every field.
+Images come as data, never as links. docs/service.md lists every field.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class CaptionedImage:
-    """A image as the bytes of its file, and what is said about it, in short and in full."""
+    """An image as the bytes of its file, and what is said about it, in short and in full."""
 
     image: bytes
     short: str
@@ -158,7 +158,7 @@ def _pictogram(progress: Progress | None) -> Draw:
 
 
 def _shape(split: str, progress: Progress | None) -> Draw:
-    """A image of easy-VQA's own training set whose colour and shape its questions tell."""
+    """An image of easy-VQA's own training set whose colour and shape its questions tell."""
     data = unpacked("easy-vqa", progress=progress) / "easy_vqa/data/train"
     told = _told_shapes(json.loads((data / "questions.json").read_text()))
     known = [number for number in sorted(told) if _held_out(number) == (split == "test")]
