@@ -15,7 +15,7 @@ IMAGE_MARK, VIDEO_MARK = "<image>", "<video>"
 _leading = re.compile(r"\A\s*(<image>|<video>)|^[ \t]*(<image>|<video>)[ \t]*$", re.MULTILINE)
 _ending = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|ppm|avif|jp2|mp4|avi|mov|mkv|webm)\Z", re.IGNORECASE)
 KEYS = {"image_path", "image_paths", "images_path", "image_file", "image_name", "image_url", "img", "imgs", "img_path"}
-KEYS |= {"images", "image", "photo", "photos"}
+KEYS |= {"images", "picture", "pictures", "photo", "photos"}
 """Keys that name an image in files of the field, and that no reader takes for `image`."""
 FILMS = {"video", "videos", "video_path", "audio", "audios"}
 

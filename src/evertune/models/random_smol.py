@@ -19,7 +19,7 @@ CONFIG: dict[str, Any] = {
     "vision_width": 1280,
     "visual_gain": 6.0,
     "vision": {"width_coefficient": 0.25, "depth_coefficient": 0.2},
-    "r": 16,
+    "lora_rank": 16,
     "lora_alpha": 32,
     "projection_rate": 1.0,
     "origin": "random weights",

@@ -296,7 +296,7 @@ def _load_into(part: nn.Module, path: Path, what: str) -> None:
 def _with_lora(lm: Any, config: Mapping[str, Any]) -> Any:
     from peft import LoraConfig, get_peft_model
 
-    rank = int(config["r"])
+    rank = int(config["lora_rank"])
     adapted = get_peft_model(
         lm.requires_grad_(False),
         LoraConfig(r=rank, lora_alpha=config["lora_alpha"], lora_dropout=0.0, target_modules=["q_proj", "v_proj"]),

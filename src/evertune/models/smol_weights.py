@@ -41,7 +41,7 @@ CONFIG = {
     "vision_width": 1280,
     "visual_gain": 20.0,
     "vision": {},
-    "r": 8,
+    "lora_rank": 8,
     "lora_alpha": 16,
     "projection_rate": 0.3,
 }

@@ -34,7 +34,7 @@ def test_an_image_under_another_key_is_an_error_of_its_row(tmp_path, key, value)
         assert f"'{key}'" in problem and "'image'" in problem and "p0.png" in problem
 
 
-@pytest.mark.parametrize("key", ["img", "image", "photos"])
+@pytest.mark.parametrize("key", ["img", "picture", "photos"])
 @pytest.mark.parametrize("value", ["coco/000123", ["coco/000123"], [{"path": "coco/000123"}], {"url": "coco/000123"}])
 def test_a_key_of_images_is_known_whatever_it_holds(tmp_path, key, value):
     """A question says no <image>, and the name has no ending: the row was read as text alone, and scored blind."""
