@@ -79,7 +79,7 @@ def advise(
     skip_invalid: SkipBadOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """What learning a task would gain and cost; nothing is changed."""
+    """What a task resembles, what the others may lose, and what learning it costs; nothing is changed."""
     from evertune.cli.console import TerminalCallback
     from evertune.cli.service_view import show_advice
     from evertune.service import advice

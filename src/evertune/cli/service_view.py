@@ -70,34 +70,26 @@ def _advise(console: Console, done: LearnResult, command: str) -> None:
 
 
 def show_advice(console: Console, found: Advice) -> None:
-    """What learning a task would gain and cost."""
+    """What a task resembles, and what learning it would cost."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("it knows")
-    for title in ("similarity", "now", "expected loss"):
+    for title in ("similarity", "now", "loss"):
         table.add_column(title, justify="right")
     for near in found.neighbours:
-        loss = f"at most {near.forgetting:.1f}" if near.error is None else _between(near.forgetting, near.error, -100.0)
+        loss = "unknown" if near.forgetting_bound is None else f"at most {near.forgetting_bound:.1f}"
         table.add_row(escape(near.task), f"{near.similarity:.2f}", f"{near.score:.1f}", loss)
     console.print()
     if found.neighbours:
         console.print(table)
     lines = [
-        f"{escape(found.task)}  {found.samples} samples; now {found.before:.1f} points, learned perhaps "
-        f"{_between(found.after, found.error, 0.0)}",
+        f"{escape(found.task)}  {found.samples} samples; now {found.before:.1f} points",
         f"method  {found.choice.method}; {found.choice.why}"
         + (f"; replay {100 * found.choice.replay:.0f} %" if found.choice.replay else ""),
         f"cost  {found.steps} steps, about {_duration(found.seconds)} with its questions, "
         f"{found.stored_bytes / 1e6:.1f} MB on disk",
-        "[dim]ranges are errors on tasks of a small world (docs/service.md): a hint, not a promise[/dim]",
     ]
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
-
-
-def _between(value: float, error: float, lowest: float) -> str:
-    """`62 (42 to 82)`, the range cut where no score can be."""
-    low, high = max(lowest, value - error), min(100.0, value + error)
-    return f"{value:.0f} ({low:.0f} to {high:.0f})"
 
 
 def _duration(seconds: float) -> str:

@@ -1,7 +1,7 @@
 """The model that remembers, kept in service: teach it what is new, see what that cost, go back.
 
     new(folder, model="smol")            a model that has learned nothing yet
-    advice(folder, "july.jsonl")         what learning that would gain and cost; nothing is changed
+    advice(folder, "july.jsonl")         what that resembles and would cost; nothing is changed
     learn(folder, "july.jsonl")          one more task, with a verdict; kept or discarded
     check(folder)                        every task it ever learned, against the best it ever had
     rollback(folder, to=3)               as it was after its third task

@@ -1,7 +1,7 @@
-"""Advice before a task is learned: what it resembles, what it would cost the others, what it may gain.
+"""Advice before a task is learned: similar tasks, its score now, what routing would lose, the method, the cost.
 
-Nothing is changed. Where the model has experts, its own router is asked what would be lost. Where all weights are one,
-only the lines of `expected.py` can say something.
+Nothing is changed, and nothing is forecast. Where the model has experts, a trial of its own router bounds what the
+other tasks can lose. Where tasks share weights, only learning tells: `learn` measures it, and `rollback` undoes it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from evertune.models.weights import bytes_of
 from evertune.runs.api import config_of
 from evertune.runs.plan.planner import measure_pace
 from evertune.runs.runner import Callback, note_few_steps
-from evertune.service import expected
 from evertune.service.auto_method import MethodChoice, chosen
 from evertune.service.new_task import read_new, training_for
 from evertune.service.service import Service
@@ -38,17 +37,15 @@ class SimilarTask:
     Attributes:
         similarity: s(k), 0..1, among all tasks it knows and the new one.
         instruction: cosine between both tasks' instructions.
-        score: what it says to its questions now, in points.
-        forgetting: expected, in points.
-        error: of that; None where the router was asked, which gives the most that routing can lose.
+        score: of the model on its questions now, in points.
+        forgetting_bound: most that routing can lose, in points; None where the new task trains weights that it uses.
     """
 
     task: str
     similarity: float
     instruction: float
     score: float
-    forgetting: float
-    error: float | None
+    forgetting_bound: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +54,6 @@ class Advice:
 
     Attributes:
         before: its score now, on up to 100 of its test questions.
-        after: expected once it is learned, with an error in points.
         foreseen: what an expansion would do; None where all weights are one.
         choice: the method that would be taken and why.
         seconds: of training and of the questions that `learn` asks, measured on this machine.
@@ -68,8 +64,6 @@ class Advice:
     samples: int
     neighbours: tuple[SimilarTask, ...]
     before: float
-    after: float
-    error: float
     foreseen: TaskPreview | None
     choice: MethodChoice
     steps: int
@@ -119,7 +113,6 @@ def advice(
     foreseen = next((found for m in learner.methods if (found := m.preview_task(task, service.tasks))), None)
     neighbours = _neighbours(service, task, foreseen, callback)
     before = _score_now(service, task)
-    gain = expected.gain() if training == learner.training else expected.gain_of_small()
     pace = measure_pace(learner.lmm, Stream(task.name, (task,)), training, batch=learner.evaluation_batch)
     asked = 2 * len(task.test) + sum(len(other.test) for other in service.tasks)
     return Advice(
@@ -127,15 +120,8 @@ def advice(
         samples=len(task.train),
         neighbours=neighbours,
         before=before,
-        after=min(100.0, before + max(0.0, gain.at(before))),
-        error=gain.error,
         foreseen=foreseen,
-        choice=chosen(
-            config_of(folder).method,
-            foreseen,
-            task=task.name,
-            worst=max((n.forgetting for n in neighbours), default=0.0),
-        ),
+        choice=chosen(config_of(folder).method, foreseen, task=task.name, earlier=len(neighbours)),
         steps=training.steps(len(task.train)),
         seconds=training.epochs * len(task.train) * pace.train + asked * pace.answer,
         stored_bytes=_growth(service),
@@ -160,11 +146,10 @@ def _neighbours(
     for other in service.tasks:
         instruction = cosine(new["instruction"], old[other.name]["instruction"])
         score = cells[service.number, other.name]["score"]
+        bound = None
         if foreseen is not None and learner.expert_of(other.name) != foreseen.expert:
-            loses, error = foreseen.lost[other.name] * score, None
-        else:
-            loses, error = min(score, max(0.0, expected.forgetting().at(instruction))), expected.forgetting().error
-        found.append(SimilarTask(other.name, alike[other.name], instruction, score, loses, error))
+            bound = foreseen.lost[other.name] * score
+        found.append(SimilarTask(other.name, alike[other.name], instruction, score, bound))
     return tuple(sorted(found, key=lambda neighbour: -neighbour.similarity))
 
 

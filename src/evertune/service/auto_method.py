@@ -17,8 +17,6 @@ from evertune.utils.errors import UserError
 AUTO = "auto"
 METHOD = "eproj"
 SETTINGS = ("eproj.router=calibrated", "eproj.init=similar", "eproj.expand=when-separable")
-ENOUGH = 2.0
-"""Expected loss in points from which on old samples should be trained again, where all weights are one."""
 RATIO = 0.3
 """Of the ratios tried (0.01, 0.03, 0.1, 0.3) the one that lost least on held-out seeds: docs/study.md."""
 
@@ -56,14 +54,14 @@ def refuse_other(method: str | None, own: str) -> None:
         )
 
 
-def chosen(method: str, foreseen: TaskPreview | None, *, task: str, worst: float) -> MethodChoice:
-    """What to do with `task` in a model that has `method`; `worst` is the largest expected loss in points."""
+def chosen(method: str, foreseen: TaskPreview | None, *, task: str, earlier: int) -> MethodChoice:
+    """What to do with `task` in a model that has `method` and knows `earlier` tasks."""
     if foreseen is not None:
         return MethodChoice(method, 0.0, _of_experts(foreseen, task))
     if "replay" in parts_of(method):
         return MethodChoice(method, RATIO, "it replays already; of the shares that were tried this one lost least")
-    if worst < ENOUGH:
-        return MethodChoice(method, 0.0, "hardly anything should be lost")
+    if not earlier:
+        return MethodChoice(method, 0.0, "it knows no task yet that could be forgotten")
     return MethodChoice(
         "replay", RATIO, "all weights are one here: train old samples again, or make a model with --method auto"
     )

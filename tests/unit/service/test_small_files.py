@@ -20,7 +20,6 @@ from evertune.cli import service as cli_upkeep
 from evertune.cli.main import app
 from evertune.cli.service_view import show_check, show_learned
 from evertune.runs.api import configure, resolved
-from evertune.service.expected import SMALL, gain, gain_of_small
 from evertune.service.gate import ANYTHING
 from evertune.service.lifecycle import history
 from evertune.service.new_task import STEPS
@@ -29,7 +28,6 @@ from evertune.service.service import Service
 from evertune.tools.data.check import CheckResult
 from evertune.training.loop import SMALLEST_BATCH, Training
 from evertune.utils.errors import RunFolderError, UserError
-from evertune.utils.files import read_json
 
 COLOURS = {"red": (220, 30, 30), "blue": (30, 30, 220)}
 RATE = "train.learning_rate=0.003"
@@ -110,20 +108,6 @@ def test_learn_trains_long_enough_by_itself(model, colours):
     assert done.as_dict()["learned"] and done.as_dict()["training"]["batch_size"] == SMALLEST_BATCH
     (event,) = history(model)
     assert event["training"] == done.training.as_dict(), "the ledger says how it was trained"
-
-
-def test_the_forecast_is_of_what_small_files_gain(model, colours):
-    """Measured with the floor; of one pass, as the pairs had it, without."""
-    pairs = read_json(SMALL)["pairs"]
-    line, other = gain_of_small(), gain()
-    assert len(pairs) >= 8 and line.slope == 0
-    assert line.intercept == pytest.approx(sum(pair["gain"] for pair in pairs) / len(pairs))
-    missed = [sum((each.at(0) - pair["gain"]) ** 2 for pair in pairs) for each in (line, other)]
-    assert missed[0] < missed[1], "it fits better than the line of single passes"
-    for settings, wanted in (((), line), (("train.epochs=1",), other)):
-        found = upkeep.advice(model, colours, settings=settings)
-        assert found.after == pytest.approx(min(100, found.before + max(0, wanted.at(found.before))))
-        assert found.error == wanted.error
 
 
 def test_what_is_not_learned_is_discarded(model, colours):
