@@ -36,11 +36,13 @@ RATE = "train.learning_rate=0.003"
 @pytest.mark.parametrize("gradient_accumulation_steps", [1, 4, 32])
 @pytest.mark.parametrize("batch_size", [1, 4, 5, 8, 32])
 @pytest.mark.parametrize("epochs", [0.5, 1.0, 5.0])
-def test_a_floor_of_steps(batch_size, accumulate, epochs):
+def test_a_floor_of_steps(batch_size, gradient_accumulation_steps, epochs):
     for samples in (1, 7, 20, 58, 200, 1024, 3100, 100_000):
-        plain = Training(epochs=epochs, batch_size=batch_size, gradient_accumulation_steps=accumulate)
-        floored = Training(epochs=epochs, batch_size=batch_size, gradient_accumulation_steps=accumulate, min_steps=200)
-        fitted, whole = floored.fitted(samples), batch_size * accumulate
+        plain = Training(epochs=epochs, batch_size=batch_size, gradient_accumulation_steps=gradient_accumulation_steps)
+        floored = Training(
+            epochs=epochs, batch_size=batch_size, gradient_accumulation_steps=gradient_accumulation_steps, min_steps=200
+        )
+        fitted, whole = floored.fitted(samples), batch_size * gradient_accumulation_steps
         assert plain.fitted(samples) == plain
         assert fitted.steps(samples) >= 200
         assert fitted.steps(samples) <= max(plain.steps(samples), 260), "not much more than needed"
