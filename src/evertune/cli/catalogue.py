@@ -12,7 +12,8 @@ from typing import Any, get_args
 
 from evertune.data.formats import format_names, format_of
 from evertune.data.single_file import is_yaml
-from evertune.data.stream import TaskFile, about_task, stream_file, stream_names
+from evertune.data.stream import stream_file, stream_names
+from evertune.data.task_file import TaskFile, about_task
 from evertune.metrics.rules import rule_of
 from evertune.models.presets import PRESETS
 from evertune.utils.errors import UserError, unknown

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -26,13 +26,11 @@ from evertune.data.rows import IndexKey, RowFile, indexed
 from evertune.data.samples import Samples
 from evertune.data.split import held_out, twin_problems, twins, wrong_golds, wrong_numbers
 from evertune.data.task import Task
+from evertune.data.task_file import TaskFile
 from evertune.metrics.rules import rule_of
 from evertune.utils import parsing
 from evertune.utils.errors import DataError, UserError
 from evertune.utils.files import digest
-
-if TYPE_CHECKING:
-    from evertune.data.stream import TaskFile
 
 SPLITS = ("train", "test")
 IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".avif", ".jp2", ".tga"}

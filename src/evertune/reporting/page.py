@@ -21,7 +21,8 @@ from evertune.metrics.intervals import FEWEST, mean_interval, share_interval
 from evertune.metrics.metrics import formulas
 from evertune.metrics.rules import ABOVE_100
 from evertune.reporting.examples import SHOWN, Examples, Thumbnails, examples_of
-from evertune.reporting.labels import EXPLANATIONS, METRIC_TITLES, duration, headline, number, size
+from evertune.reporting.headline import headline
+from evertune.reporting.labels import EXPLANATIONS, METRIC_TITLES, duration, number, size
 from evertune.reporting.loaded import Loaded, load_matrix
 from evertune.reporting.plots import average_curve, forgetting_by_task, heat_map
 from evertune.reporting.tables import (

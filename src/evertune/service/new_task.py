@@ -14,7 +14,7 @@ from evertune.assets import Progress
 from evertune.data import Task
 from evertune.data.issues import Issues
 from evertune.data.sources import read_task
-from evertune.data.stream import TaskFile
+from evertune.data.task_file import TaskFile
 from evertune.models.readable import without_unreadable
 from evertune.runs.api import config_of, training_of
 from evertune.runs.config import RunConfig, with_settings

@@ -107,7 +107,7 @@ def test_unknown_names():
 
 
 def test_every_shipped_stream_is_valid_and_says_its_licences():
-    from evertune.data.stream import about_task
+    from evertune.data.task_file import about_task
 
     for name in stream_names():
         content, _ = stream_file(name)

@@ -18,7 +18,8 @@ from rich.console import Console
 
 from evertune.reporting import compare, load_matrix, write_report
 from evertune.reporting.examples import Thumbnails, examples_of
-from evertune.reporting.labels import duration, headline, number, size
+from evertune.reporting.headline import headline
+from evertune.reporting.labels import duration, number, size
 from evertune.reporting.plots import (
     average_curve,
     forgetting_by_task,

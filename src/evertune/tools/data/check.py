@@ -19,7 +19,7 @@ from evertune.data.image_index import COMPARED
 from evertune.data.issues import Issues, ReportedError
 from evertune.data.samples import Samples
 from evertune.data.sources import SPLITS, ReadOptions, in_one, parted, read_half, read_whole, scorable, taken
-from evertune.data.stream import TaskFile
+from evertune.data.task_file import TaskFile
 from evertune.tools.data.overlap import Overlap, SplitIndex
 from evertune.tools.data.source import Hints, file_or_stream, reading
 from evertune.utils.errors import DataError

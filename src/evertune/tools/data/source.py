@@ -15,7 +15,8 @@ from evertune.data.formats import format_of
 from evertune.data.issues import Issues
 from evertune.data.single_file import guessed, is_file_of_rows, is_yaml, task_name
 from evertune.data.sources import ReadOptions
-from evertune.data.stream import StreamFile, TaskFile, published_base, stream_file, stream_names
+from evertune.data.stream import StreamFile, published_base, stream_file, stream_names
+from evertune.data.task_file import TaskFile
 from evertune.utils.errors import UserError, nearest
 from evertune.utils.parsing import YamlError, yaml_value
 

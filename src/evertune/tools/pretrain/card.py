@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from evertune.tools.pretrain.phases import Phase
+from evertune.tools.pretrain.recipes import Recipe
 from evertune.utils.files import write_atomically
-
-if TYPE_CHECKING:
-    from evertune.tools.pretrain.tiny import Recipe
 
 ROLE = {
     "tiny-aligned": "aligned to images by captions only, the part that BLIP-2 plays in He et al. 2023. It was never\n"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -23,32 +22,14 @@ from evertune.models.features import FeatureStore
 from evertune.models.smol import Smol
 from evertune.models.smol_weights import ABOUT_PROJECTOR, PROJECTOR, with_projector
 from evertune.tools.pretrain.align import told
-from evertune.tools.pretrain.phases import OnStep, Phase, run_phase
+from evertune.tools.pretrain.phases import OnStep, run_phase
+from evertune.tools.pretrain.recipes import SmolRecipe
 from evertune.tools.pretrain.smol_card import write_smol_card
 from evertune.utils.files import digest_of_file, make_folder, read_json, write_atomically, write_json
 
 BUCKETS = 4
 CHECKED_AT_ONCE = 32
 Scores = dict[str, dict[str, float]]
-
-
-@dataclass(frozen=True, slots=True)
-class SmolRecipe:
-    """What the projector learns from, and for how long.
-
-    Attributes:
-        captions: the one phase; its learning rate is the projector's own.
-        batch: captions per step.
-        corpus: the stream whose first task has the captions.
-        checked: how many held-out captions the result is measured on.
-        model: whose projector it is.
-    """
-
-    captions: Phase = Phase("captions", steps=1000, learning_rate=1e-3, weight_decay=0.0, save_every=50)
-    batch: int = 8
-    corpus: str = "captions"
-    checked: int = 160
-    model: str = "smol"
 
 
 def pretrain_smol(folder: Path, *, on_step: OnStep, recipe: SmolRecipe | None = None) -> Scores:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from evertune.tools.pretrain.card import phase_table
+from evertune.tools.pretrain.recipes import SmolRecipe
 from evertune.utils.files import write_atomically
-
-if TYPE_CHECKING:
-    from evertune.tools.pretrain.smol import SmolRecipe
 
 CARD = """---
 license: apache-2.0

@@ -10,7 +10,6 @@ Deterministic, and resumable: the same command resumes in the middle of a phase.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +25,7 @@ from evertune.tools.pretrain.instruct import instruct_loss, known_accuracy, know
 from evertune.tools.pretrain.language import language_accuracy, language_loss
 from evertune.tools.pretrain.parts import VISION, make_model, make_processor, make_tokenizer, save_checkpoint
 from evertune.tools.pretrain.phases import LossAt, OnStep, Phase, run_phase
+from evertune.tools.pretrain.recipes import Recipe
 from evertune.tools.pretrain.tower import Tower, tower_accuracy, tower_loss
 from evertune.utils.files import write_json
 
@@ -33,33 +33,6 @@ if TYPE_CHECKING:
     from evertune.models.instructblip import InstructBlip
 
 Run = Callable[[Phase, Mapping[str, nn.Parameter], LossAt], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """How long each phase trains, and on how much.
-
-    Attributes:
-        batch: images per step.
-        texts: texts per step of the two phases of language.
-        images: captioned images of the alignment.
-        per_task: samples of each known task.
-        checked: how many new images, texts and questions per task each result is measured on.
-        documents: texts that the tokenizer learns its words from.
-    """
-
-    tower: Phase = Phase("tower", steps=2400, learning_rate=1e-3)
-    lookup: Phase = Phase("lookup", steps=400, learning_rate=1e-3)
-    language: Phase = Phase("language", steps=2000, learning_rate=1e-3)
-    slots: Phase = Phase("slots", steps=1200, learning_rate=1e-3)
-    captions: Phase = Phase("captions", steps=300, learning_rate=3e-4)
-    instruct: Phase = Phase("instruct", steps=1500, learning_rate=5e-4)
-    batch: int = 64
-    texts: int = 32
-    images: int = 16_384
-    per_task: int = 4096
-    checked: int = 512
-    documents: int = 20_000
 
 
 Scores = dict[str, dict[str, float]]

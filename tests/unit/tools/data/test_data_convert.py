@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from reading_rows import write_lines
 
 from evertune.data.sources import read_whole
-from evertune.data.stream import StreamFile, TaskFile
+from evertune.data.stream import StreamFile
+from evertune.data.task_file import TaskFile
 from evertune.tools.data import convert, sample
 from evertune.tools.data.source import Hints, one_file, reading
 from evertune.utils.errors import DataError, UserError

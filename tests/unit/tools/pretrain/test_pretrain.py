@@ -23,7 +23,8 @@ from evertune.tools.pretrain.instruct import KNOWN, instruct_loss, known_accurac
 from evertune.tools.pretrain.language import _tokens
 from evertune.tools.pretrain.parts import make_tokenizer
 from evertune.tools.pretrain.phases import Phase, run_phase
-from evertune.tools.pretrain.tiny import Recipe, pretrain_tiny
+from evertune.tools.pretrain.recipes import Recipe
+from evertune.tools.pretrain.tiny import pretrain_tiny
 from evertune.tools.pretrain.tower import HUES, WHATS, WORDS, _present, _targets, pixels_of, place_of_patch
 
 PHASE = Phase("toy", steps=12, learning_rate=1e-2, save_every=5)

@@ -17,7 +17,8 @@ from evertune.models.features import FeatureStore
 from evertune.models.weights import copy_of
 from evertune.tools.pretrain import smol as recipes
 from evertune.tools.pretrain.phases import Phase
-from evertune.tools.pretrain.smol import SmolRecipe, caption_loss, caption_scores, pretrain_smol, train_projector
+from evertune.tools.pretrain.recipes import SmolRecipe
+from evertune.tools.pretrain.smol import caption_loss, caption_scores, pretrain_smol, train_projector
 from evertune.utils.errors import UserError
 from evertune.utils.files import read_json
 

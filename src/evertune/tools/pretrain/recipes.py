@@ -1,0 +1,53 @@
+"""How the shipped checkpoints are trained: the phases of each, and on how much."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from evertune.tools.pretrain.phases import Phase
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How long each phase trains, and on how much.
+
+    Attributes:
+        batch: images per step.
+        texts: texts per step of the two phases of language.
+        images: captioned images of the alignment.
+        per_task: samples of each known task.
+        checked: how many new images, texts and questions per task each result is measured on.
+        documents: texts that the tokenizer learns its words from.
+    """
+
+    tower: Phase = Phase("tower", steps=2400, learning_rate=1e-3)
+    lookup: Phase = Phase("lookup", steps=400, learning_rate=1e-3)
+    language: Phase = Phase("language", steps=2000, learning_rate=1e-3)
+    slots: Phase = Phase("slots", steps=1200, learning_rate=1e-3)
+    captions: Phase = Phase("captions", steps=300, learning_rate=3e-4)
+    instruct: Phase = Phase("instruct", steps=1500, learning_rate=5e-4)
+    batch: int = 64
+    texts: int = 32
+    images: int = 16_384
+    per_task: int = 4096
+    checked: int = 512
+    documents: int = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class SmolRecipe:
+    """What the projector learns from, and for how long.
+
+    Attributes:
+        captions: the one phase; its learning rate is the projector's own.
+        batch: captions per step.
+        corpus: the stream whose first task has the captions.
+        checked: how many held-out captions the result is measured on.
+        model: whose projector it is.
+    """
+
+    captions: Phase = Phase("captions", steps=1000, learning_rate=1e-3, weight_decay=0.0, save_every=50)
+    batch: int = 8
+    corpus: str = "captions"
+    checked: int = 160
+    model: str = "smol"
