@@ -14,8 +14,8 @@ import json
 import statistics
 from pathlib import Path
 
-from evertune.metrics.intervals import clipped, t_interval
 from evertune.metrics.metrics import metrics_of
+from evertune.metrics.statistics import clipped, t_interval
 
 
 def main() -> None:

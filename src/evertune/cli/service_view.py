@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from evertune.metrics.intervals import FEWEST
+from evertune.metrics.statistics import FEWEST
 from evertune.service.advice import Advice
 from evertune.service.integrity import Finding
 from evertune.service.lifecycle import LearnResult

@@ -17,9 +17,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from evertune.metrics.intervals import FEWEST, mean_interval, share_interval
 from evertune.metrics.metrics import formulas
 from evertune.metrics.rules import ABOVE_100
+from evertune.metrics.statistics import FEWEST, mean_interval, share_interval
 from evertune.reporting.examples import SHOWN, Examples, Thumbnails, examples_of
 from evertune.reporting.headline import headline
 from evertune.reporting.labels import EXPLANATIONS, METRIC_TITLES, duration, number, size

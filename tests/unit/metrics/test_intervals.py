@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from evertune.metrics.intervals import (
+from evertune.metrics.statistics import (
     FEWEST,
     change_interval,
     clipped,

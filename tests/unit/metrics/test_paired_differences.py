@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from evertune.metrics.intervals import t_interval, t_quantile, t_share
-from evertune.metrics.paired_differences import bootstrap_interval, verdict_of
+from evertune.metrics.statistics import bootstrap_interval, t_interval, t_quantile, t_share, verdict_of
 
 
 @pytest.mark.parametrize("freedom", [1, 2, 3, 4, 5, 6, 7, 11, 30])

@@ -16,7 +16,7 @@ import evertune
 from evertune import service as upkeep
 from evertune.cli.main import app
 from evertune.cli.service_view import _between
-from evertune.metrics.intervals import change_interval
+from evertune.metrics.statistics import change_interval
 from evertune.runs.ledger import cells_of
 from evertune.service.eval_set import kept_task
 from evertune.service.lifecycle import history, would_forget

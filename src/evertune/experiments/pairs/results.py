@@ -12,7 +12,7 @@ from operator import itemgetter
 from typing import Any
 
 from evertune.experiments.pairs.task_similarity import Square
-from evertune.metrics.rank_correlation import correlation
+from evertune.metrics.statistics import correlation
 
 FORMAT = 2
 MEASURES = ("forgetting", "forgetting_relaxed", "transfer")

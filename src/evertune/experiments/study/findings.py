@@ -14,9 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from evertune.experiments.study.file import Benchmark, Questions
-from evertune.metrics.intervals import LEVEL, Interval, clipped, t_interval
 from evertune.metrics.metrics import metrics_of
-from evertune.metrics.paired_differences import Verdict, bootstrap_interval, verdict_of
+from evertune.metrics.statistics import LEVEL, Interval, Verdict, bootstrap_interval, clipped, t_interval, verdict_of
 from evertune.reporting.loaded import Loaded
 from evertune.reporting.tables import known_count
 

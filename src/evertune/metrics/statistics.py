@@ -1,7 +1,8 @@
-"""Intervals of 95 %: of a share, of a change of paired scores, of a mean of differences; without a statistics package.
+"""Statistics: 95 % intervals of shares, of changes of paired scores and of mean differences, and rank correlation.
 
 Scores of questions lie between 0 and 1, often at an end: there Student's interval has no width, or goes beyond 100
-points. Wilson's and Newcombe's do neither. For whole degrees of freedom Student's distribution is a finite sum.
+points. Wilson's and Newcombe's do neither. For whole degrees of freedom Student's distribution is a finite sum. SciPy
+is too large a dependency for these functions; the tests compare them with SciPy's.
 """
 
 from __future__ import annotations
@@ -9,13 +10,26 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Hashable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 LEVEL = 0.95
 Z = statistics.NormalDist().inv_cdf((1 + LEVEL) / 2)
 FEWEST = 6
 """Independent questions that an interval needs: of five, even five changes of one sign are chance (p = 0.06)."""
 
+FEWEST_POINTS = 3
+"""Of a correlation: two points always correlate perfectly, which says nothing."""
+MEAN_RESAMPLES, CORRELATION_RESAMPLES = 10_000, 2000
+"""Draws of a bootstrap."""
+
 Interval = tuple[float, float]
+Verdict = Literal["confirmed", "not confirmed", "contradicted", "not measured"]
+Values = NDArray[np.float64]
+Draws = NDArray[np.int64]
 
 
 def t_share(t: float, freedom: int) -> float:
@@ -55,6 +69,29 @@ def t_interval(differences: Sequence[float], *, level: float = LEVEL) -> Interva
     error = statistics.stdev(differences) / math.sqrt(len(differences))
     reach = t_quantile(level, len(differences) - 1) * error
     return mean - reach, mean + reach
+
+
+def bootstrap_interval(differences: Sequence[float], *, level: float = LEVEL) -> Interval | None:
+    """Percentiles of the means of units drawn with replacement, the draws fixed; None for fewer than two units.
+
+    Efron 1979, doi 10.1214/aos/1176344552. With six units it is too narrow (it can't draw what it never saw): the
+    t-interval decides there.
+    """
+    if len(differences) < 2:
+        return None
+    values = np.asarray(differences, dtype=float)
+    drawn = np.random.default_rng(0).integers(len(values), size=(MEAN_RESAMPLES, len(values)))
+    low, high = np.quantile(values[drawn].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def verdict_of(interval: Interval | None) -> Verdict:
+    """By the side of zero on which the whole interval lies; what is claimed is a difference above zero."""
+    if interval is None:
+        return "not measured"
+    if interval[0] > 0:
+        return "confirmed"
+    return "contradicted" if interval[1] < 0 else "not confirmed"
 
 
 def clipped(interval: Interval | None, limit: float) -> Interval | None:
@@ -139,3 +176,81 @@ def change_interval(before: Sequence[float], after: Sequence[float], images: Seq
 def _joined(a: float, b: float, phi: float) -> float:
     """The reach of a difference from the reaches of its two sides."""
     return math.sqrt(max(0.0, a * a - 2 * phi * a * b + b * b))
+
+
+@dataclass(frozen=True, slots=True)
+class Correlation:
+    """Spearman's rank correlation of n points, with the ends of its percentile bootstrap interval.
+
+    Attributes:
+        rho: None when it is undefined: fewer than three points, or one side is constant.
+        low: 2.5 % of the resamples lie below; None when `rho` is, or when most resamples have no correlation.
+        high: 2.5 % of the resamples lie above.
+        n: number of points.
+    """
+
+    rho: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+    def as_dict(self) -> dict[str, float | int | None]:
+        """For JSON."""
+        return asdict(self)
+
+
+def spearman(x: Sequence[float] | Values, y: Sequence[float] | Values) -> float | None:
+    """Pearson's correlation of the ranks; None where it is undefined.
+
+    Raises:
+        ValueError: the two sides differ in length.
+    """
+    if len(x) != len(y):
+        raise ValueError(f"{len(x)} values against {len(y)}")
+    if len(x) < FEWEST_POINTS:
+        return None
+    found = _rank_correlations(np.asarray(x, dtype=float), np.asarray(y, dtype=float), _as_it_is(len(x)))
+    return float(found[0]) if len(found) else None
+
+
+def correlation(
+    x: Sequence[float], y: Sequence[float], *, resamples: int = CORRELATION_RESAMPLES, seed: int = 0
+) -> Correlation:
+    """Rank correlation of the points (x, y) with its interval: points are drawn with replacement, `resamples` times.
+
+    Resamples without a correlation (one side is constant) do not count; when most have none, there is no interval.
+    """
+    rho = spearman(x, y)
+    if rho is None:
+        return Correlation(None, None, None, len(x))
+    draws = np.random.default_rng(seed).integers(0, len(x), size=(resamples, len(x)))
+    found = _rank_correlations(np.asarray(x, dtype=float), np.asarray(y, dtype=float), draws)
+    if 2 * len(found) < resamples:
+        return Correlation(rho, None, None, len(x))
+    low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Correlation(rho, float(low), float(high), len(x))
+
+
+def _as_it_is(count: int) -> Draws:
+    """The one draw that takes every point once."""
+    return np.arange(count)[None]
+
+
+def _rank_correlations(x: Values, y: Values, draws: Draws) -> Values:
+    """Correlation of the ranks of each row of `draws`, (R, n) places; rows without one are left out."""
+    a, b = (ranked - ranked.mean(1, keepdims=True) for ranked in (_ranks_of(x, draws), _ranks_of(y, draws)))
+    size = np.sqrt((a * a).sum(1) * (b * b).sum(1))
+    defined = size > 0
+    found: Values = np.clip((a * b).sum(1)[defined] / size[defined], -1.0, 1.0)
+    return found
+
+
+def _ranks_of(values: Values, draws: Draws) -> Values:
+    """(R, n) ranks of what each row draws: a value's rank is how many lie below it, and half of its equals."""
+    _, place = np.unique(values, return_inverse=True)
+    rows, width = len(draws), int(place.max(initial=-1)) + 1
+    drawn = place[draws]
+    counts = np.bincount((drawn + width * np.arange(rows)[:, None]).ravel(), minlength=rows * width)
+    counts = counts.reshape(rows, width)
+    mean_rank: Values = counts.cumsum(1) - (counts - 1) / 2
+    return np.take_along_axis(mean_rank, drawn, axis=1)
