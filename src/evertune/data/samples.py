@@ -6,6 +6,7 @@ Slices, limits and halves of a split are other choices of the same rows; none of
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, overload
 
 import numpy as np
@@ -84,12 +85,5 @@ class Samples(Sequence[Sample]):
 
     def _read(self, at: int) -> Sample:
         row = self.rows[at]
-        return Sample(
-            id=row["id"],
-            images=tuple(self.seen.path(name) for name in row["images"]),
-            instruction=row["instruction"],
-            answers=tuple(row["answers"]),
-            origin=row["origin"],
-            extras=row.get("extras", {}),
-            known_digests=self.seen.digests(self.rows.images_of(at)) if row["images"] else (),
-        )
+        sample = Sample.from_row(row, origin=row["origin"], path=self.seen.path)
+        return replace(sample, known_digests=self.seen.digests(self.rows.images_of(at))) if sample.images else sample

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
@@ -52,6 +52,31 @@ class Sample:
         """
         return self.known_digests or tuple(self._digest(image) for image in self.images)
 
+    def to_row(self) -> dict[str, Any]:
+        """As JSON files hold it: `image` where there is one, else `images`; `extras` only where there are some."""
+        names = [str(image) for image in self.images]
+        return {
+            "id": self.id,
+            **({"image": names[0]} if len(names) == 1 else {"images": names}),
+            "instruction": self.instruction,
+            "answers": list(self.answers),
+            **({"extras": dict(self.extras)} if self.extras else {}),
+        }
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any], *, origin: str, path: Callable[[str], Path] = Path) -> Sample:
+        """The reverse of `to_row`; `path` says where the image of a name is.
+
+        Raises:
+            DataError: a text is something else. KeyError, TypeError, AttributeError: a part is missing or no such part.
+        """
+        answers, extras = row["answers"], row.get("extras", {})
+        texts = [row["id"], row["instruction"], *answers, *extras, *extras.values()]
+        if not isinstance(answers, list) or not all(isinstance(text, str) for text in texts):
+            raise DataError(f"{origin}: a text is something else")
+        images = tuple(map(path, images_of_row(row)))
+        return cls(row["id"], images, row["instruction"], tuple(answers), origin, extras=extras)
+
     def _digest(self, image: Path) -> str:
         try:
             return digest_of_file(image)
@@ -73,14 +98,9 @@ def content_digest(
     return digest("extras", *(part for item in sorted(extras.items()) for part in item), plain) if extras else plain
 
 
-def images_to_row(images: Sequence[Path]) -> dict[str, Any]:
-    """How JSON files name images: `image` where there is one, as ever, else `images`."""
-    return {"image": str(images[0])} if len(images) == 1 else {"images": [str(image) for image in images]}
-
-
-def images_of_row(row: Mapping[str, Any]) -> tuple[Path, ...]:
-    """The reverse of `images_to_row`."""
-    return tuple(Path(name) for name in ([row["image"]] if "image" in row else row["images"]))
+def images_of_row(row: Mapping[str, Any]) -> list[str]:
+    """The images that a row of `Sample.to_row` names."""
+    return [row["image"]] if "image" in row else row["images"]
 
 
 @dataclass(frozen=True, slots=True)

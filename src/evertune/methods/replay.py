@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from evertune.data.task import ConcatDataset, Sample, Task, drawn, images_of_row, images_to_row
+from evertune.data.task import ConcatDataset, Sample, Task, drawn
 from evertune.methods.base import Context, Method, MethodInfo
 from evertune.methods.similarity import embed_task, similarity_to
 from evertune.models.weights import bytes_of
@@ -117,7 +117,7 @@ class Replay(Method):
         choose = random.Random(digest("replay", str(self.context.seed), task.name))
         self._choose(task, choose)
         own = self._memory.get(task.name, [])
-        self._memory[task.name] = [_row(self.context.keep(_sample(row, task.name))) for row in own]
+        self._memory[task.name] = [self.context.keep(_sample(row, task.name)).to_row() for row in own]
 
     def _choose(self, task: Task, choose: random.Random) -> None:
         if self.choice == "reservoir":
@@ -127,7 +127,7 @@ class Replay(Method):
             count = min(len(task.train), self.buffer)
         else:
             count = max(1, round(self.ratio * len(task.train))) if self.ratio > 0 else 0
-        self._memory[task.name] = [_row(s) for s in drawn(task.train, count, choose)]
+        self._memory[task.name] = [s.to_row() for s in drawn(task.train, count, choose)]
         if self.buffer:
             self._make_room()
 
@@ -144,9 +144,9 @@ class Replay(Method):
         for sample in task.train:
             self._seen += 1
             if len(slots) < self.buffer:
-                slots.append((task.name, _row(sample)))
+                slots.append((task.name, sample.to_row()))
             elif (place := choose.randrange(self._seen)) < self.buffer:
-                slots[place] = (task.name, _row(sample))
+                slots[place] = (task.name, sample.to_row())
         names = dict.fromkeys([*self._memory, task.name])
         self._memory = {name: [row for owner, row in slots if owner == name] for name in names}
 
@@ -183,22 +183,5 @@ def _filled(rows: Sequence[Row], places: int, choose: random.Random) -> list[Row
     return [*rows] * times + choose.sample(rows, rest)
 
 
-def _row(sample: Sample) -> Row:
-    return {
-        "id": sample.id,
-        **images_to_row(sample.images),
-        "instruction": sample.instruction,
-        "answers": list(sample.answers),
-        **({"extras": dict(sample.extras)} if sample.extras else {}),
-    }
-
-
-def _sample(row: Mapping[str, Any], task: str) -> Sample:
-    return Sample(
-        row["id"],
-        images_of_row(row),
-        row["instruction"],
-        tuple(row["answers"]),
-        f"the memory of {task}",
-        extras=row.get("extras", {}),
-    )
+def _sample(row: Row, task: str) -> Sample:
+    return Sample.from_row(row, origin=f"the memory of {task}")

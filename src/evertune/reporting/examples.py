@@ -191,8 +191,8 @@ def _change(before: dict[str, Any], after: dict[str, Any]) -> str:
 def _example(before: dict[str, Any], after: dict[str, Any], thumbnails: Thumbnails) -> Example:
     images = images_of_row(after)
     return Example(
-        thumbnail=thumbnails.name_of(str(images[0])) if images else None,
-        image=", ".join(image.name for image in images),
+        thumbnail=thumbnails.name_of(images[0]) if images else None,
+        image=", ".join(Path(image).name for image in images),
         instruction=shortened(str(after["instruction"])),
         gold=shortened(" / ".join(map(str, after["gold"]))),
         before=_said(before),

@@ -9,11 +9,10 @@ So it can be checked, and taught further, after the data themselves are gone, an
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from evertune.data import Sample, Task
-from evertune.data.task import images_of_row, images_to_row
 from evertune.metrics.rules import rule_of
 from evertune.training.image_store import FOLDER, IMAGES, keep_images
 from evertune.utils.errors import RunFolderError, UserError
@@ -34,8 +33,8 @@ def keep_task(folder: Path, task: Task, *, tokens: Callable[[str], int]) -> Task
             "name": task.name,
             "score": task.score,
             "about": task.about,
-            "train": [_row(folder, longest)],
-            "test": [_row(folder, sample) for sample in task.test],
+            "train": [keep_images(folder, longest).to_row()],
+            "test": [keep_images(folder, sample).to_row() for sample in task.test],
         },
     )
     return kept_task(folder, task.name)
@@ -55,7 +54,10 @@ def kept_task(folder: Path, name: str) -> Task:
         raise RunFolderError(f"{path} is damaged: it is of the task {content.get('name')!r:.80}")
     try:
         train, test = (
-            tuple(_sample(folder, row, f"{path}:{side}:{number}") for number, row in enumerate(content[side], start=1))
+            tuple(
+                Sample.from_row(row, origin=f"{path}:{side}:{number}", path=partial(below, folder / FOLDER / IMAGES))
+                for number, row in enumerate(content[side], start=1)
+            )
             for side in ("train", "test")
         )
         about = {str(key): str(value) for key, value in content["about"].items()}
@@ -77,24 +79,3 @@ def drop_task(folder: Path, name: str) -> None:
     """Forget what was kept of a task; images stay, others may need them."""
     if is_kept(folder, name):
         (folder / FOLDER / f"{name}.json").unlink()
-
-
-def _row(folder: Path, sample: Sample) -> dict[str, Any]:
-    kept = keep_images(folder, sample)
-    return {
-        "id": sample.id,
-        **images_to_row(kept.images),
-        "instruction": sample.instruction,
-        "answers": list(sample.answers),
-        **({"extras": dict(sample.extras)} if sample.extras else {}),
-    }
-
-
-def _sample(folder: Path, row: dict[str, Any], origin: str) -> Sample:
-    place = folder / FOLDER / IMAGES
-    images = tuple(below(place, str(image)) for image in images_of_row(row))
-    extras, answers = row.get("extras", {}), row["answers"]
-    texts = [row["id"], row["instruction"], *answers, *extras, *extras.values()]
-    if not isinstance(answers, list) or not all(isinstance(text, str) for text in texts):
-        raise RunFolderError(f"{origin}: a text is something else")
-    return Sample(row["id"], images, row["instruction"], tuple(answers), origin, extras=extras)

@@ -228,7 +228,7 @@ def _images_named(folder: Path) -> set[str]:
 
 
 def _images_in(value: Any) -> Iterator[str]:
-    """Names of kept images anywhere in a value (`images_to_row`)."""
+    """Names of kept images anywhere in a value (`Sample.to_row`)."""
     for key, inner in value.items() if isinstance(value, dict) else enumerate(value if isinstance(value, list) else ()):
         if key in ("image", "images"):
             texts = inner if isinstance(inner, list) else [inner]

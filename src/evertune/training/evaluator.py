@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from evertune.data.task import Sample, Task, images_to_row
+from evertune.data.task import Sample, Task
 from evertune.methods import Method
 from evertune.methods.base import BASE
 from evertune.metrics.rules import rule_of, score_cell
@@ -48,6 +48,12 @@ class Prediction:
     sample: Sample
     text: str
     expert: str | None
+
+    def to_row(self) -> dict[str, Any]:
+        """As an answers file holds it: the sample with its answers as `gold`, the text and the expert."""
+        row = self.sample.to_row()
+        gold = row.pop("answers")
+        return {**row, "gold": gold, "answer": self.text, "expert": self.expert}
 
 
 class PredictionCache:
@@ -216,21 +222,7 @@ def longest_answer(lmm: LMM, task: Task, wanted: int | None) -> int:
 
 def write_answers(path: Path, answers: Sequence[Prediction]) -> None:
     """Write answers down before anything is scored."""
-    write_jsonl(
-        path,
-        (
-            {
-                "id": a.sample.id,
-                **images_to_row(a.sample.images),
-                "instruction": a.sample.instruction,
-                "gold": list(a.sample.answers),
-                "answer": a.text,
-                "expert": a.expert,
-                **({"extras": dict(a.sample.extras)} if a.sample.extras else {}),
-            }
-            for a in answers
-        ),
-    )
+    write_jsonl(path, (answer.to_row() for answer in answers))
 
 
 def read_answers(path: Path) -> list[dict[str, Any]]:

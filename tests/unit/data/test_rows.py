@@ -16,7 +16,7 @@ from evertune.data.formats import Row, jsonl
 from evertune.data.image_index import HASHED
 from evertune.data.prompts import filled
 from evertune.data.rows import IndexKey, indexed
-from evertune.data.task import ConcatDataset, Sample, Subset, content_digest, images_of_row, images_to_row
+from evertune.data.task import ConcatDataset, Sample, Subset, content_digest
 from evertune.utils.errors import DataError
 from evertune.utils.files import cache_folder, digest, digest_of_file
 
@@ -160,11 +160,24 @@ def test_samples_with_other_numbers_of_images_never_collide():
     }
 
 
-def test_files_name_one_image_as_ever(tmp_path):
+def test_a_sample_comes_back_from_its_row(tmp_path):
     one, two = (tmp_path / "a.png",), (tmp_path / "a.png", tmp_path / "b.png")
-    assert images_to_row(one) == {"image": str(one[0])}
+    plain = Sample("1", one, "q", ("x", "y")).to_row()
+    assert plain == {"id": "1", "image": str(one[0]), "instruction": "q", "answers": ["x", "y"]}
     for images in (one, two, ()):
-        assert images_of_row(json.loads(json.dumps(images_to_row(images)))) == images
+        for extras in ({}, {"type": "2D"}):
+            sample = Sample("1", images, "q", ("x",), "here", extras)
+            row = json.loads(json.dumps(sample.to_row()))
+            assert Sample.from_row(row, origin="here") == sample
+            assert Sample.from_row(row, origin="", path=lambda name: Path("b") / Path(name).name).images == tuple(
+                Path("b") / image.name for image in images
+            )
+
+
+@pytest.mark.parametrize("change", [{"id": 1}, {"answers": [None]}, {"answers": "x"}, {"extras": {"a": 1}}])
+def test_a_row_that_holds_other_than_texts_is_no_sample(change):
+    with pytest.raises(DataError, match="here: a text is something else"):
+        Sample.from_row({"id": "1", "images": [], "instruction": "q", "answers": ["x"], **change}, origin="here")
 
 
 def test_repeated_ids(tmp_path):

@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 import evertune
 from evertune import service as upkeep
 from evertune.cli.main import app
-from evertune.cli.service_view import _between
 from evertune.metrics.statistics import change_interval
 from evertune.runs.ledger import cells_of
 from evertune.service.eval_set import kept_task
@@ -295,10 +294,6 @@ def test_words(interval, word):
 def test_a_probability_is_never_said_to_be_certain(share, text):
     assert percent(share) == text
     assert lead_of([("a", share), ("b", 1 - share)]) == f"{text} sure" and lead_of([("a", 1.0)]) == ""
-
-
-def test_a_range_ends_where_scores_do():
-    assert _between(95.0, 20.0, 0.0) == "95 (75 to 100)" and _between(5.0, 20.0, 0.0) == "5 (0 to 25)"
 
 
 def test_measures():

@@ -202,7 +202,7 @@ def _rows(
         found.append(
             PredictionRow(
                 thumbnail=thumbnail(image) if image else None,
-                image=", ".join(image.name for image in images_of_row(row)),
+                image=", ".join(Path(image).name for image in images_of_row(row)),
                 instruction=shortened(str(row["instruction"])),
                 gold=shortened(" / ".join(dict.fromkeys(map(str, row["gold"])))),
                 said=shortened(str(row["answer"])),
