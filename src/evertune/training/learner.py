@@ -32,7 +32,7 @@ from evertune.models.weights import bytes_of, copy_of, fingerprint_of, restore
 from evertune.training.evaluator import OnAnswered, Prediction, answer_samples, longest_answer
 from evertune.training.image_store import keep_images, kept_images
 from evertune.training.loop import OnStep, Step, Training, train, trained_parameters
-from evertune.training.mid_task import FILE as MIDWAY
+from evertune.training.mid_task import FILE as MID_TASK
 from evertune.training.mid_task import MidTaskCheckpoints
 from evertune.training.stages import FILES, SEAL, Stage, load_stage, save_stage, saved_stages, stage_folder
 from evertune.training.states import read_tensors, split_state
@@ -147,7 +147,7 @@ class Learner:
                 state=state,
                 log=[step.as_dict() for step in log],
             )
-            (self.folder / MIDWAY).unlink(missing_ok=True)
+            (self.folder / MID_TASK).unlink(missing_ok=True)
         distributed.barrier()
         self.stages.append(stage)
         self.current = stage.number
