@@ -310,7 +310,9 @@ def test_the_metrics_take_the_width_of_the_terminal(tmp_path: Path) -> None:
 
 def test_markdown_is_a_table(tmp_path: Path) -> None:
     lines = as_markdown(compare([load_matrix(make_run(tmp_path / "s", SEQUENTIAL))])).splitlines()
-    assert lines[0] == "| method | seeds | final average | learning accuracy | forgetting | backward transfer | training |"
+    assert (
+        lines[0] == "| method | seeds | final average | learning accuracy | forgetting | backward transfer | training |"
+    )
     assert lines[2] == "| zero-shot | 1 | 5.0 | - | - | - | - |"
     assert lines[3] == "| sequential | 1 | 53.3 | 80.0 | 40.0 | −40.0 | 5 min 0 s |"
 
