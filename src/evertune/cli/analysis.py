@@ -34,7 +34,7 @@ def similarity(
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say how similar the tasks of a stream are, known ones included: images, instructions, answers, combined."""
+    """Measure how similar the tasks of a stream are. Compares images, instructions and answers; known tasks too."""
     from evertune.cli.console import TerminalCallback
     from evertune.cli.pairs_view import show_similarity
     from evertune.experiments.pairs.page import write_similarity_page
@@ -74,7 +74,8 @@ def pairs(
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Learn every ordered pair of tasks: which one hurts which, against their similarity. Resumes."""
+    """Train every ordered pair of tasks: which one hurts which. Relates it to their similarity; the same command again
+    resumes."""
     from evertune.cli.console import TerminalCallback
     from evertune.cli.grid_view import GridView
     from evertune.cli.pairs_view import show_pairs

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evertune.cli.groups import Commands, example_of
 from evertune.cli.options import DataOption, JsonOption, make_console, print_json
 from evertune.utils.errors import UserError
 
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
     from evertune.tools.data.convert import ConversionResult
     from evertune.tools.data.source import Hints
 
-data_app = typer.Typer(name="data", no_args_is_help=True, rich_markup_mode=None)
+data_app = typer.Typer(
+    name="data", cls=Commands, no_args_is_help=True, rich_markup_mode=None, epilog=example_of("data")
+)
 
 FormatOption = Annotated[str | None, typer.Option("--format", metavar="NAME", help="How it is written [its ending].")]
 OptionOption = Annotated[
@@ -40,10 +43,10 @@ ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite TARGET.")]
 
 @data_app.callback()
 def data() -> None:
-    """Check, look at, convert and sample data before a model sees them."""
+    """Check, convert and sample data before a model sees them."""
 
 
-@data_app.command("check")
+@data_app.command("check", epilog=example_of("data check"))
 def check_data(
     name: Annotated[str, typer.Argument(metavar="STREAM|FILE", help="A stream's name or YAML, or a file of rows.")],
     data: DataOption = None,
@@ -81,7 +84,7 @@ def check_data(
         raise typer.Exit(1)
 
 
-@data_app.command("convert")
+@data_app.command("convert", epilog=example_of("data convert"))
 def convert_data(
     source: SourceArgument,
     target: TargetArgument,
@@ -96,7 +99,7 @@ def convert_data(
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write the rows of any readable format as JSONL, LLaVA list or table; whole or not at all."""
+    """Write rows of any format as JSONL, LLaVA list or table. Writes the whole file or none."""
     from evertune.tools.data import convert
 
     hints = _hints(format, images, prompt, option)
@@ -106,7 +109,7 @@ def convert_data(
     _show_written(written, as_json=as_json)
 
 
-@data_app.command("sample")
+@data_app.command("sample", epilog=example_of("data sample"))
 def sample_data(
     source: SourceArgument,
     target: TargetArgument,
@@ -123,7 +126,7 @@ def sample_data(
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Draw rows at random, the same ones for the same seed, and write them as `convert` does."""
+    """Draw rows at random and write them as `convert` does. The same seed draws the same rows."""
     from evertune.tools.data import sample
 
     hints = _hints(format, images, prompt, option)
@@ -182,7 +185,7 @@ def rescore(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Score finished predictions of other projects by our rules and by theirs, and say why they differ."""
+    """Score finished predictions by our rules and public evaluators. Says why they differ."""
     from evertune.cli.rescore_view import show_rescored
     from evertune.tools.rescore import rescore as rescore_file
     from evertune.tools.rescore.formats import FORMATS

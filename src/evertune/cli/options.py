@@ -16,20 +16,18 @@ StreamArgument = Annotated[
 ModelOption = Annotated[
     str | None, typer.Option("--model", "-m", help="A preset, a checkpoint folder or a hub id [smol].")
 ]
-SeedOption = Annotated[int | None, typer.Option("--seed", help="Decides everything random [0].")]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Of everything that is random [0].")]
 LimitOption = Annotated[int | None, typer.Option("--limit", help="At most N training and N test samples per task.")]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="E.g. train.epochs=2, replay.ratio=0.05 or model.scope=lora."),
+    typer.Option("--set", metavar="KEY=VALUE", help="E.g. train.epochs=2, replay.ratio=0.05 (evertune show METHOD)."),
 ]
 DataOption = Annotated[
     str | None, typer.Option("--data", metavar="FOLDER", help="Where the folders of published data sets are.")
 ]
-SkipBadOption = Annotated[
-    bool, typer.Option("--skip-invalid", help="Leave out rows that can't be used instead of stopping; says which.")
-]
+SkipBadOption = Annotated[bool, typer.Option("--skip-invalid", help="Leave out rows that can't be used; says which.")]
 DeterministicOption = Annotated[
-    bool, typer.Option("--deterministic", help="Bit-identical reruns on the same kind of CPU; slower.")
+    bool, typer.Option("--deterministic", help="Bit-identical results on the same kind of CPU; slower.")
 ]
 TrackOption = Annotated[
     str | None, typer.Option("--track", metavar="A[,B]", help="Metrics also to trackio, wandb or mlflow.")

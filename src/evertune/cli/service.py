@@ -41,11 +41,11 @@ def new(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
     model: Annotated[str, typer.Option("--model", "-m", help="A preset, a checkpoint folder or a hub id.")] = "smol",
     method: Annotated[str, typer.Option("--method", help="How it keeps what it knows.")] = "auto",
-    seed: Annotated[int, typer.Option("--seed", help="Decides everything random.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Of everything that is random.")] = 0,
     deterministic: DeterministicOption = False,
     settings: SetOption = None,
 ) -> None:
-    """Make a model that remembers; it has learned nothing yet."""
+    """Create the folder of a model. It has learned nothing yet; `evertune learn` trains it task by task."""
     from evertune.cli.console import TerminalCallback
     from evertune.service import new as make
 
@@ -79,7 +79,7 @@ def advise(
     skip_invalid: SkipBadOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """What a task resembles, what the others may lose, and what learning it costs; nothing is changed."""
+    """Estimate the cost of one more task, and what others may lose. Changes nothing."""
     from evertune.cli.console import TerminalCallback
     from evertune.cli.service_view import show_advice
     from evertune.service import advice
@@ -126,7 +126,7 @@ def learn(
     track: TrackOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Teach it one more task, and see what it gained and lost; exit code 1 when the stage was discarded."""
+    """Train a model on one more task; report what it gained and lost. Exit code 1 when the stage was rejected."""
     from evertune.cli.console import TerminalCallback
     from evertune.cli.service_view import show_learned
     from evertune.service import learn as teach
@@ -179,7 +179,7 @@ def check(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Ask it everything it ever learned, and compare with the best it ever was."""
+    """Evaluate a model on every task it learned, against its best."""
     from evertune.cli.console import TerminalCallback
     from evertune.cli.service_view import show_check
     from evertune.service import check as check_model
@@ -199,11 +199,11 @@ def check(
 def ask(
     folder: FolderArgument,
     words: Annotated[list[str], typer.Argument(metavar="IMAGE... QUESTION", help="The question comes last.")],
-    task: Annotated[str | None, typer.Option("--task", help="Only for a method that must be told.")] = None,
+    task: Annotated[str | None, typer.Option("--task", help="Which task, for a method that needs it.")] = None,
     tokens: Annotated[int, typer.Option("--tokens", min=1, help="Longest answer.")] = 32,
     as_json: JsonOption = False,
 ) -> None:
-    """Ask it something about an image; says which expert answered."""
+    """Ask a model a question about images. Says which expert answered."""
     from rich.markup import escape
 
     from evertune.cli.console import TerminalCallback
@@ -228,7 +228,7 @@ def ask(
 
 
 def log(folder: FolderArgument, as_json: JsonOption = False) -> None:
-    """What it learned and when, and where it went back."""
+    """List what a model learned and when, and what was rolled back."""
     from evertune.cli.service_view import show_history
     from evertune.service.lifecycle import history
 
@@ -244,7 +244,7 @@ def rollback(
     to: Annotated[int, typer.Option("--to", min=0, help="The stage to go back to; 0 is the base model.")],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Go back to an earlier stage, for good."""
+    """Go back to an earlier stage. Later stages are deleted for good."""
     from evertune.service import rollback as go_back
     from evertune.service.lifecycle import would_forget
 
@@ -258,7 +258,9 @@ def rollback(
 
 def serve(
     folder: FolderArgument,
-    host: Annotated[str, typer.Option(help="Where it listens; anything but this machine needs a token.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; others than this machine need a token.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0: any free one.")] = 8000,
     token: Annotated[
         str | None, typer.Option(envvar="EVERTUNE_TOKEN", help="What clients must send; better in EVERTUNE_TOKEN.")
@@ -267,7 +269,7 @@ def serve(
     waiting: Annotated[int, typer.Option(min=1, help="Questions that may wait before others are refused (429).")] = 64,
     tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 64,
 ) -> None:
-    """Offer it as a chat endpoint with images, for any client of the OpenAI protocol."""
+    """Serve a model as an OpenAI-compatible endpoint. Chat with images, for any client of that protocol."""
     from evertune.apps.server.command import serve as serve_model
     from evertune.cli.console import TerminalCallback
 
@@ -289,14 +291,16 @@ def serve(
 
 def playground(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of models or runs of one model.")],
-    host: Annotated[str, typer.Option(help="Where it listens; anything but this machine needs a token.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; others than this machine need a token.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0: any free one.")] = 7860,
     token: Annotated[
         str | None, typer.Option(envvar="EVERTUNE_TOKEN", help="What visitors must enter; better in EVERTUNE_TOKEN.")
     ] = None,
     tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 32,
 ) -> None:
-    """Open a page to ask it, and see what it said before and after everything it learned."""
+    """Open a page in the browser to ask a model. Shows what it predicted before and after each task."""
     from evertune.apps.playground.command import playground as open_playground
     from evertune.cli.console import TerminalCallback
 
@@ -313,7 +317,7 @@ def doctor(
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check this machine; or a run folder: every checksum, what is broken, what can be made again."""
+    """Check this machine, or every checksum of a run folder. Says what is broken and what can be repaired."""
     if run is not None:
         _doctor_of(run, repairs=repair, data=data, as_json=as_json)
         return

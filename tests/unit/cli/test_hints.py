@@ -16,8 +16,10 @@ ROOT = Path(evertune.__file__).parent
 RUNS = ("run", "grid", "study")
 DATA = ("data check", "learn", "try")
 SHOWN_BY = {
+    "training/run_origin.py": (*RUNS, "pairs"),
     "experiments/pairs/study.py": ("pairs",),
     "cli/analysis.py": ("pairs",),
+    "cli/results.py": ("compare", "report"),
     "cli/data.py": ("rescore",),
     "cli/models.py": ("export",),
     "runs/config.py": ("run", "plan", "new", "learn", "try"),
@@ -51,8 +53,8 @@ SHOWN_BY = {
     "cli/service_view.py": ("learn",),
 }
 """By module, the commands that show its messages. A message may also name a command of its own: evertune doctor RUN."""
-FOREIGN = {"--fsdp_version", "--fsdp"}
-"""Of accelerate launch."""
+FOREIGN = {"--fsdp_version", "--fsdp", "--help", "--version"}
+"""Of accelerate launch; and of every command."""
 NO_MESSAGES = (
     "apps/playground/theme.py",
     "assets/",

@@ -1,0 +1,41 @@
+"""The commands about what there is: `ls` and `show`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from evertune.cli.options import JsonOption, make_console, print_json
+
+
+def ls(
+    what: Annotated[str, typer.Argument(metavar="methods|streams|models|formats")] = "methods",
+    as_json: JsonOption = False,
+) -> None:
+    """List methods, streams, models or formats of data."""
+    from evertune.cli.catalogue import listing
+
+    rows = listing(what)
+    if as_json:
+        print_json(rows)
+        return
+    from evertune.cli.console import show_facts
+
+    show_facts(make_console(), what, {row["name"]: row["title"] for row in rows})
+
+
+def show(name: Annotated[str, typer.Argument(metavar="NAME")], as_json: JsonOption = False) -> None:
+    """Show a method, stream, model or format in full. Papers, formulas, options, costs, licences."""
+    from evertune.cli.catalogue import details
+
+    facts = details(name)
+    if as_json:
+        print_json(facts)
+        return
+    from evertune.cli.console import show_facts
+
+    console = make_console()
+    for title, section in facts.items():
+        show_facts(console, title, section)
+        console.print()

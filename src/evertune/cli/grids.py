@@ -1,0 +1,99 @@
+"""The commands that start many runs, thin like the others: `grid` and `study`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from evertune.cli.options import JsonOption, make_console, print_json
+
+if TYPE_CHECKING:
+    from evertune.experiments.grid import Cell
+
+
+def grid(
+    file: Annotated[Path, typer.Argument(metavar="FILE.yaml", help="Streams, models, methods, seeds, settings.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of all runs [runs/NAME].")] = None,
+    jobs: Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Runs side by side [cores; GPU: 1].")] = None,
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Do them on Ray: local, auto or HOST:PORT of a cluster.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs in their order; start none.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Do many runs: streams x models x methods x seeds x settings. The same command again resumes."""
+    from evertune.cli.console import TerminalCallback
+    from evertune.cli.grid_view import GridView, show_grid
+    from evertune.experiments.grid import Grid, cells_of, read_grid, summary, write_results
+
+    asked = read_grid(file)
+    place = out or Path("runs") / asked.name
+    cells = cells_of(asked, out=place)
+    console = make_console(quiet=as_json)
+    if dry_run:
+        _list_cells(cells, as_json=as_json)
+        return
+    with TerminalCallback(console) as callback:
+        made = Grid(cells, jobs=jobs, progress=callback.fetching, ray=ray)
+    with GridView(console) as view:
+        made.run(view)
+    results = write_results(place / "results.json", made.finished, name=asked.name)
+    result = summary(asked, made, results=results)
+    if as_json:
+        print_json(result.as_dict())
+    else:
+        show_grid(console, result)
+    if made.failed:
+        raise typer.Exit(1)
+
+
+def study(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="paper, or a study's YAML.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the study [runs/NAME].")] = None,
+    jobs: Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Runs side by side [cores; GPU: 1].")] = None,
+    only: Annotated[
+        str | None, typer.Option("--only", metavar="PART", help="One part; `findings` starts no run.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs in their order; start none.")] = False,
+    as_json: JsonOption = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables.")] = False,
+) -> None:
+    """Answer a paper's questions from many runs. Chooses settings on held-out seeds, makes tables and findings; the
+    same command again resumes."""
+    from evertune.experiments.study import Study, read_study
+
+    asked = read_study(name)
+    made = Study(asked, out or Path("runs") / asked.name)
+    if dry_run:
+        _list_cells([run.cell for run in made.planned(only)], as_json=as_json)
+        return
+    from evertune.cli.study_view import do_study, show_study
+
+    console = make_console(quiet=as_json or markdown)
+    result, page = do_study(made, console, only=only, jobs=jobs)
+    if as_json:
+        print_json(result.as_dict())
+    elif markdown:
+        from evertune.experiments.study.markdown import as_markdown
+
+        print(as_markdown(result))
+    else:
+        show_study(console, result)
+        console.print(f"\nreport  {page.resolve()}", soft_wrap=True, highlight=False)
+    if result.failed or result.stopped:
+        raise typer.Exit(1)
+
+
+def _list_cells(cells: list[Cell], *, as_json: bool) -> None:
+    """The runs of a grid in their order, after a check of all methods and options."""
+    from evertune.experiments.grid import check_methods, state_of
+
+    check_methods(cells)
+    rows = [{"run": cell.name, "folder": str(cell.folder), "state": state_of(cell)} for cell in cells]
+    if as_json:
+        print_json(rows)
+        return
+    for row in rows:
+        print(f"{row['state']:<9} {row['run']}")

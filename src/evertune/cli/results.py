@@ -1,0 +1,73 @@
+"""The commands about finished runs, thin like the others: `compare`, `report` and `metrics`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from evertune.cli.options import JsonOption, make_console, print_json
+from evertune.utils.errors import UserError
+
+RunsArgument = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, or folders of runs.")]
+
+
+def compare(
+    runs: RunsArgument,
+    as_json: JsonOption = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
+) -> None:
+    """Put runs side by side: mean and standard deviation over seeds."""
+    from dataclasses import asdict
+
+    from evertune.reporting import as_markdown, load_matrix, rich_table
+    from evertune.reporting import compare as compare_matrices
+
+    rows = compare_matrices([load_matrix(run) for run in found_runs(runs)])
+    if as_json:
+        print_json([asdict(row) for row in rows])
+    elif markdown:
+        print(as_markdown(rows))
+    else:
+        make_console().print(rich_table(rows))
+
+
+def report(runs: RunsArgument, out: Annotated[Path, typer.Option("--out", "-o")] = Path("report.html")) -> None:
+    """Write one HTML page about one or more runs."""
+    from evertune.reporting import write_report
+
+    make_console().print(str(write_report(found_runs(runs), out).resolve()), soft_wrap=True, highlight=False)
+
+
+def metrics(
+    matrix: Annotated[Path, typer.Argument(metavar="MATRIX", help="JSON, CSV or TSV; rows are stages, columns tasks.")],
+    known: Annotated[
+        int | None, typer.Option("--known", metavar="K", help="The first K columns were known before the stream.")
+    ] = None,
+    base: Annotated[
+        bool | None, typer.Option("--base/--no-base", help="Is the first row the base model's? [by names and shape]")
+    ] = None,
+) -> None:
+    """Compute all metrics of a matrix of scores. Prints JSON."""
+    from evertune.metrics.matrix_files import read_matrix
+    from evertune.metrics.metrics import formulas, metrics_of
+
+    content = read_matrix(matrix, known=known, base=base)
+    values = metrics_of(content.R, known=content.known, direct=content.direct, joint_average=content.joint_average)
+    print_json({"metrics": values, "formulas": formulas(known=content.known), "notes": content.notes})
+
+
+def found_runs(places: list[Path]) -> list[Path]:
+    """Run folders among `places` and below them."""
+    found = []
+    for place in places:
+        if not place.is_dir():
+            raise UserError(f"{place} is not a folder")
+        here = sorted(path.parent for path in place.rglob("matrix.json"))
+        if not here:
+            if (place / "eval_set").exists():
+                raise UserError(f"{place} was taught task by task: first evertune check {place} --every-stage")
+            raise UserError(f"{place} holds no run (no matrix.json in it)")
+        found += here
+    return list(dict.fromkeys(found))

@@ -1,0 +1,122 @@
+"""The commands about one run, thin like the others: `run` and `plan`, which take the same arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from evertune.cli.options import (
+    DataOption,
+    DeterministicOption,
+    JsonOption,
+    LimitOption,
+    ModelOption,
+    SeedOption,
+    SetOption,
+    SkipBadOption,
+    StreamArgument,
+    TrackOption,
+    make_console,
+    print_json,
+)
+from evertune.utils.distributed import is_main_process
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from evertune.runs.config import RunConfig
+
+MethodOption = Annotated[
+    str | None, typer.Option("--method", metavar="A[,B]", help="A,B: one after another; A+B: together [sequential].")
+]
+OutOption = Annotated[str | None, typer.Option("--out", "-o", help="The run folder [runs/STREAM-MODEL-sSEED].")]
+
+Action = Callable[["RunConfig", bool], None]
+
+
+def takes_a_run(action: Action) -> Callable[..., None]:
+    """Make a command of `action(config, as_json)`: `run` and `plan` take the same arguments."""
+
+    def command(
+        stream: StreamArgument,
+        model: ModelOption = None,
+        method: MethodOption = None,
+        seed: SeedOption = None,
+        limit: LimitOption = None,
+        out: OutOption = None,
+        data: DataOption = None,
+        skip_invalid: SkipBadOption = False,
+        deterministic: DeterministicOption = False,
+        settings: SetOption = None,
+        track: TrackOption = None,
+        as_json: JsonOption = False,
+    ) -> None:
+        from evertune.runs.api import configure
+
+        given: dict[str, Any] = {"model": model, "method": method, "seed": seed, "limit": limit, "out": out}
+        given |= {
+            "data": data,
+            "skip_invalid": skip_invalid or None,
+            "deterministic": deterministic or None,
+            "track": track,
+        }
+        action(configure(stream, settings=settings or [], **given), as_json)
+
+    command.__doc__ = action.__doc__
+    return command
+
+
+@takes_a_run
+def run(config: RunConfig, as_json: bool) -> None:
+    """Train a model on a stream of tasks and measure what it keeps. Writes a report; the same command again resumes."""
+    from evertune.cli.console import TerminalCallback
+    from evertune.runs.api import method_specs, run_config
+
+    console = make_console(quiet=as_json or not is_main_process())
+    with TerminalCallback(console, runs=len(method_specs(config))) as callback:
+        result = run_config(config, callback=callback, progress=callback.fetching)
+    if not is_main_process():
+        return
+    if as_json:
+        print_json(result.matrices if len(result.matrices) > 1 else result.matrices[0])
+        return
+    _show_matrices(console, result.matrices)
+    console.print(f"\nreport  {result.report.resolve()}", soft_wrap=True, highlight=False)
+
+
+@takes_a_run
+def plan(config: RunConfig, as_json: bool) -> None:
+    """Show what a run would do and cost, without training. Takes the arguments of `run`."""
+    from evertune.cli.console import TerminalCallback, show_paper_plan, show_plan
+    from evertune.runs.plan.api import plan as plan_of
+    from evertune.runs.plan.planner import Plan
+
+    console = make_console(quiet=as_json)
+    with TerminalCallback(console) as callback:
+        plans = plan_of(config, progress=callback.fetching)
+    if as_json:
+        print_json([made.as_dict() for made in plans])
+        return
+    for made in plans:
+        if isinstance(made, Plan):
+            show_plan(console, made)
+        else:
+            show_paper_plan(console, made)
+
+
+def _show_matrices(console: Console, matrices: list[dict[str, Any]]) -> None:
+    from rich.markup import escape
+
+    from evertune.reporting import compare as compare_matrices
+    from evertune.reporting import rich_matrix, rich_table
+
+    for matrix in matrices:
+        console.print()
+        console.print(rich_matrix(matrix))
+        for warning in matrix["warnings"]:
+            console.print(f"[yellow]note[/yellow]  {escape(warning)}")
+    if len(matrices) > 1:
+        console.print()
+        console.print(rich_table(compare_matrices(matrices)))

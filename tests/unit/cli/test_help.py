@@ -1,0 +1,100 @@
+"""The help: groups, whole descriptions at 80 columns, an example of every command, and names of other tools."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from commands import evertune
+
+from evertune.cli.groups import ELSEWHERE, GROUPS, RESUMING, example_of
+from evertune.cli.main import app
+
+COMMANDS = typer.main.get_command(app).commands
+LEAVES = [*(name for name in COMMANDS if name != "data"), *(f"data {name}" for name in COMMANDS["data"].commands)]
+
+
+def command_of(name):
+    first, *rest = name.split()
+    return COMMANDS[first].commands[rest[0]] if rest else COMMANDS[first]
+
+
+def test_every_command_stands_in_a_group_on_one_line(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = evertune("-h", capsys=capsys)
+    assert code == 0
+    listed = out.split("Benchmark:")[1].splitlines()
+    assert [name for names in GROUPS.values() for name in names] == [
+        line.split()[0] for line in listed if line.startswith("  ")
+    ]
+    assert {name for names in GROUPS.values() for name in names} == set(COMMANDS)
+    assert all(f"\n{title}:\n" in out for title in GROUPS)
+    assert "..." not in "".join(listed) and max(map(len, out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_help_ends_with_an_example_that_the_parser_takes(name, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = evertune(*name.split(), "--help", capsys=capsys)
+    assert code == 0
+    *_, title, example = out.rstrip().splitlines()
+    assert title.strip() == "Example:" and example.strip() == example_of(name).splitlines()[-1].strip()
+    words = shlex.split(example)
+    assert words[: 1 + len(name.split())] == ["evertune", *name.split()]
+    assert max(map(len, out.splitlines())) <= 80
+    command_of(name).make_context(name, words[1 + len(name.split()) :])
+
+
+def test_version_and_completion(capsys):
+    code, out, _ = evertune("--version", capsys=capsys)
+    assert code == 0 and out.startswith("evertune ")
+    said = subprocess.run(
+        [sys.executable, "-m", "evertune", "--show-completion", "bash"], capture_output=True, text=True, check=False
+    )
+    assert said.returncode == 0 and "complete " in said.stdout, said.stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("train", "learn"), ("eval", "check"), ("chat", "ask"), ("merge", "export")]
+)
+def test_names_of_other_tools_lead_to_ours(typed, meant, capsys):
+    code, _, err = evertune(typed, "x", capsys=capsys)
+    assert code == 2 and f"unknown command '{typed}'; " in err and f"evertune {meant} " in err
+    assert len(err.splitlines()) == 1
+
+
+def test_what_other_tools_names_lead_to_is_there():
+    assert not set(ELSEWHERE) & set(COMMANDS) and set(COMMANDS) >= RESUMING
+    for text in ELSEWHERE.values():
+        named = [part.split()[1] for part in text.split("'")[1::2]]
+        assert named and all(name in COMMANDS or name.startswith("--") for name in named)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["runn"], "unknown command 'runn'; did you mean 'run'?"),
+        (["data", "chek"], "unknown command 'chek'; did you mean 'check'?"),
+        (["run"], "missing argument 'STREAM'; see evertune run --help"),
+        (["run", "parcel", "--seeed", "1"], "no such option: --seeed"),
+        (["learn", "m"], "missing argument 'DATA'; see evertune learn --help"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(arguments, complaint, capsys):
+    code, out, err = evertune(*arguments, capsys=capsys)
+    assert code == 2 and out == "" and complaint in err and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("command", "resumes"), [("run", True), ("serve", False)])
+def test_only_what_resumes_says_so_when_interrupted(command, resumes, capsys, monkeypatch, tmp_path):
+    def stop(*_arguments, **_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("evertune.cli.runs.make_console", stop)
+    monkeypatch.setattr("evertune.cli.service.make_console", stop)
+    code, _, err = evertune(command, "pocket-b1" if resumes else Path(tmp_path), capsys=capsys)
+    assert code == 130 and err.strip() == "evertune: interrupted" + "; the same command again continues" * resumes
