@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column
 
 from evertune.data import Task
-from evertune.runs.runner import FEW_STEPS, Callback, few_steps
+from evertune.runs.runner import Callback
 from evertune.utils.terminal import plain
 
 if TYPE_CHECKING:
-    from evertune.runs.plan.estimate import Estimate
-    from evertune.runs.plan.planner import Plan, StagePlan
+    from evertune.reporting.matrix_text import MatrixText
     from evertune.training.loop import Step
     from evertune.training.stages import Stage
 
@@ -63,19 +71,18 @@ class TerminalCallback(Callback):
         self._pace = TimeLeft()
         self._later = {"train": 0, "answer": 0}
         self._mark = time.perf_counter()
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=28, complete_style="cyan", finished_style="cyan"),
-            MofNCompleteColumn(),
-            TextColumn("[dim]{task.fields[note]}[/dim]"),
-            console=console,
-            transient=True,
-        )
+        self._progress = Progress(*_columns(), console=console, transient=True, disable=not console.is_terminal)
         self._bars: dict[str, TaskID] = {}
         self._pieces = 1
+        self._layout: MatrixText | None = None
+        self._cached: list[str] = []
+        self._warned: set[str] = set()
+        self.shown: set[str] = set()
+        """Methods whose rows were printed."""
 
     def __enter__(self) -> TerminalCallback:
         self._progress.start()
+        self._bar("start", "reading data, loading the model", None, note="")
         return self
 
     def __exit__(
@@ -85,6 +92,7 @@ class TerminalCallback(Callback):
 
     def fetching(self, what: str, done: int, total: int) -> None:
         """Progress of a download or conversion (an `assets.Progress`)."""
+        self._started()
         if what not in self._bars:
             verb = "" if " " in what else "fetching "  # a package, or a sentence of its own
             self.console.print(f"[dim]{verb}{escape(what)}[/dim]")
@@ -96,7 +104,14 @@ class TerminalCallback(Callback):
 
     def on_model_loaded(self, name: str, facts: dict[str, str]) -> None:
         """One quiet line."""
-        self.console.print(f"[dim]{escape(f'{name} · ' + ' · '.join(facts.values()))}[/dim]", highlight=False)
+        self._started()
+        line = escape(f"{name} · " + " · ".join(facts.values()))
+        self.console.print(f"[dim]{line}[/dim]", highlight=False, soft_wrap=True)
+
+    def _started(self) -> None:
+        """The first news ends the bar that stands for what takes long before it."""
+        if "start" in self._bars:
+            self._progress.remove_task(self._bars.pop("start"))
 
     def on_run_begin(self, title: str, *, training: list[int], answers: int) -> None:
         """New bars; what later runs of the same command need counts for the time left."""
@@ -107,9 +122,11 @@ class TerminalCallback(Callback):
         self._later = {"train": sum(training), "answer": answers}
         self._pace.open = {kind: amount * (1 + self._runs_after) for kind, amount in self._later.items()}
         self.console.print(f"\n[bold]{escape(title)}[/bold]")
-        self._bar("run", title, len(training) + 1, note="")
+        self._bar("run", "rows", len(training) + 1, note="")
         self._bar("stage", "  stage", 1, note="")
         self._bar("step", "    step", 1, note="")
+        self._layout = None
+        self._cached = []
         self._mark = time.perf_counter()
 
     def on_environment_changed(self, changes: list[str]) -> None:
@@ -143,7 +160,7 @@ class TerminalCallback(Callback):
         self._progress.update(self._bars["stage"], completed=1)
         if stage.reused:
             self._pace.open["train"] = max(0, self._pace.open["train"] - stage.samples)
-            self.console.print(f"[dim]  {escape(stage.task)}: identical training found in the cache, reused[/dim]")
+            self._cached.append(stage.task)
         self._mark = time.perf_counter()
 
     def on_evaluate_begin(self, stage: int, task: Task) -> None:
@@ -162,19 +179,37 @@ class TerminalCallback(Callback):
         self._count("answer", len(task.test))
 
     def on_row_end(self, stage: int, name: str, row: list[float], tasks: list[str]) -> None:
-        """One line per row of R."""
-        scores = "  ".join(f"{score:5.1f}" for score in row)
-        width = max(map(len, [*tasks, "base"]))
-        if stage == 0:
-            self.console.print(f"[dim]row  {'after':<{width}}   {escape(', '.join(tasks))}[/dim]", soft_wrap=True)
-        self.console.print(f"{stage:>3}  {name:<{width}} {scores}", soft_wrap=True, highlight=False, markup=False)
+        """One line per row of R, the titles before the first."""
+        from evertune.reporting.matrix_text import matrix_text  # with what draws pages: not for every command
+
+        if self._layout is None:
+            self._layout = matrix_text(tasks, [name, *tasks], width=self.console.width)
+            for line in self._layout.header():
+                self.console.print(line, soft_wrap=True)
+        self.console.print(self._layout.row(stage, name, row, tasks), soft_wrap=True)
         self._progress.update(self._bars["run"], advance=1)
 
+    def on_run_end(self, matrix: dict[str, Any]) -> None:
+        """The metrics under the rows."""
+        from evertune.reporting.tables import summary_of
+
+        self.shown.add(matrix["method"])
+        for line in summary_of(matrix, width=self.console.width):
+            self.console.print(line, soft_wrap=True)
+        if self._cached:
+            names = escape(", ".join(self._cached))
+            self.console.print(f"[dim]reused from the cache, an identical training: {names}[/dim]", soft_wrap=True)
+        for warning in matrix["warnings"]:
+            self.on_warning(warning)
+
     def on_warning(self, text: str) -> None:
-        """A yellow line."""
+        """A yellow line, once."""
+        if text in self._warned:
+            return
+        self._warned.add(text)
         self.console.print(f"[yellow]note[/yellow]  {escape(text)}", highlight=False, soft_wrap=True)
 
-    def _bar(self, key: str, description: str, total: int, *, note: str) -> None:
+    def _bar(self, key: str, description: str, total: int | None, *, note: str) -> None:
         description = escape(plain(description))  # TextColumn reads markup
         if key in self._bars:
             self._progress.update(self._bars[key], description=description, total=total, completed=0, note=note)
@@ -190,6 +225,14 @@ class TerminalCallback(Callback):
             self._progress.update(self._bars["run"], note=f"{hours(left)} left" if left is not None else "")
 
 
+def _columns() -> Iterator[ProgressColumn]:
+    """Columns of fixed widths, so that no bar moves; 80 together."""
+    yield TextColumn("{task.description}", table_column=Column(width=24, no_wrap=True, overflow="ellipsis"))
+    yield BarColumn(bar_width=14, complete_style="cyan", finished_style="cyan")
+    yield MofNCompleteColumn(table_column=Column(width=11, no_wrap=True, justify="right"))
+    yield TextColumn("[dim]{task.fields[note]}[/dim]", table_column=Column(width=28, no_wrap=True))
+
+
 def show_facts(console: Console, title: str, facts: dict[str, Any]) -> None:
     """A title and `name  value` lines."""
     from rich.table import Table
@@ -201,65 +244,6 @@ def show_facts(console: Console, title: str, facts: dict[str, Any]) -> None:
     for name, value in facts.items():
         table.add_row(f"[dim]{name}[/dim]", escape(str(value)))
     console.print(table)
-
-
-def _table(console: Console, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table whose first column is names and whose others are numbers."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
-    table.add_column(columns[0])
-    for column in columns[1:]:
-        table.add_column(column, justify="right")
-    for row in rows:
-        table.add_row(*map(escape, row))
-    console.print(table)
-
-
-def _show_stages(console: Console, title: str, stages: Sequence[StagePlan]) -> None:
-    rows = [(stage.task, str(stage.samples), str(stage.steps), str(stage.test or "-")) for stage in stages]
-    _table(console, title, ("stage", "training samples", "steps", "test samples"), rows)
-
-
-def show_paper_plan(console: Console, made: Estimate) -> None:
-    """Stages, what trains, memory by part, and hours on each GPU."""
-    _show_stages(console, f"{made.method}, {made.model} on paper", made.stages)
-    parts = ", ".join(f"{part} {count:,}" for part, count in made.trained_by_part.items() if count)
-    console.print(
-        f"{made.trained_parameters:,} of {made.all_parameters:,} parameters train ({parts}); every task keeps "
-        f"{made.per_task_bytes / 1e6:.1f} MB, and a stage to go back to takes {made.stage_bytes / 1e6:.1f} MB, "
-        f"{100 * made.share_of_model:.2f} % of the model as {made.dtype}; about "
-        f"{made.tokens['visual']} visual and {made.tokens['text']} text tokens per sample",
-        highlight=False,
-    )
-    sizes = {**made.memory, "together": sum(made.memory.values())}
-    _table(console, "", ("memory", "GB"), [(part, f"{size / 1e9:.1f}") for part, size in sizes.items()])
-    rows = [(c.name, "yes" if c.fits else "no", _hours(c.train_hours), _hours(c.evaluate_hours)) for c in made.cards]
-    _table(console, "", ("GPU", "fits", "hours training", "hours answering"), rows)
-
-
-def _hours(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2g}"
-
-
-def show_plan(console: Console, made: Plan) -> None:
-    """Stages, sizes and what it would cost."""
-    _show_stages(console, made.method, made.stages)
-    console.print(
-        f"{made.trained_parameters:,} of {made.all_parameters:,} parameters train · {made.dtype} · "
-        f"{made.threads} thread{'s' * (made.threads != 1)} · {made.peak_memory_bytes / 1e9:.1f} GB · about "
-        f"{_time(made.train_seconds)} training and at most {_time(made.evaluate_seconds)} answering\n",
-        highlight=False,
-    )
-    for stage in made.stages:
-        if stage.steps < FEW_STEPS:
-            text = escape(few_steps(stage.task, stage.steps, stage.samples))
-            console.print(f"[yellow]note[/yellow]  {text}", highlight=False, soft_wrap=True)
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 60 else hours(seconds)
 
 
 @contextmanager

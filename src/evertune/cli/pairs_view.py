@@ -13,7 +13,7 @@ from rich.text import Text
 
 from evertune.experiments.pairs.sentences import TITLES, correlation_of, interval, lead, seeds_text, signed
 from evertune.experiments.pairs.task_similarity import Square
-from evertune.reporting.tables import plain_table
+from evertune.reporting.blocks import plain_table
 
 TERMINAL = 80
 POINTS_CAPTIONS = {

@@ -82,14 +82,15 @@ def run(config: RunConfig, as_json: bool) -> None:
     if as_json:
         print_json(result.matrices if len(result.matrices) > 1 else result.matrices[0])
         return
-    _show_matrices(console, result.matrices)
+    _show_results(console, result.matrices, shown=callback.shown)
     console.print(f"\nreport  {result.report.resolve()}", soft_wrap=True, highlight=False)
 
 
 @takes_a_run
 def plan(config: RunConfig, as_json: bool) -> None:
     """Show what a run would do and cost, without training. Takes the arguments of `run`."""
-    from evertune.cli.console import TerminalCallback, show_paper_plan, show_plan
+    from evertune.cli.console import TerminalCallback
+    from evertune.cli.plan_view import show_paper_plan, show_plan
     from evertune.runs.plan.api import plan as plan_of
     from evertune.runs.plan.planner import Plan
 
@@ -106,17 +107,19 @@ def plan(config: RunConfig, as_json: bool) -> None:
             show_paper_plan(console, made)
 
 
-def _show_matrices(console: Console, matrices: list[dict[str, Any]]) -> None:
+def _show_results(console: Console, matrices: list[dict[str, Any]], *, shown: set[str]) -> None:
+    """The matrices of runs that were finished before, and all runs side by side."""
     from rich.markup import escape
 
-    from evertune.reporting import compare as compare_matrices
-    from evertune.reporting import rich_matrix, rich_table
+    from evertune.reporting import compare, rich_matrix, rich_table
 
     for matrix in matrices:
+        if matrix["method"] in shown:
+            continue
         console.print()
         console.print(rich_matrix(matrix))
         for warning in matrix["warnings"]:
-            console.print(f"[yellow]note[/yellow]  {escape(warning)}")
+            console.print(f"[yellow]note[/yellow]  {escape(warning)}", soft_wrap=True)
     if len(matrices) > 1:
         console.print()
-        console.print(rich_table(compare_matrices(matrices)))
+        console.print(rich_table(compare(matrices)))

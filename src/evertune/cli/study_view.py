@@ -17,7 +17,7 @@ from evertune.experiments.study import Study
 from evertune.experiments.study.overview import overview_of
 from evertune.experiments.study.page import write_page
 from evertune.experiments.study.result import Result, in_short, result_of
-from evertune.reporting.tables import plain_table
+from evertune.reporting.blocks import plain_table
 from evertune.utils.files import write_json
 
 STYLES = {"confirmed": "green", "contradicted": "red", "not confirmed": "yellow", "not measured": "dim"}

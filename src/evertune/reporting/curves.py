@@ -13,9 +13,10 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from evertune.reporting.blocks import plain_table
 from evertune.reporting.labels import METRIC_TITLES
 from evertune.reporting.loaded import Loaded
-from evertune.reporting.tables import MeanStd, is_finished, plain_table, setting_of, spread
+from evertune.reporting.tables import MeanStd, is_finished, setting_of, spread
 from evertune.reporting.variants import settings_of, variant_names
 from evertune.utils.config_io import value_text
 

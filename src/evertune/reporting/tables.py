@@ -6,21 +6,21 @@ Pure functions over loaded `matrix.json`s, so that the terminal, the Markdown an
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from rich import box
-from rich.console import Group
-from rich.table import Table
+from rich.console import Console, ConsoleOptions, Group
 from rich.text import Text
 
 from evertune.metrics.metrics import formulas, known_from, metrics_of
+from evertune.reporting.blocks import BlockTable, flowed
 from evertune.reporting.labels import METRIC_TITLES, duration, number
 from evertune.reporting.loaded import Loaded
+from evertune.reporting.matrix_text import matrix_text
 from evertune.reporting.variants import shared_settings, variant_names
 
 ZERO_SHOT = "zero-shot"
+BASE = "base"
 BOUNDS = ("joint", "direct")
 COLUMNS = (
     "final_average",
@@ -278,7 +278,7 @@ def as_markdown(rows: Sequence[ComparisonRow]) -> str:
 
 def matrix_as_markdown(matrix: Loaded, *, stages: int) -> str:
     """R of one run as a Markdown table, down to the row after `stages` stages; `-` where a score is None."""
-    rows = [("base", matrix["R"][0]), *zip(matrix["stages"], matrix["R"][1:], strict=False)][: stages + 1]
+    rows = [(BASE, matrix["R"][0]), *zip(matrix["stages"], matrix["R"][1:], strict=False)][: stages + 1]
     lines = [["after", *matrix["tasks"]], ["---"] + ["---:"] * len(matrix["tasks"])]
     lines += [[_markdown_text(name), *("-" if s is None else f"{s:.1f}" for s in scores)] for name, scores in rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -290,64 +290,49 @@ def _markdown_text(text: str) -> str:
 
 def rich_table(rows: Sequence[ComparisonRow]) -> Group:
     """The comparison for the terminal, with its notes."""
-    table = plain_table()
-    for place, title in enumerate(header := _header(rows)):
-        number_column = place > header.index("method")
-        table.add_column(
-            title, justify="right" if number_column else "left", vertical="bottom", no_wrap=not number_column
-        )
-    for row in rows:
-        bound = row.base in (ZERO_SHOT, *BOUNDS)
-        table.add_row(*(Text(cell) for cell in _cells(row, rows)), style="dim" if bound else None)
+    header = _header(rows)
+    styles = ["dim" if row.base in (ZERO_SHOT, *BOUNDS) else "" for row in rows]
+    table = BlockTable(header, [_cells(row, rows) for row in rows], names=header.index("method") + 1, styles=styles)
     return Group(table, *(Text(note, style="dim") for note in notes_of(rows)))
 
 
-def plain_table(**more: Any) -> Table:
-    """One rule under the header and none elsewhere."""
-    return Table(
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1),
-        title_justify="left",
-        caption_justify="left",
-        header_style="dim",
-        **more,
-    )
+class rich_matrix:  # noqa: N801  (used like the functions around it)
+    """R of one run for the terminal: rows stages, columns tasks, what was just learned in bold, metrics under it."""
+
+    def __init__(self, matrix: Loaded) -> None:
+        self.matrix = matrix
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        """Its lines, laid out for the width that there is."""
+        matrix = self.matrix
+        yield Text(title_of(matrix), style="bold")
+        rows = [BASE, *matrix["stages"]]
+        made = matrix_text(matrix["tasks"], rows, width=options.max_width)
+        yield from made.header()
+        for stage, scores in enumerate(matrix["R"]):
+            yield made.row(stage, rows[stage], scores, matrix["tasks"])
+        yield from summary_of(matrix, width=options.max_width)
 
 
-def rich_matrix(matrix: Loaded) -> Group:
-    """R of one run for the terminal: rows stages, columns tasks, what was just learned in bold, metrics under it.
-
-    Title and metrics are no part of the table, which may be much narrower than the terminal.
-    """
-    title = f"{matrix['method']} on {matrix['stream']}, {matrix['model']}, seed {matrix['seed']}"
-    before = f"known before: {', '.join(matrix['known'])}\n" if known_count(matrix) else ""
-    table = plain_table()
-    table.add_column("after", no_wrap=True)
-    for task in matrix["tasks"]:
-        table.add_column(Text(task.replace("-", "-\n")), justify="right", vertical="bottom")
-    for stage, scores in enumerate(matrix["R"]):
-        name = matrix["stages"][stage - 1] if stage else "base"
-        marked = [task == name for task in matrix["tasks"]]
-        cells = [
-            Text(f"{score:.1f}", style=_score_style(score, own)) for score, own in zip(scores, marked, strict=True)
-        ]
-        table.add_row(Text(name), *cells, end_section=stage == 0)
-    return Group(Text(title, style="bold"), table, Text(before + _metrics_line(matrix), style="dim"))
+def title_of(matrix: Loaded) -> str:
+    """What a run is, on one line."""
+    return f"{matrix['method']} on {matrix['stream']}, {matrix['model']}, seed {matrix['seed']}"
 
 
-def _score_style(score: float, own: bool) -> str:
-    colour = "bright_black" if score < 25 else "cyan" if score < 50 else "blue" if score < 75 else "green"
-    return f"bold {colour}" if own else colour
+def summary_of(matrix: Loaded, *, width: int) -> Iterator[Text]:
+    """The lines under a matrix: what was known before, and the metrics."""
+    if known_count(matrix):
+        yield Text(f"known before: {', '.join(matrix['known'])}", style="dim")
+    yield from (Text(line, style="dim", no_wrap=True) for line in flowed(_metrics(matrix), width=width))
 
 
-def _metrics_line(matrix: Loaded) -> str:
+def _metrics(matrix: Loaded) -> list[str]:
     if not is_finished(matrix):
-        return f"in progress: {len(matrix['R']) - 1} of {len(matrix['stages'])} stages"
+        return [f"in progress: {len(matrix['R']) - 1} of {len(matrix['stages'])} stages"]
     metrics = metrics_with_references(matrix, [matrix])
     hidden = {"intransigence", "relative_average", "gap_to_joint"} if matrix["method"] in BOUNDS else set()
-    return "  ·  ".join(
+    return [
         f"{METRIC_TITLES[name]} {number(name, value)}"
         for name, value in metrics.items()
         if value is not None and name in METRIC_TITLES and name not in hidden
-    )
+    ]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -191,18 +191,27 @@ def questions_of(task: Task) -> str:
 
 def note_few_steps(learner: Learner, tasks: Sequence[Task], callback: Callback) -> None:
     """Warn of trainings that end before they have begun."""
-    for task in tasks:
-        steps = learner.training_of(task).steps(len(task.train))
+    sizes = [(task.name, learner.training_of(task).steps(len(task.train)), len(task.train)) for task in tasks]
+    for warning in few_steps(sizes):
+        callback.on_warning(warning)
+
+
+def few_steps(sizes: Iterable[tuple[str, int, int]]) -> list[str]:
+    """Warnings of trainings that end before they have begun, one for all tasks of one size.
+
+    Args:
+        sizes: task, optimizer steps, samples.
+    """
+    groups: dict[tuple[int, int], list[str]] = {}
+    for task, steps, samples in sizes:
         if steps < FEW_STEPS:
-            callback.on_warning(few_steps(task.name, steps, len(task.train)))
-
-
-def few_steps(task: str, steps: int, samples: int) -> str:
-    """The warning of a training that ends before it has begun."""
-    return (
-        f"{task}: {steps} optimizer step{'s' * (steps != 1)} on {samples} samples, too few to learn much from: "
-        "set train.min_steps, or train.epochs and train.batch_size"
-    )
+            groups.setdefault((steps, samples), []).append(task)
+    return [
+        f"{', '.join(tasks)}: {steps} optimizer step{'s' * (steps != 1)} on {samples} samples"
+        f"{' each' * (len(tasks) > 1)}, too few to learn much from: set train.min_steps, or train.epochs and "
+        "train.batch_size"
+        for (steps, samples), tasks in groups.items()
+    ]
 
 
 def _at(learner: Learner, number: int) -> Learner:

@@ -130,7 +130,7 @@ def test_too_few_open_files_are_no_damage(streams, left, caplog):
 
 def test_on_the_command_line_it_is_one_line(monkeypatch, capsys):
     for code, said in ((errno.EMFILE, "ulimit -n 4096, then run"), (errno.ENOSPC, "No space left on device; free")):
-        monkeypatch.setattr(cli, "app", lambda code=code: os_error(code))
+        monkeypatch.setattr(cli, "app", lambda code=code, **_: os_error(code))
         with pytest.raises(SystemExit) as end:
             cli.main()
         lines = capsys.readouterr().err.splitlines()

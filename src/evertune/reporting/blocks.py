@@ -1,0 +1,88 @@
+"""A table that fits a terminal without cutting a number: what does not fit beside the names is shown below."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console, ConsoleOptions
+from rich.table import Table
+from rich.text import Text
+
+GAP = 2
+"""Blanks between two columns."""
+
+
+def plain_table(**more: Any) -> Table:
+    """One rule under the header and none elsewhere."""
+    return Table(
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, GAP - 1, 0, 0),
+        title_justify="left",
+        caption_justify="left",
+        header_style="dim",
+        **more,
+    )
+
+
+class BlockTable:
+    """Rows of names and numbers; columns that don't fit stand in further blocks, the names before each.
+
+    Args:
+        header: titles; they wrap between words.
+        rows: cells, as many as titles.
+        names: how many of the first columns are names, left-aligned and repeated.
+        styles: of the rows.
+    """
+
+    def __init__(
+        self, header: Sequence[str], rows: Sequence[Sequence[str]], *, names: int = 1, styles: Sequence[str] = ()
+    ) -> None:
+        self.header, self.rows, self.names = list(header), [list(row) for row in rows], names
+        self.styles = list(styles) or [""] * len(self.rows)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
+        """A table per block."""
+        for columns in self._blocks(options.max_width):
+            yield self._table(columns)
+
+    def _blocks(self, width: int) -> list[list[int]]:
+        """The columns of numbers in blocks that fit; a block has at least one."""
+        names = min(width // 2, sum(self._width(i) + GAP for i in range(self.names)))
+        blocks: list[list[int]] = [[]]
+        room = width - names
+        for column in range(self.names, len(self.header)):
+            if blocks[-1] and self._width(column) + GAP > room:
+                blocks.append([])
+                room = width - names
+            blocks[-1].append(column)
+            room -= self._width(column) + GAP
+        return blocks
+
+    def _width(self, column: int) -> int:
+        """The least width of a column: its longest cell or word of its title."""
+        return max(map(len, [*(row[column] for row in self.rows), *self.header[column].split(), ""]))
+
+    def _table(self, columns: Sequence[int]) -> Table:
+        table = plain_table()
+        for i in range(self.names):
+            table.add_column(Text(self.header[i]), vertical="bottom", overflow="fold")
+        for i in columns:
+            table.add_column(Text(self.header[i]), justify="right", vertical="bottom", min_width=self._width(i))
+        for row, style in zip(self.rows, self.styles, strict=True):
+            table.add_row(*(Text(row[i]) for i in [*range(self.names), *columns]), style=style or None)
+        return table
+
+
+def flowed(parts: Sequence[str], *, width: int, between: str = " · ") -> list[str]:
+    """Parts joined to lines that fit; a part is broken at no place."""
+    lines: list[str] = []
+    for part in parts:
+        if lines and len(lines[-1]) + len(between) + len(part) <= width:
+            lines[-1] += between + part
+        else:
+            lines.append(part)
+    return lines
