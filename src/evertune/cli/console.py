@@ -82,7 +82,7 @@ class TerminalCallback(Callback):
 
     def __enter__(self) -> TerminalCallback:
         self._progress.start()
-        self._bar("start", "reading data, loading the model", None, note="")
+        self._bar("start", "loading data and model", None, note="")
         return self
 
     def __exit__(

@@ -7,24 +7,81 @@ import io
 import pytest
 from rich.console import Console
 
-from evertune.cli.console import TerminalCallback, show_plan
+from evertune.cli.console import TerminalCallback
+from evertune.cli.plan_view import show_plan
 from evertune.cli.service_view import _table
+from evertune.reporting.blocks import BlockTable
 from evertune.runs.plan.planner import Plan, StagePlan
+from evertune.runs.runner import few_steps
 from evertune.service.regression_report import Change, RegressionReport
+from evertune.utils.terminal import Terminal
 
 TASKS = ["okvqa", "aokvqa", "gqa", "textcaps", "vqav2", "ocrvqa", "flickr30k", "vizwiz", "textvqa"]
 
 
-def test_nine_tasks_in_eighty_columns():
-    out = io.StringIO()
-    callback = TerminalCallback(Console(file=out, width=80))
+def rows_of(console, tasks=TASKS):
+    callback = TerminalCallback(console)
     callback.on_run_begin("sequential on pocket-b1, seed 0", training=[1], answers=1)
-    callback.on_row_end(0, "base", [100.0] * 9, TASKS)
-    callback.on_row_end(7, "flickr30k", [99.5] * 9, TASKS)
-    *_, header, untouched, row = out.getvalue().splitlines()
-    assert header.split("  ")[-1].strip() == ", ".join(TASKS)
-    assert len(untouched) == len(row) <= 80
-    assert row.split() == ["7", "flickr30k", *["99.5"] * 9]
+    callback.on_row_end(0, "base", [100.0] * len(tasks), tasks)
+    callback.on_row_end(7, tasks[-1], [99.5] * len(tasks), tasks)
+    return console.file.getvalue().splitlines()[2:]
+
+
+def test_nine_tasks_in_eighty_columns():
+    """Titles were cut to `text…` and numbers to `100…`."""
+    legend, *rest, header, base, row = rows_of(Console(file=io.StringIO(), width=80))
+    said = " ".join([legend, *rest])
+    assert all(f"{number} {task}" in said for number, task in enumerate(TASKS, start=1))
+    assert len(header) == len(base) == len(row) <= 80
+    assert header.split() == ["after", *map(str, range(1, 10))]
+    assert row.split() == ["7", "textvqa", *["99.5"] * 9]
+
+
+def test_titles_are_names_where_they_fit_and_break_at_hyphens_first():
+    header, base, _ = rows_of(Console(file=io.StringIO(), width=140))
+    assert header.split() == ["after", *TASKS] and len(header) == len(base)
+    first, second, _, _ = rows_of(Console(file=io.StringIO(), width=50), ["shapes-yesno", "digits", "shapes-open"])
+    assert first.split() == ["shapes-", "shapes-"] and second.split() == ["after", "yesno", "digits", "open"]
+
+
+def test_many_tasks_lose_a_decimal_before_a_row_breaks():
+    *_, row = rows_of(Console(file=io.StringIO(), width=80), [f"task-{n}" for n in range(12)])
+    assert row.split() == ["7", "task-11", *["100"] * 12] and len(row) <= 80
+
+
+def test_a_pipe_gets_whole_lines_without_blanks_at_their_end(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    console = Terminal(file=io.StringIO())
+    header, *_ = rows_of(console)
+    assert header.split() == ["after", *TASKS] and len(header) > 80
+    console.print(BlockTable(["method", "a long title", "b"], [["ewc", "35.7 ± 2.0", "1"]] * 2))
+    console.print("x" * 200)
+    lines = console.file.getvalue().splitlines()
+    assert lines[-1] == "x" * 200 and lines[-2] == "ewc       35.7 ± 2.0  1"
+    assert not [line for line in lines if line != line.rstrip()]
+
+
+@pytest.mark.parametrize("width", [40, 80, 140])
+def test_a_comparison_cuts_no_number_and_breaks_no_cell(width):
+    header = ["method", "seeds", "final average", "learning accuracy", "forgetting", "intransigence", "gap to joint"]
+    rows = [[name, "3", *["35.7 ± 2.0"] * 5] for name in ("sequential", "replay+ewc")]
+    out = io.StringIO()
+    Console(file=out, width=width).print(BlockTable(header, rows, names=1))
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= width and "…" not in out.getvalue()
+    assert sum(line.count("35.7 ± 2.0") for line in lines) == 10
+    blocks = [line for line in lines if line.startswith("replay+ewc")]
+    assert len(blocks) == {40: 3, 80: 2, 140: 1}[width]
+
+
+def test_a_warning_is_said_once_and_the_same_one_of_several_tasks_together():
+    out = io.StringIO()
+    callback = TerminalCallback(Console(file=out, width=200))
+    (warning,) = few_steps([("a", 1, 8), ("b", 1, 8), ("c", 400, 8)])
+    for _ in range(2):
+        callback.on_warning(warning)
+    assert out.getvalue().startswith("note  a, b: 1 optimizer step on 8 samples each, too few")
+    assert len(out.getvalue().splitlines()) == 1
 
 
 def test_a_plan_says_seconds_and_stages_that_are_too_short():

@@ -135,7 +135,7 @@ def test_on_the_command_line_it_is_one_line(monkeypatch, capsys):
             cli.main()
         lines = capsys.readouterr().err.splitlines()
         assert end.value.code == 2 and len(lines) == 1 and "x.json" in lines[0] and said in lines[0]
-    monkeypatch.setattr(cli, "app", lambda: os_error(errno.EBADF))
+    monkeypatch.setattr(cli, "app", lambda **_: os_error(errno.EBADF))
     with pytest.raises(OSError, match="Bad file"):
         cli.main()
 

@@ -305,7 +305,7 @@ def test_the_metrics_take_the_width_of_the_terminal(tmp_path: Path) -> None:
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(rich_matrix(matrix))
     line = next(line for line in console.export_text().splitlines() if line.startswith("final average"))
-    assert "mean average 71.4  ·  learning accuracy 71.4" in line
+    assert "mean average 71.4 · learning accuracy 71.4" in line
 
 
 def test_markdown_is_a_table(tmp_path: Path) -> None:
