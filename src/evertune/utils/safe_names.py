@@ -15,7 +15,7 @@ RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 """What can be no file's name on Windows, where a run folder may be copied to."""
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 """Control characters (C0, C1) and what turns the direction of writing; not tab and line feed."""
-FIRST_ROW = ("base", "untouched", "zero-shot")
+FIRST_ROW = ("base", "zero-shot")
 """What tables call row 0 of the matrix, the model before the first task: no task can be called that."""
 
 

@@ -202,7 +202,7 @@ def test_nothing_is_foreseen_to_be_lost_by_the_expert_that_learns_more(make, lmm
         train_by_hand(method, lmm, task, 1.0)
     before = set(method.state_dict()["embeddings"])
     found = method.preview_task(again(tasks[1], "more"), tasks)
-    assert found.expert == "task-1" and found.taken["task-1"] >= method.mistaken
+    assert found.expert == "task-1" and found.taken["task-1"] >= method.confusion_threshold
     assert found.lost["task-1"] == 0, "its questions go there already"
     method.preview_task(tasks[1], tasks)
     assert set(method.state_dict()["embeddings"]) == before, "it was only looked at"

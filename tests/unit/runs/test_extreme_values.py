@@ -151,7 +151,7 @@ def test_names_with_control_characters_are_no_names(name, tmp_path):
         (("A", "a"), "'A' and 'a' .* the same file"),
         (("Gqa", "b", "gQA"), "'Gqa' and 'gQA' .* the same file"),
         (("a", "a."), r"'a' and 'a\.' .* the same file"),
-        (("a", "base"), "'untouched' .* row 0"),
+        (("a", "base"), "'base' .* row 0"),
         (("Base", "b"), "'Base' .* row 0"),
         (("zero-shot", "b"), "'zero-shot' .* row 0"),
     ],

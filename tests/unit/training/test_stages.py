@@ -151,7 +151,7 @@ def test_a_weight_is_written_once(tmp_path):
     assert set(read_tensors(path)[0]) == {"own", "like"}
     loaded, _ = load_stage(tmp_path, stage(1), start=start)
     assert loaded.keys() == now.keys() and all(torch.equal(loaded[name].float(), now[name]) for name in now)
-    with pytest.raises(RunFolderError, match="01-task-1 was made with another model: its untouched was not"):
+    with pytest.raises(RunFolderError, match="01-task-1 was made with another model: its base was not"):
         load_stage(tmp_path, stage(1), start={**start, "base": torch.ones(BIG)})
 
 
