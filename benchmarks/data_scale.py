@@ -23,7 +23,7 @@ from pathlib import Path
 WORDS = "the cat sat on a mat and looked at red blue green boats with two men near the water of Größe".split()
 STEPS = {
     "index": "rows and index, without images (once per file)",
-    "check": "data check --no-images, over the index",
+    "check": "data check --no-decode, over the index",
     "look": "every image read, hashed and decoded (once per image)",
     "compare": "data check, every image decoded once more for its likeness (once per image)",
     "again": "data check again, images known",
@@ -81,7 +81,7 @@ def do(step: str, folder: Path) -> None:
     elif step in ("check", "compare", "again"):
         from evertune.tools.data import check
 
-        checked = check(str(folder / "scale.yaml"), images=step != "check")
+        checked = check(str(folder / "scale.yaml"), decode=step != "check")
         print(checked.as_dict()["counts"], file=sys.stderr)
     else:
         stream = load_stream(str(folder / "scale.yaml"), decode=True)

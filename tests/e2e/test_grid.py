@@ -76,7 +76,7 @@ def pid_of(out, cell):
 
 def test_results_hold_the_matrices_and_settings_of_all_runs(undisturbed):
     content = json.loads((undisturbed / "results.json").read_text())
-    assert content["format"] == 1 and content["name"] == "tiny"
+    assert content["format"] == 2 and content["name"] == "tiny"
     for cell, row in zip(CELLS, content["runs"], strict=True):
         matrix = json.loads((undisturbed / cell / "matrix.json").read_text())
         for key in ("stream", "model", "method", "seed", "settings", "R", "cost"):

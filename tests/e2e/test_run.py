@@ -54,7 +54,7 @@ def test_the_folder_holds_what_was_promised(finished):
         matrix = json.loads((folder / "matrix.json").read_text())
         assert matrix["tasks"] == ["what", "upright"] and matrix["method"] == method and matrix["seed"] == 0
         assert [len(row) for row in matrix["R"]] == [2, 2, 2]
-        assert {"final_average", "forgetting", "bwt", "learning"} <= set(matrix["metrics"])
+        assert {"final_average", "forgetting", "bwt", "learning_accuracy"} <= set(matrix["metrics"])
         assert len(matrix["cells"]) == 6
         for cell in matrix["cells"]:
             assert cell["task_id"] == "inferred"

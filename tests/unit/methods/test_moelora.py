@@ -134,7 +134,7 @@ def test_the_cost_is_that_of_lora_and_the_gates():
 
 
 def test_options_are_checked():
-    with pytest.raises(UserError, match=r"moelora\.experts=3 must divide moelora\.rank=8"):
+    with pytest.raises(UserError, match=r"moelora\.experts=3 must divide moelora\.r=8"):
         make_methods("moelora", {"moelora": {"experts": 3}})
     with pytest.raises(UserError, match="must divide"):
         make_methods("moelora", {"moelora": {"experts": 0}})

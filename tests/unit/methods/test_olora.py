@@ -229,7 +229,7 @@ def test_options_are_checked():
         make_methods("olora", {"olora": {"strength": -1.0}})
     with pytest.raises(UserError, match="olora.overlap='cosine'"):
         make_methods("olora", {"olora": {"overlap": "cosine"}})
-    with pytest.raises(UserError, match="has no option 'whole'"):
+    with pytest.raises(UserError, match="has no option 'modules_to_save'"):
         make_methods("olora", {"olora": {"modules_to_save": "projection"}})
     with pytest.raises(UserError, match="no earlier weights to hold"):
         make_methods("ewc+olora")

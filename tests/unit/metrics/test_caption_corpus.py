@@ -176,7 +176,7 @@ def test_captions_say_what_is_drawn(corpus):
     ground = shown.full.rsplit(" on a ", 1)[1].removesuffix(" ground")
     corner = Image.open(io.BytesIO(shown.image)).getpixel((0, 0))
     assert "#{:02x}{:02x}{:02x}".format(*corner) == captions.GROUNDS[ground]
-    assert shown.short.removeprefix("an image of ") in shown.full
+    assert shown.short.removeprefix("a picture of ") in shown.full
 
 
 @pytest.mark.smol

@@ -66,7 +66,7 @@ def check_all(path, **hints):
             assert str(problem) and not (out / target).exists()
         else:
             assert written.rows > 0
-            assert not len(check(str(out / target), images=False, hints=Hints(**_own(written))).errors)
+            assert not len(check(str(out / target), decode=False, hints=Hints(**_own(written))).errors)
     return found
 
 

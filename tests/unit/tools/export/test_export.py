@@ -181,7 +181,7 @@ def test_a_model_that_was_taught_task_by_task_needs_no_matrix(toy_stream, tmp_pa
     assert f"| task-1 | {scores[2, 'task-0']} | {scores[2, 'task-1']} |" in card
     noted = [json.loads(line) for line in (folder / "ledger.jsonl").read_text().splitlines()]
     trained = next(row["training"] for row in noted if row["event"] == "stage" and row["stage"] == 2)
-    assert f"epochs {trained['epochs']:g}, batch size {trained['batch_size']}, accumulate 1" in card
+    assert f"epochs {trained['epochs']:g}, batch size {trained['batch_size']}, gradient accumulation steps 1" in card
     export(folder, tmp_path / "first", stage=1)
     assert "\n| task-1 |" not in (tmp_path / "first" / "README.md").read_text()
 
