@@ -9,39 +9,31 @@ A benchmark is `learn` in a loop; a run folder is what a learner wrote.
 
 from __future__ import annotations
 
-import json
 import shutil
-import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import save
-from torch import Tensor
-
 from evertune.data.images import size_of
-from evertune.data.task import Sample, Task, data_digest, fingerprints_of
+from evertune.data.task import Sample, Task, data_digest
 from evertune.methods import Context, Method, adapted, composed
 from evertune.models.features import FeatureStore
 from evertune.models.fsdp import spread_frozen
 from evertune.models.protocol import LMM
 from evertune.models.readable import refuse_unreadable
-from evertune.models.weights import bytes_of, copy_of, fingerprint_of, restore
+from evertune.models.weights import copy_of, restore
 from evertune.training.evaluator import OnAnswered, Prediction, answer_samples, longest_answer
 from evertune.training.image_store import keep_images, kept_images
-from evertune.training.loop import OnStep, Step, Training, train, trained_parameters
+from evertune.training.loop import OnStep, Training, trained_parameters
 from evertune.training.mid_task import FILE as MID_TASK
-from evertune.training.mid_task import MidTaskCheckpoints
-from evertune.training.stages import FILES, SEAL, Stage, load_stage, save_stage, saved_stages, stage_folder
-from evertune.training.states import read_tensors, split_state
+from evertune.training.stages import FILES, Stage, load_stage, save_stage, saved_stages, stage_folder
+from evertune.training.states import split_state
+from evertune.training.training_cache import train_or_reuse
 from evertune.utils import distributed
 from evertune.utils.device import no_fixed_order
 from evertune.utils.errors import RunFolderError, UserError
-from evertune.utils.files import cache_folder, digest, digest_of, make_folder, note_damage, write_atomically
 from evertune.utils.links import refuse_links
-from evertune.utils.parsing import json_value
 
 
 class Learner:
@@ -123,7 +115,18 @@ class Learner:
             plan = method.data_plan(task, plan)
         with distributed.main_process_first():
             self.features.ensure(plan)
-        log, seconds, reused = self._train(task, plan, on_step)
+        log, seconds, reused = train_or_reuse(
+            self.lmm,
+            self.methods,
+            task,
+            plan,
+            self.features,
+            training=self.training_of(task),
+            seed=self.seed,
+            folder=self.folder,
+            reuse=self.reuse,
+            on_step=on_step,
+        )
         for method in self.methods:
             method.after_task(task)
         state = self._state()
@@ -294,95 +297,3 @@ class Learner:
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as problem:
             said = problem if isinstance(problem, UserError) else f"{type(problem).__name__}: {problem}"
             raise RunFolderError(f"{path}: the state of {method.name} can't be used ({said})") from problem
-
-    def _train(self, task: Task, plan: Sequence[Sample], on_step: OnStep | None) -> tuple[list[Step], float, bool]:
-        """Train, or take over the result of an identical training that this machine has done before.
-
-        Methods share much: the first stage of all that only change the data, every expert of `eproj` and the same task
-        under `direct`. Identical means: same start weights, samples in the same order, hyper-parameters, seed, number
-        format and library, and no method that adds to the loss.
-        """
-        seed = int(digest(str(self.seed), task.name)[:8], 16)
-        plain = not any(method.adds_to_loss() for method in self.methods)
-        alone = distributed.world_size() == 1  # several sum in another order
-        training = self.training_of(task)
-        remembered = self._memo(plan, seed, training) if self.reuse and plain and alone else None
-        if remembered is not None and (found := _recalled(remembered)):
-            tensors, record = found
-            restore(self.lmm.trainable(), tensors)  # of this model: both are in the name
-            return [Step(**step) for step in record["log"]], record["seconds"], True
-        started = time.perf_counter()
-        with no_fixed_order(), self._saves(task, plan, seed, training) as mid_task:
-            log = train(
-                self.lmm,
-                self.methods,
-                plan,
-                self.features,
-                training=training,
-                seed=seed,
-                on_step=on_step,
-                mid_task=mid_task,
-            )
-        seconds = time.perf_counter() - started + mid_task.seconds
-        if remembered is not None and log[-1].pieces == 1:
-            trained = copy_of(self.lmm.trainable())
-            _remember(remembered, trained, log, seconds)
-        return log, seconds, False
-
-    def _memo(self, plan: Sequence[Sample], seed: int, training: Training) -> Path:
-        key = digest_of(self._decides(plan, seed, training))
-        return make_folder(cache_folder() / "trained") / f"{key[:32]}.safetensors"
-
-    def _saves(self, task: Task, plan: Sequence[Sample], seed: int, training: Training) -> MidTaskCheckpoints:
-        """Where this training is kept on the way, by all that decides it: also what methods know of earlier tasks."""
-        parameters, every = self.lmm.trainable(), training.save_every
-        state = split_state(self._state()).fingerprint
-        decides = {**self._decides(plan, seed, training), "task": task.name, "state": state}
-        key = digest_of({**decides, "processes": distributed.world_size()})
-        return MidTaskCheckpoints(self.folder, key=key, every=every, size=bytes_of(parameters))
-
-    def _decides(self, plan: Sequence[Sample], seed: int, training: Training) -> dict[str, Any]:
-        parameters = self.lmm.trainable()
-        return {
-            "model": self.lmm.fingerprint,
-            "start": fingerprint_of(parameters),
-            "trained": sorted(trained_parameters(self.lmm, self.methods)),
-            "samples": list(fingerprints_of(plan)),
-            "training": training.as_dict(),
-            "seed": seed,
-            "dtype": str(self.lmm.dtype),
-            "device": self.lmm.device.type,
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-        }
-
-
-def _remember(path: Path, trained: dict[str, Tensor], log: Sequence[Step], seconds: float) -> None:
-    """Keep a training in the cache."""
-    record = {"log": [step.full() for step in log], "seconds": seconds, "sha256": fingerprint_of(trained)}
-    sealed = {**record, SEAL: digest_of(record)}
-    write_atomically(path, save(trained, metadata={"record": json.dumps(sealed)}))
-
-
-def _recalled(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Weights and record of a training in the cache; None where there is none, or what is there is damaged."""
-    if not path.exists():
-        return None
-    try:
-        tensors, metadata = read_tensors(path)
-        record = json_value(metadata["record"])
-        if _is_whole(record, tensors):
-            return tensors, record
-    except (RunFolderError, KeyError, ValueError):
-        pass
-    note_damage(path)  # a cache: what is damaged is made again
-    return None
-
-
-def _is_whole(record: dict[str, Any], tensors: dict[str, Tensor]) -> bool:
-    """Whether weights and record are what was written; what an earlier version has kept may have no seal."""
-    if record.keys() - {SEAL, "sha256"} != {"log", "seconds"}:
-        return False
-    told = {key: value for key, value in record.items() if key != SEAL}
-    sealed = digest_of(told) if SEAL in record else None
-    return record.get(SEAL) == sealed and record.get("sha256") in (None, fingerprint_of(tensors))

@@ -7,7 +7,6 @@ import random
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -16,9 +15,9 @@ from evertune.data.formats import Row
 from evertune.data.image_index import RECORD, _content, _loaded
 from evertune.data.rows import IndexKey, indexed
 from evertune.models.features import FeatureStore
-from evertune.training import learner as learners
 from evertune.training.evaluator import PredictionCache
 from evertune.training.loop import Step
+from evertune.training.training_cache import load_training, save_training
 from evertune.utils.files import digest_of_file, write_atomically
 
 
@@ -121,29 +120,18 @@ def test_a_changed_byte_of_a_training_is_found(tmp_path, caplog):
     path = tmp_path / "trained.safetensors"
     weights = {"a": torch.arange(6.0), "b": torch.ones(2, 2)}
     log = [Step(step=1, steps=1, loss=0.25, learning_rate=1e-3, samples_per_second=9.0)]
-    learners._remember(path, weights, log, 1.5)
+    save_training(path, weights, log, 1.5)
     content = path.read_bytes()
-    whole = learners._recalled(path)
+    whole = load_training(path)
     assert whole is not None and whole[1]["log"] == [log[0].full()]
     for at in range(8, len(content), 3):
         path.write_bytes(content)
         flip(path, at)
-        found = learners._recalled(path)
+        found = load_training(path)
         same = found and found[1] == whole[1] and all(torch.equal(found[0][name], weights[name]) for name in weights)
         assert found is None or same, f"byte {at}"
         assert found is not None or not path.exists()
     assert said(caplog) > 20
-
-
-@pytest.mark.parametrize("kept", ["log seconds", "log seconds sha256"])
-def test_trainings_of_earlier_versions_count(tmp_path, kept):
-    path = tmp_path / "trained.safetensors"
-    learners._remember(path, {"a": torch.ones(3)}, [], 1.5)
-    with safe_open(path, framework="pt") as content:
-        record = json.loads(content.metadata()["record"])
-    record = {key: record[key] for key in kept.split()}
-    save_file({"a": torch.ones(3)}, path, metadata={"record": json.dumps(record)})
-    assert learners._recalled(path) is not None
 
 
 def recipe(path):
