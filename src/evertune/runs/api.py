@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,17 @@ class Result:
     matrices: list[dict[str, Any]]
     folder: Path
     report: Path
+
+
+@dataclass(frozen=True, slots=True)
+class MethodRun:
+    """One method of a run: its configuration, name, folder and model, and the tasks that the model knew before."""
+
+    config: RunConfig
+    spec: str
+    folder: Path
+    lmm: LMM
+    known: Sequence[Task] = ()
 
 
 def configure(
@@ -169,7 +180,7 @@ def run_config(config: RunConfig, *, callback: Callback | None = None, progress:
             done[spec] = finished_matrix(folders[spec], identities[spec])  # another may have ended it meanwhile
         open_ones = [spec for spec in specs if done[spec] is None]
         if open_ones:
-            lmm = _load(config, folders, open_ones, progress)
+            lmm = _load(config, [folders[spec] for spec in open_ones], progress)
             callback = callback or Callback()
             callback.on_model_loaded(config.model, running_facts(lmm))
             data = readable(data, lmm, skip_invalid=config.skip_invalid, warn=callback.on_warning)
@@ -180,7 +191,7 @@ def run_config(config: RunConfig, *, callback: Callback | None = None, progress:
                 begin(folders[spec], identities[spec])
                 if len(data.skipped):
                     write_json(folders[spec] / "skipped.json", data.skipped.as_dict())
-                done[spec] = _run_one(config, spec, data, folders[spec], lmm, callback)
+                done[spec] = _run_one(MethodRun(config, spec, folders[spec], lmm, data.known), data, callback)
         if open_ones or not page.exists():
             write_report(list(folders.values()), page)
     distributed.send_command("end", str(base))
@@ -201,7 +212,7 @@ def _follow(config: RunConfig, specs: Sequence[str]) -> Result:
         if data.fingerprint != fingerprint:
             number = distributed.rank()
             raise RunFolderError(f"process {number} reads other data than the first one: all need the same files")
-        with _learner_for(config, spec, Path(folder), lmm, data) as learner:
+        with _untouched_after(MethodRun(config, spec, Path(folder), lmm, data.known)) as learner:
             order = follow_stream(learner, data)
     distributed.shutdown()
     base = Path(order[1])
@@ -232,7 +243,7 @@ def open_run(
     refuse_links(folder)
     config = config_of(folder)
     lmm = lmm or model_of(folder, progress=progress)
-    return _learner(config, config.method, folder, lmm, upto=upto, known=known)
+    return _learner(MethodRun(config, config.method, folder, lmm, known), upto=upto)
 
 
 def model_of(folder: Path, *, progress: Progress | None = None) -> LMM:
@@ -242,10 +253,9 @@ def model_of(folder: Path, *, progress: Progress | None = None) -> LMM:
         RunFolderError: it is no run, or damaged, or its model is another one now.
     """
     config = config_of(folder)
-    lmm = _load(config, {config.method: folder}, [config.method], progress)
-    if (folder / "provenance.json").exists() and read_json(folder / "provenance.json")[
-        "model_fingerprint"
-    ] != lmm.fingerprint:
+    lmm = _load(config, [folder], progress)
+    provenance = folder / "provenance.json"
+    if provenance.exists() and read_json(provenance)["model_fingerprint"] != lmm.fingerprint:
         raise RunFolderError(f"{folder} was made with another {config.model} than the one that is loaded now")
     return lmm
 
@@ -303,41 +313,42 @@ def training_of(config: RunConfig) -> Training:
 
 def load_model(config: RunConfig, *, progress: Progress | None = None) -> LMM:
     """The base model of a configuration."""
-    return _load(config, {}, (), progress)
+    return _load(config, (), progress)
 
 
-def _load(config: RunConfig, folders: Mapping[str, Path], specs: Sequence[str], progress: Progress | None) -> LMM:
-    """Load the model; a run resumes in the dtype that it was begun in."""
+def _load(config: RunConfig, folders: Sequence[Path], progress: Progress | None) -> LMM:
+    """Load the model; a run in one of `folders` resumes in the dtype that it was begun in."""
     from evertune.models import load_lmm
     from evertune.utils.device import settle
 
     settle(deterministic=config.deterministic)
     dtype = config.dtype
-    for spec in specs:
-        path = folders[spec] / "provenance.json"
+    for folder in folders:
+        path = folder / "provenance.json"
         if dtype == "auto" and path.exists():
             dtype = read_json(path)["dtype"]
     options = config.model_options
     return load_lmm(config.model, seed=config.seed, dtype=dtype, options=options, progress=progress)
 
 
-def _run_one(
-    config: RunConfig, spec: str, stream: Stream, folder: Path, lmm: LMM, callback: Callback
-) -> dict[str, Any]:
+def _run_one(run: MethodRun, stream: Stream, callback: Callback) -> dict[str, Any]:
     from evertune.models.adapters import bare
     from evertune.runs.provenance import write_provenance
     from evertune.runs.tracking import all_of, tracking
 
-    if changes := write_provenance(folder, bare(lmm), stream):
+    config, spec = run.config, run.spec
+    if changes := write_provenance(run.folder, bare(run.lmm), stream):
         callback.on_environment_changed(changes)
-    distributed.send_command("run", spec, str(folder), str(lmm.dtype).removeprefix("torch."), stream.fingerprint)
+    distributed.send_command(
+        "run", spec, str(run.folder), str(run.lmm.dtype).removeprefix("torch."), stream.fingerprint
+    )
     header = header_of(config, spec, stream=stream.name)
     name = f"{stream.name}-{header['model']}-{spec}-s{config.seed}"
     tracked = tracking(
-        folder, to=config.track, name=name, group=stream.name, known=len(stream.known), callback=callback
+        run.folder, to=config.track, name=name, group=stream.name, known=len(stream.known), callback=callback
     )
-    with _learner_for(config, spec, folder, lmm, stream) as learner, tracked as tracks:
-        return run_stream(learner, stream, folder=folder, header=header, callback=all_of(callback, tracks))
+    with _untouched_after(run) as learner, tracked as tracks:
+        return run_stream(learner, stream, folder=run.folder, header=header, callback=all_of(callback, tracks))
 
 
 def header_of(config: RunConfig, spec: str, *, stream: str) -> dict[str, Any]:
@@ -352,35 +363,29 @@ def header_of(config: RunConfig, spec: str, *, stream: str) -> dict[str, Any]:
 
 
 @contextmanager
-def _learner_for(config: RunConfig, spec: str, folder: Path, lmm: LMM, stream: Stream) -> Iterator[Learner]:
-    """A learner of `stream`; afterwards the model is as it was before."""
+def _untouched_after(run: MethodRun) -> Iterator[Learner]:
+    """A learner; afterwards the model is as it was before."""
     from evertune.models.adapters import bare
     from evertune.models.weights import copy_of, restore
 
-    start = copy_of((lmm := bare(lmm)).trainable())  # the run before may have left adapters
-    yield _learner(config, spec, folder, lmm, known=stream.known)
-    restore(lmm.trainable(), start)
+    run = replace(run, lmm=bare(run.lmm))  # the run before may have left adapters
+    start = copy_of(run.lmm.trainable())
+    yield _learner(run)
+    restore(run.lmm.trainable(), start)
 
 
-def _learner(
-    config: RunConfig,
-    spec: str,
-    folder: Path,
-    lmm: LMM,
-    *,
-    known: Sequence[Task] = (),
-    upto: int | None = None,
-) -> Learner:
+def _learner(run: MethodRun, *, upto: int | None = None) -> Learner:
     from evertune.methods import make_methods
     from evertune.training.learner import Learner
 
+    config = run.config
     return Learner(
-        lmm,
-        make_methods(spec, config.options),
-        folder=folder,
+        run.lmm,
+        make_methods(run.spec, config.options),
+        folder=run.folder,
         training=training_of(config),
         seed=config.seed,
-        known=known,
+        known=run.known,
         evaluation_batch=config.evaluation.batch_size,
         max_new_tokens=config.evaluation.max_new_tokens,
         reuse=config.reuse and not config.deterministic,  # a cache knows what others have done
