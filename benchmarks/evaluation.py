@@ -70,7 +70,7 @@ def main() -> None:
     def said(samples, longest: int) -> list[str]:
         images = [read_image(p, origin=str(p))[0] for sample in samples for p in sample.images]
         asked, counts = [s.instruction for s in samples], [len(s.images) for s in samples]
-        return lmm.answer(torch.stack(list(lmm.encode(images))), asked, max_new_tokens=longest, images=counts)
+        return lmm.generate(torch.stack(list(lmm.encode(images))), asked, max_new_tokens=longest, images=counts)
 
     ways = {"ours": together, "batched": lambda: plainly(wanted.plain_batch), "one by one": lambda: plainly(1)}
     seconds: dict[str, list[float]] = {name: [] for name in ways}

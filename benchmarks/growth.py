@@ -75,11 +75,11 @@ def measured(wanted: argparse.Namespace) -> dict[str, float]:
 
     clocks: dict[str, list[float]] = {"training": [], "around": [], "row": [], "memory": [], "used": [], "asked": []}
     asked = [0]
-    answer = Smol.answer
+    generate = Smol.generate
 
     def counting(self, features, instructions, **options):
         asked[0] += len(instructions)
-        return answer(self, features, instructions, **options)
+        return generate(self, features, instructions, **options)
 
     class Clock(evertune.Callback):
         since, trained, last = 0.0, 0.0, 0.0
@@ -104,7 +104,7 @@ def measured(wanted: argparse.Namespace) -> dict[str, float]:
                 clocks["memory"].append(resident())
                 clocks["used"].append(in_use())
 
-    with tempfile.TemporaryDirectory() as place, mock.patch.object(Smol, "answer", counting):
+    with tempfile.TemporaryDirectory() as place, mock.patch.object(Smol, "generate", counting):
         stream = written(Path(place), wanted.one, wanted.samples)
         options = {"model": wanted.model, "method": wanted.method, "out": Path(place) / "run", "callback": Clock()}
         evertune.run(str(stream), **options, settings=["train.epochs=4", "dtype=float32"])

@@ -51,7 +51,7 @@ def optimizer_of(lmm: Any, training: Training, steps: int) -> tuple[Any, Any]:
     """AdamW and its schedule, as evertune's loop has them."""
     rates: dict[float, list[Tensor]] = {}
     for name, parameter in lmm.trainable().items():
-        rates.setdefault(training.learning_rate * lmm.rate(name), []).append(parameter)
+        rates.setdefault(training.learning_rate * lmm.lr_scale(name), []).append(parameter)
     optimizer = torch.optim.AdamW([{"params": some, "lr": rate} for rate, some in rates.items()], weight_decay=0.0)
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, cosine(steps, training.warmup_ratio))
 

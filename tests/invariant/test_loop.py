@@ -201,7 +201,7 @@ def test_it_learns(lmm, tasks, features):
     log = train(lmm, [Sequential()], tasks[0].train, features, training=training, seed=0)
     assert log[-1].loss < 0.05 * log[0].loss
     samples = tasks[0].test
-    said = lmm.answer(features.get(samples), [s.instruction for s in samples], max_new_tokens=8)
+    said = lmm.generate(features.get(samples), [s.instruction for s in samples], max_new_tokens=8)
     assert set(said) <= {"red", "green"}
 
 

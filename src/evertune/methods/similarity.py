@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 
 from evertune.data.task import Sample
 from evertune.models.features import FeatureStore, embed_images
-from evertune.models.protocol import LMM
+from evertune.models.protocol import Encoder
 from evertune.utils.errors import UserError
 
 MODALITIES = ("image", "instruction", "answer")
@@ -29,7 +29,7 @@ TextEncoder = Callable[[Sequence[str]], Tensor]
 
 
 def embed_task(
-    lmm: LMM,
+    lmm: Encoder,
     features: FeatureStore,
     samples: Sequence[Sample],
     *,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from evertune.models.protocol import LMM
+from evertune.models.protocol import LMM, Trainable
 from evertune.models.weights import fingerprint_of
 from evertune.utils.errors import UserError
 from evertune.utils.files import digest
@@ -111,9 +111,9 @@ class Adapted:
         """The scopes of the model below as far as they train, adapters beside their layers included; `adapters`."""
         return {**self._scopes, "adapters": sorted(self._own)}
 
-    def rate(self, parameter: str) -> float:
+    def lr_scale(self, parameter: str) -> float:
         """1 for adapters, which start without effect; else as below."""
-        return 1.0 if parameter in self._own else self._base.rate(parameter)
+        return 1.0 if parameter in self._own else self._base.lr_scale(parameter)
 
 
 def bare(lmm: LMM) -> LMM:
@@ -196,7 +196,7 @@ def _add(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor
     return output + added.to(output.dtype)
 
 
-def _whole(base: LMM, words: Sequence[str]) -> set[str]:
+def _whole(base: Trainable, words: Sequence[str]) -> set[str]:
     scopes = base.scopes()
     for word in words:
         if word not in scopes:
@@ -204,7 +204,7 @@ def _whole(base: LMM, words: Sequence[str]) -> set[str]:
     return {name for word in words for name in scopes[word]}
 
 
-def _targets(base: LMM, targets: str) -> list[str]:
+def _targets(base: Trainable, targets: str) -> list[str]:
     """Names of the target layers in `module()`, in the model's order."""
     layers, scopes = linear_layers(base), base.scopes()
     chosen: set[str] = set()
@@ -223,7 +223,7 @@ def _targets(base: LMM, targets: str) -> list[str]:
     return [path for path in layers.values() if path in chosen]
 
 
-def linear_layers(base: LMM) -> dict[str, str]:
+def linear_layers(base: Trainable) -> dict[str, str]:
     """{name as the model's authors wrote it: name in `module()`} of the linear layers that an adapter can help.
 
     Not those of a vision tower, unless they train, and not the low-rank matrices that peft has put beside some.

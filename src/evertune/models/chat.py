@@ -25,16 +25,14 @@ from evertune.models.decoder import (
     IGNORE,
     answer_rows,
     generated,
-    mean_word_embeddings,
     nll_of_hidden,
     pad_left,
     token_ids,
-    token_texts,
 )
 from evertune.models.families import FAMILIES
+from evertune.models.family import FamilyLMM
 from evertune.models.file_bounds import one_line, refuse_larger
 from evertune.models.hub import refuse_unsafe
-from evertune.models.modes import evaluating
 from evertune.models.processors import PROBE, ChatProcessor, encoder_arguments, load_processor, stacked_facts
 from evertune.models.protocol import TYPICAL, Batch, Generation, Length, Output, Size, Turn
 from evertune.models.scopes import Scope, open_up, scope_of
@@ -47,7 +45,7 @@ DIGITS = 3
 """An image's first row holds height, width and number of rows in base 256: exact in every half precision."""
 
 
-class ChatLMM(nn.Module):
+class ChatLMM(FamilyLMM):
     """The LMM protocol over a chat LMM of the library."""
 
     hf_prefix = "model."
@@ -58,6 +56,7 @@ class ChatLMM(nn.Module):
         self.model = model
         self.images_per_sample = FAMILIES[model.config.model_type].images_per_sample
         self.prompts = prompts
+        self.tokenizer = prompts.tokenizer
         self._kind = kind
         self._scope = scope
         self._files = files
@@ -73,16 +72,6 @@ class ChatLMM(nn.Module):
         self._opened = {part: [f"model.{name}" for name in names] for part, names in found.items()}
 
     @property
-    def device(self) -> torch.device:
-        """Where the LM is."""
-        return self._words().weight.device  # type: ignore[no-any-return]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Dtype of the frozen LM."""
-        return self._words().weight.dtype  # type: ignore[no-any-return]
-
-    @property
     def fingerprint(self) -> str:
         """Hash of every file of the checkpoint that decides an answer, of what trains, and of the prompt's lead."""
         return digest(self._files, str(sorted(asdict(self._scope).items())), *self.prompts.lead)
@@ -94,23 +83,9 @@ class ChatLMM(nn.Module):
         images = self.prompts.inner.image_processor.to_dict()
         return digest(self._inputs.tag, fingerprint_of(tower), str(sorted(images.items(), key=str)), str(self._kept))
 
-    def module(self) -> nn.Module:
-        """The object itself."""
-        return self
-
-    def trainable(self) -> dict[str, nn.Parameter]:
-        """Everything that the scope opens."""
-        wanted = {name for names in self._opened.values() for name in names}
-        return {n: p for n, p in self.named_parameters() if n in wanted}
-
     def scopes(self) -> Mapping[str, Sequence[str]]:
         """`projection`, the connector (empty where the scope leaves it frozen), and `lora`, `dora` or `full`."""
         return self._opened
-
-    def rate(self, parameter: str) -> float:
-        """One rate for all."""
-        del parameter
-        return 1.0
 
     def prompt(self, instruction: str, *, images: int = 1) -> str:
         """The rendered chat template, `{image}` where an image stands."""
@@ -153,40 +128,35 @@ class ChatLMM(nn.Module):
         prompts, answers = [prompt for prompt, _ in rows], [answer for _, answer in rows]
         return Batch(features, *answer_rows(prompts, answers, self.prompts.end), tuple(samples)).to(self.device)
 
-    @torch.inference_mode()
-    def answer(
+    def _generate(
         self,
         features: Tensor,
         instructions: Sequence[str],
-        *,
+        counts: Sequence[int],
+        context: Sequence[Turn],
         max_new_tokens: int,
-        images: Sequence[int] | None = None,
-        context: Sequence[Turn] = (),
     ) -> list[Generation]:
         """Greedy answers."""
-        with evaluating(self):
-            sizes = iter(sizes_in(features))
-            counts = images or [1] * len(instructions)
-            prompts = [
-                self.prompts.ids(text, None, list(islice(sizes, count)), context)[0]
-                for text, count in zip(instructions, counts, strict=True)
-            ]
-            end = self.prompts.end
-            ids, attention = (part.to(self.device) for part in pad_left(prompts, end))
-            return generated(
-                self.model,
-                self.prompts.tokenizer,
-                max_new_tokens=max_new_tokens,
-                end=end,
-                skip=ids.shape[1],
-                input_ids=ids,
-                attention_mask=attention,
-                **self._behind_tower(features, ids, torch.full_like(ids, IGNORE)),
-            )
+        sizes = iter(sizes_in(features))
+        prompts = [
+            self.prompts.ids(text, None, list(islice(sizes, count)), context)[0]
+            for text, count in zip(instructions, counts, strict=True)
+        ]
+        end = self.prompts.end
+        ids, attention = (part.to(self.device) for part in pad_left(prompts, end))
+        return generated(
+            self.model,
+            self.tokenizer,
+            max_new_tokens=max_new_tokens,
+            end=end,
+            skip=ids.shape[1],
+            input_ids=ids,
+            attention_mask=attention,
+            **self._behind_tower(features, ids, torch.full_like(ids, IGNORE)),
+        )
 
-    def answer_tokens(self, answer: str) -> int:
-        """Tokens of `answer` with its end token."""
-        return len(self.prompts.answer_ids(answer))
+    def _answer_ids(self, answer: str) -> list[int]:
+        return self.prompts.answer_ids(answer)
 
     def lengths(
         self, instruction: str, answer: str, images: Sequence[Size] = (TYPICAL,), context: Sequence[Turn] = ()
@@ -195,18 +165,10 @@ class ChatLMM(nn.Module):
         limit: int = self.model.config.get_text_config().max_position_embeddings
         return (Length("language model", self.prompts.count(instruction, answer, images, context), limit),)
 
-    def tokenizers(self) -> Mapping[str, Any]:
-        """The LM's."""
-        return {"language model": self.prompts.tokenizer}
-
     @property
     def image_token(self) -> str:
         """The processor's."""
         return self.prompts.image
-
-    def token_texts(self, ids: Sequence[int]) -> list[str]:
-        """What each token adds to the text before it."""
-        return token_texts(self.prompts.tokenizer, ids)
 
     def save(self, folder: Path) -> None:
         """As the library's own classes write it, low-rank matrices merged."""
@@ -222,10 +184,6 @@ class ChatLMM(nn.Module):
         pairs = zip(rows_in(features), layouts, strict=True)
         return torch.stack([self._inputs.vector(self._base(), rows, layout) for rows, layout in pairs]).cpu()
 
-    def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """Mean of the LM's frozen input embeddings over the text's tokens, (n, width)."""
-        return mean_word_embeddings(self.prompts.tokenizer, self._words().weight, texts)
-
     def check_fit(self) -> None:
         """Prove with a small image that processor, model and what is kept of an image fit each other.
 
@@ -235,7 +193,7 @@ class ChatLMM(nn.Module):
             UserError: the processor does not fit the model.
         """
         image = Image.linear_gradient("L").resize(PROBE).convert("RGB")
-        places = token_ids(self.prompts.tokenizer, self.prompts.layout(PROBE).text)
+        places = token_ids(self.tokenizer, self.prompts.layout(PROBE).text)
         try:
             count = self._checked(image)
         except UserError:
@@ -261,7 +219,7 @@ class ChatLMM(nn.Module):
         if "mm_encoder_outputs" not in inspect.signature(self.model.forward).parameters:
             raise AttributeError("forward takes no mm_encoder_outputs")
         if not compat.is_tested():
-            self.answer(features, ["?"], max_new_tokens=1)
+            self.generate(features, ["?"], max_new_tokens=1)
         return count
 
     def _behind_tower(self, features: Tensor, ids: Tensor, labels: Tensor) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from torch.nn.utils.rnn import pad_sequence
 from evertune.data.images import read_image, unprepared
 from evertune.data.split import number_problem
 from evertune.data.task import Sample
-from evertune.models.protocol import LMM
+from evertune.models.protocol import Encoder
 from evertune.utils.device import is_deterministic, processor
 from evertune.utils.errors import DataError, UserError
 from evertune.utils.files import cache_folder, digest, make_folder, note_damage, sum_of, sum_of_file, write_atomically
@@ -59,7 +59,7 @@ class Shard:
 class FeatureStore:
     """Features of images under one vision tower, found by the image's SHA-256."""
 
-    def __init__(self, lmm: LMM, *, folder: Path | None = None) -> None:
+    def __init__(self, lmm: Encoder, *, folder: Path | None = None) -> None:
         self._lmm = lmm
         base = folder or cache_folder() / "features"
         self.folder = make_folder(base / f"{lmm.encoder_fingerprint[:16]}{_apart()}")
@@ -237,13 +237,13 @@ def _described(header: Mapping[str, str]) -> bytes:
     return "\n".join(header.get(name, "") for name in ("keys", "lengths", "shape", "dtype")).encode()
 
 
-def grey_features(lmm: LMM, count: int) -> Tensor:
+def grey_features(lmm: Encoder, count: int) -> Tensor:
     """(count, V, D) features of grey images, where none is at hand or what it shows does not matter."""
     one = torch.stack(list(lmm.encode([Image.new("RGB", (64, 64), "grey")])))
     return one.expand(count, *one.shape[1:])
 
 
-def embed_images(lmm: LMM, features: FeatureStore, samples: Sequence[Sample]) -> Tensor:
+def embed_images(lmm: Encoder, features: FeatureStore, samples: Sequence[Sample]) -> Tensor:
     """(n, D) one frozen vector per sample: that of its image, or the mean over its images; `SHARD` at a time.
 
     Of a sample without an image all is zero: then only its texts say what it is like.

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from torch import nn
 
 from evertune.models.adapters import TOWERS
-from evertune.models.protocol import LMM
+from evertune.models.protocol import Trainable
 
 
-def spread_frozen(lmm: LMM) -> int:
+def spread_frozen(lmm: Trainable) -> int:
     """Spread the frozen weights of the repeated blocks of `lmm` over the processes; changed in place.
 
     All processes must call it, and from then on go through the model together. Says how many blocks there are.

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from evertune.data.placeholders import IMAGE_MARK
 from evertune.data.task import Sample
@@ -24,15 +24,13 @@ from evertune.models.decoder import (
     greedy_answers,
     loss_behind_image,
     loss_of_encoder_decoder,
-    mean_word_embeddings,
     pad,
     token_ids,
-    token_texts,
 )
 from evertune.models.families import FAMILIES
+from evertune.models.family import FamilyLMM
 from evertune.models.file_bounds import one_line, refuse_larger
 from evertune.models.hub import refuse_unsafe
-from evertune.models.modes import evaluating
 from evertune.models.protocol import TYPICAL, Batch, Generation, Length, Output, Size, Turn, refuse_context
 from evertune.models.weights import fingerprint_of
 from evertune.utils.errors import UserError
@@ -49,7 +47,7 @@ def parts_of(names: Sequence[str], *, prefix: str = "") -> dict[str, list[str]]:
     return {part: [n for n in names if n.startswith(wanted)] for part, wanted in found.items()}
 
 
-class InstructBlip(nn.Module):
+class InstructBlip(FamilyLMM):
     """The LMM protocol over the library's InstructBLIP classes."""
 
     hf_prefix = "blip."
@@ -61,21 +59,11 @@ class InstructBlip(nn.Module):
         self.name = name
         self.blip = model
         self.processor = processor
+        self.tokenizer = processor.tokenizer
         self._end: int = processor.tokenizer.eos_token_id
         self._files = {p.name: digest_of_file(p) for p in sorted(folder.rglob("*")) if p.suffix in _DECIDING}
         self._texts: dict[str, list[int]] = {}
         self._encodes = bool(model.language_model.config.is_encoder_decoder)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the LM is."""
-        device: torch.device = self._table().device
-        return device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Dtype of the frozen LM."""
-        return self._table().dtype
 
     @property
     def fingerprint(self) -> str:
@@ -88,23 +76,9 @@ class InstructBlip(nn.Module):
         tower = self.blip.vision_model.state_dict()
         return digest(fingerprint_of(tower), str(self.processor.image_processor.to_dict()))
 
-    def module(self) -> nn.Module:
-        """The object itself."""
-        return self
-
-    def trainable(self) -> dict[str, nn.Parameter]:
-        """Query tokens, Q-Former and projection."""
-        wanted = {name for names in self.scopes().values() for name in names}
-        return {n: p for n, p in self.named_parameters() if n in wanted}
-
     def scopes(self) -> Mapping[str, Sequence[str]]:
         """`projection`: the linear layer before the LM; `qformer`: the Q-Former with its query tokens."""
         return parts_of([name for name, _ in self.named_parameters()], prefix="blip.")
-
-    def rate(self, parameter: str) -> float:
-        """All parts were pre-trained: one rate."""
-        del parameter
-        return 1.0
 
     def prompt(self, instruction: str, *, images: int = 1) -> str:
         """The instruction behind the visual tokens, as the processor renders it."""
@@ -143,29 +117,21 @@ class InstructBlip(nn.Module):
             rows = answer_rows(prompts, answers, self._end)
         return Batch(features, *rows, tuple(samples), extras).to(self.device)
 
-    @torch.inference_mode()
-    def answer(
+    def _generate(
         self,
         features: Tensor,
         instructions: Sequence[str],
-        *,
+        counts: Sequence[int],
+        context: Sequence[Turn],
         max_new_tokens: int,
-        images: Sequence[int] | None = None,
-        context: Sequence[Turn] = (),
     ) -> list[Generation]:
         """Greedy answers."""
         refuse_context(self.name, context)
-        with evaluating(self):
-            counts = images or [1] * len(instructions)
-            read = {name: part.to(self.device) for name, part in self._qformer_text(instructions).items()}
-            visual = self._visual(features.to(self.device), read, counts)
-            embeds = asked_behind_images(visual, self._words(), [self._prompt_ids(t) for t in instructions], counts)
-            lm, tokenizer = self.blip.language_model, self.processor.tokenizer
-            return greedy_answers(lm, tokenizer, embeds, max_new_tokens=max_new_tokens, end=self._end)
-
-    def answer_tokens(self, answer: str) -> int:
-        """Tokens of `answer` with its end token."""
-        return len(self._answer_ids(answer))
+        read = {name: part.to(self.device) for name, part in self._qformer_text(instructions).items()}
+        visual = self._visual(features.to(self.device), read, counts)
+        embeds = asked_behind_images(visual, self._words(), [self._prompt_ids(t) for t in instructions], counts)
+        lm = self.blip.language_model
+        return greedy_answers(lm, self.tokenizer, embeds, max_new_tokens=max_new_tokens, end=self._end)
 
     def lengths(
         self, instruction: str, answer: str, images: Sequence[Size] = (TYPICAL,), context: Sequence[Turn] = ()
@@ -184,14 +150,8 @@ class InstructBlip(nn.Module):
 
     def tokenizers(self) -> Mapping[str, Any]:
         """The LM's, and that of a Q-Former that reads text."""
-        found = {"language model": self.processor.tokenizer}
-        if tokenizer := getattr(self.processor, "qformer_tokenizer", None):
-            found["Q-Former"] = tokenizer
-        return found
-
-    def token_texts(self, ids: Sequence[int]) -> list[str]:
-        """What each token adds to the text before it."""
-        return token_texts(self.processor.tokenizer, ids)
+        tokenizer = getattr(self.processor, "qformer_tokenizer", None)
+        return {**super().tokenizers(), **({"Q-Former": tokenizer} if tokenizer else {})}
 
     def save(self, folder: Path) -> None:
         """As the library's own classes write it."""
@@ -200,13 +160,6 @@ class InstructBlip(nn.Module):
     def embed_images(self, features: Tensor) -> Tensor:
         """The tower's [CLS], as in the paper."""
         return features[:, 0].float().cpu()
-
-    def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """Mean of the LM's frozen input embeddings over the text's tokens, (n, width)."""
-        return mean_word_embeddings(self.processor.tokenizer, self._table(), texts)
-
-    def _table(self) -> Tensor:
-        return self._words().weight  # type: ignore[no-any-return]
 
     def _words(self) -> Any:
         return self.blip.language_model.get_input_embeddings()
@@ -239,10 +192,10 @@ class InstructBlip(nn.Module):
         return {"qformer_ids": pad(rows, tokenizer.pad_token_id), "qformer_attention": attention}
 
     def _prompt_ids(self, instruction: str) -> list[int]:
-        return self._ids(self.processor.tokenizer, "p", instruction, special=True)
+        return self._ids(self.tokenizer, "p", instruction, special=True)
 
     def _answer_ids(self, answer: str) -> list[int]:
-        return [*self._ids(self.processor.tokenizer, "a", answer, special=False), self._end]
+        return [*self._ids(self.tokenizer, "a", answer, special=False), self._end]
 
     def _ids(self, tokenizer: Any, kind: str, text: str, *, special: bool) -> list[int]:
         """Token ids, remembered: the same instructions come back in every epoch."""

@@ -1,7 +1,8 @@
-"""What evertune needs of a large multimodal model, and nothing more.
+"""What evertune needs of a large multimodal model, and nothing more: an `LMM`, or the part of it that a caller takes.
 
-A family is one file that offers an object with these members. Vision features are frozen: they are computed once per
-image (`encode`) and passed back in by the caller. Everything that trains is in `trainable()`.
+A family is one file that offers an object with all members; `family.py` has those that families share. Vision features
+are frozen: they are computed once per image (`encode`), and training and generation take them as input. Everything that
+trains is in `trainable()`.
 """
 
 from __future__ import annotations
@@ -135,14 +136,12 @@ class Length(NamedTuple):
     limit: int
 
 
-class LMM(Protocol):
-    """A large multimodal model with a frozen, cacheable vision tower."""
+class Model(Protocol):
+    """What every part of the protocol has."""
 
     name: str
     images_per_sample: range
     """How many images a sample may have."""
-    hf_prefix: str
-    """Where in `module()` the model of the library `transformers` is: what the names of its parameters begin with."""
 
     @property
     def device(self) -> torch.device:
@@ -152,13 +151,12 @@ class LMM(Protocol):
     def dtype(self) -> torch.dtype:
         """Dtype of what is frozen."""
 
-    @property
-    def fingerprint(self) -> str:
-        """Hash of everything that decides an answer before any training: weights, prompt, image preparation."""
 
-    @property
-    def encoder_fingerprint(self) -> str:
-        """Hash of what decides `encode`: the vision tower and the preparation of images."""
+class Trainable(Model, Protocol):
+    """What trains: the module, its parameters, and the batches that it reads."""
+
+    hf_prefix: str
+    """Where in `module()` the model of the library `transformers` is: what the names of its parameters begin with."""
 
     def module(self) -> nn.Module:
         """The module that trains; calling it with a `Batch` gives an `Output`."""
@@ -169,8 +167,26 @@ class LMM(Protocol):
     def scopes(self) -> Mapping[str, Sequence[str]]:
         """Named groups of `trainable()` names; 'projection' is there in every family."""
 
-    def rate(self, parameter: str) -> float:
+    def lr_scale(self, parameter: str) -> float:
         """Factor of the learning rate for the parameter of this name."""
+
+    def collate(self, samples: Sequence[Sample], features: Tensor) -> Batch:
+        """Render prompts and answers of `samples` and put them beside the (images, V, D) features of all of them."""
+
+    def save(self, folder: Path) -> None:
+        """Write the weights as they are now, with what says how they are read, as a checkpoint that this family loads.
+
+        Low-rank matrices of the model's own are merged into their layers, so the model is spent afterwards. Other files
+        of a checkpoint (tokenizer, preparation of images) are not written: they do not change.
+        """
+
+
+class Encoder(Model, Protocol):
+    """What encodes: the frozen vision tower, whose output is cached, and frozen embeddings of images and texts."""
+
+    @property
+    def encoder_fingerprint(self) -> str:
+        """Hash of what decides `encode`: the vision tower and the preparation of images."""
 
     def encode(self, images: Sequence[Image.Image]) -> Tensor | list[Tensor]:
         """(n, V, D) frozen vision features of n RGB images, half precision, on the CPU.
@@ -178,13 +194,17 @@ class LMM(Protocol):
         A list of (V, D) where images have different numbers of rows; such a family finds them in padded ones itself.
         """
 
-    def collate(self, samples: Sequence[Sample], features: Tensor) -> Batch:
-        """Render prompts and answers of `samples` and put them beside the (images, V, D) features of all of them."""
+    def embed_images(self, features: Tensor) -> Tensor:
+        """(n, D) one frozen vector per image from its (n, V, D) features, float32, on the CPU."""
 
-    def prompt(self, instruction: str, *, images: int = 1) -> str:
-        """The rendered prompt, `{image}` where the visual tokens of each image stand."""
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """(n, width) frozen embeddings of instructions or answers, float32, on the CPU."""
 
-    def answer(
+
+class Generator(Model, Protocol):
+    """What generates answers."""
+
+    def generate(
         self,
         features: Tensor,
         instructions: Sequence[str],
@@ -202,6 +222,21 @@ class LMM(Protocol):
             UserError: the model reads no dialogue, or not this one.
         """
 
+
+class Described(Model, Protocol):
+    """What describes a model and how it reads text, without running it."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything that decides an answer before any training: weights, prompt, image preparation."""
+
+    @property
+    def image_token(self) -> str:
+        """What stands for an image in a text that this model's tokenizer reads."""
+
+    def prompt(self, instruction: str, *, images: int = 1) -> str:
+        """The rendered prompt, `{image}` where the visual tokens of each image stand."""
+
     def answer_tokens(self, answer: str) -> int:
         """Number of tokens of `answer`, end token included."""
 
@@ -215,28 +250,15 @@ class LMM(Protocol):
 
         Raises:
             DataError: an image of such a size can't be prepared; the message begins with 'an image of'.
-            UserError: as `answer`.
+            UserError: as `Generator.generate`.
         """
 
     def tokenizers(self) -> Mapping[str, Any]:
         """The tokenizer of each part that reads text; `language model` is there in every family, and first."""
 
-    @property
-    def image_token(self) -> str:
-        """What stands for an image in a text that this model's tokenizer reads."""
-
     def token_texts(self, ids: Sequence[int]) -> list[str]:
         """The text of each token; joined they are the whole. Empty for a token that ends in the middle of a letter."""
 
-    def save(self, folder: Path) -> None:
-        """Write the weights as they are now, with what says how they are read, as a checkpoint that this family loads.
 
-        Low-rank matrices of the model's own are merged into their layers, so the model is spent afterwards. Other files
-        of a checkpoint (tokenizer, preparation of images) are not written: they do not change.
-        """
-
-    def embed_images(self, features: Tensor) -> Tensor:
-        """(n, D) one frozen vector per image from its (n, V, D) features, float32, on the CPU."""
-
-    def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """(n, width) frozen embeddings of instructions or answers, float32, on the CPU."""
+class LMM(Trainable, Encoder, Generator, Described, Protocol):
+    """A large multimodal model with a frozen, cacheable vision tower."""

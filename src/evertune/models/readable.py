@@ -24,7 +24,7 @@ from evertune.data.placeholders import IMAGE_MARK
 from evertune.data.samples import Samples
 from evertune.data.stream import Stream
 from evertune.data.task import Sample, Subset, Task
-from evertune.models.protocol import LMM, TYPICAL, Size, Turn
+from evertune.models.protocol import TYPICAL, Described, Size, Turn
 from evertune.utils.errors import DataError
 from evertune.utils.safe_names import is_text
 
@@ -39,7 +39,7 @@ ENDS = 8
 """Tokens that mark the ends of a text, at most."""
 
 
-def unreadable(samples: Sequence[Sample], lmm: LMM) -> Iterator[tuple[int, DataError]]:
+def unreadable(samples: Sequence[Sample], lmm: Described) -> Iterator[tuple[int, DataError]]:
     """(place, error) of each sample that `lmm` can't read; the error names file and line."""
     places = _suspects(samples, lmm) if isinstance(samples, Samples) else range(len(samples))
     for at in places:
@@ -50,7 +50,7 @@ def unreadable(samples: Sequence[Sample], lmm: LMM) -> Iterator[tuple[int, DataE
             yield at, DataError(f"{sample.origin}: {problem}", kind=problem.kind)
 
 
-def refuse_unreadable(sample: Sample, lmm: LMM, sizes: Sequence[Size], context: Sequence[Turn] = ()) -> None:
+def refuse_unreadable(sample: Sample, lmm: Described, sizes: Sequence[Size], context: Sequence[Turn] = ()) -> None:
     """Stop a sample or a question (it has no answers) that `lmm` can't read.
 
     Args:
@@ -76,7 +76,7 @@ def refuse_unreadable(sample: Sample, lmm: LMM, sizes: Sequence[Size], context: 
         raise DataError(f"{', '.join(beyond)}: shorten it, or take a model that reads more", kind=TOO_LONG)
 
 
-def without_unreadable(task: Task, lmm: LMM, problems: Issues) -> Task:
+def without_unreadable(task: Task, lmm: Described, problems: Issues) -> Task:
     """The task without the samples that `lmm` can't read, each of which becomes a problem.
 
     Raises:
@@ -100,7 +100,9 @@ def without_unreadable(task: Task, lmm: LMM, problems: Issues) -> Task:
     return replace(task, train=kept(task.train), test=kept(task.test))
 
 
-def readable(stream: Stream, lmm: LMM, *, skip_invalid: bool, warn: Callable[[str], None] | None = None) -> Stream:
+def readable(
+    stream: Stream, lmm: Described, *, skip_invalid: bool, warn: Callable[[str], None] | None = None
+) -> Stream:
     """The stream without the samples that `lmm` can't read, which are noted in `skipped`; `warn` is told what is odd.
 
     Raises:
@@ -122,7 +124,7 @@ def readable(stream: Stream, lmm: LMM, *, skip_invalid: bool, warn: Callable[[st
     return replace(stream, known=known, tasks=tasks)
 
 
-def unknown_tokens(samples: Sequence[Sample], lmm: LMM, *, above: float = UNKNOWN) -> Iterator[DataError]:
+def unknown_tokens(samples: Sequence[Sample], lmm: Described, *, above: float = UNKNOWN) -> Iterator[DataError]:
     """A warning for questions and one for answers of which a good part is no text for the tokenizer (`<unk>`).
 
     Such words all look alike to the model, and it can't write them. `LOOKED` rows at equal distances are tokenised.
@@ -153,7 +155,7 @@ def unknown_tokens(samples: Sequence[Sample], lmm: LMM, *, above: float = UNKNOW
             yield DataError(said, kind=f"unknown tokens in {what}")
 
 
-def _suspects(samples: Samples, lmm: LMM) -> list[int]:
+def _suspects(samples: Samples, lmm: Described) -> list[int]:
     """Places of samples that may be unreadable. No text has more tokens than its row has bytes."""
     rows = samples.rows
     suspect = rows.holding(_control_tokens(lmm, answer=False))
@@ -166,7 +168,7 @@ def _suspects(samples: Samples, lmm: LMM) -> list[int]:
     return places
 
 
-def _image_tokens(samples: Samples, lmm: LMM, base: Sequence[int]) -> tuple[NDArray[Any], NDArray[Any]]:
+def _image_tokens(samples: Samples, lmm: Described, base: Sequence[int]) -> tuple[NDArray[Any], NDArray[Any]]:
     """(u, parts) tokens that each image adds to what a part reads, and (u,) True where it can't be prepared."""
     shapes = np.asarray(samples.seen.shapes)
     sizes, inverse = np.unique(shapes, axis=0, return_inverse=True)
@@ -194,7 +196,7 @@ def _sizes(samples: Sequence[Sample], at: int) -> list[Size]:
     return [(height, width) if height else TYPICAL for height, width in shapes]
 
 
-def _control_tokens(lmm: LMM, *, answer: bool) -> frozenset[str]:
+def _control_tokens(lmm: Described, *, answer: bool) -> frozenset[str]:
     """What can't be written in a question, or in an answer, because it is no text for a tokenizer that reads it."""
     tokenizers = list(lmm.tokenizers().values())
     found = [_special_tokens(tokenizer) for tokenizer in (tokenizers[:1] if answer else tokenizers)]

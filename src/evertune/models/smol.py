@@ -26,14 +26,12 @@ from evertune.models.decoder import (
     asked_behind_images,
     greedy_answers,
     loss_behind_image,
-    mean_word_embeddings,
     token_ids,
-    token_texts,
 )
 from evertune.models.families import FAMILIES
+from evertune.models.family import FamilyLMM
 from evertune.models.file_bounds import one_line, refuse_larger, refuse_unbounded
 from evertune.models.hub import refuse_unsafe
-from evertune.models.modes import evaluating
 from evertune.models.protocol import TYPICAL, Batch, Generation, Length, Output, Size, Turn, refuse_context
 from evertune.utils.errors import UserError
 from evertune.utils.files import digest_of, digest_of_file, read_json, write_atomically, write_json
@@ -44,7 +42,7 @@ PROJECTOR, TOWER = "projector.safetensors", "vision.safetensors"
 PREPARATION = "letterbox on grey to a square, bicubic; (x - 127) / 128"
 
 
-class Smol(nn.Module):
+class Smol(FamilyLMM):
     """The LMM protocol over a decoder LM, an EfficientNet tower and a projector."""
 
     hf_prefix = "lm.base_model.model."
@@ -62,17 +60,6 @@ class Smol(nn.Module):
         self._end: int = tokenizer.convert_tokens_to_ids(config["end_token"])
 
     @property
-    def device(self) -> torch.device:
-        """Where the LM is."""
-        device: torch.device = next(self.lm.parameters()).device
-        return device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Dtype of the frozen LM."""
-        return self._embedding().weight.dtype  # type: ignore[no-any-return]
-
-    @property
     def fingerprint(self) -> str:
         """Hash of the checkpoint's files, the prompt and the preparation of images."""
         return digest_of({**self.config, "preparation": PREPARATION})
@@ -83,23 +70,15 @@ class Smol(nn.Module):
         keys = ("vision_sha256", "image_side", "vision_width")
         return digest_of({"preparation": PREPARATION, **{k: self.config[k] for k in keys}})
 
-    def module(self) -> nn.Module:
-        """The object itself."""
-        return self
-
-    def trainable(self) -> dict[str, nn.Parameter]:
-        """The projector and the LoRA matrices."""
-        return {n: p for n, p in self.named_parameters() if n.startswith("projector.") or ".lora_" in n}
-
     def scopes(self) -> Mapping[str, Sequence[str]]:
         """`projection`: the projector; `lora`: the low-rank matrices on q and v."""
-        names = list(self.trainable())
+        names = [name for name, _ in self.named_parameters()]
         return {
             "projection": [n for n in names if n.startswith("projector.")],
             "lora": [n for n in names if ".lora_" in n],
         }
 
-    def rate(self, parameter: str) -> float:
+    def lr_scale(self, parameter: str) -> float:
         """The projector, which starts random, wants smaller steps than LoRA, which starts without effect."""
         return float(self.config["projection_rate"]) if parameter.startswith("projector.") else 1.0
 
@@ -111,7 +90,7 @@ class Smol(nn.Module):
     def forward(self, batch: Batch) -> Output:
         """Loss of the answers of `batch`."""
         base = self.lm.get_base_model()
-        return loss_behind_image(base.model, base.lm_head, self._visual(batch.features), self._embedding(), batch)
+        return loss_behind_image(base.model, base.lm_head, self._visual(batch.features), self._words(), batch)
 
     @torch.inference_mode()
     def encode(self, images: Sequence[Image.Image]) -> Tensor:
@@ -130,28 +109,21 @@ class Smol(nn.Module):
         answers = [self._answer_ids(s.answers[0]) for s in samples]
         return Batch(features, *answer_rows(prompts, answers, self._end), tuple(samples)).to(self.device)
 
-    @torch.inference_mode()
-    def answer(
+    def _generate(
         self,
         features: Tensor,
         instructions: Sequence[str],
-        *,
+        counts: Sequence[int],
+        context: Sequence[Turn],
         max_new_tokens: int,
-        images: Sequence[int] | None = None,
-        context: Sequence[Turn] = (),
     ) -> list[Generation]:
         """Greedy answers."""
         refuse_context(self.name, context)
-        with evaluating(self):
-            visual = self._visual(features.to(self.device))
-            texts = [self._text_after_image(text) for text in instructions]
-            embeds = asked_behind_images(visual, self._embedding(), texts, images or [1] * len(texts))
-            lm = self.lm.get_base_model()
-            return greedy_answers(lm, self.tokenizer, embeds, max_new_tokens=max_new_tokens, end=self._end)
-
-    def answer_tokens(self, answer: str) -> int:
-        """Tokens of `answer` with its end token."""
-        return len(self._answer_ids(answer))
+        visual = self._visual(features.to(self.device))
+        texts = [self._text_after_image(text) for text in instructions]
+        embeds = asked_behind_images(visual, self._words(), texts, counts)
+        lm = self.lm.get_base_model()
+        return greedy_answers(lm, self.tokenizer, embeds, max_new_tokens=max_new_tokens, end=self._end)
 
     def lengths(
         self, instruction: str, answer: str, images: Sequence[Size] = (TYPICAL,), context: Sequence[Turn] = ()
@@ -163,14 +135,6 @@ class Smol(nn.Module):
         text = len(self._text_after_image(instruction)) + len(self._answer_ids(answer))
         tokens = self._visual_tokens * len(images) + text
         return (Length("language model", tokens, self.lm.config.max_position_embeddings),)
-
-    def tokenizers(self) -> Mapping[str, Any]:
-        """The LM's."""
-        return {"language model": self.tokenizer}
-
-    def token_texts(self, ids: Sequence[int]) -> list[str]:
-        """What each token adds to the text before it."""
-        return token_texts(self.tokenizer, ids)
 
     def save(self, folder: Path) -> None:
         """The LM with LoRA merged, as an ordinary folder of the library; the projector and the tower beside it."""
@@ -188,15 +152,11 @@ class Smol(nn.Module):
         """Mean over the grid: what an EfficientNet's own head looks at."""
         return features.float().mean(1).cpu()
 
-    def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """Mean of the LM's frozen input embeddings over the text's tokens, (n, width)."""
-        return mean_word_embeddings(self.tokenizer, self._embedding().weight, texts)
-
     @cached_property
     def _visual_tokens(self) -> int:
         return int(self.encode([Image.new("RGB", (1, 1))]).shape[1])
 
-    def _embedding(self) -> Any:
+    def _words(self) -> Any:
         return self.lm.get_input_embeddings()
 
     def _visual(self, features: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from evertune.data import Stream
-from evertune.models.protocol import LMM
+from evertune.models.protocol import Described
 from evertune.utils import distributed
 from evertune.utils.errors import RunFolderError
 from evertune.utils.files import read_json, write_json
@@ -24,7 +24,7 @@ MAY_CHANGE = (
 """What decides the last bits of numbers: another one at resume is noted, and no reason to stop."""
 
 
-def write_provenance(folder: Path, lmm: LMM, stream: Stream) -> list[str]:
+def write_provenance(folder: Path, lmm: Described, stream: Stream) -> list[str]:
     """Write down what the numbers depend on; at resume, refuse another model and note what else is another.
 
     Returns:
@@ -56,7 +56,7 @@ def write_provenance(folder: Path, lmm: LMM, stream: Stream) -> list[str]:
     return [f"{key} {last[key]}, now {value}" for key, value in now.items()]
 
 
-def _circumstances(lmm: LMM, stream: Stream) -> dict[str, Any]:
+def _circumstances(lmm: Described, stream: Stream) -> dict[str, Any]:
     import torch
 
     from evertune.utils.device import is_deterministic, processor
@@ -82,7 +82,7 @@ def _circumstances(lmm: LMM, stream: Stream) -> dict[str, Any]:
     }
 
 
-def running_facts(lmm: LMM) -> dict[str, str]:
+def running_facts(lmm: Described) -> dict[str, str]:
     """Device, threads and dtype of a loaded model, with the measurement that decided the format."""
     import torch
 

@@ -20,7 +20,7 @@ from evertune.methods import Method
 from evertune.methods.base import BASE
 from evertune.metrics.rules import rule_of, score_cell
 from evertune.models.features import FeatureStore
-from evertune.models.protocol import LMM, Turn
+from evertune.models.protocol import LMM, Described, Generator, Turn
 from evertune.models.weights import copy_of, fingerprint_of, restore
 from evertune.utils import distributed
 from evertune.utils.errors import RunFolderError, UserError
@@ -140,7 +140,7 @@ def answer_samples(
     """Answer every sample, each by the expert that the methods route it to.
 
     `task`, the name of the samples' task, reaches only a method that says it needs it (`Method.needs_task_id`).
-    `context` is what was said before each of them (`LMM.answer`); nothing is cached then.
+    `context` is what was said before each of them (`LMM.generate`); nothing is cached then.
     With `reuse`, answers that the very same weights gave before are taken from the cache. The model's weights are the
     same afterwards as before.
     """
@@ -179,7 +179,7 @@ def _routes(methods: Sequence[Method], samples: Sequence[Sample], task: str | No
 
 def _fill(
     cache: PredictionCache,
-    lmm: LMM,
+    lmm: Generator,
     samples: Sequence[Sample],
     features: FeatureStore,
     *,
@@ -198,7 +198,7 @@ def _fill(
     mine = chunks if distributed.uses_fsdp() else distributed.shard(chunks)
     known, together = len(samples) - len(missing), len(chunks) / max(1, len(mine))
     for chunk in mine:
-        said += lmm.answer(
+        said += lmm.generate(
             features.get(chunk),
             [s.instruction for s in chunk],
             max_new_tokens=max_new_tokens,
@@ -212,7 +212,7 @@ def _fill(
         cache.save()
 
 
-def longest_answer(lmm: LMM, task: Task, wanted: int | None) -> int:
+def longest_answer(lmm: Described, task: Task, wanted: int | None) -> int:
     """Tokens that an answer may have: `wanted`, else two more than the longest training (or test) answer has."""
     if wanted is not None:
         return wanted

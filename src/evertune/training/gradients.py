@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from evertune.data.task import Sample
 from evertune.methods import Method
 from evertune.models.features import FeatureStore
-from evertune.models.protocol import LMM, Batch, LossMean
+from evertune.models.protocol import Batch, LossMean, Trainable
 from evertune.utils import distributed
 from evertune.utils.errors import UserError
 
@@ -45,7 +45,7 @@ class Gradients:
 
     def __init__(
         self,
-        lmm: LMM,
+        lmm: Trainable,
         methods: Sequence[Method],
         parameters: Mapping[str, nn.Parameter],
         order: Sequence[Sample],

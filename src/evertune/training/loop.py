@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from evertune.data.task import Sample, Subset
 from evertune.methods import Method
 from evertune.models.features import FeatureStore
-from evertune.models.protocol import LMM, Batch, LossMean
+from evertune.models.protocol import Batch, LossMean, Trainable
 from evertune.models.weights import restore
 from evertune.training.gradients import Gradients
 from evertune.utils import distributed
@@ -142,7 +142,7 @@ def sample_order(samples: Sequence[Sample], *, epochs: float, seed: int) -> Sequ
 
 
 def train(
-    lmm: LMM,
+    lmm: Trainable,
     methods: Sequence[Method],
     samples: Sequence[Sample],
     features: FeatureStore,
@@ -180,7 +180,7 @@ def train(
 
 
 @contextmanager
-def _training(lmm: LMM, parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
+def _training(lmm: Trainable, parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
     """Training mode with gradients on `parameters` only; undone at the end, also when a step fails."""
     module, trainable = lmm.module(), lmm.trainable()
     try:
@@ -196,7 +196,7 @@ def _training(lmm: LMM, parameters: Mapping[str, nn.Parameter]) -> Iterator[None
 
 
 @contextmanager
-def _checkpointing(lmm: LMM, *, wanted: bool) -> Iterator[None]:
+def _checkpointing(lmm: Trainable, *, wanted: bool) -> Iterator[None]:
     """Activations of the library's blocks are computed again in the backward pass, for as long as this is entered."""
     able = [m for m in lmm.module().modules() if wanted and getattr(m, "supports_gradient_checkpointing", False)]
     if wanted and not able:
@@ -215,7 +215,7 @@ def _checkpointing(lmm: LMM, *, wanted: bool) -> Iterator[None]:
 class _Run(NamedTuple):
     """What one training is about."""
 
-    lmm: LMM
+    lmm: Trainable
     methods: Sequence[Method]
     parameters: Mapping[str, nn.Parameter]
     order: Sequence[Sample]
@@ -311,7 +311,7 @@ def _go_on(run: _Run, kept: Mapping[str, Any], optimizer: Any, schedule: Any, gr
     return log
 
 
-def trained_parameters(lmm: LMM, methods: Sequence[Method]) -> dict[str, nn.Parameter]:
+def trained_parameters(lmm: Trainable, methods: Sequence[Method]) -> dict[str, nn.Parameter]:
     """What trains: everything that no method holds still."""
     return {name: p for name, p in lmm.trainable().items() if all(method.is_trainable(name) for method in methods)}
 
@@ -375,10 +375,10 @@ def _loader(run: _Run, features: FeatureStore, place: int) -> Any:
     return DataLoader(run.order, batch_sampler=places, collate_fn=collate)  # type: ignore[arg-type]
 
 
-def _groups(lmm: LMM, parameters: Mapping[str, nn.Parameter], training: Training) -> list[dict[str, Any]]:
+def _groups(lmm: Trainable, parameters: Mapping[str, nn.Parameter], training: Training) -> list[dict[str, Any]]:
     """Weight decay on matrices, none on biases and norms; the learning rate times the model's factor."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in parameters.items():
         decay = training.weight_decay if parameter.ndim > 1 else 0.0
-        groups.setdefault((training.learning_rate * lmm.rate(name), decay), []).append(parameter)
+        groups.setdefault((training.learning_rate * lmm.lr_scale(name), decay), []).append(parameter)
     return [{"params": members, "lr": lr, "weight_decay": decay} for (lr, decay), members in groups.items()]

@@ -26,7 +26,7 @@ from torch import Tensor
 from evertune.data.task import Sample, Task
 from evertune.methods import Direct, Method, Sequential, adapted
 from evertune.models import load_lmm
-from evertune.models.protocol import LMM
+from evertune.models.protocol import LMM, Trainable
 from evertune.models.weights import bytes_of, copy_of, fingerprint_of
 from evertune.training.learner import Learner
 from evertune.training.loop import Step, Training
@@ -102,7 +102,7 @@ def _stages(learner: Learner, tasks: Sequence[Task]) -> list[Task]:
     return stages
 
 
-def _frozen(lmm: LMM) -> str:
+def _frozen(lmm: Trainable) -> str:
     trainable = lmm.trainable()
     return fingerprint_of({name: p for name, p in lmm.module().named_parameters() if name not in trainable})
 
@@ -125,7 +125,7 @@ def _check_evaluation_changes_nothing(folder: Path, make: MakeMethods, tasks: Se
     assert _state(learner) == state, "answering changed what a method knows"
 
 
-def _tensors(lmm: LMM) -> dict[str, Tensor]:
+def _tensors(lmm: Trainable) -> dict[str, Tensor]:
     """Everything that the model computes with."""
     return {**dict(lmm.module().named_parameters()), **dict(lmm.module().named_buffers())}
 

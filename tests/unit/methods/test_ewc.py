@@ -30,7 +30,7 @@ def independent_fisher(lmm, features, samples):
     for sample in samples:
         lmm.zero_grad()
         batch = lmm.collate([sample], features.get([sample]))
-        embeds = torch.cat([lmm._visual(batch.features), lmm._embedding()(batch.input_ids)], 1)
+        embeds = torch.cat([lmm._visual(batch.features), lmm._words()(batch.input_ids)], 1)
         ahead = embeds.shape[1] - batch.labels.shape[1]
         logits = lmm.lm(inputs_embeds=embeds).logits[0].log_softmax(-1)
         log_p = sum(logits[ahead + i - 1, token] for i, token in enumerate(batch.labels[0].tolist()) if token != -100)

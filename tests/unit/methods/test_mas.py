@@ -97,7 +97,7 @@ def test_importance_against_an_explicit_loop(lmm, tasks, features, context, jolt
     for sample in samples:
         lmm.zero_grad()
         batch = lmm.collate([sample], features.get([sample]))
-        embeds = torch.cat([lmm._visual(batch.features), lmm._embedding()(batch.input_ids)], 1)
+        embeds = torch.cat([lmm._visual(batch.features), lmm._words()(batch.input_ids)], 1)
         ahead = embeds.shape[1] - batch.labels.shape[1]
         logits = lmm.lm(inputs_embeds=embeds).logits[0]
         norm = sum((logits[ahead + i - 1] ** 2).sum() for i, t in enumerate(batch.labels[0].tolist()) if t != -100)

@@ -76,12 +76,12 @@ def test_the_untouched_model_answers_as_without_adapters(blip, tasks):
     from PIL import Image
 
     features = blip.encode([Image.open(sample.images[0]).convert("RGB")])
-    before = blip.answer(features, [sample.instruction], max_new_tokens=6)
+    before = blip.generate(features, [sample.instruction], max_new_tokens=6)
     lmm = put(blip)
-    assert lmm.answer(features, [sample.instruction], max_new_tokens=6) == before
+    assert lmm.generate(features, [sample.instruction], max_new_tokens=6) == before
     shake(lmm.trainable().values(), 2.0)
-    assert lmm.answer(features, [sample.instruction], max_new_tokens=6) != before
-    assert bare(lmm).answer(features, [sample.instruction], max_new_tokens=6) == before
+    assert lmm.generate(features, [sample.instruction], max_new_tokens=6) != before
+    assert bare(lmm).generate(features, [sample.instruction], max_new_tokens=6) == before
 
 
 def test_where_adapters_stand_on_smol():
@@ -130,16 +130,16 @@ def test_only_adapters_and_what_is_trained_in_full_train(blip):
     assert set(lmm.scopes()["projection"]) == projection
     assert set(lmm.scopes()["adapters"]) == set(parameters) - projection
     assert {n for n, p in blip.module().named_parameters() if p.requires_grad} == set(parameters)
-    assert lmm.rate(next(iter(projection))) == blip.rate("") == 1.0
+    assert lmm.lr_scale(next(iter(projection))) == blip.lr_scale("") == 1.0
 
 
 def test_the_projector_of_smol_keeps_its_rate(monkeypatch):
     lmm = random_lmm()
     monkeypatch.setitem(lmm.config, "projection_rate", 0.25)
     adapted = put(lmm, whole="projection")
-    rates = {name: adapted.rate(name) for name in adapted.trainable()}
+    rates = {name: adapted.lr_scale(name) for name in adapted.trainable()}
     assert {name.split(".")[0] for name, rate in rates.items() if rate == 0.25} == {"projector"}
-    assert put(lmm).rate("projector.1.adapter.down") == 1.0
+    assert put(lmm).lr_scale("projector.1.adapter.down") == 1.0
 
 
 def test_adapters_come_off_again(blip):

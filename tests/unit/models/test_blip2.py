@@ -71,7 +71,7 @@ def test_the_loss_is_that_of_the_library(blip, kind, theirs, tasks, store):
 def test_answers_are_those_of_the_library(blip, kind, theirs, tasks, store):
     model, processor = theirs
     samples = [task.test[0] for task in tasks]
-    ours = blip.answer(store.get(samples), [s.instruction for s in samples], max_new_tokens=6)
+    ours = blip.generate(store.get(samples), [s.instruction for s in samples], max_new_tokens=6)
     said = []
     for sample in samples:
         inputs = inputs_of(processor, sample)
@@ -85,8 +85,8 @@ def test_answers_are_those_of_the_library(blip, kind, theirs, tasks, store):
 def test_batch_size_never_changes_an_answer_or_a_loss(blip, tasks, store):
     samples = [s for task in tasks for s in task.test]
     ask = [s.instruction for s in samples]
-    together = blip.answer(store.get(samples), ask, max_new_tokens=6)
-    assert together == [blip.answer(store.get([s]), [s.instruction], max_new_tokens=6)[0] for s in samples]
+    together = blip.generate(store.get(samples), ask, max_new_tokens=6)
+    assert together == [blip.generate(store.get([s]), [s.instruction], max_new_tokens=6)[0] for s in samples]
     nll = blip(blip.collate(samples, store.get(samples))).nll
     for row, sample in enumerate(samples):
         one = blip(blip.collate([sample], store.get([sample]))).nll[0]

@@ -132,7 +132,7 @@ def test_loss_and_prompt_are_those_of_the_library(family, imaged, tiny_chat):
 def test_answers_are_those_of_the_library(family, imaged, tiny_chat):
     model, processor = of_library(tiny_chat(family.model.config.model_type))
     store = stored(family, imaged)
-    ours = family.answer(store.get(imaged), [s.instruction for s in imaged], max_new_tokens=5)
+    ours = family.generate(store.get(imaged), [s.instruction for s in imaged], max_new_tokens=5)
     said = []
     end = family.prompts.end
     for sample in imaged:
@@ -147,8 +147,8 @@ def test_answers_are_those_of_the_library(family, imaged, tiny_chat):
 def test_batch_size_never_changes_an_answer_or_a_loss(family, imaged):
     store = stored(family, imaged)
     ask = [s.instruction for s in imaged]
-    together = family.answer(store.get(imaged), ask, max_new_tokens=5)
-    alone = [family.answer(store.get([s]), [s.instruction], max_new_tokens=5)[0] for s in imaged]
+    together = family.generate(store.get(imaged), ask, max_new_tokens=5)
+    alone = [family.generate(store.get([s]), [s.instruction], max_new_tokens=5)[0] for s in imaged]
     assert together == alone
     with torch.no_grad():
         nll = family(family.collate(imaged, store.get(imaged))).nll
@@ -186,7 +186,7 @@ def test_several_images(name, tiny_chat, imaged):
     model, processor = of_library(tiny_chat(name))
     samples = [imaged[2], two]
     store = stored(family, samples)
-    together = family.answer(store.get(samples), [s.instruction for s in samples], max_new_tokens=5, images=[1, 2])
+    together = family.generate(store.get(samples), [s.instruction for s in samples], max_new_tokens=5, images=[1, 2])
     inputs = their_inputs(family, processor, two)
     end = family.prompts.end
     made = model.generate(**inputs, max_new_tokens=5, do_sample=False, eos_token_id=end, pad_token_id=end)
@@ -223,7 +223,7 @@ def test_without_a_way_in_behind_the_tower_images_go_through_the_whole_model(nam
     model, processor = of_library(tiny_chat(name))
     store = stored(lmm, imaged)
     asked = imaged[:3]
-    ours = lmm.answer(store.get(asked), [s.instruction for s in asked], max_new_tokens=3)
+    ours = lmm.generate(store.get(asked), [s.instruction for s in asked], max_new_tokens=3)
     for sample, answer in zip(asked, ours, strict=True):
         inputs = their_inputs(lmm, processor, sample)
         made = model.generate(
@@ -266,7 +266,7 @@ def test_an_untested_version_is_probed_with_an_answer(tiny_chat, monkeypatch):
     def broken(*_, **__):
         raise AttributeError("'types.SimpleNamespace' object has no attribute 'to_tuple'")
 
-    monkeypatch.setattr(ChatLMM, "answer", broken)
+    monkeypatch.setattr(ChatLMM, "generate", broken)
     with pytest.warns(UserWarning, match="to_tuple"):
         assert isinstance(load(tiny_chat("llava"))._inputs, Pixels)
 

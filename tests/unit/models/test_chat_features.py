@@ -74,9 +74,9 @@ def test_answers_in_the_middle_of_training_have_no_dropout(name, tiny_chat, tmp_
     store = FeatureStore(lmm, folder=tmp_path / "features")
     store.ensure(samples)
     ask = [sample.instruction for sample in samples]
-    expected = lmm.eval().answer(store.get(samples), ask, max_new_tokens=6)
+    expected = lmm.eval().generate(store.get(samples), ask, max_new_tokens=6)
     lmm.train()
-    assert lmm.answer(store.get(samples), ask, max_new_tokens=6) == expected
+    assert lmm.generate(store.get(samples), ask, max_new_tokens=6) == expected
     assert lmm.training, "the model trains on"
     batch = lmm.collate(samples, store.get(samples))
     with torch.no_grad():

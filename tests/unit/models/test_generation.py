@@ -38,7 +38,7 @@ def test_a_prediction_says_its_tokens_and_whether_it_ended(family, tasks):
     store.ensure(samples)
 
     def predicted(most):
-        return family.answer(store.get(samples), [s.instruction for s in samples], max_new_tokens=most)
+        return family.generate(store.get(samples), [s.instruction for s in samples], max_new_tokens=most)
 
     free = predicted(6)  # no model in miniature generates its own end token
     assert [(len(g.ids), g.finished) for g in free] == [(6, False)] * len(samples)

@@ -60,11 +60,11 @@ def test_whatever_else_is_in_the_batch(name, loaded, mixed):
     store.ensure(samples)
     counts = [len(sample.images) for sample in samples]
     asked = [sample.instruction for sample in samples]
-    together = lmm.answer(store.get(samples), asked, max_new_tokens=6, images=counts)
+    together = lmm.generate(store.get(samples), asked, max_new_tokens=6, images=counts)
     nll = lmm.module()(lmm.collate(samples, store.get(samples))).nll
     for sample, answer, loss in zip(samples, together, nll, strict=True):
         count = [len(sample.images)]
-        assert lmm.answer(store.get([sample]), [sample.instruction], max_new_tokens=6, images=count) == [answer]
+        assert lmm.generate(store.get([sample]), [sample.instruction], max_new_tokens=6, images=count) == [answer]
         alone = lmm.module()(lmm.collate([sample], store.get([sample]))).nll[0]
         torch.testing.assert_close(alone, loss, rtol=1e-4, atol=1e-4)
 

@@ -68,7 +68,7 @@ def test_the_loss_is_that_of_the_library(blip, theirs, tasks, store):
 def test_answers_are_those_of_the_library(blip, theirs, tasks, store):
     model, processor = theirs
     samples = [task.test[0] for task in tasks]
-    ours = blip.answer(store.get(samples), [s.instruction for s in samples], max_new_tokens=6)
+    ours = blip.generate(store.get(samples), [s.instruction for s in samples], max_new_tokens=6)
     said = []
     for sample in samples:
         image = Image.open(sample.images[0]).convert("RGB")
@@ -83,8 +83,8 @@ def test_answers_are_those_of_the_library(blip, theirs, tasks, store):
 def test_batch_size_never_changes_an_answer_or_a_loss(blip, tasks, store):
     samples = [s for task in tasks for s in task.test]
     ask = [s.instruction for s in samples]
-    together = blip.answer(store.get(samples), ask, max_new_tokens=6)
-    alone = [blip.answer(store.get([s]), [s.instruction], max_new_tokens=6)[0] for s in samples]
+    together = blip.generate(store.get(samples), ask, max_new_tokens=6)
+    alone = [blip.generate(store.get([s]), [s.instruction], max_new_tokens=6)[0] for s in samples]
     assert together == alone
     nll = blip(blip.collate(samples, store.get(samples))).nll
     for row, sample in enumerate(samples):

@@ -21,6 +21,6 @@ def test_the_mode_comes_back_also_after_an_error(training):
 def test_an_answer_leaves_the_mode_of_a_model_as_it_was(lmm, features, tasks, training):
     lmm.module().train(training)
     sample = tasks[0].test[0]
-    lmm.answer(features.get([sample]), [sample.instruction], max_new_tokens=2)
+    lmm.generate(features.get([sample]), [sample.instruction], max_new_tokens=2)
     assert lmm.module().training == training
     lmm.module().eval()

@@ -70,7 +70,7 @@ def test_a_step_reaches_all_that_trains_in_bfloat16(name, scope, tiny_chat, task
     without = {n for n, p in lmm.trainable().items() if p.grad is None or not p.grad.any()}
     assert all("lora_A" in n for n in without), without  # B starts at zero, so A has no gradient yet
     assert torch.isfinite(output.loss)
-    assert lmm.answer(store.get(tasks[0].test), [s.instruction for s in tasks[0].test], max_new_tokens=2)
+    assert lmm.generate(store.get(tasks[0].test), [s.instruction for s in tasks[0].test], max_new_tokens=2)
 
 
 def test_low_rank_matrices_start_without_effect(folder, tasks):

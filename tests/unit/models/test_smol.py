@@ -49,7 +49,7 @@ def test_the_loss_is_that_of_the_library(lmm, tasks, features):
     sample = tasks[0].train[0]
     batch = lmm.collate([sample], features.get([sample]))
     visual = lmm._visual(batch.features)
-    embeds = torch.cat([visual, lmm._embedding()(batch.input_ids)], 1)
+    embeds = torch.cat([visual, lmm._words()(batch.input_ids)], 1)
     labels = torch.cat([torch.full(visual.shape[:2], IGNORE), batch.labels], 1)
     theirs = lmm.lm(inputs_embeds=embeds, labels=labels).loss
     torch.testing.assert_close(lmm(batch).loss, theirs, rtol=1e-5, atol=1e-6)
@@ -60,12 +60,12 @@ def test_batch_size_never_changes_an_answer(lmm, tasks, features, size):
     samples = [s for task in tasks for s in task.test]
     ask = [s.instruction for s in samples]
     shaken(lmm)
-    reference = lmm.answer(features.get(samples), ask, max_new_tokens=8)
+    reference = lmm.generate(features.get(samples), ask, max_new_tokens=8)
     parts = [range(i, min(i + size, len(samples))) for i in range(0, len(samples), size)]
     batched = [
         text
         for part in parts
-        for text in lmm.answer(features.get([samples[i] for i in part]), [ask[i] for i in part], max_new_tokens=8)
+        for text in lmm.generate(features.get([samples[i] for i in part]), [ask[i] for i in part], max_new_tokens=8)
     ]
     assert batched == reference
     assert len(set(reference)) > 1, "a model that always says the same proves nothing"
@@ -74,13 +74,13 @@ def test_batch_size_never_changes_an_answer(lmm, tasks, features, size):
 def test_greedy_answers_are_the_argmax_step_by_step(lmm, tasks, features):
     """Against a loop without cache, padding or `generate`."""
     sample = tasks[1].test[0]
-    said = lmm.answer(features.get([sample]), [sample.instruction], max_new_tokens=5)[0]
+    said = lmm.generate(features.get([sample]), [sample.instruction], max_new_tokens=5)[0]
     ids = lmm._text_after_image(sample.instruction)
     visual = lmm._visual(features.get([sample]))
     new = []
     with torch.no_grad():
         for _ in range(5):
-            embeds = torch.cat([visual, lmm._embedding()(torch.tensor([ids + new]))], 1)
+            embeds = torch.cat([visual, lmm._words()(torch.tensor([ids + new]))], 1)
             token = int(lmm.lm(inputs_embeds=embeds).logits[0, -1].argmax())
             if token == lmm._end:
                 break
@@ -126,7 +126,7 @@ def test_the_seed_decides_lora_but_not_the_untouched_model(tasks, features, lmm)
     assert different and all("lora_A" in name for name in different)
     samples = tasks[0].test
     ask = [s.instruction for s in samples]
-    assert lmm.answer(features.get(samples), ask, max_new_tokens=4) == other.answer(
+    assert lmm.generate(features.get(samples), ask, max_new_tokens=4) == other.generate(
         features.get(samples), ask, max_new_tokens=4
     )
 

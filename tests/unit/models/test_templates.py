@@ -188,7 +188,7 @@ def test_a_model_that_thinks_predicts_its_answer(tiny_chat, monkeypatch):
     tokenizer, end = lmm.prompts.tokenizer, lmm.prompts.end
     new = [*tokenizer("<think>blue?</think>\n\nred", add_special_tokens=False).input_ids, end]
     monkeypatch.setattr(lmm.model, "generate", lambda input_ids, **_: torch.cat([input_ids, torch.tensor([new])], 1))
-    (said,) = lmm.answer(torch.zeros(0, 1, 32), ["which?"], max_new_tokens=40, images=[0])
+    (said,) = lmm.generate(torch.zeros(0, 1, 32), ["which?"], max_new_tokens=40, images=[0])
     assert said == "red" and list(said.ids) == new and said.finished
 
 

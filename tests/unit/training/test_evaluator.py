@@ -78,13 +78,13 @@ def test_an_answer_may_hold_signs_that_end_lines_elsewhere(tmp_path):
 def test_answers_are_generated_once_per_weights(lmm, tasks, features, monkeypatch, tmp_path):
     monkeypatch.setenv("EVERTUNE_CACHE", str(tmp_path))
     asked = []
-    real = type(lmm).answer
+    real = type(lmm).generate
 
     def counting(self, features_, instructions, *, max_new_tokens, **more):
         asked.append(len(instructions))
         return real(self, features_, instructions, max_new_tokens=max_new_tokens, **more)
 
-    monkeypatch.setattr(type(lmm), "answer", counting)
+    monkeypatch.setattr(type(lmm), "generate", counting)
     first = answered(lmm, tasks[0], features)
     assert sum(asked) == 4
     assert answered(lmm, tasks[0], features) == first and sum(asked) == 4, "taken from the cache"
@@ -109,7 +109,7 @@ def echoing(lmm, monkeypatch, tmp_path):
     monkeypatch.setenv("EVERTUNE_CACHE", str(tmp_path))
     asked = []
 
-    def answer(self, features_, instructions, *, max_new_tokens, images=None, **more):
+    def generate(self, features_, instructions, *, max_new_tokens, images=None, **more):
         counts = images or [1] * len(instructions)
         places = [sum(counts[:n]) for n in range(len(counts))]
         said = [
@@ -120,7 +120,7 @@ def echoing(lmm, monkeypatch, tmp_path):
         asked.extend(said)
         return said
 
-    monkeypatch.setattr(type(lmm), "answer", answer)
+    monkeypatch.setattr(type(lmm), "generate", generate)
     return asked
 
 

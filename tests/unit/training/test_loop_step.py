@@ -68,14 +68,14 @@ def test_decay_shrinks_matrices_and_leaves_biases_and_norms(lmm, tasks, features
     train(lmm, [PushesNothing()], tasks[0].train, features, training=training, seed=0)
     kinds = set()
     for name, parameter in lmm.trainable().items():
-        kept = 1 - 0.1 * lmm.rate(name) * 0.5 if parameter.ndim > 1 else 1.0
+        kept = 1 - 0.1 * lmm.lr_scale(name) * 0.5 if parameter.ndim > 1 else 1.0
         torch.testing.assert_close(parameter.detach(), kept * before[name], msg=name)
         kinds.add((parameter.ndim > 1, bool(before[name].any())))
     assert {(True, True), (False, True)} <= kinds, "there are matrices and vectors that are not zero"
 
 
 def test_the_learning_rate_of_a_group_follows_the_schedule(lmm, tasks, features, monkeypatch):
-    monkeypatch.setattr(type(lmm), "rate", lambda self, name: 5.0 if "projector" in name else 1.0)
+    monkeypatch.setattr(type(lmm), "lr_scale", lambda self, name: 5.0 if "projector" in name else 1.0)
     with steps_seen(lmm) as seen:
         log = train(
             lmm,

@@ -78,7 +78,7 @@ def test_answers_by_hand_are_those_of_evertune(tasks, store_of):
     lmm = load_lmm("tiny-aligned", dtype="float32", device=torch.device("cpu"))
     asked = [sample for task in tasks for sample in task.test[:4]]
     features = store_of(lmm, [Task("all", asked, [])]).get(asked)
-    wanted = lmm.answer(features, [s.instruction for s in asked], max_new_tokens=5)
+    wanted = lmm.generate(features, [s.instruction for s in asked], max_new_tokens=5)
     assert by_hand.ByHand(lmm, TRAINING, workers=0).answers(asked, 5) == wanted
     assert any(wanted)
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from evertune.assets import Progress
     from evertune.data import Stream, Task
     from evertune.methods.similarity import TextEncoder
-    from evertune.models.protocol import LMM
+    from evertune.models.protocol import Encoder
 
 FORMAT = 1
 DIGITS = 6
@@ -41,7 +41,9 @@ def check_tasks(stream: Stream, tasks: Sequence[Task]) -> None:
             raise UserError(f"task '{task.name}' of stream '{stream.name}' has no training samples to embed")
 
 
-def similarity_of_tasks(lmm: LMM, tasks: Sequence[Task], *, text_encoder: TextEncoder | None = None) -> dict[str, Any]:
+def similarity_of_tasks(
+    lmm: Encoder, tasks: Sequence[Task], *, text_encoder: TextEncoder | None = None
+) -> dict[str, Any]:
     """The cosines per modality and the combined similarity of `tasks`, each a square over them, JSON-able.
 
     Args:

@@ -79,7 +79,7 @@ def measure_pace(lmm: LMM, stream: Stream, training: Training, *, batch: int) ->
     images, longest = [len(sample.images) for sample in asked], longest_answer(lmm, first, None)
     features = grey_features(lmm, sum(images))
     start = time.perf_counter()
-    lmm.answer(features, [s.instruction for s in asked], max_new_tokens=longest, images=images)
+    lmm.generate(features, [s.instruction for s in asked], max_new_tokens=longest, images=images)
     return Speed(train=seconds[-1] / len(samples), answer=(time.perf_counter() - start) / len(asked))
 
 

@@ -25,7 +25,7 @@ from evertune.tools.data.source import Hints, file_or_stream, reading
 from evertune.utils.errors import DataError
 
 if TYPE_CHECKING:
-    from evertune.models.protocol import LMM
+    from evertune.models.protocol import Described
 
 LONG_INSTRUCTION, LONG_ANSWER = 8_000, 2_000
 """Characters. An answer that long is a slip more often than an answer, and generation lasts as long as the longest."""
@@ -93,7 +93,7 @@ def check(
     name: str,
     *,
     data: str | None = None,
-    lmm: LMM | None = None,
+    lmm: Described | None = None,
     decode: bool = True,
     hints: Hints | None = None,
     progress: Progress | None = None,
@@ -176,7 +176,7 @@ def _note(problem: DataError, entry: TaskFile, how: ReadOptions) -> None:
         how.problems.add([problem], task=entry.name)
 
 
-def _look_at_texts(half: SplitIndex, result: CheckResult, lmm: LMM | None) -> None:
+def _look_at_texts(half: SplitIndex, result: CheckResult, lmm: Described | None) -> None:
     """Texts that are oddly long, samples that the model can't read to their end, and those without an image."""
     if lmm:
         from evertune.models.readable import unknown_tokens, unreadable  # brings torch

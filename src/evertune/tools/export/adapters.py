@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from evertune.assets import Progress
 from evertune.models.adapters import ADAPTER, LowRank
-from evertune.models.protocol import LMM
+from evertune.models.protocol import Trainable
 from evertune.runs.api import config_of, open_run
 from evertune.utils.errors import RunFolderError, UserError
 from evertune.utils.files import make_folder, refuse_file, whole_folder, write_atomically, write_json
@@ -95,7 +95,7 @@ def export_adapters(run: Path, out: Path, *, progress: Progress | None = None) -
 
 
 @torch.no_grad()
-def adapter_of(lmm: LMM) -> Adapter:
+def adapter_of(lmm: Trainable) -> Adapter:
     """What trains in `lmm`, as it is now.
 
     Raises:
@@ -134,7 +134,7 @@ def _low_rank(made: Adapter, name: str, up: Tensor, down: Tensor, *, alpha: floa
     made.tensors[f"{KEY}{name}.lora_B.weight"] = _plain(up)
 
 
-def _of_peft(made: Adapter, lmm: LMM, module: nn.Module, name: str, parameter: Tensor) -> None:
+def _of_peft(made: Adapter, lmm: Trainable, module: nn.Module, name: str, parameter: Tensor) -> None:
     """A matrix that peft has put there itself: under the name that it gives it in a file."""
     path, _, part = name.partition(".lora_")
     layer, plain = cast(Any, module.get_submodule(path)), path.removeprefix(lmm.hf_prefix)

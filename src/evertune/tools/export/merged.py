@@ -21,7 +21,7 @@ from evertune.assets import Progress
 from evertune.data.task import Sample
 from evertune.models import load_lmm, model_folder
 from evertune.models.adapters import merged
-from evertune.models.protocol import LMM
+from evertune.models.protocol import Encoder, Trainable
 from evertune.runs.api import config_of, open_run
 from evertune.tools.export.card import card_of
 from evertune.training.evaluator import read_answers
@@ -125,7 +125,7 @@ def _activate(learner: Learner, expert: str | None) -> str | None:
     return expert
 
 
-def _asked(run: Path, lmm: LMM) -> tuple[list[Sample], Tensor]:
+def _asked(run: Path, lmm: Encoder) -> tuple[list[Sample], Tensor]:
     """Questions of the run with their first answers, and features of images of noise: the real ones may be gone."""
     rows = [row for path in sorted(run.glob("answers/00/*.jsonl")) for row in read_answers(path)[:2]]
     if not rows:
@@ -138,7 +138,7 @@ def _asked(run: Path, lmm: LMM) -> tuple[list[Sample], Tensor]:
 
 
 @torch.no_grad()
-def _logits(lmm: LMM, samples: Sequence[Sample], features: Tensor) -> Tensor:
+def _logits(lmm: Trainable, samples: Sequence[Sample], features: Tensor) -> Tensor:
     logits: Tensor = lmm.module().eval()(lmm.collate(samples, features)).logits
     return logits.float().cpu()
 

@@ -72,7 +72,7 @@ def caption_loss(lmm: InstructBlip, bank: CaptionBank, choose: random.Random, *,
 
 def caption_accuracy(lmm: InstructBlip, bank: CaptionBank) -> dict[str, float]:
     """Share of captions told whole, and of their words at the right place."""
-    said = lmm.answer(bank.features, [CAPTION] * len(bank.captions), max_new_tokens=20)
+    said = lmm.generate(bank.features, [CAPTION] * len(bank.captions), max_new_tokens=20)
     return told(said, bank.captions)
 
 

@@ -95,7 +95,7 @@ def caption_scores(lmm: Smol, samples: Sequence[Sample], features: FeatureStore)
         part = samples[start : start + CHECKED_AT_ONCE]
         output = lmm(lmm.collate(part, features.get(part)))
         nll, tokens = nll + float(output.nll.sum()), tokens + int(output.tokens.sum())
-        said += lmm.answer(features.get(part), [s.instruction for s in part], max_new_tokens=longest)
+        said += lmm.generate(features.get(part), [s.instruction for s in part], max_new_tokens=longest)
     return {"loss": nll / tokens, **told(said, [s.answers[0] for s in samples])}
 
 

@@ -68,7 +68,7 @@ def test_a_dialogue_decides_what_is_predicted(tiny_chat):
     features = torch.nn.utils.rnn.pad_sequence(lmm.encode([image(48, 48)]), batch_first=True)
 
     def predicted(*context):
-        made = lmm.answer(features, ["What is it?"], max_new_tokens=6, context=context)
+        made = lmm.generate(features, ["What is it?"], max_new_tokens=6, context=context)
         return made[0].ids
 
     assert len({predicted(), predicted(Turn("system", "Be brief.")), predicted(Turn("system", "In French."))}) > 1
@@ -123,7 +123,7 @@ def test_the_endpoint_reads_a_dialogue(qwen):
     before = [{"role": "system", "content": "Be brief."}, first, {"role": "assistant", "content": "A hat."}]
     reply = ask(model="qwen", messages=[*before, last])
     features = torch.nn.utils.rnn.pad_sequence(lmm.encode([image(48, 48), image(70, 33)]), batch_first=True)
-    (wanted,) = lmm.answer(features, ["And on the right?"], max_new_tokens=4, images=[2], context=CONTEXT)
+    (wanted,) = lmm.generate(features, ["And on the right?"], max_new_tokens=4, images=[2], context=CONTEXT)
     assert reply.choices[0].message.content == wanted
     assert reply.usage.prompt_tokens == len(lmm.prompts.ids("And on the right?", None, SIZES, CONTEXT)[0])
     again = reply.choices[0].message.model_dump()  # as clients hand it back

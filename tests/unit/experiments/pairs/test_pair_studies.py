@@ -137,13 +137,13 @@ class Shaken(Method):
 def trained(tasks, folder, *, points, fork=True, monkeypatch=None):
     """Weights after learning task-0, then task-1, looked at `points` times; answering draws from the generator."""
     lmm = load_lmm("random", seed=1, dtype="float32", device=torch.device("cpu"))
-    answer = lmm.answer
+    generate = lmm.generate
 
-    def answer_with_a_draw(*arguments, **more):
+    def generate_with_a_draw(*arguments, **more):
         torch.rand(3)
-        return answer(*arguments, **more)
+        return generate(*arguments, **more)
 
-    monkeypatch.setattr(lmm, "answer", answer_with_a_draw, raising=False)
+    monkeypatch.setattr(lmm, "generate", generate_with_a_draw, raising=False)
     if not fork:
         monkeypatch.setattr(torch.random, "fork_rng", torch.no_grad)
     learner = Learner(lmm, [Shaken()], folder=folder, training=Training(epochs=3, learning_rate=1e-2), reuse=False)
