@@ -25,6 +25,7 @@ from evertune.methods.sequential import Sequential
 from evertune.methods.tir import Tir
 from evertune.models.adapters import bare
 from evertune.models.protocol import LMM
+from evertune.models.scopes import lora_options
 from evertune.utils.config_io import refuse_extremes
 from evertune.utils.errors import UserError, nearest, unknown
 
@@ -53,6 +54,7 @@ __all__ = [
     "make_methods",
     "options_of",
     "parts_of",
+    "refuse_lora_twice",
 ]
 
 _ALL = (Sequential, Replay, EWC, OnlineEWC, MAS, LwF, Tir, EProj, Lora, OLora, MoELora, LoraRouter, Direct, Joint)
@@ -82,10 +84,28 @@ def parts_of(spec: str) -> list[str]:
     experts = [n for n in names if kinds[n] == "expansion"]
     if len(experts) > 1:
         raise UserError(f"method '{spec}': {' and '.join(experts)} each keep something per task: choose one of them")
-    bringing = [n for n in names if METHODS[n].adapt is not Method.adapt]
-    if len(bringing) > 1:
+    if len(bringing := _bringing_adapters(names)) > 1:
         raise UserError(f"method '{spec}': {' and '.join(bringing)} each bring adapters of their own: choose one")
     return names
+
+
+def _bringing_adapters(names: Sequence[str]) -> list[str]:
+    return [name for name in names if METHODS[name].adapt is not Method.adapt]
+
+
+def refuse_lora_twice(spec: str, model_options: Mapping[str, Any]) -> None:
+    """Stop when both a method and the model's options ask for low-rank matrices (docs/design.md).
+
+    Raises:
+        UserError: a method of `spec` brings adapters, and `model_options` sets LoRA or DoRA of the model's own.
+    """
+    for method in _bringing_adapters(parts_of(spec)):
+        for option in lora_options(model_options):
+            raise UserError(
+                f"LoRA is set twice: by model.{option}={model_options[option]} and by the method '{method}', which "
+                f"freezes the model's own LoRA and trains adapters instead. Leave out model.{option} and set "
+                f"{method}.r, .lora_alpha and .target_modules; or leave out '{method}' to train the model's own LoRA"
+            )
 
 
 def options_of(name: str) -> dict[str, inspect.Parameter]:

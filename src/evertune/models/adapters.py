@@ -178,7 +178,10 @@ def attach(lmm: LMM, make: MakeAdapter, *, targets: str, whole: str, seed: int, 
     full = _whole(base, _words(whole))
     chosen = [path for path in _targets(base, targets) if f"{path}.weight" not in full]
     if not chosen:
-        raise UserError(f"no layer of {base.name} is left for adapters: targets {targets!r}, trained in full {whole!r}")
+        raise UserError(
+            f"no layer of {base.name} is left for adapters: target_modules is {targets!r}, and {whole!r} is trained in "
+            "full. Name layers, for example target_modules=q_proj,v_proj"
+        )
     for path in chosen:
         generator = torch.Generator().manual_seed(int(digest("adapter", str(seed), path)[:8], 16))
         _attach_one(cast(nn.Linear, base.module().get_submodule(path)), make, generator)

@@ -77,6 +77,13 @@ def scope_of(options: Mapping[str, Any]) -> Scope:
     return Scope(**options).checked()
 
 
+def lora_options(options: Mapping[str, Any]) -> list[str]:
+    """The names of those options that set LoRA or DoRA of the model's own."""
+    adapter = Scope(scope=str(options.get("scope", ""))).adapter
+    wanted = {"r", "lora_alpha", "target_modules"} | ({"scope"} if adapter else set())
+    return [name for name in options if name in wanted]
+
+
 def open_up(
     model: nn.Module, scope: Scope, *, connector: Sequence[str], language: str, seed: int
 ) -> dict[str, list[str]]:

@@ -86,7 +86,7 @@ def configure(
 
 def method_specs(config: RunConfig) -> list[str]:
     """`sequential,replay+ewc` -> its parts, checked, with their options."""
-    from evertune.methods import make_methods, parts_of
+    from evertune.methods import make_methods, parts_of, refuse_lora_twice
 
     specs = [spec.strip() for spec in config.method.split(",") if spec.strip()]
     if not specs or len(set(specs)) < len(specs):
@@ -98,6 +98,7 @@ def method_specs(config: RunConfig) -> list[str]:
         )
     for spec in specs:
         make_methods(spec, config.options)
+        refuse_lora_twice(spec, config.model_options)
     return specs
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -9,8 +11,10 @@ from evertune.methods import LoraRouter, make_methods
 from evertune.methods.routers import RidgeRouter
 from evertune.models import load_lmm
 from evertune.models.adapters import ADAPTER
+from evertune.runs.api import configure, method_specs
 from evertune.training.learner import Learner
 from evertune.training.loop import Training
+from evertune.utils.errors import UserError
 
 METHODS = ["lora", "olora", "moelora", "lora-router"]
 
@@ -32,6 +36,25 @@ def test_rank_alpha_and_targets_are_those_of_the_adapters(name):
         for adapter in lmm.adapters.values():
             assert adapter.scale == pytest.approx(scale)
             assert len(adapter.down) == adapter.up.shape[1] == options.get("r", 8)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_lora_of_the_model_and_of_a_method_exclude_each_other(name):
+    for option, value in (
+        ("scope", "projection+lora"),
+        ("scope", "dora"),
+        ("r", "4"),
+        ("lora_alpha", "8"),
+        ("target_modules", "k_proj"),
+    ):
+        settings = [f"model.{option}={value}"]
+        config = configure("parcel", method=f"sequential,replay+{name}", settings=settings)
+        with pytest.raises(
+            UserError, match=rf"LoRA is set twice: by model\.{option}={re.escape(value)} .* '{name}'.*Leave out"
+        ):
+            method_specs(config)
+        method_specs(configure("parcel", method="sequential,replay+ewc", settings=settings))
+    method_specs(configure("parcel", method=name, settings=["model.scope=projection"]))
 
 
 def few(name):
