@@ -20,6 +20,8 @@ from torch.nn.functional import normalize
 from evertune.data.task import Sample, Task, drawn
 from evertune.methods.base import BASE, Context, Method, MethodInfo, TaskPreview
 from evertune.methods.ewc import fisher_information
+from evertune.methods.expansion import POLICIES, Reusing
+from evertune.methods.importance import Latest
 from evertune.methods.routers import CalibratedRouter, CosineRouter, Queries, Router
 from evertune.methods.similarity import embed_task, similarity_to
 from evertune.methods.tir import normalised
@@ -88,18 +90,21 @@ class EProj(Method):
     ) -> None:
         if router == "calibrated" and keys == "gradient":
             raise UserError("eproj.router=calibrated has no keys to train: leave out eproj.keys=gradient")
-        if expand == "always" and reuse_strength != REUSE_STRENGTH:
-            raise UserError("eproj.reuse_strength needs eproj.expand=when-dissimilar or when-separable")
-        if expand != "when-dissimilar" and threshold != THRESHOLD:
-            raise UserError("eproj.threshold needs eproj.expand=when-dissimilar")
-        if expand != "when-separable" and confusion_threshold != CONFUSION_THRESHOLD:
-            raise UserError("eproj.confusion_threshold needs eproj.expand=when-separable")
+        for option, changed in (
+            ("threshold", threshold != THRESHOLD),
+            ("confusion_threshold", confusion_threshold != CONFUSION_THRESHOLD),
+            ("reuse_strength", reuse_strength != REUSE_STRENGTH),
+        ):
+            if changed and option not in POLICIES[expand].options:
+                used = " or ".join(name for name, policy in POLICIES.items() if option in policy.options)
+                raise UserError(f"eproj.{option} needs eproj.expand={used}")
         if not (threshold >= 0 and confusion_threshold >= 0 and reuse_strength >= 0):
             raise UserError("eproj.threshold, eproj.confusion_threshold and eproj.reuse_strength must be 0 or more")
         self.expert, self.keys, self.router = expert, keys, router
         self.routing: str = routing
         self.init, self.expand, self.reuse_strength = init, expand, reuse_strength
         self.threshold, self.confusion_threshold = threshold, confusion_threshold
+        self._policy = POLICIES[expand](confusion_threshold if expand == "when-separable" else threshold)
 
     def setup(self, context: Context) -> None:
         """Start without experts."""
@@ -116,6 +121,7 @@ class EProj(Method):
         self._importance: dict[str, dict[str, Tensor]] = {}  # of each expert
         self._embeddings: dict[str, dict[str, Tensor]] = {}
         self._reused: str | None = None  # the expert that the current task trains further
+        self._penalty = Latest()  # on leaving it
         seed = context.seed if self.keys == "gradient" else None
         self._router: Router = CalibratedRouter() if self.router == "calibrated" else CosineRouter(seed=seed)
 
@@ -133,16 +139,19 @@ class EProj(Method):
         """Go to where this task's expert starts: the base model, or an earlier expert."""
         self._embed(task)
         similarity = self._similarity(task)
-        self._reused = self._expert_to_reuse(task, similarity)
+        self._reused = self._policy.expert_for(task, self)
         restore(self.context.parameters, self.context.start)
         if self._reused:
             self.activate(self._reused)
+            importance = self._importance[self._reused]
+            self._penalty.load_state_dict({"importance": importance}, self.context.lmm.device)
+            self._penalty.before_task(task, {name: self.context.parameters[name] for name in importance})
         elif self.init == "similar" and similarity:
             self.activate(self._serves[max(similarity, key=similarity.__getitem__)])
 
     def _embed(self, task: Task) -> None:
         self.context.features.ensure(task.train)
-        if self.init == "similar" or self.expand == "when-dissimilar":
+        if self.init == "similar" or self._policy.by_similarity:
             self._embeddings[task.name] = embed_task(self.context.lmm, self.context.features, task.train)
 
     def _similarity(self, task: Task) -> dict[str, float]:
@@ -150,22 +159,12 @@ class EProj(Method):
         old = {name: e for name, e in self._embeddings.items() if name in self._serves and name != task.name}
         return similarity_to(self._embeddings[task.name], old, name=task.name) if old else {}
 
-    def _expert_to_reuse(self, task: Task, similarity: Mapping[str, float]) -> str | None:
-        """The expert of the earlier task that is near enough, as `expand` has it; never the base model."""
-        if self.expand == "always":
-            return None
-        own = self._serves.get(task.name, BASE)
-        if own != BASE:
-            return own  # learned once more: others may be served by its expert too
-        if self.expand == "when-separable":
-            near, enough = self.taken_for(task), self.confusion_threshold
-        else:
-            near, enough = {}, self.threshold
-            for name, s in similarity.items():
-                near[self._serves[name]] = max(s, near.get(self._serves[name], 0.0))
-        near.pop(BASE, None)
-        nearest = max(near, key=near.__getitem__, default=None)
-        return nearest if nearest is not None and near[nearest] >= enough else None
+    def similar_experts(self, task: Task) -> dict[str, float]:
+        """The experts of earlier tasks -> the largest s(k) of a task that each serves to `task`."""
+        near: dict[str, float] = {}
+        for name, s in self._similarity(task).items():
+            near[self._serves[name]] = max(s, near.get(self._serves[name], 0.0))
+        return near
 
     def taken_for(self, task: Task) -> dict[str, float]:
         """The experts that would answer a new task's questions, although the router had learned it: expert -> share.
@@ -191,9 +190,8 @@ class EProj(Method):
         """By copies of the router; no expert is trained."""
         embeddings = dict(self._embeddings)
         self._embed(task)
-        similarity = self._similarity(task)
+        expert = self._policy.expert_for(task, self) or task.name
         self._embeddings = embeddings
-        expert = self._expert_to_reuse(task, similarity) or task.name
         router = self._router_with(task.train)
         lost = {}
         for other in others:
@@ -214,13 +212,8 @@ class EProj(Method):
 
     def after_backward(self, parameters: Mapping[str, nn.Parameter]) -> None:
         """Add the gradient 2 λ I (θ - θ_old) of the penalty on a reused expert, once per optimizer step."""
-        if self._reused is None or not self.adds_to_loss():
-            return
-        importance, old = self._importance[self._reused], self._experts[self._reused]
-        for name, parameter in parameters.items():
-            away = parameter.detach() - old[name].to(parameter.device)
-            gradient = 2 * self.reuse_strength * importance[name].to(parameter.device) * away
-            parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+        if self.adds_to_loss():
+            self._penalty.add_gradient(parameters, strength=self.reuse_strength)
 
     def after_task(self, task: Task) -> None:
         """Put the trained expert aside, and let the router learn the task."""
@@ -231,9 +224,9 @@ class EProj(Method):
         self.activate(expert)  # what answers from now on is what is kept
         self._serves[task.name] = expert
         self._router.learn(task.name, self.queries(task.train))
-        if self.expand != "always":
+        if isinstance(self._policy, Reusing):
             self._keep_importance(expert, task)
-        self._reused = None
+        self._reused, self._penalty = None, Latest()
 
     def _keep_importance(self, expert: str, task: Task) -> None:
         """Importance of the expert's weights for all tasks it serves: the maximum over tasks, each of sum 1."""

@@ -46,6 +46,12 @@ class MergeRule(ABC):
     def gradient(self, name: str, theta: Tensor) -> Tensor:
         """Gradient of the penalty with respect to the parameter `name`, which is at `theta`."""
 
+    def add_gradient(self, parameters: Mapping[str, nn.Parameter], *, strength: float) -> None:
+        """Add the gradient of `strength` times the penalty to that of each parameter."""
+        for name, parameter in parameters.items():
+            gradient = strength * self.gradient(name, parameter.detach())
+            parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+
     @abstractmethod
     def penalty(self, parameters: Mapping[str, Tensor]) -> Tensor:
         """The penalty's value, up to a constant."""
@@ -191,11 +197,8 @@ class ImportancePenalty(Method, ABC):
 
     def after_backward(self, parameters: Mapping[str, nn.Parameter]) -> None:
         """Add the penalty's gradient, once per optimizer step however the batch was split."""
-        if not self.adds_to_loss():
-            return
-        for name, parameter in parameters.items():
-            gradient = self.strength * self.rule.gradient(name, parameter.detach())
-            parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+        if self.adds_to_loss():
+            self.rule.add_gradient(parameters, strength=self.strength)
 
     def penalty(self, parameters: Mapping[str, Tensor]) -> Tensor:
         """The penalty's value up to a constant."""
