@@ -20,7 +20,7 @@ from torch.nn.functional import normalize
 from evertune.data.task import Sample, Task, drawn
 from evertune.methods.base import BASE, Context, Method, MethodInfo, TaskPreview
 from evertune.methods.ewc import fisher_information
-from evertune.methods.expansion import POLICIES, Reusing
+from evertune.methods.expansion import POLICIES
 from evertune.methods.importance import Latest
 from evertune.methods.routers import CalibratedRouter, CosineRouter, Queries, Router
 from evertune.methods.similarity import embed_task, similarity_to
@@ -151,7 +151,7 @@ class EProj(Method):
 
     def _embed(self, task: Task) -> None:
         self.context.features.ensure(task.train)
-        if self.init == "similar" or self._policy.by_similarity:
+        if self.init == "similar" or self.expand == "when-dissimilar":
             self._embeddings[task.name] = embed_task(self.context.lmm, self.context.features, task.train)
 
     def _similarity(self, task: Task) -> dict[str, float]:
@@ -224,7 +224,7 @@ class EProj(Method):
         self.activate(expert)  # what answers from now on is what is kept
         self._serves[task.name] = expert
         self._router.learn(task.name, self.queries(task.train))
-        if isinstance(self._policy, Reusing):
+        if self._policy.reuses:
             self._keep_importance(expert, task)
         self._reused, self._penalty = None, Latest()
 

@@ -31,7 +31,7 @@ from evertune.models.decoder import (
 )
 from evertune.models.families import FAMILIES
 from evertune.models.family import FamilyLMM
-from evertune.models.file_bounds import one_line, refuse_larger
+from evertune.models.file_bounds import reading, refuse_larger
 from evertune.models.hub import refuse_unsafe
 from evertune.models.processors import PROBE, ChatProcessor, encoder_arguments, load_processor, stacked_facts
 from evertune.models.protocol import TYPICAL, Batch, Generation, Length, Output, Size, Turn
@@ -288,7 +288,7 @@ def load_chat(
     refuse_unsafe(folder)
     kind = KINDS[read_json(folder / "config.json")["model_type"]]
     attention = "eager" if device.type == "cpu" else "sdpa"  # faster backward on a CPU
-    try:
+    with reading(f"{folder} can't be read as a {config_type(folder)} checkpoint"):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         refuse_larger(folder, AutoModelForImageTextToText)
         model = AutoModelForImageTextToText.from_pretrained(
@@ -299,11 +299,6 @@ def load_chat(
             use_safetensors=True,
             trust_remote_code=False,
         )
-    except UserError:
-        raise
-    except Exception as problem:  # what a broken checkpoint raises is not a closed list
-        said = f"{folder} can't be read as a {config_type(folder)} checkpoint: {one_line(problem)}"
-        raise UserError(said) from problem
     ends = _ends(model)
     model.generation_config = GenerationConfig()  # greedy and nothing else, whatever the checkpoint suggests
     wanted = encoder_arguments(model.model)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,23 @@ def refuse_larger(folder: Path, kind: Any) -> None:
             f"{folder / 'config.json'}: the model that it describes has {wanted:,} parameters, the weights beside it "
             f"have {held:,}: take both from one checkpoint"
         )
+
+
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """What a library raises here, while it reads `what`, is a UserError; errors of our own and a full memory are not.
+
+    Raises:
+        UserError: "`what`: " and the first line of the library's message.
+    """
+    import torch
+
+    try:
+        yield
+    except (UserError, torch.OutOfMemoryError):
+        raise
+    except Exception as problem:  # what a broken file raises is not a closed list
+        raise UserError(f"{what}: {one_line(problem)}") from problem
 
 
 def one_line(problem: BaseException) -> str:

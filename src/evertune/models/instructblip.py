@@ -29,11 +29,10 @@ from evertune.models.decoder import (
 )
 from evertune.models.families import FAMILIES
 from evertune.models.family import FamilyLMM
-from evertune.models.file_bounds import one_line, refuse_larger
+from evertune.models.file_bounds import reading, refuse_larger
 from evertune.models.hub import refuse_unsafe
 from evertune.models.protocol import TYPICAL, Batch, Generation, Length, Output, Size, Turn, refuse_context
 from evertune.models.weights import fingerprint_of
-from evertune.utils.errors import UserError
 from evertune.utils.files import digest, digest_of_file, read_json
 
 
@@ -236,16 +235,12 @@ def load_instructblip(folder: Path, *, name: str, seed: int, dtype: torch.dtype,
     title, names = _CLASSES[read_json(folder / "config.json")["model_type"]]
     model_class, processor_class = (getattr(transformers, name) for name in names)
     attention = "eager" if device.type == "cpu" else "sdpa"  # faster backward on a CPU for sequences this short
-    try:
+    with reading(f"{folder} can't be read as {title} checkpoint"):
         refuse_larger(folder, transformers.AutoModelForImageTextToText)
         model = model_class.from_pretrained(
             folder, dtype=dtype, attn_implementation=attention, use_safetensors=True, trust_remote_code=False
         )
         processor = processor_class.from_pretrained(folder, trust_remote_code=False)
-    except UserError:
-        raise
-    except Exception as problem:  # what a broken checkpoint raises is not a closed list
-        raise UserError(f"{folder} can't be read as {title} checkpoint: {one_line(problem)}") from problem
     model = model.requires_grad_(False).to(device).eval()
     lmm = InstructBlip(name=name, folder=folder, model=model, processor=processor)
     for parameter in lmm.trainable().values():

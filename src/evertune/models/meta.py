@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from evertune.models.file_bounds import one_line, refuse_config
+from evertune.models.file_bounds import reading, refuse_config
 from evertune.utils.errors import UserError
 from evertune.utils.files import read_json
 
@@ -82,15 +82,11 @@ def on_paper(file: Path, *, name: str, options: Mapping[str, Any] | None = None)
 
     refuse_config(file)
     model_type = read_json(file).get("model_type")
-    try:
+    with reading(f"{file} can't be read as a configuration"):
         config = AutoConfig.from_pretrained(file.parent, trust_remote_code=False)
         with torch.device("meta"):
             model = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16, trust_remote_code=False)
             return _opened(model, model_type, name=name, options=options or {})
-    except UserError:
-        raise
-    except Exception as problem:  # what a broken configuration raises is not a closed list
-        raise UserError(f"{file} can't be read as a configuration: {one_line(problem)}") from problem
 
 
 def _opened(model: Any, model_type: str, *, name: str, options: Mapping[str, Any]) -> MetaLMM:

@@ -30,7 +30,7 @@ from evertune.models.decoder import (
 )
 from evertune.models.families import FAMILIES
 from evertune.models.family import FamilyLMM
-from evertune.models.file_bounds import one_line, refuse_larger, refuse_unbounded
+from evertune.models.file_bounds import reading, refuse_larger, refuse_unbounded
 from evertune.models.hub import refuse_unsafe
 from evertune.models.protocol import TYPICAL, Batch, Generation, Length, Output, Size, Turn, refuse_context
 from evertune.utils.errors import UserError
@@ -176,12 +176,8 @@ def load_smol(folder: Path, *, name: str, seed: int, dtype: torch.dtype, device:
     Raises:
         UserError: a file is missing, damaged or of another family; the message names it.
     """
-    try:
+    with reading(f"{folder} can't be read as a smol checkpoint"):
         return _loaded(folder, name, seed, dtype, device)
-    except (UserError, torch.OutOfMemoryError):
-        raise
-    except Exception as problem:  # what a broken checkpoint raises is not a closed list
-        raise UserError(f"{folder} can't be read as a smol checkpoint: {one_line(problem)}") from problem
 
 
 def _loaded(folder: Path, name: str, seed: int, dtype: torch.dtype, device: torch.device) -> Smol:

@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evertune.models.file_bounds import one_line, refuse_larger
+from evertune.models.file_bounds import reading, refuse_larger
 from evertune.models.hub import hub_folder, is_hub_id, refuse_unsafe
-from evertune.utils.errors import UserError
 
 BATCH = 64
 LONGEST = 512
@@ -34,17 +33,13 @@ def load_text_encoder(name: str) -> Callable[[Sequence[str]], Tensor]:
     from evertune.utils.quiet import quiet_libraries
 
     quiet_libraries()
-    try:
+    with reading(f"text encoder '{name}' can't be loaded"):
         folder = hub_folder(name) if is_hub_id(name) and not Path(name).is_dir() else name
         if Path(folder).is_dir():
             refuse_unsafe(Path(folder))
             refuse_larger(Path(folder), AutoModel)
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         model = AutoModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
-    except UserError:
-        raise
-    except Exception as problem:  # what broken files raise is not a closed list
-        raise UserError(f"text encoder '{name}' can't be loaded: {one_line(problem)}") from problem
     if model.config.is_encoder_decoder:
         model = model.get_encoder()
     if tokenizer.pad_token is None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -33,14 +33,6 @@ from evertune.utils.files import cache_folder, digest, digest_of, make_folder, n
 from evertune.utils.parsing import json_value
 
 
-class Trained(NamedTuple):
-    """The log of a training, how many seconds it took, and whether it was reused from the cache."""
-
-    log: list[Step]
-    seconds: float
-    reused: bool
-
-
 def train_or_reuse(
     lmm: LMM,
     methods: Sequence[Method],
@@ -53,7 +45,7 @@ def train_or_reuse(
     folder: Path,
     reuse: bool,
     on_step: OnStep | None = None,
-) -> Trained:
+) -> tuple[list[Step], float, bool]:
     """Train `lmm` on `plan` as `train` does, or load the weights of an identical training from the cache.
 
     Args:
@@ -68,18 +60,22 @@ def train_or_reuse(
         reuse: whether to read and write the cache.
         on_step: called after each optimizer step.
 
+    Returns:
+        The log, the seconds that the training took, and whether it was reused.
+
     Raises:
-        As `train`, and TrainingInterrupted.
+        UserError, NotFiniteError: as `train`. TrainingInterrupted: by SIGTERM; the training is saved.
     """
     seed = int(digest(str(seed), task.name)[:8], 16)
     deciding = _deciding(lmm, methods, plan, training, seed)
     plain = not any(method.adds_to_loss() for method in methods)
     alone = distributed.world_size() == 1  # several sum in another order
-    cached = _cache_file(deciding) if reuse and plain and alone else None
-    if cached and (found := load_training(cached)):
+    cached = cache_folder() / "trained" / f"{digest_of(deciding)[:32]}.safetensors"
+    reuse = reuse and plain and alone
+    if reuse and (found := load_training(cached)):
         tensors, record = found
         restore(lmm.trainable(), tensors)  # of this model: both are in the name
-        return Trained([Step(**step) for step in record["log"]], record["seconds"], True)
+        return [Step(**step) for step in record["log"]], record["seconds"], True
     state = split_state({method.name: method.state_dict() for method in methods}).fingerprint
     key = digest_of({**deciding, "task": task.name, "state": state, "processes": distributed.world_size()})
     saves = MidTaskCheckpoints(folder, key=key, every=training.save_every, size=bytes_of(lmm.trainable()))
@@ -87,9 +83,9 @@ def train_or_reuse(
     with no_fixed_order(), saves as mid_task:
         log = train(lmm, methods, plan, features, training=training, seed=seed, on_step=on_step, mid_task=mid_task)
     seconds = time.perf_counter() - started + mid_task.seconds
-    if cached and log[-1].pieces == 1:
+    if reuse and log[-1].pieces == 1:
         save_training(cached, copy_of(lmm.trainable()), log, seconds)
-    return Trained(log, seconds, False)
+    return log, seconds, False
 
 
 def _deciding(
@@ -110,15 +106,11 @@ def _deciding(
     }
 
 
-def _cache_file(deciding: Mapping[str, Any]) -> Path:
-    return make_folder(cache_folder() / "trained") / f"{digest_of(deciding)[:32]}.safetensors"
-
-
 def save_training(path: Path, trained: dict[str, Tensor], log: Sequence[Step], seconds: float) -> None:
     """Write the weights after a training, its log and its duration."""
     record = {"log": [step.full() for step in log], "seconds": seconds, "sha256": fingerprint_of(trained)}
     sealed = {**record, SEAL: digest_of(record)}
-    write_atomically(path, save(trained, metadata={"record": json.dumps(sealed)}))
+    write_atomically(make_folder(path.parent) / path.name, save(trained, metadata={"record": json.dumps(sealed)}))
 
 
 def load_training(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import huggingface_hub
 import pytest
 import torch
+import transformers
 from huggingface_hub import errors
 
 from evertune.models import load_lmm
@@ -47,6 +48,15 @@ def test_pickles_are_refused(copied):
     folder = copied()
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     refused(folder, "pytorch_model.bin is a pickle, which can run code")
+
+
+def test_a_full_memory_is_no_broken_checkpoint(copied, monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(transformers.AutoModelForImageTextToText, "from_pretrained", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        load_lmm(str(copied()), dtype="float32", device=torch.device("cpu"))
 
 
 def test_missing_weights(copied):
