@@ -1,41 +1,34 @@
 """Open an image, the same way in training and in evaluation, under limits that a hostile file can't pass.
 
 As a person sees it: EXIF rotation applied, transparency on white, the first frame of an animation, CMYK, palette and
-16-bit images as 8-bit RGB. What is too large is refused from its header, before a pixel is decoded.
+16-bit images as 8-bit RGB. What is too large is refused from its header, before a pixel is decoded. Ordinary JPEG and
+PNG are decoded in this process, everything else in a process of limited memory and time (`image_decoder.py`).
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
-import io
 import re
-import threading
-import warnings
-from collections.abc import Callable
+import signal
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
-import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image
 
+from evertune.data import image_decoder
+from evertune.data.image_decoder import ImageError
+from evertune.data.ordinary_images import is_ordinary
 from evertune.utils.errors import DataError
 from evertune.utils.regular_files import read_regular
 from evertune.utils.safe_names import leads_out
+from evertune.utils.worker_process import WorkerEndedError, pool_of
 
-Made = TypeVar("Made")
-MOST_PIXELS = 89_478_485
-"""Pillow's own limit for a warning: a quarter of a gigabyte as RGB."""
 MOST_BYTES = 256 << 20
 LONGEST_NAME = 4096
-BAND = 256
-"""Rows that are converted at once, so that a large image is not in memory several times."""
-# Raster formats only: Pillow would hand PostScript to an interpreter. No icons: Pillow decodes them to know their size.
-KINDS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 
 _inside_of_row = re.compile(r"data:image/|(/9j/|iVBORw0KGgo|R0lGOD|UklGR)[A-Za-z0-9+/=\s]{60}")
 """An image in base64: a data URL, or JPEG, PNG, GIF and WebP by their first bytes."""
-_headers = threading.Lock()  # `warnings.catch_warnings` is not safe among threads
 
 
 def open_image(path: Path, *, origin: str) -> Image.Image:
@@ -62,9 +55,7 @@ def image_of_bytes(content: bytes, *, where: str) -> tuple[Image.Image, str]:
     Raises:
         DataError: it is broken, too large or no image; the message begins with `where`.
     """
-    return _guarded(content, where, lambda: _as_rgb(_upright(content, where), where)), hashlib.sha256(
-        content
-    ).hexdigest()
+    return _decoded("rgb", content, where), hashlib.sha256(content).hexdigest()
 
 
 def size_of(path: Path, *, origin: str) -> tuple[int, int]:
@@ -73,15 +64,8 @@ def size_of(path: Path, *, origin: str) -> tuple[int, int]:
     Raises:
         DataError: it is missing, too large, or no image.
     """
-    content, where = read_bytes(path, origin=origin), f"{origin}: the image {path}"
-
-    def measure() -> tuple[int, int]:
-        with _header(content) as image:
-            _refuse_bomb(image, where)  # for the orientation of a PNG Pillow decodes it
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-            return (image.width, image.height) if turned else (image.height, image.width)
-
-    return _guarded(content, where, measure)
+    found = _decoded("measured", read_bytes(path, origin=origin), f"{origin}: the image {path}")
+    return found["height"], found["width"]
 
 
 def pixels_of_bytes(content: bytes, *, where: str) -> int:
@@ -90,12 +74,8 @@ def pixels_of_bytes(content: bytes, *, where: str) -> int:
     Raises:
         DataError: it is no image; the message begins with `where`.
     """
-
-    def count() -> int:
-        with _header(content) as image:
-            return image.width * image.height
-
-    return _guarded(content, where, count)
+    found = _decoded("described", content, where)
+    return int(found["width"] * found["height"])
 
 
 def format_of(content: bytes, *, where: str) -> str:
@@ -104,12 +84,7 @@ def format_of(content: bytes, *, where: str) -> str:
     Raises:
         DataError: it is none of `KINDS`.
     """
-
-    def read() -> str:
-        with _header(content) as image:
-            return image.format or ""
-
-    return _guarded(content, where, read)
+    return str(_decoded("described", content, where)["format"])
 
 
 def small_image(path: Path, *, side: int) -> Image.Image:
@@ -118,33 +93,34 @@ def small_image(path: Path, *, side: int) -> Image.Image:
     Raises:
         DataError: as `open_image`.
     """
-    content = read_bytes(path, origin="to show")
-
-    def decode() -> Image.Image:
-        image = _upright(content, str(path), draft=2 * side)
-        deep = image.mode.startswith("I") or image.mode == "F"
-        shown = (_from_deep(image, str(path)) if deep else image).convert("RGBA")
-        shown.thumbnail((side, side))
-        return shown
-
-    return _guarded(content, str(path), decode)
+    return _decoded("thumbnail", read_bytes(path, origin="to show"), str(path), side=side)  # type: ignore[no-any-return]
 
 
-def _guarded(content: bytes, where: str, decode: Callable[[], Made]) -> Made:
-    """What `decode` makes of a file's content; whatever goes wrong is a `DataError`."""
+def _decoded(action: str, content: bytes, where: str, **options: Any) -> Any:
+    """What an action of `image_decoder` makes of a file's content; whatever goes wrong is a `DataError`."""
     if not content:
         raise DataError(f"{where} is empty (0 bytes)", kind="broken image")
     try:
-        return decode()
-    except DataError:
-        raise
-    except Image.DecompressionBombError as problem:
-        complaint = f"{where} has far more than {MOST_PIXELS:,} pixels, the most that are decoded: make it smaller"
-        raise DataError(complaint, kind="image too large") from problem
-    except UnidentifiedImageError as problem:
-        raise DataError(f"{where} is broken or not an image (no known format)", kind="broken image") from problem
-    except Exception as problem:  # what decoders raise on damaged files is not a closed list
-        raise DataError(f"{where} is broken or not an image ({problem})", kind="broken image") from problem
+        if is_ordinary(content):
+            return image_decoder.decoded(action, content, **options)
+        return _decoded_elsewhere(action, content, options)
+    except ImageError as problem:
+        raise DataError(f"{where} {problem}", kind=problem.kind) from problem
+
+
+def _decoded_elsewhere(action: str, content: bytes, options: dict[str, Any]) -> Any:
+    """As `image_decoder.decoded`, in a process of limited memory and time."""
+    try:
+        found, pixels = pool_of(Path(image_decoder.__file__)).ask({"action": action, "options": options}, content)
+    except WorkerEndedError as problem:
+        if problem.signal == signal.SIGPROF:
+            raise ImageError("takes far more time to decode than an image of its size", "image too large") from problem
+        raise ImageError(f"is broken: its decoder ended (signal {problem.signal})") from problem
+    if "error" in found:
+        raise ImageError(found["error"], found["kind"])
+    if action in ("rgb", "thumbnail"):
+        return Image.frombytes(found["mode"], (found["width"], found["height"]), pixels)
+    return found
 
 
 def read_bytes(path: Path, *, origin: str) -> bytes:
@@ -161,57 +137,6 @@ def read_bytes(path: Path, *, origin: str) -> bytes:
         reason = getattr(problem, "strerror", None) or problem
         kind = "image too large" if getattr(problem, "errno", None) == errno.EFBIG else "missing image"
         raise DataError(f"{origin}: the image {path} can't be read: {reason}", kind=kind) from problem
-
-
-def _upright(content: bytes, where: str, *, draft: int = 0) -> Image.Image:
-    """The decoded image in its own mode; with `draft`, of a large JPEG a smaller one that is at least so wide."""
-    from PIL import ImageOps
-
-    with _header(content) as image:
-        _refuse_bomb(image, where)
-        if draft:
-            image.draft("RGB", (draft, draft))
-        image.load()
-        return ImageOps.exif_transpose(image)
-
-
-def _refuse_bomb(image: Image.Image, where: str) -> None:
-    width, height = image.size
-    if width * height > MOST_PIXELS:
-        complaint = f"{where} has {width} x {height} pixels; at most {MOST_PIXELS:,} are decoded: make it smaller"
-        raise DataError(complaint, kind="image too large")
-
-
-def _header(content: bytes) -> Image.Image:
-    """The image before its pixels are decoded."""
-    with _headers, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about its size: that is looked at next
-        Image.init()
-        return Image.open(io.BytesIO(content), formats=[kind for kind in KINDS if kind in Image.OPEN])
-
-
-def _as_rgb(image: Image.Image, where: str) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        return _from_deep(image, where).convert("RGB")
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    made = Image.new("RGB", image.size)
-    for top in range(0, image.height, BAND):  # at once it would be three more copies
-        layer = image.crop((0, top, image.width, min(top + BAND, image.height))).convert("RGBA")
-        made.paste(Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB"), (0, top))
-    return made
-
-
-def _from_deep(image: Image.Image, where: str) -> Image.Image:
-    """8-bit grey of 16-bit grey: 65535 is white. Pillow's own conversion would cut off everything above 255."""
-    values = np.asarray(image)
-    if image.mode == "F" or values.min() < 0 or values.max() > 0xFFFF:
-        complaint = f"{where} has values of 32 bits (mode {image.mode}), whose white level is unknown: save it with 8"
-        raise DataError(complaint, kind="broken image")
-    grey = np.empty(values.shape, np.uint8)
-    for top in range(0, len(values), BAND):
-        grey[top : top + BAND] = np.round(values[top : top + BAND].astype(np.float32) / 257)
-    return Image.fromarray(grey)
 
 
 def unprepared(size: tuple[int, int], reason: object) -> DataError:

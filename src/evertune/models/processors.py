@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from evertune.data.images import MOST_PIXELS, short, unprepared
+from evertune.data.image_decoder import MOST_PIXELS
+from evertune.data.images import short, unprepared
 from evertune.models.compat import processor_of
 from evertune.models.connectors import Kind
 from evertune.models.decoder import token_ids

@@ -7,20 +7,14 @@ about 0.1 ms per prompt.
 
 from __future__ import annotations
 
-import atexit
 import json
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Mapping
-from contextlib import suppress
-from functools import lru_cache
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 from evertune.utils.errors import UserError
+from evertune.utils.worker_process import Worker, WorkerEndedError, worker_of
 
 CPU_SECONDS = 5.0
 WALL_SECONDS = 60.0
@@ -29,7 +23,7 @@ MEMORY = 512 << 20
 SPARE_CHARACTERS = 1 << 16
 GROWTH = 4
 """A prompt has at most `GROWTH` times the characters of its messages, and `SPARE_CHARACTERS` more."""
-_WORKER = Path(__file__).with_name("template_worker.py")
+WORKER = Path(__file__).with_name("template_worker.py")
 
 
 def render(template: str, values: Mapping[str, Any]) -> str:
@@ -40,87 +34,21 @@ def render(template: str, values: Mapping[str, Any]) -> str:
     """
     size = len(json.dumps(values["messages"], ensure_ascii=False))
     request = {"template": template, "values": values, "longest": GROWTH * size + SPARE_CHARACTERS}
-    answer = _renderer(os.getpid()).ask(json.dumps(request, default=_type_name))
+    try:
+        answer, _ = renderer().ask(request)
+    except WorkerEndedError as problem:
+        answer = {"error": _ending(problem.signal)}
     if "text" in answer:
-        return answer["text"]
+        return str(answer["text"])
     raise UserError(f"the model's chat template can't be used: {answer['error']}")
 
 
-@lru_cache(maxsize=1)
-def _renderer(_process: int) -> _Renderer:
-    """The renderer of the process that asks: a forked one must not use its parent's pipes."""
-    made = _Renderer()
-    atexit.register(made.close)
-    return made
-
-
-def _type_name(value: Any) -> str:
-    return f"<{type(value).__name__}>"
-
-
-class _Renderer:
-    """The process, and the pipes to it; threads of a server wait for each other."""
-
-    def __init__(self) -> None:
-        self._owner = os.getpid()
-        self._lock = Lock()
-        self._process: subprocess.Popen[str] | None = None
-
-    def ask(self, request: str) -> dict[str, str]:
-        """The reply; the process is started when there is none, and forgotten when a limit has ended it."""
-        with self._lock:
-            if self._process is None or self._process.poll() is not None:
-                self._process = _started()
-            try:
-                line = _exchanged(self._process, request)
-            except BaseException:  # Ctrl-C: the reply that comes later must not be that of the next prompt
-                self._forget()
-                raise
-            if line.endswith("\n"):
-                found: dict[str, str] = json.loads(line)
-                return found
-            ended = -self._process.wait()
-            self._forget()
-            return {"error": _ending(ended)}
-
-    def close(self) -> None:
-        """End the process; what was forked from its parent leaves it alone."""
-        if os.getpid() == self._owner:
-            with self._lock:
-                self._forget()
-
-    def _forget(self) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            for pipe in (process.stdin, process.stdout):
-                with suppress(OSError):
-                    assert pipe
-                    pipe.close()
-            process.wait()
-
-
-def _exchanged(process: subprocess.Popen[str], request: str) -> str:
-    assert process.stdin and process.stdout
-    with suppress(BrokenPipeError):
-        process.stdin.write(request + "\n")
-        process.stdin.flush()
-        return process.stdout.readline()
-    return ""
+def renderer() -> Worker:
+    """The process that renders; threads of a server wait for each other."""
+    return worker_of(WORKER, str(CPU_SECONDS), str(WALL_SECONDS), str(MEMORY))
 
 
 def _ending(number: int) -> str:
     if number in (signal.SIGPROF, signal.SIGALRM):
         return f"it takes more than {CPU_SECONDS if number == signal.SIGPROF else WALL_SECONDS:g} s"
     return f"the process that renders it ended (signal {number})"
-
-
-def _started() -> subprocess.Popen[str]:
-    limits = (str(CPU_SECONDS), str(WALL_SECONDS), str(MEMORY))
-    return subprocess.Popen(
-        [sys.executable, "-P", str(_WORKER), *limits],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        encoding="ascii",
-    )

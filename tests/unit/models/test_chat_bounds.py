@@ -79,9 +79,9 @@ def copied(tiny_chat, tmp_path):
 def hurried(monkeypatch):
     """One second of CPU time instead of five."""
     monkeypatch.setattr(templates, "CPU_SECONDS", 1.0)
-    templates._renderer(os.getpid()).close()
+    templates.renderer().close()
     yield
-    templates._renderer(os.getpid()).close()
+    templates.renderer().close()
 
 
 def refused(load, match, *, seconds=20.0):
@@ -168,7 +168,7 @@ def test_the_environment_is_that_of_the_installed_transformers():
 def test_the_worker_imports_no_library_but_jinja2():
     code = (
         "import runpy, sys; sys.argv = ['x', '1', '1', str(1 << 30)]; sys.stdin = iter([]);"
-        f"runpy.run_path({str(templates._WORKER)!r}, run_name='__main__');"
+        f"runpy.run_path({str(templates.WORKER)!r}, run_name='__main__');"
         "print({'torch', 'numpy', 'transformers', 'evertune'} & set(sys.modules))"
     )
     assert subprocess.check_output([sys.executable, "-P", "-c", code], text=True).strip() == "set()"
@@ -176,7 +176,7 @@ def test_the_worker_imports_no_library_but_jinja2():
 
 def test_the_worker_survives_signals_threads_and_forks_and_ends_with_its_parent():
     assert render("1", {"messages": []}) == "1"
-    worker = templates._renderer(os.getpid())._process
+    worker = templates.renderer()._process
     worker.terminate()
     worker.send_signal(2)
     found = []
@@ -189,7 +189,7 @@ def test_the_worker_survives_signals_threads_and_forks_and_ends_with_its_parent(
         one.start()
     for one in threads:
         one.join()
-    assert found == [True] * 20 and templates._renderer(os.getpid())._process is worker
+    assert found == [True] * 20 and templates.renderer()._process is worker
     child = os.fork()
     if not child:
         os._exit(0 if render("2", {"messages": []}) == "2" else 1)
@@ -199,7 +199,7 @@ def test_the_worker_survives_signals_threads_and_forks_and_ends_with_its_parent(
     assert render("3", {"messages": []}) == "3", "another one is started"
     code = (
         "import os\nfrom evertune.models import templates\ntemplates.render('1', {'messages': []})\n"
-        "print(templates._renderer(os.getpid())._process.pid, flush=True)\nos.kill(os.getpid(), 9)"
+        "print(templates.renderer()._process.pid, flush=True)\nos.kill(os.getpid(), 9)"
     )
     killed = subprocess.run([sys.executable, "-c", code], check=False, stdout=subprocess.PIPE, text=True)
     left = Path("/proc") / killed.stdout.strip()
