@@ -27,7 +27,7 @@ def test_every_test_that_the_page_names_exists():
     assert sorted(functions - defined() - modules) == []
 
 
-def test_the_table_has_all_fourteen_attacks_with_tests():
+def test_the_table_numbers_every_attack_and_names_its_tests():
     rows = re.findall(r"^\| (\d+) \| .* \| .* \|(.*)\|$", PAGE, re.MULTILINE)
-    assert [int(number) for number, _ in rows] == list(range(1, 15))
+    assert [int(number) for number, _ in rows] == list(range(1, len(rows) + 1)) and len(rows) >= 15
     assert [number for number, tests in rows if not re.search(r"`test_\w+`", tests)] == []
