@@ -11,14 +11,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
-from typing import Any, TypeVar
-
-Made = TypeVar("Made")
+from typing import Any
 
 
 class WorkerEndedError(Exception):
@@ -99,17 +97,22 @@ class WorkerPool:
 
 def worker_of(script: Path, *arguments: str) -> Worker:
     """The one worker of this process for a script: a forked one must not use its parent's pipes."""
-    return _kept(Worker, os.getpid(), script, *arguments)
+    return _worker(os.getpid(), script, *arguments)
 
 
 def pool_of(script: Path, *arguments: str) -> WorkerPool:
     """The workers of this process for a script."""
-    return _kept(WorkerPool, os.getpid(), script, *arguments)
+    return _pool(os.getpid(), script, *arguments)
 
 
-@lru_cache(maxsize=16)
-def _kept(kind: Callable[..., Made], _process: int, script: Path, *arguments: str) -> Made:
-    return kind(script, *arguments)
+@lru_cache(maxsize=8)
+def _worker(_process: int, script: Path, *arguments: str) -> Worker:
+    return Worker(script, *arguments)
+
+
+@lru_cache(maxsize=8)
+def _pool(_process: int, script: Path, *arguments: str) -> WorkerPool:
+    return WorkerPool(script, *arguments)
 
 
 def _exchanged(
