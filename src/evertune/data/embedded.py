@@ -10,6 +10,7 @@ import base64
 import binascii
 import hashlib
 import re
+from collections.abc import Sized
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from evertune.data.images import short
 from evertune.utils.errors import DataError
 from evertune.utils.files import cache_folder, make_folder, write_atomically
 
+MOST_IMAGES = 256
+"""Of a row. Rows may name each other's images: without a bound a list of two such names doubles them with each row."""
 LONGEST_INDEX = 64
 """Characters: what is longer is no row's index, as VLMEvalKit has it."""
 _signs = r"(/9j/|iVBORw0KGgo|R0lGOD|UklGR|SUkq|TU0AK)"
@@ -48,10 +51,16 @@ def is_inside(value: Any) -> bool:
 
 
 def parts_of(text: str) -> list[str]:
-    """The images of a cell of text: one, or those of a list written as Python does."""
+    """The images of a cell of text: one, or those of a list written as Python does; of a long list, too many."""
     if text.startswith("[") and text.endswith("]"):
-        return [part.strip().strip("'\"") for part in text[1:-1].split(",") if part.strip()]
+        return [part.strip().strip("'\"") for part in text[1:-1].split(",", MOST_IMAGES) if part.strip()]
     return [text]
+
+
+def refuse_many_images(images: Sized, origin: str) -> None:
+    """Raise a `DataError` for a row of more than `MOST_IMAGES`."""
+    if len(images) > MOST_IMAGES:
+        raise DataError(f"{origin}: more than {MOST_IMAGES} images", kind="too many images")
 
 
 class EmbeddedImages:
@@ -64,13 +73,17 @@ class EmbeddedImages:
         """Names of the images in a cell, below `folder()`.
 
         Raises:
-            DataError: the cell holds something else.
+            DataError: the cell holds something else, or more than `MOST_IMAGES`.
         """
         cells = value if isinstance(value, list) else parts_of(value) if isinstance(value, str) else [value]
-        names = tuple(name for cell in cells for name in self._names(cell, origin))
+        refuse_many_images(cells, origin)
+        names: list[str] = []
+        for cell in cells:
+            names += self._names(cell, origin)
+            refuse_many_images(names, origin)
         if index is not None:
-            self._by_index[str(index)] = names
-        return names
+            self._by_index[str(index)] = tuple(names)
+        return tuple(names)
 
     def _names(self, cell: Any, origin: str) -> tuple[str, ...]:
         content = cell.get("bytes") if isinstance(cell, dict) else cell

@@ -18,6 +18,8 @@ from evertune.utils.errors import DataError
 
 Answers = Callable[[Record], tuple[str, ...]]
 Extras = Callable[[Record], Mapping[str, str]]
+LONGEST_CONVERSATION = 64 << 20
+"""Characters of the instructions of one conversation: they grow with the square of its turns."""
 
 
 def conversations(path: Path, *, folder: str = "", together: bool = False) -> Iterator[Row | DataError]:
@@ -46,16 +48,21 @@ def conversation(
     images = _images_in(said, entry, folder, together=together)
     marked = sum(text.count(IMAGE_MARK) for text in (said.system, *said.questions))
     before = [text] if (text := unmarked(said.system)) else []
-    shown = said.system.count(IMAGE_MARK)
+    shown, length = said.system.count(IMAGE_MARK), 0
     for turn, (question, answer) in enumerate(zip(said.questions, said.answers, strict=False), start=1):
         shown += question.count(IMAGE_MARK)
         asked = unmarked(question)
         if not asked:
             raise DataError(f"{entry.origin}: turn {turn} must be more than {IMAGE_MARK}")
+        whole = "\n".join([*before, asked])
+        length += len(whole) + len(images)
+        if length > LONGEST_CONVERSATION:
+            complaint = f"{entry.origin}: {len(said.answers):,} turns, each asked with those before it, take"
+            raise DataError(f"{complaint} more than {LONGEST_CONVERSATION:,} characters", kind="huge text")
         yield Row(
             id=f"{name}-{turn}" if turn > 1 else name,
             images=images[:shown] if marked == len(images) else images,  # those of later turns are not shown yet
-            fields={"instruction": "\n".join([*before, asked])},
+            fields={"instruction": whole},
             answers=(answer,),
             origin=entry.origin,
             unique=unique,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from evertune.utils.errors import DataError
-from evertune.utils.parsing import json_at
+from evertune.utils.parsing import json_at, refuse_many
 from evertune.utils.regular_files import open_regular
 
 PIECE = 1 << 20
@@ -24,7 +24,7 @@ CUT = 16
 """An error this near to the end of what was read may come from a value that is cut off there; the longest literal has
 nine letters."""
 LONGEST_ITEM = 16 << 20
-"""Characters of one item of a list: more is no row, but a file that was joined wrongly."""
+"""Characters of one value: more is no row, but a file that was joined wrongly."""
 SPACE = " \t\r\n"
 
 
@@ -74,12 +74,12 @@ def opening(path: Path) -> Iterator[tuple[str, str, int]]:
     """Key, first character of the value and line of each member of the object that `path` begins with.
 
     Raises:
-        DataError: as `members`; or a value is longer than any row.
+        DataError: as `members`.
     """
     with _opened(path) as text:
         for key in _keys(text):
             yield key, text.peek(), text.line
-            text.value(longest=LONGEST_ITEM)
+            _pass_over(text)
 
 
 @contextmanager
@@ -101,7 +101,7 @@ def _list(text: _Text) -> Iterator[tuple[int, Any]]:
     number, mark = 0, ","
     while mark == ",":
         number += 1
-        yield number, text.value(longest=LONGEST_ITEM)
+        yield number, text.value()
         mark = text.take(",]")
 
 
@@ -112,9 +112,17 @@ def _list_under(text: _Text, under: str) -> Iterator[tuple[int, Any]]:
             found = True
             yield from _list(text)
         else:
-            text.value()
+            _pass_over(text)
     if not found:
         raise DataError(f"{text.path} has no list '{under}'; is it the file that its name says?")
+
+
+def _pass_over(text: _Text) -> None:
+    """Step over a value of any length; a list or an object inner value by inner value."""
+    mark = text.peek()
+    inner = _list(text) if mark == "[" else (text.value() for _ in _keys(text)) if mark == "{" else iter([text.value()])
+    for _ in inner:
+        pass
 
 
 def _keys(text: _Text) -> Iterator[str]:
@@ -166,20 +174,20 @@ class _Text:
         self._at += 1
         return mark
 
-    def value(self, *, longest: int | None = None) -> Any:
-        """Decode the value that comes next; past `longest` characters it is not read on."""
+    def value(self) -> Any:
+        """Decode the value that comes next; past `LONGEST_ITEM` characters it is not read on."""
         self.peek()
         while True:
+            too_long = len(self._text) - self._at > LONGEST_ITEM
             try:
                 value, end = json_at(self._text, self._at)
             except json.JSONDecodeError as problem:
-                too_long = longest is not None and len(self._text) - self._at > longest
                 if too_long or not self._may_be_cut_off(problem):
                     raise self.broken(problem.msg, at=problem.pos) from problem
-            except ValueError as problem:  # brackets without end, numbers of thousands of digits
+            except ValueError as problem:  # brackets or values without end, numbers of thousands of digits
                 raise self.broken(str(problem)) from problem
             else:
-                if self._ended or not self._may_go_on(end):
+                if too_long or self._ended or not self._may_go_on(end):
                     self._at = end
                     return value
             self._read()
@@ -215,3 +223,7 @@ class _Text:
         rest = self._text[self._at :]
         piece = self._file.read(max(PIECE, len(rest)))
         self._text, self._at, self._ended = rest + piece, 0, not piece
+        try:
+            refuse_many(self._text)  # here, and so once for all values in it
+        except ValueError as problem:
+            raise self.broken(str(problem)) from problem

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import IO
 
@@ -22,6 +23,8 @@ from evertune.utils.regular_files import open_regular
 
 LIST = "data"
 """The key under which a file that is one object has its rows."""
+MOST_KEYS = 1000
+"""Of an object among which that list is looked for."""
 LONGEST_LINE = 4 * LONGEST_ITEM
 """Bytes: no character of UTF-8 has more than four."""
 LONGEST_REST = 1 << 30
@@ -50,7 +53,7 @@ def _is_wrapped(path: Path) -> bool:
     """
     opened: dict[str, int] = {}
     with suppress(DataError):  # each line says what is broken
-        for key, begins, line in opening(path):
+        for key, begins, line in islice(opening(path), MOST_KEYS):
             if key == LIST and begins == "[":
                 return True
             opened[key] = line

@@ -12,7 +12,7 @@ from typing import Any
 
 from evertune.utils.errors import RunFolderError
 from evertune.utils.files import digest_of_file, read_text
-from evertune.utils.parsing import json_value
+from evertune.utils.parsing import json_value, written_lines
 from evertune.utils.safe_names import below
 
 FILE = "ledger.jsonl"
@@ -29,14 +29,15 @@ IN_CELL: Mapping[str, type] = {"stage": int, "task": str, "score": float, "relax
 def read_ledger(folder: Path) -> list[dict[str, Any]]:
     """Rows of the append-only ledger; a last line that a crash cut short does not count."""
     path = folder / FILE
-    lines = read_text(path).split("\n") if path.exists() else []
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        row = ledger_row(line)
-        if row is not None:
+    text = read_text(path) if path.exists() else ""
+    rows, torn = [], None
+    for number, line in written_lines(text):
+        if torn or ((row := ledger_row(line)) is None and text.endswith("\n")):
+            raise RunFolderError(f"{path}:{torn or number} is damaged: delete that line and run again")
+        if row is None:
+            torn = number
+        else:
             rows.append(row)
-        elif line and number < len(lines):
-            raise RunFolderError(f"{path}:{number} is damaged: delete that line and run again")
     return rows
 
 

@@ -53,7 +53,7 @@ from evertune.utils.errors import RunFolderError, UserError
 from evertune.utils.files import append_jsonl, digest_of_file, read_json, read_text, write_atomically
 from evertune.utils.links import described, links_below, refuse_links
 from evertune.utils.locks import alone
-from evertune.utils.parsing import json_value
+from evertune.utils.parsing import json_value, written_lines
 from evertune.utils.safe_names import below, is_name
 from evertune.utils.temporary_files import leftovers, sweep
 
@@ -111,12 +111,13 @@ def _ledger(folder: Path) -> Iterator[Finding]:
 
 
 def _damaged_lines(path: Path) -> list[int]:
-    lines = read_text(path, errors="replace").split("\n") if path.exists() else []
-    return [number for number, line in enumerate(lines, start=1) if line and not _is_row(line)]
+    return [number for number, row in _read_rows(path) if row is None]
 
 
-def _is_row(line: str) -> bool:
-    return ledger_row(line) is not None
+def _read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    """Number and event of each line of a ledger; None for a damaged one."""
+    text = read_text(path, errors="replace") if path.exists() else ""
+    return ((number, ledger_row(line)) for number, line in written_lines(text))
 
 
 def _stages(folder: Path, config: RunConfig) -> Iterator[Finding]:
@@ -304,9 +305,7 @@ def _lost_cells(folder: Path) -> set[tuple[int, str]]:
 
 
 def _rows(folder: Path) -> list[dict[str, Any]]:
-    path = folder / "ledger.jsonl"
-    lines = read_text(path, errors="replace").split("\n") if path.exists() else []
-    return [row for line in lines if line and (row := ledger_row(line)) is not None]
+    return [row for _, row in _read_rows(folder / "ledger.jsonl") if row is not None]
 
 
 def _remove(folder: Path, found: list[Finding]) -> None:

@@ -34,7 +34,8 @@ from evertune.utils.files import (
     write_atomically,
     write_jsonl,
 )
-from evertune.utils.parsing import json_value
+from evertune.utils.parsing import json_value, written_lines
+from evertune.utils.regular_files import read_regular
 
 OnAnswered = Callable[[int, int], None]
 ANSWERS, SEAL = "answers", "sha256"
@@ -79,7 +80,7 @@ class PredictionCache:
 
     def _load(self) -> dict[str, str]:
         try:
-            return _sealed_answers(json_value(self._path.read_text(encoding="utf-8")))
+            return _sealed_answers(json_value(read_regular(self._path)))
         except FileNotFoundError:
             return {}
         except (OSError, ValueError):
@@ -234,12 +235,13 @@ def read_answers(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         raise RunFolderError(f"{path} is missing: run the same command again, it is made anew")
     rows = []
-    # Not splitlines(): it also breaks at signs that may stand inside an answer.
-    for number, line in enumerate(read_text(path).removesuffix("\n").split("\n"), start=1):
+    for number, line in written_lines(read_text(path)):
         try:
             rows.append(_sound(json_value(line)))
         except ValueError as problem:
             raise RunFolderError(f"{path}:{number} is damaged: delete the file and run the command again") from problem
+    if not rows:
+        raise RunFolderError(f"{path} is empty: delete the file and run the command again")
     return rows
 
 

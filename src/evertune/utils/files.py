@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from evertune.utils.errors import RunFolderError, UserError
-from evertune.utils.parsing import json_value
+from evertune.utils.parsing import json_value, refuse_many
 from evertune.utils.regular_files import open_regular, read_regular
 from evertune.utils.temporary_files import sweep_beside, sweep_cache, temporary_name
 
@@ -228,16 +228,21 @@ def read_text(path: Path, *, errors: str = "strict") -> str:
     """The text of a run folder's file.
 
     Raises:
-        RunFolderError: it is missing, no regular file, larger than `regular_files.MOST_TEXT`, or not UTF-8.
+        RunFolderError: it is missing, no regular file, larger than `regular_files.MOST_TEXT`, not UTF-8, or has more
+            values than `parsing.refuse_many` allows, in all its lines together.
     """
     try:
-        return read_regular(path).decode("utf-8", errors=errors).replace("\r\n", "\n").replace("\r", "\n")
+        text = read_regular(path).decode("utf-8", errors=errors).replace("\r\n", "\n").replace("\r", "\n")
+        refuse_many(text)
+        return text
     except FileNotFoundError as problem:
         raise RunFolderError(f"{path} is missing") from problem
     except UnicodeDecodeError as problem:
         raise RunFolderError(f"{path} is not UTF-8 text: the file is damaged or truncated") from problem
     except OSError as problem:
         raise RunFolderError(f"{path} can't be read: {problem.strerror}") from problem
+    except ValueError as problem:
+        raise RunFolderError(f"{path} can't be read: {problem}") from problem
 
 
 def read_json(path: Path) -> Any:

@@ -7,12 +7,18 @@ Here everything becomes a `ValueError` with a line of its own; each reader says 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import yaml
 
 DEEPEST = 64
 """Brackets inside each other. Our own files have a dozen, the field's have five."""
+MOST_VALUES, CHARACTERS_PER_VALUE = 2_000_000, 10
+"""Values that a JSON text may have, and one more for each so many characters; an object counts as one more. Decoded,
+each takes up to 100 bytes: lists of empty lists take 24 to 47 times their text. Files of the field have a value for
+each 11 characters or more."""
 LONGEST_YAML = 1 << 20
 """Characters: PyYAML takes about ten seconds for so many."""
 MOST_NODES = 100_000
@@ -23,6 +29,7 @@ LONGEST_NUMBER = 100
 LONGEST_KEY = 18
 """Characters of a number as a key: the multiples of 2**61 - 1, which has 19, have one hash, and a dict of them takes
 time by the square of their number."""
+_written = re.compile(r"\S[^\n]*")
 
 
 class NotFinite:
@@ -63,8 +70,9 @@ def json_value(text: str | bytes, *, decoder: json.JSONDecoder | None = None) ->
 
     Raises:
         ValueError: it is no JSON (then a `json.JSONDecodeError`, which knows the place), no UTF-8, nested too deeply,
-            or has a number of thousands of digits.
+            has more values than `refuse_many` allows, or a number of thousands of digits.
     """
+    refuse_many(text)
     try:
         value = decoder.decode(text) if decoder and isinstance(text, str) else json.loads(text)
     except RecursionError as problem:
@@ -78,8 +86,10 @@ def json_value(text: str | bytes, *, decoder: json.JSONDecoder | None = None) ->
 def json_at(text: str, at: int) -> tuple[Any, int]:
     """The JSON value that begins at a place of a data file's text, and where it ends; numbers as of `data_value`.
 
+    The caller has `refuse_many` look at a long text: once, not for each value in it.
+
     Raises:
-        ValueError: as `json_value`.
+        ValueError: as `json_value`, apart from the number of values.
     """
     try:
         value, end = DATA_DECODER.raw_decode(text, at)
@@ -88,6 +98,34 @@ def json_at(text: str, at: int) -> tuple[Any, int]:
     if text.count("[", at, end) + text.count("{", at, end) > DEEPEST:
         _refuse_deep(value)
     return value, end
+
+
+def refuse_many(text: str | bytes) -> None:
+    """Refuse JSON that would take far more memory than its text, before it is decoded.
+
+    Every value follows a comma or an opened bracket. Those within texts are counted too: no text has so many.
+
+    Raises:
+        ValueError: there are more values than `MOST_VALUES` and one per `CHARACTERS_PER_VALUE`.
+    """
+    if len(text) <= MOST_VALUES:
+        return
+    # An object takes three times the memory of a list.
+    values = sum(map(text.count, "[{{,")) if isinstance(text, str) else sum(map(text.count, (b"[", b"{", b"{", b",")))
+    if values > (most := MOST_VALUES + len(text) // CHARACTERS_PER_VALUE):
+        raise ValueError(f"{values:,} values in {len(text):,} characters; at most {most:,} are read")
+
+
+def written_lines(text: str) -> Iterator[tuple[int, str]]:
+    """Number from 1 and text of each line that is not blank; never all as a list, which takes 8 times a blank file.
+
+    Not `splitlines()`: that also breaks at signs that may stand inside a JSON text.
+    """
+    number, at = 1, 0
+    for found in _written.finditer(text):
+        number += text.count("\n", at, found.start())
+        at = found.start()
+        yield number, text[text.rfind("\n", 0, at) + 1 : found.end()]
 
 
 def _refuse_deep(value: Any) -> None:

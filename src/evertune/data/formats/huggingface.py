@@ -14,7 +14,7 @@ from typing import Any
 
 from evertune.data.arrow import refuse_unsound
 from evertune.data.columns import Columns
-from evertune.data.embedded import folder, kept
+from evertune.data.embedded import folder, kept, refuse_many_images
 from evertune.data.formats import Row
 from evertune.data.images import MOST_BYTES
 from evertune.utils.errors import DataError, UserError, nearest
@@ -148,7 +148,9 @@ def _images(value: Any, origin: str) -> tuple[str, ...]:
     """Names below the cache's folder of the images in a cell."""
     if value is None:
         return ()
-    return tuple(_written(one, origin) for one in (value if isinstance(value, list) else [value]))
+    cells = value if isinstance(value, list) else [value]
+    refuse_many_images(cells, origin)
+    return tuple(_written(one, origin) for one in cells)
 
 
 def _written(value: Any, origin: str) -> str:

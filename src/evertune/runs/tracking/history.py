@@ -15,7 +15,7 @@ from evertune.runs.tracking.protocol import Point
 from evertune.training.stages import Stage, saved_stages, stage_folder
 from evertune.utils.errors import RunFolderError
 from evertune.utils.files import read_text
-from evertune.utils.parsing import json_value
+from evertune.utils.parsing import json_value, written_lines
 
 LOSS = "train/loss"
 
@@ -58,7 +58,7 @@ def _steps(path: Path) -> list[dict[str, Any]]:
         RunFolderError: one is damaged.
     """
     rows = []
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    for number, line in written_lines(read_text(path)):
         try:
             row = json_value(line)
         except ValueError:

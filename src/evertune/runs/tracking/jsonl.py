@@ -15,7 +15,7 @@ from typing import IO, Any, ClassVar
 from evertune.runs.tracking.protocol import Point, RunInfo
 from evertune.utils.errors import UserError
 from evertune.utils.files import opened, read_text, write_jsonl
-from evertune.utils.parsing import json_value
+from evertune.utils.parsing import json_value, written_lines
 
 FILE = "metrics.jsonl"
 OUR_KEYS = ("step", "time", "after")
@@ -61,8 +61,8 @@ def row_of(point: Point) -> dict[str, Any]:
 
 def read_points(path: Path) -> list[Point]:
     """The points of a file in its order; a line that a crash cut short does not count."""
-    lines = read_text(path, errors="replace").splitlines() if path.exists() else []
-    return [point for line in lines if (point := _point(line)) is not None]
+    text = read_text(path, errors="replace") if path.exists() else ""
+    return [point for _, line in written_lines(text) if (point := _point(line)) is not None]
 
 
 def _point(line: str) -> Point | None:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from evertune.utils.errors import DataError
-from evertune.utils.parsing import data_value
+from evertune.utils.parsing import data_value, refuse_many, written_lines
 from evertune.utils.regular_files import read_regular
 
 
@@ -19,14 +20,17 @@ def read_text(path: Path) -> str:
     """The text of a file; a byte order mark is dropped.
 
     Raises:
-        DataError: missing, a folder, empty, or not UTF-8.
+        DataError: missing, a folder, empty, not UTF-8, or with more values than `parsing.refuse_many` allows.
     """
     try:
         text = read_regular(path).decode("utf-8-sig")
+        refuse_many(text)
     except OSError as problem:
         raise DataError(f"{path} can't be read: {problem.strerror}") from problem
     except UnicodeDecodeError as problem:
         raise DataError(f"{path}, byte {problem.start}: not UTF-8; save the file as UTF-8") from problem
+    except ValueError as problem:
+        raise DataError(f"{path} can't be read: {problem}") from problem
     if not text.strip():
         raise DataError(f"{path} is empty")
     return text
@@ -40,19 +44,20 @@ def read_json(path: Path) -> Any:
 def read_rows(path: Path) -> Any:
     """The rows of a JSON list, or those of JSON Lines: several objects, one a line; else the content of the file."""
     text = read_text(path)
-    lines = text.lstrip().split("\n")
-    several = len([line for line in lines if line.strip()]) > 1
-    if lines[0].startswith("{") and lines[0].rstrip().endswith("}") and (several or path.suffix.lower() == ".jsonl"):
+    lines = [line for _, line in islice(written_lines(text), 2)]
+    several = len(lines) > 1
+    if (
+        lines[0].lstrip().startswith("{")
+        and lines[0].rstrip().endswith("}")
+        and (several or path.suffix.lower() == ".jsonl")
+    ):
         return [row for _, row in read_lines(text, path)]
     return parsed(text, path)
 
 
 def read_lines(text: str, path: Path) -> Iterator[tuple[int, Any]]:
-    """Number and content of every line of a JSONL text; empty lines are passed over."""
-    # Not splitlines(): it also breaks at signs that may stand inside a JSON string.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield number, parsed(line, path, line=number)
+    """Number and content of every line of a JSONL text; blank lines are passed over."""
+    return ((number, parsed(line, path, line=number)) for number, line in written_lines(text))
 
 
 def parsed(text: str, path: Path, *, line: int = 1) -> Any:

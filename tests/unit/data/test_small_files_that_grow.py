@@ -1,0 +1,134 @@
+"""Small files whose content would take far more memory or time than their size: refused before it is made."""
+
+from __future__ import annotations
+
+import base64
+import json
+import tracemalloc
+
+import pytest
+
+from evertune.data import embedded, instruction_files, json_lists
+from evertune.data.embedded import EmbeddedImages
+from evertune.data.formats import format_of
+from evertune.data.json_lists import items, lines, members
+from evertune.data.reading import read_entries
+from evertune.metrics.matrix_files import read_matrix
+from evertune.runs.ledger import read_ledger
+from evertune.runs.tracking.jsonl import read_points
+from evertune.service.integrity import _damaged_lines
+from evertune.tools.rescore.predictions import read_predictions
+from evertune.tools.rescore.reading import read_rows
+from evertune.training.evaluator import read_answers
+from evertune.utils.errors import DataError, UserError
+from evertune.utils.files import read_json
+from evertune.utils.parsing import CHARACTERS_PER_VALUE, MOST_VALUES, json_value, written_lines
+
+LISTS = "[" + "[]," * 1_300_000 + "[]]"
+"""4 MB that Python takes 100 MB for."""
+OBJECT = '{"a":{' + '"b":{},' * 1_300_000 + '"b":{}}}'
+
+
+# JSON
+
+
+@pytest.mark.parametrize(
+    ("read", "text"),
+    [
+        (lambda path: list(items(path)), f"[{LISTS}]"),
+        (lambda path: list(members(path)), f'{{"a":{LISTS}}}'),
+        (lambda path: list(items(path, under="x")), f'{{"a":[{LISTS}]}}'),
+        (lambda path: list(lines(path)), f'{{"a":1}}\n{LISTS}'),
+        (lambda path: next(one for one in read_entries(path) if isinstance(one, DataError)).args, f"{LISTS}\n"),
+        (read_rows, LISTS),
+        (read_rows, "{}\n" * 1_300_000),
+        (read_predictions, '{"text":{}}\n' * 900_000),
+        (read_matrix, LISTS),
+        (read_json, LISTS),
+        (read_json, OBJECT),
+        (lambda path: read_ledger(path.parent), f"{LISTS}\n"),
+        (lambda path: read_ledger(path.parent), '{"event":[1,2,3]}\n' * 700_000),
+        (read_answers, LISTS),
+        (read_points, LISTS),
+        (_damaged_lines, LISTS),
+    ],
+)
+def test_small_values_without_end_are_not_decoded(tmp_path, monkeypatch, read, text):
+    monkeypatch.setattr(json_lists, "PIECE", 8 << 20)  # what fits into one of the usual size is decoded
+    path = tmp_path / "ledger.jsonl"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"[\d,]+ values in [\d,]+ characters; at most [23],[\d,]+ are read"):
+        raise DataError(*read(path))
+
+
+def test_how_many_values_a_text_may_have():
+    assert len(json_value("[" + "1," * (MOST_VALUES - 2) + "1]")) == MOST_VALUES - 1
+    sparse = json.dumps(["x" * CHARACTERS_PER_VALUE] * (MOST_VALUES + 1))
+    assert len(json_value(sparse)) == len(json_value(sparse.encode())) == MOST_VALUES + 1
+
+
+def test_what_is_beside_the_wanted_list_may_be_of_any_length(tmp_path):
+    """COCO's files have the images before the annotations: 30 MB that are passed over one by one."""
+    path = tmp_path / "a.json"
+    images = [{"file_name": "x" * 1000, "id": number} for number in range(20_000)]
+    path.write_text(json.dumps({"info": {"year": 2014}, "images": images, "data": [{"a": 1}], "end": 1}))
+    tracemalloc.start()
+    assert list(items(path, under="data")) == [(1, {"a": 1})]
+    assert tracemalloc.get_traced_memory()[1] < 10 << 20
+    tracemalloc.stop()
+    assert [one.value for one in read_entries(path)] == [{"a": 1}]
+
+
+def test_a_number_without_end_is_not_read_on(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text("[0." + "1" * (40 << 20) + "]")
+    with pytest.raises(DataError, match="not valid JSON"):
+        list(items(path))
+
+
+def test_lines_are_numbered_and_never_a_list():
+    assert list(written_lines('\n  {"a":\u2028 1}\n \n\x85\n2\r\n')) == [(2, '  {"a":\u2028 1}'), (5, "2\r")]
+    assert list(written_lines("")) == list(written_lines("\n" * 9)) == []
+
+
+# Conversations
+
+
+def test_turns_that_repeat_each_other_are_bounded(tmp_path, monkeypatch):
+    """Each turn is asked with all before it: 2 MB of short ones were 2 GB before the first was written."""
+    monkeypatch.setattr(instruction_files, "LONGEST_CONVERSATION", 100_000)
+    turns = [{"from": ("human", "gpt")[n % 2], "value": "x"} for n in range(2000)]
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps([{"conversations": turns}, {"conversations": turns[:2]}]))
+    refused, row = format_of("llava").rows(path, split="train")
+    assert row.answers == ("x",) and refused.kind == "huge text"
+    assert "row 1: 1,000 turns, each asked with those before it, take more than 100,000 characters" in str(refused)
+
+
+# Images inside a table
+
+
+IMAGE = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(60)).decode()
+
+
+def test_rows_that_name_the_images_of_rows_above(tmp_path, monkeypatch):
+    """Thirty rows of two names each are a thousand million images."""
+    monkeypatch.setenv("EVERTUNE_CACHE", str(tmp_path / "cache"))
+    table = f"index,image,instruction,answer\n0,{IMAGE},q,a\n"
+    table += "".join(f'{n},"[{n - 1},{n - 1}]",q,a\n' for n in range(1, 12))
+    (tmp_path / "t.csv").write_text(table)
+    rows = list(format_of("table").rows(tmp_path / "t.csv", split="train"))
+    assert [len(row.images) for row in rows[:9]] == [2**n for n in range(9)]
+    assert "row 10: more than 256 images" in str(rows[9]) and rows[9].kind == "too many images"
+    assert all("neither an image nor the 'index'" in str(row) for row in rows[10:])
+
+
+@pytest.mark.parametrize("cell", [[IMAGE.encode()] * 257, f"[{','.join([IMAGE] * 257)}]", "[" + "," * (8 << 20) + "]"])
+def test_a_cell_of_many_images(tmp_path, monkeypatch, cell):
+    monkeypatch.setenv("EVERTUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(embedded, "kept", lambda content: "x")
+    tracemalloc.start()
+    with pytest.raises(DataError, match=r"here: (more than 256 images|.* is neither)"):
+        EmbeddedImages().names(cell, index=None, origin="here")
+    assert tracemalloc.get_traced_memory()[1] < 40 << 20
+    tracemalloc.stop()
