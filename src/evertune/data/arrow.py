@@ -5,20 +5,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from evertune.data import arrow_process
-from evertune.utils.errors import DataError
+from evertune.data.arrow_records import Convert, arrow_records
 from evertune.utils.regular_files import most_from, open_regular
 
 MEMORY = 4 << 30
 """Bytes that the process may take; a page of a sound file has up to 1 GiB, and is there packed and unpacked."""
 MAGIC = b"PAR1"
-EXOTIC = ("dictionary<", "_view", "run_end_encoded<")
-"""Types whose values may be longer together than what holds them: made Python's own one row at a time."""
 
 
 class ArrowFileError(ValueError):
@@ -32,22 +30,14 @@ class Parquet:
         self.schema = stream.schema
         self._place, self._stream, self._process = place, stream, process
 
-    def records(self) -> Iterator[dict[str, Any]]:
-        """The rows, once.
+    def records(self, convert: Mapping[str, Convert]) -> Iterator[Mapping[str, Any]]:
+        """The rows, once (`arrow_records`).
 
         Raises:
             ArrowFileError: the file is damaged, or a row is too large.
             DataError: it unpacks to more than is taken from a file of its size.
         """
-        left = most = most_from([self._place])
-        one_by_one = any(word in str(kind) for kind in self.schema.types for word in EXOTIC)
-        for batch in self._batches():
-            left -= batch.nbytes
-            if left < 0:
-                complaint = f"{self._place} unpacks to more than {most >> 20:,} MiB, the most for a file of its size"
-                raise DataError(f"{complaint}: write it as several files, or as JSON Lines", kind="huge file")
-            for part in [batch.slice(at, 1) for at in range(len(batch))] if one_by_one else [batch]:
-                yield from part.to_pylist()
+        return arrow_records(self._batches(), place=self._place, most=most_from([self._place]), convert=convert)
 
     def _batches(self) -> Iterator[Any]:
         from pyarrow import ArrowException

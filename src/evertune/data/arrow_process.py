@@ -17,6 +17,8 @@ PIECE = 64 << 20
 """Bytes of rows that are sent together."""
 MOST_ROW = 512 << 20
 """Bytes of one row."""
+MOST_COLUMNS = 16_384
+"""As many as a spreadsheet has; a file of a few MB may name a million."""
 
 
 def main() -> None:
@@ -44,25 +46,43 @@ def send(path: str) -> None:
     from pyarrow.parquet import ParquetFile
 
     with ParquetFile(path, buffer_size=1 << 20) as table:
-        schema = pa.schema([_plain(field) for field in table.schema_arrow], metadata=table.schema_arrow.metadata)
+        _refuse_wide(table.metadata.num_columns)
+        schema = pa.schema([field.with_type(_plain(field.type)) for field in table.schema_arrow])
+        schema = schema.with_metadata(table.schema_arrow.metadata)
         small = all(pa.types.is_primitive(one) or pa.types.is_string(one) for one in schema.types)
         with pa.ipc.new_stream(sys.stdout.buffer, schema) as out:
             done = 0
             for batch in table.iter_batches(batch_size=AT_ONCE if small else FEW_AT_ONCE, use_threads=False):
-                columns = [c.dictionary_decode() if isinstance(c, pa.DictionaryArray) else c for c in batch.columns]
+                columns = [
+                    column if column.type == kind else column.cast(kind)
+                    for column, kind in zip(batch.columns, schema.types, strict=True)
+                ]
                 _send(out, pa.RecordBatch.from_arrays(columns, schema=schema), first=done + 1)
                 done += batch.num_rows
 
 
-def _plain(field: Any) -> Any:
-    """The field without the dictionary that its values were numbers of."""
-    return field.with_type(getattr(field.type, "value_type", field.type)) if _is_dictionary(field.type) else field
+def _refuse_wide(columns: int) -> None:
+    if columns > MOST_COLUMNS:
+        sys.exit(f"{columns:,} columns; at most {MOST_COLUMNS:,} are read")
 
 
-def _is_dictionary(kind: Any) -> bool:
+def _plain(kind: Any) -> Any:
+    """The type without such as name one text many times: what is sent is as long as what is made of it."""
+    import pyarrow as pa
     from pyarrow import types
 
-    return bool(types.is_dictionary(kind))
+    if types.is_dictionary(kind):
+        return _plain(kind.value_type)
+    if types.is_list(kind) or types.is_large_list(kind):
+        return (pa.list_ if types.is_list(kind) else pa.large_list)(_plain(kind.value_type))
+    if types.is_fixed_size_list(kind):
+        return pa.list_(_plain(kind.value_type), kind.list_size)
+    if types.is_struct(kind):
+        return pa.struct([(one.name, _plain(one.type)) for one in kind])
+    if types.is_map(kind):
+        return pa.map_(_plain(kind.key_type), _plain(kind.item_type))
+    views = {"string_view": pa.large_string(), "binary_view": pa.large_binary()}
+    return views.get(str(kind), kind)
 
 
 def _send(out: Any, batch: Any, *, first: int) -> None:
@@ -89,6 +109,7 @@ def check(path: str) -> None:
             batches = (reader.get_batch(number) for number in range(reader.num_record_batches))
         else:
             batches = iter(reader)
+        _refuse_wide(len(reader.schema.names))
         types = [kind for kind in reader.schema.types if any(word in str(kind) for word in ("_view", "run_end"))]
         if types:  # a few bytes may name the same content a thousand times; no library of the field writes them
             sys.exit(f"a column of the type {types[0]} is not read")

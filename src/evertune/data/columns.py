@@ -5,7 +5,7 @@ Which column holds what is said by name; every column may stand in the prompt.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
@@ -63,22 +63,27 @@ class Columns:
         Raises:
             DataError: a value is no text or list of texts.
         """
+        hidden = self.image if images is not None else None
         if images is None:
-            images = self._texts(record, self.image, origin) if self.image else ()
-        fields = {name: self._joined(value) for name, value in record.items()}
-        answers = self._texts(record, self.answer, origin)
+            images = self.texts(record, self.image, origin) if self.image else ()
+        answers = self.texts(record, self.answer, origin)
         if not answers:
             raise DataError(f"{origin}: the column '{self.answer}' is empty", kind="no answer")
         return Row(
-            id=self._joined(record[self.id]) if self.id else str(number),
+            id=_joined(record[self.id]) if self.id else str(number),
             images=images,
-            fields={**fields, "instruction": self._joined(record[self.instruction])},
+            fields=_Fields(record, self.instruction, hidden),
             answers=answers,
             origin=origin,
-            extras={name: self._joined(record[name]) for name in self.extras},
+            extras={name: _joined(record[name]) for name in self.extras},
         )
 
-    def _texts(self, record: Mapping[str, Any], name: str, origin: str) -> tuple[str, ...]:
+    def texts(self, record: Mapping[str, Any], name: str, origin: str) -> tuple[str, ...]:
+        """The texts of a cell: one, those between separators, or those of a list.
+
+        Raises:
+            DataError: it holds something else.
+        """
         value = record[name]
         if is_missing(value):
             return ()
@@ -94,12 +99,36 @@ class Columns:
             f"{origin}: the column '{name}' holds neither a text nor a list of texts", kind=f"unusable {name}"
         )
 
-    @staticmethod
-    def _joined(value: Any) -> str:
-        """A value as a prompt has it: a list's parts separated by commas, nothing for nothing."""
-        if isinstance(value, bytes | dict):
+
+class _Fields(Mapping[str, str]):
+    """What a prompt may name: `instruction` and every column, made a text where a prompt names it.
+
+    Nothing stands for the column `hidden`: it holds the images themselves.
+    """
+
+    def __init__(self, record: Mapping[str, Any], instruction: str, hidden: str | None) -> None:
+        self._record, self._instruction, self._hidden = record, instruction, hidden
+
+    def __getitem__(self, name: str) -> str:
+        if name == self._hidden:
             return ""
-        return ", ".join(_text(part) for part in value) if isinstance(value, list | tuple) else _text(value)
+        return _joined(self._record[self._instruction if name == "instruction" else name])
+
+    def __contains__(self, name: object) -> bool:
+        return name == "instruction" or name in self._record
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._record if "instruction" in self._record else ("instruction", *self._record))
+
+    def __len__(self) -> int:
+        return len(self._record) + ("instruction" not in self._record)
+
+
+def _joined(value: Any) -> str:
+    """A value as a prompt has it: a list's parts separated by commas, nothing for nothing."""
+    if isinstance(value, bytes | dict):
+        return ""
+    return ", ".join(_text(part) for part in value) if isinstance(value, list | tuple) else _text(value)
 
 
 def _text(value: Any) -> str:

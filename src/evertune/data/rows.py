@@ -258,7 +258,7 @@ class _Writer:
             )
             self._write(row, instruction)
         except DataError as problem:
-            if problem.kind == "huge file":  # not of this row
+            if problem.of_file:
                 raise
             line = json.dumps({"kind": problem.kind, "message": str(problem)})
             self._count(len(line))

@@ -15,6 +15,9 @@ from evertune.utils.errors import UserError
 from evertune.utils.parsing import json_value
 from evertune.utils.regular_files import read_regular
 
+MOST_BYTES = 64 << 20
+"""Of a file; a thousand tasks have a million scores."""
+
 
 @dataclass(frozen=True, slots=True)
 class MatrixFile:
@@ -48,7 +51,7 @@ def read_matrix(path: Path, *, known: int | None = None, base: bool | None = Non
         UserError: missing, not JSON or a table, or not numbers; the message names file and line.
     """
     try:
-        text = read_regular(path).decode("utf-8-sig")
+        text = read_regular(path, most=MOST_BYTES).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as problem:
         raise UserError(f"{path} can't be read as UTF-8 text: {problem}") from problem
     if path.suffix.lower() == ".json" or text.lstrip()[:1] in ("[", "{"):
@@ -169,5 +172,6 @@ def _order(labels: Sequence[str], columns: Sequence[str], known: int) -> list[in
     """Where the columns of known tasks, then of the rows' tasks are; empty when they are there, or names don't tell."""
     if not labels or len(set(columns)) != len(columns) or sorted(labels) != sorted(columns[known:]):
         return []
-    order = [*range(known), *(columns.index(label) for label in labels)]
+    places = {column: place for place, column in enumerate(columns)}
+    order = [*range(known), *(places[label] for label in labels)]
     return order if order != list(range(len(columns))) else []

@@ -9,8 +9,9 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 from evertune.utils.errors import UserError
@@ -27,6 +28,8 @@ SUMMARY = re.compile(
 )
 """Names of columns and rows that are made of scores: an average is no task, and no stage."""
 DECIMAL_COMMA = re.compile(r"([-+]?\d+),(\d+)", re.ASCII)
+LONGEST_CELL, MOST_CELLS = 1000, 1_000_000
+"""Characters of a cell, and what separates cells: a name or a score, and those of a thousand tasks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +68,9 @@ def read_table(text: str, path: Path, *, known: int) -> Table:
     """Read comma-, semicolon-, tab- or space-separated text.
 
     Raises:
-        UserError: a cell is no number, or there is none at all; the message names file and line.
+        UserError: a cell is no number or too long, there is none at all, or too many; the message names file and line.
     """
-    lines = _without_titles(_lines(text))
+    lines = _without_titles(_lines(text, path))
     header, notes = _header([cells for _, cells in lines])
     if header is not None:
         lines = lines[1:]
@@ -90,27 +93,46 @@ def read_table(text: str, path: Path, *, known: int) -> Table:
     return Table(rows, tuple(row[0] for row in body) if named else (), columns, tuple(notes))
 
 
-def _lines(text: str) -> list[tuple[int, list[str]]]:
-    """Line number and cells of each line that has any."""
+def _lines(text: str, path: Path) -> list[tuple[int, list[str]]]:
+    """Line number and cells of each line that has any.
+
+    Raises:
+        UserError: there are too many cells, one is too long, or a quote is not closed.
+    """
     separator = next((sign for sign in "\t;," if sign in text), None)
+    if text.count(separator or " ") > MOST_CELLS:
+        raise UserError(f"{path}: more than {MOST_CELLS:,} cells: that is no matrix of scores")
+    lines = []
+    try:
+        for number, row in _rows(text, separator):
+            cells = [cell.strip() for cell in row]
+            if longest := next((cell for cell in cells if len(cell) > LONGEST_CELL), None):
+                raise UserError(f"{path}:{number}: a cell of {len(longest):,} characters; at most {LONGEST_CELL:,}")
+            if separator in (";", "\t"):
+                cells = [DECIMAL_COMMA.sub(r"\1.\2", cell) for cell in cells]
+            if any(cells):
+                lines.append((number, cells))
+    except csv.Error as problem:
+        raise UserError(f"{path}: not a table behind line {lines[-1][0] if lines else 0} ({problem})") from problem
+    return lines
+
+
+def _rows(text: str, separator: str | None) -> Iterator[tuple[int, list[str]]]:
     if separator is None:
-        lines = [(number, line.split()) for number, line in enumerate(text.splitlines(), start=1)]
+        yield from ((number, line.split()) for number, line in enumerate(io.StringIO(text, newline=None), start=1))
     else:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
-        lines = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
-    if separator in (";", "\t"):
-        lines = [(number, [DECIMAL_COMMA.sub(r"\1.\2", cell) for cell in cells]) for number, cells in lines]
-    return [(number, cells) for number, cells in lines if any(cells)]
+        yield from ((reader.line_num, row) for row in reader)
 
 
 def _without_titles(lines: list[tuple[int, list[str]]]) -> list[tuple[int, list[str]]]:
     """The lines below comments and titles: a single text above rows of more cells than an index and a score."""
-    while len(lines) > 1 and len([cell for cell in lines[0][1] if cell]) == 1 and _is_name(lines[0][1][0]):
-        comment = lines[0][1][0].startswith("#") and len(lines[0][1][0]) > 1
-        if not comment and max(len(cells) for _, cells in lines) < 3:
-            break
-        lines = lines[1:]
-    return lines
+    widths = list(accumulate((len(cells) for _, cells in reversed(lines)), max))[::-1]  # from each line on
+    for first, (_, cells) in enumerate(lines[:-1]):
+        comment = cells[0].startswith("#") and len(cells[0]) > 1
+        if len([cell for cell in cells if cell]) != 1 or not _is_name(cells[0]) or (widths[first] < 3 and not comment):
+            return lines[first:]
+    return lines[-1:]
 
 
 def _without_summaries(
@@ -123,7 +145,7 @@ def _without_summaries(
     kept = [(number, cells) for number, cells in lines if cells[0] not in named]
     if header is not None:
         longer = max((len(cells) for _, cells in kept), default=0) - len(header)  # the index has no name
-        places = [place + max(longer, 0) for place, name in enumerate(header) if name in named]
+        places = {place + max(longer, 0) for place, name in enumerate(header) if name in named}
         kept = [(number, [c for place, c in enumerate(cells) if place not in places]) for number, cells in kept]
         header = [name for name in header if name not in named]
     return header, kept, [f"left out, no task and no stage: {', '.join(sorted(named))}; if it is one, rename it"]

@@ -27,7 +27,7 @@ PUNCTUATION = re.compile(
     r"|(?<=(?<![^\W_])[^\W\d_])-(?![\w-])"  # B-
     rf"|({MARKS})"
 )
-QUOTES, SENTENCE_END = re.escape("'\"`*_()[]{}<>"), re.escape(".,;:!?")
+QUOTES, SENTENCE_END = "'\"`*_()[]{}<>", ".,;:!?"
 
 
 @lru_cache(maxsize=CACHED)
@@ -58,5 +58,14 @@ def _stands_bare(prediction: str, gold: str) -> bool:
     predicted, wanted = (" ".join(ascii_marks(text).casefold().split()) for text in (prediction, gold))
     if any(sign.isalnum() for sign in wanted):
         return predicted.strip(string.punctuation + " ") == wanted.strip(string.punctuation + " ")
-    alone = re.compile(rf"[{QUOTES}]*{re.escape(wanted)}[{QUOTES}{SENTENCE_END}]*")
-    return bool(wanted) and any(alone.fullmatch(word) for word in predicted.split())
+    return bool(wanted) and any(_is_alone(wanted, word) for word in predicted.split())
+
+
+def _is_alone(wanted: str, word: str) -> bool:
+    """Whether `wanted` is all of `word` but for quotes before it, and quotes and marks that end a sentence behind it.
+
+    No regular expression: one tries every number of quotes, and compares `wanted` anew for each.
+    """
+    first = len(word.rstrip(QUOTES + SENTENCE_END)) - len(wanted)
+    last = len(word) - len(word.lstrip(QUOTES))
+    return wanted in word[max(first, 0) : last + len(wanted)]

@@ -8,6 +8,10 @@ from __future__ import annotations
 import difflib
 import errno
 from collections.abc import Iterable
+from itertools import islice
+
+MOST_NAMES, LONGEST_NAME = 200, 100
+"""Names, and characters of each, that are compared and shown: a file may have a million columns."""
 
 
 class UserError(ValueError):
@@ -24,6 +28,11 @@ class DataError(UserError):
         super().__init__(message)
         self.kind = kind
 
+    @property
+    def of_file(self) -> bool:
+        """Whether the file as a whole can't be used."""
+        return self.kind in ("missing file", "huge file")
+
 
 class RunFolderError(UserError):
     """A run folder is of another configuration, incomplete or damaged; the message names the file."""
@@ -39,8 +48,8 @@ def shortage(problem: OSError) -> str | None:
 
 
 def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.5) -> str:
-    """Return `did you mean 'x'?` or a list of what is known, ready to end a sentence."""
-    names = sorted(known)
+    """Return `did you mean 'x'?` or a list of what is known, ready to end a sentence; of very many the first."""
+    names = sorted(name[:LONGEST_NAME] for name in islice(known, MOST_NAMES))
     close = difflib.get_close_matches(name, names, n=1, cutoff=cutoff)
     if close:
         return f"did you mean '{close[0]}'?"

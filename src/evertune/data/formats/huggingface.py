@@ -8,18 +8,21 @@ Images that are inside the data set are written into the cache once, as they are
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from evertune.data.arrow import refuse_unsound
+from evertune.data.arrow_process import FEW_AT_ONCE
+from evertune.data.arrow_records import arrow_records
 from evertune.data.columns import Columns
 from evertune.data.embedded import folder, kept, refuse_many_images
 from evertune.data.formats import Row
 from evertune.data.images import MOST_BYTES
 from evertune.utils.errors import DataError, UserError, nearest
 from evertune.utils.parsing import json_value
-from evertune.utils.regular_files import read_regular
+from evertune.utils.regular_files import most_from, read_regular
 from evertune.utils.safe_names import leads_out
 
 ABOUT = {
@@ -56,13 +59,17 @@ def rows(
     columns = Columns(image, instruction, answer, id, None, extras)
     content = _opened(place, hub, config, revision, wanted)
     columns.check(content.column_names, where=where)
-    for number, record in enumerate(_undecoded(content), start=1):
+    most = None if hub else most_from(files(place))
+    labels = {name: partial(_label, feature) for name, feature in content.features.items() if _has_words(feature)}
+    batches = content.with_format("arrow").iter(batch_size=FEW_AT_ONCE)  # images are still the bytes they came as
+    for number, record in enumerate(arrow_records(batches, place=where, most=most, convert=labels), start=1):
         origin = f"{where}, row {number}"
         try:
             images = _images(record.get(image), origin) if image else ()
-            rest = {name: _label(content.features[name], value) for name, value in record.items() if name != image}
-            yield columns.row({**rest, **({image: None} if image else {})}, number=number, origin=origin, images=images)
+            yield columns.row(record, number=number, origin=origin, images=images)
         except DataError as problem:
+            if problem.of_file:
+                raise
             yield problem
 
 
@@ -123,16 +130,8 @@ def _check(place: Path) -> None:
             refuse_unsound(path.parent / one["filename"])
 
 
-def _undecoded(content: Any) -> Iterator[Mapping[str, Any]]:
-    """Records whose images are still the bytes that they came as."""
-    from datasets import Image, List, Sequence
-
-    for name, feature in content.features.items():
-        if isinstance(feature, Image):
-            content = content.cast_column(name, Image(decode=False))
-        elif isinstance(feature, List | Sequence) and isinstance(getattr(feature, "feature", None), Image):
-            content = content.cast_column(name, List(Image(decode=False)))
-    yield from content
+def _has_words(feature: Any) -> bool:
+    return hasattr(getattr(feature, "feature", feature), "int2str")
 
 
 def _label(feature: Any, value: Any) -> Any:

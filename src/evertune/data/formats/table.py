@@ -8,18 +8,20 @@ The image column names files, or holds the images: in base64 (VLMEvalKit), or as
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
 from evertune.data.arrow import parquet
+from evertune.data.arrow_process import MOST_COLUMNS
 from evertune.data.columns import Columns, is_missing
 from evertune.data.embedded import EmbeddedImages, folder, is_inside
 from evertune.data.formats import Row
 from evertune.utils.errors import DataError, UserError
+from evertune.utils.parsing import json_value
 from evertune.utils.regular_files import open_regular
 
 ABOUT = {
@@ -36,6 +38,8 @@ FIRST = 1024
 """Rows among which the first image is looked for."""
 LONGEST_CELL = 64 << 20
 """Characters of a cell of text: more is no image in base64, but a quote that nothing closes."""
+MOST_MARKS = 1_000_000
+"""Commas of a row, those within its texts included."""
 LONGEST_LINE = 4 * LONGEST_CELL
 """Characters of a row, or of a file that has no lines."""
 
@@ -60,6 +64,8 @@ def rows(
         try:
             yield _row(columns, record, embedded, number=number, origin=origin)
         except DataError as problem:
+            if problem.of_file:
+                raise
             yield problem
 
 
@@ -71,12 +77,13 @@ def _row(
         return columns.row(record, number=number, origin=origin)
     if embedded:
         images = embedded.names(record[name], index=record.get("index"), origin=origin)
-        return columns.row({**record, name: None}, number=number, origin=origin, images=images)
+        return columns.row(record, number=number, origin=origin, images=images)
     if is_inside(record[name]):
         complaint = f"{origin}: the image is inside the table, which names a file before: one of the two in a table"
         raise DataError(complaint, kind="unusable image")
-    if isinstance(record[name], dict):
-        record = {**record, name: record[name].get("path")}  # the hub's {bytes, path} without the bytes
+    if isinstance(record[name], dict):  # the hub's {bytes, path} without the bytes
+        images = columns.texts({name: record[name].get("path")}, name, origin)
+        return columns.row(record, number=number, origin=origin, images=images)
     return columns.row(record, number=number, origin=origin)
 
 
@@ -102,14 +109,22 @@ def _records(place: Path, columns: Columns) -> Iterator[Mapping[str, Any]]:
 
 
 def _text(place: Path, columns: Columns) -> Iterator[Mapping[str, Any]]:
+    done = 0
     try:
         with TextIOWrapper(open_regular(place), encoding="utf-8-sig", newline="") as stream:
             csv.field_size_limit(LONGEST_CELL)  # of the process: Python's own 131,072 are too few for base64
-            table = csv.DictReader(_lines(stream, place), delimiter=_mark(stream, place), restkey="", strict=True)
-            columns.check(list(table.fieldnames or []), where=place)
-            for record in table:
-                record.pop("", None)  # what stands behind the last column
-                yield record
+            mark = _mark(stream, place)
+            lines = _Lines(stream, place, mark)
+            table = csv.reader(lines, delimiter=mark, strict=True)
+            names = {name: at for at, name in enumerate(next(table, [])) if name}
+            if len(names) > MOST_COLUMNS:
+                raise DataError(f"{place}: {len(names):,} columns; at most {MOST_COLUMNS:,} are read", kind="huge file")
+            columns.check(list(names), where=place)
+            done = table.line_num
+            for cells in table:
+                lines.marks, done = 0, table.line_num
+                if cells:
+                    yield _Cells(names, cells)
     except FileNotFoundError as problem:
         raise DataError(f"{place} does not exist", kind="missing file") from problem
     except (OSError, UnicodeDecodeError) as problem:
@@ -117,19 +132,55 @@ def _text(place: Path, columns: Columns) -> Iterator[Mapping[str, Any]]:
             f"{place} can't be read as UTF-8 text: {problem}{_remedy(problem)}", kind="missing file"
         ) from problem
     except csv.Error as problem:
-        raise DataError(
-            f"{place}: not a table behind line {table.line_num} ({problem})", kind="broken table"
-        ) from problem
+        raise DataError(f"{place}: not a table behind line {done} ({problem})", kind="broken table") from problem
 
 
-def _lines(stream: TextIO, place: Path) -> Iterator[str]:
-    number = 0
-    while line := stream.readline(LONGEST_LINE):
-        number += 1
+class _Cells(Mapping[str, Any]):
+    """A row by the names of its columns; None for cells that a short row lacks, what is behind the last is dropped.
+
+    A dict of each row would take time by the columns of the header, which a row of two bytes may have 16,000 of.
+    """
+
+    __slots__ = ("_cells", "_names")
+
+    def __init__(self, names: Mapping[str, int], cells: Sequence[str]) -> None:
+        self._names, self._cells = names, cells
+
+    def __getitem__(self, name: str) -> str | None:
+        at = self._names[name]
+        return self._cells[at] if at < len(self._cells) else None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+class _Lines:
+    """The lines of a table of bounded length; `marks` counts what separates cells, and is set to 0 behind each row."""
+
+    def __init__(self, stream: TextIO, place: Path, mark: str) -> None:
+        self._stream, self._place, self._mark = stream, place, mark
+        self._number = self.marks = 0
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        line = self._stream.readline(LONGEST_LINE)
+        if not line:
+            raise StopIteration
+        self._number += 1
+        self.marks += line.count(self._mark)
+        where = f"{self._place}: line {self._number}"
         if len(line) == LONGEST_LINE:
-            complaint = f"{place}: line {number} has more than {LONGEST_LINE >> 20} MiB: that is no row of a table"
+            complaint = f"{where} has more than {LONGEST_LINE >> 20} MiB: that is no row of a table"
             raise DataError(complaint, kind="broken table")
-        yield line
+        if self.marks > MOST_MARKS:
+            complaint = f"{where} belongs to a row of more than {MOST_MARKS:,} cells: that is none of a table"
+            raise DataError(complaint, kind="broken table")
+        return line
 
 
 def _mark(stream: TextIO, place: Path) -> str:
@@ -154,14 +205,13 @@ def _parquet(place: Path, columns: Columns) -> Iterator[Mapping[str, Any]]:
         with parquet(place) as content:
             columns.check(content.schema.names, where=place)
             labels = _labels(content.schema.metadata or {})
-            for record in content.records():
-                yield {**record, **{name: _word(record[name], words) for name, words in labels.items()}}
+            words = {name: partial(_word, words=of) for name, of in labels.items()}
+            yield from content.records(words)
     except FileNotFoundError as problem:
         raise DataError(f"{place} does not exist", kind="missing file") from problem
     except UserError:
         raise
-    # Texts that are no UTF-8, times beyond the calendar: values are made Python's own only here.
-    except (OSError, ValueError, TypeError, KeyError, OverflowError) as problem:
+    except (OSError, ValueError, TypeError, KeyError) as problem:
         reason = getattr(problem, "strerror", None) or problem
         raise DataError(f"{place} can't be read as Parquet: {reason}", kind="missing file") from problem
 
@@ -169,7 +219,7 @@ def _parquet(place: Path, columns: Columns) -> Iterator[Mapping[str, Any]]:
 def _labels(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:
     """The words of class labels, which a Parquet file of the hub keeps beside the numbers."""
     try:
-        features = json.loads(metadata[b"huggingface"])["info"]["features"]
+        features = json_value(metadata[b"huggingface"])["info"]["features"]
         # Of lists, what they hold; old versions of the library write a list of one.
         inner = {n: one[0] if isinstance(one, list) else one.get("feature", one) for n, one in features.items()}
         return {name: list(one["names"]) for name, one in inner.items() if one.get("_type") == "ClassLabel"}
