@@ -9,6 +9,7 @@ from evertune.data.formats import Row
 from evertune.data.images import image_name, short
 from evertune.data.placeholders import IMAGE_MARK, VIDEO_MARK, leads, refuse_miscounted, unmarked
 from evertune.data.prompts import filled, names_in
+from evertune.metrics.rules import MOST_ANSWERS
 from evertune.utils.errors import DataError
 from evertune.utils.safe_names import is_text
 
@@ -26,6 +27,9 @@ def checked_instruction(row: Row, *, prompt: str, allow_external_paths: bool) ->
     _refuse_text("instruction", instruction, row.origin)
     if not row.answers:
         raise DataError(f"{row.origin}: the row has no answer", kind="no answer")
+    if len(row.answers) > MOST_ANSWERS:
+        complaint = f"{row.origin}: {len(row.answers):,} answers; at most {MOST_ANSWERS:,} are taken"
+        raise DataError(complaint, kind="too many answers")
     for number, answer in enumerate(row.answers):  # an annotator may have written nothing; what is taught is something
         _refuse_text("answer", answer, row.origin, empty=number > 0)
     for name in row.images:

@@ -14,6 +14,8 @@ from evertune.utils.errors import UserError
 Box = tuple[float, float, float, float]
 
 OVERLAP_NEEDED = 0.5
+LONGEST = 1000
+"""Characters of a gold box with a size: of spaces alone the time grows with the square."""
 NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 IN_TEXT = re.compile(rf"(?<![\w.])(?:{NUMBER.pattern})")  # not the 1 of "x1"
 WITH_SIZE = re.compile(r"(.*?)\s+of\s+(\d{1,9})\s*x\s*(\d{1,9})\s*", re.DOTALL)
@@ -69,7 +71,7 @@ def gold_box(text: str) -> Box:
     Raises:
         UserError: it is no box.
     """
-    sized = WITH_SIZE.fullmatch(text)
+    sized = WITH_SIZE.fullmatch(text) if len(text) <= LONGEST else None
     found = bracketed(f"[{(sized.group(1) if sized else text).strip().strip('[]')}]")
     if found is None or not all(map(math.isfinite, found)) or (sized and not int(sized.group(2)) * int(sized.group(3))):
         raise UserError(f"the gold answer '{text[:80]}' is no box: write [x1, y1, x2, y2], or add ' of 640x480'")

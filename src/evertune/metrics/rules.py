@@ -24,6 +24,9 @@ Whole = Callable[[Sequence[str], Sequence[Sequence[str]]], float]
 Compare = Callable[[str, Sequence[str]], float]
 Tokenise = Callable[[Sequence[str]], list[list[str]]]
 
+MOST_ANSWERS = 1000
+"""Gold answers of a sample; each is looked for in the prediction. Published data have ten."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rule:
@@ -186,7 +189,8 @@ def score_cell(rule: Rule, predictions: Sequence[str], references: Sequence[Sequ
         references: the answers of each sample, one at least.
 
     Raises:
-        UserError: there is nothing to score, a sample has no answers, or predictions and samples differ in number.
+        UserError: there is nothing to score, a sample has no answers or more than `MOST_ANSWERS`, or predictions and
+            samples differ in number.
     """
     if not predictions or len(predictions) != len(references):
         raise UserError(f"{len(predictions)} answers for {len(references)} samples: a cell with gaps has no score")
@@ -195,6 +199,8 @@ def score_cell(rule: Rule, predictions: Sequence[str], references: Sequence[Sequ
             raise UserError(
                 f"sample {number} of {len(references)} has no gold answer: there is nothing to compare with"
             )
+        if len(golds) > MOST_ANSWERS:
+            raise UserError(f"sample {number} has {len(golds):,} gold answers; at most {MOST_ANSWERS:,} are taken")
     predictions = [without_thoughts(text) for text in predictions]
     references = [[without_thoughts(gold) or gold for gold in golds] for golds in references]
     strict = rule.strict(predictions, references)

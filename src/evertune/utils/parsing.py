@@ -17,7 +17,7 @@ DEEPEST = 64
 """Brackets inside each other. Our own files have a dozen, the field's have five."""
 MOST_VALUES, CHARACTERS_PER_VALUE = 2_000_000, 10
 """Values that a JSON text may have, and one more for each so many characters; an object counts as one more. Decoded,
-each takes up to 100 bytes: lists of empty lists take 24 to 47 times their text. Files of the field have a value for
+each takes 24 to 150 bytes: lists of empty lists take 24 to 47 times their text. Files of the field have a value for
 each 11 characters or more."""
 LONGEST_YAML = 1 << 20
 """Characters: PyYAML takes about ten seconds for so many."""

@@ -9,12 +9,16 @@ from contextlib import contextmanager
 
 import pytest
 
+from evertune.data.formats import Row
+from evertune.data.row_checks import checked_instruction
 from evertune.metrics import anls as nearness
+from evertune.metrics.boxes import gold_box
 from evertune.metrics.captions import common_subsequence
 from evertune.metrics.matrix_files import read_matrix
 from evertune.metrics.relaxed import QUOTES, SENTENCE_END, _is_alone
 from evertune.metrics.rules import rule_of, score_cell
-from evertune.utils.errors import UserError
+from evertune.tools.rescore.pairing import _asked
+from evertune.utils.errors import DataError, UserError
 
 
 @contextmanager
@@ -82,6 +86,27 @@ def test_long_predictions_are_scored_in_seconds(name):
     one, other = ("".join(random.Random(seed).choices("ab ", k=9_000)) for seed in range(2))
     with within(2):
         score_cell(rule_of(name), [one, "(" * 50_000], [[other], ["(" * 25_000]])
+
+
+def test_answers_without_end(tmp_path):
+    """Each is looked for in the prediction: of a million in a long one that took hours."""
+    golds = [f"a{n}" for n in range(1001)]
+    with pytest.raises(UserError, match="sample 1 has 1,001 gold answers; at most 1,000 are taken"):
+        score_cell(rule_of("vqa"), ["x"], [golds])
+    row = Row("1", (), {"instruction": "q"}, tuple(golds), origin="t.json, row 1")
+    with pytest.raises(DataError, match="t.json, row 1: 1,001 answers; at most 1,000"):
+        checked_instruction(row, prompt="{instruction}", allow_external_paths=False)
+    with within(2):
+        score_cell(rule_of("vqa"), [" ".join(golds[:1000])], [golds[:1000]])
+
+
+def test_a_gold_box_and_a_prompt_without_end():
+    with within(2), pytest.raises(UserError, match="is no box"):
+        gold_box(" " * 90_000)
+    assert _asked("OCR tokens: a Question: b\nQuestion: c? Short answer: d Short answer:") == "b\nquestion: c?"
+    assert _asked("OCR tokens: a\nQuestion: What?") == "ocr tokens: a" and _asked("Question: x Short answer:") != "x"
+    with within(2):
+        _asked("OCR tokens: " + "Question: " * 50_000)
 
 
 def test_between_very_long_texts_only_equality_counts():

@@ -6,8 +6,7 @@ score silently.
 
 from __future__ import annotations
 
-import re
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -84,11 +83,11 @@ def by_question(said: Sequence[PredictionRecord], golds: Sequence[Gold], *, gold
     """
     if {one.id for one in said} & {one.id for one in golds}:
         return said
-    open_ones: dict[tuple[str, str], list[str]] = {}
+    open_ones: dict[tuple[str, str], deque[str]] = {}
     for wanted in golds:
         if "question" in wanted.extras and "image_id" in wanted.extras:
             key = (wanted.extras["image_id"], wanted.extras["question"].strip().lower())
-            open_ones.setdefault(key, []).append(wanted.id)
+            open_ones.setdefault(key, deque()).append(wanted.id)
     if not {one.id for one in said} <= {image for image, _ in open_ones}:
         return said
     named = []
@@ -99,15 +98,16 @@ def by_question(said: Sequence[PredictionRecord], golds: Sequence[Gold], *, gold
                 f"{one.origin}: the question_id '{one.id}' is an image of {gold}, and the prompt of the answer "
                 f"holds no question about it that is still open: {one.prompt[:80]!r}"
             )
-        named.append(replace(one, id=ids.pop(0)))
+        named.append(replace(one, id=ids.popleft()))
     return named
 
 
 def _asked(prompt: str) -> str:
     """The question in a prompt of LLaVA's for TextVQA: behind the OCR tokens, or the first line that has none."""
-    found = re.search(r"\AOCR tokens: .*?Question: (.*?) Short answer:", prompt, re.DOTALL)
+    before, _, rest = prompt.partition("Question: ")
+    question, ends, _ = rest.partition(" Short answer:")  # a regular expression looks for it behind each "Question: "
     lines = [line for line in prompt.replace("<image>", "").strip().split("\n") if not line.startswith("Reference OCR")]
-    return (found[1] if found else lines[0] if lines else "").strip().lower()
+    return (question if before.startswith("OCR tokens: ") and ends else lines[0] if lines else "").strip().lower()
 
 
 def beside(said: Sequence[PredictionRecord]) -> list[Case]:
