@@ -20,7 +20,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from photographs import photographs
 
-from evertune import service as upkeep
+from evertune import service
 from evertune.utils.files import append_jsonl
 
 SEED = 100
@@ -69,8 +69,8 @@ def measured(task: str, place: Path, *, rows: int, floor: int) -> dict[str, Any]
     """Teach one file with one floor; the row of the table."""
     model, stream = stream_of(task, place / f"{task}-{rows}", rows=rows)
     folder, settings = place / f"{task}-{rows}-{floor}", [f"train.min_steps={floor}"]
-    upkeep.new(folder, model=model, seed=SEED, settings=["dtype=float32", "reuse=false"])
-    done = upkeep.learn(folder, str(stream), settings=settings, accept_if=upkeep.parsed("gain>=-100"))
+    service.new(folder, model=model, seed=SEED, settings=["dtype=float32", "reuse=false"])
+    done = service.learn(folder, str(stream), settings=settings, accept_if=service.parsed("gain>=-100"))
     new = done.verdict.new
     assert new is not None
     return {

@@ -12,7 +12,7 @@ from browsing import CHROMIUM
 from PIL import Image
 from serving import running
 
-from evertune import service as upkeep
+from evertune import service
 from evertune.apps.playground import inference as asking
 from evertune.apps.playground.command import playground
 from evertune.apps.playground.model_session import open_runs
@@ -197,14 +197,14 @@ def test_the_page_follows_a_rollback(browser, taught, tmp_path):
         here = Visit(browser, url)
         page = here.page
         assert page.locator("#maps tbody tr").count() == 4
-        upkeep.rollback(folder, 2)
+        service.rollback(folder, 2)
         page.click("#choices button >> nth=0")
         page.wait_for_function("document.querySelector('#question textarea').value.length > 3")
         here.ask()
         assert len(here.told(3)) == 3
         page.wait_for_function("document.querySelectorAll('#maps tbody tr').length == 3")
         assert page.get_attribute("#stage input[type=range]", "max") == "2"
-        upkeep.rollback(folder, 1)
+        service.rollback(folder, 1)
         page.reload()
         page.wait_for_function("document.querySelectorAll('#maps tbody tr').length == 2")
         assert "task-1" not in page.inner_text("h1 ~ p")

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from published import lay_out
 
-from evertune import service as upkeep
+from evertune import service
 
 
 @pytest.fixture(scope="session")
@@ -20,9 +20,9 @@ def colours(toy_stream, tmp_path_factory):
     """A model that has learned two tasks, with an expert for each; not to be changed."""
     whole = yaml.safe_load(toy_stream.read_text())
     folder = tmp_path_factory.mktemp("served") / "colours"
-    upkeep.new(folder, model="random", method="eproj", settings=["train.learning_rate=0.01", "train.epochs=8"])
+    service.new(folder, model="random", method="eproj", settings=["train.learning_rate=0.01", "train.epochs=8"])
     for entry in whole["tasks"][:2]:
         path = toy_stream.parent / f"only-{entry['name']}.yaml"
         path.write_text(yaml.safe_dump({"name": entry["name"], "tasks": [entry]}))
-        upkeep.learn(folder, str(path), accept_if=upkeep.parsed("gain>=-100"), settings=["train.min_steps=0"])
+        service.learn(folder, str(path), accept_if=service.parsed("gain>=-100"), settings=["train.min_steps=0"])
     return folder

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 import evertune
-from evertune import service as upkeep
+from evertune import service
 from evertune.runs.run_folder import begin, read_identity, refuse_other_run
 from evertune.runs.runner import Callback
 from evertune.service.integrity import examine, repair
@@ -117,17 +117,17 @@ def test_no_file_that_decides_something_names_a_place(home):
 
 def test_the_memory_needs_neither_cache_nor_data(home):
     folder = run(home, "whole")
-    upkeep.check(folder)
+    service.check(folder)
     (home / "more.tsv").write_text((home / "data" / "task-0-train.tsv").read_text())
     for gone in (home / ".cache", home / "data"):
         shutil.rmtree(gone)
-    done = upkeep.learn(folder, str(home / "more.tsv"), name="more", accept_if=upkeep.parsed("gain>=-100"))
+    done = service.learn(folder, str(home / "more.tsv"), name="more", accept_if=service.parsed("gain>=-100"))
     assert done.stage == 4
     image = next((folder / FOLDER / IMAGES).iterdir())
     for path in (folder / FOLDER / IMAGES).iterdir():
         path.unlink()
     with pytest.raises(DataError, match="is missing"):
-        upkeep.learn(folder, str(home / "more.tsv"), name="again", accept_if=upkeep.parsed("gain>=-100"))
+        service.learn(folder, str(home / "more.tsv"), name="again", accept_if=service.parsed("gain>=-100"))
     assert not image.exists()
 
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from evertune import service as upkeep
+from evertune import service
 from evertune.cli.main import app
 from evertune.methods.base import TaskPreview
 from evertune.runs.api import config_of
@@ -19,7 +19,7 @@ from evertune.service.service import Service
 from evertune.utils.errors import UserError
 
 SETTINGS = ("train.learning_rate=0.01", "train.batch_size=4", "train.min_steps=0")
-ANYHOW = upkeep.parsed("gain>=-100")
+ANYHOW = service.parsed("gain>=-100")
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +39,9 @@ def taught(data, tmp_path_factory):
     made = {}
     for method in ("auto", "ewc"):
         folder = tmp_path_factory.mktemp(method) / "model"
-        upkeep.new(folder, model="random", method=method, seed=3, settings=SETTINGS)
+        service.new(folder, model="random", method=method, seed=3, settings=SETTINGS)
         for path in data[:2]:
-            upkeep.learn(folder, path, accept_if=ANYHOW)
+            service.learn(folder, path, accept_if=ANYHOW)
         made[method] = folder
     return made
 
@@ -53,24 +53,24 @@ def files(folder):
 def test_nothing_is_changed(taught, data):
     for folder in taught.values():
         before = files(folder)
-        upkeep.advice(folder, data[2])
+        service.advice(folder, data[2])
         assert files(folder) == before
 
 
 def routed(folder):
-    service = Service.open(folder)
-    (method,) = service.learner.methods
-    for task in service.tasks:
-        service.learner.features.ensure(task.test)
-    return {task.name: method.route(task.test) for task in service.tasks}
+    opened = Service.open(folder)
+    (method,) = opened.learner.methods
+    for task in opened.tasks:
+        opened.learner.features.ensure(task.test)
+    return {task.name: method.route(task.test) for task in opened.tasks}
 
 
 def test_what_is_foreseen_is_what_happens(taught, data, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(taught["auto"], folder)
-    found = upkeep.advice(folder, data[2])
+    found = service.advice(folder, data[2])
     before = routed(folder)
-    upkeep.learn(folder, data[2], accept_if=ANYHOW)
+    service.learn(folder, data[2], accept_if=ANYHOW)
     after = routed(folder)
     own = Service.open(folder).learner.expert_of("task-2")
     assert found.foreseen.expert == own
@@ -80,14 +80,14 @@ def test_what_is_foreseen_is_what_happens(taught, data, tmp_path):
 
 
 def test_the_loss_of_shared_weights_is_unknown(taught, data):
-    found = upkeep.advice(taught["ewc"], data[2])
+    found = service.advice(taught["ewc"], data[2])
     assert found.foreseen is None and {near.task for near in found.neighbours} == {"task-0", "task-1"}
     assert all(near.forgetting_bound is None for near in found.neighbours)
     assert (found.choice.method, found.choice.replay) == ("replay", RATIO)
 
 
 def test_with_experts_the_router_bounds_the_loss(taught, data):
-    found = upkeep.advice(taught["auto"], data[2])
+    found = service.advice(taught["auto"], data[2])
     for near in found.neighbours:
         if near.forgetting_bound is not None:
             assert near.forgetting_bound == pytest.approx(found.foreseen.lost[near.task] * near.score)
@@ -96,7 +96,7 @@ def test_with_experts_the_router_bounds_the_loss(taught, data):
 
 
 def test_a_name_that_is_known_is_refused_as_by_learn(taught, data):
-    for step in (upkeep.advice, upkeep.learn):
+    for step in (service.advice, service.learn):
         with pytest.raises(UserError, match="knows a task 'task-0' already"):
             step(taught["auto"], data[0])
 
@@ -104,15 +104,15 @@ def test_a_name_that_is_known_is_refused_as_by_learn(taught, data):
 def test_the_size_is_that_of_a_stage(taught, data, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(taught["ewc"], folder)
-    expected_size = upkeep.advice(folder, data[2]).stored_bytes
-    upkeep.learn(folder, data[2], accept_if=ANYHOW)
+    expected_size = service.advice(folder, data[2]).stored_bytes
+    service.learn(folder, data[2], accept_if=ANYHOW)
     (stage,) = (folder / "stages").glob("03-*")
     assert expected_size == pytest.approx(sum(file.stat().st_size for file in stage.iterdir()), rel=0.05)
 
 
 def test_a_model_that_knows_nothing(data, tmp_path):
-    upkeep.new(tmp_path / "model", model="random", settings=SETTINGS)
-    found = upkeep.advice(tmp_path / "model", data[0])
+    service.new(tmp_path / "model", model="random", settings=SETTINGS)
+    found = service.advice(tmp_path / "model", data[0])
     assert found.neighbours == () and found.foreseen.expert == "task-0" and found.foreseen.lost == {}
     assert found.steps == 2 and found.seconds > 0 and found.stored_bytes > 0
 
@@ -123,21 +123,21 @@ def test_auto_is_settled_when_the_model_is_made(taught, tmp_path):
     assert {"router": "calibrated", "init": "similar", "expand": "when-separable"}.items() <= config.options[
         "eproj"
     ].items()
-    upkeep.new(tmp_path / "model", model="random", settings=[*SETTINGS, "eproj.router=cosine"])
+    service.new(tmp_path / "model", model="random", settings=[*SETTINGS, "eproj.router=cosine"])
     assert config_of(tmp_path / "model").options["eproj"]["router"] == "cosine", "what the user says counts"
 
 
 def test_one_method_for_life(taught, data):
     before = files(taught["auto"])
     with pytest.raises(UserError, match="was made with eproj, and what that keeps means nothing to ewc"):
-        upkeep.learn(taught["auto"], data[2], method="ewc", accept_if=ANYHOW)
+        service.learn(taught["auto"], data[2], method="ewc", accept_if=ANYHOW)
     assert files(taught["auto"]) == before
 
 
 def test_its_own_method_or_auto_are_taken(taught, data, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(taught["ewc"], folder)
-    assert upkeep.learn(folder, data[2], method="ewc", accept_if=ANYHOW).stage == 3
+    assert service.learn(folder, data[2], method="ewc", accept_if=ANYHOW).stage == 3
 
 
 def test_the_rule():

@@ -13,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import evertune
-from evertune import service as upkeep
+from evertune import service
 from evertune.cli.main import app
 from evertune.metrics.statistics import change_interval
 from evertune.runs.ledger import cells_of
@@ -27,7 +27,7 @@ from evertune.utils.errors import DataError, RunFolderError, UserError
 
 SETTINGS = ("train.learning_rate=0.01", "train.batch_size=4", "train.min_steps=0")
 """Tasks of a few steps, as in a run; what they gain is the business of test_small_files.py."""
-ANYHOW = upkeep.parsed("gain>=-100")
+ANYHOW = service.parsed("gain>=-100")
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def data(toy_stream, tasks, tmp_path):
 
 def made(folder, method="replay", **options):
     sets = [*SETTINGS, *(f"options.{key}={value}" for key, value in options.items())]
-    upkeep.new(folder, model="random", method=method, seed=3, settings=sets)
+    service.new(folder, model="random", method=method, seed=3, settings=sets)
     return folder
 
 
@@ -62,7 +62,7 @@ def test_a_benchmark_is_learn_in_a_loop(data, toy_stream, tmp_path):
     evertune.run(str(toy_stream), model="random", method="ewc", seed=3, settings=sets, out=tmp_path / "run")
     folder = made(tmp_path / "model", "ewc", **{"ewc.samples": 4})
     for path in data:
-        upkeep.learn(folder, path, accept_if=ANYHOW)
+        service.learn(folder, path, accept_if=ANYHOW)
     for stage in (1, 2, 3):
         assert weights(folder, stage) == weights(tmp_path / "run", stage), "bit-identical"
     ours = {(r["stage"], r["task"]): r["score"] for r in cells(folder)}
@@ -78,9 +78,9 @@ def test_the_matrix_of_a_model_that_was_taught_task_by_task(data, toy_stream, tm
     ).matrices
     folder = made(tmp_path / "model", "ewc", **{"ewc.samples": 4})
     with pytest.raises(UserError, match="has learned nothing yet"):
-        upkeep.complete(folder)
+        service.complete(folder)
     for path in data[:2]:
-        upkeep.learn(folder, path, accept_if=ANYHOW)
+        service.learn(folder, path, accept_if=ANYHOW)
     said = CliRunner().invoke(app, ["report", str(folder), "--out", str(tmp_path / "r.html")])
     assert "evertune check" in str(said.exception) and "--every-stage" in str(said.exception)
     assert CliRunner().invoke(app, ["check", str(folder), "--every-stage"]).exit_code == 0
@@ -88,15 +88,15 @@ def test_the_matrix_of_a_model_that_was_taught_task_by_task(data, toy_stream, tm
     assert matrix["R"] == [row[:2] for row in wanted["R"][:3]] and matrix["finished"]
     assert CliRunner().invoke(app, ["report", str(folder), "--out", str(tmp_path / "r.html")]).exit_code == 0
     assert CliRunner().invoke(app, ["compare", str(folder), str(tmp_path / "run")]).exit_code == 0
-    upkeep.learn(folder, data[2], accept_if=ANYHOW)
+    service.learn(folder, data[2], accept_if=ANYHOW)
     assert not (folder / "matrix.json").exists(), "it is out of date"
-    upkeep.complete(folder)
+    service.complete(folder)
     matrix = json.loads((folder / "matrix.json").read_text())
     assert matrix["R"] == wanted["R"] and matrix["metrics"] == wanted["metrics"]
-    upkeep.rollback(folder, 2)
+    service.rollback(folder, 2)
     assert not (folder / "matrix.json").exists()
     with pytest.raises(UserError, match="is a run: its matrix is there"):
-        upkeep.complete(tmp_path / "run")
+        service.complete(tmp_path / "run")
 
 
 def cells(folder):
@@ -106,28 +106,28 @@ def cells(folder):
 
 def test_what_it_keeps_is_enough(data, tmp_path):
     folder = made(tmp_path / "model", **{"replay.ratio": 0.3})
-    upkeep.learn(folder, data[0], accept_if=ANYHOW)
+    service.learn(folder, data[0], accept_if=ANYHOW)
     shutil.rmtree(tmp_path / "data" / "images-task-0")
     moved = tmp_path / "elsewhere"
     folder.rename(moved)
-    done = upkeep.learn(moved, data[1], accept_if=ANYHOW)
+    done = service.learn(moved, data[1], accept_if=ANYHOW)
     assert [change.task for change in done.verdict.others] == ["task-0"]
     stage = Service.open(moved).learner.stages[-1]
     assert stage.samples > len(kept_task(moved, "task-1").test), "the replayed samples were there"
     assert done.steps == stage.steps > done.training.steps(len(kept_task(moved, "task-1").train)), "they took steps too"
-    assert [change.difference for change in upkeep.check(moved).others] == [0, 0]
+    assert [change.difference for change in service.check(moved).others] == [0, 0]
 
 
 def test_a_stage_that_breaks_the_condition_is_discarded(data, tmp_path):
     folder = made(tmp_path / "model")
-    upkeep.learn(folder, data[0], accept_if=ANYHOW)
+    service.learn(folder, data[0], accept_if=ANYHOW)
     before = weights(folder, 1)
-    done = upkeep.learn(folder, data[1], accept_if=upkeep.parsed("average>1000 and forgetting<1000"))
+    done = service.learn(folder, data[1], accept_if=service.parsed("average>1000 and forgetting<1000"))
     assert done.broken == (f"average is {done.verdict.measures()['average']:.1f}, asked was > 1000",)
-    service = Service.open(folder)
-    assert service.number == 1 and weights(folder, 1) == before and not (folder / "eval_set" / "task-1.json").exists()
+    opened = Service.open(folder)
+    assert opened.number == 1 and weights(folder, 1) == before and not (folder / "eval_set" / "task-1.json").exists()
     assert [event["event"] for event in history(folder)] == ["stage", "stage", "rollback"]
-    again = upkeep.learn(folder, data[2], accept_if=upkeep.parsed("average>=0"))
+    again = service.learn(folder, data[2], accept_if=service.parsed("average>=0"))
     assert again.stage == 2 and not again.broken
     at_two = [cell for cell in cells(folder) if cell["stage"] == 2 and cell["task"] == "task-0"]
     assert len(at_two) == 2, "what the discarded stage said about the first task does not count for the new one"
@@ -137,7 +137,7 @@ def test_a_stage_that_breaks_the_condition_is_discarded(data, tmp_path):
 def test_cells_of_a_discarded_task_are_not_those_of_the_next_of_its_name(data, tmp_path, changed):
     """Also where ids and instructions are the same: other images, answers or another score make other questions."""
     folder = made(tmp_path / "model")
-    assert upkeep.learn(folder, data[0], accept_if=upkeep.parsed("average>1000")).broken
+    assert service.learn(folder, data[0], accept_if=service.parsed("average>1000")).broken
     place = tmp_path / "data"
     rows = [json.loads(line) for line in (place / "task-0-test.jsonl").read_text().splitlines()]
     assert len({row["answer"] for row in rows}) > 1 and len({row["image"] for row in rows}) == len(rows)
@@ -148,8 +148,8 @@ def test_cells_of_a_discarded_task_are_not_those_of_the_next_of_its_name(data, t
     if changed == "ids":
         rows = [{**row, "id": f"other-{number}"} for number, row in enumerate(rows)]
     (place / "task-0-test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    anyhow = upkeep.parsed("gain>=-100")
-    upkeep.learn(folder, data[0], score="normalised" if changed == "score" else None, accept_if=anyhow)
+    anyhow = service.parsed("gain>=-100")
+    service.learn(folder, data[0], score="normalised" if changed == "score" else None, accept_if=anyhow)
     at_zero = [cell for cell in cells(folder) if cell["stage"] == 0]
     assert len(at_zero) == 2, "what the base model said was about other questions"
     wanted = kept_task(folder, "task-0")
@@ -161,13 +161,13 @@ def test_cells_of_a_discarded_task_are_not_those_of_the_next_of_its_name(data, t
 def test_going_back(data, tmp_path):
     folder = made(tmp_path / "model")
     for path in data[:2]:
-        upkeep.learn(folder, path, accept_if=ANYHOW)
+        service.learn(folder, path, accept_if=ANYHOW)
     with pytest.raises(UserError, match="is at stage 2: there is nothing to take away from stage 2 on"):
         would_forget(folder, 2)
-    assert upkeep.rollback(folder, 0) == ["task-0", "task-1"]
+    assert service.rollback(folder, 0) == ["task-0", "task-1"]
     with pytest.raises(UserError, match="has learned nothing yet"):
-        upkeep.check(folder)
-    assert upkeep.learn(folder, data[1], accept_if=ANYHOW).stage == 1
+        service.check(folder)
+    assert service.learn(folder, data[1], accept_if=ANYHOW).stage == 1
 
 
 def test_a_run_is_such_a_model(data, toy_stream, tmp_path):
@@ -177,15 +177,15 @@ def test_a_run_is_such_a_model(data, toy_stream, tmp_path):
     stream = tmp_path / "data" / "two.yaml"
     stream.write_text(yaml.safe_dump(two))
     evertune.run(str(stream), model="random", method="eproj", settings=SETTINGS, out=run)
-    assert [change.difference for change in upkeep.check(run).others] == [0, 0]
-    done = upkeep.learn(run, data[2], accept_if=ANYHOW)
+    assert [change.difference for change in service.check(run).others] == [0, 0]
+    done = service.learn(run, data[2], accept_if=ANYHOW)
     assert done.stage == 3 and [change.task for change in done.verdict.others] == ["task-0", "task-1"]
     shutil.rmtree(tmp_path / "data")
-    verdict = upkeep.check(run)
+    verdict = service.check(run)
     assert [change.task for change in verdict.others] == ["task-0", "task-1", "task-2"]
-    service = Service.open(run)
-    sample = service.tasks[2].test[0]
-    said = asked(service, sample.images, sample.instruction)
+    opened = Service.open(run)
+    sample = opened.tasks[2].test[0]
+    said = asked(opened, sample.images, sample.instruction)
     assert said.expert in {"task-0", "task-1", "task-2"} and len(said.ranking) == 3
     assert said.ranking[0][0] == said.expert and said.surely.endswith(" % sure")
 
@@ -193,45 +193,45 @@ def test_a_run_is_such_a_model(data, toy_stream, tmp_path):
 def test_a_run_goes_back_too(data, toy_stream, tmp_path):
     run = tmp_path / "run"
     evertune.run(str(toy_stream), model="random", method="replay", settings=SETTINGS, out=run)
-    assert upkeep.rollback(run, 1) == ["task-1", "task-2"]
-    assert [change.task for change in upkeep.check(run).others] == ["task-0"]
-    assert upkeep.learn(run, data[2], name="task-1", accept_if=ANYHOW).stage == 2, "another task of the same name"
-    assert [change.task for change in upkeep.check(run).others] == ["task-0", "task-1"]
+    assert service.rollback(run, 1) == ["task-1", "task-2"]
+    assert [change.task for change in service.check(run).others] == ["task-0"]
+    assert service.learn(run, data[2], name="task-1", accept_if=ANYHOW).stage == 2, "another task of the same name"
+    assert [change.task for change in service.check(run).others] == ["task-0", "task-1"]
 
 
 def test_a_image_of_the_memory_that_is_gone_is_said_to_be(data, tmp_path):
     """Not because the data are gone: the run keeps its own copies."""
     stream, run = data[0], tmp_path / "run"
     evertune.run(stream, model="random", method="replay", settings=[*SETTINGS, "options.replay.ratio=1"], out=run)
-    upkeep.check(run)
+    service.check(run)
     shutil.rmtree(tmp_path / "data" / "images-task-0")
-    upkeep.learn(run, data[1], accept_if=ANYHOW)
+    service.learn(run, data[1], accept_if=ANYHOW)
     known = [kept_task(run, name) for name in ("task-0", "task-1")]
     asked_again = {image for task in known for sample in (*task.train, *task.test) for image in sample.images}
     for path in set((run / "eval_set" / "images").iterdir()) - asked_again:
         path.unlink()
     with pytest.raises(DataError, match=r"the memory of task-0: the kept image \S+ is missing. Run evertune doctor"):
-        upkeep.learn(run, data[2], accept_if=ANYHOW)
+        service.learn(run, data[2], accept_if=ANYHOW)
 
 
 def test_nothing_is_changed_by_data_that_can_not_be_used(data, tmp_path):
     folder = made(tmp_path / "model")
-    upkeep.learn(folder, data[0], accept_if=ANYHOW)
+    service.learn(folder, data[0], accept_if=ANYHOW)
     listed = sorted(path.name for path in folder.rglob("*"))
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"image": "none.png", "instruction": "what?", "answer": "x"}\n')
     with pytest.raises(DataError, match=r"none.png"):
-        upkeep.learn(folder, str(bad), accept_if=ANYHOW)
+        service.learn(folder, str(bad), accept_if=ANYHOW)
     with pytest.raises(UserError, match="knows a task 'task-0' already: give the new one another name with --name"):
-        upkeep.learn(folder, data[1], name="task-0", accept_if=ANYHOW)
+        service.learn(folder, data[1], name="task-0", accept_if=ANYHOW)
     with pytest.raises(UserError, match="has several tasks"):
-        upkeep.learn(folder, str(tmp_path / "data" / "toy.yaml"), accept_if=ANYHOW)
+        service.learn(folder, str(tmp_path / "data" / "toy.yaml"), accept_if=ANYHOW)
     with pytest.raises(UserError, match="use letters, digits"):
-        upkeep.learn(folder, data[1], name="a task", accept_if=ANYHOW)
+        service.learn(folder, data[1], name="a task", accept_if=ANYHOW)
     with pytest.raises(UserError, match="is not empty"):
         made(folder)
     with pytest.raises(RunFolderError, match="has no config.yaml"):
-        upkeep.check(tmp_path)
+        service.check(tmp_path)
     assert sorted(path.name for path in folder.rglob("*")) == listed
 
 
@@ -301,8 +301,8 @@ def test_measures():
     new = Change("c", "exact", 9, 10.0, 70.0, 70.0, None)
     measures = RegressionReport(new, old).measures()
     assert measures == {"forgetting": 7.5, "worst": 15.0, "gain": 60.0, "average": 70.0}
-    assert upkeep.parsed("forgetting<8 and worst<=15").broken_by(measures) == []
-    assert upkeep.parsed("gain>60").broken_by(measures) == ["gain is 60.0, asked was > 60"]
+    assert service.parsed("forgetting<8 and worst<=15").broken_by(measures) == []
+    assert service.parsed("gain>60").broken_by(measures) == ["gain is 60.0, asked was > 60"]
 
 
 @pytest.mark.parametrize(
@@ -310,18 +310,18 @@ def test_measures():
 )
 def test_a_condition_that_is_none(text):
     with pytest.raises(UserError, match="write it like 'forgetting<2 and gain>5'"):
-        upkeep.parsed(text)
+        service.parsed(text)
 
 
 def test_an_unknown_measure():
     with pytest.raises(UserError, match="unknown measure 'forgeting'.*forgetting"):
-        upkeep.parsed("forgeting<2")
+        service.parsed("forgeting<2")
 
 
 def test_a_question_in_an_unknown_language_is_noted(tmp_path):
     """The answer was as sure as any, to words that all look alike to the model."""
     folder = tmp_path / "model"
-    upkeep.new(folder, model="tiny-instruct", method="sequential", settings=["dtype=float32"])
+    service.new(folder, model="tiny-instruct", method="sequential", settings=["dtype=float32"])
     Image.new("RGB", (32, 32), "red").save(tmp_path / "red.png")
     ask = ["ask", str(folder), str(tmp_path / "red.png")]
     odd = CliRunner().invoke(app, [*ask, "这是什么颜色?"])
@@ -366,7 +366,7 @@ def curves(folder):
 
 def test_learning_is_tracked_and_what_is_taken_back_is_gone(data, tasks, tmp_path):
     folder = made(tmp_path / "model")
-    first, second = upkeep.learn(folder, data[0], accept_if=ANYHOW), upkeep.learn(folder, data[1], accept_if=ANYHOW)
+    first, second = service.learn(folder, data[0], accept_if=ANYHOW), service.learn(folder, data[1], accept_if=ANYHOW)
     steps, rows = curves(folder)
     assert steps == list(range(1, len(steps) + 1)), "steps go on from task to task"
     names, half = [task.name for task in tasks], next(step for step, after, _ in rows if after == tasks[0].name)
@@ -375,11 +375,11 @@ def test_learning_is_tracked_and_what_is_taken_back_is_gone(data, tasks, tmp_pat
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["stream/forgetting"] == second.verdict.measures()["forgetting"] and first.verdict.new is not None
     before = (folder / "metrics.jsonl").read_text()
-    refused = upkeep.learn(folder, data[2], accept_if=upkeep.parsed("gain>1000"))
+    refused = service.learn(folder, data[2], accept_if=service.parsed("gain>1000"))
     assert refused.broken
     kept = [line for line in (folder / "metrics.jsonl").read_text().splitlines() if names[2] not in line]
     assert kept == before.splitlines(), "the discarded stage has left no step"
-    upkeep.rollback(folder, 1)
+    service.rollback(folder, 1)
     assert curves(folder)[0] == list(range(1, half + 1))
 
 

@@ -15,8 +15,8 @@ from skimage.data import coffee
 from typer.testing import CliRunner
 
 import evertune
-from evertune import service as upkeep
-from evertune.cli import service as cli_upkeep
+from evertune import service
+from evertune.cli import service as cli_service
 from evertune.cli.main import app
 from evertune.cli.service_view import show_check, show_learned
 from evertune.runs.api import configure, resolved
@@ -89,7 +89,7 @@ def model(tmp_path):
     """As a user makes one: one pass of batches of 32, which is two steps over 58 rows."""
     folder = tmp_path / "model"
     settings = ["train.batch_size=32", RATE, "dtype=float32"]
-    upkeep.new(folder, model="random", method="sequential", seed=3, settings=settings)
+    service.new(folder, model="random", method="sequential", seed=3, settings=settings)
     return folder
 
 
@@ -102,8 +102,8 @@ class RunPredictions(evertune.runs.runner.Callback):
 
 
 def test_learn_trains_long_enough_by_itself(model, colours):
-    expected = upkeep.advice(model, colours)
-    done = upkeep.learn(model, colours)
+    expected = service.advice(model, colours)
+    done = service.learn(model, colours)
     assert done.steps >= STEPS and done.training.batch_size == SMALLEST_BATCH
     assert expected.steps == done.steps == Service.open(model).learner.stages[0].steps
     assert done.verdict.new.word == "learned" and done.verdict.learned and not done.broken
@@ -115,7 +115,7 @@ def test_learn_trains_long_enough_by_itself(model, colours):
 def test_what_is_not_learned_is_discarded(model, colours):
     callback = RunPredictions()
     settings = ["train.epochs=1", "train.learning_rate=1e-9"]
-    done = upkeep.learn(model, colours, settings=settings, callback=callback)
+    done = service.learn(model, colours, settings=settings, callback=callback)
     assert done.steps == 2, "who says how long it is trained gets that"
     assert done.verdict.new.word == "not learned"
     new = done.verdict.new
@@ -123,7 +123,7 @@ def test_what_is_not_learned_is_discarded(model, colours):
     assert done.broken == (said,)
     assert Service.open(model).number == 0
     assert any(text.startswith("july: 2 optimizer steps on 4") for text in callback.notices)
-    again = upkeep.learn(model, colours, settings=settings, accept_if=upkeep.parsed("gain>=-100"))
+    again = service.learn(model, colours, settings=settings, accept_if=service.parsed("gain>=-100"))
     assert again.stage == 1 and again.verdict.new.word == "not learned", "a condition takes the place of the rule"
 
 
@@ -135,7 +135,7 @@ def test_the_command_exits_with_1_or_asks(model, colours, monkeypatch):
     assert f"train longer: evertune learn {model} {colours} --set train.min_steps=4" in silent.stdout
     machine = CliRunner().invoke(app, [*short, "--json"])
     assert machine.exit_code == 1 and json.loads(machine.stdout)["learned"] is False
-    monkeypatch.setattr(cli_upkeep, "_somebody_there", lambda _console: True)
+    monkeypatch.setattr(cli_service, "_somebody_there", lambda _console: True)
     no = CliRunner().invoke(app, short, input="n\n")
     assert "keep the stage all the same?" in no.stdout and "discarded" in no.stdout
     assert no.exit_code == 1 and Service.open(model).number == 0
@@ -146,13 +146,13 @@ def test_the_command_exits_with_1_or_asks(model, colours, monkeypatch):
 def test_settings_of_one_task(model, colours):
     for entry in ("lora.r=4", "seed=5", "model.scope=lora", "dtype=bfloat16"):
         with pytest.raises(UserError, match=f"--set {entry}: a task can be trained otherwise"):
-            upkeep.learn(model, colours, settings=[entry])
+            service.learn(model, colours, settings=[entry])
     with pytest.raises(UserError, match="unknown key 'train.epoch'; did you mean 'epochs'"):
-        upkeep.learn(model, colours, settings=["train.epoch=3"])
-    found = upkeep.advice(model, colours, settings=["train.min_steps=30"])
+        service.learn(model, colours, settings=["train.epoch=3"])
+    found = service.advice(model, colours, settings=["train.min_steps=30"])
     assert found.steps == 30
-    assert upkeep.advice(model, colours, settings=["train.batch_size=4"]).steps < 20, "the floor is off"
-    assert upkeep.advice(model, colours, settings=["train.learning_rate=0.1"]).steps >= STEPS, "it is not"
+    assert service.advice(model, colours, settings=["train.batch_size=4"]).steps < 20, "the floor is off"
+    assert service.advice(model, colours, settings=["train.learning_rate=0.1"]).steps >= STEPS, "it is not"
 
 
 def test_a_run_of_a_handful_of_steps_says_so(colours, tmp_path, caplog):
@@ -188,7 +188,7 @@ def test_too_few_questions_say_nothing_about_the_length_of_training(questions, b
     assert few.not_learned() == [wanted]
     data = CheckResult("t", ("t",))
     console = Console(file=io.StringIO(), width=80)
-    done = upkeep.LearnResult(1, "t", few, data, tuple(few.not_learned()), Training(), 200)
+    done = service.LearnResult(1, "t", few, data, tuple(few.not_learned()), Training(), 200)
     show_learned(console, done, folder="m", data="t.jsonl")
     text = console.file.getvalue()
     assert "train longer" not in text and "at least 6 test questions" in text and "--accept-if 'gain>=-100'" in text
@@ -209,7 +209,7 @@ def test_the_log_of_a_model_that_has_learned_nothing(model):
 def test_a_folder_that_is_not_there(tmp_path):
     """`is no run folder: it has no config.yaml` sounds as if one were damaged."""
     with pytest.raises(RunFolderError, match="gone is no run folder: it does not exist"):
-        upkeep.check(tmp_path / "gone")
+        service.check(tmp_path / "gone")
 
 
 def test_what_is_odd_about_the_data_is_said(model, colours):
@@ -223,7 +223,7 @@ def test_what_is_odd_about_the_data_is_said(model, colours):
         photograph.putpixel((number, 5), (0, number, 255))
         photograph.save(Path(path).parent / f"{number}.png")
     with pytest.raises(UserError, match="none.png"):
-        upkeep.learn(model, path)
+        service.learn(model, path)
     command = ["learn", str(model), path, "--skip-invalid", "--set", "train.min_steps=1", "--accept-if", "gain>=-100"]
     said = CliRunner().invoke(app, command)
     assert said.exit_code == 0, said.exception
@@ -239,5 +239,5 @@ def test_a_condition_and_a_stream_of_one_task(model, colours, tmp_path):
     stream = tmp_path / "data" / "one.yaml"
     stream.write_text(yaml.safe_dump({"name": "one", "tasks": [{"name": "one", "data": "july.jsonl"}]}))
     settings = ["train.min_steps=1"]
-    done = upkeep.learn(model, str(stream), settings=settings, accept_if=upkeep.parsed("gain>1000"))
+    done = service.learn(model, str(stream), settings=settings, accept_if=service.parsed("gain>1000"))
     assert done.broken == (f"gain is {done.verdict.measures()['gain']:.1f}, asked was > 1000",)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import evertune
-from evertune import service as upkeep
+from evertune import service
 from evertune.methods import make_methods
 from evertune.models import load_lmm
 from evertune.service.integrity import examine, repair
@@ -61,7 +61,11 @@ def test_a_stage_of_another_run_is_refused_named_and_trained_again(whole, mixed,
     with pytest.raises(RunFolderError, match=rf"{number:02d}-task-{number - 1} {ELSEWHERE}"):
         saved_stages(folder)
     (folder / "matrix.json").unlink()  # else the run is finished and answers at once
-    for command in (lambda: run(toy_stream, folder), lambda: upkeep.check(folder), lambda: upkeep.rollback(folder, 1)):
+    for command in (
+        lambda: run(toy_stream, folder),
+        lambda: service.check(folder),
+        lambda: service.rollback(folder, 1),
+    ):
         with pytest.raises(RunFolderError, match=ELSEWHERE):
             command()
     assert [finding.stage for finding in examine(folder)] == [number]
@@ -102,7 +106,7 @@ def test_what_is_legitimate_stays_so(whole, toy_stream, tmp_path):
     """Moved, rolled back and trained again, and with trainings of the cache that other runs have made."""
     moved = shutil.copytree(whole, tmp_path / "elsewhere" / "moved")
     assert len(saved_stages(moved)) == 3 and examine(moved) == []
-    upkeep.rollback(moved, 1)
+    service.rollback(moved, 1)
     run(toy_stream, moved)
     assert files(moved) == files(whole) and examine(moved) == []
     joined = run(toy_stream, tmp_path / "sequential", method="sequential")

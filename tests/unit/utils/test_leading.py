@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from evertune import service as upkeep
+from evertune import service
 from evertune.experiments.grid import Grid
 from evertune.utils import distributed
 from evertune.utils.errors import UserError
@@ -46,6 +46,6 @@ def test_the_older_way_to_spread_is_refused(second_of_two, monkeypatch):
 
 def test_what_several_can_not_do(second_of_two, tmp_path):
     with pytest.raises(UserError, match="start this command without accelerate launch"):
-        upkeep.check(tmp_path)
+        service.check(tmp_path)
     with pytest.raises(UserError, match="start a grid without accelerate launch"):
         Grid([])

@@ -12,7 +12,7 @@ import yaml
 from typer.testing import CliRunner
 
 import evertune
-from evertune import service as upkeep
+from evertune import service
 from evertune.cli.main import app
 from evertune.experiments.grid import Grid
 from evertune.experiments.grid.cells import cells_of, read_grid
@@ -45,7 +45,7 @@ def finished(toy_stream, tmp_path_factory):
     """A finished run with everything that a folder may hold; not to be changed."""
     folder = tmp_path_factory.mktemp("finished") / "run"
     run_of(toy_stream, folder)
-    upkeep.check(folder)
+    service.check(folder)
     assert {"answers", "eval_set", "stages", "tensorboard", "report"} <= {path.name for path in folder.iterdir()}
     return folder
 
@@ -62,13 +62,13 @@ def everything(folder):
 
 COMMANDS = {
     "run": lambda folder, toy: run_of(toy, folder),
-    "learn": lambda folder, toy: upkeep.learn(folder, str(toy), name="more"),
-    "check": lambda folder, toy: upkeep.check(folder),
-    "check --every-stage": lambda folder, toy: upkeep.complete(folder),
-    "rollback": lambda folder, toy: upkeep.rollback(folder, 0),
+    "learn": lambda folder, toy: service.learn(folder, str(toy), name="more"),
+    "check": lambda folder, toy: service.check(folder),
+    "check --every-stage": lambda folder, toy: service.complete(folder),
+    "rollback": lambda folder, toy: service.rollback(folder, 0),
     "doctor --repair": lambda folder, toy: repair(folder),
     "ask, serve, app": lambda folder, toy: Service.open(folder),
-    "advise": lambda folder, toy: upkeep.advice(folder, str(toy), name="more"),
+    "advise": lambda folder, toy: service.advice(folder, str(toy), name="more"),
     "export": lambda folder, toy: export_adapters(folder, folder.parent / "exported"),
     "report": lambda folder, toy: write_report([folder], folder.parent / "report.html"),
     "log": lambda folder, toy: history(folder),
@@ -133,7 +133,7 @@ def test_a_new_run_beside_a_linked_lock_or_below_linked_methods(toy_stream, tmp_
     with pytest.raises(UserError, match=r"new/.lock is a symbolic link"):
         run_of(toy_stream, tmp_path / "new")
     with pytest.raises(UserError, match=r"new/.lock is a symbolic link"):
-        upkeep.new(tmp_path / "new", model="random", method="replay")
+        service.new(tmp_path / "new", model="random", method="replay")
     for name in ("report", "ewc"):
         base, other = tmp_path / f"of-{name}", tmp_path / f"other-{name}"
         base.mkdir()

@@ -20,7 +20,7 @@ from serving import running
 from typer.testing import CliRunner
 
 import evertune
-from evertune import service as upkeep
+from evertune import service
 from evertune.apps.auth import LARGEST_BODY
 from evertune.apps.playground import model_session as bench_module
 from evertune.apps.playground.access import COOKIE, AccessMiddleware
@@ -189,10 +189,10 @@ def test_folders_that_are_none(make, says, tmp_path):
 
 
 def test_folders_that_cannot_be_shown(taught, tmp_path, mini_blip):
-    upkeep.new(tmp_path / "blank", model="random")
+    service.new(tmp_path / "blank", model="random")
     with pytest.raises(UserError, match=r"has learned nothing yet: teach it with evertune learn"):
         playground([tmp_path / "blank"], port=0)
-    upkeep.new(tmp_path / "other", model=str(mini_blip))
+    service.new(tmp_path / "other", model=str(mini_blip))
     with pytest.raises(UserError, match=r"holds random and .*other holds mini, another model"):
         playground([taught / "eproj", tmp_path / "other"], port=0)
     with pytest.raises(UserError, match="set a token in EVERTUNE_TOKEN"):

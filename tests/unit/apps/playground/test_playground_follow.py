@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from evertune import service as upkeep
+from evertune import service
 from evertune.apps.playground.inference import Query, StageInference
 from evertune.apps.playground.model_session import open_runs
 from evertune.apps.playground.uploads import Uploads
@@ -35,7 +35,7 @@ def test_stages_that_are_gone_are_not_asked(folders):
     before = said(asking, asked)
     assert [place[:2] for place in before] == [(run, stage) for run in (0, 1) for stage in range(4)]
     assert asking.refresh() == runs, "nothing has happened"
-    upkeep.rollback(folders[0], 1)
+    service.rollback(folders[0], 1)
     fresh = asking.refresh()
     assert fresh[1] is runs[1] and [len(run.stages) for run in fresh] == [1, 3]
     assert [task.name for task in fresh[0].tasks] == ["task-0"]
@@ -68,7 +68,7 @@ def test_a_run_that_is_damaged_is_told(folders):
 def test_a_stage_that_may_be_discarded_is_not_shown(folders):
     whole = shutil.copytree(folders[0], folders[0].parent / "whole")
     open_runs(folders)  # keeps the questions
-    upkeep.rollback(folders[0], 2)
+    service.rollback(folders[0], 2)
     runs, bench = open_runs(folders)
     asking = StageInference(runs, bench, tokens=4)
     third = stage_folders(whole)[2]
@@ -85,11 +85,11 @@ def test_the_page_is_made_again(folders, tmp_path):
     version, notice, *rest = ground.current(0, "strict")
     assert version == 0 and all(part == page.gr.skip() for part in (notice, *rest))
     for folder in folders:
-        upkeep.rollback(folder, 1)
+        service.rollback(folder, 1)
     version, _, head, slider, tasks, maps = ground.current(0, "strict")
     assert version == 1 and ground.last == slider.maximum == slider.value == 1
     assert "task-2" not in maps and "task-2" not in head and [name for name, _ in tasks.choices] == ["task-0"]
     assert ground.current(0, "strict")[0] == 1, "another page that was made before"
-    upkeep.rollback(folders[0], 0)
+    service.rollback(folders[0], 0)
     version, notice, *_ = ground.current(1, "strict")
     assert version == 1 and "has learned nothing yet" in notice

@@ -13,7 +13,7 @@ from PIL import Image
 from serving import client, message, running
 from tiny_chat import FAMILIES
 
-from evertune import service as upkeep
+from evertune import service
 from evertune.apps.server.command import serve
 from evertune.data import Sample
 from evertune.models.protocol import Turn
@@ -111,7 +111,7 @@ def test_a_template_that_refuses_or_drops_a_turn(tiny_chat, monkeypatch):
 def qwen(tiny_chat, tmp_path_factory):
     """A chat model that is served, and what it is made of."""
     folder = tmp_path_factory.mktemp("chat") / "qwen"
-    upkeep.new(folder, model=str(tiny_chat("qwen2_vl")), method="replay", settings=["dtype=float32"])
+    service.new(folder, model=str(tiny_chat("qwen2_vl")), method="replay", settings=["dtype=float32"])
     with running(serve(folder, port=0, tokens=4)) as url:
         yield client(url).chat.completions.create, Service.open(folder).learner.lmm
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from serving import client, image_url, message, running, status_of
 
-from evertune import service as upkeep
+from evertune import service
 from evertune.apps.server import generation as answering_module
 from evertune.apps.server.command import serve
 from evertune.apps.server.generation import BatchGenerator
@@ -75,7 +75,7 @@ def test_each_reply_says_its_stage(ask, address):
 
 def test_a_rollback_and_a_new_stage_are_followed(ask, address, folder, toy_stream):
     before = ask()
-    upkeep.rollback(folder, 1)
+    service.rollback(folder, 1)
     wanted = asked(Service.open(folder), ask.sample.images, ask.sample.instruction, max_new_tokens=8)
     reply = ask()
     assert reply.evertune["stage"] == 1 and reply.choices[0].message.content == wanted.text
@@ -83,19 +83,19 @@ def test_a_rollback_and_a_new_stage_are_followed(ask, address, folder, toy_strea
     entry = yaml.safe_load(toy_stream.read_text())["tasks"][2]
     path = toy_stream.parent / "only-another.yaml"
     path.write_text(yaml.safe_dump({"name": "another", "tasks": [entry]}))
-    upkeep.learn(folder, str(path), accept_if=upkeep.parsed("gain>=-100"), settings=["train.min_steps=0"])
+    service.learn(folder, str(path), accept_if=service.parsed("gain>=-100"), settings=["train.min_steps=0"])
     wanted = asked(Service.open(folder), ask.sample.images, ask.sample.instruction, max_new_tokens=8)
     reply = ask()
     assert (reply.evertune["stage"], reply.evertune["task"]) == (2, entry["name"])
     assert reply.system_fingerprint != before.system_fingerprint, "another second stage"
     assert reply.choices[0].message.content == wanted.text
-    upkeep.rollback(folder, 0)
+    service.rollback(folder, 0)
     reply = ask()
     assert reply.evertune == {"expert": None, "stage": 0, "task": None}
 
 
 def test_health_follows_though_nobody_asks(address, folder):
-    upkeep.rollback(folder, 1)
+    service.rollback(folder, 1)
     end = time.monotonic() + 10
     while health(address)["stage"] != 1:
         assert time.monotonic() < end
@@ -107,7 +107,7 @@ def test_no_request_is_lost(ask, folder, colours):
     with ThreadPoolExecutor(6) as pool:
         replies = [pool.submit(ask) for _ in range(40)]
         for _ in range(3):
-            upkeep.rollback(folder, 1)
+            service.rollback(folder, 1)
             time.sleep(0.1)
             put_back(colours, folder)
             time.sleep(0.1)
@@ -117,7 +117,7 @@ def test_no_request_is_lost(ask, folder, colours):
 
 
 def test_a_stage_that_may_be_discarded_is_not_served(ask, folder, colours):
-    upkeep.rollback(folder, 1)
+    service.rollback(folder, 1)
     assert ask().evertune["stage"] == 1
     with alone(folder):
         put_back(colours, folder)
@@ -132,7 +132,7 @@ def test_a_stage_that_is_rolled_back_while_it_is_taught_is_left_at_once(ask, fol
 
 
 def test_a_damaged_stage_is_not_answered_for(ask, address, folder, colours):
-    upkeep.rollback(folder, 1)
+    service.rollback(folder, 1)
     put_back(colours, folder)
     weights = stage_folders(folder)[1] / "method.safetensors"
     whole = weights.read_bytes()
@@ -150,7 +150,7 @@ def test_a_damaged_stage_is_not_answered_for(ask, address, folder, colours):
 def test_another_model_in_the_folder_is_refused(ask, folder):
     shutil.rmtree(folder)
     assert status_of(ask)[0] == 503
-    upkeep.new(folder, model="random", method="replay")
+    service.new(folder, model="random", method="replay")
     status, said = status_of(ask)
     assert status == 503 and "is another model now: start the server again" in said
 
@@ -163,7 +163,7 @@ def test_a_stage_that_goes_while_it_is_read(folder, monkeypatch):
 
     def gone(*given, **named):
         monkeypatch.setattr(answering_module, "answer_samples", real)
-        upkeep.rollback(folder, 1)
+        service.rollback(folder, 1)
         raise RunFolderError("method.safetensors is missing")
 
     monkeypatch.setattr(answering_module, "answer_samples", gone)

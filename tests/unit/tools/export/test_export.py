@@ -20,8 +20,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 import evertune
-from evertune import run
-from evertune import service as upkeep
+from evertune import run, service
 from evertune.cli.main import main
 from evertune.data.task import Sample
 from evertune.models import load_lmm, model_folder
@@ -165,13 +164,13 @@ def test_the_card(finished, tmp_path):
 
 
 def test_a_model_that_was_taught_task_by_task_needs_no_matrix(toy_stream, tmp_path):
-    folder, anyhow = tmp_path / "model", upkeep.parsed("gain>=-100")
-    upkeep.new(folder, model="random", method="sequential", settings=["dtype=float32", "train.learning_rate=0.01"])
+    folder, anyhow = tmp_path / "model", service.parsed("gain>=-100")
+    service.new(folder, model="random", method="sequential", settings=["dtype=float32", "train.learning_rate=0.01"])
     for entry in yaml.safe_load(toy_stream.read_text())["tasks"]:
         path = toy_stream.parent / f"alone-{entry['name']}.yaml"
         path.write_text(yaml.safe_dump({"name": entry["name"], "tasks": [entry]}))
-        condition = upkeep.parsed("gain>1000") if entry["name"] == "task-2" else anyhow
-        upkeep.learn(folder, str(path), settings=["train.min_steps=3"], accept_if=condition)
+        condition = service.parsed("gain>1000") if entry["name"] == "task-2" else anyhow
+        service.learn(folder, str(path), settings=["train.min_steps=3"], accept_if=condition)
     assert not (folder / "matrix.json").exists()
     export(folder, tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
@@ -192,7 +191,7 @@ def test_a_run_that_was_taught_further_by_hand_shows_that(finished, toy_stream, 
     entry = yaml.safe_load(toy_stream.read_text())["tasks"][0]
     path = toy_stream.parent / "further.yaml"
     path.write_text(yaml.safe_dump({"name": "further", "tasks": [{**entry, "name": "further"}]}))
-    upkeep.learn(folder, str(path), settings=["train.min_steps=3"], accept_if=upkeep.parsed("gain>=-100"))
+    service.learn(folder, str(path), settings=["train.min_steps=3"], accept_if=service.parsed("gain>=-100"))
     export(folder, tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
     assert "after 4 of 4 tasks of toy" in card and "\n| further |" in card
