@@ -163,5 +163,8 @@ def test_a_dry_run_lists_and_starts_nothing(grid_file, tmp_path):
         text=True,
         check=True,
     )
-    assert listed.stdout.splitlines() == [f"open      {cell}" for cell in CELLS]
+    *lines, _, together = listed.stdout.splitlines()
+    assert lines == [f"open      {cell}" for cell in CELLS] and together.startswith(
+        f"{len(CELLS)} runs: {len(CELLS)} open"
+    )
     assert not (tmp_path / "out").exists()

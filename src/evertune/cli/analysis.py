@@ -14,6 +14,7 @@ from evertune.cli.options import (
     ModelOption,
     SetOption,
     StreamArgument,
+    loading,
     make_console,
     print_json,
 )
@@ -35,12 +36,13 @@ def similarity(
     as_json: JsonOption = False,
 ) -> None:
     """Measure how similar the tasks of a stream are. Compares images, instructions and answers; known tasks too."""
-    from evertune.cli.console import TerminalCallback
-    from evertune.cli.pairs_view import show_similarity
-    from evertune.experiments.pairs.page import write_similarity_page
-    from evertune.experiments.pairs.task_similarity import similarity_of_stream
-    from evertune.runs.api import configure, data_of
-    from evertune.utils.files import refuse_file, write_json
+    with loading():
+        from evertune.cli.console import TerminalCallback
+        from evertune.cli.pairs_view import show_similarity
+        from evertune.experiments.pairs.page import write_similarity_page
+        from evertune.experiments.pairs.task_similarity import similarity_of_stream
+        from evertune.runs.api import configure, data_of
+        from evertune.utils.files import refuse_file, write_json
 
     if out:
         refuse_file(out)
@@ -76,12 +78,13 @@ def pairs(
 ) -> None:
     """Train every ordered pair of tasks: which one hurts which. Relates it to their similarity; the same command again
     resumes."""
-    from evertune.cli.console import TerminalCallback
-    from evertune.cli.grid_view import GridView
-    from evertune.cli.pairs_view import show_pairs
-    from evertune.experiments.pairs.run import run_pairs
-    from evertune.experiments.pairs.study import study_of
-    from evertune.runs.api import configure
+    with loading():
+        from evertune.cli.console import TerminalCallback
+        from evertune.cli.grid_view import GridView
+        from evertune.cli.pairs_view import show_pairs
+        from evertune.experiments.pairs.run import run_pairs
+        from evertune.experiments.pairs.study import study_of
+        from evertune.runs.api import configure
 
     given: dict[str, Any] = {"model": model, "method": method, "limit": limit, "out": out, "data": data}
     config = configure(stream, settings=settings or [], **given)

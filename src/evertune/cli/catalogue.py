@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import platform
+import re
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from types import NoneType
@@ -47,7 +48,11 @@ def details(name: str) -> dict[str, dict[str, Any]]:
         about = METHODS[name].about
         facts = {key: getattr(about, key) for key in ("kind", "paper", "formula", "cost", "fails")}
         made = METHODS[name]()  # what a default of None stands for is known to the method only
-        options = {f"{name}.{o}": f"{_kind(p.annotation)} = {getattr(made, o)!r}" for o, p in options_of(name).items()}
+        meanings = meanings_of(METHODS[name])
+        options = {
+            f"{name}.{o}": f"{meanings.get(o, '')} ({_kind(p.annotation)}, default {getattr(made, o)!r})"
+            for o, p in options_of(name).items()
+        }
         return {f"{name}: {about.title}": facts, "options": options or {"none": ""}}
     if name in PRESETS:
         return {f"{name}: {PRESETS[name]['title']}": {k: v for k, v in PRESETS[name].items() if k != "title"}}
@@ -63,6 +68,18 @@ def details(name: str) -> dict[str, dict[str, Any]]:
     if name in format_names():
         return _format(name)
     raise unknown("method, stream, model or format", name, [*METHODS, *stream_names(), *PRESETS, *format_names()])
+
+
+def meanings_of(method: type) -> dict[str, str]:
+    """What the options of a method mean, by the `Args:` of its class and of those that it inherits from."""
+    found: dict[str, str] = {}
+    for each in reversed(method.__mro__):
+        _, _, text = inspect.cleandoc(each.__doc__ or "").partition("Args:\n")
+        for entry in re.split(r"\n    (?=\w)", "\n" + text.split("\n\n")[0]):
+            name, colon, meaning = " ".join(entry.split()).partition(": ")
+            if colon:
+                found[name] = meaning.removesuffix(".")
+    return found
 
 
 def _format(name: str) -> dict[str, dict[str, Any]]:

@@ -207,7 +207,7 @@ class TerminalCallback(Callback):
         if text in self._warned:
             return
         self._warned.add(text)
-        self.console.print(f"[yellow]note[/yellow]  {escape(text)}", highlight=False, soft_wrap=True)
+        show_note(self.console, text)
 
     def _bar(self, key: str, description: str, total: int | None, *, note: str) -> None:
         description = escape(plain(description))  # TextColumn reads markup
@@ -231,6 +231,11 @@ def _columns() -> Iterator[ProgressColumn]:
     yield BarColumn(bar_width=14, complete_style="cyan", finished_style="cyan")
     yield MofNCompleteColumn(table_column=Column(width=11, no_wrap=True, justify="right"))
     yield TextColumn("[dim]{task.fields[note]}[/dim]", table_column=Column(width=28, no_wrap=True))
+
+
+def show_note(console: Console, text: str) -> None:
+    """A warning; a terminal breaks it between words, a pipe gets one line."""
+    console.print(f"[yellow]note[/yellow]  {escape(text)}", highlight=False)
 
 
 def show_facts(console: Console, title: str, facts: dict[str, Any]) -> None:

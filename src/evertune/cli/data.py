@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from evertune.cli.groups import Commands, example_of
-from evertune.cli.options import DataOption, JsonOption, make_console, print_json
+from evertune.cli.options import DataOption, JsonOption, loading, make_console, print_json
 from evertune.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -63,10 +63,11 @@ def check_data(
     as_json: JsonOption = False,
 ) -> None:
     """Find what is wrong or odd: rows, images, copies, overlap. Exit code 1 when there are errors."""
-    from evertune.cli.console import TerminalCallback
-    from evertune.cli.data_view import show_checked
-    from evertune.tools.data import check
-    from evertune.tools.data.preview import write_preview
+    with loading():
+        from evertune.cli.console import TerminalCallback
+        from evertune.cli.data_view import show_checked
+        from evertune.tools.data import check
+        from evertune.tools.data.preview import write_preview
 
     console = make_console(quiet=as_json)
     with TerminalCallback(console) as callback:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from evertune.cli.options import JsonOption, make_console, print_json
+from evertune.cli.options import JsonOption, loading, make_console, print_json
 
 if TYPE_CHECKING:
-    from evertune.experiments.grid import Cell
+    from evertune.experiments.grid import Cell, Totals
 
 
 def grid(
@@ -24,9 +24,10 @@ def grid(
     as_json: JsonOption = False,
 ) -> None:
     """Do many runs: streams x models x methods x seeds x settings. The same command again resumes."""
-    from evertune.cli.console import TerminalCallback
-    from evertune.cli.grid_view import GridView, show_grid
-    from evertune.experiments.grid import Grid, cells_of, read_grid, summary, write_results
+    with loading():
+        from evertune.cli.console import TerminalCallback
+        from evertune.cli.grid_view import GridView, show_grid
+        from evertune.experiments.grid import Grid, cells_of, read_grid, summary, write_results
 
     asked = read_grid(file)
     place = out or Path("runs") / asked.name
@@ -88,7 +89,7 @@ def study(
 
 def _list_cells(cells: list[Cell], *, as_json: bool) -> None:
     """The runs of a grid in their order, after a check of all methods and options."""
-    from evertune.experiments.grid import check_methods, state_of
+    from evertune.experiments.grid import check_methods, state_of, totals_of
 
     check_methods(cells)
     rows = [{"run": cell.name, "folder": str(cell.folder), "state": state_of(cell)} for cell in cells]
@@ -97,3 +98,21 @@ def _list_cells(cells: list[Cell], *, as_json: bool) -> None:
         return
     for row in rows:
         print(f"{row['state']:<9} {row['run']}")
+    print(f"\n{_said_together(totals_of(cells))}")
+
+
+def _said_together(totals: Totals) -> str:
+    """Runs, hours and disk on one line."""
+    from evertune.reporting.labels import duration, size
+
+    count = sum(totals.states.values())
+    states = ", ".join(f"{number} {state}" for state, number in totals.states.items())
+    said = f"{count} run{'s' * (count != 1)}: {states}"
+    if totals.seconds is None or totals.stored_bytes is None:
+        return (
+            f"{said}. Hours and disk: known when a run is finished, or measure one with evertune plan STREAM --model M"
+        )
+    if totals.seconds == 0:
+        return said
+    left = f"{duration(totals.seconds)} of computing, {size(totals.stored_bytes)} of disk"
+    return f"{said}. Left, by the finished ones: {left}"

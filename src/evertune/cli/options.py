@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -33,6 +36,19 @@ TrackOption = Annotated[
     str | None, typer.Option("--track", metavar="A[,B]", help="Metrics also to trackio, wandb or mlflow.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Say on a terminal, at once, why nothing is seen yet, while the libraries are imported; erased afterwards."""
+    says = sys.stderr.isatty() and "torch" not in sys.modules
+    if says:
+        print("loading libraries ...", end="", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        if says:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def make_console(*, quiet: bool = False) -> Console:

@@ -1,4 +1,4 @@
-"""Plans on the terminal."""
+"""Plans on the terminal: what is the same for all methods once, then a line per method, totals below."""
 
 from __future__ import annotations
 
@@ -6,68 +6,126 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
-from evertune.cli.console import hours
+from evertune.cli.console import show_note
 from evertune.runs.runner import few_steps
 
 if TYPE_CHECKING:
     from evertune.runs.plan.estimate import Estimate
     from evertune.runs.plan.planner import Plan, StagePlan
 
-
-def _table(console: Console, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table whose first column is names and whose others are numbers."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
-    table.add_column(columns[0])
-    for column in columns[1:]:
-        table.add_column(column, justify="right")
-    for row in rows:
-        table.add_row(*map(escape, row))
-    console.print(table)
+TOTAL = "together"
 
 
-def _show_stages(console: Console, title: str, stages: Sequence[StagePlan]) -> None:
-    rows = [(stage.task, str(stage.samples), str(stage.steps), str(stage.test or "-")) for stage in stages]
-    _table(console, title, ("stage", "training samples", "steps", "test samples"), rows)
+def show_plans(console: Console, plans: Sequence[Plan]) -> None:
+    """Stages, then what each method trains, takes and stores, measured on this machine."""
+    from evertune.reporting.labels import duration, size
 
-
-def show_paper_plan(console: Console, made: Estimate) -> None:
-    """Stages, what trains, memory by part, and hours on each GPU."""
-    _show_stages(console, f"{made.method}, {made.model} on paper", made.stages)
-    parts = ", ".join(f"{part} {count:,}" for part, count in made.trained_by_part.items() if count)
+    _show_stages(console, plans)
+    header = ("method", "trained parameters", "steps", "training", "answering", "disk")
+    rows = [
+        (
+            made.method,
+            _share(made.trained_parameters, made.all_parameters),
+            f"{sum(stage.steps for stage in made.stages):,}",
+            duration(made.train_seconds),
+            duration(made.evaluate_seconds),
+            size(made.disk_bytes),
+        )
+        for made in plans
+    ]
+    seconds = sum(made.train_seconds for made in plans), sum(made.evaluate_seconds for made in plans)
+    total = (TOTAL, "", f"{sum(s.steps for made in plans for s in made.stages):,}", *map(duration, seconds))
+    _show_methods(console, header, rows, (*total, size(sum(made.disk_bytes for made in plans))))
+    first = plans[0]
+    threads = f"{first.threads} thread{'s' * (first.threads != 1)}"
     console.print(
-        f"{made.trained_parameters:,} of {made.all_parameters:,} parameters train ({parts}); every task keeps "
-        f"{made.per_task_bytes / 1e6:.1f} MB, and a stage to go back to takes {made.stage_bytes / 1e6:.1f} MB, "
-        f"{100 * made.share_of_model:.2f} % of the model as {made.dtype}; about "
-        f"{made.tokens['visual']} visual and {made.tokens['text']} text tokens per sample",
+        f"{first.dtype}, {threads}, {max(made.peak_memory_bytes for made in plans) / 1e9:.1f} GB of memory. Times are "
+        "measured on this machine; answering takes at most that long",
         highlight=False,
     )
-    sizes = {**made.memory, "together": sum(made.memory.values())}
-    _table(console, "", ("memory", "GB"), [(part, f"{size / 1e9:.1f}") for part, size in sizes.items()])
-    rows = [(c.name, "yes" if c.fits else "no", _hours(c.train_hours), _hours(c.evaluate_hours)) for c in made.cards]
-    _table(console, "", ("GPU", "fits", "hours training", "hours answering"), rows)
+    for warning in few_steps((stage.task, stage.steps, stage.samples) for made in plans for stage in made.stages):
+        show_note(console, warning)
+
+
+def show_estimates(console: Console, plans: Sequence[Estimate]) -> None:
+    """Stages, then what each method trains and stores, memory by part, and hours on each GPU."""
+    from evertune.reporting.labels import size
+
+    _show_stages(console, plans)
+    header = ("method", "trained parameters", "steps", "per task", "a stage", "disk")
+    rows = [
+        (
+            made.method,
+            _share(made.trained_parameters, made.all_parameters),
+            f"{sum(stage.steps for stage in made.stages):,}",
+            size(made.per_task_bytes),
+            size(made.stage_bytes),
+            size(made.disk_bytes),
+        )
+        for made in plans
+    ]
+    _show_methods(console, header, rows, (TOTAL, "", "", "", "", size(sum(made.disk_bytes for made in plans))))
+    _show_memory(console, plans)
+    _show_cards(console, plans)
+    first = plans[0]
+    console.print(
+        f"An estimate for {first.model} in {first.dtype} from its configuration: {first.tokens['visual']} visual and "
+        f"{first.tokens['text']} text tokens per sample; hours are training + answering",
+        highlight=False,
+    )
+
+
+def _show_stages(console: Console, plans: Sequence[Plan] | Sequence[Estimate]) -> None:
+    """The stages; methods that share them share the table."""
+    groups: dict[tuple[StagePlan, ...], list[str]] = {}
+    for made in plans:
+        groups.setdefault(tuple(made.stages), []).append(made.method)
+    for stages, methods in groups.items():
+        if len(groups) > 1:
+            console.print(Text(", ".join(methods), style="bold"))
+        rows = [(s.task, f"{s.samples:,}", f"{s.steps:,}", f"{s.test:,}" if s.test else "-") for s in stages]
+        sums = (sum(s.samples for s in stages), sum(s.steps for s in stages), sum(s.test for s in stages))
+        _print_table(console, ("stage", "training samples", "steps", "test samples"), rows, (TOTAL, *_numbers(sums)))
+
+
+def _show_methods(console: Console, header: Sequence[str], rows: Sequence[Sequence[str]], total: Sequence[str]) -> None:
+    _print_table(console, header, rows, total if len(rows) > 1 else None)
+
+
+def _show_memory(console: Console, plans: Sequence[Estimate]) -> None:
+    parts = dict.fromkeys(part for made in plans for part in made.memory)
+    rows = [(part, *(f"{made.memory.get(part, 0) / 1e9:.1f}" for made in plans)) for part in parts]
+    total = (TOTAL, *(f"{sum(made.memory.values()) / 1e9:.1f}" for made in plans))
+    _print_table(console, ("memory in GB", *(made.method for made in plans)), rows, total)
+
+
+def _show_cards(console: Console, plans: Sequence[Estimate]) -> None:
+    rows = []
+    for cards in zip(*(made.cards for made in plans), strict=True):
+        cells = [f"{_hours(c.train_hours)} + {_hours(c.evaluate_hours)}" if c.fits else "too small" for c in cards]
+        rows.append((cards[0].name, *cells))
+    _print_table(console, ("hours on", *(made.method for made in plans)), rows, None)
+
+
+def _print_table(
+    console: Console, header: Sequence[str], rows: Sequence[Sequence[str]], total: Sequence[str] | None
+) -> None:
+    from evertune.reporting.blocks import BlockTable
+
+    styles = [*([""] * len(rows)), "dim"]
+    console.print(BlockTable(header, [*rows, *([total] if total else [])], styles=styles[: len(rows) + bool(total)]))
+    console.print()
+
+
+def _numbers(values: Iterable[int]) -> list[str]:
+    return [f"{value:,}" if value else "-" for value in values]
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part:,} ({100 * part / whole:.3g} %)"
 
 
 def _hours(value: float | None) -> str:
     return "-" if value is None else f"{value:.2g}"
-
-
-def show_plan(console: Console, made: Plan) -> None:
-    """Stages, sizes and what it would cost."""
-    _show_stages(console, made.method, made.stages)
-    console.print(
-        f"{made.trained_parameters:,} of {made.all_parameters:,} parameters train · {made.dtype} · "
-        f"{made.threads} thread{'s' * (made.threads != 1)} · {made.peak_memory_bytes / 1e9:.1f} GB · about "
-        f"{_time(made.train_seconds)} training and at most {_time(made.evaluate_seconds)} answering\n",
-        highlight=False,
-    )
-    for warning in few_steps((stage.task, stage.steps, stage.samples) for stage in made.stages):
-        console.print(f"[yellow]note[/yellow]  {escape(warning)}", highlight=False, soft_wrap=True)
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 60 else hours(seconds)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from evertune.cli.options import JsonOption, make_console, print_json
+from evertune.cli.options import JsonOption, loading, make_console, print_json
 from evertune.utils.errors import UserError
 
 RunsArgument = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, or folders of runs.")]
@@ -19,10 +19,11 @@ def compare(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
 ) -> None:
     """Put runs side by side: mean and standard deviation over seeds."""
-    from dataclasses import asdict
+    with loading():
+        from dataclasses import asdict
 
-    from evertune.reporting import as_markdown, load_matrix, rich_table
-    from evertune.reporting import compare as compare_matrices
+        from evertune.reporting import as_markdown, load_matrix, rich_table
+        from evertune.reporting import compare as compare_matrices
 
     rows = compare_matrices([load_matrix(run) for run in found_runs(runs)])
     if as_json:
@@ -35,7 +36,8 @@ def compare(
 
 def report(runs: RunsArgument, out: Annotated[Path, typer.Option("--out", "-o")] = Path("report.html")) -> None:
     """Write one HTML page about one or more runs."""
-    from evertune.reporting import write_report
+    with loading():
+        from evertune.reporting import write_report
 
     make_console().print(str(write_report(found_runs(runs), out).resolve()), soft_wrap=True, highlight=False)
 

@@ -18,6 +18,7 @@ from evertune.cli.options import (
     SkipBadOption,
     StreamArgument,
     TrackOption,
+    loading,
     make_console,
     print_json,
 )
@@ -53,7 +54,8 @@ def takes_a_run(action: Action) -> Callable[..., None]:
         track: TrackOption = None,
         as_json: JsonOption = False,
     ) -> None:
-        from evertune.runs.api import configure
+        with loading():
+            from evertune.runs.api import configure
 
         given: dict[str, Any] = {"model": model, "method": method, "seed": seed, "limit": limit, "out": out}
         given |= {
@@ -71,8 +73,9 @@ def takes_a_run(action: Action) -> Callable[..., None]:
 @takes_a_run
 def run(config: RunConfig, as_json: bool) -> None:
     """Train a model on a stream of tasks and measure what it keeps. Writes a report; the same command again resumes."""
-    from evertune.cli.console import TerminalCallback
-    from evertune.runs.api import method_specs, run_config
+    with loading():
+        from evertune.cli.console import TerminalCallback
+        from evertune.runs.api import method_specs, run_config
 
     console = make_console(quiet=as_json or not is_main_process())
     with TerminalCallback(console, runs=len(method_specs(config))) as callback:
@@ -89,10 +92,13 @@ def run(config: RunConfig, as_json: bool) -> None:
 @takes_a_run
 def plan(config: RunConfig, as_json: bool) -> None:
     """Show what a run would do and cost, without training. Takes the arguments of `run`."""
-    from evertune.cli.console import TerminalCallback
-    from evertune.cli.plan_view import show_paper_plan, show_plan
-    from evertune.runs.plan.api import plan as plan_of
-    from evertune.runs.plan.planner import Plan
+    with loading():
+        from rich.markup import escape
+
+        from evertune.cli.console import TerminalCallback
+        from evertune.cli.plan_view import show_estimates, show_plans
+        from evertune.runs.plan.api import plan as plan_of
+        from evertune.runs.plan.planner import Plan
 
     console = make_console(quiet=as_json)
     with TerminalCallback(console) as callback:
@@ -100,17 +106,17 @@ def plan(config: RunConfig, as_json: bool) -> None:
     if as_json:
         print_json([made.as_dict() for made in plans])
         return
-    for made in plans:
-        if isinstance(made, Plan):
-            show_plan(console, made)
-        else:
-            show_paper_plan(console, made)
+    console.print(f"[bold]{escape(config.stream)} with {escape(config.model)}[/bold], nothing is trained\n")
+    measured = [made for made in plans if isinstance(made, Plan)]
+    if measured:
+        show_plans(console, measured)
+    else:
+        show_estimates(console, [made for made in plans if not isinstance(made, Plan)])
 
 
 def _show_results(console: Console, matrices: list[dict[str, Any]], *, shown: set[str]) -> None:
     """The matrices of runs that were finished before, and all runs side by side."""
-    from rich.markup import escape
-
+    from evertune.cli.console import show_note
     from evertune.reporting import compare, rich_matrix, rich_table
 
     for matrix in matrices:
@@ -119,7 +125,7 @@ def _show_results(console: Console, matrices: list[dict[str, Any]], *, shown: se
         console.print()
         console.print(rich_matrix(matrix))
         for warning in matrix["warnings"]:
-            console.print(f"[yellow]note[/yellow]  {escape(warning)}", soft_wrap=True)
+            show_note(console, warning)
     if len(matrices) > 1:
         console.print()
         console.print(rich_table(compare(matrices)))

@@ -15,6 +15,7 @@ from evertune.cli.options import (
     SetOption,
     SkipBadOption,
     TrackOption,
+    loading,
     make_console,
     print_json,
 )
@@ -46,8 +47,9 @@ def new(
     settings: SetOption = None,
 ) -> None:
     """Create the folder of a model. It has learned nothing yet; `evertune learn` trains it task by task."""
-    from evertune.cli.console import TerminalCallback
-    from evertune.service import new as make
+    with loading():
+        from evertune.cli.console import TerminalCallback
+        from evertune.service import new as make
 
     console = make_console()
     with TerminalCallback(console) as callback:
@@ -80,10 +82,11 @@ def advise(
     as_json: JsonOption = False,
 ) -> None:
     """Estimate the cost of one more task, and what others may lose. Changes nothing."""
-    from evertune.cli.console import TerminalCallback
-    from evertune.cli.service_view import show_advice
-    from evertune.service import advice
-    from evertune.tools.data.source import Hints, options_of
+    with loading():
+        from evertune.cli.console import TerminalCallback
+        from evertune.cli.service_view import show_advice
+        from evertune.service import advice
+        from evertune.tools.data.source import Hints, options_of
 
     hints = Hints(format, images, prompt, options_of(option or []))
     console = make_console(quiet=as_json)
@@ -127,13 +130,14 @@ def learn(
     as_json: JsonOption = False,
 ) -> None:
     """Train a model on one more task; report what it gained and lost. Exit code 1 when the stage was rejected."""
-    from evertune.cli.console import TerminalCallback
-    from evertune.cli.service_view import show_learned
-    from evertune.service import learn as teach
-    from evertune.service import parsed
-    from evertune.service import rollback as go_back
-    from evertune.service.gate import ANYTHING
-    from evertune.tools.data.source import Hints, options_of
+    with loading():
+        from evertune.cli.console import TerminalCallback
+        from evertune.cli.service_view import show_learned
+        from evertune.service import learn as teach
+        from evertune.service import parsed
+        from evertune.service import rollback as go_back
+        from evertune.service.gate import ANYTHING
+        from evertune.tools.data.source import Hints, options_of
 
     condition = parsed(accept_if) if accept_if else None
     hints = Hints(format, images, prompt, options_of(option or []))
@@ -161,7 +165,7 @@ def learn(
         show_learned(console, done, folder=str(folder), data=data)
     if asks and not done.verdict.learned and not typer.confirm("keep the stage all the same?"):
         go_back(folder, done.stage - 1)
-        console.print("[red]discarded[/red]  the model is as it was before")
+        console.print("[red]rejected[/red]  the model is unchanged")
         raise typer.Exit(1)
     if done.broken:
         raise typer.Exit(1)
@@ -180,10 +184,11 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Evaluate a model on every task it learned, against its best."""
-    from evertune.cli.console import TerminalCallback
-    from evertune.cli.service_view import show_check
-    from evertune.service import check as check_model
-    from evertune.service import complete
+    with loading():
+        from evertune.cli.console import TerminalCallback
+        from evertune.cli.service_view import show_check
+        from evertune.service import check as check_model
+        from evertune.service import complete
 
     console = make_console(quiet=as_json)
     with TerminalCallback(console) as callback:
@@ -204,10 +209,11 @@ def ask(
     as_json: JsonOption = False,
 ) -> None:
     """Ask a model a question about images. Says which expert answered."""
-    from rich.markup import escape
+    with loading():
+        from rich.markup import escape
 
-    from evertune.cli.console import TerminalCallback
-    from evertune.service.service import Service, asked
+        from evertune.cli.console import TerminalCallback
+        from evertune.service.service import Service, asked
 
     if Path(words[-1]).is_file():
         raise UserError(
@@ -229,8 +235,9 @@ def ask(
 
 def log(folder: FolderArgument, as_json: JsonOption = False) -> None:
     """List what a model learned and when, and what was rolled back."""
-    from evertune.cli.service_view import show_history
-    from evertune.service.lifecycle import history
+    with loading():
+        from evertune.cli.service_view import show_history
+        from evertune.service.lifecycle import history
 
     events = history(folder)
     if as_json:
@@ -245,8 +252,9 @@ def rollback(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Go back to an earlier stage. Later stages are deleted for good."""
-    from evertune.service import rollback as go_back
-    from evertune.service.lifecycle import would_forget
+    with loading():
+        from evertune.service import rollback as go_back
+        from evertune.service.lifecycle import would_forget
 
     console = make_console()
     gone = ", ".join(would_forget(folder, to))
@@ -270,8 +278,9 @@ def serve(
     tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 64,
 ) -> None:
     """Serve a model as an OpenAI-compatible endpoint. Chat with images, for any client of that protocol."""
-    from evertune.apps.server.command import serve as serve_model
-    from evertune.cli.console import TerminalCallback
+    with loading():
+        from evertune.apps.server.command import serve as serve_model
+        from evertune.cli.console import TerminalCallback
 
     console = make_console()
     with TerminalCallback(console) as callback:
@@ -301,8 +310,9 @@ def playground(
     tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 32,
 ) -> None:
     """Open a page in the browser to ask a model. Shows what it predicted before and after each task."""
-    from evertune.apps.playground.command import playground as open_playground
-    from evertune.cli.console import TerminalCallback
+    with loading():
+        from evertune.apps.playground.command import playground as open_playground
+        from evertune.cli.console import TerminalCallback
 
     console = make_console()
     with TerminalCallback(console) as callback:
@@ -335,9 +345,10 @@ def doctor(
 
 
 def _doctor_of(run: Path, *, repairs: bool, data: str | None, as_json: bool) -> None:
-    from evertune.cli.console import TerminalCallback
-    from evertune.cli.service_view import show_findings
-    from evertune.service.integrity import examine, repair
+    with loading():
+        from evertune.cli.console import TerminalCallback
+        from evertune.cli.service_view import show_findings
+        from evertune.service.integrity import examine, repair
 
     console = make_console(quiet=as_json)
     if repairs:

@@ -14,7 +14,7 @@ from rich.table import Table
 from evertune.metrics.statistics import FEWEST
 from evertune.service.advice import Advice
 from evertune.service.integrity import Finding
-from evertune.service.lifecycle import LearnResult
+from evertune.service.lifecycle import BY_USER, LearnResult
 from evertune.service.regression_report import Change, RegressionReport
 
 COLOURS = {
@@ -34,7 +34,7 @@ def show_learned(console: Console, done: LearnResult, *, folder: str, data: str)
     console.print(_summary(done.verdict))
     if done.broken:
         console.print(
-            f"[red]discarded[/red]  {escape('; '.join(done.broken))}. The model is as it was before",
+            f"[red]rejected[/red]  {escape('; '.join(done.broken))}. The model is unchanged",
             highlight=False,
             soft_wrap=True,
         )
@@ -151,9 +151,17 @@ def show_history(console: Console, events: Sequence[dict[str, Any]], *, folder: 
         if event["event"] == "stage":
             table.add_row(when, str(event["stage"]), escape(f"learned {event['task']}"))
         else:
-            forgotten = ", ".join(event["tasks"])
-            table.add_row(when, str(event["to"]), escape(f"went back, without {forgotten} ({event['reason']})"))
+            table.add_row(when, str(event["to"]), escape(_rolled_back(event)))
     console.print(table)
+
+
+def _rolled_back(event: dict[str, Any]) -> str:
+    tasks = ", ".join(event["tasks"])
+    return (
+        f"rolled back: removed {tasks}"
+        if event["reason"] == BY_USER
+        else f"rolled back: {tasks} rejected, {event['reason']}"
+    )
 
 
 def show_findings(
@@ -163,7 +171,7 @@ def show_findings(
     gone = [finding for finding in found if finding.path not in {other.path for other in left}]
     for finding in gone:
         console.print(
-            f"[green]mended[/green]  {escape(f'{finding.path} {finding.what}: {finding.remedy}')}", soft_wrap=True
+            f"[green]repaired[/green]  {escape(f'{finding.path} {finding.what}: {finding.remedy}')}", soft_wrap=True
         )
     for finding in left:
         remedy = (
@@ -174,5 +182,5 @@ def show_findings(
         console.print(f"{escape(str(folder))} is whole: every checksum is right", highlight=False, soft_wrap=True)
     elif not repaired and any(finding.remedy for finding in left):
         console.print(
-            f"[dim]mend it: evertune doctor {escape(str(folder))} --repair[/dim]", highlight=False, soft_wrap=True
+            f"[dim]repair it: evertune doctor {escape(str(folder))} --repair[/dim]", highlight=False, soft_wrap=True
         )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from evertune.assets import Progress
 from evertune.data import Stream, Task, load_stream
-from evertune.runs.config import RunConfig, beside, with_settings, without_effect
+from evertune.runs.config import RunConfig, beside, spelled_out, with_settings, without_effect
 from evertune.runs.run_folder import FINGERPRINTS, begin, finished_matrix, identity_of
 from evertune.runs.runner import Callback, follow_stream, more_tasks, run_stream
 from evertune.training.run_origin import read_identity
@@ -72,7 +72,7 @@ def configure(
     if str(stream).lower().endswith((".yaml", ".yml")):
         file = read_yaml(Path(stream))
         if isinstance(file, dict) and "stream" in file:
-            where, content = str(stream), file
+            where, content = str(stream), spelled_out(file, methods=list(METHODS))
             content["stream"] = beside(Path(stream), str(file["stream"]))
     content |= {key: value for key, value in given.items() if value is not None}
     if options:

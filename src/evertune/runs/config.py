@@ -159,17 +159,33 @@ def with_settings(content: dict[str, Any], settings: list[str], *, methods: list
         key, equals, text = entry.partition("=")
         if not equals or not key.strip():
             raise UserError(f"--set {entry}: write it as key=value, for example train.learning_rate=5e-4")
-        parts = key.strip().split(".")
-        if parts[0] in methods:
-            parts = ["options", *parts]
-        elif parts[0] == "model" and len(parts) > 1:
-            parts[0] = "model_options"
-        target = result
-        for part in parts[:-1]:
-            target[part] = {**(target.get(part) or {})}
-            target = target[part]
-        target[parts[-1]] = scalar(text)
+        _place(result, key.strip(), scalar(text), methods)
     return result
+
+
+def spelled_out(content: dict[str, Any], *, methods: list[str]) -> dict[str, Any]:
+    """The content of a YAML file, its keys as `--set` has them (`train.epochs: 2`, `replay.ratio: 0.05`) nested."""
+    dotted = {key: value for key, value in content.items() if isinstance(key, str) and "." in key}
+    result = {key: value for key, value in content.items() if key not in dotted}
+    for key, value in dotted.items():
+        _place(result, key, value, methods)
+    return result
+
+
+def _place(content: dict[str, Any], key: str, value: Any, methods: list[str]) -> None:
+    """Set the value of a dotted key; groups on the way are copied, for a caller may hold them."""
+    parts = key.split(".")
+    if parts[0] in methods:
+        parts = ["options", *parts]
+    elif parts[0] == "model" and len(parts) > 1:
+        parts[0] = "model_options"
+    for part in parts[:-1]:
+        group = content.get(part) or {}
+        if not isinstance(group, dict):
+            raise UserError(f"{key}: '{part}' is {group!r:.40} here, expected a group of settings")
+        content[part] = {**group}
+        content = content[part]
+    content[parts[-1]] = value
 
 
 def beside(config: Path, stream: str) -> str:

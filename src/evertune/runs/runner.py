@@ -208,8 +208,8 @@ def few_steps(sizes: Iterable[tuple[str, int, int]]) -> list[str]:
             groups.setdefault((steps, samples), []).append(task)
     return [
         f"{', '.join(tasks)}: {steps} optimizer step{'s' * (steps != 1)} on {samples} samples"
-        f"{' each' * (len(tasks) > 1)}, too few to learn much from: set train.min_steps, or train.epochs and "
-        "train.batch_size"
+        f"{' each' * (len(tasks) > 1)}, too few to learn much from: raise train.min_steps or train.epochs, "
+        "or lower train.batch_size"
         for (steps, samples), tasks in groups.items()
     ]
 

@@ -29,7 +29,7 @@ class GateCondition:
     def broken_by(self, measures: Mapping[str, float]) -> list[str]:
         """The parts that do not hold, with what was measured; empty when all do."""
         return [
-            f"{name} is {measures[name]:.1f}, asked was {sign} {bound:g}"
+            f"{name} {measures[name]:.1f} is not {sign} {bound:g}"
             for name, sign, bound in self.parts
             if not _COMPARE[sign](measures[name], bound)
         ]

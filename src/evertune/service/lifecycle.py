@@ -95,6 +95,10 @@ def new(
         write_provenance(folder, lmm, Stream(OWN, tasks=()))
 
 
+BY_USER = "by the user"
+"""Why a stage was taken back that no condition rejected."""
+
+
 @dataclass(frozen=True, slots=True)
 class LearnResult:
     """What `learn` did.
@@ -350,7 +354,7 @@ def rollback(folder: Path, to: int, *, progress: Progress | None = None) -> list
         UserError: there is no such stage before the last.
     """
     gone = would_forget(folder, to)
-    _go_back(Service.open(folder, progress=progress), to, reason="asked for")
+    _go_back(Service.open(folder, progress=progress), to, reason=BY_USER)
     return gone
 
 

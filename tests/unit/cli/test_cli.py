@@ -115,6 +115,17 @@ def test_show_and_ls(capsys):
     assert "CC BY-SA 4.0" in out and "MIT" in out
     _, out, _ = evertune("show", "ewc", capsys=capsys)
     assert "1612.00796" in out and "ewc.strength" in out
+    _, out, _ = evertune("show", "replay", capsys=capsys)
+    assert "share of each earlier task's training set" in out and "(float, default 0.01)" in out
+
+
+def test_every_option_of_a_method_says_what_it_means():
+    """`show` listed names and defaults alone."""
+    from evertune.cli.catalogue import meanings_of
+    from evertune.methods import METHODS, options_of
+
+    for name, method in METHODS.items():
+        assert not set(options_of(name)) - set(meanings_of(method)), name
 
 
 def test_metrics_command(capsys, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from evertune.cli.console import TerminalCallback
-from evertune.cli.plan_view import show_plan
+from evertune.cli.plan_view import show_plans
 from evertune.cli.service_view import _table
 from evertune.reporting.blocks import BlockTable
 from evertune.runs.plan.planner import Plan, StagePlan
@@ -88,12 +88,33 @@ def test_a_plan_says_seconds_and_stages_that_are_too_short():
     """A run warns of them; a plan of 29 samples said `1 step`, `0:00 training` and nothing else."""
     out = io.StringIO()
     stages = [StagePlan("what", 29, 1, 7), StagePlan("long", 2900, 91, 700)]
-    made = Plan("eproj", stages, 9, 10, 0.24, 95.0, 10**9, "float32", 1)
-    show_plan(Console(file=out, width=200), made)
+    made = Plan("eproj", stages, 9, 10, 0.24, 95.0, 10**9, "float32", 1, stage_bytes=40)
+    show_plans(Console(file=out, width=200), [made])
     text = out.getvalue()
-    assert "about 0.2 s training and at most 1:35 answering" in text and "1 thread ·" in text
-    assert "note  what: 1 optimizer step on 29 samples, too few to learn much from: set train.min_steps" in text
+    assert ["eproj", "9", "(90", "%)", "92", "0.2", "s", "1", "min", "35", "s", "80", "bytes"] in map(
+        str.split, text.splitlines()
+    )
+    assert "float32, 1 thread, 1.0 GB of memory" in text
+    assert "note  what: 1 optimizer step on 29 samples, too few to learn much from: raise train.min_steps" in text
     assert "long: " not in text
+
+
+def test_plans_of_methods_with_the_same_stages_share_one_table():
+    """`plan` printed the same table of stages for each method."""
+    out = io.StringIO()
+    plans = [planned("sequential"), planned("replay"), planned("joint", stages=1)]
+    show_plans(Console(file=out, width=80), plans)
+    lines = out.getvalue().splitlines()
+    assert next(line for line in lines if line.startswith("sequential")).strip() == "sequential, replay"
+    assert [line.split() for line in lines if line.startswith("task-0")] == [["task-0", "400", "100", "70"]] * 2
+    assert ["together", "800", "200", "140"] in map(str.split, lines)
+    assert ["together", "500", "4", "min", "0", "s", "6", "min", "0", "s", "200", "bytes"] in map(str.split, lines)
+    assert max(map(len, lines)) <= 80
+
+
+def planned(method, stages=2):
+    made = [StagePlan(f"task-{n}", 400, 100, 70) for n in range(stages)]
+    return Plan(method, made, 9, 10, 80.0, 120.0, 10**9, "float32", 1, stage_bytes=40)
 
 
 @pytest.mark.parametrize("since", ["before", "best ever"])

@@ -123,7 +123,7 @@ def test_a_stage_that_breaks_the_condition_is_discarded(data, tmp_path):
     service.learn(folder, data[0], accept_if=ANYHOW)
     before = weights(folder, 1)
     done = service.learn(folder, data[1], accept_if=service.parsed("average>1000 and forgetting<1000"))
-    assert done.broken == (f"average is {done.verdict.measures()['average']:.1f}, asked was > 1000",)
+    assert done.broken == (f"average {done.verdict.measures()['average']:.1f} is not > 1000",)
     opened = Service.open(folder)
     assert opened.number == 1 and weights(folder, 1) == before and not (folder / "eval_set" / "task-1.json").exists()
     assert [event["event"] for event in history(folder)] == ["stage", "stage", "rollback"]
@@ -302,7 +302,7 @@ def test_measures():
     measures = RegressionReport(new, old).measures()
     assert measures == {"forgetting": 7.5, "worst": 15.0, "gain": 60.0, "average": 70.0}
     assert service.parsed("forgetting<8 and worst<=15").broken_by(measures) == []
-    assert service.parsed("gain>60").broken_by(measures) == ["gain is 60.0, asked was > 60"]
+    assert service.parsed("gain>60").broken_by(measures) == ["gain 60.0 is not > 60"]
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ def test_the_command_exits_with_1_or_asks(model, colours, monkeypatch):
     assert machine.exit_code == 1 and json.loads(machine.stdout)["learned"] is False
     monkeypatch.setattr(cli_service, "_somebody_there", lambda _console: True)
     no = CliRunner().invoke(app, short, input="n\n")
-    assert "keep the stage all the same?" in no.stdout and "discarded" in no.stdout
+    assert "keep the stage all the same?" in no.stdout and "rejected" in no.stdout
     assert no.exit_code == 1 and Service.open(model).number == 0
     yes = CliRunner().invoke(app, short, input="y\n")
     assert yes.exit_code == 0 and Service.open(model).number == 1
@@ -158,7 +158,7 @@ def test_settings_of_one_task(model, colours):
 def test_a_run_of_a_handful_of_steps_says_so(colours, tmp_path, caplog):
     with caplog.at_level(logging.WARNING, logger="evertune"):
         evertune.run(colours, model="random", out=tmp_path / "run", settings=["train.batch_size=32"])
-        text = "july: 2 optimizer steps on 46 samples, too few to learn much from: set train.min_steps"
+        text = "july: 2 optimizer steps on 46 samples, too few to learn much from: raise train.min_steps"
         assert [text in record.message for record in caplog.records].count(True) == 1
         caplog.clear()
         settings = ["train.batch_size=32", "train.min_steps=25"]
@@ -240,4 +240,4 @@ def test_a_condition_and_a_stream_of_one_task(model, colours, tmp_path):
     stream.write_text(yaml.safe_dump({"name": "one", "tasks": [{"name": "one", "data": "july.jsonl"}]}))
     settings = ["train.min_steps=1"]
     done = service.learn(model, str(stream), settings=settings, accept_if=service.parsed("gain>1000"))
-    assert done.broken == (f"gain is {done.verdict.measures()['gain']:.1f}, asked was > 1000",)
+    assert done.broken == (f"gain {done.verdict.measures()['gain']:.1f} is not > 1000",)

@@ -15,6 +15,7 @@ from __future__ import annotations
 from evertune.experiments.grid.cells import Cell, GridFile, cells_of, read_grid, settled
 from evertune.experiments.grid.results import Summary, not_alike, state_of, summary, write_results
 from evertune.experiments.grid.run import Grid, GridCallback, Running, Status, check_methods
+from evertune.experiments.grid.totals import Totals, totals_of
 from evertune.experiments.grid.workers import JobResult
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Running",
     "Status",
     "Summary",
+    "Totals",
     "cells_of",
     "check_methods",
     "not_alike",
@@ -33,5 +35,6 @@ __all__ = [
     "settled",
     "state_of",
     "summary",
+    "totals_of",
     "write_results",
 ]

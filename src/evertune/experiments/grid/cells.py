@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from evertune.data.stream import stream_file
-from evertune.runs.config import RunConfig, SharedSettings, beside
+from evertune.runs.config import RunConfig, SharedSettings, beside, spelled_out
 from evertune.utils.config_io import read_yaml, scalar, setting_text, validated
 from evertune.utils.errors import UserError, unknown
 from evertune.utils.files import refuse_file
@@ -82,7 +82,11 @@ def read_grid(path: Path) -> GridFile:
     Raises:
         UserError: the file is missing, or says something that a grid can't be made of.
     """
-    return settled(validated(GridFile, read_yaml(path), where=str(path)), path)
+    content = read_yaml(path)
+    if isinstance(content, dict):
+        methods = [str(method) for method in content.get("methods") or []]
+        content = spelled_out(content, methods=[part for method in methods for part in method_parts(method)])
+    return settled(validated(GridFile, content, where=str(path)), path)
 
 
 def settled(grid: AnyGrid, path: Path) -> AnyGrid:

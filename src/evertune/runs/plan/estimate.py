@@ -17,7 +17,7 @@ from evertune.methods import Context, Method
 from evertune.models.features import FeatureStore
 from evertune.models.meta import TRAINED_BYTES, MetaLMM, gigabytes
 from evertune.models.protocol import LMM
-from evertune.runs.plan.planner import StagePlan, samples_seen, stages_of
+from evertune.runs.plan.planner import StagePlan, samples_seen, stage_bytes, stages_of
 from evertune.training.loop import Training, trained_parameters
 from evertune.utils.errors import UserError
 
@@ -89,6 +89,11 @@ class Estimate:
     cards: list[CardPlan]
     dtype: str
 
+    @property
+    def disk_bytes(self) -> int:
+        """Of all stages."""
+        return self.stage_bytes * len(self.stages)
+
     def as_dict(self) -> dict[str, Any]:
         """For `--json`."""
         return asdict(self)
@@ -119,7 +124,7 @@ def plan_on_paper(
     work = _Work(paper, trained=sum(trained.values()), tokens=sum(tokens.values()), weight_bytes=number.itemsize)
     samples = samples_seen(stages, training)
     has_experts = any(method.in_model_dtype for method in methods)
-    kept = sum(trained.values()) * (number if has_experts else torch.float32).itemsize
+    kept = stage_bytes(methods, sum(trained.values()), number)
     made = Estimate(
         method=name,
         model=paper.name,

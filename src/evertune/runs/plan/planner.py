@@ -37,7 +37,11 @@ class StagePlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A planned run."""
+    """A planned run.
+
+    Attributes:
+        stage_bytes: what a stage takes on the disk: the expert, or one copy of everything trained.
+    """
 
     method: str
     stages: list[StagePlan]
@@ -48,6 +52,12 @@ class Plan:
     peak_memory_bytes: int
     dtype: str
     threads: int
+    stage_bytes: int = 0
+
+    @property
+    def disk_bytes(self) -> int:
+        """Of all stages; samples and importances that a method keeps come on top."""
+        return self.stage_bytes * len(self.stages)
 
     def as_dict(self) -> dict[str, Any]:
         """For `--json`."""
@@ -100,17 +110,24 @@ def plan_run(
     stages = stages_of(tasks, training)
     seen = samples_seen(stages, training)
     answers = (len(tasks) + 1) * sum(len(task.test) for task in stream.columns)
+    trained = sum(p.numel() for p in trained_parameters(lmm, methods).values())
     return Plan(
         method=name,
         stages=stages,
-        trained_parameters=sum(p.numel() for p in trained_parameters(lmm, methods).values()),
+        trained_parameters=trained,
         all_parameters=sum(p.numel() for p in lmm.module().parameters()),
         train_seconds=seen * pace.train,
         evaluate_seconds=answers * pace.answer,
         peak_memory_bytes=_peak_memory(),
         dtype=str(lmm.dtype).removeprefix("torch."),
         threads=torch.get_num_threads(),
+        stage_bytes=stage_bytes(methods, trained, lmm.dtype),
     )
+
+
+def stage_bytes(methods: Sequence[Method], trained: int, dtype: torch.dtype) -> int:
+    """Bytes of a saved stage: trained weights are float32, experts have the model's dtype."""
+    return trained * (dtype if any(method.in_model_dtype for method in methods) else torch.float32).itemsize
 
 
 def stages_of(tasks: Sequence[Task], training: Training) -> list[StagePlan]:
