@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import yaml
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from evertune.data.issues import SHOWN, Issues
+from evertune.reporting.blocks import plain_table
 from evertune.tools.data.check import CheckResult
 from evertune.tools.data.convert import ConversionResult
 
@@ -23,7 +23,9 @@ COLOURS = {"error": "red", "warning": "yellow", "note": "dim"}
 def show_checked(console: Console, checked: CheckResult) -> None:
     """Tasks, findings, and what they mean."""
     if checked.halves:
+        console.print(f"{escape(checked.stream)}\n", highlight=False)
         console.print(_table(checked))
+        console.print()
     for level, problems in checked.levels():
         if len(problems):
             _show(console, level, problems)
@@ -31,7 +33,7 @@ def show_checked(console: Console, checked: CheckResult) -> None:
 
 
 def _table(checked: CheckResult) -> Table:
-    table = Table(title=checked.stream, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
+    table = plain_table()
     table.add_column("task")
     for title in ("training rows", "test rows", "images"):
         table.add_column(title, justify="right")

@@ -36,6 +36,7 @@ def show(name: Annotated[str, typer.Argument(metavar="NAME")], as_json: JsonOpti
     from evertune.cli.console import show_facts
 
     console = make_console()
-    for title, section in facts.items():
+    for number, (title, section) in enumerate(facts.items()):
+        if number:
+            console.print()
         show_facts(console, title, section)
-        console.print()

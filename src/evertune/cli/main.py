@@ -5,8 +5,10 @@ evertune run parcel --model smol --method sequential,replay,eproj --out runs/fir
 
 from __future__ import annotations
 
+import shutil
 import signal
 import sys
+import textwrap
 from collections.abc import Callable
 from types import FrameType
 from typing import Annotated, NoReturn
@@ -135,7 +137,11 @@ def _complain(message: str) -> NoReturn:
     from evertune.utils.terminal import plain
 
     who = "evertune" if is_main_process() else f"evertune (process {rank()})"
-    print(f"{who}: {plain(without_secrets(message))}", file=sys.stderr)
+    line = f"{who}: {plain(without_secrets(message))}"
+    if sys.stderr.isatty():  # broken between words
+        width = shutil.get_terminal_size().columns
+        line = textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
+    print(line, file=sys.stderr)
     sys.exit(2)
 
 

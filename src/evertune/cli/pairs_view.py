@@ -13,9 +13,8 @@ from rich.text import Text
 
 from evertune.experiments.pairs.sentences import TITLES, correlation_of, interval, lead, seeds_text, signed
 from evertune.experiments.pairs.task_similarity import Square
-from evertune.reporting.blocks import plain_table
+from evertune.reporting.blocks import GAP, plain_table
 
-TERMINAL = 80
 POINTS_CAPTIONS = {
     "forgetting": "points that the first task lost",
     "forgetting_relaxed": "the same, when the right answer counts in any form",
@@ -29,14 +28,14 @@ def show_square(
 ) -> None:
     """A square under its title; the caption stands below and is not broken by the table's width."""
     console.print(Text(f"\n{title}", style="bold"))
-    console.print(square_table(tasks, square, digits=digits))
+    console.print(square_table(tasks, square, digits=digits, width=console.width))
     if caption:
         console.print(Text(caption, style="dim"))
 
 
-def square_table(tasks: Sequence[str], square: Square, *, digits: int) -> Table:
+def square_table(tasks: Sequence[str], square: Square, *, digits: int, width: int) -> Table:
     """Tasks by tasks; names that would not fit a terminal side by side give way to the numbers of the rows."""
-    numbered = max(map(len, tasks)) + sum(max(len(task), 5) + 3 for task in tasks) > TERMINAL
+    numbered = max(map(len, tasks)) + sum(max(len(task), 5) + GAP for task in tasks) > width
     table = plain_table()
     table.add_column("", no_wrap=True)
     for number, task in enumerate(tasks, start=1):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from evertune.runs.plan.estimate import Estimate
     from evertune.runs.plan.planner import Plan, StagePlan
 
-TOTAL = "together"
+TOTAL = "total"
 
 
 def show_plans(console: Console, plans: Sequence[Plan]) -> None:
@@ -45,7 +45,8 @@ def show_plans(console: Console, plans: Sequence[Plan]) -> None:
         "measured on this machine; answering takes at most that long",
         highlight=False,
     )
-    for warning in few_steps((stage.task, stage.steps, stage.samples) for made in plans for stage in made.stages):
+    stages = dict.fromkeys(stage for made in plans for stage in made.stages)
+    for warning in few_steps((stage.task, stage.steps, stage.samples) for stage in stages):
         show_note(console, warning)
 
 
@@ -87,7 +88,8 @@ def _show_stages(console: Console, plans: Sequence[Plan] | Sequence[Estimate]) -
             console.print(Text(", ".join(methods), style="bold"))
         rows = [(s.task, f"{s.samples:,}", f"{s.steps:,}", f"{s.test:,}" if s.test else "-") for s in stages]
         sums = (sum(s.samples for s in stages), sum(s.steps for s in stages), sum(s.test for s in stages))
-        _print_table(console, ("stage", "training samples", "steps", "test samples"), rows, (TOTAL, *_numbers(sums)))
+        total = (TOTAL, *_numbers(sums)) if len(stages) > 1 else None
+        _print_table(console, ("stage", "training samples", "steps", "test samples"), rows, total)
 
 
 def _show_methods(console: Console, header: Sequence[str], rows: Sequence[Sequence[str]], total: Sequence[str]) -> None:

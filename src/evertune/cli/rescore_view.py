@@ -5,11 +5,11 @@ Apart from `compare`, which knows nothing of terminals.
 
 from __future__ import annotations
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from evertune.reporting.blocks import plain_table
 from evertune.tools.rescore.compare import RescoreResult, TheirScore
 
 NUMBERS = ("score", "any form", "±", "points", "- ours", "answers")
@@ -25,9 +25,9 @@ def show_rescored(console: Console, result: RescoreResult) -> None:
         markup=False,
         soft_wrap=True,
     )
-    console.print(_ours(result))
-    if result.theirs:
-        console.print(_theirs(result))
+    for table in [_ours(result), *([_theirs(result)] if result.theirs else [])]:
+        console.print()
+        console.print(table)
     for theirs in result.theirs:
         _differences(console, theirs, result.ours[0].rule)
     if result.reported:
@@ -35,7 +35,7 @@ def show_rescored(console: Console, result: RescoreResult) -> None:
 
 
 def _table(*titles: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
+    table = plain_table()
     for title in titles:
         table.add_column(title, justify="right" if title in NUMBERS else "left")
     return table
@@ -63,7 +63,7 @@ def _differences(console: Console, theirs: TheirScore, rule: str) -> None:
         console.print(f"'{theirs.name}' can't be computed: {theirs.problem}", markup=False, highlight=False)
     if not theirs.differences:
         return
-    console.print(f"why '{theirs.name}' is not '{rule}'", markup=False, highlight=False)
+    console.print(f"\nwhy '{theirs.name}' is not '{rule}'", markup=False, highlight=False)
     table = _table("points", "answers", "why", "for example")
     for one in theirs.differences:
         table.add_row(f"{one.points:+.2f}", f"{one.answers:,}", Text(one.why), Text(one.example))
@@ -75,7 +75,7 @@ def _reported(console: Console, result: RescoreResult) -> None:
     met = [one.name for one in result.theirs if one.reported]
     asked = any(one.reported is not None for one in result.theirs)
     verdict = f": met by '{met[0]}'" if met else ": met by none of theirs" if asked else ""
-    console.print(f"Result.text reports {values}{verdict}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"\nResult.text reports {values}{verdict}", markup=False, highlight=False, soft_wrap=True)
     samples = result.reported.get("Samples")
     if samples is not None and samples != result.questions:
         console.print(f"it speaks of {samples:g} samples, there are {result.questions}", markup=False, highlight=False)

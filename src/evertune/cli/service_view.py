@@ -47,7 +47,7 @@ def show_learned(console: Console, done: LearnResult, *, folder: str, data: str)
         )
     console.print(f"[green]accepted[/green]  as stage {done.stage}", highlight=False, soft_wrap=True)
     console.print(
-        f"[dim]back again: evertune rollback {escape(folder)} --to {done.stage - 1}[/dim]",
+        f"[dim]undo: evertune rollback {escape(folder)} --to {done.stage - 1}[/dim]",
         highlight=False,
         soft_wrap=True,
     )

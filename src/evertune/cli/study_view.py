@@ -17,7 +17,7 @@ from evertune.experiments.study import Study
 from evertune.experiments.study.overview import overview_of
 from evertune.experiments.study.page import write_page
 from evertune.experiments.study.result import Result, in_short, result_of
-from evertune.reporting.blocks import plain_table
+from evertune.reporting.blocks import BlockTable, plain_table
 from evertune.utils.files import write_json
 
 STYLES = {"confirmed": "green", "contradicted": "red", "not confirmed": "yellow", "not measured": "dim"}
@@ -48,14 +48,15 @@ def show_study(console: Console, result: Result) -> None:
 
 def _show_overview(console: Console, result: Result) -> None:
     overview = overview_of(result.rows)
-    table = plain_table(caption=Text("† each task tuned alone, right after learning", style="dim"))
-    table.add_column("final average")
-    for stream, model in overview.places:
-        lines = "\n".join([*stream.replace("-reversed", " -reversed").split(), model])
-        table.add_column(lines, justify="right", vertical="bottom", no_wrap=True)
-    for method, values, bound in overview.lines:
-        table.add_row(*map(Text, (method, *values)), style="dim" if bound else None)
-    console.print(table)
+    header = [
+        "final average",
+        *(f"{place.replace('-reversed', ' -reversed')} {model}" for place, model in overview.places),
+    ]
+    rows = [(method, *values) for method, values, _ in overview.lines]
+    styles = ["dim" if bound else "" for *_, bound in overview.lines]
+    console.print(BlockTable(header, rows, styles=styles))
+    console.print(Text("† each task tuned alone, right after learning", style="dim"))
+    console.print()
 
 
 def _show_findings(console: Console, result: Result) -> None:

@@ -107,8 +107,8 @@ def test_plans_of_methods_with_the_same_stages_share_one_table():
     lines = out.getvalue().splitlines()
     assert next(line for line in lines if line.startswith("sequential")).strip() == "sequential, replay"
     assert [line.split() for line in lines if line.startswith("task-0")] == [["task-0", "400", "100", "70"]] * 2
-    assert ["together", "800", "200", "140"] in map(str.split, lines)
-    assert ["together", "500", "4", "min", "0", "s", "6", "min", "0", "s", "200", "bytes"] in map(str.split, lines)
+    assert ["total", "800", "200", "140"] in map(str.split, lines)
+    assert ["total", "500", "4", "min", "0", "s", "6", "min", "0", "s", "200", "bytes"] in map(str.split, lines)
     assert max(map(len, lines)) <= 80
 
 

@@ -137,7 +137,7 @@ def test_the_command(toy_stream, tmp_path):
     file.write_text(yaml.safe_dump({"stream": str(toy_stream), "model": "instructblip-vicuna-7b", "method": "eproj"}))
     shown = CliRunner().invoke(app, ["plan", str(file)])
     assert shown.exit_code == 0
-    assert "3,149,824 of 7,913,210,624" in shown.output
+    assert "3,149,824 (0.0398 %)" in shown.output
     assert "A100 80 GB" in shown.output
     told = CliRunner().invoke(app, ["plan", str(file), "--json"])
     assert json.loads(told.output)[0]["trained_parameters"] == 3_149_824

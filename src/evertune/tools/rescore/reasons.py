@@ -98,7 +98,7 @@ THEN: Reasons = (
     ("nothing is left of either text after their clean-up", _other_script),
     ("a part of the answer is right for them", _fragment),
     ("an answer that merely contains the gold is right for them", _contains),
-    ("the same words in another form (case, articles, marks, numbers) are wrong for them", _form),
+    ("the same words in another form (case, articles, punctuation, numbers) are wrong for them", _form),
 )
 
 

@@ -132,7 +132,7 @@ def test_no_number_is_cut_on_a_terminal(names):
     """Long names once left the numbers of a column no room: `-0.…`."""
     square = [[None if i == j else -0.25 for j, _ in enumerate(names)] for i, _ in enumerate(names)]
     console = Console(width=80, file=io.StringIO())
-    console.print(square_table(names, square, digits=2))
+    console.print(square_table(names, square, digits=2, width=80))
     said = console.file.getvalue()
     assert said.count("−0.25") == len(names) * (len(names) - 1)
     assert "…" not in said

@@ -415,7 +415,6 @@ def shown_on_the_page():
 @pytest.mark.parametrize(("command", "output"), shown_on_the_page())
 def test_the_page_shows_what_the_commands_print(monkeypatch, command, output):
     monkeypatch.chdir(ROOT)
-    monkeypatch.setenv("COLUMNS", "110")
     result = CliRunner().invoke(app, command.split()[1:])
     printed = f"evertune: {result.exception}" if isinstance(result.exception, UserError) else result.stdout
     assert [line.rstrip() for line in printed.strip().split("\n")] == output.split("\n")
