@@ -1,4 +1,4 @@
-"""Rows of Arrow batches, whose columns become Python's values where somebody asks for them, and only within bounds.
+"""Rows of Arrow batches, whose columns become Python values on access, and only within bounds.
 
 Arrow keeps a truth value in a bit and a null in nothing; Python takes 8 to 64 bytes for each. So values are counted.
 """
