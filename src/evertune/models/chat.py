@@ -31,7 +31,7 @@ from evertune.models.decoder import (
 )
 from evertune.models.families import FAMILIES
 from evertune.models.family import FamilyLMM
-from evertune.models.file_bounds import reading, refuse_larger
+from evertune.models.file_bounds import files_digest, reading, refuse_larger
 from evertune.models.hub import refuse_unsafe
 from evertune.models.processors import PROBE, ChatProcessor, encoder_arguments, load_processor, stacked_facts
 from evertune.models.protocol import TYPICAL, Batch, Generation, Length, Output, Size, Turn
@@ -39,7 +39,7 @@ from evertune.models.scopes import Scope, open_up, scope_of
 from evertune.models.vision_inputs import CachedTower, Pixels
 from evertune.models.weights import fingerprint_of
 from evertune.utils.errors import UserError
-from evertune.utils.files import digest, digest_of_file, read_json
+from evertune.utils.files import digest, read_json
 
 DIGITS = 3
 """An image's first row holds height, width and number of rows in base 256: exact in every half precision."""
@@ -322,21 +322,3 @@ def _ends(model: Any) -> list[int]:
     if found is None:
         found = model.config.get_text_config().eos_token_id
     return [found] if isinstance(found, int) else list(found or [])
-
-
-_DECIDING = {".json", ".safetensors", ".txt", ".model", ".jinja"}
-
-
-def files_digest(folder: Path) -> str:
-    """Hash of the files of a checkpoint that decide an answer.
-
-    In the hub's cache a large file is a link to one that is named by its SHA-256: that is not read again.
-    """
-    files = sorted(path for path in folder.iterdir() if path.suffix in _DECIDING)
-    return digest(*(f"{path.name} {_sha256(path)}" for path in files))
-
-
-def _sha256(path: Path) -> str:
-    target = path.resolve().name
-    named = path.is_symlink() and len(target) == 64 and all(c in "0123456789abcdef" for c in target)
-    return target if named else digest_of_file(path)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from evertune.utils.errors import UserError
-from evertune.utils.files import read_json
+from evertune.utils.files import digest, digest_of_file, read_json
 from evertune.utils.safetensors_header import read_header
 
 MOST_BYTES = 64 << 20
@@ -32,13 +32,15 @@ MOST_GROWTH = 64
 """Times that a tokenizer's `Replace` steps together may lengthen a text."""
 MOST_STEPS = 256
 SPARE = 1 << 24
+MOST_WEIGHTS = 4
+"""Times that the weights may hold a model: some folders hold them in two dtypes or layouts."""
 _LAYERS = re.compile(r"(?:^|_)(?:layers?|depths?|blocks|stages)(?:_|$)")
 _EXPERTS = re.compile("experts")
 _CONFIG = (
     (re.compile("coefficient"), 8),
     (_LAYERS, 1_024),
     (_EXPERTS, 1_024),
-    (re.compile("rank|side|vision_width"), LONGEST_SIDE),
+    (re.compile("^r$|rank|side|vision_width"), LONGEST_SIDE),
     (re.compile("labels|quer(?:y|ies)"), 1 << 17),
     (re.compile("theta|param|pixels|flops|seed|base"), math.inf),
     (
@@ -55,10 +57,44 @@ _PROCESSOR = (
     (re.compile("height|width|size|patch|tile|split|crop|frame|merge|pinpoint"), LONGEST_SIDE),
     (re.compile("seq|tokens|num_|max_|min_"), 1 << 16),
 )
-_VETTED = re.compile(
+_DECIDING = (".json", ".jinja", ".txt", ".model", ".safetensors")
+_PART = re.compile(r"lm|additional_chat_templates|\w*(tokenizer|processor)|feature_extractor")
+"""Folders in the folder that are read."""
+_PARSED = re.compile(
     r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|processor_config"
-    r"|(\w+_)?preprocessor_config|chat_template)\.json|.*\.(jinja|txt|model)"
+    r"|(\w+_)?preprocessor_config|chat_template)\.json"
 )
+_TOKENS = ("tokenizer.json", "vocab.json", "added_tokens.json")
+"""Their keys are tokens, which may hold anything."""
+_CONTROL = re.compile("[\\x00-\\x1f\\x7f-\\x9f]")
+_LEADS_ELSEWHERE = re.compile("quantization_config|compression_config|transformers_weights|audio_tokenizer")
+"""Keys for which the libraries import other packages, or load other files, repositories or kernels."""
+_NAMES_CODE = re.compile("implementation(_internal)?$|^architecture$|^backbone$")
+"""Keys whose value is a name that the library has; with a slash it is a repository of kernels or of timm."""
+
+
+def deciding_files(folder: Path) -> list[Path]:
+    """The files that decide what a checkpoint predicts, of the folder and of its parts: vetted, then hashed."""
+    places = (folder, *sorted(path for path in folder.iterdir() if _PART.fullmatch(path.name) and path.is_dir()))
+    return [
+        path for place in places for path in sorted(place.iterdir()) if path.suffix in _DECIDING and not path.is_dir()
+    ]
+
+
+def files_digest(folder: Path) -> str:
+    """Hash of the files of a checkpoint that decide an answer.
+
+    In the hub's cache a large file is a link to one that is named by its SHA-256: that is not read again.
+    """
+    return digest(*(f"{path.relative_to(folder).as_posix()} {_sha256(path)}" for path in deciding_files(folder)))
+
+
+def _sha256(path: Path) -> str:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    target = path.resolve()
+    named = path.is_symlink() and re.fullmatch("[0-9a-f]{64}", target.name)
+    return target.name if named and target.is_relative_to(Path(HF_HUB_CACHE).resolve()) else digest_of_file(path)
 
 
 def refuse_unbounded(folder: Path) -> None:
@@ -68,8 +104,12 @@ def refuse_unbounded(folder: Path) -> None:
         UserError: one is no regular file, too large, no sound JSON, nested too deeply, or has a number that is too
             large; the message names file and key.
     """
-    for place in (folder, *sorted(path for path in folder.iterdir() if path.is_dir())):
-        for path in sorted(path for path in place.iterdir() if _VETTED.fullmatch(path.name) and not path.is_dir()):
+    if (folder / "audio_tokenizer_config.json").exists():
+        raise UserError(f"{folder} holds audio_tokenizer_config.json, which names another model: remove it")
+    for path in deciding_files(folder):
+        if path.suffix == ".safetensors":
+            read_header(path)
+        else:
             _refuse_file(path)
 
 
@@ -90,21 +130,27 @@ def refuse_larger(folder: Path, kind: Any) -> None:
         kind: the library's class that makes the model, such as `AutoModelForCausalLM`.
 
     Raises:
-        UserError: it has more than twice the numbers that its weights hold.
+        UserError: it has more than twice the numbers that its weights hold, or they hold far more than it has.
     """
     import torch
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     with torch.device("meta"):
-        model = kind.from_config(config, trust_remote_code=False)
+        model = kind.from_config(config, attn_implementation="eager", trust_remote_code=False)
     wanted = sum(part.numel() for parts in (model.parameters(), model.buffers()) for part in parts)
-    headers = [read_header(file) for file in folder.glob("*.safetensors")]
-    held = sum(math.prod(tensor.shape) for header in headers for tensor in header.values())
+    files = [path for path in deciding_files(folder) if path.suffix == ".safetensors"]
+    sizes = {path: sum(math.prod(tensor.shape) for tensor in read_header(path).values()) for path in files}
+    held = sum(size for path, size in sizes.items() if path.parent == folder)
     if wanted > 2 * held + SPARE:
         raise UserError(
             f"{folder / 'config.json'}: the model that it describes has {wanted:,} parameters, the weights beside it "
             f"have {held:,}: take both from one checkpoint"
+        )
+    if sum(sizes.values()) > MOST_WEIGHTS * wanted + SPARE:
+        raise UserError(
+            f"{folder}: its weights (*.safetensors) have {sum(sizes.values()):,} numbers, the model of its config.json "
+            f"{wanted:,}: remove those that it does not use"
         )
 
 
@@ -134,12 +180,17 @@ def _refuse_file(path: Path) -> None:
     if not path.is_file():
         raise UserError(f"{path} is no regular file")
     most = MOST_BYTES if path.name.startswith(("tokenizer.", "vocab", "merges", "added_")) else MOST_BYTES_OF_TEXT
-    most = MOST_BYTES if path.suffix in (".model", ".txt") else most
+    small = _PARSED.fullmatch(path.name) or path.suffix == ".jinja"
+    most = most if small else MOST_BYTES  # what is only hashed may be the log of a training
     if (size := path.stat().st_size) > most:
         raise UserError(f"{path} has {size:,} bytes; at most {most:,} are read of a model's file of this kind")
-    if path.suffix != ".json":
+    if not _PARSED.fullmatch(path.name):
         return
     content = read_json(path)
+    if path.name not in _TOKENS:
+        _refuse_keys(content, path)
+    elif path.name == "tokenizer.json" and isinstance(content, dict):
+        _refuse_keys(content.get("added_tokens"), path)
     if path.name == "config.json":
         _refuse_numbers(content, path, _CONFIG)
         _refuse_units(content, path)
@@ -148,6 +199,22 @@ def _refuse_file(path: Path) -> None:
         _refuse_upscaling(content, path)
     elif path.name == "tokenizer.json":
         _refuse_growth(content, path)
+
+
+def _refuse_keys(content: Any, path: Path, *, names_code: bool = False) -> None:
+    """Keys that lead the libraries elsewhere, or that steer a terminal: tokenizers prints unknown ones as they are."""
+    if isinstance(content, list):
+        for inner in content:
+            _refuse_keys(inner, path, names_code=names_code)
+    elif isinstance(content, str) and names_code and "/" in content:
+        raise UserError(f"{path} names code outside of the library ({content[:60]!r}): remove it")
+    elif isinstance(content, dict):
+        for key, inner in content.items():
+            if _CONTROL.search(key):
+                raise UserError(f"{path}: the key {key[:60]!r} has control characters")
+            if _LEADS_ELSEWHERE.fullmatch(key) and inner:
+                raise UserError(f"{path}: '{key}' is not supported: it names other code or files")
+            _refuse_keys(inner, path, names_code=names_code or bool(_NAMES_CODE.search(key)))
 
 
 def _values(value: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

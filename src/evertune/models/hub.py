@@ -15,7 +15,6 @@ from evertune.models.file_bounds import refuse_unbounded
 from evertune.utils.errors import UserError
 from evertune.utils.files import read_object
 from evertune.utils.safe_names import is_name
-from evertune.utils.safetensors_header import read_header
 
 _ID = re.compile(r"[\w.-]+/[\w.-]+")
 _WANTED = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
@@ -90,8 +89,6 @@ def refuse_unsafe(folder: Path, *, name: str | None = None) -> None:
             "(`merge_and_unload` of peft), and give the folder of the result"
         )
     refuse_unbounded(folder)
-    for path in sorted(folder.glob("*.safetensors")):
-        read_header(path)
     for path in sorted(folder.glob("*.index.json")):
         _refuse_outside(path)
     if any(folder.glob("*.safetensors")):

@@ -29,11 +29,11 @@ from evertune.models.decoder import (
 )
 from evertune.models.families import FAMILIES
 from evertune.models.family import FamilyLMM
-from evertune.models.file_bounds import reading, refuse_larger
+from evertune.models.file_bounds import files_digest, reading, refuse_larger
 from evertune.models.hub import refuse_unsafe
 from evertune.models.protocol import TYPICAL, Batch, Generation, Length, Output, Size, Turn, refuse_context
 from evertune.models.weights import fingerprint_of
-from evertune.utils.files import digest, digest_of_file, read_json
+from evertune.utils.files import digest, read_json
 
 
 def parts_of(names: Sequence[str], *, prefix: str = "") -> dict[str, list[str]]:
@@ -60,14 +60,14 @@ class InstructBlip(FamilyLMM):
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self._end: int = processor.tokenizer.eos_token_id
-        self._files = {p.name: digest_of_file(p) for p in sorted(folder.rglob("*")) if p.suffix in _DECIDING}
+        self._files = files_digest(folder)
         self._texts: dict[str, list[int]] = {}
         self._encodes = bool(model.language_model.config.is_encoder_decoder)
 
     @property
     def fingerprint(self) -> str:
         """Hash of every file of the checkpoint that decides an answer."""
-        return digest(*(f"{name} {sha}" for name, sha in self._files.items()))
+        return self._files
 
     @property
     def encoder_fingerprint(self) -> str:
@@ -213,7 +213,6 @@ def _for_each_image(rows: Tensor, counts: Sequence[int]) -> Tensor:
     return rows.repeat_interleave(torch.tensor(counts, device=rows.device), dim=0)
 
 
-_DECIDING = {".json", ".safetensors", ".txt", ".model"}
 _REMEMBERED = 100_000
 _CLASSES = {
     "instructblip": ("an InstructBLIP", ("InstructBlipForConditionalGeneration", "InstructBlipProcessor")),

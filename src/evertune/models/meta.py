@@ -85,7 +85,9 @@ def on_paper(file: Path, *, name: str, options: Mapping[str, Any] | None = None)
     with reading(f"{file} can't be read as a configuration"):
         config = AutoConfig.from_pretrained(file.parent, trust_remote_code=False)
         with torch.device("meta"):
-            model = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16, trust_remote_code=False)
+            model = AutoModelForImageTextToText.from_config(
+                config, dtype=torch.bfloat16, attn_implementation="eager", trust_remote_code=False
+            )
             return _opened(model, model_type, name=name, options=options or {})
 
 
