@@ -40,7 +40,7 @@ _CONFIG = (
     (re.compile("coefficient"), 8),
     (_LAYERS, 1_024),
     (_EXPERTS, 1_024),
-    (re.compile("^r$|rank|side|vision_width"), LONGEST_SIDE),
+    (re.compile("rank|side|vision_width"), LONGEST_SIDE),
     (re.compile("labels|quer(?:y|ies)"), 1 << 17),
     (re.compile("theta|param|pixels|flops|seed|base"), math.inf),
     (

@@ -245,7 +245,7 @@ def _load_into(part: nn.Module, path: Path, what: str) -> None:
     try:
         found = {name: tensor.shape for name, tensor in read_header(path).items()}
         if found != {name: tuple(tensor.shape) for name, tensor in part.state_dict().items()}:
-            raise UserError(f"{path} does not hold the {what}'s weights: it has tensors of other names or shapes")
+            raise UserError(f"{path} can't be read as the {what}'s weights: it has tensors of other names or shapes")
         part.load_state_dict(load_file(path))
     except (SafetensorError, OSError, RuntimeError) as problem:
         raise UserError(f"{path} can't be read as the {what}'s weights: {problem}") from problem

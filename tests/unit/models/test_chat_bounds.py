@@ -323,14 +323,14 @@ def test_a_configuration_alone_is_bounded_too(tmp_path, tiny_chat):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("image_side", 10**6), ("r", 10**6), ("vision_width", 10**6), ("vision", {"depth_coefficient": 10**6})],
+    [("image_side", 10**6), ("lora_rank", 10**6), ("vision_width", 10**6), ("vision", {"depth_coefficient": 10**6})],
 )
 def test_numbers_of_a_smol_folder(tmp_path, key, value):
     folder = shutil.copytree(model_folder("random"), tmp_path / "smol")
     edited(folder / "config.json", key, value=value)
     refused(lambda: load(folder), f"{key}.* is 1,000,000; at most")
     edited(folder / "config.json", key, value=json.loads((model_folder("random") / "config.json").read_text())[key])
-    edited(folder / "config.json", "r", value=[])
+    edited(folder / "config.json", "lora_rank", value=[])
     refused(lambda: load(folder), "can't be read as a smol checkpoint")
 
 
