@@ -93,9 +93,8 @@ class TerminalCallback(Callback):
     def fetching(self, what: str, done: int, total: int) -> None:
         """Progress of a download or conversion (an `assets.Progress`)."""
         self._started()
-        if what not in self._bars:
-            verb = "" if " " in what else "fetching "  # a package, or a sentence of its own
-            self.console.print(f"[dim]{verb}{escape(what)}[/dim]")
+        if what not in self._bars and " " not in what:  # a package; a sentence of its own is a bar and leaves no line
+            self.console.print(f"[dim]fetching {escape(what)}[/dim]")
         unit, note = (1, "") if " " in what else (1_000_000, "MB")  # a sentence counts what it names
         self._bar(what, what, max(1, total // unit), note=note)
         self._progress.update(self._bars[what], completed=min(done // unit, max(1, total // unit)))

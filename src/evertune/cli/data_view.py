@@ -5,7 +5,9 @@ from __future__ import annotations
 import yaml
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from evertune.data.issues import SHOWN, Issues
 from evertune.reporting.blocks import plain_table
@@ -49,7 +51,7 @@ def _show(console: Console, level: str, problems: Issues) -> None:
     for kind, count, messages in problems.kinds():
         console.print(f"  {kind}: {count:,}", markup=False, highlight=False)
         for _, message in messages[:SHOWN]:
-            _line(console, f"    {printable(message)}")
+            console.print(Padding(Text(printable(message)), (0, 0, 0, 4)))
         if count > SHOWN:
             console.print(f"    ... and {count - SHOWN:,} more", highlight=False)
     console.print()

@@ -44,14 +44,16 @@ class BlockTable:
         self.header, self.rows, self.names = list(header), [list(row) for row in rows], names
         self.styles = list(styles) or [""] * len(self.rows)
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table | Text]:
         """A table per block."""
-        for columns in self._blocks(options.max_width):
-            yield self._table(columns)
+        for number, columns in enumerate(self._blocks(options.max_width)):
+            if number:
+                yield Text("")
+            yield self._table(columns, whole=self._names_width() <= options.max_width // 2)
 
     def _blocks(self, width: int) -> list[list[int]]:
         """The columns of numbers in blocks that fit; a block has at least one."""
-        names = min(width // 2, sum(self._width(i) + GAP for i in range(self.names)))
+        names = min(width // 2, self._names_width())
         blocks: list[list[int]] = [[]]
         room = width - names
         for column in range(self.names, len(self.header)):
@@ -62,14 +64,17 @@ class BlockTable:
             room -= self._width(column) + GAP
         return blocks
 
+    def _names_width(self) -> int:
+        return sum(self._width(i) + GAP for i in range(self.names))
+
     def _width(self, column: int) -> int:
         """The least width of a column: its longest cell or word of its title."""
         return max(map(len, [*(row[column] for row in self.rows), *self.header[column].split(), ""]))
 
-    def _table(self, columns: Sequence[int]) -> Table:
+    def _table(self, columns: Sequence[int], *, whole: bool) -> Table:
         table = plain_table()
         for i in range(self.names):
-            table.add_column(Text(self.header[i]), vertical="bottom", overflow="fold")
+            table.add_column(Text(self.header[i]), vertical="bottom", overflow="fold", no_wrap=whole)
         for i in columns:
             table.add_column(Text(self.header[i]), justify="right", vertical="bottom", min_width=self._width(i))
         for row, style in zip(self.rows, self.styles, strict=True):

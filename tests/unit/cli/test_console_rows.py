@@ -74,6 +74,30 @@ def test_a_comparison_cuts_no_number_and_breaks_no_cell(width):
     assert len(blocks) == {40: 3, 80: 2, 140: 1}[width]
 
 
+def test_names_are_whole_where_they_take_up_to_half_of_the_terminal():
+    """`tiny-aligned` was broken into `tiny-aligne` and `d`."""
+    header = ["stream", "model", "method", "seeds", "final average", "learning accuracy", "forgetting", "training"]
+    out = io.StringIO()
+    rows = [["pocket-b1", "tiny-aligned", "sequential", "1", "67.8", "51.0", "3.3", "2.5 s"]]
+    Console(file=out, width=80).print(BlockTable(header, rows, names=3))
+    lines = [line for line in out.getvalue().splitlines() if line.startswith("pocket-b1")]
+    assert [line.split()[:3] for line in lines] == [["pocket-b1", "tiny-aligned", "sequential"]] * 2
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_bars_have_fixed_widths(width):
+    """A bar jumped with the length of a task's name and of its counts."""
+    console = Terminal(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    places = set()
+    with TerminalCallback(console) as callback:
+        for what, total in (("images of a", 5), ("images of a task with a long name", 123_456)):
+            callback.fetching(what, 1, total)
+            rendered = console.render_lines(callback._progress.get_renderable(), pad=False)
+            lines = ["".join(segment.text for segment in line) for line in rendered]
+            places |= {(line.index("━"), len(line.rstrip()) <= 80) for line in lines if "━" in line}
+    assert places == {(25, True)}
+
+
 def test_a_warning_is_said_once_and_the_same_one_of_several_tasks_together():
     out = io.StringIO()
     callback = TerminalCallback(Console(file=out, width=200))
