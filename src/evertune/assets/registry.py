@@ -151,8 +151,8 @@ class Registry(ABC):
             command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False
         )  # a client that is not there is an OSError, too
         if done.returncode != 0:
-            said = done.stderr.decode(errors="replace").strip().splitlines()
-            raise OSError(said[-1] if said else f"{Path(command[0]).name} gave no reason")
+            output = done.stderr.decode(errors="replace").strip().splitlines()
+            raise OSError(output[-1] if output else f"{Path(command[0]).name} gave no reason")
 
 
 def _by_address(package: Package, address: str, place: Path) -> None:

@@ -63,10 +63,10 @@ def _line(console: Console, text: str) -> None:
 
 def _conclusion(checked: CheckResult) -> str:
     counts = {level: len(problems) for level, problems in checked.levels()}
-    said = ", ".join(f"{count:,} {level}{'s' * (count != 1)}" for level, count in counts.items())
+    text = ", ".join(f"{count:,} {level}{'s' * (count != 1)}" for level, count in counts.items())
     rest = "; evertune run --skip-invalid would train on the rest" if checked.leaves_a_rest else ""
-    said += f". A run would stop{rest}." if counts["error"] else "."
-    return said if checked.decode else f"{said} Images were not opened."
+    text += f". A run would stop{rest}." if counts["error"] else "."
+    return text if checked.decode else f"{text} Images were not opened."
 
 
 def show_written(console: Console, written: ConversionResult) -> None:

@@ -128,8 +128,8 @@ def _refuse_usage(problem: Exception) -> NoReturn:
     if context is None or type(problem).__name__.startswith("NoArgsIsHelp"):
         problem.show()  # type: ignore[attr-defined]
         sys.exit(2)
-    said = problem.format_message().strip().rstrip(".").replace("\n", " ")
-    _complain(f"{said[:1].lower()}{said[1:]}; see {context.command_path} --help")
+    text = problem.format_message().strip().rstrip(".").replace("\n", " ")
+    _complain(f"{text[:1].lower()}{text[1:]}; see {context.command_path} --help")
 
 
 def _complain(message: str) -> NoReturn:

@@ -222,15 +222,15 @@ def ask(
     console = make_console(quiet=as_json)
     with TerminalCallback(console) as callback:
         service = Service.open(folder, progress=callback.fetching)
-        said = asked(service, [Path(word) for word in words[:-1]], words[-1], task=task, max_new_tokens=tokens)
+        text = asked(service, [Path(word) for word in words[:-1]], words[-1], task=task, max_new_tokens=tokens)
     if as_json:
-        print_json(said.as_dict())
+        print_json(text.as_dict())
         return
-    for warning in said.warnings:  # not beside the answer, which may be piped
+    for warning in text.warnings:  # not beside the answer, which may be piped
         make_console(quiet=True).print(f"[yellow]note[/yellow]  {escape(warning)}", soft_wrap=True, highlight=False)
-    console.print(said.text, soft_wrap=True, highlight=False, markup=False)
-    if said.expert is not None:
-        console.print(f"[dim]expert {said.expert}{said.surely}[/dim]", highlight=False, soft_wrap=True)
+    console.print(text.text, soft_wrap=True, highlight=False, markup=False)
+    if text.expert is not None:
+        console.print(f"[dim]expert {text.expert}{text.surely}[/dim]", highlight=False, soft_wrap=True)
 
 
 def log(folder: FolderArgument, as_json: JsonOption = False) -> None:

@@ -42,8 +42,8 @@ def show_study(console: Console, result: Result) -> None:
         console.print(f"[yellow]note[/yellow]  {escape(note)}", highlight=False)
     if result.failed:
         console.print(f"{len(result.failed)} failed: {', '.join(result.failed)}", style="red", highlight=False)
-    said = " · ".join(f"{part} {done} of {every}" for part, (done, every) in result.progress.items())
-    console.print(f"\nfinished runs  {said}", highlight=False)
+    text = " · ".join(f"{part} {done} of {every}" for part, (done, every) in result.progress.items())
+    console.print(f"\nfinished runs  {text}", highlight=False)
 
 
 def _show_overview(console: Console, result: Result) -> None:

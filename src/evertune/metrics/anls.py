@@ -17,8 +17,8 @@ def anls(prediction: str, answers: Sequence[str]) -> float:
 
     Case does not count, nor how much white space stands between words.
     """
-    said = _plain(prediction)
-    return max((_similarity(said, _plain(answer)) for answer in answers), default=0.0) if said else 0.0
+    predicted = _plain(prediction)
+    return max((_similarity(predicted, _plain(answer)) for answer in answers), default=0.0) if predicted else 0.0
 
 
 def edit_distance(one: str, other: str) -> int:
@@ -44,13 +44,13 @@ def edit_distance(one: str, other: str) -> int:
     return distance
 
 
-def _similarity(said: str, gold: str) -> float:
-    longer = max(len(said), len(gold))
+def _similarity(predicted: str, gold: str) -> float:
+    longer = max(len(predicted), len(gold))
     if longer > LONGEST:
-        return float(said == gold)
-    if abs(len(said) - len(gold)) >= THRESHOLD * longer:
+        return float(predicted == gold)
+    if abs(len(predicted) - len(gold)) >= THRESHOLD * longer:
         return 0.0  # so many letters must be put in at least: no need to count
-    share = edit_distance(said, gold) / longer
+    share = edit_distance(predicted, gold) / longer
     return 1 - share if share < THRESHOLD else 0.0
 
 

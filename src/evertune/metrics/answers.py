@@ -19,8 +19,8 @@ THE_ANSWER_IS = re.compile(r"The answer is ([A-Z]).")
 
 def exact(prediction: str, answers: Sequence[str]) -> float:
     """1 when the prediction is one of `answers` exact match, white space at the ends aside; else 0."""
-    said = prediction.strip()
-    return float(bool(said) and said in {a.strip() for a in answers})
+    predicted = prediction.strip()
+    return float(bool(predicted) and predicted in {a.strip() for a in answers})
 
 
 def relaxed(prediction: str, answers: Sequence[str]) -> float:
@@ -30,8 +30,8 @@ def relaxed(prediction: str, answers: Sequence[str]) -> float:
 
 def option(prediction: str, answers: Sequence[str]) -> float:
     """1 when the prediction is the option in the form that is taught, case and white space at the ends aside."""
-    said = prediction.strip().casefold()
-    return float(bool(said) and said == answers[0].strip().casefold())
+    predicted = prediction.strip().casefold()
+    return float(bool(predicted) and predicted == answers[0].strip().casefold())
 
 
 def option_letter(prediction: str, answers: Sequence[str]) -> float:
@@ -48,14 +48,14 @@ def gqa(prediction: str, answers: Sequence[str]) -> float:
 
     The official script compares exact match; LLaVA's converter, which runs before it, does the rest.
     """
-    said = prediction.strip().rstrip(".").lower()
-    return float(bool(said) and said == answers[0].strip().lower())
+    predicted = prediction.strip().rstrip(".").lower()
+    return float(bool(predicted) and predicted == answers[0].strip().lower())
 
 
 def ocrvqa(prediction: str, answers: Sequence[str]) -> float:
     """1 when the prediction is the first answer, case and white space at the ends aside (OCR-VQA)."""
-    said = prediction.strip().lower()
-    return float(bool(said) and said == answers[0].strip().lower())
+    predicted = prediction.strip().lower()
+    return float(bool(predicted) and predicted == answers[0].strip().lower())
 
 
 def scienceqa(prediction: str, answers: Sequence[str]) -> float:
@@ -67,8 +67,8 @@ def scienceqa(prediction: str, answers: Sequence[str]) -> float:
         prediction: what the model said.
         answers: the letter of the option; its text may follow, for the relaxed side.
     """
-    said = _scienceqa_letter(prediction.strip())
-    return float(said is not None and said.lower() == letter_of(answers[0]))
+    predicted = _scienceqa_letter(prediction.strip())
+    return float(predicted is not None and predicted.lower() == letter_of(answers[0]))
 
 
 def scienceqa_relaxed(prediction: str, answers: Sequence[str]) -> float:

@@ -33,15 +33,15 @@ def box(prediction: str, answers: Sequence[str]) -> float:
         UserError: an answer is no box.
     """
     golds = [gold_box(answer) for answer in answers]
-    said = bracketed(prediction)
-    return float(said is not None and any(overlap(said, gold) > OVERLAP_NEEDED for gold in golds))
+    predicted = bracketed(prediction)
+    return float(predicted is not None and any(overlap(predicted, gold) > OVERLAP_NEEDED for gold in golds))
 
 
 def box_relaxed(prediction: str, answers: Sequence[str]) -> float:
     """`box` of the first four numbers anywhere in the prediction; opposite corners may come in any order."""
     golds = [gold_box(answer) for answer in answers]
-    said = anywhere(prediction)
-    return float(said is not None and any(overlap(said, gold) > OVERLAP_NEEDED for gold in golds))
+    predicted = anywhere(prediction)
+    return float(predicted is not None and any(overlap(predicted, gold) > OVERLAP_NEEDED for gold in golds))
 
 
 def overlap(one: Box, other: Box) -> float:

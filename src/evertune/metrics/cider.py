@@ -84,9 +84,9 @@ def cider(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> li
             score depends on the cell. Where every image has the same n-grams, nothing is telling: a cell of one
             image scores 0, as in the published code.
     """
-    said = [tokenise(text) for text in predictions]
+    predicted = [tokenise(text) for text in predictions]
     golds = [[tokenise(text) for text in texts] for texts in references]
-    return cider_of_tokens(said, golds)
+    return cider_of_tokens(predicted, golds)
 
 
 def cider_of_tokens(predictions: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]) -> list[float]:
@@ -129,10 +129,12 @@ def _similarity(hypothesis: _Vector, reference: _Vector) -> float:
     """Mean over n of the clipped cosine, times the Gaussian penalty for a difference in length."""
     penalty = math.exp(-((hypothesis.length - reference.length) ** 2) / (2 * SIGMA**2))
     total = 0.0
-    for said, gold, norm_said, norm_gold in zip(
+    for predicted, gold, norm_said, norm_gold in zip(
         hypothesis.weights, reference.weights, hypothesis.norms, reference.norms, strict=True
     ):
         if norm_said and norm_gold:
-            clipped = sum(min(weight, gold.get(ngram, 0.0)) * gold.get(ngram, 0.0) for ngram, weight in said.items())
+            clipped = sum(
+                min(weight, gold.get(ngram, 0.0)) * gold.get(ngram, 0.0) for ngram, weight in predicted.items()
+            )
             total += clipped / (norm_said * norm_gold)
     return penalty * total / LONGEST

@@ -66,12 +66,12 @@ def _score(
     scorer = _published(module, name)
     tokens = ptb_tokens([*predictions, *(text for texts in references for text in texts)])
     sentences = iter(" ".join(words) for words in tokens)
-    said = {number: [next(sentences)] for number in range(len(predictions))}
+    output = {number: [next(sentences)] for number in range(len(predictions))}
     golds = {number: [next(sentences) for _ in texts] for number, texts in enumerate(references)}
-    cell, each = _run(title, lambda: scorer().compute_score(golds, said))
+    cell, each = _run(title, lambda: scorer().compute_score(golds, output))
     scores = [float(part["All"]["f"] if isinstance(part, dict) else part) for part in each]
     # An answer without a word is never right, whatever the program makes of it.
-    return float(cell), [score if said[number][0] else 0.0 for number, score in enumerate(scores)]
+    return float(cell), [score if output[number][0] else 0.0 for number, score in enumerate(scores)]
 
 
 def _published(module: str, name: str) -> Any:

@@ -68,7 +68,7 @@ def each(compare: Compare) -> Score:
     """A rule for cells from a rule for single answers."""
 
     def score(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
-        return [compare(said, gold) for said, gold in zip(predictions, references, strict=True)]
+        return [compare(predicted, gold) for predicted, gold in zip(predictions, references, strict=True)]
 
     return score
 
@@ -107,8 +107,8 @@ def split_cell(
 ) -> tuple[list[list[str]], list[list[list[str]]]]:
     """The words of predictions and references, split in one go."""
     words = iter(tokenise([*predictions, *(text for texts in references for text in texts)]))
-    said = [next(words) for _ in predictions]
-    return said, [[next(words) for _ in texts] for texts in references]
+    predicted = [next(words) for _ in predictions]
+    return predicted, [[next(words) for _ in texts] for texts in references]
 
 
 def _bleu(order: int, tokenise: Tokenise, *, suffix: str, how: str) -> Rule:

@@ -93,14 +93,14 @@ def vqa(prediction: str, answers: Sequence[str]) -> float:
         answers: one answer per annotator, usually ten. With fewer than four, all that are left must agree instead
             of three; a single one must be met exactly.
     """
-    said = normalise(prediction)
-    return agreement([normalise(answer) == said for answer in answers]) if said else 0.0
+    predicted = normalise(prediction)
+    return agreement([normalise(answer) == predicted for answer in answers]) if predicted else 0.0
 
 
 def textvqa(prediction: str, answers: Sequence[str]) -> float:
     """`vqa` after M4C's normalisation, as TextVQA is scored (Singh et al. 2019, arXiv 1904.08920)."""
-    said = normalise_m4c(prediction)
-    return agreement([normalise_m4c(answer) == said for answer in answers]) if said else 0.0
+    predicted = normalise_m4c(prediction)
+    return agreement([normalise_m4c(answer) == predicted for answer in answers]) if predicted else 0.0
 
 
 def vizwiz(prediction: str, answers: Sequence[str]) -> float:
@@ -108,8 +108,8 @@ def vizwiz(prediction: str, answers: Sequence[str]) -> float:
 
     A person's `two` can't be met by it, since the prediction becomes `2` (Gurari et al. 2018, arXiv 1802.08218).
     """
-    said = normalise(prediction)
-    return agreement([answer.strip() == said for answer in answers]) if said else 0.0
+    predicted = normalise(prediction)
+    return agreement([answer.strip() == predicted for answer in answers]) if predicted else 0.0
 
 
 def vqa_relaxed(prediction: str, answers: Sequence[str]) -> float:
@@ -138,8 +138,8 @@ def agreement(agrees: Sequence[bool]) -> float:
 
 def first_normalised(prediction: str, answers: Sequence[str]) -> float:
     """1 when prediction and first answer are equal after `normalise`; else 0."""
-    said = normalise(prediction)
-    return float(bool(said) and said == normalise(answers[0]))
+    predicted = normalise(prediction)
+    return float(bool(predicted) and predicted == normalise(answers[0]))
 
 
 def first_contained(prediction: str, answers: Sequence[str]) -> float:

@@ -55,9 +55,9 @@ def load_lmm(
     folder = model_folder(name, progress=progress)
     module, function = family.loader.split(":")
     load = getattr(importlib.import_module(module), function)
-    said: dict[str, Any] = {"options": options or {}} if family.options else {}
+    extra: dict[str, Any] = {"options": options or {}} if family.options else {}
     quiet_libraries()
-    lmm: LMM = load(folder, name=name, seed=seed, dtype=number, device=place, **said)
+    lmm: LMM = load(folder, name=name, seed=seed, dtype=number, device=place, **extra)
     return lmm
 
 

@@ -159,9 +159,9 @@ def _marked(run: Path, matrix: Loaded, task: str, stage: int, rule: Rule) -> lis
 
 def marks_of(rows: Sequence[dict[str, Any]], rule: Rule) -> list[str]:
     """`right` from 50 points on; below, `form` when the right words are there, `partly` above 0, else `wrong`."""
-    said, golds = [row["answer"] for row in rows], [row["gold"] for row in rows]
+    predicted, golds = [row["answer"] for row in rows], [row["gold"] for row in rows]
     marks = []
-    for strict, loose in zip(rule.strict(said, golds), rule.relaxed(said, golds), strict=True):
+    for strict, loose in zip(rule.strict(predicted, golds), rule.relaxed(predicted, golds), strict=True):
         right, nearly = strict >= RIGHT_FROM, loose >= RIGHT_FROM
         marks.append("right" if right else "form" if nearly else "partly" if max(strict, loose) > 0 else "wrong")
     return marks
@@ -195,13 +195,13 @@ def _example(before: dict[str, Any], after: dict[str, Any], thumbnails: Thumbnai
         image=", ".join(Path(image).name for image in images),
         instruction=shortened(str(after["instruction"])),
         gold=shortened(" / ".join(map(str, after["gold"]))),
-        before=_said(before),
-        after=_said(after),
+        before=_marked_prediction(before),
+        after=_marked_prediction(after),
         change=_change(before, after),
     )
 
 
-def _said(row: dict[str, Any]) -> MarkedPrediction:
+def _marked_prediction(row: dict[str, Any]) -> MarkedPrediction:
     return MarkedPrediction(shortened(row["answer"]), row["mark"], row.get("expert"))
 
 

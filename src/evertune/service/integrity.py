@@ -101,7 +101,7 @@ def _provenance(folder: Path) -> Iterator[Finding]:
     try:
         read_json(folder / "provenance.json")
     except RunFolderError as problem:
-        yield Finding(folder / "provenance.json", _said(problem), "written anew, with the versions of now")
+        yield Finding(folder / "provenance.json", _message(problem), "written anew, with the versions of now")
 
 
 def _ledger(folder: Path) -> Iterator[Finding]:
@@ -161,11 +161,11 @@ def _wrong_with(folder: Path, place: Path, origin: Mapping[str, str], before: st
             dict(held)  # to look at it is to verify it
     except UserError as problem:
         named = [path for path in place.iterdir() if str(path) in str(problem)]
-        return (named or [place / LOG if str(place / LOG) in str(problem) else place])[0], _said(problem)
+        return (named or [place / LOG if str(place / LOG) in str(problem) else place])[0], _message(problem)
     return None
 
 
-def _said(problem: Exception) -> str:
+def _message(problem: Exception) -> str:
     """What a message says of a file, without its name and without what the user should do."""
     first = str(problem).split(". Run evertune doctor")[0]
     return " ".join(word for word in first.split(" ") if "/" not in word)
@@ -196,7 +196,7 @@ def _matrix(folder: Path) -> Iterator[Finding]:
         if matrix["finished"] and not _damaged_lines(folder / "ledger.jsonl") and not still_holds(folder, matrix):
             yield Finding(path, "says other things than stages and answers do", "made again from them")
     except (RunFolderError, KeyError, TypeError, AttributeError) as problem:
-        yield Finding(path, _said(problem), "made again from the answers")
+        yield Finding(path, _message(problem), "made again from the answers")
 
 
 def _kept(folder: Path, config: RunConfig) -> Iterator[Finding]:
@@ -206,7 +206,7 @@ def _kept(folder: Path, config: RunConfig) -> Iterator[Finding]:
         try:
             kept_task(folder, path.stem)
         except RunFolderError as problem:
-            yield Finding(path, _said(problem), again)
+            yield Finding(path, _message(problem), again)
     for image in sorted((folder / KEPT / IMAGES).glob("*")):
         if not image.name.startswith(".") and image.is_file() and digest_of_file(image) != image.stem:
             yield Finding(image, "was changed: it is not the image of its name", again)

@@ -147,7 +147,7 @@ def answer_samples(
     """
     routes = distributed.broadcast(_routes(methods, samples, task))
     before = copy_of(lmm.trainable())
-    said: dict[int, str] = {}
+    predicted: dict[int, str] = {}
     how: dict[str, Any] = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "context": context}
     try:
         for expert in sorted(set(routes), key=str):
@@ -159,11 +159,11 @@ def answer_samples(
             cache = PredictionCache(lmm, max_new_tokens=max_new_tokens, reuse=reuse and not context)
             for known in _fill(cache, lmm, group, features, **how):
                 if on_answered:
-                    on_answered(len(said) + known, len(samples))
-            said |= {i: cache[samples[i]] for i in members}
+                    on_answered(len(predicted) + known, len(samples))
+            predicted |= {i: cache[samples[i]] for i in members}
     finally:  # a server continues after a question that fails
         restore(lmm.trainable(), before)
-    return [Prediction(sample, said[i], routes[i]) for i, sample in enumerate(samples)]
+    return [Prediction(sample, predicted[i], routes[i]) for i, sample in enumerate(samples)]
 
 
 def _routes(methods: Sequence[Method], samples: Sequence[Sample], task: str | None) -> Sequence[str | None]:
@@ -195,20 +195,20 @@ def _fill(
     places = distributed.broadcast([place for place, sample in enumerate(samples) if sample not in cache])
     missing = sorted((samples[place] for place in places), key=lambda s: (len(s.instruction), s.id))
     chunks = [missing[start : start + batch_size] for start in range(0, len(missing), batch_size)]
-    said: list[str] = []
+    predicted: list[str] = []
     mine = chunks if distributed.uses_fsdp() else distributed.shard(chunks)
     known, together = len(samples) - len(missing), len(chunks) / max(1, len(mine))
     for chunk in mine:
-        said += lmm.generate(
+        predicted += lmm.generate(
             features.get(chunk),
             [s.instruction for s in chunk],
             max_new_tokens=max_new_tokens,
             images=[len(s.images) for s in chunk],
             context=context,
         )
-        yield min(len(samples), known + round(together * len(said)))
-    for asked, texts in distributed.all_gather((mine, said)):
-        cache.add((sample for chunk in asked for sample in chunk), texts)
+        yield min(len(samples), known + round(together * len(predicted)))
+    for questions, texts in distributed.all_gather((mine, predicted)):
+        cache.add((sample for chunk in questions for sample in chunk), texts)
     if missing and distributed.is_main_process():
         cache.save()
 

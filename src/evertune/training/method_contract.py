@@ -107,7 +107,7 @@ def _frozen(lmm: Trainable) -> str:
     return fingerprint_of({name: p for name, p in lmm.module().named_parameters() if name not in trainable})
 
 
-def _said(learner: Learner, tasks: Sequence[Task]) -> list[tuple[str, str | None]]:
+def _predictions(learner: Learner, tasks: Sequence[Task]) -> list[tuple[str, str | None]]:
     return [(answer.text, answer.expert) for task in tasks for answer in learner.answers(task)]
 
 
@@ -120,7 +120,7 @@ def _check_evaluation_changes_nothing(folder: Path, make: MakeMethods, tasks: Se
         for parameter in learner.lmm.trainable().values():
             parameter.add_(0.01)  # the weights of no expert
     before, state = fingerprint_of(_tensors(learner.lmm)), _state(learner)
-    _said(learner, tasks)
+    _predictions(learner, tasks)
     assert fingerprint_of(_tensors(learner.lmm)) == before, "answering changed the weights"
     assert _state(learner) == state, "answering changed what a method knows"
 
@@ -163,7 +163,7 @@ def _check_save_and_load(learner: Learner, make: MakeMethods, tasks: Sequence[Ta
     assert fingerprint_of(fresh.lmm.trainable()) == fingerprint_of(learner.lmm.trainable()), (
         "weights differ after save and load"
     )
-    assert _said(fresh, tasks) == _said(learner, tasks), "answers or routes differ after save and load"
+    assert _predictions(fresh, tasks) == _predictions(learner, tasks), "answers or routes differ after save and load"
 
 
 def _check_resume(whole: Learner, make: MakeMethods, stages: Sequence[Task], folder: Path, new: NewLearner) -> None:

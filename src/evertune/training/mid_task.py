@@ -38,11 +38,11 @@ STOPPED = 143
 
 
 class TrainingInterrupted(SystemExit):
-    """SIGTERM was answered; `said` is for the terminal."""
+    """SIGTERM was answered; `message` is for the terminal."""
 
-    def __init__(self, said: str) -> None:
+    def __init__(self, message: str) -> None:
         super().__init__(STOPPED)
-        self.said = said
+        self.message = message
 
 
 class MidTaskCheckpoints:

@@ -155,10 +155,10 @@ def broadcast(value: T) -> T:
         return value
     from torch.distributed import broadcast_object_list
 
-    said = [value if is_main_process() else None]
+    message = [value if is_main_process() else None]
     with _exchange():
-        broadcast_object_list(said, src=0)
-    return said[0]  # type: ignore[return-value]
+        broadcast_object_list(message, src=0)
+    return message[0]  # type: ignore[return-value]
 
 
 def all_gather(value: T) -> list[T]:

@@ -254,8 +254,8 @@ def read_json(path: Path) -> Any:
     try:
         return json_value(read_text(path))
     except json.JSONDecodeError as problem:
-        said = f"{path} line {problem.lineno} is not valid JSON: the file is damaged or truncated"
-        raise RunFolderError(said) from problem
+        message = f"{path} line {problem.lineno} is not valid JSON: the file is damaged or truncated"
+        raise RunFolderError(message) from problem
     except RunFolderError:
         raise
     except ValueError as problem:

@@ -48,8 +48,8 @@ DATA_DECODER = json.JSONDecoder(parse_constant=NotFinite)
 class YamlError(ValueError):
     """No YAML that is read; `line` is where, if that is known."""
 
-    def __init__(self, said: str, line: int | None = None) -> None:
-        super().__init__(" ".join(said.split()))
+    def __init__(self, message: str, line: int | None = None) -> None:
+        super().__init__(" ".join(message.split()))
         self.line = line
 
 
@@ -154,8 +154,8 @@ def yaml_value(text: str) -> Any:
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as problem:
         mark = getattr(problem, "problem_mark", None)
-        said = getattr(problem, "problem", None) or str(problem)
-        raise YamlError(said, mark.line + 1 if mark else None) from problem
+        message = getattr(problem, "problem", None) or str(problem)
+        raise YamlError(message, mark.line + 1 if mark else None) from problem
     except Exception as problem:  # PyYAML's constructors: `2001-99-99`, `!!int x`, and other unlisted errors
         raise YamlError(f"a value that can't be read ({type(problem).__name__}: {problem})") from problem
 
@@ -182,8 +182,8 @@ class _Loader(yaml.SafeLoader):
             raise yaml.composer.ComposerError(None, None, "an alias inside of what it repeats", mark)
         self._nodes += self._sizes[id(node)] if repeats else 1
         if self._nodes > MOST_NODES:
-            said = f"more than {MOST_NODES:,} values, aliases counted each time"
-            raise yaml.composer.ComposerError(None, None, said, mark)
+            message = f"more than {MOST_NODES:,} values, aliases counted each time"
+            raise yaml.composer.ComposerError(None, None, message, mark)
         self._sizes.setdefault(id(node), self._nodes - before)
         return node
 
@@ -193,15 +193,15 @@ class _Loader(yaml.SafeLoader):
             self.flatten_mapping(node)  # what it merges is a key of this one
         for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if key.tag == "tag:yaml.org,2002:int" and len(key.value) > LONGEST_KEY:
-                said = f"a number of {len(key.value):,} characters as a key; at most {LONGEST_KEY} are read"
-                raise yaml.constructor.ConstructorError(None, None, said, key.start_mark)
+                message = f"a number of {len(key.value):,} characters as a key; at most {LONGEST_KEY} are read"
+                raise yaml.constructor.ConstructorError(None, None, message, key.start_mark)
         return super().construct_mapping(node, deep)
 
     def short_number(self, node: Any) -> Any:
         """A number, unless it is too long."""
         if isinstance(node.value, str) and len(node.value) > LONGEST_NUMBER:
-            said = f"a number of {len(node.value):,} characters; at most {LONGEST_NUMBER} are read"
-            raise yaml.constructor.ConstructorError(None, None, said, node.start_mark)
+            message = f"a number of {len(node.value):,} characters; at most {LONGEST_NUMBER} are read"
+            raise yaml.constructor.ConstructorError(None, None, message, node.start_mark)
         return yaml.SafeLoader.yaml_constructors[node.tag](self, node)
 
 

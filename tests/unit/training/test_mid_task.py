@@ -84,7 +84,7 @@ def test_sigterm_saves_after_the_step_and_the_task_resumes(learner, tasks):
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(TrainingInterrupted) as stopped:
         steps_of(learner(save_every=0), tasks[0], at=2, do=terminate)
-    assert stopped.value.said == "stopped by SIGTERM after step 2 of 4, which is saved" and stopped.value.code == 143
+    assert stopped.value.message == "stopped by SIGTERM after step 2 of 4, which is saved" and stopped.value.code == 143
     assert signal.getsignal(signal.SIGTERM) is before
     assert [step for step, _ in steps_of(learner(save_every=0), tasks[0])] == [3, 4]
     assert signal.getsignal(signal.SIGTERM) is before

@@ -80,7 +80,7 @@ def work(
     """
     with StopSignals() as stop:
         try:
-            while pool.open and not stop.asked:
+            while pool.open and not stop.requested:
                 for ended in pool.step():
                     take_in(ended)
                     callback.run_ended(ended.job.name, ended)
@@ -88,7 +88,7 @@ def work(
                 time.sleep(SECONDS_BETWEEN_LOOKS if pool.open else 0)
         finally:
             pool.stop()
-    if stop.asked:
+    if stop.requested:
         raise KeyboardInterrupt
 
 

@@ -105,10 +105,10 @@ def _log_of(job: Job) -> IO[bytes]:
 
 
 class StopSignals:
-    """While entered, Ctrl-C, SIGTERM and SIGHUP only set `asked`: starting a job is never torn apart."""
+    """While entered, Ctrl-C, SIGTERM and SIGHUP only set `requested`: starting a job is never torn apart."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopSignals:
@@ -124,7 +124,7 @@ class StopSignals:
             signal.signal(number, handler)
 
     def _ask(self, _number: int, _frame: FrameType | None) -> None:
-        self.asked = True
+        self.requested = True
 
 
 class Workers(Protocol):

@@ -192,82 +192,82 @@ def compared(
     return Comparison(label, statistic, tuple(units), tuple(missing), decides)
 
 
-def findings(runs: Sequence[Loaded], asked: Questions) -> list[Finding]:
+def findings(runs: Sequence[Loaded], spec: Questions) -> list[Finding]:
     """All five, from the runs of a study.
 
     Args:
         runs: contents of `results.json`, `method` being the label that the study shows.
-        asked: which models, streams, seeds and methods they are about.
+        spec: which models, streams, seeds and methods they are about.
     """
     by_key = keyed(runs)
     return [
-        forgets(by_key, asked),
-        forgets_less(by_key, asked),
-        works_everywhere(by_key, asked),
-        needs_joint_tuning(by_key, asked),
-        similarity_helps(by_key, asked),
+        forgets(by_key, spec),
+        forgets_less(by_key, spec),
+        works_everywhere(by_key, spec),
+        needs_joint_tuning(by_key, spec),
+        similarity_helps(by_key, spec),
     ]
 
 
 def _each_unit(
-    benchmark: Benchmark, asked: Questions, terms: Callable[[str, int], Terms]
+    benchmark: Benchmark, spec: Questions, terms: Callable[[str, int], Terms]
 ) -> dict[tuple[str, int], Terms]:
-    return {(stream, seed): terms(stream, seed) for stream in benchmark.streams for seed in asked.seeds}
+    return {(stream, seed): terms(stream, seed) for stream in benchmark.streams for seed in spec.seeds}
 
 
-def _gain(benchmark: Benchmark, asked: Questions, method: str, over: str) -> dict[tuple[str, int], Terms]:
+def _gain(benchmark: Benchmark, spec: Questions, method: str, over: str) -> dict[tuple[str, int], Terms]:
     """`method` - `over` in each unit of a benchmark."""
 
     def terms(stream: str, seed: int) -> Terms:
         return [(1, Key(stream, benchmark.model, method, seed)), (-1, Key(stream, benchmark.model, over, seed))]
 
-    return _each_unit(benchmark, asked, terms)
+    return _each_unit(benchmark, spec, terms)
 
 
-def forgets(runs: Runs, asked: Questions) -> Finding:
+def forgets(runs: Runs, spec: Questions) -> Finding:
     """F1: `sequential` on b1 ends lower on what it learned. Both the usual number and one without a maximum in it."""
-    model = asked.b1.model
-    terms = _each_unit(asked.b1, asked, lambda stream, seed: [(1, Key(stream, model, "sequential", seed))])
+    model = spec.b1.model
+    terms = _each_unit(spec.b1, spec, lambda stream, seed: [(1, Key(stream, model, "sequential", seed))])
     found = [compared("sequential on b1", name, terms, runs) for name in (FORGETTING, DROP)]
     return Finding("F1", "A model tuned on tasks one after another forgets.", tuple(found))
 
 
-def forgets_less(runs: Runs, asked: Questions) -> Finding:
+def forgets_less(runs: Runs, spec: Questions) -> Finding:
     """F2: `sequential` over the same new tasks (b2's) forgets more from b1's start than from b2's, in each unit."""
 
     def terms(stream: str, seed: int) -> Terms:
-        aligned, instruct = (Key(stream, b.model, "sequential", seed) for b in (asked.b1, asked.b2))
+        aligned, instruct = (Key(stream, b.model, "sequential", seed) for b in (spec.b1, spec.b2))
         return [(1, aligned), (-1, instruct)]
 
-    label = f"{asked.b1.model} − {asked.b2.model}, sequential on b2"
-    found = [compared(label, name, _each_unit(asked.b2, asked, terms), runs) for name in (FORGETTING, DROP)]
+    label = f"{spec.b1.model} − {spec.b2.model}, sequential on b2"
+    found = [compared(label, name, _each_unit(spec.b2, spec, terms), runs) for name in (FORGETTING, DROP)]
     return Finding("F2", "A model that was jointly tuned on many tasks beforehand forgets less.", tuple(found))
 
 
-def works_everywhere(runs: Runs, asked: Questions) -> Finding:
+def works_everywhere(runs: Runs, spec: Questions) -> Finding:
     """F3: each method minus `sequential`, on each stream of both benchmarks by itself."""
     found = [
         compared(
             f"{method} − sequential on {stream}",
             FINAL,
-            _gain(benchmark.model_copy(update={"streams": [stream]}), asked, method, "sequential"),
+            _gain(benchmark.model_copy(update={"streams": [stream]}), spec, method, "sequential"),
             runs,
         )
-        for method in asked.working
-        for benchmark in (asked.b1, asked.b2)
+        for method in spec.working
+        for benchmark in (spec.b1, spec.b2)
         for stream in benchmark.streams
     ]
     return Finding("F3", "Replay and model expansion work across scenarios.", tuple(found))
 
 
-def needs_joint_tuning(runs: Runs, asked: Questions) -> Finding:
+def needs_joint_tuning(runs: Runs, spec: Questions) -> Finding:
     """F4: each penalty gains over `sequential` on b2, and more there than on b1 (a difference of differences).
 
     The gain on b1 by itself is shown and decides nothing: "does not work" is no difference that one can confirm.
     """
     found = []
-    for method in asked.penalties:
-        b1, b2 = (_gain(benchmark, asked, method, "sequential") for benchmark in (asked.b1, asked.b2))
+    for method in spec.penalties:
+        b1, b2 = (_gain(benchmark, spec, method, "sequential") for benchmark in (spec.b1, spec.b2))
         gain = f"{method} − sequential"
         found += [
             compared(f"{gain} on b2", FINAL, b2, runs),
@@ -285,12 +285,12 @@ def _interaction(
     return {unit: [*plus, *((-sign, key) for sign, key in minus)] for (unit, plus), (_, minus) in pairs}
 
 
-def similarity_helps(runs: Runs, asked: Questions) -> Finding:
+def similarity_helps(runs: Runs, spec: Questions) -> Finding:
     """F5: each informed method minus the plain one, on each benchmark over both its orders."""
     found = [
-        compared(f"{informed} − {plain} on {name}", FINAL, _gain(benchmark, asked, informed, plain), runs)
-        for informed, plain in asked.informed.items()
-        for name, benchmark in (("b1", asked.b1), ("b2", asked.b2))
+        compared(f"{informed} − {plain} on {name}", FINAL, _gain(benchmark, spec, informed, plain), runs)
+        for informed, plain in spec.informed.items()
+        for name, benchmark in (("b1", spec.b1), ("b2", spec.b2))
     ]
     claim = "Regularization and expansion informed by task similarity consistently improve the result."
     return Finding("F5", claim, tuple(found))

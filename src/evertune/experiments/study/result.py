@@ -62,17 +62,17 @@ class Result:
 def result_of(study: Study, ended: StudyOutcome | None = None) -> Result:
     """Evaluate the `results.json` files that there are; `ended` says how the runs of just now went."""
     ended = ended or StudyOutcome()
-    asked, found, choices = study.asked, study.results(), study.choices()
+    spec, found, choices = study.spec, study.results(), study.choices()
     measured = study.measured()
-    held_out = [f"{grid.name}: {note}" for _, grid in asked.grids() if (note := held_out_note(grid))]
+    held_out = [f"{grid.name}: {note}" for _, grid in spec.grids() if (note := held_out_note(grid))]
     return Result(
-        name=asked.name,
-        title=asked.title or asked.name,
+        name=spec.name,
+        title=spec.title or spec.name,
         progress=_progress(study),
-        findings=findings(measured, asked.questions) if asked.questions else [],
+        findings=findings(measured, spec.questions) if spec.questions else [],
         rows=compare(measured),
         variants=variants(measured),
-        curves=[(g.name, curve) for _, g in asked.grids() for key in g.vary for curve in curves(found[g.name], key)],
+        curves=[(g.name, curve) for _, g in spec.grids() for key in g.vary for curve in curves(found[g.name], key)],
         choices=choices,
         notes=[*ended.notes, *held_out, *_edges(choices)],
         failed=ended.failed,
@@ -81,7 +81,7 @@ def result_of(study: Study, ended: StudyOutcome | None = None) -> Result:
 
 
 def _progress(study: Study) -> dict[str, tuple[int, int]]:
-    found, parts = study.results(), study.asked.parts
+    found, parts = study.results(), study.spec.parts
     return {part: (sum(len(found[grid.name]) for grid in grids), study.size(part)) for part, grids in parts.items()}
 
 

@@ -72,12 +72,12 @@ class RecordingCallback(GridCallback):
 class Study:
     """A study and the folder that it fills."""
 
-    def __init__(self, asked: StudyFile, out: Path) -> None:
-        self.asked, self.out = asked, out
-        streams = {place.stream for _, grid in asked.grids() for place in grid.streams}
+    def __init__(self, spec: StudyFile, out: Path) -> None:
+        self.spec, self.out = spec, out
+        streams = {place.stream for _, grid in spec.grids() for place in grid.streams}
         self._bases = {stream: base_stream(stream) for stream in streams}
         self._by_name = {stream_file(stream)[0].name: base for stream, base in self._bases.items()}
-        self._cells = {grid.name: cells_of(grid, out=self._folder(part, grid)) for part, grid in asked.grids()}
+        self._cells = {grid.name: cells_of(grid, out=self._folder(part, grid)) for part, grid in spec.grids()}
 
     def parts(self, only: str | None) -> list[str]:
         """The parts to do: all, one, or none for `findings`.
@@ -86,41 +86,38 @@ class Study:
             UserError: there is no such part.
         """
         if only is None:
-            return list(self.asked.parts)
-        if only not in (*self.asked.parts, FINDINGS):
-            raise unknown("part", only, [*self.asked.parts, FINDINGS])
+            return list(self.spec.parts)
+        if only not in (*self.spec.parts, FINDINGS):
+            raise unknown("part", only, [*self.spec.parts, FINDINGS])
         return [only] if only != FINDINGS else []
 
     def results(self) -> dict[str, list[Loaded]]:
         """The finished runs by the name of their grid, from the `results.json` files that there are."""
-        return {grid.name: _read_results(self._folder(part, grid), grid) for part, grid in self.asked.grids()}
+        return {grid.name: _read_results(self._folder(part, grid), grid) for part, grid in self.spec.grids()}
 
     def measured(self) -> list[Loaded]:
         """The finished runs of all grids that choose nothing: what tables and findings are made of."""
         found = self.results()
-        return [run for _, grid in self.asked.grids() if not grid.vary for run in found[grid.name]]
+        return [run for _, grid in self.spec.grids() if not grid.vary for run in found[grid.name]]
 
     def choices(self) -> list[ChosenValue]:
         """All settings that are chosen so far."""
         found = self.results()
-        return [c for _, grid in self.asked.grids() for c in choices_of(grid, found[grid.name], bases=self._by_name)]
+        return [c for _, grid in self.spec.grids() for c in choices_of(grid, found[grid.name], bases=self._by_name)]
 
     def size(self, part: str) -> int:
         """How many runs a part has."""
-        return sum(len(self._cells[grid.name]) for grid in self.asked.parts[part])
+        return sum(len(self._cells[grid.name]) for grid in self.spec.parts[part])
 
     def planned(self, only: str | None = None) -> list[PlannedRun]:
         """All runs in order, with the settings that are chosen so far."""
         chosen = self.choices()
         return [
-            run
-            for part in self.parts(only)
-            for grid in self.asked.parts[part]
-            for run in self._plan(part, grid, chosen)
+            run for part in self.parts(only) for grid in self.spec.parts[part] for run in self._plan(part, grid, chosen)
         ]
 
     def _plan(self, part: str, grid: StudyGrid, chosen: Sequence[ChosenValue]) -> Iterator[PlannedRun]:
-        sources = [one for _, one in self.asked.grids()]
+        sources = [one for _, one in self.spec.grids()]
         for cell in self._cells[grid.name]:
             named = replace(cell, name=f"{grid.name}/{cell.name}")
             base = self._bases[cell.config.stream]
@@ -147,7 +144,7 @@ class Study:
         failed: dict[str, str] = {}
         notes: list[str] = []
         for part in self.parts(only):
-            left = [grid.name for grid in self.asked.parts[part]]
+            left = [grid.name for grid in self.spec.parts[part]]
             while left:
                 waiting = {p.grid.name: p.waits_for for p in self.planned(part) if p.waits_for}
                 ready = [name for name in left if name not in waiting]

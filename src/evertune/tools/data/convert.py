@@ -101,9 +101,9 @@ def convert(
     Raises:
         UserError: `target` exists; DataError: a row can't be used or written. Nothing was written then.
     """
-    asked = _asked(target, to, split, separator, skip_invalid=skip_invalid, force=force)
-    samples, skipped = _read(source, hints or Hints(), asked)
-    return _write(samples, asked, skipped)
+    request = _request(target, to, split, separator, skip_invalid=skip_invalid, force=force)
+    samples, skipped = _read(source, hints or Hints(), request)
+    return _write(samples, request, skipped)
 
 
 def sample(
@@ -127,10 +127,10 @@ def sample(
     Raises:
         UserError: there are fewer rows; else as `convert`.
     """
-    asked = _asked(target, to, split, separator, skip_invalid=skip_invalid, force=force)
+    request = _request(target, to, split, separator, skip_invalid=skip_invalid, force=force)
     record = target.with_name(f"{target.name}.sample.json")
-    asked.refuse_to_overwrite(record)
-    samples, skipped = _read(source, hints or Hints(), asked)
+    request.refuse_to_overwrite(record)
+    samples, skipped = _read(source, hints or Hints(), request)
     if not 1 <= count <= len(samples):
         raise UserError(f"{source} has {len(samples):,} rows that can be used; {count:,} can't be drawn from them")
     drawn = sorted(random.Random(seed).sample(range(len(samples)), count))
@@ -142,55 +142,55 @@ def sample(
         "count": count,
         "seed": seed,
     }
-    return _write(samples.choose(samples.chosen[drawn]), asked, skipped, record=record, content=content)
+    return _write(samples.choose(samples.chosen[drawn]), request, skipped, record=record, content=content)
 
 
-def _asked(
+def _request(
     target: Path, to: str | None, split: str, separator: str, *, skip_invalid: bool, force: bool
 ) -> ConversionRequest:
     if split not in SPLITS:
         raise UserError(f"split '{split}': it is {' or '.join(SPLITS)}")
-    asked = ConversionRequest(target, kind_of(target, to), split, separator, skip_invalid, force)
-    asked.refuse_to_overwrite(target)
-    return asked
+    request = ConversionRequest(target, kind_of(target, to), split, separator, skip_invalid, force)
+    request.refuse_to_overwrite(target)
+    return request
 
 
-def _read(source: Path, hints: Hints, asked: ConversionRequest) -> tuple[Samples, Issues]:
+def _read(source: Path, hints: Hints, request: ConversionRequest) -> tuple[Samples, Issues]:
     if not source.exists():
         raise UserError(f"{source} does not exist")
     entry = one_file(source, hints)
     how = reading(StreamFile(name=entry.name, tasks=[entry]), source)
-    samples = read_half(entry, how, asked.split) if entry.root else read_whole(entry, how, split=asked.split)
-    if not asked.skip_invalid:
+    samples = read_half(entry, how, request.split) if entry.root else read_whole(entry, how, split=request.split)
+    if not request.skip_invalid:
         how.problems.refuse(stream=str(source), outcome="written")
     return samples, how.problems
 
 
 def _write(
     samples: Samples,
-    asked: ConversionRequest,
+    request: ConversionRequest,
     skipped: Issues,
     *,
     record: Path | None = None,
     content: dict[str, Any] | None = None,
 ) -> ConversionResult:
     about = {"evertune sample": json.dumps(content)} if content else {}
-    writer = writer_of(asked.kind, asked.target, split=asked.split, separator=asked.separator, about=about)
+    writer = writer_of(request.kind, request.target, split=request.split, separator=request.separator, about=about)
     facts = _facts(samples)
     unwritten = Issues()
-    with whole_file(asked.target) as path:
+    with whole_file(request.target) as path:
         writer.write(path, writable(_rows(samples), writer, facts, unwritten), facts)
-        if not asked.skip_invalid:
-            unwritten.refuse(stream=str(asked.target), outcome="written")
+        if not request.skip_invalid:
+            unwritten.refuse(stream=str(request.target), outcome="written")
         if len(unwritten) == len(samples):
-            raise UserError(f"{asked.target}: no row can be written")
+            raise UserError(f"{request.target}: no row can be written")
         if record:
             write_json(record, {**(content or {}), "rows": [samples.rows[int(at)]["id"] for at in samples.chosen]})
-        asked.refuse_to_overwrite(asked.target)
-    entry = _entry(samples, asked, writer.options(facts))
+        request.refuse_to_overwrite(request.target)
+    entry = _entry(samples, request, writer.options(facts))
     skipped.merge(unwritten)
     rows = len(samples) - len(unwritten)
-    return ConversionResult(asked.target, rows, writer.lost(facts), not facts.own_ids, entry, skipped, record)
+    return ConversionResult(request.target, rows, writer.lost(facts), not facts.own_ids, entry, skipped, record)
 
 
 def _rows(samples: Samples) -> Iterator[Row]:
@@ -212,14 +212,14 @@ def _facts(samples: Samples) -> RowFacts:
     return facts
 
 
-def _entry(samples: Samples, asked: ConversionRequest, options: dict[str, Any]) -> dict[str, Any]:
-    here, root = asked.target.parent.resolve(), samples.seen.root
+def _entry(samples: Samples, request: ConversionRequest, options: dict[str, Any]) -> dict[str, Any]:
+    here, root = request.target.parent.resolve(), samples.seen.root
     relative = os.path.relpath(root, here)
     images = str(root) if relative.startswith("../..") else relative
     return {
-        "name": asked.target.stem,
-        **({"format": asked.kind} if asked.kind != "jsonl" else {}),
-        "data": asked.target.name,
+        "name": request.target.stem,
+        **({"format": request.kind} if request.kind != "jsonl" else {}),
+        "data": request.target.name,
         **({"images": images} if root != here else {}),
         **({"options": options} if options else {}),
     }

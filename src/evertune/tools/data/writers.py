@@ -228,7 +228,7 @@ def _lost_in_conversations(facts: RowFacts) -> dict[str, int]:
 
 
 def _refuse_jsonl(row: Row, _: RowFacts) -> str:
-    return _changed([row["instruction"], *_said(row), *row["images"]])
+    return _changed([row["instruction"], *_texts(row), *row["images"]])
 
 
 def _refuse_conversation(row: Row, _: RowFacts) -> str:
@@ -249,7 +249,7 @@ def _refuse_table(row: Row, facts: RowFacts) -> str:
         return f"an extra is called {short(stray[0])}, which is another column here"
     names = [row["id"]] if facts.own_ids else []
     given = [text for text in extras.values() if text]
-    return _changed([*names, row["instruction"], *_said(row), *row["images"], *given])
+    return _changed([*names, row["instruction"], *_texts(row), *row["images"], *given])
 
 
 def _refuse_cells(row: Row, facts: RowFacts, separator: str) -> str:
@@ -264,7 +264,7 @@ def _refuse_cells(row: Row, facts: RowFacts, separator: str) -> str:
     return ""
 
 
-def _said(row: Row) -> list[str]:
+def _texts(row: Row) -> list[str]:
     """The answers without those of annotators who wrote nothing, which the format can hold."""
     first, *others = row["answers"]
     return [first, *filter(None, others)]

@@ -72,15 +72,15 @@ def caption_loss(lmm: InstructBlip, bank: CaptionBank, choose: random.Random, *,
 
 def caption_accuracy(lmm: InstructBlip, bank: CaptionBank) -> dict[str, float]:
     """Share of captions told whole, and of their words at the right place."""
-    said = lmm.generate(bank.features, [CAPTION] * len(bank.captions), max_new_tokens=20)
-    return told(said, bank.captions)
+    predicted = lmm.generate(bank.features, [CAPTION] * len(bank.captions), max_new_tokens=20)
+    return told(predicted, bank.captions)
 
 
-def told(said: Sequence[str], captions: Sequence[str]) -> dict[str, float]:
+def told(predicted: Sequence[str], captions: Sequence[str]) -> dict[str, float]:
     """Share of captions told whole, and the mean share of their words that stand at the right place."""
     words = [
         sum(a == b for a, b in zip(text.split(), caption.split(), strict=False)) / len(caption.split())
-        for text, caption in zip(said, captions, strict=True)
+        for text, caption in zip(predicted, captions, strict=True)
     ]
-    whole = sum(text == caption for text, caption in zip(said, captions, strict=True))
-    return {"whole": whole / len(said), "words": sum(words) / len(words)}
+    whole = sum(text == caption for text, caption in zip(predicted, captions, strict=True))
+    return {"whole": whole / len(predicted), "words": sum(words) / len(words)}

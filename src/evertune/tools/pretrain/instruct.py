@@ -41,6 +41,6 @@ def instruct_loss(
 def known_accuracy(lmm: InstructBlip, *, count: int) -> dict[str, float]:
     """Share of new questions of each known task that are answered word by word as they are taught."""
     samples, features = known_samples(lmm, count=count, split="test")
-    said = lmm.generate(features, [s.instruction for s in samples], max_new_tokens=24)
-    right = [text == sample.answers[0] for text, sample in zip(said, samples, strict=True)]
+    predicted = lmm.generate(features, [s.instruction for s in samples], max_new_tokens=24)
+    right = [text == sample.answers[0] for text, sample in zip(predicted, samples, strict=True)]
     return {name: sum(r for r, s in zip(right, samples, strict=True) if s.id == name) / count for name in KNOWN}

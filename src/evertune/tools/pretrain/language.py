@@ -53,7 +53,7 @@ def _tokens(tokenizer: Any, text: Document) -> tuple[list[int], list[int]]:
     ids: list[int] = list(tokenizer(text.prefix).input_ids)
     labels = [IGNORE] * len(ids)
     for question, answer in text.asked:
-        asked, said = tokenizer(question).input_ids, [*tokenizer(answer).input_ids, tokenizer.eos_token_id]
-        ids += [*asked, *said]
-        labels += [*[IGNORE] * len(asked), *said]
+        asked, predicted = tokenizer(question).input_ids, [*tokenizer(answer).input_ids, tokenizer.eos_token_id]
+        ids += [*asked, *predicted]
+        labels += [*[IGNORE] * len(asked), *predicted]
     return ids, labels

@@ -89,14 +89,14 @@ def _length(sample: Sample) -> int:
 @torch.inference_mode()
 def caption_scores(lmm: Smol, samples: Sequence[Sample], features: FeatureStore) -> dict[str, float]:
     """Loss per token of captions, and what of them is said by greedy generation: `told`."""
-    nll, tokens, said = 0.0, 0, []
+    nll, tokens, predicted = 0.0, 0, []
     longest = max(lmm.answer_tokens(sample.answers[0]) for sample in samples)
     for start in range(0, len(samples), CHECKED_AT_ONCE):
         part = samples[start : start + CHECKED_AT_ONCE]
         output = lmm(lmm.collate(part, features.get(part)))
         nll, tokens = nll + float(output.nll.sum()), tokens + int(output.tokens.sum())
-        said += lmm.generate(features.get(part), [s.instruction for s in part], max_new_tokens=longest)
-    return {"loss": nll / tokens, **told(said, [s.answers[0] for s in samples])}
+        predicted += lmm.generate(features.get(part), [s.instruction for s in part], max_new_tokens=longest)
+    return {"loss": nll / tokens, **told(predicted, [s.answers[0] for s in samples])}
 
 
 def save_projector(lmm: Smol, folder: Path, *, base: Path) -> None:

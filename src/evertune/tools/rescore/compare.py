@@ -110,10 +110,10 @@ def rescore(
     """
     layout = format_of(format)
     rules = [rule_of(name) for name in scores or layout.rules]
-    said = read_predictions(file, key=prediction)
-    cases = _cases(layout, said, file=file, gold=gold, split=split, missing=missing)
+    predicted = read_predictions(file, key=prediction)
+    cases = _cases(layout, predicted, file=file, gold=gold, split=split, missing=missing)
     _check_golds(cases, {*rules, *map(rule_of, layout.rules)}, where=gold or file)
-    texts, golds = [case.said or "" for case in cases], [case.gold.answers for case in cases]
+    texts, golds = [case.predicted or "" for case in cases], [case.gold.answers for case in cases]
     cells = [score_cell(rule, texts, golds) for rule in rules]
     totals = read_totals(file)
     return RescoreResult(
@@ -121,8 +121,8 @@ def rescore(
         gold=str(gold or file),
         format=layout.name,
         questions=len(cases),
-        missing=sum(case.said is None for case in cases),
-        empty=sum(case.said is not None and not case.said.strip() for case in cases),
+        missing=sum(case.predicted is None for case in cases),
+        empty=sum(case.predicted is not None and not case.predicted.strip() for case in cases),
         ours=tuple(
             OurScore(rule.name, rule.about, cell.strict, cell.relaxed, cell.standard_error)
             for rule, cell in zip(rules, cells, strict=True)
@@ -133,17 +133,23 @@ def rescore(
 
 
 def _cases(
-    layout: Format, said: Sequence[PredictionRecord], *, file: Path, gold: Path | None, split: str, missing: Missing
+    layout: Format,
+    predicted: Sequence[PredictionRecord],
+    *,
+    file: Path,
+    gold: Path | None,
+    split: str,
+    missing: Missing,
 ) -> list[Case]:
     if gold is None:
-        if not all(one.gold for one in said):
+        if not all(one.gold for one in predicted):
             raise UserError(f"{file} holds no gold answers: name the gold file with --gold")
-        return beside(said)
+        return beside(predicted)
     golds = layout.read(gold, split)
-    said = by_question(said, golds, gold=gold)
-    if layout.by_line and {one.id for one in said} != {one.id for one in golds}:
-        return pair_by_line(said, golds, file=file, gold=gold)
-    return pair(said, golds, file=file, gold=gold, missing=missing)
+    predicted = by_question(predicted, golds, gold=gold)
+    if layout.by_line and {one.id for one in predicted} != {one.id for one in golds}:
+        return pair_by_line(predicted, golds, file=file, gold=gold)
+    return pair(predicted, golds, file=file, gold=gold, missing=missing)
 
 
 def _check_golds(cases: Sequence[Case], rules: Iterable[Rule], *, where: Path) -> None:
@@ -190,7 +196,7 @@ def _reasons(peer: Peer, scored: Sequence[tuple[Case, float, float | None]], gap
 def _reason(why: str, found: Sequence[ScoreDifference], questions: int) -> Reason:
     points = 100 * sum(one.theirs - one.ours for one in found) / questions
     first = found[0]
-    return Reason(why, len(found), points, f"'{_short(first.said)}' for '{_short(first.case.first)}'")
+    return Reason(why, len(found), points, f"'{_short(first.predicted)}' for '{_short(first.case.first)}'")
 
 
 def _short(text: str) -> str:

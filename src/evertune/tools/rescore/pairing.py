@@ -24,13 +24,13 @@ class Case:
     """A question with its answers and what the model said.
 
     Attributes:
-        said: None when there is no answer to this question.
+        predicted: None when there is no answer to this question.
         in_place: what stands at this question's place in the file of answers; some evaluators go by it.
         prompt: what was asked, where the file of answers says so.
     """
 
     gold: Gold
-    said: str | None
+    predicted: str | None
     in_place: str | None
     prompt: str = ""
 
@@ -41,57 +41,59 @@ class Case:
 
 
 def pair(
-    said: Sequence[PredictionRecord], golds: Sequence[Gold], *, file: Path, gold: Path, missing: Missing = "fail"
+    predicted: Sequence[PredictionRecord], golds: Sequence[Gold], *, file: Path, gold: Path, missing: Missing = "fail"
 ) -> list[Case]:
     """One case per question, in the order of the gold file.
 
     Raises:
         DataError: ids stand twice, or don't match; the message says how many and names the first.
     """
-    _check_twice([one.id for one in said], f"{file}: chunks merged twice, or two runs in one file?")
+    _check_twice([one.id for one in predicted], f"{file}: chunks merged twice, or two runs in one file?")
     _check_twice([one.id for one in golds], f"{gold}: which of the answers counts can't be known")
-    known = {one.id: one for one in said}
+    known = {one.id: one for one in predicted}
     _check_match(known, [one.id for one in golds], file=file, gold=gold, missing=missing)
     cases = []
     for place, one in enumerate(golds):
         answer = known.get(one.id)
-        in_place = said[place].text if place < len(said) else None
+        in_place = predicted[place].text if place < len(predicted) else None
         cases.append(Case(one, answer.text if answer else None, in_place, answer.prompt if answer else ""))
     return cases
 
 
-def pair_by_line(said: Sequence[PredictionRecord], golds: Sequence[Gold], *, file: Path, gold: Path) -> list[Case]:
+def pair_by_line(predicted: Sequence[PredictionRecord], golds: Sequence[Gold], *, file: Path, gold: Path) -> list[Case]:
     """Captions without ids of their own: the n-th line belongs to the image `n`; `golds` are in this order.
 
     Raises:
         DataError: their numbers differ: from the first gap on, every caption would be scored against another image.
     """
-    numbers = {str(number) for number in range(1, len(said) + 1)}
+    numbers = {str(number) for number in range(1, len(predicted) + 1)}
     if numbers != {one.id for one in golds}:
         raise DataError(
-            f"{file} has {len(said):,} captions, {gold} {len(golds):,} images: neither their ids match, nor are the "
-            "images numbered by line from 1 on"
+            f"{file} has {len(predicted):,} captions, {gold} {len(golds):,} images: their ids do not match, and "
+            "the images are not numbered by line from 1 on"
         )
-    return [Case(one, answer.text, answer.text, answer.prompt) for one, answer in zip(golds, said, strict=True)]
+    return [Case(one, answer.text, answer.text, answer.prompt) for one, answer in zip(golds, predicted, strict=True)]
 
 
-def by_question(said: Sequence[PredictionRecord], golds: Sequence[Gold], *, gold: Path) -> Sequence[PredictionRecord]:
+def by_question(
+    predicted: Sequence[PredictionRecord], golds: Sequence[Gold], *, gold: Path
+) -> Sequence[PredictionRecord]:
     """Answers to TextVQA whose ids are those of images, as LLaVA writes them, under the ids of their questions.
 
     Raises:
         DataError: a prompt holds no question about its image, or one that another answer has taken.
     """
-    if {one.id for one in said} & {one.id for one in golds}:
-        return said
+    if {one.id for one in predicted} & {one.id for one in golds}:
+        return predicted
     open_ones: dict[tuple[str, str], deque[str]] = {}
     for wanted in golds:
         if "question" in wanted.extras and "image_id" in wanted.extras:
             key = (wanted.extras["image_id"], wanted.extras["question"].strip().lower())
             open_ones.setdefault(key, deque()).append(wanted.id)
-    if not {one.id for one in said} <= {image for image, _ in open_ones}:
-        return said
+    if not {one.id for one in predicted} <= {image for image, _ in open_ones}:
+        return predicted
     named = []
-    for one in said:
+    for one in predicted:
         ids = open_ones.get((one.id, _asked(one.prompt)))
         if not ids:
             raise DataError(
@@ -110,9 +112,9 @@ def _asked(prompt: str) -> str:
     return (question if before.startswith("OCR tokens: ") and ends else lines[0] if lines else "").strip().lower()
 
 
-def beside(said: Sequence[PredictionRecord]) -> list[Case]:
+def beside(predicted: Sequence[PredictionRecord]) -> list[Case]:
     """The cases of an `ans_gt.json`, which has gold and answer side by side."""
-    return [Case(Gold(one.id, one.gold), one.text, one.text, one.prompt) for one in said]
+    return [Case(Gold(one.id, one.gold), one.text, one.text, one.prompt) for one in predicted]
 
 
 def _check_twice(names: Sequence[str], what: str) -> None:

@@ -62,10 +62,10 @@ class Peer:
         return [self._score(case) for case in cases]
 
     def _score(self, case: Case) -> float | None:
-        said = case.in_place if self.by_place else case.said
-        if said is None or self.each is None:
+        predicted = case.in_place if self.by_place else case.predicted
+        if predicted is None or self.each is None:
             return 0.0 if self.counts_missing else None
-        return self.each(case, said)
+        return self.each(case, predicted)
 
     def points(self, cases: Sequence[Case], scores: Sequence[float | None]) -> float:
         """Its score in points of 100, from its `scores` of the cases.
@@ -81,61 +81,61 @@ class Peer:
         return 100 * sum(counted) / len(counted)
 
 
-def same_letters(case: Case, said: str) -> float:
+def same_letters(case: Case, predicted: str) -> float:
     """Equal to the single answer, case aside; a space or a period makes it wrong."""
-    return float(said.upper() == case.first.upper())
+    return float(predicted.upper() == case.first.upper())
 
 
-def within_gold(case: Case, said: str) -> float:
+def within_gold(case: Case, predicted: str) -> float:
     """The prediction is a part of the answer (an empty one always is); yes and true are the same."""
-    plain, gold = said.strip().upper(), case.first.strip().upper()
+    plain, gold = predicted.strip().upper(), case.first.strip().upper()
     if plain in YES | NO and gold in YES | NO:
         return float((plain in YES) == (gold in YES))
     return float(plain in gold)
 
 
-def either_within(case: Case, said: str) -> float:
+def either_within(case: Case, predicted: str) -> float:
     """The prediction is a part of the answer or the answer a part of the prediction; an empty one always is."""
-    return float(case.first in said or said in case.first)
+    return float(case.first in predicted or predicted in case.first)
 
 
-def either_within_lower(case: Case, said: str) -> float:
+def either_within_lower(case: Case, predicted: str) -> float:
     """`either_within`, case and one space at the front aside."""
-    plain, gold = said.removeprefix(" ").lower(), case.first.lower()
+    plain, gold = predicted.removeprefix(" ").lower(), case.first.lower()
     return float(gold in plain or plain in gold)
 
 
-def any_either_within(case: Case, said: str) -> float:
+def any_either_within(case: Case, predicted: str) -> float:
     """`either_within` of any answer, case aside."""
-    plain = said.upper()
+    plain = predicted.upper()
     return float(any(gold.upper() in plain or plain in gold.upper() for gold in case.gold.answers))
 
 
-def lower_unless_unanswerable(case: Case, said: str) -> float:
+def lower_unless_unanswerable(case: Case, predicted: str) -> float:
     """Equal, case aside; a prediction with `Unanswerable` in it is wrong even where that is the answer."""
-    return float(UNANSWERABLE not in said and said.lower() == case.first.lower())
+    return float(UNANSWERABLE not in predicted and predicted.lower() == case.first.lower())
 
 
-def gold_within_unless_unanswerable(case: Case, said: str) -> float:
+def gold_within_unless_unanswerable(case: Case, predicted: str) -> float:
     """The answer is a part of the prediction: `no` is in `unknown`."""
-    return float(UNANSWERABLE not in said and case.first.lower() in said.lower())
+    return float(UNANSWERABLE not in predicted and case.first.lower() in predicted.lower())
 
 
-def gold_within_without_spaces(case: Case, said: str) -> float:
+def gold_within_without_spaces(case: Case, predicted: str) -> float:
     """The answer is a part of the prediction once spaces and periods are gone: `1` is in `10`."""
-    plain, gold = (text.lower().replace(" ", "").replace("\n", "").replace(".", "") for text in (said, case.first))
+    plain, gold = (text.lower().replace(" ", "").replace("\n", "").replace(".", "") for text in (predicted, case.first))
     return float(gold in plain)
 
 
-def letters_and_digits(case: Case, said: str) -> float:
+def letters_and_digits(case: Case, predicted: str) -> float:
     """Equal once everything but English letters, digits and spaces is gone: answers in other scripts are all equal."""
-    return float(NOT_ALPHANUMERIC.sub("", said.upper()) == NOT_ALPHANUMERIC.sub("", case.first.upper()))
+    return float(NOT_ALPHANUMERIC.sub("", predicted.upper()) == NOT_ALPHANUMERIC.sub("", case.first.upper()))
 
 
-def science_of_mllm_cl(case: Case, said: str) -> float:
+def science_of_mllm_cl(case: Case, predicted: str) -> float:
     """AI2D, TQA, VQA images: equal. Maps: the share of the states named, or the answer a part of what is said."""
-    plain, gold = said.lower(), case.first.lower()
-    if UNANSWERABLE in said:
+    plain, gold = predicted.lower(), case.first.lower()
+    if UNANSWERABLE in predicted:
         return 0.0
     if case.gold.extras.get("image", "").split("/")[-1].split("_")[0] in WORD_IMAGES:
         return float(plain == gold)
@@ -145,23 +145,23 @@ def science_of_mllm_cl(case: Case, said: str) -> float:
     return float(gold in plain)
 
 
-def ocrbench(case: Case, said: str) -> float:
+def ocrbench(case: Case, predicted: str) -> float:
     """One of the answers is a part of the prediction; in formulas without spaces, elsewhere in lower case."""
     if case.gold.extras.get("answer_type") == FORMULA:
-        plain = "".join(said.strip().split(" ")).replace("\n", "")
+        plain = "".join(predicted.strip().split(" ")).replace("\n", "")
         return float(any(gold.strip().replace(" ", "").replace("\n", "") in plain for gold in case.gold.answers))
-    plain = said.lower().strip().replace("\n", "")
+    plain = predicted.lower().strip().replace("\n", "")
     return float(any(gold.lower().strip().replace("\n", "") in plain for gold in case.gold.answers))
 
 
-def gqa_converted(case: Case, said: str) -> float:
+def gqa_converted(case: Case, predicted: str) -> float:
     """Final periods, capitals and one space at the front go from the prediction; the answer is taken as it stands."""
-    return float(said.rstrip(".").lower().removeprefix(" ") == case.first)
+    return float(predicted.rstrip(".").lower().removeprefix(" ") == case.first)
 
 
-def cut_box(case: Case, said: str) -> float:
+def cut_box(case: Case, predicted: str) -> float:
     """The brackets are taken off and then a character more on either end: `0.57` at the end is read as `0.5`."""
-    inner = said.removeprefix(" ").replace("[", "").replace("]", "")[1:-1]
+    inner = predicted.removeprefix(" ").replace("[", "").replace("]", "")[1:-1]
     try:
         x1, y1, x2, y2 = (float(part) for part in inner.split(","))
     except ValueError:
@@ -169,34 +169,34 @@ def cut_box(case: Case, said: str) -> float:
     return float(boxes.overlap((x1, y1, x2, y2), boxes.gold_box(case.first)) > boxes.OVERLAP_NEEDED)
 
 
-def lone_letter(case: Case, said: str) -> float:
+def lone_letter(case: Case, predicted: str) -> float:
     """`B`, `B. text`, else the first word of one character, whatever it is: `I think B` is read as I, `a dog` as A."""
-    if said in OPTIONS and len(said) == 1:
-        letter = said
-    elif len(said) >= 3 and said[0] in OPTIONS and said[1:3] == ". ":
-        letter = said[0]
+    if predicted in OPTIONS and len(predicted) == 1:
+        letter = predicted
+    elif len(predicted) >= 3 and predicted[0] in OPTIONS and predicted[1:3] == ". ":
+        letter = predicted[0]
     else:
-        found = LONE.search(said)
+        found = LONE.search(predicted)
         letter = found.group(1).upper() if found else ""
     return float(letter == case.first)
 
 
-def m4c(case: Case, said: str) -> float:
+def m4c(case: Case, predicted: str) -> float:
     """M4C's soft accuracy: an answer of articles and marks only is the same as an empty prediction."""
-    return soft([reduced(m4c_words(gold)) == reduced(m4c_words(said)) for gold in case.gold.answers])
+    return soft([reduced(m4c_words(gold)) == reduced(m4c_words(predicted)) for gold in case.gold.answers])
 
 
-def vqa_official(case: Case, said: str) -> float:
+def vqa_official(case: Case, predicted: str) -> float:
     """The VQA evaluation normalises only where annotators differ; where all agree, `Yes.` is not `yes`."""
     golds = [gold.strip() for gold in case.gold.answers]
     if len(set(golds)) == 1:
-        return soft([gold == said.strip() for gold in golds])
-    return soft([reduced(gold) == reduced(said) for gold in golds])
+        return soft([gold == predicted.strip() for gold in golds])
+    return soft([reduced(gold) == reduced(predicted) for gold in golds])
 
 
-def vizwiz_official(case: Case, said: str) -> float:
+def vizwiz_official(case: Case, predicted: str) -> float:
     """The VizWiz evaluation normalises the prediction only."""
-    return soft([gold == reduced(said) for gold in case.gold.answers])
+    return soft([gold == reduced(predicted) for gold in case.gold.answers])
 
 
 def soft(agrees: Sequence[bool]) -> float:
@@ -207,20 +207,20 @@ def soft(agrees: Sequence[bool]) -> float:
 
 def thousand(cases: Sequence[Case]) -> float:
     """OCRBench's final score: right answers / 10, whatever their number: a percentage for 1,000 questions only."""
-    return sum(ocrbench(case, case.said) for case in cases if case.said is not None) / 10
+    return sum(ocrbench(case, case.predicted) for case in cases if case.predicted is not None) / 10
 
 
 def average_of_seven(cases: Sequence[Case]) -> float:
     """The mean of BLEU-1 to 4, METEOR, ROUGE-L and CIDEr, captions given to images by line."""
     pairs = [(case.in_place, case.gold.answers) for case in cases if case.in_place is not None]
-    said, golds = [text for text, _ in pairs], [answers for _, answers in pairs]
-    return sum(score_cell(rule_of(name), said, golds).strict for name in SEVEN) / len(SEVEN)
+    predicted, golds = [text for text, _ in pairs], [answers for _, answers in pairs]
+    return sum(score_cell(rule_of(name), predicted, golds).strict for name in SEVEN) / len(SEVEN)
 
 
 def best_reference(cases: Sequence[Case]) -> float:
     """CIDEr against the one reference that is nearest, the two sides exchanged, words split at spaces."""
-    answered = [(case.said, case.gold.answers) for case in cases if case.said is not None]
-    pairs = [(said.split(), [gold.split() for gold in golds]) for said, golds in answered]
+    answered = [(case.predicted, case.gold.answers) for case in cases if case.predicted is not None]
+    pairs = [(predicted.split(), [gold.split() for gold in golds]) for predicted, golds in answered]
     chosen = []
     for words, golds in pairs:
         alone = cider_of_tokens([words] * len(golds), [[gold] for gold in golds])

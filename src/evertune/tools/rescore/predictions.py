@@ -64,7 +64,7 @@ def read_predictions(path: Path, *, key: str | None = None) -> list[PredictionRe
     if not rows:
         raise DataError(f"{path} holds no answers")
     key = key or _text_key(rows)
-    return [_said(row, origin, number, key) for number, (origin, row) in enumerate(rows, start=1)]
+    return [_predicted(row, origin, number, key) for number, (origin, row) in enumerate(rows, start=1)]
 
 
 def read_totals(answers: Path) -> dict[str, float]:
@@ -98,7 +98,7 @@ def _check_row(row: Any, origin: str) -> None:
         raise DataError(f"{origin}: expected an object with question_id and text, found {type(row).__name__}")
 
 
-def _said(row: Any, origin: str, number: int, key: str) -> PredictionRecord:
+def _predicted(row: Any, origin: str, number: int, key: str) -> PredictionRecord:
     _check_row(row, origin)
     if key not in row:
         raise DataError(f"{origin}: no '{key}', which has the prediction")

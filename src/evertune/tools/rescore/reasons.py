@@ -19,25 +19,25 @@ class ScoreDifference:
     theirs: float
 
     @property
-    def said(self) -> str:
+    def predicted(self) -> str:
         """What the model said; empty when it said nothing."""
-        return self.case.said or ""
+        return self.case.predicted or ""
 
 
 Applies = Callable[[ScoreDifference, Peer], bool]
 
 
 def _another_line(found: ScoreDifference, peer: Peer) -> bool:
-    return peer.by_place and found.case.in_place != found.case.said
+    return peer.by_place and found.case.in_place != found.case.predicted
 
 
 def _empty(found: ScoreDifference, peer: Peer) -> bool:
     del peer
-    return not found.said.strip() and found.theirs > 0
+    return not found.predicted.strip() and found.theirs > 0
 
 
 def _wrong_word(found: ScoreDifference, peer: Peer) -> bool:
-    return bool(peer.wrong_word) and peer.wrong_word in found.said and found.theirs == 0
+    return bool(peer.wrong_word) and peer.wrong_word in found.predicted and found.theirs == 0
 
 
 def _several(found: ScoreDifference, peer: Peer) -> bool:
@@ -48,25 +48,25 @@ def _several(found: ScoreDifference, peer: Peer) -> bool:
 
 def _other_script(found: ScoreDifference, peer: Peer) -> bool:
     del peer
-    return found.theirs > found.ours and not any(sign.isascii() and sign.isalnum() for sign in found.said)
+    return found.theirs > found.ours and not any(sign.isascii() and sign.isalnum() for sign in found.predicted)
 
 
 def _fragment(found: ScoreDifference, peer: Peer) -> bool:
     del peer
     return found.theirs > found.ours and any(
-        found.said.strip().casefold() in gold.casefold() for gold in found.case.gold.answers
+        found.predicted.strip().casefold() in gold.casefold() for gold in found.case.gold.answers
     )
 
 
 def _contains(found: ScoreDifference, peer: Peer) -> bool:
     del peer
-    plain = _squeezed(found.said)
+    plain = _squeezed(found.predicted)
     return found.theirs > found.ours and any(_squeezed(gold) in plain for gold in found.case.gold.answers)
 
 
 def _form(found: ScoreDifference, peer: Peer) -> bool:
     del peer
-    plain = normalise(found.said)
+    plain = normalise(found.predicted)
     return found.ours > found.theirs and any(normalise(gold) == plain for gold in found.case.gold.answers)
 
 
@@ -81,7 +81,7 @@ def _share(found: ScoreDifference, peer: Peer) -> bool:
 
 def _yes_is_true(found: ScoreDifference, peer: Peer) -> bool:
     del peer
-    return all(text.strip().upper() in YES | NO for text in (found.said, found.case.first))
+    return all(text.strip().upper() in YES | NO for text in (found.predicted, found.case.first))
 
 
 Reasons = tuple[tuple[str, Applies], ...]

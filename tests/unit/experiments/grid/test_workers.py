@@ -186,9 +186,9 @@ def test_signals_only_ask_and_are_given_back(number):
     before = signal.signal(number, mine)
     try:
         with StopSignals() as stop:
-            assert not stop.asked
+            assert not stop.requested
             os.kill(os.getpid(), number)
-            assert stop.asked
+            assert stop.requested
         assert signal.getsignal(number) is mine
     finally:
         signal.signal(number, before)
@@ -199,7 +199,7 @@ def test_an_ignored_signal_stays_ignored():
     try:
         with StopSignals() as stop:
             os.kill(os.getpid(), signal.SIGHUP)
-            assert not stop.asked
+            assert not stop.requested
     finally:
         signal.signal(signal.SIGHUP, before)
 

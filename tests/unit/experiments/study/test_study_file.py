@@ -59,7 +59,7 @@ def write(folder, change=lambda content: None):
 def paper(tmp_path_factory):
     """The shipped study in a folder where everything has been run, and runs that nobody made."""
     study = Study(read_study("paper"), tmp_path_factory.mktemp("paper"))
-    for part, grid in study.asked.grids():
+    for part, grid in study.spec.grids():
         runs = []
         for planned in study.planned(part):
             if planned.grid.name == grid.name:
@@ -88,14 +88,14 @@ def test_every_method_option_stream_and_model_of_the_paper_exists(paper):
 
 def test_the_paper_has_all_methods_both_benchmarks_both_directions_three_seeds(paper):
     streams = ("pocket-b1", "pocket-b1-reversed", "pocket-b2", "pocket-b2-reversed")
-    table = paper.asked.grid("methods")
+    table = paper.spec.grid("methods")
     later = {"lora", "olora", "moelora", "lora-router"}  # methods of other papers
     assert {part for method in table.methods for part in method.split("+")} == set(METHODS) - later
     assert tuple(place.stream for place in table.streams) == streams and table.seeds == [0, 1, 2]
 
 
 def test_nothing_is_chosen_on_a_seed_that_a_table_uses(paper):
-    for _, grid in paper.asked.grids():
+    for _, grid in paper.spec.grids():
         assert all((seed >= FIRST_HELD_OUT_SEED) == bool(grid.vary) for seed in grid.seeds)
 
 
@@ -107,32 +107,32 @@ def test_every_method_has_the_same_budget(paper):
         ("tir-strengths", "ewc.strength"): 6,
         ("tir-strengths", "mas.strength"): 6,
     }
-    for _, grid in paper.asked.grids():
+    for _, grid in paper.spec.grids():
         for key, values in grid.vary.items():
             assert len(values) == went_on.get((grid.name, key), 4), key
-    tuned = [grid for _, grid in paper.asked.grids() if grid.vary]
+    tuned = [grid for _, grid in paper.spec.grids() if grid.vary]
     assert len({(tuple(grid.seeds), str(grid.streams)) for grid in tuned}) == 1
 
 
 def test_every_setting_of_a_method_is_chosen_and_taken(paper):
     """A method with a strength, a ratio or a threshold gets it from the tuning; all get their rate."""
-    table = paper.asked.grid("methods")
-    sources = [paper.asked.grid(name) for name in table.take]
+    table = paper.spec.grid("methods")
+    sources = [paper.spec.grid(name) for name in table.take]
     for method in table.methods:
         keys = [key for source in sources for _, key in source.choosing_for(method)]
         wanted = ["train.learning_rate"]
         wanted += [f"{p}.strength" for p in method.split("+") if p in ("ewc", "online-ewc", "mas", "lwf")]
         wanted += ["replay.ratio"] if "replay" in method.split("+") else []
         assert sorted(keys) == sorted(wanted), method
-    reuse = paper.asked.grid("eproj-reuse")
-    assert [key for name in reuse.take for _, key in paper.asked.grid(name).choosing_for("eproj")] == [
+    reuse = paper.spec.grid("eproj-reuse")
+    assert [key for name in reuse.take for _, key in paper.spec.grid(name).choosing_for("eproj")] == [
         "train.learning_rate",
         "eproj.threshold",
     ]
 
 
 def test_the_findings_of_the_paper_lack_no_run(paper):
-    found = findings(paper.measured(), paper.asked.questions)
+    found = findings(paper.measured(), paper.spec.questions)
     assert [finding.name for finding in found] == ["F1", "F2", "F3", "F4", "F5"]
     assert not [key for finding in found for one in finding.comparisons for key in one.missing]
     assert all(one.units for finding in found for one in finding.comparisons)
@@ -182,14 +182,14 @@ def test_the_study_of_the_docs_can_be_read(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(example)
     study = Study(read_study(str(path)), tmp_path / "out")
-    assert {part: study.size(part) for part in study.asked.parts} == {"tuning": 6, "main": 12}
+    assert {part: study.size(part) for part in study.spec.parts} == {"tuning": 6, "main": 12}
 
 
 def test_the_numbers_of_runs_in_the_docs_are_right(paper):
     text = (Path(__file__).parents[4] / "docs" / "study.md").read_text()
-    for part in paper.asked.parts:
+    for part in paper.spec.parts:
         assert f"| `{part}` | {paper.size(part)} |" in text
-    assert f"all {sum(map(paper.size, paper.asked.parts))} runs" in text
+    assert f"all {sum(map(paper.size, paper.spec.parts))} runs" in text
 
 
 def test_the_command_lists_and_evaluates_without_starting_a_run(tmp_path, capsys):
