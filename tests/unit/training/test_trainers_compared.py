@@ -13,7 +13,7 @@ import torch
 from evertune.data.task import Task
 from evertune.methods import Context, make_methods
 from evertune.models import load_lmm
-from evertune.training import learner
+from evertune.training import learner, training_cache
 from evertune.training.loop import Training, sample_order, train
 
 sys.path.append(str(Path(__file__).parents[3] / "benchmarks"))
@@ -114,7 +114,7 @@ def test_by_hand_the_same_samples_are_replayed(tasks, store_of):
 def test_by_hand_a_task_is_taught_in_the_same_order(tasks, monkeypatch, tmp_path):
     """As `Learner` draws it from its seed and the task's name."""
     lmm, seeds = load_lmm("tiny-aligned", dtype="float32", device=torch.device("cpu")), []
-    monkeypatch.setattr(learner, "train", lambda *_, seed, **__: seeds.append(seed) or [])
+    monkeypatch.setattr(training_cache, "train", lambda *_, seed, **__: seeds.append(seed) or [])
     learner.Learner(lmm, make_methods("sequential", {}), folder=tmp_path, reuse=False).learn(tasks[1])
     monkeypatch.setattr(by_hand, "sample_order", lambda *_, seed, **__: seeds.append(seed) or list(tasks[1].train))
     monkeypatch.setattr(by_hand, "make_trainer", mock.MagicMock())

@@ -126,7 +126,7 @@ def test_captions_by_line_or_by_id(tmp_path, monkeypatch):
     found = rescore(by_id, format="ucit-caption", gold=coco(tmp_path))
     assert found.ours == result.ours
     assert found.theirs[0].points < 60, "theirs goes by line whatever the ids are"
-    with pytest.raises(DataError, match="2 captions, .* 3 images: neither"):
+    with pytest.raises(DataError, match="2 captions, .* 3 images: their ids do not match"):
         rescore(merged(tmp_path, [("q7", "a"), ("q8", "b")]), format="ucit-caption", gold=coco(tmp_path))
 
 
