@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The release of PyTorch in constraints.txt: the one with which the tables in docs/ were measured.
 TORCH := 2.13.0
 
-.PHONY: quickstart install test test-bfloat16 test-newest test-lowest lock lint types unit crash crash-commands faults soak fuzz fuzz-http audit secrets docs screenshots clean
+.PHONY: quickstart install test test-bfloat16 test-newest test-lowest lock lint types unit coverage crash crash-commands faults soak fuzz fuzz-http audit secrets docs screenshots clean
 
 quickstart: $(VENV)/.installed  ## install, fetch smol and parcel, teach five tasks with three methods
 	$(BIN)/evertune fetch smol parcel
@@ -14,10 +14,10 @@ quickstart: $(VENV)/.installed  ## install, fetch smol and parcel, teach five ta
 install: $(VENV)/.installed  ## the package with all it needs to run
 
 test: $(VENV)/.dev lint types  ## everything that must be green; a process per core
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 test-bfloat16: $(VENV)/.dev  ## the suite where dtype=auto takes bfloat16, as it does on a processor that is made for it
-	EVERTUNE_AUTO_DTYPE=bfloat16 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+	EVERTUNE_AUTO_DTYPE=bfloat16 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 test-newest: ## the suite on the newest release of every dependency, also beyond the ranges in pyproject.toml
 	sh scripts/test_set.sh newest $(PYTHON)
@@ -39,8 +39,14 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
-unit: $(VENV)/.dev  ## the tests that take seconds
-	$(BIN)/python -m pytest tests/unit
+unit: $(VENV)/.dev  ## the quick tests of tests/unit: a minute on two cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -m 'not slow and not smol' -n auto --dist worksteal
+
+coverage: $(VENV)/.dev  ## the suite again, and how much of src/ it runs (lines and branches): a figure, not a gate
+	$(BIN)/coverage erase
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -n auto --dist worksteal
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 docs: $(VENV)/.dev  ## docs/ as a site in build/site; without a network
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -22,4 +22,4 @@ esac
 "$uv" pip install --quiet --python "$folder/venv/bin/python" -r "$folder/requirements.txt"
 "$uv" pip install --quiet --python "$folder/venv/bin/python" --no-deps -e .
 echo "$set_name: $(grep -E '^(torch|transformers|accelerate|peft|numpy|gradio)==' "$folder/requirements.txt" | tr '\n' ' ')"
-OMP_NUM_THREADS=1 "$folder/venv/bin/python" -m pytest -n auto --dist loadfile "$@"
+OMP_NUM_THREADS=1 "$folder/venv/bin/python" -m pytest -n auto --dist worksteal "$@"

@@ -1,4 +1,7 @@
-"""Shared fixtures: an empty cache per test session, the model `random`, and three toy tasks."""
+"""Shared fixtures: an empty cache per test session, the model `random`, and three toy tasks.
+
+Fixtures import what they need: with `-n`, the process that hands out the tests then starts without torch.
+"""
 
 from __future__ import annotations
 
@@ -11,39 +14,43 @@ os.environ.setdefault("EVERTUNE_AUTO_DTYPE", "float32")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-import torch
 import yaml
-from tiny_blip import write_blip
-from tiny_chat import write_tiny
-
-import evertune
-from evertune.methods import make_methods
-from evertune.methods.base import Context
-from evertune.models import load_lmm
-from evertune.models.features import FeatureStore
-from evertune.models.weights import copy_of
-from evertune.tools.pretrain.parts import make_model, make_processor, make_tokenizer, save_checkpoint
-from evertune.training.method_contract import toy_tasks
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory):
-    """Tests neither read nor fill the user's cache."""
+    """Tests neither read nor fill the user's cache. The workers of a session fetch a package once."""
     before = os.environ.get("EVERTUNE_CACHE")
-    os.environ["EVERTUNE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    cache = tmp_path_factory.mktemp("cache")
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        packages = tmp_path_factory.getbasetemp().parent / "packages"
+        packages.mkdir(exist_ok=True)
+        (cache / "packages").symlink_to(packages)
+    os.environ["EVERTUNE_CACHE"] = str(cache)
     yield
     os.environ.pop("EVERTUNE_CACHE")
     if before:
         os.environ["EVERTUNE_CACHE"] = before
 
 
+def model_random(*, seed=1):
+    """The model `random` in float32 on the CPU."""
+    import torch
+
+    from evertune.models import load_lmm
+
+    return load_lmm("random", seed=seed, dtype="float32", device=torch.device("cpu"))
+
+
 @pytest.fixture
 def lmm():
-    return load_lmm("random", seed=1, dtype="float32", device=torch.device("cpu"))
+    return model_random()
 
 
 def dropping(lmm):
     """The model with dropout in its low-rank matrices: what is random in training shows."""
+    import torch
+
     for module in lmm.module().modules():
         if isinstance(getattr(module, "lora_dropout", None), torch.nn.ModuleDict):
             module.lora_dropout["default"] = torch.nn.Dropout(0.5)
@@ -55,7 +62,7 @@ def new_lmm():
     """Makes the model `random`, with dropout where wanted."""
 
     def made(*, dropout=False, seed=1):
-        lmm = load_lmm("random", seed=seed, dtype="float32", device=torch.device("cpu"))
+        lmm = model_random(seed=seed)
         return dropping(lmm) if dropout else lmm
 
     return made
@@ -63,6 +70,8 @@ def new_lmm():
 
 @pytest.fixture(scope="session")
 def tasks(tmp_path_factory):
+    from evertune.training.method_contract import toy_tasks
+
     return toy_tasks(Path(tmp_path_factory.mktemp("toy")))
 
 
@@ -84,6 +93,8 @@ def toy_stream(tasks, tmp_path_factory):
 @pytest.fixture(scope="session")
 def taught(toy_stream, tmp_path_factory):
     """Folder of two runs over the toy tasks, `eproj` and `sequential`; not to be changed."""
+    import evertune
+
     place = tmp_path_factory.mktemp("taught")
     settings = ["train.learning_rate=0.01", "train.epochs=8"]
     evertune.run(str(toy_stream), model="random", method="eproj,sequential", out=place, settings=settings)
@@ -93,6 +104,7 @@ def taught(toy_stream, tmp_path_factory):
 @pytest.fixture
 def store_of():
     """Makes a store that has seen all samples of some tasks."""
+    from evertune.models.features import FeatureStore
 
     def made(lmm, tasks):
         store = FeatureStore(lmm)
@@ -110,12 +122,16 @@ def features(lmm, tasks, store_of):
 
 @pytest.fixture
 def context(lmm, features):
+    from evertune.methods.base import Context
+    from evertune.models.weights import copy_of
+
     return Context(lmm=lmm, features=features, seed=0, start=copy_of(lmm.trainable()))
 
 
 @pytest.fixture
 def set_up(context):
     """Methods of a spec, set up."""
+    from evertune.methods import make_methods
 
     def make(spec, options=None):
         methods = make_methods(spec, options)
@@ -129,6 +145,7 @@ def set_up(context):
 @pytest.fixture
 def jolt(lmm):
     """Move every trained parameter a little, as learning would; the same way for the same seed."""
+    import torch
 
     def move(amount, seed):
         generator = torch.Generator().manual_seed(seed)
@@ -142,6 +159,10 @@ def jolt(lmm):
 @pytest.fixture(scope="session")
 def mini_blip(tmp_path_factory):
     """A checkpoint folder of the family InstructBLIP, with random weights."""
+    import torch
+
+    from evertune.tools.pretrain.parts import make_model, make_processor, make_tokenizer, save_checkpoint
+
     folder = tmp_path_factory.mktemp("blip") / "mini"
     tokenizer = make_tokenizer(documents=200)
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -157,6 +178,8 @@ def mini_blip(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_blip(tmp_path_factory):
     """Checkpoint folders of BLIP-2 and InstructBLIP in miniature with an LM of a kind; each is written once."""
+    from tiny_blip import write_blip
+
     place = tmp_path_factory.mktemp("blips")
 
     def folder(family, lm):
@@ -169,6 +192,8 @@ def tiny_blip(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_chat(tmp_path_factory):
     """Checkpoint folders of chat LMMs in miniature, by model type; each is written once."""
+    from tiny_chat import write_tiny
+
     place = tmp_path_factory.mktemp("chat")
 
     def folder(name):

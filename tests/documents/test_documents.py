@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from blocks import PAGES, ROOT, blocks_of, commands_in_prose
 from checked import mistakes_of, mistakes_of_shell
-from warm import install
+from warm import programs
 
 RUN = ("sh", "console", "python")
 LONGEST = 200
@@ -44,22 +44,6 @@ def test_every_command_exists(page):
     for line, command in commands_in_prose(page):
         found += [f"{page.name}:{line}: {said}" for said in mistakes_of_shell(command, named_only=True)]
     assert not found, "\n".join(found)
-
-
-@pytest.fixture(scope="module")
-def warm(tmp_path_factory):
-    """A folder with an `evertune` and a `python` that start at once."""
-    folder = tmp_path_factory.mktemp("warm")
-    place = str(folder / "socket")
-    environment = {**os.environ, **NO_NETWORK, "OMP_NUM_THREADS": "1"}
-    server = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("warm.py")), place], env=environment, start_new_session=True
-    )
-    until(lambda: Path(place).exists(), server, seconds=LONGEST)
-    install(folder / "bin", place)
-    yield folder / "bin"
-    os.killpg(server.pid, signal.SIGKILL)
-    server.wait()
 
 
 def until(true, process, *, seconds):
@@ -160,8 +144,8 @@ def answers(port):
 
 
 @pytest.fixture
-def reader(warm, tmp_path):
-    return Reader(tmp_path, warm)
+def reader(tmp_path):
+    return Reader(tmp_path, programs())
 
 
 @pytest.mark.parametrize("page", FOLLOWED, ids=[page.relative_to(ROOT).as_posix() for page in FOLLOWED])

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
+
+import warm
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "crash.py"
 
 
 def test_eight_kills(tmp_path):
-    command = [sys.executable, str(SCRIPT), "--kills", "8", "--out", str(tmp_path), "--families", "replay+ewc,eproj"]
+    command = [warm.python(), str(SCRIPT), "--kills", "8", "--out", str(tmp_path), "--families", "replay+ewc,eproj"]
     command += ["--model", "random"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     rows = [json.loads(line) for line in (tmp_path / "crash.jsonl").read_text().splitlines()]
@@ -23,7 +24,7 @@ def test_eight_kills(tmp_path):
 def test_a_command_is_killed(tmp_path):
     """The same for whole commands, as they are typed: here `learn`; all four take minutes."""
     script = SCRIPT.with_name("crash_commands.py")
-    command = [sys.executable, str(script), "--kills", "2", "--ways", "learn", "--out", str(tmp_path)]
+    command = [warm.python(), str(script), "--kills", "2", "--ways", "learn", "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     rows = [json.loads(line) for line in (tmp_path / "crash.jsonl").read_text().splitlines()]
     assert done.returncode == 0, done.stdout + done.stderr

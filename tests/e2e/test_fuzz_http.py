@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import warm
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
@@ -28,7 +29,7 @@ def place(tmp_path_factory):
 
 @pytest.mark.parametrize(("kind", "requests"), [("server", 300), ("playground", 300)])
 def test_hostile_requests_to_a_server(place, kind, requests):
-    command = [sys.executable, str(SCRIPTS / "fuzz_http.py"), "--out", str(place), "--requests", str(requests)]
+    command = [warm.python(), str(SCRIPTS / "fuzz_http.py"), "--out", str(place), "--requests", str(requests)]
     done = subprocess.run([*command, "--only", kind, "--seed", "t"], capture_output=True, text=True, check=False)
     told = [path.read_text() for path in (place / "findings").glob(f"{kind}*.txt")]
     assert done.returncode == 0, "\n".join([done.stdout[-2000:], done.stderr[-2000:], *told[:3]])

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import warm
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -26,7 +27,7 @@ INPUTS = 1_000
 
 def test_every_reader(tmp_path):
     """The campaign itself, with few inputs; findings are its exit code."""
-    command = [sys.executable, str(SCRIPTS / "fuzz.py"), "--out", str(tmp_path), "--inputs", str(INPUTS), "--seed", "t"]
+    command = [warm.python(), str(SCRIPTS / "fuzz.py"), "--out", str(tmp_path), "--inputs", str(INPUTS), "--seed", "t"]
     done = subprocess.run([*command, "--together"], capture_output=True, text=True, check=False)
     told = [path.read_text() for path in (tmp_path / "findings").glob("*.txt")]
     assert done.returncode == 0, "\n".join([done.stdout[-2000:], *told[:3]])
@@ -69,7 +70,7 @@ print((Path({out!r}) / "findings" / "r-0.txt").read_text()[-300:])
 )
 def test_the_guards_see(tmp_path, does, says):
     script = GUARDED.format(scripts=str(SCRIPTS), does=does, out=str(tmp_path))
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = subprocess.run([warm.python(), "-c", script], capture_output=True, text=True, check=False)
     assert done.stdout.startswith("findings") and says in done.stdout, done.stdout + done.stderr
 
 

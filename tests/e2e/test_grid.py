@@ -10,6 +10,7 @@ import sys
 import time
 
 import pytest
+import warm
 import yaml
 from test_run import significant
 
@@ -44,7 +45,7 @@ def grid_file(stream):
 
 
 def command(grid_file, out, *more):
-    return [sys.executable, "-m", "evertune", "grid", str(grid_file), "--out", str(out), "--json", *more]
+    return [warm.python(), "-m", "evertune", "grid", str(grid_file), "--out", str(out), "--json", *more]
 
 
 def grid(grid_file, out, *more):
@@ -108,7 +109,7 @@ def test_stopped_and_killed_and_resumed_equals_undisturbed(undisturbed, grid_fil
     wait_until((out / CELLS[1] / "stages" / "01-what" / "done.json").exists, stopped)
     workers = [pid_of(out, cell) for cell in CELLS]
     stopped.send_signal(signal.SIGTERM)
-    _, errors = stopped.communicate(timeout=30)
+    _, errors = stopped.communicate(timeout=120)
     assert stopped.returncode == 130 and b"the same command again continues" in errors
     for pid in workers:
         with pytest.raises(ProcessLookupError):
@@ -118,7 +119,7 @@ def test_stopped_and_killed_and_resumed_equals_undisturbed(undisturbed, grid_fil
     wait_until(lambda: pid_of(out, CELLS[1]) not in (0, workers[1]), shot)
     wait_until((out / CELLS[1] / "stages" / "02-upright" / "done.json").exists, shot)
     os.kill(pid_of(out, CELLS[1]), signal.SIGKILL)
-    said, _ = shot.communicate(timeout=120)
+    said, _ = shot.communicate(timeout=240)
     assert shot.returncode == 1, "a failed run is told at the end"
     summary = json.loads(said)
     assert summary["finished"] == [CELLS[0]] and "ended by SIGKILL" in summary["failed"][CELLS[1]]
@@ -158,7 +159,7 @@ def test_a_failed_run_is_told_and_the_others_go_on(grid_file, tmp_path):
 
 def test_a_dry_run_lists_and_starts_nothing(grid_file, tmp_path):
     listed = subprocess.run(
-        [sys.executable, "-m", "evertune", "grid", str(grid_file), "--out", str(tmp_path / "out"), "--dry-run"],
+        [warm.python(), "-m", "evertune", "grid", str(grid_file), "--out", str(tmp_path / "out"), "--dry-run"],
         capture_output=True,
         text=True,
         check=True,

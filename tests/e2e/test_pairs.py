@@ -6,16 +6,16 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
+import warm
 
 
 def command(stream, out, *more):
     settings = ["train.epochs=2", "train.learning_rate=0.01", "dtype=float32", "reuse=false"]
     return [
-        *[sys.executable, "-m", "evertune", "pairs", str(stream), "--model", "random", "--out", str(out), "--json"],
+        *[warm.python(), "-m", "evertune", "pairs", str(stream), "--model", "random", "--out", str(out), "--json"],
         *[part for entry in settings for part in ("--set", entry)],
         *more,
     ]
@@ -46,11 +46,11 @@ def test_killed_and_resumed_equals_undisturbed(undisturbed, stream, tmp_path):
     """The worker of one first task is shot after its first stage: the command says so, and the next one goes on."""
     out = tmp_path / "shot"
     first = subprocess.Popen(command(stream, out, "--jobs", "2"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    stage, deadline = out / "s0" / "what" / "stages" / "01-what" / "done.json", time.monotonic() + 60
+    stage, deadline = out / "s0" / "what" / "stages" / "01-what" / "done.json", time.monotonic() + 240
     while not stage.exists() and first.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
     os.kill(int((out / "s0" / "what.lock").read_text().split()[0]), signal.SIGKILL)
-    _, errors = first.communicate(timeout=60)
+    _, errors = first.communicate(timeout=240)
     assert first.returncode == 2 and b"1 of the runs failed: s0/what" in errors and b"ended by SIGKILL" in errors
     assert not (out / "s0" / "what" / "then-upright.json").exists() and not (out / "pairs.json").exists()
     kept = stage.stat().st_mtime_ns

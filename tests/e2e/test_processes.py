@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 
 import pytest
+import warm
 
 import evertune
 
@@ -55,7 +55,7 @@ def alone(stream, tmp_path_factory):
 def launch(launcher, *arguments, check=True):
     """Run evertune in two processes."""
     done = subprocess.run(  # noqa: PLW1510  below, with what it said
-        [sys.executable, *launcher, "-m", "evertune", *map(str, arguments)],
+        [warm.python(), *launcher, "-m", "evertune", *map(str, arguments)],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -111,7 +111,7 @@ def test_a_run_goes_on_with_another_number_of_processes(alone, stream, tmp_path)
     script.write_text(FIRST_STAGE)
     settings = [setting for setting in SETTINGS if "mas" not in setting]
     stopped = subprocess.run(
-        [sys.executable, *PLAIN, script, stream, folder, *settings],
+        [warm.python(), *PLAIN, script, stream, folder, *settings],
         check=False,
         capture_output=True,
         text=True,
@@ -143,7 +143,7 @@ evertune.run(stream, model="random", method="replay+ewc", limit={LIMIT}, setting
 def test_the_frozen_blocks_are_spread_and_what_trains_is_whole(tmp_path):
     script = tmp_path / "spread.py"
     script.write_text(SPREAD_OUT)
-    done = subprocess.run([sys.executable, *SPREAD, script], check=False, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([warm.python(), *SPREAD, script], check=False, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("spread out") == 2
 

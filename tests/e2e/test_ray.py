@@ -7,9 +7,11 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import warm
 from test_grid import CELLS, command, grid, grid_file, pid_of, undisturbed, wait_until  # noqa: F401  fixtures
 from test_run import significant
 
@@ -74,7 +76,8 @@ class Loud(GridCallback):
         self.problems[name] = ended.problem
 
 
-def test_a_run_that_fails_is_told_and_not_begun_again(grid_file, tmp_path):  # noqa: F811
+def test_a_run_that_fails_is_told_and_not_begun_again(grid_file, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(sys, "executable", warm.python())
     foreign = tmp_path / CELLS[0]
     foreign.mkdir(parents=True)
     (foreign / "mine.txt").write_text("x")

@@ -7,10 +7,10 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
+import warm
 import yaml
 
 from evertune import UserError
@@ -21,7 +21,7 @@ SETTINGS = ["train.epochs=12", "train.learning_rate=0.01", "dtype=float32"]
 
 def command(stream, out, *more):
     return [
-        *[sys.executable, "-m", "evertune", "run", str(stream), "--model", "random", "--out", str(out)],
+        *[warm.python(), "-m", "evertune", "run", str(stream), "--model", "random", "--out", str(out)],
         *[part for entry in SETTINGS for part in ("--set", entry)],
         *more,
     ]
@@ -137,7 +137,7 @@ def test_killed_and_resumed_equals_uninterrupted(stream, tmp_path, method, marke
         process = subprocess.Popen(
             command(stream, tmp_path / "killed", *more), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while not (tmp_path / "killed" / marker).exists() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
@@ -228,7 +228,7 @@ def test_plan_trains_and_writes_nothing(stream, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     said = subprocess.run(
         [
-            sys.executable,
+            warm.python(),
             "-m",
             "evertune",
             "plan",
@@ -262,7 +262,7 @@ def test_stopped_by_sigterm_in_the_middle_of_a_task_equals_uninterrupted(stream,
     while not mid_task.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=240)
     assert process.returncode == 143 and "the same command again continues" in said
     assert "stopped by SIGTERM after step" in said and mid_task.exists()
     run(stream, tmp_path / "stopped", method="replay+ewc", settings=["reuse=false", "ewc.samples=4"])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
+
+import warm
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "soak.py"
 
@@ -13,7 +14,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "soak.py"
 def test_a_round_of_troubles_and_a_shared_cache(tmp_path):
     before = [{"round": n, "family": "", "troubles": [], "wrong": "", "seconds": 0.0} for n in range(3)]
     (tmp_path / "soak.jsonl").write_text("".join(json.dumps(row) + "\n" for row in before))
-    command = [sys.executable, str(SCRIPT), "--rounds", "2", "--out", str(tmp_path)]
+    command = [warm.python(), str(SCRIPT), "--rounds", "2", "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [json.loads(line) for line in (tmp_path / "soak.jsonl").read_text().splitlines()][3:]

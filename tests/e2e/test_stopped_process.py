@@ -6,16 +6,17 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 
 import pytest
+import warm
 
 from evertune.utils.locks import NAME, is_held
 
 SILENCE = 3
 """Seconds; by default it is `distributed.SILENCE`."""
 WORK = """
+import os
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -31,7 +32,8 @@ try:
         for turn in range(10**9):
             assert distributed.broadcast(turn) == turn
             assert distributed.all_reduce_sum([1.0], device=torch.device("cpu")) == [2.0]
-            (folder / f"ready-{me}").touch()
+            if not turn:
+                (folder / f"ready-{me}").write_text(str(os.getpid()))
 except UserError as problem:
     sys.exit(f"evertune: {problem}")
 """
@@ -47,7 +49,7 @@ def two(tmp_path):
     about |= {"EVERTUNE_PROCESS_TIMEOUT": str(SILENCE), "CUDA_VISIBLE_DEVICES": ""}
     made = [
         subprocess.Popen(
-            [sys.executable, "-c", WORK, str(tmp_path)],
+            [warm.python(), "-c", WORK, str(tmp_path)],
             env={**os.environ, **about, "RANK": str(number), "LOCAL_RANK": str(number)},
             stderr=subprocess.PIPE,
             text=True,
@@ -59,7 +61,7 @@ def two(tmp_path):
         while not all((tmp_path / f"ready-{number}").exists() for number in range(2)):
             assert time.monotonic() < until and all(one.poll() is None for one in made), "they did not begin"
             time.sleep(0.1)
-        time.sleep(1)
+        time.sleep(0.2)
         yield made
     finally:
         for one in made:
@@ -78,13 +80,14 @@ def said(process):
 def test_the_other_process_ends(two, tmp_path, which, how):
     assert is_held(tmp_path / "run" / NAME)
     gone, other = two[which], two[1 - which]
-    gone.send_signal(getattr(signal, how))
+    pid = int((tmp_path / f"ready-{which}").read_text())
+    os.kill(pid, getattr(signal, how))
     lines, status = said(other)
     assert len(lines) == 1 and status > 0, lines
     assert "process" in lines[0] and "the same command again resumes" in lines[0]
     if how == "SIGSTOP":
         assert f"process {which} " in lines[0] and f"{SILENCE} s" in lines[0]
-        gone.send_signal(signal.SIGCONT)
+        os.kill(pid, signal.SIGCONT)
         lines, status = said(gone)
         assert len(lines) == 1 and status > 0, "one that goes on ends too"
     else:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 from contextlib import nullcontext
 
 import pytest
+import warm
 import yaml
 
 from evertune.experiments.grid import GridCallback
@@ -53,7 +55,8 @@ def done(study, **how):
     return callback
 
 
-def test_parts_are_done_once_each_and_written_down_at_once(study):
+def test_parts_are_done_once_each_and_written_down_at_once(study, monkeypatch):
+    monkeypatch.setattr(sys, "executable", warm.python())
     first = done(study, only="main")
     assert first.ended == ["methods/photos-random/sequential/s0"]
     assert first.written == ["main/methods/results.json"]

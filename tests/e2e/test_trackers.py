@@ -7,10 +7,10 @@ import os
 import signal
 import struct
 import subprocess
-import sys
 import time
 
 import pytest
+import warm
 
 SETTINGS = ["limit=8", "train.epochs=20", "train.learning_rate=0.01", "dtype=float32", "reuse=false"]
 SPEED = "train/examples_per_second"
@@ -18,7 +18,7 @@ SPEED = "train/examples_per_second"
 
 def command(stream, out, *more):
     return [
-        *[sys.executable, "-m", "evertune", "run", str(stream), "--model", "random", "--out", str(out)],
+        *[warm.python(), "-m", "evertune", "run", str(stream), "--model", "random", "--out", str(out)],
         *[part for entry in SETTINGS for part in ("--set", entry)],
         *more,
     ]
@@ -92,7 +92,7 @@ def test_trackio_has_every_point_once(resumed, places, monkeypatch):
         "print(json.dumps([run.name, Store.get_logs('evertune', run.name)], default=str))"
     )
     said = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=os.environ | places
+        [warm.python(), "-c", script], capture_output=True, text=True, check=True, env=os.environ | places
     )
     name, rows = json.loads(said.stdout.splitlines()[-1])
     assert name.startswith("photos-random-sequential-s0-")

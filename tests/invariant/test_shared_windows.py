@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 
 import pytest
+import warm
 
 TRAININGS = """
 import json
@@ -64,7 +64,7 @@ def test_two_processes_take_the_steps_of_one(tmp_path):
     script.write_text(TRAININGS + LAUNCHED)
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     done = subprocess.run(
-        [sys.executable, *launcher, script, tmp_path],
+        [warm.python(), *launcher, script, tmp_path],
         check=False,
         capture_output=True,
         text=True,

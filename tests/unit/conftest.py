@@ -6,8 +6,6 @@ import pytest
 import yaml
 from published import lay_out
 
-from evertune import service
-
 
 @pytest.fixture(scope="session")
 def published(tmp_path_factory):
@@ -18,6 +16,8 @@ def published(tmp_path_factory):
 @pytest.fixture(scope="session")
 def colours(toy_stream, tmp_path_factory):
     """A model that has learned two tasks, with an expert for each; not to be changed."""
+    from evertune import service
+
     whole = yaml.safe_load(toy_stream.read_text())
     folder = tmp_path_factory.mktemp("served") / "colours"
     service.new(folder, model="random", method="eproj", settings=["train.learning_rate=0.01", "train.epochs=8"])

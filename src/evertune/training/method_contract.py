@@ -14,6 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -57,20 +58,23 @@ def check_method(
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         tasks = toy_tasks(folder / "tasks")
-        new: NewLearner = partial(_learner, model=model, options=model_options or {}, seed=seed)
+        lmm = load_lmm(model, seed=seed, dtype="float32", device=torch.device("cpu"), options=model_options or {})
+        new: NewLearner = partial(_learner, lmm=lmm, seed=seed)
         whole = new(make, folder / "whole")
         frozen = _frozen(whole.lmm)
         stages = _stages(whole, tasks)
+        after = []
         for task in stages:
             whole.learn(task)
+            after.append(fingerprint_of(whole.lmm.trainable()))
         assert _frozen(whole.lmm) == frozen, "a frozen parameter was changed"
         _check_hidden_task(whole, tasks, folder / "hidden")
         _check_save_and_load(whole, make, tasks, new)
         _check_evaluation_changes_nothing(whole.folder, make, tasks, new)
-        _check_resume(whole, make, stages, folder / "resumed", new)
-        _check_mid_task(whole, make, stages, folder / "mid_task", new)
+        _check_resume(after[-1], make, stages, folder, new)
         _check_memory(whole)
-        _check_first_stage(make, stages[0], folder, new)
+        if all(method.is_trainable(name) for method in whole.methods for name in whole.lmm.trainable()):
+            _check_first_stage(after[0], make, stages[0], folder / "direct", new)
         _check_neutral(make, tasks, folder, new)
 
 
@@ -90,9 +94,9 @@ def toy_tasks(folder: Path, *, count: int = 3) -> list[Task]:
     return tasks
 
 
-def _learner(make: MakeMethods, folder: Path, *, model: str, options: Mapping[str, Any], seed: int) -> Learner:
-    lmm = load_lmm(model, seed=seed, dtype="float32", device=torch.device("cpu"), options=options)
-    return Learner(lmm, make(), folder=folder, training=TRAINING, seed=seed, max_new_tokens=4, reuse=False)
+def _learner(make: MakeMethods, folder: Path, *, lmm: LMM, seed: int) -> Learner:
+    """With a copy of the model as it was loaded: a copy takes a tenth of the time."""
+    return Learner(deepcopy(lmm), make(), folder=folder, training=TRAINING, seed=seed, max_new_tokens=4, reuse=False)
 
 
 def _stages(learner: Learner, tasks: Sequence[Task]) -> list[Task]:
@@ -166,23 +170,35 @@ def _check_save_and_load(learner: Learner, make: MakeMethods, tasks: Sequence[Ta
     assert _predictions(fresh, tasks) == _predictions(learner, tasks), "answers or routes differ after save and load"
 
 
-def _check_resume(whole: Learner, make: MakeMethods, stages: Sequence[Task], folder: Path, new: NewLearner) -> None:
-    """A new learner after every stage must be bit-identical to one that was never interrupted."""
+def _check_resume(end: str, make: MakeMethods, stages: Sequence[Task], folder: Path, new: NewLearner) -> None:
+    """Cut off in the middle of every stage, each time continued by a new learner: bit-identical at the end.
+
+    A new learner begins every stage, too. So runs that are cut off only there are needed for the message alone.
+    """
+    found, resumed_at = _interrupted(make, stages, folder / "mid_task", new)
+    if (found, resumed_at) == (end, [2] * len(stages)):
+        return
     for task in stages:
-        new(make, folder).learn(task)
-    resumed = new(make, folder)
-    assert fingerprint_of(resumed.lmm.trainable()) == fingerprint_of(whole.lmm.trainable()), (
+        new(make, folder / "resumed").learn(task)
+    resumed = new(make, folder / "resumed")
+    assert fingerprint_of(resumed.lmm.trainable()) == end, (
         "a run that was interrupted after each stage ends with other weights: some state is not saved"
+    )
+    assert set(resumed_at) == {2}, "a training that was saved after its first step was not resumed there"
+    raise AssertionError(
+        "a run that was interrupted inside its stages ends with other weights: what a method collects step by step "
+        "must be in its `progress_dict`"
     )
 
 
-def _check_mid_task(whole: Learner, make: MakeMethods, stages: Sequence[Task], folder: Path, new: NewLearner) -> None:
-    """Interrupted in the middle of every stage and resumed: bit-identical."""
+def _interrupted(make: MakeMethods, stages: Sequence[Task], folder: Path, new: NewLearner) -> tuple[str, list[int]]:
+    """The weights at the end of a run that is cut off in its second step of every stage, and where it resumed."""
 
     def interrupt(step: Step) -> None:
         if step.step == 2:
             raise InterruptedError
 
+    resumed_at = []
     for task in stages:
         first = new(make, folder)
         first.training = replace(first.training, save_every=1)
@@ -190,12 +206,8 @@ def _check_mid_task(whole: Learner, make: MakeMethods, stages: Sequence[Task], f
             first.learn(task, on_step=interrupt)
         seen: list[int] = []
         new(make, folder).learn(task, on_step=lambda step, seen=seen: seen.append(step.step))  # type: ignore[misc]
-        assert seen[0] == 2, "a training that was saved after its first step did not resume"
-    resumed = new(make, folder)
-    assert fingerprint_of(resumed.lmm.trainable()) == fingerprint_of(whole.lmm.trainable()), (
-        "a run that was interrupted inside its stages ends with other weights: what a method collects step by step "
-        "must be in its `progress_dict`"
-    )
+        resumed_at.append(seen[0])
+    return fingerprint_of(new(make, folder).lmm.trainable()), resumed_at
 
 
 def _check_memory(learner: Learner) -> None:
@@ -228,16 +240,11 @@ class _SequentialLike(_Like, Sequential):
     """One task after another, tuned on that model."""
 
 
-def _check_first_stage(make: MakeMethods, task: Task, folder: Path, new: NewLearner) -> None:
+def _check_first_stage(first: str, make: MakeMethods, task: Task, folder: Path, new: NewLearner) -> None:
     """With one task there is nothing to remember: every method must equal tuning on it alone."""
-    ours, direct = new(make, folder / "one"), new(lambda: [_DirectLike(make())], folder / "direct")
-    for learner in (ours, direct):
-        learner.learn(task)
-    scope = [n for n in ours.lmm.trainable() if all(method.is_trainable(n) for method in ours.methods)]
-    if len(scope) == len(ours.lmm.trainable()):
-        assert fingerprint_of(ours.lmm.trainable()) == fingerprint_of(direct.lmm.trainable()), (
-            "the first task is trained differently than alone"
-        )
+    direct = new(lambda: [_DirectLike(make())], folder)
+    direct.learn(task)
+    assert fingerprint_of(direct.lmm.trainable()) == first, "the first task is trained differently than alone"
 
 
 def _check_neutral(make: MakeMethods, tasks: Sequence[Task], folder: Path, new: NewLearner) -> None:

@@ -70,6 +70,7 @@ def test_a_large_cell_several_images_and_the_index_of_another_row(tmp_path):
     assert len(problems) == 1 and "row 4: '99' is neither an image nor the 'index' of a row above" in problems[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("several", [False, True])
 def test_parquet_of_the_hub(tmp_path, several):
     """Case 16, hub.parquet: `{bytes, path}`, and class labels as numbers."""
@@ -97,6 +98,7 @@ def test_parquet_of_the_hub(tmp_path, several):
         stream_of(tmp_path, format="table", data="t.parquet", options=options, images=".")
 
 
+@pytest.mark.slow
 def test_a_label_that_is_missing_is_no_answer(tmp_path):
     """The hub writes -1 for labels that it keeps back: no class, and no answer either."""
     pyarrow, datasets = pytest.importorskip("pyarrow"), pytest.importorskip("datasets")
@@ -114,6 +116,7 @@ def test_a_label_that_is_missing_is_no_answer(tmp_path):
         assert len(problems) == 1 and "row 2: the column 'answer' is empty" in problems[0]
 
 
+@pytest.mark.slow
 def test_lists_of_labels_are_words(tmp_path):
     """The numbers of the classes were taught: "1" for a dog."""
     pyarrow, datasets = pytest.importorskip("pyarrow"), pytest.importorskip("datasets")
@@ -137,6 +140,7 @@ def test_lists_of_labels_are_words(tmp_path):
         assert len(problems) == 1 and "row 2: the column 'answer' is empty" in problems[0]
 
 
+@pytest.mark.slow
 def test_parquet_whose_paths_are_names_of_files(tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet

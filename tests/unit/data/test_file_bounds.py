@@ -66,6 +66,7 @@ def read(path, **names):
     return format_of("table").rows(path, split="train", **{**NAMES, **names})
 
 
+@pytest.mark.slow
 def test_parquet_that_unpacks_to_40_gb(tmp_path):
     """What pyarrow would write there is counted as it is unpacked."""
     path = repeated(tmp_path / "t.parquet", "x" * (1 << 20), 40_000)
@@ -77,6 +78,7 @@ def test_parquet_that_unpacks_to_40_gb(tmp_path):
             assert seen < 2 << 30, "more is unpacked than is taken from a file of this size"
 
 
+@pytest.mark.slow
 def test_images_of_a_parquet_that_unpacks_to_40_gb(tmp_path, monkeypatch):
     monkeypatch.setenv("EVERTUNE_CACHE", str(tmp_path / "cache"))
     path = repeated(tmp_path / "t.parquet", b"x" * (1 << 20), 40_000)
@@ -85,6 +87,7 @@ def test_images_of_a_parquet_that_unpacks_to_40_gb(tmp_path, monkeypatch):
             assert number < 2048
 
 
+@pytest.mark.slow
 def test_one_row_without_end(tmp_path, monkeypatch):
     """A list of seventy million numbers in a few kB: the process that unpacks it has a limit of memory."""
     count = 70_000_000
@@ -99,6 +102,7 @@ def test_one_row_without_end(tmp_path, monkeypatch):
         list(read(tmp_path / "t.parquet"))
 
 
+@pytest.mark.slow
 def test_sound_parquet_is_read_in_any_way(tmp_path):
     """Categories, large rows, several batches: as pyarrow itself reads them."""
     words = pa.array([f"w{n % 3}" for n in range(3000)]).dictionary_encode()
@@ -110,6 +114,7 @@ def test_sound_parquet_is_read_in_any_way(tmp_path):
     assert len(list(islice(read(tmp_path / "t.parquet"), 2))) == 2, "the process ends where nobody reads on"
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_is_an_error(tmp_path, monkeypatch):
     """pyarrow has crashed on damaged files before: what it had sent until then is not taken for all."""
     repeated(tmp_path / "t.parquet", "x", 10)
@@ -144,6 +149,7 @@ def read_saved(folder):
     return list(format_of("huggingface").rows(folder, split="train", **NAMES))
 
 
+@pytest.mark.slow
 def test_arrow_files_that_unpack_to_much(tmp_path, monkeypatch):
     monkeypatch.setattr(arrow, "MEMORY", 512 << 20)
     table = pa.table({"q": ["x" * (200 << 20)] * 3, "a": ["y"] * 3})
@@ -224,6 +230,7 @@ READERS = {
 ENDINGS = {"parquet": ".parquet", "csv": ".csv", "jsonl": ".jsonl"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [os.mkfifo, zero, large])
 @pytest.mark.parametrize("reader", READERS)
 def test_what_is_no_regular_file_is_one_line(tmp_path, reader, make, monkeypatch):

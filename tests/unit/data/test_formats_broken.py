@@ -63,8 +63,9 @@ def changed(draw, value):
     return value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=str)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)  # by 42 formats
 @given(chooses=st.data())
 def test_whatever_is_changed_in_a_file_only_a_data_error_comes_out(place, case, chooses):
     path = place / case.root / chooses.draw(st.sampled_from(case.files))
@@ -83,8 +84,9 @@ def test_whatever_is_changed_in_a_file_only_a_data_error_comes_out(place, case, 
         path.write_text(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=str)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(chooses=st.data())
 def test_a_file_that_is_cut_off_is_not_read_as_a_shorter_one(place, case, chooses):
     path = place / case.root / chooses.draw(st.sampled_from(case.files))

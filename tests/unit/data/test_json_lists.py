@@ -37,12 +37,14 @@ def _small_pieces(monkeypatch):
 indents = st.sampled_from([None, 0, 3, 40])
 
 
+@pytest.mark.slow
 @given(values=st.lists(VALUES, max_size=6), indent=indents, plain=st.booleans())
 def test_a_list_as_the_standard_library_reads_it(path, values, indent, plain):
     path.write_text(json.dumps(values, indent=indent, ensure_ascii=plain), encoding="utf-8", errors="surrogatepass")
     assert list(items(path)) == numbered(json.loads(path.read_text(encoding="utf-8")))
 
 
+@pytest.mark.slow
 @given(value=st.dictionaries(st.text(), VALUES, max_size=6), indent=indents)
 def test_members_and_the_list_under_a_key(path, value, indent):
     path.write_text(json.dumps(value, indent=indent))
@@ -51,6 +53,7 @@ def test_members_and_the_list_under_a_key(path, value, indent):
     assert list(items(path, under="data")) == numbered(value.values())
 
 
+@pytest.mark.slow
 @given(values=st.lists(VALUES, max_size=6))
 def test_lines(path, values):
     path.write_text("".join(f"{json.dumps(value)}\n\n" for value in values))
@@ -104,6 +107,7 @@ def test_a_byte_order_mark_is_no_mistake(tmp_path):
     assert list(items(tmp_path / "a.json")) == [(1, 1)]
 
 
+@pytest.mark.slow
 def test_memory_holds_a_piece_and_an_item(tmp_path, monkeypatch):
     monkeypatch.setattr(json_lists, "PIECE", 1 << 16)
     path = tmp_path / "a.json"

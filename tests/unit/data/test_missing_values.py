@@ -63,6 +63,7 @@ def test_extras_of_a_test_row_leave_it_out(tmp_path):
     json.loads(sample.extras["size"])
 
 
+@pytest.mark.slow
 def test_tables(tmp_path):
     """pandas makes floats of a column of whole numbers with a gap."""
     pyarrow = pytest.importorskip("pyarrow")

@@ -7,10 +7,10 @@ import json
 import os
 import resource
 import subprocess
-import sys
 from contextlib import contextmanager, suppress
 
 import pytest
+import warm
 import yaml
 from PIL import Image
 
@@ -70,7 +70,7 @@ def streams(tmp_path_factory):
 
 def child(script, *arguments):
     done = subprocess.run(
-        [sys.executable, "-c", script, *map(str, arguments)],
+        [warm.python(), "-c", script, *map(str, arguments)],
         check=False,
         capture_output=True,
         text=True,
@@ -81,6 +81,7 @@ def child(script, *arguments):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_many_tasks_are_read_with_few_open_files(streams):
     path = streams(60)
     held, digest, answers = child(LOAD, path, LIMIT)
@@ -89,6 +90,7 @@ def test_many_tasks_are_read_with_few_open_files(streams):
     assert load_stream(str(path)).fingerprint == digest
 
 
+@pytest.mark.slow
 def test_many_tasks_are_trained_with_few_open_files(streams, tmp_path):
     assert child(RUN, streams(20), LIMIT, tmp_path / "run") == 2
 

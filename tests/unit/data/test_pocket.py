@@ -157,6 +157,7 @@ def test_language_is_learned_on_pretraining_scenes_only():
     assert not any(document(choose).prefix.split(" ", 1)[1] in held_out for _ in range(500))
 
 
+@pytest.mark.slow
 def test_the_same_seed_draws_the_same_image():
     scene = scenes("signs", count=1)[0]
     first, again = (draw(scene, random.Random(5)) for _ in range(2))

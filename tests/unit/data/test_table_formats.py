@@ -66,6 +66,7 @@ def test_an_ending_in_capitals(tmp_path, name):
     assert {sample.answers for sample in task.train} == {("red, or blue",)}
 
 
+@pytest.mark.slow
 def test_a_stream_and_a_run_in_capitals(tmp_path):
     source = write_lines(
         tmp_path / "t.jsonl",
@@ -79,6 +80,7 @@ def test_a_stream_and_a_run_in_capitals(tmp_path):
     assert configure(tmp_path / "Q.YML").stream == str(source), "a file of rows counts from the YAML too"
 
 
+@pytest.mark.slow
 def test_parquet(tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
@@ -139,6 +141,7 @@ def saved(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_saved_data_set(saved):
     stream = saved / "s.yaml"
     stream.write_text(
@@ -153,6 +156,7 @@ def test_a_saved_data_set(saved):
     assert again.tasks == (task,)
 
 
+@pytest.mark.slow
 def test_a_split_or_column_that_is_not_there(saved):
     options = {"image": "photo", "instruction": "question", "answer": "label"}
     with pytest.raises(DataError, match="has no split 'tset'; did you mean 'test'|known"):
@@ -163,6 +167,7 @@ def test_a_split_or_column_that_is_not_there(saved):
         read("huggingface", saved, **options)
 
 
+@pytest.mark.slow
 def test_images_that_are_no_images(saved):
     options = {"image": "question", "instruction": "question", "answer": "label"}
     samples, problems = read("huggingface", saved / "saved", **options)
@@ -214,6 +219,7 @@ def test_a_data_set_without_splits_is_parted(tmp_path):
     assert written.rows == 10
 
 
+@pytest.mark.slow
 def test_a_data_set_of_one_split_says_which_it_has(tmp_path):
     written_set(tmp_path, ["train"])
     (tmp_path / "s.yaml").write_text("name: s\ntasks: [{name: t, format: huggingface, root: saved}]")

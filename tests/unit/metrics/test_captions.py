@@ -163,6 +163,7 @@ def meteor_without_paraphrases(monkeypatch):
     monkeypatch.setattr(meteor, "subprocess", SimpleNamespace(Popen=Popen, PIPE=subprocess.PIPE))
 
 
+@pytest.mark.slow
 @needs_java
 def test_meteor_of_a_cell(meteor_without_paraphrases):
     said = ["a dog runs on the sand", "", "two dogs run in sand"]

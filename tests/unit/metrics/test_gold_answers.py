@@ -74,6 +74,7 @@ def written(folder, layout, rows, score):
     return str(folder / "s.yaml")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", STREAMS)
 @few
 @given(golds=st.lists(GOLDS, min_size=1, max_size=3), score=st.sampled_from(PLAIN))

@@ -121,6 +121,7 @@ MARKED = ["a", "A", "the", "?", "+", "$", "(b)", "B.", "b", "I", "two", "1,000",
 TEXTS = st.one_of(st.text(max_size=12), st.lists(st.sampled_from([*MARKED, "red", "/"]), max_size=5).map(" ".join))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RULES)
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(data=st.data())

@@ -39,6 +39,7 @@ def test_normalisers_never_fail_and_settle(text):
     assert isinstance(normalise_m4c(text), str) and isinstance(tokenise(text), list)
 
 
+@pytest.mark.slow
 @few
 @given(TEXTS, st.lists(TEXTS, min_size=1, max_size=10))
 def test_scores_stay_in_their_range_and_empty_answers_are_never_right(said, golds):

@@ -188,6 +188,7 @@ def test_methods_that_bring_adapters(tasks, tmp_path):
     assert second.lmm is lmm and not any(f".{ADAPTER}." in name for name in lmm.trainable())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", ["lora", "olora", "moelora", "lora-router"])
 def test_they_learn(spec, tasks, tmp_path):
     """The loss of the second task falls, by adapters alone."""
@@ -268,6 +269,7 @@ def test_the_oracle_and_the_ridge():
     assert isinstance(LoraRouter(), EProj)
 
 
+@pytest.mark.slow
 def test_a_task_more_stores_what_is_declared(tasks, tmp_path):
     method = LoraRouter(r=2)
     learner = Learner(random_lmm(), [method], folder=tmp_path, training=Training(learning_rate=1e-2), reuse=False)

@@ -129,6 +129,7 @@ def test_loss_and_prompt_are_those_of_the_library(family, imaged, tiny_chat):
         torch.testing.assert_close(ours, expected, rtol=2e-3, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_answers_are_those_of_the_library(family, imaged, tiny_chat):
     model, processor = of_library(tiny_chat(family.model.config.model_type))
     store = stored(family, imaged)
@@ -214,6 +215,7 @@ def no_way_in(monkeypatch):
     monkeypatch.setattr(CachedTower, "rows", gone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_without_a_way_in_behind_the_tower_images_go_through_the_whole_model(name, tiny_chat, imaged, no_way_in):
     """One warning at loading; loss, gradients and answers are those of the library from pixels."""

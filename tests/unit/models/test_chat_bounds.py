@@ -15,6 +15,7 @@ from threading import Thread
 import pytest
 import test_templates
 import torch
+import warm
 from tiny_chat import FAMILIES
 from transformers.utils.chat_template_utils import _cached_compile_jinja_template
 
@@ -84,7 +85,7 @@ def hurried(monkeypatch):
     templates.renderer().close()
 
 
-def refused(load, match, *, seconds=20.0):
+def refused(load, match, *, seconds=100.0):
     start = time.monotonic()
     with pytest.raises(UserError, match=match) as caught:
         load()
@@ -99,6 +100,7 @@ def load(folder):
 # Templates
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 @pytest.mark.usefixtures("hurried")
 def test_a_template_without_end_is_one_line(name):
@@ -107,14 +109,16 @@ def test_a_template_without_end_is_one_line(name):
     assert render("{{ messages | length }}", {"messages": TURNS}) == "2", "the next one is rendered"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["loops", "division", "doubling"])
 @pytest.mark.usefixtures("hurried")
 def test_a_model_with_such_a_template_is_refused(copied, name):
     folder = copied()
     (folder / "chat_template.jinja").write_text(HOSTILE[name][0])
-    refused(lambda: load(folder), "the model's chat template can't be used", seconds=60)
+    refused(lambda: load(folder), "the model's chat template can't be used", seconds=200)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hurried")
 def test_a_template_that_branches_on_a_later_question(copied):
     """It is harmless when the model is loaded."""
@@ -123,7 +127,7 @@ def test_a_template_that_branches_on_a_later_question(copied):
     trap = "{% if 'now' in messages[-1]['content'][-1]['text'] %}" + LOOPS + "{% endif %}"
     file.write_text(trap + file.read_text())
     lmm = load(folder)
-    refused(lambda: lmm.prompts.prompt("and now?"), "can't be used: it takes more than 1 s", seconds=60)
+    refused(lambda: lmm.prompts.prompt("and now?"), "can't be used: it takes more than 1 s", seconds=200)
     assert "what?" in lmm.prompts.prompt("what?")
 
 
@@ -174,6 +178,7 @@ def test_the_worker_imports_no_library_but_jinja2():
     assert subprocess.check_output([sys.executable, "-P", "-c", code], text=True).strip() == "set()"
 
 
+@pytest.mark.slow
 def test_the_worker_survives_signals_threads_and_forks_and_ends_with_its_parent():
     assert render("1", {"messages": []}) == "1"
     worker = templates.renderer()._process
@@ -201,7 +206,7 @@ def test_the_worker_survives_signals_threads_and_forks_and_ends_with_its_parent(
         "import os\nfrom evertune.models import templates\ntemplates.render('1', {'messages': []})\n"
         "print(templates.renderer()._process.pid, flush=True)\nos.kill(os.getpid(), 9)"
     )
-    killed = subprocess.run([sys.executable, "-c", code], check=False, stdout=subprocess.PIPE, text=True)
+    killed = subprocess.run([warm.python(), "-c", code], check=False, stdout=subprocess.PIPE, text=True)
     left = Path("/proc") / killed.stdout.strip()
     until = time.monotonic() + 20
     while time.monotonic() < until and left.exists():
@@ -291,7 +296,7 @@ def test_a_regular_expression_that_backtracks_without_end(copied):
     folder = copied()
     split = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
     edited(folder / "tokenizer.json", "pre_tokenizer", value=split)
-    refused(lambda: load(folder).prompts.ids("a" * 40 + "!", None, []), "the model's tokenizer can't read", seconds=60)
+    refused(lambda: load(folder).prompts.ids("a" * 40 + "!", None, []), "the model's tokenizer can't read", seconds=200)
 
 
 @pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "tokenizer_config.json", "processor_config.json"])
@@ -321,6 +326,7 @@ def test_a_configuration_alone_is_bounded_too(tmp_path, tiny_chat):
         refused(lambda: load_on_paper(str(tmp_path)), "at most")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "value"),
     [("image_side", 10**6), ("lora_rank", 10**6), ("vision_width", 10**6), ("vision", {"depth_coefficient": 10**6})],

@@ -146,6 +146,7 @@ def test_what_the_hub_says(monkeypatch, problem, match):
     refused("x/y", match)
 
 
+@pytest.mark.slow
 def test_a_model_of_the_hub_is_its_folder(monkeypatch, tiny_chat):
     """The configuration is asked for first, and the weights come as safetensors only."""
     asked = []

@@ -19,6 +19,7 @@ BY_SIZE = [name for name in FAMILIES if name not in ("llava", "paligemma", "gemm
 SIZES = [(28, 28), (112, 84), (28, 112), (300, 259)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BY_SIZE)
 def test_token_ids_are_those_of_the_sizes(name, tiny_chat):
     """The same question about images of other sizes, in any order: each time as a model that was never asked before."""

@@ -37,6 +37,7 @@ def test_together_they_are_small():
     assert all(path.suffix in {".json", ".md", ".safetensors"} for path in files), "nothing that could run"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_the_library_alone_gives_the_same_answers(name, tiny):
     model = InstructBlipForConditionalGeneration.from_pretrained(model_folder(name), dtype=torch.float32)
@@ -60,6 +61,7 @@ def test_the_aligned_one_describes_new_scenes_and_answers_nothing_shortly(tiny):
     assert not any(text.isdigit() for text in short)
 
 
+@pytest.mark.slow
 def test_the_instructed_one_knows_its_five_tasks(tiny):
     right = known_accuracy(tiny["tiny-instruct"], count=32)
     assert min(right.values()) > 0.85, right

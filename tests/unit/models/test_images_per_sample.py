@@ -51,6 +51,7 @@ def mixed(tasks):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OURS + CHAT_ONE + CHAT_SEVERAL)
 def test_whatever_else_is_in_the_batch(name, loaded, mixed):
     lmm = loaded(name)

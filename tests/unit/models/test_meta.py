@@ -50,6 +50,7 @@ def test_one_set_of_weights_keeps_nothing_per_task(toy_stream):
     assert made.per_task_bytes == 0 and made.stage_bytes == 4 * made.trained_parameters
 
 
+@pytest.mark.slow
 def test_every_preset_on_paper_can_be_planned(toy_stream):
     for name in _ON_PAPER:
         (made,) = plan(configure(str(toy_stream), model=name))
@@ -74,6 +75,7 @@ def test_memory_and_time_by_hand(toy_stream):
     ]
 
 
+@pytest.mark.slow
 def test_half_the_bytes_in_half_precision():
     model = load_on_paper("SmolVLM-256M-Instruct")
     full, half = (needed_bytes(model, dtype)["frozen weights"] for dtype in (torch.float32, torch.bfloat16))
@@ -132,6 +134,7 @@ def test_running_what_is_on_paper_only():
         load_lmm("SmolVLM-256M-Instruct", dtype="bfloat16")
 
 
+@pytest.mark.slow
 def test_the_command(toy_stream, tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text(yaml.safe_dump({"stream": str(toy_stream), "model": "instructblip-vicuna-7b", "method": "eproj"}))

@@ -56,6 +56,7 @@ def said(checked, level="errors"):
 LONG = {2: {"instruction": "what is the colour " * 60}, 4: {"answer": "red and green " * 200}}
 
 
+@pytest.mark.slow
 def test_a_run_stops_before_it_trains(written, mini_blip, tmp_path):
     with pytest.raises(DataError) as caught:
         run(written(LONG), model=str(mini_blip), out=tmp_path / "run")
@@ -90,6 +91,7 @@ def test_samples_of_an_index_and_plain_ones_are_judged_alike(written, mini_blip)
     assert readable(sound, lmm, skip_invalid=False) is sound
 
 
+@pytest.mark.slow
 def test_skip_bad_leaves_out_what_the_model_can_not_read(written, tmp_path):
     """In a run, with what was left out in its folder, and the second call is the same run."""
     stream = written({1: {"answer": "<|im_end|>"}, 13: {"instruction": "which <image>?"}}, sizes={5: (900, 1)})
@@ -121,6 +123,7 @@ def control_tokens(lmm):
     return [lmm.image_token, tokenizer.convert_ids_to_tokens(lmm.prompts.end), "</s>"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_control_tokens_in_chat_families(name, tiny_chat, written):
     lmm = load(tiny_chat(name))
@@ -155,6 +158,7 @@ def test_control_tokens_in_the_other_families(model, written, tmp_path):
 # ---- images by their size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["random", "instructblip", *FAMILIES])
 @pytest.mark.parametrize("side", [1, 2])
 def test_every_aspect_ratio_is_prepared_or_refused_by_its_size_alone(name, side, tiny_chat, mini_blip):

@@ -57,6 +57,7 @@ def test_a_tied_head_stays(tiny_chat):
     assert not any("lm_head" in name or "embed_tokens" in name for name in names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scope", ["projection", "projection+lora", "dora", "full"])
 @pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "gemma3"])
 def test_a_step_reaches_all_that_trains_in_bfloat16(name, scope, tiny_chat, tasks):

@@ -197,6 +197,7 @@ OUT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("below", [False, True], ids=["file", "below"])
 @pytest.mark.parametrize("command", OUT)
 def test_an_output_that_is_a_file_is_one_line(command, below, file, toy_stream, taught, tmp_path):

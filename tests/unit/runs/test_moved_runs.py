@@ -93,6 +93,7 @@ def results(folder):
     }
 
 
+@pytest.mark.slow
 def test_folder_cache_and_home_move_in_the_middle_of_a_task(home, monkeypatch):
     with pytest.raises(StoppedError):
         run(home, "cut", StopAt("task-2"))
@@ -102,6 +103,7 @@ def test_folder_cache_and_home_move_in_the_middle_of_a_task(home, monkeypatch):
     assert results(folder) == results(run(after, "whole")) and examine(folder) == []
 
 
+@pytest.mark.slow
 def test_no_file_that_decides_something_names_a_place(home):
     with pytest.raises(StoppedError):
         run(home, "cut", StopAt("task-2"))
@@ -115,6 +117,7 @@ def test_no_file_that_decides_something_names_a_place(home):
     assert naming <= NAMES_PLACES
 
 
+@pytest.mark.slow
 def test_the_memory_needs_neither_cache_nor_data(home):
     folder = run(home, "whole")
     service.check(folder)
@@ -131,6 +134,7 @@ def test_the_memory_needs_neither_cache_nor_data(home):
     assert not image.exists()
 
 
+@pytest.mark.slow
 def test_a_changed_image_of_the_memory_is_copied_again(home):
     folder = run(home, "whole")
     before = results(folder)

@@ -171,14 +171,31 @@ def garments(tmp_path, monkeypatch):
     monkeypatch.setenv("FASHION_MNIST", str(folder))
 
 
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """The first training row of a task that is built; each is built once for all families."""
+    rows = {}
+
+    def first(task):
+        options = {**task.options, "train": 40, "test": 20}
+        key = json.dumps([task.build, options], sort_keys=True)
+        if key not in rows:
+            folder = tmp_path_factory.mktemp("drawn")
+            builder(task.build).build(folder, **options)
+            rows[key] = json.loads((folder / "train.jsonl").read_text().splitlines()[0])
+        return rows[key]
+
+    return first
+
+
 @pytest.mark.usefixtures("garments")
 @pytest.mark.parametrize("name", [*STRAIGHT, *DRAWN, *(pytest.param(name, marks=pytest.mark.smol) for name in FETCHED)])
-def test_prompts_as_each_family_renders_them(name, family, published, tmp_path):
+def test_prompts_as_each_family_renders_them(name, family, published, drawn):
     """The first training row of each task, from the very batch that a training would make of it."""
     kind, lmm = family
     lines = [f"# What the family {kind} reads of the stream {name}; in brackets what it is trained on."]
     for task in columns_of(name):
-        asked, answer = first_of(task, published, tmp_path)
+        asked, answer = first_of(task, published, drawn)
         sample = Sample("1", (), asked, (answer,))
         tokens = masked(sample, lmm)
         read = "".join(f"[{t.text}]" if t.trained else t.text for t in tokens).replace("][", "")
@@ -206,15 +223,13 @@ def test_prompts_as_chat_templates_render_them(name, tiny_chat, published):
     compare_with_snapshot("\n".join(lines) + "\n", SNAPSHOTS / "chat" / f"{name}.txt")
 
 
-def first_of(task, published, folder):
+def first_of(task, published, drawn):
     """Instruction and taught answer of a task's first training row; of a drawn task, of a question made here."""
     if task.build is None:
         row = rows_of(task, published, "train")[0]
         return instruction_of(task, row), row.answers[0]
     if task.build != "pocket":
-        (folder / task.name).mkdir()
-        builder(task.build).build(folder / task.name, **{**task.options, "train": 40, "test": 20})
-        row = json.loads((folder / task.name / "train.jsonl").read_text().splitlines()[0])
+        row = drawn(task)
         return row["instruction"], row["answer"]
     role = ROLES[task.options["role"]]
     choose = random.Random(task.name)

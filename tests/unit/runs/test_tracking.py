@@ -117,6 +117,7 @@ def test_rows_say_scores_average_and_forgetting(whole):
     assert rows[-1]["stream/forgetting"] == pytest.approx(matrix["metrics"]["forgetting"])
 
 
+@pytest.mark.slow
 def test_one_stage_for_all_tasks_has_no_forgetting(toy_stream, tmp_path):
     matrix = run(toy_stream, tmp_path / "joint", method="joint")
     last = lines(tmp_path / "joint")[-1]
@@ -133,12 +134,14 @@ def test_tensorboard_has_the_same_curves_and_the_matrix_as_a_image(whole, tmp_pa
     assert np.array_equal(np.asarray(Image.open(tmp_path / "m.png")), heat_map_pixels(shown))
 
 
+@pytest.mark.slow
 def test_the_image_of_a_long_stream_does_not_grow():
     names = [f"task-{number}" for number in range(40)]
     pixels = heat_map_pixels({"tasks": names, "stages": names, "R": [[50.0] * 40] * 41})
     assert 1e6 < pixels.shape[0] * pixels.shape[1] < 1.2e6
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_curves_and_not_the_run(toy_stream, tmp_path, monkeypatch):
     """tensorboardX's own thread would die of it, and the run wait for it for ever."""
     from tensorboardX.record_writer import RecordWriter
@@ -161,6 +164,7 @@ def test_a_deeper_blue_for_a_higher_score_and_nothing_where_nobody_asked():
     assert darkness(math.nan) == 0 < darkness(0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [{"step": 3}, {"step": 5}, {"stage": 1}, {"stage": 3}])
 def test_cut_off_and_resumed_equals_undisturbed(toy_stream, whole, tmp_path, stop):
     folder = tmp_path / "cut"
@@ -172,6 +176,7 @@ def test_cut_off_and_resumed_equals_undisturbed(toy_stream, whole, tmp_path, sto
     same_as_file(folder, events(folder)[0])
 
 
+@pytest.mark.slow
 def test_what_a_crash_tore_or_lost_is_mended(toy_stream, whole, tmp_path):
     folder = tmp_path / "torn"
     with pytest.raises(KeyboardInterrupt):
@@ -183,6 +188,7 @@ def test_what_a_crash_tore_or_lost_is_mended(toy_stream, whole, tmp_path):
     assert lines(folder) == lines(whole[0])
 
 
+@pytest.mark.slow
 def test_a_training_that_is_taken_over_has_its_points(toy_stream, whole, tmp_path):
     for name in ("first", "again"):
         run(toy_stream, tmp_path / name, settings=["reuse=true"])
@@ -191,6 +197,7 @@ def test_a_training_that_is_taken_over_has_its_points(toy_stream, whole, tmp_pat
     assert lines(tmp_path / "again") == lines(tmp_path / "first") == lines(whole[0])
 
 
+@pytest.mark.slow
 def test_tracking_changes_no_number(toy_stream, whole, tmp_path, monkeypatch):
     monkeypatch.setattr(watch, "LOCAL", ())
     matrix = run(toy_stream, tmp_path / "untracked")
@@ -224,6 +231,7 @@ class Failing(Jsonl):
         self._maybe("end")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("waits", [False, True])
 @pytest.mark.parametrize("at", ["begin", "log", "end"])
 def test_a_tracker_that_fails_is_said_once_and_stops_nothing(toy_stream, whole, tmp_path, monkeypatch, at, waits):
@@ -238,6 +246,7 @@ def test_a_tracker_that_fails_is_said_once_and_stops_nothing(toy_stream, whole, 
     assert "hunter2" not in said
 
 
+@pytest.mark.slow
 def test_a_tracker_that_hangs_is_left_behind(toy_stream, tmp_path, monkeypatch):
     free = threading.Event()
     kind = type("Kind", (Failing,), {"at": "", "waits": True, "begin": lambda self, run: free.wait(60) and {}})

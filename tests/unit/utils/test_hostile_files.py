@@ -99,6 +99,7 @@ MERSENNE = 2**61 - 1
 """Python's hash of a whole number is its rest by this one."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["{%s}", "a: {<<: {%s}}"])
 def test_keys_with_one_hash_are_refused(tmp_path, form):
     assert {hash(n * MERSENNE) for n in range(1, 100)} == {0}, "Python hashes otherwise now"

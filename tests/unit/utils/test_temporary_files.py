@@ -7,13 +7,13 @@ import re
 import resource
 import signal
 import subprocess
-import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+import warm
 from PIL import Image
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models
@@ -110,7 +110,7 @@ built("pocket", {"role": sys.argv[1], "train": 3, "test": 2, "seed": 0})
 
 
 def test_a_drawing_that_is_killed_leaves_no_task(scenes, cache):
-    done = subprocess.run([sys.executable, "-c", KILLED, role()], check=False, env={**os.environ}, timeout=120)
+    done = subprocess.run([warm.python(), "-c", KILLED, role()], check=False, env={**os.environ}, timeout=120)
     assert done.returncode == -signal.SIGKILL
     (left,) = (cache / "tasks").iterdir()
     assert left in leftovers(cache)

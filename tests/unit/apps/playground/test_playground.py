@@ -54,6 +54,7 @@ def asked_about(sample):
     return Query(read_image(sample.images[0], origin="test"), sample.instruction)
 
 
+@pytest.mark.slow
 def test_every_stage_says_what_the_run_itself_said(both, taught):
     """The answers that the runs wrote down are those of the right stage, expert and run, also when runs alternate."""
     runs, bench = both
@@ -96,6 +97,7 @@ def test_one_model_is_loaded_for_runs_that_began_alike(taught, monkeypatch):
     assert list(asking.replies(asked_about(runs[0].tasks[0].test[0]))) == first, "what was asked is remembered"
 
 
+@pytest.mark.slow
 def test_many_ask_at_once(both):
     runs, bench = both
     samples = [task.test[n] for task in runs[0].tasks for n in range(2)]
@@ -246,6 +248,7 @@ def test_a_image_that_the_model_needs(both, monkeypatch):
     assert all("an image: choose or drop one" in str(reply) for _, _, reply in replies)
 
 
+@pytest.mark.slow
 def test_a_method_that_is_told_the_task(toy_stream, tmp_path):
     settings = ["options.eproj.routing=oracle"]
     evertune.run(str(toy_stream), model="random", method="eproj", out=tmp_path / "told", settings=settings)

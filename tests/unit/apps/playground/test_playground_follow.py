@@ -29,6 +29,7 @@ def said(asking, asked):
     return [(run, stage, reply.text) for run, stage, reply in asking.replies(asked)]
 
 
+@pytest.mark.slow
 def test_stages_that_are_gone_are_not_asked(folders):
     runs, bench = open_runs(folders)
     asking, asked = StageInference(runs, bench, tokens=4), asked_about(runs[0].tasks[0].test[0])
@@ -65,6 +66,7 @@ def test_a_run_that_is_damaged_is_told(folders):
         StageInference(runs, bench, tokens=4).refresh()
 
 
+@pytest.mark.slow
 def test_a_stage_that_may_be_discarded_is_not_shown(folders):
     whole = shutil.copytree(folders[0], folders[0].parent / "whole")
     open_runs(folders)  # keeps the questions
@@ -78,6 +80,7 @@ def test_a_stage_that_may_be_discarded_is_not_shown(folders):
     assert [len(run.stages) for run in asking.refresh()] == [3, 3]
 
 
+@pytest.mark.slow
 def test_the_page_is_made_again(folders, tmp_path):
     page = pytest.importorskip("evertune.apps.playground.page")
     ground = page.Playground(*open_runs(folders), tokens=4, uploads=Uploads(tmp_path))

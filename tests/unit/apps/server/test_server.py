@@ -113,6 +113,7 @@ def test_a_prediction_that_was_cut_off_says_so(address, model, stream):
     assert finished(max_tokens=1) == ("length", 1)
 
 
+@pytest.mark.slow
 def test_many_at_once(address, model):
     samples = [sample for task in Service.open(model).tasks for sample in task.test][:12]
 

@@ -39,6 +39,7 @@ def url_of(image):
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(FAMILIES) - {"paligemma"}))
 def test_a_dialogue_is_that_of_the_library(name, tiny_chat):
     lmm = load(tiny_chat(name))

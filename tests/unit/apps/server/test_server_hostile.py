@@ -121,6 +121,7 @@ def test_pixels_of_a_request_are_counted_before_one_is_decoded(decoded):
         assert ask(address, images=[url_of(png(4000, 4000))]).choices[0].message.content == "yes"
 
 
+@pytest.mark.slow
 def test_pixels_of_all_questions_are_bounded():
     answers, taken = Answers(), []
     answers.refuse = taken.append

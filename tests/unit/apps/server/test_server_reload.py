@@ -73,6 +73,7 @@ def test_each_reply_says_its_stage(ask, address):
     assert (found["stage"], found["task"], found["system_fingerprint"]) == (2, "task-1", reply.system_fingerprint)
 
 
+@pytest.mark.slow
 def test_a_rollback_and_a_new_stage_are_followed(ask, address, folder, toy_stream):
     before = ask()
     service.rollback(folder, 1)
@@ -102,6 +103,7 @@ def test_health_follows_though_nobody_asks(address, folder):
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_no_request_is_lost(ask, folder, colours):
     """Stages come and go while many ask: each gets a reply, and says a stage that was there."""
     with ThreadPoolExecutor(6) as pool:

@@ -305,6 +305,7 @@ def test_options_that_a_format_does_not_have(tmp_path, images):
         check(str(tmp_path / "t.jsonl"), hints=Hints(options={"x": 1}))
 
 
+@pytest.mark.slow
 def test_published_data(published, capsys):
     """The fixtures are so small that tasks share images; the folder of one data set is checked like a file."""
     found = check("b1", data=str(published))

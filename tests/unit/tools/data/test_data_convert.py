@@ -23,7 +23,7 @@ ROWS = [
     {"id": "c", "images": ["1.png", "x/2.png"], "instruction": "=1+1", "answer": "-"},
 ]
 ONE_FOLDER = settings(
-    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 WAYS = [("t.jsonl", "train"), ("t.csv", "train"), ("t.tsv", "train"), ("t.parquet", "train"), ("t.json", "test")]
 
@@ -64,6 +64,7 @@ def test_conversations_keep_one_answer_and_say_so(tmp_path, source):
     assert rows_of(tmp_path / "t.json")[0] == [{**row, "answers": row["answers"][:1]} for row in expected]
 
 
+@pytest.mark.slow
 def test_extras_stay_where_they_can(tmp_path):
     source = write_lines(
         tmp_path / "s.jsonl",
@@ -77,6 +78,7 @@ def test_extras_stay_where_they_can(tmp_path):
         assert rows[0]["extras"] == {"size": "[3, 4]"} and not any(rows[1].get("extras", {}).values())
 
 
+@pytest.mark.slow
 def test_annotators_who_wrote_nothing(tmp_path):
     source = write_lines(tmp_path / "s.jsonl", {"id": "a", "instruction": "q", "answers": ["x", "", "y", ""]})
     for name in ("t.jsonl", "t.parquet"):
@@ -101,6 +103,7 @@ OWN = st.builds(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @ONE_FOLDER
 @given(st.lists(OWN, min_size=1, max_size=4), st.sampled_from(WAYS))
 def test_any_row_comes_back_or_is_refused(tmp_path, rows, way):
@@ -177,6 +180,7 @@ def test_a_full_disk(tmp_path, source, monkeypatch):
     assert not list((tmp_path / "out").iterdir())
 
 
+@pytest.mark.slow
 def test_repeated_ids_become_numbers(tmp_path):
     """LLaVA's training lists repeat their ids; what is tested may not."""
     turns = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
@@ -215,6 +219,7 @@ def test_a_sample_is_the_same_for_the_same_seed(tmp_path):
     assert record["rows"] == drawn["a"]
 
 
+@pytest.mark.slow
 def test_every_row_is_drawn_about_as_often(tmp_path):
     source = many(tmp_path, 5)
     counts = dict.fromkeys((f"r{n}" for n in range(5)), 0)

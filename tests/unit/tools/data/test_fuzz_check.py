@@ -27,9 +27,10 @@ from evertune.tools.data.source import Hints
 from evertune.utils.errors import UserError
 
 ONE_FOLDER = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 TARGETS = ("t.csv", "t.parquet", "t.jsonl", "t.json")
+ONE_TARGET = st.sampled_from([(target,) for target in TARGETS])  # a Parquet file costs two processes
 
 
 def command(*arguments):
@@ -46,8 +47,8 @@ def command(*arguments):
         sys.argv = before
 
 
-def check_all(path, **hints):
-    """Check, preview and convert a file; what is accepted by the one is accepted by the other."""
+def check_all(path, targets=TARGETS, **hints):
+    """Check, preview and convert a file to `targets`; what is accepted by the one is accepted by the other."""
     out = path.parent / "out"
     shutil.rmtree(out, ignore_errors=True)
     hints = Hints(**hints)
@@ -59,7 +60,7 @@ def check_all(path, **hints):
     json.dumps(found.as_dict()).encode()
     page = write_preview(found, None, out / "p.html").read_text()
     assert "<script" not in page
-    for target in TARGETS:
+    for target in targets:
         try:
             written = convert(path, out / target, hints=hints, skip_invalid=True)
         except UserError as problem:
@@ -76,33 +77,36 @@ def _own(written):
 
 
 @ONE_FOLDER
-@given(st.lists(st.one_of(OWN_ROWS, VALUES), max_size=4))
-@example([{"instruction": "q", "answer": "a", "id": 1}] * 3)
-@example([{"instruction": "q", "answers": ["a", ""], "extras": {"\ud800": "x"}}])
-@example([{"instruction": "\u202eقطة\u2066", "answer": "قطة"}, {"instruction": "q\0", "answer": "a"}])
-def test_own_rows(tmp_path, rows):
-    check_all(write_lines(tmp_path / "s.jsonl", *map(json.dumps, rows)))
+@given(st.lists(st.one_of(OWN_ROWS, VALUES), max_size=4), ONE_TARGET)
+@example([{"instruction": "q", "answer": "a", "id": 1}] * 3, TARGETS)
+@example([{"instruction": "q", "answers": ["a", ""], "extras": {"\ud800": "x"}}], TARGETS)
+@example([{"instruction": "\u202eقطة\u2066", "answer": "قطة"}, {"instruction": "q\0", "answer": "a"}], TARGETS)
+def test_own_rows(tmp_path, rows, targets):
+    check_all(write_lines(tmp_path / "s.jsonl", *map(json.dumps, rows)), targets)
 
 
+@pytest.mark.slow
 @ONE_FOLDER
-@given(st.lists(st.one_of(LLAVA_ROWS, TEST_ROWS, VALUES), max_size=4))
-@example([{"text": "q", "answer": "a", "\ud800": "x"}])
-def test_llava_rows(tmp_path, rows):
+@given(st.lists(st.one_of(LLAVA_ROWS, TEST_ROWS, VALUES), max_size=4), ONE_TARGET)
+@example([{"text": "q", "answer": "a", "\ud800": "x"}], TARGETS)
+def test_llava_rows(tmp_path, rows, targets):
     (tmp_path / "s.json").write_text(json.dumps(rows))
-    check_all(tmp_path / "s.json", format="llava")
+    check_all(tmp_path / "s.json", targets, format="llava")
 
 
+@pytest.mark.slow
 @ONE_FOLDER
-@given(st.sampled_from(["t.jsonl", "t.json", "t.csv"]), st.data())
-def test_damaged_files(tmp_path, file, data):
+@given(st.sampled_from(["t.jsonl", "t.json", "t.csv"]), ONE_TARGET, st.data())
+def test_damaged_files(tmp_path, file, targets, data):
     content = WHOLE[file].encode()
     start = data.draw(st.integers(0, len(content)))
     end = data.draw(st.integers(start, min(len(content), start + 20)))
     content = content[:start] + data.draw(st.binary(max_size=6)) + content[end:]
     (tmp_path / file).write_bytes(content)
-    check_all(tmp_path / file)
+    check_all(tmp_path / file, targets)
 
 
+@pytest.mark.slow
 @ONE_FOLDER
 @given(st.binary(max_size=80), st.sampled_from([".jsonl", ".json", ".csv", ".tsv", ".parquet", ".yaml", ".txt"]))
 @example(b"", ".json")
@@ -118,7 +122,8 @@ def test_files_of_anything_from_the_command(tmp_path, content, ending):
     (tmp_path / "none.csv").unlink(missing_ok=True)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.slow
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(IMAGES), st.data())
 def test_damaged_images(tmp_path, content, data):
     """A row's image is sound or a problem of that row; the other rows are always there."""

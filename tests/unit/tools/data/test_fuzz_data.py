@@ -18,7 +18,7 @@ from evertune.data.row_checks import LONGEST_TEXT
 from evertune.utils.errors import DataError, UserError
 
 ONE_FOLDER = settings(
-    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 TEXTS = st.one_of(
     st.text(max_size=12),
@@ -61,6 +61,7 @@ def look_at_all(name, path, **options):
         assert len(sample.fingerprint) == 64
 
 
+@pytest.mark.slow
 @ONE_FOLDER
 @given(st.lists(st.one_of(OWN_ROWS, VALUES), max_size=4))
 @example([{"instruction": "q", "answer": "a", "id": 1}] * 3)
@@ -74,6 +75,7 @@ def test_own_rows(tmp_path, rows):
     look_at_all("jsonl", tmp_path / "t.json")
 
 
+@pytest.mark.slow
 @ONE_FOLDER
 @given(st.lists(st.one_of(LLAVA_ROWS, TEST_ROWS, VALUES), max_size=4))
 def test_llava_rows(tmp_path, rows):
@@ -114,6 +116,7 @@ def test_damaged_files(tmp_path, kind, data):
     look_at_all(name, tmp_path / file)
 
 
+@pytest.mark.slow
 @ONE_FOLDER
 @given(st.binary(max_size=60))
 @example(b"PAR1" + bytes(20) + b"PAR1")
@@ -137,7 +140,7 @@ def _images():
 IMAGES = list(_images())
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(range(len(IMAGES))), st.integers(0, 2**32), st.integers(0, 12))
 def test_damaged_images(tmp_path, which, seed, changes):
     """An image or a DataError, whatever was changed in it."""

@@ -79,6 +79,7 @@ def apart(one, other):
     return float((one - other).abs().max() / other.abs().max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "method"),
     [
@@ -123,6 +124,7 @@ def test_transformers_loads_it_without_us(model, finished, tmp_path):
             torch.testing.assert_close(theirs[f"{name.removeprefix(library)}.weight"], whole.detach())
 
 
+@pytest.mark.slow
 def test_an_earlier_stage_and_an_expert(finished, tmp_path):
     folder = finished("blip", "eproj")
     with pytest.raises(UserError, match="say --expert task-0 or task-1 or task-2"):
@@ -163,6 +165,7 @@ def test_the_card(finished, tmp_path):
     assert f"| task-1 | {scores} |" in card and "\n| task-2 |" not in card and "learning rate 0.01" in card
 
 
+@pytest.mark.slow
 def test_a_model_that_was_taught_task_by_task_needs_no_matrix(toy_stream, tmp_path):
     folder, anyhow = tmp_path / "model", service.parsed("gain>=-100")
     service.new(folder, model="random", method="sequential", settings=["dtype=float32", "train.learning_rate=0.01"])
@@ -228,6 +231,7 @@ def test_no_card_names_an_address_of_the_project_that_its_metadata_do_not():
             assert address in own, f"{path}: {address}"
 
 
+@pytest.mark.slow
 def test_what_can_not_be_merged_is_said(finished, tmp_path):
     with pytest.raises(UserError, match="moelora are mixtures"):
         export(finished("blip", "moelora"), tmp_path / "out")
@@ -313,6 +317,7 @@ def test_a_broken_checkpoint_is_not_exported(finished, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "method", "setting"),
     [
@@ -359,6 +364,7 @@ SMOL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMOL)
 def test_the_projector_of_smol_stands_beside_its_adapter(name, finished, tmp_path):
     """The library's model with peft's adapter, behind the projector of the file, has the logits of each stage."""
@@ -382,6 +388,7 @@ def test_the_projector_of_smol_stands_beside_its_adapter(name, finished, tmp_pat
         assert apart(logits_of(fresh, batch), wanted) < 1e-4
 
 
+@pytest.mark.slow
 def test_a_layer_with_two_low_rank_matrices_is_no_adapter(finished, tmp_path):
     """Its own of the model, trained in full, and one beside it: a file of peft holds one of them."""
     folder = finished("random", "lora", "options.lora.modules_to_save=lora", "options.lora.target_modules=q_proj")

@@ -208,6 +208,7 @@ def blip(mini_blip):
     return load_lmm(str(mini_blip), dtype="float32", device=torch.device("cpu"))
 
 
+@pytest.mark.slow
 def test_pixels_are_those_of_the_processor(blip):
     images = [draw(SCENE, random.Random(n)) for n in range(3)]
     processor = blip.processor.image_processor
@@ -269,6 +270,7 @@ def test_captions_of_the_bank_are_of_its_images(blip):
     assert "exit" not in describe(SCENE)
 
 
+@pytest.mark.slow
 def test_the_whole_recipe_in_few_steps(tmp_path):
     """Every phase for two steps: two checkpoints that load, and a second call that trains nothing."""
     phases = ("tower", "lookup", "language", "slots", "captions", "instruct")

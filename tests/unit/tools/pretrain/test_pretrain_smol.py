@@ -45,6 +45,7 @@ def made(folder, recipe, *, stop_at=None):
     return (folder / "projector/projector.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed", [(2,), (3, 7)])
 def test_an_interrupted_recipe_ends_with_the_same_bits(tmp_path, recipe, killed):
     whole = made(tmp_path / "whole", recipe)
@@ -70,6 +71,7 @@ def test_only_the_projector_learns_and_lora_stays_without_effect(tmp_path, recip
     assert torch.equal(plain(words).logits, lmm.lm(words).logits)
 
 
+@pytest.mark.slow
 def test_captions_are_learned(tmp_path, toy_stream):
     """Enough steps tell held-out images better, as the scores say and as the loss itself says."""
     longer = Phase("captions", steps=60, learning_rate=1e-2, weight_decay=0.0)
