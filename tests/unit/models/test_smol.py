@@ -145,7 +145,7 @@ def test_damaged_checkpoints_name_the_file(tmp_path, file):
     (folder / file).write_bytes(content)
     assert damaged_files(folder) == [folder / file]
     (folder / file).write_bytes(content[:-10])
-    with pytest.raises(UserError, match=f"{file} is truncated"):
+    with pytest.raises(UserError, match=f"{file}( is truncated|: its tensors take)"):
         load_lmm(str(folder))
     (folder / file).unlink()
     with pytest.raises(UserError, match=f"{file} is missing"):
