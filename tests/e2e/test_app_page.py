@@ -20,7 +20,7 @@ from evertune.apps.server.generation import Reply
 from evertune.runs.runner import questions_of
 from evertune.service.eval_set import kept_task
 from evertune.training.stages import AFTER, SEAL, link_of
-from evertune.utils.files import digest_of_file
+from evertune.utils.files import digest_of, digest_of_file
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 STAGES = "#stages .said"
@@ -268,13 +268,11 @@ def poisoned(taught, tmp_path):
     for path in (folder / "matrix.json", *folder.glob("eval_set/*.json"), *folder.glob("stages/*/done.json")):
         path.write_text(path.read_text().replace(f'"{old}"', json.dumps(NASTY_NAME)))
     before = None
-    for path in sorted(
-        folder.glob("stages/*/done.json")
-    ):  # a stranger seals what is sent, or does not; the chain is right
+    for path in sorted(folder.glob("stages/*/done.json")):  # a stranger seals what is sent; the chain is right
         content = {key: value for key, value in json.loads(path.read_text()).items() if key != SEAL}
         if before is not None:
             content[AFTER] = link_of(before)
-        path.write_text(json.dumps(content))
+        path.write_text(json.dumps({**content, SEAL: digest_of(content)}))
         before = content
     for path in folder.glob("eval_set/*.json"):
         content = json.loads(path.read_text())

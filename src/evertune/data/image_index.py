@@ -257,8 +257,6 @@ def _content(values: NDArray[Any]) -> bytes:
 
 
 def _is_whole(content: bytes) -> bool:
-    """Whether a table is what was written; those of earlier versions have no checksum."""
+    """Whether a table is what was written."""
     at = len(content) - len(SUM) - 4
-    if content[at:-4] != SUM:
-        return True
-    return sum_of(memoryview(content)[:at]) == int.from_bytes(content[-4:], "little")
+    return content[at:-4] == SUM and sum_of(memoryview(content)[:at]) == int.from_bytes(content[-4:], "little")

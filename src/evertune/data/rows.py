@@ -25,7 +25,6 @@ import json
 import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from json.encoder import encode_basestring
@@ -40,7 +39,7 @@ from evertune.data.images import short
 from evertune.data.open_files import RandomReader, mapped, reader
 from evertune.data.row_checks import checked_instruction
 from evertune.utils.errors import DataError, UserError
-from evertune.utils.files import cache_folder, digest_of, note_damage, read_json, sum_of_file, whole_folder, write_json
+from evertune.utils.files import cache_folder, digest_of, note_damage, read_json, sum_of_file, whole_folder
 from evertune.utils.regular_files import most_from
 
 VERSION = 4
@@ -105,12 +104,8 @@ def indexed(recipe: IndexKey, read: Callable[[], Iterable[Row | DataError]]) -> 
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether an index is what was written; one of an earlier version gets the checksums of what it holds now."""
+    """Whether an index is what was written."""
     try:
-        if not (folder / SUMS).exists():
-            with suppress(UserError):  # where nothing can be written it stays as it is
-                write_json(folder / SUMS, _sums(folder))
-            return True
         return bool(read_json(folder / SUMS) == _sums(folder))
     except (OSError, UserError):
         return False
@@ -208,11 +203,6 @@ class RowFile:
     def images_of(self, at: int) -> NDArray[Any]:
         """The numbers of a row's images."""
         return self.images[self.firsts[at] : self.firsts[at + 1]]
-
-    def row_with(self, image: int) -> int:
-        """The first row that has the image."""
-        place = int(np.argmax(self.images == image))
-        return int(np.searchsorted(self.firsts, place, side="right")) - 1
 
     def problems(self) -> Iterator[DataError]:
         """What was wrong with the rows that can't be used, in their order."""

@@ -161,16 +161,10 @@ class OLora(LowRankMethod):
         return cast(dict[str, SummedLowRank], cast(Adapted, self.context.lmm).adapters)
 
 
-def overlap_of(down: Tensor, kept: Tensor, *, overlap: Overlap) -> Tensor:
-    """Σ_ij |(K Aᵀ)_ij|, or of squares, for A (rank, in) and the rows K (n, in) of all earlier ones. A scalar.
-
-    The sum over earlier tasks is the sum over their rows.
-    """
-    products = kept @ down.T
-    return products.abs().sum() if overlap == "absolute" else products.square().sum()
-
-
 def overlap_gradient(down: Tensor, kept: Tensor, *, overlap: Overlap) -> Tensor:
-    """∂ overlap / ∂ A: sign(A Kᵀ) K, or 2 A Kᵀ K. (rank, in)."""
+    """sign(A Kᵀ) K, or 2 A Kᵀ K: (rank, in), the gradient of Σ_ij |(K Aᵀ)_ij|, or of squares, by A.
+
+    A is (rank, in), K (n, in) holds the rows of all earlier ones: the sum over earlier tasks is that over their rows.
+    """
     products = down @ kept.T
     return products.sign() @ kept if overlap == "absolute" else 2 * products @ kept

@@ -36,11 +36,8 @@ class Metric:
     """
 
     name: str
-    title: str
-    aliases: tuple[str, ...]
     formula: str
     with_known: str
-    better: str
     compute: Callable[[Scores, int], float | None]
 
 
@@ -107,75 +104,34 @@ def _zero_shot(R: Scores, known: int) -> float | None:
 
 
 METRICS = (
-    Metric(
-        "final_average",
-        "final average",
-        ("ACC", "AP", "Last", "MFN", "AA"),
-        "1/T Σ_i R[T,i]",
-        "mean of R[T,i] over all i",
-        "higher",
-        _final_average,
-    ),
-    Metric(
-        "mean_average",
-        "mean average",
-        ("MAA", "AIA", "MAP"),
-        "1/T Σ_t 1/t Σ_{i≤t} R[t,i]",
-        "1/T Σ_t (mean of R[t,i] over a_i≤t)",
-        "higher",
-        _mean_average,
-    ),
-    Metric(
-        "learning_accuracy",
-        "learning accuracy",
-        ("MFT", "LA"),
-        "1/T Σ_i R[i,i]",
-        "1/T Σ_{i new} R[a_i,i]",
-        "higher",
-        _learning,
-    ),
-    Metric(
-        "bwt",
-        "backward transfer",
-        ("BWT",),
-        "1/(T-1) Σ_{i<T} (R[T,i] - R[i,i])",
-        "mean of R[T,i] - R[a_i,i] over a_i<T",
-        "higher",
-        _bwt,
-    ),
+    Metric("final_average", "1/T Σ_i R[T,i]", "mean of R[T,i] over all i", _final_average),
+    Metric("mean_average", "1/T Σ_t 1/t Σ_{i≤t} R[t,i]", "1/T Σ_t (mean of R[t,i] over a_i≤t)", _mean_average),
+    Metric("learning_accuracy", "1/T Σ_i R[i,i]", "1/T Σ_{i new} R[a_i,i]", _learning),
+    Metric("bwt", "1/(T-1) Σ_{i<T} (R[T,i] - R[i,i])", "mean of R[T,i] - R[a_i,i] over a_i<T", _bwt),
     Metric(
         "bwt_paper",
-        "backward transfer (He et al. 2023)",
-        (),
         "1/N Σ_j min_{0≤t≤T} (R[T,j] - R[t,j])",
         "mean of min_{0≤t≤T} (R[T,i] - R[t,i]) over all i",
-        "higher",
         _bwt_paper,
     ),
     Metric(
         "forgetting",
-        "forgetting (Chaudhry et al. 2018)",
-        ("F", "FM"),
         "1/(T-1) Σ_{i<T} (max_{i≤l<T} R[l,i] - R[T,i])",
         "mean of max_{a_i≤l<T} R[l,i] - R[T,i] over a_i<T",
-        "lower",
         _forgetting,
     ),
     Metric(
         "forward_transfer",
-        "forward transfer",
-        ("FWT",),
         "1/(T-1) Σ_{i≥2} (R[i-1,i] - R[0,i])",
         "1/(T-1) Σ_{i new, a_i≥2} (R[a_i-1,i] - R[0,i])",
-        "higher",
         _forward_transfer,
     ),
-    Metric("zero_shot", "zero-shot average", (), "1/T Σ_i R[0,i]", "1/T Σ_{i new} R[0,i]", "", _zero_shot),
+    Metric("zero_shot", "1/T Σ_i R[0,i]", "1/T Σ_{i new} R[0,i]", _zero_shot),
 )
 REFERENCE_METRICS = {
-    "intransigence": ("1/T Σ_i (R*_i - R[i,i]), R* = the task tuned alone", "lower"),
-    "relative_average": ("1/T Σ_i R[T,i] / R*_i", "higher"),
-    "gap_to_joint": ("final average of joint - final average", "lower"),
+    "intransigence": "1/T Σ_i (R*_i - R[i,i]), R* = the task tuned alone",
+    "relative_average": "1/T Σ_i R[T,i] / R*_i",
+    "gap_to_joint": "final average of joint - final average",
 }
 REFERENCE_METRICS_WITH_KNOWN = {
     "intransigence": "1/T Σ_{i new} (R*_i - R[a_i,i]), R* = the task tuned alone",
@@ -189,7 +145,7 @@ def formulas(*, known: int = 0) -> dict[str, str]:
     """The formula of every metric, by name; as it is for a stream with so many known tasks."""
     if known:
         return {m.name: m.with_known for m in METRICS} | REFERENCE_METRICS_WITH_KNOWN
-    return {m.name: m.formula for m in METRICS} | {n: f for n, (f, _) in REFERENCE_METRICS.items()}
+    return {m.name: m.formula for m in METRICS} | REFERENCE_METRICS
 
 
 def metrics_of(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -52,7 +52,7 @@ class Shard:
             with self.path.open("rb") as stream:
                 start = 8 + int.from_bytes(stream.read(8), "little")
             return sum_of_file(self.path, start=start, before=_described(self.header)) == int(self.header["sum"])
-        except (OSError, ValueError):
+        except (OSError, ValueError, KeyError):
             return False
 
 
@@ -176,22 +176,13 @@ class FeatureStore:
     def _prove(self, shard: Shard) -> None:
         """Compare a shard with its checksum; what is damaged is not there any more. All of it, so that it is made
         again in the same batches, which decide the last bits."""
-        if "sum" not in shard.header:
-            self._upgrade(shard)
-        elif not shard.is_whole():
+        if not shard.is_whole():
             note_damage(shard.path)
             self._shards.discard(shard.path)
             for key in (key for key in shard.keys if self._unproved.get(key) is shard):
                 self._place.pop(key, None)
         for key in (key for key in shard.keys if self._unproved.get(key) is shard):
             del self._unproved[key]
-
-    def _upgrade(self, shard: Shard) -> None:
-        """A shard of an earlier version gets the checksum of what it holds now."""
-        with suppress(SafetensorError, OSError, UserError):  # where nothing can be written it stays as it is
-            with safe_open(shard.path, framework="pt") as content:
-                features = content.get_tensor("features")
-            self._write(shard.path, features, shard.header)
 
     def _open(self, path: Path) -> None:
         try:
@@ -202,7 +193,7 @@ class FeatureStore:
             lengths = json.loads(header.get("lengths", "null"))
             features = shard.get_tensor("features")  # mapped: nothing of it is read yet
             described = [str(list(features.shape)), str(features.dtype)]
-            if described != [header.get("shape", described[0]), header.get("dtype", described[1])]:
+            if described != [header.get("shape"), header.get("dtype")]:
                 raise ValueError("the header is not the one that was written")
         except OSError:
             return  # another process has found it damaged, or it can't be opened now: that is no reason to remove it

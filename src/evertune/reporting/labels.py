@@ -31,7 +31,6 @@ EXPLANATIONS = {
     "relative_average": "The final scores as a share of those of tasks tuned alone; 1 means nothing was lost.",
     "gap_to_joint": "How far the final average stays below training on all tasks at once. Lower is better.",
 }
-HIGHER_IS_BETTER = {"final_average", "learning_accuracy", "bwt", "relative_average"}
 
 
 def number(name: str, value: float | None) -> str:

@@ -39,7 +39,6 @@ from evertune.utils.regular_files import read_regular
 
 OnAnswered = Callable[[int, int], None]
 ANSWERS, SEAL = "answers", "sha256"
-LENGTH_OF_KEY = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,19 +109,17 @@ class PredictionCache:
 
 
 def _sealed_answers(content: Any) -> dict[str, str]:
-    """The answers of a file of the cache; those of earlier versions have no checksum.
+    """The answers of a file of the cache.
 
     Raises:
         ValueError: they are not what was written.
     """
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or content.keys() != {ANSWERS, SEAL}:
         raise ValueError("no answers")
-    if content.keys() == {ANSWERS, SEAL} and content[SEAL] == digest_of(content[ANSWERS]):
-        known: dict[str, str] = content[ANSWERS]
-        return known
-    if not all(isinstance(text, str) and len(key) == LENGTH_OF_KEY for key, text in content.items()):
+    if content[SEAL] != digest_of(content[ANSWERS]):
         raise ValueError("not what was written")
-    return content
+    known: dict[str, str] = content[ANSWERS]
+    return known
 
 
 def answer_samples(

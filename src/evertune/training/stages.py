@@ -54,7 +54,7 @@ class Stage:
         seconds: training time; with `reused`, of the run whose identical training was reused.
         stored_bytes: what the methods' state takes; on disk this counts for all stages up to this one together, as
             far as earlier tensors did not change.
-        data: `data_digest` of the task; empty in folders of earlier versions.
+        data: `data_digest` of the task.
     """
 
     number: int
@@ -65,7 +65,7 @@ class Stage:
     reused: bool
     stored_bytes: int
     trained_parameters: int
-    data: str = ""
+    data: str
 
 
 def stage_folder(run: Path, number: int, task: str) -> Path:
@@ -209,9 +209,7 @@ def refuse_foreign(folder: Path, content: Mapping[str, Any], *, origin: Mapping[
     """
     run, of = folder.parent.parent, content.get(RUN)
     if not isinstance(of, dict) or AFTER not in content:
-        raise RunFolderError(
-            f"{folder} is of an earlier version of evertune (it doesn't say of which run it is): choose another --out"
-        )
+        raise damaged(folder / DONE, "doesn't say of which run it is")
     other = next((key for key, value in origin.items() if of.get(key) != value), None)
     if other is None and before in (None, content[AFTER]):
         return
@@ -243,14 +241,13 @@ def _facts(folder: Path, content: Mapping[str, Any]) -> Stage:
 
 
 def sealed(path: Path) -> dict[str, Any]:
-    """The content of a `done.json` whose own checksum is right; those of earlier versions have none.
+    """The content of a `done.json` whose own checksum is right.
 
     Raises:
         RunFolderError: it was changed, or is damaged.
     """
     content = read_object(path)
-    seal = content.pop(SEAL, None)
-    if seal is not None and seal != digest_of(content):
+    if content.pop(SEAL, None) != digest_of(content):
         raise damaged(path, "was changed: its checksum is not the one written down")
     return content
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from evertune.methods import Lora, OLora, make_methods
-from evertune.methods.olora import SummedLowRank, overlap_gradient, overlap_of
+from evertune.methods.olora import SummedLowRank, overlap_gradient
 from evertune.models import load_lmm
 from evertune.models.adapters import ADAPTER
 from evertune.models.weights import copy_of, fingerprint_of
@@ -20,6 +20,12 @@ from evertune.training.method_contract import check_method
 from evertune.utils.errors import UserError
 
 DOWN, UP = f"{ADAPTER}.down", f"{ADAPTER}.up"
+
+
+def overlap_of(down, kept, *, overlap):
+    """Σ_ij |(K Aᵀ)_ij|, or of squares: what `overlap_gradient` is the gradient of."""
+    products = kept @ down.T
+    return products.abs().sum() if overlap == "absolute" else products.square().sum()
 
 
 def normal(*shape, seed):

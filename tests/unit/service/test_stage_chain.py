@@ -16,6 +16,7 @@ from evertune.service.integrity import examine, repair
 from evertune.training.learner import Learner
 from evertune.training.stages import saved_stages
 from evertune.utils.errors import RunFolderError
+from evertune.utils.files import digest_of
 
 SETTINGS = ("train.learning_rate=0.01", "train.epochs=1", "dtype=float32")
 OTHERS = {
@@ -80,7 +81,7 @@ def test_a_stage_of_another_start_is_refused(whole, mixed, tmp_path):
         content = json.loads(path.read_text())
         content["run"]["model"] = "0" * 64
         content.pop("seal")
-        path.write_text(json.dumps(content))
+        path.write_text(json.dumps({**content, "seal": digest_of(content)}))
     with pytest.raises(RunFolderError, match="was trained in another run, with another model"):
         saved_stages(mixed(other, 2))
 
@@ -113,11 +114,14 @@ def test_what_is_legitimate_stays_so(whole, toy_stream, tmp_path):
     assert any(stage.reused for stage in saved_stages(joined)) and examine(joined) == []
 
 
-def test_a_folder_of_the_old_format_is_one_line(whole, toy_stream, tmp_path):
-    folder = shutil.copytree(whole, tmp_path / "old")
+@pytest.mark.parametrize(
+    ("without", "said"), [("seal", "was changed: its checksum"), ("run", "doesn't say of which run")]
+)
+def test_a_stage_that_lacks_its_seal_or_its_run_is_refused(whole, toy_stream, tmp_path, without, said):
+    folder = shutil.copytree(whole, tmp_path / "other")
     (folder / "matrix.json").unlink()
     for path in folder.glob("stages/*/done.json"):
-        content = json.loads(path.read_text())
-        path.write_text(json.dumps({key: content[key] for key in content.keys() - {"run", "after", "seal"}}))
-    with pytest.raises(RunFolderError, match=r"01-task-0 is of an earlier version of evertune.*: choose another --out"):
+        content = {key: value for key, value in json.loads(path.read_text()).items() if key not in (without, "seal")}
+        path.write_text(json.dumps(content | ({} if without == "seal" else {"seal": digest_of(content)})))
+    with pytest.raises(RunFolderError, match=rf"01-task-0/done.json {said}"):
         run(toy_stream, folder)

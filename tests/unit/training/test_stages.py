@@ -14,7 +14,7 @@ BIG = 1000
 
 
 def stage(number):
-    return Stage(number, f"task-{number}", 1, 1, 0.0, False, 0, 0)
+    return Stage(number, f"task-{number}", 1, 1, 0.0, False, 0, 0, "")
 
 
 def state_after(number):
