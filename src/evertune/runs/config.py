@@ -22,12 +22,12 @@ INSTRUCTBLIP = {
         "learning_rate": 1e-5,
         "weight_decay": 0.05,
     },
-    "eproj": {"learning_rate": 5e-3},
+    "methods": {"eproj": {"train": {"learning_rate": 5e-3}, "options": {"expert": "projection"}}},
     "dtype": "bfloat16",
 }
 LLAVA = {
     "train": {"epochs": 1.0, "batch_size": 4, "gradient_accumulation_steps": 32, "learning_rate": 2e-5},
-    "eproj": {"learning_rate": 1e-3},
+    "methods": {"eproj": {"train": {"learning_rate": 1e-3}, "options": {"expert": "projection"}}},
     "dtype": "bfloat16",
 }
 RECIPES: dict[str, dict[str, Any]] = {
@@ -41,8 +41,9 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 """How a model wants to be trained where the user says nothing; the defaults of `TrainSettings` are those of `smol`.
 
-Where a recipe has `eproj`, its experts are projections alone, as in the paper, and a run whose methods all have EProj
-in them trains at its higher rate. Source: He et al. 2023; other models have no recipe of ours.
+`methods` holds the options of a method with this model, and the training settings where every spec of a run has the
+method in it. Experts of `eproj` are projections alone, as in the paper. Source: He et al. 2023; other models have no
+recipe of ours.
 """
 
 
@@ -135,13 +136,14 @@ class RunConfig(SharedSettings):
         if not recipe or not isinstance(train, dict):
             return content
         ours = {key: recipe[key] for key in ("dtype",) if key in recipe} | content
-        expands = ["eproj" in spec.strip().split("+") for spec in str(content.get("method", "")).split(",")]
-        if "eproj" not in recipe or not any(expands):
-            return {**ours, "train": {**recipe["train"], **train}}
-        options = content.get("options") or {}
-        expert = {"expert": "projection", **(options.get("eproj") or {})}
-        rate = recipe["eproj"] if all(expands) else {}
-        return {**ours, "train": {**recipe["train"], **rate, **train}, "options": {**options, "eproj": expert}}
+        specs = [spec.strip().split("+") for spec in str(content.get("method", "")).split(",")]
+        settings, options = recipe["train"], content.get("options") or {}
+        for method, wanted in recipe.get("methods", {}).items():
+            if any(method in spec for spec in specs):
+                options = {**options, method: {**wanted["options"], **(options.get(method) or {})}}
+            if all(method in spec for spec in specs):
+                settings = {**settings, **wanted["train"]}
+        return {**ours, "train": {**settings, **train}, **({"options": options} if options else {})}
 
 
 def without_effect(config: RunConfig) -> dict[str, Any]:

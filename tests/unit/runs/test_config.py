@@ -22,7 +22,8 @@ def test_other_models_keep_the_defaults():
 
 def test_recipes_name_settings_that_exist():
     for recipe in RECIPES.values():
-        assert set(recipe["train"]) | set(recipe.get("eproj", {})) <= set(TrainSettings.model_fields)
+        own = [wanted["train"] for wanted in recipe.get("methods", {}).values()]
+        assert set().union(recipe["train"], *own) <= set(TrainSettings.model_fields)
 
 
 def test_the_recipe_of_the_paper_and_its_own_one_for_eproj():

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from evertune.reporting.tables import BOUNDS, ZERO_SHOT, ComparisonRow
+from evertune.reporting.tables import BOUNDS, ZERO_SHOT, ComparisonRow, rank_of
 
 FINAL = "final_average"
 
@@ -42,10 +42,9 @@ def overview_of(rows: Sequence[ComparisonRow]) -> Overview:
 def _place(method: str, rows: Sequence[ComparisonRow]) -> tuple[int, float, str]:
     """By the mean over all streams; a variant, which may have fewer of them, stands below its plain method."""
     base = _base(method)
-    rank = {ZERO_SHOT: 0, "sequential": 1, "joint": 3, "direct": 4}.get(base, 2)
     alike = [row for row in rows if row.method == base] or [row for row in rows if row.base == base]
     means = [value.mean for row in alike if (value := row.values[FINAL])]
-    return rank, statistics.fmean(means) if means else float("inf"), method
+    return rank_of(base), statistics.fmean(means) if means else float("inf"), method
 
 
 def _base(method: str) -> str:
