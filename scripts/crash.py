@@ -30,6 +30,7 @@ import torch
 import yaml
 
 import evertune
+from evertune.reporting.matrix import Matrix
 from evertune.runs.runner import Callback
 from evertune.training.method_contract import toy_tasks
 from evertune.utils import files
@@ -92,7 +93,7 @@ class Marking(Callback):
     def on_evaluate_begin(self, stage: int, task: Any) -> None:
         self._board.moment = "evaluation"
 
-    def on_run_end(self, matrix: dict[str, Any]) -> None:
+    def on_run_end(self, matrix: Matrix) -> None:
         self._board.moment = "report"
 
 

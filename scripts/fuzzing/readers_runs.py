@@ -107,8 +107,8 @@ def _seeds(run: Path, *patterns: str) -> list[Seed]:
 def _parts(world: World) -> list[Reader]:
     from evertune.metrics.rules import rule_of
     from evertune.reporting.examples import marks_of
-    from evertune.reporting.loaded import load_matrix
-    from evertune.reporting.tables import compare, metrics_with_references, notes_of, setting_of
+    from evertune.reporting.matrix import load_matrix
+    from evertune.reporting.tables import compare, metrics_with_references, notes_of
     from evertune.runs.api import config_of
     from evertune.runs.ledger import finished_cells, read_ledger
     from evertune.runs.tracking.jsonl import read_points
@@ -122,7 +122,6 @@ def _parts(world: World) -> list[Reader]:
 
     def matrix(run: Path) -> None:
         loaded = load_matrix(run)
-        setting_of(loaded)
         notes_of(compare([loaded]))
         metrics_with_references(loaded, [loaded])
 
@@ -157,7 +156,7 @@ def _parts(world: World) -> list[Reader]:
 
 
 def _folders(world: World) -> list[Reader]:
-    from evertune.reporting import write_report
+    from evertune.reporting.page import write_report
     from evertune.runs.api import open_run
     from evertune.runs.tracking.history import settled
     from evertune.service.integrity import examine

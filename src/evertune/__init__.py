@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from evertune.methods.base import Context, Method, MethodInfo
     from evertune.metrics.metrics import metrics_of
     from evertune.models import load_lmm
-    from evertune.reporting import compare, write_report
+    from evertune.reporting.page import write_report
+    from evertune.reporting.tables import compare
     from evertune.runs.api import Result, configure, run, run_config
     from evertune.runs.plan.api import plan
     from evertune.runs.runner import Callback
@@ -36,7 +37,8 @@ _HOME = {
     "methods": ("make_methods",),
     "methods.base": ("MethodInfo", "Context", "Method"),
     "runs.plan.api": ("plan",),
-    "reporting": ("compare", "write_report"),
+    "reporting.tables": ("compare",),
+    "reporting.page": ("write_report",),
     "runs.runner": ("Callback",),
     "metrics.metrics": ("metrics_of",),
     "data": ("Sample", "Stream", "Task", "load_stream"),

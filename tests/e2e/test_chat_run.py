@@ -30,8 +30,8 @@ def done(toy_stream, tiny_chat, tmp_path_factory):
 def test_a_run_is_whole_and_says_what_trained(done):
     result, _ = done
     matrix = result.matrices[0]
-    assert matrix["finished"]
-    assert [len(row) for row in matrix["R"]] == [3] * 4
+    assert matrix.finished
+    assert [len(row) for row in matrix.R] == [3] * 4
     written = yaml.safe_load((result.folder / "config.yaml").read_text())
     assert written["model_options"] == {"scope": "projection"}
     prompts = read_json(result.folder / "provenance.json")["prompts"]

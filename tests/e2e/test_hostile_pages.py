@@ -15,8 +15,8 @@ from browsing import CHROMIUM
 
 import evertune
 from evertune.reporting import page as report_page
-from evertune.reporting import write_report
 from evertune.reporting.figures import Figure, Section, Table, write_figures
+from evertune.reporting.page import write_report
 from evertune.tools.data import check
 from evertune.tools.data.preview import write_preview
 from evertune.tools.data.source import Hints

@@ -52,32 +52,32 @@ def finished(stream, tmp_path_factory):
 def test_known_tasks_are_the_first_columns(finished):
     sequential, joint = finished.matrices
     for matrix in (sequential, joint):
-        assert matrix["known"] == ["task-0"] and matrix["tasks"] == ["task-0", "task-1", "task-2"]
-        keys = list(matrix)
+        assert matrix.known == ["task-0"] and matrix.tasks == ["task-0", "task-1", "task-2"]
+        keys = list(matrix.to_dict())
         assert keys.index("known") + 1 == keys.index("tasks")
-    assert sequential["stages"] == ["task-1", "task-2"] and [len(row) for row in sequential["R"]] == [3, 3, 3]
-    assert joint["stages"] == ["joint"] and len(joint["R"]) == 2
-    assert sequential["metrics"] == metrics_of(sequential["R"], known=1)
-    assert "a_i" in sequential["formulas"]["forgetting"]
-    assert sequential["metrics"]["forgetting"] is not None and joint["metrics"]["forgetting"] is None
+    assert sequential.stages == ["task-1", "task-2"] and [len(row) for row in sequential.R] == [3, 3, 3]
+    assert joint.stages == ["joint"] and len(joint.R) == 2
+    assert sequential.metrics == metrics_of(sequential.R, known=1)
+    assert "a_i" in sequential.formulas["forgetting"]
+    assert sequential.metrics["forgetting"] is not None and joint.metrics["forgetting"] is None
 
 
 def test_joint_saw_the_known_task_and_sequential_did_not(finished):
     sequential, joint = finished.matrices
-    assert joint["cost"]["samples_trained"] == sequential["cost"]["samples_trained"] + 8
-    assert joint["R"][1][0] > 0 and sequential["R"][1][0] == 0
+    assert joint.cost["samples_trained"] == sequential.cost["samples_trained"] + 8
+    assert joint.R[1][0] > 0 and sequential.R[1][0] == 0
 
 
 def test_every_cell_says_its_rule_and_its_error(finished):
     matrix = finished.matrices[0]
-    for cell in matrix["cells"]:
+    for cell in matrix.cells:
         assert cell["score_rule"] == SCORES[cell["task"]]
         path = finished.folder / "sequential" / cell["answers"]
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         each = rule_of(cell["score_rule"]).strict([r["answer"] for r in rows], [r["gold"] for r in rows])
         assert cell["score"] == pytest.approx(100 * statistics.fmean(each))
         assert cell["standard_error"] == pytest.approx(100 * statistics.stdev(each) / len(rows) ** 0.5)
-    assert matrix["R"][2][2] > 100, "CIDEr-D of right one-word captions: 250 points each"
+    assert matrix.R[2][2] > 100, "CIDEr-D of right one-word captions: 250 points each"
     assert "Known before: task-0." in finished.report.read_text()
 
 
@@ -89,7 +89,7 @@ def test_a_resumed_run_is_the_same(stream, finished, tmp_path):
     (out / "answers" / "00" / "task-0.jsonl").unlink()
     (out / "answers" / "01" / "task-0.jsonl").unlink()
     (again,) = ran(stream, out, method="joint").matrices
-    assert again["R"] == first["R"] == finished.matrices[1]["R"]
+    assert again.R == first.R == finished.matrices[1].R
 
 
 def test_the_plan_counts_what_is_known(stream, lmm):
@@ -104,7 +104,8 @@ def test_the_plan_counts_what_is_known(stream, lmm):
 
 def test_what_is_known_is_no_sign_of_a_stream_too_easy():
     R = [[90.0, 0.0], [80.0, 70.0]]
-    assert _warnings({"method": "replay"}, R, 1) == []
-    assert "solves 1 of 2 tasks" in _warnings({"method": "replay"}, R, 0)[0]
-    (warning,) = _warnings({"method": "replay"}, [[90.0, 60.0], [80.0, 70.0]], 1)
+    methods = make_methods("replay")
+    assert _warnings(methods, R, 1) == []
+    assert "solves 1 of 2 tasks" in _warnings(methods, R, 0)[0]
+    (warning,) = _warnings(methods, [[90.0, 60.0], [80.0, 70.0]], 1)
     assert "solves 1 of 1 new tasks" in warning

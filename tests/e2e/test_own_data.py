@@ -55,7 +55,7 @@ def test_a_llava_folder(llava_stream, tmp_path):
     settings = ["dtype=float32", "train.epochs=1"]
     result = run(str(llava_stream), model="tiny-aligned", out=tmp_path / "run", settings=settings)
     (matrix,) = result.matrices
-    assert matrix["finished"] and matrix["tasks"] == ["what"] and matrix["cost"]["samples_trained"] == 60
+    assert matrix.finished and matrix.tasks == ["what"] and matrix.cost["samples_trained"] == 60
     rows = read_answers(tmp_path / "run" / "answers" / "01" / "what.jsonl")
     assert [row["id"] for row in rows] == [f"q{n}" for n in range(6)]
     assert all(row["gold"] and row["image"].endswith("-5.jpg") for row in rows)
@@ -71,7 +71,7 @@ def test_a_jsonl_with_photographs_is_learned(stream, tmp_path):
     settings = ["dtype=float32", "train.epochs=20"]
     what = str(stream.parent / "what.jsonl")
     (matrix,) = run(what, model="tiny-aligned", out=tmp_path / "run", settings=settings).matrices
-    (before,), (after,) = matrix["R"]
+    (before,), (after,) = matrix.R
     assert before == 0 and after >= 40
 
 

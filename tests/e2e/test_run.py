@@ -83,7 +83,7 @@ def test_a_finished_run_answers_at_once(finished, stream):
     out, _ = finished
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     matrices = run(stream, out, method="sequential,replay+ewc,eproj", settings=["ewc.samples=4"])
-    assert [m["method"] for m in matrices] == ["sequential", "replay+ewc", "eproj"]
+    assert [m.method for m in matrices] == ["sequential", "replay+ewc", "eproj"]
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == before
 
 
@@ -161,7 +161,7 @@ def test_a_damaged_stage_is_named_and_earlier_ones_stay_valid(stream, tmp_path):
         path.unlink()
     broken.parent.rmdir()
     (again,) = run(stream, out, method="ewc", settings=["ewc.samples=4"])
-    assert again["R"] == matrix["R"]
+    assert again.R == matrix.R
 
 
 def test_a_damaged_matrix_or_config_is_named(stream, tmp_path):
@@ -191,7 +191,7 @@ def test_a_full_disk_loses_nothing(stream, tmp_path, monkeypatch):
     assert not [path for path in out.rglob(".*") if path.is_file() and path.name != ".lock"], "no half-written files"
     monkeypatch.setattr(os, "fsync", real)
     (matrix,) = run(stream, out, settings=["reuse=false"])
-    assert matrix["finished"]
+    assert matrix.finished
 
 
 def test_a_broken_image_stops_before_training(stream, tmp_path):
@@ -221,7 +221,7 @@ def test_a_run_yaml_says_what_flags_say(stream, tmp_path):
         out=tmp_path / "b",
         settings=["train.epochs=1", "replay.ratio=0.5", "dtype=float32"],
     ).matrices
-    assert by_file["R"] == by_flags["R"] and by_file["seed"] == 3
+    assert by_file.R == by_flags.R and by_file.seed == 3
 
 
 def test_plan_trains_and_writes_nothing(stream, tmp_path, monkeypatch):

@@ -26,6 +26,7 @@ from evertune.runs.runner import Callback
 from evertune.utils.terminal import plain
 
 if TYPE_CHECKING:
+    from evertune.reporting.matrix import Matrix
     from evertune.reporting.matrix_text import MatrixText
     from evertune.training.loop import Step
     from evertune.training.stages import Stage
@@ -188,17 +189,17 @@ class TerminalCallback(Callback):
         self.console.print(self._layout.row(stage, name, row, tasks), soft_wrap=True)
         self._progress.update(self._bars["run"], advance=1)
 
-    def on_run_end(self, matrix: dict[str, Any]) -> None:
+    def on_run_end(self, matrix: Matrix) -> None:
         """The metrics under the rows."""
         from evertune.reporting.tables import summary_of
 
-        self.shown.add(matrix["method"])
+        self.shown.add(matrix.method)
         for line in summary_of(matrix, width=self.console.width):
             self.console.print(line, soft_wrap=True)
         if self._cached:
             names = escape(", ".join(self._cached))
             self.console.print(f"[dim]reused from the cache, an identical training: {names}[/dim]", soft_wrap=True)
-        for warning in matrix["warnings"]:
+        for warning in matrix.warnings:
             self.on_warning(warning)
 
     def on_warning(self, text: str) -> None:

@@ -16,8 +16,8 @@ from rich.text import Text
 
 from evertune.cli.console import hours
 from evertune.experiments.grid import GridCallback, JobResult, Status, Summary
-from evertune.reporting import rich_table
 from evertune.reporting.curves import rich_curve
+from evertune.reporting.tables import rich_table
 
 
 class GridView(GridCallback):

@@ -22,8 +22,9 @@ def compare(
     with loading():
         from dataclasses import asdict
 
-        from evertune.reporting import as_markdown, load_matrix, rich_table
-        from evertune.reporting import compare as compare_matrices
+        from evertune.reporting.matrix import load_matrix
+        from evertune.reporting.tables import as_markdown, rich_table
+        from evertune.reporting.tables import compare as compare_matrices
 
     rows = compare_matrices([load_matrix(run) for run in found_runs(runs)])
     if as_json:
@@ -37,7 +38,7 @@ def compare(
 def report(runs: RunsArgument, out: Annotated[Path, typer.Option("--out", "-o")] = Path("report.html")) -> None:
     """Write one HTML page about one or more runs."""
     with loading():
-        from evertune.reporting import write_report
+        from evertune.reporting.page import write_report
 
     make_console().print(str(write_report(found_runs(runs), out).resolve()), soft_wrap=True, highlight=False)
 

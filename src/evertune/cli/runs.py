@@ -27,6 +27,7 @@ from evertune.utils.distributed import is_main_process
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from evertune.reporting.matrix import Matrix
     from evertune.runs.config import RunConfig
 
 MethodOption = Annotated[
@@ -83,7 +84,8 @@ def run(config: RunConfig, as_json: bool) -> None:
     if not is_main_process():
         return
     if as_json:
-        print_json(result.matrices if len(result.matrices) > 1 else result.matrices[0])
+        contents = [matrix.to_dict() for matrix in result.matrices]
+        print_json(contents if len(contents) > 1 else contents[0])
         return
     _show_results(console, result.matrices, shown=callback.shown)
     console.print(f"\nreport  {result.report.resolve()}", soft_wrap=True, highlight=False)
@@ -114,17 +116,17 @@ def plan(config: RunConfig, as_json: bool) -> None:
         show_estimates(console, [made for made in plans if not isinstance(made, Plan)])
 
 
-def _show_results(console: Console, matrices: list[dict[str, Any]], *, shown: set[str]) -> None:
+def _show_results(console: Console, matrices: list[Matrix], *, shown: set[str]) -> None:
     """The matrices of runs that were finished before, and all runs side by side."""
     from evertune.cli.console import show_note
-    from evertune.reporting import compare, rich_matrix, rich_table
+    from evertune.reporting.tables import compare, rich_matrix, rich_table
 
     for matrix in matrices:
-        if matrix["method"] in shown:
+        if matrix.method in shown:
             continue
         console.print()
         console.print(rich_matrix(matrix))
-        for warning in matrix["warnings"]:
+        for warning in matrix.warnings:
             show_note(console, warning)
     if len(matrices) > 1:
         console.print()

@@ -7,7 +7,7 @@ the same seeds; of equal ones the first. No best is named while a value lacks a 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rich.table import Table
@@ -15,8 +15,8 @@ from rich.text import Text
 
 from evertune.reporting.blocks import plain_table
 from evertune.reporting.labels import METRIC_TITLES
-from evertune.reporting.loaded import Loaded
-from evertune.reporting.tables import MeanStd, is_finished, setting_of, spread
+from evertune.reporting.matrix import Matrix
+from evertune.reporting.tables import MeanStd, spread
 from evertune.reporting.variants import settings_of, variant_names
 from evertune.utils.config_io import value_text
 
@@ -45,17 +45,17 @@ class Curve:
     best: Point | None
 
 
-def curves(matrices: Sequence[Loaded], key: str) -> list[Curve]:
+def curves(matrices: Sequence[Matrix], key: str) -> list[Curve]:
     """One curve over `key` (`ewc.strength`) for all finished runs that differ in nothing else but their seed."""
-    varied = [matrix for matrix in matrices if is_finished(matrix) and key in settings_of(matrix)]
-    groups: dict[tuple[Any, ...], list[Loaded]] = {}
+    varied = [matrix for matrix in matrices if matrix.finished and key in settings_of(matrix)]
+    groups: dict[tuple[Any, ...], list[Matrix]] = {}
     for methods in _grouped_by_method(varied):
         others = variant_names([_without(matrix, key) for matrix in methods])
         for matrix, rest in zip(methods, others, strict=True):
-            name = f"{matrix['method']} ({rest})" if rest else matrix["method"]
-            groups.setdefault((*setting_of(matrix), name), []).append(matrix)
+            name = f"{matrix.method} ({rest})" if rest else matrix.method
+            groups.setdefault((*matrix.setting, name), []).append(matrix)
     return [
-        Curve(group[0]["stream"], group[0]["model"], name, key, points := _points(group, key), choose(points))
+        Curve(group[0].stream, group[0].model, name, key, points := _points(group, key), choose(points))
         for (*_, name), group in groups.items()
     ]
 
@@ -87,28 +87,28 @@ def _mean(point: Point) -> float:
     return found.mean if found else float("-inf")
 
 
-def _points(group: Sequence[Loaded], key: str) -> tuple[Point, ...]:
-    by_value: dict[str, list[Loaded]] = {}
+def _points(group: Sequence[Matrix], key: str) -> tuple[Point, ...]:
+    by_value: dict[str, list[Matrix]] = {}
     for matrix in group:
         by_value.setdefault(str(settings_of(matrix)[key]), []).append(matrix)
     return tuple(
         Point(
             settings_of(members[0])[key],
-            tuple(sorted(matrix["seed"] for matrix in members)),
-            {name: spread([matrix["metrics"].get(name) for matrix in members]) for name in SHOWN},
+            tuple(sorted(matrix.seed for matrix in members)),
+            {name: spread([matrix.metrics.get(name) for matrix in members]) for name in SHOWN},
         )
         for members in by_value.values()
     )
 
 
-def _grouped_by_method(matrices: Sequence[Loaded]) -> list[list[Loaded]]:
-    groups: dict[tuple[Any, ...], list[Loaded]] = {}
+def _grouped_by_method(matrices: Sequence[Matrix]) -> list[list[Matrix]]:
+    groups: dict[tuple[Any, ...], list[Matrix]] = {}
     for matrix in matrices:
-        groups.setdefault((*setting_of(matrix), matrix["method"]), []).append(matrix)
+        groups.setdefault((*matrix.setting, matrix.method), []).append(matrix)
     return list(groups.values())
 
 
-def _without(matrix: Loaded, key: str) -> Loaded:
+def _without(matrix: Matrix, key: str) -> Matrix:
     """The run as if `key` were not a setting."""
     flat = {name: value for name, value in settings_of(matrix).items() if name != key}
-    return {**matrix, "settings": flat}
+    return replace(matrix, settings=flat)

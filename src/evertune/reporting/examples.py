@@ -18,8 +18,7 @@ from PIL import Image
 from evertune.data.images import small_image
 from evertune.data.task import images_of_row
 from evertune.metrics.rules import Rule, rule_of
-from evertune.reporting.loaded import Loaded
-from evertune.reporting.tables import stage_of
+from evertune.reporting.matrix import Matrix
 from evertune.utils.errors import DataError, RunFolderError, UserError
 from evertune.utils.files import digest
 from evertune.utils.safe_names import below
@@ -116,13 +115,13 @@ def _encoded(image: Image.Image, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def examples_of(run: Path, matrix: Loaded, task: str, thumbnails: Thumbnails) -> Examples:
+def examples_of(run: Path, matrix: Matrix, task: str, thumbnails: Thumbnails) -> Examples:
     """Ten answers to `task`: right after its own stage, and after the last.
 
     For a task that the last stage taught, the two are one: then `before` is the base model. A missing or damaged
     answers file is said in `problem`, the rest of the page does not suffer. So it is for one that was known before.
     """
-    own, last = stage_of(matrix, task), len(matrix["R"]) - 1
+    own, last = matrix.stage_of(task), len(matrix.R) - 1
     if not last:
         return Examples(task, (), 0, "", problem="nothing learned yet" if own == 0 else "not learned yet")
     if own is None:
@@ -140,17 +139,17 @@ def examples_of(run: Path, matrix: Loaded, task: str, thumbnails: Thumbnails) ->
     return Examples(task, rows, len(pairs), title, rule.name, changes.count("forgotten"), changes.count("regained"))
 
 
-def _rule(matrix: Loaded, task: str) -> Rule:
+def _rule(matrix: Matrix, task: str) -> Rule:
     """The task's scoring rule; cells of older runs name none and are exact."""
-    names = [cell.get("score_rule", "exact") for cell in matrix.get("cells") or [] if cell["task"] == task]
+    names = [cell.get("score_rule", "exact") for cell in matrix.cells if cell["task"] == task]
     return rule_of(names[-1] if names else "exact")
 
 
-def _marked(run: Path, matrix: Loaded, task: str, stage: int, rule: Rule) -> list[dict[str, Any]]:
+def _marked(run: Path, matrix: Matrix, task: str, stage: int, rule: Rule) -> list[dict[str, Any]]:
     """The answers of a cell, each with its `mark` under `rule`."""
     from evertune.training.evaluator import read_answers  # brings torch: only for those who make a page
 
-    for cell in matrix.get("cells") or []:
+    for cell in matrix.cells:
         if cell["stage"] == stage and cell["task"] == task:
             rows = read_answers(below(run, cell.get("answers")))
             return [{**row, "mark": mark} for row, mark in zip(rows, marks_of(rows, rule), strict=True)]

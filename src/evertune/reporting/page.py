@@ -23,19 +23,14 @@ from evertune.metrics.statistics import FEWEST, mean_interval, share_interval
 from evertune.reporting.examples import SHOWN, Examples, Thumbnails, examples_of
 from evertune.reporting.headline import headline
 from evertune.reporting.labels import EXPLANATIONS, METRIC_TITLES, duration, number, size
-from evertune.reporting.loaded import Loaded, load_matrix
+from evertune.reporting.matrix import Matrix, load_matrix
 from evertune.reporting.plots import average_curve, forgetting_by_task, heat_map
 from evertune.reporting.tables import (
     ComparisonRow,
     compare,
-    follows_stream,
-    is_finished,
-    known_count,
     metrics_with_references,
     notes_of,
-    setting_of,
     shown_columns,
-    stage_of,
 )
 from evertune.utils.errors import RunFolderError, UserError
 from evertune.utils.files import read_json, write_atomically
@@ -114,11 +109,11 @@ def policy(css: str) -> str:
     )
 
 
-def _settings(loaded: Sequence[tuple[Path, Loaded]], images: Thumbnails) -> list[Setting]:
+def _settings(loaded: Sequence[tuple[Path, Matrix]], images: Thumbnails) -> list[Setting]:
     matrices = [matrix for _, matrix in loaded]
     result = []
-    for setting in dict.fromkeys(map(setting_of, matrices)):
-        members = [(run, matrix) for run, matrix in loaded if setting_of(matrix) == setting]
+    for setting in dict.fromkeys(matrix.setting for matrix in matrices):
+        members = [(run, matrix) for run, matrix in loaded if matrix.setting == setting]
         rows = compare([matrix for _, matrix in members])
         order = [row.method for row in rows]
         stream, model, tasks, known = setting
@@ -140,37 +135,37 @@ def _settings(loaded: Sequence[tuple[Path, Loaded]], images: Thumbnails) -> list
     return result
 
 
-def _run(run: Path, matrix: Loaded, others: Sequence[Loaded], images: Thumbnails) -> dict[str, Any]:
+def _run(run: Path, matrix: Matrix, others: Sequence[Matrix], images: Thumbnails) -> dict[str, Any]:
     """What the page says about one run."""
     return {
-        "method": matrix["method"],
-        "seed": matrix["seed"],
+        "method": matrix.method,
+        "seed": matrix.seed,
         "folder": str(run),
-        "progress": "" if is_finished(matrix) else f"{len(matrix['R']) - 1} of {len(matrix['stages'])} stages",
-        "known": known_count(matrix),
-        "follows_stream": follows_stream(matrix),
+        "progress": "" if matrix.finished else f"{len(matrix.R) - 1} of {len(matrix.stages)} stages",
+        "known": len(matrix.known),
+        "follows_stream": matrix.follows_stream,
         "heat_map": Markup(heat_map(matrix)),
-        "tasks": [_task(matrix, column) for column in range(len(matrix["tasks"]))],
+        "tasks": [_task(matrix, column) for column in range(len(matrix.tasks))],
         "average": _averages(matrix),
         "experts": _experts(matrix),
         "metrics": _metrics(matrix, others),
-        "cost": _cost(matrix.get("cost") or {}),
-        "warnings": [str(warning) for warning in matrix.get("warnings") or []],
-        "examples": [_with_side(examples_of(run, matrix, task, images)) for task in matrix["tasks"]],
+        "cost": _cost(matrix.cost),
+        "warnings": [str(warning) for warning in matrix.warnings],
+        "examples": [_with_side(examples_of(run, matrix, task, images)) for task in matrix.tasks],
         "provenance": _provenance(run),
     }
 
 
-def _task(matrix: Loaded, column: int) -> dict[str, str]:
+def _task(matrix: Matrix, column: int) -> dict[str, str]:
     """One line of the table of tasks: scores before, right after learning, and at the end.
 
     A known task was learned before; its note says so, and a score that is not exact by its name.
     """
-    name, R = matrix["tasks"][column], matrix["R"]
-    own, last = stage_of(matrix, name), len(R) - 1
-    cell = next((c for c in _cells(matrix) if c["stage"] == last and c["task"] == name), {})
+    name, R = matrix.tasks[column], matrix.R
+    own, last = matrix.stage_of(name), len(R) - 1
+    cell = next((c for c in matrix.cells if c["stage"] == last and c["task"] == name), {})
     count, rule = cell.get("n"), str(cell.get("score_rule", "exact"))
-    relaxed = matrix.get("relaxed")
+    relaxed = matrix.relaxed
     return {
         "name": name,
         "note": " · ".join(["known before"] * (own == 0) + [rule] * (rule != "exact")),
@@ -197,30 +192,26 @@ def _interval(cell: Mapping[str, Any], score: float) -> str:
     return f"{low:.1f} to {high:.1f}"
 
 
-def _averages(matrix: Loaded) -> dict[str, str]:
-    relaxed = matrix.get("relaxed")
+def _averages(matrix: Matrix) -> dict[str, str]:
+    relaxed = matrix.relaxed
     return {
-        "base": f"{statistics.fmean(matrix['R'][0]):.1f}",
-        "last": f"{statistics.fmean(matrix['R'][-1]):.1f}",
+        "base": f"{statistics.fmean(matrix.R[0]):.1f}",
+        "last": f"{statistics.fmean(matrix.R[-1]):.1f}",
         "relaxed": f"{statistics.fmean(relaxed[-1]):.1f}" if relaxed else "-",
     }
 
 
-def _cells(matrix: Loaded) -> list[dict[str, Any]]:
-    return matrix.get("cells") or []
-
-
-def _experts(matrix: Loaded) -> dict[str, Any] | None:
+def _experts(matrix: Matrix) -> dict[str, Any] | None:
     """Which expert answered, by task, after the last stage; None without experts."""
-    last = len(matrix["R"]) - 1
-    cells = [c for c in _cells(matrix) if c["stage"] == last]
+    last = len(matrix.R) - 1
+    cells = [c for c in matrix.cells if c["stage"] == last]
     chosen = {c["task"]: c.get("experts") or {} for c in cells}
     found = {expert for counts in chosen.values() for expert in counts}
     if not found or len(found) > MOST_EXPERTS_SHOWN:
         return None
     # in the order of the tasks, so that right choices lie on the diagonal
-    names = [t for t in matrix["tasks"] if t in found] + sorted(found - set(matrix["tasks"]))
-    rows = [(task, [(name, chosen[task].get(name, 0)) for name in names]) for task in matrix["tasks"] if task in chosen]
+    names = [t for t in matrix.tasks if t in found] + sorted(found - set(matrix.tasks))
+    rows = [(task, [(name, chosen[task].get(name, 0)) for name in names]) for task in matrix.tasks if task in chosen]
     # a task that an earlier one's expert serves, or the base model, says so in `own_expert`
     own = {c["task"]: c.get("own_expert") or c["task"] for c in cells}
     total = sum(sum(counts.values()) for counts in chosen.values())
@@ -229,13 +220,13 @@ def _experts(matrix: Loaded) -> dict[str, Any] | None:
     return {"names": names, "rows": rows, "own": own, "right": right, "total": total, "given": given}
 
 
-def _metrics(matrix: Loaded, others: Sequence[Loaded]) -> list[dict[str, str]]:
-    texts = formulas(known=known_count(matrix))
+def _metrics(matrix: Matrix, others: Sequence[Matrix]) -> list[dict[str, str]]:
+    texts = formulas(known=len(matrix.known))
     return [
         {
             "title": METRIC_TITLES.get(name, name),
             "value": number(name, value),
-            "formula": texts.get(name) or (matrix.get("formulas") or {}).get(name, ""),
+            "formula": texts.get(name) or matrix.formulas.get(name, ""),
             "explanation": EXPLANATIONS.get(name, ""),
         }
         for name, value in metrics_with_references(matrix, others).items()

@@ -22,8 +22,8 @@ from evertune.reporting.canvas import (
     room,
     short_name,
 )
-from evertune.reporting.loaded import Loaded
-from evertune.reporting.tables import BOUNDS, by_method, diagonal, follows_stream, is_finished, known_count
+from evertune.reporting.matrix import Matrix
+from evertune.reporting.tables import BOUNDS, by_method
 
 # Okabe and Ito's colours, which the colour-blind tell apart, a little evened out for light and dark grounds; each
 # goes with a marker of its own shape, so that colour is never the only difference.
@@ -35,42 +35,43 @@ WHITE_TEXT_FROM = 84.0  # score from which white reads better than black on a ce
 GAP = 6.0  # sets apart what was not taught: the base model's row, the columns of known tasks
 
 
-def heat_map(matrix: Loaded) -> str:
-    """R of one run as `<svg>`, see `_matrix`."""
-    return drawn(_matrix(matrix), f"Scores of {matrix['method']}, seed {matrix['seed']}: stages by tasks")
+def heat_map(matrix: Matrix) -> str:
+    """R of one run as `<svg>`, see `_drawing`."""
+    drawing = _drawing(matrix.tasks, matrix.stages, matrix.R, len(matrix.known))
+    return drawn(drawing, f"Scores of {matrix.method}, seed {matrix.seed}: stages by tasks")
 
 
-def heat_map_pixels(matrix: Loaded) -> Pixels:
+def heat_map_pixels(tasks: list[str], stages: list[str], R: list[list[float]]) -> Pixels:
     """R of one run as (height, width, 3) bytes, see `_matrix`; it may have NaN, and need not say its method."""
-    return pixels_of(_matrix(matrix))
+    return pixels_of(_drawing(tasks, stages, R))
 
 
-def _matrix(matrix: Loaded) -> Canvas:
+def _drawing(tasks: list[str], stages: list[str], R: list[list[float]], known: int = 0) -> Canvas:
     """R of one run: stages by tasks, deeper blue for higher scores, what was just learned outlined.
 
     The columns of tasks that were known before stand apart, with the word below.
     """
-    tasks, names = matrix["tasks"], ["base", *matrix["stages"]]
+    names = ["base", *stages]
     side = max(32.0, min(64.0, 560 / len(tasks)))
     size = 13 if side > 40 else 11
     left, (lines, rotated) = room(names) + 14, column_names(tasks, side)
     top = room(tasks) * 0.75 + 16 if rotated else 16.0 * max(map(len, lines)) + 6
     right = room(tasks[-1:]) * 0.75 - side / 2 + 4 if rotated else 4.0
-    high, known = min(side, 34.0), known_count(matrix)
+    high = min(side, 34.0)
     xs = [left + side * column + (GAP if 0 < known <= column else 0) for column in range(len(tasks))]
-    bottom = top + high * len(matrix["R"]) + GAP
+    bottom = top + high * len(R) + GAP
     canvas = Canvas(xs[-1] + side + max(right, 4), bottom + (22 if known else 4))
     draw_columns(canvas, lines, rotated, xs, top, side)
     if known:
         _draw_known(canvas, xs[0], xs[known] - GAP, bottom)
-    for stage, scores in enumerate(matrix["R"]):
+    for stage, scores in enumerate(R):
         y = top + stage * high + (GAP if stage else 0)
         canvas.text(left - 10, y + high / 2, short_name(names[stage]), align="right")
         for column, score in enumerate(scores):
             if math.isnan(score):  # not asked yet
                 continue
             _draw_cell(canvas, xs[column], y, side, high, score, size)
-    for stage, name in enumerate(matrix["stages"][: len(matrix["R"]) - 1], start=1):
+    for stage, name in enumerate(stages[: len(R) - 1], start=1):
         if name in tasks:
             x, y = xs[tasks.index(name)], top + stage * high + GAP
             canvas.box(x + 1, y + 1, side - 2, high - 2, fill=False, edgecolor="black", linewidth=1.8)
@@ -110,31 +111,31 @@ def _looks(names: Sequence[str]) -> dict[str, _Look]:
     return looks
 
 
-def _in_order(matrices: Sequence[Loaded], order: Sequence[str]) -> dict[str, list[Loaded]]:
+def _in_order(matrices: Sequence[Matrix], order: Sequence[str]) -> dict[str, list[Matrix]]:
     groups = by_method(matrices)
     known = [name for name in order if name in groups]
     return {name: groups[name] for name in [*known, *(name for name in groups if name not in known)]}
 
 
-def learned_averages(matrix: Loaded) -> list[float]:
+def learned_averages(matrix: Matrix) -> list[float]:
     """After each stage, the mean over the tasks learned so far and those known before.
 
     `direct` keeps nothing, so its tasks count as tuned alone; `joint` learns all at once: the same at every stage.
     """
-    R, known = matrix["R"], known_count(matrix)
-    if not follows_stream(matrix):
-        return [statistics.fmean(R[-1])] * (len(R[0]) - known) if is_finished(matrix) else []
-    if matrix["method"] == "direct":
+    R, known = matrix.R, len(matrix.known)
+    if not matrix.follows_stream:
+        return [statistics.fmean(R[-1])] * (len(R[0]) - known) if matrix.finished else []
+    if matrix.method == "direct":
         own = [R[known_from(i, known)][i] for i in range(known + len(R) - 1)]
         return [statistics.fmean(own[: known + stage]) for stage in range(1, len(R))]
     return [statistics.fmean(R[stage][: known + stage]) for stage in range(1, len(R))]
 
 
-def average_curve(matrices: Sequence[Loaded], order: Sequence[str] = ()) -> str:
+def average_curve(matrices: Sequence[Matrix], order: Sequence[str] = ()) -> str:
     """The mean over the tasks learned so far after each stage, all methods; with seeds, mean and range. '' if empty."""
     series = {name: [learned_averages(m) for m in group] for name, group in _in_order(matrices, order).items()}
     series = {name: runs for name, runs in series.items() if any(runs)}
-    count = len(matrices[0]["tasks"]) - known_count(matrices[0])
+    count = len(matrices[0].tasks) - len(matrices[0].known)
     if not series or count < 2:
         return ""
     canvas = Canvas(450, 290)
@@ -217,15 +218,15 @@ def spread_apart(places: Mapping[str, float], *, gap: float, low: float, high: f
     return found
 
 
-def task_forgetting(matrix: Loaded) -> list[float] | None:
+def task_forgetting(matrix: Matrix) -> list[float] | None:
     """Points that each task but the last fell from its best score to the end; None where forgetting means nothing."""
-    if matrix["method"] == "direct" or diagonal(matrix) is None or len(matrix["tasks"]) < 2:
+    if matrix.method == "direct" or matrix.diagonal() is None or len(matrix.tasks) < 2:
         return None
-    R, known = matrix["R"], known_count(matrix)
+    R, known = matrix.R, len(matrix.known)
     return [max(row[i] for row in R[known_from(i, known) : -1]) - R[-1][i] for i in range(len(R[0]) - 1)]
 
 
-def mean_forgetting(groups: Mapping[str, Sequence[Loaded]]) -> dict[str, list[float]]:
+def mean_forgetting(groups: Mapping[str, Sequence[Matrix]]) -> dict[str, list[float]]:
     """`task_forgetting` by method, the mean over its finished runs; methods without any are left out."""
     lost = {}
     for name, group in groups.items():
@@ -235,13 +236,13 @@ def mean_forgetting(groups: Mapping[str, Sequence[Loaded]]) -> dict[str, list[fl
     return lost
 
 
-def forgetting_by_task(matrices: Sequence[Loaded], order: Sequence[str] = ()) -> str:
+def forgetting_by_task(matrices: Sequence[Matrix], order: Sequence[str] = ()) -> str:
     """Forgetting of each task as a dot per method, mean over seeds; the first task names them. '' if there is none."""
     groups = _in_order(matrices, order)
     lost, looks = mean_forgetting(groups), _looks(list(groups))
     if not lost:
         return ""
-    tasks = matrices[0]["tasks"][:-1]
+    tasks = matrices[0].tasks[:-1]
     top, step = 12, 16 if len(tasks) * len(lost) <= 30 else 13
     block = step * len(lost) + step - 4
     bottom = top + block * len(tasks)

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from rich.console import Console, ConsoleOptions, Group
 from rich.text import Text
 
-from evertune.metrics.metrics import formulas, known_from, metrics_of
+from evertune.metrics.metrics import formulas, metrics_of
 from evertune.reporting.blocks import BlockTable, flowed
 from evertune.reporting.labels import METRIC_TITLES, duration, number
-from evertune.reporting.loaded import Loaded
+from evertune.reporting.matrix import Matrix
 from evertune.reporting.matrix_text import matrix_text
 from evertune.reporting.variants import shared_settings, variant_names
 
@@ -84,69 +84,26 @@ class ComparisonRow:
         return value.shown(name) + ("†" if self.base == "direct" and name == "final_average" else "")
 
 
-def known_count(matrix: Loaded) -> int:
-    """How many of the first columns are tasks that the model knew before the stream."""
-    return len(matrix.get("known") or [])
-
-
-def is_finished(matrix: Loaded) -> bool:
-    """Whether every stage has its row."""
-    return len(matrix["R"]) == len(matrix["stages"]) + 1
-
-
-def stage_of(matrix: Loaded, task: str) -> int | None:
-    """The number of the stage that taught `task`; None if not reached.
-
-    0 for a task that was known before; the single stage of `joint` teaches all new ones.
-    """
-    if task in (matrix.get("known") or []):
-        return 0
-    stages = matrix["stages"]
-    stage = stages.index(task) + 1 if task in stages else len(stages)
-    return stage if stage < len(matrix["R"]) else None
-
-
-def follows_stream(matrix: Loaded) -> bool:
-    """Whether the stages are the new tasks of the stream, one after another (`joint` has a single stage)."""
-    return bool(matrix["stages"] == matrix["tasks"][known_count(matrix) :])
-
-
-def setting_of(matrix: Loaded) -> tuple[str, str, tuple[str, ...], int]:
-    """What runs must share to be comparable: stream, model, tasks, and how many of them were known before."""
-    return matrix["stream"], matrix["model"], tuple(matrix["tasks"]), known_count(matrix)
-
-
-def diagonal(matrix: Loaded) -> list[float | None] | None:
-    """Each new task's score right after its own stage, None for a known one.
-
-    None for all while the run is in progress, or when it has no such stages.
-    """
-    if not (is_finished(matrix) and follows_stream(matrix)):
-        return None
-    known = known_count(matrix)
-    return [None if i < known else matrix["R"][known_from(i, known)][i] for i in range(len(matrix["tasks"]))]
-
-
-def metrics_with_references(matrix: Loaded, others: Sequence[Loaded]) -> dict[str, float | None]:
+def metrics_with_references(matrix: Matrix, others: Sequence[Matrix]) -> dict[str, float | None]:
     """Metrics of one run; those against a reference use the `direct` and `joint` runs of the same setting and seed."""
-    stored: dict[str, float | None] = dict.fromkeys(formulas()) | (matrix.get("metrics") or {})
-    known = known_count(matrix)
-    if not is_finished(matrix):
-        return stored | {"zero_shot": statistics.fmean(matrix["R"][0][known:])}
+    stored: dict[str, float | None] = dict.fromkeys(formulas()) | matrix.metrics
+    known = len(matrix.known)
+    if not matrix.finished:
+        return stored | {"zero_shot": statistics.fmean(matrix.R[0][known:])}
     fitting = [
         other
         for other in others
-        if setting_of(other) == setting_of(matrix) and other["seed"] == matrix["seed"] and is_finished(other)
+        if other.setting == matrix.setting and other.seed == matrix.seed and other.finished
         if shared_settings(other) == shared_settings(matrix)
     ]
-    direct = next((diagonal(other) for other in fitting if other["method"] == "direct"), None)
-    joint = next((statistics.fmean(other["R"][-1]) for other in fitting if other["method"] == "joint"), None)
-    computed = metrics_of(matrix["R"], known=known, direct=direct, joint_average=joint)
+    direct = next((other.diagonal() for other in fitting if other.method == "direct"), None)
+    joint = next((statistics.fmean(other.R[-1]) for other in fitting if other.method == "joint"), None)
+    computed = metrics_of(matrix.R, known=known, direct=direct, joint_average=joint)
     # A run may have been given a reference that is not among `others`: its number stays.
     return stored | {name: value for name, value in computed.items() if value is not None}
 
 
-def compare(matrices: Sequence[Loaded]) -> list[ComparisonRow]:
+def compare(matrices: Sequence[Matrix]) -> list[ComparisonRow]:
     """Methods side by side, each over its seeds.
 
     Order: zero-shot, sequential, then the other methods from the lowest final average to the highest, joint, direct;
@@ -154,45 +111,49 @@ def compare(matrices: Sequence[Loaded]) -> list[ComparisonRow]:
     variants: each gets its own row that names what differs. So do two runs with the same settings and seed, by folder.
     """
     rows: list[ComparisonRow] = []
-    for setting in dict.fromkeys(setting_of(matrix) for matrix in matrices):
-        members = [matrix for matrix in matrices if setting_of(matrix) == setting]
+    for setting in dict.fromkeys(matrix.setting for matrix in matrices):
+        members = [matrix for matrix in matrices if matrix.setting == setting]
         rows += _setting_rows(members, matrices)
     return rows
 
 
-def by_method(matrices: Sequence[Loaded]) -> dict[str, list[Loaded]]:
+def by_method(matrices: Sequence[Matrix]) -> dict[str, list[Matrix]]:
     """Runs of one setting by method; variants by method and what differs in their settings, or else their folder."""
-    groups: dict[str, list[Loaded]] = {}
+    groups: dict[str, list[Matrix]] = {}
     for matrix in matrices:
-        groups.setdefault(matrix["method"], []).append(matrix)
-    variants: dict[str, list[Loaded]] = {}
+        groups.setdefault(matrix.method, []).append(matrix)
+    variants: dict[str, list[Matrix]] = {}
     for method, members in groups.items():
         for matrix, special in zip(members, variant_names(members), strict=True):
             variants.setdefault(f"{method} ({special})" if special else method, []).append(matrix)
-    split: dict[str, list[Loaded]] = {}
+    split: dict[str, list[Matrix]] = {}
     for name, members in variants.items():
-        if len({m["seed"] for m in members}) == len(members):
+        if len({m.seed for m in members}) == len(members):
             split[name] = members
         else:
-            split |= {f"{name} ({m.get('folder', place)})": [m] for place, m in enumerate(members, start=1)}
+            split |= {f"{name} ({m.folder or place})": [m] for place, m in enumerate(members, start=1)}
     return split
 
 
-def _setting_rows(members: Sequence[Loaded], everything: Sequence[Loaded]) -> list[ComparisonRow]:
+def _setting_rows(members: Sequence[Matrix], everything: Sequence[Matrix]) -> list[ComparisonRow]:
     rows = [_method_row(name, group, everything) for name, group in by_method(members).items()]
     return [_zero_shot_row(members), *sorted(rows, key=_place)]
 
 
+def rank_of(method: str) -> int:
+    """Where a method stands in a table: zero-shot, sequential, all others, joint, direct."""
+    return {ZERO_SHOT: 0, "sequential": 1, "joint": 3, "direct": 4}.get(method, 2)
+
+
 def _place(row: ComparisonRow) -> tuple[int, float, str]:
-    rank = {"sequential": 0, "joint": 2, "direct": 3}.get(row.base, 1)
     final = row.values["final_average"]
-    return rank, final.mean if final else float("inf"), row.method
+    return rank_of(row.base), final.mean if final else float("inf"), row.method
 
 
-def _method_row(name: str, group: Sequence[Loaded], everything: Sequence[Loaded]) -> ComparisonRow:
-    finished = [matrix for matrix in group if is_finished(matrix)]
+def _method_row(name: str, group: Sequence[Matrix], everything: Sequence[Matrix]) -> ComparisonRow:
+    finished = [matrix for matrix in group if matrix.finished]
     metrics = [metrics_with_references(matrix, everything) for matrix in finished]
-    direct = group[0]["method"] == "direct"
+    direct = group[0].method == "direct"
     kept = (
         ("final_average", "learning_accuracy") if direct else COLUMNS
     )  # it starts anew for each task: nothing to forget
@@ -201,21 +162,21 @@ def _method_row(name: str, group: Sequence[Loaded], everything: Sequence[Loaded]
     notes += [_progress_note(name, group, unfinished)] if unfinished else []
     notes += [PARTLY_NOTE] if not direct and _partly_known(metrics) else []
     return ComparisonRow(
-        stream=group[0]["stream"],
-        model=group[0]["model"],
+        stream=group[0].stream,
+        model=group[0].model,
         method=name,
-        seeds=tuple(sorted(matrix["seed"] for matrix in finished)),
+        seeds=tuple(sorted(matrix.seed for matrix in finished)),
         values={c: spread([m[c] for m in metrics]) if c in kept else None for c in COLUMNS},
-        train_seconds=_mean([(matrix.get("cost") or {}).get("train_seconds") for matrix in finished]),
+        train_seconds=_mean([matrix.cost.get("train_seconds") for matrix in finished]),
         unfinished=unfinished,
         note="; ".join(notes),
     )
 
 
-def _progress_note(name: str, group: Sequence[Loaded], unfinished: int) -> str:
+def _progress_note(name: str, group: Sequence[Matrix], unfinished: int) -> str:
     if len(group) > 1:
         return f"{name}: {unfinished} of {len(group)} runs are in progress and not counted"
-    return f"{name} is in progress: {len(group[0]['R']) - 1} of {len(group[0]['stages'])} stages"
+    return f"{name} is in progress: {len(group[0].R) - 1} of {len(group[0].stages)} stages"
 
 
 def _partly_known(metrics: Sequence[Mapping[str, float | None]]) -> bool:
@@ -223,12 +184,12 @@ def _partly_known(metrics: Sequence[Mapping[str, float | None]]) -> bool:
     return any(0 < sum(m[c] is not None for m in metrics) < len(metrics) for c in COLUMNS)
 
 
-def _zero_shot_row(members: Sequence[Loaded]) -> ComparisonRow:
+def _zero_shot_row(members: Sequence[Matrix]) -> ComparisonRow:
     """Row 0 is the same for every method, so each seed counts once."""
-    by_seed = {matrix["seed"]: statistics.fmean(matrix["R"][0]) for matrix in reversed(members)}
+    by_seed = {matrix.seed: statistics.fmean(matrix.R[0]) for matrix in reversed(members)}
     values: dict[str, MeanStd | None] = dict.fromkeys(COLUMNS)
     values["final_average"] = spread(list(by_seed.values()))
-    return ComparisonRow(members[0]["stream"], members[0]["model"], ZERO_SHOT, tuple(sorted(by_seed)), values, None)
+    return ComparisonRow(members[0].stream, members[0].model, ZERO_SHOT, tuple(sorted(by_seed)), values, None)
 
 
 def spread(values: Sequence[float | None]) -> MeanStd | None:
@@ -276,11 +237,11 @@ def as_markdown(rows: Sequence[ComparisonRow]) -> str:
     return "\n".join([table, *(f"\n{_markdown_text(note)}" for note in notes_of(rows))]) + "\n"
 
 
-def matrix_as_markdown(matrix: Loaded, *, stages: int) -> str:
-    """R of one run as a Markdown table, down to the row after `stages` stages; `-` where a score is None."""
-    rows = [(BASE, matrix["R"][0]), *zip(matrix["stages"], matrix["R"][1:], strict=False)][: stages + 1]
-    lines = [["after", *matrix["tasks"]], ["---"] + ["---:"] * len(matrix["tasks"])]
-    lines += [[_markdown_text(name), *("-" if s is None else f"{s:.1f}" for s in scores)] for name, scores in rows]
+def matrix_as_markdown(tasks: Sequence[str], stages: Sequence[str], R: Sequence[Sequence[float | None]]) -> str:
+    """R as a Markdown table; `-` where a score is None."""
+    lines = [["after", *tasks], ["---"] + ["---:"] * len(tasks)]
+    for name, scores in zip((BASE, *stages), R, strict=False):
+        lines.append([_markdown_text(name), *("-" if score is None else f"{score:.1f}" for score in scores)])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -299,38 +260,38 @@ def rich_table(rows: Sequence[ComparisonRow]) -> Group:
 class rich_matrix:  # noqa: N801  (used like the functions around it)
     """R of one run for the terminal: rows stages, columns tasks, what was just learned in bold, metrics under it."""
 
-    def __init__(self, matrix: Loaded) -> None:
+    def __init__(self, matrix: Matrix) -> None:
         self.matrix = matrix
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
         """Its lines, laid out for the width that there is."""
         matrix = self.matrix
         yield Text(title_of(matrix), style="bold")
-        rows = [BASE, *matrix["stages"]]
-        made = matrix_text(matrix["tasks"], rows, width=options.max_width)
+        rows = [BASE, *matrix.stages]
+        made = matrix_text(matrix.tasks, rows, width=options.max_width)
         yield from made.header()
-        for stage, scores in enumerate(matrix["R"]):
-            yield made.row(stage, rows[stage], scores, matrix["tasks"])
+        for stage, scores in enumerate(matrix.R):
+            yield made.row(stage, rows[stage], scores, matrix.tasks)
         yield from summary_of(matrix, width=options.max_width)
 
 
-def title_of(matrix: Loaded) -> str:
+def title_of(matrix: Matrix) -> str:
     """What a run is, on one line."""
-    return f"{matrix['method']} on {matrix['stream']}, {matrix['model']}, seed {matrix['seed']}"
+    return f"{matrix.method} on {matrix.stream}, {matrix.model}, seed {matrix.seed}"
 
 
-def summary_of(matrix: Loaded, *, width: int) -> Iterator[Text]:
+def summary_of(matrix: Matrix, *, width: int) -> Iterator[Text]:
     """The lines under a matrix: what was known before, and the metrics."""
-    if known_count(matrix):
-        yield Text(f"known before: {', '.join(matrix['known'])}", style="dim")
+    if matrix.known:
+        yield Text(f"known before: {', '.join(matrix.known)}", style="dim")
     yield from (Text(line, style="dim", no_wrap=True) for line in flowed(_metrics(matrix), width=width))
 
 
-def _metrics(matrix: Loaded) -> list[str]:
-    if not is_finished(matrix):
-        return [f"in progress: {len(matrix['R']) - 1} of {len(matrix['stages'])} stages"]
+def _metrics(matrix: Matrix) -> list[str]:
+    if not matrix.finished:
+        return [f"in progress: {len(matrix.R) - 1} of {len(matrix.stages)} stages"]
     metrics = metrics_with_references(matrix, [matrix])
-    hidden = {"intransigence", "relative_average", "gap_to_joint"} if matrix["method"] in BOUNDS else set()
+    hidden = {"intransigence", "relative_average", "gap_to_joint"} if matrix.method in BOUNDS else set()
     return [
         f"{METRIC_TITLES[name]} {number(name, value)}"
         for name, value in metrics.items()

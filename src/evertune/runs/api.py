@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from evertune.assets import Progress
 from evertune.data import Stream, Task, load_stream
+from evertune.reporting.matrix import Matrix
 from evertune.runs.config import RunConfig, beside, spelled_out, with_settings, without_effect
 from evertune.runs.run_folder import FINGERPRINTS, begin, finished_matrix, identity_of
 from evertune.runs.runner import Callback, follow_stream, more_tasks, run_stream
@@ -33,9 +34,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a run ends with: one matrix (the content of `matrix.json`) per method, in order, and where it all is."""
+    """What a run ends with: one matrix per method, in order, and where it all is."""
 
-    matrices: list[dict[str, Any]]
+    matrices: list[Matrix]
     folder: Path
     report: Path
 
@@ -156,7 +157,7 @@ def run_config(config: RunConfig, *, callback: Callback | None = None, progress:
     from evertune.methods import make_methods
     from evertune.models import model_config
     from evertune.models.readable import readable
-    from evertune.reporting import write_report
+    from evertune.reporting.page import write_report
     from evertune.runs.provenance import running_facts
     from evertune.runs.tracking import refuse_missing
     from evertune.utils.device import as_before
@@ -217,7 +218,7 @@ def _follow(config: RunConfig, specs: Sequence[str]) -> Result:
             order = follow_stream(learner, data)
     distributed.shutdown()
     base = Path(order[1])
-    matrices = [read_json(folder / "matrix.json") for folder in run_folders(base, specs).values()]
+    matrices = [Matrix.read(folder) for folder in run_folders(base, specs).values()]
     return Result(matrices, base, base / "report" / "index.html")
 
 
@@ -332,7 +333,7 @@ def _load(config: RunConfig, folders: Sequence[Path], progress: Progress | None)
     return load_lmm(config.model, seed=config.seed, dtype=dtype, options=options, progress=progress)
 
 
-def _run_one(run: MethodRun, stream: Stream, callback: Callback) -> dict[str, Any]:
+def _run_one(run: MethodRun, stream: Stream, callback: Callback) -> Matrix:
     from evertune.models.adapters import bare
     from evertune.runs.provenance import write_provenance
     from evertune.runs.tracking import all_of, tracking

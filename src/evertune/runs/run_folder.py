@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from evertune.data import Stream
+from evertune.reporting.matrix import Matrix
 from evertune.runs.ledger import finished_cells, without_clock
 from evertune.training.run_origin import FORMAT, PLACES, placeless, read_identity
 from evertune.utils.errors import RunFolderError, UserError
@@ -34,7 +35,7 @@ def identity_of(config: Mapping[str, Any], stream: Stream, model: Mapping[str, A
     return {**kept, **data, "model_config": digest_of(model)[:16]}
 
 
-def finished_matrix(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+def finished_matrix(folder: Path, identity: Mapping[str, Any]) -> Matrix | None:
     """The matrix of a finished run of the same configuration and data; None when there is more to do.
 
     Raises:
@@ -48,9 +49,13 @@ def finished_matrix(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any]
     path = folder / "matrix.json"
     if not path.exists():
         return None
-    matrix = read_object(path)
-    if not matrix.get("finished") or matrix.get("tasks") != [*identity.get("known", ()), *identity["data"]]:
+    content = read_object(path)
+    if not content.get("finished") or content.get("tasks") != [*identity.get("known", ()), *identity["data"]]:
         return None
+    try:
+        matrix = Matrix.read(folder)
+    except RunFolderError as problem:
+        raise RunFolderError(f"{problem}: delete it") from problem
     return matrix if still_holds(folder, matrix) else None
 
 
@@ -61,15 +66,15 @@ def is_free(folder: Path) -> bool:
     )
 
 
-def still_holds(folder: Path, matrix: Mapping[str, Any]) -> bool:
+def still_holds(folder: Path, matrix: Matrix) -> bool:
     """Whether what a finished matrix was made of is there, and was not taken back by a rollback since."""
     try:
-        stages = (f"{number:02d}-{task}" for number, task in enumerate(matrix["stages"], start=1))
+        stages = (f"{number:02d}-{task}" for number, task in enumerate(matrix.stages, start=1))
         if not all((folder / "stages" / name / "done.json").exists() for name in stages):
             return False
         cells = finished_cells(folder)
-        return all(without_clock(cells.get((cell["stage"], cell["task"]), {})) == cell for cell in matrix["cells"])
-    except (KeyError, TypeError, ValueError, OSError) as problem:
+        return all(without_clock(cells.get((cell["stage"], cell["task"]), {})) == cell for cell in matrix.cells)
+    except (ValueError, OSError) as problem:
         if isinstance(problem, UserError):
             raise
         raise RunFolderError(f"{folder / 'matrix.json'} is damaged ({problem!r:.80}): delete it") from problem

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 from evertune.data import Stream, Task
 from evertune.data.task import data_digest, fingerprints_of
 from evertune.metrics.metrics import formulas, metrics_of
+from evertune.reporting.matrix import Matrix
 from evertune.runs.ledger import finished_cells, read_ledger, without_clock
 from evertune.runs.run_folder import added_tasks
-from evertune.training.run_origin import FORMAT
 from evertune.utils import distributed
 from evertune.utils.errors import RunFolderError
 from evertune.utils.files import append_jsonl, digest, digest_of_file, write_json
@@ -70,7 +70,7 @@ class Callback:
     def on_row_end(self, stage: int, name: str, row: list[float], tasks: list[str]) -> None:
         """A row of R is complete."""
 
-    def on_run_end(self, matrix: dict[str, Any]) -> None:
+    def on_run_end(self, matrix: Matrix) -> None:
         """The run is complete."""
 
     def on_warning(self, text: str) -> None:
@@ -80,7 +80,7 @@ class Callback:
 
 def run_stream(
     learner: Learner, stream: Stream, *, folder: Path, header: Mapping[str, Any], callback: Callback
-) -> dict[str, Any]:
+) -> Matrix:
     """Learn what the methods make of `stream`, evaluate every task after every stage, and write `matrix.json`.
 
     Args:
@@ -100,7 +100,6 @@ def run_stream(
         training=[round(learner.training_of(task).epochs * len(task.train)) for task in left],
         answers=sum(len(t.test) for n in range(len(plan) + 1) for t in stream.columns if (n, t.name) not in cells),
     )
-    matrix: dict[str, Any] = {}
     for number in range(len(plan) + 1):
         if number > len(learner.stages):
             learn_stage(learner, plan[number - 1], number, folder, callback)
@@ -108,9 +107,9 @@ def run_stream(
             if (number, task.name) not in cells:
                 cells[number, task.name] = evaluate_cell(learner, task, number, folder, callback)
         matrix = matrix_of(header, stream, plan, cells, learner, rows=number + 1)
-        write_json(folder / "matrix.json", matrix)
+        write_json(folder / "matrix.json", matrix.to_dict())
         name = plan[number - 1].name if number else "base"
-        callback.on_row_end(number, name, matrix["R"][number], matrix["tasks"])
+        callback.on_row_end(number, name, matrix.R[number], matrix.tasks)
     callback.on_run_end(matrix)
     return matrix
 
@@ -145,7 +144,7 @@ def plan_of(learner: Learner, stream: Stream) -> list[Task]:
 def refuse_other_history(folder: Path, stages: Sequence[Stage], plan: Sequence[Task]) -> None:
     """Raise when a stage of the folder is not what the stream teaches there: other data, or taught by hand."""
     for stage, task in zip(stages, plan, strict=False):
-        if stage.task != task.name or stage.data not in ("", data_digest(task)):
+        if stage.task != task.name or stage.data != data_digest(task):
             raise RunFolderError(
                 f"{folder}: stage {stage.number} is '{stage.task}', which this stream does not teach there"
                 + (" with these data" if stage.task == task.name else "")
@@ -308,27 +307,25 @@ def matrix_of(
     learner: Learner,
     *,
     rows: int,
-) -> dict[str, Any]:
-    """The content of `matrix.json`, its first `rows` rows; `cells` has all of them."""
+) -> Matrix:
+    """The first `rows` rows; `cells` has all of them."""
     tasks, known = [task.name for task in stream.columns], len(stream.known)
     kept = [cells[number, name] for number in range(rows) for name in tasks]
     R = [[cells[number, name]["score"] for name in tasks] for number in range(rows)]
     finished = rows == len(plan) + 1
-    return {
-        "format": FORMAT,
+    return Matrix(
         **header,
-        "known": tasks[:known],
-        "tasks": tasks,
-        "stages": [task.name for task in plan],
-        "finished": finished,
-        "R": R,
-        "relaxed": [[cells[number, name]["relaxed"] for name in tasks] for number in range(rows)],
-        "metrics": metrics_of(R, known=known) if finished else {},
-        "formulas": formulas(known=known),
-        "warnings": _warnings(header, R, known) if finished else [],
-        "cost": _cost(learner, kept),
-        "cells": [without_clock(cell) for cell in kept],
-    }
+        known=tasks[:known],
+        tasks=tasks,
+        stages=[task.name for task in plan],
+        R=R,
+        relaxed=[[cells[number, name]["relaxed"] for name in tasks] for number in range(rows)],
+        metrics=metrics_of(R, known=known) if finished else {},
+        formulas=formulas(known=known),
+        warnings=_warnings(learner.methods, R, known) if finished else [],
+        cost=_cost(learner, kept),
+        cells=[without_clock(cell) for cell in kept],
+    )
 
 
 def _cost(learner: Learner, cells: list[dict[str, Any]]) -> dict[str, Any]:
@@ -342,7 +339,7 @@ def _cost(learner: Learner, cells: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _warnings(header: Mapping[str, Any], R: list[list[float]], known: int) -> list[str]:
+def _warnings(methods: Sequence[Method], R: list[list[float]], known: int) -> list[str]:
     """What makes a stream not worth measuring: solved before training, or hardly forgotten by plain tuning."""
     found = []
     new = R[0][known:]
@@ -350,6 +347,6 @@ def _warnings(header: Mapping[str, Any], R: list[list[float]], known: int) -> li
         tasks = "new tasks" if known else "tasks"
         found.append(f"the base model already solves {solved} of {len(new)} {tasks} (>= {ALREADY_SOLVED:.0f})")
     lost = metrics_of(R, known=known)["forgetting"]
-    if header["method"] == "sequential" and lost is not None and lost < HARDLY_FORGETS:
+    if any(method.about.kind == "baseline" for method in methods) and lost is not None and lost < HARDLY_FORGETS:
         found.append(f"sequential tuning forgets {lost:.1f} points only: methods can't be told apart on this stream")
     return found

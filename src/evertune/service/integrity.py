@@ -19,6 +19,7 @@ from evertune.assets import Progress
 from evertune.data import Stream, Task
 from evertune.models.adapters import bare
 from evertune.models.readable import readable
+from evertune.reporting.matrix import Matrix
 from evertune.runs.api import config_of, data_of, open_run, run_config
 from evertune.runs.config import RunConfig
 from evertune.runs.ledger import cells_of, finished_cells, ledger_row, read_ledger
@@ -192,10 +193,10 @@ def _matrix(folder: Path) -> Iterator[Finding]:
     if not path.exists():
         return
     try:
-        matrix = read_json(path)
-        if matrix["finished"] and not _damaged_lines(folder / "ledger.jsonl") and not still_holds(folder, matrix):
+        matrix = Matrix.read(folder)
+        if matrix.finished and not _damaged_lines(folder / "ledger.jsonl") and not still_holds(folder, matrix):
             yield Finding(path, "says other things than stages and answers do", "made again from them")
-    except (RunFolderError, KeyError, TypeError, AttributeError) as problem:
+    except RunFolderError as problem:
         yield Finding(path, _message(problem), "made again from the answers")
 
 
@@ -296,8 +297,8 @@ def _copy_again(folder: Path, lost: set[str], stream: Stream) -> None:
 def _lost_cells(folder: Path) -> set[tuple[int, str]]:
     """Cells that the matrix has and no readable line of the ledger."""
     try:
-        named = {(cell["stage"], cell["task"]) for cell in read_json(folder / "matrix.json")["cells"]}
-    except (RunFolderError, KeyError, TypeError):
+        named = {(cell["stage"], cell["task"]) for cell in Matrix.read(folder).cells}
+    except RunFolderError:
         return set()
     number = max((number_of(place) for place in stage_folders(folder)), default=0)
     gone_back = any(row.get("event") == "rollback" for row in _rows(folder))

@@ -16,6 +16,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from evertune.assets import Progress
 from evertune.data import Stream, Task
 from evertune.models import model_config
+from evertune.reporting.matrix import Matrix
 from evertune.runs.api import config_of, configure, header_of, load_model, method_specs, resolved
 from evertune.runs.ledger import read_ledger
 from evertune.runs.provenance import write_provenance
@@ -314,7 +315,7 @@ def complete(folder: Path, *, callback: Callback | None = None, progress: Progre
     stream, plan = Stream(folder.resolve().name, service.tasks), list(service.tasks)
     header = header_of(config, config.method, stream=stream.name)
     path = folder / "matrix.json"
-    write_json(path, matrix_of(header, stream, plan, cells, service.learner, rows=len(stages)))
+    write_json(path, matrix_of(header, stream, plan, cells, service.learner, rows=len(stages)).to_dict())
     return path
 
 
@@ -329,7 +330,7 @@ def _learned_at(service: Service, task: Task) -> int:
     own = next((stage.number for stage in service.learner.stages if stage.task == task.name), None)
     if own is not None:
         return own
-    return 0 if task.name in read_json(service.folder / "matrix.json")["known"] else 1
+    return 0 if task.name in Matrix.read(service.folder).known else 1
 
 
 def would_forget(folder: Path, to: int) -> list[str]:

@@ -13,13 +13,13 @@ from typing import Any
 from evertune.assets import Progress
 from evertune.data import Task
 from evertune.models.protocol import LMM
+from evertune.reporting.matrix import Matrix
 from evertune.runs.api import config_of, data_of, open_run
 from evertune.runs.runner import Callback, cells_about, evaluate_cell
 from evertune.service.eval_set import is_kept, keep_task, kept_task
 from evertune.training.learner import Learner
 from evertune.utils.distributed import refuse_several
 from evertune.utils.errors import RunFolderError
-from evertune.utils.files import read_json
 from evertune.utils.links import refuse_links
 
 OWN = "(own)"
@@ -80,14 +80,14 @@ class Service:
 
 def _known_to_run(folder: Path, *, learned: Sequence[str]) -> list[str]:
     """The tasks that a run's model knows: those of its stream as far as it did not go back, then what came later."""
-    matrix = read_json(folder / "matrix.json")
-    if not matrix["finished"]:
+    matrix = Matrix.read(folder)
+    if not matrix.finished:
         raise RunFolderError(f"{folder} is a run that is not finished: finish it with the command that began it")
-    tasks, stages = matrix["tasks"], matrix["stages"]
+    tasks, stages = matrix.tasks, matrix.stages
     if set(stages) <= set(tasks):
-        of_run = [name for name in tasks if name in matrix["known"] or name in learned]
+        of_run = [name for name in tasks if name in matrix.known or name in learned]
     else:  # one stage for all of them, as `joint` has it
-        of_run = tasks if learned else matrix["known"]
+        of_run = tasks if learned else matrix.known
     return [*of_run, *(name for name in learned if name not in (*tasks, *stages))]
 
 

@@ -11,8 +11,8 @@ from rich.console import Console
 from evertune.cli.grid_view import GridView, show_grid
 from evertune.experiments.grid import JobResult, Running, Status, Summary
 from evertune.experiments.grid.workers import Job
-from evertune.reporting import compare
 from evertune.reporting.curves import curves
+from evertune.reporting.tables import compare
 
 STATUS = Status(
     done=3,

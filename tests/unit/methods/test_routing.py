@@ -7,7 +7,7 @@ import pytest
 from evertune.data import Stream
 from evertune.methods import make_methods
 from evertune.methods.base import BASE
-from evertune.reporting import write_report
+from evertune.reporting.page import write_report
 from evertune.runs.runner import Callback, run_stream
 from evertune.training.learner import Learner
 from evertune.training.loop import Training
@@ -27,7 +27,7 @@ def run(lmm, tasks, tmp_path):
         header = {"model": "random", "stream": "toy", "method": spec, "seed": 0}
         stream = Stream("toy", tuple(tasks), {})
         matrix = run_stream(learner, stream, folder=tmp_path / "run", header=header, callback=Callback())
-        return learner, {(cell["stage"], cell["task"]): cell for cell in matrix["cells"]}
+        return learner, {(cell["stage"], cell["task"]): cell for cell in matrix.cells}
 
     return run
 

@@ -100,7 +100,7 @@ def test_skip_bad_leaves_out_what_the_model_can_not_read(written, tmp_path):
     skipped = json.loads((tmp_path / "run" / "skipped.json").read_text())
     assert skipped["rows"] == 3 and sorted(skipped["kinds"].values()) == [1, 2]
     assert json.loads((tmp_path / "run" / "stages" / "01-a" / "done.json").read_text())["samples"] == 10
-    assert run(stream, **how).matrices[0]["R"] == matrix["R"]
+    assert run(stream, **how).matrices[0].R == matrix.R
     asked = tmp_path / "run" / "answers" / "01" / "a.jsonl"
     before = asked.read_text()
     asked.unlink()

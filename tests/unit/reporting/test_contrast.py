@@ -10,6 +10,7 @@ import pytest
 from evertune.apps.playground.fragments import Fragments
 from evertune.apps.playground.view_models import CellView, Matrix
 from evertune.reporting import page
+from evertune.reporting.matrix import Matrix as RunMatrix
 from evertune.reporting.pair_plots import points_scale, similarity_scale, square_map
 from evertune.reporting.plots import CELL_COLOUR, heat_map
 
@@ -63,7 +64,8 @@ def cells(svg, ground):
 def test_the_matrix_of_a_report(ground):
     R = [SCORES[at : at + 10] for at in range(0, 400, 10)] + [[100.0] * 10]
     names = [f"task {number}" for number in "abcdefghij"]
-    matrix = {"method": "m", "seed": 0, "tasks": names, "stages": [*"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMN"], "R": R}
+    stages = [*"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMN"]
+    matrix = RunMatrix("model", "stream", "m", 0, names, stages, R)
     found = list(cells(heat_map(matrix), ground))
     assert len(found) == 410 and [each for each in found if each[1] < LEAST] == []
 

@@ -16,10 +16,11 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from evertune.reporting import compare, load_matrix, write_report
 from evertune.reporting.examples import Thumbnails, examples_of
 from evertune.reporting.headline import headline
 from evertune.reporting.labels import duration, number, size
+from evertune.reporting.matrix import load_matrix
+from evertune.reporting.page import write_report
 from evertune.reporting.plots import (
     average_curve,
     forgetting_by_task,
@@ -28,7 +29,7 @@ from evertune.reporting.plots import (
     spread_apart,
     task_forgetting,
 )
-from evertune.reporting.tables import as_markdown, rich_matrix, rich_table
+from evertune.reporting.tables import as_markdown, compare, rich_matrix, rich_table
 from evertune.utils.errors import RunFolderError, UserError
 
 TASKS = ["shapes", "numbers", "names"]

@@ -10,10 +10,11 @@ import pytest
 from rich.console import Console
 from test_report import Page, make_run
 
-from evertune.reporting import compare, load_matrix, write_report
 from evertune.reporting.examples import Thumbnails, examples_of
+from evertune.reporting.matrix import load_matrix
+from evertune.reporting.page import write_report
 from evertune.reporting.plots import forgetting_by_task, heat_map, learned_averages, task_forgetting
-from evertune.reporting.tables import diagonal, metrics_with_references, rich_matrix, stage_of
+from evertune.reporting.tables import compare, metrics_with_references, rich_matrix
 from evertune.utils.errors import RunFolderError
 
 TASKS = ["old", "first", "second"]
@@ -34,8 +35,8 @@ def test_tables_by_hand(tmp_path: Path) -> None:
         known_run(tmp_path / "j", JOINT, method="joint", stages=["joint"]),
     ]
     matrices = [load_matrix(run) for run in runs]
-    assert [stage_of(matrices[0], task) for task in TASKS] == [0, 1, 2]
-    assert diagonal(matrices[1]) == [None, 85.0, 88.0] and diagonal(matrices[2]) is None
+    assert [matrices[0].stage_of(task) for task in TASKS] == [0, 1, 2]
+    assert matrices[1].diagonal() == [None, 85.0, 88.0] and matrices[2].diagonal() is None
     values = {row.method: row.values for row in compare(matrices)}
     assert values["zero-shot"]["final_average"].mean == pytest.approx(25.0)
     assert values["sequential"]["forgetting"].mean == pytest.approx(10.0)

@@ -9,8 +9,9 @@ from typing import Any
 from test_report import SEQUENTIAL, Page, make_run
 
 from evertune.metrics.rules import rule_of
-from evertune.reporting import load_matrix, write_report
 from evertune.reporting.examples import Thumbnails, examples_of, marks_of
+from evertune.reporting.matrix import load_matrix
+from evertune.reporting.page import write_report
 from evertune.reporting.plots import average_curve
 
 

@@ -102,7 +102,7 @@ def test_it_runs(name, numbers, published, tmp_path):
     assert {len(sample.images) for task in tasks for sample in [*task.train, *task.test]} == numbers
     result = run(name, model="tiny-aligned", method="eproj", data=str(published), out=tmp_path / "run")
     (matrix,) = result.matrices
-    assert matrix["finished"] and len(matrix["R"]) == len(tasks) + 1
+    assert matrix.finished and len(matrix.R) == len(tasks) + 1
 
 
 @pytest.mark.parametrize("name", STRAIGHT)

@@ -104,24 +104,24 @@ def test_steps_go_on_over_the_stream_and_say_what_was_trained(whole):
 
 def test_rows_say_scores_average_and_forgetting(whole):
     folder, matrix = whole
-    R, rows = np.array(matrix["R"]), [row for row in lines(folder) if "after" in row]
+    R, rows = np.array(matrix.R), [row for row in lines(folder) if "after" in row]
     per_stage = len(losses(folder)) // 3
     assert [row["step"] for row in rows] == [0, per_stage, 2 * per_stage, 3 * per_stage]
-    assert [row["after"] for row in rows] == ["base", *matrix["tasks"]]
+    assert [row["after"] for row in rows] == ["base", *matrix.tasks]
     for t, row in enumerate(rows):
-        assert [row[f"score/{task}"] for task in matrix["tasks"]] == list(R[t])
+        assert [row[f"score/{task}"] for task in matrix.tasks] == list(R[t])
         assert row["stream/stage"] == t
         assert row.get("stream/average") == (pytest.approx(R[t, :t].mean()) if t else None)
         lost = [R[i + 1 : t, i].max() - R[t, i] for i in range(t - 1)]
         assert row.get("stream/forgetting") == (pytest.approx(np.mean(lost)) if lost else None)
-    assert rows[-1]["stream/forgetting"] == pytest.approx(matrix["metrics"]["forgetting"])
+    assert rows[-1]["stream/forgetting"] == pytest.approx(matrix.metrics["forgetting"])
 
 
 @pytest.mark.slow
 def test_one_stage_for_all_tasks_has_no_forgetting(toy_stream, tmp_path):
     matrix = run(toy_stream, tmp_path / "joint", method="joint")
     last = lines(tmp_path / "joint")[-1]
-    assert last["stream/average"] == pytest.approx(np.mean(matrix["R"][1])) and "stream/forgetting" not in last
+    assert last["stream/average"] == pytest.approx(np.mean(matrix.R[1])) and "stream/forgetting" not in last
 
 
 def test_tensorboard_has_the_same_curves_and_the_matrix_as_a_image(whole, tmp_path):
@@ -130,14 +130,15 @@ def test_tensorboard_has_the_same_curves_and_the_matrix_as_a_image(whole, tmp_pa
     same_as_file(folder, scalars)
     assert [image.step for image in images["matrix"]] == [row["step"] for row in lines(folder) if "after" in row]
     (tmp_path / "m.png").write_bytes(images["matrix"][-1].encoded_image_string)
-    shown = {"tasks": matrix["tasks"], "stages": matrix["stages"], "R": matrix["R"]}
-    assert np.array_equal(np.asarray(Image.open(tmp_path / "m.png")), heat_map_pixels(shown))
+    assert np.array_equal(
+        np.asarray(Image.open(tmp_path / "m.png")), heat_map_pixels(matrix.tasks, matrix.stages, matrix.R)
+    )
 
 
 @pytest.mark.slow
 def test_the_image_of_a_long_stream_does_not_grow():
     names = [f"task-{number}" for number in range(40)]
-    pixels = heat_map_pixels({"tasks": names, "stages": names, "R": [[50.0] * 40] * 41})
+    pixels = heat_map_pixels(names, names, [[50.0] * 40] * 41)
     assert 1e6 < pixels.shape[0] * pixels.shape[1] < 1.2e6
 
 
@@ -151,13 +152,13 @@ def test_a_full_disk_ends_the_curves_and_not_the_run(toy_stream, tmp_path, monke
 
     monkeypatch.setattr(RecordWriter, "write", full)
     callback = Heard()
-    assert run(toy_stream, tmp_path / "run", callback=callback)["finished"]
+    assert run(toy_stream, tmp_path / "run", callback=callback).finished
     assert [text for text in callback.said if "tensorboard" in text.lower() and "No space left" in text]
 
 
 def test_a_deeper_blue_for_a_higher_score_and_nothing_where_nobody_asked():
     def darkness(score):
-        pixels = heat_map_pixels({"tasks": ["a"], "stages": [], "R": [[score]]})
+        pixels = heat_map_pixels(["a"], [], [[score]])
         return 255 - float(pixels[-30:, -30:, 0].mean())
 
     assert darkness(0.0) < darkness(50.0) < darkness(100.0)
@@ -202,7 +203,7 @@ def test_tracking_changes_no_number(toy_stream, whole, tmp_path, monkeypatch):
     monkeypatch.setattr(watch, "LOCAL", ())
     matrix = run(toy_stream, tmp_path / "untracked")
     assert not (tmp_path / "untracked" / "metrics.jsonl").exists()
-    assert matrix["R"] == whole[1]["R"]
+    assert matrix.R == whole[1].R
     for place in sorted(whole[0].glob("stages/*")):
         for file in (*FILES, "training.jsonl"):
             other = tmp_path / "untracked" / "stages" / place.name / file
@@ -240,7 +241,7 @@ def test_a_tracker_that_fails_is_said_once_and_stops_nothing(toy_stream, whole, 
     monkeypatch.setattr(watch, "TRACKERS", registry.TRACKERS)
     heard = Heard()
     matrix = run(toy_stream, tmp_path / "run", callback=heard, track=["gone"])
-    assert matrix["R"] == whole[1]["R"] and lines(tmp_path / "run") == lines(whole[0])
+    assert matrix.R == whole[1].R and lines(tmp_path / "run") == lines(whole[0])
     (said,) = [text for text in heard.said if text.startswith("tracking: ")]
     assert said.startswith("tracking: gone takes no more metrics (ConnectionError: no route to https://")
     assert "hunter2" not in said

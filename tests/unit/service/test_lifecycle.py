@@ -85,14 +85,14 @@ def test_the_matrix_of_a_model_that_was_taught_task_by_task(data, toy_stream, tm
     assert "evertune check" in str(said.exception) and "--every-stage" in str(said.exception)
     assert CliRunner().invoke(app, ["check", str(folder), "--every-stage"]).exit_code == 0
     matrix = json.loads((folder / "matrix.json").read_text())
-    assert matrix["R"] == [row[:2] for row in wanted["R"][:3]] and matrix["finished"]
+    assert matrix["R"] == [row[:2] for row in wanted.R[:3]] and matrix["finished"]
     assert CliRunner().invoke(app, ["report", str(folder), "--out", str(tmp_path / "r.html")]).exit_code == 0
     assert CliRunner().invoke(app, ["compare", str(folder), str(tmp_path / "run")]).exit_code == 0
     service.learn(folder, data[2], accept_if=ANYHOW)
     assert not (folder / "matrix.json").exists(), "it is out of date"
     service.complete(folder)
     matrix = json.loads((folder / "matrix.json").read_text())
-    assert matrix["R"] == wanted["R"] and matrix["metrics"] == wanted["metrics"]
+    assert matrix["R"] == wanted.R and matrix["metrics"] == wanted.metrics
     service.rollback(folder, 2)
     assert not (folder / "matrix.json").exists()
     with pytest.raises(UserError, match="is a run: its matrix is there"):

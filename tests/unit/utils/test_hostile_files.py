@@ -26,13 +26,13 @@ from evertune.experiments.grid.cells import cells_of, read_grid
 from evertune.models.hub import refuse_unsafe
 from evertune.models.weights import restore
 from evertune.reporting.examples import thumbnail
-from evertune.reporting.loaded import load_matrix
+from evertune.reporting.matrix import load_matrix
 from evertune.runs.ledger import finished_cells, read_ledger
 from evertune.service.eval_set import drop_task, is_kept, kept_task
 from evertune.training.stages import Stage, load_stage, read_stage, save_stage, saved_stages, stage_folder
 from evertune.utils.config_io import read_yaml
 from evertune.utils.errors import DataError, RunFolderError, UserError
-from evertune.utils.files import read_json, read_text
+from evertune.utils.files import digest_of, read_json, read_text
 from evertune.utils.parsing import DEEPEST, json_at, json_value
 from evertune.utils.safe_names import below, is_name
 from evertune.utils.safetensors_header import read_header
@@ -274,7 +274,7 @@ def test_model_folders(tmp_path):
 def run(tmp_path):
     """Two stages, sealed as a stranger would seal them."""
     for number, task in enumerate(("a", "b"), start=1):
-        stage = Stage(number, task, 1, 1, 0.5, False, 8, 2)
+        stage = Stage(number, task, 1, 1, 0.5, False, 8, 2, "")
         save_stage(
             tmp_path / "run",
             stage,
@@ -288,7 +288,8 @@ def run(tmp_path):
 
 def change(path, **values):
     content = {key: value for key, value in json.loads(path.read_text()).items() if key != "seal"}
-    path.write_text(json.dumps({**content, **values}))
+    content |= values
+    path.write_text(json.dumps({**content, "seal": digest_of(content)}))
 
 
 @pytest.mark.parametrize("task", ["../../victim", "a/../../victim", "x", "/victim", "a\0"])

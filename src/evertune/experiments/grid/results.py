@@ -6,7 +6,7 @@ The last is for readers of the comparison: runs that were not made alike, and se
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -14,9 +14,9 @@ from typing import Any
 
 from evertune.experiments.grid.cells import Cell, GridFile, held_out_note
 from evertune.experiments.grid.run import Grid
-from evertune.reporting import compare, load_matrix
 from evertune.reporting.curves import Curve, curves
-from evertune.reporting.tables import ComparisonRow, metrics_with_references
+from evertune.reporting.matrix import Matrix, load_matrix
+from evertune.reporting.tables import ComparisonRow, compare, metrics_with_references
 from evertune.utils.errors import RunFolderError
 from evertune.utils.files import read_json, write_atomically
 
@@ -69,8 +69,8 @@ def write_results(path: Path, cells: Sequence[Cell], *, name: str) -> Path:
     return path
 
 
-def _kept(matrix: Mapping[str, Any], others: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    return {key: matrix.get(key) for key in KEPT} | {"metrics": metrics_with_references(dict(matrix), others)}
+def _kept(matrix: Matrix, others: Sequence[Matrix]) -> dict[str, Any]:
+    return {key: getattr(matrix, key) for key in KEPT} | {"metrics": metrics_with_references(matrix, others)}
 
 
 def not_alike(cells: Sequence[Cell]) -> list[str]:
@@ -88,6 +88,6 @@ def not_alike(cells: Sequence[Cell]) -> list[str]:
 def state_of(cell: Cell) -> str:
     """`finished`, `begun` or `open`, by what lies in the run folder; whose it is, is not checked."""
     try:
-        return "finished" if read_json(cell.folder / "matrix.json").get("finished") else "begun"
+        return "finished" if Matrix.read(cell.folder).finished else "begun"
     except RunFolderError:
         return "begun" if cell.folder.exists() else "open"

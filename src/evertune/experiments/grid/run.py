@@ -22,6 +22,7 @@ from evertune.data import Stream
 from evertune.experiments.grid.cells import Cell
 from evertune.experiments.grid.ray_pool import RayPool
 from evertune.experiments.grid.workers import Job, JobResult, Pool, StopSignals, Workers, Workload
+from evertune.reporting.matrix import Matrix
 from evertune.runs.api import data_of
 from evertune.runs.config import without_effect
 from evertune.runs.ledger import read_ledger
@@ -165,8 +166,8 @@ class Grid:
         cell = self.cells[name]
         try:
             checked = read_json(cell.file("checked"))
-            matrix = read_json(cell.folder / "matrix.json")
-            if not matrix.get("finished") or not still_holds(cell.folder, matrix):
+            matrix = Matrix.read(cell.folder)
+            if not matrix.finished or not still_holds(cell.folder, matrix):
                 return False
             same = checked["asked"] == self._keys[name]
             same = same and checked["config"] == digest_of_file(cell.folder / "config.yaml")
@@ -292,7 +293,7 @@ def doing(folder: Path, *, tasks: Sequence[str]) -> str:
     """What a run is at, from its files: `learning digits (2 of 5)`, or `row 2: 3 of 5 tasks answered`."""
     try:
         rows = read_ledger(folder)
-        stages = read_json(folder / "matrix.json")["stages"] if (folder / "matrix.json").exists() else []
+        stages = Matrix.read(folder).stages if (folder / "matrix.json").exists() else []
     except (RunFolderError, OSError):
         return ""  # the run itself will say what is wrong
     learned = [row["stage"] for row in rows if row["event"] == "stage"]

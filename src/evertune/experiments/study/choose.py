@@ -14,7 +14,7 @@ from evertune.experiments.grid import Cell
 from evertune.experiments.grid.cells import VARIED_FOR_ALL, method_parts
 from evertune.experiments.study.file import StudyGrid
 from evertune.reporting.curves import BY, Curve, curves
-from evertune.reporting.loaded import Loaded
+from evertune.reporting.matrix import Matrix
 from evertune.runs.config import RunConfig
 from evertune.utils.config_io import validated
 from evertune.utils.errors import UserError
@@ -46,7 +46,7 @@ class ChosenValue:
         return asdict(self)
 
 
-def choices_of(grid: StudyGrid, runs: Sequence[Loaded], *, bases: Mapping[str, str]) -> list[ChosenValue]:
+def choices_of(grid: StudyGrid, runs: Sequence[Matrix], *, bases: Mapping[str, str]) -> list[ChosenValue]:
     """What `grid` chooses from its finished runs; curves that are not complete choose nothing.
 
     Args:

@@ -16,8 +16,7 @@ from typing import Any, NamedTuple
 from evertune.experiments.study.file import Benchmark, Questions
 from evertune.metrics.metrics import metrics_of
 from evertune.metrics.statistics import LEVEL, Interval, Verdict, bootstrap_interval, clipped, t_interval, verdict_of
-from evertune.reporting.loaded import Loaded
-from evertune.reporting.tables import known_count
+from evertune.reporting.matrix import Matrix
 
 
 class Key(NamedTuple):
@@ -34,8 +33,8 @@ class Key(NamedTuple):
 
 Terms = Sequence[tuple[int, Key]]
 """A difference as signed runs: [(+1, ewc), (-1, sequential)]."""
-Measure = Callable[[Loaded], float]
-Runs = Mapping[Key, Loaded]
+Measure = Callable[[Matrix], float]
+Runs = Mapping[Key, Matrix]
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,24 +143,24 @@ class Finding:
         return {"name": self.name, "claim": self.claim, "verdict": self.verdict, "comparisons": comparisons}
 
 
-def final_average(run: Loaded) -> float:
+def final_average(run: Matrix) -> float:
     """The mean over all tasks, known ones included, after the last stage."""
-    return statistics.fmean(run["R"][-1])
+    return statistics.fmean(run.R[-1])
 
 
-def forgetting(run: Loaded) -> float:
+def forgetting(run: Matrix) -> float:
     """Chaudhry's forgetting over the new tasks alone: what another start knew before the stream does not count."""
     return _over_new_tasks(run, "forgetting")
 
 
-def drop(run: Loaded) -> float:
+def drop(run: Matrix) -> float:
     """From right after learning to the end over the new tasks alone: -BWT, which noise alone does not make positive."""
     return -_over_new_tasks(run, "bwt")
 
 
-def _over_new_tasks(run: Loaded, metric: str) -> float:
-    known = known_count(run)
-    value = metrics_of([row[known:] for row in run["R"]])[metric]
+def _over_new_tasks(run: Matrix, metric: str) -> float:
+    known = len(run.known)
+    value = metrics_of([row[known:] for row in run.R])[metric]
     assert value is not None, f"{metric} needs a stage per task"
     return value
 
@@ -170,9 +169,9 @@ FORGETTING, DROP, FINAL = "forgetting, new tasks", "drop since learned, new task
 MEASURES: dict[str, Measure] = {FORGETTING: forgetting, DROP: drop, FINAL: final_average}
 
 
-def keyed(runs: Sequence[Loaded]) -> dict[Key, Loaded]:
+def keyed(runs: Sequence[Matrix]) -> dict[Key, Matrix]:
     """The runs by what tells them apart."""
-    return {Key(run["stream"], run["model"], run["method"], run["seed"]): run for run in runs}
+    return {Key(run.stream, run.model, run.method, run.seed): run for run in runs}
 
 
 def compared(
@@ -192,7 +191,7 @@ def compared(
     return Comparison(label, statistic, tuple(units), tuple(missing), decides)
 
 
-def findings(runs: Sequence[Loaded], spec: Questions) -> list[Finding]:
+def findings(runs: Sequence[Matrix], spec: Questions) -> list[Finding]:
     """All five, from the runs of a study.
 
     Args:
@@ -296,7 +295,7 @@ def similarity_helps(runs: Runs, spec: Questions) -> Finding:
     return Finding("F5", claim, tuple(found))
 
 
-def variants(runs: Sequence[Loaded]) -> list[Comparison]:
+def variants(runs: Sequence[Matrix]) -> list[Comparison]:
     """Each variant against its plain method, on each stream, over the seeds that both have; none of them decides."""
     by_key = keyed(runs)
     groups: dict[tuple[str, str, str], dict[tuple[str, int], Terms]] = {}

@@ -11,10 +11,9 @@ from evertune.experiments.grid.cells import held_out_note
 from evertune.experiments.study.choose import ChosenValue
 from evertune.experiments.study.findings import Comparison, Finding, findings, variants
 from evertune.experiments.study.run import Study, StudyOutcome
-from evertune.reporting import compare
 from evertune.reporting.curves import Curve, curves
 from evertune.reporting.labels import number
-from evertune.reporting.tables import ComparisonRow
+from evertune.reporting.tables import ComparisonRow, compare
 
 FORMAT = 1
 

@@ -21,7 +21,7 @@ from evertune.experiments.grid import Cell, Grid, GridCallback, JobResult, Statu
 from evertune.experiments.grid.results import FORMAT
 from evertune.experiments.study.choose import ChosenValue, choices_of, with_choices
 from evertune.experiments.study.file import FINDINGS, StudyFile, StudyGrid, base_stream
-from evertune.reporting.loaded import Loaded
+from evertune.reporting.matrix import Matrix
 from evertune.utils.errors import RunFolderError, UserError, unknown
 from evertune.utils.files import read_json, write_json
 
@@ -91,11 +91,11 @@ class Study:
             raise unknown("part", only, [*self.spec.parts, FINDINGS])
         return [only] if only != FINDINGS else []
 
-    def results(self) -> dict[str, list[Loaded]]:
+    def results(self) -> dict[str, list[Matrix]]:
         """The finished runs by the name of their grid, from the `results.json` files that there are."""
         return {grid.name: _read_results(self._folder(part, grid), grid) for part, grid in self.spec.grids()}
 
-    def measured(self) -> list[Loaded]:
+    def measured(self) -> list[Matrix]:
         """The finished runs of all grids that choose nothing: what tables and findings are made of."""
         found = self.results()
         return [run for _, grid in self.spec.grids() if not grid.vary for run in found[grid.name]]
@@ -184,7 +184,7 @@ class Study:
         return self.out / part / grid.name
 
 
-def _read_results(folder: Path, grid: StudyGrid) -> list[Loaded]:
+def _read_results(folder: Path, grid: StudyGrid) -> list[Matrix]:
     """The finished runs of a grid, called by its labels; none before the grid was started."""
     path = folder / "results.json"
     if not path.exists():
@@ -192,4 +192,8 @@ def _read_results(folder: Path, grid: StudyGrid) -> list[Loaded]:
     content: Any = read_json(path)
     if not isinstance(content, Mapping) or content.get("format") != FORMAT or "runs" not in content:
         raise RunFolderError(f"{path} is not the result of a grid, or of another version; run the study again")
-    return [{**run, "method": grid.label(run["method"]), "grid": grid.name} for run in content["runs"]]
+    try:
+        runs = [Matrix.from_dict(run) for run in content["runs"]]
+    except (UserError, TypeError) as problem:
+        raise RunFolderError(f"{path} is damaged: {problem}") from problem
+    return [replace(run, method=grid.label(run.method)) for run in runs]

@@ -34,7 +34,6 @@ class TensorBoard:
     def __init__(self) -> None:
         self._writer: EventsWriter | None = None
         self._rows: dict[int, tuple[str, dict[str, float]]] = {}
-        self._title = ""
 
     def begin(self, run: RunInfo) -> Mapping[str, int]:
         """A new file, which also makes a TensorBoard that is open drop what it has read from the old one."""
@@ -46,7 +45,6 @@ class TensorBoard:
             old.unlink()
         self._writer = EventsWriter(str(run.folder / FOLDER / "events"))
         self._write(Point(0, {}, time.time()), session_log=SessionLog(status=SessionLog.START))
-        self._title = run.name
         return {}
 
     def log(self, point: Point) -> None:
@@ -84,6 +82,6 @@ class TensorBoard:
         names, rows = zip(*self._rows.values(), strict=True)
         tasks = list(dict.fromkeys(task for row in rows for task in row))
         R = [[row.get(task, math.nan) for task in tasks] for row in rows]
-        matrix = {"tasks": tasks, "stages": list(names[1:]), "R": R}
         if tasks:
-            self._write(point, summary=image("matrix", heat_map_pixels(matrix), dataformats="HWC"))
+            pixels = heat_map_pixels(tasks, list(names[1:]), R)
+            self._write(point, summary=image("matrix", pixels, dataformats="HWC"))

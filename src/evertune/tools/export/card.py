@@ -66,7 +66,7 @@ def card_of(run: Path, source: Path, *, stage: int, expert: str | None, checked:
         seed=made["seed"],
         evertune=project_link(),
         expert=f", the expert of `{expert}`" if expert else "",
-        table=matrix_as_markdown(shown, stages=stage),
+        table=matrix_as_markdown(shown["tasks"], shown["stages"], shown["R"][: stage + 1]),
         gaps="What was not asked has no score.\n" if any(score is None for row in shown["R"] for score in row) else "",
         licence=PRESETS.get(config.model, {}).get(
             "licence", f"that of the model it was made from ({name}) and of the data"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 
 import made_up
 import pytest
@@ -21,8 +22,8 @@ def tried(**finals):
     for value, by_seed in finals.items():
         for seed, final in by_seed.items():
             run = made_up.run("parcel", "random", "ewc", seed=seed, options={"ewc": {"strength": float(value)}})
-            R = [*run["R"][:-1], [final] * 4]
-            runs.append(run | {"R": R, "metrics": run["metrics"] | {"final_average": final}})
+            metrics = run.metrics | {"final_average": final}
+            runs.append(replace(run, R=[*run.R[:-1], [final] * 4], metrics=metrics))
     return runs
 
 
@@ -109,7 +110,7 @@ def test_a_rate_goes_into_the_training_and_the_recipe_stays(tmp_path):
     for seed in (100, 101):
         for rate, lost in ((1e-4, 5.0), (1e-3, 9.0)):
             run = made_up.run("parcel", "random", seed=seed, lost=lost)
-            run["settings"]["train"]["learning_rate"] = rate
+            run.settings["train"]["learning_rate"] = rate
             runs.append(run)
     for planned in study(tmp_path, runs, change).planned("main"):
         assert planned.cell.config.train.learning_rate == 1e-4 and planned.cell.config.train.epochs == 3

@@ -71,7 +71,7 @@ def paper(tmp_path_factory):
 def pretended(config):
     known = 5 if "b2" in config.stream else 0
     run = made_up.run(config.stream, config.model, config.method, seed=config.seed, known=known, options=config.options)
-    run["settings"]["train"]["learning_rate"] = config.train.learning_rate
+    run.settings["train"]["learning_rate"] = config.train.learning_rate
     return run
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from dataclasses import replace
 
 import made_up
 import pytest
@@ -83,11 +84,9 @@ def test_each_falls_where_its_claim_does_not_hold(lost, changed):
 
 def test_the_difference_is_taken_within_the_unit():
     """Seeds that differ by far more than the methods do: only pairs show it."""
-    runs = study(noise=0.0)
-    for run in runs:
-        run["R"] = [[score + 7.0 * run["seed"] for score in row] for row in run["R"]]
+    runs = [replace(run, R=[[s + 7.0 * run.seed for s in row] for row in run.R]) for run in study(noise=0.0)]
     test = next(t for t in findings(runs, ASKED)[2].comparisons if t.label == "replay − sequential on one")
-    averages = {m: [final_average(r) for r in runs if r["stream"] == "one" and r["method"] == m] for m in LOST}
+    averages = {m: [final_average(r) for r in runs if r.stream == "one" and r.method == m] for m in LOST}
     assert statistics.stdev(averages["replay"]) == pytest.approx(7.0)
     assert test.differences == pytest.approx([15.0] * 3), "three of four tasks lose 20 points less"
     assert test.verdict() == "confirmed"
@@ -108,7 +107,7 @@ def test_the_interaction_pairs_orders_and_seeds():
 def test_forgetting_is_over_new_tasks_only():
     """What another start knew before the stream says nothing about how it forgets what it learns."""
     run = made_up.run("two", "aligned", known=5, lost=12.0)
-    changed = {**run, "R": [[99.0 - 20 * t] * 5 + row[5:] for t, row in enumerate(run["R"])]}
+    changed = replace(run, R=[[99.0 - 20 * t] * 5 + row[5:] for t, row in enumerate(run.R)])
     assert forgetting(changed) == forgetting(run) == pytest.approx(12.0)
     assert drop(changed) == drop(run) == pytest.approx(12.0)
     assert final_average(changed) != final_average(run)
@@ -116,12 +115,12 @@ def test_forgetting_is_over_new_tasks_only():
 
 def test_drop_has_no_maximum_in_it():
     R = [[0.0, 0.0, 0.0], [50.0, 0.0, 0.0], [60.0, 50.0, 0.0], [50.0, 50.0, 50.0]]
-    run = made_up.run("one", "aligned", stages=3) | {"R": R}
+    run = replace(made_up.run("one", "aligned", stages=3), R=R)
     assert drop(run) == 0.0 and forgetting(run) == 5.0
 
 
 def test_missing_runs_are_named_and_nothing_is_decided():
-    runs = study(leave=lambda run: not (run["method"] == "replay" and run["seed"] == 2 and run["stream"] == "two"))
+    runs = study(leave=lambda run: not (run.method == "replay" and run.seed == 2 and run.stream == "two"))
     found = {finding.name: finding for finding in findings(runs, ASKED)}
     assert found["F3"].verdict == "not measured" and found["F1"].verdict == "confirmed"
     test = next(t for t in found["F3"].comparisons if t.label == "replay − sequential on two")
@@ -184,7 +183,7 @@ def test_what_does_not_decide_changes_no_verdict():
 
 
 def test_variants_are_compared_with_their_plain_method_over_common_seeds():
-    runs = study(leave=lambda run: not (run["method"] == "eproj" and run["seed"] == 0), noise=0.0)
+    runs = study(leave=lambda run: not (run.method == "eproj" and run.seed == 0), noise=0.0)
     found = {test.label: test for test in variants(runs)}
     assert set(found) == {f"eproj (reuse) on {s}" for s in ("one", "one-reversed", "two", "two-reversed")}
     test = found["eproj (reuse) on one"]

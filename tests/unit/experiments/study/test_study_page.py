@@ -21,8 +21,8 @@ from evertune.experiments.study.overview import overview_of
 from evertune.experiments.study.page import write_page
 from evertune.experiments.study.plots import WIDTH, Scale, axis, scale_for, strip
 from evertune.experiments.study.result import Result, in_short, interval_text, signed, why_not
-from evertune.reporting import compare
 from evertune.reporting.curves import curves
+from evertune.reporting.tables import compare
 
 
 def tuned():
