@@ -63,10 +63,9 @@ class GridView(GridCallback):
 
 def show_grid(console: Console, result: Summary) -> None:
     """The comparison of all finished runs, the curves, what failed and where the results are."""
-    if result.rows:
-        console.print(rich_table(result.rows))
-    for curve in result.curves:
-        console.print(rich_curve(curve))
+    for table in [*([rich_table(result.rows)] if result.rows else []), *map(rich_curve, result.curves)]:
+        console.print()
+        console.print(table)
     for note in result.notes:
         console.print(f"[yellow]note[/yellow]  {escape(note)}", highlight=False)
     if result.failed:

@@ -98,7 +98,7 @@ def _list_cells(cells: list[Cell], *, as_json: bool) -> None:
         return
     for row in rows:
         print(f"{row['state']:<9} {row['run']}")
-    print(f"\n{_said_together(totals_of(cells))}")
+    make_console().print(f"\n{_said_together(totals_of(cells))}", highlight=False, markup=False)
 
 
 def _said_together(totals: Totals) -> str:
@@ -114,5 +114,5 @@ def _said_together(totals: Totals) -> str:
         )
     if totals.seconds == 0:
         return said
-    left = f"{duration(totals.seconds)} of computing, {size(totals.stored_bytes)} of disk"
+    left = f"{duration(totals.seconds)} of training and answering, {size(totals.stored_bytes)} of disk"
     return f"{said}. Left, by the finished ones: {left}"

@@ -32,7 +32,7 @@ def test_runs_left_take_what_finished_ones_of_their_kind_took(tmp_path):
     sizes = [(each.folder / "matrix.json").stat().st_size for each in (cells[0], cells[1], cells[3])]
     assert found.stored_bytes == pytest.approx(sum(sizes[:2]) / 2 + sum(sizes) / 3)
     assert _said_together(found).startswith(
-        "5 runs: 3 finished, 2 open. Left, by the finished ones: 58.3 s of computing"
+        "5 runs: 3 finished, 2 open. Left, by the finished ones: 58.3 s of training"
     )
 
 

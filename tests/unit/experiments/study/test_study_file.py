@@ -196,7 +196,9 @@ def test_the_command_lists_and_evaluates_without_starting_a_run(tmp_path, capsys
     name, out = write(tmp_path), tmp_path / "out"
     code, said, errors = evertune("study", name, "--out", out, "--dry-run", capsys=capsys)
     assert code == 0, errors
-    assert said.split("\n\n")[0].splitlines() == [
+    *lines, empty, together = said.splitlines()
+    assert empty == "" and together.startswith("4 runs: 4 open. Hours and disk: ")
+    assert lines == [
         *(
             "open      strengths/parcel-random/ewc,strength=1/s100",
             "open      strengths/parcel-random/ewc,strength=10/s100",
