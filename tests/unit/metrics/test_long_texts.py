@@ -42,7 +42,11 @@ def test_cells_without_end(tmp_path):
     """A cell of 130,000 digits took 56 s where commas may be decimal; one of 131,073 characters was a traceback."""
     digits = "1" * 60_000
     refused(tmp_path, f"50;60\n{digits};70\n", r"m.csv:2: a cell of 60,000 characters; at most 1,000")
-    refused(tmp_path, f"50,60\n{digits * 3},70\n", r"m.csv(:2: a cell of 180,000|: not a table behind line 1 \(field larger than)")
+    refused(
+        tmp_path,
+        f"50,60\n{digits * 3},70\n",
+        r"m.csv(:2: a cell of 180,000|: not a table behind line 1 \(field larger than)",
+    )
     refused(tmp_path, f"50 60\n{digits * 3} 70\n", r"m.csv:2: a cell of 180,000 characters")
     refused(tmp_path, "1," * 1_000_001, r"m.csv: more than 1,000,000 cells: that is no matrix of scores")
     refused(tmp_path, "1 " * 1_000_001, r"m.csv: more than 1,000,000 cells")
