@@ -108,7 +108,7 @@ def test_the_page_about_data_shows_what_check_says(stream, capsys, monkeypatch):
         main()
     assert not end.value.code
     said = capsys.readouterr().out
-    for line in ("training rows   test rows   images", "what                 29           7       36"):
+    for line in ("training rows  test rows  images", "what                29          7      36"):
         assert line in shown and line in said
     findings = [line.replace(stream.parent.name, "my-photos") for line in said.splitlines() if "taught by" in line]
     assert len(findings) == 5 and all(line in shown for line in findings[:2])

@@ -70,7 +70,7 @@ def test_what_others_say_is_cleaned_where_it_is_said(secrets, tmp_path, monkeypa
         assets.unpacked("@iconify-json/noto")
     assert "127.0.0.1:9" in str(raised.value) and not found_in(str(raised.value))
 
-    def fails():
+    def fails(**_):
         raise UserError(f"somebody said: {SECRETS['MLFLOW_TRACKING_URI']} {SECRETS['HF_TOKEN']} ?api_key=abc123456")
 
     monkeypatch.setattr(cli, "app", fails)

@@ -105,7 +105,7 @@ def main() -> None:
         sys.exit(1)
     except SystemExit as end:
         if end.code == STOPPED:
-            _say_ended(getattr(end, "said", "stopped by SIGTERM"))
+            _say_ended(getattr(end, "message", "stopped by SIGTERM"))
         raise
     except Exception as problem:
         _refuse_usage(problem)

@@ -16,7 +16,7 @@ from evertune.assets import Progress
 from evertune.data import Stream, Task, load_stream
 from evertune.reporting.matrix import Matrix
 from evertune.runs.config import RunConfig, beside, spelled_out, with_settings, without_effect
-from evertune.runs.run_folder import FINGERPRINTS, begin, finished_matrix, identity_of
+from evertune.runs.run_folder import FINGERPRINTS, begin, finished_matrix, identity_of, run_folders
 from evertune.runs.runner import Callback, follow_stream, more_tasks, run_stream
 from evertune.training.run_origin import read_identity
 from evertune.utils import distributed
@@ -299,11 +299,6 @@ def data_of(config: RunConfig, *, decode: bool = False, progress: Progress | Non
 def out_folder(config: RunConfig, stream: Stream) -> Path:
     """Where the run is written."""
     return Path(config.out) if config.out else Path("runs") / f"{stream.name}-{Path(config.model).name}-s{config.seed}"
-
-
-def run_folders(base: Path, specs: Sequence[str]) -> dict[str, Path]:
-    """The folder of each method: `base` itself when there is only one."""
-    return {spec: base if len(specs) == 1 else base / spec for spec in specs}
 
 
 def training_of(config: RunConfig) -> Training:

@@ -7,7 +7,7 @@ get more tasks at its end: the run continues with them.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -150,3 +150,8 @@ def begin(folder: Path, identity: Mapping[str, Any]) -> None:
     path = folder / "config.yaml"
     if not path.exists() or added_tasks(folder, identity) or _is_elsewhere(read_identity(folder), identity):
         write_atomically(path, yaml.safe_dump({"format": FORMAT, **identity}, sort_keys=False, allow_unicode=True))
+
+
+def run_folders(base: Path, specs: Sequence[str]) -> dict[str, Path]:
+    """The folder of each method: `base` itself when there is only one."""
+    return {spec: base if len(specs) == 1 else base / spec for spec in specs}
