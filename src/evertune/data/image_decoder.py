@@ -1,12 +1,13 @@
 """Decode images; and the process that decodes those whose header does not tell what they cost.
 
-`evertune.data.images` calls `DECODE` for ordinary JPEG and PNG, and starts this file as a worker for everything else: a
-TIFF tile, a GIF comment or an AVIF frame can take any amount of memory or time, whatever the header says of the size.
+`evertune.data.images` calls `decoded` for ordinary JPEG, PNG and WebP, and starts this file as a worker for everything
+else: a TIFF tile, a GIF comment or an AVIF frame can take any amount of memory or time, whatever the header says.
 Imports nothing of evertune. The limits are the system's: memory by the size of file and image, and CPU time.
 """
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import resource
@@ -14,6 +15,8 @@ import signal
 import sys
 import threading
 import warnings
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +64,7 @@ def described(content: bytes) -> dict[str, Any]:
 def measured(content: bytes) -> dict[str, Any]:
     """`width` and `height` as `rgb` gives it."""
     with _header(content) as image:
-        _refuse_bomb(*image.size)  # for the orientation of a PNG Pillow decodes it
+        _accept(*image.size)  # for the orientation of a PNG Pillow decodes it
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
         width, height = (image.height, image.width) if turned else image.size
         return {"width": width, "height": height}
@@ -108,7 +111,7 @@ def decoded(action: str, content: bytes, **options: Any) -> Any:
 def _upright(content: bytes, *, draft: int = 0) -> Image.Image:
     """The decoded image in its own mode; with `draft`, of a large JPEG a smaller one that is at least so wide."""
     with _header(content) as image:
-        _refuse_bomb(*image.size)
+        _accept(*image.size)
         if draft:
             image.draft("RGB", (draft, draft))
         image.load()
@@ -117,10 +120,19 @@ def _upright(content: bytes, *, draft: int = 0) -> Image.Image:
         return image.transpose(turn) if turn is not None else image
 
 
-def _refuse_bomb(width: int, height: int) -> None:
+def _accept(width: int, height: int) -> None:
+    """Refuse an image of too many pixels; a worker may take what others need from here on."""
     if width * height > MOST_PIXELS:
         complaint = f"has {width} x {height} pixels; at most {MOST_PIXELS:,} are decoded: make it smaller"
         raise ImageError(complaint, "image too large")
+    _on_size(width * height)
+
+
+def _no_limit(_pixels: int) -> None:
+    pass
+
+
+_on_size: Callable[[int], None] = _no_limit
 
 
 def _header(content: bytes) -> Image.Image:
@@ -165,7 +177,11 @@ def _limit(memory: int, seconds: float) -> None:
 
 
 def _canvas(content: bytes) -> int:
-    """Pixels of a WebP, whose decoder takes memory for them before it tells its size; 0 for other formats."""
+    """Pixels of a WebP, whose decoder takes memory for them before it tells its size; 0 for other formats.
+
+    Raises:
+        ImageError: they are too many.
+    """
     if content[:4] != b"RIFF" or content[8:12] != b"WEBP":
         return 0
     if content[12:16] == b"VP8X":
@@ -175,22 +191,22 @@ def _canvas(content: bytes) -> int:
         width, height = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
     else:
         width, height = (int.from_bytes(content[at : at + 2], "little") & 0x3FFF for at in (26, 28))
-    _refuse_bomb(width, height)
+    _accept(width, height)
     return width * height
 
 
 def _reply(request: dict[str, Any], content: bytes) -> tuple[dict[str, Any], bytes]:
-    size = len(content)
+    global _on_size  # noqa: PLW0603  this process answers one request at a time
+    spare = SPARE + PER_BYTE * len(content)
+
+    def allow(pixels: int) -> None:
+        seconds = SECONDS + SECONDS_PER_BYTE * len(content) + SECONDS_PER_PIXEL * pixels
+        _limit(spare + PER_PIXEL * pixels, seconds)
+
     try:
-        _limit(SPARE + PER_BYTE * size + PER_PIXEL * _canvas(content), HEADER_SECONDS)
-        head: dict[str, Any] = decoded("described", content)
-        if request["action"] == "described":
-            return head, b""
-        pixels = min(head["width"] * head["height"], MOST_PIXELS)
-        _limit(
-            SPARE + PER_BYTE * size + PER_PIXEL * pixels,
-            SECONDS + SECONDS_PER_BYTE * size + SECONDS_PER_PIXEL * pixels,
-        )
+        _on_size = _no_limit
+        _limit(spare + PER_PIXEL * _canvas(content), HEADER_SECONDS)
+        _on_size = allow
         found = decoded(request["action"], content, **request["options"])
         if isinstance(found, dict):
             return found, b""
@@ -209,6 +225,9 @@ def main() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGPROF,))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    for pipe in (sys.stdin, sys.stdout):
+        with suppress(OSError, AttributeError):  # Linux: fewer changes between the processes
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 1 << 20)
     Image.init()
     if avif := sys.modules.get("PIL.AvifImagePlugin"):  # each of its threads would take 8 MiB for its stack
         vars(avif)["DEFAULT_MAX_THREADS"] = 1

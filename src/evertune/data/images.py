@@ -1,8 +1,8 @@
 """Open an image, the same way in training and in evaluation, under limits that a hostile file can't pass.
 
 As a person sees it: EXIF rotation applied, transparency on white, the first frame of an animation, CMYK, palette and
-16-bit images as 8-bit RGB. What is too large is refused from its header, before a pixel is decoded. Ordinary JPEG and
-PNG are decoded in this process, everything else in a process of limited memory and time (`image_decoder.py`).
+16-bit images as 8-bit RGB. What is too large is refused from its header, before a pixel is decoded. Ordinary JPEG,
+PNG and WebP are decoded in this process, everything else in a process of limited memory and time (`image_decoder.py`).
 """
 
 from __future__ import annotations

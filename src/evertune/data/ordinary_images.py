@@ -1,9 +1,11 @@
-"""JPEG and PNG whose structure bounds what it costs to decode them by what their header says.
+"""JPEG, PNG and lossy WebP whose structure bounds what it costs to decode them by what their header says.
 
-They are decoded in this process; everything else, and every unusual JPEG or PNG, in a process with limits.
+They are decoded in this process; everything else, and every unusual JPEG, PNG or WebP, in a process with limits.
 """
 
 from __future__ import annotations
+
+from evertune.data.image_decoder import MOST_PIXELS
 
 MOST_SEGMENTS = 512
 """Of a JPEG before its first scan: a colour profile has up to 255."""
@@ -21,10 +23,13 @@ EXIF_AS_TEXT = b"Raw profile type"
 
 
 def is_ordinary(content: bytes) -> bool:
-    """Whether a file's content is a JPEG or PNG that takes no more than its header says; decodes nothing."""
+    """Whether this is a JPEG, PNG or lossy WebP that takes no more than its header says; decodes nothing."""
     if content.startswith(b"\xff\xd8"):
         return _is_ordinary_jpeg(content)
-    return content.startswith(b"\x89PNG\r\n\x1a\n") and _is_ordinary_png(content)
+    if content.startswith(b"\x89PNG\r\n\x1a\n"):
+        return _is_ordinary_png(content)
+    width, height = (int.from_bytes(content[at : at + 2], "little") & 0x3FFF for at in (26, 28))
+    return content.startswith(b"RIFF") and content[8:16] == b"WEBPVP8 " and width * height <= MOST_PIXELS
 
 
 def _is_ordinary_jpeg(content: bytes) -> bool:

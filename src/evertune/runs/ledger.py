@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from evertune.utils.errors import RunFolderError
-from evertune.utils.files import digest_of_file, read_text
+from evertune.utils.files import has_digest, read_text
 from evertune.utils.parsing import json_value, written_lines
+from evertune.utils.regular_files import MOST_TEXT
 from evertune.utils.safe_names import below
 
 FILE = "ledger.jsonl"
@@ -69,7 +70,7 @@ def finished_cells(folder: Path) -> dict[tuple[int, str], dict[str, Any]]:
     cells: dict[tuple[int, str], dict[str, Any]] = {}
     for key, row in cells_of(read_ledger(folder)).items():
         path = below(folder, row["cell"]["answers"])
-        if path.is_file() and digest_of_file(path) == row["sha256"]:
+        if has_digest(path, row["sha256"], most=MOST_TEXT):
             cells[key] = {**row["cell"], "seconds": row["seconds"]}
     return cells
 

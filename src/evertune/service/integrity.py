@@ -17,6 +17,7 @@ from typing import Any
 
 from evertune.assets import Progress
 from evertune.data import Stream, Task
+from evertune.data.images import MOST_BYTES
 from evertune.models.adapters import bare
 from evertune.models.readable import readable
 from evertune.reporting.matrix import Matrix
@@ -51,10 +52,11 @@ from evertune.training.stages import (
 from evertune.training.states import read_tensors, split_state
 from evertune.utils.distributed import refuse_several
 from evertune.utils.errors import RunFolderError, UserError
-from evertune.utils.files import append_jsonl, digest_of_file, read_json, read_text, write_atomically
+from evertune.utils.files import append_jsonl, has_digest, read_json, read_text, write_atomically
 from evertune.utils.links import described, links_below, refuse_links
 from evertune.utils.locks import alone
 from evertune.utils.parsing import json_value, written_lines
+from evertune.utils.regular_files import MOST_TEXT
 from evertune.utils.safe_names import below, is_name
 from evertune.utils.temporary_files import leftovers, sweep
 
@@ -176,7 +178,7 @@ def _cells(folder: Path) -> Iterator[Finding]:
     whole = finished_cells(folder) if not _damaged_lines(folder / "ledger.jsonl") else {}
     for key, row in _noted(folder).items():
         path = below(folder, row["cell"]["answers"])
-        if path.is_file() and digest_of_file(path) == row["sha256"]:
+        if has_digest(path, row["sha256"], most=MOST_TEXT):
             continue
         what = "were changed: their checksum is not the one written down" if path.exists() else "are missing"
         if key not in whole:
@@ -209,7 +211,7 @@ def _kept(folder: Path, config: RunConfig) -> Iterator[Finding]:
         except RunFolderError as problem:
             yield Finding(path, _message(problem), again)
     for image in sorted((folder / KEPT / IMAGES).glob("*")):
-        if not image.name.startswith(".") and image.is_file() and digest_of_file(image) != image.stem:
+        if not image.name.startswith(".") and image.is_file() and not has_digest(image, image.stem, most=MOST_BYTES):
             yield Finding(image, "was changed: it is not the image of its name", again)
     for name in sorted(_images_named(folder)):
         if not (folder / KEPT / IMAGES / name).exists():

@@ -393,3 +393,8 @@ def digest_of_file(path: Path) -> str:
     """SHA-256 of a file's content, remembered for as long as it is the same file of the same size and times."""
     status = path.stat()
     return _digest_of_file(str(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+
+
+def has_digest(path: Path, sha256: object, *, most: int) -> bool:
+    """Whether a file is there, has at most `most` bytes, and this SHA-256; a larger one is not read."""
+    return path.is_file() and path.stat().st_size <= most and digest_of_file(path) == sha256

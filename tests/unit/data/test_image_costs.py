@@ -115,13 +115,16 @@ def test_what_is_decoded_in_this_process_is_bounded_by_its_structure():
     sound = [encoded(image, "JPEG", exif=exif, icc_profile=bytes(200_000), comment="c" * 60_000)]
     sound += [encoded(image, "JPEG", progressive=True), encoded(image, "MPO", save_all=True, append_images=[image])]
     sound += [encoded(image, "JPEG") + b"\xff\xda" * 1_000, encoded(image, "PNG", exif=exif), scans(20)]
+    sound += [encoded(image, "WEBP")]
     assert [is_ordinary(content) for content in sound] == [True] * len(sound)
     png = encoded(image, "PNG")
     chunk = b"\0\0\0\1tEXta" + struct.pack(">I", zlib.crc32(b"tEXta"))
     odd = [scans(1_000), small_exif_segments(1_000), b"\xff\xd8" + b"\xff" * 10_000, png[:33] + chunk * 100 + png[33:]]
     odd += [encoded(image, "PNG", save_all=True, append_images=[image.rotate(1), image.rotate(9, expand=True)])]
     odd += [encoded(image, "PNG", exif=bytes(100_000)), png[:-30], png[:20], b"\xff\xd8\xff", b"\xff\xd8", b"", b"BM"]
-    odd += [encoded(image, kind) for kind in ("GIF", "TIFF", "BMP", "WEBP", "TGA", "PPM")]
+    odd += [encoded(image, kind) for kind in ("GIF", "TIFF", "BMP", "TGA", "PPM")]
+    odd += [encoded(image, "WEBP", exif=exif), encoded(image, "WEBP", lossless=True)]
+    odd += [sound[-1][:26] + b"\xff\x3f\xff\x3f" + sound[-1][30:]]
     assert [is_ordinary(content) for content in odd] == [False] * len(odd)
 
 

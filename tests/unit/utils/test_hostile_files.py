@@ -32,7 +32,7 @@ from evertune.service.eval_set import drop_task, is_kept, kept_task
 from evertune.training.stages import Stage, load_stage, read_stage, save_stage, saved_stages, stage_folder
 from evertune.utils.config_io import read_yaml
 from evertune.utils.errors import DataError, RunFolderError, UserError
-from evertune.utils.files import digest_of, read_json, read_text
+from evertune.utils.files import digest_of, digest_of_file, has_digest, read_json, read_text
 from evertune.utils.parsing import DEEPEST, json_at, json_value
 from evertune.utils.safe_names import below, is_name
 from evertune.utils.safetensors_header import read_header
@@ -67,6 +67,19 @@ def test_json_of_a_run_folder(tmp_path):
     assert thumbnail(path) is None
     with pytest.raises(UserError, match="m.json: its header would take"):
         read_header(path)
+
+
+def test_a_sparse_file_is_not_hashed(tmp_path):
+    path = tmp_path / "answers.jsonl"
+    path.write_bytes(b"x")
+    sha256 = digest_of_file(path)
+    assert has_digest(path, sha256, most=1) and not has_digest(path, "0" * 64, most=1)
+    with path.open("r+b") as file:
+        file.truncate(1 << 40)
+    assert not has_digest(path, sha256, most=1 << 30), "in hours it would be hashed"
+    path.unlink()
+    os.mkfifo(path)
+    assert not has_digest(path, sha256, most=1 << 30)
 
 
 LAUGHS = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(
