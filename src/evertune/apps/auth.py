@@ -22,9 +22,11 @@ class ConnectionLimits:
     """What clients may do before they are answered.
 
     Attributes:
-        most: open connections; beyond it the one that has been silent longest is closed.
+        most: open connections; beyond it one is closed: of those that do not read their reply, else of the silent ones,
+            else of the streams, the one that has been so longest.
         header: seconds until a request's headers are complete, also on a connection that sends nothing.
         body: seconds from there until its body is complete.
+        write: seconds in which a client has to read some of its reply, 64 KiB or what is left.
         header_bytes: of the headers.
         body_bytes: of the body as it is sent, with what frames its chunks.
     """
@@ -32,7 +34,8 @@ class ConnectionLimits:
     most: int = 200
     header: float = 10
     body: float = 60
-    header_bytes: int = 320 << 10  # one read from a socket is up to 256 KiB
+    write: float = 60
+    header_bytes: int = 64 << 10
     body_bytes: int = LARGEST_BODY + (1 << 20)
 
 
@@ -78,17 +81,21 @@ class Server:
             log_level="warning",
             timeout_graceful_shutdown=self._patience,
             http=protocol(self._connections),
+            h11_max_incomplete_event_size=2 * self._connections.header_bytes,  # our limit comes first
             ws="none",
         )
         return uvicorn.Server(config)
 
 
 def refuse_without_token(host: str, token: str | None) -> None:
-    """Stop a server that others could reach and that would ask them for nothing.
+    """Stop a server that would ask callers for nothing although it should.
 
     Raises:
-        UserError: `host` is not this machine alone, and there is no token.
+        UserError: `host` is not this machine alone, and there is no token; or the token is empty, as that of a shell
+            variable that is not set.
     """
+    if token is not None and not token.strip():
+        raise UserError("the token is empty: set --token or EVERTUNE_TOKEN to a secret, or leave both out")
     if not is_this_machine(host) and not token:
         raise UserError(f"on {host} others can reach the model: set a token in EVERTUNE_TOKEN, or listen on 127.0.0.1")
 
@@ -108,8 +115,8 @@ def names_this_machine(host: str) -> bool:
 
 
 def same_token(given: str, token: str) -> bool:
-    """Compared so that the time it takes tells nothing."""
-    return hmac.compare_digest(given.encode(errors="replace"), token.encode())
+    """Compared so that the time it takes tells nothing. An empty token is nobody's."""
+    return bool(token) and hmac.compare_digest(given.encode(errors="replace"), token.encode())
 
 
 def bearer(authorization: str) -> str:

@@ -8,12 +8,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import logging
 import re
+import traceback
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
+
+from starlette.requests import ClientDisconnect
 
 from evertune.apps.auth import bearer, names_this_machine, same_token
 from evertune.reporting.page import environment
@@ -23,6 +27,9 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
+LOG = logging.getLogger("uvicorn.error")
+LONGEST = 200
+"""Characters of an exception in the log: visitors decide what is in it."""
 COOKIE = "evertune"
 POLICY_HEADER = b"content-security-policy"
 ENTER = "/enter"
@@ -34,7 +41,7 @@ TOKEN_WANTED = "Send the token as 'Authorization: Bearer ...'."
 FILES = "/gradio_api/file="
 OPEN = re.compile(
     r"/|/(config|theme\.css|favicon\.ico|manifest\.json)|/(assets|static)/.+"
-    r"|/gradio_api/((info|startup-events|upload|upload_progress|cancel|reset)|queue/(join|data)|(heartbeat/|file=).+)"
+    r"|/gradio_api/((info|startup-events|upload|cancel|reset)|queue/(join|data)|(heartbeat/|file=).+)"
 )
 """What the page asks for. Gradio answers to more: deep links, a proxy, recordings, an editor, calls past the queue."""
 INLINE = re.compile(rb"<script(?![^>]*\bsrc=)[^>]*>(.*?)</script>", re.DOTALL)
@@ -164,6 +171,12 @@ class AccessMiddleware:
         except TooLargeError:
             if not begun:
                 await _reply(send, 413, TOO_LARGE.format(most >> 20))
+        except ClientDisconnect:
+            pass
+        except Exception as problem:  # uvicorn prints a hundred lines for what any visitor can post
+            LOG.error("%s %s failed: %s", scope["method"], scope["path"][:80].encode(), one_line(problem))
+            if not begun:
+                await _reply(send, 500, "The server failed: see its log.")
 
 
 class ScriptPolicyMiddleware:
@@ -183,6 +196,13 @@ class ScriptPolicyMiddleware:
         headers = [pair for pair in self._start["headers"] if pair[0] != POLICY_HEADER]
         await self._send({**self._start, "headers": _with_policy(headers, scripts=INLINE.findall(self._body))})
         await self._send({"type": "http.response.body", "body": self._body})
+
+
+def one_line(problem: BaseException) -> str:
+    """What an exception says, with nothing that steers a terminal, and where it was raised."""
+    frames = traceback.extract_tb(problem.__traceback__)
+    where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    return f"{type(problem).__name__}: {str(problem)[:LONGEST]!a}{where}"
 
 
 def _with_policy(headers: list[tuple[bytes, bytes]], scripts: Sequence[bytes] = ()) -> list[tuple[bytes, bytes]]:

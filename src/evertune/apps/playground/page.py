@@ -6,17 +6,20 @@ trusted: it is numbers and names that are looked up.
 
 from __future__ import annotations
 
-import re
+import asyncio
 import shutil
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import gradio as gr
-from fastapi import FastAPI, Response
-from gradio.queueing import Queue
+from fastapi import FastAPI, Request, Response
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
 
-from evertune.apps.playground.access import FILES, AccessMiddleware
+from evertune.apps.playground.access import FILES, UPLOAD, AccessMiddleware
+from evertune.apps.playground.events import Events
 from evertune.apps.playground.fragments import Fragments
 from evertune.apps.playground.inference import StageInference, asked_of, image_at
 from evertune.apps.playground.model_session import ModelSession
@@ -37,7 +40,6 @@ Sent = dict[str, Any] | None
 SESSIONS, WAITING = 64, 64  # pages that Gradio remembers, and events that wait: each may hold a whole request
 MULTIPART = 64 << 10  # bytes around a file in a form
 HOURLY = 3600  # seconds: how often, and from what age on, dropped images are deleted
-SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 FORMS: list[tuple[str, Form]] = [("strictly", "strict"), ("in any form", "relaxed")]
 
 
@@ -191,28 +193,9 @@ class Page(gr.Blocks):  # type: ignore[misc]  # Gradio has no types here
             raise gr.Error(str(problem), print_exception=False) from problem
 
 
-class Events(Queue):  # type: ignore[misc]  # Gradio has no types here
-    """Gradio's queue of events. An exception in its loop would end it for every session until the server is restarted.
-
-    It looks up a session's messages under the name that was posted, and assumes that they are there as long as an event
-    of the session waits. A session without a name, or one whose client has left, was such an exception.
-    """
-
-    async def push(self, body: Any, request: Any, username: str | None) -> Any:
-        """Called by Gradio for each event that is posted."""
-        if not SESSION.fullmatch(body.session_hash or ""):
-            return False, "session_hash: 1 to 64 letters, digits, - and _", "error"
-        return await super().push(body, request, username)
-
-    def send_message(self, event: Any, event_message: Any) -> None:
-        """Called by Gradio in its loop."""
-        if event.session_hash in self.pending_messages_per_session:
-            super().send_message(event, event_message)
-
-
 def page_of(ground: Playground) -> Page:
     """The page with its listeners."""
-    page = Page(title="evertune", analytics_enabled=False, delete_cache=(HOURLY, HOURLY))
+    page = Page(title="evertune", analytics_enabled=False)
     page.uploads = ground.uploads
     with page:
         head = piece(ground.pieces.head(ground.runs))
@@ -280,6 +263,13 @@ def _stage_of(event: gr.EventData) -> Any:
     return number if number >= 0 else gr.skip()
 
 
+async def _delete_old(uploads: Uploads) -> None:
+    """Gradio's own deletion knows uploads only that were finished."""
+    while True:
+        await asyncio.sleep(HOURLY)
+        await run_in_threadpool(uploads.delete_old, HOURLY)
+
+
 def mounted(page: Page, *, token: str | None, largest: int) -> AccessMiddleware:
     """The page behind its door. Files that were dropped are gone when the server ends.
 
@@ -291,8 +281,17 @@ def mounted(page: Page, *, token: str | None, largest: int) -> AccessMiddleware:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        deleting = asyncio.create_task(_delete_old(page.uploads))
         yield
+        deleting.cancel()
         shutil.rmtree(page.uploads.folder, ignore_errors=True)
+
+    async def upload(request: Request) -> list[str]:  # Gradio's own opens a file for each of a thousand parts
+        async with request.form(max_files=1, max_fields=1) as form:
+            sent = form.get("files")
+            if not isinstance(sent, UploadFile):
+                raise HTTPException(400, "there is no file")
+            return [str(await run_in_threadpool(page.uploads.take, sent.file))]
 
     def file(path: str) -> Response:  # before Gradio's own, which goes by names
         try:
@@ -303,6 +302,7 @@ def mounted(page: Page, *, token: str | None, largest: int) -> AccessMiddleware:
         return Response(content, media_type=kind or "application/octet-stream", headers=SEALED | download)
 
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_api_route(UPLOAD, upload, methods=["POST"])
     app.add_api_route(f"{FILES}{{path:path}}", file, methods=["GET", "HEAD"])
     gr.mount_gradio_app(
         app,

@@ -7,10 +7,14 @@ thinks that a page has not been launched, and trusts names for what a file is.
 from __future__ import annotations
 
 import os
+import shutil
 import stat
+import tempfile
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from evertune.apps.auth import LARGEST_BODY
 from evertune.data.images import format_of
@@ -93,6 +97,24 @@ class Uploads:
         make_folder(copy.parent)
         write_atomically(copy, content)  # again, if it is there: old files are deleted
         return copy
+
+    def take(self, content: IO[bytes]) -> Path:
+        """Keep what was dropped, in a folder of its own; the path of the file."""
+        path = Path(tempfile.mkdtemp(dir=self.folder)) / "dropped"
+        with path.open("wb") as stream:
+            shutil.copyfileobj(content, stream, 64 << 10)
+        return path
+
+    def delete_old(self, age: float) -> None:
+        """Delete all files that have not changed for `age` seconds, and the folders that are empty then."""
+        oldest = time.time() - age
+        for place, _, names in os.walk(self.folder, topdown=False):
+            with suppress(OSError):  # another event deleted it, or writes into it
+                for path in (Path(place, name) for name in names):
+                    if path.lstat().st_mtime < oldest:
+                        path.unlink()
+                if Path(place) != self.folder and Path(place).stat().st_mtime < oldest:
+                    Path(place).rmdir()
 
     def given(self, path: str) -> tuple[bytes, str | None]:
         """The content of a file that was dropped, and its media type by content; None if browsers must not show it.

@@ -160,7 +160,7 @@ def _model(name: str, served: ServedStage) -> dict[str, Any]:
 
 def _refuse_other_names(request: Request, token: str | None) -> None:
     """Stop requests that a page of another site sends to a name that it points here (DNS rebinding)."""
-    if token is None and not names_this_machine(request.headers.get("host", "")):
+    if not token and not names_this_machine(request.headers.get("host", "")):
         raise RefusedError(403, "this server answers on 127.0.0.1 and localhost only", code="foreign_host")
 
 

@@ -17,14 +17,15 @@ import pytest
 from PIL import Image, ImageFile
 from serving import client, message, running, status_of
 
-from evertune.apps.auth import ConnectionLimits, Server, socket_at
+from evertune.apps.auth import ConnectionLimits, Server, same_token, socket_at
+from evertune.apps.playground.command import playground
 from evertune.apps.server.app import make_app
 from evertune.apps.server.command import serve
 from evertune.apps.server.generation import Reply
 from evertune.apps.server.reload import ServedStage
 from evertune.apps.server.requests import Limits
 from evertune.data.images import image_of_bytes, pixels_of_bytes, size_of
-from evertune.utils.errors import DataError
+from evertune.utils.errors import DataError, UserError
 
 
 class Answers:
@@ -201,6 +202,23 @@ def test_this_machine_has_several_names_and_a_token_opens_to_any():
     with served(token="secret") as address:
         headers = {"Host": "model.example", "Authorization": "Bearer secret"}
         assert urllib.request.urlopen(urllib.request.Request(f"{address}/v1/models", headers=headers)).status == 200
+
+
+@pytest.mark.parametrize("token", ["", " "])
+def test_an_empty_token_is_refused(token, tmp_path):
+    """`--token "$UNSET"` would switch off the token and the check of names."""
+    for begin in (lambda **how: serve(tmp_path, **how), lambda **how: playground([tmp_path], **how)):
+        with pytest.raises(UserError, match="the token is empty"):
+            begin(port=0, token=token)
+
+
+def test_an_empty_token_lets_nobody_in():
+    assert not same_token("", "")
+    with served(token="") as address:
+        for path, host, status in (("/v1/models", "127.0.0.1", 401), ("/health", "evil.example", 403)):
+            with pytest.raises(urllib.error.HTTPError) as caught:
+                urllib.request.urlopen(urllib.request.Request(address + path, headers={"Host": host}))
+            assert caught.value.code == status
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""])
