@@ -41,7 +41,7 @@ TOKEN_WANTED = "Send the token as 'Authorization: Bearer ...'."
 FILES = "/gradio_api/file="
 OPEN = re.compile(
     r"/|/(config|theme\.css|favicon\.ico|manifest\.json)|/(assets|static)/.+"
-    r"|/gradio_api/((info|startup-events|upload|cancel|reset)|queue/(join|data)|(heartbeat/|file=).+)"
+    r"|/gradio_api/((info|startup-events|upload|upload_progress|cancel|reset)|queue/(join|data)|(heartbeat/|file=).+)"
 )
 """What the page asks for. Gradio answers to more: deep links, a proxy, recordings, an editor, calls past the queue."""
 INLINE = re.compile(rb"<script(?![^>]*\bsrc=)[^>]*>(.*?)</script>", re.DOTALL)

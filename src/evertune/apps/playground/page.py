@@ -293,6 +293,9 @@ def mounted(page: Page, *, token: str | None, largest: int) -> AccessMiddleware:
                 raise HTTPException(400, "there is no file")
             return [str(await run_in_threadpool(page.uploads.take, sent.file))]
 
+    async def progress() -> Response:  # the page asks; an upload of ours is over before there is something to say
+        return Response(media_type="text/event-stream")
+
     def file(path: str) -> Response:  # before Gradio's own, which goes by names
         try:
             content, kind = page.uploads.given(path)
@@ -303,6 +306,7 @@ def mounted(page: Page, *, token: str | None, largest: int) -> AccessMiddleware:
 
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_api_route(UPLOAD, upload, methods=["POST"])
+    app.add_api_route(f"{UPLOAD}_progress", progress)
     app.add_api_route(f"{FILES}{{path:path}}", file, methods=["GET", "HEAD"])
     gr.mount_gradio_app(
         app,
