@@ -115,7 +115,7 @@ def names_this_machine(host: str) -> bool:
 
 
 def same_token(given: str, token: str) -> bool:
-    """Compared so that the time it takes tells nothing. An empty token is nobody's."""
+    """Compared so that the time it takes tells nothing. An empty token matches none."""
     return bool(token) and hmac.compare_digest(given.encode(errors="replace"), token.encode())
 
 
