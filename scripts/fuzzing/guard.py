@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 NEVER = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty", "pty.spawn")
-WORKERS = {"arrow_process.py", "template_worker.py"}
+WORKERS = {"arrow_process.py", "image_decoder.py", "template_worker.py"}
+STARTS = ("subprocess.Popen", "os.posix_spawn")
+"""Events of a new process: Python 3.13 has both for one."""
 """Processes of our own that read where the limits are."""
 NETWORK = ("socket.connect", "socket.bind", "socket.getaddrinfo", "socket.sendto", "urllib.Request")
 CODE = ("pickle.find_class", "compile", "ctypes.dlopen", "webbrowser.open")
@@ -86,7 +88,7 @@ class Guard:
             for path in arguments[:2]:
                 if isinstance(path, str | bytes):
                     self._inside(event, path)
-        elif event == "subprocess.Popen" and WORKERS.intersection(map(os.path.basename, map(str, arguments[1]))):
+        elif event in STARTS and WORKERS.intersection(map(os.path.basename, map(str, arguments[1]))):
             return
         elif event in NEVER or event in NETWORK or (event in CODE and not _is_of_a_library()):
             self._refuse(f"{event} {arguments!r:.200}")

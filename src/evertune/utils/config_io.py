@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from evertune.utils.errors import UserError, nearest
+from evertune.utils.errors import UserError, nearest, shortage
 from evertune.utils.parsing import LONGEST_YAML, YamlError, yaml_value
 from evertune.utils.regular_files import open_regular
 
@@ -68,6 +68,8 @@ def read_yaml(path: Path) -> Any:
         line = f":{problem.line}" if problem.line else ""
         raise UserError(f"{path}{line}: not valid YAML ({problem})") from problem
     except (OSError, ValueError) as problem:
+        if isinstance(problem, OSError) and shortage(problem):
+            raise
         raise UserError(f"{path} can't be read: {problem}") from problem
 
 
