@@ -14,6 +14,7 @@ from evertune.experiments.grid import Grid, cells_of, read_grid, state_of
 from evertune.experiments.grid.cells import held_out_note
 from evertune.experiments.grid.results import not_alike
 from evertune.experiments.grid.run import default_jobs, doing, threads_each
+from evertune.reporting.matrix import Matrix
 from evertune.runs.config import RunConfig
 from evertune.utils.config_io import setting_text, value_text
 from evertune.utils.files import append_jsonl, digest_of_file, write_json
@@ -158,11 +159,16 @@ def photos(tmp_path):
     return tmp_path / "photos.yaml"
 
 
+def write_matrix(folder, *, stages, rows):
+    R = [[0.0, 0.0]] * rows
+    write_json(folder / "matrix.json", Matrix("random", "toy", "sequential", 0, ["a", "b"], stages, R).to_dict())
+
+
 def finished(cell, grid_key):
     """What a finished run leaves, as far as a grid looks at it."""
     cell.folder.mkdir(parents=True)
     (cell.folder / "config.yaml").write_text("seed: 0\n")
-    write_json(cell.folder / "matrix.json", {"finished": True, "stages": [], "cells": []})
+    write_matrix(cell.folder, stages=[], rows=1)
     config = digest_of_file(cell.folder / "config.yaml")
     write_json(cell.file("checked"), {"asked": grid_key, "config": config, "seconds": 2.0})
 
@@ -181,9 +187,9 @@ def test_what_counts_as_finished(tmp_path, photos):
     assert grid().finished == [], "another run lies there"
     (cell.folder / "config.yaml").write_text("seed: 0\n")
     assert grid().finished == [cell]
-    write_json(cell.folder / "matrix.json", {"finished": False})
+    write_matrix(cell.folder, stages=["a"], rows=1)
     assert grid().finished == [] and state_of(cell) == "begun"
-    write_json(cell.folder / "matrix.json", {"finished": True, "stages": [], "cells": []})
+    write_matrix(cell.folder, stages=[], rows=1)
     append_jsonl(tmp_path / "a.jsonl", {"image": "a.png", "instruction": "Hue?", "answer": "red"})
     assert grid().finished == [], "other data"
 
@@ -212,7 +218,7 @@ def test_what_a_run_is_doing_is_read_from_its_ledger(tmp_path):
     cell(0, "a")
     assert said() == "row 0: 1 of 2 tasks answered"
     cell(0, "b")
-    write_json(tmp_path / "matrix.json", {"stages": ["a"]})
+    write_matrix(tmp_path, stages=["a"], rows=1)
     assert said() == "learning a (1 of 1)"
     append_jsonl(tmp_path / "ledger.jsonl", {"event": "stage", "stage": 1, "task": "a"})
     assert said() == "row 1: 0 of 2 tasks answered"
