@@ -18,6 +18,7 @@ from evertune.reporting.matrix import Matrix
 from evertune.runs.config import RunConfig, beside, spelled_out, with_settings, without_effect
 from evertune.runs.run_folder import FINGERPRINTS, begin, finished_matrix, identity_of, run_folders
 from evertune.runs.runner import Callback, follow_stream, more_tasks, run_stream
+from evertune.runs.unchecked import last_checked
 from evertune.training.run_origin import read_identity
 from evertune.utils import distributed
 from evertune.utils.config_io import read_yaml, validated
@@ -235,7 +236,7 @@ def open_run(
     Args:
         folder: of the run.
         lmm: what `model_of` gave, untouched, where it is loaded already.
-        upto: the last stage that is looked at; as in `Learner`, like `known`.
+        upto: the last stage that is looked at; as in `Learner`, like `known`. By default the last that was checked.
         known: tasks that the model knew before.
         progress: told about downloads.
 
@@ -245,6 +246,7 @@ def open_run(
     refuse_links(folder)
     config = config_of(folder)
     lmm = lmm or model_of(folder, progress=progress)
+    upto = last_checked(folder) if upto is None else upto
     return _learner(MethodRun(config, config.method, folder, lmm, known), upto=upto)
 
 

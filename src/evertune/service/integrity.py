@@ -27,6 +27,8 @@ from evertune.runs.ledger import cells_of, finished_cells, ledger_row, read_ledg
 from evertune.runs.provenance import write_provenance
 from evertune.runs.run_folder import still_holds
 from evertune.runs.runner import Callback, evaluate_cell, plan_of
+from evertune.runs.unchecked import FILE as UNCHECKED
+from evertune.runs.unchecked import complaints
 from evertune.service.eval_set import is_kept, kept_task
 from evertune.service.service import OWN
 from evertune.training.image_store import FOLDER as KEPT
@@ -95,8 +97,15 @@ def examine(folder: Path) -> list[Finding]:
     config = config_of(folder)
     if links := links_below(folder):
         return [Finding(path, described(path), "") for path in links]  # nothing is said of what they lead to
-    parts = (_provenance(folder), _ledger(folder), _stages(folder, config), _cells(folder), _matrix(folder))
+    parts = (
+        _provenance(folder),
+        _ledger(folder),
+        _stages(folder, config),
+        _cells(folder),
+        _matrix(folder),
+    )
     found = [finding for part in (*parts, _kept(folder, config)) for finding in part]
+    found += [Finding(folder / UNCHECKED, what, "") for what in complaints(folder)]
     return found + [Finding(path, "was left by a process that was killed", "removed") for path in leftovers(folder)]
 
 

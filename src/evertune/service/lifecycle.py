@@ -1,7 +1,8 @@
 """The steps of a model in service: make it, teach it a task, check it, go back. The ledger says what happened when.
 
 Everything is in the folder: stages, the kept questions, all answers. A task whose learning was cut off is learned by
-the same command again. Once it is learned it stays, and `check` asks what could not be asked any more.
+the same command again; once it is learned, that command only completes the check. Until then the stage is not part of
+the model (`runs/unchecked.py`).
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from evertune.runs.provenance import write_provenance
 from evertune.runs.run_folder import begin, is_free
 from evertune.runs.runner import Callback, cells_about, learn_stage, matrix_of, note_few_steps, note_stages
 from evertune.runs.tracking import TrackingCallback, all_of, refuse_missing, retrack, tracking
+from evertune.runs.unchecked import UncheckedStage, forget_unchecked, note_unchecked
 from evertune.service.auto_method import AUTO, refuse_other, settled
 from evertune.service.eval_set import drop_task, keep_task
 from evertune.service.gate import GateCondition
-from evertune.service.new_task import read_new, training_for
+from evertune.service.new_task import is_learned, read_new, training_for
 from evertune.service.regression_report import Change, RegressionReport, best_cell, change_of
 from evertune.service.service import OWN, Service
 from evertune.tools.data.check import CheckResult
@@ -192,23 +194,25 @@ def learn(
     )
     training = learner.training_of(task)
     note_few_steps(learner, [task], callback)
-    note_stages(folder, learner.stages)
+    learned = is_learned(service, task, training)
+    note_stages(folder, saved_stages(folder))
     kept = keep_task(folder, task, tokens=learner.lmm.answer_tokens)
     everything = (*service.tasks, kept)
     there = cells_about(folder, everything)
     asked_before = sum(len(each.test) for each in everything if (service.number, each.name) not in there)
     callback.on_run_begin(
         f"{task.name}: task {len(everything)} of {folder}",
-        training=[round(training.epochs * len(task.train))],
+        training=[] if learned else [round(training.epochs * len(task.train))],
         answers=asked_before + sum(len(each.test) for each in everything),
     )
     label, group = f"{folder.resolve().name}: {task.name}", folder.resolve().name
     with tracking(folder, to=track, name=label, group=group, callback=callback, same_run=False) as tracks:
-        verdict = _taught(service, task, kept, callback, tracks)
+        verdict = _taught(service, task, kept, callback, tracks, learned=learned)
     broken = tuple(accept_if.broken_by(verdict.measures()) if accept_if else verdict.not_learned())
     stage = learner.stages[-1]
     if broken:
         _go_back(service, stage.number - 1, reason="; ".join(broken))
+    forget_unchecked(folder)
     return LearnResult(stage.number, task.name, verdict, checked, broken, training, stage.steps)
 
 
@@ -221,13 +225,21 @@ def _refuse_unsettled(folder: Path) -> None:
         )
 
 
-def _taught(service: Service, task: Task, kept: Task, callback: Callback, tracks: TrackingCallback) -> RegressionReport:
-    """Ask about everything, teach `task`, ask again; `kept` is what of it will be asked."""
+def _taught(
+    service: Service, task: Task, kept: Task, callback: Callback, tracks: TrackingCallback, *, learned: bool
+) -> RegressionReport:
+    """Ask about everything, teach `task` unless it is `learned`, ask again; `kept` is what of it will be asked."""
     everything, told = (*service.tasks, kept), all_of(callback, tracks)
     _outdated(service.folder)
     before = service.measured(everything, told)
     _track_row(service, before, everything, tracks, measures={})
-    stage = learn_stage(service.learner, task, service.number + 1, service.folder, told)
+    if learned:
+        service.learner.refresh()
+        stage = service.learner.stages[-1]
+    else:
+        number, training = service.number + 1, service.learner.training_of(task)
+        note_unchecked(service.folder, UncheckedStage(number, task.name, training.as_dict()))
+        stage = learn_stage(service.learner, task, number, service.folder, told)
     after = service.measured(everything, told)
     verdict = _verdict(service, before, stage=stage.number, others=service.tasks, new=kept)
     measures = {"average": verdict.measures()["average"]}
@@ -361,11 +373,13 @@ def rollback(folder: Path, to: int, *, progress: Progress | None = None) -> list
 
 def _go_back(service: Service, to: int, *, reason: str) -> None:
     """The ledger first: should this be cut off, answers of a stage that is still there are only given once more."""
+    service.learner.stages = saved_stages(service.folder)  # with one that was not checked
     gone = [stage.task for stage in service.learner.stages[to:]]
     event = {"event": "rollback", "to": to, "tasks": gone, "reason": reason, "time": time.time()}
     _outdated(service.folder)
     append_jsonl(service.folder / "ledger.jsonl", event)
     service.learner.rollback(to)
+    forget_unchecked(service.folder)
     for name in gone:
         drop_task(service.folder, name)
     retrack(service.folder, name=service.folder.resolve().name)

@@ -14,16 +14,19 @@ from evertune.assets import Progress
 from evertune.data import Task
 from evertune.data.issues import Issues
 from evertune.data.sources import read_task
+from evertune.data.task import data_digest
 from evertune.data.task_file import TaskFile
 from evertune.models.readable import without_unreadable
 from evertune.runs.api import config_of, training_of
 from evertune.runs.config import RunConfig, with_settings
 from evertune.runs.runner import Callback
+from evertune.runs.unchecked import unchecked_stage
 from evertune.service.service import Service
 from evertune.tools.data.check import CheckResult
 from evertune.tools.data.check import check as check_data
 from evertune.tools.data.source import Hints, file_or_stream, reading
 from evertune.training.loop import Training
+from evertune.training.stages import saved_stages
 from evertune.utils.config_io import validated
 from evertune.utils.errors import UserError
 from evertune.utils.safe_names import refuse_task_names
@@ -102,6 +105,21 @@ def read_new(
     _say(checked.warnings, callback, "", data)
     _say(checked.errors, callback, "left out: ", data)
     return task, checked
+
+
+def is_learned(service: Service, task: Task, training: Training) -> bool:
+    """Whether the same command learned `task` already and was cut off before the check.
+
+    Raises:
+        UserError: the stage that was not checked is of another task, other data or another training.
+    """
+    found = unchecked_stage(service.folder)
+    if found is None:
+        return False
+    data = saved_stages(service.folder)[found.stage - 1].data
+    if (found.task, dict(found.training), data) != (task.name, training.as_dict(), data_digest(task)):
+        raise UserError(f"{service.folder}: {found.how_on(service.folder)}")
+    return True
 
 
 def _say(problems: Issues, callback: Callback, before: str, data: str) -> None:

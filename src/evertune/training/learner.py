@@ -245,13 +245,13 @@ class Learner:
             self._know()
         self.current = number
 
-    def refresh(self) -> None:
-        """Take in what another process has taught or rolled back meanwhile, and load the last stage.
+    def refresh(self, *, upto: int | None = None) -> None:
+        """Take in what another process has taught or rolled back meanwhile, and load the last stage, or stage `upto`.
 
         Raises:
             RunFolderError: a stage is damaged or gone.
         """
-        self.stages = saved_stages(self.folder)
+        self.stages = saved_stages(self.folder, upto=upto)
         self.load(len(self.stages))
 
     def rollback(self, to: int) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from evertune.runs.api import config_of
+from evertune.runs.unchecked import last_checked
 from evertune.training.learner import Learner
 from evertune.training.stages import DONE, stage_folder, stage_folders
 from evertune.utils.errors import RunFolderError
@@ -71,14 +72,14 @@ class StageReloader:
     def _load(self, now: dict[str, Mark]) -> None:
         if _model_of(self._learner.folder) != self._model:
             raise RunFolderError(f"{self._learner.folder} is another model now: start the server again")
-        self._learner.refresh()
+        self._learner.refresh(upto=last_checked(self._learner.folder))
         self._marks, self.served, self.fault = now, served_by(self._learner), None
 
 
 def marks_of(folder: Path) -> dict[str, Mark]:
     """The files whose replacement changes what a folder's model predicts: a few calls of the system, no content."""
     found = {}
-    for path in (folder / CONFIG, *(place / DONE for place in stage_folders(folder))):
+    for path in (folder / CONFIG, *(place / DONE for place in stage_folders(folder)[: last_checked(folder)])):
         try:
             status = path.stat()
         except OSError:

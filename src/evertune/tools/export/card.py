@@ -14,6 +14,7 @@ from evertune.models import PRESETS
 from evertune.reporting.tables import matrix_as_markdown
 from evertune.runs.api import config_of, header_of
 from evertune.runs.ledger import finished_cells, read_ledger
+from evertune.runs.unchecked import last_checked
 from evertune.training.stages import saved_stages
 from evertune.utils.config_io import value_text
 from evertune.utils.files import read_json
@@ -84,7 +85,11 @@ def scores_of(run: Path) -> dict[str, Any]:
 
     The columns are the tasks of the run's matrix, where it has one, and those that were taught since.
     """
-    config, stages, cells = config_of(run), [stage.task for stage in saved_stages(run)], finished_cells(run)
+    config, stages, cells = (
+        config_of(run),
+        [stage.task for stage in saved_stages(run, upto=last_checked(run))],
+        finished_cells(run),
+    )
     path = run / "matrix.json"
     planned: Mapping[str, Any] = read_json(path) if path.exists() else {"stages": [], "tasks": []}
     more = [name for name in stages if name not in (*planned["tasks"], *planned["stages"])]
