@@ -273,8 +273,7 @@ def config_of(folder: Path) -> RunConfig:
     if not (folder / "config.yaml").exists():
         why = "it has no config.yaml" if folder.exists() else "it does not exist"
         raise RunFolderError(f"{folder} is no run folder: {why}")
-    content = read_identity(folder)
-    asked = {key: value for key, value in content.items() if key not in FINGERPRINTS}
+    asked = {key: value for key, value in read_identity(folder).items() if key not in FINGERPRINTS}
     return validated(RunConfig, asked, where=str(folder / "config.yaml"))
 
 
