@@ -1,6 +1,5 @@
 """The Python API of whole runs: what the commands do, as functions.
 
-import evertune
 matrices = evertune.run("parcel", model="smol", method="sequential,replay,eproj", out="runs/first")
 """
 
