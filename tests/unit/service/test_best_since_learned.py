@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from evertune.reporting.matrix import Matrix
 from evertune.runs.ledger import finished_cells
 from evertune.service import lifecycle as steps
 from evertune.service.service import OWN
@@ -71,6 +72,9 @@ def test_what_a_single_stage_teaches_is_learned_there(service):
     """`joint` has one stage for all; what the model knew before the stream is known from row 0 on."""
     service.learner.stages = [SimpleNamespace(number=1, task="joint")]
     write_json(
-        service.folder / "matrix.json", {"known": ["task-0"], "tasks": ["task-0", "task-1"], "stages": ["joint"]}
+        service.folder / "matrix.json",
+        Matrix(
+            "random", "toy", "joint", 0, ["task-0", "task-1"], ["joint"], [[0.0] * 2] * 2, known=["task-0"]
+        ).to_dict(),
     )
     assert [steps._learned_at(service, task) for task in service.tasks] == [0, 1]
