@@ -71,7 +71,7 @@ def t_interval(differences: Sequence[float], *, level: float = LEVEL) -> Interva
     return mean - reach, mean + reach
 
 
-def bootstrap_interval(differences: Sequence[float], *, level: float = LEVEL) -> Interval | None:
+def bootstrap_interval(differences: Sequence[float]) -> Interval | None:
     """Percentiles of the means of units drawn with replacement, the draws fixed; None for fewer than two units.
 
     Efron 1979, doi 10.1214/aos/1176344552. With six units it is too narrow (it can't draw what it never saw): the
@@ -81,7 +81,7 @@ def bootstrap_interval(differences: Sequence[float], *, level: float = LEVEL) ->
         return None
     values = np.asarray(differences, dtype=float)
     drawn = np.random.default_rng(0).integers(len(values), size=(MEAN_RESAMPLES, len(values)))
-    low, high = np.quantile(values[drawn].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(values[drawn].mean(axis=1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 
@@ -213,9 +213,7 @@ def spearman(x: Sequence[float] | Values, y: Sequence[float] | Values) -> float 
     return float(found[0]) if len(found) else None
 
 
-def correlation(
-    x: Sequence[float], y: Sequence[float], *, resamples: int = CORRELATION_RESAMPLES, seed: int = 0
-) -> Correlation:
+def correlation(x: Sequence[float], y: Sequence[float], *, resamples: int = CORRELATION_RESAMPLES) -> Correlation:
     """Rank correlation of the points (x, y) with its interval: points are drawn with replacement, `resamples` times.
 
     Resamples without a correlation (one side is constant) do not count; when most have none, there is no interval.
@@ -223,7 +221,7 @@ def correlation(
     rho = spearman(x, y)
     if rho is None:
         return Correlation(None, None, None, len(x))
-    draws = np.random.default_rng(seed).integers(0, len(x), size=(resamples, len(x)))
+    draws = np.random.default_rng(0).integers(0, len(x), size=(resamples, len(x)))
     found = _rank_correlations(np.asarray(x, dtype=float), np.asarray(y, dtype=float), draws)
     if 2 * len(found) < resamples:
         return Correlation(rho, None, None, len(x))

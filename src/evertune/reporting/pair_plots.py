@@ -116,11 +116,11 @@ class _Plane:
         return self.bottom - (self.bottom - self.top) * (value - low) / (high - low)
 
 
-def nice_ticks(low: float, high: float, *, most: int = 5) -> list[float]:
-    """At most `most` + 1 round numbers that enclose low..high; a range of no width is widened."""
+def nice_ticks(low: float, high: float) -> list[float]:
+    """At most six round numbers that enclose low..high; a range of no width is widened."""
     if high - low < 1e-9:
         low, high = low - 0.5, high + 0.5
-    rough = (high - low) / (most - 1)
+    rough = (high - low) / 4
     unit = 10.0 ** math.floor(math.log10(rough))
     step = next(m * unit for m in (1, 2, 2.5, 5, 10) if m * unit >= rough * (1 - 1e-9))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
