@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar, Protocol
 
 from evertune.data.task import Task
 from evertune.methods.base import BASE
 
-if TYPE_CHECKING:
-    from evertune.methods.eproj import EProj
+
+class HasExperts(Protocol):
+    """What a policy asks the method for."""
+
+    def expert_of(self, task: str) -> str | None:
+        """The expert that was trained on `task`."""
+
+    def similar_experts(self, task: Task) -> Mapping[str, float]:
+        """Each expert's largest similarity to `task`."""
+
+    def taken_for(self, task: Task) -> Mapping[str, float]:
+        """The share of the task's questions that each expert would get."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +36,7 @@ class Always:
     """The options of `eproj` that have an effect under this policy only."""
     reuses: ClassVar[bool] = False
 
-    def expert_for(self, task: Task, method: EProj) -> str | None:
+    def expert_for(self, task: Task, method: HasExperts) -> str | None:
         """The expert that `task` trains further; None: a new one."""
         if not self.reuses:
             return None
@@ -37,7 +47,7 @@ class Always:
         nearest = max(near, key=near.__getitem__, default=None)
         return nearest if nearest is not None and near[nearest] >= self.threshold else None
 
-    def nearness(self, task: Task, method: EProj) -> Mapping[str, float]:
+    def nearness(self, task: Task, method: HasExperts) -> Mapping[str, float]:
         """How near `task` is to each expert, 0..1."""
         del task, method
         return {}
@@ -48,7 +58,7 @@ class WhenDissimilar(Always):
 
     options, reuses = ("threshold", "reuse_strength"), True
 
-    def nearness(self, task: Task, method: EProj) -> Mapping[str, float]:
+    def nearness(self, task: Task, method: HasExperts) -> Mapping[str, float]:
         """The largest similarity of a task that the expert serves."""
         return method.similar_experts(task)
 
@@ -58,7 +68,7 @@ class WhenSeparable(Always):
 
     options, reuses = ("confusion_threshold", "reuse_strength"), True
 
-    def nearness(self, task: Task, method: EProj) -> Mapping[str, float]:
+    def nearness(self, task: Task, method: HasExperts) -> Mapping[str, float]:
         """The share of questions that would go to the expert."""
         return method.taken_for(task)
 

@@ -41,6 +41,7 @@ SHOWN_BY = {
     "runs/runner.py": RUNS,
     "metrics/matrix_files.py": ("metrics",),
     "apps/auth.py": ("serve", "app"),
+    "apps/serving.py": ("serve", "app"),
     "training/stages.py": RUNS,
     "runs/provenance.py": RUNS,
     "experiments/study/file.py": ("study",),

@@ -11,8 +11,9 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from evertune.apps.auth import LARGEST_BODY, Server, refuse_without_token, socket_at
+from evertune.apps.auth import LARGEST_BODY, refuse_without_token
 from evertune.apps.playground.uploads import Uploads
+from evertune.apps.serving import Server, socket_at
 from evertune.assets import Progress
 from evertune.utils.errors import UserError
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from evertune.apps.auth import Server, refuse_without_token, socket_at
+from evertune.apps.auth import refuse_without_token
+from evertune.apps.serving import Server, socket_at
 from evertune.assets import Progress
 from evertune.service.service import Service
 from evertune.utils.errors import UserError

@@ -13,7 +13,8 @@ from contextlib import suppress
 import pytest
 from serving import running
 
-from evertune.apps.auth import ConnectionLimits, Server, socket_at
+from evertune.apps.auth import ConnectionLimits
+from evertune.apps.serving import Server, socket_at
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 START = {"type": "http.response.start", "status": 200, "headers": []}

@@ -17,13 +17,13 @@ import torch
 from PIL import Image
 from serving import client, image_url, message, running, status_of
 
-from evertune.apps.auth import Server, socket_at
 from evertune.apps.server.app import make_app
 from evertune.apps.server.batches import Batches, FullError
 from evertune.apps.server.command import serve
 from evertune.apps.server.generation import Reply
 from evertune.apps.server.reload import ServedStage
 from evertune.apps.server.requests import Limits
+from evertune.apps.serving import Server, socket_at
 from evertune.data.images import read_image
 from evertune.models.features import FeatureStore
 from evertune.service.service import Service, asked

@@ -17,13 +17,14 @@ import pytest
 from PIL import Image, ImageFile
 from serving import client, message, running, status_of
 
-from evertune.apps.auth import ConnectionLimits, Server, same_token, socket_at
+from evertune.apps.auth import ConnectionLimits, same_token
 from evertune.apps.playground.command import playground
 from evertune.apps.server.app import make_app
 from evertune.apps.server.command import serve
 from evertune.apps.server.generation import Reply
 from evertune.apps.server.reload import ServedStage
 from evertune.apps.server.requests import Limits
+from evertune.apps.serving import Server, socket_at
 from evertune.data.images import image_of_bytes, pixels_of_bytes, size_of
 from evertune.utils.errors import DataError, UserError
 
