@@ -17,9 +17,10 @@ import httpx
 import pytest
 from serving import running
 
-from evertune.apps.auth import LARGEST_BODY, Server, socket_at
+from evertune.apps.auth import LARGEST_BODY
 from evertune.apps.playground import page
 from evertune.apps.playground.uploads import Uploads
+from evertune.apps.serving import Server, socket_at
 
 PART = b'--b\r\nContent-Disposition: form-data; name="files"; filename="%d.png"\r\n\r\n'
 
