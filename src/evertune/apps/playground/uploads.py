@@ -7,9 +7,9 @@ thinks that a page has not been launched, and trusts names for what a file is.
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import stat
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,7 +19,7 @@ from typing import IO, Any
 from evertune.apps.auth import LARGEST_BODY
 from evertune.data.images import format_of
 from evertune.utils.errors import DataError
-from evertune.utils.files import digest, make_folder, write_atomically
+from evertune.utils.files import digest, make_folder, opened, write_atomically
 
 TYPES = {
     "AVIF": "image/avif",
@@ -100,8 +100,8 @@ class Uploads:
 
     def take(self, content: IO[bytes]) -> Path:
         """Keep what was dropped, in a folder of its own; the path of the file."""
-        path = Path(tempfile.mkdtemp(dir=self.folder)) / "dropped"
-        with path.open("wb") as stream:
+        path = make_folder(self.folder / secrets.token_hex(16)) / "dropped"
+        with os.fdopen(opened(path, os.O_WRONLY), "wb") as stream:
             shutil.copyfileobj(content, stream, 64 << 10)
         return path
 
