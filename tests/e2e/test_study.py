@@ -63,7 +63,7 @@ def test_parts_are_done_once_each_and_written_down_at_once(study, monkeypatch):
     rest = done(study)
     assert rest.ended == ["more/photos-random/replay/s0"], "what is finished is skipped"
     assert done(study).ended == []
-    assert [run["method"] for run in study.measured()] == ["sequential", "replay (more)"]
+    assert [run.method for run in study.measured()] == ["sequential", "replay (more)"]
     kept = json.loads((study.out / "ablations" / "more" / "results.json").read_text())["runs"]
     assert kept[0]["method"] == "replay" and kept[0]["settings"]["options"]["replay"]["ratio"] == 0.5
     assert "known" in kept[0], "findings need to know which columns are new"

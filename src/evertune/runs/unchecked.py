@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evertune.training.stages import DONE, stage_folder
 from evertune.utils.errors import RunFolderError
 from evertune.utils.files import read_object, write_json
 from evertune.utils.safe_names import is_name
@@ -56,6 +55,8 @@ def unchecked_stage(folder: Path) -> UncheckedStage | None:
         raise _damaged(path)
     if number < 1 or not is_name(task):
         raise _damaged(path)
+    from evertune.training.stages import DONE, stage_folder  # imports torch, which a finished run does without
+
     if not (stage_folder(folder, number, task) / DONE).exists():
         return None  # the training was cut off: there is nothing to check
     return UncheckedStage(number, task, training)

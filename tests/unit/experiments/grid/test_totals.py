@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from evertune.cli.grids import _said_together
 from evertune.experiments.grid import Cell, totals_of
 from evertune.runs.config import RunConfig
+from tests.unit.matrices import matrix
 
 
 def cell(tmp_path, method, seed, *, seconds=None):
@@ -17,9 +19,9 @@ def cell(tmp_path, method, seed, *, seconds=None):
     )
     if seconds is not None:
         made.folder.mkdir()
-        matrix = {"finished": True, "cost": {"train_seconds": seconds, "evaluate_seconds": 1.0}}
+        finished = replace(matrix(method, seed=seed), cost={"train_seconds": seconds, "evaluate_seconds": 1.0})
         made.file("log").write_text("beside the folder: not counted")
-        (made.folder / "matrix.json").write_text(json.dumps(matrix))
+        (made.folder / "matrix.json").write_text(json.dumps(finished.to_dict()))
     return made
 
 
