@@ -25,7 +25,7 @@ from evertune.models import load_lmm
 from evertune.training.learner import Learner
 from evertune.training.loop import OnStep, Step, Training
 from evertune.training.method_contract import toy_tasks
-from evertune.training.mid_task import MidTaskCheckpoints
+from evertune.training.mid_task_checkpoint import MidTaskCheckpoints
 
 
 class Timed:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from evertune.data.task import Sample, Task, drawn
 from evertune.methods.base import Context, Method
-from evertune.methods.per_sample import gradients_of, samples_at_once
+from evertune.methods.per_sample_gradients import gradients_of, samples_at_once
 from evertune.models.modes import evaluating
 from evertune.models.protocol import Batch, Output
 from evertune.utils.errors import UserError

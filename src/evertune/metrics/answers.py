@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from evertune.metrics.letters import has_letter, letter_of
+from evertune.metrics.option_letters import has_letter, letter_of
 from evertune.metrics.relaxed import stands_in
 
 # What LLaVA's evaluation of ScienceQA takes for an option beside the bare letter; its pattern ends in any character.

@@ -11,7 +11,7 @@ import string
 from collections.abc import Callable
 from functools import lru_cache
 
-from evertune.metrics.letters import ABBREVIATION, CACHED, ascii_marks, letter_of
+from evertune.metrics.option_letters import ABBREVIATION, CACHED, ascii_marks, letter_of
 
 ARTICLES = {"a", "an", "the"}
 MARKS = f"[{re.escape(string.punctuation)}]"

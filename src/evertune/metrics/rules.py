@@ -12,9 +12,9 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from evertune.metrics import anls, answers, boxes, captions, java, vqa
+from evertune.metrics import anls, answers, boxes, captions, java_scorers, vqa
 from evertune.metrics.cider import cider, cider_of_tokens
-from evertune.metrics.thoughts import without_thoughts
+from evertune.metrics.reasoning_tags import without_thoughts
 from evertune.utils.errors import UserError, unknown
 
 Score = Callable[[Sequence[str], Sequence[Sequence[str]]], list[float]]
@@ -124,7 +124,7 @@ def _caption_rules(tokenise: Tokenise, *, suffix: str = "", how: str = "") -> li
     return [*bleus, Rule(f"rouge-l{suffix}", f"ROUGE-L x 100{how}", rouge, rouge)]
 
 
-def _java_rule(name: str, about: str, published: Callable[..., java.Scored]) -> Rule:
+def _java_rule(name: str, about: str, published: Callable[..., java_scorers.Scored]) -> Rule:
     def score(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
         return published(predictions, references)[1]
 
@@ -134,7 +134,7 @@ def _java_rule(name: str, about: str, published: Callable[..., java.Scored]) -> 
     return Rule(name, about, score, score, whole)
 
 
-_CIDER_PTB = on_words(cider_of_tokens, java.ptb_tokens)
+_CIDER_PTB = on_words(cider_of_tokens, java_scorers.ptb_tokens)
 RULES = {
     rule.name: rule
     for rule in (
@@ -159,9 +159,9 @@ RULES = {
         Rule("cider", "CIDEr-D x 100; may exceed 100", cider, cider),  # blind to case and marks already
         *_caption_rules(captions.tokenise_all),
         Rule("cider-ptb", "CIDEr-D x 100, Java tokeniser; may exceed 100", _CIDER_PTB, _CIDER_PTB),
-        *_caption_rules(java.ptb_tokens, suffix="-ptb", how=", Java tokeniser"),
-        _java_rule("meteor", "METEOR x 100 (Java)", java.meteor),
-        _java_rule("spice", "SPICE x 100 (Java)", java.spice),
+        *_caption_rules(java_scorers.ptb_tokens, suffix="-ptb", how=", Java tokeniser"),
+        _java_rule("meteor", "METEOR x 100 (Java)", java_scorers.meteor),
+        _java_rule("spice", "SPICE x 100 (Java)", java_scorers.spice),
     )
 }
 

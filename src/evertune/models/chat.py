@@ -30,7 +30,7 @@ from evertune.models.decoder import (
     token_ids,
 )
 from evertune.models.families import FAMILIES
-from evertune.models.family import FamilyLMM
+from evertune.models.family_base import FamilyLMM
 from evertune.models.file_bounds import files_digest, reading, refuse_larger
 from evertune.models.hub import refuse_unsafe
 from evertune.models.processors import PROBE, ChatProcessor, encoder_arguments, load_processor, stacked_facts

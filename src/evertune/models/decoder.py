@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from evertune.data.images import short
-from evertune.metrics.thoughts import without_thoughts
+from evertune.metrics.reasoning_tags import without_thoughts
 from evertune.models.protocol import Batch, Generation, Output
 from evertune.utils.errors import UserError
 

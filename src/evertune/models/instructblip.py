@@ -28,7 +28,7 @@ from evertune.models.decoder import (
     token_ids,
 )
 from evertune.models.families import FAMILIES
-from evertune.models.family import FamilyLMM
+from evertune.models.family_base import FamilyLMM
 from evertune.models.file_bounds import files_digest, reading, refuse_larger
 from evertune.models.hub import refuse_unsafe
 from evertune.models.protocol import TYPICAL, Batch, Generation, Length, Output, Size, Turn, refuse_context

@@ -1,8 +1,8 @@
 """What evertune needs of a large multimodal model, and nothing more: an `LMM`, or the part of it that a caller takes.
 
-A family is one file that offers an object with all members; `family.py` has those that families share. Vision features
-are frozen: they are computed once per image (`encode`), and training and generation take them as input. Everything that
-trains is in `trainable()`.
+A family is one file that offers an object with all members; `family_base.py` has those that families share. Vision
+features are frozen: they are computed once per image (`encode`), and training and generation take them as input.
+Everything that trains is in `trainable()`.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from evertune.metrics.metrics import check_matrix, is_score, known_from
 from evertune.training.run_origin import FORMAT
 from evertune.utils.errors import RunFolderError, UserError
 from evertune.utils.files import read_json
-from evertune.utils.links import refuse_links
+from evertune.utils.symlinks import refuse_links
 
 KEYS = (
     *("model", "stream", "method", "seed", "settings", "known", "tasks", "stages", "finished", "R", "relaxed"),

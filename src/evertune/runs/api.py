@@ -23,8 +23,8 @@ from evertune.utils import distributed
 from evertune.utils.config_io import read_yaml, validated
 from evertune.utils.errors import RunFolderError, UserError
 from evertune.utils.files import read_json, refuse_file, write_json
-from evertune.utils.links import refuse_links
 from evertune.utils.locks import alone
+from evertune.utils.symlinks import refuse_links
 
 if TYPE_CHECKING:
     from evertune.models.protocol import LMM

@@ -55,11 +55,11 @@ from evertune.training.states import read_tensors, split_state
 from evertune.utils.distributed import refuse_several
 from evertune.utils.errors import RunFolderError, UserError
 from evertune.utils.files import append_jsonl, has_digest, read_json, read_text, write_atomically
-from evertune.utils.links import described, links_below, refuse_links
 from evertune.utils.locks import alone
 from evertune.utils.parsing import json_value, written_lines
 from evertune.utils.regular_files import MOST_TEXT
 from evertune.utils.safe_names import below, is_name
+from evertune.utils.symlinks import described, links_below, refuse_links
 from evertune.utils.temporary_files import leftovers, sweep
 
 IMAGE_NAME = re.compile(r"[0-9a-f]{64}(\.\w{1,8})?")

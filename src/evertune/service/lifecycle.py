@@ -39,8 +39,8 @@ from evertune.training.stages import saved_stages
 from evertune.utils.distributed import refuse_several
 from evertune.utils.errors import UserError
 from evertune.utils.files import append_jsonl, digest_of, read_json, write_json
-from evertune.utils.links import refuse_links
 from evertune.utils.locks import alone
+from evertune.utils.symlinks import refuse_links
 
 Given = ParamSpec("Given")
 Done = TypeVar("Done")

@@ -20,7 +20,7 @@ from evertune.service.eval_set import is_kept, keep_task, kept_task
 from evertune.training.learner import Learner
 from evertune.utils.distributed import refuse_several
 from evertune.utils.errors import RunFolderError
-from evertune.utils.links import refuse_links
+from evertune.utils.symlinks import refuse_links
 
 OWN = "(own)"
 """The stream of a model that is taught task by task: it has none but its own history."""

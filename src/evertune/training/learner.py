@@ -26,14 +26,14 @@ from evertune.models.weights import copy_of, restore
 from evertune.training.evaluator import OnAnswered, Prediction, answer_samples, longest_answer
 from evertune.training.image_store import keep_images, kept_images
 from evertune.training.loop import OnStep, Training, trained_parameters
-from evertune.training.mid_task import FILE as MID_TASK
+from evertune.training.mid_task_checkpoint import FILE as MID_TASK
 from evertune.training.stages import FILES, Stage, load_stage, save_stage, saved_stages, stage_folder
 from evertune.training.states import split_state
 from evertune.training.training_cache import train_or_reuse
 from evertune.utils import distributed
 from evertune.utils.device import no_fixed_order
 from evertune.utils.errors import RunFolderError, UserError
-from evertune.utils.links import refuse_links
+from evertune.utils.symlinks import refuse_links
 
 
 class Learner:

@@ -23,7 +23,7 @@ from evertune.models.features import FeatureStore
 from evertune.models.protocol import LMM
 from evertune.models.weights import bytes_of, copy_of, fingerprint_of, restore
 from evertune.training.loop import OnStep, Step, Training, train, trained_parameters
-from evertune.training.mid_task import MidTaskCheckpoints
+from evertune.training.mid_task_checkpoint import MidTaskCheckpoints
 from evertune.training.stages import SEAL
 from evertune.training.states import read_tensors, split_state
 from evertune.utils import distributed

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from evertune.utils.errors import RunFolderError, UserError
 from evertune.utils.files import make_folder, opened, write_atomically
-from evertune.utils.links import refuse_links
+from evertune.utils.symlinks import refuse_links
 from evertune.utils.temporary_files import sweep
 
 NAME = ".lock"

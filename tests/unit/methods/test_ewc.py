@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from evertune.methods import EWC, MAS, per_sample
+from evertune.methods import EWC, MAS, per_sample_gradients
 from evertune.methods.base import Context
 from evertune.methods.ewc import fisher_information
 from evertune.models.weights import copy_of
@@ -133,7 +133,7 @@ def test_importance_is_measured_without_dropout(kind, lmm, tasks, features):
 @pytest.mark.parametrize("kind", [EWC, MAS])
 def test_every_sample_counts_once(kind, lmm, tasks, features, monkeypatch):
     """Of 24 with several about one image, more than are measured at once, in any order: the mean of each alone."""
-    monkeypatch.setattr(per_sample, "AT_ONCE", 5)
+    monkeypatch.setattr(per_sample_gradients, "AT_ONCE", 5)
     jolt(lmm, 0.05, 1)
     method = kind()
     method.setup(context_of(lmm, features))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from evertune.methods import EWC, MAS, OnlineEWC, make_methods, per_sample
+from evertune.methods import EWC, MAS, OnlineEWC, make_methods, per_sample_gradients
 from evertune.methods.base import Context
 from evertune.methods.importance import ImportancePenalty, mean_over_samples
 from evertune.methods.mas import squared_norm
@@ -238,12 +238,12 @@ def test_parts_that_add_up_but_belong_to_other_samples_are_found(kind, tasks, co
     method.setup(context)
     samples = [replace(s, answers=(f"red {n}",)) for n, s in enumerate(tasks[0].train)]
     right = method.measure(samples)
-    linear = per_sample._RULES[torch.nn.Linear]
+    linear = per_sample_gradients._RULES[torch.nn.Linear]
 
     def exchanged(*given):
         return {part: gradients.roll(1, 0) for part, gradients in linear(*given).items()}
 
-    monkeypatch.setitem(per_sample._RULES, torch.nn.Linear, exchanged)
+    monkeypatch.setitem(per_sample_gradients._RULES, torch.nn.Linear, exchanged)
     ours = method.measure(samples)
     for name, value in right.items():
         torch.testing.assert_close(ours[name], value, rtol=1e-3, atol=1e-6 * float(value.max()))

@@ -15,7 +15,7 @@ from evertune.metrics.answers import (
     scienceqa,
     scienceqa_relaxed,
 )
-from evertune.metrics.letters import letter_of
+from evertune.metrics.option_letters import letter_of
 from evertune.metrics.rules import RULES, error_of_mean, rule_of, score_cell
 from evertune.utils.errors import UserError
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from evertune.metrics import java
+from evertune.metrics import java_scorers
 from evertune.metrics.captions import (
     bleu_of_tokens,
     common_subsequence,
@@ -136,9 +136,11 @@ def differing():
 def test_our_tokeniser_beside_the_published_one():
     """Where they differ the page says it, and how."""
     texts = [text for text in ALIKE if text]
-    assert dict(zip(texts, map(tokenise, texts), strict=True)) == dict(zip(texts, java.ptb_tokens(texts), strict=True))
+    assert dict(zip(texts, map(tokenise, texts), strict=True)) == dict(
+        zip(texts, java_scorers.ptb_tokens(texts), strict=True)
+    )
     rows = differing()
-    theirs = java.ptb_tokens([text for text, _, _ in rows])
+    theirs = java_scorers.ptb_tokens([text for text, _, _ in rows])
     assert len(rows) > 15
     for (text, ours, published), words in zip(rows, theirs, strict=True):
         assert (" ".join(tokenise(text)), " ".join(words)) == (ours, published) and ours != published
@@ -147,8 +149,16 @@ def test_our_tokeniser_beside_the_published_one():
 @needs_java
 def test_texts_stay_apart_in_the_published_tokeniser():
     odd = ["one\u2028two", "", "three\x0bfour\r\nfive", "\ud800 x", "a\0b", "\ufeff", "six"]
-    assert java.ptb_tokens(odd) == [["one", "two"], [], ["three", "four", "five"], ["x"], ["a", "b"], [], ["six"]]
-    assert java.ptb_tokens([]) == []
+    assert java_scorers.ptb_tokens(odd) == [
+        ["one", "two"],
+        [],
+        ["three", "four", "five"],
+        ["x"],
+        ["a", "b"],
+        [],
+        ["six"],
+    ]
+    assert java_scorers.ptb_tokens([]) == []
 
 
 @pytest.fixture
@@ -177,15 +187,15 @@ def test_meteor_of_a_cell(meteor_without_paraphrases):
 
 @pytest.mark.parametrize("name", ["meteor", "spice", "cider-ptb", "bleu-4-ptb", "rouge-l-ptb"])
 def test_without_java(monkeypatch, name):
-    monkeypatch.setattr(java.shutil, "which", lambda _: None)
+    monkeypatch.setattr(java_scorers.shutil, "which", lambda _: None)
     with pytest.raises(UserError, match="no `java` on the path: install a Java runtime"):
         rule_of(name).strict(["other"], [["a dog"]])
 
 
 def test_without_the_extra(monkeypatch):
-    monkeypatch.setattr(java, "find_spec", lambda _: None)
+    monkeypatch.setattr(java_scorers, "find_spec", lambda _: None)
     with pytest.raises(UserError, match=r"pip install 'evertune\[captions\]'"):
-        java.ptb_tokens(["a dog"])
+        java_scorers.ptb_tokens(["a dog"])
 
 
 def test_spice_is_the_f_of_its_tuples(monkeypatch):
@@ -196,8 +206,8 @@ def test_spice_is_the_f_of_its_tuples(monkeypatch):
             assert golds == {0: ["a dog"], 1: ["two cats", "cats"]} and said == {0: ["dog"], 1: [""]}
             return 0.25, [{"All": {"f": 0.5, "pr": 1.0}}, {"All": {"f": 0.1}}]
 
-    monkeypatch.setattr(java, "_published", lambda module, name: Spice)
-    monkeypatch.setattr(java, "ptb_tokens", lambda texts: [text.lower().strip(".").split() for text in texts])
+    monkeypatch.setattr(java_scorers, "_published", lambda module, name: Spice)
+    monkeypatch.setattr(java_scorers, "ptb_tokens", lambda texts: [text.lower().strip(".").split() for text in texts])
     found = score_cell(rule_of("spice"), ["Dog.", ""], [["A dog."], ["Two cats", "cats"]])
     assert (found.strict, found.each) == (25.0, [0.5, 0.0]), "an empty caption is never right"
 
@@ -207,7 +217,7 @@ def test_a_program_that_fails_is_named(monkeypatch):
         raise OSError("no space left")
 
     with pytest.raises(UserError, match="SPICE failed: no space left"):
-        java._run("SPICE", broken)
+        java_scorers._run("SPICE", broken)
 
 
 @pytest.mark.parametrize(
@@ -220,4 +230,4 @@ def test_a_program_that_is_killed_is_said(problem):
         raise problem
 
     with pytest.raises(UserError, match="METEOR failed: .*(Broken pipe|to float)"):
-        java._run("METEOR", work)
+        java_scorers._run("METEOR", work)

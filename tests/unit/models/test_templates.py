@@ -16,8 +16,8 @@ from PIL import Image
 from tiny_chat import MARKED
 
 from evertune.data.task import Sample
+from evertune.metrics.reasoning_tags import without_thoughts
 from evertune.metrics.rules import rule_of, score_cell
-from evertune.metrics.thoughts import without_thoughts
 from evertune.models.decoder import IGNORE
 
 ALTERNATE = (

@@ -30,7 +30,7 @@ from evertune.runs.run_folder import still_holds
 from evertune.utils.distributed import refuse_several
 from evertune.utils.errors import RunFolderError, UserError
 from evertune.utils.files import digest_of, digest_of_file, read_json, write_atomically, write_json
-from evertune.utils.links import refuse_links
+from evertune.utils.symlinks import refuse_links
 
 SECONDS_BETWEEN_LOOKS = 0.2
 AnyWorkers = TypeVar("AnyWorkers", bound=Workers)

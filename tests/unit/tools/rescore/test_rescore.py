@@ -142,7 +142,7 @@ def test_images_are_in_the_order_of_their_numbers(tmp_path, monkeypatch):
 
 
 def test_what_needs_java_is_said_and_the_rest_is_scored(tmp_path, monkeypatch):
-    monkeypatch.setattr("evertune.metrics.java.shutil.which", lambda _: None)
+    monkeypatch.setattr("evertune.metrics.java_scorers.shutil.which", lambda _: None)
     file = merged(tmp_path, [(i, texts[0]) for i, texts in CAPTIONS.items()])
     result = rescore(file, format="ucit-caption", gold=coco(tmp_path))
     assert result.theirs[0].points is None and "install a Java runtime" in result.theirs[0].problem

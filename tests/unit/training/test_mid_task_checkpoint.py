@@ -11,10 +11,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from evertune.methods import Sequential
-from evertune.training import mid_task
+from evertune.training import mid_task_checkpoint
 from evertune.training.learner import Learner
 from evertune.training.loop import Training
-from evertune.training.mid_task import FILE, TrainingInterrupted
+from evertune.training.mid_task_checkpoint import FILE, TrainingInterrupted
 
 
 @pytest.fixture
@@ -57,8 +57,8 @@ def test_when_a_training_is_saved(learner, tasks, monkeypatch):
     made = learner(save_every=None)
     assert not any(there for _, there in steps_of(made, tasks[0])), "not in the first minute"
     made.rollback(0)
-    monkeypatch.setattr(mid_task, "SECONDS_BETWEEN", 0.0)
-    monkeypatch.setattr(mid_task, "SHARE", 0.0)
+    monkeypatch.setattr(mid_task_checkpoint, "SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr(mid_task_checkpoint, "SHARE", 0.0)
     assert [there for _, there in steps_of(learner(save_every=None), tasks[0])] == [False, True, True, True]
 
 

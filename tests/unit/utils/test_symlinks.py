@@ -28,8 +28,8 @@ from evertune.training.learner import Learner
 from evertune.utils import locks
 from evertune.utils.errors import UserError
 from evertune.utils.files import append_jsonl
-from evertune.utils.links import links_below, refuse_links
 from evertune.utils.locks import Lock, taken
+from evertune.utils.symlinks import links_below, refuse_links
 from evertune.utils.temporary_files import sweep, temporary_name
 
 SETTINGS = ["train.epochs=1", "train.batch_size=8"]

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from evertune.methods import per_sample
+from evertune.methods import per_sample_gradients
 from evertune.methods.mas import squared_norm
-from evertune.methods.per_sample import gradients_of, samples_at_once
+from evertune.methods.per_sample_gradients import gradients_of, samples_at_once
 from evertune.models import load_lmm
 from evertune.models.features import FeatureStore
 from evertune.models.modes import evaluating
@@ -111,11 +111,11 @@ def test_a_parameter_that_is_used_otherwise(loaded, uneven):
     ids=["linear", "embedding", "norm"],
 )
 def test_a_broken_rule_is_found(kind, rule, loaded, uneven, monkeypatch):
-    monkeypatch.setitem(per_sample._RULES, kind, rule)
+    monkeypatch.setitem(per_sample_gradients._RULES, kind, rule)
     assert together(loaded("mini_blip"), uneven, squared_norm) is None
 
 
-LINEAR, EMBEDDING, NORM = (per_sample._RULES[kind] for kind in (nn.Linear, nn.Embedding, nn.LayerNorm))
+LINEAR, EMBEDDING, NORM = (per_sample_gradients._RULES[kind] for kind in (nn.Linear, nn.Embedding, nn.LayerNorm))
 
 
 class Words(nn.Module):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from evertune.metrics.cider import tokenise
-from evertune.metrics.letters import letter_of
+from evertune.metrics.option_letters import letter_of
 from evertune.metrics.relaxed import normalised
 from evertune.metrics.rules import rule_of, score_cell
 
