@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from evertune.models import load_lmm
     from evertune.reporting.page import write_report
     from evertune.reporting.tables import compare
-    from evertune.runs.api import Result, configure, run, run_config
+    from evertune.runs.api import configure, run, run_config
     from evertune.runs.plan.api import plan
+    from evertune.runs.results import Result, Run
     from evertune.runs.runner import Callback
     from evertune.training.learner import Learner
     from evertune.training.loop import Training
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     from evertune.utils.errors import DataError, RunFolderError, UserError
 
 _HOME = {
-    "runs.api": ("Result", "configure", "run", "run_config"),
+    "runs.api": ("configure", "run", "run_config"),
+    "runs.results": ("Result", "Run"),
     "training.method_contract": ("check_method",),
     "utils.errors": ("DataError", "RunFolderError", "UserError"),
     "training.learner": ("Learner",),
@@ -53,6 +55,7 @@ __all__ = [
     "Method",
     "MethodInfo",
     "Result",
+    "Run",
     "RunFolderError",
     "Sample",
     "Stream",

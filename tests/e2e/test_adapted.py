@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+from matrices import matrices_of
+
 import evertune
 from evertune.runs.api import configure
 from evertune.runs.plan.api import plan
@@ -19,15 +21,15 @@ def test_one_model_for_all_methods(toy_stream, tmp_path):
         return evertune.run(str(toy_stream), model="random", method=method, out=tmp_path / out, settings=SETTINGS)
 
     together, alone = run(METHODS, "five"), run("sequential", "one")
-    assert [matrix.method for matrix in together.matrices] == METHODS.split(",")
+    assert [matrix.method for matrix in matrices_of(together)] == METHODS.split(",")
     ends = [
         [path.read_bytes() for path in sorted(place.glob("stages/*/trainable.safetensors"))]
         for place in (tmp_path / "five" / "sequential", tmp_path / "one")
     ]
     assert len(ends[0]) == 3 and ends[0] == ends[1]
-    zero = [matrix.R[0] for matrix in together.matrices]
-    assert zero == [alone.matrices[0].R[0]] * 5, "adapters start without effect"
-    cells = together.matrices[-1].cells
+    zero = [matrix.R[0] for matrix in matrices_of(together)]
+    assert zero == [alone.runs["sequential"].matrix.R[0]] * 5, "adapters start without effect"
+    cells = together.runs["lora-router"].matrix.cells
     assert {cell["task_id"] for cell in cells} == {"inferred"}
     last = [cell for cell in cells if cell["stage"] == 3]
     assert [cell["own_expert"] for cell in last] == [cell["task"] for cell in last]

@@ -29,7 +29,7 @@ def done(toy_stream, tiny_chat, tmp_path_factory):
 
 def test_a_run_is_whole_and_says_what_trained(done):
     result, _ = done
-    matrix = result.matrices[0]
+    matrix = result.runs["eproj"].matrix
     assert matrix.finished
     assert [len(row) for row in matrix.R] == [3] * 4
     written = yaml.safe_load((result.folder / "config.yaml").read_text())

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from matrices import matrices_of
 from test_run import significant
 
 import evertune
@@ -79,7 +80,7 @@ def test_a_run_under_a_jumping_clock_is_the_run(stream, tmp_path, monkeypatch):
     assert significant(out) == significant(tmp_path / "whole")
     shift(out)
     assert examine(out) == [] and clock.asked > 10
-    assert evertune_run(str(stream), out=out, **given).matrices[0].finished
+    assert matrices_of(evertune_run(str(stream), out=out, **given))[0].finished
     points = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [point["step"] for point in points] == sorted(point["step"] for point in points)
     for found in durations(out):

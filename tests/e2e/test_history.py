@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import yaml
+from matrices import matrices_of
 
 from evertune import UserError
 from evertune import run as evertune_run
@@ -21,7 +22,7 @@ SETTINGS = ["train.epochs=2", "train.learning_rate=0.01", "dtype=float32"]
 
 
 def run(stream, out, **more):
-    (matrix,) = evertune_run(str(stream), model="random", out=out, settings=SETTINGS, **more).matrices
+    (matrix,) = matrices_of(evertune_run(str(stream), model="random", out=out, settings=SETTINGS, **more))
     return matrix
 
 

@@ -6,6 +6,7 @@ import json
 import statistics
 
 import pytest
+from matrices import matrices_of
 
 from evertune import run
 from evertune.data import load_stream
@@ -50,7 +51,7 @@ def finished(stream, tmp_path_factory):
 
 
 def test_known_tasks_are_the_first_columns(finished):
-    sequential, joint = finished.matrices
+    sequential, joint = matrices_of(finished)
     for matrix in (sequential, joint):
         assert matrix.known == ["task-0"] and matrix.tasks == ["task-0", "task-1", "task-2"]
         keys = list(matrix.to_dict())
@@ -63,13 +64,13 @@ def test_known_tasks_are_the_first_columns(finished):
 
 
 def test_joint_saw_the_known_task_and_sequential_did_not(finished):
-    sequential, joint = finished.matrices
+    sequential, joint = matrices_of(finished)
     assert joint.cost["samples_trained"] == sequential.cost["samples_trained"] + 8
     assert joint.R[1][0] > 0 and sequential.R[1][0] == 0
 
 
 def test_every_cell_says_its_rule_and_its_error(finished):
-    matrix = finished.matrices[0]
+    matrix = finished.runs["sequential"].matrix
     for cell in matrix.cells:
         assert cell["score_rule"] == SCORES[cell["task"]]
         path = finished.folder / "sequential" / cell["answers"]
@@ -84,12 +85,12 @@ def test_every_cell_says_its_rule_and_its_error(finished):
 def test_a_resumed_run_is_the_same(stream, finished, tmp_path):
     """Cells and stages taken away are made again, from stage 0 too."""
     out = tmp_path / "again"
-    (first,) = ran(stream, out, method="joint").matrices
+    (first,) = matrices_of(ran(stream, out, method="joint"))
     (out / "matrix.json").unlink()
     (out / "answers" / "00" / "task-0.jsonl").unlink()
     (out / "answers" / "01" / "task-0.jsonl").unlink()
-    (again,) = ran(stream, out, method="joint").matrices
-    assert again.R == first.R == finished.matrices[1].R
+    (again,) = matrices_of(ran(stream, out, method="joint"))
+    assert again.R == first.R == finished.runs["joint"].matrix.R
 
 
 def test_the_plan_counts_what_is_known(stream, lmm):

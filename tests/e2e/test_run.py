@@ -12,6 +12,7 @@ import time
 import pytest
 import warm
 import yaml
+from matrices import matrices_of
 
 from evertune import UserError
 from evertune import run as evertune_run
@@ -29,7 +30,7 @@ def command(stream, out, *more):
 
 def run(stream, out, **more):
     settings = [*SETTINGS, *more.pop("settings", [])]
-    return evertune_run(str(stream), model="random", out=out, settings=settings, **more).matrices
+    return matrices_of(evertune_run(str(stream), model="random", out=out, settings=settings, **more))
 
 
 @pytest.fixture(scope="module")
@@ -212,15 +213,16 @@ def test_a_run_yaml_says_what_flags_say(stream, tmp_path):
     config = {"stream": str(stream), "model": "random", "method": "replay", "out": str(tmp_path / "a"), "seed": 3}
     config |= {"train": {"epochs": 1}, "options": {"replay": {"ratio": 0.5}}, "dtype": "float32"}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
-    (by_file,) = evertune_run(str(tmp_path / "run.yaml")).matrices
-    (by_flags,) = evertune_run(
+    (by_file,) = matrices_of(evertune_run(str(tmp_path / "run.yaml")))
+    flags = evertune_run(
         str(stream),
         model="random",
         method="replay",
         seed=3,
         out=tmp_path / "b",
         settings=["train.epochs=1", "replay.ratio=0.5", "dtype=float32"],
-    ).matrices
+    )
+    (by_flags,) = matrices_of(flags)
     assert by_file.R == by_flags.R and by_file.seed == 3
 
 

@@ -83,11 +83,12 @@ def run(config: RunConfig, as_json: bool) -> None:
         result = run_config(config, callback=callback, progress=callback.fetching)
     if not is_main_process():
         return
+    matrices = [each.matrix for each in result.runs.values()]
     if as_json:
-        contents = [matrix.to_dict() for matrix in result.matrices]
+        contents = [matrix.to_dict() for matrix in matrices]
         print_json(contents if len(contents) > 1 else contents[0])
         return
-    _show_results(console, result.matrices, shown=callback.shown)
+    _show_results(console, matrices, shown=callback.shown)
     console.print(f"\nreport  {result.report.resolve()}", soft_wrap=True, highlight=False)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from evertune.metrics.metrics import check_matrix, is_score, known_from
 from evertune.training.run_origin import FORMAT
-from evertune.utils.errors import RunFolderError, UserError
+from evertune.utils.errors import RunFolderError, UserError, unknown
 from evertune.utils.files import read_json
 from evertune.utils.symlinks import refuse_links
 
@@ -124,6 +124,31 @@ class Matrix:
             return 0
         stage = self.stages.index(task) + 1 if task in self.stages else len(self.stages)
         return stage if stage < len(self.R) else None
+
+    def row_of(self, stage: int | str) -> int:
+        """The row of R that is meant by its number, by the name of its stage, or by "base".
+
+        Raises:
+            UserError: R has no such row; the message has the nearest name.
+        """
+        names = ["base", *self.stages][: len(self.R)]
+        if isinstance(stage, str) and stage in names:
+            return names.index(stage)
+        if isinstance(stage, int) and not isinstance(stage, bool) and 0 <= stage < len(names):
+            return stage
+        if isinstance(stage, str):
+            raise unknown("stage", stage, names)
+        raise UserError(f"stage {stage!r:.60}: expected 0 to {len(names) - 1}, or a name: {', '.join(names):.200}")
+
+    def column_of(self, task: str) -> int:
+        """The column of R of a task.
+
+        Raises:
+            UserError: there is none; the message has the nearest name.
+        """
+        if task not in self.tasks:
+            raise unknown("task", str(task), self.tasks)
+        return self.tasks.index(task)
 
     def diagonal(self) -> list[float | None] | None:
         """Each new task's score right after its own stage, None for a known one.

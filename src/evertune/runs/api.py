@@ -1,6 +1,6 @@
 """The Python API of whole runs: what the commands do, as functions.
 
-matrices = evertune.run("parcel", model="smol", method="sequential,replay,eproj", out="runs/first")
+result = evertune.run("parcel", model="smol", method="sequential,replay,eproj", out="runs/first")
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from evertune.assets import Progress
 from evertune.data import Stream, Task, load_stream
 from evertune.reporting.matrix import Matrix
 from evertune.runs.config import RunConfig, beside, spelled_out, with_settings, without_effect
+from evertune.runs.results import Result, page_of
 from evertune.runs.run_folder import FINGERPRINTS, begin, finished_matrix, identity_of, run_folders
 from evertune.runs.runner import Callback, follow_stream, more_tasks, run_stream
 from evertune.runs.unchecked import last_checked
@@ -30,15 +31,6 @@ if TYPE_CHECKING:
     from evertune.models.protocol import LMM
     from evertune.training.learner import Learner
     from evertune.training.loop import Training
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What a run ends with: one matrix per method, in order, and where it all is."""
-
-    matrices: list[Matrix]
-    folder: Path
-    report: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +166,7 @@ def run_config(config: RunConfig, *, callback: Callback | None = None, progress:
     identities = {spec: identity_of(resolved(config, spec), data, model) for spec in specs}
     # Refuse a folder of another run before the first minute of training, not after the second method.
     done = {spec: finished_matrix(folders[spec], identities[spec]) for spec in specs}
-    page = base / "report" / "index.html"
+    page = page_of(base)
     with ExitStack() as held:
         held.enter_context(as_before())
         for spec in (spec for spec in specs if done[spec] is None):
@@ -198,7 +190,7 @@ def run_config(config: RunConfig, *, callback: Callback | None = None, progress:
             write_report(list(folders.values()), page)
     distributed.send_command("end", str(base))
     distributed.shutdown()
-    return Result([matrix for matrix in done.values() if matrix is not None], base, page)
+    return Result.of(folders, {spec: matrix for spec, matrix in done.items() if matrix is not None}, base)
 
 
 def _follow(config: RunConfig, specs: Sequence[str]) -> Result:
@@ -218,8 +210,8 @@ def _follow(config: RunConfig, specs: Sequence[str]) -> Result:
             order = follow_stream(learner, data)
     distributed.shutdown()
     base = Path(order[1])
-    matrices = [Matrix.read(folder) for folder in run_folders(base, specs).values()]
-    return Result(matrices, base, base / "report" / "index.html")
+    folders = run_folders(base, specs)
+    return Result.of(folders, {spec: Matrix.read(folder) for spec, folder in folders.items()}, base)
 
 
 def open_run(

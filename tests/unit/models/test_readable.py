@@ -96,11 +96,11 @@ def test_skip_bad_leaves_out_what_the_model_can_not_read(written, tmp_path):
     """In a run, with what was left out in its folder, and the second call is the same run."""
     stream = written({1: {"answer": "<|im_end|>"}, 13: {"instruction": "which <image>?"}}, sizes={5: (900, 1)})
     how = {"model": "random", "skip_invalid": True, "out": tmp_path / "run", "settings": ["dtype=float32"]}
-    matrix = run(stream, **how).matrices[0]
+    matrix = run(stream, **how).runs["sequential"].matrix
     skipped = json.loads((tmp_path / "run" / "skipped.json").read_text())
     assert skipped["rows"] == 3 and sorted(skipped["kinds"].values()) == [1, 2]
     assert json.loads((tmp_path / "run" / "stages" / "01-a" / "done.json").read_text())["samples"] == 10
-    assert run(stream, **how).matrices[0].R == matrix.R
+    assert run(stream, **how).runs["sequential"].matrix.R == matrix.R
     asked = tmp_path / "run" / "answers" / "01" / "a.jsonl"
     before = asked.read_text()
     asked.unlink()

@@ -101,7 +101,7 @@ def test_it_runs(name, numbers, published, tmp_path):
     tasks = load_stream(name, data=str(published)).tasks
     assert {len(sample.images) for task in tasks for sample in [*task.train, *task.test]} == numbers
     result = run(name, model="tiny-aligned", method="eproj", data=str(published), out=tmp_path / "run")
-    (matrix,) = result.matrices
+    matrix = result.runs["eproj"].matrix
     assert matrix.finished and len(matrix.R) == len(tasks) + 1
 
 

@@ -89,7 +89,7 @@ def test_a_run_records_what_was_left_out(broken, tmp_path, capsys, monkeypatch):
     said = capsys.readouterr()
     assert end.value.code == 2 and "8 rows of 's' can't be used" in said.err and not (tmp_path / "run").exists()
     result = run(str(broken), model="random", out=tmp_path / "run", skip_invalid=True, settings=["dtype=float32"])
-    assert result.matrices[0].finished
+    assert result.runs["sequential"].matrix.finished
     skipped = json.loads((tmp_path / "run" / "skipped.json").read_text())
     assert skipped["rows"] == 8 and len(skipped["problems"]) == 8 and skipped["problems"][0]["task"] == "a"
     assert json.loads((tmp_path / "run" / "provenance.json").read_text())["skipped"] == skipped["kinds"]

@@ -29,7 +29,8 @@ CHANGES = ("time", "train/examples_per_second")
 
 def run(stream, out, *, settings=(), method="sequential", **more):
     asked = [*SETTINGS, *settings]
-    return evertune.run(str(stream), model="random", method=method, seed=3, settings=asked, out=out, **more).matrices[0]
+    result = evertune.run(str(stream), model="random", method=method, seed=3, settings=asked, out=out, **more)
+    return result.runs[method].matrix
 
 
 def lines(folder, *, without=CHANGES):

@@ -73,9 +73,8 @@ def test_a_benchmark_is_learn_in_a_loop(data, toy_stream, tmp_path):
 def test_the_matrix_of_a_model_that_was_taught_task_by_task(data, toy_stream, tmp_path):
     """The reverse: it becomes a run like any other, cell by cell that of `evertune run`."""
     sets = [*SETTINGS, "options.ewc.samples=4"]
-    (wanted,) = evertune.run(
-        str(toy_stream), model="random", method="ewc", seed=3, settings=sets, out=tmp_path / "run"
-    ).matrices
+    result = evertune.run(str(toy_stream), model="random", method="ewc", seed=3, settings=sets, out=tmp_path / "run")
+    wanted = result.runs["ewc"].matrix
     folder = made(tmp_path / "model", "ewc", **{"ewc.samples": 4})
     with pytest.raises(UserError, match="has learned nothing yet"):
         service.complete(folder)
