@@ -160,8 +160,7 @@ def jolt(lmm):
 def mini_blip(tmp_path_factory):
     """A checkpoint folder of the family InstructBLIP, with random weights."""
     import torch
-
-    from evertune.tools.pretrain.parts import make_model, make_processor, make_tokenizer, save_checkpoint
+    from pretraining.parts import make_model, make_processor, make_tokenizer, save_checkpoint
 
     folder = tmp_path_factory.mktemp("blip") / "mini"
     tokenizer = make_tokenizer(documents=200)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,6 @@ from rich.progress import (
     ProgressColumn,
     TaskID,
     TextColumn,
-    TimeRemainingColumn,
 )
 from rich.table import Column
 
@@ -249,23 +247,3 @@ def show_facts(console: Console, title: str, facts: dict[str, Any]) -> None:
     for name, value in facts.items():
         table.add_row(f"[dim]{name}[/dim]", escape(str(value)))
     console.print(table)
-
-
-@contextmanager
-def phase_bars(console: Console) -> Iterator[Callable[[str, int, int, float], None]]:
-    """Progress bars of pretraining, one per phase, with the loss of late and the time left."""
-    columns = (
-        TextColumn("{task.description:10}"),
-        BarColumn(bar_width=28, complete_style="cyan"),
-        MofNCompleteColumn(),
-    )
-    note = TextColumn("[dim]loss {task.fields[loss]:.3f}[/dim]")
-    with Progress(*columns, note, TimeRemainingColumn(), console=console) as progress:
-        bars: dict[str, TaskID] = {}
-
-        def on_step(phase: str, step: int, steps: int, loss: float) -> None:
-            if phase not in bars:
-                bars[phase] = progress.add_task(phase, total=steps, loss=loss)
-            progress.update(bars[phase], completed=step, loss=loss)
-
-        yield on_step

@@ -46,7 +46,6 @@ GROUPS: dict[str, dict[str, str]] = {
         "ls": "evertune ls streams",
         "show": "evertune show eproj",
         "doctor": "evertune doctor",
-        "pretrain": "evertune pretrain tiny --out runs/tiny",
     },
 }
 """The commands in the order of the help, each with an example."""
@@ -57,7 +56,7 @@ DATA_EXAMPLES = {
     "sample": "evertune data sample july.jsonl ten.jsonl --count 10 --seed 1",
 }
 
-RESUMING = {"run", "grid", "study", "pairs", "learn", "check", "fetch", "pretrain"}
+RESUMING = {"run", "grid", "study", "pairs", "learn", "check", "fetch"}
 """Commands that continue where they were interrupted."""
 
 _RUN = "'evertune run STREAM' trains on a stream of tasks, 'evertune learn DIR DATA' on one more task"

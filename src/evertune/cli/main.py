@@ -20,7 +20,7 @@ from evertune.cli.data import data_app, rescore
 from evertune.cli.environment import ls, show
 from evertune.cli.grids import grid, study
 from evertune.cli.groups import RESUMING, Commands, example_of
-from evertune.cli.models import export, fetch, pretrain
+from evertune.cli.models import export, fetch
 from evertune.cli.results import compare, metrics, report
 from evertune.cli.runs import plan, run
 from evertune.cli.service import advise, ask, check, doctor, learn, log, new, playground, rollback, serve
@@ -64,7 +64,6 @@ FUNCTIONS: dict[str, Callable[..., None]] = {
     "ls": ls,
     "show": show,
     "doctor": doctor,
-    "pretrain": pretrain,
 }
 for name, function in FUNCTIONS.items():
     app.command(name, epilog=example_of(name))(function)

@@ -1,72 +1,14 @@
-"""The commands about models, thin like the others: `pretrain`, `fetch` and `export`."""
+"""The commands about models, thin like the others: `fetch` and `export`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from evertune.cli.options import JsonOption, loading, make_console, print_json
+from evertune.cli.options import loading, make_console
 from evertune.utils.errors import UserError, unknown
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-
-def pretrain(
-    name: Annotated[
-        str, typer.Argument(metavar="NAME", help="tiny: makes tiny-aligned and tiny-instruct; smol: smol-aligned.")
-    ],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where the checkpoints go [runs/NAME].")] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Pretrain the small shipped models again. `tiny` from scratch, the projector of `smol-aligned`; resumes."""
-    if name not in ("tiny", "smol"):
-        raise unknown("model to pretrain", name, ["tiny", "smol"])
-    with loading():
-        from evertune.cli.console import phase_bars
-        from evertune.utils.device import use_threads
-        from evertune.utils.files import refuse_file
-        from evertune.utils.quiet import quiet_libraries
-
-    quiet_libraries()
-    use_threads(1)  # the order of sums, and so the bits, would depend on their number
-    console = make_console(quiet=as_json)
-    folder = refuse_file(out or Path("runs") / name)
-    if name == "smol":
-        _fetch_parts(console)
-    with phase_bars(console) as on_step:
-        scores = _pretrained(name, folder, on_step)
-    if as_json:
-        print_json(scores)
-        return
-    for phase, values in scores.items():
-        console.print(f"{phase:12} " + "  ".join(f"{key} {value:.3f}" for key, value in values.items()))
-    made = sorted(str(config.parent) for config in folder.glob("*/config.json"))
-    console.print("\n" + "\n".join(made), soft_wrap=True, highlight=False)
-
-
-def _fetch_parts(console: Console) -> None:
-    """What `pretrain smol` starts from, with its own progress bars: two kinds can't be drawn at once."""
-    from evertune.cli.console import TerminalCallback
-    from evertune.data import load_stream
-    from evertune.models.presets import model_folder
-
-    with TerminalCallback(console) as callback:
-        model_folder("smol", progress=callback.fetching)
-        load_stream("captions", progress=callback.fetching)
-
-
-def _pretrained(name: str, folder: Path, on_step: Callable[[str, int, int, float], None]) -> dict[str, Any]:
-    if name == "tiny":
-        from evertune.tools.pretrain.tiny import pretrain_tiny
-
-        return pretrain_tiny(folder, on_step=on_step)
-    from evertune.tools.pretrain.smol import pretrain_smol
-
-    return pretrain_smol(folder, on_step=on_step)
 
 
 def fetch(

@@ -12,7 +12,7 @@ from evertune.utils.errors import UserError, unknown
 _TINY = {
     "family": "instructblip",
     "licence": "Apache-2.0; trained on drawings of OpenMoji (CC BY-SA 4.0) and the DejaVu fonts",
-    "source": "comes with evertune; made by `evertune pretrain tiny`",
+    "source": "comes with evertune; made by scripts/pretrain.py",
     "citation": "W. Dai et al., InstructBLIP, 2023, arXiv 2305.06500; J. Li et al., BLIP-2, 2023, arXiv 2301.12597",
 }
 _DAI = "W. Dai et al., InstructBLIP, 2023, arXiv 2305.06500"
@@ -86,7 +86,7 @@ PRESETS: dict[str, dict[str, str]] = {
         "family": "smol",
         "parameters": "135 M language, 3.4 M vision, 1.5 M trained (1.07 M projector, 0.46 M LoRA)",
         "licence": "Apache-2.0; projector: trained on OpenMoji (CC BY-SA 4.0), MNIST (CC BY-SA 3.0), easy-VQA (MIT)",
-        "source": "smol, and a projector that comes with evertune; made by `evertune pretrain smol`",
+        "source": "smol, and a projector that comes with evertune; made by scripts/pretrain.py",
         "citation": "as smol; J. Li et al., BLIP-2, 2023, arXiv 2301.12597 (the role of the captions)",
     },
     "tiny-aligned": {

@@ -108,7 +108,7 @@ def _sound_projector(folder: Path) -> dict[str, str]:
     there = path.exists() and (folder / ABOUT_PROJECTOR).exists()
     about: dict[str, str] = read_json(folder / ABOUT_PROJECTOR) if there else {}
     if not there or digest_of_file(path) != about["projector_sha256"]:
-        raise UserError(f"{path} is missing or damaged: install evertune again, or make it with evertune pretrain smol")
+        raise UserError(f"{path} is missing or damaged: install evertune again")
     return about
 
 

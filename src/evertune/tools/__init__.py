@@ -1,1 +1,1 @@
-"""What one does beside training: data tools, rescoring, export, pretraining of the shipped models."""
+"""What one does beside training: data tools, rescoring, export."""

@@ -59,7 +59,6 @@ FOREIGN = {"--fsdp_version", "--fsdp", "--help", "--version"}
 NO_MESSAGES = (
     "apps/playground/theme.py",
     "assets/",
-    "tools/pretrain/smol_card.py",
     "tools/export/card.py",
     "runs/tracking/",
 )

@@ -7,13 +7,13 @@ import re
 import statistics
 
 import pytest
+from pretraining.corpus import SLOTS, caption_scene, document
 
 from evertune.data.builders import pocket
 from evertune.data.pocket.draw import SIDE, draw
 from evertune.data.pocket.questions import ROLES, describe
 from evertune.data.pocket.world import PLACES, SHARES, draw_scene
 from evertune.metrics.cider import cider
-from evertune.tools.pretrain.corpus import SLOTS, caption_scene, document
 from evertune.utils.errors import UserError
 
 

@@ -6,13 +6,13 @@ import random
 
 import pytest
 import torch
+from pretraining.instruct import known_accuracy
 from transformers import InstructBlipForConditionalGeneration, InstructBlipProcessor
 
 from evertune.data.pocket.draw import draw
 from evertune.data.pocket.questions import CAPTION, describe
 from evertune.data.pocket.world import draw_scene
 from evertune.models import load_lmm, model_folder
-from evertune.tools.pretrain.instruct import known_accuracy
 
 NAMES = ("tiny-aligned", "tiny-instruct")
 

@@ -157,7 +157,7 @@ def test_the_projector_that_comes_with_evertune():
         digest_of_file(smol_weights.ALIGNED / "projector.safetensors")
         == read_json(smol_weights.ALIGNED / "projector.json")["projector_sha256"]
     )
-    assert "evertune pretrain smol" in (smol_weights.ALIGNED / "README.md").read_text()
+    assert "scripts/pretrain.py smol" in (smol_weights.ALIGNED / "README.md").read_text()
     with pytest.raises(UserError, match="it is not a model folder"):
         model_folder(str(smol_weights.ALIGNED))
 

@@ -25,7 +25,6 @@ TEXTS = (
     "src/evertune/data/pocket/",
     "src/evertune/data/builders/",
     "src/evertune/data/drawing.py",
-    "src/evertune/tools/pretrain/",
     "src/evertune/models/checkpoints/",
 )
 """Their texts are data that models are taught and asked."""

@@ -8,7 +8,6 @@ how each family of models renders it, with the tokens that are trained on in bra
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import random
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pretraining.parts import make_model, make_processor, save_checkpoint
 from published import rows_of as published_rows
 
 from evertune.cli.catalogue import details
@@ -32,7 +32,6 @@ from evertune.models.smol_weights import CONFIG as SMOL
 from evertune.runs.api import configure, run
 from evertune.runs.plan.api import plan
 from evertune.tools.data.preview import masked
-from evertune.tools.pretrain.parts import make_model, make_processor, save_checkpoint
 
 SNAPSHOTS = Path(__file__).parents[2] / "snapshots" / "prompts"
 STREAMS = {
@@ -47,7 +46,7 @@ STREAMS = {
     "cvit": "ScienceQA TextVQA Flickr30k ImageNet GQA VQAv2",
 }
 KNOWN = "okvqa aokvqa textcaps vqav2 ocrvqa".split()
-FETCHED = ["parcel", "parcel-garments", "captions"]
+FETCHED = ["parcel"]
 ELSEWHERE = {"parcel-long", "emoji-styles"}
 """From npm and Debian, which not every tester can reach; and captions under the GPL belong in no file here."""
 DRAWN = ["pocket-b1", "pocket-b2"]
@@ -158,19 +157,6 @@ def test_random_has_the_template_of_smol():
     assert {key: RANDOM[key] for key in ("prompt", "end_token")} == {key: SMOL[key] for key in ("prompt", "end_token")}
 
 
-@pytest.fixture
-def garments(tmp_path, monkeypatch):
-    """Fashion-MNIST in miniature: its four files, which no package registry that pip knows carries."""
-    folder = tmp_path / "fashion-mnist"
-    folder.mkdir()
-    for stem, count in (("train", 200), ("t10k", 100)):
-        labels, images = bytes(number % 10 for number in range(count)), bytes(count * 28 * 28)
-        for kind, sizes, content in (("labels-idx1", [count], labels), ("images-idx3", [count, 28, 28], images)):
-            head = bytes([0, 0, 8, len(sizes)]) + b"".join(size.to_bytes(4, "big") for size in sizes)
-            (folder / f"{stem}-{kind}-ubyte.gz").write_bytes(gzip.compress(head + content))
-    monkeypatch.setenv("FASHION_MNIST", str(folder))
-
-
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
     """The first training row of a task that is built; each is built once for all families."""
@@ -188,7 +174,6 @@ def drawn(tmp_path_factory):
     return first
 
 
-@pytest.mark.usefixtures("garments")
 @pytest.mark.parametrize("name", [*STRAIGHT, *DRAWN, *(pytest.param(name, marks=pytest.mark.smol) for name in FETCHED)])
 def test_prompts_as_each_family_renders_them(name, family, published, drawn):
     """The first training row of each task, from the very batch that a training would make of it."""

@@ -45,10 +45,10 @@ def test_seeds_are_outermost_then_streams_then_methods_as_listed(tmp_path):
 
 
 def test_a_stream_may_bring_its_model(tmp_path):
-    found = cells(tmp_path, streams=[{"stream": "parcel", "model": "smol"}, "parcel-garments"], methods=["direct"])
+    found = cells(tmp_path, streams=[{"stream": "parcel", "model": "smol"}, "pocket-b1"], methods=["direct"])
     assert [(cell.config.stream, cell.config.model) for cell in found] == [
         ("parcel", "smol"),
-        ("parcel-garments", "random"),
+        ("pocket-b1", "random"),
     ]
 
 

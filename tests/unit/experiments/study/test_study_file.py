@@ -150,7 +150,7 @@ def test_a_reversed_stream_counts_as_its_stream():
         (lambda c: c["parts"]["main"][0].update(take=["strength"]), "'strength' is no earlier grid with `vary`"),
         (lambda c: c["parts"]["tuning"][0].update(take=["table"]), "'table' is no earlier grid"),
         (lambda c: c["parts"]["main"][0].update(methods=["mas"]), "'strengths' chooses nothing for mas"),
-        (lambda c: c["parts"]["main"][0].update(streams=["parcel-garments"]), "not be tuned on|tuned once on"),
+        (lambda c: c["parts"]["main"][0].update(streams=["pocket-b1"]), "not be tuned on|tuned once on"),
         (lambda c: c["parts"]["tuning"][0].update(models=["random", "smol"]), "tuned once on parcel-reversed"),
         (lambda c: c["parts"]["tuning"][0]["vary"].update({"ewc.samples": [4, 8]}), "several settings of one method"),
         (lambda c: c["parts"]["tuning"][0].update(stands_for={"mas": ["ewc"]}), "unknown method"),

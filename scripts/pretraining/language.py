@@ -16,7 +16,7 @@ from torch import Tensor
 from evertune.data.pocket.questions import ROLES
 from evertune.data.pocket.world import draw_scene
 from evertune.models.decoder import IGNORE, answer_loss, greedy_answers, pad
-from evertune.tools.pretrain.corpus import Document
+from pretraining.corpus import Document
 
 Write = Callable[[random.Random], Document]
 

@@ -1,4 +1,4 @@
-"""`evertune pretrain tiny`: the paper's architecture in miniature, made from scratch on two cores.
+"""`python scripts/pretrain.py tiny`: the paper's architecture in miniature, made from scratch on two cores.
 
     tower             the ViT learns to see          lookup, language   the decoder learns the language from text
     slots, captions   the Q-Former learns to describe         -> tiny-aligned, the BLIP-2 role
@@ -18,16 +18,16 @@ import torch
 from torch import nn
 
 from evertune.models.instructblip import load_instructblip
-from evertune.tools.pretrain.align import CaptionBank, caption_accuracy, caption_loss, slot_loss
-from evertune.tools.pretrain.card import write_card
-from evertune.tools.pretrain.corpus import document, lookup
-from evertune.tools.pretrain.instruct import instruct_loss, known_accuracy, known_samples
-from evertune.tools.pretrain.language import language_accuracy, language_loss
-from evertune.tools.pretrain.parts import VISION, make_model, make_processor, make_tokenizer, save_checkpoint
-from evertune.tools.pretrain.phases import LossAt, OnStep, Phase, run_phase
-from evertune.tools.pretrain.recipes import Recipe
-from evertune.tools.pretrain.tower import Tower, tower_accuracy, tower_loss
 from evertune.utils.files import write_json
+from pretraining.align import CaptionBank, caption_accuracy, caption_loss, slot_loss
+from pretraining.card import write_card
+from pretraining.corpus import document, lookup
+from pretraining.instruct import instruct_loss, known_accuracy, known_samples
+from pretraining.language import language_accuracy, language_loss
+from pretraining.parts import VISION, make_model, make_processor, make_tokenizer, save_checkpoint
+from pretraining.phases import LossAt, OnStep, Phase, run_phase
+from pretraining.recipes import Recipe
+from pretraining.tower import Tower, tower_accuracy, tower_loss
 
 if TYPE_CHECKING:
     from evertune.models.instructblip import InstructBlip

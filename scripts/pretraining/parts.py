@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from evertune.data.pocket.draw import SIDE
-from evertune.tools.pretrain.corpus import SLOTS, document
+from pretraining.corpus import SLOTS, document
 
 VISION: dict[str, Any] = {
     "hidden_size": 128,

@@ -20,7 +20,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from evertune.data.pocket.draw import draw
 from evertune.data.pocket.world import AUTHORS, COLOURS, KINDS, PLACES, SIGNS, TITLES, Scene
-from evertune.tools.pretrain.corpus import caption_scene
+from pretraining.corpus import caption_scene
 
 WHATS = ("nothing", "sign", "title", "author", *KINDS)
 WORDS = ("", *SIGNS, *TITLES, *AUTHORS)

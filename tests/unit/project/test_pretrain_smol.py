@@ -1,25 +1,22 @@
-"""`evertune pretrain smol` on `random` and toy captions: only the projector learns; resumed, to the same bits."""
+"""`scripts/pretrain.py smol` on `random` and toy captions: only the projector learns; resumed, to the same bits."""
 
 from __future__ import annotations
 
 import random
 
+import pretrain
 import pytest
 import torch
+from pretraining import smol as recipes
+from pretraining.phases import Phase
+from pretraining.recipes import SmolRecipe
+from pretraining.smol import caption_loss, caption_scores, pretrain_smol, train_projector
 from safetensors.torch import load_file
-from typer.testing import CliRunner
 
-from evertune.cli import models as cli_models
-from evertune.cli.main import app
 from evertune.data import load_stream
 from evertune.models import load_lmm, model_folder
 from evertune.models.features import FeatureStore
 from evertune.models.weights import copy_of
-from evertune.tools.pretrain import smol as recipes
-from evertune.tools.pretrain.phases import Phase
-from evertune.tools.pretrain.recipes import SmolRecipe
-from evertune.tools.pretrain.smol import caption_loss, caption_scores, pretrain_smol, train_projector
-from evertune.utils.errors import UserError
 from evertune.utils.files import read_json
 
 PHASE = Phase("captions", steps=8, learning_rate=1e-2, weight_decay=0.0, save_every=3)
@@ -98,7 +95,7 @@ def test_what_is_written(tmp_path, recipe):
     config = read_json(model_folder("random") / "config.json")
     assert config["origin"] in about["projector_origin"] and config["lm_sha256"][:12] in about["projector_origin"]
     card = (tmp_path / "projector/README.md").read_text()
-    assert "| captions | 8 | 0.01 | 0 |" in card and "evertune pretrain smol" in card and "CC BY-SA 4.0" in card
+    assert "| captions | 8 | 0.01 | 0 |" in card and "scripts/pretrain.py smol" in card and "CC BY-SA 4.0" in card
     aligned = load_lmm(str(tmp_path / "smol-aligned"), dtype="float32", device=torch.device("cpu"))
     assert all(torch.equal(aligned.projector.state_dict()[name], t.float()) for name, t in tensors.items())
 
@@ -124,12 +121,13 @@ def test_a_batch_has_captions_of_about_one_length(lmm, tasks, features, monkeypa
     assert len(seen) > 0.6 * len({s.fingerprint for s in samples})
 
 
-def test_the_command(tmp_path, recipe, monkeypatch):
+def test_the_command(tmp_path, recipe, monkeypatch, capsys):
     monkeypatch.setattr(recipes, "SmolRecipe", lambda: recipe)
     fetched = []
-    monkeypatch.setattr(cli_models, "_fetch_parts", fetched.append)
-    done = CliRunner().invoke(app, ["pretrain", "smol", "--out", str(tmp_path / "out")])
-    assert done.exit_code == 0, done.output
-    assert "smol-aligned" in done.output and "whole" in done.output and len(fetched) == 1
-    wrong = CliRunner().invoke(app, ["pretrain", "smoll"])
-    assert isinstance(wrong.exception, UserError) and "did you mean 'smol'" in str(wrong.exception)
+    monkeypatch.setattr(pretrain, "fetch_parts", fetched.append)
+    pretrain.main(["smol", "--out", str(tmp_path / "out")])
+    output = capsys.readouterr().out
+    assert "smol-aligned" in output and "whole" in output and len(fetched) == 1
+    with pytest.raises(SystemExit):
+        pretrain.main(["smoll"])
+    assert "invalid choice: 'smoll'" in capsys.readouterr().err

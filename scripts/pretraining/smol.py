@@ -1,4 +1,4 @@
-"""`evertune pretrain smol`: only the projector of `smol` learns, from captions of package images, the LM frozen.
+"""`python scripts/pretrain.py smol`: only the projector of `smol` learns, from captions of images; its LM is frozen.
 
 The part that BLIP-2 plays in He et al. 2023: a model whose visual tokens mean something to its LM and which was never
 asked a question, so that methods that train projectors alone start fairly. Deterministic and resumable.
@@ -21,11 +21,12 @@ from evertune.models import load_lmm, model_folder
 from evertune.models.features import FeatureStore
 from evertune.models.smol import Smol
 from evertune.models.smol_weights import ABOUT_PROJECTOR, PROJECTOR, with_projector
-from evertune.tools.pretrain.align import told
-from evertune.tools.pretrain.phases import OnStep, run_phase
-from evertune.tools.pretrain.recipes import SmolRecipe
-from evertune.tools.pretrain.smol_card import write_smol_card
 from evertune.utils.files import digest_of_file, make_folder, read_json, write_atomically, write_json
+from pretraining.align import told
+from pretraining.captions import corpus
+from pretraining.phases import OnStep, run_phase
+from pretraining.recipes import SmolRecipe
+from pretraining.smol_card import write_smol_card
 
 BUCKETS = 4
 CHECKED_AT_ONCE = 32
@@ -46,7 +47,7 @@ def pretrain_smol(folder: Path, *, on_step: OnStep, recipe: SmolRecipe | None = 
     """
     recipe = recipe or SmolRecipe()
     lmm = _loaded(recipe.model)
-    task = load_stream(recipe.corpus).tasks[0]
+    task = load_stream(recipe.corpus or str(corpus(folder / "captions"))).tasks[0]
     held_out = list(task.test[: recipe.checked])
     features = FeatureStore(lmm)
     features.ensure([*task.train, *held_out], progress=lambda done, total: on_step("images", done, total, 0.0))

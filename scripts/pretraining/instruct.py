@@ -11,7 +11,7 @@ from evertune.data.pocket.questions import ROLES
 from evertune.data.pocket.world import Split, draw_scene
 from evertune.data.task import Sample
 from evertune.models.instructblip import InstructBlip
-from evertune.tools.pretrain.align import DRAWN, features_of
+from pretraining.align import DRAWN, features_of
 
 KNOWN = ("okvqa", "aokvqa", "textcaps", "vqav2", "ocrvqa")
 

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from pretraining import captions
 
 from evertune.data import load_stream
-from evertune.data.builders import captions, digits, easy_vqa, pictograms
-from evertune.data.stream import stream_file
+from evertune.data.builders import digits, easy_vqa, pictograms
 from evertune.metrics.rules import rule_of
 
 COLOURS = ("red", "blue", "green", "black")
@@ -110,9 +110,11 @@ def _built(folder):
         for name, (build, options) in builds.items()
     ]
     (folder / "parcel.yaml").write_text(yaml.safe_dump({"name": "parcel", "tasks": tasks}))
-    entry = {"name": "captions", "build": "captions", "options": {"train": 160, "test": 24, "seed": 0}}
-    (folder / "captions.yaml").write_text(yaml.safe_dump({"name": "captions", "tasks": [entry]}))
-    return load_stream(captions.APART), load_stream(str(folder / "captions.yaml")).tasks[0]
+    return load_stream(captions.APART), captioned(folder / "captions", train=160, test=24)
+
+
+def captioned(folder, *, train, test):
+    return load_stream(str(captions.corpus(folder, train=train, test=test))).tasks[0]
 
 
 def digests(samples):
@@ -184,8 +186,4 @@ def test_captions_say_what_is_drawn(corpus):
 @pytest.mark.smol
 def test_the_real_captions_are_apart_from_the_real_stream(tmp_path):
     """A tenth of the captions beside the whole stream: to draw all 6,000 takes half a minute."""
-    content, _ = stream_file("captions")
-    (entry,) = content.model_dump(exclude_unset=True)["tasks"]
-    entry["options"] |= {"train": entry["options"]["train"] // 10}
-    (tmp_path / "captions.yaml").write_text(yaml.safe_dump({"name": "captions", "tasks": [entry]}))
-    check_apart(load_stream("parcel"), load_stream(str(tmp_path / "captions.yaml")).tasks[0])
+    check_apart(load_stream("parcel"), captioned(tmp_path / "captions", train=600, test=160))

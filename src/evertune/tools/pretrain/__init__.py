@@ -1,1 +1,0 @@
-"""How `tiny` is made from scratch: `evertune pretrain tiny`."""
