@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -36,6 +37,15 @@ TrackOption = Annotated[
     str | None, typer.Option("--track", metavar="A[,B]", help="Metrics also to trackio, wandb or mlflow.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+def without_reports(places: list[Path]) -> list[Path]:
+    """The places that may hold runs: `runs/first/*` of a shell also names the report beside the runs.
+
+    A place that is named alone stays, so that the error is about it.
+    """
+    kept = [place for place in places if not (place.name == "report" and (place / "index.html").is_file())]
+    return kept or places
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from evertune.cli.options import JsonOption, loading, make_console, print_json
+from evertune.cli.options import JsonOption, loading, make_console, print_json, without_reports
 from evertune.utils.errors import UserError
 
 RunsArgument = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, or folders of runs.")]
@@ -64,7 +64,7 @@ def metrics(
 def found_runs(places: list[Path]) -> list[Path]:
     """Run folders among `places` and below them."""
     found = []
-    for place in places:
+    for place in without_reports(places):
         if not place.is_dir():
             raise UserError(f"{place} is not a folder")
         here = sorted(path.parent for path in place.rglob("matrix.json"))

@@ -18,6 +18,7 @@ from evertune.cli.options import (
     loading,
     make_console,
     print_json,
+    without_reports,
 )
 from evertune.utils.errors import UserError
 
@@ -316,7 +317,8 @@ def playground(
 
     console = make_console()
     with TerminalCallback(console) as callback:
-        server = open_playground(folders, host=host, port=port, token=token, tokens=tokens, progress=callback.fetching)
+        places = without_reports(folders)
+        server = open_playground(places, host=host, port=port, token=token, tokens=tokens, progress=callback.fetching)
     console.print(f"the playground is open on http://{host}:{server.port}", highlight=False, soft_wrap=True)
     server.run()
 

@@ -6,6 +6,7 @@ stage for a new one. A metric that a matrix can't give (one task, no reference r
 was not measured) is None, never a made-up number.
 
     evertune metrics matrix.json
+    metrics_of([[0, 0], [80, 10], [60, 75]])        # or a numpy array, or matrix.to_frame()
 """
 
 from __future__ import annotations
@@ -13,9 +14,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from evertune.utils.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import NDArray
 
 MOST = 1e15
 """A score is one of 100, a caption's may be some hundreds; beyond this, sums of squares lose their meaning."""
@@ -149,18 +156,19 @@ def formulas(*, known: int = 0) -> dict[str, str]:
 
 
 def metrics_of(
-    R: Matrix,
+    R: Matrix | NDArray[Any] | pd.DataFrame,
     *,
     known: int = 0,
-    direct: Sequence[float | None] | None = None,
+    direct: Sequence[float | None] | NDArray[Any] | pd.Series | None = None,
     joint_average: float | None = None,
 ) -> dict[str, float | None]:
     """All metrics of one matrix.
 
     Args:
-        R: rows 0..T of one score per task, T the number of new tasks; None was not measured (a matrix without the
-            base model's row has None in all of row 0). A matrix of another shape (`joint` has one stage) gets the
-            metrics that need its last and first row only.
+        R: rows 0..T of one score per task, T the number of new tasks, as lists, a numpy array or a DataFrame (rows are
+            stages, columns tasks). Row 0 is the base model's. None was not measured, and so is a NaN of an array or a
+            DataFrame; a matrix without the base model's row has None in all of row 0. A matrix of another shape
+            (`joint` has one stage) gets the metrics that need its last and first row only.
         known: how many of the first columns are tasks that the model knew before the stream.
         direct: R*, each task's score when it is tuned alone; None for a task without.
         joint_average: final average of joint training.
@@ -168,6 +176,7 @@ def metrics_of(
     Raises:
         UserError: R is empty, ragged, not numbers, or has a NaN; or no column is left for a new task.
     """
+    R, direct = rows_of(R), None if direct is None else values_of(direct)
     check_matrix(R, gaps=True)
     count = len(R[0])
     if not 0 <= known < count:
@@ -199,6 +208,45 @@ def _relative_average(R: Scores, direct: Sequence[float | None]) -> float | None
     """None when a reference is 0."""
     shares = [(got, best) for got, best in zip(R[-1], direct, strict=True) if best is not None]
     return _mean([got / best for got, best in shares]) if all(best for _, best in shares) else None
+
+
+def rows_of(R: Any) -> Matrix:
+    """A matrix as rows of numbers: lists stay as they are, NaN of an array or a DataFrame becomes None.
+
+    Raises:
+        UserError: it has no rows and columns, or a DataFrame has other columns than scores.
+    """
+    if hasattr(R, "columns") and hasattr(R, "to_numpy"):
+        return _rows_of_frame(R)
+    if isinstance(R, list | tuple):
+        return [values_of(row) for row in R]
+    if hasattr(R, "R"):
+        raise UserError(f"the matrix is a {type(R).__name__}: pass its R, for example metrics_of(matrix.R)")
+    rows = np.asarray(R)
+    if rows.ndim != 2:
+        raise UserError(
+            f"the matrix is a {type(R).__name__} of {rows.ndim} dimensions: expected rows of scores, for example "
+            "[[0, 0], [80, 10], [60, 75]]"
+        )
+    return [values_of(row) for row in rows]
+
+
+def _rows_of_frame(frame: pd.DataFrame) -> Matrix:
+    """Rows are stages, the base model's first, and columns tasks, as `Matrix.to_frame` has it."""
+    if odd := [name for name, kind in zip(frame.columns, frame.dtypes, strict=True) if kind.kind not in "iufO"]:
+        raise UserError(f"column {odd[0]!r:.60} of the matrix has no scores: rows are stages, columns tasks")
+    if "base" in frame.index[1:]:
+        raise UserError("row 'base' of the matrix is not its first: put the base model's scores in row 0")
+    return [values_of(row) for row in frame.to_numpy(dtype=object, na_value=None)]
+
+
+def values_of(row: Any) -> Any:
+    """The values of a list, an array or a Series as Python has them; NaN of the latter two becomes None."""
+    if isinstance(row, list | tuple):
+        return [value.item() if isinstance(value, np.generic) else value for value in row]
+    if not hasattr(row, "tolist"):
+        return row
+    return [None if isinstance(value, float) and math.isnan(value) else value for value in row.tolist()]
 
 
 def check_matrix(R: Matrix, *, gaps: bool = False) -> None:

@@ -56,12 +56,14 @@ class CellScore:
         standard_error: of `strict`, from the spread of the answers' scores; None for a single answer, and where the
             score of the cell is not their mean.
         each: strict score of every answer; 1 is 100 points.
+        each_relaxed: the same for the relaxed score.
     """
 
     strict: float
     relaxed: float
     standard_error: float | None
     each: list[float]
+    each_relaxed: list[float]
 
 
 def each(compare: Compare) -> Score:
@@ -206,9 +208,9 @@ def score_cell(rule: Rule, predictions: Sequence[str], references: Sequence[Sequ
     strict = rule.strict(predictions, references)
     total = rule.whole(predictions, references) if rule.whole else sum(strict) / len(strict)
     if rule.relaxed is rule.strict:
-        return CellScore(100 * total, 100 * total, None if rule.whole else error_of_mean(strict), strict)
+        return CellScore(100 * total, 100 * total, None if rule.whole else error_of_mean(strict), strict, strict)
     loose = rule.relaxed(predictions, references)
-    return CellScore(100 * total, 100 * (sum(loose) / len(loose)), error_of_mean(strict), strict)
+    return CellScore(100 * total, 100 * (sum(loose) / len(loose)), error_of_mean(strict), strict, loose)
 
 
 def error_of_mean(scores: Sequence[float]) -> float | None:

@@ -246,8 +246,8 @@ def learn_stage(learner: Learner, task: Task, number: int, folder: Path, callbac
 
 
 def evaluate_cell(learner: Learner, task: Task, number: int, folder: Path, callback: Callback) -> dict[str, Any]:
-    """One cell: answers are written down first, then read back and scored."""
-    from evertune.training.evaluator import read_answers, score_answers, write_answers
+    """One cell: answers are written down first, then read back and scored; each row of the file gets its score."""
+    from evertune.training.evaluator import score_file, write_answers
 
     distributed.send_command("answer", number, task.name)
     _at(learner, number)
@@ -255,7 +255,7 @@ def evaluate_cell(learner: Learner, task: Task, number: int, folder: Path, callb
     started = time.perf_counter()
     path = folder / "answers" / f"{number:02d}" / f"{task.name}.jsonl"
     write_answers(path, learner.answers(task, on_answered=callback.on_prediction))
-    score = score_answers(read_answers(path), task)
+    score = score_file(path, task)
     cell = {
         "stage": number,
         "task": task.name,

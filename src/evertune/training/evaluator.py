@@ -18,7 +18,7 @@ import torch
 from evertune.data.task import Sample, Task
 from evertune.methods import Method
 from evertune.methods.base import BASE
-from evertune.metrics.rules import rule_of, score_cell
+from evertune.metrics.rules import CellScore, rule_of, score_cell
 from evertune.models.features import FeatureStore
 from evertune.models.protocol import LMM, Described, Generator, Turn
 from evertune.models.weights import copy_of, fingerprint_of, restore
@@ -219,7 +219,7 @@ def longest_answer(lmm: Described, task: Task, wanted: int | None) -> int:
 
 
 def write_answers(path: Path, answers: Sequence[Prediction]) -> None:
-    """Write answers down before anything is scored."""
+    """Write answers down before anything is scored; `score_file` adds the scores."""
     write_jsonl(path, (answer.to_row() for answer in answers))
 
 
@@ -275,19 +275,38 @@ class Score:
     experts: dict[str, int]
 
 
+def score_file(path: Path, task: Task) -> Score:
+    """Score an answers file against `task`, and add `score` and `relaxed` to each of its rows, in points of 100.
+
+    Raises:
+        RunFolderError: as `read_answers` and `score_answers`.
+    """
+    rows = read_answers(path)
+    cell = _cell_of(rows, task)
+    each = zip(rows, cell.each, cell.each_relaxed, strict=True)
+    write_jsonl(path, ({**row, "score": 100 * strict, "relaxed": 100 * relaxed} for row, strict, relaxed in each))
+    return _score(rows, task, cell)
+
+
 def score_answers(rows: Sequence[dict[str, Any]], task: Task) -> Score:
-    """Score an answers file against `task`.
+    """Score the rows of an answers file against `task`.
 
     Raises:
         RunFolderError: an answer is missing or one too many: a cell with gaps has no score.
     """
+    return _score(rows, task, _cell_of(rows, task))
+
+
+def _cell_of(rows: Sequence[dict[str, Any]], task: Task) -> CellScore:
     wanted = [s.id for s in task.test]
     if [row["id"] for row in rows] != wanted:
         raise RunFolderError(f"task '{task.name}': {len(rows)} answers for {len(wanted)} test samples, or other ids")
-    rule = rule_of(task.score)
-    cell = score_cell(rule, [row["answer"] for row in rows], [row["gold"] for row in rows])
+    return score_cell(rule_of(task.score), [row["answer"] for row in rows], [row["gold"] for row in rows])
+
+
+def _score(rows: Sequence[dict[str, Any]], task: Task, cell: CellScore) -> Score:
     return Score(
-        rule=rule.name,
+        rule=task.score,
         strict=cell.strict,
         relaxed=cell.relaxed,
         standard_error=cell.standard_error,

@@ -6,7 +6,11 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+import torch
+from matrices import matrix
 
 from evertune.metrics.matrix_files import read_matrix
 from evertune.metrics.metrics import REFERENCE_METRICS, formulas, metrics_of
@@ -128,7 +132,7 @@ def test_every_metric_has_a_formula():
 
 
 @pytest.mark.parametrize(
-    ("matrix", "complaint"),
+    ("given", "complaint"),
     [
         ([], "row 0"),
         ([[1.0, 2.0]], "row 0"),
@@ -138,9 +142,9 @@ def test_every_metric_has_a_formula():
         ([[0, 0], [1, True]], "row 1, task 1"),
     ],
 )
-def test_what_is_no_matrix_is_refused(matrix, complaint):
+def test_what_is_no_matrix_is_refused(given, complaint):
     with pytest.raises(UserError, match=complaint):
-        metrics_of(matrix)
+        metrics_of(given)
 
 
 def test_a_reference_of_another_length_is_refused():
@@ -199,3 +203,53 @@ def test_committed_metrics_follow_from_their_matrix(path):
         computed = metrics_of(run["R"], known=len(run.get("known") or []))
         for name in computed.keys() - REFERENCE_METRICS.keys():
             assert run["metrics"][name] == pytest.approx(computed[name], abs=1e-9), (run["method"], run["seed"], name)
+
+
+ROWS = [[0, 5.0, None], [80.0, 10, None], [60.0, 75.0, 2.5], [50.0, 70.0, 90.0]]
+"""As a person types it: ints among floats, and two cells that were not measured."""
+
+
+def frame_of(rows, **more):
+    return pd.DataFrame(rows, columns=["a", "b", "c"], **more)
+
+
+GIVEN = {
+    "tuples": lambda: tuple(map(tuple, ROWS)),
+    "numpy": lambda: np.array(ROWS, dtype=float),
+    "float32": lambda: np.array(ROWS, dtype=np.float32),
+    "rows of numpy": lambda: [np.array(row, dtype=float) for row in ROWS],
+    "numpy scalars": lambda: [[None if v is None else np.float32(v) for v in row] for row in ROWS],
+    "torch": lambda: torch.tensor(np.array(ROWS, dtype=float)),
+    "frame": lambda: frame_of(ROWS, index=["base", "a", "b", "c"]),
+    "frame of objects": lambda: frame_of(ROWS, dtype=object),
+    "frame with NA": lambda: frame_of(ROWS).convert_dtypes(),
+}
+
+
+@pytest.mark.parametrize("kind", GIVEN)
+def test_lists_arrays_and_frames_have_the_same_metrics(kind):
+    wanted = metrics_of(ROWS, direct=[80.0, 80.0, 90.0])
+    assert wanted["bwt"] == pytest.approx((50 - 80 + 70 - 75) / 2) and wanted["zero_shot"] is None
+    for direct in ([80.0, 80.0, 90.0], np.array([80.0, 80.0, 90.0]), pd.Series([80, 80, 90])):
+        found = metrics_of(GIVEN[kind](), direct=direct)
+        assert found == pytest.approx(wanted)
+        json.dumps(found)
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        (np.zeros(3), "ndarray of 1 dimensions: expected rows of scores"),
+        (np.zeros((2, 2, 2)), "3 dimensions"),
+        (np.array([[0, np.inf], [1, 2], [3, 4]]), "row 0, task 1 of the matrix is inf"),
+        (np.array([[True, False], [True, True]]), "is True: not a finite number"),
+        (frame_of(ROWS, index=["a", "b", "c", "base"]), "row 'base' of the matrix is not its first"),
+        (pd.DataFrame({"task": ["a", "b"], "score": [1, 2]}), "'task' of the matrix|is 'a': not a finite number"),
+        (matrix(), "the matrix is a Matrix: pass its R"),
+        ("0,1", "the matrix is a str"),
+        ([[0.0, math.nan], [1.0, 2.0]], "is nan: not a finite number"),
+    ],
+)
+def test_what_is_no_array_or_frame_of_scores_is_refused(given, complaint):
+    with pytest.raises(UserError, match=complaint):
+        metrics_of(given)

@@ -18,6 +18,7 @@ from evertune.training.evaluator import (
     longest_answer,
     read_answers,
     score_answers,
+    score_file,
     write_answers,
 )
 from evertune.utils.errors import RunFolderError
@@ -36,6 +37,19 @@ def test_answers_are_written_then_read_then_scored(lmm, tasks, features, tmp_pat
         row["answer"] = row["gold"][0] if row["id"] == rows[0]["id"] else "the " + row["gold"][0] + "."
     score = score_answers(rows, tasks[0])
     assert (score.strict, score.relaxed, score.n) == (25.0, 100.0, 4)
+
+
+def test_each_row_of_a_scored_file_has_its_score_in_points(lmm, tasks, features, tmp_path):
+    path = tmp_path / "a.jsonl"
+    rows = [said.to_row() for said in answered(lmm, tasks[0], features)]
+    for row, text in zip(rows, ["{}", "the {}.", "nothing", ""], strict=True):
+        row["answer"] = text.format(row["gold"][0])
+    write_jsonl(path, rows)
+    score = score_file(path, tasks[0])
+    scored = read_answers(path)
+    assert [(row["score"], row["relaxed"]) for row in scored] == [(100, 100), (0, 100), (0, 0), (0, 0)]
+    assert (score.strict, score.relaxed) == (25, 50) and score == score_answers(rows, tasks[0])
+    assert [{**row, "score": 0, "relaxed": 0} for row in rows] == [{**row, "score": 0, "relaxed": 0} for row in scored]
 
 
 def test_a_cell_is_scored_by_the_rule_of_its_task(lmm, tasks, features, tmp_path):

@@ -17,7 +17,7 @@ from evertune.experiments.pairs.study import Study, asked_study
 from evertune.methods import make_methods
 from evertune.runs.api import training_of
 from evertune.runs.provenance import write_provenance
-from evertune.training.evaluator import read_answers, score_answers, write_answers
+from evertune.training.evaluator import score_file, write_answers
 from evertune.training.learner import Learner
 from evertune.training.loop import Step
 from evertune.utils.errors import UserError
@@ -75,7 +75,7 @@ def scored(learner: Learner, task: Task, place: str) -> dict[str, Any]:
     """Score of `task` by the model as it is; its answers are written to `answers/PLACE.jsonl` first."""
     path = learner.folder / "answers" / f"{place}.jsonl"
     write_answers(path, learner.answers(task))
-    return asdict(score_answers(read_answers(path), task))
+    return asdict(score_file(path, task))
 
 
 def _alone(learner: Learner, first: Task) -> dict[str, Any]:
