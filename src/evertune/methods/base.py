@@ -11,11 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from evertune.data.task import Sample, Task
-from evertune.models.features import FeatureStore
-from evertune.models.protocol import LMM, Batch, Output
+from evertune.models.features import Features
+from evertune.models.protocol import LMM, Batch, Output, TrainableEncoder
 
 Kind = Literal["baseline", "bound", "replay", "regularization", "adapter", "expansion"]
 
@@ -52,10 +53,14 @@ class TaskPreview:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a method may use: the model, its start point, the frozen features and the run's seed."""
+    """What a method may use: the model, its start point, the frozen features and the run's seed.
 
-    lmm: LMM
-    features: FeatureStore
+    In the Trainer of `transformers` (`evertune.integrations.transformers`), `lmm` is a bare module and the rows that it
+    reads: it trains, and its loss is there sample by sample. There are no features and no start point then.
+    """
+
+    lmm: TrainableEncoder
+    features: Features
     seed: int
     start: Mapping[str, Tensor] = field(repr=False)
     keep: Callable[[Sample], Sample] = field(default=lambda sample: sample, repr=False)
@@ -67,6 +72,11 @@ class Context:
     def parameters(self) -> dict[str, nn.Parameter]:
         """The trained parameters, by name."""
         return self.lmm.trainable()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        return self.lmm.device
 
 
 class Method:

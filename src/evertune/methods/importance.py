@@ -219,7 +219,7 @@ class ImportancePenalty(Method, ABC):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take it back, on the parameters' device."""
-        self.rule.load_state_dict(state, self.context.lmm.device)
+        self.rule.load_state_dict(state, self.context.device)
 
 
 def mean_over_samples(

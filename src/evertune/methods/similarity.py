@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from evertune.data.task import Sample
-from evertune.models.features import FeatureStore, embed_images
+from evertune.models.features import Features, embed_images
 from evertune.models.protocol import Encoder
 from evertune.utils.errors import UserError
 
@@ -30,7 +30,7 @@ TextEncoder = Callable[[Sequence[str]], Tensor]
 
 def embed_task(
     lmm: Encoder,
-    features: FeatureStore,
+    features: Features,
     samples: Sequence[Sample],
     *,
     count: int = SAMPLES,
@@ -92,15 +92,23 @@ def similarity_to(new: TaskEmbedding, old: Mapping[str, TaskEmbedding], *, name:
 
     Per modality, all pairwise cosines C among the old tasks and the new one are standardised, z = (C - mean C) / std C
     (sample standard deviation), and s_m(k) = sigmoid(z) at the pair (new, k). With a single pair there is nothing to
-    standardise: its cosine is taken, 0 when negative. Where all cosines are equal z is 0. s(k) = Π_m s_m(k).
+    standardise: its cosine is taken, 0 when negative. Where all cosines are equal z is 0. s(k) = Π_m s_m(k), over the
+    modalities that some task has: where all samples are text, images say nothing.
 
     Raises:
         UserError: `name` is among the old tasks; the similarity of a task with itself says nothing.
     """
     if name in old:
         raise UserError(f"task '{name}' is among the tasks it would be compared with")
-    tables = pair_cosines({**old, name: new})
-    return {k: math.prod(_standardised(table)[k, name] for table in tables.values()) for k in old}
+    tables = _tables({**old, name: new})
+    return {k: math.prod(table[k, name] for table in tables) for k in old}
+
+
+def _tables(tasks: Mapping[str, TaskEmbedding]) -> list[dict[tuple[str, str], float]]:
+    """Standardised cosines of all pairs, of each modality that some task has; of all where no task has any."""
+    cosines = pair_cosines(tasks)
+    used = [m for m in MODALITIES if any(bool(task[m].any()) for task in tasks.values())]
+    return [_standardised(cosines[m]) for m in used or MODALITIES]
 
 
 def _standardised(table: Mapping[tuple[str, str], float]) -> dict[tuple[str, str], float]:
@@ -115,7 +123,7 @@ def _standardised(table: Mapping[tuple[str, str], float]) -> dict[tuple[str, str
 
 def similarity_matrix(tasks: Mapping[str, TaskEmbedding]) -> dict[str, dict[str, float | None]]:
     """Similarity between all tasks of a stream, standardised over all its pairs; None on the diagonal."""
-    tables = [_standardised(table) for table in pair_cosines(tasks).values()]
+    tables = _tables(tasks)
 
     def value(a: str, b: str) -> float | None:
         return None if a == b else math.prod(t.get((a, b), t.get((b, a), 0.0)) for t in tables)

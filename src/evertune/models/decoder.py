@@ -85,7 +85,7 @@ def loss_of_encoder_decoder(lm: Any, visual: Tensor, words: nn.Module, batch: Ba
     """Loss of the answers of `batch`, whose `input_ids` the encoder reads, as `behind_images` lays them out."""
     embeds, attention = behind_images(visual, words, batch)
     output = lm(inputs_embeds=embeds, attention_mask=attention, labels=batch.labels, use_cache=False)
-    return _summed(output.logits[batch.labels != IGNORE].float(), batch.labels)
+    return output_of_logits(output.logits[batch.labels != IGNORE].float(), batch.labels)
 
 
 def nll_of_hidden(hidden: Tensor, head: nn.Module, labels: Tensor) -> Output:
@@ -93,10 +93,10 @@ def nll_of_hidden(hidden: Tensor, head: nn.Module, labels: Tensor) -> Output:
     row, column = (labels != IGNORE).nonzero(as_tuple=True)
     # Gathering first keeps the head to the few answer positions, and its input contiguous: a strided slice would make
     # the CPU's product copy the whole vocabulary matrix for each row.
-    return _summed(head(hidden[row, column - 1]).float(), labels)
+    return output_of_logits(head(hidden[row, column - 1]).float(), labels)
 
 
-def _summed(logits: Tensor, labels: Tensor) -> Output:
+def output_of_logits(logits: Tensor, labels: Tensor) -> Output:
     """From (N, vocabulary) logits at the N labelled places, sample after sample."""
     row, column = (labels != IGNORE).nonzero(as_tuple=True)
     token_nll = nn.functional.cross_entropy(logits, labels[row, column], reduction="none")

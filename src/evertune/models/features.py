@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
@@ -54,6 +54,20 @@ class Shard:
             return sum_of_file(self.path, start=start, before=_described(self.header)) == int(self.header["sum"])
         except (OSError, ValueError, KeyError):
             return False
+
+
+class Features(Protocol):
+    """What methods need of a `FeatureStore`; a model without cached features has none to give."""
+
+    def ensure(self, samples: Sequence[Sample], *, progress: Callable[[int, int], None] | None = None) -> None:
+        """Encode the images of `samples` that are not there yet."""
+
+    def get(self, samples: Sequence[Sample]) -> Tensor:
+        """(images, V, D) features of all images of `samples`, in order."""
+
+    @property
+    def like(self) -> Tensor:
+        """(1, V, D) features of a grey image, where only their shape is wanted."""
 
 
 class FeatureStore:
@@ -234,7 +248,7 @@ def grey_features(lmm: Encoder, count: int) -> Tensor:
     return one.expand(count, *one.shape[1:])
 
 
-def embed_images(lmm: Encoder, features: FeatureStore, samples: Sequence[Sample]) -> Tensor:
+def embed_images(lmm: Encoder, features: Features, samples: Sequence[Sample]) -> Tensor:
     """(n, D) one frozen vector per sample: that of its image, or the mean over its images; `SHARD` at a time.
 
     Of a sample without an image all is zero: then only its texts say what it is like.

@@ -260,5 +260,9 @@ class Described(Model, Protocol):
         """The text of each token; joined they are the whole. Empty for a token that ends in the middle of a letter."""
 
 
-class LMM(Trainable, Encoder, Generator, Described, Protocol):
+class TrainableEncoder(Trainable, Encoder, Protocol):
+    """What methods need of a model. A bare module of the library has it too (`integrations/bare_model.py`)."""
+
+
+class LMM(TrainableEncoder, Generator, Described, Protocol):
     """A large multimodal model with a frozen, cacheable vision tower."""

@@ -48,6 +48,20 @@ def test_a_single_pair_keeps_its_cosines():
     assert similarity_to(second, {a: first}, name=b)[a] == pytest.approx(wanted, abs=1e-6)
 
 
+@pytest.mark.parametrize("count", [2, 4])
+def test_tasks_without_images_are_compared_by_their_texts(count):
+    """Their image embedding is zero, and would make every similarity 0 (one pair) or halve it (several)."""
+    tasks = {name: {**task, "image": torch.zeros(6)} for name, task in embeddings(count, seed=3).items()}
+    (name, new), *old = tasks.items()
+    apart = {k: {**task, "image": torch.ones(6)} for k, task in tasks.items()}
+    ours, matrix = similarity_to(new, dict(old), name=name), similarity_matrix(tasks)
+    factor = 1.0 if count == 2 else 0.5  # of images that are the same everywhere: sigmoid(0)
+    for k, _ in old:
+        assert ours[k] == pytest.approx(matrix[name][k])
+        assert ours[k] * factor == pytest.approx(similarity_matrix(apart)[name][k])
+    assert max(ours.values()) > 0
+
+
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_a_single_pair_that_points_away_is_not_similar(modality):
     """One negative cosine, though the others are 1: 0, and no sign that two of them could lose."""
