@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from evertune.methods.base import Context, Method, MethodInfo
     from evertune.metrics.metrics import metrics_of
     from evertune.models import load_lmm
+    from evertune.reporting.matrix import Matrix
     from evertune.reporting.page import write_report
     from evertune.reporting.tables import compare
     from evertune.runs.api import configure, run, run_config
     from evertune.runs.plan.api import plan
-    from evertune.runs.results import Result, Run
+    from evertune.runs.results import Result, Run, load_run
     from evertune.runs.runner import Callback
     from evertune.training.learner import Learner
     from evertune.training.loop import Training
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "runs.api": ("configure", "run", "run_config"),
-    "runs.results": ("Result", "Run"),
+    "runs.results": ("Result", "Run", "load_run"),
     "training.method_contract": ("check_method",),
     "utils.errors": ("DataError", "RunFolderError", "UserError"),
     "training.learner": ("Learner",),
@@ -40,6 +41,7 @@ _HOME = {
     "methods.base": ("MethodInfo", "Context", "Method"),
     "runs.plan.api": ("plan",),
     "reporting.tables": ("compare",),
+    "reporting.matrix": ("Matrix",),
     "reporting.page": ("write_report",),
     "runs.runner": ("Callback",),
     "metrics.metrics": ("metrics_of",),
@@ -52,6 +54,7 @@ __all__ = [
     "Context",
     "DataError",
     "Learner",
+    "Matrix",
     "Method",
     "MethodInfo",
     "Result",
@@ -66,6 +69,7 @@ __all__ = [
     "compare",
     "configure",
     "load_lmm",
+    "load_run",
     "load_stream",
     "make_methods",
     "metrics_of",

@@ -10,7 +10,9 @@ import io
 import re
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -19,6 +21,9 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+
+from evertune.utils.errors import UserError
+from evertune.utils.files import write_atomically
 
 Pixels = npt.NDArray[np.uint8]
 LONGEST_NAME = 18
@@ -91,6 +96,57 @@ def drawn(canvas: Canvas, label: str) -> str:
     # the salt keeps the names of markers apart when several drawings share a page
     with matplotlib.style.context(["default", SETTINGS | {"svg.hashsalt": label}]):
         return canvas.svg(label)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Drawing:
+    """A plot that shows itself in a notebook and is saved as a file.
+
+    Attributes:
+        label: what is drawn, in a sentence.
+    """
+
+    canvas: Canvas
+    label: str
+
+    def __repr__(self) -> str:
+        return f"<plot: {self.label}; .save('plot.svg'), .save('plot.png') or .save('plot.pdf')>"
+
+    def element(self) -> str:
+        """As an `<svg>` element of a page, in the page's colours."""
+        return drawn(self.canvas, self.label)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the plot as SVG, PNG or PDF, by the end of the name, and return the path.
+
+        Raises:
+            UserError: another ending, or the file can't be written.
+        """
+        path = Path(path)
+        make = {".svg": lambda: self._repr_svg_().encode(), ".png": self._repr_png_, ".pdf": self._pdf}
+        if path.suffix.lower() not in make:
+            raise UserError(f"{path}: a plot is saved as .svg, .png or .pdf")
+        write_atomically(path, make[path.suffix.lower()]())
+        return path
+
+    def _repr_svg_(self) -> str:
+        """As a file of its own: black on white."""
+        start = '<svg xmlns="http://www.w3.org/2000/svg" color="black"'
+        paper = '<rect width="100%" height="100%" fill="white"/>'
+        return self.element().replace("<svg", start, 1).replace(">", ">" + paper, 1)
+
+    def _repr_png_(self) -> bytes:
+        from PIL import Image
+
+        buffer = io.BytesIO()
+        Image.fromarray(pixels_of(self.canvas)).save(buffer, "PNG", optimize=True)
+        return buffer.getvalue()
+
+    def _pdf(self) -> bytes:
+        buffer = io.BytesIO()
+        with matplotlib.style.context(["default", SETTINGS | {"pdf.fonttype": 42}]):
+            self.canvas.figure.savefig(buffer, format="pdf", metadata={"CreationDate": None})
+        return buffer.getvalue()
 
 
 def pixels_of(canvas: Canvas) -> Pixels:

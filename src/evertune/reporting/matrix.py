@@ -8,13 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evertune.metrics.metrics import check_matrix, is_score, known_from
+from evertune.reporting.frames import wide_frame
+from evertune.reporting.matrix_text import matrix_text
 from evertune.training.run_origin import FORMAT
 from evertune.utils.errors import RunFolderError, UserError, unknown
 from evertune.utils.files import read_json
 from evertune.utils.symlinks import refuse_links
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 KEYS = (
     *("model", "stream", "method", "seed", "settings", "known", "tasks", "stages", "finished", "R", "relaxed"),
@@ -23,6 +28,9 @@ KEYS = (
 """Of the file, in its order, after `format`."""
 REQUIRED = {"model": str, "stream": str, "method": str, "seed": int, "tasks": list, "stages": list, "R": list}
 MOST_TASKS = 10_000
+MOST_SHOWN, WIDTH = 12, 100
+"""Of a repr: rows and columns of R, and characters of a line."""
+SHOWN = ("final_average", "learning_accuracy", "forgetting")
 MOST_SECONDS = 1e12
 IN_CELL: Mapping[str, Callable[[Any], bool]] = {
     "stage": lambda value: type(value) is int,
@@ -38,7 +46,7 @@ IN_CELL: Mapping[str, Callable[[Any], bool]] = {
 """By key, what a cell's value must be where there is one."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Matrix:
     """The content of a `matrix.json`, whole or in progress.
 
@@ -149,6 +157,32 @@ class Matrix:
         if task not in self.tasks:
             raise unknown("task", str(task), self.tasks)
         return self.tasks.index(task)
+
+    def to_frame(self, *, relaxed: bool = False) -> pd.DataFrame:
+        """R as a pandas frame: rows are stages, "base" first, columns tasks; `metrics_of` takes it.
+
+        Args:
+            relaxed: the relaxed scores instead of the strict ones.
+
+        Raises:
+            UserError: pandas is not installed, or there are no relaxed scores.
+        """
+        if relaxed and self.relaxed is None:
+            raise UserError("this matrix has no relaxed scores")
+        R = self.relaxed if relaxed and self.relaxed else self.R
+        return wide_frame(R, stages=["base", *self.stages][: len(R)], tasks=self.tasks)
+
+    def __repr__(self) -> str:
+        """What it is, its metrics, and R where it is small."""
+        done = f"{len(self.R) - 1} of {len(self.stages)} stages, {len(self.tasks)} tasks"
+        lines = [f"Matrix({self.method} on {self.stream}, {self.model}, seed {self.seed}: {done})"]
+        names = ["base", *self.stages]
+        if len(self.R) <= MOST_SHOWN and len(self.tasks) <= MOST_SHOWN:
+            made = matrix_text(self.tasks, names, width=WIDTH)
+            rows = (made.row(at, names[at], scores, self.tasks) for at, scores in enumerate(self.R))
+            lines += [line.plain for line in (*made.header(), *rows)]
+        shown = [f"{name} {value:.1f}" for name in SHOWN if (value := self.metrics.get(name)) is not None]
+        return "\n".join([*lines, *([", ".join(shown)] if shown else [])])
 
     def diagonal(self) -> list[float | None] | None:
         """Each new task's score right after its own stage, None for a known one.

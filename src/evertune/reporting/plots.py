@@ -14,6 +14,7 @@ from evertune.metrics.metrics import known_from
 from evertune.reporting.canvas import (
     LETTER,
     Canvas,
+    Drawing,
     Pixels,
     column_names,
     draw_columns,
@@ -37,8 +38,13 @@ GAP = 6.0  # sets apart what was not taught: the base model's row, the columns o
 
 def heat_map(matrix: Matrix) -> str:
     """R of one run as `<svg>`, see `_drawing`."""
-    drawing = _drawing(matrix.tasks, matrix.stages, matrix.R, len(matrix.known))
-    return drawn(drawing, f"Scores of {matrix.method}, seed {matrix.seed}: stages by tasks")
+    return matrix_drawing(matrix).element()
+
+
+def matrix_drawing(matrix: Matrix) -> Drawing:
+    """R of one run, see `_drawing`."""
+    canvas = _drawing(matrix.tasks, matrix.stages, matrix.R, len(matrix.known))
+    return Drawing(canvas, f"Scores of {matrix.method}, seed {matrix.seed}: stages by tasks")
 
 
 def heat_map_pixels(tasks: list[str], stages: list[str], R: list[list[float]]) -> Pixels:
@@ -132,12 +138,18 @@ def learned_averages(matrix: Matrix) -> list[float]:
 
 
 def average_curve(matrices: Sequence[Matrix], order: Sequence[str] = ()) -> str:
-    """The mean over the tasks learned so far after each stage, all methods; with seeds, mean and range. '' if empty."""
+    """`average_drawing` as `<svg>`; '' if there is nothing to draw."""
+    drawing = average_drawing(matrices, order)
+    return drawing.element() if drawing else ""
+
+
+def average_drawing(matrices: Sequence[Matrix], order: Sequence[str] = ()) -> Drawing | None:
+    """The mean over the tasks learned so far after each stage, all methods; with seeds, mean and range."""
     series = {name: [learned_averages(m) for m in group] for name, group in _in_order(matrices, order).items()}
     series = {name: runs for name, runs in series.items() if any(runs)}
     count = len(matrices[0].tasks) - len(matrices[0].known)
     if not series or count < 2:
-        return ""
+        return None
     canvas = Canvas(450, 290)
     labels = {name: _end_label(name, runs, count) for name, runs in series.items()}
     right = 450 - 16 - max(len(label) for label in labels.values()) * LETTER
@@ -149,7 +161,7 @@ def average_curve(matrices: Sequence[Matrix], order: Sequence[str] = ()) -> str:
         ends[name] = spot.y(_draw_series(canvas, spot, series[name], look))
     for name, y in spread_apart(ends, gap=15, low=8, high=252).items():
         canvas.text(right + 12, y, labels[name])
-    return drawn(canvas, f"Average over the tasks learned so far, after each stage: {', '.join(series)}")
+    return Drawing(canvas, f"Average over the tasks learned so far, after each stage: {', '.join(series)}")
 
 
 def _columns(runs: Sequence[Sequence[float]]) -> list[list[float]]:

@@ -210,12 +210,15 @@ def shown_columns(rows: Sequence[ComparisonRow]) -> list[str]:
     return [name for name in COLUMNS if any(row.values.get(name) for row in rows)]
 
 
-def _header(rows: Sequence[ComparisonRow]) -> list[str]:
+def header_of(rows: Sequence[ComparisonRow]) -> tuple[list[str], int]:
+    """The titles of a comparison's columns, and how many of the first are names, not numbers."""
     several = ["stream", "model"] if len({(row.stream, row.model) for row in rows}) > 1 else []
-    return [*several, "method", "seeds", *(METRIC_TITLES[name] for name in shown_columns(rows)), "training"]
+    header = [*several, "method", "seeds", *(METRIC_TITLES[name] for name in shown_columns(rows)), "training"]
+    return header, header.index("method") + 1
 
 
-def _cells(row: ComparisonRow, rows: Sequence[ComparisonRow]) -> list[str]:
+def cells_of(row: ComparisonRow, rows: Sequence[ComparisonRow]) -> list[str]:
+    """A line of the comparison below `header_of`."""
     several = [row.stream, row.model] if len({(r.stream, r.model) for r in rows}) > 1 else []
     values = [row.shown(name) for name in shown_columns(rows)]
     trained = "-" if row.train_seconds is None else duration(row.train_seconds)
@@ -229,10 +232,9 @@ def notes_of(rows: Sequence[ComparisonRow]) -> list[str]:
 
 def as_markdown(rows: Sequence[ComparisonRow]) -> str:
     """The comparison as a Markdown table, its notes below."""
-    header = _header(rows)
-    first_number = header.index("method") + 1
+    header, first_number = header_of(rows)
     rule = ["---"] * first_number + ["---:"] * (len(header) - first_number)
-    lines = [header, rule, *(_cells(row, rows) for row in rows)]
+    lines = [header, rule, *(cells_of(row, rows) for row in rows)]
     table = "\n".join("| " + " | ".join(_markdown_text(cell) for cell in line) + " |" for line in lines)
     return "\n".join([table, *(f"\n{_markdown_text(note)}" for note in notes_of(rows))]) + "\n"
 
@@ -251,9 +253,9 @@ def _markdown_text(text: str) -> str:
 
 def rich_table(rows: Sequence[ComparisonRow]) -> Group:
     """The comparison for the terminal, with its notes."""
-    header = _header(rows)
+    header, names = header_of(rows)
     styles = ["dim" if row.base in (ZERO_SHOT, *BOUNDS) else "" for row in rows]
-    table = BlockTable(header, [_cells(row, rows) for row in rows], names=header.index("method") + 1, styles=styles)
+    table = BlockTable(header, [cells_of(row, rows) for row in rows], names=names, styles=styles)
     return Group(table, *(Text(note, style="dim") for note in notes_of(rows)))
 
 
