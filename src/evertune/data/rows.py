@@ -39,7 +39,18 @@ from evertune.data.images import short
 from evertune.data.open_files import RandomReader, mapped, reader
 from evertune.data.row_checks import checked_instruction
 from evertune.utils.errors import DataError, UserError
-from evertune.utils.files import cache_folder, digest_of, note_damage, read_json, sum_of_file, whole_folder
+from evertune.utils.files import (
+    cache_folder,
+    digest,
+    digest_of,
+    digest_of_file,
+    note_damage,
+    read_json,
+    scratch_folder,
+    sum_of_file,
+    take_name,
+    whole_folder,
+)
 from evertune.utils.regular_files import most_from
 
 VERSION = 4
@@ -101,6 +112,22 @@ def indexed(recipe: IndexKey, read: Callable[[], Iterable[Row | DataError]]) -> 
             for row in read():
                 writer.add(row, recipe)
     return RowFile(folder, place=recipe.place)
+
+
+def indexed_by_content(recipe: IndexKey, rows: Iterable[Row | DataError]) -> RowFile:
+    """The index of rows that can be read only once: written first, and found again by what was written."""
+    folder = cache_folder() / "rows"
+    with scratch_folder(folder / recipe.format) as place:
+        with _Writer(place, recipe.place, most=None) as writer:
+            (place / "place").write_text(str(recipe.place), encoding="utf-8")
+            for row in rows:
+                writer.add(row, recipe)
+        content = digest(*(digest_of_file(place / name) for name in FILES))
+        whole = folder / f"{recipe.format}-{content[:24]}"
+        if whole.exists() and not _is_whole(whole):
+            note_damage(whole)
+        take_name(place, whole)
+    return RowFile(whole, place=recipe.place)
 
 
 def _is_whole(folder: Path) -> bool:

@@ -75,7 +75,17 @@ def read_task(entry: TaskFile, reading: ReadOptions, *, about: dict[str, str]) -
     Raises:
         DataError: a file as a whole can't be used, or nothing is left of it.
     """
-    train, test = (usable(half[: reading.limit], entry, reading) for half in _halves(entry, reading))
+    train, test = _halves(entry, reading)
+    return task_of(train, test, entry, reading, about=about)
+
+
+def task_of(train: Samples, test: Samples, entry: TaskFile, reading: ReadOptions, *, about: dict[str, str]) -> Task:
+    """The task of two halves with the samples that can be used; the others are problems of `reading`.
+
+    Raises:
+        DataError: nothing is left of one.
+    """
+    train, test = (usable(half[: reading.limit], entry, reading) for half in (train, test))
     test = scorable(test, entry, reading)
     pairs, doubled = twins(train, test)
     if pairs:

@@ -16,6 +16,7 @@ from typing import Any, Protocol, overload, runtime_checkable
 
 import numpy as np
 
+from evertune.metrics.rules import rule_of
 from evertune.utils.errors import DataError
 from evertune.utils.files import digest, digest_of_file, digest_over
 
@@ -119,12 +120,63 @@ class Task:
     score: str = "exact"
     about: dict[str, str] = field(default_factory=dict)
 
+    @classmethod
+    def from_dataset(
+        cls,
+        name: str,
+        *,
+        train: Any,
+        test: Any = None,
+        image: str | Sequence[str] | None = "image",
+        instruction: str = "instruction",
+        answer: str = "answer",
+        score: Any = "exact",
+        test_share: float = 0.2,
+        skip_invalid: bool = False,
+        about: Mapping[str, str] | None = None,
+    ) -> Task:
+        """A task from objects in memory.
+
+            Task.from_dataset("shapes", train=splits["train"], test=splits["test"], instruction="question")
+
+        Args:
+            name: of the task.
+            train: a `datasets.Dataset` (map-style or iterable), a `pandas.DataFrame`, or any iterable of dictionaries,
+                which is read once.
+            test: likewise; None: a share of the images of `train` is kept for testing.
+            image: the column of images, or several columns; None: there are no images. A cell holds a PIL image, the
+                bytes of a file, a path, `{"bytes", "path"}`, a (height, width, 3) array, a list of these, or None.
+            instruction: the column of instructions.
+            answer: the column of answers: a text, a number, a class label, or a list whose first is taught.
+            score: the name of a scoring rule, what `scoring_rule` gave, or a function (prediction, answers) -> score.
+            test_share: the share of the images that is kept where `test` is None.
+            skip_invalid: leave out rows that can't be used instead of stopping.
+            about: what it is, where it is from, licence and citation.
+
+        Raises:
+            UserError: an argument is of another kind, or a column is missing. DataError: a row can't be used.
+        """
+        from evertune.data.objects import task_from_objects
+
+        return task_from_objects(
+            name,
+            train=train,
+            test=test,
+            image=image,
+            instruction=instruction,
+            answer=answer,
+            score=score,
+            test_share=test_share,
+            skip_invalid=skip_invalid,
+            about=about,
+        )
+
     @property
     def fingerprint(self) -> str:
         """Hash of every sample, of the order they stand in and of the score."""
 
         def parts() -> Iterator[str]:
-            yield self.score
+            yield rule_of(self.score).identity
             yield from fingerprints_of(self.train)
             yield "|"
             yield from fingerprints_of(self.test)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from evertune.data import Stream, Task
 from evertune.data.task import data_digest, fingerprints_of
 from evertune.metrics.metrics import formulas, metrics_of
+from evertune.metrics.rules import rule_of
 from evertune.reporting.matrix import Matrix
 from evertune.runs.ledger import finished_cells, read_ledger, without_clock
 from evertune.runs.run_folder import added_tasks
@@ -185,7 +186,7 @@ def cells_about(folder: Path, tasks: Sequence[Task]) -> dict[tuple[int, str], di
 
 def questions_of(task: Task) -> str:
     """Short hash of the test samples, their ids and the score: what a cell is about."""
-    return digest(task.score, *(sample.id for sample in task.test), *fingerprints_of(task.test))[:16]
+    return digest(rule_of(task.score).identity, *(sample.id for sample in task.test), *fingerprints_of(task.test))[:16]
 
 
 def note_few_steps(learner: Learner, tasks: Sequence[Task], callback: Callback) -> None:

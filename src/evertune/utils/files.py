@@ -176,19 +176,24 @@ def whole_folder(path: Path, *, proof: str | None = None) -> Iterator[Path]:
     try:
         with scratch_folder(path) as temporary:
             yield temporary
-            for place in (temporary, *temporary.rglob("*")):
-                synced(place)
-            if proof and path.exists() and not (path / proof).exists():
-                shutil.rmtree(path)
-            if not path.exists():
-                temporary.rename(path)
-                synced(path.parent)
+            take_name(temporary, path, proof=proof)
     except Exception as problem:
         refused = _refused(problem)
         if refused is None:
             raise
         if not path.exists():  # it does when another process was faster
             raise UserError(f"cannot write {path}: {refused}; free space or choose another folder") from problem
+
+
+def take_name(temporary: Path, path: Path, *, proof: str | None = None) -> None:
+    """Give a filled folder its name, once its files are on the disk; another one that is there already stays."""
+    for place in (temporary, *temporary.rglob("*")):
+        synced(place)
+    if proof and path.exists() and not (path / proof).exists():
+        shutil.rmtree(path)
+    if not path.exists():
+        temporary.rename(path)
+        synced(path.parent)
 
 
 def _refused(problem: Exception) -> str | None:

@@ -8,7 +8,7 @@ Images that are inside the data set are written into the cache once, as they are
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -60,9 +60,10 @@ def rows(
     content = _opened(place, hub, config, revision, wanted)
     columns.check(content.column_names, where=where)
     most = None if hub else most_from(files(place))
-    labels = {name: partial(_label, feature) for name, feature in content.features.items() if _has_words(feature)}
     batches = content.with_format("arrow").iter(batch_size=FEW_AT_ONCE)  # images are still the bytes they came as
-    for number, record in enumerate(arrow_records(batches, place=where, most=most, convert=labels), start=1):
+    for number, record in enumerate(
+        arrow_records(batches, place=where, most=most, convert=labels_of(content.features)), start=1
+    ):
         origin = f"{where}, row {number}"
         try:
             images = _images(record.get(image), origin) if image else ()
@@ -128,6 +129,11 @@ def _check(place: Path) -> None:
             if leads_out(one["filename"]):
                 raise ValueError(f"{path} names the file {one['filename']!r}, which is not of its folder")
             refuse_unsound(path.parent / one["filename"])
+
+
+def labels_of(features: Mapping[str, Any]) -> dict[str, Callable[[Any], Any]]:
+    """By column of class labels: what makes words of their numbers."""
+    return {name: partial(_label, feature) for name, feature in features.items() if _has_words(feature)}
 
 
 def _has_words(feature: Any) -> bool:

@@ -1,0 +1,213 @@
+"""Tasks from objects in memory: a `datasets.Dataset`, rows as dictionaries, images as PIL has them.
+
+The rows are written once into the cache, like those of a file (`data/rows.py`), and images that are no files under the
+hash of their content. So memory does not grow with the number of rows, and the same objects are the same task.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from evertune.data import embedded
+from evertune.data.columns import ALIKE, Columns
+from evertune.data.formats import Row, huggingface
+from evertune.data.image_index import ImageIndex
+from evertune.data.images import short
+from evertune.data.issues import Issues
+from evertune.data.rows import VERSION, IndexKey, indexed_by_content
+from evertune.data.samples import Samples
+from evertune.data.sources import ReadOptions, parted, task_of
+from evertune.data.task import Task
+from evertune.data.task_file import TaskFile
+from evertune.metrics.rules import Rule, rule_of, scoring_rule
+from evertune.utils.errors import DataError, UserError, nearest
+
+EXAMPLE = 'Task.from_dataset("shapes", train=[{"image": image, "instruction": "What is it?", "answer": "a dog"}])'
+LEAVE_OUT = "Correct them, or leave them out (skip_invalid=True)"
+_PNG = {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}
+
+
+def task_from_objects(
+    name: str,
+    *,
+    train: Any,
+    test: Any = None,
+    image: str | Sequence[str] | None = "image",
+    instruction: str = "instruction",
+    answer: str = "answer",
+    score: str | Rule | Callable[[str, Sequence[str]], float] = "exact",
+    test_share: float = 0.2,
+    skip_invalid: bool = False,
+    about: Mapping[str, str] | None = None,
+) -> Task:
+    """What `Task.from_dataset` gives; the arguments are described there."""
+    columns = Columns(None, instruction, answer)
+    images = () if image is None else (image,) if isinstance(image, str) else tuple(image)
+    rule = rule_of(score) if isinstance(score, str) else score if isinstance(score, Rule) else scoring_rule(score)
+    entry = TaskFile(name=name, data="memory", score=rule.name, test_share=test_share, about=dict(about or {}))
+    problems = Issues()
+    reading = ReadOptions(Path(), Path(), None, True, None, "", problems, None)
+    halves = [_spooled(f"{name}, {split}", rows, images, columns) for split, rows in _splits(train, test)]
+    for samples in halves:
+        problems.add(samples.rows.problems(), task=name)
+    train_samples, test_samples = halves if len(halves) == 2 else parted(halves[0], entry, reading)
+    task = task_of(train_samples, test_samples, entry, reading, about=entry.about)
+    if not skip_invalid:
+        problems.refuse(stream=name, remedy=LEAVE_OUT)
+    return task
+
+
+def _splits(train: Any, test: Any) -> list[tuple[str, Any]]:
+    return [("train", train)] if test is None else [("train", train), ("test", test)]
+
+
+def _spooled(where: str, data: Any, images: Sequence[str], columns: Columns) -> Samples:
+    """The samples of `data`, their rows written into the cache."""
+    key = IndexKey(
+        format="objects",
+        version=VERSION,
+        place=Path(where),
+        split="",
+        options={},
+        prompt="{instruction}",
+        allow_external_paths=True,  # the paths are those of the caller's own program
+        files=(),
+    )
+    rows = indexed_by_content(key, _rows(where, data, images, columns))
+    if not len(rows):
+        problems = Issues()
+        problems.add(rows.problems(), task=where)
+        problems.refuse(stream=where, remedy=LEAVE_OUT)
+        raise DataError(f"{where}: there are no rows", kind="no rows")
+    return Samples(ImageIndex(rows, embedded.folder(), allow_external_paths=True))
+
+
+def _rows(where: str, data: Any, images: Sequence[str], columns: Columns) -> Iterator[Row | DataError]:
+    """A row per record, or what is wrong with it.
+
+    Raises:
+        UserError: `data` holds no records, or a column is missing.
+    """
+    records, convert = _records(where, data, images)
+    number = 0
+    for number, record in enumerate(records, start=1):
+        origin = f"{where}, row {number}"
+        if not isinstance(record, Mapping):
+            raise UserError(f"{origin} is {_kind(record)}; taken are dictionaries (or a Dataset). Example: {EXAMPLE}")
+        if number == 1:
+            _refuse_missing(where, [str(key) for key in record], images, columns)
+        try:
+            names = tuple(each for column in images for each in _image_names(record.get(column), origin))
+            made = {key: convert[key](value) if key in convert else value for key, value in record.items()}
+            for column in (columns.instruction, columns.answer):
+                if column not in made:
+                    raise DataError(f"{origin}: it has no '{column}'", kind="missing column")
+            yield columns.row(made, number=number, origin=origin, images=names)
+        except DataError as problem:
+            yield problem
+
+
+def _records(where: str, data: Any, images: Sequence[str]) -> tuple[Iterable[Any], Mapping[str, Callable[[Any], Any]]]:
+    """The records of what a caller has, and what is made of the values of a column.
+
+    Raises:
+        UserError: it is nothing that has records.
+    """
+    features = getattr(data, "features", None)
+    if isinstance(features, Mapping) and hasattr(data, "cast_column"):
+        from datasets import Image as ImageFeature
+
+        for column in images:  # the bytes as they came: nothing is decoded and encoded again
+            if isinstance(features.get(column), ImageFeature):
+                data = data.cast_column(column, ImageFeature(decode=False))
+        return data, huggingface.labels_of(features)
+    if hasattr(data, "to_dict") and hasattr(data, "iterrows"):  # pandas
+        return (row for row in data.to_dict("records")), {}
+    if isinstance(data, Mapping):
+        inside = f"'{next(iter(data))}'" if data else "nothing"
+        raise UserError(
+            f"{where} is {_kind(data)} of {len(data)} parts ({inside} ...): pass one split, train=splits['train'], "
+            "or a list of dictionaries, one per row"
+        )
+    if isinstance(data, str | bytes | Path) or not (hasattr(data, "__iter__") or hasattr(data, "__getitem__")):
+        raise UserError(
+            f"{where} is {_kind(data)}; taken are a datasets.Dataset, a pandas.DataFrame or any iterable of "
+            f"dictionaries. For files there is evertune.load_stream. Example: {EXAMPLE}"
+        )
+    return iter(data), {}
+
+
+def _refuse_missing(where: str, names: Sequence[str], images: Sequence[str], columns: Columns) -> None:
+    wanted = [("image", column) for column in images]
+    for role, name in [*wanted, ("instruction", columns.instruction), ("answer", columns.answer)]:
+        if name not in names:
+            none = ", or image=None where there are no images" if role == "image" else ""
+            raise UserError(
+                f"{where}: there is no column '{name}'; {nearest(name, names, cutoff=ALIKE)} "
+                f"Say which one it is: {role}=COLUMN{none}"
+            )
+
+
+def _image_names(value: Any, origin: str) -> tuple[str, ...]:
+    """The names below `embedded.folder()` of the images in a cell, or paths; several where it is a list.
+
+    Raises:
+        DataError: it holds something else.
+    """
+    if value is None:
+        return ()
+    cells = value if isinstance(value, list | tuple) else [value]
+    embedded.refuse_many_images(cells, origin)
+    return tuple(_image_name(cell, origin) for cell in cells)
+
+
+def _image_name(value: Any, origin: str) -> str:
+    if isinstance(value, Mapping):
+        value = value.get("bytes") or value.get("path")
+    if isinstance(value, str | Path):
+        return str(Path(value).absolute())
+    if isinstance(value, bytes | bytearray):
+        return embedded.kept(bytes(value))
+    if isinstance(value, np.ndarray):
+        value = _from_array(value, origin)
+    if isinstance(value, Image.Image):
+        return embedded.kept(png_of(value))
+    raise DataError(
+        f"{origin}: the image is {_kind(value)}; taken are PIL images, bytes, paths, {{'bytes', 'path'}} and arrays "
+        "of (height, width, 3) bytes",
+        kind="unusable image",
+    )
+
+
+def _from_array(value: np.ndarray[Any, Any], origin: str) -> Image.Image:
+    try:
+        return Image.fromarray(value)
+    except (TypeError, ValueError) as problem:
+        complaint = f"{origin}: an array of {value.dtype} {value.shape} is no image; taken are (height, width, 3) bytes"
+        raise DataError(complaint, kind="unusable image") from problem
+
+
+def png_of(image: Image.Image) -> bytes:
+    """The pixels of an image as a PNG file, without loss; what else the object holds (EXIF, comments) is left out."""
+    if "transparency" in image.info:
+        image = image.convert("RGBA")
+    elif image.mode not in _PNG:
+        image = image.convert("RGB")
+    plain = image.copy()
+    plain.info = {}
+    content = io.BytesIO()
+    plain.save(content, "PNG", compress_level=1)  # three times faster than the default, a tenth larger
+    return content.getvalue()
+
+
+def _kind(value: Any) -> str:
+    """What a value is, for messages: `a list`, `a str ('shapes')`."""
+    shown = f" ({short(value)!s})" if isinstance(value, str) else ""
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}{shown}"

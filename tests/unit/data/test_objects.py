@@ -1,0 +1,234 @@
+"""Tasks from objects in memory."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from evertune.data import Task
+from evertune.data.images import read_image
+from evertune.data.objects import png_of
+from evertune.metrics.rules import RULES, rule_of, score_cell, scoring_rule
+from evertune.utils.errors import DataError, UserError
+
+COLOURS = ["red", "lime", "blue", "black", "white", "navy", "teal", "gray"]
+
+
+def image(colour, mode="RGB", size=(12, 8)):
+    return Image.new("RGB", size, colour).convert(mode)
+
+
+def encoded(colour, kind="PNG"):
+    content = io.BytesIO()
+    image(colour).save(content, kind)
+    return content.getvalue()
+
+
+def rows(colours=COLOURS, make=image, **more):
+    return [{"image": make(c), "question": "Which colour?", "answer": c, **more} for c in colours]
+
+
+def task(train, test=None, **options):
+    return Task.from_dataset("colours", train=train, test=test, **{"instruction": "question", **options})
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("EVERTUNE_CACHE", str(tmp_path / "cache"))
+
+
+def pixels(sample):
+    return [read_image(path, origin="test")[0] for path in sample.images]
+
+
+def on_disk(tmp_path):
+    def make(colour):
+        path = tmp_path / f"{colour}.png"
+        path.write_bytes(encoded(colour))
+        return path
+
+    return make
+
+
+KINDS = {
+    "PIL": lambda _: image,
+    "bytes": lambda _: encoded,
+    "dictionary": lambda _: lambda colour: {"bytes": encoded(colour), "path": None},
+    "path": on_disk,
+    "text": lambda folder: lambda colour: str(on_disk(folder)(colour)),
+    "path in a dictionary": lambda folder: lambda colour: {"bytes": None, "path": str(on_disk(folder)(colour))},
+    "array": lambda _: lambda colour: np.asarray(image(colour)),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_images_of_every_kind(kind, tmp_path):
+    made = task(rows(COLOURS[:6], KINDS[kind](tmp_path)), rows(COLOURS[6:], KINDS[kind](tmp_path)))
+    assert [sample.answers for sample in made.train] == [(c,) for c in COLOURS[:6]]
+    assert [sample.instruction for sample in made.test] == ["Which colour?"] * 2
+    for sample, colour in zip([*made.train, *made.test], COLOURS, strict=True):
+        (found,) = pixels(sample)
+        assert np.array_equal(np.asarray(found), np.asarray(image(colour)))
+
+
+def test_several_images_and_none():
+    made = task(
+        [
+            {"image": [image("red"), encoded("blue")], "question": "Alike?", "answer": "no"},
+            {"image": None, "question": "One and one?", "answer": 2},
+            {"image": [], "question": "One and two?", "answer": [3.0, "three"]},
+        ],
+        rows(["teal"]),
+    )
+    assert [len(sample.images) for sample in made.train] == [2, 0, 0]
+    assert [sample.answers for sample in made.train] == [("no",), ("2",), ("3", "three")]
+    texts = task([{"q": "a", "answer": "b"}, {"q": "c", "answer": "d"}], image=None, instruction="q")
+    assert len(texts.train) == len(texts.test) == 1
+    pairs = [{"left": image("red"), "right": image("teal"), "question": "Alike?", "answer": "no"}]
+    assert len(task(pairs, rows(), image=("left", "right")).train[0].images) == 2
+
+
+def test_one_part_is_split_by_image_and_what_is_in_both_leaves_training():
+    made = task(rows(COLOURS * 2, id="x"), test_share=0.25)
+    assert len(made.train) == 12 and len(made.test) == 4
+    assert not {s.answers for s in made.train} & {s.answers for s in made.test}
+    with pytest.raises(DataError, match="has this very sample in training too"):
+        task(rows(), rows(["red"]))
+    assert len(task(rows(), rows(["red"]), skip_invalid=True).train) == len(COLOURS) - 1
+
+
+def test_a_data_set_of_the_library():
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features(
+        {"image": datasets.Image(), "question": datasets.Value("string"), "answer": datasets.ClassLabel(names=COLOURS)}
+    )
+    content = {"image": [encoded(c, "JPEG") for c in COLOURS], "question": ["Which?"] * 8, "answer": list(range(8))}
+    whole = datasets.Dataset.from_dict(
+        {**content, "image": [{"bytes": each, "path": None} for each in content["image"]]}, features=features
+    )
+    made = task(whole, rows(["orange"]))
+    assert [sample.answers[0] for sample in made.train] == COLOURS, "class labels are words"
+    assert [path.read_bytes() for sample in made.train for path in sample.images] == content["image"], "not re-encoded"
+    streamed = task(whole.to_iterable_dataset(), rows(["orange"]))
+    assert streamed.fingerprint == made.fingerprint
+    with pytest.raises(UserError, match=r"pass one split, train=splits\['train'\]"):
+        task(datasets.DatasetDict({"train": whole}))
+
+
+def test_a_table_and_a_generator_give_the_same_task():
+    pandas = pytest.importorskip("pandas")
+    one, other = task(pandas.DataFrame(rows()), rows(["orange"])), task((row for row in rows()), rows(["orange"]))
+    assert one.fingerprint == other.fingerprint == task(rows(), rows(["orange"])).fingerprint
+    assert task(rows(COLOURS[::-1]), rows(["orange"])).fingerprint != one.fingerprint
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "LA", "HSV"])
+def test_pixels_are_kept(mode):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8))
+    there = noise.convert("I").convert("I;16") if mode == "I;16" else noise.convert(mode)
+    again = Image.open(io.BytesIO(png_of(there)))
+    expected = there if mode in ("1", "L", "P", "RGB", "RGBA", "LA") else there.convert("RGB")
+    if mode == "I;16":
+        expected = there
+    assert np.array_equal(np.asarray(again.convert("RGBA")), np.asarray(expected.convert("RGBA")))
+
+
+def test_what_the_object_says_besides_is_not_applied_twice():
+    """`datasets` has turned an image by its EXIF already; a transparent colour of a palette stays transparent."""
+    turned = image("red", size=(9, 4))
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    content = io.BytesIO()
+    turned.save(content, "JPEG", exif=exif)
+    opened = Image.open(content)
+    assert Image.open(io.BytesIO(png_of(opened))).size == (9, 4)
+    assert not Image.open(io.BytesIO(png_of(opened))).getexif()
+    palette = image("red").convert("P")
+    palette.info["transparency"] = palette.getpixel((0, 0))
+    assert Image.open(io.BytesIO(png_of(palette))).convert("RGBA").getpixel((0, 0))[3] == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "said"),
+    [
+        (5, {}, "colours, train is an int; taken are a datasets.Dataset"),
+        ("shapes", {}, r"colours, train is a str \('shapes'\); .*load_stream"),
+        ([1], {}, "colours, train, row 1 is an int; taken are dictionaries"),
+        ([], {}, "colours, train: there are no rows"),
+        (rows(), {"instruction": "query"}, "no column 'query'; known: answer, image, question Say which"),
+        (rows(), {"image": "imag"}, r"no column 'imag'; did you mean 'image'\? .*image=None"),
+        (rows(), {"score": "exakt"}, "unknown score 'exakt'; did you mean 'exact'"),
+        (rows(), {"score": 3}, "a scoring rule is a function"),
+        (rows(make=lambda _: 3), {}, "the image is an int; taken are PIL images"),
+        (rows(make=lambda _: np.zeros((3, 3, 7))), {}, r"an array of float64 \(3, 3, 7\) is no image"),
+        (rows(make=lambda _: "/no/such.png"), {}, "no/such.png"),
+        (rows(make=lambda _: b"GIF89a"), {}, "broken image: 8"),
+        ([{"image": None, "question": "", "answer": "x"}], {}, "row 1: the instruction is empty"),
+        ([{"image": None, "question": "y", "answer": None}], {}, "row 1: the column 'answer' is empty"),
+        ([{"image": None, "question": "y", "answer": "n"}, {"question": "y"}], {}, "row 2: it has no 'answer'"),
+    ],
+)
+def test_wrong_things(given, options, said):
+    with pytest.raises(UserError, match=said):
+        task(given, **{"test": rows(["orange"]), **options})
+
+
+def test_what_is_wrong_is_left_out_only_where_that_is_wanted():
+    broken = [*rows(), {"image": b"nothing", "question": "What?", "answer": "x"}]
+    with pytest.raises(DataError, match=r"row 9"):
+        task(broken, rows(["orange"]))
+    assert len(task(broken, rows(["orange"]), skip_invalid=True).train) == 8
+
+
+class TestRules:
+    """Scoring rules of one's own."""
+
+    @pytest.fixture(autouse=True)
+    def again(self, monkeypatch):
+        monkeypatch.setattr("evertune.metrics.rules.RULES", dict(RULES))
+
+    def test_a_function_scores(self):
+        made = task(rows(), rows(["orange"]), score=lambda prediction, answers: prediction[:1] == answers[0][:1])
+        rule = rule_of(made.score)
+        scored = score_cell(rule, ["order", "blue"], [["orange"], ["orange"]])
+        assert (scored.strict, scored.relaxed, scored.each) == (50.0, 50.0, [1.0, 0.0])
+
+    def test_relaxed_is_never_below_strict(self):
+        @scoring_rule(relaxed=lambda prediction, answers: 0.5)
+        def half(prediction, answers):
+            """Equal, or half of it."""
+            return prediction == answers[0]
+
+        assert half.name == "half" and half.about == "Equal, or half of it."
+        scored = score_cell(rule_of("half"), ["a", "b"], [["a"], ["a"]])
+        assert (scored.strict, scored.relaxed) == (50.0, 75.0)
+
+    def test_a_changed_rule_is_another_task(self):
+        def with_limit(limit):
+            def near(prediction, answers):
+                return abs(len(prediction) - len(answers[0])) < limit
+
+            return task(rows(), rows(["orange"]), score=near).fingerprint
+
+        assert with_limit(2) == with_limit(2) != with_limit(3)
+
+    @pytest.mark.parametrize(
+        ("function", "said"),
+        [
+            (lambda prediction, answers: 2, "gives 2; a score is a number between 0 and 1"),
+            (lambda prediction, answers: None, "gives None"),
+            (lambda prediction, answers: float("nan"), "gives nan"),
+            (lambda prediction, answers: 1 / 0, "on the prediction 'a' and the answers .*ZeroDivisionError"),
+            (lambda prediction: 1, "TypeError"),
+        ],
+    )
+    def test_a_rule_that_fails_says_where(self, function, said):
+        with pytest.raises(UserError, match=said):
+            score_cell(scoring_rule(function), ["a"], [["b"]])
+
+    def test_names(self):
+        with pytest.raises(UserError, match="'vqa' comes with evertune: give yours another name"):
+            scoring_rule(name="vqa")(lambda prediction, answers: True)
