@@ -25,7 +25,8 @@ from evertune.data.samples import Samples
 from evertune.data.sources import ReadOptions, parted, task_of
 from evertune.data.task import Task
 from evertune.data.task_file import TaskFile
-from evertune.metrics.rules import Rule, rule_of, scoring_rule
+from evertune.metrics.own_rules import scoring_rule
+from evertune.metrics.rules import Rule, rule_of
 from evertune.utils.errors import DataError, UserError, nearest
 
 EXAMPLE = 'Task.from_dataset("shapes", train=[{"image": image, "instruction": "What is it?", "answer": "a dog"}])'

@@ -48,10 +48,10 @@ from evertune.utils.files import (
     read_json,
     scratch_folder,
     sum_of_file,
-    take_name,
     whole_folder,
 )
 from evertune.utils.regular_files import most_from
+from evertune.utils.temporary_files import take_name
 
 VERSION = 4
 SUMS = "sums.json"

@@ -10,13 +10,11 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import overload
+from dataclasses import dataclass
 
 from evertune.metrics import anls, answers, boxes, captions, java_scorers, vqa
 from evertune.metrics.cider import cider, cider_of_tokens
 from evertune.metrics.reasoning_tags import without_thoughts
-from evertune.utils.code_digest import code_digest
 from evertune.utils.errors import UserError, unknown
 
 Score = Callable[[Sequence[str], Sequence[Sequence[str]]], list[float]]
@@ -189,75 +187,6 @@ def rule_of(name: str) -> Rule:
     if name not in RULES:
         raise unknown("score", name, RULES)
     return RULES[name]
-
-
-@overload
-def scoring_rule(function: Compare, /) -> Rule: ...
-@overload
-def scoring_rule(
-    *, name: str | None = None, relaxed: Compare | None = None, about: str = ""
-) -> Callable[[Compare], Rule]: ...
-def scoring_rule(
-    function: Compare | None = None, /, *, name: str | None = None, relaxed: Compare | None = None, about: str = ""
-) -> Rule | Callable[[Compare], Rule]:
-    """Make a scoring rule of a function `(prediction, answers) -> score`, 1 for 100 points; a decorator, too.
-
-        @evertune.scoring_rule(relaxed=lambda prediction, answers: answers[0].lower() in prediction.lower())
-        def first_word(prediction, answers):
-            return prediction.split()[:1] == answers[0].split()[:1]
-
-    Tasks name it: `Task.from_dataset(..., score=first_word)`, or `score: first_word` in a stream's YAML.
-
-    Args:
-        function: the strict score of one prediction, between 0 and 1; True is 1.
-        name: default: that of the function.
-        relaxed: the score in any form; default: the strict one. What is right strictly is right in any form.
-        about: one line for `evertune show`; default: the first line of the function's docstring.
-
-    Raises:
-        UserError: the name is that of another rule, or `function` is none.
-    """
-    if function is None:
-        return lambda decorated: _registered(decorated, name=name, relaxed=relaxed, about=about)
-    return _registered(function, name=name, relaxed=relaxed, about=about)
-
-
-def _registered(function: Compare, *, name: str | None, relaxed: Compare | None, about: str) -> Rule:
-    if not callable(function):
-        raise UserError(
-            f"a scoring rule is a function (prediction, answers) -> score, not a {type(function).__name__}; "
-            f"by name there are: {', '.join(sorted(RULES))}"
-        )
-    name = name or getattr(function, "__name__", type(function).__name__).strip("<>")
-    about = about or next(iter((function.__doc__ or "").strip().splitlines()), "a rule of one's own")
-    version = code_digest(function, relaxed)
-    if name in RULES and not RULES[name].version:
-        raise UserError(f"the scoring rule '{name}' comes with evertune: give yours another name (name=...)")
-    strict = _checked(function, name)
-    loose = strict if relaxed is None else _checked(relaxed, name)
-    rule = replace(answerwise(name, about, strict, loose), version=version)
-    RULES[name] = replace(rule, relaxed=rule.strict) if relaxed is None else rule
-    return RULES[name]
-
-
-def _checked(function: Compare, name: str) -> Compare:
-    """`function`, and an error that names the rule and the prediction where it fails."""
-
-    def compare(prediction: str, answers: Sequence[str]) -> float:
-        case = f"the scoring rule '{name}' on the prediction {prediction!r:.60} and the answers {list(answers)!r:.60}"
-        try:
-            score = function(prediction, answers)
-        except Exception as problem:
-            raise UserError(f"{case}: {type(problem).__name__}: {problem}") from problem
-        try:
-            value = float(score)
-        except (TypeError, ValueError):
-            value = math.nan
-        if not 0 <= value <= 1:
-            raise UserError(f"{case} gives {score!r:.40}; a score is a number between 0 and 1, or True or False")
-        return value
-
-    return compare
 
 
 def score_cell(rule: Rule, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> CellScore:

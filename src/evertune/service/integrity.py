@@ -29,8 +29,8 @@ from evertune.runs.run_folder import still_holds
 from evertune.runs.runner import Callback, evaluate_cell, plan_of
 from evertune.runs.unchecked import FILE as UNCHECKED
 from evertune.runs.unchecked import complaints
-from evertune.service.eval_set import is_kept, kept_task
 from evertune.service.service import OWN
+from evertune.training.eval_set import is_kept, kept_task
 from evertune.training.image_store import FOLDER as KEPT
 from evertune.training.image_store import IMAGES, keep_images
 from evertune.training.learner import Learner

@@ -26,13 +26,13 @@ from evertune.runs.runner import Callback, cells_about, learn_stage, matrix_of, 
 from evertune.runs.tracking import TrackingCallback, all_of, refuse_missing, retrack, tracking
 from evertune.runs.unchecked import UncheckedStage, forget_unchecked, note_unchecked
 from evertune.service.auto_method import AUTO, refuse_other, settled
-from evertune.service.eval_set import drop_task, keep_task
 from evertune.service.gate import GateCondition
 from evertune.service.new_task import is_learned, read_new, training_for
 from evertune.service.regression_report import Change, RegressionReport, best_cell, change_of
 from evertune.service.service import OWN, Service
 from evertune.tools.data.check import CheckResult
 from evertune.tools.data.source import Hints
+from evertune.training.eval_set import drop_task, keep_task
 from evertune.training.evaluator import write_answers
 from evertune.training.loop import Training
 from evertune.training.stages import saved_stages

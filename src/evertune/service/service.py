@@ -16,7 +16,7 @@ from evertune.models.protocol import LMM
 from evertune.reporting.matrix import Matrix
 from evertune.runs.api import config_of, data_of, open_run
 from evertune.runs.runner import Callback, cells_about, evaluate_cell
-from evertune.service.eval_set import is_kept, keep_task, kept_task
+from evertune.training.eval_set import is_kept, keep_task, kept_task
 from evertune.training.learner import Learner
 from evertune.utils.distributed import refuse_several
 from evertune.utils.errors import RunFolderError

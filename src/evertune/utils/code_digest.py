@@ -23,7 +23,7 @@ def _code_of(function: Callable[..., Any]) -> str:
         code = getattr(function, "__code__", None)
         if code is None:
             return repr(type(function))
-        return code.co_code.hex() + repr((code.co_consts, code.co_names)) + _bound_to(function)
+        return f"{code.co_code.hex()} {code.co_consts!r} {code.co_names!r} {_bound_to(function)}"
 
 
 def _bound_to(function: Callable[..., Any]) -> str:

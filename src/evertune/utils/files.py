@@ -24,10 +24,8 @@ from typing import Any
 from evertune.utils.errors import RunFolderError, UserError
 from evertune.utils.parsing import json_value, refuse_many
 from evertune.utils.regular_files import open_regular, read_regular
-from evertune.utils.temporary_files import sweep_beside, sweep_cache, temporary_name
+from evertune.utils.temporary_files import sweep_beside, sweep_cache, synced, take_name, temporary_name
 
-NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
-"""What file systems say that can't force a folder to the disk."""
 RUST_ERROR = re.compile(r"\(os error (\d+)\)")
 """How the errors of safetensors and tokenizers end where the system has refused something."""
 PIECE = 1 << 16
@@ -70,18 +68,6 @@ def make_folder(path: Path) -> Path:
     except OSError as problem:
         raise UserError(f"cannot create the folder {path}: {problem.strerror}; choose another place") from problem
     return path
-
-
-def synced(path: Path) -> None:
-    """Force a file to the disk, or the names in a folder: a rename is only then safe from a loss of power."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as problem:
-        if problem.errno not in NO_SYNC:
-            raise
-    finally:
-        os.close(handle)
 
 
 def opened(path: Path, flags: int = os.O_RDWR) -> int:
@@ -183,17 +169,6 @@ def whole_folder(path: Path, *, proof: str | None = None) -> Iterator[Path]:
             raise
         if not path.exists():  # it does when another process was faster
             raise UserError(f"cannot write {path}: {refused}; free space or choose another folder") from problem
-
-
-def take_name(temporary: Path, path: Path, *, proof: str | None = None) -> None:
-    """Give a filled folder its name, once its files are on the disk; another one that is there already stays."""
-    for place in (temporary, *temporary.rglob("*")):
-        synced(place)
-    if proof and path.exists() and not (path / proof).exists():
-        shutil.rmtree(path)
-    if not path.exists():
-        temporary.rename(path)
-        synced(path.parent)
 
 
 def _refused(problem: Exception) -> str | None:

@@ -21,9 +21,36 @@ SWEPT = ".swept"
 """A file in the cache: its time of change is when the cache was swept last."""
 
 
+NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
+"""What file systems say that can't force a folder to the disk."""
+
+
 def temporary_name(path: Path) -> Path:
     """A name beside `path` for what is not whole yet: `.matrix.json.4711-1f2e3d4c`."""
     return path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def synced(path: Path) -> None:
+    """Force a file to the disk, or the names in a folder: a rename is only then safe from a loss of power."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as problem:
+        if problem.errno not in NO_SYNC:
+            raise
+    finally:
+        os.close(handle)
+
+
+def take_name(temporary: Path, path: Path, *, proof: str | None = None) -> None:
+    """Give a filled folder its name, once its files are on the disk; another one that is there already stays."""
+    for place in (temporary, *temporary.rglob("*")):
+        synced(place)
+    if proof and path.exists() and not (path / proof).exists():
+        shutil.rmtree(path)
+    if not path.exists():
+        temporary.rename(path)
+        synced(path.parent)
 
 
 def leftovers(folder: Path) -> list[Path]:

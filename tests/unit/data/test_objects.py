@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import evertune.metrics.rules
 from evertune.data import Task
 from evertune.data.images import read_image
 from evertune.data.objects import png_of
-from evertune.metrics.rules import RULES, rule_of, score_cell, scoring_rule
+from evertune.metrics.own_rules import scoring_rule
+from evertune.metrics.rules import RULES, rule_of, score_cell
 from evertune.utils.errors import DataError, UserError
 
 COLOURS = ["red", "lime", "blue", "black", "white", "navy", "teal", "gray"]
@@ -88,7 +90,8 @@ def test_several_images_and_none():
     texts = task([{"q": "a", "answer": "b"}, {"q": "c", "answer": "d"}], image=None, instruction="q")
     assert len(texts.train) == len(texts.test) == 1
     pairs = [{"left": image("red"), "right": image("teal"), "question": "Alike?", "answer": "no"}]
-    assert len(task(pairs, rows(), image=("left", "right")).train[0].images) == 2
+    made = task(pairs, [{**pairs[0], "question": "Same?"}], image=("left", "right"))
+    assert len(made.train[0].images) == 2
 
 
 def test_one_part_is_split_by_image_and_what_is_in_both_leaves_training():
@@ -188,7 +191,8 @@ class TestRules:
 
     @pytest.fixture(autouse=True)
     def again(self, monkeypatch):
-        monkeypatch.setattr("evertune.metrics.rules.RULES", dict(RULES))
+        monkeypatch.setattr("evertune.metrics.rules.RULES", RULES.copy())
+        monkeypatch.setattr("evertune.metrics.own_rules.RULES", evertune.metrics.rules.RULES)
 
     def test_a_function_scores(self):
         made = task(rows(), rows(["orange"]), score=lambda prediction, answers: prediction[:1] == answers[0][:1])

@@ -17,10 +17,10 @@ from evertune import service
 from evertune.cli.main import app
 from evertune.metrics.statistics import change_interval
 from evertune.runs.ledger import cells_of
-from evertune.service.eval_set import kept_task
 from evertune.service.lifecycle import history, would_forget
 from evertune.service.regression_report import Change, RegressionReport, change_of
 from evertune.service.service import Service, asked, lead_of, percent
+from evertune.training.eval_set import kept_task
 from evertune.training.evaluator import Prediction, write_answers
 from evertune.training.stages import FILES
 from evertune.utils.errors import DataError, RunFolderError, UserError

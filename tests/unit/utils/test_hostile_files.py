@@ -28,7 +28,7 @@ from evertune.models.weights import restore
 from evertune.reporting.examples import thumbnail
 from evertune.reporting.matrix import load_matrix
 from evertune.runs.ledger import finished_cells, read_ledger
-from evertune.service.eval_set import drop_task, is_kept, kept_task
+from evertune.training.eval_set import drop_task, is_kept, kept_task
 from evertune.training.stages import Stage, load_stage, read_stage, save_stage, saved_stages, stage_folder
 from evertune.utils.config_io import read_yaml
 from evertune.utils.errors import DataError, RunFolderError, UserError
