@@ -112,7 +112,7 @@ def _parts(world: World) -> list[Reader]:
     from evertune.runs.api import config_of
     from evertune.runs.ledger import finished_cells, read_ledger
     from evertune.runs.tracking.jsonl import read_points
-    from evertune.service.eval_set import kept_task
+    from evertune.training.eval_set import kept_task
     from evertune.training.evaluator import read_answers
     from evertune.training.stages import load_stage, saved_stages
 

@@ -107,10 +107,8 @@ def indexed(recipe: IndexKey, read: Callable[[], Iterable[Row | DataError]]) -> 
         note_damage(folder)
     if not folder.exists():
         most = most_from(recipe.files) if recipe.files else None  # of the hub nothing is known
-        with whole_folder(folder) as place, _Writer(place, recipe.place, most=most) as writer:
-            (place / "place").write_text(str(recipe.place), encoding="utf-8")
-            for row in read():
-                writer.add(row, recipe)
+        with whole_folder(folder) as place:
+            _fill(place, recipe, read(), most=most)
     return RowFile(folder, place=recipe.place)
 
 
@@ -118,16 +116,20 @@ def indexed_by_content(recipe: IndexKey, rows: Iterable[Row | DataError]) -> Row
     """The index of rows that can be read only once: written first, and found again by what was written."""
     folder = cache_folder() / "rows"
     with scratch_folder(folder / recipe.format) as place:
-        with _Writer(place, recipe.place, most=None) as writer:
-            (place / "place").write_text(str(recipe.place), encoding="utf-8")
-            for row in rows:
-                writer.add(row, recipe)
+        _fill(place, recipe, rows, most=None)
         content = digest(*(digest_of_file(place / name) for name in FILES))
         whole = folder / f"{recipe.format}-{content[:24]}"
         if whole.exists() and not _is_whole(whole):
             note_damage(whole)
         take_name(place, whole)
     return RowFile(whole, place=recipe.place)
+
+
+def _fill(folder: Path, recipe: IndexKey, rows: Iterable[Row | DataError], *, most: int | None) -> None:
+    with _Writer(folder, recipe.place, most=most) as writer:
+        (folder / "place").write_text(str(recipe.place), encoding="utf-8")
+        for row in rows:
+            writer.add(row, recipe)
 
 
 def _is_whole(folder: Path) -> bool:

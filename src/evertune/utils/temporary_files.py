@@ -7,6 +7,7 @@ that name is made.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets

@@ -239,7 +239,6 @@ def test_nothing_else_opens_files_to_write_in_place():
     allowed = {
         "utils/files.py": 2,  # `opened` itself, and the temporary file of `write_atomically`
         "data/rows.py": 4,  # in a new folder of the cache
-        "data/builders/captions.py": 1,  # likewise
         "assets/registry.py": 1,  # in a temporary folder
         "assets/unpacking.py": 1,  # likewise
         "tools/data/writers.py": 3,  # "x": a new file, where the user says
