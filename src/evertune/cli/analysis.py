@@ -22,7 +22,9 @@ from evertune.utils.errors import UserError
 
 EncoderOption = Annotated[
     str | None,
-    typer.Option("--text-encoder", metavar="NAME", help="A sentence encoder, folder or hub name [the model's own]."),
+    typer.Option(
+        "--text-encoder", metavar="NAME", help="A sentence encoder: folder or hub id [default: the model's own]."
+    ),
 ]
 
 
@@ -31,7 +33,9 @@ def similarity(
     model: ModelOption = None,
     limit: LimitOption = None,
     text_encoder: EncoderOption = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write similarity.json and a page there.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Write similarity.json and a page there.")
+    ] = None,
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -63,15 +67,25 @@ def similarity(
 def pairs(
     stream: StreamArgument,
     model: ModelOption = None,
-    method: Annotated[str | None, typer.Option("--method", help="How the second is learned [sequential].")] = None,
-    seeds: Annotated[str | None, typer.Option("--seeds", metavar="N,N", help="Each gives every pair once [0].")] = None,
+    method: Annotated[
+        str | None, typer.Option("--method", help="How the second task is learned [default: sequential].")
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option("--seeds", metavar="N,N", help="Every pair once per seed [default: 0].")
+    ] = None,
     limit: LimitOption = None,
     dynamics: Annotated[
-        int, typer.Option("--dynamics", metavar="N", min=0, help="Points at which the first task is looked at.")
+        int, typer.Option("--dynamics", metavar="N", min=0, help="How often the first task is evaluated meanwhile.")
     ] = 0,
     text_encoder: EncoderOption = None,
-    jobs: Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Processes at once [cores; GPU: 1].")] = None,
-    out: Annotated[str | None, typer.Option("--out", "-o", help="The folder [runs/pairs-STREAM-MODEL].")] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", "-j", metavar="N", min=1, help="Parallel processes [default: the cores; GPU: 1]."),
+    ] = None,
+    out: Annotated[
+        str | None,
+        typer.Option("--out", "-o", metavar="DIR", help="The folder of the pairs [default: runs/pairs-STREAM-MODEL]."),
+    ] = None,
     data: DataOption = None,
     settings: SetOption = None,
     as_json: JsonOption = False,

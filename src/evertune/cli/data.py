@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from evertune.cli.groups import Commands, example_of
+from evertune.cli.help import Command
 from evertune.cli.options import DataOption, JsonOption, loading, make_console, print_json
 from evertune.utils.errors import UserError
 
@@ -22,21 +23,28 @@ data_app = typer.Typer(
     name="data", cls=Commands, no_args_is_help=True, rich_markup_mode=None, epilog=example_of("data")
 )
 
-FormatOption = Annotated[str | None, typer.Option("--format", metavar="NAME", help="How it is written [its ending].")]
-OptionOption = Annotated[
-    list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="Of the format, e.g. answer=label.")
+FormatOption = Annotated[
+    str | None, typer.Option("--format", metavar="NAME", help="The format of the file [default: by its extension].")
 ]
-ImagesOption = Annotated[str | None, typer.Option("--images", help="Folder that names of images count from.")]
+OptionOption = Annotated[
+    list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="An option of the format, e.g. answer=label.")
+]
+ImagesOption = Annotated[
+    str | None, typer.Option("--images", metavar="FOLDER", help="The folder that image names are relative to.")
+]
 SourceArgument = Annotated[Path, typer.Argument(metavar="SOURCE", help="A file, or the folder of a data set.")]
 TargetArgument = Annotated[Path, typer.Argument(metavar="TARGET", help=".jsonl, .json, .csv, .tsv or .parquet.")]
 ToOption = Annotated[
-    str | None, typer.Option("--to", metavar="jsonl|llava|table", help="How it is to be written [its ending].")
+    str | None,
+    typer.Option("--to", metavar="jsonl|llava|table", help="The format to write [default: by TARGET's extension]."),
 ]
 SplitOption = Annotated[str, typer.Option("--split", help="Which part of a data set: train or test.")]
 PromptOption = Annotated[
-    str | None, typer.Option("--prompt", help="What is asked, with fields in braces [the format's].")
+    str | None, typer.Option("--prompt", help="The instruction, with fields in braces [default: the format's].")
 ]
-SeparatorOption = Annotated[str, typer.Option("--separator", help="Between several answers in a cell of CSV or TSV.")]
+SeparatorOption = Annotated[
+    str, typer.Option("--separator", metavar="TEXT", help="Stands between several answers in a cell of CSV or TSV.")
+]
 SkipOption = Annotated[bool, typer.Option("--skip-invalid", help="Leave out rows that can't be used or written.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite TARGET.")]
 
@@ -46,14 +54,14 @@ def data() -> None:
     """Check, convert and sample data before a model sees them."""
 
 
-@data_app.command("check", epilog=example_of("data check"))
+@data_app.command("check", cls=Command, epilog=example_of("data check"))
 def check_data(
     name: Annotated[str, typer.Argument(metavar="STREAM|FILE", help="A stream's name or YAML, or a file of rows.")],
     data: DataOption = None,
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Check numbers of images and tokens for this model.")
+        str | None, typer.Option("--model", "-m", help="Check numbers of images and tokens for this model too.")
     ] = None,
-    decode: Annotated[bool, typer.Option(help="Open every image (once; remembered in the cache).")] = True,
+    decode: Annotated[bool, typer.Option(help="Open every image; the cache remembers the result.")] = True,
     preview: Annotated[
         Path | None, typer.Option("--preview", metavar="DIR", help="Write DIR/index.html with some samples.")
     ] = None,
@@ -85,7 +93,7 @@ def check_data(
         raise typer.Exit(1)
 
 
-@data_app.command("convert", epilog=example_of("data convert"))
+@data_app.command("convert", cls=Command, epilog=example_of("data convert"))
 def convert_data(
     source: SourceArgument,
     target: TargetArgument,
@@ -110,12 +118,16 @@ def convert_data(
     _show_written(written, as_json=as_json)
 
 
-@data_app.command("sample", epilog=example_of("data sample"))
+@data_app.command("sample", cls=Command, epilog=example_of("data sample"))
 def sample_data(
     source: SourceArgument,
     target: TargetArgument,
-    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Rows to draw, without repetition.")],
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Decides which; written down beside TARGET.")] = 0,
+    count: Annotated[
+        int, typer.Option("--count", "-n", metavar="N", min=1, help="How many rows to draw, without repetition.")
+    ],
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, metavar="N", help="Seed of the draw; TARGET.sample.json records it.")
+    ] = 0,
     to: ToOption = None,
     format: FormatOption = None,
     option: OptionOption = None,
@@ -173,16 +185,24 @@ class MissingChoice(StrEnum):
 def rescore(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="merge.jsonl, ans_gt.json, or a list of answers.")],
     format: Annotated[
-        str | None, typer.Option("--format", metavar="NAME", help="Needed: whose files, e.g. ucit; ? lists all.")
+        str | None,
+        typer.Option("--format", metavar="NAME", help="Required: whose files these are, e.g. ucit; ? lists all."),
     ] = None,
-    gold: Annotated[Path | None, typer.Option("--gold", metavar="FILE", help="Not needed for ans_gt.json.")] = None,
-    score: Annotated[str | None, typer.Option("--score", metavar="A[,B]", help="Our scores [the format's].")] = None,
-    split: Annotated[str, typer.Option("--split", help="Of ScienceQA's problems.")] = "test",
+    gold: Annotated[
+        Path | None, typer.Option("--gold", metavar="FILE", help="The gold answers; ans_gt.json holds its own.")
+    ] = None,
+    score: Annotated[
+        str | None, typer.Option("--score", metavar="A[,B]", help="Our scoring rules [default: the format's].")
+    ] = None,
+    split: Annotated[str, typer.Option("--split", help="The split of ScienceQA's problems.json.")] = "test",
     missing: Annotated[
-        MissingChoice, typer.Option("--missing", help="wrong: questions without an answer count as wrong.")
+        MissingChoice, typer.Option("--missing", metavar="fail|wrong", help="What a question without an answer does.")
     ] = MissingChoice.FAIL,
     prediction: Annotated[
-        str | None, typer.Option("--prediction", metavar="KEY", help="Where each row of FILE has it [by its keys].")
+        str | None,
+        typer.Option(
+            "--prediction", metavar="KEY", help="The key of the prediction in a row [default: by the row's keys]."
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

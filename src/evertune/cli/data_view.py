@@ -79,7 +79,7 @@ def show_written(console: Console, written: ConversionResult) -> None:
     if written.numbered:
         _line(console, "ids repeat in the source: rows are called by their numbers")
     if written.record:
-        _line(console, f"the seed stands in {printable(str(written.record))}")
+        _line(console, f"the seed is in {printable(str(written.record))}")
     text = yaml.safe_dump(written.entry, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10_000)
     _line(console, f"in a stream's YAML: {text.strip()}")
 

@@ -6,17 +6,18 @@ from typing import Annotated
 
 import typer
 
-from evertune.cli.options import JsonOption, make_console, print_json
+from evertune.cli.options import JsonOption, loading, make_console, print_json
 
 
 def ls(
-    what: Annotated[str, typer.Argument(metavar="methods|streams|models|formats")] = "methods",
+    what: Annotated[str, typer.Argument(metavar="methods|streams|models|formats", help="What to list.")] = "methods",
     as_json: JsonOption = False,
 ) -> None:
     """List methods, streams, models or formats of data."""
-    from evertune.cli.catalogue import listing
+    with loading():
+        from evertune.cli.catalogue import listing
 
-    rows = listing(what)
+        rows = listing(what)
     if as_json:
         print_json(rows)
         return
@@ -25,11 +26,14 @@ def ls(
     show_facts(make_console(), what, {row["name"]: row["title"] for row in rows})
 
 
-def show(name: Annotated[str, typer.Argument(metavar="NAME")], as_json: JsonOption = False) -> None:
+def show(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="As `evertune ls` lists it.")], as_json: JsonOption = False
+) -> None:
     """Show a method, stream, model or format in full. Papers, formulas, options, costs, licences."""
-    from evertune.cli.catalogue import details
+    with loading():
+        from evertune.cli.catalogue import details
 
-    facts = details(name)
+        facts = details(name)
     if as_json:
         print_json(facts)
         return

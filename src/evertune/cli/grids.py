@@ -15,10 +15,14 @@ if TYPE_CHECKING:
 
 def grid(
     file: Annotated[Path, typer.Argument(metavar="FILE.yaml", help="Streams, models, methods, seeds, settings.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of all runs [runs/NAME].")] = None,
-    jobs: Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Runs side by side [cores; GPU: 1].")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="DIR", help="The folder of all runs [default: runs/NAME].")
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", "-j", metavar="N", min=1, help="Parallel runs [default: the cores; GPU: 1].")
+    ] = None,
     ray: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Do them on Ray: local, auto or HOST:PORT of a cluster.")
+        str | None, typer.Option(metavar="ADDRESS", help="Run on Ray: local, auto or HOST:PORT of a cluster.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs in their order; start none.")] = False,
     as_json: JsonOption = False,
@@ -51,11 +55,15 @@ def grid(
 
 
 def study(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="paper, or a study's YAML.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the study [runs/NAME].")] = None,
-    jobs: Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Runs side by side [cores; GPU: 1].")] = None,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="paper, or the YAML of a study.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="DIR", help="The folder of the study [default: runs/NAME].")
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", "-j", metavar="N", min=1, help="Parallel runs [default: the cores; GPU: 1].")
+    ] = None,
     only: Annotated[
-        str | None, typer.Option("--only", metavar="PART", help="One part; `findings` starts no run.")
+        str | None, typer.Option("--only", metavar="PART", help="Only this part; `findings` starts no run.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs in their order; start none.")] = False,
     as_json: JsonOption = False,

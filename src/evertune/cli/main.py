@@ -20,6 +20,7 @@ from evertune.cli.data import data_app, rescore
 from evertune.cli.environment import ls, show
 from evertune.cli.grids import grid, study
 from evertune.cli.groups import RESUMING, Commands, example_of
+from evertune.cli.help import Command
 from evertune.cli.models import export, fetch
 from evertune.cli.results import compare, metrics, report
 from evertune.cli.runs import plan, run
@@ -66,7 +67,7 @@ FUNCTIONS: dict[str, Callable[..., None]] = {
     "doctor": doctor,
 }
 for name, function in FUNCTIONS.items():
-    app.command(name, epilog=example_of(name))(function)
+    app.command(name, cls=Command, epilog=example_of(name))(function)
 app.add_typer(data_app)
 
 

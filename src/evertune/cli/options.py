@@ -18,25 +18,33 @@ StreamArgument = Annotated[
     str, typer.Argument(metavar="STREAM", help="A stream's name, its YAML or a run's, or a file of rows.")
 ]
 ModelOption = Annotated[
-    str | None, typer.Option("--model", "-m", help="A preset, a checkpoint folder or a hub id [smol].")
+    str | None, typer.Option("--model", "-m", help="A preset, a checkpoint folder or a hub id [default: smol].")
 ]
-SeedOption = Annotated[int | None, typer.Option("--seed", help="Of everything that is random [0].")]
-LimitOption = Annotated[int | None, typer.Option("--limit", help="At most N training and N test samples per task.")]
+SeedOption = Annotated[
+    int | None, typer.Option("--seed", metavar="N", help="Seed of every random choice [default: 0].")
+]
+LimitOption = Annotated[
+    int | None, typer.Option("--limit", metavar="N", help="At most N training and N test samples per task.")
+]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="E.g. train.epochs=2, replay.ratio=0.05 (evertune show METHOD)."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="E.g. train.epochs=2; `evertune show METHOD` lists a method's settings."
+    ),
 ]
 DataOption = Annotated[
-    str | None, typer.Option("--data", metavar="FOLDER", help="Where the folders of published data sets are.")
+    str | None, typer.Option("--data", metavar="FOLDER", help="The folder that holds published data sets.")
 ]
-SkipBadOption = Annotated[bool, typer.Option("--skip-invalid", help="Leave out rows that can't be used; says which.")]
+SkipBadOption = Annotated[
+    bool, typer.Option("--skip-invalid", help="Leave out rows that can't be used, and list them.")
+]
 DeterministicOption = Annotated[
     bool, typer.Option("--deterministic", help="Bit-identical results on the same kind of CPU; slower.")
 ]
 TrackOption = Annotated[
-    str | None, typer.Option("--track", metavar="A[,B]", help="Metrics also to trackio, wandb or mlflow.")
+    str | None, typer.Option("--track", metavar="A[,B]", help="Send metrics to trackio, wandb or mlflow too.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def without_reports(places: list[Path]) -> list[Path]:
@@ -49,11 +57,11 @@ def without_reports(places: list[Path]) -> list[Path]:
 
 
 @contextmanager
-def loading() -> Iterator[None]:
+def loading(what: str = "loading libraries") -> Iterator[None]:
     """Say on a terminal, at once, why nothing is seen yet, while the libraries are imported; erased afterwards."""
     says = sys.stderr.isatty() and "torch" not in sys.modules
     if says:
-        print("loading libraries ...", end="", file=sys.stderr, flush=True)
+        print(f"{what} ...", end="", file=sys.stderr, flush=True)
     try:
         yield
     finally:

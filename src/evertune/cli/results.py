@@ -35,12 +35,15 @@ def compare(
         make_console().print(rich_table(rows))
 
 
-def report(runs: RunsArgument, out: Annotated[Path, typer.Option("--out", "-o")] = Path("report.html")) -> None:
+def report(
+    runs: RunsArgument,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The page.")] = Path("report.html"),
+) -> None:
     """Write one HTML page about one or more runs."""
     with loading():
         from evertune.reporting.page import write_report
 
-    make_console().print(str(write_report(found_runs(runs), out).resolve()), soft_wrap=True, highlight=False)
+    make_console().print(f"report  {write_report(found_runs(runs), out).resolve()}", soft_wrap=True, highlight=False)
 
 
 def metrics(
@@ -49,7 +52,10 @@ def metrics(
         int | None, typer.Option("--known", metavar="K", help="The first K columns were known before the stream.")
     ] = None,
     base: Annotated[
-        bool | None, typer.Option("--base/--no-base", help="Is the first row the base model's? [by names and shape]")
+        bool | None,
+        typer.Option(
+            "--base/--no-base", help="Whether the first row is the base model's [default: by names and shape]."
+        ),
     ] = None,
 ) -> None:
     """Compute all metrics of a matrix of scores. Prints JSON."""
@@ -70,7 +76,7 @@ def found_runs(places: list[Path]) -> list[Path]:
         here = sorted(path.parent for path in place.rglob("matrix.json"))
         if not here:
             if (place / "eval_set").exists():
-                raise UserError(f"{place} was taught task by task: first evertune check {place} --every-stage")
+                raise UserError(f"{place} was trained task by task; first run: evertune check {place} --every-stage")
             raise UserError(f"{place} holds no run (no matrix.json in it)")
         found += here
     return list(dict.fromkeys(found))

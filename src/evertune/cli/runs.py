@@ -31,9 +31,12 @@ if TYPE_CHECKING:
     from evertune.runs.config import RunConfig
 
 MethodOption = Annotated[
-    str | None, typer.Option("--method", metavar="A[,B]", help="A,B: one after another; A+B: together [sequential].")
+    str | None, typer.Option("--method", metavar="A[,B]", help="A,B: a run each; A+B: combined [default: sequential].")
 ]
-OutOption = Annotated[str | None, typer.Option("--out", "-o", help="The run folder [runs/STREAM-MODEL-sSEED].")]
+OutOption = Annotated[
+    str | None,
+    typer.Option("--out", "-o", metavar="DIR", help="The folder of the runs [default: runs/STREAM-MODEL-sSEED]."),
+]
 
 Action = Callable[["RunConfig", bool], None]
 

@@ -27,23 +27,35 @@ if TYPE_CHECKING:
 
 FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="The model's folder, or a run's.")]
 DataArgument = Annotated[str, typer.Argument(metavar="DATA", help="A file in any format of `evertune data check`.")]
-NameOption = Annotated[str | None, typer.Option("--name", help="Of the task [the file's].")]
-ScoreOption = Annotated[str | None, typer.Option("--score", help="The scoring rule [exact].")]
-FormatOption = Annotated[str | None, typer.Option("--format", help="Of the file [by its ending].")]
-ImagesOption = Annotated[str | None, typer.Option("--images", metavar="FOLDER", help="Where its images are.")]
-PromptOption = Annotated[str | None, typer.Option("--prompt", help="How its questions are asked.")]
+NameOption = Annotated[str | None, typer.Option("--name", help="Name of the task [default: the file's].")]
+ScoreOption = Annotated[str | None, typer.Option("--score", help="The scoring rule [default: exact].")]
+FormatOption = Annotated[
+    str | None, typer.Option("--format", help="The format of the file [default: by its extension].")
+]
+ImagesOption = Annotated[
+    str | None, typer.Option("--images", metavar="FOLDER", help="The folder that image names are relative to.")
+]
+PromptOption = Annotated[
+    str | None, typer.Option("--prompt", help="The instruction, with fields in braces [default: the format's].")
+]
 TrainOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="How this task is trained, e.g. train.min_steps=400 [200]."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="A setting of this training, e.g. train.min_steps=400; several times."
+    ),
 ]
-FormatSetting = Annotated[list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="Of the format.")]
+FormatSetting = Annotated[
+    list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="An option of the format, e.g. answer=label.")
+]
 
 
 def new(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
     model: Annotated[str, typer.Option("--model", "-m", help="A preset, a checkpoint folder or a hub id.")] = "smol",
-    method: Annotated[str, typer.Option("--method", help="How it keeps what it knows.")] = "auto",
-    seed: Annotated[int, typer.Option("--seed", help="Of everything that is random.")] = 0,
+    method: Annotated[
+        str, typer.Option("--method", help="The continual-learning method; auto chooses one per task.")
+    ] = "auto",
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of every random choice.")] = 0,
     deterministic: DeterministicOption = False,
     settings: SetOption = None,
 ) -> None:
@@ -114,11 +126,14 @@ def learn(
     data: DataArgument,
     name: NameOption = None,
     method: Annotated[
-        str | None, typer.Option("--method", help="'auto', or the one that it was made with; another is refused.")
+        str | None, typer.Option("--method", help="auto, or the method that the model was made with.")
     ] = None,
     score: ScoreOption = None,
     accept_if: Annotated[
-        str | None, typer.Option("--accept-if", metavar="CONDITION", help="E.g. 'forgetting<2 and gain>5' [learned].")
+        str | None,
+        typer.Option(
+            "--accept-if", metavar="CONDITION", help="E.g. 'forgetting<2 and gain>5' [default: the task was learned]."
+        ),
     ] = None,
     format: FormatOption = None,
     images: ImagesOption = None,
@@ -180,7 +195,7 @@ def _somebody_there(console: Console) -> bool:
 def check(
     folder: FolderArgument,
     every_stage: Annotated[
-        bool, typer.Option("--every-stage", help="Ask its stages too, for evertune report and compare.")
+        bool, typer.Option("--every-stage", help="Evaluate after every stage too, for `evertune report` and `compare`.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -205,8 +220,10 @@ def check(
 def ask(
     folder: FolderArgument,
     words: Annotated[list[str], typer.Argument(metavar="IMAGE... QUESTION", help="The question comes last.")],
-    task: Annotated[str | None, typer.Option("--task", help="Which task, for a method that needs it.")] = None,
-    tokens: Annotated[int, typer.Option("--tokens", min=1, help="Longest answer.")] = 32,
+    task: Annotated[
+        str | None, typer.Option("--task", metavar="NAME", help="The task of the question, for a method that needs it.")
+    ] = None,
+    tokens: Annotated[int, typer.Option("--tokens", metavar="N", min=1, help="Most tokens of an answer.")] = 32,
     as_json: JsonOption = False,
 ) -> None:
     """Ask a model a question about images. Says which expert answered."""
@@ -249,8 +266,10 @@ def log(folder: FolderArgument, as_json: JsonOption = False) -> None:
 
 def rollback(
     folder: FolderArgument,
-    to: Annotated[int, typer.Option("--to", min=0, help="The stage to go back to; 0 is the base model.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    to: Annotated[
+        int, typer.Option("--to", metavar="STAGE", min=0, help="The stage to go back to; 0 is the base model.")
+    ],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
     """Go back to an earlier stage. Later stages are deleted for good."""
     with loading():
@@ -268,15 +287,18 @@ def rollback(
 def serve(
     folder: FolderArgument,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; others than this machine need a token.")
+        str, typer.Option(help="The address to listen on; other than this machine's need a token.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0: any free one.")] = 8000,
+    port: Annotated[int, typer.Option(metavar="N", help="The port; 0: any free one.")] = 8000,
     token: Annotated[
-        str | None, typer.Option(envvar="EVERTUNE_TOKEN", help="What clients must send; better in EVERTUNE_TOKEN.")
+        str | None,
+        typer.Option(envvar="EVERTUNE_TOKEN", help="The token that clients must send; better set EVERTUNE_TOKEN."),
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Questions answered at once.")] = 16,
-    waiting: Annotated[int, typer.Option(min=1, help="Questions that may wait before others are refused (429).")] = 64,
-    tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 64,
+    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Questions answered in one batch.")] = 16,
+    waiting: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Waiting questions before others are refused (429).")
+    ] = 64,
+    tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Most tokens of an answer.")] = 64,
 ) -> None:
     """Serve a model as an OpenAI-compatible endpoint. Chat with images, for any client of that protocol."""
     with loading():
@@ -302,13 +324,14 @@ def serve(
 def playground(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of models or runs of one model.")],
     host: Annotated[
-        str, typer.Option(help="Address to listen on; others than this machine need a token.")
+        str, typer.Option(help="The address to listen on; other than this machine's need a token.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0: any free one.")] = 7860,
+    port: Annotated[int, typer.Option(metavar="N", help="The port; 0: any free one.")] = 7860,
     token: Annotated[
-        str | None, typer.Option(envvar="EVERTUNE_TOKEN", help="What visitors must enter; better in EVERTUNE_TOKEN.")
+        str | None,
+        typer.Option(envvar="EVERTUNE_TOKEN", help="The token that visitors must enter; better set EVERTUNE_TOKEN."),
     ] = None,
-    tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 32,
+    tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Most tokens of an answer.")] = 32,
 ) -> None:
     """Open a page in the browser to ask a model. Shows what it predicted before and after each task."""
     with loading():
@@ -324,8 +347,8 @@ def playground(
 
 
 def doctor(
-    run: Annotated[Path | None, typer.Argument(metavar="RUN", help="A run's or a model's folder.")] = None,
-    repair: Annotated[bool, typer.Option("--repair", help="Make again what is broken, and nothing else.")] = False,
+    run: Annotated[Path | None, typer.Argument(metavar="RUN", help="The folder of a run or a model.")] = None,
+    repair: Annotated[bool, typer.Option("--repair", help="Make what is broken again, and nothing else.")] = False,
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -334,10 +357,11 @@ def doctor(
         _doctor_of(run, repairs=repair, data=data, as_json=as_json)
         return
     if repair:
-        raise UserError("what is to be repaired? Say evertune doctor RUN --repair")
-    from evertune.cli.catalogue import machine
+        raise UserError("--repair needs a folder: evertune doctor RUN --repair")
+    with loading("measuring this machine"):
+        from evertune.cli.catalogue import machine
 
-    facts = machine()
+        facts = machine()
     if as_json:
         print_json(facts)
         return

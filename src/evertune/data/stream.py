@@ -90,7 +90,7 @@ class StreamFile(BaseModel):
 
 def _shipped() -> dict[str, Path]:
     folder = Path(str(resources.files("evertune.data") / "streams"))
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"), key=lambda path: path.stem)}
 
 
 def stream_names() -> list[str]:

@@ -50,8 +50,12 @@ def read_matrix(path: Path, *, known: int | None = None, base: bool | None = Non
     Raises:
         UserError: missing, not JSON or a table, or not numbers; the message names file and line.
     """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: give the file of a matrix, e.g. matrix.json of a run")
     try:
         text = read_regular(path, most=MOST_BYTES).decode("utf-8-sig")
+    except FileNotFoundError as problem:
+        raise UserError(f"{path} does not exist") from problem
     except (OSError, UnicodeDecodeError) as problem:
         raise UserError(f"{path} can't be read as UTF-8 text: {problem}") from problem
     if path.suffix.lower() == ".json" or text.lstrip()[:1] in ("[", "{"):

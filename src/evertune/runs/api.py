@@ -262,10 +262,17 @@ def config_of(folder: Path) -> RunConfig:
         RunFolderError: it is no run folder, or its configuration is damaged.
     """
     if not (folder / "config.yaml").exists():
-        why = "it has no config.yaml" if folder.exists() else "it does not exist"
-        raise RunFolderError(f"{folder} is no run folder: {why}")
+        raise RunFolderError(f"{folder} is no run folder: {_why_none(folder)}")
     asked = {key: value for key, value in read_identity(folder).items() if key not in FINGERPRINTS}
     return validated(RunConfig, asked, where=str(folder / "config.yaml"))
+
+
+def _why_none(folder: Path) -> str:
+    """Why a folder is none of a run; a folder of runs names the first of them."""
+    if not folder.exists():
+        return "it does not exist"
+    below = sorted(path.parent for path in folder.glob("*/config.yaml"))
+    return f"it holds runs; name one of them, e.g. {below[0]}" if below else "it has no config.yaml"
 
 
 def data_of(config: RunConfig, *, decode: bool = False, progress: Progress | None = None) -> Stream:

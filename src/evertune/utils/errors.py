@@ -49,7 +49,7 @@ def shortage(problem: OSError) -> str | None:
 
 def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.5) -> str:
     """Return `did you mean 'x'?` or a list of what is known, ready to end a sentence; of very many the first."""
-    names = sorted(name[:LONGEST_NAME] for name in islice(known, MOST_NAMES))
+    names = sorted({name[:LONGEST_NAME] for name in islice(known, MOST_NAMES)})
     close = difflib.get_close_matches(name, names, n=1, cutoff=cutoff)
     if close:
         return f"did you mean '{close[0]}'?"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -48,6 +50,28 @@ def test_help_ends_with_an_example_that_the_parser_takes(name, capsys, monkeypat
     assert words[: 1 + len(name.split())] == ["evertune", *name.split()]
     assert max(map(len, out.splitlines())) <= 80
     command_of(name).make_context(name, words[1 + len(name.split()) :])
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_help_names_values_not_types(name, capsys):
+    _, out, _ = evertune(*name.split(), "--help", capsys=capsys)
+    usage, rest = out.split("\n\n", 1)
+    assert not re.search(r"<[\w\[\]]+>|[{}]|range", out) and "......" not in usage, out
+    assert "[default: None" not in " ".join(rest.split())
+    for param in command_of(name).params:
+        assert param.help, (name, param.name)
+        if param.param_type_name == "option":
+            assert all(option in rest for option in param.opts)
+
+
+def test_defaults_and_what_is_required_are_in_the_help(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    _, out, _ = evertune("export", "-h", capsys=capsys)
+    assert "Usage: evertune export [OPTIONS] RUN\n" in out and "--to DIR       A new folder [required].\n" in out
+    _, out, _ = evertune("app", "-h", capsys=capsys)
+    assert "Usage: evertune app [OPTIONS] DIR...\n" in out and "any free one [default: 7860].\n" in out
+    _, out, _ = evertune("doctor", "-h", capsys=capsys)
+    assert "Usage: evertune doctor [OPTIONS] [RUN]\n" in out
 
 
 def test_version_and_completion(capsys):
@@ -102,3 +126,16 @@ def test_only_what_resumes_says_so_when_interrupted(command, resumes, capsys, mo
     monkeypatch.setattr("evertune.cli.service.make_console", stop)
     code, _, err = evertune(command, "pocket-b1" if resumes else Path(tmp_path), capsys=capsys)
     assert code == 130 and err.strip() == "evertune: interrupted" + "; the same command again continues" * resumes
+
+
+def test_an_unknown_name_lists_each_known_one_once(capsys):
+    """`coin` is a stream and a format."""
+    code, _, err = evertune("show", "qqqqq", capsys=capsys)
+    names = err.split("known: ")[1].strip().split(", ")
+    assert code == 2 and "coin" in names and len(names) == len(set(names))
+
+
+def test_streams_are_listed_by_name(capsys):
+    _, out, _ = evertune("ls", "streams", "--json", capsys=capsys)
+    names = [row["name"] for row in json.loads(out)]
+    assert names == sorted(names) and names[:2] == ["b1", "b1-reversed"]

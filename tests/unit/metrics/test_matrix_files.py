@@ -248,3 +248,10 @@ def test_a_header_with_more_names_than_columns_is_said(tmp_path, text):
     assert not any("no scores below" in note for note in read(tmp_path, "stage,may,june\n1,80,3\n2,75.5,70\n").notes)
     assert not any("no scores below" in note for note in read(tmp_path, "may,june\n0,80,3\n1,75.5,70\n").notes)
     assert not any("no scores below" in note for note in read(tmp_path, "may,june,,\n80,3\n75.5,70\n").notes)
+
+
+def test_a_file_that_is_not_there_and_a_folder(tmp_path):
+    with pytest.raises(UserError, match=r"gone\.csv does not exist$"):
+        read_matrix(tmp_path / "gone.csv")
+    with pytest.raises(UserError, match="is a folder: give the file of a matrix"):
+        read_matrix(tmp_path)

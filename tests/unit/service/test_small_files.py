@@ -212,6 +212,13 @@ def test_a_folder_that_is_not_there(tmp_path):
         service.check(tmp_path / "gone")
 
 
+def test_a_folder_of_runs_names_one_of_them(tmp_path):
+    (tmp_path / "replay").mkdir()
+    (tmp_path / "replay" / "config.yaml").write_text("stream: parcel\n")
+    with pytest.raises(RunFolderError, match=r"it holds runs; name one of them, e\.g\. .*replay"):
+        service.check(tmp_path)
+
+
 def test_what_is_odd_about_the_data_is_said(model, colours):
     """Beforehand, to people as to machines."""
     path = colours
