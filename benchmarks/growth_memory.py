@@ -70,7 +70,7 @@ def learn_all(stream: Path, method: str, out: Path) -> None:
             print(json.dumps({"stage": stage, "peak": peak(), "now": now()}), flush=True)
 
     settings = [*SETTINGS, *OPTIONS.get(method, [])]
-    evertune.run(str(stream), model="random", method=method, out=out, settings=settings, callback=Weighing())
+    evertune.run(str(stream), model="random", methods=method, out=out, settings=settings, callbacks=[Weighing()])
     print(json.dumps({"stage": "end", "peak": peak(), "now": now()}), flush=True)
 
 

@@ -44,7 +44,7 @@ def child(started: float, out: str, method: str, stop_at_first_step: bool) -> No
         sys.stdout.flush()
         os._exit(0)
 
-    evertune.run("parcel", model="smol", method=method, out=out, settings=["dtype=float32"], callback=Clock())
+    evertune.run("parcel", model="smol", methods=method, out=out, settings=["dtype=float32"], callbacks=[Clock()])
     marks["end"] = time.time() - started
     report(marks)
 

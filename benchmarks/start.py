@@ -52,7 +52,7 @@ def ways(place: Path) -> dict[str, list[str]]:
 
     run = place / "run"
     settings = ["train.epochs=0.5"]
-    evertune.run(STREAM, model=MODEL, method="sequential", limit=int(LIMIT), out=run, settings=settings)
+    evertune.run(STREAM, model=MODEL, methods="sequential", limit=int(LIMIT), out=run, settings=settings)
     answers = (run / "answers" / "00").glob("*.jsonl")
     image = json.loads(next(answers).read_text().splitlines()[0])["image"]
     command = [sys.executable, "-m", "evertune"]
@@ -76,7 +76,7 @@ def first_step(place: Path) -> None:
     out = place / f"step-{os.getpid()}"
     settings = [f"train.learning_rate={1e-4 + 1e-9 * os.getpid()}"]  # a training that no cache has
     evertune.run(
-        STREAM, model=MODEL, method="sequential", limit=int(LIMIT), out=out, callback=Stop(), settings=settings
+        STREAM, model=MODEL, methods="sequential", limit=int(LIMIT), out=out, callbacks=[Stop()], settings=settings
     )
 
 

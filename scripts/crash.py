@@ -142,7 +142,8 @@ def child(case: Case, out: Path, cache: Path, board: Board, kill: Kill) -> int:
     torch.set_num_threads(1)
     mark_writes(board, cache, kill)
     settings = [*SETTINGS, *FAMILIES[case.family]]
-    evertune.run(case.stream, model=case.model, method=case.family, out=out, settings=settings, callback=Marking(board))
+    marking = [Marking(board)]
+    evertune.run(case.stream, model=case.model, methods=case.family, out=out, settings=settings, callbacks=marking)
     board.moment = "done"
     return 0
 

@@ -89,7 +89,7 @@ def run(stream: Path, place: Path) -> None:
     os.environ["EVERTUNE_CACHE"] = str(place / "cache")
     try:
         evertune.run(
-            str(stream), model="random", method=METHOD, out=place / "run", settings=SETTINGS, callback=Callback()
+            str(stream), model="random", methods=METHOD, out=place / "run", settings=SETTINGS, callbacks=[Callback()]
         )
     finally:
         os.environ.pop("EVERTUNE_CACHE")

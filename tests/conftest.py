@@ -97,7 +97,7 @@ def taught(toy_stream, tmp_path_factory):
 
     place = tmp_path_factory.mktemp("taught")
     settings = ["train.learning_rate=0.01", "train.epochs=8"]
-    evertune.run(str(toy_stream), model="random", method="eproj,sequential", out=place, settings=settings)
+    evertune.run(str(toy_stream), model="random", methods="eproj,sequential", out=place, settings=settings)
     return place
 
 

@@ -30,5 +30,5 @@ def _taught(place: Path) -> None:
 
     stream = make_stream(place, tasks=TASKS)
     os.environ["EVERTUNE_CACHE"] = str(place / "cache")
-    evertune.run(str(stream), model="random", method="eproj", out=place / "run")
+    evertune.run(str(stream), model="random", methods="eproj", out=place / "run")
     open_runs([place / "run"])  # keeps the questions

@@ -1,7 +1,7 @@
 """evertune teaches a large multimodal model one new task after another, and keeps what it knew.
 
     import evertune
-    result = evertune.run("parcel", model="smol", method="sequential,replay,eproj", out="runs/first")
+    result = evertune.run("parcel", model="smol", methods="sequential,replay,eproj", out="runs/first")
 
 Names are loaded when they are used: `import evertune` costs nothing.
 """
@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from evertune.reporting.matrix import Matrix
     from evertune.reporting.page import write_report
     from evertune.reporting.tables import compare
-    from evertune.runs.api import configure, run, run_config
+    from evertune.runs.api import configure, run_config
     from evertune.runs.plan.api import plan
     from evertune.runs.results import Result, Run, load_run
+    from evertune.runs.run import run
     from evertune.runs.runner import Callback
     from evertune.training.learner import Learner
     from evertune.training.loop import Training
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     from evertune.utils.errors import DataError, RunFolderError, UserError
 
 _HOME = {
-    "runs.api": ("configure", "run", "run_config"),
+    "runs.api": ("configure", "run_config"),
+    "runs.run": ("run",),
     "runs.results": ("Result", "Run", "load_run"),
     "training.method_contract": ("check_method",),
     "utils.errors": ("DataError", "RunFolderError", "UserError"),

@@ -18,7 +18,7 @@ def test_one_model_for_all_methods(toy_stream, tmp_path):
     """A run takes off the adapters of the one before it: `sequential` ends as it does alone."""
 
     def run(method, out):
-        return evertune.run(str(toy_stream), model="random", method=method, out=tmp_path / out, settings=SETTINGS)
+        return evertune.run(str(toy_stream), model="random", methods=method, out=tmp_path / out, settings=SETTINGS)
 
     together, alone = run(METHODS, "five"), run("sequential", "one")
     assert [matrix.method for matrix in matrices_of(together)] == METHODS.split(",")

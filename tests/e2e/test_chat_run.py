@@ -24,7 +24,7 @@ SETTINGS = ["train.batch_size=4", "dtype=float32", "model.scope=projection"]
 def done(toy_stream, tiny_chat, tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "run"
     model = str(tiny_chat("qwen2_5_vl"))
-    return evertune.run(str(toy_stream), model=model, method="eproj", out=out, settings=SETTINGS), model
+    return evertune.run(str(toy_stream), model=model, methods="eproj", out=out, settings=SETTINGS), model
 
 
 def test_a_run_is_whole_and_says_what_trained(done):
@@ -63,7 +63,7 @@ def test_other_options_are_another_run(done, toy_stream):
         evertune.run(
             str(toy_stream),
             model=model,
-            method="eproj",
+            methods="eproj",
             out=result.folder,
             settings=["train.batch_size=4", "dtype=float32", "model.scope=lora"],
         )

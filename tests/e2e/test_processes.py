@@ -48,7 +48,7 @@ SPREAD = (
 def alone(stream, tmp_path_factory):
     """The runs of one process."""
     out = tmp_path_factory.mktemp("alone")
-    evertune.run(str(stream), model="random", method=",".join(SPECS), limit=LIMIT, settings=SETTINGS, out=out / "runs")
+    evertune.run(str(stream), model="random", methods=",".join(SPECS), limit=LIMIT, settings=SETTINGS, out=out / "runs")
     return out / "runs"
 
 
@@ -96,7 +96,7 @@ def test_two_processes_in_bfloat16(stream, tmp_path):
     specs = ("sequential", "joint", "replay+ewc")
     settings = [setting.replace("float32", "bfloat16") for setting in SETTINGS if "mas" not in setting]
     one = tmp_path / "one"
-    evertune.run(str(stream), model="random", method=",".join(specs), limit=LIMIT, settings=settings, out=one)
+    evertune.run(str(stream), model="random", methods=",".join(specs), limit=LIMIT, settings=settings, out=one)
     sets = [word for setting in settings for word in ("--set", setting)]
     methods = ("--method", ",".join(specs))
     launch(PLAIN, "run", stream, "--model", "random", *methods, "--limit", LIMIT, *sets, "--out", tmp_path / "two")
@@ -119,7 +119,7 @@ def test_a_run_goes_on_with_another_number_of_processes(alone, stream, tmp_path)
     )
     assert stopped.returncode != 0 and "enough for today" in stopped.stderr, stopped.stderr[-2000:]
     assert [path.parent.name for path in sorted((folder / "stages").glob("*/done.json"))] == ["01-what"]
-    evertune.run(str(stream), model="random", method="replay+ewc", limit=LIMIT, settings=settings, out=folder)
+    evertune.run(str(stream), model="random", methods="replay+ewc", limit=LIMIT, settings=settings, out=folder)
     assert losses(folder) == pytest.approx(losses(alone / "replay+ewc"), rel=1e-4)
     assert answers(folder) == answers(alone / "replay+ewc")
 
@@ -135,8 +135,8 @@ class UntilTheSecond(Callback):
             raise SystemExit("enough for today")
 
 stream, folder, *settings = sys.argv[1:]
-evertune.run(stream, model="random", method="replay+ewc", limit={LIMIT}, settings=settings, out=folder,
-             callback=UntilTheSecond())
+evertune.run(stream, model="random", methods="replay+ewc", limit={LIMIT}, settings=settings, out=folder,
+             callbacks=[UntilTheSecond())]
 """
 
 

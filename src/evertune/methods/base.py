@@ -30,10 +30,10 @@ class MethodInfo:
 
     title: str
     kind: Kind
-    paper: str
-    formula: str
-    cost: str
-    fails: str
+    paper: str = ""
+    formula: str = ""
+    cost: str = ""
+    fails: str = ""
 
 
 @dataclass(frozen=True, slots=True)

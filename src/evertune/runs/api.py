@@ -15,10 +15,12 @@ from evertune.assets import Progress
 from evertune.data import Stream, Task, load_stream
 from evertune.reporting.matrix import Matrix
 from evertune.runs.config import RunConfig, beside, spelled_out, with_settings, without_effect
+from evertune.runs.inputs import NAMED, Inputs, in_python, taken
 from evertune.runs.results import Result, page_of
 from evertune.runs.run_folder import FINGERPRINTS, begin, finished_matrix, identity_of, run_folders
 from evertune.runs.runner import Callback, follow_stream, more_tasks, run_stream
 from evertune.runs.unchecked import last_checked
+from evertune.training.eval_set import keep_tasks
 from evertune.training.run_origin import read_identity
 from evertune.utils import distributed
 from evertune.utils.config_io import read_yaml, validated
@@ -95,59 +97,11 @@ def method_specs(config: RunConfig) -> list[str]:
     return specs
 
 
-def run(
-    stream: str | Path,
-    *,
-    model: str | None = None,
-    method: str | None = None,
-    seed: int | None = None,
-    limit: int | None = None,
-    out: str | Path | None = None,
-    data: str | Path | None = None,
-    skip_invalid: bool = False,
-    deterministic: bool = False,
-    settings: Sequence[str] = (),
-    track: Sequence[str] = (),
-    callback: Callback | None = None,
-    progress: Progress | None = None,
+def run_config(
+    config: RunConfig, *, inputs: Inputs = NAMED, callback: Callback | None = None, progress: Progress | None = None
 ) -> Result:
-    """Run one or more methods over a stream and write a report; the same call again continues.
-
-    Args:
-        stream: a built-in stream or a YAML file.
-        model: a preset or a checkpoint folder; default `smol`.
-        method: names separated by `,` run one after another, joined by `+` they run together; default `sequential`.
-        seed: of everything random.
-        limit: at most this many training and test samples per task.
-        out: the run folder; with several methods each gets a folder in it. Default `runs/STREAM-MODEL-sSEED`.
-        data: where the folders of published data sets are.
-        skip_invalid: train on the valid rows and list the others in `skipped.json`, instead of stopping.
-        deterministic: the same call is bit-identical on the same kind of CPU, whatever the cache holds; slower.
-        settings: `key=value`, e.g. `train.epochs=2` or `replay.ratio=0.05`.
-        track: services that get the metrics, beside the files of the run folder: `trackio`, `wandb`, `mlflow`.
-        callback: told about progress.
-        progress: told about downloads.
-    """
-    config = configure(
-        stream,
-        settings=settings,
-        model=model,
-        method=method,
-        seed=seed,
-        limit=limit,
-        out=str(out) if out else None,
-        data=str(data) if data else None,
-        skip_invalid=skip_invalid or None,
-        deterministic=deterministic or None,
-        track=list(track) or None,
-    )
-    return run_config(config, callback=callback, progress=progress)
-
-
-def run_config(config: RunConfig, *, callback: Callback | None = None, progress: Progress | None = None) -> Result:
     """`run` with everything said in a `RunConfig`; of several processes the first does it, and the others follow."""
     from evertune.methods import make_methods
-    from evertune.models import model_config
     from evertune.models.readable import readable
     from evertune.reporting.page import write_report
     from evertune.runs.provenance import running_facts
@@ -158,11 +112,11 @@ def run_config(config: RunConfig, *, callback: Callback | None = None, progress:
     distributed.init()
     specs = method_specs(config)
     if not distributed.is_main_process():
-        return _follow(config, specs)
-    data = data_of(config, decode=True, progress=progress)
+        return _follow(config, specs, inputs)
+    data = _data(config, inputs, progress)
     folders = run_folders(base := out_folder(config, data), specs)
     refuse_links(base, None if len(specs) == 1 else ["report", *specs])
-    model = read_json(model_config(config.model, progress=progress))
+    model = _description(config, inputs, progress)
     identities = {spec: identity_of(resolved(config, spec), data, model) for spec in specs}
     # Refuse a folder of another run before the first minute of training, not after the second method.
     done = {spec: finished_matrix(folders[spec], identities[spec]) for spec in specs}
@@ -174,7 +128,7 @@ def run_config(config: RunConfig, *, callback: Callback | None = None, progress:
             done[spec] = finished_matrix(folders[spec], identities[spec])  # another may have ended it meanwhile
         open_ones = [spec for spec in specs if done[spec] is None]
         if open_ones:
-            lmm = _load(config, [folders[spec] for spec in open_ones], progress)
+            lmm = inputs.lmm or _load(config, [folders[spec] for spec in open_ones], progress)
             callback = callback or Callback()
             callback.on_model_loaded(config.model, running_facts(lmm))
             data = readable(data, lmm, skip_invalid=config.skip_invalid, warn=callback.on_warning)
@@ -185,6 +139,8 @@ def run_config(config: RunConfig, *, callback: Callback | None = None, progress:
                 begin(folders[spec], identities[spec])
                 if len(data.skipped):
                     write_json(folders[spec] / "skipped.json", data.skipped.as_dict())
+                if inputs.stream:  # no file has them: `ask`, `check` and `learn` take them from the folder
+                    keep_tasks(folders[spec], data.columns, tokens=lmm.answer_tokens)
                 done[spec] = _run_one(MethodRun(config, spec, folders[spec], lmm, data.known), data, callback)
         if open_ones or not page.exists():
             write_report(list(folders.values()), page)
@@ -193,16 +149,33 @@ def run_config(config: RunConfig, *, callback: Callback | None = None, progress:
     return Result.of(folders, {spec: matrix for spec, matrix in done.items() if matrix is not None}, base)
 
 
-def _follow(config: RunConfig, specs: Sequence[str]) -> Result:
+def _data(config: RunConfig, inputs: Inputs, progress: Progress | None) -> Stream:
+    """The tasks of a run, every image decoded once."""
+    if inputs.stream is None:
+        return data_of(config, decode=True, lmm=inputs.lmm, progress=progress)
+    takes = _takes(config, inputs.lmm)
+    return taken(inputs.stream.limited(config.limit), takes, model=config.model, skip_invalid=config.skip_invalid)
+
+
+def _description(config: RunConfig, inputs: Inputs, progress: Progress | None) -> Any:
+    """What says which model a run is of: its configuration file, or the hash of its weights where it has none."""
+    from evertune.models import has_weights, model_config
+
+    if inputs.lmm is None or has_weights(config.model):
+        return read_json(model_config(config.model, progress=progress))
+    return {"weights": inputs.lmm.fingerprint}
+
+
+def _follow(config: RunConfig, specs: Sequence[str], inputs: Inputs) -> Result:
     """What the other processes do: wait for a run to begin, take part in it, and read its result."""
     from evertune.models.readable import readable
 
     order = distributed.receive_command()
-    data = lmm = None
+    data, lmm = None, inputs.lmm
     while order[0] == "run":
         _, spec, folder, dtype, fingerprint = order
         lmm = lmm or load_model(config.model_copy(update={"dtype": dtype}))
-        data = data or readable(data_of(config, decode=True), lmm, skip_invalid=config.skip_invalid)
+        data = data or readable(_data(config, inputs, None), lmm, skip_invalid=config.skip_invalid)
         if data.fingerprint != fingerprint:
             number = distributed.rank()
             raise RunFolderError(f"process {number} reads other data than the first one: all need the same files")
@@ -275,24 +248,36 @@ def _why_none(folder: Path) -> str:
     return f"it holds runs; name one of them, e.g. {below[0]}" if below else "it has no config.yaml"
 
 
-def data_of(config: RunConfig, *, decode: bool = False, progress: Progress | None = None) -> Stream:
+def data_of(
+    config: RunConfig, *, decode: bool = False, lmm: LMM | None = None, progress: Progress | None = None
+) -> Stream:
     """The stream of a run, as `load_stream` reads it for the run's model.
 
     Raises:
         DataError: a row or, with `decode`, an image can't be used, or the model takes another number of images.
     """
-    from evertune.models import images_taken
-
+    if in_python(config.stream):
+        raise UserError(
+            f"the tasks of '{config.stream.strip('()')}' were passed as Python objects and are in no file: call "
+            "evertune.run with the same tasks again"
+        )
     return load_stream(
         config.stream,
         limit=config.limit,
         data=config.data,
         skip_invalid=config.skip_invalid,
         decode=decode,
-        takes=images_taken(config.model),
+        takes=_takes(config, lmm),
         model=Path(config.model).name,
         progress=progress,
     )
+
+
+def _takes(config: RunConfig, lmm: LMM | None) -> range:
+    """How many images a sample may have."""
+    from evertune.models import images_taken
+
+    return images_taken(config.model) if lmm is None else lmm.images_per_sample
 
 
 def out_folder(config: RunConfig, stream: Stream) -> Path:

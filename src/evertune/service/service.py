@@ -16,7 +16,7 @@ from evertune.models.protocol import LMM
 from evertune.reporting.matrix import Matrix
 from evertune.runs.api import config_of, data_of, open_run
 from evertune.runs.runner import Callback, cells_about, evaluate_cell
-from evertune.training.eval_set import is_kept, keep_task, kept_task
+from evertune.training.eval_set import is_kept, keep_tasks, kept_task
 from evertune.training.learner import Learner
 from evertune.utils.distributed import refuse_several
 from evertune.utils.errors import RunFolderError
@@ -52,9 +52,8 @@ class Service:
                 from evertune.models.readable import readable  # brings torch
 
                 data = readable(data_of(config, progress=progress), learner.lmm, skip_invalid=config.skip_invalid)
-                for task in data.columns:
-                    if task.name in names and not is_kept(folder, task.name):
-                        keep_task(folder, task, tokens=learner.lmm.answer_tokens)
+                known = [task for task in data.columns if task.name in names]
+                keep_tasks(folder, known, tokens=learner.lmm.answer_tokens)
         return cls(folder, learner, tuple(kept_task(folder, name) for name in names))
 
     @property

@@ -8,7 +8,7 @@ So it can be checked, and taught further, after the data themselves are gone, an
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -38,6 +38,13 @@ def keep_task(folder: Path, task: Task, *, tokens: Callable[[str], int]) -> Task
         },
     )
     return kept_task(folder, task.name)
+
+
+def keep_tasks(folder: Path, tasks: Sequence[Task], *, tokens: Callable[[str], int]) -> None:
+    """Keep those that are not kept yet."""
+    for task in tasks:
+        if not is_kept(folder, task.name):
+            keep_task(folder, task, tokens=tokens)
 
 
 def kept_task(folder: Path, name: str) -> Task:

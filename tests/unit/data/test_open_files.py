@@ -42,7 +42,7 @@ print(json.dumps([len(os.listdir("/proc/self/fd")) - before, digest, answers]))
 RUN = (
     LOOK
     + """
-evertune.run(sys.argv[1], model="random", method="joint", out=sys.argv[3], settings=["train.epochs=1"])
+evertune.run(sys.argv[1], model="random", methods="joint", out=sys.argv[3], settings=["train.epochs=1"])
 print(json.dumps(len(json.load(open(sys.argv[3] + "/matrix.json"))["R"])))
 """
 )

@@ -73,7 +73,12 @@ def home(tasks, tmp_path, monkeypatch):
 def run(home, name, callback=None):
     out = home / "runs" / name
     evertune.run(
-        str(home / "data" / "toy.yaml"), model="random", method="replay", out=out, settings=SETTINGS, callback=callback
+        str(home / "data" / "toy.yaml"),
+        model="random",
+        methods="replay",
+        out=out,
+        settings=SETTINGS,
+        callbacks=[callback] if callback else (),
     )
     return out
 

@@ -29,8 +29,9 @@ from evertune.data.task import Sample
 from evertune.models import FAMILIES, load_lmm
 from evertune.models.random_smol import CONFIG as RANDOM
 from evertune.models.smol_weights import CONFIG as SMOL
-from evertune.runs.api import configure, run
+from evertune.runs.api import configure
 from evertune.runs.plan.api import plan
+from evertune.runs.run import run
 from evertune.tools.data.preview import masked
 
 SNAPSHOTS = Path(__file__).parents[2] / "snapshots" / "prompts"
@@ -99,7 +100,7 @@ def test_it_runs(name, numbers, published, tmp_path):
     """Text, images and pairs of them, trained on and asked, by a method that routes by both."""
     tasks = load_stream(name, data=str(published)).tasks
     assert {len(sample.images) for task in tasks for sample in [*task.train, *task.test]} == numbers
-    result = run(name, model="tiny-aligned", method="eproj", data=str(published), out=tmp_path / "run")
+    result = run(name, model="tiny-aligned", methods="eproj", data=str(published), out=tmp_path / "run")
     matrix = result.runs["eproj"].matrix
     assert matrix.finished and len(matrix.R) == len(tasks) + 1
 

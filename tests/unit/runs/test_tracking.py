@@ -29,7 +29,7 @@ CHANGES = ("time", "train/examples_per_second")
 
 def run(stream, out, *, settings=(), method="sequential", **more):
     asked = [*SETTINGS, *settings]
-    result = evertune.run(str(stream), model="random", method=method, seed=3, settings=asked, out=out, **more)
+    result = evertune.run(str(stream), model="random", methods=method, seed=3, settings=asked, out=out, **more)
     return result.runs[method].matrix
 
 
@@ -153,7 +153,7 @@ def test_a_full_disk_ends_the_curves_and_not_the_run(toy_stream, tmp_path, monke
 
     monkeypatch.setattr(RecordWriter, "write", full)
     callback = Heard()
-    assert run(toy_stream, tmp_path / "run", callback=callback).finished
+    assert run(toy_stream, tmp_path / "run", callbacks=[callback]).finished
     assert [text for text in callback.said if "tensorboard" in text.lower() and "No space left" in text]
 
 
@@ -171,7 +171,7 @@ def test_a_deeper_blue_for_a_higher_score_and_nothing_where_nobody_asked():
 def test_cut_off_and_resumed_equals_undisturbed(toy_stream, whole, tmp_path, stop):
     folder = tmp_path / "cut"
     with pytest.raises(KeyboardInterrupt):
-        run(toy_stream, folder, callback=Stop(**stop))
+        run(toy_stream, folder, callbacks=[Stop(**stop)])
     assert len(lines(folder)) < len(lines(whole[0]))
     run(toy_stream, folder)
     assert lines(folder) == lines(whole[0])
@@ -182,7 +182,7 @@ def test_cut_off_and_resumed_equals_undisturbed(toy_stream, whole, tmp_path, sto
 def test_what_a_crash_tore_or_lost_is_mended(toy_stream, whole, tmp_path):
     folder = tmp_path / "torn"
     with pytest.raises(KeyboardInterrupt):
-        run(toy_stream, folder, callback=Stop(stage=2))
+        run(toy_stream, folder, callbacks=[Stop(stage=2)])
     path = folder / "metrics.jsonl"
     kept = path.read_text().splitlines(keepends=True)
     path.write_text("".join([kept[0], *kept[3:-1], kept[-1][:20]]))
@@ -241,7 +241,7 @@ def test_a_tracker_that_fails_is_said_once_and_stops_nothing(toy_stream, whole, 
     monkeypatch.setattr(registry, "TRACKERS", {**registry.TRACKERS, "gone": kind})
     monkeypatch.setattr(watch, "TRACKERS", registry.TRACKERS)
     heard = Heard()
-    matrix = run(toy_stream, tmp_path / "run", callback=heard, track=["gone"])
+    matrix = run(toy_stream, tmp_path / "run", callbacks=[heard], track=["gone"])
     assert matrix.R == whole[1].R and lines(tmp_path / "run") == lines(whole[0])
     (said,) = [text for text in heard.said if text.startswith("tracking: ")]
     assert said.startswith("tracking: gone takes no more metrics (ConnectionError: no route to https://")
@@ -256,7 +256,7 @@ def test_a_tracker_that_hangs_is_left_behind(toy_stream, tmp_path, monkeypatch):
     monkeypatch.setattr(watch, "TRACKERS", registry.TRACKERS)
     monkeypatch.setattr(feed, "SECONDS_TO_FINISH", 0.2)
     heard = Heard()
-    run(toy_stream, tmp_path / "run", callback=heard, track=["slow"])
+    run(toy_stream, tmp_path / "run", callbacks=[heard], track=["slow"])
     free.set()
     said = [text for text in heard.said if text.startswith("tracking: ")]
     assert said == ["tracking: slow takes no more metrics (it did not answer in time); the run continues"]

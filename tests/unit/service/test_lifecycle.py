@@ -59,7 +59,7 @@ def weights(folder, stage):
 
 def test_a_benchmark_is_learn_in_a_loop(data, toy_stream, tmp_path):
     sets = [*SETTINGS, "options.ewc.samples=4"]
-    evertune.run(str(toy_stream), model="random", method="ewc", seed=3, settings=sets, out=tmp_path / "run")
+    evertune.run(str(toy_stream), model="random", methods="ewc", seed=3, settings=sets, out=tmp_path / "run")
     folder = made(tmp_path / "model", "ewc", **{"ewc.samples": 4})
     for path in data:
         service.learn(folder, path, accept_if=ANYHOW)
@@ -73,7 +73,7 @@ def test_a_benchmark_is_learn_in_a_loop(data, toy_stream, tmp_path):
 def test_the_matrix_of_a_model_that_was_taught_task_by_task(data, toy_stream, tmp_path):
     """The reverse: it becomes a run like any other, cell by cell that of `evertune run`."""
     sets = [*SETTINGS, "options.ewc.samples=4"]
-    result = evertune.run(str(toy_stream), model="random", method="ewc", seed=3, settings=sets, out=tmp_path / "run")
+    result = evertune.run(str(toy_stream), model="random", methods="ewc", seed=3, settings=sets, out=tmp_path / "run")
     wanted = result.runs["ewc"].matrix
     folder = made(tmp_path / "model", "ewc", **{"ewc.samples": 4})
     with pytest.raises(UserError, match="has learned nothing yet"):
@@ -175,7 +175,7 @@ def test_a_run_is_such_a_model(data, toy_stream, tmp_path):
     two["tasks"] = two["tasks"][:2]
     stream = tmp_path / "data" / "two.yaml"
     stream.write_text(yaml.safe_dump(two))
-    evertune.run(str(stream), model="random", method="eproj", settings=SETTINGS, out=run)
+    evertune.run(str(stream), model="random", methods="eproj", settings=SETTINGS, out=run)
     assert [change.difference for change in service.check(run).others] == [0, 0]
     done = service.learn(run, data[2], accept_if=ANYHOW)
     assert done.stage == 3 and [change.task for change in done.verdict.others] == ["task-0", "task-1"]
@@ -191,7 +191,7 @@ def test_a_run_is_such_a_model(data, toy_stream, tmp_path):
 
 def test_a_run_goes_back_too(data, toy_stream, tmp_path):
     run = tmp_path / "run"
-    evertune.run(str(toy_stream), model="random", method="replay", settings=SETTINGS, out=run)
+    evertune.run(str(toy_stream), model="random", methods="replay", settings=SETTINGS, out=run)
     assert service.rollback(run, 1) == ["task-1", "task-2"]
     assert [change.task for change in service.check(run).others] == ["task-0"]
     assert service.learn(run, data[2], name="task-1", accept_if=ANYHOW).stage == 2, "another task of the same name"
@@ -201,7 +201,7 @@ def test_a_run_goes_back_too(data, toy_stream, tmp_path):
 def test_a_image_of_the_memory_that_is_gone_is_said_to_be(data, tmp_path):
     """Not because the data are gone: the run keeps its own copies."""
     stream, run = data[0], tmp_path / "run"
-    evertune.run(stream, model="random", method="replay", settings=[*SETTINGS, "options.replay.ratio=1"], out=run)
+    evertune.run(stream, model="random", methods="replay", settings=[*SETTINGS, "options.replay.ratio=1"], out=run)
     service.check(run)
     shutil.rmtree(tmp_path / "data" / "images-task-0")
     service.learn(run, data[1], accept_if=ANYHOW)

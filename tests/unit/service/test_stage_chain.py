@@ -28,7 +28,7 @@ ELSEWHERE = r"was trained in another run, with another (configuration|model)"
 
 
 def run(stream, out, **changed):
-    evertune.run(str(stream), out=out, **{"model": "random", "method": "replay", "settings": [*SETTINGS], **changed})
+    evertune.run(str(stream), out=out, **{"model": "random", "methods": "replay", "settings": [*SETTINGS], **changed})
     return out
 
 
@@ -110,7 +110,7 @@ def test_what_is_legitimate_stays_so(whole, toy_stream, tmp_path):
     service.rollback(moved, 1)
     run(toy_stream, moved)
     assert files(moved) == files(whole) and examine(moved) == []
-    joined = run(toy_stream, tmp_path / "sequential", method="sequential")
+    joined = run(toy_stream, tmp_path / "sequential", methods="sequential")
     assert any(stage.reused for stage in saved_stages(joined)) and examine(joined) == []
 
 

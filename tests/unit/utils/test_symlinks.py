@@ -37,7 +37,7 @@ KEY = b"-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\nno newline"
 
 
 def run_of(toy_stream, out):
-    return evertune.run(str(toy_stream), model="random", method="sequential", out=out, settings=SETTINGS)
+    return evertune.run(str(toy_stream), model="random", methods="sequential", out=out, settings=SETTINGS)
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +140,7 @@ def test_a_new_run_beside_a_linked_lock_or_below_linked_methods(toy_stream, tmp_
         other.mkdir()
         (base / name).symlink_to(other)
         with pytest.raises(UserError, match=rf"of-{name}/{name} is a symbolic link"):
-            evertune.run(str(toy_stream), model="random", method="sequential,ewc", out=base, settings=SETTINGS)
+            evertune.run(str(toy_stream), model="random", methods="sequential,ewc", out=base, settings=SETTINGS)
         assert not any(other.iterdir())
     assert victim.read_bytes() == KEY
 

@@ -177,11 +177,18 @@ def _key(folder: Path, *, same: bool) -> str:
 
 
 def all_of(*callbacks: Callback) -> Callback:
-    """One callback that tells several, in order."""
+    """One callback that tells several, in order; what `Callback` itself does, it does once."""
     whole = Callback()
     for name in (name for name in vars(Callback) if not name.startswith("_")):
-        setattr(whole, name, partial(_tell, [getattr(callback, name) for callback in callbacks]))
+        plain = [each for each in callbacks if not _overrides(each, name)]
+        heard = [getattr(each, name) for each in callbacks if each not in plain[1:]]
+        if heard:
+            setattr(whole, name, partial(_tell, heard))
     return whole
+
+
+def _overrides(callback: Callback, name: str) -> bool:
+    return name in vars(callback) or getattr(type(callback), name) is not getattr(Callback, name)
 
 
 def _tell(heard: Sequence[Any], *arguments: Any, **named: Any) -> None:

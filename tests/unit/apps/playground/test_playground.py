@@ -252,7 +252,7 @@ def test_a_image_that_the_model_needs(both, monkeypatch):
 @pytest.mark.slow
 def test_a_method_that_is_told_the_task(toy_stream, tmp_path):
     settings = ["options.eproj.routing=oracle"]
-    evertune.run(str(toy_stream), model="random", method="eproj", out=tmp_path / "told", settings=settings)
+    evertune.run(str(toy_stream), model="random", methods="eproj", out=tmp_path / "told", settings=settings)
     runs, bench = open_runs([tmp_path / "told"])
     asking, sample = StageInference(runs, bench, tokens=4), runs[0].tasks[1].test[0]
     ((_, _, problem),) = asking.replies(asked_about(sample))

@@ -1,0 +1,193 @@
+"""What a caller passes as Python objects: tasks, a loaded model, methods; and what a configuration says of them.
+
+A configuration holds names. A stream of objects is there as `(NAME)`: no command can read it again, but the run folder
+keeps what `ask`, `check` and `learn` need of its tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from evertune.data import Stream, Task
+from evertune.data.issues import Issues
+from evertune.data.split import number_problem
+from evertune.data.task import Subset
+from evertune.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from evertune.models.protocol import LMM
+
+EXAMPLE = 'evertune.run([Task.from_dataset("shapes", train=rows)], model="tiny-aligned", methods=["replay"])'
+PLAIN = (bool, int, float, str, type(None))
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """The objects of a run, in place of what its configuration names."""
+
+    stream: Stream | None = None
+    lmm: LMM | None = None
+
+
+NAMED = Inputs()
+"""Everything is named by the configuration."""
+
+
+def in_python(stream: str) -> bool:
+    """Whether a configuration's stream was passed as objects."""
+    return stream.startswith("(") and stream.endswith(")")
+
+
+def stream_of(given: Any) -> tuple[str, Stream | None]:
+    """What a configuration calls a stream, and the stream itself where it was passed as objects.
+
+    Raises:
+        UserError: it is nothing that has tasks.
+    """
+    if isinstance(given, str | Path):
+        return str(given), None
+    if isinstance(given, Task):
+        given = Stream(given.name, (given,))
+    elif isinstance(given, Sequence) and given and all(isinstance(task, Task) for task in given):
+        given = Stream("tasks", tuple(given))
+    if not isinstance(given, Stream):
+        raise UserError(
+            f"the stream is {_kind(given)}; taken are the name of one, the path of a YAML file, a Stream, a Task or a "
+            f"list of Tasks. Example: {EXAMPLE}"
+        )
+    return f"({given.name})", given
+
+
+def lmm_of(given: Any) -> tuple[str | None, LMM | None]:
+    """What a configuration calls a model, and the model itself where it was passed as an object.
+
+    Raises:
+        UserError: it is no model.
+    """
+    if given is None or isinstance(given, str | Path):
+        return None if given is None else str(given), None
+    if hasattr(given, "answer_tokens") and hasattr(given, "collate"):
+        return given.name, given
+    raise UserError(
+        f"the model is {_kind(given)}; taken are a preset's name, a checkpoint folder or what evertune.load_lmm gave"
+    )
+
+
+def methods_of(given: Any) -> tuple[str, dict[str, dict[str, Any]]]:
+    """What a configuration calls methods (`replay,replay+ewc`), and the options of those that are objects.
+
+    Raises:
+        UserError: one is no method, or has an option that can't be written down.
+    """
+    options: dict[str, dict[str, Any]] = {}
+
+    def name(part: Any) -> str:
+        if isinstance(part, str):
+            return part
+        if isinstance(part, Sequence) and part:
+            return "+".join(name(each) for each in part)
+        method, own = _method_of(part)
+        if options.setdefault(method, own) != own:
+            raise UserError(f"'{method}' is passed twice with other options: run it twice, or use a grid")
+        return method
+
+    parts = given if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+    if not parts:
+        raise UserError('no methods are passed; for example methods=["sequential", "replay"]')
+    return ",".join(name(part) for part in parts), options
+
+
+def _method_of(given: Any) -> tuple[str, dict[str, Any]]:
+    """The name and the options of a method's object, whose class is known by that name from here on."""
+    from evertune.methods import METHODS, Method, options_of
+
+    cls = given if isinstance(given, type) else type(given)
+    if not issubclass(cls, Method):
+        raise UserError(
+            f"a method is {_kind(given)}; taken are names (evertune ls methods) and objects of classes that extend "
+            "evertune.Method, such as Replay(ratio=0.05)"
+        )
+    if cls.name not in METHODS or METHODS[cls.name] is not cls:
+        METHODS[cls.name] = cls
+    if isinstance(given, type):
+        return cls.name, {}
+    missing = [option for option in options_of(cls.name) if not hasattr(given, option)]
+    if missing:
+        raise UserError(f"{cls.__name__} keeps no attribute '{missing[0]}': each option is one, self.x = x in __init__")
+    own = {option: getattr(given, option) for option in options_of(cls.name)}
+    for option, value in own.items():
+        if not _is_plain(value):
+            raise UserError(
+                f"{cls.name}.{option} is {_kind(value)}, which a run can't write down; options are numbers, texts, and "
+                "lists or dictionaries of these"
+            )
+    return cls.name, own
+
+
+def training_settings(given: Any) -> dict[str, Any]:
+    """The settings `train` of a configuration from what was passed as `args`.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if given is None:
+        return {}
+    if isinstance(given, Mapping):
+        return dict(given)
+    if is_dataclass(given) and type(given).__module__.startswith("evertune."):
+        return asdict(given)  # type: ignore[arg-type]
+    raise UserError(
+        f"args is {_kind(given)}; taken are evertune.Training(...) or a dictionary with its fields: "
+        "args={'epochs': 2, 'learning_rate': 1e-4}"
+    )
+
+
+def taken(stream: Stream, takes: range, *, model: str, skip_invalid: bool) -> Stream:
+    """The stream without the samples whose number of images the model does not take.
+
+    Raises:
+        DataError: there are some, and `skip_invalid` is not set.
+    """
+    problems = Issues()
+
+    def usable(task: Task) -> Task:
+        return replace(task, train=_usable(task, "train"), test=_usable(task, "test"))
+
+    def _usable(task: Task, side: str) -> Any:
+        samples = getattr(task, side)
+        wrong = [at for at, number in enumerate(_image_counts(samples)) if number not in takes]
+        found = (number_problem(samples[at].origin, len(samples[at].images), takes, model=model) for at in wrong)
+        problems.add(found, task=task.name)
+        return Subset(samples, np.delete(np.arange(len(samples)), wrong).tolist()) if wrong else samples
+
+    whole = replace(stream, known=tuple(map(usable, stream.known)), tasks=tuple(map(usable, stream.tasks)))
+    if not skip_invalid:
+        problems.refuse(stream=stream.name)
+    whole.skipped.merge(problems)
+    return whole
+
+
+def _image_counts(samples: Sequence[Any]) -> Sequence[int]:
+    if hasattr(samples, "rows") and hasattr(samples, "chosen"):  # of an index, without reading a row
+        counts: list[int] = samples.rows.counts[samples.chosen].tolist()
+        return counts
+    return [len(sample.images) for sample in samples]
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _is_plain(part) for key, part in value.items())
+    return isinstance(value, PLAIN)
+
+
+def _kind(value: Any) -> str:
+    name = getattr(type(value), "__name__", "object")
+    shown = f" of {len(value)}" if isinstance(value, list | tuple) else ""
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}{shown}"

@@ -1,0 +1,94 @@
+"""`evertune.run`: methods over a stream of tasks, from names or from objects.
+
+result = evertune.run("parcel", model="smol", methods="sequential,replay,eproj", out="runs/first")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evertune.data import Stream, Task
+from evertune.runs.api import configure, run_config
+from evertune.runs.inputs import Inputs, lmm_of, methods_of, stream_of, training_settings
+from evertune.runs.results import Result
+from evertune.runs.runner import Callback
+from evertune.utils import distributed
+from evertune.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from evertune.methods import Method
+    from evertune.models.protocol import LMM
+    from evertune.training.loop import Training
+
+
+def run(
+    stream: str | Path | Stream | Task | Sequence[Task],
+    *,
+    model: str | Path | LMM | Any = None,
+    methods: str | Method | Sequence[str | Method | Sequence[str | Method]] | None = None,
+    args: Training | Mapping[str, Any] | None = None,
+    seed: int | None = None,
+    limit: int | None = None,
+    out: str | Path | None = None,
+    data: str | Path | None = None,
+    skip_invalid: bool = False,
+    deterministic: bool = False,
+    settings: Sequence[str] = (),
+    track: Sequence[str] = (),
+    callbacks: Sequence[Callback] = (),
+    progress: bool = True,
+) -> Result:
+    """Run one or more methods over a stream and write a report; the same call again continues.
+
+    Args:
+        stream: a built-in stream, a YAML file, or tasks: a `Stream`, a `Task`, a list of `Task`.
+        model: a preset or a checkpoint folder, or what `load_lmm` gave, which is as before when the run ends; default
+            `smol`.
+        methods: names: `"sequential,replay+ewc"`, those joined by `+` run together; or a list of names and objects:
+            `["sequential", Replay(ratio=0.05)]`, where an inner list runs together. Default `sequential`.
+        args: hyper-parameters of the training: `evertune.Training(...)`, or some of its fields in a dictionary.
+        seed: of everything random.
+        limit: at most this many training and test samples per task.
+        out: the run folder; with several methods each gets a folder in it. Default `runs/STREAM-MODEL-sSEED`.
+        data: where the folders of published data sets are.
+        skip_invalid: train on the valid rows and list the others in `skipped.json`, instead of stopping.
+        deterministic: the same call is bit-identical on the same kind of CPU, whatever the cache holds; slower.
+        settings: `key=value`, e.g. `train.epochs=2` or `replay.ratio=0.05`.
+        track: services that get the metrics, beside the files of the run folder: `trackio`, `wandb`, `mlflow`.
+        callbacks: told about progress.
+        progress: show progress bars.
+
+    Raises:
+        UserError: an argument is of another kind or has a wrong value. DataError: a row can't be used. RunFolderError:
+            `out` holds another run.
+    """
+    from evertune.runs.progress_bars import ProgressBars
+    from evertune.runs.tracking.callback import all_of
+
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            raise UserError(f"a callback is a {type(callback).__name__}; it extends evertune.Callback")
+    name, tasks = stream_of(stream)
+    model_name, lmm = lmm_of(model)
+    spec, options = (None, {}) if methods is None else methods_of(methods)
+    config = configure(
+        name,
+        settings=settings,
+        options=options,
+        model=model_name,
+        method=spec,
+        train=training_settings(args) or None,
+        seed=seed,
+        limit=limit,
+        out=str(out) if out else None,
+        data=str(data) if data else None,
+        skip_invalid=skip_invalid or None,
+        deterministic=deterministic or None,
+        track=list(track) or None,
+    )
+    bars = [ProgressBars()] if progress and distributed.is_main_process() else []
+    return run_config(config, inputs=Inputs(tasks, lmm), callback=all_of(*bars, *callbacks))

@@ -1,0 +1,145 @@
+"""`evertune.run` with tasks, models and methods as objects."""
+
+from __future__ import annotations
+
+import pytest
+from PIL import Image
+
+import evertune
+from evertune import Task
+from evertune.methods import METHODS, Method, MethodInfo, Replay
+from evertune.service.service import Service, asked
+from evertune.utils.errors import RunFolderError, UserError
+
+SETTINGS = ["train.learning_rate=0.01", "train.epochs=2", "train.batch_size=4"]
+COLOURS = {"red": "warm", "orange": "warm", "blue": "cold", "navy": "cold", "white": "none", "black": "none"}
+
+
+class Shift(Method):
+    """Changes nothing, and counts."""
+
+    name = "shift"
+    about = MethodInfo(title="shift", kind="replay")
+
+    def __init__(self, *, alpha: float = 0.5) -> None:
+        self.alpha = alpha
+
+
+def rows(question, answers):
+    return [
+        {"image": Image.new("RGB", (8, 8), colour), "instruction": question, "answer": answer}
+        for colour, answer in answers.items()
+    ]
+
+
+@pytest.fixture
+def tasks():
+    tests = [
+        {"image": Image.new("RGB", (8, 8), "teal"), "instruction": question, "answer": answer}
+        for question, answer in (("Which colour?", "teal"), ("Warm or cold?", "cold"))
+    ]
+    colours = Task.from_dataset("colours", train=rows("Which colour?", {c: c for c in COLOURS}), test=tests[:1])
+    return [colours, Task.from_dataset("warmth", train=rows("Warm or cold?", COLOURS), test=tests[1:])]
+
+
+@pytest.fixture(autouse=True)
+def registry(monkeypatch):
+    monkeypatch.setattr("evertune.methods.METHODS", METHODS)
+    yield
+    if isinstance(METHODS, dict):
+        METHODS.pop("shift", None)
+
+
+def run(tasks, out, **more):
+    return evertune.run(tasks, out=out, settings=SETTINGS, progress=False, **{"model": "random", **more})
+
+
+def test_tasks_methods_and_a_model_as_objects(tasks, tmp_path):
+    lmm = evertune.load_lmm("random")
+    before = {name: value.clone() for name, value in lmm.trainable().items()}
+    methods = ["sequential", [Replay(ratio=0.5), Shift(alpha=0.1)]]
+    result = run(tasks, tmp_path / "run", model=lmm, methods=methods)
+    assert list(result.runs) == ["sequential", "replay+shift"]
+    settings = result.runs["replay+shift"].matrix.settings["options"]
+    assert (settings["replay"]["ratio"], settings["shift"]) == (0.5, {"alpha": 0.1})
+    assert all((value == before[name]).all() for name, value in lmm.trainable().items()), "the model is as before"
+    named = run(tasks, tmp_path / "named", methods="sequential")
+    assert named.runs["sequential"].matrix.R == result.runs["sequential"].matrix.R
+    assert run(tasks, tmp_path / "run", model=lmm, methods=methods).runs.keys() == result.runs.keys(), "at once"
+
+
+def test_the_run_folder_answers_without_the_objects(tasks, tmp_path, monkeypatch):
+    folder = run(tasks, tmp_path / "run", methods="replay").folder
+    monkeypatch.setenv("EVERTUNE_CACHE", str(tmp_path / "other"))
+    service = Service.open(folder)
+    assert [task.name for task in service.tasks] == ["colours", "warmth"]
+    image = tmp_path / "image.png"
+    Image.new("RGB", (8, 8), "red").save(image)
+    assert asked(service, [image], "Which colour?").text is not None
+    with pytest.raises(UserError, match="the tasks of 'tasks' were passed as Python objects"):
+        evertune.run("(tasks)", model="random", out=tmp_path / "again", progress=False)
+
+
+def test_a_killed_run_resumes_with_the_same_objects_and_refuses_others(tasks, tmp_path):
+    whole = run(tasks, tmp_path / "whole", methods="replay").runs["replay"].matrix
+
+    class Stop(evertune.Callback):
+        def on_task_begin(self, number, task):
+            if number == 2:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tasks, tmp_path / "cut", methods="replay", callbacks=[Stop()])
+    assert run(tasks, tmp_path / "cut", methods="replay").runs["replay"].matrix.R == whole.R
+    with pytest.raises(RunFolderError, match="holds a run of other data: its task 1 is 'colours'"):
+        run(tasks[::-1], tmp_path / "cut", methods="replay")
+    with pytest.raises(RunFolderError, match=r"shift.alpha|method|options"):
+        run(tasks, tmp_path / "cut", methods=Shift())
+
+
+def test_args_are_training_settings(tasks, tmp_path):
+    result = evertune.run(
+        tasks[0], model="random", args={"epochs": 3, "batch_size": 2}, out=tmp_path / "run", progress=False
+    )
+    assert result.runs["sequential"].matrix.settings["train"]["epochs"] == 3
+    training = evertune.Training(epochs=3, batch_size=2)
+    again = evertune.run(tasks[0], model="random", args=training, out=tmp_path / "other", progress=False)
+    assert again.runs["sequential"].matrix.settings["train"]["batch_size"] == 2
+
+
+def test_progress_bars_are_shown_unless_it_is_silent(tasks, tmp_path, capsys):
+    evertune.run(tasks[0], model="random", settings=SETTINGS, out=tmp_path / "run")
+    shown = capsys.readouterr().err
+    assert "sequential on colours, seed 0" in shown and "12/12" in shown
+    run(tasks[0], tmp_path / "silent")
+    assert "it/s" not in capsys.readouterr().err
+
+
+def test_warnings_are_logged_once_whatever_the_callbacks(tasks, tmp_path, caplog):
+    run(tasks[0], tmp_path / "run", callbacks=[evertune.Callback(), evertune.Callback()])
+    assert len([record for record in caplog.records if "optimizer step" in record.message]) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"stream": 3}, r"the stream is an int; taken are .* Example: evertune.run\(\[Task.from_dataset"),
+        ({"stream": []}, "the stream is a list of 0"),
+        ({"stream": ["parcel"]}, "the stream is a list of 1"),
+        ({"model": 3}, "the model is an int; taken are a preset's name"),
+        ({"methods": 3}, "a method is an int; taken are names"),
+        ({"methods": []}, "no methods are passed"),
+        ({"methods": ["replai"]}, "unknown method 'replai'; did you mean 'replay'"),
+        (
+            {"methods": [Replay(ratio=0.1), [Replay(ratio=0.2), "ewc"]]},
+            "'replay' is passed twice with other options",
+        ),
+        ({"args": 3}, "args is an int; taken are evertune.Training"),
+        ({"args": {"epoch": 3}}, "train.epoch"),
+        ({"callbacks": [print]}, "a callback is a builtin_function_or_method; it extends evertune.Callback"),
+    ],
+)
+def test_wrong_things(tasks, tmp_path, given, said):
+    with pytest.raises(UserError, match=said):
+        evertune.run(**{"stream": tasks, "model": "random", "out": tmp_path / "run", "progress": False, **given})
+    assert not (tmp_path / "run").exists()
