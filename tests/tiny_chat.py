@@ -249,7 +249,8 @@ def _paligemma(token):
     images.image_seq_length = 16
     config = PaliGemmaConfig(
         vision_config={**TOWER, "projection_dim": 32, "vision_use_head": False, "model_type": "siglip_vision_model"},
-        text_config=GemmaConfig(**{**LM, "tie_word_embeddings": True}, vocab_size=len(token)),
+        # its processor adds 1,024 places and 128 segments to the tokenizer
+        text_config=GemmaConfig(**{**LM, "tie_word_embeddings": True}, vocab_size=len(token) + 1024 + 128),
         image_token_index=token.image_token_id,
         projection_dim=32,
     )

@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
 
-from evertune.models.instructblip import load_instructblip
+from evertune.models import load_lmm
 from evertune.utils.files import write_json
 from pretraining.align import CaptionBank, caption_accuracy, caption_loss, slot_loss
 from pretraining.card import write_card
@@ -108,4 +108,4 @@ def instruct(lmm: InstructBlip, recipe: Recipe, run: Run) -> dict[str, float]:
 
 
 def _loaded(folder: Path) -> InstructBlip:
-    return load_instructblip(folder, name=folder.name, seed=0, dtype=torch.float32, device=torch.device("cpu"))
+    return cast("InstructBlip", load_lmm(str(folder), dtype="float32", device="cpu"))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from evertune.methods.base import Context, Method, MethodInfo
     from evertune.metrics.metrics import metrics_of
     from evertune.models import load_lmm
+    from evertune.models.wrap import wrap
     from evertune.reporting.matrix import Matrix
     from evertune.reporting.page import write_report
     from evertune.reporting.tables import compare
@@ -38,6 +39,7 @@ _HOME = {
     "utils.errors": ("DataError", "RunFolderError", "UserError"),
     "training.learner": ("Learner",),
     "models": ("load_lmm",),
+    "models.wrap": ("wrap",),
     "training.loop": ("Training",),
     "methods": ("make_methods",),
     "methods.base": ("MethodInfo", "Context", "Method"),
@@ -78,6 +80,7 @@ __all__ = [
     "plan",
     "run",
     "run_config",
+    "wrap",
     "write_report",
 ]
 

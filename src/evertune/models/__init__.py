@@ -27,8 +27,8 @@ def load_lmm(
     name: str,
     *,
     seed: int = 0,
-    dtype: str = "auto",
-    device: torch.device | None = None,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device | None = None,
     options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> LMM:
@@ -37,8 +37,9 @@ def load_lmm(
     Args:
         name: a preset (`evertune ls models`) or a checkpoint folder.
         seed: decides what is random in new trainable parameters; the base model's answers don't depend on it.
-        dtype: 'auto' (measured), 'float32' or 'bfloat16'; of the frozen LM, what trains is always float32.
-        device: default: the GPU when there is one.
+        dtype: 'auto' (measured), 'float32' or 'bfloat16', or torch's own; of the frozen LM, what trains is always
+            float32.
+        device: such as 'cpu' or 'cuda:1', or torch's own; default: the GPU when there is one.
         options: what trains (`evertune.models.scopes.Scope`), for families that leave it open.
         progress: called while weights are downloaded or converted.
     """
@@ -46,19 +47,22 @@ def load_lmm(
 
     family = _family(model_config(name, progress=progress))
     _refuse_options(name, family, options)
-    place = device or pick_device()
+    place = pick_device(device)
     number = pick_dtype(dtype, place)
     if family.large and not (has_weights(name) and _surely_fits(name, place)):
         from evertune.models.meta import refuse_too_large
 
         refuse_too_large(load_on_paper(name, options=options), dtype=number, device=place)
     folder = model_folder(name, progress=progress)
-    module, function = family.loader.split(":")
-    load = getattr(importlib.import_module(module), function)
-    extra: dict[str, Any] = {"options": options or {}} if family.options else {}
     quiet_libraries()
-    lmm: LMM = load(folder, name=name, seed=seed, dtype=number, device=place, **extra)
-    return lmm
+    if not family.in_library:
+        module, _, function = family.maker.partition(":")
+        make = getattr(importlib.import_module(module), function)
+        return make(folder, name=name, seed=seed, dtype=number, device=place)  # type: ignore[no-any-return]
+    from evertune.models.wrap import as_lmm, from_folder
+
+    model, processor = from_folder(folder, dtype=number, device=place)
+    return as_lmm(model, processor, name=name, seed=seed, options=options or {})
 
 
 def _surely_fits(name: str, place: torch.device) -> bool:

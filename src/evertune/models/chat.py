@@ -31,15 +31,14 @@ from evertune.models.decoder import (
 )
 from evertune.models.families import FAMILIES
 from evertune.models.family_base import FamilyLMM
-from evertune.models.file_bounds import files_digest, reading, refuse_larger
-from evertune.models.hub import refuse_unsafe
-from evertune.models.processors import PROBE, ChatProcessor, encoder_arguments, load_processor, stacked_facts
+from evertune.models.file_bounds import one_line
+from evertune.models.processors import PROBE, ChatProcessor, encoder_arguments, stacked_facts
 from evertune.models.protocol import TYPICAL, Batch, Generation, Length, Output, Size, Turn
 from evertune.models.scopes import Scope, open_up, scope_of
 from evertune.models.vision_inputs import CachedTower, Pixels
 from evertune.models.weights import fingerprint_of
 from evertune.utils.errors import UserError
-from evertune.utils.files import digest, read_json
+from evertune.utils.files import digest
 
 DIGITS = 3
 """An image's first row holds height, width and number of rows in base 256: exact in every half precision."""
@@ -50,7 +49,9 @@ class ChatLMM(FamilyLMM):
 
     hf_prefix = "model."
 
-    def __init__(self, *, name: str, model: Any, prompts: ChatProcessor, kind: Kind, scope: Scope, files: str) -> None:
+    def __init__(
+        self, *, name: str, model: Any, prompts: ChatProcessor, kind: Kind, scope: Scope, content: str
+    ) -> None:
         super().__init__()
         self.name = name
         self.model = model
@@ -59,7 +60,7 @@ class ChatLMM(FamilyLMM):
         self.tokenizer = prompts.tokenizer
         self._kind = kind
         self._scope = scope
-        self._files = files
+        self._content = content
         self._opened: dict[str, list[str]] = {}
         self._inputs: CachedTower | Pixels = CachedTower(kind.connector)
         self._kept = torch.bfloat16 if model.dtype == torch.bfloat16 else torch.float16
@@ -73,8 +74,9 @@ class ChatLMM(FamilyLMM):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of every file of the checkpoint that decides an answer, of what trains, and of the prompt's lead."""
-        return digest(self._files, str(sorted(asdict(self._scope).items())), *self.prompts.lead)
+        """Hash of the model and processor as they were loaded, of what trains, and of the prompt's lead and end."""
+        scope = str(sorted(asdict(self._scope).items()))
+        return digest(self._content, scope, str(self.prompts.end), *self.prompts.lead)
 
     @property
     def encoder_fingerprint(self) -> str:
@@ -203,6 +205,7 @@ class ChatLMM(FamilyLMM):
             compat.fall_back("visual tokens can't be computed ahead", problem, slow)
             owners = {name.rpartition(".")[0] for name in self._opened["projection"]}
             self._inputs = Pixels([self.get_submodule(owner) for owner in owners])
+            self._refuse_unread(image)
             return
         if (left := places.count(self._image_token())) != count:
             raise UserError(
@@ -210,6 +213,15 @@ class ChatLMM(FamilyLMM):
                 f"{PROBE[0]} x {PROBE[1]} pixels, and the model makes {count} visual tokens; take both from one "
                 "checkpoint"
             )
+
+    @torch.inference_mode()
+    def _refuse_unread(self, image: Image.Image) -> None:
+        """Raise when the library's own way fails with what the processor makes of an image."""
+        pixels = {name: value.to(self.device) for name, value in self.prompts.pixels(image).items()}
+        try:
+            self._base().get_image_features(**pixels)
+        except Exception as problem:  # what does not fit raises errors of many kinds
+            raise UserError(f"{self.name}: the processor does not fit the model: {one_line(problem)}") from problem
 
     def _checked(self, image: Image.Image) -> int:
         """Visual tokens of an image, once what makes them has been compared with the library's own way."""
@@ -274,46 +286,24 @@ def rows_in(features: Tensor) -> list[Tensor]:
     return [part[1 : 1 + rows] for part, (_, _, rows) in zip(features, _numbers(features), strict=True)]
 
 
-def load_chat(
-    folder: Path, *, name: str, seed: int, dtype: torch.dtype, device: torch.device, options: Mapping[str, Any]
-) -> ChatLMM:
-    """Load a checkpoint folder; `seed` decides the LoRA matrices, which start without effect.
+def wrap_chat(model: Any, processor: Any, *, name: str, seed: int, options: Mapping[str, Any], content: str) -> ChatLMM:
+    """The LMM of a model of the library and its processor; `seed` decides the LoRA matrices, which have no effect yet.
+
+    `content` is the fingerprint of both, before this changes what trains.
 
     Raises:
-        UserError: an option makes no sense, or a file is missing, broken or does not fit the others.
+        UserError: an option makes no sense, or the processor does not fit the model.
     """
-    from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig
+    from transformers import GenerationConfig
 
-    scope = scope_of(options)
-    refuse_unsafe(folder)
-    kind = KINDS[read_json(folder / "config.json")["model_type"]]
-    attention = "eager" if device.type == "cpu" else "sdpa"  # faster backward on a CPU
-    with reading(f"{folder} can't be read as a {config_type(folder)} checkpoint"):
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        refuse_larger(folder, AutoModelForImageTextToText)
-        model = AutoModelForImageTextToText.from_pretrained(
-            folder,
-            config=config,
-            dtype=dtype,
-            attn_implementation=attention,
-            use_safetensors=True,
-            trust_remote_code=False,
-        )
-    ends = _ends(model)
+    scope, kind = scope_of(options), KINDS[model.config.model_type]
+    prompts = ChatProcessor(processor, kind, wanted=encoder_arguments(model.model), ends=_ends(model))
     model.generation_config = GenerationConfig()  # greedy and nothing else, whatever the checkpoint suggests
-    wanted = encoder_arguments(model.model)
-    prompts = ChatProcessor(load_processor(folder, config), kind, wanted=wanted, ends=ends)
-    model = model.to(device).eval()
-    lmm = ChatLMM(name=name, model=model, prompts=prompts, kind=kind, scope=scope, files=files_digest(folder))
+    lmm = ChatLMM(name=name, model=model, prompts=prompts, kind=kind, scope=scope, content=content)
     lmm.open_up(seed)
     lmm.eval()
     lmm.check_fit()
     return lmm
-
-
-def config_type(folder: Path) -> str:
-    """The `model_type` that a checkpoint folder says."""
-    return str(read_json(folder / "config.json").get("model_type"))
 
 
 def _ends(model: Any) -> list[int]:

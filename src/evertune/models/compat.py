@@ -41,6 +41,12 @@ PRIVATE = (
         "`AutoProcessor`, which needs torchvision for some families",
     ),
     PrivateApi(
+        "models/compat.py",
+        "`MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING`, `PROCESSOR_MAPPING` and `config._attn_implementation`: the classes "
+        "that fit a configuration, and how attention is computed, when a loaded model is wrapped",
+        "none: a model of another class is refused by the classes that these name",
+    ),
+    PrivateApi(
         "models/processors.py",
         "`ProcessorMixin._get_num_multimodal_tokens`: how many tokens an image takes, by its size alone",
         "a grey image of this size is prepared, once for all sizes of as many patches",
@@ -77,6 +83,20 @@ def processor_of(folder: Path, config: Any) -> Any:
         fall_back("a processor can't be loaded without its video part", problem, "loading it whole, with torchvision")
         return AutoProcessor.from_pretrained(folder, trust_remote_code=False)
     return cls.from_pretrained(folder, trust_remote_code=False)
+
+
+def classes_of(config: Any) -> tuple[Any, Any]:
+    """The library's classes for the model of a configuration, with its LM head, and for its processor."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+
+    return MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)], PROCESSOR_MAPPING[type(config)]
+
+
+def use_eager_attention(model: Any) -> None:
+    """Compute attention as `load_lmm` does on a CPU, whatever the model was loaded with."""
+    if model.config._attn_implementation != "eager":
+        model.set_attn_implementation("eager")
 
 
 def fall_back(what: str, problem: BaseException | str, instead: str) -> None:

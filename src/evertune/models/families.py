@@ -8,24 +8,27 @@ ONE, SEVERAL = range(2), range(17)
 
 
 class Family(NamedTuple):
-    """Where the loader of a family is, imported when it is needed, and how many images a sample may have for it.
+    """What makes the LMM of a family, imported when it is needed, and how many images a sample may have for it.
 
-    `options` says whether it takes options of the model (`model_options`: what trains), and `large` whether its models
-    may be too large for a machine, so that their size is looked at before they are fetched or loaded.
+    `maker` names a function: of a model and its processor, or of a checkpoint folder where `in_library` is False (the
+    model is no class of `transformers`). `options` says whether it takes options of the model (`model_options`: what
+    trains), and `large` whether its models may be too large for a machine, so that their size is looked at before they
+    are fetched or loaded.
     """
 
-    loader: str
+    maker: str
     images_per_sample: range
     options: bool = False
     large: bool = True
+    in_library: bool = True
 
 
-_CHAT = Family("evertune.models.chat:load_chat", images_per_sample=SEVERAL, options=True)
+_CHAT = Family("evertune.models.chat:wrap_chat", images_per_sample=SEVERAL, options=True)
 _CHAT_ONE = _CHAT._replace(images_per_sample=ONE)
 FAMILIES = {
-    "smol": Family("evertune.models.smol:load_smol", images_per_sample=SEVERAL, large=False),
-    "instructblip": Family("evertune.models.instructblip:load_instructblip", images_per_sample=SEVERAL),
-    "blip-2": Family("evertune.models.instructblip:load_instructblip", images_per_sample=SEVERAL),
+    "smol": Family("evertune.models.smol:load_smol", images_per_sample=SEVERAL, large=False, in_library=False),
+    "instructblip": Family("evertune.models.instructblip:wrap_instructblip", images_per_sample=SEVERAL),
+    "blip-2": Family("evertune.models.instructblip:wrap_instructblip", images_per_sample=SEVERAL),
     "llava": _CHAT_ONE,
     "llava_next": _CHAT_ONE,
     "llava_onevision": _CHAT_ONE,

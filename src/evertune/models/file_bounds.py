@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from evertune.utils.errors import UserError
-from evertune.utils.files import digest, digest_of_file, read_json
+from evertune.utils.files import read_json
 from evertune.utils.safetensors_header import read_header
 
 MOST_BYTES = 64 << 20
@@ -74,27 +74,11 @@ _NAMES_CODE = re.compile("implementation(_internal)?$|^architecture$|^backbone$"
 
 
 def deciding_files(folder: Path) -> list[Path]:
-    """The files that decide what a checkpoint predicts, of the folder and of its parts: vetted, then hashed."""
+    """The files that decide what a checkpoint predicts, of the folder and of its parts; they are vetted."""
     places = (folder, *sorted(path for path in folder.iterdir() if _PART.fullmatch(path.name) and path.is_dir()))
     return [
         path for place in places for path in sorted(place.iterdir()) if path.suffix in _DECIDING and not path.is_dir()
     ]
-
-
-def files_digest(folder: Path) -> str:
-    """Hash of the files of a checkpoint that decide an answer.
-
-    In the hub's cache a large file is a link to one that is named by its SHA-256: that is not read again.
-    """
-    return digest(*(f"{path.relative_to(folder).as_posix()} {_sha256(path)}" for path in deciding_files(folder)))
-
-
-def _sha256(path: Path) -> str:
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    target = path.resolve()
-    named = path.is_symlink() and re.fullmatch("[0-9a-f]{64}", target.name)
-    return target.name if named and target.is_relative_to(Path(HF_HUB_CACHE).resolve()) else digest_of_file(path)
 
 
 def refuse_unbounded(folder: Path) -> None:

@@ -29,11 +29,12 @@ from evertune.models.decoder import (
 )
 from evertune.models.families import FAMILIES
 from evertune.models.family_base import FamilyLMM
-from evertune.models.file_bounds import files_digest, reading, refuse_larger
-from evertune.models.hub import refuse_unsafe
+from evertune.models.file_bounds import one_line
+from evertune.models.processors import PROBE
 from evertune.models.protocol import TYPICAL, Batch, Generation, Length, Output, Size, Turn, refuse_context
 from evertune.models.weights import fingerprint_of
-from evertune.utils.files import digest, read_json
+from evertune.utils.errors import UserError
+from evertune.utils.files import digest
 
 
 def parts_of(names: Sequence[str], *, prefix: str = "") -> dict[str, list[str]]:
@@ -53,21 +54,21 @@ class InstructBlip(FamilyLMM):
     images_per_sample = FAMILIES["instructblip"].images_per_sample
     image_token = IMAGE_MARK
 
-    def __init__(self, *, name: str, folder: Path, model: Any, processor: Any) -> None:
+    def __init__(self, *, name: str, model: Any, processor: Any, content: str) -> None:
         super().__init__()
         self.name = name
         self.blip = model
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self._end: int = processor.tokenizer.eos_token_id
-        self._files = files_digest(folder)
+        self._content = content
         self._texts: dict[str, list[int]] = {}
         self._encodes = bool(model.language_model.config.is_encoder_decoder)
 
     @property
     def fingerprint(self) -> str:
-        """Hash of every file of the checkpoint that decides an answer."""
-        return self._files
+        """Hash of the model and processor as they were loaded."""
+        return self._content
 
     @property
     def encoder_fingerprint(self) -> str:
@@ -214,36 +215,24 @@ def _for_each_image(rows: Tensor, counts: Sequence[int]) -> Tensor:
 
 
 _REMEMBERED = 100_000
-_CLASSES = {
-    "instructblip": ("an InstructBLIP", ("InstructBlipForConditionalGeneration", "InstructBlipProcessor")),
-    "blip-2": ("a BLIP-2", ("Blip2ForConditionalGeneration", "Blip2Processor")),
-}
-"""By `model_type`: what it is called, and the library's classes of model and processor."""
 
 
-def load_instructblip(folder: Path, *, name: str, seed: int, dtype: torch.dtype, device: torch.device) -> InstructBlip:
-    """Load a checkpoint folder. Nothing in it is random, so `seed` decides nothing.
+def wrap_instructblip(
+    model: Any, processor: Any, *, name: str, seed: int, options: Mapping[str, Any], content: str
+) -> InstructBlip:
+    """The LMM of a model of the library and its processor. Nothing in it is random, and it has no options.
 
     Raises:
-        UserError: a file is missing, broken or a pickle.
+        UserError: the processor does not fit the model.
     """
-    import transformers
-
-    del seed
-    refuse_unsafe(folder)
-    title, names = _CLASSES[read_json(folder / "config.json")["model_type"]]
-    model_class, processor_class = (getattr(transformers, name) for name in names)
-    attention = "eager" if device.type == "cpu" else "sdpa"  # faster backward on a CPU for sequences this short
-    with reading(f"{folder} can't be read as {title} checkpoint"):
-        refuse_larger(folder, transformers.AutoModelForImageTextToText)
-        model = model_class.from_pretrained(
-            folder, dtype=dtype, attn_implementation=attention, use_safetensors=True, trust_remote_code=False
-        )
-        processor = processor_class.from_pretrained(folder, trust_remote_code=False)
-    model = model.requires_grad_(False).to(device).eval()
-    lmm = InstructBlip(name=name, folder=folder, model=model, processor=processor)
+    del seed, options
+    lmm = InstructBlip(name=name, model=model.requires_grad_(False), processor=processor, content=content)
     for parameter in lmm.trainable().values():
         parameter.data = parameter.data.float()
         parameter.requires_grad_(True)
     lmm.eval()
+    try:
+        lmm.encode([Image.new("RGB", PROBE)])
+    except Exception as problem:  # what does not fit raises errors of many kinds
+        raise UserError(f"{name}: the processor does not fit the model: {one_line(problem)}") from problem
     return lmm

@@ -87,18 +87,31 @@ def processor() -> str:
     return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
 
 
-def pick_device() -> torch.device:
-    """The GPU when there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def pick_device(wanted: str | torch.device | None = None) -> torch.device:
+    """The device that is wanted; by default the GPU when there is one, else the CPU.
+
+    Raises:
+        UserError: torch knows no such device, or has none here.
+    """
+    if wanted is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError) as problem:
+        reason = next(iter(str(problem).splitlines()), type(problem).__name__)
+        raise UserError(f"device {str(wanted)!r} can't be used: {reason}; take 'cpu', or leave it out") from problem
+    return device
 
 
-def pick_dtype(wanted: str, device: torch.device) -> torch.dtype:
+def pick_dtype(wanted: str | torch.dtype, device: torch.device) -> torch.dtype:
     """Return the dtype called `wanted`; 'auto' takes what `AUTO` says, else bfloat16 where it is clearly faster.
 
     On a CPU with AMX bfloat16 is two to three times faster, on one without it is slower: so measure. Clearly, because
     the measurement is noisy on a busy machine, and the dtype must not change from run to run.
     """
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    wanted = str(wanted).removeprefix("torch.")
     if wanted == "auto" and is_deterministic():
         return torch.float32  # a measurement would decide the bits
     if wanted == "auto":
