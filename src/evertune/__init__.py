@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from evertune.reporting.page import write_report
     from evertune.reporting.tables import compare
     from evertune.runs.api import configure, run_config
+    from evertune.runs.paired import Paired, paired
     from evertune.runs.plan.api import plan
     from evertune.runs.results import Result, Run, load_run
     from evertune.runs.run import run
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 _HOME = {
     "runs.api": ("configure", "run_config"),
     "runs.run": ("run",),
+    "runs.paired": ("Paired", "paired"),
     "runs.results": ("Result", "Run", "load_run"),
     "training.method_contract": ("check_method",),
     "utils.errors": ("DataError", "RunFolderError", "UserError"),
@@ -61,6 +63,7 @@ __all__ = [
     "Matrix",
     "Method",
     "MethodInfo",
+    "Paired",
     "Result",
     "Run",
     "RunFolderError",
@@ -77,6 +80,7 @@ __all__ = [
     "load_stream",
     "make_methods",
     "metrics_of",
+    "paired",
     "plan",
     "run",
     "run_config",

@@ -17,11 +17,21 @@ def compare(
     runs: RunsArgument,
     as_json: JsonOption = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
+    latex: Annotated[bool, typer.Option("--latex", help="Print a LaTeX table (booktabs).")] = False,
+    pair: Annotated[
+        bool, typer.Option("--paired", help="Two runs on the same questions: differences with intervals.")
+    ] = False,
 ) -> None:
     """Put runs side by side: mean and standard deviation over seeds."""
+    if pair:
+        if latex:
+            raise UserError("--latex is not for --paired: from Python, evertune.paired(A, B).to_frame().to_latex()")
+        _compare_pair(runs, as_json=as_json, markdown=markdown)
+        return
     with loading():
         from dataclasses import asdict
 
+        from evertune.reporting.latex import as_latex
         from evertune.reporting.matrix import load_matrix
         from evertune.reporting.tables import as_markdown, rich_table
         from evertune.reporting.tables import compare as compare_matrices
@@ -29,10 +39,36 @@ def compare(
     rows = compare_matrices([load_matrix(run) for run in found_runs(runs)])
     if as_json:
         print_json([asdict(row) for row in rows])
+    elif latex:
+        print(as_latex(rows))
     elif markdown:
         print(as_markdown(rows))
     else:
         make_console().print(rich_table(rows))
+
+
+def _compare_pair(runs: list[Path], *, as_json: bool, markdown: bool) -> None:
+    """`compare A B --paired`."""
+    with loading():
+        from rich.text import Text
+
+        from evertune.reporting.blocks import BlockTable
+        from evertune.reporting.tables import markdown_table
+        from evertune.runs.paired import paired
+
+    sides = without_reports(runs)
+    if len(sides) != 2:
+        raise UserError(f"--paired compares two runs, or two folders with a run per seed; {len(sides)} given")
+    found = paired(*sides)
+    header, lines = found.table()
+    if as_json:
+        print_json(found.to_dict())
+    elif markdown:
+        print(markdown_table(header, lines, names=1, notes=[found.note()]))
+    else:
+        console = make_console()
+        console.print(BlockTable(header, lines, styles=[*[""] * (len(lines) - 1), "bold"]))
+        console.print(Text(found.note(), style="dim"))
 
 
 def report(

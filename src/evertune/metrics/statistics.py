@@ -1,5 +1,7 @@
 """Statistics: 95 % intervals of shares, of changes of paired scores and of mean differences, and rank correlation.
 
+What are the units? Questions about one image (`clustered_intervals`, `change_interval`), or seeds (`t_interval`).
+
 Scores of questions lie between 0 and 1, often at an end: there Student's interval has no width, or goes beyond 100
 points. Wilson's and Newcombe's do neither. For whole degrees of freedom Student's distribution is a finite sum. SciPy
 is too large a dependency for these functions; the tests compare them with SciPy's.
@@ -30,6 +32,10 @@ Interval = tuple[float, float]
 Verdict = Literal["confirmed", "not confirmed", "contradicted", "not measured"]
 Values = NDArray[np.float64]
 Draws = NDArray[np.int64]
+Clustered = tuple[Sequence[float], Sequence[Hashable]]
+"""Values, and the cluster of each."""
+MOST_DRAWN = 1 << 21
+"""Clusters drawn at once: 16 MiB."""
 
 
 def t_share(t: float, freedom: int) -> float:
@@ -83,6 +89,78 @@ def bootstrap_interval(differences: Sequence[float]) -> Interval | None:
     drawn = np.random.default_rng(0).integers(len(values), size=(MEAN_RESAMPLES, len(values)))
     low, high = np.quantile(values[drawn].mean(axis=1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
+
+
+def clustered_intervals(samples: Sequence[Clustered]) -> tuple[list[Interval | None], Interval | None]:
+    """The interval of each sample's mean, and of the mean of these means, by a bootstrap that draws clusters.
+
+    Values of one cluster (questions about one image) may be alike: to draw them one by one would make an interval too
+    narrow. Samples that share a cluster are drawn together, others independently. Of few clusters a percentile interval
+    is too narrow, so its levels are widened to the reach of Student's t (Hesterberg 2015, doi
+    10.1080/00031305.2015.1089789), with Satterthwaite's degrees of freedom where several parts are drawn.
+
+    Returns:
+        None for a sample with fewer than `FEWEST` clusters, and for the mean if there is one.
+    """
+    random = np.random.default_rng(0)
+    own: dict[int, Interval | None] = {}
+    total, parts = np.zeros(MEAN_RESAMPLES), []
+    for part in _parts(samples):
+        draws, units = _draws_of([samples[at] for at in part], random)
+        for column, at in enumerate(part):
+            few = len(set(samples[at][1])) < FEWEST
+            own[at] = None if few else _expanded(draws[:, column], len(set(samples[at][1])) - 1)
+        total += draws.sum(axis=1) / len(samples)
+        parts.append((units, float(np.nanvar(draws.sum(axis=1)))))
+    each = [own[at] for at in range(len(samples))]
+    return each, None if None in each else _expanded(total, _satterthwaite(parts))
+
+
+def _expanded(draws: Values, freedom: int) -> Interval:
+    """Percentiles that reach as far as Student's t: 2.5 % and 97.5 % for very many degrees of freedom."""
+    reach = t_quantile(LEVEL, freedom) * math.sqrt((freedom + 1) / freedom)
+    tail = statistics.NormalDist().cdf(-reach)
+    low, high = np.nanquantile(draws, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def _parts(samples: Sequence[Clustered]) -> list[list[int]]:
+    """The places of the samples in groups that share no cluster with each other."""
+    parts: list[tuple[set[Hashable], list[int]]] = []
+    for at, (_, named) in enumerate(samples):
+        clusters, members = set(named), [at]
+        for part in [part for part in parts if part[0] & clusters]:
+            parts.remove(part)
+            clusters, members = clusters | part[0], [*part[1], *members]
+        parts.append((clusters, members))
+    return [members for _, members in parts]
+
+
+def _draws_of(part: Sequence[Clustered], random: np.random.Generator) -> tuple[Values, int]:
+    """Per resample of the clusters, the mean of each sample, NaN where none of it was drawn; and how many clusters."""
+    place = {cluster: n for n, cluster in enumerate(dict.fromkeys(c for _, clusters in part for c in clusters))}
+    sums, counts = np.zeros((len(place), len(part))), np.zeros((len(place), len(part)))
+    for column, (values, clusters) in enumerate(part):
+        rows = [place[cluster] for cluster in clusters]
+        np.add.at(sums[:, column], rows, values)
+        np.add.at(counts[:, column], rows, 1)
+    found = []
+    step = max(1, MOST_DRAWN // len(place))
+    for start in range(0, MEAN_RESAMPLES, step):
+        count = min(step, MEAN_RESAMPLES - start)
+        drawn = random.integers(len(place), size=(count, len(place))) + len(place) * np.arange(count)[:, None]
+        times = np.bincount(drawn.ravel(), minlength=count * len(place)).reshape(count, -1).astype(float)
+        with np.errstate(invalid="ignore"):
+            found.append((times @ sums) / (times @ counts))
+    return np.concatenate(found), len(place)
+
+
+def _satterthwaite(parts: Sequence[tuple[int, float]]) -> int:
+    """Degrees of freedom of a sum of parts, each of so many units and with this variance."""
+    total = sum(variance for _, variance in parts)
+    if total <= 0:
+        return sum(units - 1 for units, _ in parts)
+    return max(1, int(total**2 / sum(variance**2 / (units - 1) for units, variance in parts)))
 
 
 def verdict_of(interval: Interval | None) -> Verdict:

@@ -41,6 +41,12 @@ def number(name: str, value: float | None) -> str:
     return text.removeprefix("-") if float(text) == 0 else text.replace("-", "−")
 
 
+def signed(value: float | None) -> str:
+    """Points with their sign: `+3.2`, `−0.4`, `0.0`."""
+    text = number("", value)
+    return f"+{text}" if value is not None and value > 0 and text != "0.0" else text
+
+
 def duration(seconds: float) -> str:
     """`8.2 s`, `5 min 0 s`, `2 h 5 min`."""
     if seconds < 60:

@@ -232,11 +232,16 @@ def notes_of(rows: Sequence[ComparisonRow]) -> list[str]:
 
 def as_markdown(rows: Sequence[ComparisonRow]) -> str:
     """The comparison as a Markdown table, its notes below."""
-    header, first_number = header_of(rows)
-    rule = ["---"] * first_number + ["---:"] * (len(header) - first_number)
-    lines = [header, rule, *(cells_of(row, rows) for row in rows)]
-    table = "\n".join("| " + " | ".join(_markdown_text(cell) for cell in line) + " |" for line in lines)
-    return "\n".join([table, *(f"\n{_markdown_text(note)}" for note in notes_of(rows))]) + "\n"
+    header, names = header_of(rows)
+    return markdown_table(header, [cells_of(row, rows) for row in rows], names=names, notes=notes_of(rows))
+
+
+def markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]], *, names: int, notes: Sequence[str]) -> str:
+    """A Markdown table whose first `names` columns are texts, its notes below."""
+    rule = ["---"] * names + ["---:"] * (len(header) - names)
+    rows = [header, rule, *lines]
+    table = "\n".join("| " + " | ".join(_markdown_text(cell) for cell in row) + " |" for row in rows)
+    return "\n".join([table, *(f"\n{_markdown_text(note)}" for note in notes)]) + "\n"
 
 
 def matrix_as_markdown(tasks: Sequence[str], stages: Sequence[str], R: Sequence[Sequence[float | None]]) -> str:

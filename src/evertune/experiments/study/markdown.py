@@ -7,7 +7,8 @@ from itertools import groupby
 
 from evertune.experiments.study.findings import Comparison
 from evertune.experiments.study.overview import overview_of
-from evertune.experiments.study.result import Result, in_short, interval_text, signed, why_not
+from evertune.experiments.study.result import Result, in_short, interval_text, why_not
+from evertune.reporting.labels import signed
 from evertune.reporting.tables import as_markdown as rows_as_markdown
 from evertune.utils.config_io import value_text
 

@@ -12,7 +12,7 @@ from evertune.experiments.study.choose import ChosenValue
 from evertune.experiments.study.findings import Comparison, Finding, findings, variants
 from evertune.experiments.study.run import Study, StudyOutcome
 from evertune.reporting.curves import Curve, curves
-from evertune.reporting.labels import number
+from evertune.reporting.labels import signed
 from evertune.reporting.tables import ComparisonRow, compare
 
 FORMAT = 1
@@ -88,12 +88,6 @@ def _edges(choices: Sequence[ChosenValue]) -> list[str]:
     """One note on all choices at the end of their lists: there a list may have been too short."""
     found = ", ".join(f"{choice.key} of {choice.method} on {choice.base}" for choice in choices if choice.at_edge)
     return [f"the first or the last value listed was chosen, so the best may lie beyond: {found}"] if found else []
-
-
-def signed(value: float | None) -> str:
-    """Points with their sign: `+3.2`, `−0.4`, `0.0`."""
-    text = number("", value)
-    return f"+{text}" if value is not None and value > 0 and text != "0.0" else text
 
 
 def interval_text(one: Comparison) -> str:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from evertune.experiments.study import Study, read_study
-from evertune.experiments.study.result import interval_text, result_of, signed
+from evertune.experiments.study.result import interval_text, result_of
+from evertune.reporting.labels import signed
 
 DOCS = Path(__file__).parents[4] / "docs"
 NUMBER = r"[+−]?\d+\.\d"

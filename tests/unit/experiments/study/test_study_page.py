@@ -20,8 +20,9 @@ from evertune.experiments.study.markdown import as_markdown
 from evertune.experiments.study.overview import overview_of
 from evertune.experiments.study.page import write_page
 from evertune.experiments.study.plots import WIDTH, Scale, axis, scale_for, strip
-from evertune.experiments.study.result import Result, in_short, interval_text, signed, why_not
+from evertune.experiments.study.result import Result, in_short, interval_text, why_not
 from evertune.reporting.curves import curves
+from evertune.reporting.labels import signed
 from evertune.reporting.tables import compare
 
 
