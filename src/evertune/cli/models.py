@@ -69,8 +69,8 @@ def export(
         done = export_run(run, to, stage=stage, expert=expert, progress=callback.fetching)
     whose = f", expert {done.expert}" if done.expert else ""
     console.print(
-        f"stage {done.stage}{whose}: logits differ from those of the run by at most {done.apart:.1e}; the largest is "
-        f"{done.largest:.1f}",
+        f"stage {done.stage}{whose}, loaded again: its logits differ from the run's by at most {done.apart:.1e} "
+        f"(the largest is {done.largest:.1f})",
         highlight=False,
     )
     console.print(f"\nexported  {done.folder.resolve()}", soft_wrap=True, highlight=False)

@@ -179,10 +179,16 @@ def learn(
         print_json(done.as_dict())
     else:
         show_learned(console, done, folder=str(folder), data=data)
-    if asks and not done.verdict.learned and not typer.confirm("keep the stage all the same?"):
-        go_back(folder, done.stage - 1)
-        console.print("[red]rejected[/red]  the model is unchanged")
-        raise typer.Exit(1)
+    if asks and not done.verdict.learned:
+        kept = False
+        try:
+            kept = typer.confirm("keep the stage all the same?")
+        finally:  # Ctrl-C and SIGTERM are no consent
+            if not kept:
+                go_back(folder, done.stage - 1)
+                console.print("[red]rejected[/red]  the model is unchanged")
+        if not kept:
+            raise typer.Exit(1)
     if done.broken:
         raise typer.Exit(1)
 
@@ -244,11 +250,12 @@ def ask(
     if as_json:
         print_json(text.as_dict())
         return
-    for warning in text.warnings:  # not beside the answer, which may be piped
-        make_console(quiet=True).print(f"[yellow]note[/yellow]  {escape(warning)}", soft_wrap=True, highlight=False)
+    beside = make_console(quiet=True)  # a pipe gets the answer alone
+    for warning in text.warnings:
+        beside.print(f"[yellow]note[/yellow]  {escape(warning)}", soft_wrap=True, highlight=False)
     console.print(text.text, soft_wrap=True, highlight=False, markup=False)
     if text.expert is not None:
-        console.print(f"[dim]expert {text.expert}{text.surely}[/dim]", highlight=False, soft_wrap=True)
+        beside.print(f"[dim]expert {text.expert}{text.surely}[/dim]", highlight=False, soft_wrap=True)
 
 
 def log(folder: FolderArgument, as_json: JsonOption = False) -> None:

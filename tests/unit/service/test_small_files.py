@@ -139,6 +139,8 @@ def test_the_command_exits_with_1_or_asks(model, colours, monkeypatch):
     no = CliRunner().invoke(app, short, input="n\n")
     assert "keep the stage all the same?" in no.stdout and "rejected" in no.stdout
     assert no.exit_code == 1 and Service.open(model).number == 0
+    cut = CliRunner().invoke(app, short, input="")  # as Ctrl-C at the question
+    assert cut.exit_code == 1 and "rejected" in cut.stdout and Service.open(model).number == 0
     yes = CliRunner().invoke(app, short, input="y\n")
     assert yes.exit_code == 0 and Service.open(model).number == 1
 

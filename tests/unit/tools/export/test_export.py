@@ -432,4 +432,4 @@ def test_the_command(finished, tmp_path, monkeypatch, capsys):
             main()
         assert not end.value.code and out.is_dir()
     said = " ".join(capsys.readouterr().out.split())
-    assert "logits differ from those of the run by at most" in said and "; the largest is" in said
+    assert "its logits differ from the run's by at most" in said and "(the largest is" in said
