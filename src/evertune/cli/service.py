@@ -296,7 +296,7 @@ def serve(
     host: Annotated[
         str, typer.Option(help="The address to listen on; other than this machine's need a token.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(metavar="N", help="The port; 0: any free one.")] = 8000,
+    port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="The port; 0: any free one.")] = 8000,
     token: Annotated[
         str | None,
         typer.Option(envvar="EVERTUNE_TOKEN", help="The token that clients must send; better set EVERTUNE_TOKEN."),
@@ -333,7 +333,7 @@ def playground(
     host: Annotated[
         str, typer.Option(help="The address to listen on; other than this machine's need a token.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(metavar="N", help="The port; 0: any free one.")] = 7860,
+    port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="The port; 0: any free one.")] = 7860,
     token: Annotated[
         str | None,
         typer.Option(envvar="EVERTUNE_TOKEN", help="The token that visitors must enter; better set EVERTUNE_TOKEN."),

@@ -110,6 +110,8 @@ def test_what_other_tools_names_lead_to_is_there():
         (["run"], "missing argument 'STREAM'; see evertune run --help"),
         (["run", "parcel", "--seeed", "1"], "no such option: --seeed"),
         (["learn", "m"], "missing argument 'DATA'; see evertune learn --help"),
+        (["serve", "m", "--port", "99999"], "invalid value for '--port': "),
+        (["app", "m", "--port", "-1"], "invalid value for '--port': "),
     ],
 )
 def test_a_wrong_command_line_is_one_line(arguments, complaint, capsys):
