@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from evertune.reporting.page import write_report
     from evertune.reporting.tables import compare
     from evertune.runs.api import configure, run_config
+    from evertune.runs.learner import Learner
     from evertune.runs.paired import Paired, paired
     from evertune.runs.plan.api import plan
     from evertune.runs.results import Result, Run, load_run
     from evertune.runs.run import run
     from evertune.runs.runner import Callback
-    from evertune.training.learner import Learner
     from evertune.training.loop import Training
     from evertune.training.method_contract import check_method
     from evertune.utils.errors import DataError, RunFolderError, UserError
@@ -39,7 +39,7 @@ _HOME = {
     "runs.results": ("Result", "Run", "load_run"),
     "training.method_contract": ("check_method",),
     "utils.errors": ("DataError", "RunFolderError", "UserError"),
-    "training.learner": ("Learner",),
+    "runs.learner": ("Learner",),
     "models": ("load_lmm",),
     "models.wrap": ("wrap",),
     "training.loop": ("Training",),

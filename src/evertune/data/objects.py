@@ -31,6 +31,7 @@ from evertune.utils.errors import DataError, UserError, nearest
 
 EXAMPLE = 'Task.from_dataset("shapes", train=[{"image": image, "instruction": "What is it?", "answer": "a dog"}])'
 LEAVE_OUT = "Correct them, or leave them out (skip_invalid=True)"
+ImageLike = str | Path | bytes | Image.Image | np.ndarray[Any, Any]
 _PNG = {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}
 
 
@@ -166,6 +167,15 @@ def _image_names(value: Any, origin: str) -> tuple[str, ...]:
     cells = value if isinstance(value, list | tuple) else [value]
     embedded.refuse_many_images(cells, origin)
     return tuple(_image_name(cell, origin) for cell in cells)
+
+
+def image_path(value: ImageLike, *, origin: str) -> Path:
+    """Where an image is; what is no file is written into the cache.
+
+    Raises:
+        DataError: it is no image.
+    """
+    return value if isinstance(value, Path) else embedded.folder() / _image_name(value, origin)
 
 
 def _image_name(value: Any, origin: str) -> str:

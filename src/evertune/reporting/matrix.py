@@ -53,7 +53,7 @@ class Matrix:
     Attributes:
         tasks: the columns; those that the model knew before the stream come first.
         stages: one name per stage, also of stages that have no row yet.
-        R: R[t][i] is the score on task i after stage t, row 0 that of the base model; points of 100.
+        R: `R[t][i]` is the score on task i after stage t, row 0 that of the base model; points of 100.
         known: the tasks that the model knew before.
         relaxed: R with relaxed scores; None where only strict ones are known.
         metrics: by name; empty while the run is in progress.

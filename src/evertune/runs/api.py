@@ -25,7 +25,7 @@ from evertune.training.run_origin import read_identity
 from evertune.utils import distributed
 from evertune.utils.config_io import read_yaml, validated
 from evertune.utils.errors import RunFolderError, UserError
-from evertune.utils.files import read_json, refuse_file, write_json
+from evertune.utils.files import digest_of, read_json, refuse_file, write_json
 from evertune.utils.locks import alone
 from evertune.utils.symlinks import refuse_links
 
@@ -116,7 +116,7 @@ def run_config(
     data = _data(config, inputs, progress)
     folders = run_folders(base := out_folder(config, data), specs)
     refuse_links(base, None if len(specs) == 1 else ["report", *specs])
-    model = _description(config, inputs, progress)
+    model = model_description(config, inputs, progress)
     identities = {spec: identity_of(resolved(config, spec), data, model) for spec in specs}
     # Refuse a folder of another run before the first minute of training, not after the second method.
     done = {spec: finished_matrix(folders[spec], identities[spec]) for spec in specs}
@@ -157,13 +157,13 @@ def _data(config: RunConfig, inputs: Inputs, progress: Progress | None) -> Strea
     return taken(inputs.stream.limited(config.limit), takes, model=config.model, skip_invalid=config.skip_invalid)
 
 
-def _description(config: RunConfig, inputs: Inputs, progress: Progress | None) -> Any:
-    """What says which model a run is of: its configuration file, or the hash of its weights where it has none."""
+def model_description(config: RunConfig, inputs: Inputs, progress: Progress | None = None) -> str:
+    """Hash of what says which model a run is of: its configuration file, or its weights where it has none."""
     from evertune.models import has_weights, model_config
 
     if inputs.lmm is None or has_weights(config.model):
-        return read_json(model_config(config.model, progress=progress))
-    return {"weights": inputs.lmm.fingerprint}
+        return digest_of(read_json(model_config(config.model, progress=progress)))[:16]
+    return digest_of({"weights": inputs.lmm.fingerprint})[:16]
 
 
 def _follow(config: RunConfig, specs: Sequence[str], inputs: Inputs) -> Result:
@@ -360,18 +360,19 @@ def _learner(run: MethodRun, *, upto: int | None = None) -> Learner:
     from evertune.training.learner import Learner
 
     config = run.config
-    return Learner(
-        run.lmm,
-        make_methods(run.spec, config.options),
-        folder=run.folder,
-        training=training_of(config),
-        seed=config.seed,
-        known=run.known,
-        evaluation_batch=config.evaluation.batch_size,
-        max_new_tokens=config.evaluation.max_new_tokens,
-        reuse=config.reuse and not config.deterministic,  # a cache knows what others have done
-        upto=upto,
-    )
+    methods = make_methods(run.spec, config.options)
+    return Learner(run.lmm, methods, folder=run.folder, known=run.known, upto=upto, **learner_arguments(config))
+
+
+def learner_arguments(config: RunConfig) -> dict[str, Any]:
+    """What a configuration says of a learner, beside model, methods and folder."""
+    return {
+        "training": training_of(config),
+        "seed": config.seed,
+        "evaluation_batch": config.evaluation.batch_size,
+        "max_new_tokens": config.evaluation.max_new_tokens,
+        "reuse": config.reuse and not config.deterministic,  # a cache knows what others have done
+    }
 
 
 def resolved(config: RunConfig, spec: str) -> dict[str, Any]:

@@ -34,6 +34,8 @@ class Inputs:
     lmm: LMM | None = None
 
 
+OWN = "(own)"
+"""The stream of a model that is taught task by task: it has none but its own history."""
 NAMED = Inputs()
 """Everything is named by the configuration."""
 

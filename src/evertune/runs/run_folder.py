@@ -18,7 +18,7 @@ from evertune.reporting.matrix import Matrix
 from evertune.runs.ledger import finished_cells, without_clock
 from evertune.training.run_origin import FORMAT, PLACES, placeless, read_identity
 from evertune.utils.errors import RunFolderError, UserError
-from evertune.utils.files import digest_of, make_folder, read_object, refuse_file, write_atomically
+from evertune.utils.files import make_folder, read_object, refuse_file, write_atomically
 from evertune.utils.locks import NAME as LOCK
 from evertune.utils.temporary_files import TEMPORARY
 
@@ -27,12 +27,12 @@ FINGERPRINTS = (*TASKS, "model_config")
 """Of what decides a run beside its configuration."""
 
 
-def identity_of(config: Mapping[str, Any], stream: Stream, model: Mapping[str, Any]) -> dict[str, Any]:
+def identity_of(config: Mapping[str, Any], stream: Stream, model: str) -> dict[str, Any]:
     """What a run folder stands for: the configuration without its place, and the fingerprint of each of its tasks."""
     kept = {key: value for key, value in config.items() if key != "out"}
     parts = [("data", stream.tasks), *([("known", stream.known)] if stream.known else [])]
     data = {key: {task.name: task.fingerprint[:16] for task in tasks} for key, tasks in parts}
-    return {**kept, **data, "model_config": digest_of(model)[:16]}
+    return {**kept, **data, "model_config": model}
 
 
 def finished_matrix(folder: Path, identity: Mapping[str, Any]) -> Matrix | None:

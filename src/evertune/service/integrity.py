@@ -23,13 +23,13 @@ from evertune.models.readable import readable
 from evertune.reporting.matrix import Matrix
 from evertune.runs.api import config_of, data_of, open_run, run_config
 from evertune.runs.config import RunConfig
+from evertune.runs.inputs import OWN
 from evertune.runs.ledger import cells_of, finished_cells, ledger_row, read_ledger
 from evertune.runs.provenance import write_provenance
 from evertune.runs.run_folder import still_holds
 from evertune.runs.runner import Callback, evaluate_cell, plan_of
 from evertune.runs.unchecked import FILE as UNCHECKED
 from evertune.runs.unchecked import complaints
-from evertune.service.service import OWN
 from evertune.training.eval_set import is_kept, kept_task
 from evertune.training.image_store import FOLDER as KEPT
 from evertune.training.image_store import IMAGES, keep_images

@@ -16,12 +16,12 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from evertune.assets import Progress
 from evertune.data import Stream, Task
-from evertune.models import model_config
 from evertune.reporting.matrix import Matrix
-from evertune.runs.api import config_of, configure, header_of, load_model, method_specs, resolved
+from evertune.runs.api import config_of, configure, header_of, load_model, method_specs
+from evertune.runs.inputs import OWN
+from evertune.runs.learner import make_model_folder
 from evertune.runs.ledger import read_ledger
-from evertune.runs.provenance import write_provenance
-from evertune.runs.run_folder import begin, is_free
+from evertune.runs.run_folder import is_free
 from evertune.runs.runner import Callback, cells_about, learn_stage, matrix_of, note_few_steps, note_stages
 from evertune.runs.tracking import TrackingCallback, all_of, refuse_missing, retrack, tracking
 from evertune.runs.unchecked import UncheckedStage, forget_unchecked, note_unchecked
@@ -29,7 +29,7 @@ from evertune.service.auto_method import AUTO, refuse_other, settled
 from evertune.service.gate import GateCondition
 from evertune.service.new_task import is_learned, read_new, training_for
 from evertune.service.regression_report import Change, RegressionReport, best_cell, change_of
-from evertune.service.service import OWN, Service
+from evertune.service.service import Service
 from evertune.tools.data.check import CheckResult
 from evertune.tools.data.source import Hints
 from evertune.training.eval_set import drop_task, keep_task
@@ -38,7 +38,7 @@ from evertune.training.loop import Training
 from evertune.training.stages import saved_stages
 from evertune.utils.distributed import refuse_several
 from evertune.utils.errors import UserError
-from evertune.utils.files import append_jsonl, digest_of, read_json, write_json
+from evertune.utils.files import append_jsonl, write_json
 from evertune.utils.locks import alone
 from evertune.utils.symlinks import refuse_links
 
@@ -89,13 +89,10 @@ def new(
     if len(method_specs(config)) > 1:
         raise UserError(f"method '{method}': a model has one method; join several by '+'")
     lmm = load_model(config, progress=progress)
-    described = digest_of(read_json(model_config(config.model, progress=progress)))[:16]
-    content = {key: value for key, value in resolved(config, method).items() if key != "out"}
     with alone(folder):
         if not is_free(folder):
             raise UserError(f"{folder} was made by another process meanwhile: choose a new folder")
-        begin(folder, {**content, "model_config": described})
-        write_provenance(folder, lmm, Stream(OWN, tasks=()))
+        make_model_folder(folder, config, lmm)
 
 
 BY_USER = "by the user"

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from evertune.data.images import size_of
+from evertune.data.objects import ImageLike, image_path
 from evertune.data.task import Sample, Task, data_digest
 from evertune.methods import Context, Method, adapted, composed
 from evertune.models.features import FeatureStore
@@ -206,7 +207,7 @@ class Learner:
 
     def ask(
         self,
-        image: Path | str | Sequence[Path | str],
+        image: ImageLike | Sequence[ImageLike],
         instruction: str,
         *,
         task: str | None = None,
@@ -214,14 +215,18 @@ class Learner:
     ) -> Prediction:
         """Answer one question about an image, or as many as the model takes; `task` is for methods that need it only.
 
+        An image is a path, a PIL image, the bytes of a file, or a (height, width, 3) array.
+
         Raises:
             UserError: the instruction is empty, or a method must be told the task.
             DataError: an image is missing or broken, or the model takes another number of them.
         """
-        images = (image,) if isinstance(image, Path | str) else image
+        images = image if isinstance(image, list | tuple) else (image,)
         if not instruction.strip():
             raise UserError("the instruction is empty: ask something")
-        sample = Sample("ask", tuple(map(Path, images)), instruction.strip(), (), origin="ask")
+        sample = Sample(
+            "ask", tuple(image_path(each, origin="ask") for each in images), instruction.strip(), (), origin="ask"
+        )
         refuse_unreadable(sample, self.lmm, [size_of(path, origin="ask") for path in sample.images])
         self.features.ensure([sample])
         return answer_samples(

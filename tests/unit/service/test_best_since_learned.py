@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 
 from evertune.reporting.matrix import Matrix
+from evertune.runs.inputs import OWN
 from evertune.runs.ledger import finished_cells
 from evertune.service import lifecycle as steps
-from evertune.service.service import OWN
 from evertune.training.evaluator import Prediction, read_answers, write_answers
 from evertune.utils.files import write_json
 

@@ -229,7 +229,7 @@ def test_nothing_is_changed_by_data_that_can_not_be_used(data, tmp_path):
         service.learn(folder, data[1], name="a task", accept_if=ANYHOW)
     with pytest.raises(UserError, match="is not empty"):
         made(folder)
-    with pytest.raises(RunFolderError, match="has no config.yaml"):
+    with pytest.raises(RunFolderError, match="is no run folder"):
         service.check(tmp_path)
     assert sorted(path.name for path in folder.rglob("*")) == listed
 

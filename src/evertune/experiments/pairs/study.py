@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 from evertune.assets import Progress
 from evertune.data import Stream, Task
 from evertune.experiments.pairs.task_similarity import check_tasks
-from evertune.runs.api import data_of, method_specs, resolved
+from evertune.runs.api import data_of, method_specs, model_description, resolved
 from evertune.runs.config import RunConfig
+from evertune.runs.inputs import NAMED
 from evertune.runs.run_folder import begin, identity_of, refuse_other_run
 from evertune.utils.errors import RunFolderError, UserError
 from evertune.utils.files import read_json, write_json
@@ -119,9 +120,8 @@ def begin_study(study: Study, *, progress: Progress | None = None) -> None:
     Raises:
         RunFolderError: the folder holds something else.
     """
-    from evertune.models import model_config
 
-    model = read_json(model_config(study.config.model, progress=progress))
+    model = model_description(study.config, NAMED, progress)
     decides = {key: value for key, value in resolved(study.config, study.config.method).items() if key != "seed"}
     identity = {**identity_of(decides, study.stream, model), "dynamics": study.points}
     if (study.folder / "config.yaml").exists():

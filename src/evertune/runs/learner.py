@@ -1,0 +1,192 @@
+"""The model that remembers, for a program: `Learner` in a folder that the commands open, too.
+
+    learner = evertune.Learner(evertune.load_lmm("tiny-aligned"), "replay", folder="my-model")
+    learner.learn(task)
+    learner.evaluate(task).strict
+    learner.ask(image, "what is this?").text
+
+`evertune ask my-model ...`, `check`, `learn`, `serve` and `rollback` continue from here.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm.auto import tqdm
+
+from evertune.data import Stream, Task
+from evertune.methods import Method, make_methods
+from evertune.runs.api import config_of, configure, learner_arguments, model_description, model_of, resolved
+from evertune.runs.inputs import OWN, Inputs, methods_of
+from evertune.runs.provenance import write_provenance
+from evertune.runs.run_folder import begin, is_free, refuse_other_run
+from evertune.runs.runner import Callback, evaluate_cell, note_stages
+from evertune.runs.unchecked import last_checked
+from evertune.training import learner
+from evertune.training.eval_set import keep_task
+from evertune.training.evaluator import Score, read_answers, score_answers
+from evertune.utils import distributed
+from evertune.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from evertune.models.protocol import LMM
+    from evertune.runs.config import RunConfig
+    from evertune.training.loop import OnStep, Training
+    from evertune.training.stages import Stage
+
+
+def make_model_folder(folder: Path, config: RunConfig, lmm: LMM) -> None:
+    """Make a model that is taught task by task and has learned nothing yet, or check that the folder holds this one.
+
+    Raises:
+        RunFolderError: the folder holds something else.
+    """
+    content = {key: value for key, value in resolved(config, config.method).items() if key != "out"}
+    described = model_description(config, Inputs(lmm=lmm))
+    identity = {**content, "model_config": described}
+    if not is_free(folder):
+        refuse_other_run(folder, identity)
+        return
+    begin(folder, identity)
+    write_provenance(folder, lmm, Stream(OWN, tasks=()))
+
+
+class Learner(learner.Learner):
+    """A model, the methods that protect what it knows, and the folder of what it has learned.
+
+    Args:
+        lmm: what `load_lmm` gave. Its weights at this moment are the start point.
+        methods: as in `evertune.run`, but only one: `"replay+ewc"`, or `[Replay(ratio=0.05), "ewc"]`.
+        folder: where everything is written as it is learned; what is there already is loaded. None: a temporary folder,
+            gone with the program unless it is saved.
+        training: hyper-parameters of every task.
+        seed: decides every random choice, together with the task's name.
+        progress: show progress bars.
+
+    Raises:
+        UserError: a method is unknown, or needs another. RunFolderError: `folder` holds something else, or is damaged.
+    """
+
+    def __init__(
+        self,
+        lmm: LMM,
+        methods: str | Method | Sequence[str | Method] = "sequential",
+        *,
+        folder: str | Path | None = None,
+        training: Training | None = None,
+        seed: int = 0,
+        progress: bool = True,
+    ) -> None:
+        spec, options = methods_of(methods if isinstance(methods, str) else [methods])
+        if "," in spec:
+            raise UserError(f"methods '{spec}': a Learner has one; join several by '+', or pass them in a list")
+        given: dict[str, Any] = {} if training is None else {"train": training.as_dict()}
+        config = configure(OWN, options=options, model=lmm.name, method=spec, seed=seed, **given)
+        place = _temporary(self) if folder is None else Path(folder)
+        make_model_folder(place, config, lmm)
+        self._open(lmm, config, place, progress)
+
+    @classmethod
+    def from_run(cls, path: str | Path, *, lmm: LMM | None = None, progress: bool = True) -> Learner:
+        """The model of a run folder after its last stage, to ask it, evaluate it and teach it more.
+
+        Args:
+            path: a run of one method (`evertune run`, `evertune new`, a `Learner`).
+            lmm: the base model where it was passed as an object; None: it is loaded.
+            progress: show progress bars.
+
+        Raises:
+            RunFolderError: it is no run, or damaged, or its model is another one now.
+        """
+        folder, made = Path(path), cls.__new__(cls)
+        made._open(lmm or model_of(folder), config_of(folder), folder, progress)
+        return made
+
+    def _open(self, lmm: LMM, config: RunConfig, folder: Path, progress: bool) -> None:
+        self.progress = progress and distributed.is_main_process()
+        methods = make_methods(config.method, config.options)
+        super().__init__(lmm, methods, folder=folder, upto=last_checked(folder), **learner_arguments(config))
+
+    def learn(self, task: Task, *, on_step: OnStep | None = None) -> Stage:
+        """Teach one more task and save it as the next stage.
+
+        Raises:
+            DataError: an image is broken. NotFiniteError: a loss or a gradient is not finite. UserError: it is no task.
+        """
+        _refuse_no_task(task)
+        steps = self.training_of(task).steps(len(task.train))
+        with tqdm(total=steps, desc=f"learn {task.name}", unit=" steps", disable=not self.progress) as bar:
+
+            def stepped(step: Any) -> None:
+                bar.set_postfix_str(f"loss {step.loss:.3f}", refresh=False)
+                bar.update()
+                if on_step is not None:
+                    on_step(step)
+
+            stage = super().learn(task, on_step=stepped)
+        if distributed.is_main_process():
+            note_stages(self.folder, self.stages)
+            keep_task(self.folder, task, tokens=self.lmm.answer_tokens)
+        return stage
+
+    def evaluate(self, task: Task) -> Score:
+        """Answer the test samples of `task` with the model as it is now, and score them.
+
+        Raises:
+            UserError: it is no task. DataError: an image is broken.
+        """
+        _refuse_no_task(task)
+        with _Answers(task, shown=self.progress) as callback:
+            cell = evaluate_cell(self, task, self.current, self.folder, callback)
+        return score_answers(read_answers(self.folder / cell["answers"]), task)
+
+    def save(self, path: str | Path) -> Path:
+        """Copy the folder, with everything that was learned, to a new place.
+
+        Raises:
+            UserError: there is something already.
+        """
+        place = Path(path)
+        if place.exists():
+            raise UserError(f"{place} exists: choose a new folder")
+        shutil.copytree(self.folder, place, ignore=shutil.ignore_patterns(".lock", ".*-????????"))
+        return place
+
+
+class _Answers(Callback):
+    """A bar for the answers of one task."""
+
+    def __init__(self, task: Task, *, shown: bool) -> None:
+        self._bar = tqdm(
+            total=len(task.test), desc=f"evaluate {task.name}", unit=" answers", leave=False, disable=not shown
+        )
+
+    def __enter__(self) -> _Answers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def on_prediction(self, done: int, total: int) -> None:
+        """Move on."""
+        del total
+        self._bar.update(done - self._bar.n)
+
+
+def _temporary(owner: object) -> Path:
+    """A folder that is there as long as its owner."""
+    folder = tempfile.mkdtemp(prefix="evertune-")
+    weakref.finalize(owner, shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
+
+def _refuse_no_task(task: Any) -> None:
+    if not isinstance(task, Task):
+        raise UserError(
+            f"a task is a {type(task).__name__}: make one of rows or a data set with evertune.Task.from_dataset(...)"
+        )
