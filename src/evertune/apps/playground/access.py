@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from evertune.apps.auth import bearer, names_this_machine, same_token
@@ -35,8 +36,10 @@ POLICY_HEADER = b"content-security-policy"
 ENTER = "/enter"
 UPLOAD = "/gradio_api/upload"
 LONGEST_FORM = 4096
-LARGEST_VALUES = 2 << 20
+LARGEST_VALUES, MOST_VALUES = 2 << 20, 20_000
+"""Bytes and values (commas and brackets) of a request that is no upload: Gradio decodes it while nobody is answered."""
 TOO_LARGE = "At most {} MiB are taken: send less."
+TOO_MANY = f"At most {MOST_VALUES:,} values are taken: send less."
 TOKEN_WANTED = "Send the token as 'Authorization: Bearer ...'."
 FILES = "/gradio_api/file="
 OPEN = re.compile(
@@ -58,8 +61,11 @@ HEADERS = (
 )
 
 
-class TooLargeError(Exception):
-    """A body that goes beyond the limit."""
+class TooLargeError(HTTPException):
+    """A body that goes beyond a limit; FastAPI makes a 400 of any other exception while it reads one."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(413, why)
 
 
 class AccessMiddleware:
@@ -149,14 +155,18 @@ class AccessMiddleware:
         await _reply(send, 303, "", more=((b"location", b"/"), (b"set-cookie", cookie.encode())))
 
     async def _let_in(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        size, begun, most = 0, False, self._most(scope)
+        size, values, begun, most = 0, 0, False, self._most(scope)
 
         async def counted() -> Message:
-            nonlocal size
+            nonlocal size, values
             message = await receive()
-            size += len(message.get("body", b""))
+            part = message.get("body", b"")
+            size += len(part)
+            values += 0 if scope["path"] == UPLOAD else sum(map(part.count, (b",", b"[", b"{")))
             if size > most:
-                raise TooLargeError
+                raise TooLargeError(TOO_LARGE.format(most >> 20))
+            if values > MOST_VALUES:
+                raise TooLargeError(TOO_MANY)
             return message
 
         async def with_headers(message: Message) -> None:
@@ -168,9 +178,9 @@ class AccessMiddleware:
 
         try:
             await self._app(scope, counted, with_headers)
-        except TooLargeError:
+        except TooLargeError as problem:
             if not begun:
-                await _reply(send, 413, TOO_LARGE.format(most >> 20))
+                await _reply(send, 413, problem.detail)
         except ClientDisconnect:
             pass
         except Exception as problem:  # uvicorn prints a hundred lines for what any visitor can post

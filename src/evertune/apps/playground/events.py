@@ -1,16 +1,23 @@
-"""Gradio's queue of events: no event that is posted ends it, and one that fails is one line of the log."""
+"""Gradio's queue of events: no event that is posted ends it or fills the memory, and one that fails is one log line."""
 
 from __future__ import annotations
 
+import asyncio
 import re
 import sys
+from collections import deque
 from typing import Any
 
+import orjson
 from gradio import queueing
 
 from evertune.apps.playground.access import LOG, one_line
 
 SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
+MOST_UNREAD = 64 << 20
+"""Bytes of all messages that clients have not read: Gradio keeps them for 2,000 sessions, whatever they hold."""
+MESSAGE = 2 << 10
+"""Bytes that a message takes beside its content."""
 
 
 class OneLine:
@@ -27,6 +34,23 @@ class OneLine:
 queueing.traceback = OneLine
 
 
+class Unread(asyncio.Queue[Any]):
+    """Messages to a session, with their size."""
+
+    def _init(self, maxsize: int) -> None:
+        super()._init(maxsize)
+        self.size, self._sizes = 0, deque[int]()
+
+    def _put(self, item: Any) -> None:
+        self._sizes.append(MESSAGE + len(orjson.dumps(item.model_dump(), default=str)))
+        self.size += self._sizes[-1]
+        super()._put(item)
+
+    def _get(self) -> Any:
+        self.size -= self._sizes.popleft()
+        return super()._get()
+
+
 class Events(queueing.Queue):  # type: ignore[misc]  # Gradio has no types here
     """Gradio's queue of events. An exception in its loop would end it for every session until the server is restarted.
 
@@ -40,9 +64,24 @@ class Events(queueing.Queue):  # type: ignore[misc]  # Gradio has no types here
             return False, "session_hash: 1 to 64 letters, digits, - and _", "error"
         if body.fn_index not in self.blocks.fns:
             return False, "fn_index: the page has no such event", "error"
+        messages = self.pending_messages_per_session
+        if body.session_hash not in messages:
+            messages[body.session_hash] = Unread()
+        for gone in self.pending_event_ids_session.keys() - messages.keys():  # Gradio forgets its messages only
+            del self.pending_event_ids_session[gone]
         return await super().push(body, request, username)
 
     def send_message(self, event: Any, event_message: Any) -> None:
         """Called by Gradio in its loop."""
         if event.session_hash in self.pending_messages_per_session:
             super().send_message(event, event_message)
+            self._drop_unread()
+
+    def _drop_unread(self) -> None:
+        """Forget the sessions that leave most unread, until the rest is within the limit."""
+        messages = self.pending_messages_per_session
+        left = sum(each.size for each in messages.values())
+        while left > MOST_UNREAD:
+            most = max(messages, key=lambda session: messages[session].size)
+            left -= messages.pop(most).size
+            self.pending_event_ids_session.pop(most, None)

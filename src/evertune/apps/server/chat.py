@@ -18,7 +18,7 @@ from evertune.models.protocol import Turn
 from evertune.utils.errors import DataError
 
 _DATA = re.compile(r"data:image/[a-z0-9.+-]+;base64,", re.IGNORECASE)
-MOST_STOPS = 4
+MOST_STOPS, LONGEST_STOP = 4, 1000
 
 ONLY: dict[str, tuple[Any, ...]] = {
     "temperature": (0,),
@@ -150,6 +150,9 @@ def request_of(body: bytes | bytearray) -> ChatRequest:
         raise RefusedError(400, f"{place} is not offered: leave it out", code="unsupported_parameter", param=place)
     if len(request.stops) > MOST_STOPS or "" in request.stops:
         raise RefusedError(400, f"stop: 1 to {MOST_STOPS} texts, none of them empty", code="invalid", param="stop")
+    if any(len(stop) > LONGEST_STOP for stop in request.stops):  # a question holds them while it waits
+        message = f"stop: at most {LONGEST_STOP:,} characters each: shorten them"
+        raise RefusedError(400, message, code="invalid", param="stop")
     if request.stream_options and not request.stream:
         raise RefusedError(400, "stream_options: only with stream=true", code="invalid", param="stream_options")
     return request

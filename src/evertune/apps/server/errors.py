@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from fastapi.responses import JSONResponse
 
+LONGEST = 1000
+"""Characters of a message: it may repeat what a request says, and clients may leave hundreds of replies unread."""
+
 
 class RefusedError(Exception):
     """A request that is answered with an error.
@@ -16,8 +19,8 @@ class RefusedError(Exception):
     """
 
     def __init__(self, status: int, message: str, *, code: str, param: str | None = None) -> None:
-        super().__init__(message)
-        self.status, self.code, self.param = status, code, param
+        super().__init__(_cut(message))
+        self.status, self.code, self.param = status, code, param and _cut(param)
 
     def response(self) -> JSONResponse:
         """As clients expect it."""
@@ -27,3 +30,7 @@ class RefusedError(Exception):
         if self.status in (413, 429):  # the rest of the request is not read
             headers["Connection"] = "close"
         return JSONResponse(body, status_code=self.status, headers=headers)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else text[:LONGEST] + "…"

@@ -25,7 +25,7 @@ from gradio.server_messages import EstimationMessage
 from PIL import Image
 from serving import running
 
-from evertune.apps.playground import page
+from evertune.apps.playground import events, page
 from evertune.apps.playground.access import INLINE
 from evertune.apps.playground.command import playground
 from evertune.apps.playground.model_session import open_runs
@@ -417,6 +417,36 @@ def test_only_images_may_be_large(stranger):
     assert stranger.http.post("/gradio_api/upload", files={"files": ("a.png", b"x" * (3 << 20))}).status_code == 200
 
 
+@pytest.mark.parametrize("key", ["data", "event_data", "trigger_id", "other"])
+def test_small_values_without_end_are_refused(stranger, key):
+    """Decoding 2 MiB of them takes seconds, in which nobody is answered, and 100 MB for each event that waits."""
+    usual = {"data": stranger.usual(0), "fn_index": 0, "session_hash": "small"}
+    body = json.dumps(usual | {key: [[]] * 30_000})
+    answer = stranger.http.post("/gradio_api/queue/join", content=body, headers={"Connection": "close"})
+    assert answer.status_code == 413 and "20,000 values" in answer.text
+    assert "," * 30_000 not in answer.text and is_answered(stranger)
+
+
+def test_replies_that_no_client_reads_are_dropped(hostile, monkeypatch):
+    """Whoever posts events and never reads what they made; the session that leaves most unread goes first."""
+    pages, mounted = [], page.mounted
+    monkeypatch.setattr(page, "mounted", lambda made, **how: pages.append(made) or mounted(made, **how))
+    monkeypatch.setattr(events, "MOST_UNREAD", 100_000)
+    with running(playground([hostile], port=0)) as url:
+        stranger, queue = Stranger(url), pages[-1]._queue
+        maps = next(e["id"] for e in stranger.config["dependencies"] if e["api_name"] == "matrices")
+        body = {"data": ["strict"], "fn_index": maps, "event_data": None}
+        stranger.http.post("/gradio_api/queue/join", json=body | {"session_hash": "patient"})
+        for number in range(60):
+            session = {"session_hash": "greedy" if number % 2 else f"many{number}"}
+            while stranger.http.post("/gradio_api/queue/join", json=body | session).status_code != 200:
+                time.sleep(0.05)
+        assert is_answered(stranger)
+        held = {name: each.size for name, each in queue.pending_messages_per_session.items()}
+        assert held["patient"] > 1000 and sum(held.values()) <= 100_000
+        assert set(queue.pending_event_ids_session) <= set(held)
+
+
 def test_bodies_that_are_no_request_leave_the_page_whole(stranger):
     start = '{"fn_index": 0, "session_hash": "odd", "data": '
     deep = "[" * 100_000 + "]" * 100_000
@@ -427,7 +457,7 @@ def test_bodies_that_are_no_request_leave_the_page_whole(stranger):
         bodies.append(json.dumps({"data": [], "fn_index": number, "session_hash": "odd"}))
     headers = {"Content-Type": "application/json", "Connection": "close"}
     statuses = [stranger.http.post("/gradio_api/queue/join", content=b, headers=headers).status_code for b in bodies]
-    assert set(statuses) <= {200, 400, 404, 422, 500} and stranger.http.get("/config").status_code == 200, statuses
+    assert set(statuses) <= {200, 400, 404, 413, 422, 500} and stranger.http.get("/config").status_code == 200, statuses
 
 
 def is_answered(stranger):

@@ -13,6 +13,7 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import openai
 import pytest
 from PIL import Image, ImageFile
 from serving import client, message, running, status_of
@@ -175,6 +176,46 @@ def test_small_values_without_end_are_refused():
         with pytest.raises(urllib.error.HTTPError) as caught:
             urllib.request.urlopen(request)
     assert caught.value.code == 400 and "50,000 values" in json.load(caught.value)["error"]["message"]
+
+
+@pytest.mark.parametrize("where", ["field", "model", "type", "part", "path"])
+def test_an_error_repeats_little_of_the_request(where):
+    """A client that does not read them would make the server hold hundreds of long replies."""
+    long, turn = "x" * 200_000, {"role": "user", "content": "?"}
+    if where == "type":
+        turn["content"] = [{"type": long}]
+    if where == "part":
+        turn[long] = 1
+    body = {"model": long if where == "model" else "m", "messages": [turn]} | ({long: 1} if where == "field" else {})
+    with served() as address:
+        if where == "path":
+            request = urllib.request.Request(f"{address}/v1/{long[:60_000]}")
+        else:
+            request = urllib.request.Request(
+                f"{address}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+            )
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(request)
+        reply = caught.value.read()
+    assert caught.value.code in (400, 404) and len(reply) < 2_500 and "xxx" in json.loads(reply)["error"]["message"]
+
+
+def test_long_stops_are_refused():
+    """Questions that wait hold them, and no reply is as long."""
+    taken = client_stops(["x" * 1000] * 4)
+    assert taken == (200, "yes")
+    status, said = client_stops(["no", "x" * 1001])
+    assert status == 400 and "1,000 characters" in said
+
+
+def client_stops(stops):
+    """The status and the text of a reply to a question with these stops."""
+    with served() as address:
+        request = {"model": "m", "messages": message("?"), "stop": stops}
+        try:
+            return 200, client(address).chat.completions.create(**request).choices[0].message.content
+        except openai.APIStatusError as problem:
+            return problem.status_code, problem.body["message"]
 
 
 def test_an_over_long_question_is_refused_before_its_tokens_are_counted():
