@@ -65,19 +65,34 @@ def stream_of(given: Any) -> tuple[str, Stream | None]:
     return f"({given.name})", given
 
 
-def lmm_of(given: Any) -> tuple[str | None, LMM | None]:
+def lmm_of(given: Any, processor: Any = None, *, seed: int = 0) -> tuple[str | None, LMM | None]:
     """What a configuration calls a model, and the model itself where it was passed as an object.
 
     Raises:
-        UserError: it is no model.
+        UserError: it is no model, or its processor is missing.
     """
     if given is None or isinstance(given, str | Path):
+        if processor is not None:
+            raise UserError("a processor is passed with a loaded model: with a name or a folder, leave it out")
         return None if given is None else str(given), None
     if hasattr(given, "answer_tokens") and hasattr(given, "collate"):
         return given.name, given
-    raise UserError(
-        f"the model is {_kind(given)}; taken are a preset's name, a checkpoint folder or what evertune.load_lmm gave"
-    )
+    import torch
+
+    if not isinstance(given, torch.nn.Module):
+        raise UserError(
+            f"the model is {_kind(given)}; taken are a preset's name, a checkpoint folder, what evertune.load_lmm gave "
+            "or a model of transformers with its processor: evertune.run(tasks, model=model, processor=processor)"
+        )
+    from evertune.models.wrap import wrap
+
+    if processor is None:
+        raise UserError(
+            f"the model is {_kind(given)}: pass its processor, too: model=model, "
+            "processor=AutoProcessor.from_pretrained(...)"
+        )
+    lmm = wrap(given, processor, seed=seed)
+    return lmm.name, lmm
 
 
 def methods_of(given: Any) -> tuple[str, dict[str, dict[str, Any]]]:

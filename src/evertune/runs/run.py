@@ -29,6 +29,7 @@ def run(
     stream: str | Path | Stream | Task | Sequence[Task],
     *,
     model: str | Path | LMM | Any = None,
+    processor: Any = None,
     methods: str | Method | Sequence[str | Method | Sequence[str | Method]] | None = None,
     args: Training | Mapping[str, Any] | None = None,
     seed: int | None = None,
@@ -46,8 +47,9 @@ def run(
 
     Args:
         stream: a built-in stream, a YAML file, or tasks: a `Stream`, a `Task`, a list of `Task`.
-        model: a preset or a checkpoint folder, or what `load_lmm` gave, which is as before when the run ends; default
-            `smol`.
+        model: a preset or a checkpoint folder, what `load_lmm` or `wrap` gave, or a loaded model of transformers;
+            default `smol`. It is as before when the run ends.
+        processor: of a loaded model.
         methods: names: `"sequential,replay+ewc"`, those joined by `+` run together; or a list of names and objects:
             `["sequential", Replay(ratio=0.05)]`, where an inner list runs together. Default `sequential`.
         args: hyper-parameters of the training: `evertune.Training(...)`, or some of its fields in a dictionary.
@@ -73,7 +75,7 @@ def run(
         if not isinstance(callback, Callback):
             raise UserError(f"a callback is a {type(callback).__name__}; it extends evertune.Callback")
     name, tasks = stream_of(stream)
-    model_name, lmm = lmm_of(model)
+    model_name, lmm = lmm_of(model, processor, seed=seed or 0)
     spec, options = (None, {}) if methods is None else methods_of(methods)
     config = configure(
         name,
