@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import suppress
 
 import torch
@@ -339,3 +340,7 @@ def write_tiny(name, folder):
     model.save_pretrained(folder)
     processor(*parts, **options, chat_template=template).save_pretrained(folder)
     return folder
+
+
+if __name__ == "__main__":
+    write_tiny(sys.argv[1], sys.argv[2])

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from evertune.methods import make_methods
     from evertune.methods.base import Context, Method, MethodInfo
     from evertune.metrics.metrics import metrics_of
+    from evertune.metrics.own_rules import scoring_rule
     from evertune.models import load_lmm
     from evertune.models.wrap import wrap
     from evertune.reporting.matrix import Matrix
@@ -51,6 +52,7 @@ _HOME = {
     "reporting.page": ("write_report",),
     "runs.runner": ("Callback",),
     "metrics.metrics": ("metrics_of",),
+    "metrics.own_rules": ("scoring_rule",),
     "data": ("Sample", "Stream", "Task", "load_stream"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
@@ -84,6 +86,7 @@ __all__ = [
     "plan",
     "run",
     "run_config",
+    "scoring_rule",
     "wrap",
     "write_report",
 ]

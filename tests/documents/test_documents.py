@@ -61,6 +61,7 @@ class Reader:
         self.folder, self.port = folder, free_port()
         for name in ("docs", "examples", "benchmarks", "tests/fixtures"):
             shutil.copytree(ROOT / name, folder / name)
+        shutil.copy(ROOT / "tests" / "tiny_chat.py", folder)  # a checkpoint in miniature, in place of one of the hub
         paths = f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}"
         self.environment = {**os.environ, **NO_NETWORK, "HOME": str(folder / "home"), "PATH": paths, "COLUMNS": "110"}
         self.environment |= {"OMP_NUM_THREADS": "1"}
