@@ -1,0 +1,1 @@
+"""The methods in other libraries' training loops."""

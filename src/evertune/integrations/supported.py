@@ -1,0 +1,121 @@
+"""What works in a Trainer: which methods, and which Trainers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from evertune.methods import METHODS, ImportancePenalty, Method, composed, make_methods, parts_of
+from evertune.utils.errors import UserError
+
+HOOKS = (
+    "adapt",
+    "stages",
+    "is_trainable",
+    "route",
+    "ranking",
+    "preview_task",
+    "needs_task_id",
+    "expert_of",
+    "activate",
+)
+"""Hooks of methods that decide what a model is made of, what is learned when, or what answers: a Trainer has none."""
+STEPS_IN_BACKWARD = ("lomo", "adalomo", "layerwise")
+
+
+def missing_hooks(method: type[Method]) -> list[str]:
+    """Hooks of `method` that a Trainer does not call; a bound of `evertune run` is no method for one."""
+    found = [hook for hook in HOOKS if getattr(method, hook) is not getattr(Method, hook)]
+    return found or (["stages"] if method.about.kind == "bound" else [])
+
+
+def usable() -> list[str]:
+    """Names of the methods that work in a Trainer."""
+    return sorted(name for name, method in METHODS.items() if not missing_hooks(method))
+
+
+def chosen_methods(
+    methods: str | Method | Sequence[str | Method], options: Mapping[str, Mapping[str, Any]]
+) -> tuple[list[Method], str | None]:
+    """The methods, after each has met the others, and what they were made from where all are given by name.
+
+    Raises:
+        UserError: something else was given, a name or an option is unknown, or a method can't work in a Trainer.
+    """
+    given = [methods] if isinstance(methods, str | Method) else methods
+    if not isinstance(given, Sequence) or not given or not all(isinstance(part, str | Method) for part in given):
+        raise UserError(
+            f"methods={methods!r:.80}: take a name, a method object or a list of them, as in ContinualCallback('ewc') "
+            "or ContinualCallback(['replay', EWC(strength=100.0)])"
+        )
+    names = [part if isinstance(part, str) else part.name for part in given]
+    if all(isinstance(part, str) for part in given):
+        spec = "+".join(names)
+        made = make_methods(spec, options)
+    else:
+        spec = None
+        made = composed([one for part in given for one in _one(part, options)])
+        _refuse_conflicts([method.name for method in made])
+    for method in made:
+        if missing := missing_hooks(type(method)):
+            raise UserError(
+                f"the method '{method.name}' can't work in a Trainer, which has no place for its {missing[0]}: choose "
+                f"from {', '.join(usable())}; or use evertune run"
+            )
+    return made, spec
+
+
+def _one(part: str | Method, options: Mapping[str, Mapping[str, Any]]) -> list[Method]:
+    if isinstance(part, Method):
+        return [part]
+    names = parts_of(part)
+    return [METHODS[name](**options.get(name, {})) for name in names]
+
+
+def _refuse_conflicts(names: Sequence[str]) -> None:
+    if len(set(names)) < len(names):
+        raise UserError(f"the methods {'+'.join(names)} name one method twice")
+    parts_of("+".join(name for name in names if name in METHODS) or "sequential")
+
+
+def refuse_trainer(trainer: Any, methods: Sequence[Method]) -> None:
+    """Stop where the methods' gradients would be wrong.
+
+    Raises:
+        UserError: it is no Trainer, or trains in a way that is not supported; the message says what to do.
+    """
+    from transformers import Trainer
+
+    if not isinstance(trainer, Trainer):
+        raise UserError(f"attach takes a transformers.Trainer, not {type(trainer).__name__}: attach(Trainer(...))")
+    for wrong, message in _reasons(trainer, methods):
+        if wrong:
+            raise UserError(f"ContinualCallback: {message}")
+
+
+def _reasons(trainer: Any, methods: Sequence[Method]) -> list[tuple[Any, str]]:
+    args, data = trainer.args, trainer.train_dataset
+    half = [n for n, p in trainer.model.named_parameters() if p.requires_grad and p.dtype != torch.float32]
+    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled or trainer.is_distributed_loading_by_transformers
+    optimizer = str(getattr(args.optim, "value", args.optim))
+    return [
+        (
+            not (hasattr(data, "__len__") and hasattr(data, "__getitem__")),
+            f"the train_dataset is {type(data).__name__}: methods draw rows from it, so it needs a length and an index",
+        ),
+        (trainer.model_init, "model_init begins each training with a new model: give the Trainer a model instead"),
+        (sharded, "weights are sharded (FSDP, DeepSpeed, tensor parallel); several processes by torchrun (DDP) work"),
+        (args.n_gpu > 1, f"{args.n_gpu} GPUs in one process: start with torchrun, or set CUDA_VISIBLE_DEVICES=0"),
+        (args.fp16, "fp16 scales the gradients that methods change: set bf16=True instead"),
+        (
+            any(word in optimizer for word in STEPS_IN_BACKWARD),
+            f"the optimizer {optimizer} steps inside the backward pass, before methods see it: set optim='adamw_torch'",
+        ),
+        (
+            half and any(isinstance(method, ImportancePenalty) for method in methods),
+            f"{half[0] if half else ''} trains in half precision, too coarse for importances: load the model in "
+            "float32 and set bf16=True, or train LoRA",
+        ),
+    ]
