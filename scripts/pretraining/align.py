@@ -73,10 +73,10 @@ def caption_loss(lmm: InstructBlip, bank: CaptionBank, choose: random.Random, *,
 def caption_accuracy(lmm: InstructBlip, bank: CaptionBank) -> dict[str, float]:
     """Share of captions told whole, and of their words at the right place."""
     predicted = lmm.generate(bank.features, [CAPTION] * len(bank.captions), max_new_tokens=20)
-    return told(predicted, bank.captions)
+    return caption_shares(predicted, bank.captions)
 
 
-def told(predicted: Sequence[str], captions: Sequence[str]) -> dict[str, float]:
+def caption_shares(predicted: Sequence[str], captions: Sequence[str]) -> dict[str, float]:
     """Share of captions told whole, and the mean share of their words that stand at the right place."""
     words = [
         sum(a == b for a, b in zip(text.split(), caption.split(), strict=False)) / len(caption.split())

@@ -166,18 +166,18 @@ def _pictogram(progress: Progress | None) -> Draw:
 def _shape(split: str, progress: Progress | None) -> Draw:
     """An image of easy-VQA's own training set whose colour and shape its questions tell."""
     data = unpacked("easy-vqa", progress=progress) / "easy_vqa/data/train"
-    told = _told_shapes(json.loads((data / "questions.json").read_text()))
-    known = [number for number in sorted(told) if _held_out(number) == (split == "test")]
+    shapes = _shape_names(json.loads((data / "questions.json").read_text()))
+    known = [number for number in sorted(shapes) if _held_out(number) == (split == "test")]
 
     def shown(choose: random.Random) -> CaptionedImage:
         number = choose.choice(known)
         image = (data / "images" / f"{number}.png").read_bytes()
-        return CaptionedImage(image, f"a picture of a {told[number]}", f"a drawing of a shape: a {told[number]}")
+        return CaptionedImage(image, f"a picture of a {shapes[number]}", f"a drawing of a shape: a {shapes[number]}")
 
     return shown
 
 
-def _told_shapes(questions: list[tuple[str, str, int]]) -> dict[int, str]:
+def _shape_names(questions: list[tuple[str, str, int]]) -> dict[int, str]:
     """{image: 'red circle'} where the open questions name both."""
     shapes, colours = {"circle", "rectangle", "triangle"}, set(GROUNDS) | {"black"}
     shape = {number: answer for _, answer, number in questions if answer in shapes}
@@ -192,9 +192,11 @@ def _number(split: str, progress: Progress | None) -> Draw:
 
     def shown(choose: random.Random) -> CaptionedImage:
         chosen = [choose.choice(pool) for _ in range(choose.randint(1, 3))]
-        said = " ".join(str(labels[d]) for d in chosen)
+        number_text = " ".join(str(labels[d]) for d in chosen)
         return CaptionedImage(
-            _png(digits.draw(pixels, chosen)), f"a picture of the number {said}", f"handwriting: the number {said}"
+            _png(digits.draw(pixels, chosen)),
+            f"a picture of the number {number_text}",
+            f"handwriting: the number {number_text}",
         )
 
     return shown

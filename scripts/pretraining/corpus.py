@@ -25,7 +25,7 @@ class Document:
     """The words before the questions, and questions with their answers."""
 
     prefix: str
-    asked: tuple[tuple[str, str], ...]
+    questions: tuple[tuple[str, str], ...]
 
 
 def lookup(choose: random.Random) -> Document:
@@ -35,12 +35,14 @@ def lookup(choose: random.Random) -> Document:
     among all forms of questions it had not begun after a thousand.
     """
     scene = _scene(choose, choose.choice(("things", "things", "signs", "book")), blurred=False)
-    asked: dict[str, str] = {}
+    questions: dict[str, str] = {}
     for _ in range(3):
         place, cell = choose.choice(list(zip(PLACES, scene.cells, strict=True)))
         what, colour = (cell.what, cell.colour) if cell else ("nothing", "nothing")
-        asked |= dict([choose.choice(((f"what is in the {place}?", what), (f"what color is the {place}?", colour)))])
-    return Document(f"brief {scene.words}", tuple(asked.items()))
+        questions |= dict(
+            [choose.choice(((f"what is in the {place}?", what), (f"what color is the {place}?", colour)))]
+        )
+    return Document(f"brief {scene.words}", tuple(questions.items()))
 
 
 def document(choose: random.Random) -> Document:
@@ -56,13 +58,13 @@ def document(choose: random.Random) -> Document:
     at_length = choose.random() < 0.5
     fitting = [r for r in ROLES.values() if r.layouts == first.layouts and (at_length or r.style == first.style)]
     style = PLAIN if at_length else first.style
-    asked: dict[str, str] = {}
+    questions: dict[str, str] = {}
     for _ in range(1 if first.style == "told" else 4):
         item = choose.choice(fitting).ask(scene, choose)
-        asked[item.instruction] = item.long if at_length else item.answers[0]
-        if sum(len(f"{question} {answer}".split()) for question, answer in asked.items()) > LONG:
+        questions[item.instruction] = item.long if at_length else item.answers[0]
+        if sum(len(f"{question} {answer}".split()) for question, answer in questions.items()) > LONG:
             break
-    return Document(f"{style} {scene.words}", tuple(asked.items()))
+    return Document(f"{style} {scene.words}", tuple(questions.items()))
 
 
 def caption_scene(choose: random.Random) -> Scene:

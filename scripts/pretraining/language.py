@@ -38,11 +38,11 @@ def language_accuracy(lm: Any, tokenizer: Any, *, texts: int = 512) -> dict[str,
         choose = random.Random(f"language accuracy {name}")
         scenes = [draw_scene(choose, layout=choose.choice(role.layouts), split="pretrain") for _ in range(texts)]
         items = [role.ask(scene, choose) for scene in scenes]
-        asked = [
+        prompts = [
             [*tokenizer(f"{role.style} {scene.words}").input_ids, *tokenizer(item.instruction).input_ids]
             for scene, item in zip(scenes, items, strict=True)
         ]
-        embeds = [lm.get_input_embeddings()(torch.tensor(ids)) for ids in asked]
+        embeds = [lm.get_input_embeddings()(torch.tensor(ids)) for ids in prompts]
         answers = greedy_answers(lm, tokenizer, embeds, max_new_tokens=24, end=tokenizer.eos_token_id)
         right[name] = sum(a == item.answers[0] for a, item in zip(answers, items, strict=True)) / texts
     return right
@@ -52,8 +52,8 @@ def _tokens(tokenizer: Any, text: Document) -> tuple[list[int], list[int]]:
     """Token ids, and labels on the answers with their end tokens."""
     ids: list[int] = list(tokenizer(text.prefix).input_ids)
     labels = [IGNORE] * len(ids)
-    for question, answer in text.asked:
-        asked, predicted = tokenizer(question).input_ids, [*tokenizer(answer).input_ids, tokenizer.eos_token_id]
-        ids += [*asked, *predicted]
-        labels += [*[IGNORE] * len(asked), *predicted]
+    for question, answer in text.questions:
+        prompts, predicted = tokenizer(question).input_ids, [*tokenizer(answer).input_ids, tokenizer.eos_token_id]
+        ids += [*prompts, *predicted]
+        labels += [*[IGNORE] * len(prompts), *predicted]
     return ids, labels

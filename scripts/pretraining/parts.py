@@ -57,7 +57,7 @@ def make_tokenizer(*, documents: int = 20_000) -> Any:
     )
     choose = random.Random("tokenizer")
     written = [document(choose) for _ in range(documents)]
-    texts = [" ".join([d.prefix, *(text for pair in d.asked for text in pair)]) for d in written]
+    texts = [" ".join([d.prefix, *(text for pair in d.questions for text in pair)]) for d in written]
     tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
 

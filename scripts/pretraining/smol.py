@@ -97,7 +97,7 @@ def caption_scores(lmm: Smol, samples: Sequence[Sample], features: FeatureStore)
         output = lmm(lmm.collate(part, features.get(part)))
         nll, tokens = nll + float(output.nll.sum()), tokens + int(output.tokens.sum())
         predicted += lmm.generate(features.get(part), [s.instruction for s in part], max_new_tokens=longest)
-    return {"loss": nll / tokens, **told(predicted, [s.answers[0] for s in samples])}
+    return {"loss": nll / tokens, **caption_shares(predicted, [s.answers[0] for s in samples])}
 
 
 def save_projector(lmm: Smol, folder: Path, *, base: Path) -> None:

@@ -54,8 +54,8 @@ def mistakes_of_python(text: str) -> list[str]:
 
 def mistakes_of_shell(text: str, *, named_only: bool = False) -> list[str]:
     """Each command of a piece of shell; `named_only`: a sentence that names a command may leave out its arguments."""
-    said = subprocess.run(["bash", "-n"], input=text, text=True, capture_output=True, check=False)
-    found = [said.stderr.strip()] if said.returncode else []
+    result = subprocess.run(["bash", "-n"], input=text, text=True, capture_output=True, check=False)
+    found = [result.stderr.strip()] if result.returncode else []
     for document in HEREDOC.finditer(text):
         found += mistakes_of_python(document[2])
     for words in commands_in(HEREDOC.sub("\n", text)):

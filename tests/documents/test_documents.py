@@ -39,9 +39,9 @@ NO_NETWORK = {
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_every_command_exists(page):
     """Those in blocks, run or not, and those in sentences."""
-    found = [f"{block.where}: {said}" for block in blocks_of(page) for said in mistakes_of(block)]
+    found = [f"{block.where}: {mistake}" for block in blocks_of(page) for mistake in mistakes_of(block)]
     for line, command in commands_in_prose(page):
-        found += [f"{page.name}:{line}: {said}" for said in mistakes_of_shell(command, named_only=True)]
+        found += [f"{page.name}:{line}: {mistake}" for mistake in mistakes_of_shell(command, named_only=True)]
     assert not found, "\n".join(found)
 
 
@@ -95,8 +95,8 @@ class Reader:
         """Commands behind a prompt, each with what it prints, exact match."""
         for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
             command, _, expected = part.partition("\n")
-            said = self.type(command, block, may_fail=expected.startswith("evertune: "))
-            assert tidy(said) == tidy(expected), f"{block.where}: $ {command}\nprints\n{said}"
+            output = self.type(command, block, may_fail=expected.startswith("evertune: "))
+            assert tidy(output) == tidy(expected), f"{block.where}: $ {command}\nprints\n{output}"
 
     def type(self, text, block, *, may_fail=False):
         """Run shell lines; what they print."""
@@ -104,12 +104,14 @@ class Reader:
         ran = subprocess.run(
             shell, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=LONGEST, check=False
         )
-        said = ran.stdout + ran.stderr
+        output = ran.stdout + ran.stderr
         if expected := block.notes.get("fails with"):
-            assert ran.returncode and expected in said, f"{block.where}: it does not fail so\n{said[-1500:]}"
-            return said
-        assert may_fail or ran.returncode == 0, f"{block.where}: exit code {ran.returncode} of\n{text}\n{said[-1500:]}"
-        return said
+            assert ran.returncode and expected in output, f"{block.where}: it does not fail so\n{output[-1500:]}"
+            return output
+        assert may_fail or ran.returncode == 0, (
+            f"{block.where}: exit code {ran.returncode} of\n{text}\n{output[-1500:]}"
+        )
+        return output
 
     @contextmanager
     def beside(self, command):
@@ -155,7 +157,7 @@ def test_a_page_can_be_followed(page, reader):
 
 
 @pytest.mark.parametrize(
-    ("added", "said"),
+    ("added", "mistake"),
     [
         ("```sh\nevertune run parcel --modle smol\n```", "--modle"),
         ("```sh\nevertune run parcels\n```", "parcels"),
@@ -172,10 +174,10 @@ def test_a_page_can_be_followed(page, reader):
         ("```\nevertune run parcel\n```", "`sh` or `console`"),
     ],
 )
-def test_a_wrong_command_is_found_without_running_it(added, said, tmp_path):
+def test_a_wrong_command_is_found_without_running_it(added, mistake, tmp_path):
     page = tmp_path / "page.md"
     page.write_text(f"# Page\n\n{added}\n")
-    assert any(said in found for block in blocks_of(page, root=tmp_path) for found in mistakes_of(block))
+    assert any(mistake in found for block in blocks_of(page, root=tmp_path) for found in mistakes_of(block))
 
 
 @pytest.mark.parametrize(

@@ -28,9 +28,9 @@ def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
-    said = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert said.returncode == 0, said.stderr
-    assert "WARNING" not in said.stderr
+    content = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert content.returncode == 0, content.stderr
+    assert "WARNING" not in content.stderr
     return folder
 
 
@@ -47,11 +47,11 @@ class Tags(HTMLParser):
 
 
 def test_every_page_of_docs_is_built_and_in_the_navigation(site):
-    said = (site / "index.html").read_text()
+    content = (site / "index.html").read_text()
     for page in (ROOT / "docs").rglob("*.md"):
         name = page.relative_to(ROOT / "docs").with_suffix(".html").as_posix()
         assert (site / name).exists()
-        assert f'href="{name}"' in said, f"{name} is not in the navigation"
+        assert f'href="{name}"' in content, f"{name} is not in the navigation"
 
 
 def test_nothing_is_fetched_from_elsewhere(site):
@@ -81,15 +81,15 @@ def test_links_lead_to_a_file_and_a_part_of_it(site):
 
 
 def test_the_page_of_python_has_every_public_name(site):
-    said = {attributes.get("id") for _, attributes in Tags((site / "api.html").read_text()).tags}
-    assert {f"evertune.{name}" for name in evertune.__all__} <= said
+    content = {attributes.get("id") for _, attributes in Tags((site / "api.html").read_text()).tags}
+    assert {f"evertune.{name}" for name in evertune.__all__} <= content
     assert len(evertune.__all__) == (ROOT / "docs" / "api.md").read_text().count("::: evertune.")
 
 
 def test_the_page_of_commands_has_every_option(site):
-    said = (site / "commands.html").read_text()
+    content = (site / "commands.html").read_text()
     for words in ("--accept-if", "--dry-run", "data convert", "rollback", "--text-encoder"):
-        assert words in said
+        assert words in content
 
 
 def test_formulas_are_set(site):
@@ -128,6 +128,6 @@ def test_every_image_is_shown_and_made_by_a_command(tmp_path):
     shown = "".join(page.read_text() for page in PAGES)
     assert all(f"images/{name})" in shown for name in names)
     screenshots["compare_svg"](tmp_path / "compare.svg")
-    said = (tmp_path / "compare.svg").read_text()
-    assert "final&#160;average" in said
-    assert "font-face" not in said
+    content = (tmp_path / "compare.svg").read_text()
+    assert "final&#160;average" in content
+    assert "font-face" not in content

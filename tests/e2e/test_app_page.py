@@ -23,7 +23,7 @@ from evertune.training.stages import AFTER, SEAL, link_of
 from evertune.utils.files import digest_of, digest_of_file
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-STAGES = "#stages .said"
+STAGES = "#stages .prediction"
 NASTY = '<img src=x onerror="document.title=1234">${document.title=1234}{{7*7}}'
 NASTY_NAME = "<img src=x onerror=document.title=1234>"  # as a file's name, so without a slash
 
@@ -41,10 +41,10 @@ class Visit:
         self.context = browser.new_context(**{"viewport": {"width": 1100, "height": 900}, **context})
         self.page = self.context.new_page()
         self.wrong: list[str] = []
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         self.page.on("console", lambda m: self.wrong.append(f"{m.text} ({m.location})") if m.type == "error" else None)
         self.page.on("pageerror", lambda problem: self.wrong.append(str(problem)))
-        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto(url)
         self.page.wait_for_selector("#maps .cell")
 
@@ -53,7 +53,7 @@ class Visit:
             self.page.fill("#question textarea", words)
         self.page.click("#ask")
 
-    def told(self, count):
+    def predictions(self, count):
         self.page.wait_for_function(f"document.querySelectorAll('{STAGES}').length == {count}")
         return self.page.locator(STAGES).all_inner_texts()
 
@@ -68,8 +68,8 @@ def visit(browser, address) -> Iterator[Visit]:
     here = Visit(browser, address)
     yield here
     assert here.wrong == [], "no errors on the console"
-    strangers = [url for url in here.asked if not url.startswith((address, "data:", "blob:"))]
-    assert len(here.asked) > 5 and strangers == [], "no request leaves the host"
+    strangers = [url for url in here.requests if not url.startswith((address, "data:", "blob:"))]
+    assert len(here.requests) > 5 and strangers == [], "no request leaves the host"
     here.context.close()
 
 
@@ -79,9 +79,9 @@ def test_drop_ask_slide_and_open_a_cell(visit, taught):
     page.set_input_files("#image input[type=file]", taught / "eproj" / "eval_set" / "images" / sample["image"])
     page.wait_for_selector("#image img")
     visit.ask(sample["instruction"])
-    said = visit.told(8)
+    predicted = visit.predictions(8)
     rows = page.locator("#stages tbody tr")
-    assert rows.count() == 4 and len(set(said)) > 1
+    assert rows.count() == 4 and len(set(predicted)) > 1
     assert page.locator("#stages .mark").count() == 8, "the right answer is known by image and words"
     assert "by task-" in page.inner_text("#stages") and " % sure" in page.inner_text("#stages")
     assert page.locator("#turn .when").all_inner_texts()[0] == "before learning task-2"
@@ -92,7 +92,7 @@ def test_drop_ask_slide_and_open_a_cell(visit, taught):
     page.click("#stages tbody tr:nth-child(1) button")
     page.wait_for_function("document.querySelector('#turn .when').innerText == 'the base model'")
     assert page.locator("#stages tr.here").inner_text().startswith("0")
-    assert page.locator("#turn .answer").all_inner_texts() == said[:2]
+    assert page.locator("#turn .answer").all_inner_texts() == predicted[:2]
     page.click("#maps section:nth-of-type(2) .cell >> nth=9")  # sequential, after task-2, task-0
     page.wait_for_selector("#answers .rows li")
     assert "task-0, after task-2 sequential" in page.inner_text("#answers h3").replace("\n", " ")
@@ -128,11 +128,11 @@ def test_a_kept_image_is_chosen_and_stays_what_it_is(visit):
     page.wait_for_function("document.querySelector('#question textarea').value.length > 3")
     page.wait_for_selector("#image img")
     visit.ask()
-    visit.told(8)
+    visit.predictions(8)
     assert page.locator("#stages .mark").count() == 8
     visit.ask("something that nobody asked")
     page.wait_for_function("document.querySelectorAll('#stages .mark').length == 0")
-    visit.told(8)
+    visit.predictions(8)
 
 
 def test_everything_by_keyboard(visit):
@@ -154,7 +154,7 @@ def test_everything_by_keyboard(visit):
     page.wait_for_function("document.querySelector('#question textarea').value.length > 3")
     tab_to("#ask")
     page.keyboard.press("Enter")
-    visit.told(8)
+    visit.predictions(8)
     tab_to("#stage input[type=range]")
     page.keyboard.press("ArrowLeft")
     page.wait_for_function("document.querySelector('#turn .when').innerText == 'before learning task-1'")
@@ -186,7 +186,7 @@ def test_bad_input_is_told_and_the_page_stays(visit, tmp_path):
     page.click("#choices button >> nth=0")
     page.wait_for_function("document.querySelector('#question textarea').value.length > 3")
     visit.ask()
-    visit.told(8)
+    visit.predictions(8)
     assert page.locator("#notice .notice").count() == 0
 
 
@@ -201,7 +201,7 @@ def test_the_page_follows_a_rollback(browser, taught, tmp_path):
         page.click("#choices button >> nth=0")
         page.wait_for_function("document.querySelector('#question textarea').value.length > 3")
         here.ask()
-        assert len(here.told(3)) == 3
+        assert len(here.predictions(3)) == 3
         page.wait_for_function("document.querySelectorAll('#maps tbody tr').length == 3")
         assert page.get_attribute("#stage input[type=range]", "max") == "2"
         service.rollback(folder, 1)
@@ -219,11 +219,12 @@ def test_on_a_phone_and_in_the_dark(browser, address, scheme):
     page.click("#choices button >> nth=0")
     page.wait_for_function("document.querySelector('#question textarea').value.length > 3")
     here.ask()
-    here.told(8)
+    here.predictions(8)
     page.click("#maps .cell >> nth=0")
     page.wait_for_selector("#answers .rows li")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    texts = ["h1", "#turn .when", "#turn .answer", "#stages .said", "#stages .who", "#stages .mark", "#maps .cell",
+    texts = ["h1", "#turn .when",
+             "#turn .answer", "#stages .prediction", "#stages .who", "#stages .mark", "#maps .cell",
              "#maps th", "#answers .gold", "#answers .link", "#answers .mark", "#answers .kinds button", "#ask",
              "#question textarea", "#stage label", "#task [data-testid=block-info]"]  # fmt: skip
     faint = {s: c for s in texts if (c := page.evaluate(CONTRAST, s)) < 4.5}
@@ -321,7 +322,7 @@ def test_nothing_of_the_data_becomes_part_of_the_page(browser, poisoned, monkeyp
         page.click("#choices button >> nth=0")
         page.wait_for_function("document.querySelector('#question textarea').value.length > 3")
         here.ask()
-        assert here.told(4) == [NASTY] * 4
+        assert here.predictions(4) == [NASTY] * 4
         assert f"by {NASTY}, over 99 % sure" in page.inner_text("#stages")
         for number in range(12):  # every cell
             page.click(f"#maps .cell >> nth={number}")

@@ -46,8 +46,8 @@ def test_the_folder_gives_the_same_answers_again(done, toy_stream):
     learner = Learner(lmm, make_methods("eproj"), folder=result.folder, reuse=False)
     assert len(learner.stages) == 3
     for task in load_stream(str(toy_stream)).tasks:
-        told = [row["answer"] for row in read_answers(result.folder / "answers" / "03" / f"{task.name}.jsonl")]
-        assert [answer.text for answer in learner.answers(task)] == told
+        predictions = [row["answer"] for row in read_answers(result.folder / "answers" / "03" / f"{task.name}.jsonl")]
+        assert [answer.text for answer in learner.answers(task)] == predictions
 
 
 def test_a_model_that_is_here_is_measured(toy_stream, tiny_chat):

@@ -32,10 +32,10 @@ class Jumping:
     """In place of `time.time`: years ahead, years back, before 1970."""
 
     def __init__(self, real):
-        self.real, self.choose, self.asked = real, random.Random(0), 0
+        self.real, self.choose, self.calls = real, random.Random(0), 0
 
     def __call__(self):
-        self.asked += 1
+        self.calls += 1
         return self.real() + YEAR * self.choose.choice([-80, -20, -1, 0, 5, 30, 200])
 
 

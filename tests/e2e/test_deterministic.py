@@ -120,11 +120,11 @@ def test_the_flag_and_a_model_in_service(toy_stream, tasks, tmp_path):
 def test_what_has_no_fixed_order_is_said():
     settle(deterministic=True)
     assert pick_dtype("auto", torch.device("cpu")) is torch.float32
-    said = "put_ does not have a deterministic implementation, but you set 'x'. You can turn off determinism"
+    message = "put_ does not have a deterministic implementation, but you set 'x'. You can turn off determinism"
     refused = pytest.raises(
         UserError, match="--deterministic: put_ does not have a deterministic implementation; leave"
     )
     with refused, no_fixed_order():
-        raise RuntimeError(said)
+        raise RuntimeError(message)
     with pytest.raises(RuntimeError, match="else"), no_fixed_order():
         raise RuntimeError("something else")

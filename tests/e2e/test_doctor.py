@@ -115,9 +115,9 @@ def test_the_command(broken):
     temporary = temporary_name(broken / "matrix.json")
     temporary.write_text("half")
     change(broken / "stages" / "01-task-0" / "trainable.safetensors")
-    said = CliRunner().invoke(app, ["doctor", str(broken), "--json"])
-    paths = [finding["path"] for finding in json.loads(said.stdout)["left"]]
-    assert said.exit_code == 1
+    result = CliRunner().invoke(app, ["doctor", str(broken), "--json"])
+    paths = [finding["path"] for finding in json.loads(result.stdout)["left"]]
+    assert result.exit_code == 1
     assert paths == [str(broken / "stages" / "01-task-0" / "trainable.safetensors"), str(temporary)]
     mended = CliRunner().invoke(app, ["doctor", str(broken), "--repair"])
     assert mended.exit_code == 0 and "every checksum is right" in mended.stdout and not temporary.exists()

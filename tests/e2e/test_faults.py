@@ -46,7 +46,7 @@ def test_whatever_fails_nothing_is_lost(faults, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("call", "error", "short", "said"),
+    ("call", "error", "short", "message"),
     [
         ("write", errno.ENOSPC, True, r"cannot write .*: No space left on device; free space"),
         ("fsync", errno.EIO, False, r"cannot write .*: Input/output error"),
@@ -54,7 +54,7 @@ def test_whatever_fails_nothing_is_lost(faults, tmp_path):
         ("mkdir", errno.EROFS, False, r"cannot create the folder .*: Read-only file system; choose another place"),
     ],
 )
-def test_each_failure_says_what_where_and_what_to_do(faults, tmp_path, call, error, short, said):
+def test_each_failure_says_what_where_and_what_to_do(faults, tmp_path, call, error, short, message):
     path = tmp_path / "new" / "matrix.json"
     if call != "mkdir":
         write_atomically(path, "before")
@@ -64,7 +64,7 @@ def test_each_failure_says_what_where_and_what_to_do(faults, tmp_path, call, err
     if call == "mkdir":
         path.unlink()
         path.parent.rmdir()
-    with faults.failing(faults.ImageFault(at, error, short=short)), pytest.raises(UserError, match=said):
+    with faults.failing(faults.ImageFault(at, error, short=short)), pytest.raises(UserError, match=message):
         write_atomically(path, "new")
     assert call == "mkdir" or path.read_text() == "before"
     assert not leftovers(tmp_path)
@@ -159,21 +159,21 @@ def test_a_task_is_gone_on_with_after_a_stop(lmm, tasks, tmp_path):
 
 
 def test_other_versions_at_resume_are_noted_once(toy_stream, tmp_path):
-    class RunPredictions(Callback):
+    class WarningRecorder(Callback):
         def __init__(self):
             self.changes = []
 
         def on_environment_changed(self, changes):
             self.changes += changes
 
-    out, told = tmp_path / "run", RunPredictions()
-    again = {"model": "random", "out": out, "settings": SETTINGS[:-1], "callback": told}
+    out, callback = tmp_path / "run", WarningRecorder()
+    again = {"model": "random", "out": out, "settings": SETTINGS[:-1], "callback": callback}
     evertune_run(str(toy_stream), **again)
     provenance = json.loads((out / "provenance.json").read_text())
     (out / "provenance.json").write_text(json.dumps({**provenance, "torch": "1.0", "cpu": "abacus"}))
     for _ in range(2):
         (out / "matrix.json").unlink()
         evertune_run(str(toy_stream), **again)
-    assert told.changes == [f"torch 1.0, now {provenance['torch']}", f"cpu abacus, now {provenance['cpu']}"]
+    assert callback.changes == [f"torch 1.0, now {provenance['torch']}", f"cpu abacus, now {provenance['cpu']}"]
     (note,) = json.loads((out / "provenance.json").read_text())["resumed"]
     assert note["now"] == {"torch": provenance["torch"], "cpu": provenance["cpu"]} and note["after_stage"] == 3

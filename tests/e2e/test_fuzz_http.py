@@ -31,8 +31,8 @@ def place(tmp_path_factory):
 def test_hostile_requests_to_a_server(place, kind, requests):
     command = [warm.python(), str(SCRIPTS / "fuzz_http.py"), "--out", str(place), "--requests", str(requests)]
     done = subprocess.run([*command, "--only", kind, "--seed", "t"], capture_output=True, text=True, check=False)
-    told = [path.read_text() for path in (place / "findings").glob(f"{kind}*.txt")]
-    assert done.returncode == 0, "\n".join([done.stdout[-2000:], done.stderr[-2000:], *told[:3]])
+    findings = [path.read_text() for path in (place / "findings").glob(f"{kind}*.txt")]
+    assert done.returncode == 0, "\n".join([done.stdout[-2000:], done.stderr[-2000:], *findings[:3]])
     count = json.loads((place / "counts.json").read_text())[kind]
     assert count["read"] >= requests and count["200"] > requests / 50, "some reach what is behind the checks"
     assert count["400"] + count.get("404", 0) > requests / 10

@@ -29,8 +29,8 @@ def test_every_reader(tmp_path):
     """The campaign itself, with few inputs; findings are its exit code."""
     command = [warm.python(), str(SCRIPTS / "fuzz.py"), "--out", str(tmp_path), "--inputs", str(INPUTS), "--seed", "t"]
     done = subprocess.run([*command, "--together"], capture_output=True, text=True, check=False)
-    told = [path.read_text() for path in (tmp_path / "findings").glob("*.txt")]
-    assert done.returncode == 0, "\n".join([done.stdout[-2000:], *told[:3]])
+    findings = [path.read_text() for path in (tmp_path / "findings").glob("*.txt")]
+    assert done.returncode == 0, "\n".join([done.stdout[-2000:], *findings[:3]])
     counts = json.loads((tmp_path / "counts.json").read_text())
     assert len(counts) > 40 and sum(count["read"] for count in counts.values()) >= INPUTS
     assert sum(count["accepted"] for count in counts.values()) > 0.1 * INPUTS, "inputs reach behind the decoders"

@@ -56,9 +56,9 @@ def grid(grid_file, out, *more):
 @pytest.fixture(scope="module")
 def undisturbed(grid_file, tmp_path_factory):
     out = tmp_path_factory.mktemp("grids") / "whole"
-    code, said, errors = grid(grid_file, out, "--jobs", "2")
+    code, output, errors = grid(grid_file, out, "--jobs", "2")
     assert code == 0, errors
-    assert said["finished"] == list(CELLS) and said["failed"] == {}
+    assert output["finished"] == list(CELLS) and output["failed"] == {}
     return out
 
 
@@ -119,9 +119,9 @@ def test_stopped_and_killed_and_resumed_equals_undisturbed(undisturbed, grid_fil
     wait_until(lambda: pid_of(out, CELLS[1]) not in (0, workers[1]), shot)
     wait_until((out / CELLS[1] / "stages" / "02-upright" / "done.json").exists, shot)
     os.kill(pid_of(out, CELLS[1]), signal.SIGKILL)
-    said, _ = shot.communicate(timeout=240)
+    output, _ = shot.communicate(timeout=240)
     assert shot.returncode == 1, "a failed run is told at the end"
-    summary = json.loads(said)
+    summary = json.loads(output)
     assert summary["finished"] == [CELLS[0]] and "ended by SIGKILL" in summary["failed"][CELLS[1]]
 
     code, summary, _ = grid(grid_file, out)
@@ -137,9 +137,9 @@ def test_two_grids_share_the_work(undisturbed, grid_file, tmp_path):
         for _ in range(2)
     ]
     for process in both:
-        said, errors = process.communicate(timeout=200)
+        output, errors = process.communicate(timeout=200)
         assert process.returncode == 0, errors
-        assert json.loads(said)["finished"] == list(CELLS)
+        assert json.loads(output)["finished"] == list(CELLS)
     for cell in CELLS:
         log = (out / f"{cell}.log").read_text()
         assert sum(line.startswith("$ ") for line in log.splitlines()) == 1, "each run was started once"
@@ -150,9 +150,9 @@ def test_a_failed_run_is_told_and_the_others_go_on(grid_file, tmp_path):
     foreign = tmp_path / CELLS[0]
     foreign.mkdir(parents=True)
     (foreign / "precious.txt").write_text("mine")
-    code, said, errors = grid(grid_file, tmp_path)
-    assert code == 1 and said["finished"] == [CELLS[1]]
-    assert "is not empty and not a run" in said["failed"][CELLS[0]].replace("\n", " ")
+    code, output, errors = grid(grid_file, tmp_path)
+    assert code == 1 and output["finished"] == [CELLS[1]]
+    assert "is not empty and not a run" in output["failed"][CELLS[0]].replace("\n", " ")
     assert f"failed  {CELLS[0]}" in errors
     assert [path.name for path in foreign.iterdir()] == ["precious.txt"]
 

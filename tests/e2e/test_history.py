@@ -26,7 +26,7 @@ def run(stream, out, **more):
     return matrix
 
 
-def cells_asked(out):
+def evaluated_cells(out):
     return (out / "ledger.jsonl").read_text().count('"event": "cell"')
 
 
@@ -43,9 +43,9 @@ def test_a_run_that_was_rolled_back_learns_again(toy_stream, tmp_path):
     out = tmp_path / "run"
     whole = run(toy_stream, out)
     rollback(out, to=1)
-    asked = cells_asked(out)
+    evaluated = evaluated_cells(out)
     again = run(toy_stream, out)
-    assert cells_asked(out) - asked == 6, "two rows of three were asked anew"
+    assert evaluated_cells(out) - evaluated == 6, "two rows of three were asked anew"
     assert again.R == whole.R and again.cells == whole.cells
 
 
@@ -77,16 +77,16 @@ def test_a_task_at_the_end_of_the_stream_is_added_to_a_finished_run(toy_stream, 
     out, names = tmp_path / "run", ["task-0", "task-1", "task-2"]
     first = run(stream_of(toy_stream, tmp_path / "data" / "s.yaml", names[:2]), out, method=method)
     taught = [path.stat().st_mtime_ns for path in sorted(out.glob("stages/*/done.json"))]
-    stream, callback = stream_of(toy_stream, tmp_path / "data" / "s.yaml", names), RunPredictions()
+    stream, callback = stream_of(toy_stream, tmp_path / "data" / "s.yaml", names), WarningRecorder()
     added = run(stream, out, method=method, callback=callback)
     assert [path.stat().st_mtime_ns for path in sorted(out.glob("stages/*/done.json"))][:2] == taught
     assert f"{out} continues with tasks added to its stream: task-2" in callback.notices
     assert [row[:2] for row in added.R[:3]] == first.R
     wanted = run(toy_stream, tmp_path / "at-once", method=method)
     assert replace(added, cost={}) == replace(wanted, cost={})
-    asked = cells_asked(out)
-    assert asked == 12, "nothing was asked twice"
-    assert run(stream, out, method=method) == added and cells_asked(out) == asked, "it is finished"
+    evaluated = evaluated_cells(out)
+    assert evaluated == 12, "nothing was asked twice"
+    assert run(stream, out, method=method) == added and evaluated_cells(out) == evaluated, "it is finished"
     prompts = json.loads((out / "provenance.json").read_text())["prompts"]
     assert list(prompts) == names
 
@@ -102,7 +102,7 @@ def test_an_addition_that_was_cut_off_is_no_finished_run(toy_stream, tmp_path, m
     assert run(stream, out).tasks == names
 
 
-class RunPredictions(Callback):
+class WarningRecorder(Callback):
     def __init__(self):
         self.notices = []
 
@@ -111,17 +111,17 @@ class RunPredictions(Callback):
 
 
 @pytest.mark.parametrize(
-    ("names", "said"),
+    ("names", "message"),
     [
         (["task-0", "task-2", "task-1"], "its task 2 is 'task-1', that of the stream is 'task-2'"),
         (["task-2", "task-0", "task-1"], "its task 1 is 'task-0', that of the stream is 'task-2'"),
         (["task-0"], "the stream has no 'task-1' any more"),
     ],
 )
-def test_other_changes_of_the_stream_are_named(toy_stream, tmp_path, names, said):
+def test_other_changes_of_the_stream_are_named(toy_stream, tmp_path, names, message):
     out = tmp_path / "run"
     run(stream_of(toy_stream, tmp_path / "data" / "s.yaml", ["task-0", "task-1"]), out)
-    with pytest.raises(UserError, match=f"run holds a run of other data: {said}. Choose another --out, or delete"):
+    with pytest.raises(UserError, match=f"run holds a run of other data: {message}. Choose another --out, or delete"):
         run(stream_of(toy_stream, tmp_path / "data" / "s.yaml", names), out)
 
 

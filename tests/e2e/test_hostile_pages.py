@@ -45,12 +45,12 @@ class ImageIndex:
         self.context = browser.new_context()
         self.page = self.context.new_page()
         self.console: list[str] = []
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         self.blocked: list[tuple[str, str]] = []
         self.page.on("console", lambda message: self.console.append(message.text))
         self.page.on("pageerror", lambda problem: self.console.append(str(problem)))
         self.page.on("dialog", lambda dialog: self.console.append("dialog"))
-        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.on("requestfailed", lambda request: self.blocked.append((request.url, request.failure)))
         self.page.goto(path.as_uri())
         self.title = self.page.title()
@@ -59,7 +59,7 @@ class ImageIndex:
         self.page.wait_for_timeout(150)
         self.injected = self.page.locator(INJECTED).count()
         self.ran = self.page.title() != self.title or self.page.url != path.as_uri()
-        self.strangers = [url for url in self.asked if not url.startswith((path.as_uri(), "data:"))]
+        self.strangers = [url for url in self.requests if not url.startswith((path.as_uri(), "data:"))]
 
 
 @pytest.fixture
@@ -72,8 +72,8 @@ def poisoned(tmp_path):
     for stage, task in itertools.product(range(3), range(2)):
         path = folder / "answers" / f"{stage}" / f"{task}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
-        said = {"instruction": NASTY, "gold": [NASTY], "answer": NASTY, "expert": NASTY, "image": f"{NAME}.png"}
-        path.write_text("".join(json.dumps({"id": f"{NASTY} {number}", **said}) + "\n" for number in range(3)))
+        row = {"instruction": NASTY, "gold": [NASTY], "answer": NASTY, "expert": NASTY, "image": f"{NAME}.png"}
+        path.write_text("".join(json.dumps({"id": f"{NASTY} {number}", **row}) + "\n" for number in range(3)))
         own = {"experts": {NASTY: 2, tasks[0]: 1}, "own_expert": tasks[task], "task_id": "inferred", "n": 3}
         where = {"stage": stage, "task": tasks[task], "answers": str(path.relative_to(folder))}
         cells.append({**where, "score": R[stage][task], "relaxed": 50.0, "score_rule": "exact", **own})

@@ -81,10 +81,10 @@ def test_the_same_rows_are_the_same_run_in_any_format(llava_stream, mini_blip, t
     folder = llava_stream.parent
     lines = []
     for number, row in enumerate(json.loads((folder / "train.json").read_text())):
-        said = [turn["value"].replace("<image>\n", "") for turn in row["conversations"]]
-        for asked, answer in ((said[0], said[1]), ("\n".join(said[:3]), said[3])):
+        texts = [turn["value"].replace("<image>\n", "") for turn in row["conversations"]]
+        for question, answer in ((texts[0], texts[1]), ("\n".join(texts[:3]), texts[3])):
             lines.append(
-                {"image": row["image"], "instruction": asked, "answer": answer, "id": f"{number}-{len(lines)}"}
+                {"image": row["image"], "instruction": question, "answer": answer, "id": f"{number}-{len(lines)}"}
             )
     (folder / "train.jsonl").write_text("\n".join(map(json.dumps, lines)))
     tests = json.loads((folder / "test.json").read_text())
@@ -108,9 +108,9 @@ def test_the_page_about_data_shows_what_check_says(stream, capsys, monkeypatch):
     with pytest.raises(SystemExit) as end:
         main()
     assert not end.value.code
-    said = capsys.readouterr().out
+    texts = capsys.readouterr().out
     for line in ("training rows  test rows  images", "what                29          7      36"):
-        assert line in shown and line in said
-    findings = [line.replace(stream.parent.name, "my-photos") for line in said.splitlines() if "taught by" in line]
+        assert line in shown and line in texts
+    findings = [line.replace(stream.parent.name, "my-photos") for line in texts.splitlines() if "taught by" in line]
     assert len(findings) == 5 and all(line in shown for line in findings[:2])
-    assert "0 errors, 0 warnings, 5 notes." in shown and "0 errors, 0 warnings, 5 notes." in said
+    assert "0 errors, 0 warnings, 5 notes." in shown and "0 errors, 0 warnings, 5 notes." in texts

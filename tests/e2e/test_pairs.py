@@ -29,16 +29,16 @@ def pairs(stream, out, *more):
 @pytest.fixture(scope="module")
 def undisturbed(stream, tmp_path_factory):
     out = tmp_path_factory.mktemp("pairs") / "whole"
-    code, said, errors = pairs(stream, out, "--jobs", "2")
+    code, output, errors = pairs(stream, out, "--jobs", "2")
     assert code == 0, errors
-    return said, errors
+    return output, errors
 
 
 def test_two_tasks_are_two_pairs(undisturbed):
-    said, errors = undisturbed
-    assert [(pair["first"], pair["second"]) for pair in said["pairs"]] == [("what", "upright"), ("upright", "what")]
-    assert all(row["rho"] is None for row in said["correlations"])
-    assert "the rank correlation is undefined: only 2 pairs" in said["notes"]
+    output, errors = undisturbed
+    assert [(pair["first"], pair["second"]) for pair in output["pairs"]] == [("what", "upright"), ("upright", "what")]
+    assert all(row["rho"] is None for row in output["correlations"])
+    assert "the rank correlation is undefined: only 2 pairs" in output["notes"]
     assert "done    s0/what" in errors and "done    s0/upright" in errors
 
 
@@ -54,7 +54,7 @@ def test_killed_and_resumed_equals_undisturbed(undisturbed, stream, tmp_path):
     assert first.returncode == 2 and b"1 of the runs failed: s0/what" in errors and b"ended by SIGKILL" in errors
     assert not (out / "s0" / "what" / "then-upright.json").exists() and not (out / "pairs.json").exists()
     kept = stage.stat().st_mtime_ns
-    code, said, errors = pairs(stream, out)
-    assert code == 0 and said == undisturbed[0]
+    code, output, errors = pairs(stream, out)
+    assert code == 0 and output == undisturbed[0]
     assert stage.stat().st_mtime_ns == kept, "the first stage was not learned again"
     assert "done    s0/upright" not in errors, "the other process had finished"

@@ -54,9 +54,9 @@ def test_a_killed_worker_is_begun_again(undisturbed, grid_file, tmp_path):  # no
     again = pid_of(out, CELLS[1])
     assert is_gone(run)
     os.kill(again, signal.SIGKILL)  # and the run itself, as a full memory would
-    said, errors = going.communicate(timeout=240)
+    output, errors = going.communicate(timeout=240)
     assert going.returncode == 0, errors
-    assert json.loads(said)["finished"] == list(CELLS) and json.loads(said)["failed"] == {}
+    assert json.loads(output)["finished"] == list(CELLS) and json.loads(output)["failed"] == {}
     assert [line[0] for line in (out / f"{CELLS[1]}.log").read_text().splitlines() if line.startswith("$ ")] == [
         "$"
     ] * 3

@@ -37,19 +37,19 @@ def run(stream, out, **more):
 def finished(stream, tmp_path_factory):
     """A run of three methods, made by the command line."""
     out = tmp_path_factory.mktemp("runs") / "three"
-    said = subprocess.run(
+    result = subprocess.run(
         command(stream, out, "--method", "sequential,replay+ewc,eproj", "--set", "ewc.samples=4"),
         capture_output=True,
         text=True,
         check=False,
     )
-    assert said.returncode == 0, said.stderr
-    return out, said.stdout
+    assert result.returncode == 0, result.stderr
+    return out, result.stdout
 
 
 def test_the_folder_holds_what_was_promised(finished):
-    out, said = finished
-    assert "report" in said and (out / "report" / "index.html").exists()
+    out, result = finished
+    assert "report" in result and (out / "report" / "index.html").exists()
     for method in ("sequential", "replay+ewc", "eproj"):
         folder = out / method
         matrix = json.loads((folder / "matrix.json").read_text())
@@ -73,9 +73,9 @@ def test_it_learned_something_and_sequential_forgot(finished):
     folder = finished[0] / "sequential"
     matrix = json.loads((folder / "matrix.json").read_text())
     assert matrix["R"][0] == [0, 0] and matrix["R"][2][1] > 0
-    said = {json.loads(row)["answer"] for row in (folder / "answers/02/what.jsonl").read_text().splitlines()}
+    result = {json.loads(row)["answer"] for row in (folder / "answers/02/what.jsonl").read_text().splitlines()}
     first_words = {"person", "cup", "cat", "rocket", "flower", "temple"}
-    assert not said & first_words, "after the second task the words of the first are gone"
+    assert not result & first_words, "after the second task the words of the first are gone"
     losses = [json.loads(row)["loss"] for row in (folder / "stages/01-what/training.jsonl").read_text().splitlines()]
     assert losses[-1] < 0.2 * losses[0]
 
@@ -228,7 +228,7 @@ def test_a_run_yaml_says_what_flags_say(stream, tmp_path):
 
 def test_plan_trains_and_writes_nothing(stream, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    said = subprocess.run(
+    result = subprocess.run(
         [
             warm.python(),
             "-m",
@@ -245,7 +245,7 @@ def test_plan_trains_and_writes_nothing(stream, tmp_path, monkeypatch):
         text=True,
         check=True,
     )
-    eproj, joint = json.loads(said.stdout)
+    eproj, joint = json.loads(result.stdout)
     assert [stage["task"] for stage in eproj["stages"]] == ["what", "upright"]
     assert [stage["task"] for stage in joint["stages"]] == ["joint"]
     assert joint["stages"][0]["samples"] == sum(stage["samples"] for stage in eproj["stages"])
@@ -264,9 +264,9 @@ def test_stopped_by_sigterm_in_the_middle_of_a_task_equals_uninterrupted(stream,
     while not mid_task.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=240)
-    assert process.returncode == 143 and "the same command again continues" in said
-    assert "stopped by SIGTERM after step" in said and mid_task.exists()
+    _, result = process.communicate(timeout=240)
+    assert process.returncode == 143 and "the same command again continues" in result
+    assert "stopped by SIGTERM after step" in result and mid_task.exists()
     run(stream, tmp_path / "stopped", method="replay+ewc", settings=["reuse=false", "ewc.samples=4"])
     run(stream, tmp_path / "whole", method="replay+ewc", settings=["reuse=false", "ewc.samples=4"])
     assert significant(tmp_path / "stopped") == significant(tmp_path / "whole") and not mid_task.exists()

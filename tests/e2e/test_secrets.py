@@ -77,8 +77,8 @@ def test_what_others_say_is_cleaned_where_it_is_said(secrets, tmp_path, monkeypa
     monkeypatch.setattr(cli, "app", fails)
     with pytest.raises(SystemExit):
         cli.main()
-    said = capsys.readouterr().err
-    assert said.startswith("evertune: somebody said") and not found_in(said) and "abc123456" not in said
+    errors = capsys.readouterr().err
+    assert errors.startswith("evertune: somebody said") and not found_in(errors) and "abc123456" not in errors
 
 
 def test_secrets_are_known_by_name_place_and_value(secrets):

@@ -69,7 +69,7 @@ def two(tmp_path):
             one.communicate()
 
 
-def said(process):
+def output_of(process):
     """What a process says at its end, warnings of torch left out, and its exit status."""
     _, errors = process.communicate(timeout=SILENCE + 25)
     return [line for line in errors.splitlines() if line.startswith(("evertune", "Traceback"))], process.returncode
@@ -82,13 +82,13 @@ def test_the_other_process_ends(two, tmp_path, which, how):
     gone, other = two[which], two[1 - which]
     pid = int((tmp_path / f"ready-{which}").read_text())
     os.kill(pid, getattr(signal, how))
-    lines, status = said(other)
+    lines, status = output_of(other)
     assert len(lines) == 1 and status > 0, lines
     assert "process" in lines[0] and "the same command again resumes" in lines[0]
     if how == "SIGSTOP":
         assert f"process {which} " in lines[0] and f"{SILENCE} s" in lines[0]
         os.kill(pid, signal.SIGCONT)
-        lines, status = said(gone)
+        lines, status = output_of(gone)
         assert len(lines) == 1 and status > 0, "one that goes on ends too"
     else:
         gone.wait()

@@ -46,9 +46,9 @@ def places(tmp_path_factory):
 def resumed(stream, tmp_path_factory, places):
     """A run that was killed in its second stage and finished by the same command."""
     out = tmp_path_factory.mktemp("runs") / "killed"
-    asked, env = command(stream, out, "--track", "trackio,wandb,mlflow", "--json"), os.environ | places
+    arguments, env = command(stream, out, "--track", "trackio,wandb,mlflow", "--json"), os.environ | places
     file, end = out / "metrics.jsonl", out / "stages" / "01-what" / "done.json"
-    with subprocess.Popen(asked, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env) as process:
+    with subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env) as process:
         deadline = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < deadline:
             if end.exists() and len(file.read_text().splitlines()) > json.loads(end.read_text())["steps"] + 5:
@@ -57,9 +57,9 @@ def resumed(stream, tmp_path_factory, places):
             time.sleep(0.005)
         assert process.wait() == -signal.SIGKILL, "it was over before it could be killed"
     assert not (out / "stages" / "02-upright" / "done.json").exists()
-    said = subprocess.run(asked, capture_output=True, text=True, check=False, env=env)
-    assert said.returncode == 0 and "takes no more" not in said.stderr, said.stderr
-    assert json.loads(said.stdout)["finished"], "nothing but JSON is printed"
+    result = subprocess.run(arguments, capture_output=True, text=True, check=False, env=env)
+    assert result.returncode == 0 and "takes no more" not in result.stderr, result.stderr
+    assert json.loads(result.stdout)["finished"], "nothing but JSON is printed"
     return out
 
 
@@ -91,10 +91,10 @@ def test_trackio_has_every_point_once(resumed, places, monkeypatch):
         "from trackio.sqlite_storage import SQLiteStorage as Store;"
         "print(json.dumps([run.name, Store.get_logs('evertune', run.name)], default=str))"
     )
-    said = subprocess.run(
+    result = subprocess.run(
         [warm.python(), "-c", script], capture_output=True, text=True, check=True, env=os.environ | places
     )
-    name, rows = json.loads(said.stdout.splitlines()[-1])
+    name, rows = json.loads(result.stdout.splitlines()[-1])
     assert name.startswith("photos-random-sequential-s0-")
     found = {}
     for row in sorted(rows, key=lambda row: row["step"]):
@@ -141,15 +141,15 @@ def test_no_secret_is_in_the_run_folder(resumed, places):
 
 def test_a_server_that_is_gone_is_said_once(stream, tmp_path):
     gone = {"MLFLOW_TRACKING_URI": "http://me:hunter2hunter2@127.0.0.1:9", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
-    nobody = {"WANDB_MODE": "online", "HOME": str(tmp_path), "NETRC": str(tmp_path / "none"), "WANDB_API_KEY": ""}
-    said = subprocess.run(
+    unreachable = {"WANDB_MODE": "online", "HOME": str(tmp_path), "NETRC": str(tmp_path / "none"), "WANDB_API_KEY": ""}
+    result = subprocess.run(
         command(stream, tmp_path / "run", "--track", "mlflow,wandb"),
         capture_output=True,
         text=True,
         check=False,
-        env=os.environ | gone | nobody,
+        env=os.environ | gone | unreachable,
     )
-    words = " ".join((said.stdout + said.stderr).split())
-    assert said.returncode == 0 and (tmp_path / "run" / "matrix.json").exists(), words
+    words = " ".join((result.stdout + result.stderr).split())
+    assert result.returncode == 0 and (tmp_path / "run" / "matrix.json").exists(), words
     assert words.count("mlflow takes no more metrics") == words.count("wandb takes no more metrics") == 1
     assert "hunter2" not in words and "WANDB_MODE=offline" in words

@@ -114,10 +114,10 @@ class Listens(Sequential):
 
     def setup(self, context):
         super().setup(context)
-        self.heard = []
+        self.inputs = []
 
     def after_backward(self, parameters):
-        self.heard.append({name: p.grad.clone() for name, p in parameters.items()})
+        self.inputs.append({name: p.grad.clone() for name, p in parameters.items()})
 
 
 @pytest.mark.parametrize("split", [(8, 1), (3, 2)])
@@ -132,8 +132,8 @@ def test_the_loss_of_a_step_is_the_mean_over_its_samples_or_over_their_tokens(lm
     log = train(lmm, [listens], samples, features, training=training, seed=4)
     order = list(sample_order(samples, epochs=1.25, seed=4))
     size = split[0] * split[1]
-    assert len(log) == len(listens.heard) == 2
-    for at, (step, heard) in enumerate(zip(log, listens.heard, strict=True)):
+    assert len(log) == len(listens.inputs) == 2
+    for at, (step, inputs) in enumerate(zip(log, listens.inputs, strict=True)):
         outputs = [
             lmm.module().train()(lmm.collate([s], features.get([s]))) for s in order[at * size : at * size + size]
         ]
@@ -143,7 +143,7 @@ def test_the_loss_of_a_step_is_the_mean_over_its_samples_or_over_their_tokens(lm
         assert len(set(tokens.tolist())) > 1
         assert step.loss == pytest.approx(wanted.item(), rel=1e-5)
         gradients = torch.autograd.grad(wanted, list(lmm.trainable().values()), allow_unused=True)
-        for ours, right in zip(heard.values(), gradients, strict=True):
+        for ours, right in zip(inputs.values(), gradients, strict=True):
             torch.testing.assert_close(ours, torch.zeros_like(ours) if right is None else right, rtol=1e-3, atol=1e-5)
 
 
@@ -201,8 +201,8 @@ def test_it_learns(lmm, tasks, features):
     log = train(lmm, [Sequential()], tasks[0].train, features, training=training, seed=0)
     assert log[-1].loss < 0.05 * log[0].loss
     samples = tasks[0].test
-    said = lmm.generate(features.get(samples), [s.instruction for s in samples], max_new_tokens=8)
-    assert set(said) <= {"red", "green"}
+    predicted = lmm.generate(features.get(samples), [s.instruction for s in samples], max_new_tokens=8)
+    assert set(predicted) <= {"red", "green"}
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_step(lmm, tasks, features):

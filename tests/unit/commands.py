@@ -18,5 +18,5 @@ def evertune(*arguments, capsys):
         code = stop.code or 0
     finally:
         sys.argv = before
-    said = capsys.readouterr()
-    return code, said.out, said.err
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err

@@ -33,9 +33,9 @@ def grid(
         from evertune.cli.grid_view import GridView, show_grid
         from evertune.experiments.grid import Grid, cells_of, read_grid, summary, write_results
 
-    asked = read_grid(file)
-    place = out or Path("runs") / asked.name
-    cells = cells_of(asked, out=place)
+    spec = read_grid(file)
+    place = out or Path("runs") / spec.name
+    cells = cells_of(spec, out=place)
     console = make_console(quiet=as_json)
     if dry_run:
         _list_cells(cells, as_json=as_json)
@@ -44,8 +44,8 @@ def grid(
         made = Grid(cells, jobs=jobs, progress=callback.fetching, ray=ray)
     with GridView(console) as view:
         made.run(view)
-    results = write_results(place / "results.json", made.finished, name=asked.name)
-    result = summary(asked, made, results=results)
+    results = write_results(place / "results.json", made.finished, name=spec.name)
+    result = summary(spec, made, results=results)
     if as_json:
         print_json(result.as_dict())
     else:
@@ -73,8 +73,8 @@ def study(
     same command again resumes."""
     from evertune.experiments.study import Study, read_study
 
-    asked = read_study(name)
-    made = Study(asked, out or Path("runs") / asked.name)
+    spec = read_study(name)
+    made = Study(spec, out or Path("runs") / spec.name)
     if dry_run:
         _list_cells([run.cell for run in made.planned(only)], as_json=as_json)
         return
@@ -106,21 +106,21 @@ def _list_cells(cells: list[Cell], *, as_json: bool) -> None:
         return
     for row in rows:
         print(f"{row['state']:<9} {row['run']}")
-    make_console().print(f"\n{_said_together(totals_of(cells))}", highlight=False, markup=False)
+    make_console().print(f"\n{_totals_line(totals_of(cells))}", highlight=False, markup=False)
 
 
-def _said_together(totals: Totals) -> str:
+def _totals_line(totals: Totals) -> str:
     """Runs, hours and disk on one line."""
     from evertune.reporting.labels import duration, size
 
     count = sum(totals.states.values())
     states = ", ".join(f"{number} {state}" for state, number in totals.states.items())
-    said = f"{count} run{'s' * (count != 1)}: {states}"
+    line = f"{count} run{'s' * (count != 1)}: {states}"
     if totals.seconds is None or totals.stored_bytes is None:
         return (
-            f"{said}. Hours and disk: known when a run is finished, or measure one with evertune plan STREAM --model M"
+            f"{line}. Hours and disk: known when a run is finished, or measure one with evertune plan STREAM --model M"
         )
     if totals.seconds == 0:
-        return said
+        return line
     left = f"{duration(totals.seconds)} of training and answering, {size(totals.stored_bytes)} of disk"
-    return f"{said}. Left, by the finished ones: {left}"
+    return f"{line}. Left, by the finished ones: {left}"

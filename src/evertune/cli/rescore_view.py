@@ -73,8 +73,8 @@ def _differences(console: Console, theirs: TheirScore, rule: str) -> None:
 def _reported(console: Console, result: RescoreResult) -> None:
     values = ", ".join(f"{name} {value:g}" for name, value in result.reported.items())
     met = [one.name for one in result.theirs if one.reported]
-    asked = any(one.reported is not None for one in result.theirs)
-    verdict = f": met by '{met[0]}'" if met else ": met by none of theirs" if asked else ""
+    has_reported = any(one.reported is not None for one in result.theirs)
+    verdict = f": met by '{met[0]}'" if met else ": met by none of theirs" if has_reported else ""
     console.print(f"\nResult.text reports {values}{verdict}", markup=False, highlight=False, soft_wrap=True)
     samples = result.reported.get("Samples")
     if samples is not None and samples != result.questions:

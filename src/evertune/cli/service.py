@@ -158,7 +158,7 @@ def learn(
     condition = parsed(accept_if) if accept_if else None
     hints = Hints(format, images, prompt, options_of(option or []))
     console = make_console(quiet=as_json)
-    asks = condition is None and not as_json and _somebody_there(console)
+    confirms = condition is None and not as_json and _is_interactive(console)
     with TerminalCallback(console) as callback:
         done = teach(
             folder,
@@ -169,7 +169,7 @@ def learn(
             hints=hints,
             settings=settings or (),
             skip_invalid=skip_invalid,
-            accept_if=ANYTHING if asks else condition,
+            accept_if=ANYTHING if confirms else condition,
             deterministic=deterministic,
             track=[each.strip() for each in track.split(",")] if track else (),
             callback=callback,
@@ -193,7 +193,7 @@ def learn(
         raise typer.Exit(1)
 
 
-def _somebody_there(console: Console) -> bool:
+def _is_interactive(console: Console) -> bool:
     """Whether a question on this terminal will be answered."""
     return sys.stdin.isatty() and console.is_terminal
 
@@ -237,7 +237,7 @@ def ask(
         from rich.markup import escape
 
         from evertune.cli.console import TerminalCallback
-        from evertune.service.service import Service, asked
+        from evertune.service.service import Service, ask_once
 
     if Path(words[-1]).is_file():
         raise UserError(
@@ -246,7 +246,7 @@ def ask(
     console = make_console(quiet=as_json)
     with TerminalCallback(console) as callback:
         service = Service.open(folder, progress=callback.fetching)
-        text = asked(service, [Path(word) for word in words[:-1]], words[-1], task=task, max_new_tokens=tokens)
+        text = ask_once(service, [Path(word) for word in words[:-1]], words[-1], task=task, max_new_tokens=tokens)
     if as_json:
         print_json(text.as_dict())
         return

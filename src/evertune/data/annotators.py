@@ -68,8 +68,8 @@ def vqa_rows(questions: Path, annotations: Path, *, split: str) -> Iterator[Row 
             extras={key: annotation.text(key) for key in ("question_type", "answer_type") if annotation.has(key)},
         )
 
-    asked, said = entries(questions, under="questions"), entries(annotations, under="annotations")
-    return rows_from(paired(asked, said, where=questions), made)
+    pairs = paired(entries(questions, under="questions"), entries(annotations, under="annotations"), where=questions)
+    return rows_from(pairs, made)
 
 
 def paired(
@@ -81,19 +81,19 @@ def paired(
     between are held in memory. An id that is found in one file only, or twice, is an error in its place.
     """
     waiting: dict[str, Record] = {}
-    asked = _named(questions)
-    for annotation in _named(annotations):
-        if isinstance(annotation, DataError):
-            yield annotation
+    rest = _named(questions)
+    for entry in _named(annotations):
+        if isinstance(entry, DataError):
+            yield entry
             continue
-        wanted, said = annotation
-        while wanted not in waiting and (question := next(asked, None)) is not None:
+        wanted, annotation = entry
+        while wanted not in waiting and (question := next(rest, None)) is not None:
             yield from _remember(question, waiting)
         if wanted in waiting:
-            yield waiting.pop(wanted), said
+            yield waiting.pop(wanted), annotation
         else:
-            yield DataError(f"{said.origin}: the question_id '{wanted}' is not in {where}, or stands twice")
-    for left in chain(waiting.items(), asked):
+            yield DataError(f"{annotation.origin}: the question_id '{wanted}' is not in {where}, or stands twice")
+    for left in chain(waiting.items(), rest):
         yield left if isinstance(left, DataError) else _without_annotation(*left)
 
 

@@ -102,7 +102,7 @@ def _started(action: str, place: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 def _finish(process: subprocess.Popen[bytes]) -> None:
     """Wait for the process; what it says of the file is the error."""
-    _, said = process.communicate()
+    _, output = process.communicate()
     if process.returncode:
-        reason = said.decode(errors="replace").strip().rpartition("\n")[2]
+        reason = output.decode(errors="replace").strip().rpartition("\n")[2]
         raise ArrowFileError(reason or f"the process that reads it ended with {process.returncode}")

@@ -44,20 +44,20 @@ def conversation(
     entry: Record, *, name: str, folder: str = "", unique: bool = True, together: bool = False
 ) -> Iterator[Row]:
     """The rows of one conversation; the first is called `name`, and with `unique` no other may be."""
-    said = conversation_of(entry)
-    images = _images_in(said, entry, folder, together=together)
-    marked = sum(text.count(IMAGE_MARK) for text in (said.system, *said.questions))
-    before = [text] if (text := unmarked(said.system)) else []
-    shown, length = said.system.count(IMAGE_MARK), 0
-    for turn, (question, answer) in enumerate(zip(said.questions, said.answers, strict=False), start=1):
+    turns = conversation_of(entry)
+    images = _images_in(turns, entry, folder, together=together)
+    marked = sum(text.count(IMAGE_MARK) for text in (turns.system, *turns.questions))
+    before = [text] if (text := unmarked(turns.system)) else []
+    shown, length = turns.system.count(IMAGE_MARK), 0
+    for turn, (question, answer) in enumerate(zip(turns.questions, turns.answers, strict=False), start=1):
         shown += question.count(IMAGE_MARK)
-        asked = unmarked(question)
-        if not asked:
+        instruction = unmarked(question)
+        if not instruction:
             raise DataError(f"{entry.origin}: turn {turn} must be more than {IMAGE_MARK}")
-        whole = "\n".join([*before, asked])
+        whole = "\n".join([*before, instruction])
         length += len(whole) + len(images)
         if length > LONGEST_CONVERSATION:
-            complaint = f"{entry.origin}: {len(said.answers):,} turns, each asked with those before it, take"
+            complaint = f"{entry.origin}: {len(turns.answers):,} turns, each asked with those before it, take"
             raise DataError(f"{complaint} more than {LONGEST_CONVERSATION:,} characters", kind="huge text")
         yield Row(
             id=f"{name}-{turn}" if turn > 1 else name,
@@ -67,18 +67,18 @@ def conversation(
             origin=entry.origin,
             unique=unique,
         )
-        before += [asked, answer]
+        before += [instruction, answer]
 
 
-def _images_in(said: Conversation, entry: Record, folder: str, *, together: bool) -> tuple[str, ...]:
+def _images_in(turns: Conversation, entry: Record, folder: str, *, together: bool) -> tuple[str, ...]:
     """The images of a conversation: those of its turns, or those of its row."""
-    if said.images and entry.has("image"):
+    if turns.images and entry.has("image"):
         raise DataError(f"{entry.origin}: images are named both in the turns and under 'image'; keep one of the two")
-    images = _below(folder, said.images) if said.images else images_of(entry, folder=folder)
-    text = "\n".join((said.system, *said.questions))
+    images = _below(folder, turns.images) if turns.images else images_of(entry, folder=folder)
+    text = "\n".join((turns.system, *turns.questions))
     if not (together and images and text.count(IMAGE_MARK) == 1):
         refuse_miscounted(text, len(images), origin=entry.origin)
-    if any(IMAGE_MARK in answer for answer in said.answers):
+    if any(IMAGE_MARK in answer for answer in turns.answers):
         raise DataError(
             f"{entry.origin}: an answer says {IMAGE_MARK}: images stand in questions", kind="mark in an answer"
         )

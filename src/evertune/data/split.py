@@ -98,9 +98,9 @@ def twins(train: Samples, test: Samples) -> tuple[list[tuple[int, int]], set[int
     places: dict[str, list[int]] = {}
     for at, fingerprint in zip(maybe_train.tolist(), _fingerprints(train, maybe_train), strict=True):
         places.setdefault(fingerprint, []).append(at)
-    asked = list(zip(maybe_test.tolist(), _fingerprints(test, maybe_test), strict=True))
-    pairs = [(places[fingerprint][0], at) for at, fingerprint in asked if fingerprint in places]
-    return pairs, {at for _, fingerprint in asked for at in places.get(fingerprint, ())}
+    queries = list(zip(maybe_test.tolist(), _fingerprints(test, maybe_test), strict=True))
+    pairs = [(places[fingerprint][0], at) for at, fingerprint in queries if fingerprint in places]
+    return pairs, {at for _, fingerprint in queries for at in places.get(fingerprint, ())}
 
 
 def _fingerprints(samples: Samples, places: NDArray[Any]) -> Iterator[str]:

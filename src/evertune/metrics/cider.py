@@ -129,12 +129,12 @@ def _similarity(hypothesis: _Vector, reference: _Vector) -> float:
     """Mean over n of the clipped cosine, times the Gaussian penalty for a difference in length."""
     penalty = math.exp(-((hypothesis.length - reference.length) ** 2) / (2 * SIGMA**2))
     total = 0.0
-    for predicted, gold, norm_said, norm_gold in zip(
+    for predicted, gold, norm_predicted, norm_gold in zip(
         hypothesis.weights, reference.weights, hypothesis.norms, reference.norms, strict=True
     ):
-        if norm_said and norm_gold:
+        if norm_predicted and norm_gold:
             clipped = sum(
                 min(weight, gold.get(ngram, 0.0)) * gold.get(ngram, 0.0) for ngram, weight in predicted.items()
             )
-            total += clipped / (norm_said * norm_gold)
+            total += clipped / (norm_predicted * norm_gold)
     return penalty * total / LONGEST

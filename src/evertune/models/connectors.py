@@ -152,10 +152,10 @@ def capture_inputs(connector: Connector, base: nn.Module) -> Iterator[dict[nn.Mo
     A numbered connector answers with the numbers of its rows instead of its product: so the order in which the tower
     hands them on can be read off the end of the pass.
     """
-    heard: dict[nn.Module, Tensor] = {}
+    captured: dict[nn.Module, Tensor] = {}
 
     def hear(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        heard[module] = inputs[0]
+        captured[module] = inputs[0]
         return (cast_to(module, inputs[0]), *inputs[1:])  # a connector that trains is float32, whatever the tower is
 
     def number(_module: nn.Module, _inputs: tuple[Tensor, ...], made: Tensor) -> Tensor:
@@ -166,7 +166,7 @@ def capture_inputs(connector: Connector, base: nn.Module) -> Iterator[dict[nn.Mo
     if connector.numbered:
         hooks += [module.register_forward_hook(number) for module in modules]
     try:
-        yield heard
+        yield captured
     finally:
         for hook in hooks:
             hook.remove()

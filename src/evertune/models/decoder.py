@@ -144,7 +144,7 @@ def mean_word_embeddings(tokenizer: Any, table: Tensor, texts: Sequence[str]) ->
     return torch.stack([table[row].float().mean(0).cpu() for row in rows])
 
 
-def asked_behind_images(
+def prompts_after_images(
     visual: Tensor, words: nn.Module, texts: Sequence[Sequence[int]], images: Sequence[int]
 ) -> list[Tensor]:
     """(length, width) embeddings of each prompt for `greedy_answers`: its images' visual tokens, then its text."""

@@ -34,7 +34,7 @@ def hub_config(name: str) -> Path:
     """
     from huggingface_hub import hf_hub_download
 
-    return Path(_asked(name, lambda: hf_hub_download(name, "config.json")))
+    return Path(_call(name, lambda: hf_hub_download(name, "config.json")))
 
 
 def hub_folder(name: str) -> Path:
@@ -46,12 +46,12 @@ def hub_folder(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     ignored = ["original/*", "onnx/*"]
-    folder = Path(_asked(name, lambda: snapshot_download(name, allow_patterns=_WANTED, ignore_patterns=ignored)))
+    folder = Path(_call(name, lambda: snapshot_download(name, allow_patterns=_WANTED, ignore_patterns=ignored)))
     refuse_unsafe(folder, name=name)
     return folder
 
 
-def _asked(name: str, call: Callable[[], Any]) -> Any:
+def _call(name: str, call: Callable[[], Any]) -> Any:
     """What the hub's client answers; its many errors as one sentence."""
     from huggingface_hub import errors
 

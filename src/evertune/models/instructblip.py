@@ -20,11 +20,11 @@ from evertune.data.task import Sample
 from evertune.models.decoder import (
     IGNORE,
     answer_rows,
-    asked_behind_images,
     greedy_answers,
     loss_behind_image,
     loss_of_encoder_decoder,
     pad,
+    prompts_after_images,
     token_ids,
 )
 from evertune.models.families import FAMILIES
@@ -129,7 +129,7 @@ class InstructBlip(FamilyLMM):
         refuse_context(self.name, context)
         read = {name: part.to(self.device) for name, part in self._qformer_text(instructions).items()}
         visual = self._visual(features.to(self.device), read, counts)
-        embeds = asked_behind_images(visual, self._words(), [self._prompt_ids(t) for t in instructions], counts)
+        embeds = prompts_after_images(visual, self._words(), [self._prompt_ids(t) for t in instructions], counts)
         lm = self.blip.language_model
         return greedy_answers(lm, self.tokenizer, embeds, max_new_tokens=max_new_tokens, end=self._end)
 
@@ -140,8 +140,8 @@ class InstructBlip(FamilyLMM):
         refuse_context(self.name, context)
         config, found = self.blip.config, []
         if tokenizer := getattr(self.processor, "qformer_tokenizer", None):
-            asked = len(self._ids(tokenizer, "q", instruction, special=True))
-            found.append(Length("Q-Former", asked, config.qformer_config.max_position_embeddings))
+            length = len(self._ids(tokenizer, "q", instruction, special=True))
+            found.append(Length("Q-Former", length, config.qformer_config.max_position_embeddings))
         if limit := getattr(config.text_config, "max_position_embeddings", None):  # T5's positions have no end
             text = len(self._prompt_ids(instruction)) + len(self._answer_ids(answer))
             visual = self.blip.query_tokens.shape[1] * len(images)
@@ -176,8 +176,11 @@ class InstructBlip(FamilyLMM):
             return self.blip.language_projection(queries).to(self.dtype)  # type: ignore[no-any-return]
         text = {}
         if read:
-            ids, asked = (_for_each_image(read[name], counts) for name in ("qformer_ids", "qformer_attention"))
-            text = {"input_ids": ids, "attention_mask": torch.cat([asked.new_ones(queries.shape[:2]), asked], dim=1)}
+            ids, prompt_mask = (_for_each_image(read[name], counts) for name in ("qformer_ids", "qformer_attention"))
+            text = {
+                "input_ids": ids,
+                "attention_mask": torch.cat([prompt_mask.new_ones(queries.shape[:2]), prompt_mask], dim=1),
+            }
         output = self.blip.qformer(query_embeds=queries, encoder_hidden_states=images, **text).last_hidden_state
         output = output[:, : queries.shape[1]]
         return self.blip.language_projection(output).to(self.dtype)  # type: ignore[no-any-return]

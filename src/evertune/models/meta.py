@@ -166,9 +166,9 @@ def refuse_too_large(paper: MetaLMM, *, dtype: torch.dtype, device: torch.device
     parts = needed_bytes(paper, dtype)
     if there is None or sum(parts.values()) <= there:
         return
-    told = ", ".join(f"{gigabytes(size)} {what}" for what, size in parts.items())
+    listed = ", ".join(f"{gigabytes(size)} {what}" for what, size in parts.items())
     raise UserError(
-        f"{paper.name} needs at least {gigabytes(sum(parts.values()))} as {_short(dtype)} ({told}), and "
+        f"{paper.name} needs at least {gigabytes(sum(parts.values()))} as {_short(dtype)} ({listed}), and "
         f"{device} has {gigabytes(there)} free. {_what_would_fit(paper, dtype, there)}"
     )
 

@@ -105,10 +105,10 @@ class ChatProcessor:
             bos = self.tokenizer.bos_token or ""
             return ahead + self.image * images + behind.replace("{bos}", bos).replace("{instruction}", instruction)
         turns = [self._turn(turn.role, turn.text, images=turn.images) for turn in context]
-        asked = self._rendered([*turns, self._turn("user", instruction, images=images)], ask=True)
-        if left_out := next((turn.role for turn in context if turn.text not in asked), None):
+        rendered = self._rendered([*turns, self._turn("user", instruction, images=images)], ask=True)
+        if left_out := next((turn.role for turn in context if turn.text not in rendered), None):
             raise UserError(f"the model's chat template leaves out this turn of the {left_out}: leave it out, too")
-        return asked.removesuffix(self._instead) + self._lead
+        return rendered.removesuffix(self._instead) + self._lead
 
     @property
     def lead(self) -> tuple[str, ...]:
@@ -264,19 +264,19 @@ class ChatProcessor:
             raise UserError(
                 "the model has no chat template: it is no model for a dialogue; take its instruction-tuned one"
             )
-        told = self._dialogue()
+        dialogue = self._dialogue()
         if not self._has_roles():
             raise UserError(
                 "the model's chat template has no roles: user and assistant look the same, so a question can't be told "
                 "from an answer; use the chat template of the instruction-tuned model"
             )
-        asked = self.prompt(_QUESTION)
-        if asked.count(_QUESTION) != 1 or asked.count(self.image) != 1:
+        rendered = self.prompt(_QUESTION)
+        if rendered.count(_QUESTION) != 1 or rendered.count(self.image) != 1:
             raise UserError(
-                f"the model's chat template does not fit its processor: an image and '{_QUESTION}' become {asked!r}, "
-                f"where '{self.image}' and the text should stand once each"
+                f"the model's chat template does not fit its processor: an image and '{_QUESTION}' become "
+                f"{rendered!r}, where '{self.image}' and the text should stand once each"
             )
-        self._find_lead(asked, told[: told.rindex(_ANSWER)])
+        self._find_lead(rendered, dialogue[: dialogue.rindex(_ANSWER)])
 
     def _has_roles(self) -> bool:
         """Whether something else follows a question than an answer; in the order of turns that every template takes."""
@@ -284,17 +284,17 @@ class ChatProcessor:
         between, _, behind = self._rendered(turns, ask=False).partition(_QUESTION)[2].partition(_ANSWER)
         return between != behind.partition(_NEXT)[0]
 
-    def _find_lead(self, asked: str, ahead: str) -> None:
+    def _find_lead(self, rendered: str, ahead: str) -> None:
         """Compare the generation prompt with what the template puts ahead of an answer in a dialogue.
 
         `_lead` stands in the prompt instead of `_instead`. Blanks alone are written with the answer, as its `_gap`:
         they are one token with its first word in many vocabularies.
         """
-        same = len(os.path.commonprefix([asked, ahead]))  # noqa: RUF071  of texts, not of paths
-        instead, lead = asked[same:], ahead[same:]
+        same = len(os.path.commonprefix([rendered, ahead]))  # noqa: RUF071  of texts, not of paths
+        instead, lead = rendered[same:], ahead[same:]
         if not (instead.strip() or lead.strip()):
             self._gap = "" if instead else lead
-        elif same > asked.rindex(_QUESTION):
+        elif same > rendered.rindex(_QUESTION):
             ids, whole = self._of_text(ahead), self._of_text(ahead + _ANSWER)
             kept = lead if whole[: len(ids)] == ids else lead.rstrip()
             self._instead, self._lead, self._gap = instead, kept, lead[len(kept) :]
@@ -302,10 +302,10 @@ class ChatProcessor:
     def _dialogue(self) -> str:
         """A question with its answer."""
         question, answer = self._turn("user", _QUESTION, images=1), self._turn("assistant", _ANSWER)
-        told = self._rendered([question, answer], ask=False)
-        if _ANSWER not in told:
+        dialogue = self._rendered([question, answer], ask=False)
+        if _ANSWER not in dialogue:
             raise UserError("the model's chat template leaves out what the assistant says")
-        return told
+        return dialogue
 
     def _end_token(self, ends: Sequence[int]) -> int:
         """The token that ends an answer: the first of `ends` behind one in the template, else the tokenizer's own."""

@@ -63,13 +63,13 @@ def refuse_unreadable(sample: Sample, lmm: Described, sizes: Sequence[Size], con
         DataError: what can't be read and why; no file or line is named. UserError: the model can't read `context`.
     """
     name = short(Path(lmm.name).name)
-    said_before = (("turn", turn.text) for turn in context)
-    for what, text in (*said_before, ("question", sample.instruction), ("answer", "".join(sample.answers[:1]))):
+    earlier = (("turn", turn.text) for turn in context)
+    for what, text in (*earlier, ("question", sample.instruction), ("answer", "".join(sample.answers[:1]))):
         if not is_text(text):
             raise DataError(f"the {what} holds half a character, which no tokenizer reads: write it again")
         if found := _pattern(_control_tokens(lmm, answer=what == "answer")).search(text):
-            said = f"the {what} holds {short(found[0])}, which {name} reads as a control token and not as text"
-            raise DataError(f"{said}: take it out", kind=CONTROL)
+            message = f"the {what} holds {short(found[0])}, which {name} reads as a control token and not as text"
+            raise DataError(f"{message}: take it out", kind=CONTROL)
     parts = lmm.lengths(sample.instruction, "".join(sample.answers[:1]), sizes, context)
     beyond = [f"{n:,} tokens for the {part} of {name}, which reads {limit:,}" for part, n, limit in parts if n > limit]
     if beyond:
@@ -148,11 +148,11 @@ def unknown_tokens(samples: Sequence[Sample], lmm: Described, *, above: float = 
             )
         if unknown > above * total:
             of = f" ({len(some):,} of {len(samples):,} rows looked at)" if len(samples) > 1 else ""
-            said = (
+            message = (
                 f"{first}: {100 * unknown / total:.0f} % of the tokens of {what} are unknown to the tokenizer of "
                 f"{name}{of}: it can't tell them apart; take a model of this language"
             )
-            yield DataError(said, kind=f"unknown tokens in {what}")
+            yield DataError(message, kind=f"unknown tokens in {what}")
 
 
 def _suspects(samples: Samples, lmm: Described) -> list[int]:

@@ -23,9 +23,9 @@ from evertune.data.placeholders import IMAGE_MARK
 from evertune.data.task import Sample
 from evertune.models.decoder import (
     answer_rows,
-    asked_behind_images,
     greedy_answers,
     loss_behind_image,
+    prompts_after_images,
     token_ids,
 )
 from evertune.models.families import FAMILIES
@@ -121,7 +121,7 @@ class Smol(FamilyLMM):
         refuse_context(self.name, context)
         visual = self._visual(features.to(self.device))
         texts = [self._text_after_image(text) for text in instructions]
-        embeds = asked_behind_images(visual, self._words(), texts, counts)
+        embeds = prompts_after_images(visual, self._words(), texts, counts)
         lm = self.lm.get_base_model()
         return greedy_answers(lm, self.tokenizer, embeds, max_new_tokens=max_new_tokens, end=self._end)
 

@@ -114,9 +114,9 @@ def reply(line: str) -> dict[str, str]:
     except MemoryError:
         return {"error": "it needs too much memory"}
     except Exception as problem:  # a template can raise whatever Python can
-        said = " ".join(str(problem).split())[:LONGEST_REASON]
-        known = isinstance(problem, jinja2.TemplateError) and said
-        return {"error": said if known else f"{type(problem).__name__}: {said}".rstrip(": ")}
+        message = " ".join(str(problem).split())[:LONGEST_REASON]
+        known = isinstance(problem, jinja2.TemplateError) and message
+        return {"error": message if known else f"{type(problem).__name__}: {message}".rstrip(": ")}
     return {"text": text}
 
 

@@ -33,9 +33,9 @@ class CachedTower:
 
     def rows(self, base: Any, pixels: Mapping[str, Tensor]) -> Tensor:
         """(V, D) of one image: run the tower and read what enters the connector. `base` is the model without head."""
-        with capture_inputs(self.connector, base) as heard:
+        with capture_inputs(self.connector, base) as captured:
             made = base.get_image_features(**pixels)
-        return self.connector.kept(base, [heard[module] for module in self.connector.modules(base)], made)
+        return self.connector.kept(base, [captured[module] for module in self.connector.modules(base)], made)
 
     def inputs(self, base: Any, rows: Sequence[Tensor], sizes: Sequence[Size], layouts: Sequence[Layout]) -> Any:
         """{argument: value} for the model from the kept rows of all images of a batch: their visual tokens."""

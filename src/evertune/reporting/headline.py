@@ -18,8 +18,8 @@ def headline(rows: Sequence[ComparisonRow]) -> str:
     lost = [(row.method, value.mean) for row in rows if (value := row.values["forgetting"]) and _continual(row)]
     alike = all(points >= 0.5 for _, points in lost)  # then the verb need not be repeated
     first = "; ".join(_loss(name, points, place == 0, alike) for place, (name, points) in enumerate(lost))
-    methods = [_said(row, row.method) for row in rows if _continual(row)]
-    bounds = [_said(row, BOUND_NAMES[row.base]) for row in rows if not _continual(row)]
+    methods = [_named_value(row, row.method) for row in rows if _continual(row)]
+    bounds = [_named_value(row, BOUND_NAMES[row.base]) for row in rows if not _continual(row)]
     main, aside = ", ".join(filter(None, methods)), "; ".join(filter(None, bounds))
     second = f"{main} ({aside})" if main and aside else main or aside
     finished = any(row.seeds for row in rows if row.base != "zero-shot")
@@ -27,7 +27,7 @@ def headline(rows: Sequence[ComparisonRow]) -> str:
     return f"{start}Average over all tasks{' at the end' if main else ''}: {second}."
 
 
-def _said(row: ComparisonRow, name: str) -> str:
+def _named_value(row: ComparisonRow, name: str) -> str:
     value = row.values["learning_accuracy" if row.base == "direct" else "final_average"]
     return f"{name} {value.mean:.0f}" if value else ""
 

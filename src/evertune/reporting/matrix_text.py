@@ -71,9 +71,9 @@ def matrix_text(tasks: Sequence[str], rows: Sequence[str], *, width: int) -> Mat
     )
     layouts = [
         MatrixText(
-            tuple(labels), tuple(max(5 if decimals else 3, *map(len, label)) for label in labels), names, decimals, said
+            tuple(labels), tuple(max(5 if decimals else 3, *map(len, label)) for label in labels), names, decimals, note
         )
-        for labels, decimals, said in tries
+        for labels, decimals, note in tries
     ]
     return next((made for made in layouts if made.width <= width), layouts[-1])
 

@@ -249,7 +249,7 @@ def _cost(cost: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _with_side(examples: Examples) -> Mapping[str, Any]:
     """Examples with what their column heads need."""
-    experts = any(said.expert for row in examples.rows for said in (row.before, row.after))
+    experts = any(prediction.expert for row in examples.rows for prediction in (row.before, row.after))
     return {"all": examples, "experts": experts}
 
 

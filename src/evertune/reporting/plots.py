@@ -279,5 +279,5 @@ def _draw_dot(canvas: Canvas, zero: float, y: float, scale: float, value: float,
     end = zero + value * scale
     canvas.line([zero, end], [y, y], color=look.colour, alpha=0.45, linewidth=2)
     canvas.line([end], [y], color=look.colour, marker=look.marker, markersize=7, linestyle="")
-    said = f"{round(value)}".replace("-", "−")
-    canvas.text(max(end, zero) + 9, y, f"{said} {label}".rstrip(), fontsize=11.5)
+    number = f"{round(value)}".replace("-", "−")
+    canvas.text(max(end, zero) + 9, y, f"{number} {label}".rstrip(), fontsize=11.5)

@@ -148,10 +148,10 @@ class RunConfig(SharedSettings):
 
 def without_effect(config: RunConfig) -> dict[str, Any]:
     """Settings that decide no number of a run: for `model_dump(exclude=...)`. So old runs keep their identity."""
-    unsaid = {key: True for key in ("skip_invalid", "model_options", "deterministic") if not getattr(config, key)}
+    defaults = {key: True for key in ("skip_invalid", "model_options", "deterministic") if not getattr(config, key)}
     unset = {"loss_mean": config.train.loss_mean == "sample", "min_steps": config.train.min_steps is None}
     train = {"gradient_checkpointing", "save_every", *(key for key, is_unset in unset.items() if is_unset)}
-    return {"data": True, "track": True, "train": train, **unsaid}
+    return {"data": True, "track": True, "train": train, **defaults}
 
 
 def with_settings(content: dict[str, Any], settings: list[str], *, methods: list[str]) -> dict[str, Any]:

@@ -118,13 +118,13 @@ def run_stream(
 def follow_stream(learner: Learner, stream: Stream) -> tuple[Any, ...]:
     """What the other processes do while the leader runs the stream; returns the first order about something else."""
     plan = plan_of(learner, stream)
-    asked = {task.name: task for task in stream.columns}
+    by_name = {task.name: task for task in stream.columns}
     while True:
         match order := distributed.receive_command():
             case ("learn", int(number)):
                 _at(learner, number - 1).learn(plan[number - 1])
             case ("answer", int(number), str(name)):
-                _at(learner, number).answers(asked[name])
+                _at(learner, number).answers(by_name[name])
             case _:
                 return order
 

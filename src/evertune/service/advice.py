@@ -114,7 +114,7 @@ def advice(
     neighbours = _neighbours(service, task, foreseen, callback)
     before = _score_now(service, task)
     pace = measure_pace(learner.lmm, Stream(task.name, (task,)), training, batch=learner.evaluation_batch)
-    asked = 2 * len(task.test) + sum(len(other.test) for other in service.tasks)
+    questions = 2 * len(task.test) + sum(len(other.test) for other in service.tasks)
     return Advice(
         task=task.name,
         samples=len(task.train),
@@ -123,7 +123,7 @@ def advice(
         foreseen=foreseen,
         choice=chosen(config_of(folder).method, foreseen, task=task.name, earlier=len(neighbours)),
         steps=training.steps(len(task.train)),
-        seconds=training.epochs * len(task.train) * pace.train + asked * pace.answer,
+        seconds=training.epochs * len(task.train) * pace.train + questions * pace.answer,
         stored_bytes=_growth(service),
     )
 
@@ -155,8 +155,8 @@ def _neighbours(
 
 def _score_now(service: Service, task: Task) -> float:
     """What the model says to some of the task's questions today, by the task's rule."""
-    said = service.learner.answers(replace(task, test=tuple(evenly_spaced(task.test, ASKED))))
-    cell = score_cell(rule_of(task.score), [a.text for a in said], [list(a.sample.answers) for a in said])
+    predictions = service.learner.answers(replace(task, test=tuple(evenly_spaced(task.test, ASKED))))
+    cell = score_cell(rule_of(task.score), [a.text for a in predictions], [list(a.sample.answers) for a in predictions])
     return cell.strict
 
 

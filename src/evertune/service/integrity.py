@@ -383,9 +383,9 @@ def _ask_again(
     progress: Progress | None,
 ) -> None:
     learner = open_run(folder, known=stream.known if stream else (), progress=progress)
-    asked: dict[str, Task] = {task.name: task for task in stream.columns} if stream else {}
+    tasks: dict[str, Task] = {task.name: task for task in stream.columns} if stream else {}
     for number, name in cells:
-        task = asked.get(name) or (kept_task(folder, name) if is_kept(folder, name) else None)
+        task = tasks.get(name) or (kept_task(folder, name) if is_kept(folder, name) else None)
         if task and number <= len(learner.stages):
             evaluate_cell(learner, task, number, folder, callback)
 

@@ -196,11 +196,11 @@ def learn(
     kept = keep_task(folder, task, tokens=learner.lmm.answer_tokens)
     everything = (*service.tasks, kept)
     there = cells_about(folder, everything)
-    asked_before = sum(len(each.test) for each in everything if (service.number, each.name) not in there)
+    answered_before = sum(len(each.test) for each in everything if (service.number, each.name) not in there)
     callback.on_run_begin(
         f"{task.name}: task {len(everything)} of {folder}",
         training=[] if learned else [round(training.epochs * len(task.train))],
-        answers=asked_before + sum(len(each.test) for each in everything),
+        answers=answered_before + sum(len(each.test) for each in everything),
     )
     label, group = f"{folder.resolve().name}: {task.name}", folder.resolve().name
     with tracking(folder, to=track, name=label, group=group, callback=callback, same_run=False) as tracks:
@@ -226,9 +226,9 @@ def _taught(
     service: Service, task: Task, kept: Task, callback: Callback, tracks: TrackingCallback, *, learned: bool
 ) -> RegressionReport:
     """Ask about everything, teach `task` unless it is `learned`, ask again; `kept` is what of it will be asked."""
-    everything, told = (*service.tasks, kept), all_of(callback, tracks)
+    everything, callbacks = (*service.tasks, kept), all_of(callback, tracks)
     _outdated(service.folder)
-    before = service.measured(everything, told)
+    before = service.measured(everything, callbacks)
     _track_row(service, before, everything, tracks, measures={})
     if learned:
         service.learner.refresh()
@@ -236,8 +236,8 @@ def _taught(
     else:
         number, training = service.number + 1, service.learner.training_of(task)
         note_unchecked(service.folder, UncheckedStage(number, task.name, training.as_dict()))
-        stage = learn_stage(service.learner, task, number, service.folder, told)
-    after = service.measured(everything, told)
+        stage = learn_stage(service.learner, task, number, service.folder, callbacks)
+    after = service.measured(everything, callbacks)
     verdict = _verdict(service, before, stage=stage.number, others=service.tasks, new=kept)
     measures = {"average": verdict.measures()["average"]}
     if service.tasks:

@@ -51,8 +51,8 @@ def training_for(folder: Path, settings: Sequence[str]) -> Training:
             )
     content = with_settings(config_of(folder).model_dump(), list(settings), methods=[])
     training = validated(RunConfig, content, where="--set").train
-    said = {entry.partition("=")[0].strip().removeprefix("train.") for entry in settings}
-    floor = training.min_steps if training.min_steps is not None or said & set(LENGTH) else STEPS
+    passed = {entry.partition("=")[0].strip().removeprefix("train.") for entry in settings}
+    floor = training.min_steps if training.min_steps is not None or passed & set(LENGTH) else STEPS
     return training_of(config_of(folder).model_copy(update={"train": training.model_copy(update={"min_steps": floor})}))
 
 

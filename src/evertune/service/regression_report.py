@@ -117,8 +117,8 @@ def change_of(task: Task, before: Path, after: Path, *, best: float, new: bool =
     cells = []
     for path in (before, after):
         rows = {row["id"]: row for row in read_answers(path)}
-        said = [rows[sample.id]["answer"] for sample in task.test]
-        cells.append(score_cell(rule, said, [list(sample.answers) for sample in task.test]))
+        predictions = [rows[sample.id]["answer"] for sample in task.test]
+        cells.append(score_cell(rule, predictions, [list(sample.answers) for sample in task.test]))
     first, last = cells
     images = [sample.images or sample.id for sample in task.test]
     interval = None if rule.whole else change_interval(first.each, last.each, images)

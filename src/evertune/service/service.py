@@ -125,7 +125,7 @@ def percent(share: float) -> str:
     return "over 99 %" if share > 0.995 else "under 1 %" if share < 0.005 else f"{100 * share:.0f} %"
 
 
-def asked(
+def ask_once(
     service: Service, images: Sequence[Path], question: str, *, task: str | None = None, max_new_tokens: int = 32
 ) -> AskResult:
     """Ask a model one question about images.

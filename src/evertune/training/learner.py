@@ -300,5 +300,5 @@ class Learner:
         try:
             method.load_state_dict(state)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as problem:
-            said = problem if isinstance(problem, UserError) else f"{type(problem).__name__}: {problem}"
-            raise RunFolderError(f"{path}: the state of {method.name} can't be used ({said})") from problem
+            reason = problem if isinstance(problem, UserError) else f"{type(problem).__name__}: {problem}"
+            raise RunFolderError(f"{path}: the state of {method.name} can't be used ({reason})") from problem

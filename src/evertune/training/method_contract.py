@@ -142,12 +142,12 @@ def _check_hidden_task(learner: Learner, tasks: Sequence[Task], folder: Path) ->
     """Only a method that says `needs_task_id` may answer otherwise when nothing tells which task a question is from."""
     if learner.needs_task_id():
         return
-    told = {s.fingerprint: a for t in tasks for s, a in zip(t.test, learner.answers(t), strict=True)}
+    oracle_answers = {s.fingerprint: a for t in tasks for s, a in zip(t.test, learner.answers(t), strict=True)}
     samples = [sample for task in tasks for sample in task.test]
     random.Random(0).shuffle(samples)
     hidden = Task("hidden", (), tuple(_disguised(sample, folder, n) for n, sample in enumerate(samples)))
     for sample, answer in zip(samples, learner.answers(hidden), strict=True):
-        open_answer = told[sample.fingerprint]
+        open_answer = oracle_answers[sample.fingerprint]
         assert (answer.text, answer.expert) == (open_answer.text, open_answer.expert), (
             "an answer changes when the task is hidden: the method must say `needs_task_id`, and results will say so"
         )

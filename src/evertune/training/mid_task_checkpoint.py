@@ -61,7 +61,7 @@ class MidTaskCheckpoints:
         self._key, self._every = key, every
         self._began = self._last = time.monotonic()
         self._pause = max(SECONDS_BETWEEN, SHARE * 3 * size / BYTES_PER_SECOND)
-        self._asked_to_stop = False
+        self._stop_requested = False
         self._before: Any = None
 
     def __enter__(self) -> MidTaskCheckpoints:
@@ -75,7 +75,7 @@ class MidTaskCheckpoints:
     ) -> None:
         if self._before is not None:
             signal.signal(signal.SIGTERM, self._before)
-        if self._asked_to_stop and kind is None:  # the signal came in the last step
+        if self._stop_requested and kind is None:  # the signal came in the last step
             raise TrainingInterrupted("stopped by SIGTERM after the last step of a task; it is trained again")
 
     def found(self) -> Mapping[str, Any] | None:
@@ -94,14 +94,14 @@ class MidTaskCheckpoints:
         Raises:
             TrainingInterrupted: SIGTERM came; the training is saved.
         """
-        if self._asked_to_stop:
+        if self._stop_requested:
             self._save(state())
             raise TrainingInterrupted(f"stopped by SIGTERM after step {step.step} of {step.steps}, which is saved")
         if self._is_time(step.step):
             self._save(state())
 
     def _ask(self, _number: int, _frame: FrameType | None) -> None:
-        self._asked_to_stop = True
+        self._stop_requested = True
 
     def _is_time(self, step: int) -> bool:
         if self._every is not None:

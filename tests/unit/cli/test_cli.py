@@ -19,8 +19,8 @@ def test_help_and_import_load_nothing_heavy():
         "heavy = {'torch', 'transformers', 'numpy', 'matplotlib', 'pydantic', 'peft', 'PIL'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert said.returncode == 0, said.stderr
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
     for command in (
         "run",
         "plan",
@@ -34,7 +34,7 @@ def test_help_and_import_load_nothing_heavy():
         "similarity",
         "pairs",
     ):
-        assert command in said.stdout
+        assert command in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -139,8 +139,8 @@ def test_metrics_command_with_known_tasks(capsys, tmp_path):
     path = tmp_path / "m.csv"
     path.write_text("60,5,10\n65,80,20\n55,70,90\n")
     code, out, _ = evertune("metrics", path, "--known", "1", capsys=capsys)
-    said = json.loads(out)
-    assert code == 0 and said["metrics"]["forgetting"] == 10 and "a_i" in said["formulas"]["forgetting"]
+    result = json.loads(out)
+    assert code == 0 and result["metrics"]["forgetting"] == 10 and "a_i" in result["formulas"]["forgetting"]
 
 
 def test_show_a_stream_with_known_tasks_and_scores(capsys, tmp_path):

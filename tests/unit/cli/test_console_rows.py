@@ -30,8 +30,8 @@ def rows_of(console, tasks=TASKS):
 def test_nine_tasks_in_eighty_columns():
     """Titles were cut to `text…` and numbers to `100…`."""
     legend, *rest, header, base, row = rows_of(Console(file=io.StringIO(), width=80))
-    said = " ".join([legend, *rest])
-    assert all(f"{number} {task}" in said for number, task in enumerate(TASKS, start=1))
+    text = " ".join([legend, *rest])
+    assert all(f"{number} {task}" in text for number, task in enumerate(TASKS, start=1))
     assert len(header) == len(base) == len(row) <= 80
     assert header.split() == ["after", *map(str, range(1, 10))]
     assert row.split() == ["7", "textvqa", *["99.5"] * 9]

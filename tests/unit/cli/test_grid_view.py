@@ -24,7 +24,7 @@ STATUS = Status(
 )
 
 
-def said(*, terminal):
+def output(*, terminal):
     console = Console(file=io.StringIO(), force_terminal=terminal, width=120, color_system=None)
     with GridView(console) as view:
         view.changed(STATUS)
@@ -34,13 +34,13 @@ def said(*, terminal):
 
 
 def test_a_terminal_shows_counts_time_left_and_what_each_worker_is_at():
-    text = said(terminal=True)
+    text = output(terminal=True)
     assert "3 done · 1 running · 4 waiting · 1 failed · 2 in another process · about 1:01:40 left" in text
     assert "toy-random/ewc,strength=1e6/s0  row 2: 1 of 5 tasks answered  1:15" in text
 
 
 def test_a_log_gets_one_line_per_run_and_the_end_of_a_failure():
-    assert said(terminal=False).splitlines() == [
+    assert output(terminal=False).splitlines() == [
         "done    toy-random/direct/s0  1:01",
         "failed  toy-random/[x]/s0",
         "        first line",

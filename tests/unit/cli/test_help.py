@@ -78,10 +78,10 @@ def test_version_and_completion(capsys):
     code, out, _ = evertune("--version", capsys=capsys)
     assert code == 0 and out.startswith("evertune ")
     environment = {**os.environ, "_EVERTUNE_COMPLETE": "source_bash"}  # what --show-completion prints in bash
-    said = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "evertune"], capture_output=True, text=True, check=False, env=environment
     )
-    assert "complete " in said.stdout and "_EVERTUNE_COMPLETE=complete_bash" in said.stdout, said.stderr
+    assert "complete " in result.stdout and "_EVERTUNE_COMPLETE=complete_bash" in result.stdout, result.stderr
     _, out, _ = evertune("--help", capsys=capsys)
     assert "--install-completion" in out and "--show-completion" in out
 

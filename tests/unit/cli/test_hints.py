@@ -118,7 +118,7 @@ def test_every_hint_names_an_option_that_is_there(known):
         module = path.relative_to(ROOT).as_posix()
         if not module.startswith(NO_MESSAGES):
             for line, text in messages(path):
-                found += [f"{module}:{line}: {said}" for said in mistakes(module, text, known)]
+                found += [f"{module}:{line}: {mistake}" for mistake in mistakes(module, text, known)]
     assert not found, "\n".join(found)
     assert set(SHOWN_BY) <= {path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py")}
 

@@ -61,9 +61,9 @@ def test_messages_are_recognised(tmp_path):
     rows = []
     for n in range(5):
         url = {"type": "image_url", "image_url": {"url": colour(tmp_path, f"{n}.png", (n, 0, 0))}}
-        asked = {"role": "user", "content": [url, {"type": "text", "text": f"Which {n}?"}]}
+        turn = {"role": "user", "content": [url, {"type": "text", "text": f"Which {n}?"}]}
         answer = {"role": "assistant", "content": [{"type": "text", "text": "red"}]}
-        rows.append({"messages": [{"role": "system", "content": "Be short."}, asked, answer]})
+        rows.append({"messages": [{"role": "system", "content": "Be short."}, turn, answer]})
     path = write_lines(tmp_path / "t.jsonl", *rows)
     found = check(str(path))
     assert not len(found.errors) and found.tasks()["t"] == {"train": 4, "test": 1, "images": 5}

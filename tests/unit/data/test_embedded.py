@@ -186,8 +186,8 @@ def test_a_saved_data_set_says_that_images_is_in_vain(tmp_path):
 )
 def test_other_readers_say_what_it_is(tmp_path, name, complaint):
     own = write_lines(tmp_path / "t.jsonl", {"image": name, "instruction": "q", "answer": "a"})
-    said = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
-    write_lines(tmp_path / "l.jsonl", {"image": name, "conversations": said})
+    turns = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
+    write_lines(tmp_path / "l.jsonl", {"image": name, "conversations": turns})
     for format, path in (("jsonl", own), ("llava", tmp_path / "l.jsonl")):
         samples, problems = read(format, path)
         assert not len(samples) and complaint in problems[0] and len(problems[0]) < 400

@@ -242,11 +242,11 @@ def test_what_is_no_regular_file_is_one_line(tmp_path, reader, make, monkeypatch
         try:
             found = READERS[reader](path)
         except UserError as problem:
-            said = str(problem)
+            message = str(problem)
         else:
             raise AssertionError(f"it was read: {found!r:.200}")
-    assert "\n" not in said and str(path) in said
-    assert make is large or "no regular file" in said
+    assert "\n" not in message and str(path) in message
+    assert make is large or "no regular file" in message
     assert time.process_time() - begun < 10
 
 

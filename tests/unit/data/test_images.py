@@ -113,12 +113,12 @@ def test_broken_images_are_named_with_their_row(tmp_path):
         (tmp_path / f"{name}.png").write_bytes(content)
     samples, problems = read("jsonl", rows_of(tmp_path, "good.png", "empty.png", "gone.png", "text.png", "half.png"))
     assert not problems and len(samples) == 5
-    said = faults(samples)
+    messages = faults(samples)
     assert [s.id for s in samples.whole()] == ["0"]
-    assert "task.jsonl:2: the image" in said[0] and "is empty (0 bytes)" in said[0]
-    assert "task.jsonl:3: the image" in said[1] and "does not exist" in said[1]
-    assert "task.jsonl:4: the image" in said[2] and "not an image" in said[2]
-    assert "task.jsonl:5: the image" in said[3] and "broken" in said[3]
+    assert "task.jsonl:2: the image" in messages[0] and "is empty (0 bytes)" in messages[0]
+    assert "task.jsonl:3: the image" in messages[1] and "does not exist" in messages[1]
+    assert "task.jsonl:4: the image" in messages[2] and "not an image" in messages[2]
+    assert "task.jsonl:5: the image" in messages[3] and "broken" in messages[3]
 
 
 def test_links_out_of_the_root(tmp_path):
@@ -130,9 +130,9 @@ def test_links_out_of_the_root(tmp_path):
     (root / "inner.png").symlink_to(root / "a.png")
     path = rows_of(root, "a.png", "inner.png", "link.png", "folder/secret.png")
     samples, _ = read("jsonl", path)
-    said = faults(samples)
+    messages = faults(samples)
     assert [s.id for s in samples.whole()] == ["0", "1"]
-    assert len(said) == 2 and all("is a link to outside" in message for message in said)
+    assert len(messages) == 2 and all("is a link to outside" in message for message in messages)
     allowed, _ = read("jsonl", path, allow_external_paths=True)
     assert not faults(allowed) and len(allowed) == 4
 

@@ -144,9 +144,9 @@ def test_an_annotator_who_wrote_nothing_counts(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"), [(5, "not 5"), (None, "not None"), ("", "not ''"), (float("nan"), "not NaN")]
+    ("answer", "message"), [(5, "not 5"), (None, "not None"), ("", "not ''"), (float("nan"), "not NaN")]
 )
-def test_what_an_answer_is_instead_of_a_text_is_said(tmp_path, answer, said):
+def test_what_an_answer_is_instead_of_a_text_is_said(tmp_path, answer, message):
     """As in every other format; a number of things that were counted is written in quotes."""
     _, problems = read("jsonl", write_lines(tmp_path / "t.jsonl", {"instruction": "How many?", "answer": answer}))
-    assert f"t.jsonl:1: 'answer' must be a text that is not empty, {said}" in problems[0]
+    assert f"t.jsonl:1: 'answer' must be a text that is not empty, {message}" in problems[0]

@@ -11,8 +11,8 @@ from evertune.data import load_stream
 from evertune.utils.errors import DataError
 
 
-def turn(*said):
-    return [{"from": ("human", "gpt")[at % 2], "value": text} for at, text in enumerate(said)]
+def turn(*turns):
+    return [{"from": ("human", "gpt")[at % 2], "value": text} for at, text in enumerate(turns)]
 
 
 def write(folder, rows, name="train.json"):
@@ -22,8 +22,8 @@ def write(folder, rows, name="train.json"):
 
 
 def test_a_conversation_is_a_sample_per_answered_turn(tmp_path):
-    said = turn("<image>\nWhat is it?", "a cat", "Which colour?", "grey", "Why?")
-    (first, second), problems = read("llava", write(tmp_path, [{"id": "x", "image": "a.png", "conversations": said}]))
+    turns = turn("<image>\nWhat is it?", "a cat", "Which colour?", "grey", "Why?")
+    (first, second), problems = read("llava", write(tmp_path, [{"id": "x", "image": "a.png", "conversations": turns}]))
     assert (first.id, first.instruction, first.answers) == ("x", "What is it?", ("a cat",))
     assert (second.id, second.answers) == ("x-2", ("grey",)), "a question without an answer is no sample"
     assert second.instruction == "What is it?\na cat\nWhich colour?"
@@ -31,8 +31,8 @@ def test_a_conversation_is_a_sample_per_answered_turn(tmp_path):
 
 
 def test_what_the_assistant_says_first_is_dropped(tmp_path):
-    said = [{"from": "gpt", "value": "Hello!"}, *turn("What is it?\n<image>", "a cat")]
-    (sample,), _ = read("llava", write(tmp_path, [{"id": 3, "image": "a.png", "conversations": said}]))
+    turns = [{"from": "gpt", "value": "Hello!"}, *turn("What is it?\n<image>", "a cat")]
+    (sample,), _ = read("llava", write(tmp_path, [{"id": 3, "image": "a.png", "conversations": turns}]))
     assert (sample.id, sample.instruction) == ("3", "What is it?")
 
 

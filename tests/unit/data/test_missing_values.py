@@ -43,8 +43,8 @@ def test_own_rows(tmp_path, key):
 
 
 def test_turns_and_published_files(tmp_path):
-    said = [{"from": "human", "value": "q"}, {"from": "gpt", "value": NAN}]
-    (tmp_path / "t.json").write_text(json.dumps([{"conversations": said}]))
+    turns = [{"from": "human", "value": "q"}, {"from": "gpt", "value": NAN}]
+    (tmp_path / "t.json").write_text(json.dumps([{"conversations": turns}]))
     samples, problems = read("llava", tmp_path / "t.json")
     assert not len(samples) and "'value' must be a text that is not empty, not NaN" in problems[0]
     (tmp_path / "VizWiz").mkdir()

@@ -131,12 +131,12 @@ def test_too_few_open_files_are_no_damage(streams, left, caplog):
 
 
 def test_on_the_command_line_it_is_one_line(monkeypatch, capsys):
-    for code, said in ((errno.EMFILE, "ulimit -n 4096, then run"), (errno.ENOSPC, "No space left on device; free")):
+    for code, message in ((errno.EMFILE, "ulimit -n 4096, then run"), (errno.ENOSPC, "No space left on device; free")):
         monkeypatch.setattr(cli, "app", lambda code=code, **_: os_error(code))
         with pytest.raises(SystemExit) as end:
             cli.main()
         lines = capsys.readouterr().err.splitlines()
-        assert end.value.code == 2 and len(lines) == 1 and "x.json" in lines[0] and said in lines[0]
+        assert end.value.code == 2 and len(lines) == 1 and "x.json" in lines[0] and message in lines[0]
     monkeypatch.setattr(cli, "app", lambda **_: os_error(errno.EBADF))
     with pytest.raises(OSError, match="Bad file"):
         cli.main()

@@ -12,7 +12,7 @@ from evertune.data import load_stream
 from evertune.utils.errors import UserError
 
 
-def said(*texts):
+def turns_of(*texts):
     return [{"from": ("human", "gpt")[at % 2], "value": text} for at, text in enumerate(texts)]
 
 
@@ -25,9 +25,9 @@ def llava(folder, *rows):
 @pytest.mark.parametrize("value", ["p0.png", ["p0.png"]])
 def test_an_image_under_another_key_is_an_error_of_its_row(tmp_path, key, value):
     """Case 02: the text says <image>, the key is not `image`; a question says no <image> at all."""
-    train = {"id": 1, key: value, "conversations": said("<image>\nWhich colour?", "red")}
+    train = {"id": 1, key: value, "conversations": turns_of("<image>\nWhich colour?", "red")}
     test = {"question_id": 2, key: value, "text": "Which colour?", "answer": "red"}
-    samples, problems = llava(tmp_path, train, test, {"id": 3, "conversations": said("2 + 2?", "4")})
+    samples, problems = llava(tmp_path, train, test, {"id": 3, "conversations": turns_of("2 + 2?", "4")})
     assert [sample.id for sample in samples] == ["3"], "a row of text alone is read"
     assert len(problems) == 2
     for problem in problems:
@@ -44,7 +44,7 @@ def test_a_key_of_images_is_known_whatever_it_holds(tmp_path, key, value):
 
 
 def test_a_name_that_ends_like_no_image_is_found_by_its_mark(tmp_path):
-    samples, problems = llava(tmp_path, {"id": 1, "pic": "abc", "conversations": said("<image>\nWhich?", "red")})
+    samples, problems = llava(tmp_path, {"id": 1, "pic": "abc", "conversations": turns_of("<image>\nWhich?", "red")})
     assert not len(samples) and "<image> stands once in the text, and the row has no image" in problems[0]
 
 
@@ -62,7 +62,7 @@ def test_marks_and_images_of_another_number(tmp_path, images, text, complaint):
     """In conversations and questions, own rows, tables and published test files."""
     image = {} if images is None else {"image": images}
     rows = [
-        {"id": "1", **image, "conversations": said(text, "red")},
+        {"id": "1", **image, "conversations": turns_of(text, "red")},
         {"question_id": "2", **image, "text": text, "answer": "red"},
     ]
     samples, problems = llava(tmp_path, *rows)
@@ -95,7 +95,7 @@ def test_marks_and_images_of_another_number(tmp_path, images, text, complaint):
 
 def test_a_video_key_is_an_error_of_its_row(tmp_path):
     rows = [
-        {"id": 1, "video": "v.mp4", "conversations": said("What happens?", "a ball rolls")},
+        {"id": 1, "video": "v.mp4", "conversations": turns_of("What happens?", "a ball rolls")},
         {"question_id": 2, "video": ["v.mp4"], "text": "What happens?", "answer": "a ball rolls"},
     ]
     samples, problems = llava(tmp_path, *rows)
@@ -133,18 +133,18 @@ def test_a_mark_in_the_prompt_counts_too(tmp_path):
 
 
 def test_a_turn_has_the_images_that_were_shown_up_to_it(tmp_path):
-    turns = said("<image>\nWhat is it?", "a cat", "And this?\n<image>", "a dog", "Which is larger?", "the dog")
+    turns = turns_of("<image>\nWhat is it?", "a cat", "And this?\n<image>", "a dog", "Which is larger?", "the dog")
     samples, problems = llava(tmp_path, {"id": "x", "image": ["a.png", "b.png"], "conversations": turns})
     assert ["".join(path.stem for path in sample.images) for sample in samples] == ["a", "ab", "ab"]
     assert not problems
-    unmarked = said("What are they?", "a cat and a dog", "Which is larger?", "the dog")
+    unmarked = turns_of("What are they?", "a cat and a dog", "Which is larger?", "the dog")
     samples, problems = llava(tmp_path, {"id": "x", "image": ["a.png", "b.png"], "conversations": unmarked})
     assert [len(sample.images) for sample in samples] == [2, 2] and not problems
 
 
 def test_one_mark_for_the_images_of_a_published_row(tmp_path):
     """MLLM-CL trains rows of several images with one mark, by its authors' code; rows of one's own say one for each."""
-    row = {"image": ["a.png", "b.png"], "conversations": said("<image>\nSame?", "yes", "Why?", "so")}
+    row = {"image": ["a.png", "b.png"], "conversations": turns_of("<image>\nSame?", "yes", "Why?", "so")}
     (tmp_path / "VP").mkdir()
     (tmp_path / "VP" / "train.json").write_text(json.dumps([row, {**row, "image": []}]))
     samples, problems = read("mllm-cl", tmp_path, task="VP")
@@ -152,13 +152,13 @@ def test_one_mark_for_the_images_of_a_published_row(tmp_path):
 
 
 def test_a_mark_in_an_answer_is_an_error(tmp_path):
-    samples, problems = llava(tmp_path, {"image": "a.png", "conversations": said("Draw it", "<image>")})
+    samples, problems = llava(tmp_path, {"image": "a.png", "conversations": turns_of("Draw it", "<image>")})
     assert not len(samples) and "answer" in problems[0] and "<image>" in problems[0]
 
 
 def test_a_run_does_not_train_blind(tmp_path):
     rows = [{"id": n, "image_path": colour(tmp_path, f"{n}.png", (n, 0, 0))} for n in range(10)]
-    rows = [{**row, "conversations": said(f"<image>\nWhich {row['id']}?", "red")} for row in rows]
+    rows = [{**row, "conversations": turns_of(f"<image>\nWhich {row['id']}?", "red")} for row in rows]
     (tmp_path / "t.json").write_text(json.dumps(rows))
     (tmp_path / "s.yaml").write_text("name: s\ntasks: [{name: t, format: llava, data: t.json}]")
     with pytest.raises(UserError, match="image under another key: 10"):

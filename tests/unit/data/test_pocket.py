@@ -22,7 +22,7 @@ def scenes(layout, *, count=200, split="train", blurred=False):
     return [draw_scene(choose, layout=layout, split=split, blurred=blurred) for _ in range(count)]
 
 
-def asked(role, *, count=300, blurred=False):
+def questions(role, *, count=300, blurred=False):
     """(scene, item) of a role, on scenes of its layouts."""
     choose = random.Random(role)
     rule = ROLES[role]
@@ -48,7 +48,7 @@ def test_seventeen_slots():
 
 
 def test_reading_answers_what_stands_there():
-    for scene, item in asked("textvqa"):
+    for scene, item in questions("textvqa"):
         place = re.search(r"sign in the (.+?) say", item.instruction)[1]
         assert at(scene, place).word.lower() == item.answers[0]
         tokens = item.instruction.removeprefix("OCR tokens: ").split(".")[0].split(", ")
@@ -57,7 +57,7 @@ def test_reading_answers_what_stands_there():
 
 def test_counts_presence_and_names():
     forms = set()
-    for scene, item in asked("vqav2"):
+    for scene, item in questions("vqav2"):
         names = {kind.name for _, _, kind in scene.things()}
         if "how many" in item.instruction:
             assert item.answers[0] == str(len(names))
@@ -76,7 +76,7 @@ def test_relations_by_coordinates():
     """Written again from rows and columns, not from the library's table."""
     steps = {"above": (-1, 0), "below": (1, 0), "left of": (0, -1), "right of": (0, 1)}
     forms = set()
-    for scene, item in asked("gqa"):
+    for scene, item in questions("gqa"):
         what, relation, place = re.search(
             r"(what|color|anything)(?: is)? (above|below|left of|right of) the (.+?)\?", item.instruction
         ).groups()
@@ -95,7 +95,7 @@ def test_relations_by_coordinates():
 
 def test_options_hold_the_answer_once():
     letters = set()
-    for scene, item in asked("aokvqa"):
+    for scene, item in questions("aokvqa"):
         options = dict(re.findall(r"\((\w)\) (\w+)", item.instruction))
         kind = at(scene, re.search(r"in the ((?:top|bottom) (?:left|right))", item.instruction)[1]).kind
         assert options[item.answers[0]] == kind.category
@@ -105,7 +105,7 @@ def test_options_hold_the_answer_once():
 
 
 def test_books():
-    for scene, item in asked("ocrvqa"):
+    for scene, item in questions("ocrvqa"):
         word = {c.what: c.word.lower() for _, c in scene.written()}
         category = scene.things()[0][2].category
         wanted = {"title": word["title"], "wrote": word["author"], "cover": category}
@@ -113,20 +113,20 @@ def test_books():
 
 
 def test_blurred_images_are_unanswerable():
-    assert {item.answers[0] for _, item in asked("vizwiz", blurred=True)} == {"unanswerable"}
-    assert "unanswerable" not in {item.answers[0] for _, item in asked("vizwiz")}
+    assert {item.answers[0] for _, item in questions("vizwiz", blurred=True)} == {"unanswerable"}
+    assert "unanswerable" not in {item.answers[0] for _, item in questions("vizwiz")}
 
 
 @pytest.mark.parametrize("role", ["okvqa", "vqav2", "vizwiz", "textvqa"])
 def test_ten_annotators_of_whom_at_least_seven_agree(role):
-    for _, item in asked(role, count=100):
+    for _, item in questions(role, count=100):
         assert len(item.answers) == 10
         assert item.answers.count(item.answers[0]) >= 7
 
 
 @pytest.mark.parametrize("role", ["flickr30k", "textcaps"])
 def test_ten_captions_of_which_the_first_names_what_is_there(role):
-    for scene, item in asked(role, count=100):
+    for scene, item in questions(role, count=100):
         assert len(item.answers) == 10
         assert all(kind.name in item.answers[0] for _, _, kind in scene.things())
         assert all(cell.word.lower() in item.answers[0] for _, cell in scene.written())
@@ -135,7 +135,7 @@ def test_ten_captions_of_which_the_first_names_what_is_there(role):
 @pytest.mark.parametrize("role", ["flickr30k", "textcaps"])
 def test_a_right_caption_scores_about_what_a_right_answer_does(role):
     """CIDEr-D is averaged with scores of at most 100."""
-    items = [item for _, item in asked(role, count=100)]
+    items = [item for _, item in questions(role, count=100)]
     references = [item.answers for item in items]
     right = 100 * statistics.mean(cider([item.answers[0] for item in items], references))
     wrong = 100 * statistics.mean(cider([item.answers[0] for item in items[1:] + items[:1]], references))

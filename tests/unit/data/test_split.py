@@ -80,10 +80,10 @@ def test_twins(tmp_path, names):
 def test_numbers_of_images(tmp_path, names):
     samples = write(tmp_path, "d", [((names[0],), "a"), ((), "b"), ((names[0], names[1]), "c")])
     wrong, problems = wrong_numbers(samples, range(1, 2), model="tiny")
-    said = list(map(str, problems))
+    messages = list(map(str, problems))
     assert wrong.tolist() == [False, True, True]
-    assert "d.jsonl:2: the row has no image; the model 'tiny' takes exactly 1" in said[0]
-    assert "d.jsonl:3: the row has 2 images; the model 'tiny' takes exactly 1" in said[1]
+    assert "d.jsonl:2: the row has no image; the model 'tiny' takes exactly 1" in messages[0]
+    assert "d.jsonl:3: the row has 2 images; the model 'tiny' takes exactly 1" in messages[1]
     assert not wrong_numbers(samples, range(3), model="x")[0].any()
 
 

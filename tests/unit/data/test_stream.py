@@ -128,8 +128,8 @@ def test_a_file_of_rows_is_a_stream(tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
     (tmp_path / "a.json").write_text(json.dumps(rows))
     turns = [[{"from": "user", "value": r["instruction"]}, {"from": "assistant", "value": r["answer"]}] for r in rows]
-    said = [{"image": r["image"], "conversations": turn} for r, turn in zip(rows, turns, strict=True)]
-    (tmp_path / "roles.json").write_text(json.dumps(said))
+    entries = [{"image": r["image"], "conversations": turn} for r, turn in zip(rows, turns, strict=True)]
+    (tmp_path / "roles.json").write_text(json.dumps(entries))
     (tmp_path / "a.csv").write_text("image,instruction,answer\n" + "".join(",".join(r.values()) + "\n" for r in rows))
     wanted = load_stream(str(tmp_path / "a.jsonl")).tasks[0]
     for name in ("a.json", "roles.json", "a.csv"):

@@ -207,8 +207,10 @@ def written_set(folder, splits=None):
 def test_a_data_set_without_splits_is_parted(tmp_path):
     """Case 14: both splits were the same ten rows."""
     written_set(tmp_path)
-    for said in ("root: saved", "data: saved"):
-        (tmp_path / "s.yaml").write_text(f"name: s\ntasks: [{{name: t, format: huggingface, {said}, test_share: 0.3}}]")
+    for place in ("root: saved", "data: saved"):
+        (tmp_path / "s.yaml").write_text(
+            f"name: s\ntasks: [{{name: t, format: huggingface, {place}, test_share: 0.3}}]"
+        )
         (task,) = load_stream(str(tmp_path / "s.yaml"), decode=True).tasks
         assert (len(task.train), len(task.test)) == (7, 3)
         assert not {sample.instruction for sample in task.train} & {sample.instruction for sample in task.test}

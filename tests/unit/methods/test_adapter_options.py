@@ -105,14 +105,14 @@ def test_the_ridge_is_that_of_the_regression(router_of, tasks, ridge):
     method, alone = router_of(ridge=ridge), RidgeRouter(ridge=ridge)
     for task in tasks[:2]:
         alone.learn(task.name, method.queries(task.train))
-    asked = method.queries(tasks[1].test)
-    torch.testing.assert_close(method._router.scores(asked), alone.scores(asked))
+    chosen = method.queries(tasks[1].test)
+    torch.testing.assert_close(method._router.scores(chosen), alone.scores(chosen))
     (_, first), (_, second) = method.ranking(tasks[1].test[0])
     apart = first - second
     assert 0 < apart < 1.5 and (apart < 0.2) == (ridge == 20.0), apart
 
 
 def test_the_oracle_is_told_and_the_ridge_is_not(router_of, tasks):
-    told, routed = router_of(routing="oracle"), router_of()
-    assert told.needs_task_id() and not routed.needs_task_id()
-    assert told.expert_of("task-1") == "task-1" and told.expert_of("task-2") is None
+    oracle, routed = router_of(routing="oracle"), router_of()
+    assert oracle.needs_task_id() and not routed.needs_task_id()
+    assert oracle.expert_of("task-1") == "task-1" and oracle.expert_of("task-2") is None

@@ -191,8 +191,8 @@ def test_what_a_new_task_is_taken_for_against_a_count_by_hand(make, lmm, tasks, 
     by_hand = make(router=router)
     for task in (*tasks[:2], Task("new", tuple(new.train[at] for at in order[:half]), ())):
         by_hand.after_task(task)
-    said = by_hand.route([new.train[at] for at in order[half:]])
-    shares = {name: said.count(name) / len(said) for name in ("task-0", "task-1") if name in said}
+    chosen = by_hand.route([new.train[at] for at in order[half:]])
+    shares = {name: chosen.count(name) / len(chosen) for name in ("task-0", "task-1") if name in chosen}
     assert found == pytest.approx(shares) and found
 
 
@@ -322,8 +322,8 @@ def test_the_oracle_is_told_the_task(make, lmm, features, tasks):
     method = make(routing="oracle")
     assert method.needs_task_id() and not make().needs_task_id()
 
-    def answer(asked, **more):
-        return answer_samples(lmm, [method], asked.test, features, batch_size=4, max_new_tokens=2, reuse=False, **more)
+    def answer(task, **more):
+        return answer_samples(lmm, [method], task.test, features, batch_size=4, max_new_tokens=2, reuse=False, **more)
 
     untouched = [a.text for a in answer(tasks[1], task="task-1")]
     for task in tasks[:2]:

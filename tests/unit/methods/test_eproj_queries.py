@@ -32,9 +32,9 @@ def make(lmm, features):
 def mixed(tasks):
     """Eleven questions: four about one image, some about two images or none."""
     one, two, three = tasks[0].train[:3]
-    asked = [replace(one, id=f"q{n}", instruction="what " * (n + 1)) for n in range(4)]
+    questions = [replace(one, id=f"q{n}", instruction="what " * (n + 1)) for n in range(4)]
     pair = replace(two, images=two.images + three.images, instruction="which of the two?")
-    return [*asked, pair, replace(three, images=(), instruction="name a word"), *tasks[1].train[:5]]
+    return [*questions, pair, replace(three, images=(), instruction="name a word"), *tasks[1].train[:5]]
 
 
 def by_hand(lmm, store, samples):

@@ -33,15 +33,15 @@ def by_hand(adapter, x):
     """Token by token and expert by expert: s Σ_e softmax(G x)_e B_e A_e x."""
     down, up, gate = (p.detach().numpy().astype(float) for p in (adapter.down, adapter.up, adapter.gate))
     share = RANK // len(gate)
-    said = np.zeros((*x.shape[:-1], len(up)))
+    output = np.zeros((*x.shape[:-1], len(up)))
     for place in np.ndindex(*x.shape[:-1]):
         token = x[place].numpy().astype(float)
         weights = np.exp(gate @ token)
         weights /= weights.sum()
         for expert, weight in enumerate(weights):
             rows = slice(expert * share, (expert + 1) * share)
-            said[place] += 2.0 * weight * (up[:, rows] @ (down[rows] @ token))
-    return said
+            output[place] += 2.0 * weight * (up[:, rows] @ (down[rows] @ token))
+    return output
 
 
 def agrees(adapter):

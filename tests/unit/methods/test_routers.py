@@ -100,10 +100,10 @@ def test_the_calibrated_router_is_discriminant_analysis():
     theirs.fit(np.vstack(list(X.values())), [name for name, x in X.items() for _ in x])
     np.testing.assert_allclose(router.covariance().numpy(), theirs.covariance_, rtol=1e-3, atol=1e-7)
     test = {m: torch.cat([some_queries(n, n=300)[m] for n in range(4)]) for m in ("image", "instruction")}
-    said = router.choose(test)
+    chosen = router.choose(test)
     everything = np.hstack([test["image"].numpy(), test["instruction"].numpy()])
-    assert said == theirs.predict(everything).tolist()
-    assert len(set(said)) == 4
+    assert chosen == theirs.predict(everything).tolist()
+    assert len(set(chosen)) == 4
     np.testing.assert_allclose(router.probabilities(test).numpy(), theirs.predict_proba(everything), atol=1e-3)
 
 
@@ -111,13 +111,13 @@ def test_the_calibrated_router_is_discriminant_analysis():
 def test_sureness_is_a_probability(name):
     """Also where scores are thousands apart: log-likelihoods of wide queries are."""
     router = taught(ROUTERS[name](), {f"task-{n}": some_queries(n) for n in range(4)})
-    asked = some_queries(2, n=200)
-    found = router.probabilities(asked)
+    queries = some_queries(2, n=200)
+    found = router.probabilities(queries)
     assert found.shape == (200, 4) and bool(((found >= 0) & (found <= 1)).all())
     torch.testing.assert_close(found.sum(1), torch.ones(200, dtype=found.dtype))
-    assert [router.tasks[place] for place in found.argmax(1).tolist()] == router.choose(asked)
+    assert [router.tasks[place] for place in found.argmax(1).tolist()] == router.choose(queries)
     assert found[:, 2].mean() > 0.5, "sure of what it is right about"
-    far = {"image": 1000 * asked["image"], "instruction": 1000 * asked["instruction"]}
+    far = {"image": 1000 * queries["image"], "instruction": 1000 * queries["instruction"]}
     assert torch.isfinite(router.probabilities(far)).all()
 
 

@@ -10,12 +10,12 @@ from evertune.metrics.anls import anls, edit_distance
 from evertune.metrics.rules import rule_of, score_cell
 
 
-def relaxed(said, answers):
-    return score_cell(rule_of("anls"), [said], [answers]).relaxed / 100
+def relaxed(prediction, answers):
+    return score_cell(rule_of("anls"), [prediction], [answers]).relaxed / 100
 
 
 @pytest.mark.parametrize(
-    ("said", "answers", "wanted"),
+    ("prediction", "answers", "wanted"),
     [
         # made with `anls_score` of the package anls 0.0.2
         ("Hotel", ["hotel"], 1.0),
@@ -29,8 +29,8 @@ def relaxed(said, answers):
         ("stop", ["go", "stops"], 0.8),
     ],
 )
-def test_anls(said, answers, wanted):
-    assert anls(said, answers) == pytest.approx(wanted)
+def test_anls(prediction, answers, wanted):
+    assert anls(prediction, answers) == pytest.approx(wanted)
 
 
 def test_empty_answers_are_never_right():

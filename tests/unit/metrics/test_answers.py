@@ -21,7 +21,7 @@ from evertune.utils.errors import UserError
 
 
 @pytest.mark.parametrize(
-    ("said", "gold", "strict", "loose"),
+    ("prediction", "gold", "strict", "loose"),
     [
         ("red", ["red"], 1, 1),
         (" red\n", ["red"], 1, 1),
@@ -37,13 +37,13 @@ from evertune.utils.errors import UserError
         ("blue", ["red", "blue"], 1, 1),
     ],
 )
-def test_scores(said, gold, strict, loose):
-    assert exact(said, gold) == strict
-    assert relaxed(said, gold) == loose
+def test_scores(prediction, gold, strict, loose):
+    assert exact(prediction, gold) == strict
+    assert relaxed(prediction, gold) == loose
 
 
 @pytest.mark.parametrize(
-    ("said", "gold", "strict", "loose"),
+    ("prediction", "gold", "strict", "loose"),
     [
         ("b", "b", 1, 1),
         (" B\n", "b", 1, 1),
@@ -61,9 +61,9 @@ def test_scores(said, gold, strict, loose):
         ("", "", 0, 0),
     ],
 )
-def test_options(said, gold, strict, loose):
-    assert option(said, [gold]) == strict
-    assert option_letter(said, [gold]) == loose
+def test_options(prediction, gold, strict, loose):
+    assert option(prediction, [gold]) == strict
+    assert option_letter(prediction, [gold]) == loose
 
 
 def test_an_article_is_no_option():
@@ -71,7 +71,7 @@ def test_an_article_is_no_option():
 
 
 @pytest.mark.parametrize(
-    ("said", "strict", "loose"),
+    ("prediction", "strict", "loose"),
     [
         ("B", 1, 1),
         ("B. dog", 1, 1),
@@ -88,14 +88,14 @@ def test_an_article_is_no_option():
         ("", 0, 0),
     ],
 )
-def test_scienceqa_as_llava_reads_it(said, strict, loose):
+def test_scienceqa_as_llava_reads_it(prediction, strict, loose):
     """By LLaVA's eval_science_qa.py: the letter, `B. `, or one match of `The answer is ([A-Z]).`."""
-    assert scienceqa(said, ["B", "dog"]) == strict
-    assert scienceqa_relaxed(said, ["B", "dog"]) == loose
+    assert scienceqa(prediction, ["B", "dog"]) == strict
+    assert scienceqa_relaxed(prediction, ["B", "dog"]) == loose
 
 
 @pytest.mark.parametrize(
-    ("said", "gold", "gqa_score", "ocrvqa_score"),
+    ("prediction", "gold", "gqa_score", "ocrvqa_score"),
     [
         ("Yes.", "yes", 1, 0),
         (" yes", "yes", 1, 1),
@@ -107,9 +107,9 @@ def test_scienceqa_as_llava_reads_it(said, strict, loose):
         (".", "", 0, 0),
     ],
 )
-def test_exact_match_of_gqa_and_ocrvqa(said, gold, gqa_score, ocrvqa_score):
-    assert gqa(said, [gold, "other"]) == gqa_score
-    assert ocrvqa(said, [gold, "other"]) == ocrvqa_score
+def test_exact_match_of_gqa_and_ocrvqa(prediction, gold, gqa_score, ocrvqa_score):
+    assert gqa(prediction, [gold, "other"]) == gqa_score
+    assert ocrvqa(prediction, [gold, "other"]) == ocrvqa_score
     assert gqa("other", [gold, "other"]) == 0, "the first answer only"
 
 
@@ -151,18 +151,18 @@ def test_the_score_of_a_cell():
 
 
 def test_bleu_of_a_cell_is_not_the_mean_of_its_captions():
-    said = ["a dog runs on the wet sand", "cats"]
-    cell = score_cell(rule_of("bleu-1"), said, CAPTIONS[:2])
+    prediction = ["a dog runs on the wet sand", "cats"]
+    cell = score_cell(rule_of("bleu-1"), prediction, CAPTIONS[:2])
     # all 8 words are met, and stand against 7 + 6 of the references; by itself the second is penalised by exp(1 - 6)
     assert cell.strict == pytest.approx(100 * math.exp(1 - 13 / 8)) and cell.relaxed == cell.strict
     assert cell.each == pytest.approx([1, math.exp(-5)])
     assert cell.standard_error is None
 
 
-@pytest.mark.parametrize(("said", "golds"), [([], []), (["a"], []), (["a"], [["a"], ["b"]]), (["a"], [[]])])
-def test_a_cell_with_gaps_has_no_score(said, golds):
+@pytest.mark.parametrize(("prediction", "golds"), [([], []), (["a"], []), (["a"], [["a"], ["b"]]), (["a"], [[]])])
+def test_a_cell_with_gaps_has_no_score(prediction, golds):
     with pytest.raises(UserError, match="gaps|no gold answer"):
-        score_cell(rule_of("vqa"), said, golds)
+        score_cell(rule_of("vqa"), prediction, golds)
 
 
 def test_error_of_mean_by_hand():

@@ -28,7 +28,7 @@ def test_overlap_against_counted_pixels():
 
 
 @pytest.mark.parametrize(
-    ("said", "strict", "loose"),
+    ("prediction", "strict", "loose"),
     [
         ("[0.1, 0.2, 0.5, 0.8]", 1, 1),
         (" [0.1,0.2,.5,0.8]\n", 1, 1),
@@ -44,10 +44,10 @@ def test_overlap_against_counted_pixels():
         ("", 0, 0),
     ],
 )
-def test_more_than_half(said, strict, loose):
+def test_more_than_half(prediction, strict, loose):
     gold = ["[0.1, 0.2, 0.5, 0.8]"]
-    assert box(said, gold) == strict
-    assert box_relaxed(said, gold) == loose
+    assert box(prediction, gold) == strict
+    assert box_relaxed(prediction, gold) == loose
 
 
 @pytest.mark.parametrize("half", ["[0, 0, 0.5, 1]", "[0.5, 0, 1, 1]", "[0, 0, 2, 1]"])

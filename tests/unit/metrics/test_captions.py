@@ -49,19 +49,19 @@ def cell(size=40):
 
 
 def split(pairs):
-    return [said.split() for said, _ in pairs], [[gold.split() for gold in golds] for _, golds in pairs]
+    return [predicted.split() for predicted, _ in pairs], [[gold.split() for gold in golds] for _, golds in pairs]
 
 
 def published(pairs):
-    return {n: [said] for n, (said, _) in enumerate(pairs)}, {n: golds for n, (_, golds) in enumerate(pairs)}
+    return {n: [predicted] for n, (predicted, _) in enumerate(pairs)}, {n: golds for n, (_, golds) in enumerate(pairs)}
 
 
 def test_bleu_agrees_with_the_published_code():
     from pycocoevalcap.bleu.bleu import Bleu
 
     pairs = cell()
-    said, golds = published(pairs)
-    theirs, theirs_each = Bleu(4).compute_score(golds, said, verbose=0)
+    predicted, golds = published(pairs)
+    theirs, theirs_each = Bleu(4).compute_score(golds, predicted, verbose=0)
     for order in range(1, 5):
         assert corpus_bleu_of_tokens(order)(*split(pairs)) == pytest.approx(theirs[order - 1], abs=1e-6)
         assert bleu_of_tokens(order)(*split(pairs)) == pytest.approx(theirs_each[order - 1], abs=1e-6)
@@ -71,8 +71,8 @@ def test_rouge_l_agrees_with_the_published_code():
     from pycocoevalcap.rouge.rouge import Rouge
 
     pairs = cell()
-    said, golds = published(pairs)
-    _, each = Rouge().compute_score(golds, said)
+    predicted, golds = published(pairs)
+    _, each = Rouge().compute_score(golds, predicted)
     assert rouge_l_of_tokens(*split(pairs)) == pytest.approx(list(each), abs=1e-6)
 
 
@@ -80,20 +80,20 @@ def test_cider_agrees_with_the_published_code():
     from pycocoevalcap.cider.cider import Cider
 
     pairs = cell()
-    said, golds = published(pairs)
-    _, each = Cider().compute_score(golds, said)
+    predicted, golds = published(pairs)
+    _, each = Cider().compute_score(golds, predicted)
     assert cider_of_tokens(*split(pairs)) == pytest.approx(list(each), abs=1e-6)
 
 
 def test_broken_variants_are_told_apart():
     """The usual mistakes give other numbers on the shared fixture: shortest reference, F of one reference, beta 1."""
     pairs = cell()
-    said, golds = split(pairs)
-    nearest = corpus_bleu_of_tokens(4)(said, golds)
-    shortest = corpus_bleu_of_tokens(4)(said, [[min(g, key=len)] for g in golds])
+    predicted, golds = split(pairs)
+    nearest = corpus_bleu_of_tokens(4)(predicted, golds)
+    shortest = corpus_bleu_of_tokens(4)(predicted, [[min(g, key=len)] for g in golds])
     assert abs(nearest - shortest) > 1e-3
-    of_one = [max(rouge_l_of_tokens([s], [[g]])[0] for g in gs) for s, gs in zip(said, golds, strict=True)]
-    assert max(abs(a - b) for a, b in zip(rouge_l_of_tokens(said, golds), of_one, strict=True)) > 1e-3
+    of_one = [max(rouge_l_of_tokens([s], [[g]])[0] for g in gs) for s, gs in zip(predicted, golds, strict=True)]
+    assert max(abs(a - b) for a, b in zip(rouge_l_of_tokens(predicted, golds), of_one, strict=True)) > 1e-3
     even = common_subsequence(*CELL_WORDS) * 2 / (len(CELL_WORDS[0]) + len(CELL_WORDS[1]))
     assert abs(rouge_l_of_tokens([CELL_WORDS[0]], [[CELL_WORDS[1]]])[0] - even) > 1e-3
 
@@ -176,9 +176,9 @@ def meteor_without_paraphrases(monkeypatch):
 @pytest.mark.slow
 @needs_java
 def test_meteor_of_a_cell(meteor_without_paraphrases):
-    said = ["a dog runs on the sand", "", "two dogs run in sand"]
+    predicted = ["a dog runs on the sand", "", "two dogs run in sand"]
     golds = [["a dog runs on the sand"], ["a cat"], ["a bus drives", "dogs running on the wet sand"]]
-    found = score_cell(rule_of("meteor"), said, golds)
+    found = score_cell(rule_of("meteor"), predicted, golds)
     # What the whole program with its paraphrases prints for this cell. Equal captions get 1; like BLEU it adds up what
     # the captions of a cell share.
     assert found.each == pytest.approx([1.0, 0.0, 0.2571612527133221], abs=1e-6)
@@ -202,8 +202,8 @@ def test_spice_is_the_f_of_its_tuples(monkeypatch):
     """SPICE can't run without what it fetches: a program with its interface stands in."""
 
     class Spice:
-        def compute_score(self, golds, said):
-            assert golds == {0: ["a dog"], 1: ["two cats", "cats"]} and said == {0: ["dog"], 1: [""]}
+        def compute_score(self, golds, predicted):
+            assert golds == {0: ["a dog"], 1: ["two cats", "cats"]} and predicted == {0: ["dog"], 1: [""]}
             return 0.25, [{"All": {"f": 0.5, "pr": 1.0}}, {"All": {"f": 0.1}}]
 
     monkeypatch.setattr(java_scorers, "_published", lambda module, name: Spice)

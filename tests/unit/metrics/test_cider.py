@@ -25,9 +25,9 @@ PUBLISHED = [2.677314655325219, 2.933233129415462, 0.7305380614471869, 1.7583533
 
 
 def test_it_agrees_with_the_published_code():
-    said = [prediction.split() for prediction, _ in CELL]
+    predicted = [prediction.split() for prediction, _ in CELL]
     golds = [[reference.split() for reference in references] for _, references in CELL]
-    assert cider_of_tokens(said, golds) == pytest.approx(PUBLISHED, abs=1e-6)
+    assert cider_of_tokens(predicted, golds) == pytest.approx(PUBLISHED, abs=1e-6)
 
 
 def test_one_pair_by_hand():

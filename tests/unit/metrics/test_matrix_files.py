@@ -203,11 +203,11 @@ def test_what_can_not_be_read_is_refused(tmp_path, name, text, complaint):
 def test_the_command_prints_what_it_made_of_the_file(tmp_path):
     path = tmp_path / "m.csv"
     path.write_text("80,5,10\n60,70,12\n75,72,65\n")
-    said = json.loads(CliRunner().invoke(app, ["metrics", str(path)]).stdout)
-    assert said["metrics"]["bwt"] == -1.5 and said["metrics"]["zero_shot"] is None
-    assert "base model" in said["notes"][0]
-    said = json.loads(CliRunner().invoke(app, ["metrics", str(path), "--base"]).stdout)
-    assert said["metrics"]["zero_shot"] == pytest.approx(95 / 3) and said["metrics"]["learning_accuracy"] is None
+    output = json.loads(CliRunner().invoke(app, ["metrics", str(path)]).stdout)
+    assert output["metrics"]["bwt"] == -1.5 and output["metrics"]["zero_shot"] is None
+    assert "base model" in output["notes"][0]
+    output = json.loads(CliRunner().invoke(app, ["metrics", str(path), "--base"]).stdout)
+    assert output["metrics"]["zero_shot"] == pytest.approx(95 / 3) and output["metrics"]["learning_accuracy"] is None
 
 
 @pytest.mark.parametrize("name", ["avg", "Average", "mean", "ACC", "Avg.", "mean acc", "BWT"])

@@ -42,10 +42,10 @@ def test_normalisers_never_fail_and_settle(text):
 @pytest.mark.slow
 @few
 @given(TEXTS, st.lists(TEXTS, min_size=1, max_size=10))
-def test_scores_stay_in_their_range_and_empty_answers_are_never_right(said, golds):
+def test_scores_stay_in_their_range_and_empty_answers_are_never_right(prediction, golds):
     for name in PLAIN:
         answers = ["[0.1, 0.1, 0.5, 0.5]"] if name == "box" else golds
-        cell = score_cell(RULES[name], [said, "", " \n"], [answers] * 3)
+        cell = score_cell(RULES[name], [prediction, "", " \n"], [answers] * 3)
         assert all(0 <= score <= (10 if name == "cider" else 1) + 1e-9 for score in cell.each)
         assert cell.relaxed >= cell.strict - 1e-9, name
         assert cell.each[1:] == [0, 0] and math.isfinite(cell.strict) and math.isfinite(cell.relaxed)

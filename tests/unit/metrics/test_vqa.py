@@ -56,16 +56,16 @@ def test_contractions_are_those_of_the_published_table():
 
 def by_definition(prediction, answers):
     """Leave each annotator out once, count those of the others who agree, as the VQA evaluation says it."""
-    said, golds = normalise(prediction), [normalise(answer) for answer in answers]
+    predicted, golds = normalise(prediction), [normalise(answer) for answer in answers]
     parts = []
     for left_out in range(len(golds)):
         others = golds[:left_out] + golds[left_out + 1 :]
-        parts.append(min(1.0, sum(gold == said for gold in others) / 3))
+        parts.append(min(1.0, sum(gold == predicted for gold in others) / 3))
     return sum(parts) / len(parts)
 
 
 @pytest.mark.parametrize(
-    ("said", "answers", "wanted"),
+    ("predicted", "answers", "wanted"),
     [
         # made with the published evaluation's own functions (GT-Vision-Lab/VQA), both sides normalised
         ("two dogs.", "2 dogs|Two dogs|dogs|2 dogs|three|the two dogs|2|dog|2|2".split("|"), 1.0),
@@ -77,16 +77,16 @@ def by_definition(prediction, answers):
         ("bird", ["dog"] * 10, 0.0),
     ],
 )
-def test_ten_annotators(said, answers, wanted):
-    assert vqa(said, answers) == pytest.approx(wanted)
+def test_ten_annotators(predicted, answers, wanted):
+    assert vqa(predicted, answers) == pytest.approx(wanted)
 
 
 def test_soft_accuracy_is_the_definition():
     choose = random.Random(0)
     for _ in range(500):
         answers = choose.choices(["dog", "Dog.", "a dog", "two", "2", "cat"], k=choose.randint(4, 12))
-        said = choose.choice(["dog", "2", "the cat", "bird"])
-        assert vqa(said, answers) == pytest.approx(by_definition(said, answers))
+        predicted = choose.choice(["dog", "2", "the cat", "bird"])
+        assert vqa(predicted, answers) == pytest.approx(by_definition(predicted, answers))
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_the_two_normalisers_differ():
 
 
 @pytest.mark.parametrize(
-    ("said", "answers", "wanted"),
+    ("predicted", "answers", "wanted"),
     [
         # `textvqa_process_results` of lmms-eval 0.7.3 with these answers
         ("red,blue", ["redblue"] * 2 + ["red blue"] * 8, 0.6),
@@ -185,8 +185,8 @@ def test_the_two_normalisers_differ():
         ("stop?", ["Stop!"] * 3 + ["go"] * 7, 0.9),
     ],
 )
-def test_textvqa(said, answers, wanted):
-    assert textvqa(said, answers) == pytest.approx(wanted)
+def test_textvqa(predicted, answers, wanted):
+    assert textvqa(predicted, answers) == pytest.approx(wanted)
 
 
 def test_an_article_is_no_empty_answer():
@@ -196,7 +196,7 @@ def test_an_article_is_no_empty_answer():
 
 
 @pytest.mark.parametrize(
-    ("said", "answers", "wanted"),
+    ("predicted", "answers", "wanted"),
     [
         # the challenge's code: the prediction is normalised, answers are compared as they stand, each left out once
         ("Two", ["2"] * 3 + ["two"] * 7, 0.9),
@@ -207,5 +207,5 @@ def test_an_article_is_no_empty_answer():
         ("", [""] * 10, 0.0),
     ],
 )
-def test_vizwiz_compares_with_answers_as_they_stand(said, answers, wanted):
-    assert vizwiz(said, answers) == pytest.approx(wanted)
+def test_vizwiz_compares_with_answers_as_they_stand(predicted, answers, wanted):
+    assert vizwiz(predicted, answers) == pytest.approx(wanted)

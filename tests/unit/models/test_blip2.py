@@ -72,13 +72,13 @@ def test_answers_are_those_of_the_library(blip, kind, theirs, tasks, store):
     model, processor = theirs
     samples = [task.test[0] for task in tasks]
     ours = blip.generate(store.get(samples), [s.instruction for s in samples], max_new_tokens=6)
-    said = []
+    warnings = []
     for sample in samples:
         inputs = inputs_of(processor, sample)
         tokens = model.generate(**inputs, max_new_tokens=6, do_sample=False)[0]
         new = tokens[1:] if kind[1] == "t5" else tokens[inputs["input_ids"].shape[1] :]
-        said.append(processor.tokenizer.decode(new, skip_special_tokens=True).strip())
-    assert ours == said
+        warnings.append(processor.tokenizer.decode(new, skip_special_tokens=True).strip())
+    assert ours == warnings
     assert any(ours)
 
 

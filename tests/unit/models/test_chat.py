@@ -134,14 +134,14 @@ def test_answers_are_those_of_the_library(family, imaged, tiny_chat):
     model, processor = of_library(tiny_chat(family.model.config.model_type))
     store = stored(family, imaged)
     ours = family.generate(store.get(imaged), [s.instruction for s in imaged], max_new_tokens=5)
-    said = []
+    messages = []
     end = family.prompts.end
     for sample in imaged:
         inputs = their_inputs(family, processor, sample)
         made = model.generate(**inputs, max_new_tokens=5, do_sample=False, eos_token_id=end, pad_token_id=end)
         new = made[0, inputs["input_ids"].shape[1] :]
-        said.append(processor.tokenizer.decode(new, skip_special_tokens=True).strip())
-    assert ours == said
+        messages.append(processor.tokenizer.decode(new, skip_special_tokens=True).strip())
+    assert ours == messages
     assert len(set(ours)) > 1, "a model that always says the same proves nothing"
 
 
@@ -219,14 +219,14 @@ def no_way_in(monkeypatch):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_without_a_way_in_behind_the_tower_images_go_through_the_whole_model(name, tiny_chat, imaged, no_way_in):
     """One warning at loading; loss, gradients and answers are those of the library from pixels."""
-    with pytest.warns(UserWarning, match=r"transformers 5\.\d+.*no multi_modal_projector here.*slower") as said:
+    with pytest.warns(UserWarning, match=r"transformers 5\.\d+.*no multi_modal_projector here.*slower") as messages:
         lmm = load(tiny_chat(name))
-    assert len([w for w in said if "transformers" in str(w.message)]) == 1
+    assert len([w for w in messages if "transformers" in str(w.message)]) == 1
     model, processor = of_library(tiny_chat(name))
     store = stored(lmm, imaged)
-    asked = imaged[:3]
-    ours = lmm.generate(store.get(asked), [s.instruction for s in asked], max_new_tokens=3)
-    for sample, answer in zip(asked, ours, strict=True):
+    samples = imaged[:3]
+    ours = lmm.generate(store.get(samples), [s.instruction for s in samples], max_new_tokens=3)
+    for sample, answer in zip(samples, ours, strict=True):
         inputs = their_inputs(lmm, processor, sample)
         made = model.generate(
             **inputs, max_new_tokens=3, do_sample=False, eos_token_id=lmm.prompts.end, pad_token_id=lmm.prompts.end
@@ -234,19 +234,19 @@ def test_without_a_way_in_behind_the_tower_images_go_through_the_whole_model(nam
         assert (
             answer == processor.tokenizer.decode(made[0, inputs.input_ids.shape[1] :], skip_special_tokens=True).strip()
         )
-    loss = lmm(lmm.collate(asked, store.get(asked))).loss
+    loss = lmm(lmm.collate(samples, store.get(samples))).loss
     loss.backward()
     gradients = {n: p.grad for n, p in lmm.trainable().items()}
     with pytest.MonkeyPatch.context() as back:
         back.setattr(CachedTower, "rows", ROWS)
         cut = load(tiny_chat(name))
-        kept = stored(cut, asked)
-        other = cut(cut.collate(asked, kept.get(asked))).loss
+        kept = stored(cut, samples)
+        other = cut(cut.collate(samples, kept.get(samples))).loss
         other.backward()
     assert loss.item() == pytest.approx(other.item(), abs=2e-3)
     for parameter, grad in cut.trainable().items():
         torch.testing.assert_close(gradients[parameter], grad.grad, rtol=0.05, atol=0.02 * float(grad.grad.abs().max()))
-    assert lmm.embed_images(store.get(asked)).shape[0] == 3
+    assert lmm.embed_images(store.get(samples)).shape[0] == 3
     assert lmm.encoder_fingerprint != cut.encoder_fingerprint
 
 

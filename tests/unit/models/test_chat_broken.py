@@ -149,22 +149,22 @@ def test_what_the_hub_says(monkeypatch, problem, match):
 @pytest.mark.slow
 def test_a_model_of_the_hub_is_its_folder(monkeypatch, tiny_chat):
     """The configuration is asked for first, and the weights come as safetensors only."""
-    asked = []
+    prompts = []
 
     def config(name, file):
-        asked.append((name, file))
+        prompts.append((name, file))
         return str(tiny_chat("llava") / file)
 
     def everything(name, *, allow_patterns, ignore_patterns):
-        asked.append((name, allow_patterns))
+        prompts.append((name, allow_patterns))
         return str(tiny_chat("llava"))
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", config)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", everything)
     lmm = load_lmm("owner/llava", dtype="float32", device=torch.device("cpu"))
     assert lmm.fingerprint == load_lmm(str(tiny_chat("llava")), dtype="float32", device=torch.device("cpu")).fingerprint
-    assert asked[0] == ("owner/llava", "config.json")
-    assert not any(pattern.endswith((".bin", ".py", "*")) for pattern in asked[-1][1])
+    assert prompts[0] == ("owner/llava", "config.json")
+    assert not any(pattern.endswith((".bin", ".py", "*")) for pattern in prompts[-1][1])
 
 
 def test_a_hub_model_of_pickles(monkeypatch, tmp_path):
@@ -176,8 +176,8 @@ def test_a_hub_model_of_pickles(monkeypatch, tmp_path):
 
 def test_code_of_a_folder_never_runs(copied, monkeypatch):
     """`auto_map` names Python files of the folder; it neither runs nor is the user asked on the terminal."""
-    asked = []
-    monkeypatch.setattr("builtins.input", lambda *words: asked.append(words) or "y")
+    prompts = []
+    monkeypatch.setattr("builtins.input", lambda *words: prompts.append(words) or "y")
     maps = {"AutoConfig": "evil.Config", "AutoModelForImageTextToText": "evil.Model", "AutoProcessor": "evil.Processor"}
     maps |= {"AutoTokenizer": ["evil.Tokenizer", None], "AutoImageProcessor": "evil.Images"}
     folder = copied()
@@ -188,4 +188,4 @@ def test_code_of_a_folder_never_runs(copied, monkeypatch):
     load_lmm(str(folder), dtype="float32", device=torch.device("cpu"))
     changed(folder / "config.json", model_type="evil")
     refused(folder, "evil")
-    assert "evertune_was_here" not in sys.modules and asked == []
+    assert "evertune_was_here" not in sys.modules and prompts == []

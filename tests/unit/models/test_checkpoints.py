@@ -44,20 +44,20 @@ def test_the_library_alone_gives_the_same_answers(name, tiny):
     processor = InstructBlipProcessor.from_pretrained(model_folder(name))
     images = drawn_images(scenes(4))
     inputs = processor(images=images, text=[CAPTION] * 4, return_tensors="pt")
-    said = processor.batch_decode(
+    predicted = processor.batch_decode(
         model.generate(**inputs, max_new_tokens=24, do_sample=False), skip_special_tokens=True
     )
     ours = tiny[name].generate(tiny[name].encode(images), [CAPTION] * 4, max_new_tokens=24)
-    assert [text.strip().removeprefix(CAPTION).strip() for text in said] == ours
+    assert [text.strip().removeprefix(CAPTION).strip() for text in predicted] == ours
 
 
 def test_the_aligned_one_describes_new_scenes_and_answers_nothing_shortly(tiny):
     drawn = scenes(24)
     features = tiny["tiny-aligned"].encode(drawn_images(drawn))
-    said = tiny["tiny-aligned"].generate(features, [CAPTION] * 24, max_new_tokens=24)
-    assert sum(text == describe(scene) for text, scene in zip(said, drawn, strict=True)) >= 23
-    asked = ["Question: how many things are there? Short answer:"] * 24
-    short = tiny["tiny-aligned"].generate(features, asked, max_new_tokens=24)
+    predicted = tiny["tiny-aligned"].generate(features, [CAPTION] * 24, max_new_tokens=24)
+    assert sum(text == describe(scene) for text, scene in zip(predicted, drawn, strict=True)) >= 23
+    prompts = ["Question: how many things are there? Short answer:"] * 24
+    short = tiny["tiny-aligned"].generate(features, prompts, max_new_tokens=24)
     assert not any(text.isdigit() for text in short)
 
 

@@ -60,8 +60,8 @@ def test_whatever_else_is_in_the_batch(name, loaded, mixed):
     store = FeatureStore(lmm)
     store.ensure(samples)
     counts = [len(sample.images) for sample in samples]
-    asked = [sample.instruction for sample in samples]
-    together = lmm.generate(store.get(samples), asked, max_new_tokens=6, images=counts)
+    instructions = [sample.instruction for sample in samples]
+    together = lmm.generate(store.get(samples), instructions, max_new_tokens=6, images=counts)
     nll = lmm.module()(lmm.collate(samples, store.get(samples))).nll
     for sample, answer, loss in zip(samples, together, nll, strict=True):
         count = [len(sample.images)]
@@ -74,8 +74,8 @@ def test_whatever_else_is_in_the_batch(name, loaded, mixed):
 def test_the_prompt_has_a_place_for_each(name, loaded):
     lmm = loaded(name)
     for number in (0, 1, 3):
-        said = lmm.prompt("which {image} is it?", images=number)
-        assert said.count("{image}") == number + 1 and "which {image} is it?" in said
+        text = lmm.prompt("which {image} is it?", images=number)
+        assert text.count("{image}") == number + 1 and "which {image} is it?" in text
 
 
 def test_without_a_image_the_lm_reads_the_text_alone(loaded, mixed):

@@ -142,5 +142,5 @@ def test_the_command(toy_stream, tmp_path):
     assert shown.exit_code == 0
     assert "3,149,824 (0.0398 %)" in shown.output
     assert "A100 80 GB" in shown.output
-    told = CliRunner().invoke(app, ["plan", str(file), "--json"])
-    assert json.loads(told.output)[0]["trained_parameters"] == 3_149_824
+    result = CliRunner().invoke(app, ["plan", str(file), "--json"])
+    assert json.loads(result.output)[0]["trained_parameters"] == 3_149_824

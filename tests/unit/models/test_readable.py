@@ -47,7 +47,7 @@ def written(tmp_path):
     return write
 
 
-def said(checked, level="errors"):
+def errors_of(checked, level="errors"):
     return [message for _, _, messages in getattr(checked, level).kinds() for _, message in messages]
 
 
@@ -105,7 +105,7 @@ def test_skip_bad_leaves_out_what_the_model_can_not_read(written, tmp_path):
     before = asked.read_text()
     asked.unlink()
     repair(tmp_path / "run")  # asks the same questions again
-    assert asked.read_text() == before and len(before.splitlines()) == 3
+    assert answers.read_text() == before and len(before.splitlines()) == 3
 
 
 def test_a_task_that_loses_all_its_rows_is_refused(written, lmm):
@@ -137,10 +137,12 @@ def test_control_tokens_in_chat_families(name, tiny_chat, written):
         13: {"answer": other},
     }
     checked = check(written(changes), lmm=lmm)
-    places = [message.partition("jsonl:")[2].partition(":")[0] for message in said(checked)]
+    places = [message.partition("jsonl:")[2].partition(":")[0] for message in errors_of(checked)]
     assert places == ["4", "6", "7", "10", "11", "2"]
-    assert f"train.jsonl:4: the question holds '{image}', which '{name}' reads as a control token" in said(checked)[0]
-    assert f"test.jsonl:2: the answer holds '{other}'" in said(checked)[-1]
+    assert (
+        f"train.jsonl:4: the question holds '{image}', which '{name}' reads as a control token" in errors_of(checked)[0]
+    )
+    assert f"test.jsonl:2: the answer holds '{other}'" in errors_of(checked)[-1]
 
 
 @pytest.mark.parametrize("model", ["random", "tiny-instruct"])
@@ -148,7 +150,7 @@ def test_control_tokens_in_the_other_families(model, written, tmp_path):
     lmm = load_lmm(model, **CPU)
     end = "<|im_end|>" if model == "random" else "</s>"
     stream = written({4: {"answer": f"a{end}b"}, 6: {"instruction": "which <image>?"}, 7: {"answer": "a < b > c"}})
-    found = said(check(stream, lmm=lmm))
+    found = errors_of(check(stream, lmm=lmm))
     assert len(found) == 2 and f"train.jsonl:5: the answer holds '{end}'" in found[0] and "train.jsonl:7: " in found[1]
     with pytest.raises(DataError, match="train.jsonl:5: the answer holds"):
         run(stream, model=model, out=tmp_path / "run")
@@ -192,7 +194,7 @@ def test_llava_does_not_blow_up_a_thin_image(tiny_chat):
 def test_a_thin_image_is_named_with_its_row(written, lmm, tmp_path):
     stream = written(sizes={4: (900, 1)})
     complaint = r"train.jsonl:5: an image of 900 x 1 pixels can't be prepared for the model: scaled to 64 pixels"
-    (found,) = said(check(stream, lmm=lmm))
+    (found,) = errors_of(check(stream, lmm=lmm))
     assert "train.jsonl:5: an image of 900 x 1 pixels can't be prepared" in found
     with pytest.raises(DataError, match=complaint):
         run(stream, model="random", out=tmp_path / "run")
@@ -224,7 +226,7 @@ def test_all_images_of_a_row_count(tiny_chat, written, tmp_path):
     stream = written(
         {7: several, 8: {**several, "images": ["0.png"] * 16}}, sizes=dict.fromkeys(range(1, 6), (200, 200))
     )
-    found = said(check(stream, lmm=lmm))
+    found = errors_of(check(stream, lmm=lmm))
     assert len(found) == 1 and "train.jsonl:8: " in found[0]
     (task,) = load_stream(stream, decode=True).tasks
     features = torch.nn.utils.rnn.pad_sequence(
@@ -259,7 +261,7 @@ def test_answers_that_the_tokenizer_does_not_know(written, tmp_path):
     changes = {n: {"answer": "红色"} for n in range(0, 12, 2)} | {4: {"instruction": "什么颜色", "answer": "红色"}}
     stream = written(changes)
     checked = check(stream, lmm=load_lmm("tiny-instruct", **CPU))
-    questions, answers = sorted(said(checked, "warnings"), key=lambda text: "of answers" in text)
+    questions, answers = sorted(errors_of(checked, "warnings"), key=lambda text: "of answers" in text)
     assert "train.jsonl:5: '什么颜色': " in questions and "of the tokens of questions are unknown" in questions
     # 6 answers of a blank, which is no word, and 2 unknown tokens, 6 of one token
     assert "train.jsonl:1: '红色': 67 % of the tokens of answers are unknown to the tokenizer of 'tiny-" in answers

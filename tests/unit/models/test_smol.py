@@ -74,7 +74,7 @@ def test_batch_size_never_changes_an_answer(lmm, tasks, features, size):
 def test_greedy_answers_are_the_argmax_step_by_step(lmm, tasks, features):
     """Against a loop without cache, padding or `generate`."""
     sample = tasks[1].test[0]
-    said = lmm.generate(features.get([sample]), [sample.instruction], max_new_tokens=5)[0]
+    predicted = lmm.generate(features.get([sample]), [sample.instruction], max_new_tokens=5)[0]
     ids = lmm._text_after_image(sample.instruction)
     visual = lmm._visual(features.get([sample]))
     new = []
@@ -85,7 +85,7 @@ def test_greedy_answers_are_the_argmax_step_by_step(lmm, tasks, features):
             if token == lmm._end:
                 break
             new.append(token)
-    assert said == lmm.tokenizer.decode(new, skip_special_tokens=True).strip()
+    assert predicted == lmm.tokenizer.decode(new, skip_special_tokens=True).strip()
 
 
 def test_cached_features_are_the_uncached_ones(lmm, tasks, tmp_path):

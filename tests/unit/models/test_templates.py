@@ -71,10 +71,10 @@ ASKED = f"<|im_start|>user\n{VISION}which?<|im_end|>\n<|im_start|>assistant\n".r
 TOLD = "{% if m['role'] == 'assistant' and loop.last %}{{ 'THOUGHTS' }}{% endif %}"
 
 
-def thinking(opened, told):
+def thinking(opened, closed):
     """Qwen3-VL's: the generation prompt ends with `opened`, a last told turn begins with `told`."""
     made = MARKED.replace("IMAGE", VISION).replace("assistant\n", "assistant\n" + opened)
-    return made.replace("{% for c in m['content'] %}", TOLD.replace("THOUGHTS", told) + "{% for c in m['content'] %}")
+    return made.replace("{% for c in m['content'] %}", TOLD.replace("THOUGHTS", closed) + "{% for c in m['content'] %}")
 
 
 CLOSED = "<think>\n\n</think>\n\n"
@@ -123,9 +123,9 @@ def test_where_a_prompt_ends_and_what_is_trained(shaped):
     batch = lmm.collate([Sample("1", ("none.png",), "which?", ("red",))], features)
     decode = lmm.prompts.tokenizer.decode
     assert decode(batch.labels[batch.labels != IGNORE]) == labelled
-    asked, _ = lmm.prompts.ids("which?", None, [(56, 56)])
-    assert batch.input_ids[0, : (batch.labels[0] == IGNORE).sum()].tolist() == asked
-    assert decode(asked).endswith(prompt.rpartition("{image}")[2])
+    prompt_ids, _ = lmm.prompts.ids("which?", None, [(56, 56)])
+    assert batch.input_ids[0, : (batch.labels[0] == IGNORE).sum()].tolist() == prompt_ids
+    assert decode(prompt_ids).endswith(prompt.rpartition("{image}")[2])
 
 
 def test_what_was_cached_with_another_lead_is_not_reused(tiny_chat):
@@ -188,8 +188,8 @@ def test_a_model_that_thinks_predicts_its_answer(tiny_chat, monkeypatch):
     tokenizer, end = lmm.prompts.tokenizer, lmm.prompts.end
     new = [*tokenizer("<think>blue?</think>\n\nred", add_special_tokens=False).input_ids, end]
     monkeypatch.setattr(lmm.model, "generate", lambda input_ids, **_: torch.cat([input_ids, torch.tensor([new])], 1))
-    (said,) = lmm.generate(torch.zeros(0, 1, 32), ["which?"], max_new_tokens=40, images=[0])
-    assert said == "red" and list(said.ids) == new and said.finished
+    (predicted,) = lmm.generate(torch.zeros(0, 1, 32), ["which?"], max_new_tokens=40, images=[0])
+    assert predicted == "red" and list(predicted.ids) == new and predicted.finished
 
 
 def test_an_answer_ends_at_the_first_end_token_behind_it(tmp_path, tiny_chat):

@@ -51,10 +51,10 @@ def test_the_lock_has_a_version_of_everything_that_is_asked_for(python):
 @pytest.mark.parametrize("name", ["transformers", "accelerate", "peft"])
 def test_ranges_end_at_the_minor_version_that_is_locked(name):
     """The next minor version is allowed when the suite has passed on it."""
-    (asked,) = (r for r in WANTED if r.name == name)
+    (requirement,) = (r for r in WANTED if r.name == name)
     major, minor = map(int, locked("3.11.7")[name].split(".")[:2])
-    assert not asked.specifier.contains(f"{major}.{minor + 1}")
-    assert asked.specifier.contains(version(name), prereleases=True)
+    assert not requirement.specifier.contains(f"{major}.{minor + 1}")
+    assert requirement.specifier.contains(version(name), prereleases=True)
 
 
 def test_torch_is_installed_from_the_lock():
@@ -78,7 +78,7 @@ def test_private_ways_of_transformers_are_listed_by_module():
 
 
 def test_the_tested_versions_are_those_that_are_allowed():
-    (asked,) = (r for r in WANTED if r.name == "transformers")
-    assert all(asked.specifier.contains(f"{minor}.0") for minor in compat.TESTED)
+    (requirement,) = (r for r in WANTED if r.name == "transformers")
+    assert all(requirement.specifier.contains(f"{minor}.0") for minor in compat.TESTED)
     last = max(tuple(map(int, minor.split("."))) for minor in compat.TESTED)
-    assert not asked.specifier.contains(f"{last[0]}.{last[1] + 1}.0")
+    assert not requirement.specifier.contains(f"{last[0]}.{last[1] + 1}.0")

@@ -124,14 +124,14 @@ def digests(samples):
 def check_apart(stream, captioned):
     """No image of the stream is captioned, no question of it asked, and no caption would count as its answer."""
     both = [*captioned.train, *captioned.test]
-    told = {s.instruction for s in both}
+    instructions = {s.instruction for s in both}
     for task in stream.tasks:
         for side in (task.train, task.test):
             assert not digests(side) & digests(both)
-            assert not told & {s.instruction for s in side}
-        said = sorted({s.answers[0] for s in both})
+            assert not instructions & {s.instruction for s in side}
+        captions_taught = sorted({s.answers[0] for s in both})
         for answer in {s.answers[0] for s in [*task.train, *task.test]}:
-            assert not any(rule_of(task.score).strict(said, [[answer]] * len(said)))
+            assert not any(rule_of(task.score).strict(captions_taught, [[answer]] * len(captions_taught)))
     assert not digests(captioned.train) & digests(captioned.test)
 
 
@@ -173,8 +173,8 @@ def test_a_image_of_the_stream_is_drawn_again(corpus):
 
 def test_captions_say_what_is_drawn(corpus):
     """Of shapes and numbers, against the questions and labels that they come from."""
-    told = captions._told_shapes([["?", "red", 1], ["?", "circle", 1], ["?", "yes", 1], ["?", "blue", 2]])
-    assert told == {1: "red circle"}, "an image of which only the colour is known is not told"
+    instructions = captions._shape_names([["?", "red", 1], ["?", "circle", 1], ["?", "yes", 1], ["?", "blue", 2]])
+    assert instructions == {1: "red circle"}, "an image of which only the colour is known is not told"
     shown = captions._pictogram(None)(random.Random(3))
     ground = shown.full.rsplit(" on a ", 1)[1].removesuffix(" ground")
     corner = Image.open(io.BytesIO(shown.image)).getpixel((0, 0))

@@ -148,8 +148,10 @@ def test_labels_stand_on_the_answers_alone(tokenizer, write):
         text = write(choose)
         ids, labels = _tokens(tokenizer, text)
         assert len(ids) == len(labels)
-        said = tokenizer.decode([i for i in labels if i != IGNORE])
-        assert said.replace("</s>", "|").replace(" ", "") == "".join(f"{a}|" for _, a in text.asked).replace(" ", "")
+        answered = tokenizer.decode([i for i in labels if i != IGNORE])
+        assert answered.replace("</s>", "|").replace(" ", "") == "".join(f"{a}|" for _, a in text.questions).replace(
+            " ", ""
+        )
 
 
 def test_pretraining_draws_scenes_of_its_own_split_alone(monkeypatch):
@@ -175,7 +177,7 @@ def test_looking_up_answers_what_the_prefix_says():
     for _ in range(100):
         text = lookup(choose)
         words = text.prefix.split()
-        for question, answer in text.asked:
+        for question, answer in text.questions:
             place = next(p for p in PLACES if p in question)
             colour, what = words[words.index(place.replace(" ", "")) + 1 :][:2]
             if colour == "nothing":
@@ -219,7 +221,7 @@ def test_slot_loss_is_lowest_where_each_soft_token_is_its_word(blip, monkeypatch
     bank = CaptionBank(blip, images=8, name="test")
     table = blip.blip.language_model.get_input_embeddings().weight.detach()
 
-    def said(words):
+    def loss_of(words):
         ids = torch.tensor(blip.processor.tokenizer(words).input_ids)
         monkeypatch.setattr(type(blip), "soft_tokens", lambda self, batch: table[ids])
         return float(slot_loss(blip, bank, random.Random(1), batch=4))
@@ -227,7 +229,7 @@ def test_slot_loss_is_lowest_where_each_soft_token_is_its_word(blip, monkeypatch
     rows = random.Random(1).sample(range(8), 4)
     right = [f"{PLAIN} {bank.captions[row]}" for row in rows]
     assert all(len(text.split()) == SLOTS for text in right)
-    assert said(right) < 0.5 * said(right[::-1])
+    assert loss_of(right) < 0.5 * loss_of(right[::-1])
 
 
 def test_alignment_and_instruction_have_gradients_on_what_trains(blip):
@@ -258,9 +260,9 @@ def test_known_tasks_are_checked_on_scenes_that_are_not_trained_on(blip, monkeyp
     assert drawn == ["train"] * 10 + ["test"] * 10
     known_accuracy(blip, count=1)
     assert drawn[20:] == ["test"] * 5
-    asked = {split: [(s.instruction, s.answers) for s in samples] for split, samples in sides.items()}
-    assert asked["train"] != asked["test"]
-    assert asked["train"] == [(s.instruction, s.answers) for s in known_samples(blip, count=2)[0]]
+    pairs = {split: [(s.instruction, s.answers) for s in samples] for split, samples in sides.items()}
+    assert pairs["train"] != pairs["test"]
+    assert pairs["train"] == [(s.instruction, s.answers) for s in known_samples(blip, count=2)[0]]
 
 
 def test_captions_of_the_bank_are_of_its_images(blip):

@@ -61,10 +61,10 @@ def make_run(
             path = folder / "answers" / f"{stage:02d}" / f"{place}.jsonl"
             path.parent.mkdir(parents=True, exist_ok=True)
             sample = {"image": str(folder / image), "instruction": "what is this?", "gold": ["circle"]}
-            said = "circle" if stage == place + 1 else answer
+            prediction = "circle" if stage == place + 1 else answer
             rows = [
                 {"id": "a", "answer": "circle", "expert": None} | sample,
-                {"id": "b", "answer": said, "expert": None} | sample,
+                {"id": "b", "answer": prediction, "expert": None} | sample,
             ]
             path.write_text("".join(json.dumps(r) + "\n" for r in rows))
             cells.append(

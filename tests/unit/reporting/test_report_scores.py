@@ -24,8 +24,8 @@ def with_cells(run: Path, **facts: Any) -> Path:
 
 
 def test_marks_go_by_the_rule_of_the_task() -> None:
-    def marks(rule: str, *said: str, gold: list[str]) -> list[str]:
-        return marks_of([{"answer": text, "gold": gold} for text in said], rule_of(rule))
+    def marks(rule: str, *predictions: str, gold: list[str]) -> list[str]:
+        return marks_of([{"answer": text, "gold": gold} for text in predictions], rule_of(rule))
 
     annotators = ["red"] * 2 + ["dark red"] * 8
     assert marks("vqa", "Dark red.", "red", "it is dark red", "blue", gold=annotators) == [
@@ -56,8 +56,8 @@ def test_the_interval_of_a_score_stays_where_scores_are(tmp_path: Path) -> None:
     old = Page(write_report([make_run(tmp_path / "old", SEQUENTIAL)], tmp_path / "old.html")).text
     assert "50.2 to 69.1" in old, "100 answers, 60 points, Wilson"
     full = make_run(tmp_path / "full", [[0.0, 0.0], [100.0, 0.0], [100.0, 0.0]], tasks=["a", "b"])
-    said = Page(write_report([full], tmp_path / "full.html")).text
-    assert "96.3 to 100.0" in said and "0.0 to 3.7" in said, "not 100 and 0 for certain"
+    predictions = Page(write_report([full], tmp_path / "full.html")).text
+    assert "96.3 to 100.0" in predictions and "0.0 to 3.7" in predictions, "not 100 and 0 for certain"
     run = with_cells(make_run(tmp_path / "new", SEQUENTIAL), score_rule="cider", standard_error=12.34)
     assert "35.8 to 84.2" in Page(write_report([run], tmp_path / "new.html")).text, "60 - 1.96 x 12.34"
     few = with_cells(make_run(tmp_path / "few", SEQUENTIAL), n=5, score_rule="vqa", standard_error=12.34)

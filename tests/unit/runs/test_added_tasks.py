@@ -24,7 +24,7 @@ def test_tasks_at_the_end(folder):
 
 
 @pytest.mark.parametrize(
-    ("other", "said"),
+    ("other", "message"),
     [
         ({"data": {"a": "9", "b": "2", "c": "3"}}, "the samples of 'a' were others"),
         ({"data": {"a": "1", "b": "9", "c": "3"}}, "the samples of 'b' were others"),
@@ -35,6 +35,6 @@ def test_tasks_at_the_end(folder):
         ({"data": {"a": "1", "b": "2", "c": "3"}, "model_config": "n"}, "model_config"),
     ],
 )
-def test_what_is_another_run_all_the_same(folder, other, said):
-    with pytest.raises(RunFolderError, match=said):
+def test_what_is_another_run_all_the_same(folder, other, message):
+    with pytest.raises(RunFolderError, match=message):
         added_tasks(folder, OLD | other)

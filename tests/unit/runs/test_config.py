@@ -36,8 +36,8 @@ def test_the_recipe_of_the_paper_and_its_own_one_for_eproj():
     assert eproj.options == {"eproj": {"expert": "projection"}}
     mixed = configure("pocket-b1", model="instructblip-vicuna-7b", method="eproj,ewc")
     assert (mixed.train, mixed.options) == (plain.train, eproj.options)
-    said = ["train.learning_rate=1", "eproj.expert=all", "dtype=float32"]
-    own = configure("pocket-b1", model="llava-1.5-7b-hf", method="eproj", settings=said)
+    given = ["train.learning_rate=1", "eproj.expert=all", "dtype=float32"]
+    own = configure("pocket-b1", model="llava-1.5-7b-hf", method="eproj", settings=given)
     assert (own.train.learning_rate, own.options["eproj"]["expert"], own.dtype) == (1, "all", "float32")
     assert own.train.batch_size * own.train.gradient_accumulation_steps == 128
 

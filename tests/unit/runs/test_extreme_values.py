@@ -146,7 +146,7 @@ def test_names_with_control_characters_are_no_names(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("names", "said"),
+    ("names", "message"),
     [
         (("A", "a"), "'A' and 'a' .* the same file"),
         (("Gqa", "b", "gQA"), "'Gqa' and 'gQA' .* the same file"),
@@ -157,12 +157,12 @@ def test_names_with_control_characters_are_no_names(name, tmp_path):
     ],
 )
 @pytest.mark.parametrize("known", [False, True])
-def test_tasks_whose_names_would_be_taken_for_another(names, said, known, tmp_path):
+def test_tasks_whose_names_would_be_taken_for_another(names, message, known, tmp_path):
     entries = [{"name": name, "data": f"{number}.jsonl"} for number, name in enumerate(names)]
     content = {"name": "s", "known": entries[:1], "tasks": entries[1:]} if known else {"name": "s", "tasks": entries}
     path = tmp_path / "s.yaml"
     path.write_text(yaml.safe_dump(content))
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         stream_file(str(path))
 
 

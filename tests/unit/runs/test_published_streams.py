@@ -110,8 +110,8 @@ def test_prompts_and_answers_are_those_of_the_snapshot(name, published):
         for split in ("train", "test"):
             for row in rows_of(entry, published, split):
                 images = "".join(f" {image}" for image in row.images)
-                asked = instruction_of(entry, row).replace("\n", "\n    ")
-                lines.append(f"\n[{entry.name} {split} {row.id}]{images}\n    {asked}\n -> {row.answers[0]}")
+                instruction = instruction_of(entry, row).replace("\n", "\n    ")
+                lines.append(f"\n[{entry.name} {split} {row.id}]{images}\n    {instruction}\n -> {row.answers[0]}")
     compare_with_snapshot("\n".join(lines) + "\n", SNAPSHOTS / f"{name}.txt")
 
 
@@ -179,13 +179,13 @@ def test_prompts_as_each_family_renders_them(name, family, published, drawn):
     kind, lmm = family
     lines = [f"# What the family {kind} reads of the stream {name}; in brackets what it is trained on."]
     for task in columns_of(name):
-        asked, answer = first_of(task, published, drawn)
-        sample = Sample("1", (), asked, (answer,))
+        instruction, answer = first_of(task, published, drawn)
+        sample = Sample("1", (), instruction, (answer,))
         tokens = masked(sample, lmm)
         read = "".join(f"[{t.text}]" if t.trained else t.text for t in tokens).replace("][", "")
-        assert lmm.prompt(asked).count("{image}") == 1
-        assert "".join(t.text for t in tokens if not t.trained) == lmm.prompt(asked).replace("{image}", "")
-        rendered = lmm.prompt(asked) + read.removeprefix(lmm.prompt(asked).replace("{image}", ""))
+        assert lmm.prompt(instruction).count("{image}") == 1
+        assert "".join(t.text for t in tokens if not t.trained) == lmm.prompt(instruction).replace("{image}", "")
+        rendered = lmm.prompt(instruction) + read.removeprefix(lmm.prompt(instruction).replace("{image}", ""))
         lines.append(f"\n[{task.name}]\n    " + rendered.replace("\n", "\n    "))
     compare_with_snapshot("\n".join(lines) + "\n", SNAPSHOTS / kind / f"{name}.txt")
 
@@ -199,8 +199,8 @@ def test_prompts_as_chat_templates_render_them(name, tiny_chat, published):
         lines.append(f"\n# {stream}")
         for task in columns_of(stream):
             row = next(row for row in rows_of(task, published, "train") if len(row.images) in lmm.images_per_sample)
-            asked = instruction_of(task, row)
-            tokens = masked(Sample("1", tuple(map(Path, row.images)), asked, row.answers), lmm)
+            instruction = instruction_of(task, row)
+            tokens = masked(Sample("1", tuple(map(Path, row.images)), instruction, row.answers), lmm)
             assert "".join(t.text for t in tokens if t.trained).strip().startswith(row.answers[0].strip())
             read = "".join(f"[{t.text}]" if t.trained else t.text for t in tokens).replace("][", "")
             lines.append(f"\n[{task.name}]\n    " + read.replace("\n", "\n    "))

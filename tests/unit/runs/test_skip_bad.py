@@ -42,8 +42,8 @@ def broken(tmp_path):
 def test_one_report_of_everything(broken):
     with pytest.raises(DataError) as caught:
         load_stream(str(broken), decode=True, takes=ONE, model="random")
-    said = str(caught.value)
-    assert said.startswith("8 rows of 's' can't be used, and nothing was trained.") and "--skip-invalid" in said
+    message = str(caught.value)
+    assert message.startswith("8 rows of 's' can't be used, and nothing was trained.") and "--skip-invalid" in message
     for place, complaint in {
         "train.jsonl:4": "gone.png does not exist",
         "train.jsonl:6": "the id 'r4' stands at",
@@ -54,7 +54,7 @@ def test_one_report_of_everything(broken):
         "train.jsonl:13": "not valid JSON",
         "test.jsonl:1": "this very sample in training too",
     }.items():
-        line = next(line for line in said.splitlines() if f"{place}: " in line)
+        line = next(line for line in message.splitlines() if f"{place}: " in line)
         assert complaint in line
 
 
@@ -75,8 +75,8 @@ def test_many_of_a_kind_are_counted_and_five_are_shown(tmp_path):
     path.write_text("name: s\ntasks: [{name: a, data: t.jsonl}]")
     with pytest.raises(DataError) as caught:
         load_stream(str(path))
-    said = str(caught.value)
-    assert "missing image: 9" in said and said.count("does not exist") == 5 and "... and 4 more" in said
+    message = str(caught.value)
+    assert "missing image: 9" in message and message.count("does not exist") == 5 and "... and 4 more" in message
     with pytest.raises(DataError, match="a' has no rows|can't be used|missing image"):
         load_stream(str(path), skip_invalid=True)
 
@@ -86,8 +86,8 @@ def test_a_run_records_what_was_left_out(broken, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", arguments)
     with pytest.raises(SystemExit) as end:
         main()
-    said = capsys.readouterr()
-    assert end.value.code == 2 and "8 rows of 's' can't be used" in said.err and not (tmp_path / "run").exists()
+    message = capsys.readouterr()
+    assert end.value.code == 2 and "8 rows of 's' can't be used" in message.err and not (tmp_path / "run").exists()
     result = run(str(broken), model="random", out=tmp_path / "run", skip_invalid=True, settings=["dtype=float32"])
     assert result.runs["sequential"].matrix.finished
     skipped = json.loads((tmp_path / "run" / "skipped.json").read_text())

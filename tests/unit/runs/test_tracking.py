@@ -79,12 +79,12 @@ class Stop(Callback):
             raise KeyboardInterrupt
 
 
-class Heard(Callback):
+class WarningRecorder(Callback):
     def __init__(self):
-        self.said = []
+        self.warnings = []
 
     def on_warning(self, text):
-        self.said.append(text)
+        self.warnings.append(text)
 
 
 @pytest.fixture(scope="module")
@@ -243,9 +243,9 @@ def test_a_tracker_that_fails_is_said_once_and_stops_nothing(toy_stream, whole, 
     heard = Heard()
     matrix = run(toy_stream, tmp_path / "run", callbacks=[heard], track=["gone"])
     assert matrix.R == whole[1].R and lines(tmp_path / "run") == lines(whole[0])
-    (said,) = [text for text in heard.said if text.startswith("tracking: ")]
-    assert said.startswith("tracking: gone takes no more metrics (ConnectionError: no route to https://")
-    assert "hunter2" not in said
+    (messages,) = [text for text in recorder.warnings if text.startswith("tracking: ")]
+    assert messages.startswith("tracking: gone takes no more metrics (ConnectionError: no route to https://")
+    assert "hunter2" not in messages
 
 
 @pytest.mark.slow
@@ -258,19 +258,19 @@ def test_a_tracker_that_hangs_is_left_behind(toy_stream, tmp_path, monkeypatch):
     heard = Heard()
     run(toy_stream, tmp_path / "run", callbacks=[heard], track=["slow"])
     free.set()
-    said = [text for text in heard.said if text.startswith("tracking: ")]
-    assert said == ["tracking: slow takes no more metrics (it did not answer in time); the run continues"]
+    messages = [text for text in recorder.warnings if text.startswith("tracking: ")]
+    assert messages == ["tracking: slow takes no more metrics (it did not answer in time); the run continues"]
 
 
 def test_more_points_than_a_lane_holds(monkeypatch):
     monkeypatch.setattr(feed, "MOST_WAITING", 3)
-    said, free = [], threading.Event()
+    messages, free = [], threading.Event()
     kind = type("Kind", (Failing,), {"at": "", "begin": lambda self, run: free.wait(60) and {}})
-    lane = feed.BackgroundFeed(feed.TrackerFeed("slow", kind(), say=said.append))
+    lane = feed.BackgroundFeed(feed.TrackerFeed("slow", kind(), say=messages.append))
     lane.begin(None, [])
     for step in range(20):
         lane.log(Point(step, {"a": 1.0}, time.time()))
-    assert len(said) == 1 and "3 points are waiting" in said[0]
+    assert len(messages) == 1 and "3 points are waiting" in messages[0]
     free.set()
 
 
@@ -303,8 +303,8 @@ def test_a_package_that_is_missing_is_an_error_before_anything_is_done(toy_strea
 
 
 def test_where_metrics_go_is_no_part_of_what_a_run_is(whole):
-    asked = evertune.configure("parcel", track="trackio, mlflow")
-    assert asked.track == ["trackio", "mlflow"]
+    all_settings = evertune.configure("parcel", track="trackio, mlflow")
+    assert all_settings.track == ["trackio", "mlflow"]
     assert "track" not in (whole[0] / "config.yaml").read_text()
 
 

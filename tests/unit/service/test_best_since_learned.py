@@ -24,21 +24,21 @@ def service(tasks, tmp_path):
     def answers(stage, name):
         return tmp_path / "answers" / f"{stage:02d}" / f"{name}.jsonl"
 
-    def said(task, share):
+    def predictions(task, share):
         right = round(share * len(task.test) / 100)
         return [Prediction(s, s.answers[0] if n < right else "wrong", None) for n, s in enumerate(task.test)]
 
     known = tuple(tasks[:2])
     for task in known:
         for stage, share in enumerate(SCORES[task.name]):
-            write_answers(answers(stage, task.name), said(task, share))
+            write_answers(answers(stage, task.name), predictions(task, share))
     return SimpleNamespace(
         folder=tmp_path,
         tasks=known,
         number=2,
         answers=answers,
         learner=SimpleNamespace(stages=[SimpleNamespace(number=n + 1, task=t.name) for n, t in enumerate(known)]),
-        again=lambda task: said(task, SCORES[task.name][2]),
+        again=lambda task: predictions(task, SCORES[task.name][2]),
     )
 
 

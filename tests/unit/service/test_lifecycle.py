@@ -80,8 +80,8 @@ def test_the_matrix_of_a_model_that_was_taught_task_by_task(data, toy_stream, tm
         service.complete(folder)
     for path in data[:2]:
         service.learn(folder, path, accept_if=ANYHOW)
-    said = CliRunner().invoke(app, ["report", str(folder), "--out", str(tmp_path / "r.html")])
-    assert "evertune check" in str(said.exception) and "--every-stage" in str(said.exception)
+    result = CliRunner().invoke(app, ["report", str(folder), "--out", str(tmp_path / "r.html")])
+    assert "evertune check" in str(result.exception) and "--every-stage" in str(result.exception)
     assert CliRunner().invoke(app, ["check", str(folder), "--every-stage"]).exit_code == 0
     matrix = json.loads((folder / "matrix.json").read_text())
     assert matrix["R"] == [row[:2] for row in wanted.R[:3]] and matrix["finished"]
@@ -152,9 +152,9 @@ def test_cells_of_a_discarded_task_are_not_those_of_the_next_of_its_name(data, t
     at_zero = [cell for cell in cells(folder) if cell["stage"] == 0]
     assert len(at_zero) == 2, "what the base model said was about other questions"
     wanted = kept_task(folder, "task-0")
-    said = [json.loads(line) for line in (folder / "answers" / "00" / "task-0.jsonl").read_text().splitlines()]
-    assert [row["gold"] for row in said] == [list(sample.answers) for sample in wanted.test]
-    assert [row["image"] for row in said] == [str(sample.images[0]) for sample in wanted.test]
+    result = [json.loads(line) for line in (folder / "answers" / "00" / "task-0.jsonl").read_text().splitlines()]
+    assert [row["gold"] for row in result] == [list(sample.answers) for sample in wanted.test]
+    assert [row["image"] for row in result] == [str(sample.images[0]) for sample in wanted.test]
 
 
 def test_going_back(data, tmp_path):
@@ -184,9 +184,9 @@ def test_a_run_is_such_a_model(data, toy_stream, tmp_path):
     assert [change.task for change in verdict.others] == ["task-0", "task-1", "task-2"]
     opened = Service.open(run)
     sample = opened.tasks[2].test[0]
-    said = asked(opened, sample.images, sample.instruction)
-    assert said.expert in {"task-0", "task-1", "task-2"} and len(said.ranking) == 3
-    assert said.ranking[0][0] == said.expert and said.surely.endswith(" % sure")
+    result = ask_once(opened, sample.images, sample.instruction)
+    assert result.expert in {"task-0", "task-1", "task-2"} and len(result.ranking) == 3
+    assert result.ranking[0][0] == result.expert and result.surely.endswith(" % sure")
 
 
 def test_a_run_goes_back_too(data, toy_stream, tmp_path):
@@ -206,8 +206,8 @@ def test_a_image_of_the_memory_that_is_gone_is_said_to_be(data, tmp_path):
     shutil.rmtree(tmp_path / "data" / "images-task-0")
     service.learn(run, data[1], accept_if=ANYHOW)
     known = [kept_task(run, name) for name in ("task-0", "task-1")]
-    asked_again = {image for task in known for sample in (*task.train, *task.test) for image in sample.images}
-    for path in set((run / "eval_set" / "images").iterdir()) - asked_again:
+    answered_again = {image for task in known for sample in (*task.train, *task.test) for image in sample.images}
+    for path in set((run / "eval_set" / "images").iterdir()) - answered_again:
         path.unlink()
     with pytest.raises(DataError, match=r"the memory of task-0: the kept image \S+ is missing. Run evertune doctor"):
         service.learn(run, data[2], accept_if=ANYHOW)
@@ -241,8 +241,8 @@ def test_a_change_is_paired(tasks, tmp_path):
     first = [text if i % 2 else "wrong" for i, text in enumerate(right)]
     last = [text if i % 4 else "wrong" for i, text in enumerate(right)]
     for name, texts in (("a", first), ("b", last)):
-        said = [Prediction(sample, text, None) for sample, text in zip(task.test, texts, strict=True)]
-        write_answers(tmp_path / name, said)
+        result = [Prediction(sample, text, None) for sample, text in zip(task.test, texts, strict=True)]
+        write_answers(tmp_path / name, result)
     change = change_of(task, tmp_path / "a", tmp_path / "b", best=0.0)
     scores = [[float(text == r) for text, r in zip(texts, right, strict=True)] for texts in (first, last)]
     assert change.interval == change_interval(*scores, [sample.images for sample in task.test])

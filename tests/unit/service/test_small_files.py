@@ -93,7 +93,7 @@ def model(tmp_path):
     return folder
 
 
-class RunPredictions(evertune.runs.runner.Callback):
+class WarningRecorder(evertune.runs.runner.Callback):
     def __init__(self):
         self.notices = []
 
@@ -113,14 +113,14 @@ def test_learn_trains_long_enough_by_itself(model, colours):
 
 
 def test_what_is_not_learned_is_discarded(model, colours):
-    callback = RunPredictions()
+    callback = WarningRecorder()
     settings = ["train.epochs=1", "train.learning_rate=1e-9"]
     done = service.learn(model, colours, settings=settings, callback=callback)
     assert done.steps == 2, "who says how long it is trained gets that"
     assert done.verdict.new.word == "not learned"
     new = done.verdict.new
-    said = f"july is not learned: from {new.before:.1f} to {new.after:.1f} on {new.questions} questions"
-    assert done.broken == (said,)
+    result = f"july is not learned: from {new.before:.1f} to {new.after:.1f} on {new.questions} questions"
+    assert done.broken == (result,)
     assert Service.open(model).number == 0
     assert any(text.startswith("july: 2 optimizer steps on 4") for text in callback.notices)
     again = service.learn(model, colours, settings=settings, accept_if=service.parsed("gain>=-100"))
@@ -204,8 +204,8 @@ def test_the_summary_has_the_measures_of_accept_if():
 
 
 def test_the_log_of_a_model_that_has_learned_nothing(model):
-    said = CliRunner().invoke(app, ["log", str(model)])
-    assert said.exit_code == 0 and f"{model} has learned nothing yet" in said.stdout.replace("\n", "")
+    result = CliRunner().invoke(app, ["log", str(model)])
+    assert result.exit_code == 0 and f"{model} has learned nothing yet" in result.stdout.replace("\n", "")
 
 
 def test_a_folder_that_is_not_there(tmp_path):
@@ -234,13 +234,13 @@ def test_what_is_odd_about_the_data_is_said(model, colours):
     with pytest.raises(UserError, match="none.png"):
         service.learn(model, path)
     command = ["learn", str(model), path, "--skip-invalid", "--set", "train.min_steps=1", "--accept-if", "gain>=-100"]
-    said = CliRunner().invoke(app, command)
-    assert said.exit_code == 0, said.exception
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.exception
     found = json.loads(CliRunner().invoke(app, ["data", "check", path, "--json"]).stdout)
     for finding in found["findings"]:
         if finding["level"] != "note":
-            assert finding["kind"] in said.stdout, finding
-    assert "left out: missing image: 1, e.g." in said.stdout
+            assert finding["kind"] in result.stdout, finding
+    assert "left out: missing image: 1, e.g." in result.stdout
     assert {finding["level"] for finding in found["findings"]} >= {"error", "warning"}
 
 

@@ -115,13 +115,13 @@ def test_what_is_legitimate_stays_so(whole, toy_stream, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("without", "said"), [("seal", "was changed: its checksum"), ("run", "doesn't say of which run")]
+    ("without", "message"), [("seal", "was changed: its checksum"), ("run", "doesn't say of which run")]
 )
-def test_a_stage_that_lacks_its_seal_or_its_run_is_refused(whole, toy_stream, tmp_path, without, said):
+def test_a_stage_that_lacks_its_seal_or_its_run_is_refused(whole, toy_stream, tmp_path, without, message):
     folder = shutil.copytree(whole, tmp_path / "other")
     (folder / "matrix.json").unlink()
     for path in folder.glob("stages/*/done.json"):
         content = {key: value for key, value in json.loads(path.read_text()).items() if key not in (without, "seal")}
         path.write_text(json.dumps(content | ({} if without == "seal" else {"seal": digest_of(content)})))
-    with pytest.raises(RunFolderError, match=rf"01-task-0/done.json {said}"):
+    with pytest.raises(RunFolderError, match=rf"01-task-0/done.json {message}"):
         run(toy_stream, folder)

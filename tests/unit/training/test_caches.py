@@ -31,7 +31,7 @@ def places(path, count, *, seed=0):
     return [*choose.sample(range(min(200, size)), count // 2), *choose.sample(range(size), count // 2), size - 1]
 
 
-def said(caplog):
+def damage_count(caplog):
     return sum("in the cache is damaged" in record.message for record in caplog.records)
 
 
@@ -54,7 +54,7 @@ def test_a_changed_byte_of_a_feature_is_found(lmm, tasks, tmp_path, caplog):
     caplog.clear()
     flip(path, len(content) // 2)
     values(), values()
-    assert said(caplog) == 1, "once, and then it is whole"
+    assert damage_count(caplog) == 1, "once, and then it is whole"
 
 
 def test_features_of_another_number_format_are_not_taken(lmm, tasks, tmp_path):
@@ -83,11 +83,11 @@ def test_a_changed_byte_of_an_answer_is_found(lmm, tasks, caplog):
     for at in range(0, len(content), 7):
         flip(path, at)
         cache = PredictionCache(lmm, max_new_tokens=11, reuse=True)
-        told = [*(cache[sample] for sample in samples if sample in cache)]
-        assert told in (["red", "green", "blue", "black"], []), f"byte {at}"
+        cached = [*(cache[sample] for sample in samples if sample in cache)]
+        assert cached in (["red", "green", "blue", "black"], []), f"byte {at}"
         made()
         assert path.read_bytes() == content
-    assert said(caplog) > 30
+    assert damage_count(caplog) > 30
 
 
 def test_answers_of_another_process_stay(lmm, tasks):
@@ -115,7 +115,7 @@ def test_a_changed_byte_of_a_training_is_found(tmp_path, caplog):
         same = found and found[1] == whole[1] and all(torch.equal(found[0][name], weights[name]) for name in weights)
         assert found is None or same, f"byte {at}"
         assert found is not None or not path.exists()
-    assert said(caplog) > 20
+    assert damage_count(caplog) > 20
 
 
 def recipe(path):
@@ -141,20 +141,22 @@ def test_a_changed_byte_of_an_index_is_found(tmp_path, caplog):
         for at in places(folder / name, 4):
             flip(folder / name, at)
             assert read() == whole, f"{name}, byte {at}"
-    assert said(caplog) == 25
+    assert damage_count(caplog) == 25
     (folder / "sums.json").unlink()
-    assert read() == whole and (folder / "sums.json").exists() and said(caplog) == 26
+    assert read() == whole and (folder / "sums.json").exists() and damage_count(caplog) == 26
 
 
 def test_a_changed_byte_of_a_table_of_images_is_found(tmp_path, caplog):
     path, values = tmp_path / "seen.npy", np.zeros(3, RECORD)
     values["sha256"] = 7
     write_atomically(path, _content(values))
-    assert (_loaded(path, (3,), RECORD) == values).all() and not said(caplog)
+    assert (_loaded(path, (3,), RECORD) == values).all() and not damage_count(caplog)
     flip(path, 140)
-    assert (_loaded(path, (3,), RECORD) == np.zeros(3, RECORD)).all() and said(caplog) == 1
+    assert (_loaded(path, (3,), RECORD) == np.zeros(3, RECORD)).all() and damage_count(caplog) == 1
     np.save(path, values)
-    assert (_loaded(path, (3,), RECORD) == np.zeros(3, RECORD)).all() and said(caplog) == 2, "it has no checksum"
+    assert (_loaded(path, (3,), RECORD) == np.zeros(3, RECORD)).all() and damage_count(caplog) == 2, (
+        "it has no checksum"
+    )
 
 
 def test_a_file_that_was_replaced_has_another_digest_whatever_the_clock_says(tmp_path):

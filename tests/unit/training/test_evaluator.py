@@ -91,22 +91,22 @@ def test_an_answer_may_hold_signs_that_end_lines_elsewhere(tmp_path):
 
 def test_answers_are_generated_once_per_weights(lmm, tasks, features, monkeypatch, tmp_path):
     monkeypatch.setenv("EVERTUNE_CACHE", str(tmp_path))
-    asked = []
+    queries = []
     real = type(lmm).generate
 
     def counting(self, features_, instructions, *, max_new_tokens, **more):
-        asked.append(len(instructions))
+        queries.append(len(instructions))
         return real(self, features_, instructions, max_new_tokens=max_new_tokens, **more)
 
     monkeypatch.setattr(type(lmm), "generate", counting)
     first = answered(lmm, tasks[0], features)
-    assert sum(asked) == 4
-    assert answered(lmm, tasks[0], features) == first and sum(asked) == 4, "taken from the cache"
-    assert answered(lmm, tasks[0], features, reuse=False) == first and sum(asked) == 8
+    assert sum(queries) == 4
+    assert answered(lmm, tasks[0], features) == first and sum(queries) == 4, "taken from the cache"
+    assert answered(lmm, tasks[0], features, reuse=False) == first and sum(queries) == 8
     with torch.no_grad():
         next(iter(lmm.trainable().values())).add_(1e-3)
     answered(lmm, tasks[0], features)
-    assert sum(asked) == 12, "other weights are asked again"
+    assert sum(queries) == 12, "other weights are asked again"
 
 
 def test_a_damaged_cache_is_made_again(lmm, tasks):
@@ -121,24 +121,24 @@ def test_a_damaged_cache_is_made_again(lmm, tasks):
 def echoing(lmm, monkeypatch, tmp_path):
     """A model that says what it was asked, and a list of what it was asked."""
     monkeypatch.setenv("EVERTUNE_CACHE", str(tmp_path))
-    asked = []
+    queries = []
 
     def generate(self, features_, instructions, *, max_new_tokens, images=None, **more):
         counts = images or [1] * len(instructions)
         places = [sum(counts[:n]) for n in range(len(counts))]
-        said = [
+        predicted = [
             f"{instruction} {[round(float(f.double().sum()), 6) for f in features_[at : at + count]]}"
             f" {count} {max_new_tokens}"
             for instruction, at, count in zip(instructions, places, counts, strict=True)
         ]
-        asked.extend(said)
-        return said
+        queries.extend(predicted)
+        return predicted
 
     monkeypatch.setattr(type(lmm), "generate", generate)
-    return asked
+    return queries
 
 
-def said_to(lmm, features, samples, *, max_new_tokens=4, **more):
+def predicted(lmm, features, samples, *, max_new_tokens=4, **more):
     features.ensure(samples)
     methods = make_methods("sequential")
     more = {"batch_size": 3, "max_new_tokens": max_new_tokens, **more}
@@ -147,7 +147,7 @@ def said_to(lmm, features, samples, *, max_new_tokens=4, **more):
 
 def test_an_answer_is_kept_for_its_question_its_images_and_its_length(lmm, tasks, features, echoing):
     one, two = tasks[0].test[:2]
-    asked = [
+    queries = [
         one,
         replace(one, instruction="another question?"),
         replace(one, images=two.images),
@@ -156,21 +156,24 @@ def test_an_answer_is_kept_for_its_question_its_images_and_its_length(lmm, tasks
         replace(one, images=()),
         replace(one, id="again"),
     ]
-    first = said_to(lmm, features, asked)
+    first = predicted(lmm, features, queries)
     assert [text.split()[-2:] for text in first] == [[str(n), "4"] for n in (1, 1, 1, 2, 2, 0, 1)]
-    assert all(text.startswith(sample.instruction) for sample, text in zip(asked, first, strict=True))
-    assert len({text.removeprefix(asked[0].instruction) for text in first}) == 6, "only the twin has the same answer"
-    for sample, text in zip(asked, first, strict=True):  # each alone, from the cache: its own answer
-        assert said_to(lmm, features, [sample]) == [text]
+    assert all(text.startswith(sample.instruction) for sample, text in zip(queries, first, strict=True))
+    assert len({text.removeprefix(queries[0].instruction) for text in first}) == 6, "only the twin has the same answer"
+    for sample, text in zip(queries, first, strict=True):  # each alone, from the cache: its own answer
+        assert predicted(lmm, features, [sample]) == [text]
     known = len(echoing)
     assert known == 7, "each was asked once; the same question under another id beside its twin"
-    assert said_to(lmm, features, [replace(asked[1], id="new", answers=("x",))]) == [first[1]] and len(echoing) == known
-    assert said_to(lmm, features, asked[:1], max_new_tokens=5)[0].endswith(" 5") and len(echoing) == known + 1
+    assert (
+        predicted(lmm, features, [replace(queries[1], id="new", answers=("x",))]) == [first[1]]
+        and len(echoing) == known
+    )
+    assert predicted(lmm, features, queries[:1], max_new_tokens=5)[0].endswith(" 5") and len(echoing) == known + 1
 
 
 @pytest.mark.parametrize("changed", ["fingerprint", "dtype", "weights"])
 def test_an_answer_is_kept_for_its_model(lmm, tasks, features, echoing, monkeypatch, changed):
-    said_to(lmm, features, tasks[0].test)
+    predicted(lmm, features, tasks[0].test)
     known = len(echoing)
     if changed == "weights":
         with torch.no_grad():
@@ -178,7 +181,7 @@ def test_an_answer_is_kept_for_its_model(lmm, tasks, features, echoing, monkeypa
     else:
         value = {"fingerprint": "another", "dtype": torch.bfloat16}[changed]
         monkeypatch.setattr(type(lmm), changed, property(lambda self: value))
-    said_to(lmm, features, tasks[0].test)
+    predicted(lmm, features, tasks[0].test)
     assert len(echoing) == known + 4
 
 
@@ -202,8 +205,8 @@ def test_answering_leaves_the_weights_as_they_were(lmm, tasks, context, features
             parameter.add_(0.5)  # of no expert
     before = copy_of(lmm.trainable())
     samples = [replace(s, id=str(n)) for n, s in enumerate(tasks[0].test)]
-    asked = {"batch_size": 2, "max_new_tokens": 2, "reuse": False}
-    answers = answer_samples(lmm, [method], samples, features, **asked)
+    queries = {"batch_size": 2, "max_new_tokens": 2, "reuse": False}
+    answers = answer_samples(lmm, [method], samples, features, **queries)
     assert {answer.expert for answer in answers} == {"0", "1", "2", "3"}
     assert all(torch.equal(p, before[name]) for name, p in lmm.trainable().items())
 
@@ -211,7 +214,7 @@ def test_answering_leaves_the_weights_as_they_were(lmm, tasks, context, features
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        answer_samples(lmm, [method], samples, features, on_answered=broken, **asked)
+        answer_samples(lmm, [method], samples, features, on_answered=broken, **queries)
     assert all(torch.equal(p, before[name]) for name, p in lmm.trainable().items())
 
 

@@ -76,17 +76,17 @@ class Listens(Sequential):
 
     def setup(self, context):
         super().setup(context)
-        self.said = ["setup"]
+        self.calls = ["setup"]
 
     def on_known_task(self, task):
         assert all(sample in self.context.features for sample in task.train), "features come first"
-        self.said.append(task.name)
+        self.calls.append(task.name)
 
     def state_dict(self):
-        return {"said": self.said}
+        return {"said": self.calls}
 
     def load_state_dict(self, state):
-        self.said = [*state["said"], "loaded"]
+        self.calls = [*state["said"], "loaded"]
 
 
 def test_methods_are_told_what_is_known_at_stage_0_only(tasks, tmp_path, lmm, monkeypatch):
@@ -97,15 +97,15 @@ def test_methods_are_told_what_is_known_at_stage_0_only(tasks, tmp_path, lmm, mo
 
     first = learner()
     (method,) = first.methods
-    assert method.said == ["setup", "task-0", "task-1"]
+    assert method.calls == ["setup", "task-0", "task-1"]
     first.learn(tasks[2])
     first.load(1)
-    assert method.said == ["setup", "task-0", "task-1", "loaded"], "from the checkpoint, not told again"
-    assert learner().methods[0].said == ["setup", "task-0", "task-1", "loaded"]
+    assert method.calls == ["setup", "task-0", "task-1", "loaded"], "from the checkpoint, not told again"
+    assert learner().methods[0].calls == ["setup", "task-0", "task-1", "loaded"]
     first.load(0)
-    assert method.said == ["setup", "task-0", "task-1"]
+    assert method.calls == ["setup", "task-0", "task-1"]
     first.rollback(0)
-    assert method.said == ["setup", "task-0", "task-1"] and not first.stages
+    assert method.calls == ["setup", "task-0", "task-1"] and not first.stages
 
 
 def test_a_image_that_changed_while_it_was_in_use_is_not_stored_under_its_old_hash(lmm, tasks, tmp_path):

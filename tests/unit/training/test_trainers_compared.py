@@ -76,23 +76,23 @@ def test_the_trainer_takes_the_same_steps(model, samples, store_of, tmp_path):
 
 def test_answers_by_hand_are_those_of_evertune(tasks, store_of):
     lmm = load_lmm("tiny-aligned", dtype="float32", device=torch.device("cpu"))
-    asked = [sample for task in tasks for sample in task.test[:4]]
-    features = store_of(lmm, [Task("all", asked, [])]).get(asked)
-    wanted = lmm.generate(features, [s.instruction for s in asked], max_new_tokens=5)
-    assert by_hand.ByHand(lmm, TRAINING, workers=0).answers(asked, 5) == wanted
+    tested = [sample for task in tasks for sample in task.test[:4]]
+    features = store_of(lmm, [Task("all", tested, [])]).get(tested)
+    wanted = lmm.generate(features, [s.instruction for s in tested], max_new_tokens=5)
+    assert by_hand.ByHand(lmm, TRAINING, workers=0).answers(tested, 5) == wanted
     assert any(wanted)
 
 
 def test_by_hand_an_expert_starts_untouched_and_its_task_finds_it(tasks):
     lmm = load_lmm("tiny-aligned", dtype="float32", device=torch.device("cpu"))
     hand = by_hand.ByHand(lmm, TRAINING, workers=0)
-    taught, asked = [], []
+    taught, tested = [], []
     hand.teach = lambda task: taught.append({n: p.detach().clone() for n, p in lmm.trainable().items()})
-    hand.row = lambda tasks, expert_of, experts: asked.append([expert_of(list(t.test)) for t in tasks]) or [0.0]
+    hand.row = lambda tasks, expert_of, experts: tested.append([expert_of(list(t.test)) for t in tasks]) or [0.0]
     by_hand.eproj(hand, tasks[:2], [0.0])
     assert all(torch.equal(weights[n], hand.start[n]) for weights in taught for n in weights)
-    assert set(asked[0][1]) == {tasks[0].name}  # all that it knows then
-    assert asked[1] == [[task.name] * len(task.test) for task in tasks[:2]]
+    assert set(tested[0][1]) == {tasks[0].name}  # all that it knows then
+    assert tested[1] == [[task.name] * len(task.test) for task in tasks[:2]]
 
 
 def test_by_hand_the_same_samples_are_replayed(tasks, store_of):

@@ -53,8 +53,8 @@ def test_who_holds_a_folder_is_said(held):
     process, folder = held
     with pytest.raises(RunFolderError) as caught, alone(folder):
         pass
-    said = rf"{re.escape(str(folder))} is in use by process {process.pid} on {os.uname().nodename}, since 2\d\d\d-"
-    assert re.match(said, str(caught.value))
+    message = rf"{re.escape(str(folder))} is in use by process {process.pid} on {os.uname().nodename}, since 2\d\d\d-"
+    assert re.match(message, str(caught.value))
 
 
 def test_the_lock_of_a_killed_process_is_taken_over(held):

@@ -99,9 +99,9 @@ def test_every_part_of_a_run_as_a_link_under_every_command(finished, toy_stream,
         for name, command in COMMANDS.items():
             with pytest.raises(UserError) as caught:
                 command(place, toy_stream)
-            said = str(caught.value)
-            assert str(place / part) in said and "is a symbolic link" in said, f"{name} with {part}: {said}"
-            assert "\n" not in said
+            message = str(caught.value)
+            assert str(place / part) in message and "is a symbolic link" in message, f"{name} with {part}: {message}"
+            assert "\n" not in message
             assert everything(place.parent) == before, f"{name} wrote, with {part} as a link"
         (found,) = examine(place)
         assert found.path == place / part and "is a symbolic link" in found.what and not found.remedy
@@ -120,9 +120,9 @@ def test_links_that_lead_nowhere_make_nothing(finished, toy_stream, tmp_path):
             command(place, toy_stream)
     assert everything(tmp_path) == before and not (tmp_path / "made").exists()
     assert {finding.path for finding in examine(place)} == set(links_below(place)) and len(links_below(place)) == 5
-    said = CliRunner().invoke(app, ["doctor", str(place)])
-    assert said.exit_code == 1 and "is whole" not in said.output and "--repair" not in said.output
-    assert ".lock is a symbolic link" in " ".join(said.output.split())
+    message = CliRunner().invoke(app, ["doctor", str(place)])
+    assert message.exit_code == 1 and "is whole" not in message.output and "--repair" not in message.output
+    assert ".lock is a symbolic link" in " ".join(message.output.split())
 
 
 def test_a_new_run_beside_a_linked_lock_or_below_linked_methods(toy_stream, tmp_path):
@@ -147,8 +147,8 @@ def test_a_new_run_beside_a_linked_lock_or_below_linked_methods(toy_stream, tmp_
 
 @pytest.mark.parametrize("part", ["toy-random", "toy-random/sequential", "toy-random/sequential/s0"])
 def test_folders_of_a_grid_that_are_links(toy_stream, tmp_path, part):
-    asked = {"name": "g", "streams": [str(toy_stream)], "models": ["random"], "methods": ["sequential"], "seeds": [0]}
-    (tmp_path / "g.yaml").write_text(yaml.safe_dump(asked))
+    spec = {"name": "g", "streams": [str(toy_stream)], "models": ["random"], "methods": ["sequential"], "seeds": [0]}
+    (tmp_path / "g.yaml").write_text(yaml.safe_dump(spec))
     cells = cells_of(read_grid(tmp_path / "g.yaml"), out=tmp_path / "grid")
     assert [cell.name for cell in cells] == ["toy-random/sequential/s0"]
     (tmp_path / "victim").mkdir()
@@ -187,8 +187,8 @@ def test_writers_in_place_open_no_link(tmp_path, name, kind):
         path.hardlink_to(victim)
     else:
         path.symlink_to(victim)
-    said = {"a hard link": "has another name", "a pipe": "is no regular file"}.get(kind, "is a symbolic link")
-    with pytest.raises(UserError, match=rf"{re.escape(name)}(: it| can't be read: it)? {said}"):
+    message = {"a hard link": "has another name", "a pipe": "is no regular file"}.get(kind, "is a symbolic link")
+    with pytest.raises(UserError, match=rf"{re.escape(name)}(: it| can't be read: it)? {message}"):
         WRITERS[name](path)
     assert victim.read_bytes() == KEY if kind != "a link to nothing" else not victim.exists()
 

@@ -83,8 +83,8 @@ def test_a_disk_that_fills_up_while_scenes_are_drawn(scenes, cache):
     ids=["pillow", "safetensors", "tokenizers"],
 )
 def test_a_full_disk_is_one_line_whichever_library_writes(write, tmp_path):
-    said = r"cannot write .*out: File too large; free space"
-    with files_up_to(4096), pytest.raises(UserError, match=said), whole_folder(tmp_path / "out") as place:
+    message = r"cannot write .*out: File too large; free space"
+    with files_up_to(4096), pytest.raises(UserError, match=message), whole_folder(tmp_path / "out") as place:
         write(place)
     assert not list(tmp_path.glob(".out*")) and not (tmp_path / "out").exists()
 

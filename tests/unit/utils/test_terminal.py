@@ -113,5 +113,5 @@ def test_the_command_log_and_an_error(taught, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["evertune", "log", f"none{EVIL}"])
     with pytest.raises(SystemExit):
         main()
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and not CONTROL.search(said) and "[bold]x[/bold]" in said
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1 and not CONTROL.search(errors) and "[bold]x[/bold]" in errors

@@ -116,8 +116,8 @@ class AccessMiddleware:
             return True
         if self._knows(headers):
             return await self._too_large(scope, headers, send)
-        asks_page = scope["method"] == "GET" and "text/html" in headers.get("accept", "")
-        await _reply(send, 401, _form() if asks_page else TOKEN_WANTED, page=asks_page)
+        is_page_request = scope["method"] == "GET" and "text/html" in headers.get("accept", "")
+        await _reply(send, 401, _form() if is_page_request else TOKEN_WANTED, page=is_page_request)
         return True
 
     def _most(self, scope: MutableMapping[str, Any]) -> int:

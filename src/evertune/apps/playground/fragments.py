@@ -31,13 +31,13 @@ class Fragments:
         """Kept images as buttons."""
         return self._text(self._made.choices(task, *found, len(found[0]) + PAGE))
 
-    def turn(self, told: Sequence[RunPredictions], at: int) -> str:
+    def turn(self, predictions: Sequence[RunPredictions], at: int) -> str:
         """What it said before and after stage `at`."""
-        return self._text(self._made.turn(told, at))
+        return self._text(self._made.turn(predictions, at))
 
-    def stages(self, told: Sequence[RunPredictions], at: int) -> str:
+    def stages(self, predictions: Sequence[RunPredictions], at: int) -> str:
         """What every stage said; runs of the same stages side by side."""
-        groups = {run.stages: [other for other in told if other.stages == run.stages] for run in told}
+        groups = {run.stages: [other for other in predictions if other.stages == run.stages] for run in predictions}
         return self._text(self._made.stages(list(groups.values()), at))
 
     def matrix_head(self) -> str:

@@ -51,7 +51,7 @@ def image_at(path: Path | None) -> tuple[Image.Image, str] | None:
     return image_of_bytes(read_regular(path), where="the image") if path else None
 
 
-def asked_of(path: Path | None, words: str, task: str | None) -> Query:
+def query_of(path: Path | None, words: str, task: str | None) -> Query:
     """A question, checked.
 
     Raises:
@@ -93,39 +93,39 @@ class StageInference:
                         del self._known[key]
             return list(self._runs)
 
-    def replies(self, asked: Query) -> Iterator[tuple[int, int, Reply | UserError]]:
+    def replies(self, query: Query) -> Iterator[tuple[int, int, Reply | UserError]]:
         """(run, stage, what it said) for each stage of each run; an error in place of the rest of a run."""
         for number, run in enumerate(list(self._runs)):
             for stage in range(len(run.stages) + 1):
                 try:
-                    yield number, stage, self._reply(number, stage, asked)
+                    yield number, stage, self._reply(number, stage, query)
                 except UserError as problem:
                     yield number, stage, problem
                     break
 
-    def _reply(self, number: int, stage: int, asked: Query) -> Reply:
+    def _reply(self, number: int, stage: int, query: Query) -> Reply:
         run = self._runs[number]
-        task = asked.task if run.needs_task else None
-        key = (number, stage, asked.sha, asked.words, task)
+        task = query.task if run.needs_task else None
+        key = (number, stage, query.sha, query.words, task)
         with self._lock:
             if key not in self._known:
                 if run.needs_task and task is None:
                     raise UserError(
                         f"{run.name} must be told which task a question is from: choose one of its questions"
                     )
-                self._known[key] = self._answered(run, stage, asked, task)
+                self._known[key] = self._answered(run, stage, query, task)
                 while len(self._known) > REMEMBERED:
                     self._known.popitem(last=False)
             self._known.move_to_end(key)
             return self._known[key]
 
-    def _answered(self, run: Run, stage: int, asked: Query, task: str | None) -> Reply:
+    def _answered(self, run: Run, stage: int, query: Query, task: str | None) -> Reply:
         learner = self._bench.at(run, stage)
-        images = [asked.image] if asked.image else []
+        images = [query.image] if query.image else []
         if len(images) not in learner.lmm.images_per_sample:
             wants = "no image" if images else "an image: choose or drop one"
             raise DataError(f"{learner.lmm.name} takes {wants}", kind="wrong number of images")
-        question = Question(images, asked.words, self._tokens, task)
+        question = Question(images, query.words, self._tokens, task)
         answering = BatchGenerator(learner, batch_size=1, ranked=True)
         answering.refuse(question)
         return answering([question])[0]

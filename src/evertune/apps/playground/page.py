@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 from evertune.apps.playground.access import FILES, UPLOAD, AccessMiddleware
 from evertune.apps.playground.events import Events
 from evertune.apps.playground.fragments import Fragments
-from evertune.apps.playground.inference import StageInference, asked_of, image_at
+from evertune.apps.playground.inference import StageInference, image_at, query_of
 from evertune.apps.playground.model_session import ModelSession
 from evertune.apps.playground.runs import ExampleQuestions, Run
 from evertune.apps.playground.theme import style_sheet, theme
@@ -67,24 +67,24 @@ class Playground:
         self.kept = ExampleQuestions(runs)
         self.version = 0
         self.pieces = Fragments()
-        self._asking = StageInference(runs, bench, tokens=tokens)
+        self._inference = StageInference(runs, bench, tokens=tokens)
 
     @property
     def last(self) -> int:
         """The last stage of the longest run."""
         return max(len(run.stages) for run in self.runs)
 
-    def untold(self) -> list[RunPredictions]:
+    def no_predictions(self) -> list[RunPredictions]:
         """Before anything was asked."""
         return [RunPredictions(run.name, tuple(run.stage_names)) for run in self.runs]
 
-    def told(self, told: list[RunPredictions] | None, at: Any) -> tuple[str, str]:
+    def rendered(self, predictions: list[RunPredictions] | None, at: Any) -> tuple[str, str]:
         """What was said around stage `at`, and at all stages."""
-        if not told:
+        if not predictions:
             return "", ""
         usable = isinstance(at, int | float) and 0 <= at <= self.last
         stage = int(at) if usable else self.last
-        return self.pieces.turn(told, stage), self.pieces.stages(told, stage)
+        return self.pieces.turn(predictions, stage), self.pieces.stages(predictions, stage)
 
     def refresh(self) -> None:
         """Take in what other processes have taught or rolled back.
@@ -92,7 +92,7 @@ class Playground:
         Raises:
             UserError: a run has learned nothing any more. RunFolderError: one is damaged.
         """
-        runs = self._asking.refresh()
+        runs = self._inference.refresh()
         if any(new is not old for new, old in zip(runs, self.runs, strict=True)):
             self.runs, self.kept = runs, ExampleQuestions(runs)
             self.version += 1
@@ -113,16 +113,18 @@ class Playground:
         """Ask every stage; gives (state, notice, around the stage, all stages) after each answer."""
         try:
             task = task if isinstance(task, str) else None
-            asked = asked_of(self.uploads.path_of(image), words if isinstance(words, str) else "", task)
+            query = query_of(self.uploads.path_of(image), words if isinstance(words, str) else "", task)
         except UserError as problem:
             yield None, self.pieces.notice(str(problem)), "", ""
             return
-        gold = self.kept.found(asked.sha, asked.words)
-        told = self.untold()
-        yield told, self.pieces.notice(), *self.told(told, at)
-        for run, _, reply in self._asking.replies(asked):
-            told = [each.and_then(reply, gold) if place == run else each for place, each in enumerate(told)]
-            yield told, self.pieces.notice(), *self.told(told, at)
+        gold = self.kept.found(query.sha, query.words)
+        predictions = self.no_predictions()
+        yield predictions, self.pieces.notice(), *self.rendered(predictions, at)
+        for run, _, reply in self._inference.replies(query):
+            predictions = [
+                each.and_then(reply, gold) if place == run else each for place, each in enumerate(predictions)
+            ]
+            yield predictions, self.pieces.notice(), *self.rendered(predictions, at)
 
     def dropped(self, image: Sent) -> str:
         """What is wrong with an image that was dropped, if something is."""
@@ -200,7 +202,7 @@ def page_of(ground: Playground) -> Page:
     with page:
         head = piece(ground.pieces.head(ground.runs))
         version = gr.State(ground.version)
-        told = gr.State(None)
+        predictions = gr.State(None)
         first = ground.kept.tasks[0] if ground.kept.tasks else None
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=280):
@@ -231,26 +233,26 @@ def page_of(ground: Playground) -> Page:
         maps = piece(ground.matrices("strict"), elem_id="maps")
         answers = piece(elem_id="answers")
 
-        asking: dict[str, Any] = {
+        event: dict[str, Any] = {
             "preprocess": False,
             "inputs": [image, words, task, stage],
-            "outputs": [told, notice, turn, stages],
+            "outputs": [predictions, notice, turn, stages],
         }
         quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         fresh: dict[str, Any] = {"inputs": [version, form], "outputs": [version, notice, head, stage, task, maps]}
         page.load(ground.current, **fresh, **quiet)
         for wants in (ask.click, words.submit):
-            wants(ground.current, **fresh, **quiet).then(ground.ask, **asking, **quiet)
+            wants(ground.current, **fresh, **quiet).then(ground.ask, **event, **quiet)
         image.upload(ground.dropped, image, notice, preprocess=False, **quiet)
         task.change(ground.choices, task, choices, **quiet)
         choices.click(ground.pick, None, [image, words, choices, notice], **quiet)
-        stage.change(ground.told, [told, stage], [turn, stages], trigger_mode="always_last", **quiet)
+        stage.change(ground.rendered, [predictions, stage], [turn, stages], trigger_mode="always_last", **quiet)
         stages.click(_stage_of, None, stage, **quiet)
         form.change(ground.matrices, form, maps, **quiet)
         maps.click(ground.cell, form, [maps, answers], **quiet)
         answers.click(ground.cell, form, [maps, answers], **quiet)
         picked = answers.select(ground.pick, None, [image, words, choices, notice], **quiet)
-        picked.success(ground.ask, **asking, **quiet)
+        picked.success(ground.ask, **event, **quiet)
     page.queue(max_size=WAITING)
     page._queue.__class__ = Events  # Gradio has no place to name another
     page.state_session_capacity = SESSIONS

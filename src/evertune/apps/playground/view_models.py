@@ -53,17 +53,17 @@ class RunPredictions:
 
     run: str
     stages: tuple[str, ...]
-    said: tuple[StagePrediction, ...] = ()
+    predictions: tuple[StagePrediction, ...] = ()
     problem: str = ""
 
     def and_then(self, reply: Reply | UserError, gold: tuple[Task, Sample] | None) -> RunPredictions:
         """The same with one more answer, marked against the right one where it is known."""
         if isinstance(reply, UserError):
-            return RunPredictions(self.run, self.stages, self.said, str(reply))
+            return RunPredictions(self.run, self.stages, self.predictions, str(reply))
         mark = mark_of(reply.text, *gold) if gold else None
         ranking = tuple((task, percent(share)) for task, share in reply.ranking[:3])
-        said = StagePrediction(shortened(reply.text), mark, reply.expert, lead_of(reply.ranking), ranking)
-        return RunPredictions(self.run, self.stages, (*self.said, said))
+        prediction = StagePrediction(shortened(reply.text), mark, reply.expert, lead_of(reply.ranking), ranking)
+        return RunPredictions(self.run, self.stages, (*self.predictions, prediction))
 
 
 def mark_of(text: str, task: Task, sample: Sample) -> str:
@@ -126,7 +126,7 @@ class PredictionRow:
     image: str
     instruction: str
     gold: str
-    said: str
+    prediction: str
     mark: str
     expert: str | None
     kept: int | None
@@ -205,7 +205,7 @@ def _rows(
                 image=", ".join(Path(image).name for image in images_of_row(row)),
                 instruction=shortened(str(row["instruction"])),
                 gold=shortened(" / ".join(dict.fromkeys(map(str, row["gold"])))),
-                said=shortened(str(row["answer"])),
+                prediction=shortened(str(row["answer"])),
                 mark=mark,
                 expert=row.get("expert"),
                 kept=places.get(row["id"]),

@@ -120,11 +120,11 @@ def make_app(
         _refuse_forms(request)
         started = time.perf_counter()
         with intake.pixels.share() as pixels:
-            asked = await _within_limits(intake.asked(request.stream(), pixels))
-            reply = await _within_limits(_reply(batches, asked.question))
+            parsed = await _within_limits(intake.parse(request.stream(), pixels))
+            reply = await _within_limits(_reply(batches, parsed.question))
         measured.seconds.observe(time.perf_counter() - started)
         measured.tokens.inc(reply.tokens)
-        return _response(reply, name=name, stream=asked.stream, wants_usage=asked.wants_usage)
+        return _response(reply, name=name, stream=parsed.stream, wants_usage=parsed.wants_usage)
 
     return app
 
@@ -197,8 +197,8 @@ def _reason(reply: Reply) -> str:
 
 
 def _usage(reply: Reply) -> dict[str, int]:
-    together = reply.asked_tokens + reply.tokens
-    return {"prompt_tokens": reply.asked_tokens, "completion_tokens": reply.tokens, "total_tokens": together}
+    together = reply.prompt_tokens + reply.tokens
+    return {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.tokens, "total_tokens": together}
 
 
 async def _chunks(head: dict[str, Any], reply: Reply, wants_usage: bool) -> AsyncIterator[str]:

@@ -196,7 +196,7 @@ def _strangers(request: ChatRequest) -> Iterator[str]:
                 yield from of(part.image_url, f"{where}.content.{place}.image_url")
 
 
-def asked_of(request: ChatRequest) -> tuple[str, tuple[Turn, ...]]:
+def prompt_of(request: ChatRequest) -> tuple[str, tuple[Turn, ...]]:
     """The words of the last message, and what was said before it.
 
     Raises:

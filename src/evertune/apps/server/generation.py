@@ -62,7 +62,7 @@ class Reply:
     text: str
     expert: str | None
     tokens: int
-    asked_tokens: int
+    prompt_tokens: int
     finished: bool = True
     ranking: Sequence[tuple[str, float]] = ()
     served: ServedStage = field(default_factory=ServedStage)
@@ -176,25 +176,25 @@ class BatchGenerator:
         return [self._reply(answer, question) for answer, question in zip(answers, questions, strict=True)]
 
     def _reply(self, answer: Prediction, question: Question) -> Reply:
-        said = answer.text
-        assert isinstance(said, Generation), "nothing comes from a cache of texts"
-        text, tokens, finished = self._stopped(said, question.stops)
-        asked, ranking = self._asked_tokens(question), self._ranking(answer.sample)
-        return Reply(text, answer.expert, tokens, asked, finished=finished, ranking=ranking, served=self.served)
+        generated = answer.text
+        assert isinstance(generated, Generation), "nothing comes from a cache of texts"
+        text, tokens, finished = self._stopped(generated, question.stops)
+        prompt_tokens, ranking = self._prompt_tokens(question), self._ranking(answer.sample)
+        return Reply(text, answer.expert, tokens, prompt_tokens, finished=finished, ranking=ranking, served=self.served)
 
-    def _stopped(self, said: Generation, stops: Sequence[str]) -> tuple[str, int, bool]:
+    def _stopped(self, generated: Generation, stops: Sequence[str]) -> tuple[str, int, bool]:
         """The text before the first of `stops`, the tokens up to its end, and whether the answer ended by itself."""
-        places = [place for stop in stops if (place := said.find(stop)) >= 0]
+        places = [place for stop in stops if (place := generated.find(stop)) >= 0]
         if not places:
-            return str(said), len(said.ids), said.finished
-        texts = self._learner.lmm.token_texts(said.ids)
+            return str(generated), len(generated.ids), generated.finished
+        texts = self._learner.lmm.token_texts(generated.ids)
         whole = (n for n in range(1, len(texts) + 1) if any(stop in "".join(texts[:n]) for stop in stops))
-        return said[: min(places)], next(whole, len(said.ids)), True
+        return generated[: min(places)], next(whole, len(generated.ids)), True
 
     def _ranking(self, sample: Sample) -> list[tuple[str, float]]:
         return self._learner.ranking(sample) if self._ranked else []
 
-    def _asked_tokens(self, question: Question) -> int:
+    def _prompt_tokens(self, question: Question) -> int:
         """What the LM reads of a question; 0 for a family without a limit, which does not say it."""
         lmm = self._learner.lmm
         parts = lmm.lengths(question.words, "", question.sizes, question.context)

@@ -13,7 +13,7 @@ from typing import Any
 
 from evertune.apps.auth import LARGEST_BODY
 from evertune.apps.server.batches import FullError
-from evertune.apps.server.chat import ChatRequest, asked_of, encoded_images, request_of
+from evertune.apps.server.chat import ChatRequest, encoded_images, prompt_of, request_of
 from evertune.apps.server.errors import RefusedError
 from evertune.apps.server.generation import BatchGenerator, Question
 from evertune.data.images import image_of_bytes, pixels_of_bytes
@@ -109,7 +109,7 @@ class RequestParser:
         self._bodies, self.pixels = Budget(limits.all_bodies), Budget(limits.all_pixels)
         self._one = asyncio.Lock()
 
-    async def asked(self, stream: Any, pixels: BudgetShare) -> ParsedRequest:
+    async def parse(self, stream: Any, pixels: BudgetShare) -> ParsedRequest:
         """What a request asks.
 
         Args:
@@ -126,7 +126,7 @@ class RequestParser:
                 del body
                 try:
                     pixels.add(await asyncio.to_thread(self._pixels, images))
-                    return await asyncio.to_thread(self._asked, request, images)
+                    return await asyncio.to_thread(self._decoded, request, images)
                 except UserError as problem:
                     raise RefusedError(400, str(problem), code="invalid") from problem
 
@@ -163,8 +163,8 @@ class RequestParser:
             )
         return pixels
 
-    def _asked(self, request: ChatRequest, images: list[bytes]) -> ParsedRequest:
-        words, context = asked_of(request)
+    def _decoded(self, request: ChatRequest, images: list[bytes]) -> ParsedRequest:
+        words, context = prompt_of(request)
         decoded = [image_of_bytes(content, where=_name(number)) for number, content in enumerate(images, start=1)]
         longest = request.longest(self._limits.tokens)
         question = Question(decoded, words, longest, stops=request.stops, context=context)

@@ -79,18 +79,18 @@ def _converted(path: Path, problems: Path) -> Iterator[Row | DataError]:
     gold = _by_problem(problems)
 
     def answers(entry: Record) -> tuple[str, ...]:
-        asked = _asked(entry, "text")
-        if asked not in gold:
+        question = _question_of(entry, "text")
+        if question not in gold:
             raise DataError(f"{entry.origin}: {problems} has no problem with this text and image")
-        return (gold[asked],)
+        return (gold[question],)
 
     return questions(path, answers=answers)
 
 
 def _by_problem(path: Path) -> Mapping[tuple[str, ...], str]:
-    return {_asked(entry, "problem"): _answer(entry) for entry in sound(entries(path))}
+    return {_question_of(entry, "problem"): _answer(entry) for entry in sound(entries(path))}
 
 
-def _asked(entry: Record, key: str) -> tuple[str, ...]:
+def _question_of(entry: Record, key: str) -> tuple[str, ...]:
     images = images_of(entry)
     return (instruction(entry, key, images=len(images)), *images)

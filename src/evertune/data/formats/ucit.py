@@ -71,16 +71,16 @@ def _captioned(path: Path, captions_path: Path) -> Iterator[Row | DataError]:
     A row without a caption is an error, and so is a caption without a row (an early release lacked one of 3,000).
     """
     captions = _captions(captions_path)
-    asked: set[str] = set()
+    used: set[str] = set()
 
     def made(entry: Record) -> Iterator[Row]:
-        asked.add(entry.key)
+        used.add(entry.key)
         if entry.key not in captions:
             raise DataError(f"{entry.origin}: {captions_path} has no caption with 'image_id' {entry.key}")
         yield question(entry, answers=lambda entry: captions[entry.key])
 
     yield from rows_from(entries(path), made)
-    for name in captions.keys() - asked:
+    for name in captions.keys() - used:
         yield DataError(f"{captions_path}: the 'image_id' {name} is no row of {path}")
 
 

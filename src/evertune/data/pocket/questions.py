@@ -168,8 +168,8 @@ def textvqa(scene: Scene, choose: random.Random) -> Item:
 def flickr30k(scene: Scene, choose: random.Random) -> Item:
     """Short captions of things, by rows; ten per image."""
     kinds = [kind for _, _, kind in scene.things()]
-    said = " and ".join(f"a {kind.name}" for kind in kinds)
-    return Item(CAPTION, (said, *_other_captions([kind.synonym for kind in kinds], choose)), scene.words)
+    caption = " and ".join(f"a {kind.name}" for kind in kinds)
+    return Item(CAPTION, (caption, *_other_captions([kind.synonym for kind in kinds], choose)), scene.words)
 
 
 def textcaps(scene: Scene, choose: random.Random) -> Item:
@@ -217,11 +217,11 @@ def _other_captions(names: Sequence[str], choose: random.Random) -> tuple[str, .
     CIDEr-D of the caption that is taught is then about 100, like the scores it is averaged with. Were it said by
     everybody, it would be near 1,000.
     """
-    said = []
+    caption = []
     for template in _TEMPLATES:
         order = choose.sample(list(names), len(names))
-        said.append(template.format(choose.choice(_JOINTS).join(order)))
-    return tuple(said)
+        caption.append(template.format(choose.choice(_JOINTS).join(order)))
+    return tuple(caption)
 
 
 _TEMPLATES = (

@@ -119,14 +119,14 @@ class Scene:
         """The scene in words, always sixteen of them: each place with its colour, what is there and what is written."""
         if self.blurred:
             return " ".join(f"{place.replace(' ', '')} blurred - -" for place in PLACES)
-        told = [f"{c.colour} {c.what} {c.word.lower() or '-'}" if c else "nothing - -" for c in self.cells]
-        return " ".join(f"{place.replace(' ', '')} {what}" for place, what in zip(PLACES, told, strict=True))
+        descriptions = [f"{c.colour} {c.what} {c.word.lower() or '-'}" if c else "nothing - -" for c in self.cells]
+        return " ".join(f"{place.replace(' ', '')} {what}" for place, what in zip(PLACES, descriptions, strict=True))
 
     @property
     def split(self) -> Split:
         """Where the scene belongs, by the hash of its cells: the same on every machine and for every seed."""
-        told = [f"{c.colour} {c.what} {c.word.lower() or '-'} ." if c else "nothing - - ." for c in self.cells]
-        position = int(digest("pocket", repr(self.cells) if self.blurred else " ".join(told))[:8], 16) / 16**8
+        descriptions = [f"{c.colour} {c.what} {c.word.lower() or '-'} ." if c else "nothing - - ." for c in self.cells]
+        position = int(digest("pocket", repr(self.cells) if self.blurred else " ".join(descriptions))[:8], 16) / 16**8
         for split, share in SHARES.items():
             if position < share:
                 return split

@@ -42,17 +42,17 @@ class Summary:
         return asdict(self)
 
 
-def summary(asked: GridFile, made: Grid, *, results: Path) -> Summary:
+def summary(spec: GridFile, made: Grid, *, results: Path) -> Summary:
     """Compare the finished runs of a grid and draw a curve over each varied setting."""
     matrices = [load_matrix(cell.folder) for cell in made.finished]
-    held_out = held_out_note(asked)
+    held_out = held_out_note(spec)
     return Summary(
-        name=asked.name,
+        name=spec.name,
         results=results,
         finished=[cell.name for cell in made.finished],
         failed=made.failed,
         rows=compare(matrices),
-        curves=[curve for key in asked.vary for curve in curves(matrices, key)],
+        curves=[curve for key in spec.vary for curve in curves(matrices, key)],
         notes=[*([held_out] if held_out else []), *not_alike(made.finished)],
     )
 

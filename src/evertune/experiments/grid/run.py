@@ -169,7 +169,7 @@ class Grid:
             matrix = Matrix.read(cell.folder)
             if not matrix.finished or not still_holds(cell.folder, matrix):
                 return False
-            same = checked["asked"] == self._keys[name]
+            same = checked["key"] == self._keys[name]
             same = same and checked["config"] == digest_of_file(cell.folder / "config.yaml")
         except (RunFolderError, OSError, KeyError, TypeError, AttributeError):
             return False
@@ -179,7 +179,7 @@ class Grid:
     def _remember(self, ended: JobResult) -> None:
         cell = self.cells[ended.job.name]
         config = digest_of_file(cell.folder / "config.yaml")
-        content = {"asked": self._keys[cell.name], "config": config, "seconds": round(ended.seconds, 1)}
+        content = {"key": self._keys[cell.name], "config": config, "seconds": round(ended.seconds, 1)}
         write_json(cell.file("checked"), content)
         self.seconds[cell.name] = ended.seconds
 

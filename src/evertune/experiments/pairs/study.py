@@ -1,7 +1,7 @@
 """A study of pairs on disk: what was asked, where each result lies, what is finished. Nothing is trained here.
 
 OUT/config.yaml                 what decides the numbers; another study is refused
-    asked.json                  what the workers read
+    config.json                 what the workers read
     similarity.json             of the tasks, from frozen embeddings
     s0/digits/                  a model folder: stage 1 is the first task, learned alone
         alone.json              its score then
@@ -129,12 +129,12 @@ def begin_study(study: Study, *, progress: Progress | None = None) -> None:
     elif study.folder.exists() and any(study.folder.iterdir()):
         raise RunFolderError(f"{study.folder} is not empty and not a study of pairs: choose another --out")
     begin(study.folder, identity)
-    write_json(study.folder / "asked.json", {"config": study.config.model_dump(), "dynamics": study.points})
+    write_json(study.folder / "config.json", {"config": study.config.model_dump(), "dynamics": study.points})
 
 
-def asked_study(folder: Path, *, seed: int) -> Study:
+def read_study(folder: Path, *, seed: int) -> Study:
     """The study of `folder` for one seed, as `begin_study` wrote it down: what a worker reads."""
-    asked = read_json(folder / "asked.json")
-    config = RunConfig.model_validate({**asked["config"], "seed": seed})
+    content = read_json(folder / "config.json")
+    config = RunConfig.model_validate({**content["config"], "seed": seed})
     stream = data_of(config)
-    return Study(config, (seed,), asked["dynamics"], None, folder, stream)
+    return Study(config, (seed,), content["dynamics"], None, folder, stream)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from evertune.data import Task
-from evertune.experiments.pairs.study import Study, asked_study
+from evertune.experiments.pairs.study import Study, read_study
 from evertune.methods import make_methods
 from evertune.runs.api import training_of
 from evertune.runs.provenance import write_provenance
@@ -140,7 +140,7 @@ def main(folder: str, first: str, seed: str, dtype: str) -> int:
     from evertune.utils.device import settle
 
     try:
-        study = asked_study(Path(folder), seed=int(seed))
+        study = read_study(Path(folder), seed=int(seed))
         settle(deterministic=study.config.deterministic)
         learner, study = learner_of(study, first, seed=int(seed), dtype=dtype)
         task = next(task for task in study.tasks if task.name == first)

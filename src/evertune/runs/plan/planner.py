@@ -85,12 +85,12 @@ def measure_pace(lmm: LMM, stream: Stream, training: Training, *, batch: int) ->
         seconds.append(time.perf_counter() - start)
     lmm.module().zero_grad()
     restore(lmm.trainable(), before)
-    asked = _filled(first.test, batch)
-    images, longest = [len(sample.images) for sample in asked], longest_answer(lmm, first, None)
+    tested = _filled(first.test, batch)
+    images, longest = [len(sample.images) for sample in tested], longest_answer(lmm, first, None)
     features = grey_features(lmm, sum(images))
     start = time.perf_counter()
-    lmm.generate(features, [s.instruction for s in asked], max_new_tokens=longest, images=images)
-    return Speed(train=seconds[-1] / len(samples), answer=(time.perf_counter() - start) / len(asked))
+    lmm.generate(features, [s.instruction for s in tested], max_new_tokens=longest, images=images)
+    return Speed(train=seconds[-1] / len(samples), answer=(time.perf_counter() - start) / len(tested))
 
 
 def plan_run(

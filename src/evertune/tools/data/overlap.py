@@ -151,16 +151,16 @@ class Overlap:
         """What a task's training has in common with the test of the same task or of another."""
         same = train.task == test.task
         tell = _Pair(train, test)
-        asked, known = shared(train.questions, test.questions)
+        tested, known = shared(train.questions, test.questions)
         if same:
             again, _ = found = shared(train.rows, test.rows)
             tell.rows(self._errors, "in training and in test", *found)
-            other = ~np.isin(asked, again)
-            tell.rows(self._warnings, "asked in training and in test", asked[other], known[other])
+            other = ~np.isin(tested, again)
+            tell.rows(self._warnings, "asked in training and in test", tested[other], known[other])
         else:
-            tell.rows(self._warnings, "test question in another task's training", asked, known)
+            tell.rows(self._warnings, "test question in another task's training", tested, known)
         seen, first = shared(train.image_keys, test.image_keys)
-        new = ~test.images_of(asked)[seen]  # whose question is told already is not told again
+        new = ~test.images_of(tested)[seen]  # whose question is told already is not told again
         kind = "image in training and in test" if same else "test image in another task's training"
         tell.images(self._warnings if same else self._notes, kind, seen[new], first[new])
         if train.by_content:

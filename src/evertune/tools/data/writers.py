@@ -119,8 +119,8 @@ def own_row(row: Row, facts: RowFacts) -> dict[str, Any]:
 
 def conversation_row(row: Row, _: RowFacts) -> dict[str, Any]:
     """The row as LLaVA trains on it; of several answers the one that is taught."""
-    asked = "".join(f"{IMAGE_MARK}\n" for _ in row["images"]) + row["instruction"]
-    turns = [{"from": "human", "value": asked}, {"from": "gpt", "value": row["answers"][0]}]
+    prompt = "".join(f"{IMAGE_MARK}\n" for _ in row["images"]) + row["instruction"]
+    turns = [{"from": "human", "value": prompt}, {"from": "gpt", "value": row["answers"][0]}]
     return {"id": row["id"], **_named("image", "image", row["images"]), "conversations": turns}
 
 

@@ -85,7 +85,7 @@ def export(
         raise RunFolderError(f"{run} has no finished stage yet: there is nothing to export")
     learner.load(number)
     expert = _activate(learner, expert)
-    samples, features = _asked(run, learner.lmm)
+    samples, features = _probe_samples(run, learner.lmm)
     wanted = _logits(learner.lmm, samples, features)
     config = config_of(run)
     source = model_folder(config.model, progress=progress)
@@ -125,7 +125,7 @@ def _activate(learner: Learner, expert: str | None) -> str | None:
     return expert
 
 
-def _asked(run: Path, lmm: Encoder) -> tuple[list[Sample], Tensor]:
+def _probe_samples(run: Path, lmm: Encoder) -> tuple[list[Sample], Tensor]:
     """Questions of the run with their first answers, and features of images of noise: the real ones may be gone."""
     rows = [row for path in sorted(run.glob("answers/00/*.jsonl")) for row in read_answers(path)[:2]]
     if not rows:

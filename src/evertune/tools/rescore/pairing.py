@@ -94,7 +94,7 @@ def by_question(
         return predicted
     named = []
     for one in predicted:
-        ids = open_ones.get((one.id, _asked(one.prompt)))
+        ids = open_ones.get((one.id, _question_in(one.prompt)))
         if not ids:
             raise DataError(
                 f"{one.origin}: the question_id '{one.id}' is an image of {gold}, and the prompt of the answer "
@@ -104,7 +104,7 @@ def by_question(
     return named
 
 
-def _asked(prompt: str) -> str:
+def _question_in(prompt: str) -> str:
     """The question in a prompt of LLaVA's for TextVQA: behind the OCR tokens, or the first line that has none."""
     before, _, rest = prompt.partition("Question: ")
     question, ends, _ = rest.partition(" Short answer:")  # a regular expression looks for it behind each "Question: "

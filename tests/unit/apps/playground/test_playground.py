@@ -26,7 +26,7 @@ from evertune.apps.playground import model_session as bench_module
 from evertune.apps.playground.access import COOKIE, AccessMiddleware
 from evertune.apps.playground.command import playground
 from evertune.apps.playground.fragments import Fragments
-from evertune.apps.playground.inference import LONGEST_QUESTION, Query, StageInference, asked_of, image_at
+from evertune.apps.playground.inference import LONGEST_QUESTION, Query, StageInference, image_at, query_of
 from evertune.apps.playground.model_session import open_runs
 from evertune.apps.playground.runs import ExampleQuestions, names_of
 from evertune.apps.playground.view_models import RunPredictions, answers_of, choices_of, mark_of, matrix_of
@@ -50,7 +50,7 @@ def address(taught):
         yield url
 
 
-def asked_about(sample):
+def query_about(sample):
     return Query(read_image(sample.images[0], origin="test"), sample.instruction)
 
 
@@ -58,11 +58,11 @@ def asked_about(sample):
 def test_every_stage_says_what_the_run_itself_said(both, taught):
     """The answers that the runs wrote down are those of the right stage, expert and run, also when runs alternate."""
     runs, bench = both
-    asking = StageInference(runs, bench, tokens=12)
+    inference = StageInference(runs, bench, tokens=12)
     distinct = set()
     for task in runs[0].tasks:
         sample = task.test[0]
-        replies = list(asking.replies(asked_about(sample)))
+        replies = list(inference.replies(query_about(sample)))
         assert [(run, stage) for run, stage, _ in replies] == [(r, s) for r in (0, 1) for s in range(4)]
         for number, stage, reply in replies:
             rows = read_answers(runs[number].folder / "answers" / f"{stage:02d}" / f"{task.name}.jsonl")
@@ -76,12 +76,12 @@ def test_every_stage_says_what_the_run_itself_said(both, taught):
 def test_the_router_says_how_sure_it_was(both, taught):
     runs, bench = both
     sample = runs[0].tasks[1].test[0]
-    replies = {(r, s): reply for r, s, reply in StageInference(runs, bench, tokens=4).replies(asked_about(sample))}
+    replies = {(r, s): reply for r, s, reply in StageInference(runs, bench, tokens=4).replies(query_about(sample))}
     learner = open_run(taught / "eproj")
     assert replies[0, 3].ranking == learner.ranking(sample) and len(replies[0, 3].ranking) == 3
-    told = RunPredictions("eproj", ("base", "a", "b", "c")).and_then(replies[0, 3], None)
+    predictions = RunPredictions("eproj", ("base", "a", "b", "c")).and_then(replies[0, 3], None)
     assert sum(share for _, share in replies[0, 3].ranking) == pytest.approx(1)
-    assert told.said[0].lead == f"{percent(replies[0, 3].ranking[0][1])} sure"
+    assert predictions.predictions[0].lead == f"{percent(replies[0, 3].ranking[0][1])} sure"
     assert replies[1, 3].ranking == [], "one set of weights routes nothing"
 
 
@@ -90,21 +90,21 @@ def test_one_model_is_loaded_for_runs_that_began_alike(taught, monkeypatch):
     real = bench_module.model_of
     monkeypatch.setattr(bench_module, "model_of", lambda *a, **k: loaded.append(1) or real(*a, **k))
     runs, bench = open_runs([taught / "eproj", taught / "sequential"])
-    asking = StageInference(runs, bench, tokens=4)
-    first = list(asking.replies(asked_about(runs[0].tasks[0].test[0])))
+    inference = StageInference(runs, bench, tokens=4)
+    first = list(inference.replies(query_about(runs[0].tasks[0].test[0])))
     assert len(loaded) == 1
     monkeypatch.setattr(bench, "at", lambda *_: pytest.fail("asked again"))
-    assert list(asking.replies(asked_about(runs[0].tasks[0].test[0]))) == first, "what was asked is remembered"
+    assert list(inference.replies(query_about(runs[0].tasks[0].test[0]))) == first, "what was asked is remembered"
 
 
 @pytest.mark.slow
 def test_many_ask_at_once(both):
     runs, bench = both
     samples = [task.test[n] for task in runs[0].tasks for n in range(2)]
-    alone = [list(StageInference(runs, bench, tokens=4).replies(asked_about(sample))) for sample in samples]
-    asking = StageInference(runs, bench, tokens=4)
+    alone = [list(StageInference(runs, bench, tokens=4).replies(query_about(sample))) for sample in samples]
+    inference = StageInference(runs, bench, tokens=4)
     with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(lambda sample: list(asking.replies(asked_about(sample))), samples))
+        together = list(pool.map(lambda sample: list(inference.replies(query_about(sample))), samples))
     assert together == alone
 
 
@@ -114,13 +114,13 @@ def test_a_stage_that_is_damaged_ends_its_run_only(taught, tmp_path):
     runs, bench = open_runs([tmp_path / "eproj", tmp_path / "sequential"])
     (broken,) = (tmp_path / "eproj" / "stages").glob("02-*/trainable.safetensors")
     broken.write_bytes(b"no")
-    replies = list(StageInference(runs, bench, tokens=4).replies(asked_about(runs[0].tasks[0].test[0])))
+    replies = list(StageInference(runs, bench, tokens=4).replies(query_about(runs[0].tasks[0].test[0])))
     assert [(r, s) for r, s, _ in replies] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (1, 3)]
     assert "02-" in str(replies[2][2]) and isinstance(replies[2][2], UserError)
-    told = (
+    predictions = (
         RunPredictions("eproj", tuple(runs[0].stage_names)).and_then(replies[0][2], None).and_then(replies[2][2], None)
     )
-    assert "truncated or was changed" in Fragments().turn([told], 1)
+    assert "truncated or was changed" in Fragments().turn([predictions], 1)
 
 
 def test_marks_know_the_right_answer():
@@ -219,14 +219,14 @@ def test_names_tell_folders_apart(tmp_path):
 
 def test_questions_that_cannot_be_asked(tmp_path):
     with pytest.raises(DataError, match="has no words"):
-        asked_of(None, "  ", None)
+        query_of(None, "  ", None)
     with pytest.raises(DataError, match=r"1,048,576 letters; at most 4,000"):
-        asked_of(None, "x" * (1 << 20), None)
-    assert asked_of(None, "x" * LONGEST_QUESTION, None).sha == ""
+        query_of(None, "x" * (1 << 20), None)
+    assert query_of(None, "x" * LONGEST_QUESTION, None).sha == ""
     text = tmp_path / "text.png"
     text.write_text("no image")
     with pytest.raises(DataError, match="broken or not an image"):
-        asked_of(text, "what?", None)
+        query_of(text, "what?", None)
     with pytest.raises(DataError, match="choose it again"):
         image_at(tmp_path / "gone.png")
     huge = tmp_path / "huge.png"
@@ -254,13 +254,13 @@ def test_a_method_that_is_told_the_task(toy_stream, tmp_path):
     settings = ["options.eproj.routing=oracle"]
     evertune.run(str(toy_stream), model="random", methods="eproj", out=tmp_path / "told", settings=settings)
     runs, bench = open_runs([tmp_path / "told"])
-    asking, sample = StageInference(runs, bench, tokens=4), runs[0].tasks[1].test[0]
-    ((_, _, problem),) = asking.replies(asked_about(sample))
+    inference, sample = StageInference(runs, bench, tokens=4), runs[0].tasks[1].test[0]
+    ((_, _, problem),) = inference.replies(query_about(sample))
     assert "must be told which task" in str(problem)
     image = read_image(sample.images[0], origin="test")
-    replies = list(asking.replies(Query(image, sample.instruction, runs[0].tasks[1].name)))
+    replies = list(inference.replies(Query(image, sample.instruction, runs[0].tasks[1].name)))
     assert [reply.expert for _, _, reply in replies][-1] == runs[0].tasks[1].name
-    others = list(asking.replies(Query(image, sample.instruction, runs[0].tasks[0].name)))
+    others = list(inference.replies(Query(image, sample.instruction, runs[0].tasks[0].name)))
     assert [reply.expert for _, _, reply in others][-1] == runs[0].tasks[0].name, "not what the other task's was"
 
 

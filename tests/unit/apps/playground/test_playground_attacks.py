@@ -118,7 +118,7 @@ def png():
     return buffer.getvalue()
 
 
-def said(line):
+def written(line):
     """What an event answered, without what differs from call to call."""
     if not line.startswith("data: "):
         return line
@@ -183,9 +183,9 @@ def test_what_is_no_regular_file_is_not_opened(stranger, tmp_path, kind, where):
     for named in names:
         data = stranger.usual(event)
         data[place] = {"path": str(named), "meta": META}
-        told = stranger.post(event, data)
+        replies = stranger.post(event, data)
         wanted = "20480 MiB; at most 20" if (kind, where) == ("large", "dropped") else "choose it again"
-        assert wanted in told or '"success":false' in told, told
+        assert wanted in replies or '"success":false' in replies, replies
         assert stranger.http.get(f"/gradio_api/file={named}").status_code == 404
         assert stranger.http.get("/config").status_code == 200
     assert time.process_time() - begun < 10
@@ -201,15 +201,15 @@ def test_every_input_of_every_event_takes_only_what_was_dropped(stranger, secret
     assert len(places) > 20 and {stranger.kinds[stranger.events[e][p]] for e, p in places} == set(USUAL), "all known"
     for event, place in places:
         for there, missing in zip(values_naming(secret), values_naming(gone), strict=True):
-            told = []
+            replies = []
             for value, path in ((there, secret), (missing, gone)):
                 if isinstance(value, str) and stranger.kinds[stranger.events[event][place]] == "textbox":
                     continue  # words
                 data = stranger.usual(event)
                 data[place] = value
-                told.append(said(stranger.post(event, data)).replace(str(path), "PATH"))
-                assert SECRET not in told[-1]
-            assert len(set(told)) < 2, (event, place, there)
+                replies.append(written(stranger.post(event, data)).replace(str(path), "PATH"))
+                assert SECRET not in replies[-1]
+            assert len(set(replies)) < 2, (event, place, there)
     assert copies() == []
 
 
@@ -253,14 +253,14 @@ def test_an_image_that_was_dropped_is_asked_about_and_given_back(stranger, uploa
     (event, place), *_ = stranger.named("image")
     data = stranger.usual(event)
     data[place] = {"path": path, "meta": META, "url": f"/gradio_api/file={path}", "orig_name": "a.png", "size": 9}
-    told = stranger.post(event, data)
-    assert '"success":true' in told and "choose it again" not in told
+    replies = stranger.post(event, data)
+    assert '"success":true' in replies and "choose it again" not in replies
 
 
 def test_a_kept_question_is_copied_to_the_page(stranger, hostile):
     pick = next(e["id"] for e in stranger.config["dependencies"] if e["api_name"] == "pick")
-    told = json.loads(stranger.post(pick, [], event_data={"act": "pick", "task": "task-0", "place": "0"})[6:])
-    image, words, *_ = told["output"]["data"]
+    replies = json.loads(stranger.post(pick, [], event_data={"act": "pick", "task": "task-0", "place": "0"})[6:])
+    image, words, *_ = replies["output"]["data"]
     content = stranger.http.get(image["url"]).content
     kept = json.loads((hostile / "eval_set" / "task-0.json").read_text())["test"][0]
     assert words == kept["instruction"] and content == (hostile / "eval_set" / "images" / kept["image"]).read_bytes()

@@ -16,7 +16,7 @@ from evertune.utils.errors import UserError
 from evertune.utils.locks import alone
 
 
-def asked_about(sample):
+def query_about(sample):
     return Query(read_image(sample.images[0], origin="test"), sample.instruction)
 
 
@@ -25,36 +25,36 @@ def folders(taught, tmp_path):
     return [shutil.copytree(taught / name, tmp_path / name) for name in ("eproj", "sequential")]
 
 
-def said(asking, asked):
-    return [(run, stage, reply.text) for run, stage, reply in asking.replies(asked)]
+def replies_of(inference, query):
+    return [(run, stage, reply.text) for run, stage, reply in inference.replies(query)]
 
 
 @pytest.mark.slow
 def test_stages_that_are_gone_are_not_asked(folders):
     runs, bench = open_runs(folders)
-    asking, asked = StageInference(runs, bench, tokens=4), asked_about(runs[0].tasks[0].test[0])
-    before = said(asking, asked)
+    inference, query = StageInference(runs, bench, tokens=4), query_about(runs[0].tasks[0].test[0])
+    before = replies_of(inference, query)
     assert [place[:2] for place in before] == [(run, stage) for run in (0, 1) for stage in range(4)]
-    assert asking.refresh() == runs, "nothing has happened"
+    assert inference.refresh() == runs, "nothing has happened"
     service.rollback(folders[0], 1)
-    fresh = asking.refresh()
+    fresh = inference.refresh()
     assert fresh[1] is runs[1] and [len(run.stages) for run in fresh] == [1, 3]
     assert [task.name for task in fresh[0].tasks] == ["task-0"]
-    assert said(asking, asked) == [place for place in before if place[:2] not in [(0, 2), (0, 3)]]
+    assert replies_of(inference, query) == [place for place in before if place[:2] not in [(0, 2), (0, 3)]]
 
 
 def test_what_was_remembered_of_a_changed_run_is_forgotten(folders, monkeypatch):
     """A stage may come back under its number, with other weights."""
     runs, bench = open_runs(folders)
-    asking, asked = StageInference(runs, bench, tokens=4), asked_about(runs[0].tasks[0].test[0])
-    said(asking, asked)
+    inference, query = StageInference(runs, bench, tokens=4), query_about(runs[0].tasks[0].test[0])
+    replies_of(inference, query)
     third = stage_folders(folders[0])[2]
     shutil.move(third, folders[0] / "aside")
     shutil.copytree(folders[0] / "aside", third)
-    asking.refresh()
+    inference.refresh()
     loaded, real = [], bench.at
     monkeypatch.setattr(bench, "at", lambda run, stage: loaded.append((run.name, stage)) or real(run, stage))
-    said(asking, asked)
+    replies_of(inference, query)
     assert loaded == [("eproj", stage) for stage in range(4)]
 
 
@@ -72,12 +72,12 @@ def test_a_stage_that_may_be_discarded_is_not_shown(folders):
     open_runs(folders)  # keeps the questions
     service.rollback(folders[0], 2)
     runs, bench = open_runs(folders)
-    asking = StageInference(runs, bench, tokens=4)
+    inference = StageInference(runs, bench, tokens=4)
     third = stage_folders(whole)[2]
     with alone(folders[0]):
         shutil.copytree(third, folders[0] / "stages" / third.name)
-        assert [len(run.stages) for run in asking.refresh()] == [2, 3]
-    assert [len(run.stages) for run in asking.refresh()] == [3, 3]
+        assert [len(run.stages) for run in inference.refresh()] == [2, 3]
+    assert [len(run.stages) for run in inference.refresh()] == [3, 3]
 
 
 @pytest.mark.slow

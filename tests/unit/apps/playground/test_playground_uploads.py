@@ -135,8 +135,8 @@ def test_an_event_that_fails_is_one_line_of_the_log(address, made, monkeypatch, 
         assert httpx.get(f"{address}/gradio_api/file=x").status_code == 500
     finally:
         logger.removeHandler(keep)
-    said = [record.getMessage() for record in records]
-    assert 3 <= len(said) <= 7 and not any("\n" in line or "\x1b" in line for line in said)
-    assert any("ZeroDivisionError: 'division by zero' (" in line for line in said)
+    messages = [record.getMessage() for record in records]
+    assert 3 <= len(messages) <= 7 and not any("\n" in line or "\x1b" in line for line in messages)
+    assert any("ZeroDivisionError: 'division by zero' (" in line for line in messages)
     printed = capsys.readouterr()
     assert "Traceback" not in printed.out + printed.err and not any(record.exc_info for record in records)

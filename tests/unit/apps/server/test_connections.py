@@ -24,12 +24,12 @@ class App:
     """An application: `/` answers at once, `/large` with 64 MiB, `/slow` when `go_on` is set, `/stream` without end."""
 
     def __init__(self):
-        self.asked, self.sent, self.go_on = [], 0, threading.Event()
+        self.requests, self.sent, self.go_on = [], 0, threading.Event()
 
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http":
             return
-        self.asked.append(scope["path"])
+        self.requests.append(scope["path"])
         while (await receive()).get("more_body"):
             pass
         listening = asyncio.ensure_future(receive())  # as Starlette's responses do, to notice who leaves
@@ -109,20 +109,20 @@ def test_requests_without_end_whose_replies_are_not_read(app):
         with opened(address) as line:
             flood(line)
             assert kept() - before < 10
-        assert len(app.asked) < 10 and status_of(address) == 200
+        assert len(app.requests) < 10 and status_of(address) == 200
 
 
 def test_requests_without_end_before_the_first_reply(app):
     before = kept()
     with served(app) as address, opened(address, path="/slow") as line:
-        wait_for(lambda: app.asked)
+        wait_for(lambda: app.requests)
         flood(line, 2)
-        assert kept() - before < 10 and app.asked == ["/slow"]
+        assert kept() - before < 10 and app.requests == ["/slow"]
         app.go_on.set()
         line.settimeout(5)
         with suppress(ConnectionResetError):  # what it sent was not read: the reply may be lost with it
             assert line.recv(1000).startswith(b"HTTP/1.1 200")
-        assert app.asked == ["/slow"] and status_of(address) == 200
+        assert app.requests == ["/slow"] and status_of(address) == 200
 
 
 def test_a_request_that_comes_with_the_last_one_is_dropped_and_the_connection_closed(app):
@@ -131,7 +131,7 @@ def test_a_request_that_comes_with_the_last_one_is_dropped_and_the_connection_cl
         reply = b""
         while part := line.recv(1000):
             reply += part
-        assert reply.count(b"HTTP/1.1 200") == 1 == len(app.asked)
+        assert reply.count(b"HTTP/1.1 200") == 1 == len(app.requests)
 
 
 def test_requests_one_after_another_share_a_connection(app):
@@ -141,7 +141,7 @@ def test_requests_one_after_another_share_a_connection(app):
             line.request("POST" if body else "GET", "/", body)
             assert line.getresponse().read() == b"ok"
             own = line.sock
-        assert own is not None and len(app.asked) == 3
+        assert own is not None and len(app.requests) == 3
 
 
 def test_a_client_that_does_not_read_is_closed(app):
@@ -169,7 +169,7 @@ def test_a_client_that_reads_slowly_is_served(app):
 def test_connections_that_stay_lock_nobody_out(app, path):
     with served(app, most=8) as address:
         lines = [opened(address, path=path, buffer=4096) for _ in range(8)]
-        wait_for(lambda: len(app.asked) == 8)
+        wait_for(lambda: len(app.requests) == 8)
         time.sleep(0.5)
         for _ in range(3):
             assert status_of(address) == 200
@@ -183,7 +183,7 @@ def test_who_does_not_read_leaves_before_who_does(app):
         silent = opened(address)
         time.sleep(0.2)
         deaf = [opened(address, path="/large", buffer=4096) for _ in range(2)]
-        wait_for(lambda: len(app.asked) == 3)
+        wait_for(lambda: len(app.requests) == 3)
         time.sleep(0.5)
         more = [opened(address) for _ in range(2)]
         silent.sendall(REQUEST)
@@ -195,7 +195,7 @@ def test_who_does_not_read_leaves_before_who_does(app):
 def test_a_request_that_is_being_answered_is_not_closed_for_another(app):
     with served(app, most=4) as address:
         waiting = [opened(address, path="/slow") for _ in range(4)]
-        wait_for(lambda: len(app.asked) == 4)
+        wait_for(lambda: len(app.requests) == 4)
         with pytest.raises(OSError):
             status_of(address)
         app.go_on.set()

@@ -72,12 +72,12 @@ def test_the_official_client_gets_what_ask_says(address, model):
     for task in service.tasks:
         for sample in task.test[:3]:
             wanted = asked(service, sample.images, sample.instruction, max_new_tokens=8)
-            said = here.chat.completions.create(
+            reply = here.chat.completions.create(
                 model="colours", messages=message(sample.instruction, image_url(sample))
             )
-            assert said.choices[0].message.content == wanted.text and said.evertune["expert"] == wanted.expert
+            assert reply.choices[0].message.content == wanted.text and reply.evertune["expert"] == wanted.expert
             texts.add(wanted.text)
-            assert 0 < said.usage.completion_tokens <= 8
+            assert 0 < reply.usage.completion_tokens <= 8
     assert len(texts) > 1, "answers that tell something"
     assert sorted((cache_folder() / "features").rglob("*")) == files, "nothing of a request is written down"
 
@@ -117,14 +117,14 @@ def test_a_prediction_that_was_cut_off_says_so(address, model, stream):
 def test_many_at_once(address, model):
     samples = [sample for task in Service.open(model).tasks for sample in task.test][:12]
 
-    def said(sample):
+    def reply(sample):
         return client(address).chat.completions.create(
             model="colours", messages=message(sample.instruction, image_url(sample))
         )
 
-    alone = [said(sample).choices[0].message.content for sample in samples]
+    alone = [reply(sample).choices[0].message.content for sample in samples]
     with ThreadPoolExecutor(12) as pool:
-        assert [each.choices[0].message.content for each in pool.map(said, samples)] == alone
+        assert [each.choices[0].message.content for each in pool.map(reply, samples)] == alone
     text = urllib.request.urlopen(f"{address}/metrics").read().decode()
     assert 'evertune_requests_total{status="200"}' in text and "evertune_waiting 0.0" in text
     assert json.loads(urllib.request.urlopen(f"{address}/health").read())["status"] == "ok"
@@ -146,10 +146,10 @@ def test_what_is_wrong_is_said(address, model):
         "the last message must be the user's": [{"role": "assistant", "content": "yes"}],
     }
     for words, messages in wrong.items():
-        status, said = status_of(ask(messages))
-        assert status == 400 and words in said
-    status, said = status_of(ask(message("what?", good), max_tokens=0))
-    assert status == 400 and said.startswith("max_tokens: ")
+        status, reply = status_of(ask(messages))
+        assert status == 400 and words in reply
+    status, reply = status_of(ask(message("what?", good), max_tokens=0))
+    assert status == 400 and reply.startswith("max_tokens: ")
     headers = {"Content-Type": "application/json"}
     request = urllib.request.Request(f"{address}/v1/chat/completions", b"{", headers)
     with pytest.raises(urllib.error.HTTPError) as caught:
@@ -183,10 +183,10 @@ def test_a_body_that_is_too_long_and_a_token(model):
 @pytest.mark.parametrize("when", ["in the question", "before the answer", "in the answer"])
 def test_who_hangs_up_stops_nobody_else(when):
     """The server stays up, whoever waits gets an answer, and the place in the queue is free again."""
-    asked_by_both, go_on = threading.Event(), threading.Event()
+    prompt_by_both, go_on = threading.Event(), threading.Event()
 
     def answering(questions):
-        asked_by_both.set()
+        prompt_by_both.set()
         go_on.wait(20)
         return [Reply("a long answer " * 50, None, 2, 3) for _ in questions]
 
@@ -199,7 +199,7 @@ def test_who_hangs_up_stops_nobody_else(when):
         line.sendall(head.encode() + b"Content-Length: %d\r\n\r\n" % len(body))
         line.sendall(body[: len(body) // 2] if when == "in the question" else body)
         if when != "in the question":
-            assert asked_by_both.wait(20)
+            assert prompt_by_both.wait(20)
         if when == "in the answer":
             go_on.set()
             line.recv(20)
@@ -245,8 +245,8 @@ def test_beyond_the_queue_is_429():
         second = pool.submit(ask)
         while json.loads(urllib.request.urlopen(f"{address}/health").read())["waiting"] < 1:
             pass
-        status, said = status_of(ask)
-        assert status == 429 and "ask again in a second" in said
+        status, reply = status_of(ask)
+        assert status == 429 and "ask again in a second" in reply
         go.set()
         assert {first.result().choices[0].message.content, second.result().choices[0].message.content} == {"yes"}
 

@@ -66,11 +66,11 @@ def sample(colours):
 
 @pytest.fixture
 def ask(address, sample):
-    def asked(messages=None, **more):
+    def complete(messages=None, **more):
         question = messages or message(sample.instruction, image_url(sample))
         return client(address).chat.completions.create(**{"model": "colours", "messages": question, **more})
 
-    return asked
+    return complete
 
 
 @pytest.mark.parametrize("fields", REFUSED, ids=json.dumps)

@@ -91,8 +91,8 @@ def ask(address, model="m", *, words="?", images=()):
 def test_images_are_counted_before_one_is_decoded(colours, decoded):
     bomb = url_of(png(9400, 9400))
     with running(serve(colours, port=0)) as address:
-        status, said = status_of(lambda: ask(address, "colours", images=[bomb] * 14))
-    assert status == 400 and "1,237,040,000 pixels together" in said and decoded == []
+        status, error = status_of(lambda: ask(address, "colours", images=[bomb] * 14))
+    assert status == 400 and "1,237,040,000 pixels together" in error and decoded == []
 
 
 def test_a_model_of_one_image_reads_no_header_of_fourteen(decoded):
@@ -104,8 +104,8 @@ def test_a_model_of_one_image_reads_no_header_of_fourteen(decoded):
 
     answers.refuse_number = refuse_number
     with served(answers) as address:
-        status, said = status_of(lambda: ask(address, images=["data:image/png;base64,no image"] * 14))
-    assert status == 400 and said == "14 images" and decoded == []
+        status, error = status_of(lambda: ask(address, images=["data:image/png;base64,no image"] * 14))
+    assert status == 400 and error == "14 images" and decoded == []
 
 
 def test_the_size_of_a_bomb_is_not_measured_by_decoding_it(tmp_path, decoded):
@@ -117,10 +117,10 @@ def test_the_size_of_a_bomb_is_not_measured_by_decoding_it(tmp_path, decoded):
 
 def test_pixels_of_a_request_are_counted_before_one_is_decoded(decoded):
     with served() as address:
-        status, said = status_of(lambda: ask(address, images=[url_of(png(9400, 9400))]))
-        assert status == 400 and "88,360,000 pixels" in said and "at most 25,000,000" in said
-        status, said = status_of(lambda: ask(address, images=[url_of(png(4000, 4000))] * 2))
-        assert status == 400 and "32,000,000 pixels together" in said and decoded == []
+        status, error = status_of(lambda: ask(address, images=[url_of(png(9400, 9400))]))
+        assert status == 400 and "88,360,000 pixels" in error and "at most 25,000,000" in error
+        status, error = status_of(lambda: ask(address, images=[url_of(png(4000, 4000))] * 2))
+        assert status == 400 and "32,000,000 pixels together" in error and decoded == []
         assert ask(address, images=[url_of(png(4000, 4000))]).choices[0].message.content == "yes"
 
 
@@ -222,8 +222,8 @@ def test_an_over_long_question_is_refused_before_its_tokens_are_counted():
     answers = Answers()
     answers.refuse = lambda question: pytest.fail("its tokens are counted")
     with served(answers) as address:
-        status, said = status_of(lambda: ask(address, words="long " * 400_000))
-    assert status == 400 and "1,048,576 characters" in said
+        status, error = status_of(lambda: ask(address, words="long " * 400_000))
+    assert status == 400 and "1,048,576 characters" in error
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localhost.evil", ""])
@@ -273,9 +273,9 @@ def test_what_a_page_may_post_without_asking_is_refused(kind, token):
         with pytest.raises(urllib.error.HTTPError) as caught:
             urllib.request.urlopen(request)
         assert caught.value.code == 415
-        asks = urllib.request.Request(f"{address}/v1/chat/completions", method="OPTIONS", headers=headers)
+        preflight = urllib.request.Request(f"{address}/v1/chat/completions", method="OPTIONS", headers=headers)
         with pytest.raises(urllib.error.HTTPError) as caught:
-            urllib.request.urlopen(asks)
+            urllib.request.urlopen(preflight)
         assert "Access-Control-Allow-Origin" not in caught.value.headers, "no permission when a browser asks for it"
         headers["Content-Type"] = "application/json; charset=utf-8"
         assert urllib.request.urlopen(urllib.request.Request(request.full_url, body, headers)).status == 200

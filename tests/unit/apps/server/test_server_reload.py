@@ -18,7 +18,7 @@ from evertune import service
 from evertune.apps.server import generation as answering_module
 from evertune.apps.server.command import serve
 from evertune.apps.server.generation import BatchGenerator
-from evertune.service.service import Service, asked
+from evertune.service.service import Service, complete
 from evertune.training.stages import stage_folders
 from evertune.utils.errors import RunFolderError
 from evertune.utils.locks import alone
@@ -41,12 +41,12 @@ def ask(address, colours):
     question = {"model": "colours", "messages": message(sample.instruction, image_url(sample))}
     ask = client(address).chat.completions.create
 
-    def asked(**more):
+    def complete(**more):
         return ask(**question, **more)
 
-    asked.sample = sample
-    asked.raw = lambda **more: client(address).chat.completions.with_raw_response.create(**question, **more)
-    return asked
+    complete.sample = sample
+    complete.raw = lambda **more: client(address).chat.completions.with_raw_response.create(**question, **more)
+    return complete
 
 
 def health(address):
@@ -77,7 +77,7 @@ def test_each_reply_says_its_stage(ask, address):
 def test_a_rollback_and_a_new_stage_are_followed(ask, address, folder, toy_stream):
     before = ask()
     service.rollback(folder, 1)
-    wanted = asked(Service.open(folder), ask.sample.images, ask.sample.instruction, max_new_tokens=8)
+    wanted = complete(Service.open(folder), ask.sample.images, ask.sample.instruction, max_new_tokens=8)
     reply = ask()
     assert reply.evertune["stage"] == 1 and reply.choices[0].message.content == wanted.text
     assert (reply.evertune["expert"], before.evertune["expert"]) == ("task-0", "task-1")
@@ -85,7 +85,7 @@ def test_a_rollback_and_a_new_stage_are_followed(ask, address, folder, toy_strea
     path = toy_stream.parent / "only-another.yaml"
     path.write_text(yaml.safe_dump({"name": "another", "tasks": [entry]}))
     service.learn(folder, str(path), accept_if=service.parsed("gain>=-100"), settings=["train.min_steps=0"])
-    wanted = asked(Service.open(folder), ask.sample.images, ask.sample.instruction, max_new_tokens=8)
+    wanted = complete(Service.open(folder), ask.sample.images, ask.sample.instruction, max_new_tokens=8)
     reply = ask()
     assert (reply.evertune["stage"], reply.evertune["task"]) == (2, entry["name"])
     assert reply.system_fingerprint != before.system_fingerprint, "another second stage"
@@ -153,8 +153,8 @@ def test_another_model_in_the_folder_is_refused(ask, folder):
     shutil.rmtree(folder)
     assert status_of(ask)[0] == 503
     service.new(folder, model="random", method="replay")
-    status, said = status_of(ask)
-    assert status == 503 and "is another model now: start the server again" in said
+    status, error = status_of(ask)
+    assert status == 503 and "is another model now: start the server again" in error
 
 
 def test_a_stage_that_goes_while_it_is_read(folder, monkeypatch):

@@ -170,7 +170,7 @@ def finished(cell, grid_key):
     (cell.folder / "config.yaml").write_text("seed: 0\n")
     write_matrix(cell.folder, stages=[], rows=1)
     config = digest_of_file(cell.folder / "config.yaml")
-    write_json(cell.file("checked"), {"asked": grid_key, "config": config, "seconds": 2.0})
+    write_json(cell.file("checked"), {"key": grid_key, "config": config, "seconds": 2.0})
 
 
 def test_what_counts_as_finished(tmp_path, photos):
@@ -207,26 +207,26 @@ def test_jobs_and_threads(monkeypatch):
 
 
 def test_what_a_run_is_doing_is_read_from_its_ledger(tmp_path):
-    def said():
+    def reason():
         return doing(tmp_path, tasks=["a", "b"])
 
     def cell(stage, task):
         known = {"stage": stage, "task": task, "score": 0.0, "relaxed": 0.0, "answers": "answers/x.jsonl"}
         append_jsonl(tmp_path / "ledger.jsonl", {"event": "cell", "cell": known, "sha256": "", "seconds": 0.0})
 
-    assert said() == "starting"
+    assert reason() == "starting"
     cell(0, "a")
-    assert said() == "row 0: 1 of 2 tasks answered"
+    assert reason() == "row 0: 1 of 2 tasks answered"
     cell(0, "b")
     write_matrix(tmp_path, stages=["a"], rows=1)
-    assert said() == "learning a (1 of 1)"
+    assert reason() == "learning a (1 of 1)"
     append_jsonl(tmp_path / "ledger.jsonl", {"event": "stage", "stage": 1, "task": "a"})
-    assert said() == "row 1: 0 of 2 tasks answered"
+    assert reason() == "row 1: 0 of 2 tasks answered"
     cell(1, "a")
     cell(1, "b")
-    assert said() == "writing the report"
+    assert reason() == "writing the report"
     (tmp_path / "matrix.json").write_text("{")
-    assert said() == ""
+    assert reason() == ""
 
 
 def test_varying_on_test_seeds_is_noted(tmp_path):

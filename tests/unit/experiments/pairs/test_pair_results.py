@@ -178,12 +178,12 @@ def test_the_page_shows_the_numbers_and_escapes_names(result, tmp_path):
 def test_the_terminal_shows_matrices_and_correlations(result, tmp_path):
     console = Console(file=io.StringIO(), width=100)
     show_pairs(console, result, page=tmp_path / "index.html")
-    said = console.file.getvalue()
-    assert "sequential on s, m, means over seeds 0, 1. Rows: the first task" in said
-    assert "alone: a 80.0, b 60.0, c 40.0" in said
-    (line,) = [line.split() for line in said.splitlines() if line.split()[:2] == ["a", "·"]][:1]
+    output = console.file.getvalue()
+    assert "sequential on s, m, means over seeds 0, 1. Rows: the first task" in output
+    assert "alone: a 80.0, b 60.0, c 40.0" in output
+    (line,) = [line.split() for line in output.splitlines() if line.split()[:2] == ["a", "·"]][:1]
     assert line == ["a", "·", "6.0", "71.0"]
-    assert "cosine of answers" in said and "page" in said
+    assert "cosine of answers" in output and "page" in output
 
 
 def test_many_tasks_are_numbered_so_that_the_table_fits(tmp_path):
@@ -193,8 +193,8 @@ def test_many_tasks_are_numbered_so_that_the_table_fits(tmp_path):
     content |= {"stream": "s", "model": "m", "text_encoder": "x", "formula": "f"}
     console = Console(file=io.StringIO(), width=100)
     show_similarity(console, content, page=None)
-    said = console.file.getvalue()
-    assert max(map(len, said.splitlines())) <= 100 and "…" not in said and "9 a-task-with-a-long-name-8" in said
+    output = console.file.getvalue()
+    assert max(map(len, output.splitlines())) <= 100 and "…" not in output and "9 a-task-with-a-long-name-8" in output
     page = write_similarity_page(content, tmp_path / "page.html").read_text()
     assert "All pairs are equally similar (0.50)." in page
     assert json.dumps(content)

@@ -82,9 +82,9 @@ def test_a_pair_holds_four_scores_and_the_curve(undisturbed):
         ("after_second", "first", "after-task-1/task-0.jsonl"),
         ("after_second", "second", "after-task-1/task-1.jsonl"),
     ):
-        said = [json.loads(line) for line in (place / path).read_text().splitlines()]
-        right = sum(answer["answer"] == answer["gold"][0] for answer in said)
-        assert row[when][which]["strict"] == 100 * right / len(said) and row[when][which]["n"] == len(said) == 4
+        rows = [json.loads(line) for line in (place / path).read_text().splitlines()]
+        right = sum(answer["answer"] == answer["gold"][0] for answer in rows)
+        assert row[when][which]["strict"] == 100 * right / len(rows) and row[when][which]["n"] == len(rows) == 4
     assert [point["share"] for point in row["dynamics"]] == [0.0, 0.5, 1.0]
     ends = [row[when]["first"]["strict"] for when in ("after_first", "after_second")]
     assert [row["dynamics"][0]["strict"], row["dynamics"][-1]["strict"]] == ends
@@ -171,13 +171,13 @@ def test_looking_on_leaves_the_training_bit_for_bit(tasks, tmp_path, monkeypatch
 
 def test_the_curve_is_what_the_weights_say_at_that_step(tasks, tmp_path, monkeypatch):
     learner, curve, kept = trained(tasks, tmp_path, points=3, monkeypatch=monkeypatch)
-    said = []
+    rows = []
     for step, point in zip((2, 4), curve, strict=True):
         restore(learner.lmm.trainable(), kept[step])
         assert point["strict"] == worker.scored(learner, tasks[0], f"again-{step}")["strict"]
-        said.append((tmp_path / "answers" / "during" / f"step-{step:06d}.jsonl").read_bytes())
-        assert said[-1] == (tmp_path / "answers" / f"again-{step}.jsonl").read_bytes()
-    assert said[0] != said[1], "the answers change while the second task is learned"
+        rows.append((tmp_path / "answers" / "during" / f"step-{step:06d}.jsonl").read_bytes())
+        assert rows[-1] == (tmp_path / "answers" / f"again-{step}.jsonl").read_bytes()
+    assert rows[0] != rows[1], "the answers change while the second task is learned"
 
 
 def test_the_steps_that_are_looked_at():

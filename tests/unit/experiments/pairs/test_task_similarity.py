@@ -121,9 +121,9 @@ def test_the_command(toy_stream, tmp_path, capsys):
     assert "cosine of images" in out and "similarity s" in out and "page" not in out
     arguments = ("similarity", toy_stream, "--model", "random", "--json", "--out", tmp_path / "s")
     code, out, _ = evertune(*arguments, capsys=capsys)
-    said = json.loads(out)
-    assert code == 0 and said == json.loads((tmp_path / "s" / "similarity.json").read_text())
-    assert said["samples"]["task-0"] == 8
+    output = json.loads(out)
+    assert code == 0 and output == json.loads((tmp_path / "s" / "similarity.json").read_text())
+    assert output["samples"]["task-0"] == 8
     assert (tmp_path / "s" / "similarity.html").read_text().count("<svg") == 4
 
 
@@ -133,6 +133,6 @@ def test_no_number_is_cut_on_a_terminal(names):
     square = [[None if i == j else -0.25 for j, _ in enumerate(names)] for i, _ in enumerate(names)]
     console = Console(width=80, file=io.StringIO())
     console.print(square_table(names, square, digits=2, width=80))
-    said = console.file.getvalue()
-    assert said.count("−0.25") == len(names) * (len(names) - 1)
-    assert "…" not in said
+    output = console.file.getvalue()
+    assert output.count("−0.25") == len(names) * (len(names) - 1)
+    assert "…" not in output

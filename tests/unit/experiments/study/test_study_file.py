@@ -194,9 +194,9 @@ def test_the_numbers_of_runs_in_the_docs_are_right(paper):
 
 def test_the_command_lists_and_evaluates_without_starting_a_run(tmp_path, capsys):
     name, out = write(tmp_path), tmp_path / "out"
-    code, said, errors = evertune("study", name, "--out", out, "--dry-run", capsys=capsys)
+    code, output, errors = evertune("study", name, "--out", out, "--dry-run", capsys=capsys)
     assert code == 0, errors
-    *lines, empty, together = said.splitlines()
+    *lines, empty, together = output.splitlines()
     assert empty == "" and together.startswith("4 runs: 4 open. Hours and disk: ")
     assert lines == [
         *(
@@ -208,9 +208,9 @@ def test_the_command_lists_and_evaluates_without_starting_a_run(tmp_path, capsys
     assert not out.exists()
     runs = [made_up.run("parcel-reversed", "random", seed=0)]
     made_up.write(out / "main" / "table", runs)
-    code, said, errors = evertune("study", name, "--out", out, "--only", "findings", "--json", capsys=capsys)
+    code, output, errors = evertune("study", name, "--out", out, "--only", "findings", "--json", capsys=capsys)
     assert code == 0, errors
-    assert json.loads(said)["progress"] == {
+    assert json.loads(output)["progress"] == {
         "tuning": {"finished": 0, "runs": 2},
         "main": {"finished": 1, "runs": 2},
     }

@@ -137,8 +137,8 @@ def test_no_runs_and_one_unit_are_not_measured_and_never_nan():
             "b2": Benchmark(model="instruct", streams=["two"]),
         }
     )
-    for asked, runs in ((ASKED, []), (one, study())):
-        found = findings(runs, asked)
+    for spec, runs in ((ASKED, []), (one, study())):
+        found = findings(runs, spec)
         assert {finding.verdict for finding in found} == {"not measured"}
         json.dumps([finding.as_dict() for finding in found], allow_nan=False)
     assert findings(study(), one)[0].comparisons[0].estimate is not None
@@ -158,9 +158,9 @@ def test_one_of_many_comparisons_must_lie_further_below_zero():
     several = Finding("F", "", (slightly, good, good, good))
     assert several.verdict == "not confirmed"
     assert [one.verdict() for one in several.comparisons] == ["not confirmed", *["confirmed"] * 3], "as the finding's"
-    said = several.as_dict()["comparisons"][0]
-    assert said["verdict"] == "not confirmed" and said["interval"][1] < 0 < said["strict"]["interval"][1]
-    assert said["strict"]["level"] == 1 - 0.05 / 4
+    first = several.as_dict()["comparisons"][0]
+    assert first["verdict"] == "not confirmed" and first["interval"][1] < 0 < first["strict"]["interval"][1]
+    assert first["strict"]["level"] == 1 - 0.05 / 4
     clearly = comparison(-5.0, -5.1, -4.9, -5.0)
     assert Finding("F", "", (clearly, good, good, good)).verdict == "contradicted"
 

@@ -101,9 +101,9 @@ def test_markdown_has_the_findings_the_overview_and_the_choice():
 
 
 def test_the_terminal_shows_findings_and_averages():
-    said = io.StringIO()
-    show_study(Console(file=said, width=120), result(study()))
-    text = said.getvalue()
+    output = io.StringIO()
+    show_study(Console(file=output, width=120), result(study()))
+    text = output.getvalue()
     assert "confirmed" in text and "eproj (reuse)" in text and "finished runs" in text
 
 

@@ -29,7 +29,7 @@ def kinds(problems):
 
 
 def messages(problems, kind):
-    return [message for found, _, said in problems.kinds() if found == kind for _, message in said]
+    return [message for found, _, texts in problems.kinds() if found == kind for _, message in texts]
 
 
 @pytest.fixture
@@ -111,10 +111,10 @@ def test_overlap_within_a_task(tmp_path, images):
         "the same row twice in train": 1,
     }
     assert "one-test.jsonl:2" in messages(found.warnings, "asked in training and in test")[0]
-    (said,) = messages(found.warnings, "image in training and in test")
-    assert "one-test.jsonl:3: 2.png" in said and "one-train.jsonl:3: 2.png" in said
-    (said,) = messages(found.warnings, "the same row twice in train")
-    assert said.index("train.jsonl:5") < said.index("train.jsonl:4")
+    (found_text,) = messages(found.warnings, "image in training and in test")
+    assert "one-test.jsonl:3: 2.png" in found_text and "one-train.jsonl:3: 2.png" in found_text
+    (found_text,) = messages(found.warnings, "the same row twice in train")
+    assert found_text.index("train.jsonl:5") < found_text.index("train.jsonl:4")
 
 
 def test_overlap_across_tasks(tmp_path, images):
@@ -125,9 +125,9 @@ def test_overlap_across_tasks(tmp_path, images):
     assert not kinds(found.errors)
     assert kinds(found.warnings) == {"test question in another task's training": 2}
     assert kinds(found.notes) == {"test image in another task's training": 1}
-    said = messages(found.warnings, "test question in another task's training")
-    assert "one-test.jsonl:1: taught by" in said[0] and "other-train.jsonl:1" in said[0]
-    assert "other-test.jsonl:1: taught by" in said[1] and "one-train.jsonl:1" in said[1]
+    found_text = messages(found.warnings, "test question in another task's training")
+    assert "one-test.jsonl:1: taught by" in found_text[0] and "other-train.jsonl:1" in found_text[0]
+    assert "other-test.jsonl:1: taught by" in found_text[1] and "one-train.jsonl:1" in found_text[1]
 
 
 def test_a_question_that_was_told_is_not_told_again_as_a_image(tmp_path, images):
@@ -147,8 +147,8 @@ def test_copies_of_images(tmp_path, images):
     third = ([row(0, "cat.jpg", "d")], [row(0, "8.png")])
     found = check(str(write_stream(tmp_path, one=one, other=other, third=third)))
     assert kinds(found.warnings) == {"nearly the same image in training and in test": 1}
-    (said,) = messages(found.warnings, "nearly the same image in training and in test")
-    assert "one-test.jsonl:1: coffee.jpg" in said and "one-train.jsonl:3: coffee.png" in said
+    (found_text,) = messages(found.warnings, "nearly the same image in training and in test")
+    assert "one-test.jsonl:1: coffee.jpg" in found_text and "one-train.jsonl:3: coffee.png" in found_text
     assert kinds(found.notes) == {
         "an image under two names": 1,
         "test image in another task's training": 1,
@@ -207,8 +207,8 @@ def test_what_stops_a_run_of_one_file_is_an_error(tmp_path, images, rows, compla
         path = tmp_path / "s.yaml"
         path.write_text("name: s\ntasks: [{name: t, data: one.jsonl}]")
     found = check(str(path))
-    said = [message for _, _, told in found.errors.kinds() for _, message in told]
-    assert any(complaint in message for message in said), said
+    found_text = [message for _, _, texts in found.errors.kinds() for _, message in texts]
+    assert any(complaint in message for message in found_text), found_text
     assert complaint in run_says(path)
     if all(isinstance(one, dict) for one in rows) and len(rows) == 10:
         assert sum(half["train"] for half in found.tasks().values()) == 10, "the rest is looked at all the same"
@@ -227,8 +227,8 @@ def test_a_row_without_a_image_among_others_is_said(tmp_path, images):
     none = {"id": "n", "instruction": "q", "answer": "a"}
     found = check(str(write_stream(tmp_path, one=([row(0, "0.png"), none], [row(1, "1.png")]))))
     assert kinds(found.errors) == {} and kinds(found.notes)["no image in train"] == 1
-    (said,) = messages(found.notes, "no image in train")
-    assert "one-train.jsonl:2: the row has no image" in said
+    (found_text,) = messages(found.notes, "no image in train")
+    assert "one-train.jsonl:2: the row has no image" in found_text
     texts = check(str(write_stream(tmp_path, two=([none], [{**none, "instruction": "other"}]))))
     assert not any("no image" in kind for kind in kinds(texts.notes))
 
@@ -239,14 +239,14 @@ def test_what_the_model_can_not_read(tmp_path, images, lmm):
     fits = row(2, "1.png", "y" * 500, "b")
     found = check(str(write_stream(tmp_path, one=([long, many, fits], [row(0, "2.png")]))), lmm=lmm)
     assert kinds(found.errors) == {"wrong number of images": 1, "longer than the model can read": 1}
-    (said,) = messages(found.errors, "longer than the model can read")
-    assert "one-train.jsonl:1: " in said and "'random', which reads 512" in said
+    (found_text,) = messages(found.errors, "longer than the model can read")
+    assert "one-train.jsonl:1: " in found_text and "'random', which reads 512" in found_text
     tokens = (
         len(lmm.tokenizer("x" * 600 + "\na", add_special_tokens=False).input_ids)
         + 1
         + lmm.encode([Image.new("RGB", (5, 5))]).shape[1]
     )
-    assert f" {tokens} tokens" in said
+    assert f" {tokens} tokens" in found_text
     for edge, errors in ((512, 0), (513, 1)):
         exact = row(0, "0.png", "x" * (600 - tokens + edge))
         again = check(str(write_stream(tmp_path, one=([exact], [row(0, "2.png")]))), lmm=lmm)

@@ -35,14 +35,14 @@ ONE_TARGET = st.sampled_from([(target,) for target in TARGETS])  # a Parquet fil
 
 def command(*arguments):
     """(exit code, what was said) of a command in this process; anything but its own exit comes out."""
-    before, said = sys.argv, io.StringIO()
+    before, output = sys.argv, io.StringIO()
     sys.argv = ["evertune", *map(str, arguments)]
     try:
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
             cli.main()
-        return 0, said.getvalue()
+        return 0, output.getvalue()
     except SystemExit as stop:
-        return stop.code or 0, said.getvalue()
+        return stop.code or 0, output.getvalue()
     finally:
         sys.argv = before
 
@@ -116,9 +116,9 @@ def test_files_of_anything_from_the_command(tmp_path, content, ending):
     path = tmp_path / f"s{ending}"
     path.write_bytes(content)
     for arguments in (["check", path], ["check", path, "--json"], ["convert", path, tmp_path / "none.csv"]):
-        code, said = command("data", *arguments)
-        assert code in (0, 1, 2) and "Traceback" not in said
-        assert said.strip()
+        code, output = command("data", *arguments)
+        assert code in (0, 1, 2) and "Traceback" not in output
+        assert output.strip()
     (tmp_path / "none.csv").unlink(missing_ok=True)
 
 
@@ -135,7 +135,7 @@ def test_damaged_images(tmp_path, content, data):
     rows = [{"image": name, "instruction": "q", "answer": "a"} for name in ("a", "b.png", "c.png")]
     found = check(str(write_lines(tmp_path / "s.jsonl", *rows)))
     assert len(found.errors) + sum(len(half.samples) for half in found.halves) == 3
-    assert all("s.jsonl:1: " in text for _, _, said in found.errors.kinds() for _, text in said)
+    assert all("s.jsonl:1: " in text for _, _, output in found.errors.kinds() for _, text in output)
 
 
 def png(width, height):
@@ -202,17 +202,17 @@ def test_names_that_lead_out(tmp_path):
     rows = [{"id": name, "image": name, "instruction": "q", "answer": "a"} for name in names]
     found = check(str(write_lines(inside / "s.jsonl", *rows)))
     assert {kind: count for kind, count, _ in found.errors.kinds()} == {"image outside": 6}
-    code, said = command("data", "check", inside / "s.jsonl")
-    assert code == 1 and "image outside: 6" in said
-    code, said = command("data", "convert", inside / "s.jsonl", tmp_path / "t.jsonl")
-    assert code == 2 and "secret.png" in said and not (tmp_path / "t.jsonl").exists()
+    code, output = command("data", "check", inside / "s.jsonl")
+    assert code == 1 and "image outside: 6" in output
+    code, output = command("data", "convert", inside / "s.jsonl", tmp_path / "t.jsonl")
+    assert code == 2 and "secret.png" in output and not (tmp_path / "t.jsonl").exists()
 
 
 def test_huge_texts_and_lines(tmp_path):
     rows = ["x" * 100_001, "y" * 100_000, "ok"]
     file = write_lines(tmp_path / "s.jsonl", *({"instruction": text, "answer": "a"} for text in rows))
-    code, said = command("data", "check", file)
-    assert code == 1 and "huge text: 1" in said and "long instruction: 1" in said and len(said) < 5_000
+    code, output = command("data", "check", file)
+    assert code == 1 and "huge text: 1" in output and "long instruction: 1" in output and len(output) < 5_000
 
 
 def test_a_gold_file_of_another_split(tmp_path, published):
@@ -220,8 +220,8 @@ def test_a_gold_file_of_another_split(tmp_path, published):
     place = tmp_path / "data"
     shutil.copytree(published, place)
     shutil.copy(place / "TextVQA" / "TextVQA_0.5.1_train.json", place / "TextVQA" / "TextVQA_0.5.1_val.json")
-    code, said = command("data", "check", "coin", "--data", place)
-    assert code == 1 and "is it of another split?" in said and "TextVQA_0.5.1_val.json" in said
+    code, output = command("data", "check", "coin", "--data", place)
+    assert code == 1 and "is it of another split?" in output and "TextVQA_0.5.1_val.json" in output
 
 
 def test_an_annotation_file_of_another_split(tmp_path, published):
@@ -230,24 +230,24 @@ def test_an_annotation_file_of_another_split(tmp_path, published):
     names = [f"v2_mscoco_{part}2014_annotations.json" for part in ("train", "val")]
     shutil.copy(*(place / "VQAv2" / name for name in names))
     arguments = [place / "VQAv2", "--format", "vqav2", "--images", place / "COCO2014"]
-    code, said = command("data", "check", *arguments)
-    assert code == 1 and "question_id" in said
-    code, said = command("data", "convert", *arguments, tmp_path / "t.jsonl", "--split", "test")
-    assert code == 2 and "question_id" in said and not (tmp_path / "t.jsonl").exists()
+    code, output = command("data", "check", *arguments)
+    assert code == 1 and "question_id" in output
+    code, output = command("data", "convert", *arguments, tmp_path / "t.jsonl", "--split", "test")
+    assert code == 2 and "question_id" in output and not (tmp_path / "t.jsonl").exists()
 
 
 @pytest.mark.parametrize("name", ["folder.jsonl", "folder.csv", "folder.yaml"])
 def test_a_folder_with_the_name_of_a_file(tmp_path, name):
     (tmp_path / name).mkdir()
     for arguments in (["check", tmp_path / name], ["convert", tmp_path / name, tmp_path / "t.csv"]):
-        code, said = command("data", *arguments)
-        assert code in (1, 2) and "Traceback" not in said
+        code, output = command("data", *arguments)
+        assert code in (1, 2) and "Traceback" not in output
 
 
 def test_a_file_that_may_not_be_read(tmp_path):
     path = tmp_path / "s.jsonl"
     os.mkfifo(tmp_path / "pipe.png")
     write_lines(path, {"image": "pipe.png", "instruction": "q", "answer": "a"})
-    code, said = command("data", "check", path)
-    assert code == 1 and "is no file" in said, "a pipe is not waited for"
+    code, output = command("data", "check", path)
+    assert code == 1 and "is no file" in output, "a pipe is not waited for"
     assert Path(path).exists()

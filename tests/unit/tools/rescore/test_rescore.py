@@ -173,8 +173,8 @@ def test_the_reported_number_is_met(tmp_path):
 
 def test_points_of_the_reasons_add_up_to_the_difference(tmp_path):
     golds = [(str(i), "frisbee") for i in range(8)]
-    said = ["frisbee", "Frisbee.", "", "f", "the frisbee", "dog"]
-    file = merged(tmp_path, [(str(i), text) for i, text in enumerate(said)])
+    predicted = ["frisbee", "Frisbee.", "", "f", "the frisbee", "dog"]
+    file = merged(tmp_path, [(str(i), text) for i, text in enumerate(predicted)])
     result = rescore(file, format="ucit", gold=gold_of(tmp_path, golds), missing="wrong")
     assert result.missing == 2 and result.empty == 1
     for theirs in result.theirs:
@@ -376,8 +376,8 @@ def test_without_a_format_the_command_names_them(tmp_path):
 
 def test_the_command_takes_the_key_of_the_prediction(tmp_path):
     gold = write(tmp_path / "gold.json", [{"question_id": 1, "answer": "cat"}])
-    said = write(tmp_path / "said.json", [{"question_id": 1, "text": "which?", "answer": "cat"}])
-    line = ["rescore", str(said), "--format", "plain", "--gold", str(gold), "--json"]
+    predicted = write(tmp_path / "said.json", [{"question_id": 1, "text": "which?", "answer": "cat"}])
+    line = ["rescore", str(predicted), "--format", "plain", "--gold", str(gold), "--json"]
     assert isinstance(CliRunner().invoke(app, line).exception, DataError)
     assert json.loads(CliRunner().invoke(app, [*line, "--prediction", "answer"]).stdout)["ours"][0]["strict"] == 100
 
@@ -448,20 +448,20 @@ PROMPTS = [
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_answers_to_textvqa_that_go_by_image(tmp_path, prompt):
     """Case 16, textvqa-said.jsonl: ids of images, "chunks merged twice, or two runs in one file?"."""
-    asked = ["What brand is it?", "What colour is it?"]
+    prompts = ["What brand is it?", "What colour is it?"]
     data = [
-        {"question_id": n, "image_id": "aa11", "question": q, "answers": [f"x{n}"] * 10} for n, q in enumerate(asked)
+        {"question_id": n, "image_id": "aa11", "question": q, "answers": [f"x{n}"] * 10} for n, q in enumerate(prompts)
     ]
     gold = write(tmp_path / "TextVQA_0.5.1_val.json", {"data": data})
     rows = [{"question_id": "aa11", "prompt": "What colour is it?\nShort.", "text": "x1"}]
     rows.append({"question_id": "aa11", "prompt": prompt, "text": "x0"})
-    said = write(tmp_path / "m.jsonl", "\n".join(map(json.dumps, rows)))
-    result = rescore(said, format="coin-textvqa", gold=gold)
+    predicted = write(tmp_path / "m.jsonl", "\n".join(map(json.dumps, rows)))
+    result = rescore(predicted, format="coin-textvqa", gold=gold)
     assert (result.ours[0].strict, result.questions) == (100, 2)
     rows[1]["prompt"] = "What is this?"
-    write(said, "\n".join(map(json.dumps, rows)))
+    write(predicted, "\n".join(map(json.dumps, rows)))
     with pytest.raises(DataError, match="line 2: the question_id 'aa11' is an image of .*What is this"):
-        rescore(said, format="coin-textvqa", gold=gold)
+        rescore(predicted, format="coin-textvqa", gold=gold)
 
 
 @pytest.mark.parametrize("name", ["gold.jsonl", "gold.JSONL", "gold.json"])

@@ -20,20 +20,20 @@ from evertune.tools.rescore.reasons import ScoreDifference, reason_for
 from evertune.utils.errors import UserError
 
 
-def case(said, *answers, place=None, prompt="", **extras):
-    return Case(Gold("1", answers, extras), said, said if place is None else place, prompt)
+def case(predicted, *answers, place=None, prompt="", **extras):
+    return Case(Gold("1", answers, extras), predicted, predicted if place is None else place, prompt)
 
 
 def points(peer, cases):
     return peer.points(cases, peer.scores(cases))
 
 
-def one(way, said, *answers, **more):
-    return way(case(said, *answers, **more), said)
+def one(way, predicted, *answers, **more):
+    return way(case(predicted, *answers, **more), predicted)
 
 
 @pytest.mark.parametrize(
-    ("way", "said", "answers", "theirs"),
+    ("way", "predicted", "answers", "theirs"),
     [
         # CoIN eval_vqav2.py, eval_vizwiz.py, UCIT eval_deepseek_r1.py
         (peers.same_letters, "YES", ["yes"], 1),
@@ -96,12 +96,12 @@ def one(way, said, *answers, **more):
         (peers.vizwiz_official, "two", ["2"] * 10, 1),
     ],
 )
-def test_each_answer_their_way(way, said, answers, theirs):
-    assert one(way, said, *answers) == pytest.approx(theirs)
+def test_each_answer_their_way(way, predicted, answers, theirs):
+    assert one(way, predicted, *answers) == pytest.approx(theirs)
 
 
 @pytest.mark.parametrize(
-    ("said", "theirs"),
+    ("predicted", "theirs"),
     [
         ("[0.1, 0.1, 0.5, 0.57]", 1),  # read as .1, 0.1, 0.5, 0.5: still more than half
         ("[0.1, 0.1, 0.5, 0.5]", 0),  # read as .1, 0.1, 0.5, 0.: the box is gone
@@ -111,10 +111,10 @@ def test_each_answer_their_way(way, said, answers, theirs):
         ("", 0),
     ],
 )
-def test_the_box_that_loses_its_ends(said, theirs):
+def test_the_box_that_loses_its_ends(predicted, theirs):
     """CoIN's eval_grounding.py takes the brackets off and then `[1:-1]` once more."""
-    gold = "[0.1, 0.1, 0.5, 0.5]" if "1.0," not in said else "[0.0, 0.1, 0.5, 0.5]"
-    assert one(peers.cut_box, said, gold) == theirs
+    gold = "[0.1, 0.1, 0.5, 0.5]" if "1.0," not in predicted else "[0.0, 0.1, 0.5, 0.5]"
+    assert one(peers.cut_box, predicted, gold) == theirs
 
 
 def test_science_of_mllm_cl():
@@ -153,13 +153,13 @@ def test_by_place_scores_another_lines_answer():
 
 def test_the_best_reference_alone_and_the_sides_exchanged():
     golds = [["a dog runs on sand", "red"], ["two cats sleep at home", "an old bus"], ["men", "a man eats"]]
-    said = ["a dog runs on sand", "two cats sleep at home", "a man eats soup"]
-    cases = [case(text, *answers) for text, answers in zip(said, golds, strict=True)]
+    predicted = ["a dog runs on sand", "two cats sleep at home", "a man eats soup"]
+    cases = [case(text, *answers) for text, answers in zip(predicted, golds, strict=True)]
     theirs = peers.best_reference(cases)
     nearest = [["a dog runs on sand"], ["two cats sleep at home"], ["a man eats"]]
-    exchanged = cider([answers[0] for answers in nearest], [[text] for text in said])
+    exchanged = cider([answers[0] for answers in nearest], [[text] for text in predicted])
     assert theirs == pytest.approx(100 * sum(exchanged) / 3)
-    assert theirs > 100 * sum(cider(said, golds)) / 3 + 100, "much above what the field calls CIDEr"
+    assert theirs > 100 * sum(cider(predicted, golds)) / 3 + 100, "much above what the field calls CIDEr"
 
 
 @pytest.mark.skipif(not shutil.which("java"), reason="Java code")
@@ -173,7 +173,7 @@ def test_the_average_of_seven_measures(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "said", "answers", "ours", "theirs", "why"),
+    ("name", "predicted", "answers", "ours", "theirs", "why"),
     [
         ("ucit", "", ["cat"], 0, 1, "an empty answer is right"),
         ("ucit", "at", ["cat"], 0, 1, "a part of the answer"),
@@ -192,9 +192,9 @@ def test_the_average_of_seven_measures(monkeypatch):
         ("mllm-cl-sci", "utah", ["utah,ohio"], 0, 0.5, "the share of it that is named"),
     ],
 )
-def test_differences_are_named(name, said, answers, ours, theirs, why):
+def test_differences_are_named(name, predicted, answers, ours, theirs, why):
     peer = format_of(name).peers[-1 if name == "ucit" else 0]
-    assert why in reason_for(ScoreDifference(case(said, *answers), ours, theirs), peer)
+    assert why in reason_for(ScoreDifference(case(predicted, *answers), ours, theirs), peer)
 
 
 def test_nothing_left_of_two_answers():
