@@ -1,8 +1,8 @@
-"""Third phase: the Q-Former learns to say in soft tokens what the caption says in words; nothing else changes.
+"""Third phase: the Q-Former learns soft tokens that represent the words of the caption; nothing else is trained.
 
-Two steps, as in BLIP-2. First without the LM: each soft token should be the word of the caption that stands at its
-place. Then through the frozen LM: the caption itself. The captions leave out what is written and show no blurred
-picture, so reading and "unanswerable" are left for the stream to teach.
+Two steps, as in BLIP-2. First without the LM: each soft token is trained to match the embedding of the caption's word
+at its position. Then through the frozen LM: the caption itself. The captions contain no written words and no blurred
+images, so reading and "unanswerable" are left for the stream.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from pretraining.corpus import PLAIN, caption_scene
 
 SHARPNESS = 10.0
 DRAWN = Path("drawn")
-"""The image of a sample that is drawn in memory: there is no such file."""
+"""Placeholder path for a sample whose image is drawn in memory."""
 
 
 class CaptionBank:
-    """Images of pretraining with their captions; the frozen tower's features are computed once and kept in memory."""
+    """Images and captions of pretraining; the frozen tower's features are computed once and kept in memory."""
 
     def __init__(self, lmm: InstructBlip, *, images: int, name: str) -> None:
         choose = random.Random(f"captions {name}")
@@ -46,38 +46,38 @@ class CaptionBank:
 
 
 def features_of(lmm: InstructBlip, scenes: Sequence[Scene], choose: random.Random) -> Tensor:
-    """(n, V, D) frozen features of scenes that are drawn now."""
+    """(n, V, D) frozen features of newly drawn scenes."""
     parts = [scenes[at : at + ENCODE_BATCH] for at in range(0, len(scenes), ENCODE_BATCH)]
     return torch.cat([lmm.encode([draw(scene, choose) for scene in part]) for part in parts])
 
 
 def slot_loss(lmm: InstructBlip, bank: CaptionBank, choose: random.Random, *, batch: int) -> Tensor:
-    """Each soft token should be its word: nearest to it among all words of the LM, and near."""
+    """Each soft token should match its word: nearest to it among all words of the LM, and close to it."""
     drawn = bank.batch(lmm, choose, batch)
     soft = lmm.soft_tokens(drawn).flatten(0, 1)
     table: Tensor = lmm.blip.language_model.get_input_embeddings().weight
     words = lmm.processor.tokenizer([f"{PLAIN} {s.answers[0]}" for s in drawn.samples]).input_ids
     wanted = torch.tensor(words).flatten()
-    # 1 is the mean squared distance of a word from the middle of all words.
+    # 1 is the mean squared distance of a word's embedding from the mean embedding.
     squared = soft.square().sum(1, keepdim=True) - 2 * soft @ table.T + table.square().sum(1)
     distance = squared / (table.var() * table.shape[1])
     return cross_entropy(-SHARPNESS * distance, wanted) + distance.gather(1, wanted[:, None]).mean()
 
 
 def caption_loss(lmm: InstructBlip, bank: CaptionBank, choose: random.Random, *, batch: int) -> Tensor:
-    """The caption through the frozen LM."""
+    """The LM's loss on the caption, through the frozen LM."""
     loss: Tensor = lmm(bank.batch(lmm, choose, batch)).loss
     return loss
 
 
 def caption_accuracy(lmm: InstructBlip, bank: CaptionBank) -> dict[str, float]:
-    """Share of captions told whole, and of their words at the right place."""
+    """Share of captions generated exactly, and of words at the right position."""
     predicted = lmm.generate(bank.features, [CAPTION] * len(bank.captions), max_new_tokens=20)
     return caption_shares(predicted, bank.captions)
 
 
 def caption_shares(predicted: Sequence[str], captions: Sequence[str]) -> dict[str, float]:
-    """Share of captions told whole, and the mean share of their words that stand at the right place."""
+    """Share of captions generated exactly, and the mean share of words at the right position."""
     words = [
         sum(a == b for a, b in zip(text.split(), caption.split(), strict=False)) / len(caption.split())
         for text, caption in zip(predicted, captions, strict=True)

@@ -1,8 +1,8 @@
-"""Captions of pictures that the packages of `parcel` ship: what the projector of `smol-aligned` learns from.
+"""Captions of images from the packages of `parcel`: the training data of the projector of `smol-aligned`.
 
-They say in whole phrases what a picture shows ("a picture of red apple"), and never ask what a stream asks, nor answer
-in its form. Only what the streams train on is shown: no pictogram or digit that a test is made of, and no picture of a
-stream.
+The captions describe an image in phrases ("a picture of red apple"). They contain no question of a stream and no answer
+in a stream's form. The images show only content that the streams train on: no pictogram or digit of a test, and no
+image of a stream.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from evertune.utils.files import whole_folder, write_atomically
 APART = "parcel"
 """The stream none of whose images may be shown."""
 SEED = 0
-"""Of that stream's tasks: it decides what its tests are made of."""
+"""The seed of that stream's tasks, which decides the content of its tests."""
 SHORT = ("Write a caption.", "Caption this picture.", "A short caption:")
 LONG = ("Describe the picture.", "Tell all that the picture shows.")
 SHARES = {"pictogram": 6, "shape": 2, "number": 2}
@@ -70,7 +70,7 @@ KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class CaptionedImage:
-    """An image as the bytes of its file, and what is said about it, in short and in full."""
+    """The bytes of an image file, with a short and a full caption."""
 
     image: bytes
     short: str
@@ -91,9 +91,9 @@ def corpus(folder: Path, *, train: int = 6000, test: int = 160) -> Path:
 
 
 def build(folder: Path, *, train: int, test: int, seed: int, progress: Progress | None = None) -> None:
-    """Draw `train` and `test` images and tell each in two captions, a short one and a full one.
+    """Write `train` and `test` images with two captions each, a short one and a full one.
 
-    The held-out images are other drawings of the same pictograms, other shapes and other digits.
+    The held-out images are new drawings of the same pictograms, other shapes and other digits.
     """
     forbidden = _images_of(APART, progress)
     (folder / "images").mkdir(exist_ok=True)
@@ -122,7 +122,7 @@ def _images_of(stream: str, progress: Progress | None) -> frozenset[str]:
 
 
 def _apart(draw: Draw, choose: random.Random, forbidden: frozenset[str]) -> CaptionedImage:
-    """What `draw` draws, drawn again as long as it is a forbidden image."""
+    """An image of `draw`, which is repeated while the image is a forbidden one."""
     while True:
         shown = draw(choose)
         if sha256(shown.image).hexdigest() not in forbidden:
@@ -130,7 +130,7 @@ def _apart(draw: Draw, choose: random.Random, forbidden: frozenset[str]) -> Capt
 
 
 def images_by_kind(progress: Progress | None = None) -> dict[str, list[pictograms.Pictogram]]:
-    """The pictograms that may be shown, by kind: none that a test of `APART` asks the category of."""
+    """The allowed pictograms by kind: none from a test of `APART`."""
     emojis = pictograms.pictograms(progress)
     tested = {e["unified"] for pool in pictograms.by_category(emojis, SEED)["test"].values() for e in pool}
     kinds: dict[str, list[pictograms.Pictogram]] = {}
@@ -142,7 +142,7 @@ def images_by_kind(progress: Progress | None = None) -> dict[str, list[pictogram
 
 
 def name_of(emoji: Mapping[str, str]) -> str:
-    """Its Unicode name as one writes it in a text."""
+    """Its Unicode name as in running text."""
     return emoji["name"].lower().replace("oclock", "o'clock")
 
 
@@ -164,7 +164,7 @@ def _pictogram(progress: Progress | None) -> Draw:
 
 
 def _shape(split: str, progress: Progress | None) -> Draw:
-    """An image of easy-VQA's own training set whose colour and shape its questions tell."""
+    """An image of easy-VQA's training set whose questions contain its colour and shape."""
     data = unpacked("easy-vqa", progress=progress) / "easy_vqa/data/train"
     shapes = _shape_names(json.loads((data / "questions.json").read_text()))
     known = [number for number in sorted(shapes) if _held_out(number) == (split == "test")]
@@ -203,7 +203,7 @@ def _number(split: str, progress: Progress | None) -> Draw:
 
 
 def _held_out(number: int) -> bool:
-    """One of twelve is kept for looking how well new images are described."""
+    """One of twelve is held out for evaluation."""
     return number % 12 == 0
 
 

@@ -1,4 +1,4 @@
-"""The model card that stands beside each checkpoint of `tiny`, and the tables of any such card."""
+"""The model card of each checkpoint of `tiny`, and the tables of any such card."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pretraining.phases import Phase
 from pretraining.recipes import Recipe
 
 ROLE = {
-    "tiny-aligned": "aligned to images by captions only, the part that BLIP-2 plays in He et al. 2023. It was never\n"
-    "asked a question about an image.",
-    "tiny-instruct": "`tiny-aligned`, jointly tuned on the five known tasks of `pocket-b2`, the part that\n"
-    "InstructBLIP plays in He et al. 2023.",
+    "tiny-aligned": "aligned to images by captions only. It takes the role of BLIP-2 in He et al. 2023: it was\n"
+    "not trained on questions.",
+    "tiny-instruct": "`tiny-aligned` after joint tuning on the five known tasks of `pocket-b2`. It takes the\n"
+    "role of InstructBLIP in He et al. 2023.",
 }
 CARD = """---
 license: apache-2.0
@@ -26,9 +26,9 @@ tags: [instructblip, continual-learning, miniature]
 
 InstructBLIP in miniature, {role}
 
-Made for the study of continual instruction tuning on two CPU cores, by evertune, as an ordinary checkpoint of the
-classes `InstructBlipProcessor` and `InstructBlipForConditionalGeneration`. It knows a world of forty things, six
-colours and forty written words, and nothing else: no model for any use outside of studies.
+Made by evertune for studies of continual instruction tuning on two CPU cores. It is an ordinary checkpoint of the
+classes `InstructBlipProcessor` and `InstructBlipForConditionalGeneration`. Its training data contain forty things, six
+colours and forty written words only, so it is useless outside of such studies.
 
 - Parts: ViT (4 layers, width 128, patches of 12 on 96 x 96 pixels), instruction-aware Q-Former (2 layers, 17 queries),
   linear projection, Llama decoder (4 layers, width 192), a tokenizer of its own. Weights in half precision.
@@ -43,14 +43,14 @@ colours and forty written words, and nothing else: no model for any use outside 
 
 ## Scores
 
-Share that is right on {checked} new scenes, or texts per role.
+Accuracy on {checked} new scenes, or texts per role.
 
 {scores}
 """
 
 
 def write_card(folder: Path, recipe: Recipe, scores: Mapping[str, Mapping[str, float]]) -> None:
-    """Write `README.md` of a checkpoint: what it is, how and of what it was made, and `scores` by phase."""
+    """Write `README.md` of a checkpoint: its purpose, its training and data, and `scores` by phase."""
     text = CARD.format(
         name=folder.name,
         role=ROLE[folder.name],
@@ -72,11 +72,11 @@ def _recipe(recipe: Recipe) -> str:
 
 
 def phase_table(phases: Iterable[Phase]) -> str:
-    """How long and how fast each phase trained, as Markdown."""
+    """Steps and learning rate of each phase, as Markdown."""
     rows = [f"| {p.name} | {p.steps:,} | {p.learning_rate:g} | {p.weight_decay:g} |" for p in phases]
     return "\n".join(["| phase | steps | learning rate | weight decay |", "|---|---:|---:|---:|", *rows])
 
 
 def _table(scores: Mapping[str, Mapping[str, float]]) -> str:
     rows = [f"| {phase} | {name} | {value:.3f} |" for phase, values in scores.items() for name, value in values.items()]
-    return "\n".join(["| phase | of | right |", "|---|---|---:|", *rows])
+    return "\n".join(["| phase | measured on | accuracy |", "|---|---|---:|", *rows])

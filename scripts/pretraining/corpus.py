@@ -1,7 +1,7 @@
-"""What `tiny` reads and sees before any task: scenes in words with questions, and scenes as pictures with captions.
+"""The pretraining corpus of `tiny`: scenes in words with questions, and scenes as images with captions.
 
-The decoder learns the language from text alone: seventeen words (how to answer, and the scene), questions, answers.
-Later the Q-Former's seventeen soft tokens stand where these words stood.
+The decoder learns the language from text alone: seventeen words (the form of the answer, then the scene), questions,
+answers. Later the Q-Former's seventeen soft tokens replace these words.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ PLAIN = "plain"
 STYLES = (PLAIN, "brief", "letter", "told")
 SLOTS = 17
 LONG = 32
-"""Words after which a text gets no further question: padding to the longest would cost more than it teaches."""
+"""A text of this many words gets no further question, since the others are padded to the longest."""
 LAYOUTS: tuple[Layout, ...] = ("things", "signs", "book", "single")
 
 
@@ -29,10 +29,10 @@ class Document:
 
 
 def lookup(choose: random.Random) -> Document:
-    """A first text: what is there, and of which colour, at some places of a scene.
+    """A document of the first phase: what is at some places of a scene, and its colour.
 
-    Looking a word up by its place is what all other answers are built on. Learned alone it takes some hundred steps;
-    among all forms of questions it had not begun after a thousand.
+    All other answers need this lookup of a word by its place. Trained alone, the model learns it in some hundred steps;
+    mixed with all other questions, it had not started after a thousand.
     """
     scene = _scene(choose, choose.choice(("things", "things", "signs", "book")), blurred=False)
     questions: dict[str, str] = {}
@@ -46,10 +46,10 @@ def lookup(choose: random.Random) -> Document:
 
 
 def document(choose: random.Random) -> Document:
-    """A text to learn the language from: a scene, and questions of every form that fits it.
+    """A training text: a scene, and questions of every role that fits it.
 
-    Half of them are answered at length, the others as their tasks want it. Several questions about one scene give the
-    decoder more to look up per word that it reads.
+    Half of the texts have long answers, the others the form of their task. Several questions per scene give more
+    supervision per word of context.
     """
     first = ROLES[choose.choice(list(ROLES))]
     scene = _scene(choose, choose.choice(first.layouts), blurred=choose.random() < first.blurred)
@@ -68,7 +68,7 @@ def document(choose: random.Random) -> Document:
 
 
 def caption_scene(choose: random.Random) -> Scene:
-    """A scene of pretraining to be captioned; never blurred."""
+    """A pretraining scene for captions; never blurred."""
     return _scene(choose, choose.choice(LAYOUTS), blurred=False)
 
 

@@ -1,4 +1,4 @@
-"""Last phase: joint instruction tuning on the five tasks that `pocket-b2` takes as known."""
+"""Last phase: joint instruction tuning on the five known tasks of `pocket-b2`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def instruct_loss(
 
 
 def known_accuracy(lmm: InstructBlip, *, count: int) -> dict[str, float]:
-    """Share of new questions of each known task that are answered word by word as they are taught."""
+    """Share of new questions of each known task that are answered exactly."""
     samples, features = known_samples(lmm, count=count, split="test")
     predicted = lmm.generate(features, [s.instruction for s in samples], max_new_tokens=24)
     right = [text == sample.answers[0] for text, sample in zip(predicted, samples, strict=True)]

@@ -1,7 +1,7 @@
 """Second phase: the decoder learns the language from text alone, and is frozen from then on.
 
-A frozen LM can only say what it was taught to say: a decoder that had read captions alone could not say a number,
-whatever the Q-Former gave it. So it reads scenes in words, with questions of every form and their answers.
+A frozen LM generates only words that it was trained to generate: a decoder trained on captions alone could not answer
+with a number, whatever the Q-Former's output. So it is trained on scenes in words with questions of every role.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Write = Callable[[random.Random], Document]
 
 
 def language_loss(lm: Any, tokenizer: Any, write: Write, choose: random.Random, *, batch: int) -> Tensor:
-    """Loss of all answers of one batch of texts that are written now."""
+    """Loss of all answers of one newly written batch of texts."""
     texts = [_tokens(tokenizer, write(choose)) for _ in range(batch)]
     labels = pad([labels for _, labels in texts], IGNORE)
     attention = pad([[1] * len(ids) for ids, _ in texts], 0)
@@ -32,7 +32,7 @@ def language_loss(lm: Any, tokenizer: Any, write: Write, choose: random.Random, 
 
 @torch.inference_mode()
 def language_accuracy(lm: Any, tokenizer: Any, *, texts: int = 512) -> dict[str, float]:
-    """Share of `texts` new texts that are answered word by word, for each role, in the form that it wants."""
+    """Share of `texts` new texts that are answered exactly, by role."""
     right = {}
     for name, role in ROLES.items():
         choose = random.Random(f"language accuracy {name}")
@@ -49,7 +49,7 @@ def language_accuracy(lm: Any, tokenizer: Any, *, texts: int = 512) -> dict[str,
 
 
 def _tokens(tokenizer: Any, text: Document) -> tuple[list[int], list[int]]:
-    """Token ids, and labels on the answers with their end tokens."""
+    """Token ids and labels; only answers and their end tokens have labels."""
     ids: list[int] = list(tokenizer(text.prefix).input_ids)
     labels = [IGNORE] * len(ids)
     for question, answer in text.questions:

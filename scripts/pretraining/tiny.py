@@ -4,7 +4,7 @@
     slots, captions   the Q-Former learns to describe         -> tiny-aligned, the BLIP-2 role
     instruct          joint tuning on the known tasks of b2   -> tiny-instruct, the InstructBLIP role
 
-Deterministic, and resumable: the same command resumes in the middle of a phase.
+Deterministic and resumable: the same command resumes inside a phase.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ Scores = dict[str, dict[str, float]]
 
 
 def pretrain_tiny(folder: Path, *, on_step: OnStep, recipe: Recipe | None = None) -> Scores:
-    """Make `tiny-aligned` and `tiny-instruct` in `folder`; phases that were finished are reused.
+    """Train `tiny-aligned` and `tiny-instruct` in `folder`; finished phases are reused.
 
     Args:
-        folder: the two checkpoints are written here, and `phases/` with what a resumed call needs.
-        on_step: told about progress.
-        recipe: default: that of the real ones.
+        folder: gets the two checkpoints, and `phases/` with the state for resuming.
+        on_step: called after each step.
+        recipe: default: that of the shipped ones.
 
     Returns:
-        What was measured after each phase, also written to `scores.json`.
+        The scores after each phase, also written to `scores.json`.
     """
     recipe = recipe or Recipe()
     run = partial(run_phase, folder=folder / "phases", on_step=on_step)
@@ -57,7 +57,7 @@ def pretrain_tiny(folder: Path, *, on_step: OnStep, recipe: Recipe | None = None
         "tower": train_tower(model, processor, recipe, run),
         "language": train_language(model, tokenizer, recipe, run),
     }
-    # From here on everything starts from what was written, so that half precision is part of what is trained on.
+    # From here on training starts from the written weights, which are in half precision.
     parts, aligned, instructed = folder / "phases" / "parts", folder / "tiny-aligned", folder / "tiny-instruct"
     save_checkpoint(model, processor, parts)
     lmm = _loaded(parts)
@@ -73,7 +73,7 @@ def pretrain_tiny(folder: Path, *, on_step: OnStep, recipe: Recipe | None = None
 
 
 def train_tower(model: Any, processor: Any, recipe: Recipe, run: Run) -> dict[str, float]:
-    """Train `model.vision_model`; returns how well it sees."""
+    """Train `model.vision_model`; returns its accuracy by head."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         grid = VISION["image_size"] // VISION["patch_size"]
@@ -84,7 +84,7 @@ def train_tower(model: Any, processor: Any, recipe: Recipe, run: Run) -> dict[st
 
 
 def train_language(model: Any, tokenizer: Any, recipe: Recipe, run: Run) -> dict[str, float]:
-    """Train `model.language_model`; returns the share of texts that it answers right, by role."""
+    """Train `model.language_model`; returns the share of texts answered correctly, by role."""
     lm = model.language_model
     for phase, write in ((recipe.lookup, lookup), (recipe.language, document)):
         run(phase, dict(lm.named_parameters()), partial(language_loss, lm, tokenizer, write, batch=recipe.texts))
@@ -92,7 +92,7 @@ def train_language(model: Any, tokenizer: Any, recipe: Recipe, run: Run) -> dict
 
 
 def align(lmm: InstructBlip, recipe: Recipe, run: Run) -> dict[str, float]:
-    """Train query tokens, Q-Former and projection on captions; returns how well new images are described."""
+    """Train query tokens, Q-Former and projection on captions; returns the scores on new images."""
     bank = CaptionBank(lmm, images=recipe.images, name="training")
     for phase, loss in ((recipe.slots, slot_loss), (recipe.captions, caption_loss)):
         run(phase, lmm.trainable(), partial(loss, lmm, bank, batch=recipe.batch))
@@ -100,7 +100,7 @@ def align(lmm: InstructBlip, recipe: Recipe, run: Run) -> dict[str, float]:
 
 
 def instruct(lmm: InstructBlip, recipe: Recipe, run: Run) -> dict[str, float]:
-    """Tune the same parameters jointly on the known tasks of `pocket-b2`; returns how well it answers them."""
+    """Tune the same parameters jointly on the known tasks of `pocket-b2`; returns the scores by task."""
     samples, features = known_samples(lmm, count=recipe.per_task)
     loss = partial(instruct_loss, lmm, samples, features, batch=recipe.batch)
     run(recipe.instruct, lmm.trainable(), loss)

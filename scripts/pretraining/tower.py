@@ -1,9 +1,9 @@
-"""First phase: the vision tower learns to see, told what stands at each place (captions, word by word).
+"""First phase: the vision tower is trained with labels for the content of each place (the words of the captions).
 
-With captions through the whole model alone, the tower learned next to nothing in thousands of steps; dense supervision
-does it. Each place's patches name its colour, its thing and its written word; the [CLS] names what is in the image.
-And each patch names its place: without that the tower forgets where a patch is, and a Q-Former, which is told no
-positions, can't look at one place only.
+Trained through the whole model on captions alone, the tower learned almost nothing in thousands of steps, so it gets
+dense supervision. The patches of each place predict its colour, its thing and its written word; the [CLS] token
+predicts what is in the image. Each patch also predicts its place: otherwise the tower's output lacks the position of a
+patch, and the Q-Former, which gets no positions, can't attend to one place.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ HUES = ("", *COLOURS)
 
 
 class Tower(nn.Module):
-    """The vision tower with heads that are thrown away afterwards."""
+    """The vision tower with heads that are dropped after the phase."""
 
     def __init__(self, vision: nn.Module, *, width: int, grid: int) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Tower(nn.Module):
 
 
 def tower_loss(tower: Tower, image_processor: Any, choose: random.Random, *, batch: int) -> Tensor:
-    """Loss of one batch of scenes that are drawn now."""
+    """Loss of one batch of newly drawn scenes."""
     scenes = [caption_scene(choose) for _ in range(batch)]
     per_place, whole, where = tower(pixels_of([draw(s, choose) for s in scenes], image_processor))
     losses = [cross_entropy(p.flatten(0, 1), t.flatten()) for p, t in zip(per_place, _targets(scenes), strict=True)]
@@ -60,7 +60,7 @@ def place_of_patch(grid: int) -> Tensor:
 
 
 def pixels_of(images: Sequence[Image.Image], image_processor: Any) -> Tensor:
-    """(n, 3, side, side) what `image_processor` makes of images that have its size already, ten times as fast."""
+    """(n, 3, side, side) the same values as `image_processor` for images of its own size, ten times as fast."""
     stacked = torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2)
     mean, std = torch.tensor(image_processor.image_mean), torch.tensor(image_processor.image_std)
     return (stacked / 255 - mean[:, None, None]) / std[:, None, None]
@@ -68,7 +68,7 @@ def pixels_of(images: Sequence[Image.Image], image_processor: Any) -> Tensor:
 
 @torch.inference_mode()
 def tower_accuracy(tower: Tower, image_processor: Any, *, count: int = 512) -> dict[str, float]:
-    """Share of places told right on images of scenes that were not drawn in training, by head."""
+    """Accuracy by head on images of scenes that are not in the training."""
     choose = random.Random("tower accuracy")
     scenes = [caption_scene(choose) for _ in range(count)]
     images: list[Image.Image] = [draw(s, choose) for s in scenes]

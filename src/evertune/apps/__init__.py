@@ -1,1 +1,1 @@
-"""A model behind a page (`playground`) or an endpoint (`server`)."""
+"""The applications: a page in the browser (`playground`) and a chat endpoint (`server`)."""

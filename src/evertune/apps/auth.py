@@ -38,7 +38,7 @@ class ConnectionLimits:
 
 
 def refuse_without_token(host: str, token: str | None) -> None:
-    """Stop a server that would ask callers for nothing although it should.
+    """Refuse to start a server that other machines can reach without a token.
 
     Raises:
         UserError: `host` is not this machine alone, and there is no token; or the token is empty, as that of a shell

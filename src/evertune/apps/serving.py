@@ -16,7 +16,7 @@ class Server:
     Args:
         app: for uvicorn.
         listening: the socket.
-        patience: seconds that open connections get at the end; None: as long as they need.
+        patience: seconds that open connections get at shutdown; None: no limit.
         connections: limits of what one connection may do.
     """
 
@@ -33,12 +33,12 @@ class Server:
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """The address of the server."""
         port: int = self._socket.getsockname()[1]
         return port
 
     def run(self) -> None:
-        """Until a signal; questions that wait are answered first."""
+        """Serve until a signal arrives; waiting questions are answered first."""
         self.uvicorn().run(sockets=[self._socket])
 
     def uvicorn(self) -> Any:

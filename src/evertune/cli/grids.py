@@ -1,4 +1,4 @@
-"""The commands that start many runs, thin like the others: `grid` and `study`."""
+"""The commands that start many runs: `grid` and `study`."""
 
 from __future__ import annotations
 

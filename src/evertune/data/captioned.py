@@ -1,7 +1,7 @@
-"""Captioned drawings: what is asked in the test is told in words that the training taught with other drawings.
+"""Captioned drawings, split so that every word of a test caption also occurs in training captions of other drawings.
 
-A caption with a word that occurs nowhere else can't be learned from the other images. So those images are kept for
-the test whose every word stays in the training, and no drawing of a test image's family is trained on.
+A caption with a word that occurs nowhere else can't be learned from other images. So an image goes to the test only if
+all its words remain in the training captions. No drawing of a test image's family is in the training.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class CaptionedDrawing:
     """A drawing with its captions.
 
     Attributes:
-        family: drawings that may be nearly the same share it.
-        told: the caption by whose words it is parted.
-        answer: the caption that is taught, `told` or the same in another language.
+        family: equal for drawings that may be near duplicates.
+        caption: the text whose words decide the split.
+        answer: the training target: `caption`, or its translation.
     """
 
     image: Path
@@ -44,9 +44,9 @@ def words(text: str) -> list[str]:
 def parted(
     items: Iterable[CaptionedDrawing], *, tests: int, seed: str
 ) -> tuple[list[CaptionedDrawing], list[CaptionedDrawing]]:
-    """(taught, tested) in random order: at most `tests` to test, one of a family.
+    """(train, test) in random order: at most `tests` to test, one of a family.
 
-    Every word of a tested caption is left in the captions of another family, which is taught.
+    Every word of a test caption also occurs in a training caption of another family.
     """
     families: dict[str, list[CaptionedDrawing]] = defaultdict(list)
     for item in items:
@@ -68,7 +68,7 @@ def parted(
 
 
 def _needed_first(taught: Sequence[CaptionedDrawing], tested: set[str]) -> list[CaptionedDrawing]:
-    """For every word that is asked a drawing that teaches it, then the others: a part of the list teaches all, too."""
+    """First a drawing for every word of the test captions, then the others: so a prefix has all words, too."""
     teaches = {word: item for item in reversed(taught) for word in words(item.caption)}
     needed = {teaches[word].image for word in tested}
     return sorted(taught, key=lambda item: item.image not in needed)
@@ -84,10 +84,10 @@ def write_captioned(
     """Draw the first `count` of `items` and write `{split}.jsonl`, in random order.
 
     Raises:
-        UserError: there are not so many.
+        UserError: there are fewer.
     """
     if len(items) < count:
-        raise UserError(f"{count} captioned images to {split} on were asked for, and there are {len(items)}")
+        raise UserError(f"{count} captioned images were requested for {split}, but there are {len(items)}")
     choose = random.Random(seed)
     (folder / "images").mkdir(exist_ok=True)
     rows = []

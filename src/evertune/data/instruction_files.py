@@ -1,7 +1,7 @@
-"""The two files of an instruction-tuning benchmark: conversations to train on, questions with an answer to test on.
+"""The two files of an instruction-tuning benchmark: training conversations, and test questions with answers.
 
 CoIN, UCIT, MLLM-CL, CVIT and CTBench publish their tasks as LLaVA's training list and as a test list of their own;
-they differ in folders and in what a test row has beside its answer.
+they differ in folders and in the extra fields of a test row.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from evertune.utils.errors import DataError
 Answers = Callable[[Record], tuple[str, ...]]
 Extras = Callable[[Record], Mapping[str, str]]
 LONGEST_CONVERSATION = 64 << 20
-"""Characters of the instructions of one conversation: they grow with the square of its turns."""
+"""Most characters of all instructions of one conversation, since each turn repeats those before it."""
 
 
 def conversations(path: Path, *, folder: str = "", together: bool = False) -> Iterator[Row | DataError]:
     """Rows of a LLaVA training list `[{image, conversations: [{from, value}]}]`, one per answered turn.
 
-    The instruction of a later turn holds the turns before it, a line each. `id` is not used: published lists repeat
-    it or leave it out, so a row is called by its number (`7`, or `7-2` for the second turn).
+    The instruction of a later turn starts with the turns before it, a line each. `id` is not used: published lists
+    repeat or omit it, so a row is named by its number (`7`, or `7-2` for the second turn).
 
     Args:
         path: the list.
         folder: what the names of images count from, below the root of the images.
-        together: one mark stands for all images of a row, as the authors' code has it.
+        together: one `<image>` stands for all images of a row, as in the authors' code.
 
     Raises:
         DataError: the file can't be used; a row that can't is given as an error in its place.
@@ -43,7 +43,7 @@ def conversations(path: Path, *, folder: str = "", together: bool = False) -> It
 def conversation(
     entry: Record, *, name: str, folder: str = "", unique: bool = True, together: bool = False
 ) -> Iterator[Row]:
-    """The rows of one conversation; the first is called `name`, and with `unique` no other may be."""
+    """The rows of one conversation. The first is named `name`; with `unique` there may be no other."""
     turns = conversation_of(entry)
     images = _images_in(turns, entry, folder, together=together)
     marked = sum(text.count(IMAGE_MARK) for text in (turns.system, *turns.questions))
@@ -57,11 +57,11 @@ def conversation(
         whole = "\n".join([*before, instruction])
         length += len(whole) + len(images)
         if length > LONGEST_CONVERSATION:
-            complaint = f"{entry.origin}: {len(turns.answers):,} turns, each asked with those before it, take"
+            complaint = f"{entry.origin}: {len(turns.answers):,} turns, each repeating those before it, take"
             raise DataError(f"{complaint} more than {LONGEST_CONVERSATION:,} characters", kind="huge text")
         yield Row(
             id=f"{name}-{turn}" if turn > 1 else name,
-            images=images[:shown] if marked == len(images) else images,  # those of later turns are not shown yet
+            images=images[:shown] if marked == len(images) else images,  # images of later turns come later
             fields={"instruction": whole},
             answers=(answer,),
             origin=entry.origin,
@@ -94,7 +94,7 @@ def questions(
         path: the list.
         folder: what the names of images count from, below the root of the images.
         answers: finds the answers of a row; default: `answer`, a text, a number or a list of texts.
-        extras: finds what a score needs beside the answers.
+        extras: finds the other fields that a score needs.
 
     Raises:
         DataError: the file can't be used; a row that can't is given as an error in its place.
@@ -130,7 +130,7 @@ def _below(folder: str, names: Sequence[str]) -> tuple[str, ...]:
 
 
 def instruction(entry: Record, key: str, *, images: int) -> str:
-    """A text without the marks that stand for its images: where an image goes is decided by the model's family."""
+    """A text without its `<image>` marks: the model's family decides where an image goes."""
     refuse_miscounted(entry.text(key), images, origin=entry.origin)
     text = unmarked(entry.text(key))
     if not text:
@@ -139,7 +139,7 @@ def instruction(entry: Record, key: str, *, images: int) -> str:
 
 
 def stated(entry: Record, key: str = "answer") -> tuple[str, ...]:
-    """The answers under `key`: one text or number, or a list of texts whose first is the one taught."""
+    """The answers under `key`: one text or number, or a list of texts; training uses the first."""
     value = entry.value.get(key)
     if isinstance(value, list):
         return entry.texts(key)
@@ -149,7 +149,7 @@ def stated(entry: Record, key: str = "answer") -> tuple[str, ...]:
 
 
 def stated_extras(*keys: str) -> Extras:
-    """Takes over the texts and numbers under `keys` where a row has them."""
+    """Copies the texts and numbers under `keys` if a row has them."""
 
     def extras(entry: Record) -> Mapping[str, str]:
         return {key: entry.name(key) for key in keys if entry.has(key)}

@@ -48,10 +48,10 @@ def load_processor(folder: Path, config: Any) -> Any:
 
 
 class Layout:
-    """What an image of one size is in a prompt, and what the model has to know about it besides its pixels.
+    """The prompt text of an image of one size, and the arguments that the model needs besides its pixels.
 
     Attributes:
-        text: what stands in the prompt for it.
+        text: the image tokens in the prompt.
         facts: {argument: (1, ...) tensor} for the model, e.g. the grid of patches.
         shape: of its prepared pixel values.
     """
@@ -93,7 +93,7 @@ class ChatProcessor:
     def prompt(self, instruction: str, *, images: int = 1, context: Sequence[Turn] = ()) -> str:
         """The rendered prompt, up to where an answer begins, with one image token per image.
 
-        What the template puts between its generation prompt and an answer (`</think>` of a model that thinks) is part
+        Text of the template between its generation prompt and an answer (such as `</think>`) is part
         of the prompt: it is neither trained nor predicted.
 
         Raises:
@@ -112,11 +112,11 @@ class ChatProcessor:
 
     @property
     def lead(self) -> tuple[str, ...]:
-        """What the end of a generation prompt is exchanged for, where it is: (what, for what)."""
+        """The replacement at the end of the generation prompt, if there is one: (old text, new text)."""
         return (self._instead, self._lead) if self._instead or self._lead else ()
 
     def pixels(self, image: Image.Image) -> dict[str, Tensor]:
-        """What the encoder step takes of one image.
+        """The encoder's inputs for one image.
 
         Raises:
             DataError: an image of this size can't be prepared.
@@ -127,7 +127,7 @@ class ChatProcessor:
         return {name: value for name, value in made.items() if name in self._wanted}
 
     def layout(self, size: Size) -> Layout:
-        """What an image of this (height, width) is in a prompt; found with a grey one, and remembered."""
+        """The prompt text of an image of this (height, width); computed with a grey image and cached."""
         if size not in self._layouts:
             self._layouts[size] = self._layout(self._processed(Image.new("RGB", (size[1], size[0]), "grey")))
         return self._layouts[size]
@@ -148,7 +148,7 @@ class ChatProcessor:
             if len(self._ids) > _REMEMBERED:
                 self._ids.clear()
             self._ids[key] = found
-        return found  # not read again: a server's threads share this, and another may have cleared it
+        return found  # returned without a second lookup: another thread of a server may have cleared the cache
 
     def count(self, instruction: str, answer: str, sizes: Sequence[Size], context: Sequence[Turn] = ()) -> int:
         """Tokens of prompt, answer and end token with images of these sizes, none of which is prepared.
@@ -173,10 +173,10 @@ class ChatProcessor:
         return self._counts[size]
 
     def _count(self, sizes: Sequence[Size]) -> None:
-        """Come to know the tokens of many sizes at once, which takes the library little longer than one.
+        """Compute and cache the tokens of many sizes in one call, which takes the library little longer than one size.
 
         Raises:
-            DataError: one can't be prepared; those of all others are known then.
+            DataError: one size can't be prepared; the others are cached.
         """
         try:
             self._counts.update(zip(sizes, self._counted(sizes), strict=True) if sizes else ())
@@ -199,7 +199,7 @@ class ChatProcessor:
         count = getattr(self.inner, "_get_num_multimodal_tokens", None)  # of the library, without pixels
         if count is not None:
             probe, *found = count(image_sizes=[list(size) for size in (PROBE, *sizes)])["num_image_tokens"]
-            if self._around is None:  # the tokens around those that it counts are the same for all sizes
+            if self._around is None:  # the other tokens are the same for all sizes
                 self._around = self._laid_out(PROBE) - probe
             return [self._around + own for own in found]
         parts = getattr(self.inner.image_processor, "get_number_of_image_patches", None)
@@ -219,7 +219,7 @@ class ChatProcessor:
     def _tokenised(
         self, instruction: str, answer: str | None, texts: Sequence[str], context: Sequence[Turn] = ()
     ) -> tuple[list[int], list[int]]:
-        """The answer's tokens are those it has behind the prompt, where that splits cleanly, as in a real dialogue."""
+        """Tokenise the answer together with the prompt, as in a real dialogue, if the border is between two tokens."""
         own = len(texts) - sum(turn.images for turn in context)
         pieces = self.prompt(instruction, images=own, context=context).split(self.image)
         if len(pieces) != len(texts) + 1:
@@ -242,7 +242,7 @@ class ChatProcessor:
         return self.inner(text=[self.image], images=[image], return_tensors="pt", return_text_replacement_offsets=True)
 
     def _layout(self, made: Any) -> Layout:
-        """The text that the processor put in the image's place, and facts: all but text and pixels."""
+        """The text that the processor inserted for the image, and its other outputs except text and pixels."""
         replaced = made["text_replacement_offsets"][0][0]["replacement"]
         facts = {n: v for n, v in made.items() if n not in _TEXT and not n.startswith("pixel_") and n in self._wanted}
         return Layout(replaced, facts, tuple(made["pixel_values"].shape))
@@ -252,7 +252,7 @@ class ChatProcessor:
         return {"role": role, "content": content}
 
     def _rendered(self, turns: list[dict[str, Any]], *, ask: bool) -> str:
-        try:  # not the library's `apply_chat_template`: it would run a stranger's program in this process
+        try:  # not the library's `apply_chat_template`, which would run an untrusted template in this process
             template = self.tokenizer.get_chat_template(self.inner.chat_template)
         except (ValueError, TypeError) as problem:
             raise UserError(f"the model's chat template can't be used: {problem}") from problem
@@ -279,16 +279,16 @@ class ChatProcessor:
         self._find_lead(rendered, dialogue[: dialogue.rindex(_ANSWER)])
 
     def _has_roles(self) -> bool:
-        """Whether something else follows a question than an answer; in the order of turns that every template takes."""
+        """Whether the text after a question differs from the text after an answer, as roles make it."""
         turns = [self._turn("user", _QUESTION), self._turn("assistant", _ANSWER), self._turn("user", _NEXT)]
         between, _, behind = self._rendered(turns, ask=False).partition(_QUESTION)[2].partition(_ANSWER)
         return between != behind.partition(_NEXT)[0]
 
     def _find_lead(self, rendered: str, ahead: str) -> None:
-        """Compare the generation prompt with what the template puts ahead of an answer in a dialogue.
+        """Compare the generation prompt with the template's text before an answer in a dialogue.
 
-        `_lead` stands in the prompt instead of `_instead`. Blanks alone are written with the answer, as its `_gap`:
-        they are one token with its first word in many vocabularies.
+        `_lead` replaces `_instead` in the prompt. If they differ in spaces only, these go with the answer, as its
+        `_gap`: many vocabularies have tokens for a space with a word.
         """
         same = len(os.path.commonprefix([rendered, ahead]))  # noqa: RUF071  of texts, not of paths
         instead, lead = rendered[same:], ahead[same:]
@@ -308,7 +308,8 @@ class ChatProcessor:
         return dialogue
 
     def _end_token(self, ends: Sequence[int]) -> int:
-        """The token that ends an answer: the first of `ends` behind one in the template, else the tokenizer's own."""
+        """The token that ends an answer: in the template the first of `ends` after an answer, else the tokenizer's
+        own."""
         if self._kind.plain is None:
             behind = self._dialogue().rpartition(_ANSWER)[2]
             found = [token for token in token_ids(self.tokenizer, behind) if token in ends]
@@ -319,7 +320,7 @@ class ChatProcessor:
 
 
 def encoder_arguments(model: Any) -> list[str]:
-    """Names of what the encoder step of a model takes."""
+    """Names of the arguments of a model's encoder step."""
     return list(inspect.signature(model.get_image_features).parameters)
 
 

@@ -1,15 +1,16 @@
-"""The playground in a browser: ask a model and see what it said before and after everything it learned.
+"""The playground in a browser: ask a model a question and compare its predictions after each task it learned.
 
-runs.py     the runs that are shown: tasks, stages, cells, kept images
-bench.py    the one model in memory, at any stage of any run
-asking.py   a question to every stage of every run; one model in memory
-shown.py    what the page shows, as plain values
-pieces.py   the same as HTML, every value escaped
-page.py     the page: Gradio's parts, and what happens when they are used
-looks.py    the colours and type of the report
-uploads.py  the files that were dropped: the only ones that are read, or given to a browser
-door.py     who comes in, and with how much
-command.py  from folders to a server that listens
+runs.py           the runs on the page: tasks, stages, cells, stored images
+model_session.py  the one model in memory, at any stage of any run
+inference.py      queries every stage of every run with one question
+view_models.py    the content of the page as plain values
+fragments.py      the same as HTML; every value is escaped
+page.py           the Gradio page and its event handlers
+theme.py          colours and fonts, taken from the HTML report
+uploads.py        uploaded files: the only files that are read for a visitor or sent to a browser
+access.py         authentication, request limits and the content security policy
+events.py         Gradio's event queue, made robust
+command.py        opens the folders and starts the server
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Who comes in, and with how much: a token where others could reach the page, limits, and a policy for the browser.
+"""Access to the page: a token if other machines can reach it, request limits and a content security policy.
 
-Plain ASGI around the whole application, so that no path of Gradio's goes past it.
+A plain ASGI middleware around the whole application, so that it also covers Gradio's own paths.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Application = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None
 
 LOG = logging.getLogger("uvicorn.error")
 LONGEST = 200
-"""Characters of an exception in the log: visitors decide what is in it."""
+"""Most characters of an exception in the log, since visitors can influence its text."""
 COOKIE = "evertune"
 POLICY_HEADER = b"content-security-policy"
 ENTER = "/enter"
@@ -46,7 +46,8 @@ OPEN = re.compile(
     r"/|/(config|theme\.css|favicon\.ico|manifest\.json)|/(assets|static)/.+"
     r"|/gradio_api/((info|startup-events|upload|upload_progress|cancel|reset)|queue/(join|data)|(heartbeat/|file=).+)"
 )
-"""What the page asks for. Gradio answers to more: deep links, a proxy, recordings, an editor, calls past the queue."""
+"""The paths that the page uses. All others of Gradio's are refused: deep links, a proxy, recordings, an editor, calls
+outside the queue."""
 INLINE = re.compile(rb"<script(?![^>]*\bsrc=)[^>]*>(.*?)</script>", re.DOTALL)
 # Gradio makes functions from text. Nothing is loaded from, or sent to, elsewhere, and of scripts within the page only
 # those run that it was sent with, known by their hashes.
@@ -69,11 +70,11 @@ class TooLargeError(HTTPException):
 
 
 class AccessMiddleware:
-    """Lets requests in.
+    """Checks every request before the application gets it.
 
     Args:
-        app: what is behind it.
-        token: what callers must show once; None: nothing, and then only this machine's own names are answered to, so
+        app: the application.
+        token: what callers must send once. None: no token; then only this machine's own host names are accepted, so
             that no page of another site reaches the model through a name that it points here.
         largest: bytes of a request.
     """
@@ -102,7 +103,7 @@ class AccessMiddleware:
     async def _refusal(
         self, scope: MutableMapping[str, Any], headers: dict[str, str], receive: Receive, send: Send
     ) -> bool:
-        """Answer a request that does not come in; whether it was one."""
+        """Answer a request that is refused; returns whether it was refused."""
         if self._token is None:
             if not names_this_machine(headers.get("host", "")):
                 await _reply(send, 403, "This playground answers on 127.0.0.1 and localhost only.")
@@ -132,7 +133,7 @@ class AccessMiddleware:
         return True
 
     def _knows(self, headers: dict[str, str]) -> bool:
-        """Whether a caller showed the token, now or earlier."""
+        """Whether a caller sent the token, with this request or earlier."""
         if self._token is not None and same_token(bearer(headers.get("authorization", "")), self._token):
             return True
         try:
@@ -196,7 +197,7 @@ class ScriptPolicyMiddleware:
         self._send, self._start, self._body = send, dict[str, Any](), b""
 
     async def __call__(self, message: Message) -> None:
-        """ASGI: the page is held back until it is whole."""
+        """ASGI: the page is buffered until it is complete."""
         if message["type"] == "http.response.start":
             self._start = dict(message)
             return
@@ -228,7 +229,7 @@ def _uncompressed(scope: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
 
 
 def _is_foreign(headers: dict[str, str]) -> bool:
-    """Whether a browser says that a page of another site sends this."""
+    """Whether the browser's headers say that a page of another site sent the request."""
     origin = headers.get("origin")
     return origin is not None and origin.partition("://")[2] != headers.get("host")
 

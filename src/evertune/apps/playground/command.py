@@ -1,4 +1,4 @@
-"""From folders to a page that is served: what `evertune app` does. Gradio is imported here, quietly, and not before."""
+"""`evertune app`: opens model folders and serves the page. Gradio is imported here only, with its output silenced."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ QUIET = {
     "GRADIO_RUN_HISTORY": "False",
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
-"""Nothing is counted, kept or sent; read when Gradio is imported."""
+"""Turns Gradio's telemetry off; Gradio reads these variables when it is imported."""
 PATIENCE = 2  # seconds: an open page holds a connection for ever
 
 
@@ -42,9 +42,9 @@ def playground(
         folders: of one model; compared if there are several.
         host: where it listens.
         port: 0 for any that is free.
-        token: what callers must show.
+        token: what callers must send.
         tokens: longest answer.
-        progress: told about downloads.
+        progress: called during downloads.
 
     Raises:
         UserError: the extra is not installed, the port is taken, others could reach it without a token, or the
@@ -70,7 +70,7 @@ def playground(
 
 @cache
 def _uploads() -> Path:
-    """Where the pages of this process have their folders for what is dropped."""
+    """The parent folder for the uploads of all pages of this process."""
     place = Path(tempfile.mkdtemp(prefix="evertune-app-")).resolve()
     atexit.register(shutil.rmtree, place, ignore_errors=True)
     return place

@@ -21,7 +21,7 @@ MESSAGE = 2 << 10
 
 
 class OneLine:
-    """Stands for the module `traceback` in Gradio's queue, which prints a whole one for each event that is refused."""
+    """Replaces the module `traceback` inside Gradio's queue, which prints a full traceback for each refused event."""
 
     @staticmethod
     def print_exc() -> None:
@@ -52,10 +52,10 @@ class Unread(asyncio.Queue[Any]):
 
 
 class Events(queueing.Queue):  # type: ignore[misc]  # Gradio has no types here
-    """Gradio's queue of events. An exception in its loop would end it for every session until the server is restarted.
+    """Gradio's event queue. An exception in its loop would stop it for every session until the server is restarted.
 
-    It looks up a session's messages under the name that was posted, and assumes that they are there as long as an event
-    of the session waits. A session without a name, or one whose client has left, was such an exception.
+    Gradio looks up a session's messages by the posted session name and assumes that they exist as long as an event
+    of the session waits. A session without a name, or one whose client has left, raises such an exception.
     """
 
     async def push(self, body: Any, request: Any, username: str | None) -> Any:

@@ -24,24 +24,24 @@ class Fragments:
         return self._text(self._made.head(runs))
 
     def notice(self, words: str = "") -> str:
-        """What went wrong, read out to those who can't see it; nothing without words."""
+        """An error message that screen readers announce; empty without a message."""
         return self._text(self._made.notice(words))
 
     def choices(self, task: str, found: tuple[list[ImageChoice], int]) -> str:
-        """Kept images as buttons."""
+        """Test images as buttons."""
         return self._text(self._made.choices(task, *found, len(found[0]) + PAGE))
 
     def turn(self, predictions: Sequence[RunPredictions], at: int) -> str:
-        """What it said before and after stage `at`."""
+        """The predictions before and after stage `at`."""
         return self._text(self._made.turn(predictions, at))
 
     def stages(self, predictions: Sequence[RunPredictions], at: int) -> str:
-        """What every stage said; runs of the same stages side by side."""
+        """The predictions of every stage; runs with the same stages are shown side by side."""
         groups = {run.stages: [other for other in predictions if other.stages == run.stages] for run in predictions}
         return self._text(self._made.stages(list(groups.values()), at))
 
     def matrix_head(self) -> str:
-        """What the heat maps are."""
+        """Heading and explanation of the heat maps."""
         return self._text(self._made.matrix_head())
 
     def matrices(self, found: Sequence[Matrix], chosen: tuple[int, int, int] | None = None) -> str:

@@ -1,7 +1,7 @@
-"""A question to every stage of every run, one after another; what was asked before is remembered.
+"""Queries every stage of every run with one question; earlier predictions are cached.
 
-One lock, because there is one model in memory. It is held for one stage at a time, so that of two people who ask
-neither waits for the whole of the other's question.
+There is one model in memory and one lock. The lock is held for one stage at a time, so that of two users
+neither waits until all stages have answered the other.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from evertune.data.images import image_of_bytes
 from evertune.utils.errors import DataError, UserError
 
 LONGEST_QUESTION = 4000
-"""Letters; no model here reads more."""
+"""Characters; no model here reads more."""
 REMEMBERED = 4096
 """Answers, a few hundred bytes each."""
 
@@ -43,7 +43,7 @@ class Query:
 
 
 def image_at(path: Path | None) -> tuple[Image.Image, str] | None:
-    """The image that was dropped, if one was.
+    """The uploaded image, if there is one.
 
     Raises:
         DataError: it is no regular file, too large, broken or no image.
@@ -52,7 +52,7 @@ def image_at(path: Path | None) -> tuple[Image.Image, str] | None:
 
 
 def query_of(path: Path | None, words: str, task: str | None) -> Query:
-    """A question, checked.
+    """A checked query.
 
     Raises:
         DataError: there are no words, too many of them, or the image can't be used.
@@ -66,7 +66,7 @@ def query_of(path: Path | None, words: str, task: str | None) -> Query:
 
 
 class StageInference:
-    """Asks every stage of every run.
+    """Queries every stage of every run.
 
     Args:
         runs: the runs.
@@ -80,7 +80,7 @@ class StageInference:
         self._known: OrderedDict[tuple[int, int, str, str, str | None], Reply] = OrderedDict()
 
     def refresh(self) -> list[Run]:
-        """The runs as they are now; what was remembered of one that another process changed is forgotten.
+        """The current runs; cached predictions of a run that another process changed are dropped.
 
         Raises:
             UserError: one has learned nothing any more. RunFolderError: one is damaged.
@@ -94,7 +94,7 @@ class StageInference:
             return list(self._runs)
 
     def replies(self, query: Query) -> Iterator[tuple[int, int, Reply | UserError]]:
-        """(run, stage, what it said) for each stage of each run; an error in place of the rest of a run."""
+        """(run, stage, reply) for each stage of each run; after an error the run's remaining stages are skipped."""
         for number, run in enumerate(list(self._runs)):
             for stage in range(len(run.stages) + 1):
                 try:

@@ -1,6 +1,6 @@
-"""The one model in memory, at any stage of any run: what the playground asks.
+"""The one model in memory, which the playground sets to any stage of any run.
 
-Kept apart from the runs, which are plain values and may be read by any thread.
+Separate from the runs, which are plain values that any thread may read.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from evertune.utils.files import read_json
 class ModelSession:
     """The one model in memory, at any stage of any run.
 
-    The model is loaded once for all runs that began alike (same seed, dtype and options), and of a stage only
-    what training changed. For one thread at a time.
+    The base model is loaded once for all runs with the same seed, dtype and options; for a stage only
+    the weights that training changed are loaded. For one thread at a time.
     """
 
     def __init__(self, *, progress: Progress | None = None) -> None:
@@ -50,7 +50,7 @@ class ModelSession:
         return self._service
 
     def run(self, folder: Path, *, name: str) -> Run:
-        """What a folder holds now.
+        """The current content of a folder.
 
         Raises:
             UserError: it has learned nothing. RunFolderError: it is damaged.
@@ -71,7 +71,7 @@ class ModelSession:
 
 
 def _began(folder: Path) -> tuple[Any, ...]:
-    """What decides the base model, its trained part included."""
+    """The settings that determine the base model, its initial trainable part included."""
     config, provenance = config_of(folder), read_json(folder / "provenance.json")
     return config.model, config.seed, provenance["dtype"], provenance["model_fingerprint"], str(config.model_options)
 

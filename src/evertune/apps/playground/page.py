@@ -1,7 +1,7 @@
-"""The page: Gradio's parts, and what happens when they are used. What it shows is made by `shown` and `pieces`.
+"""The Gradio page and its event handlers. Its content comes from `view_models` and `fragments`.
 
-Buttons inside our own HTML say in data-* what they do; one listener hands that over as an event. What arrives is not
-trusted: it is numbers and names that are looked up.
+Buttons in our own HTML carry their action in data-* attributes, which one listener sends as an event. Received values
+are not trusted: they are only numbers and names that are looked up.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ def piece(value: str = "", **how: Any) -> gr.HTML:
 
 
 class Playground:
-    """What happens on the page.
+    """The event handlers of the page.
 
     Args:
         runs: what is shown.
         bench: their model.
         tokens: longest answer.
-        uploads: where images are that were dropped or chosen.
+        uploads: the store of uploaded and chosen images.
     """
 
     def __init__(self, runs: Sequence[Run], bench: ModelSession, *, tokens: int, uploads: Uploads) -> None:
@@ -75,11 +75,11 @@ class Playground:
         return max(len(run.stages) for run in self.runs)
 
     def no_predictions(self) -> list[RunPredictions]:
-        """Before anything was asked."""
+        """One entry per run, without predictions."""
         return [RunPredictions(run.name, tuple(run.stage_names)) for run in self.runs]
 
     def rendered(self, predictions: list[RunPredictions] | None, at: Any) -> tuple[str, str]:
-        """What was said around stage `at`, and at all stages."""
+        """HTML of the predictions around stage `at`, and of those at all stages."""
         if not predictions:
             return "", ""
         usable = isinstance(at, int | float) and 0 <= at <= self.last
@@ -87,10 +87,10 @@ class Playground:
         return self.pieces.turn(predictions, stage), self.pieces.stages(predictions, stage)
 
     def refresh(self) -> None:
-        """Take in what other processes have taught or rolled back.
+        """Reload runs that other processes have trained further or rolled back.
 
         Raises:
-            UserError: a run has learned nothing any more. RunFolderError: one is damaged.
+            UserError: all stages of a run were rolled back. RunFolderError: a run is damaged.
         """
         runs = self._inference.refresh()
         if any(new is not old for new, old in zip(runs, self.runs, strict=True)):
@@ -98,7 +98,7 @@ class Playground:
             self.version += 1
 
     def current(self, version: int, form: Form) -> tuple[Any, ...]:
-        """What a page shows that was made at `version`: (version, notice, title, slider, tasks, heat maps)."""
+        """Updates for a page rendered at `version`: (version, notice, title, slider, tasks, heat maps)."""
         try:
             self.refresh()
         except UserError as problem:
@@ -110,7 +110,7 @@ class Playground:
         return self.version, gr.skip(), self.pieces.head(self.runs), slider, tasks, self.matrices(form)
 
     def ask(self, image: Sent, words: Any, task: Any, at: Any) -> Iterator[tuple[Any, ...]]:
-        """Ask every stage; gives (state, notice, around the stage, all stages) after each answer."""
+        """Query every stage; yields (state, notice, around the stage, all stages) after each prediction."""
         try:
             task = task if isinstance(task, str) else None
             query = query_of(self.uploads.path_of(image), words if isinstance(words, str) else "", task)
@@ -127,7 +127,7 @@ class Playground:
             yield predictions, self.pieces.notice(), *self.rendered(predictions, at)
 
     def dropped(self, image: Sent) -> str:
-        """What is wrong with an image that was dropped, if something is."""
+        """A notice if the uploaded image can't be used."""
         try:
             image_at(self.uploads.path_of(image))
         except UserError as problem:
@@ -135,11 +135,11 @@ class Playground:
         return self.pieces.notice()
 
     def choices(self, task: str | None, count: int = PAGE) -> str:
-        """The kept images of a task."""
+        """The test images of a task that the run stores."""
         return self.pieces.choices(task, choices_of(self.kept, task, count)) if task else ""
 
     def pick(self, event: gr.EventData) -> tuple[Any, ...]:
-        """A kept question was chosen, or more were asked for: (image, words, images to choose from, notice)."""
+        """The user chose a test question, or wants to see more: (image, words, images to choose from, notice)."""
         task, place = _word(event, "task"), _number(event, "place")
         if _word(event, "act") == "more-images":
             return gr.skip(), gr.skip(), self.choices(task, _number(event, "count")), gr.skip()
@@ -158,7 +158,7 @@ class Playground:
         return self.pieces.matrices([matrix_of(n, run, form) for n, run in enumerate(self.runs)], chosen)
 
     def cell(self, form: Form, event: gr.EventData) -> tuple[Any, Any]:
-        """A cell, a kind of its answers, or more of them were asked for: (heat maps, answers)."""
+        """The user opened a cell, a kind of its answers, or more of them: (heat maps, answers)."""
         run, stage, task = (_number(event, key) for key in ("run", "stage", "task"))
         if not 0 <= run < len(self.runs):
             return gr.skip(), gr.skip()
@@ -182,7 +182,7 @@ def _word(event: gr.EventData, key: str) -> str:
 
 
 class Page(gr.Blocks):  # type: ignore[misc]  # Gradio has no types here
-    """A page that looks at every value before Gradio opens, hashes, copies or fetches the file that it names."""
+    """A page that checks every value before Gradio opens, hashes, copies or fetches the file that it names."""
 
     uploads: Uploads
 
@@ -254,7 +254,7 @@ def page_of(ground: Playground) -> Page:
         picked = answers.select(ground.pick, None, [image, words, choices, notice], **quiet)
         picked.success(ground.ask, **event, **quiet)
     page.queue(max_size=WAITING)
-    page._queue.__class__ = Events  # Gradio has no place to name another
+    page._queue.__class__ = Events  # Gradio has no option for another class
     page.state_session_capacity = SESSIONS
     return page
 
@@ -273,11 +273,11 @@ async def _delete_old(uploads: Uploads) -> None:
 
 
 def mounted(page: Page, *, token: str | None, largest: int) -> AccessMiddleware:
-    """The page behind its door. Files that were dropped are gone when the server ends.
+    """The page behind the access middleware. Uploaded files are deleted when the server stops.
 
     Args:
         page: what `page_of` made.
-        token: what callers must show.
+        token: what callers must send.
         largest: bytes of a request, and of an image.
     """
 
@@ -295,7 +295,7 @@ def mounted(page: Page, *, token: str | None, largest: int) -> AccessMiddleware:
                 raise HTTPException(400, "there is no file")
             return [str(await run_in_threadpool(page.uploads.take, sent.file))]
 
-    async def progress() -> Response:  # the page asks; an upload of ours is over before there is something to say
+    async def progress() -> Response:  # the page requests it, but our uploads end before there is progress to report
         return Response(media_type="text/event-stream")
 
     def file(path: str) -> Response:  # before Gradio's own, which goes by names

@@ -1,6 +1,6 @@
 """The runs that the playground shows: their tasks, stages and cells, read once when it starts.
 
-Runs that are compared share a model, so that a question means the same to all of them.
+Runs that are compared must share a base model.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Run:
     """A run folder, or a model in service.
 
     Attributes:
-        name: the folder's; with its parent's where two are called the same.
-        cells: what `evaluate_cell` found, by (stage, task).
-        needs_task: whether its method must be told which task a question is from.
+        name: the folder's name; with its parent's where two folders have the same name.
+        cells: results of `evaluate_cell` by (stage, task).
+        needs_task: whether its method needs the task of a question.
         marks: of the folder when it was read (`has_moved`).
     """
 
@@ -47,12 +47,12 @@ class Run:
 
     @property
     def model(self) -> str:
-        """What its model is called."""
+        """The name of its model."""
         return Path(self.config.model).name
 
     @property
     def stage_names(self) -> list[str]:
-        """Of all rows: the base model, then what was learned."""
+        """Names of all rows: the base model, then the learned tasks."""
         return ["base", *(stage.task for stage in self.stages)]
 
 
@@ -60,7 +60,7 @@ def refuse_unlike(folders: Sequence[Path]) -> None:
     """Stop before anything is loaded when folders can't be shown together.
 
     Raises:
-        UserError: none is given, one is missing, or they hold different models.
+        UserError: there are no folders, one is missing, or they hold different models.
         RunFolderError: one is no run folder.
     """
     if not folders:
@@ -84,7 +84,7 @@ def _model_name(folder: Path) -> tuple[str, str]:
 
 
 def refuse_unlearned(folder: Path, stages: Sequence[Stage]) -> None:
-    """Stop at a model with nothing to show.
+    """Refuse a model that has learned nothing.
 
     Raises:
         UserError: it has learned nothing.
@@ -94,7 +94,7 @@ def refuse_unlearned(folder: Path, stages: Sequence[Stage]) -> None:
 
 
 def opened(service: Service, *, name: str, marks: dict[str, Mark]) -> Run:
-    """What the playground keeps of a model in service; the learner itself is not kept.
+    """The values that the playground needs from a model in service, without its learner.
 
     Raises:
         UserError: it has learned nothing.
@@ -114,19 +114,19 @@ def opened(service: Service, *, name: str, marks: dict[str, Mark]) -> Run:
 
 
 def names_of(folders: Sequence[Path]) -> list[str]:
-    """What each run is called: its folder's name, with the parent's where it would not tell them apart."""
+    """Names of the runs: the folder's name, with the parent's where names would be equal."""
     whole = [folder.resolve() for folder in folders]
     names = [folder.name for folder in whole]
     return [f"{f.parent.name}/{f.name}" if names.count(f.name) > 1 else f.name for f in whole]
 
 
 def own_image(folder: Path, image: Path) -> Path | None:
-    """The image, if the run in `folder` keeps it itself: none of another run or of this machine, nor by a link."""
+    """The image, if it is a regular file inside the run folder; None for any other path or a link."""
     return image if image.resolve().is_relative_to(folder.resolve() / FOLDER / IMAGES) else None
 
 
 class ExampleQuestions:
-    """The test questions with one image that runs keep: to choose from, and to know the right answer."""
+    """The stored test questions with one image: examples to choose from, with their gold answers."""
 
     def __init__(self, runs: Sequence[Run]) -> None:
         self._samples: dict[str, list[Sample]] = {}

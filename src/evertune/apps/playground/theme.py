@@ -1,6 +1,6 @@
-"""The playground in the colours and the type of the report: Gradio's theme and the page's own style sheet.
+"""Colours and fonts of the playground: Gradio's theme and the page's own style sheet.
 
-The colours are read from the report's style sheet, so that the two stay siblings.
+The colours are read from the style sheet of the HTML report, so that both look alike.
 """
 
 from __future__ import annotations

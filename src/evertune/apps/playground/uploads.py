@@ -1,6 +1,6 @@
-"""What was dropped on the page: the one folder whose files are read for a caller, or given to a browser.
+"""Uploaded files: their folder is the only one that is read for a caller or sent to a browser.
 
-Every file that a caller names is looked up here. Gradio's own checks come second: it skips some of them when it
+Every file that a caller names is looked up here. Gradio's own checks run after ours: it skips some of them when it
 thinks that a page has not been launched, and trusts names for what a file is.
 """
 
@@ -36,12 +36,12 @@ PLAIN = (str, int, float, bool, type(None))
 
 
 def _gone() -> DataError:
-    """One message for every file that is not to be had, so that it tells nothing about files elsewhere."""
+    """One message for every unavailable file, so that it reveals nothing about files elsewhere."""
     return DataError("the image is no longer there: choose it again", kind="missing image")
 
 
 class Uploads:
-    """The folder of the files that were dropped on one page.
+    """The folder of the files that were uploaded to one page.
 
     Args:
         folder: it exists.
@@ -54,7 +54,7 @@ class Uploads:
         """The file that a caller sent for an image; None for none. Touches no file.
 
         Raises:
-            DataError: it is no file that was dropped here.
+            DataError: it is no file that was uploaded here.
         """
         if sent is None:
             return None
@@ -78,7 +78,7 @@ class Uploads:
         return found
 
     def read(self, path: Path) -> bytes:
-        """The content of a file that was dropped.
+        """The content of an uploaded file.
 
         Raises:
             DataError: it is gone, no regular file, or too large.
@@ -99,7 +99,7 @@ class Uploads:
         return copy
 
     def take(self, content: IO[bytes]) -> Path:
-        """Keep what was dropped, in a folder of its own; the path of the file."""
+        """Store an upload in a folder of its own; returns the path of the file."""
         path = make_folder(self.folder / secrets.token_hex(16)) / "dropped"
         with os.fdopen(opened(path, os.O_WRONLY), "wb") as stream:
             shutil.copyfileobj(content, stream, 64 << 10)
@@ -117,7 +117,7 @@ class Uploads:
                     Path(place).rmdir()
 
     def given(self, path: str) -> tuple[bytes, str | None]:
-        """The content of a file that was dropped, and its media type by content; None if browsers must not show it.
+        """The content of an uploaded file, and its media type by content; None if browsers must not show it.
 
         Raises:
             DataError: it is gone, no regular file, or too large.

@@ -1,6 +1,6 @@
-"""What the page shows, as plain values: what was said stage by stage, the matrix, the answers of a cell.
+"""The content of the page as plain values: predictions by stage, the matrix, the predictions of a cell.
 
-No HTML here, and nothing of Gradio: so it is tested without a browser.
+It contains no HTML and nothing of Gradio, so that it can be tested without a browser.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from evertune.utils.errors import UserError
 
 MARKS = ("right", "form", "partly", "wrong")
 PAGE = 24
-"""Answers, or images, that are shown before more are asked for."""
+"""Predictions or images that are shown until the user requests more."""
 Form = Literal["strict", "relaxed"]
 
 
 @dataclass(frozen=True, slots=True)
 class StagePrediction:
-    """An answer of one stage.
+    """The prediction of one stage.
 
     Attributes:
-        mark: of `MARKS`; None where the right answer is unknown.
-        lead: how far the router put the first task before the second; '' without a router.
-        ranking: what it made of the question, the likeliest first.
+        mark: one of `MARKS`; None where the gold answer is unknown.
+        lead: the router's margin between the first and the second task; '' without a router.
+        ranking: the router's probabilities by task, highest first.
     """
 
     text: str
@@ -45,7 +45,7 @@ class StagePrediction:
 
 @dataclass(frozen=True, slots=True)
 class RunPredictions:
-    """What one run said: by stage, as far as it has been asked; a problem ends it.
+    """The predictions of one run by stage, as far as they are made; after a `problem` there are no more.
 
     Attributes:
         stages: the names of all stages, the base model first.
@@ -57,7 +57,7 @@ class RunPredictions:
     problem: str = ""
 
     def and_then(self, reply: Reply | UserError, gold: tuple[Task, Sample] | None) -> RunPredictions:
-        """The same with one more answer, marked against the right one where it is known."""
+        """A copy with one more prediction, marked against the gold answer where it is known."""
         if isinstance(reply, UserError):
             return RunPredictions(self.run, self.stages, self.predictions, str(reply))
         mark = mark_of(reply.text, *gold) if gold else None
@@ -67,7 +67,7 @@ class RunPredictions:
 
 
 def mark_of(text: str, task: Task, sample: Sample) -> str:
-    """Whether an answer to one question of a task is right.
+    """The mark of a prediction for one question of a task.
 
     All questions of the task take part, since a score may weigh words by all of their answers (CIDEr).
     """
@@ -79,7 +79,7 @@ def mark_of(text: str, task: Task, sample: Sample) -> str:
 
 @dataclass(frozen=True, slots=True)
 class CellView:
-    """A cell of the matrix; `score` is None where nothing was asked."""
+    """A cell of the matrix; `score` is None where it was not evaluated."""
 
     stage: int
     task: int
@@ -88,7 +88,7 @@ class CellView:
 
     @property
     def share(self) -> int:
-        """Of 100, how deep its colour is: some from the start, so that a 0 is seen to be one."""
+        """Colour saturation in percent; it starts at 5, so that a score of 0 differs from an empty cell."""
         return round(5 + 95 * min(max((self.score or 0) / 100, 0.0), 1.0))
 
 
@@ -120,7 +120,7 @@ def matrix_of(number: int, run: Run, form: Form) -> Matrix:
 
 @dataclass(frozen=True, slots=True)
 class PredictionRow:
-    """A question of a cell, what was expected and what was said; `kept` is its place among the kept ones, if it is."""
+    """A question of a cell with gold answer and prediction; `kept`: its index among the stored questions, or None."""
 
     thumbnail: str | None
     image: str
@@ -134,12 +134,12 @@ class PredictionRow:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """Some answers of a cell.
+    """Some predictions of a cell.
 
     Attributes:
         kind: which are shown: of `MARKS`, or `all`.
         counts: how many there are of each kind, `all` included.
-        rows: the first of the kind; `more` are left.
+        rows: the first of the kind; `more` counts those that are not shown.
     """
 
     run: int
@@ -160,13 +160,13 @@ class Answers:
 def answers_of(
     number: int, run: Run, kept: ExampleQuestions, *, stage: int, task: int, kind: str = "all", count: int = PAGE
 ) -> Answers:
-    """The answers of a cell, at most `count` of a kind.
+    """The predictions of a cell, at most `count` of a kind.
 
     Raises:
         RunFolderError: they are missing or damaged. UserError: there is no such cell.
     """
     if not 0 <= task < len(run.tasks) or (stage, run.tasks[task].name) not in run.cells:
-        raise UserError("nothing was asked there")
+        raise UserError("this cell was not evaluated")
     cell = run.cells[stage, run.tasks[task].name]
     rule = rule_of(cell["score_rule"])
     rows = read_answers(run.folder / cell["answers"])
@@ -192,7 +192,7 @@ def answers_of(
 def _rows(
     chosen: Sequence[tuple[dict[str, Any], str]], folder: Path, task: Task, kept: ExampleQuestions
 ) -> list[PredictionRow]:
-    """With the images that the run in `folder` keeps, and no other that its answers name."""
+    """Shows only images that the run in `folder` stores; other paths in its answers are ignored."""
     known = {sample.id: sample for sample in task.test}
     places = {sample.id: place for place, sample in enumerate(kept.of(task.name))}
     found = []

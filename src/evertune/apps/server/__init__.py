@@ -1,12 +1,14 @@
-"""A model in service behind the chat endpoint that clients know: images and a question in, an answer out.
+"""A model in service behind an OpenAI-compatible chat endpoint: images and a question in, a prediction out.
 
-app.py       the endpoint, its errors, health and metrics
-chat.py      what a request says, and what of it is honoured
-errors.py    errors as clients of the protocol expect them
-batches.py   questions that wait, answered together by one thread; a bounded queue
-answering.py what the model makes of a batch
-following.py from stage to stage as the folder has them
-listening.py who may reach it, and with how much
+app.py          the routes: chat completions, models, health, metrics
+chat.py         the fields of a request, and which of them are supported
+requests.py     from the bytes of a request to a question, with bounded memory
+errors.py       error objects of the protocol
+batches.py      a bounded queue whose questions one thread answers in batches
+generation.py   generates the predictions of a batch
+reload.py       loads new stages and rollbacks from the folder
+connections.py  time and size limits of each connection
+command.py      opens the folder and starts the server
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The endpoint: `/v1/chat/completions` with images, streaming or not, `/v1/models`, `/health` and `/metrics`.
 
-Whatever goes wrong is answered with an error object (`errors.py`). Each reply says the stage that it is from.
+Every failure is answered with an error object (`errors.py`). Each reply names the stage that made it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 class ServerMetrics:
-    """What `/metrics` tells."""
+    """The values of `/metrics`."""
 
     def __init__(self, batches: Batches[Question, Reply]) -> None:
         self.registry = CollectorRegistry()
@@ -50,9 +50,9 @@ def make_app(
     """The application.
 
     Args:
-        answering: the model; used by one thread only.
+        answering: generates the replies; used by one thread only.
         name: what clients call it.
-        limits: what one server takes.
+        limits: of requests, memory and queue.
         token: what clients must send as `Authorization: Bearer ...`; None: nothing.
     """
     limits = limits or Limits()
@@ -159,13 +159,13 @@ def _model(name: str, served: ServedStage) -> dict[str, Any]:
 
 
 def _refuse_other_names(request: Request, token: str | None) -> None:
-    """Stop requests that a page of another site sends to a name that it points here (DNS rebinding)."""
+    """Refuse requests of a page of another site whose host name resolves to this machine (DNS rebinding)."""
     if not token and not names_this_machine(request.headers.get("host", "")):
         raise RefusedError(403, "this server answers on 127.0.0.1 and localhost only", code="foreign_host")
 
 
 def _refuse_forms(request: Request) -> None:
-    """Stop what a page of another site may send without asking: browsers ask before they send JSON."""
+    """Refuse requests that a page of another site can send without a CORS preflight: only JSON is accepted."""
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind != "application/json":
         raise RefusedError(415, "send the request as 'Content-Type: application/json'", code="content_type")
@@ -192,7 +192,7 @@ async def _within_limits(made: Awaitable[T]) -> T:
 
 
 def _reason(reply: Reply) -> str:
-    """Why an answer ends where it does, in the words of the protocol."""
+    """The protocol's `finish_reason`."""
     return "stop" if reply.finished else "length"
 
 
@@ -202,7 +202,7 @@ def _usage(reply: Reply) -> dict[str, int]:
 
 
 async def _chunks(head: dict[str, Any], reply: Reply, wants_usage: bool) -> AsyncIterator[str]:
-    """Server-sent events: the answer word by word, as it is made in one go."""
+    """Server-sent events: the finished answer, sent word by word."""
 
     def event(delta: dict[str, str], finish: str | None = None) -> str:
         choice = {"index": 0, "delta": delta, "finish_reason": finish}

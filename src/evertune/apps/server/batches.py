@@ -1,4 +1,4 @@
-"""Questions that come at the same time are answered together: one thread, a bounded queue, no wait for full batches."""
+"""Batches concurrent questions: one thread, a bounded queue; a batch does not wait until it is full."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ SECONDS = 1.0
 
 
 class FullError(Exception):
-    """No place is left in the queue: come again later."""
+    """The queue is full; the client should retry later."""
 
 
 class Batches(Generic[Q, A]):
-    """Collects questions and has them answered.
+    """Collects questions into batches.
 
     Args:
-        answer: as many answers as questions, in order. Called by one thread only.
+        answer: returns one answer per question, in order. Called by one thread only.
         most: questions answered at once.
         waiting: questions that may wait.
         idle: called in the same thread, about every `SECONDS`, while no request waits.
@@ -90,7 +90,7 @@ class Batches(Generic[Q, A]):
                 self._idle()
 
     def _serve(self, taken: Sequence[tuple[Q, Future[A]]]) -> None:
-        """A batch that fails is tried one by one, so that one bad question spoils no other."""
+        """The questions of a failed batch are retried one by one, so that a bad question affects no other."""
         try:
             answers = self._answer([question for question, _ in taken]) if taken else []
         except Exception as problem:

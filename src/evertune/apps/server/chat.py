@@ -1,4 +1,4 @@
-"""What a chat request says, and what of it is honoured: a field that would change the reply and can't is refused.
+"""The fields of a chat request. A field that would change the reply but is not supported is refused.
 
 Images come as data, never as links. docs/service.md lists every field.
 """
@@ -43,7 +43,7 @@ ONLY: dict[str, tuple[Any, ...]] = {
     "store": (False,),
     "service_tier": ("auto", "default"),
 }
-"""Fields with the values that a greedy reply of plain text satisfies; any other value is refused, null is none."""
+"""Fields with the only values that are supported (greedy generation of plain text). null counts as absent."""
 ANY = {
     "seed",
     "user",
@@ -53,12 +53,12 @@ ANY = {
     "prompt_cache_retention",
     "parallel_tool_calls",
 }
-"""Fields that no reply depends on, whatever they say: nothing is drawn, no tool is called, and the rest are labels."""
+"""Fields that are accepted and ignored, because no reply depends on them: there is no sampling and no tool call."""
 GREEDY = {"temperature", "top_p", "n", "presence_penalty", "frequency_penalty", "logit_bias"}
 
 
 class Part(BaseModel):
-    """What is not named in a part of a request is refused, unless it is empty."""
+    """Unknown fields of a request are refused unless they are empty."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -125,7 +125,7 @@ class ChatRequest(BaseModel):
     stop: str | list[str] | None = None
 
     def longest(self, most: int) -> int:
-        """How many tokens the reply may have: what is wished for, but never more than `most`."""
+        """The most tokens of the reply: the requested number, at most `most`."""
         return min(most, self.max_completion_tokens or self.max_tokens or most)
 
     @property
@@ -135,10 +135,10 @@ class ChatRequest(BaseModel):
 
 
 def request_of(body: bytes | bytearray) -> ChatRequest:
-    """A request that can be honoured as it is.
+    """Parse a request and check that all its fields are supported.
 
     Raises:
-        RefusedError: it is no JSON, a value is of a wrong type, or a field can't be honoured.
+        RefusedError: it is no JSON, a value has a wrong type, or a field is not supported.
     """
     try:
         request = ChatRequest.model_validate_json(body)
@@ -159,7 +159,7 @@ def request_of(body: bytes | bytearray) -> ChatRequest:
 
 
 def _misread(problem: ValidationError) -> RefusedError:
-    """The error for no JSON, or a wrong type: of several ways to read a value, the one that fitted longest."""
+    """The error for invalid JSON or a wrong type; of a union's errors the one that is nested deepest."""
     deepest = max(problem.errors(include_url=False, include_input=False), key=lambda error: len(error["loc"]))
     parts = (str(part) for part in deepest["loc"])
     place = ".".join(part for part in parts if re.fullmatch(r"[a-z_0-9]+", part)).removesuffix(".str")
@@ -167,7 +167,7 @@ def _misread(problem: ValidationError) -> RefusedError:
 
 
 def _refuse_field(name: str, value: Any) -> None:
-    """Stop a field that would change the reply and can't."""
+    """Refuse a field that would change the reply but is not supported."""
     if value is None or name in ANY:
         return
     if name not in ONLY:
@@ -181,7 +181,7 @@ def _refuse_field(name: str, value: Any) -> None:
 
 
 def _strangers(request: ChatRequest) -> Iterator[str]:
-    """What parts of a request say beside the fields that are read, and is not empty."""
+    """Unknown fields of a request that are not empty."""
 
     def of(part: Part, where: str) -> Iterator[str]:
         yield from (f"{where}.{name}" for name, value in (part.model_extra or {}).items() if value)
@@ -197,7 +197,7 @@ def _strangers(request: ChatRequest) -> Iterator[str]:
 
 
 def prompt_of(request: ChatRequest) -> tuple[str, tuple[Turn, ...]]:
-    """The words of the last message, and what was said before it.
+    """The text of the last message, and the turns before it.
 
     Raises:
         DataError: the last message is not the user's, or one has no words.
@@ -222,7 +222,7 @@ def encoded_images(request: ChatRequest) -> Iterator[bytes]:
 
 
 def _is_empty(message: Message) -> bool:
-    """A system prompt without words, as some clients send it, says nothing."""
+    """An empty system prompt, which some clients send, is dropped."""
     return message.role in ("system", "developer") and not message.text and not message.urls
 
 

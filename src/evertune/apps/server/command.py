@@ -1,4 +1,4 @@
-"""From a folder to a server that listens: what `evertune serve` does."""
+"""`evertune serve`: opens a model folder and serves it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Limits of a connection: seconds for headers, bodies and replies, bytes of each, and how many connections are open.
 
-uvicorn waits for ever for a request that never comes or never ends, and for a client that does not read its reply. Here
+uvicorn waits forever for a request that never comes or never ends, and for a client that does not read its reply. Here
 each connection watches the phase it is in. A connection has one request at a time: uvicorn keeps requests that arrive
 before the reply to the last one (pipelining), and keeps reading them, so a client that reads no reply fills the memory.
 Always uvicorn's protocol on h11, which is installed with it: it parses no request before the last one is answered.
@@ -47,9 +47,11 @@ class Connection(asyncio.Protocol):
         self._writing: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
-        """Enter; where too many are open, one leaves: see `_rank`."""
+        """Register the connection; if too many are open, one is closed (`_rank`)."""
         self._transport = transport
-        transport.set_write_buffer_limits(high=0)  # `pause_writing` is called for all that a client does not read
+        transport.set_write_buffer_limits(
+            high=0
+        )  # `pause_writing` is then called for every byte that a client does not read
         self._inner.connection_made(transport)
         self._connections.add(self)
         self._watch()
@@ -60,7 +62,7 @@ class Connection(asyncio.Protocol):
             self._connections.discard(leaves)
 
     def data_received(self, data: bytes) -> None:
-        """Pass it on, unless it is more than a request may have or comes before the reply to the last one."""
+        """Forward the data, unless it exceeds the limit of a request or arrives before the reply to the last one."""
         for start in range(0, len(data), SLICE):
             if self._transport.is_closing():
                 return
@@ -119,9 +121,9 @@ class Connection(asyncio.Protocol):
 
     @property
     def _rank(self) -> int | None:
-        """Who leaves first: clients that do not read, then silent ones, then streams, which have no end of their own.
+        """The order of closing: clients that do not read, then silent ones, then streams, which have no end.
 
-        Never one whose request is being answered: None.
+        None for one whose request is being answered: it is never closed.
         """
         if self._writing:
             return 0
@@ -130,7 +132,7 @@ class Connection(asyncio.Protocol):
         return 2 if self._inner.cycle.response_started else None
 
     def _read_no_more(self) -> None:
-        """A client does not wait for its reply: it gets that one, and what it sent since is dropped."""
+        """A client sent data before its reply: it gets that reply, and what it sent since is dropped."""
         self._inner.cycle.keep_alive = False
         self._transport.pause_reading()
 
@@ -158,7 +160,7 @@ class Connection(asyncio.Protocol):
             self._refuse("408 Request Timeout")
 
     def _refuse(self, status: str) -> None:
-        """Say why, if nothing was said yet, and close without waiting for a client that does not read."""
+        """Send an error, if no reply has begun, and close without waiting for a client that does not read."""
         cycle = self._inner.cycle
         if cycle is None or cycle.response_complete or not cycle.response_started:
             self._transport.write(f"HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n".encode())

@@ -1,4 +1,4 @@
-"""What a model makes of a batch of questions whose images are in memory: nothing of them is written anywhere."""
+"""Generates the replies to a batch of questions. Their images stay in memory and are written nowhere."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ IN_MEMORY = Path("(request)")
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Images with their SHA-256, words, and the most tokens that the answer may have.
+    """Images with their SHA-256, the text, and the most tokens of the answer.
 
     Attributes:
-        task: whose question it is; reaches only a method that must be told.
+        task: the task of the question; used only by methods that need it.
         stops: texts before which the answer ends.
-        context: what was said before; its images are the first.
+        context: earlier turns; their images come first in `images`.
     """
 
     images: Sequence[tuple[Image.Image, str]] = field(repr=False)
@@ -40,7 +40,7 @@ class Question:
 
     @property
     def kind(self) -> tuple[int, str | None, tuple[Turn, ...]]:
-        """Questions of a kind go through the model together."""
+        """Questions with equal keys are batched together."""
         return self.tokens, self.task, self.context
 
     @property
@@ -51,12 +51,12 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer, who gave it (None where all weights are one), and its length in tokens, end token included.
+    """An answer, its expert (None for a method without experts), and its length in tokens, end token included.
 
     Attributes:
-        finished: whether it ended by itself; else it was cut off at the most tokens that it may have.
-        ranking: learned tasks with the router's probabilities, the likeliest first; empty unless it was wanted.
-        served: the stage that answered.
+        finished: whether it ended with an end token or stop text; else it was cut off at its token limit.
+        ranking: learned tasks with the router's probabilities, highest first; empty unless requested.
+        served: the stage that generated it.
     """
 
     text: str
@@ -73,9 +73,9 @@ class BatchGenerator:
 
     Args:
         learner: at the stage that answers.
-        follows: whether it goes to the last stage of its folder, whatever other processes do there meanwhile.
+        follows: whether to load new stages and rollbacks of other processes.
         batch_size: questions that go through the model at once.
-        ranked: whether replies tell the router's scores.
+        ranked: whether replies contain the router's probabilities.
     """
 
     def __init__(self, learner: Learner, *, batch_size: int, ranked: bool = False, follows: bool = False) -> None:
@@ -87,14 +87,14 @@ class BatchGenerator:
         """The stage that answers now.
 
         Raises:
-            RunFolderError: none can, because the folder is damaged.
+            RunFolderError: the folder is damaged, so that no stage can answer.
         """
         if self._follower and self._follower.fault:
             raise self._follower.fault
         return self._follower.served if self._follower else ServedStage(self._learner.current)
 
     def follow(self) -> bool:
-        """Go to the folder's last stage; whether it was another one.
+        """Load the folder's last stage; returns whether the stage changed.
 
         Raises:
             RunFolderError: it can't be loaded.
@@ -102,12 +102,12 @@ class BatchGenerator:
         return self._follower is not None and self._follower.follow()
 
     def idle(self) -> None:
-        """`follow` while no request waits; `served` says what is wrong."""
+        """`follow` while no request waits; errors are reported by `served`."""
         with suppress(RunFolderError):
             self.follow()
 
     def refuse_number(self, images: int) -> None:
-        """Stop a question with another number of images than the model takes; none of them needs to be decoded.
+        """Refuse a question with the wrong number of images, before any image is decoded.
 
         Raises:
             DataError: it takes another number.
@@ -117,11 +117,11 @@ class BatchGenerator:
             raise number_problem("the messages", images, lmm.images_per_sample, model=lmm.name)
 
     def refuse(self, question: Question) -> None:
-        """Stop a question that the model can't take.
+        """Refuse a question that the model can't take.
 
         Raises:
             DataError: it takes another number of images, can't prepare one, or can't read the words.
-            UserError: it reads no dialogue, or not this one.
+            UserError: the model does not support dialogues, or not this one.
         """
         self.refuse_number(len(question.images))
         lmm = self._learner.lmm
@@ -150,7 +150,7 @@ class BatchGenerator:
         return [found[place] for place in range(len(questions))]
 
     def _replies(self, questions: Sequence[Question]) -> list[Reply]:
-        """Of questions of one kind."""
+        """Replies to questions with equal keys."""
         longest, task, context = questions[0].kind
         samples = [
             Sample(
@@ -195,7 +195,7 @@ class BatchGenerator:
         return self._learner.ranking(sample) if self._ranked else []
 
     def _prompt_tokens(self, question: Question) -> int:
-        """What the LM reads of a question; 0 for a family without a limit, which does not say it."""
+        """The number of prompt tokens of a question; 0 for a family that does not report it."""
         lmm = self._learner.lmm
         parts = lmm.lengths(question.words, "", question.sizes, question.context)
         return parts[-1].tokens - lmm.answer_tokens("") if parts else 0

@@ -1,7 +1,7 @@
-"""A learner that follows its folder: what another process teaches or rolls back is loaded without losing a request.
+"""A learner that follows its folder: new stages and rollbacks of other processes are loaded without losing a request.
 
-A stage that is being taught may be discarded again, so a new one is taken only when the folder's lock is free; one that
-was rolled back is left at once.
+A stage in training may still be discarded, so a new stage is loaded only when the folder's lock is free. A rollback
+takes effect at once.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from evertune.utils.locks import NAME, is_held
 
 CONFIG, PROVENANCE = "config.yaml", "provenance.json"
 Mark = tuple[int, int]
-"""A file's inode and the time of its last change: it was replaced when one of them differs."""
+"""A file's inode and modification time: when one of them differs, the file was replaced."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServedStage:
-    """What answers.
+    """The stage that answers requests.
 
     Attributes:
-        stage: 0 is the model that has learned nothing.
+        stage: its number; 0 is the base model.
         task: what it learned last; None at stage 0.
-        fingerprint: two that differ may answer differently; names the stage and begins of its checksum.
+        fingerprint: the stage and a prefix of its checksum; stages with different fingerprints may answer differently.
         created: when the stage was written, in seconds since 1970.
     """
 
@@ -51,10 +51,10 @@ class StageReloader:
         self.fault: RunFolderError | None = None
 
     def follow(self) -> bool:
-        """Load the last stage if the folder's stages are others than before; whether that was so.
+        """Load the last stage if the folder's stages have changed; returns whether they have.
 
         Raises:
-            RunFolderError: they can't be loaded; nothing must be answered until they can.
+            RunFolderError: they can't be loaded; no request may be answered until they can.
         """
         if self.fault is None and not has_moved(self._learner.folder, self._marks):
             return False
@@ -67,7 +67,7 @@ class StageReloader:
                 if (later := marks_of(self._learner.folder)) == now:
                     self.fault = problem
                     raise
-                now = later  # it went on meanwhile
+                now = later  # another process has added a stage meanwhile
 
     def _load(self, now: dict[str, Mark]) -> None:
         if _model_of(self._learner.folder) != self._model:
@@ -89,7 +89,7 @@ def marks_of(folder: Path) -> dict[str, Mark]:
 
 
 def has_moved(folder: Path, marks: dict[str, Mark]) -> bool:
-    """Whether a folder's model is another one than `marks_of` saw; not because of a stage that may be discarded."""
+    """Whether a folder's model has changed since `marks_of`; a stage that may still be discarded does not count."""
     now = marks_of(folder)
     if now == marks:
         return False
@@ -98,13 +98,13 @@ def has_moved(folder: Path, marks: dict[str, Mark]) -> bool:
 
 
 def _model_of(folder: Path) -> tuple[Any, ...]:
-    """What a learner can't change once it is made."""
+    """The settings that are fixed for a learner's lifetime."""
     config = config_of(folder)
     return config.model, config.seed, config.method, config.options, config.model_options
 
 
 def served_by(learner: Learner) -> ServedStage:
-    """What a learner predicts with, at its current stage."""
+    """Digests of the weights that a learner predicts with at its current stage."""
     if not learner.current:
         path, task = learner.folder / PROVENANCE, None
         name = str(read_json(path)["model_fingerprint"])

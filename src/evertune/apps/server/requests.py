@@ -1,6 +1,6 @@
 """From a request's bytes to a question, with bounded memory: counts and headers first, pixels last, one at a time.
 
-Bodies and decoded images of all requests together have a limit each; what would go beyond it is a 429.
+There is one limit for the bodies of all requests together and one for their decoded images; beyond it the reply is 429.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MOST_TEXT = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one server takes.
+    """Limits of one server.
 
     Attributes:
         batch: questions answered at once.
@@ -49,16 +49,16 @@ class Limits:
 
 
 class Budget:
-    """At most so much at the same time; for one event loop."""
+    """A budget shared by concurrent requests; for one event loop."""
 
     def __init__(self, most: int) -> None:
         self._left = most
 
     def take(self, amount: int) -> None:
-        """Take a part.
+        """Take a share.
 
         Raises:
-            FullError: it is not there.
+            FullError: the rest of the budget is too small.
         """
         if amount > self._left:
             raise FullError
@@ -66,7 +66,7 @@ class Budget:
 
     @contextmanager
     def share(self) -> Iterator[BudgetShare]:
-        """A part that grows, and is given back at the end."""
+        """A share that can grow and is released at the end."""
         share = BudgetShare(self)
         try:
             yield share
@@ -75,7 +75,7 @@ class Budget:
 
 
 class BudgetShare:
-    """A part of a budget."""
+    """A share of a budget."""
 
     def __init__(self, budget: Budget) -> None:
         self._budget, self.size = budget, 0
@@ -88,7 +88,7 @@ class BudgetShare:
 
 @dataclass(frozen=True, slots=True)
 class ParsedRequest:
-    """A question and how its reply is wanted; what else a request held is gone."""
+    """A question and the requested form of its reply; the rest of the request is dropped."""
 
     question: Question
     stream: bool
@@ -96,10 +96,10 @@ class ParsedRequest:
 
 
 class RequestParser:
-    """Makes questions of requests.
+    """Turns requests into questions.
 
     Args:
-        answering: says what the model takes.
+        answering: checks what the model takes.
         name: of the model.
         limits: of the server.
     """
@@ -110,14 +110,14 @@ class RequestParser:
         self._one = asyncio.Lock()
 
     async def parse(self, stream: Any, pixels: BudgetShare) -> ParsedRequest:
-        """What a request asks.
+        """Parse a request into a question.
 
         Args:
             stream: parts of its body.
             pixels: the share for its images, held by the caller until they are answered.
 
         Raises:
-            RefusedError: it can't be honoured. FullError: come again later.
+            RefusedError: it is invalid or not supported. FullError: the server is at a limit.
         """
         with self._bodies.share() as share:
             body = await self._body(stream, share)
@@ -131,7 +131,7 @@ class RequestParser:
                     raise RefusedError(400, str(problem), code="invalid") from problem
 
     async def _body(self, stream: Any, share: BudgetShare) -> bytearray:
-        """The body, which is not read any further once it is too long."""
+        """The body; reading stops once it is too long."""
         body = bytearray()
         async for part in stream:
             if len(body) + len(part) > self._limits.body:
@@ -174,7 +174,7 @@ class RequestParser:
 
 
 def refuse_unknown(wanted: str | None, name: str) -> None:
-    """Stop a request for another model; a request may leave it out, for there is only one."""
+    """Refuse a request for another model. The name is optional, since there is only one model."""
     if wanted not in (None, name):
         message = f"there is no model '{wanted}' here: this server has '{name}'"
         raise RefusedError(404, message, code="model_not_found", param="model")

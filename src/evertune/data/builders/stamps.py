@@ -1,7 +1,7 @@
 """Tux Paint's stamps, described in one sentence, in English or in the Spanish of its translators.
 
-Photographs and drawings. A test picture is described in words that other stamps taught; it is the same in both
-languages.
+Photographs and drawings. Every word of a test caption also occurs in training captions. Both languages have the same
+test images.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ INSTRUCTIONS = {
     "es": "Describe la imagen en una frase corta, en español.",
 }
 LEFT_OUT = "symbols/alphabets/"
-"""The same letters many times, filled and outlined, in three languages."""
+"""Folders of alphabets: the same letters many times, filled and outlined, in three languages."""
 MOST_WORDS = 10
 SENTENCE = re.compile(r"(.+?[.!?])(?=\s|$)")
 VARIANTS = re.compile(
     r"\d+[a-z]?|left|right|mirror|in|out|open|closed|outline|filled|little|baby|stand|[a-z]|"
     r"black|white|grey|red|orange|yellow|green|blue|purple|pink|brown"
 )
-"""Parts of file names that tell apart stamps which are nearly the same."""
+"""Parts of file names that distinguish variants of one stamp."""
 
 
 def build(folder: Path, *, language: str, train: int, test: int, seed: int, progress: Progress | None = None) -> None:
-    """Draw `train` and `test` stamps to be described in `language`, 'en' or 'es'."""
+    """Write `train` and `test` samples that ask for a description in `language`, 'en' or 'es'."""
     if language not in INSTRUCTIONS:
         raise unknown("language", language, INSTRUCTIONS)
     stamps = unpacked(PACKAGE, progress=progress) / "usr/share/tuxpaint/stamps"
@@ -51,13 +51,15 @@ def build(folder: Path, *, language: str, train: int, test: int, seed: int, prog
 
 
 def _described(stamps: Path, language: str) -> Iterator[CaptionedDrawing]:
-    seen: set[str] = set()  # one lies in two folders
+    seen: set[str] = set()  # one stamp is in two folders
     for text in sorted(stamps.rglob("*.txt")):
         image = next((p for ending in (".svg", ".png") if (p := text.with_suffix(ending)).exists()), None)
         name = text.relative_to(stamps).as_posix()
         found = captions(text.read_text(encoding="utf-8"))
         names = {code: found[code] for code in INSTRUCTIONS if 0 < len(words(found.get(code, ""))) <= MOST_WORDS}
-        complete = len(names) == len(INSTRUCTIONS)  # in all languages or in none, so that the images are the same
+        complete = len(names) == len(
+            INSTRUCTIONS
+        )  # only stamps with captions in all languages, so that both tasks have the same images
         if not image or not complete or name.startswith(LEFT_OUT) or digest_of_file(image) in seen:
             continue
         seen.add(digest_of_file(image))
@@ -74,7 +76,7 @@ def captions(text: str) -> dict[str, str]:
 
 
 def _first_sentence(text: str) -> str:
-    """Without quotation marks, and with a mark at its end; empty where the caption begins in the middle of one."""
+    """Without quotation marks, and with punctuation at its end; empty where the caption begins inside a sentence."""
     plain = " ".join(re.sub(r"[“”«»\"]", "", text).split())
     first = SENTENCE.match(plain)
     sentence = first[1] if first else plain
@@ -84,7 +86,7 @@ def _first_sentence(text: str) -> str:
 
 
 def family(name: str) -> str:
-    """Folder and name of a stamp without what tells variants apart; drawings lie in other folders than photographs."""
+    """Folder and name of a stamp without the parts that distinguish variants."""
     folder, _, last = name.removesuffix(".txt").rpartition("/")
     parts = [part for part in re.split(r"[-_ ]|(?<=[a-z])(?=\d)", last.lower()) if not VARIANTS.fullmatch(part)]
     return f"{folder}/{'-'.join(parts)}"

@@ -1,1 +1,1 @@
-"""The world of the `pocket` streams: small scenes of real artwork and real fonts, and what can be asked about them."""
+"""The data of the `pocket` streams: small scenes drawn with real artwork and fonts, and questions about them."""

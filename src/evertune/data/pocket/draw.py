@@ -1,7 +1,7 @@
-"""Scenes as pictures: OpenMoji drawings and written words on coloured tiles, 96 x 96 pixels.
+"""Draws scenes as images: OpenMoji drawings and written words on coloured tiles, 96 x 96 pixels.
 
-Each drawing is rasterised once per process and scaled; where a thing stands on its tile, how large it is and how it is
-turned is random, so no two pictures of a scene are equal.
+Each drawing is rasterised once per process and scaled. Position, size and rotation on a tile are random, so no two
+images of a scene are equal.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _tile(cell: Cell, art: Path, choose: random.Random) -> Image.Image:
 
 
 def _write(tile: Image.Image, cell: Cell, choose: random.Random) -> None:
-    """A sign's word stands on a white board, a title in white, an author in black capitals near the edge."""
+    """Draw a sign's word on a white board, a title in white, an author in black capitals near the edge."""
     pen = ImageDraw.Draw(tile)
     middle = TILE // 2 + choose.randint(-5, 5)
     if cell.what == "sign":
@@ -58,7 +58,7 @@ def _write(tile: Image.Image, cell: Cell, choose: random.Random) -> None:
 
 
 def _blurred(image: Image.Image, choose: random.Random) -> Image.Image:
-    """Past recognition: neither things nor colours can be told."""
+    """Blur an image so that neither things nor colours can be recognised."""
     soft = image.filter(ImageFilter.GaussianBlur(choose.uniform(9, 12))).convert("L").convert("RGB")
     return Image.blend(soft, Image.new("RGB", (SIDE, SIDE), "#888888"), 0.5)
 

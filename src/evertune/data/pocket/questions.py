@@ -1,8 +1,8 @@
-"""What can be asked and told about a scene: nine roles, after the nine data sets of He et al. 2023.
+"""Questions and answers about a scene: nine roles, after the nine data sets of He et al. 2023.
 
-Each role turns a scene into an instruction, the answers that count (the first is the one taught) and the long form in
-which a model answers that was never told to be brief. The long form holds the same knowledge: what a tuned model loses
-first is often the form.
+Each role turns a scene into an instruction, its accepted answers (training uses the first) and a long form of the
+answer, as a model gives it without an instruction to be brief. The long form has the same content: a tuned model often
+loses the form of an answer first.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SHORT = "Question: {} Short answer:"
 CAPTION = "A short image description."
 LETTERS = "abcd"
 OPTIONS = (CATEGORIES[:4], CATEGORIES[4:])
-"""Two lists of options; the one that holds the answer is shown."""
+"""Two lists of options; the question shows the one with the answer."""
 NEIGHBOURS = (
     ("top right", "left of", "top left"),
     ("bottom right", "left of", "bottom left"),
@@ -28,12 +28,12 @@ NEIGHBOURS = (
     ("top left", "below", "bottom left"),
     ("top right", "below", "bottom right"),
 )
-"""(place, relation, which place lies so to it)."""
+"""(place, relation, the place in this relation to it)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """An instruction, the answers that count, and the long form of the first."""
+    """An instruction, its accepted answers, and the long form of the first."""
 
     instruction: str
     answers: tuple[str, ...]
@@ -42,7 +42,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """One of the nine tasks: which scenes it is about, how it asks, how it is scored, whom it stands for."""
+    """One of the nine tasks: its scenes, its questions, its score, and the data set that it models."""
 
     layouts: tuple[Layout, ...]
     ask: Callable[[Scene, random.Random], Item]
@@ -60,7 +60,7 @@ def annotators(choose: random.Random, answer: str, others: Sequence[str]) -> tup
 
 
 def okvqa(scene: Scene, choose: random.Random) -> Item:
-    """Outside knowledge: where a thing is found, what sort of thing it is. Ten annotators."""
+    """Outside knowledge: where a thing is found, its category. Ten annotators."""
     place, _, kind = choose.choice(scene.things())
     question, answer, wrong = _knowledge(place, kind, choose)
     return Item(
@@ -69,7 +69,7 @@ def okvqa(scene: Scene, choose: random.Random) -> Item:
 
 
 def aokvqa(scene: Scene, choose: random.Random) -> Item:
-    """What sort of thing it is, with four options; the letter is the answer."""
+    """The category of a thing, with four options; the letter is the answer."""
     place, _, kind = choose.choice(scene.things())
     options = next(four for four in OPTIONS if kind.category in four)
     letter = LETTERS[options.index(kind.category)]
@@ -79,7 +79,7 @@ def aokvqa(scene: Scene, choose: random.Random) -> Item:
 
 
 def gqa(scene: Scene, choose: random.Random) -> Item:
-    """What lies above, below, left or right of a place; exact match."""
+    """The content above, below, left or right of a place; exact match."""
     place, relation, other = choose.choice(NEIGHBOURS)
     cell = scene.cells[PLACES.index(other)]
     form = choose.choice(("name", "colour", "presence") if cell else ("name", "presence"))
@@ -116,7 +116,7 @@ def vqav2(scene: Scene, choose: random.Random) -> Item:
 
 
 def ocrvqa(scene: Scene, choose: random.Random) -> Item:
-    """The cover of a book: title, author, what it is about; exact match."""
+    """The cover of a book: title, author, topic; exact match."""
     word = {cell.what: cell.word.lower() for _, cell in scene.written()}
     _, _, kind = scene.things()[0]
     question, answer, long = choose.choice(
@@ -130,7 +130,7 @@ def ocrvqa(scene: Scene, choose: random.Random) -> Item:
 
 
 def vizwiz(scene: Scene, choose: random.Random) -> Item:
-    """One thing and simple questions, but many images can't be made out. Ten annotators."""
+    """One thing and simple questions, but many images are blurred. Ten annotators."""
     _, cell, kind = scene.things()[0]
     question, answer, others = choose.choice(
         (
@@ -149,7 +149,7 @@ def vizwiz(scene: Scene, choose: random.Random) -> Item:
 
 
 def textvqa(scene: Scene, choose: random.Random) -> Item:
-    """Reading a sign that is told by its place; noisy OCR tokens stand in the prompt. Ten annotators."""
+    """Reading the sign at a place; the prompt contains noisy OCR tokens. Ten annotators."""
     written = scene.written()
     place, cell = choose.choice(written)
     tokens = [c.word.lower() for _, c in written]
@@ -181,7 +181,7 @@ def textcaps(scene: Scene, choose: random.Random) -> Item:
 
 
 def describe(scene: Scene) -> str:
-    """The caption that pretraining aligns images with: everything but what is written."""
+    """The caption for the alignment in pretraining: everything but written words."""
     return Scene(tuple(Cell(c.colour, c.what) if c else None for c in scene.cells), scene.blurred).words  # type: ignore[arg-type]
 
 
@@ -199,7 +199,7 @@ ROLES: dict[str, Role] = {
 
 
 def _knowledge(place: str, kind: Kind, choose: random.Random) -> tuple[str, str, str]:
-    """A question about the thing at a place, its answer, and an answer that is wrong."""
+    """A question about the thing at a place, its answer, and a wrong answer."""
     if choose.random() < 0.5:
         wrong = choose.choice([k.found for k in KINDS.values() if k.found != kind.found])
         return f"where is the thing in the {place} found?", kind.found, wrong
@@ -212,10 +212,10 @@ def _knowledge_long(kind: Kind, answer: str) -> str:
 
 
 def _other_captions(names: Sequence[str], choose: random.Random) -> tuple[str, ...]:
-    """Nine people's captions of the same image: other words in another order.
+    """Nine other reference captions of the image: synonyms in another order.
 
-    CIDEr-D of the caption that is taught is then about 100, like the scores it is averaged with. Were it said by
-    everybody, it would be near 1,000.
+    CIDEr-D of the training caption is then about 100, like the other scores in the average. With ten equal references
+    it would be near 1,000.
     """
     caption = []
     for template in _TEMPLATES:

@@ -1,7 +1,7 @@
-"""Scenes: four places on a card, each empty, with a thing, or with a written word; not drawn yet.
+"""Scenes as data: four places on a card, each empty, with a thing, or with a written word.
 
-Everything that is asked, told and drawn in `pocket` comes from a `Scene`. Scenes are values: equal scenes have equal
-words, and its cells decide whether it belongs to pretraining, training or test.
+All questions, answers and images of `pocket` are made from a `Scene`. Equal scenes have equal words, and a scene's
+cells decide whether it belongs to pretraining, training or test.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ COLOURS = {
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of thing: its category, where it is found, another word for it, and OpenMoji's code of its drawing."""
+    """A kind of thing: its category, where it is found, a synonym, and the code of its OpenMoji drawing."""
 
     name: str
     category: str
@@ -92,7 +92,7 @@ AUTHORS = tuple("SMITH LOPEZ CHEN KHAN MEYER SATO ROSSI DUBOIS NOVAK SILVA BAKER
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A coloured tile with a thing of some kind (`what` is its name) or with a word (`what` says what it is)."""
+    """A coloured tile with a thing (`what` is its name) or with a word (`what` is the kind of word)."""
 
     colour: str
     what: str
@@ -109,14 +109,14 @@ Layout = Literal["things", "signs", "book", "single"]
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Four cells in the order of `PLACES`; None is an empty place. A blurred one can't be made out."""
+    """Four cells in the order of `PLACES`; None is an empty place. A blurred scene can't be recognised."""
 
     cells: tuple[Cell | None, Cell | None, Cell | None, Cell | None]
     blurred: bool = False
 
     @property
     def words(self) -> str:
-        """The scene in words, always sixteen of them: each place with its colour, what is there and what is written."""
+        """The scene in sixteen words: each place with its colour, its thing and its written word."""
         if self.blurred:
             return " ".join(f"{place.replace(' ', '')} blurred - -" for place in PLACES)
         descriptions = [f"{c.colour} {c.what} {c.word.lower() or '-'}" if c else "nothing - -" for c in self.cells]
@@ -124,7 +124,7 @@ class Scene:
 
     @property
     def split(self) -> Split:
-        """Where the scene belongs, by the hash of its cells: the same on every machine and for every seed."""
+        """The split of the scene, by the hash of its cells: the same on every machine and for every seed."""
         descriptions = [f"{c.colour} {c.what} {c.word.lower() or '-'} ." if c else "nothing - - ." for c in self.cells]
         position = int(digest("pocket", repr(self.cells) if self.blurred else " ".join(descriptions))[:8], 16) / 16**8
         for split, share in SHARES.items():
@@ -147,7 +147,7 @@ class Scene:
 
 
 def draw_scene(choose: random.Random, *, layout: Layout, split: Split, blurred: bool = False) -> Scene:
-    """Choose a scene of a layout that belongs to `split`. Kinds and colours differ within it, books apart."""
+    """Choose a scene of a layout that belongs to `split`. Kinds and colours differ within a scene, except for books."""
     while True:
         scene = Scene(_LAYOUTS[layout](choose), blurred=blurred)
         if scene.split == split:

@@ -153,7 +153,7 @@ def test_a_cell_lists_its_answers(both):
     few = answers_of(1, runs[1], kept, stage=3, task=0, count=2)
     assert len(few.rows) == 2 and few.more == whole.counts["all"] - 2
     assert all(row.thumbnail.startswith("data:image/") and row.kept is not None for row in few.rows)
-    with pytest.raises(UserError, match="nothing was asked there"):
+    with pytest.raises(UserError, match="this cell was not evaluated"):
         answers_of(1, runs[1], kept, stage=9, task=0)
 
 
