@@ -68,7 +68,7 @@ def test_it_is_stamped_and_part_of_what_the_run_is(first, toy_stream):
     assert yaml.safe_load((first / "config.yaml").read_text())["deterministic"] is True
     provenance = json.loads((first / "provenance.json").read_text())
     assert (provenance["deterministic"], provenance["threads"], provenance["dtype"]) == (True, 1, "float32")
-    with pytest.raises(UserError, match="holds a run with deterministic=true, asked was deterministic=null"):
+    with pytest.raises(UserError, match="holds a run started with deterministic=true; requested deterministic=null"):
         run(toy_stream, first)
 
 

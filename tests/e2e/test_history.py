@@ -45,7 +45,7 @@ def test_a_run_that_was_rolled_back_learns_again(toy_stream, tmp_path):
     rollback(out, to=1)
     evaluated = evaluated_cells(out)
     again = run(toy_stream, out)
-    assert evaluated_cells(out) - evaluated == 6, "two rows of three were asked anew"
+    assert evaluated_cells(out) - evaluated == 6, "two rows of three were evaluated again"
     assert again.R == whole.R and again.cells == whole.cells
 
 

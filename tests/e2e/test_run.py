@@ -90,9 +90,9 @@ def test_a_finished_run_answers_at_once(finished, stream):
 
 def test_another_configuration_is_refused(finished, stream):
     out, _ = finished
-    with pytest.raises(UserError, match="holds a run with seed=0, asked was seed=1"):
+    with pytest.raises(UserError, match="holds a run started with seed=0; requested seed=1"):
         run(stream, out, method="sequential,replay+ewc,eproj", settings=["ewc.samples=4"], seed=1)
-    with pytest.raises(UserError, match=r"holds a run with (limit|data)"):
+    with pytest.raises(UserError, match=r"holds a run (started with limit|of other data)"):
         run(stream, out / "sequential", method="sequential", limit=3)
 
 

@@ -1,4 +1,4 @@
-"""WHAT is learned: samples, tasks, streams, and the readers and builders that make them."""
+"""Samples, tasks and streams, and the readers and builders that make them."""
 
 from evertune.data.stream import Stream, load_stream, stream_names
 from evertune.data.task import Sample, Task

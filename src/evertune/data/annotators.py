@@ -1,4 +1,4 @@
-"""Answers of several people to one question: which is taught, and files that keep questions and answers apart.
+"""Answers of several annotators: the choice of the training target, and pairs of question and annotation files.
 
 VQAv2 and OKVQA publish questions and annotations as two lists that share ids; VizWiz and TextVQA keep them together.
 """
@@ -16,9 +16,9 @@ from evertune.utils.errors import DataError
 
 
 def taught_first(answers: Sequence[str], *, origin: str) -> tuple[str, ...]:
-    """All answers, the taught one first: the most common; of equally common ones the first in the file.
+    """All answers, the training target first: the most common one; among equally common ones the first in the file.
 
-    An annotator who wrote nothing is never taught, but still counts among those who did not agree.
+    An empty answer is never the training target, but counts as a disagreeing annotator.
 
     Raises:
         DataError: all are empty.

@@ -1,4 +1,4 @@
-"""Parquet and Arrow files of strangers: unpacked in a process of limited memory (`arrow_process`), bounded in all."""
+"""Untrusted Parquet and Arrow files: decoded in a process with limited memory (`arrow_process`) and bounded in size."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def parquet(place: Path) -> Iterator[Parquet]:
 
 
 def refuse_unsound(place: Path) -> None:
-    """Unpack an Arrow file once where it can do no harm.
+    """Decode an Arrow file once in the limited process, to check it.
 
     Raises:
         ArrowFileError: it is damaged, or takes too much memory.
@@ -101,7 +101,7 @@ def _started(action: str, place: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def _finish(process: subprocess.Popen[bytes]) -> None:
-    """Wait for the process; what it says of the file is the error."""
+    """Wait for the process; its last line on stderr is the error message."""
     _, output = process.communicate()
     if process.returncode:
         reason = output.decode(errors="replace").strip().rpartition("\n")[2]

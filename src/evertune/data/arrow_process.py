@@ -3,7 +3,7 @@
     python -P arrow_process.py parquet FILE MEMORY    batches of rows on stdout, as an Arrow stream
     python -P arrow_process.py check FILE MEMORY      whether an Arrow file is sound: nothing on stdout
 
-What is wrong is one line on stderr. Imports nothing of evertune, so that it starts in 0.3 s.
+An error is one line on stderr. Imports nothing of evertune, so that it starts in 0.3 s.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main() -> None:
     try:
         (send if action == "parquet" else check)(path)
     except BrokenPipeError:
-        sys.stderr.close()  # the reader has what it wanted
+        sys.stderr.close()  # the reader has closed the pipe
     except MemoryError:
         sys.exit(f"it takes more than {int(memory) >> 20} MiB of memory to unpack")
     except Exception as problem:  # pyarrow, its codecs and Python's own: the reader makes one error of all
@@ -67,7 +67,7 @@ def _refuse_wide(columns: int) -> None:
 
 
 def _plain(kind: Any) -> Any:
-    """The type without such as name one text many times: what is sent is as long as what is made of it."""
+    """The type without dictionary and run-end encodings, so that the sent bytes are as long as the decoded values."""
     import pyarrow as pa
     from pyarrow import types
 
@@ -86,7 +86,7 @@ def _plain(kind: Any) -> Any:
 
 
 def _send(out: Any, batch: Any, *, first: int) -> None:
-    """In pieces, so that the reader's memory is bounded too."""
+    """Split into chunks, so that the reader's memory is bounded too."""
     if batch.nbytes > PIECE and batch.num_rows > 1:
         half = batch.num_rows // 2
         _send(out, batch.slice(0, half), first=first)
@@ -113,7 +113,7 @@ def check(path: str) -> None:
         types = [kind for kind in reader.schema.types if any(word in str(kind) for word in ("_view", "run_end"))]
         if types:  # a few bytes may name the same content a thousand times; no library of the field writes them
             sys.exit(f"a column of the type {types[0]} is not read")
-        kept = []  # as the library keeps them: all together must fit
+        kept = []  # the library keeps all batches: together they must fit
         for batch in batches:
             batch.validate(full=True)
             kept.append(batch)

@@ -1,6 +1,6 @@
-"""Rows of captioned images: each caption is taught once, and all of an image's captions count in a test.
+"""Rows of captioned images: training has one row per caption, a test row has all captions of an image.
 
-Flickr30k and TextCaps share this; it is how the field trains on captions.
+Flickr30k and TextCaps share this, which is common practice for captions.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""From a record of columns to a row: what tables and Hugging Face data sets share.
+"""Converts a record of columns to a row; shared by tables and Hugging Face data sets.
 
-Which column holds what is said by name; every column may stand in the prompt.
+Options name the columns; the prompt may contain any column.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from evertune.data.records import number_text
 from evertune.utils.errors import DataError, nearest
 
 ALIKE = 0.7
-"""From which on a column is a misspelt one: 'frage' is 0.6 like 'image'."""
+"""Similarity from which a column counts as misspelt: 'frage' and 'image' have 0.6."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +24,10 @@ class Columns:
 
     Attributes:
         image: the image's name, or a list of them; None: there are no images.
-        instruction: what is asked; it is the field `instruction` of the prompt.
+        instruction: the question; it is the field `instruction` of the prompt.
         answer: a text, a number, or a list of them whose first is taught.
         id: None: the row's number.
-        separator: where a table has no lists: what stands between several answers or images.
+        separator: separates several answers or images in a cell, for tables without lists.
         extras: columns that a score needs.
     """
 
@@ -101,9 +101,9 @@ class Columns:
 
 
 class _Fields(Mapping[str, str]):
-    """What a prompt may name: `instruction` and every column, made a text where a prompt names it.
+    """The fields of a prompt: `instruction` and every column, converted to text on access.
 
-    Nothing stands for the column `hidden`: it holds the images themselves.
+    The column `hidden`, which holds the image data, is empty.
     """
 
     def __init__(self, record: Mapping[str, Any], instruction: str, hidden: str | None) -> None:
@@ -125,14 +125,14 @@ class _Fields(Mapping[str, str]):
 
 
 def _joined(value: Any) -> str:
-    """A value as a prompt has it: a list's parts separated by commas, nothing for nothing."""
+    """A value as text for a prompt: a list's parts separated by commas; empty for a missing value."""
     if isinstance(value, bytes | dict):
         return ""
     return ", ".join(_text(part) for part in value) if isinstance(value, list | tuple) else _text(value)
 
 
 def _text(value: Any) -> str:
-    """A cell, or a part of one, as text: nothing for nothing, and `3` for the 3.0 of a column with gaps."""
+    """A cell, or a part of one, as text: empty for a missing value, and `3` for the 3.0 of a column with gaps."""
     if is_missing(value):
         return ""
     return number_text(value) if isinstance(value, float) else str(value).strip()

@@ -1,4 +1,4 @@
-"""Images that stand inside a data file, as bytes or base64: written into the cache once, as they are.
+"""Images inside a data file, as bytes or base64: written into the cache once, unchanged.
 
 Each is named by the hash of its content, below `folder()`. Parquet of the hub has `{bytes, path}`; VLMEvalKit's tables
 have base64, a list of them, or the `index` of a row above that has the same image.
@@ -19,12 +19,14 @@ from evertune.utils.errors import DataError
 from evertune.utils.files import cache_folder, make_folder, write_atomically
 
 MOST_IMAGES = 256
-"""Of a row. Rows may name each other's images: without a bound a list of two such names doubles them with each row."""
+"""Most images of a row. Rows may refer to each other's images: without a bound, lists of two references double them
+with
+each row."""
 LONGEST_INDEX = 64
-"""Characters: what is longer is no row's index, as VLMEvalKit has it."""
+"""Most characters of the index of a row, as VLMEvalKit uses it."""
 _signs = r"(/9j/|iVBORw0KGgo|R0lGOD|UklGR|SUkq|TU0AK)"
 _base64 = re.compile(rf"(data:image/[\w.+-]+;base64,)?({_signs}[A-Za-z0-9+/\s]{{60,}}+|[A-Za-z0-9+/\s]{{1024,}}+)=*")
-"""JPEG, PNG, GIF, WebP and TIFF by their first bytes, and whatever is longer than a name of a file."""
+"""JPEG, PNG, GIF, WebP and TIFF by their first bytes, and any text that is longer than a file name."""
 
 
 def folder() -> Path:

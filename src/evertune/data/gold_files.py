@@ -1,4 +1,4 @@
-"""Answers that an instruction-tuning benchmark leaves in the files of the data set that it took a task from.
+"""Gold answers that an instruction-tuning benchmark takes from the original data set of a task.
 
 The test lists of CoIN and CVIT hold one answer per question; TextVQA is scored against ten annotators and ScienceQA
 against the data set's own solution, both found by the question's id.

@@ -1,4 +1,4 @@
-"""Decode images; and the process that decodes those whose header does not tell what they cost.
+"""Decodes images, in this process or, if the header does not bound the cost, in a worker process.
 
 `evertune.data.images` calls `decoded` for ordinary JPEG, PNG and WebP, and starts this file as a worker for everything
 else: a TIFF tile, a GIF comment or an AVIF frame can take any amount of memory or time, whatever the header says.
@@ -48,7 +48,7 @@ _headers = threading.Lock()  # `warnings.catch_warnings` is not safe among threa
 
 
 class ImageError(ValueError):
-    """An image that can't be used; the message goes on behind its name. `kind` as of a `DataError`."""
+    """An unusable image; the message follows the image's name. `kind` as in `DataError`."""
 
     def __init__(self, message: str, kind: str = "broken image") -> None:
         super().__init__(message)
@@ -64,7 +64,7 @@ def described(content: bytes) -> dict[str, Any]:
 def measured(content: bytes) -> dict[str, Any]:
     """`width` and `height` as `rgb` gives it."""
     with _header(content) as image:
-        _accept(*image.size)  # for the orientation of a PNG Pillow decodes it
+        _accept(*image.size)  # Pillow decodes a PNG to find its orientation
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
         width, height = (image.height, image.width) if turned else image.size
         return {"width": width, "height": height}
@@ -88,10 +88,10 @@ DECODE: dict[str, Any] = {one.__name__: one for one in (described, measured, rgb
 
 
 def decoded(action: str, content: bytes, **options: Any) -> Any:
-    """What an action makes of a file's content.
+    """Run an action on a file's content.
 
     Raises:
-        ImageError: whatever goes wrong.
+        ImageError: for every failure.
     """
     try:
         return DECODE[action](content, **options)
@@ -109,19 +109,20 @@ def decoded(action: str, content: bytes, **options: Any) -> Any:
 
 
 def _upright(content: bytes, *, draft: int = 0) -> Image.Image:
-    """The decoded image in its own mode; with `draft`, of a large JPEG a smaller one that is at least so wide."""
+    """The decoded image in its own mode; with `draft`, a large JPEG is decoded at a smaller size of at least this
+    width."""
     with _header(content) as image:
         _accept(*image.size)
         if draft:
             image.draft("RGB", (draft, draft))
         image.load()
-        # Not `ImageOps.exif_transpose`: it copies what needs no turning, and writes all of EXIF again.
+        # Not `ImageOps.exif_transpose`, which copies upright images and rewrites all EXIF data.
         turn = TURNED.get(image.getexif().get(ExifTags.Base.Orientation, 1))
         return image.transpose(turn) if turn is not None else image
 
 
 def _accept(width: int, height: int) -> None:
-    """Refuse an image of too many pixels; a worker may take what others need from here on."""
+    """Refuse an image with too many pixels; a worker then raises its limits to those of this size."""
     if width * height > MOST_PIXELS:
         complaint = f"has {width} x {height} pixels; at most {MOST_PIXELS:,} are decoded: make it smaller"
         raise ImageError(complaint, "image too large")
@@ -138,7 +139,7 @@ _on_size: Callable[[int], None] = _no_limit
 def _header(content: bytes) -> Image.Image:
     """The image before its pixels are decoded."""
     with _headers, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about its size: that is looked at next
+        warnings.simplefilter("ignore")  # about its size, which is checked next
         Image.init()
         return Image.open(io.BytesIO(content), formats=[kind for kind in KINDS if kind in Image.OPEN])
 
@@ -167,7 +168,7 @@ def _from_deep(image: Image.Image) -> Image.Image:
 
 
 def _limit(memory: int, seconds: float) -> None:
-    """Let this process take so much more memory and CPU time from now on."""
+    """Set how much more memory and CPU time this process may use."""
     status = Path("/proc/self/statm")
     if status.exists():  # Linux; elsewhere the limit of time stands alone
         wanted = int(status.read_text().split()[5]) * resource.getpagesize() + memory
@@ -177,7 +178,7 @@ def _limit(memory: int, seconds: float) -> None:
 
 
 def _canvas(content: bytes) -> int:
-    """Pixels of a WebP, whose decoder takes memory for them before it tells its size; 0 for other formats.
+    """Pixels of a WebP, whose decoder allocates them before it reports the size; 0 for other formats.
 
     Raises:
         ImageError: they are too many.

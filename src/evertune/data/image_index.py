@@ -1,7 +1,7 @@
-"""What is known about the images of an index under one root: size, time, SHA-256, and whether they can be decoded.
+"""Cached facts about the images of an index below one root: size, time, SHA-256, and whether they can be decoded.
 
-An image is read once. At the next start its size and time of change are compared, and what is known stays known: a
-million images are looked at in seconds. The tables stand beside the index, written whole.
+An image is read once. At the next start only its size and modification time are compared, so a million images take
+seconds. The tables are stored beside the index and written atomically.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from evertune.utils.files import digest, note_damage, sum_of, write_atomically
 
 RECORD = np.dtype([("size", "<i8"), ("modified", "<i8"), ("sha256", "u1", 32), ("known", "u1"), ("shape", "<i4", 2)])
 THERE, HASHED, DECODED, COMPARED = 1, 2, 3, 4
-"""How much is known of an image: that it is there, its content's hash, that it can be decoded, what it looks like."""
+"""Levels of knowledge about an image: it exists, its content's hash, it can be decoded, its perceptual hash."""
 SUM = b"crc32:"
 AT_ONCE = 512
 SAVE_EVERY = 60.0
 
 Found = tuple[str, tuple[int, int], NDArray[Any] | None]
-"""SHA-256, height and width, and what an image looks like."""
+"""SHA-256, height, width and perceptual hash of an image."""
 OnLooked = Callable[[int, int], None]
 
 
@@ -69,7 +69,7 @@ class ImageIndex:
         return self.root / name
 
     def look(self, numbers: NDArray[Any], *, depth: int, on_looked: OnLooked | None = None) -> None:
-        """Come to know the images `numbers` up to `depth`; what is wrong stands in `faults` afterwards."""
+        """Check the images `numbers` up to `depth`; problems are in `faults` afterwards."""
         numbers = np.unique(numbers)
         if depth >= COMPARED:
             self._load_looks()
@@ -91,7 +91,7 @@ class ImageIndex:
 
     @property
     def looks(self) -> NDArray[Any]:
-        """(u,) `likeness.LOOK` of each image that was looked at so deep; zeros elsewhere."""
+        """(u,) perceptual hash (`LOOK`) of each image that was checked to that depth; zeros elsewhere."""
         return self._load_looks()
 
     def _load_looks(self) -> NDArray[Any]:
@@ -133,9 +133,9 @@ class ImageIndex:
         return per_row(self.rows, marks) > 0
 
     def fingerprints(self, chosen: NDArray[Any], compute: Callable[[int], str]) -> Iterator[str]:
-        """The fingerprint of each row `chosen`; `compute` makes those that are not kept yet.
+        """The fingerprint of each row `chosen`; `compute` makes those that are not cached yet.
 
-        The rows' images have been looked at, so that what is kept is of their present content.
+        The rows' images are checked before, so that cached values match their present content.
         """
         if self._fingerprints is None:
             self._fingerprints = _loaded(self._fingerprints_path, (len(self.rows), 32), np.dtype("u1"))
@@ -148,7 +148,7 @@ class ImageIndex:
         return (kept[at].tobytes().hex() for at in chosen.tolist())
 
     def _compare(self, numbers: NDArray[Any]) -> None:
-        """Forget what was known of images whose size or time of change is another now."""
+        """Drop the facts about images whose size or modification time has changed."""
         new, changed = False, False
         for number in numbers.tolist():
             name = self.rows.name(number)
@@ -194,7 +194,7 @@ class ImageIndex:
         return not Path(path).resolve().is_relative_to(self.root)
 
     def _read(self, number: int, depth: int) -> Found | ImageFault:
-        """What is known of an image, as far as `depth` asks; or why it can't be used."""
+        """The facts about an image up to `depth`; or why it can't be used."""
         path = self.path(self.rows.name(number))
         try:
             if depth < DECODED:
@@ -217,7 +217,7 @@ class ImageIndex:
             self._load_looks()[number] = look
 
     def _save(self) -> None:
-        if self._looks is not None:  # first, so that no record promises a look that is not there
+        if self._looks is not None:  # first, so that no record refers to a perceptual hash that is missing
             write_atomically(self._looks_path, _content(self._looks))
         write_atomically(self._path, _content(self._records))
 
@@ -243,20 +243,20 @@ def _loaded(path: Path, shape: tuple[int, ...], kind: np.dtype[Any]) -> NDArray[
         values: NDArray[Any] | None = np.load(io.BytesIO(content)) if _is_whole(content) else None
         if values is not None and values.shape == shape and values.dtype == kind:
             return values
-    except (OSError, ValueError, EOFError, SyntaxError, TokenError):  # what NumPy says of a damaged head
+    except (OSError, ValueError, EOFError, SyntaxError, TokenError):  # NumPy's errors for a damaged header
         pass
-    note_damage(path)  # a cache: what is damaged is made again
+    note_damage(path)  # a cache: damaged tables are rebuilt
     return np.zeros(shape, kind)
 
 
 def _content(values: NDArray[Any]) -> bytes:
-    """A table as NumPy writes it, and behind that its checksum, which NumPy does not look at."""
+    """A table as NumPy writes it, followed by its checksum, which NumPy ignores."""
     stream = io.BytesIO()
     np.save(stream, values)
     return stream.getvalue() + SUM + sum_of(stream.getvalue()).to_bytes(4, "little")
 
 
 def _is_whole(content: bytes) -> bool:
-    """Whether a table is what was written."""
+    """Whether the checksum of a table holds."""
     at = len(content) - len(SUM) - 4
     return content[at:-4] == SUM and sum_of(memoryview(content)[:at]) == int.from_bytes(content[-4:], "little")

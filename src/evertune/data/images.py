@@ -1,7 +1,7 @@
-"""Open an image, the same way in training and in evaluation, under limits that a hostile file can't pass.
+"""Opens images, in the same way in training and evaluation, under limits against hostile files.
 
-As a person sees it: EXIF rotation applied, transparency on white, the first frame of an animation, CMYK, palette and
-16-bit images as 8-bit RGB. What is too large is refused from its header, before a pixel is decoded. Ordinary JPEG,
+The EXIF rotation is applied, transparency becomes white, an animation its first frame, and CMYK, palette and 16-bit
+images 8-bit RGB. Too large images are refused by their header, before a pixel is decoded. Ordinary JPEG,
 PNG and WebP are decoded in this process, everything else in a process of limited memory and time (`image_decoder.py`).
 """
 
@@ -41,7 +41,7 @@ def open_image(path: Path, *, origin: str) -> Image.Image:
 
 
 def read_image(path: Path, *, origin: str) -> tuple[Image.Image, str]:
-    """The image as RGB, and the SHA-256 of the very bytes it was made from.
+    """The image as RGB, and the SHA-256 of the bytes that it was decoded from.
 
     Raises:
         DataError: it is missing, broken, too large or no image; the message begins with `origin`.
@@ -97,7 +97,7 @@ def small_image(path: Path, *, side: int) -> Image.Image:
 
 
 def _decoded(action: str, content: bytes, where: str, **options: Any) -> Any:
-    """What an action of `image_decoder` makes of a file's content; whatever goes wrong is a `DataError`."""
+    """Run an action of `image_decoder` on a file's content; every failure is a `DataError`."""
     if not content:
         raise DataError(f"{where} is empty (0 bytes)", kind="broken image")
     try:
@@ -147,7 +147,7 @@ def unprepared(size: tuple[int, int], reason: object) -> DataError:
 
 
 def image_name(name: str, *, allow_external_paths: bool, origin: str) -> str:
-    """`name` when it may name an image below a root; with `allow_external_paths` it may lead out of it.
+    """`name` if it is a valid path of an image below a root; with `allow_external_paths` it may be outside.
 
     Raises:
         DataError: it is empty, absolute, leads out of the root, or can be no file's name.
@@ -172,6 +172,6 @@ def image_name(name: str, *, allow_external_paths: bool, origin: str) -> str:
 
 
 def short(text: str, *, longest: int = 80) -> str:
-    """A text from a file as it can stand in a message: quoted, one line, not too long."""
+    """A text from a file for a message: quoted, one line, shortened."""
     text = text if len(text) <= longest else text[:longest] + "…"
     return f"'{text}'" if text.isprintable() else repr(text)

@@ -1,7 +1,7 @@
-"""What can't be used of a stream's data: counted by kind, the first of each shown, all of it written down.
+"""Unusable rows and images of a stream: counted by kind; messages show the first of each kind.
 
-Default: the run stops before training and says everything at once. With `--skip-invalid` the rest is trained on, and
-`skipped.json` in the run folder says what was left out.
+By default the run stops before training and reports all of them at once. With `--skip-invalid` they are left out and
+listed in `skipped.json` in the run folder.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LISTED = 10_000
 
 
 class ReportedError(DataError):
-    """What the error says stands in a list of problems already."""
+    """An error whose content is in a list of problems already."""
 
 
 class Issues:
@@ -33,7 +33,7 @@ class Issues:
         return sum(self.counts.values())
 
     def add(self, problems: Iterable[DataError], *, task: str) -> None:
-        """Take problems of a task."""
+        """Add problems of a task."""
         for problem in problems:
             self.counts[problem.kind] = self.counts.get(problem.kind, 0) + 1
             messages = self._messages.setdefault(problem.kind, [])
@@ -41,7 +41,7 @@ class Issues:
                 messages.append((task, str(problem)))
 
     def add_counted(self, kind: str, count: int, messages: Iterable[str], *, task: str) -> None:
-        """Take `count` problems of a kind; only as many messages are asked for as are kept."""
+        """Add `count` problems of a kind; only as many messages are made as are kept."""
         if not count:
             return
         self.counts[kind] = self.counts.get(kind, 0) + count
@@ -49,7 +49,7 @@ class Issues:
         kept += [(task, message) for message in islice(messages, LISTED - len(kept))]
 
     def merge(self, others: Issues) -> None:
-        """Take the problems of another list."""
+        """Add the problems of another list."""
         for kind, count, messages in others.kinds():
             self.counts[kind] = self.counts.get(kind, 0) + count
             kept = self._messages.setdefault(kind, [])
@@ -61,7 +61,7 @@ class Issues:
             yield kind, count, self._messages[kind]
 
     def refuse(self, *, stream: str, outcome: str = "trained", remedy: str = LEAVE_OUT) -> None:
-        """Stop when there are any; `remedy` is what the report of several advises.
+        """Raise if there are any problems; `remedy` is the advice at the end of a report.
 
         Raises:
             ReportedError: the one problem, or the report of all of them.

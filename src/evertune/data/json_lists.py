@@ -1,8 +1,7 @@
 """Read large JSON files item by item: a list, a list under a key, the members of an object, or one object a line.
 
-The files of the field are single JSON values of up to a gigabyte; what `json.load` makes of them is several times as
-large. Here one item is decoded at a time, so memory holds an item and a piece of the text, and a mistake is named with
-its line and column.
+Published files are single JSON values of up to a gigabyte, and `json.load` needs several times as much memory. Here one
+item is decoded at a time, so memory holds one item and a part of the text. Errors name line and column.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from evertune.utils.regular_files import open_regular
 PIECE = 1 << 20
 """Characters that are read at a time."""
 CUT = 16
-"""An error this near to the end of what was read may come from a value that is cut off there; the longest literal has
+"""An error this near to the end of the buffer may come from a value that is cut off there; the longest literal has
 nine letters."""
 LONGEST_ITEM = 16 << 20
 """Characters of one value: more is no row, but a file that was joined wrongly."""
@@ -142,7 +141,7 @@ def _keys(text: _Text) -> Iterator[str]:
 
 
 class _Text:
-    """What was read of a file and not yet used, and where in the file it begins."""
+    """The unread part of the buffer, and its position in the file."""
 
     def __init__(self, file: TextIO, path: Path) -> None:
         self.path = path
@@ -215,7 +214,8 @@ class _Text:
         return end >= len(self._text) - CUT and self._text[end : end + 1] in ("", ".", "e", "E")
 
     def _read(self) -> None:
-        """Forget what was used and read on: more each time when a value does not fit, so that none is read often."""
+        """Drop the used part of the buffer and read more: larger amounts each time, so that a long value is not
+        rescanned often."""
         used = self._text[: self._at]
         newline = used.rfind("\n")
         self._lines += used.count("\n")

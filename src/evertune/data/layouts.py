@@ -1,4 +1,4 @@
-"""Layouts of the field that are met where another is read: named, with the way, instead of by their first odd key."""
+"""Recognises rows of other common layouts, so that the error names the layout and the right format."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LLAVA = "format: llava in a stream's YAML, or evertune data check --format llava
 
 
 def layout_of(row: Mapping[str, Any]) -> str:
-    """What is said of a row, or of a whole file, in a layout that own data don't have; nothing where it is unknown."""
+    """The message for a row or a file in another known layout; empty if the layout is unknown."""
     if spoken := [key for key in KEYS if key in row]:
         return f"'{spoken[0]}' is a conversation: say {LLAVA}"
     if "annotations" in row and "images" in row:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MOST = 64
-"""Half of them maps, half of them files that are read in pieces."""
+"""Half of them memory maps, half of them files for partial reads."""
 
 
 class RandomReader:
@@ -30,23 +30,23 @@ class RandomReader:
             close(self._handle)
 
     def read(self, place: NDArray[Any]) -> bytes:
-        """The bytes at `place`: where they begin, and how many they are."""
+        """The bytes at `place`, which is (offset, length)."""
         return os.pread(self._handle, int(place[1]), int(place[0]))
 
 
 @lru_cache(maxsize=MOST // 2)
 def mapped(path: Path, owner: int) -> NDArray[Any]:
-    """The array in a file of NumPy; `owner` tells apart files that had the same name one after the other."""
+    """The array in a NumPy file; `owner` distinguishes files that had the same name one after the other."""
     del owner
     try:
         values: NDArray[Any] = np.load(path, mmap_mode="r")
-    except ValueError:  # nothing can't be mapped
+    except ValueError:  # an empty array can't be mapped
         values = np.load(path)
     return values
 
 
 @lru_cache(maxsize=MOST // 2)
 def reader(path: Path, owner: int) -> RandomReader:
-    """A file of lines, for reading in pieces; `owner` as for `mapped`."""
+    """A file of lines, for partial reads; `owner` as for `mapped`."""
     del owner
     return RandomReader(path)

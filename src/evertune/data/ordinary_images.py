@@ -1,4 +1,4 @@
-"""JPEG, PNG and lossy WebP whose structure bounds what it costs to decode them by what their header says.
+"""Recognises JPEG, PNG and lossy WebP files whose header bounds the cost of decoding them.
 
 They are decoded in this process; everything else, and every unusual JPEG, PNG or WebP, in a process with limits.
 """
@@ -23,7 +23,7 @@ EXIF_AS_TEXT = b"Raw profile type"
 
 
 def is_ordinary(content: bytes) -> bool:
-    """Whether this is a JPEG, PNG or lossy WebP that takes no more than its header says; decodes nothing."""
+    """Whether this is a JPEG, PNG or lossy WebP whose header bounds its cost; decodes nothing."""
     if content.startswith(b"\xff\xd8"):
         return _is_ordinary_jpeg(content)
     if content.startswith(b"\x89PNG\r\n\x1a\n"):

@@ -1,4 +1,4 @@
-"""What an image looks like in 56 bytes, so that a copy of it in another size or format is found.
+"""A perceptual hash of 56 bytes, which finds copies of an image in another size or format.
 
 A 64-bit difference hash and 4 x 4 mean colours. The hash is two lines of NumPy; the package `imagehash`, with which the
 tests compare it, would bring SciPy and PyWavelets along.

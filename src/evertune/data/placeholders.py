@@ -1,6 +1,6 @@
-"""The marks that stand for images in a text, `<image>`: taken out, and counted against the images of the row.
+"""Image marks (`<image>`) in a text: removed, and compared with the number of images of the row.
 
-Where an image goes is decided by the model's family. A mark without its image is a row that would train blind.
+The model's family decides the position of an image. A row with a mark but no image would train without its image.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _leading = re.compile(r"\A\s*(<image>|<video>)|^[ \t]*(<image>|<video>)[ \t]*$",
 _ending = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|ppm|avif|jp2|mp4|avi|mov|mkv|webm)\Z", re.IGNORECASE)
 KEYS = {"image_path", "image_paths", "images_path", "image_file", "image_name", "image_url", "img", "imgs", "img_path"}
 KEYS |= {"images", "picture", "pictures", "photo", "photos"}
-"""Keys that name an image in files of the field, and that no reader takes for `image`."""
+"""Keys for an image in published files that no reader takes for `image`."""
 FILMS = {"video", "videos", "video_path", "audio", "audios"}
 
 
@@ -26,7 +26,7 @@ def unmarked(text: str) -> str:
 
 
 def refuse_miscounted(text: str, images: int, *, origin: str) -> None:
-    """Raise a `DataError` where `text` has marks, and not as many as the row has images."""
+    """Raise a `DataError` if `text` has marks, but not as many as the row has images."""
     if VIDEO_MARK in text:
         raise DataError(f"{origin}: the text says {VIDEO_MARK}: videos are not read, images are", kind="video")
     marks = text.count(IMAGE_MARK)

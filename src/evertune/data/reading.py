@@ -34,7 +34,7 @@ LONGEST_REST = 1 << 30
 def read_entries(path: Path) -> Iterator[Record | DataError]:
     """The objects of a JSON list, of one under "data", or of JSON Lines; `key` is the number in the list, or the line.
 
-    A broken line, or a row that is no object, comes as a `DataError`; what is behind it is read.
+    A broken line, or a row that is no object, is yielded as a `DataError`; reading continues after it.
 
     Raises:
         DataError: the file is missing or not UTF-8, or a list's JSON is broken; the message names line and column.

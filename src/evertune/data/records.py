@@ -1,4 +1,4 @@
-"""One object of a published file and where it stands, so that every look-up is checked and every complaint names it.
+"""One object of a published file with its position: every look-up is type-checked, and every error names the position.
 
 The formats read dozens of keys from files that they did not write; without this each of them would check types anew.
 """
@@ -128,7 +128,7 @@ def _tried(value: Any, origin: str, *, key: str) -> Record | DataError:
 
 
 def sound(found: Iterable[Found | DataError]) -> Iterator[Found]:
-    """All that was found, of a file of which everything is needed.
+    """All records of a file that must have no errors.
 
     Raises:
         DataError: something can't be used.
@@ -140,13 +140,13 @@ def sound(found: Iterable[Found | DataError]) -> Iterator[Found]:
 
 
 def rows_from(found: Iterable[Found | DataError], make: Callable[[Found], Iterable[Row]]) -> Iterator[Row | DataError]:
-    """The rows that `make` makes of what was found, and an error in place of what can't be used."""
+    """The rows that `make` makes of records; errors are passed on in their place."""
     for one in found:
         if isinstance(one, DataError):
             yield one
             continue
         try:
-            made = list(make(one))  # all or none: half an entry is no entry
+            made = list(make(one))  # all rows of a record or none
         except DataError as problem:
             yield problem
         else:

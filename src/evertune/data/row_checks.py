@@ -1,6 +1,6 @@
-"""What is asked of a row before it is written to an index: names, texts and marks of images that can be used.
+"""Checks of a row before it is written to an index: image names, texts and image marks.
 
-Apart from `rows.py`, which knows how rows lie on disk and nothing of what a good one is.
+Separate from `rows.py`, which knows the layout on disk and does not check content.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def checked_instruction(row: Row, *, prompt: str, allow_external_paths: bool) ->
     if len(row.answers) > MOST_ANSWERS:
         complaint = f"{row.origin}: {len(row.answers):,} answers; at most {MOST_ANSWERS:,} are taken"
         raise DataError(complaint, kind="too many answers")
-    for number, answer in enumerate(row.answers):  # an annotator may have written nothing; what is taught is something
+    for number, answer in enumerate(row.answers):  # an annotator's answer may be empty, the training target must not
         _refuse_text("answer", answer, row.origin, empty=number > 0)
     for name in row.images:
         _refuse_text("name of the image", name, row.origin)
@@ -43,7 +43,7 @@ def checked_instruction(row: Row, *, prompt: str, allow_external_paths: bool) ->
 
 
 def _instruction(row: Row, prompt: str) -> str:
-    """The filled prompt without the marks of images, which are as many as the row has images."""
+    """The filled prompt without its image marks, whose number must be that of the row's images."""
     text = filled(prompt, row.fields, origin=row.origin)
     if IMAGE_MARK not in text and VIDEO_MARK not in text:
         return text

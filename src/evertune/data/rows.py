@@ -1,4 +1,4 @@
-"""Rows of any format, written once in one form with an index, and read where they are looked at.
+"""Rows of any format, written once in one common form with an index, and read on access.
 
     rows/llava-3f2a.../rows.jsonl      {id, images, instruction, answers, origin, extras}, one line per sample
                        places.npy      (n, 2) where each row that can be used begins and how long it is
@@ -133,7 +133,7 @@ def _fill(folder: Path, recipe: IndexKey, rows: Iterable[Row | DataError], *, mo
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether an index is what was written."""
+    """Whether the checksums of an index hold."""
     try:
         return bool(read_json(folder / SUMS) == _sums(folder))
     except (OSError, UserError):
@@ -148,7 +148,7 @@ def _sums(folder: Path) -> dict[str, int]:
 class RowFile:
     """The rows of an index; only the arrays' pages that are looked at are in memory.
 
-    `place` is what the file or folder is called now: messages name it as the user does.
+    `place` is the current path of the file or folder, as the user gave it, for messages.
     """
 
     def __init__(self, folder: Path, *, place: Path) -> None:
@@ -234,7 +234,7 @@ class RowFile:
         return self.images[self.firsts[at] : self.firsts[at + 1]]
 
     def problems(self) -> Iterator[DataError]:
-        """What was wrong with the rows that can't be used, in their order."""
+        """The errors of the unusable rows, in their order."""
         with (self.folder / "problems.jsonl").open(encoding="utf-8") as lines:
             for line in lines:
                 content = json.loads(line)
@@ -268,7 +268,7 @@ class _Writer:
             stream.close()
 
     def add(self, row: Row | DataError, recipe: IndexKey) -> None:
-        """Write one row, or what is wrong with it."""
+        """Write one row, or its error."""
         try:
             if isinstance(row, DataError):
                 raise row
@@ -296,7 +296,7 @@ class _Writer:
         self._rows.write(line)
         self._places.extend((self._at, len(line) - 1))
         self._at += len(line)
-        # Python's own hash is fast and differs between processes: fine for what is compared within one.
+        # Python's own hash is fast; it differs between processes, but is compared only within one.
         self._ids.append(hash(row.id))
         self._unique.append(row.unique)
         text = blake2b(instruction.encode(), digest_size=8)
@@ -329,7 +329,7 @@ class _Writer:
         np.save(self._folder / f"{name}.npy", values)
 
     def _without_repeated(self, places: NDArray[Any]) -> NDArray[Any]:
-        """(n,) True where a row is kept: not where its id stands further up already."""
+        """(n,) True for kept rows: those whose id has not occurred before."""
         ids, unique = _as_array(self._ids, np.int64), np.array(self._unique, dtype=np.uint8).astype(bool)
         good = np.ones(len(ids), bool)
         order = np.argsort(ids, kind="stable")

@@ -1,4 +1,4 @@
-"""A task's samples as a sequence over an index: a sample is read where it is looked at.
+"""A task's samples as a sequence over an index: a sample is read on access.
 
 Slices, limits and halves of a split are other choices of the same rows; none of them copies or reads anything.
 """
@@ -74,7 +74,7 @@ class Samples(Sequence[Sample]):
         return self.seen.fingerprints(self.chosen, lambda at: self._sample(at).fingerprint)
 
     def _sample(self, at: int) -> Sample:
-        """Kept while it is among the last used: a small task is read from the disk once, not in each pass."""
+        """Cached while it is among the last used: a small task is read from disk once, not in each epoch."""
         kept = self.seen.kept.pop(at, None)
         sample = kept or self._read(at)
         if sample.known_digests or not sample.images:  # one without is made again when its images are known

@@ -1,6 +1,6 @@
-"""A file that is given alone: what its ending, and for JSON its first row, say of its format.
+"""A single data file in place of a stream: its format by its ending and, for JSON, by its first row.
 
-`data check`, `learn` and `run` take one in place of a stream.
+`data check`, `learn` and `run` accept one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def is_file_of_rows(name: str) -> bool:
 
 
 def task_name(path: Path) -> str:
-    """What the task of a single file is called."""
+    """The name of a single file's task."""
     return re.sub(r"[^A-Za-z0-9._-]", "-", path.stem).strip("-._") or "data"
 
 

@@ -1,4 +1,4 @@
-"""From what a task's YAML says to its samples: where the files are, which format reads them, what can't be used.
+"""From a task's YAML to its samples: finds the files, reads them with the format, and collects what can't be used.
 
 The order: index of the rows, split, limit, images, number of images, overlap. Every step adds its problems to one
 list, so that one report has them all.
@@ -45,9 +45,9 @@ class ReadOptions:
         data: what those of published data sets count from.
         limit: at most this many training and test samples.
         decode: decode every image once, so that a broken one is found now.
-        takes: how many images a sample may have for the model `model`; None: not known yet.
-        problems: where what can't be used is noted.
-        progress: told about downloads and images.
+        takes: the numbers of images per sample that the model `model` takes; None: not known yet.
+        problems: collects unusable rows and images.
+        progress: called during downloads and image checks.
     """
 
     folder: Path
@@ -60,7 +60,7 @@ class ReadOptions:
     progress: Progress | None
 
     def base(self, entry: TaskFile) -> Path:
-        """What the paths of a task count from."""
+        """The folder that a task's paths are relative to."""
         return self.folder if entry.root is None else self.data
 
     def looked(self, name: str) -> OnLooked | None:
@@ -90,7 +90,7 @@ def task_of(train: Samples, test: Samples, entry: TaskFile, reading: ReadOptions
     pairs, doubled = twins(train, test)
     if pairs:
         reading.problems.add(twin_problems(entry.name, train, test, pairs), task=entry.name)
-        # What is tested stays, so that scores stay comparable; the training loses its twin.
+        # The test sample stays, so that scores stay comparable; its duplicate leaves the training.
         train = train.choose(np.delete(train.chosen, sorted(doubled)))
     for side, samples in (("train", train), ("test", test)):
         if not len(samples):
@@ -127,7 +127,7 @@ def scorable(samples: Samples, entry: TaskFile, reading: ReadOptions) -> Samples
 
 
 def in_one(entry: TaskFile, reading: ReadOptions) -> bool:
-    """Whether a task's rows are parted here: it is one file, or a data set that has no splits."""
+    """Whether a task's rows are split here: it is one file, or a data set without splits."""
     if entry.root is None:
         return entry.data is not None
     layout = format_of(entry.format or "jsonl")
@@ -171,7 +171,7 @@ def parted(whole: Samples, entry: TaskFile, reading: ReadOptions) -> tuple[Sampl
     """The rows of one file as training and test; those whose images can't be read are problems.
 
     Raises:
-        DataError: there is too little to part.
+        DataError: there are too few rows to split.
     """
     whole.look(depth=HASHED, on_looked=reading.looked(entry.name))
     reading.problems.add(whole.faults(), task=entry.name)
@@ -180,14 +180,14 @@ def parted(whole: Samples, entry: TaskFile, reading: ReadOptions) -> tuple[Sampl
         reading.problems.refuse(stream=entry.name)
     try:
         return held_out(whole, share=entry.test_share)
-    except DataError as problem:  # said together with what was left out before
+    except DataError as problem:  # reported together with the rows that were left out before
         reading.problems.add([problem], task=entry.name)
         reading.problems.refuse(stream=entry.name)
         raise
 
 
 def _root(entry: TaskFile, folder: Path) -> Path:
-    """The folder of a data set, or what to do when it is not there."""
+    """The folder of a data set; if it is missing, the error says how to get it."""
     place = folder / (entry.root or "")
     if not place.exists():
         about = format_of(entry.format or "jsonl").ABOUT
@@ -201,7 +201,7 @@ def _root(entry: TaskFile, folder: Path) -> Path:
 
 @cache
 def readers(layout: ModuleType) -> str:
-    """Hash of the code that reads a format: what it refused or changed yesterday, it may read otherwise today."""
+    """Hash of the code that reads a format, so that a change of the code makes a new index."""
     outside = [Path(file) for file in (layout.__file__, parsing.__file__) if file]
     return digest(*(path.read_bytes() for path in (*outside, *sorted(Path(__file__).parent.rglob("*.py")))))
 
@@ -244,7 +244,7 @@ def _refuse_empty(rows: RowFile, entry: TaskFile, place: Path, layout: ModuleTyp
 def _images(
     entry: TaskFile, layout: ModuleType, place: Path, split: str, options: Mapping[str, Any], reading: ReadOptions
 ) -> Path:
-    """The folder that names of images count from."""
+    """The folder that image names are relative to."""
     inside: Path | None = layout.images(place, split=split, **options) if hasattr(layout, "images") else None
     if inside and entry.images:
         raise UserError(f"task '{entry.name}': the images are inside {place}: remove 'images', which names a folder")
@@ -256,7 +256,7 @@ def _images(
 
 
 def _files(layout: ModuleType, place: Path, split: str, options: Mapping[str, Any]) -> list[Path]:
-    """The files that the format reads: as it says, else all below its folder that are no images."""
+    """The files that the format reads: those of its `files`, else all below its folder that are no images."""
     if hasattr(layout, "files"):
         listed: list[Path] = layout.files(place, split=split, **options)
         return listed

@@ -1,6 +1,6 @@
-"""Keep a share of one file for testing, and find what stands in training and test alike; on arrays, not on samples.
+"""Splits one file into training and test, and finds samples that are in both; works on arrays, not on samples.
 
-Hashes of a few bytes per row are held; only rows that may be twins are read.
+Memory holds hashes of a few bytes per row; only possible duplicates are read.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def ranks(keys: NDArray[Any]) -> tuple[NDArray[Any], int]:
 
 
 def _keys(samples: Samples) -> NDArray[Any]:
-    """(n, 32) for each sample the hash that stands for its image: the smallest of those that belong together."""
+    """(n, 32) for each sample the hash of its group of images: the smallest of the group."""
     rows = samples.rows
     hashes = samples.seen.hashes
     leaders = _leaders(rows, ranks(hashes)[0])
@@ -66,7 +66,7 @@ def _keys(samples: Samples) -> NDArray[Any]:
 
 
 def _leaders(rows: RowFile, rank: NDArray[Any]) -> NDArray[Any]:
-    """(u,) for each image the one of smallest hash among all that rows of several images tie together."""
+    """(u,) for each image the one with the smallest hash in its group; a row with several images joins their groups."""
     leader = np.arange(len(rank))  # union-find over images
 
     def find(image: int) -> int:
@@ -84,9 +84,9 @@ def _leaders(rows: RowFile, rank: NDArray[Any]) -> NDArray[Any]:
 
 
 def twins(train: Samples, test: Samples) -> tuple[list[tuple[int, int]], set[int]]:
-    """Samples that stand in training and test alike, by their fingerprints.
+    """Samples that are in both training and test, by their fingerprints.
 
-    Only what has the same texts and equally large images is read at all.
+    Only samples with the same texts and equally large images are read.
 
     Returns:
         for each such test sample its first twin and itself, as places; and the places of all twins in training.

@@ -10,8 +10,8 @@ format that reads them (JSONL unless it says so), or a published data set's fold
       - {name: charts, format: llava, train: train.json, test: test.json, images: images}
       - {name: okvqa, format: okvqa, root: OKVQA, images: COCO2014, score: vqa}
 
-`known:` lists tasks in the same way that the model can do already: they are not taught, but evaluated after every
-stage, and methods may protect them.
+`known:` lists, in the same form, tasks that the model has already learned: they are not trained on, but evaluated after
+every stage, and methods may protect them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Stream:
     """Tasks in learning order, and those that the model knows before the first of them.
 
     Attributes:
-        skipped: what its files hold that can't be used and was left out.
+        skipped: unusable rows and images that were left out.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Stream:
 
     @property
     def columns(self) -> tuple[Task, ...]:
-        """What is evaluated after every stage, the columns of R: known tasks first."""
+        """The tasks that are evaluated after every stage, which are the columns of R: known tasks first."""
         return self.known + self.tasks
 
     def limited(self, limit: int | None) -> Stream:
@@ -64,13 +64,13 @@ class Stream:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of all samples of all tasks, in order, and of what is known before."""
+        """Hash of all samples of all tasks, in order, known tasks included."""
         taught = digest(*(task.fingerprint for task in self.tasks))
         return digest("known", *(task.fingerprint for task in self.known), taught) if self.known else taught
 
 
 class StreamFile(BaseModel):
-    """What a stream's YAML may say."""
+    """The schema of a stream's YAML."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -149,10 +149,10 @@ def load_stream(
         limit: at most this many training and test samples per task.
         progress: called while something is downloaded or images are looked at.
         data: where the folders of published data sets are; default: beside the YAML.
-        skip_invalid: leave out what can't be used (`Stream.skipped`) instead of stopping.
-        decode: look into every image once, so that a broken one is found now and not in the middle of a training.
+        skip_invalid: leave out unusable rows and images (`Stream.skipped`) instead of stopping.
+        decode: decode every image once, so that a broken one is found now and not during training.
         takes: how many images a sample may have; default: any number.
-        model: for whom, as messages call it.
+        model: the model's name, for messages.
 
     Raises:
         UserError: unknown name, or a file with a mistake; DataError names the rows.

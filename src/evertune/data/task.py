@@ -1,7 +1,7 @@
-"""A sample and a task: what a model is taught and asked.
+"""A sample and a task: the data for training and evaluation.
 
-Plain values: everything that loads or draws images lives in the readers and builders. A task's samples are any
-sequence, so that a file of a million rows is read where it is looked at (`data/samples.py`).
+Plain values: readers and builders load or draw the images. A task's samples are any sequence, so that a file of a
+million rows is read on access (`data/samples.py`).
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from evertune.utils.files import digest, digest_of_file, digest_over
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Images, one instruction and the answers that count as right; the first answer is the one taught.
+    """Images, one instruction and the accepted answers; the first answer is the training target.
 
     Attributes:
-        images: the image files; one for most tasks, none or several where the data are so.
-        extras: what a score needs beside the answers.
+        images: the image files: none, one or several.
+        extras: other fields that a score needs.
         known_digests: SHA-256 of the images where the reader knows them already; never part of a comparison.
     """
 
@@ -91,8 +91,8 @@ def content_digest(
 ) -> str:
     """Fingerprint of a sample from the digests of its images.
 
-    One image and no extras: what it always was. Any other number is marked by a word that is no SHA-256, so that no
-    two samples with different images can collide.
+    For one image and no extras it is a hash of the digests. Any other number of images is marked by a word that is no
+    SHA-256, so that no two samples with different images can collide.
     """
     parts = list(images) if len(images) == 1 else [f"{len(images)} images", *images]
     plain = digest(*parts, instruction, *answers)
@@ -173,7 +173,7 @@ class Task:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of every sample, of the order they stand in and of the score."""
+        """Hash of every sample, their order and the score."""
 
         def parts() -> Iterator[str]:
             yield rule_of(self.score).identity
@@ -192,7 +192,7 @@ class Task:
 
 @runtime_checkable
 class HasFingerprints(Protocol):
-    """Samples whose fingerprints are kept, so that no image is read again."""
+    """Samples with cached fingerprints, so that no image is read again."""
 
     def fingerprints(self) -> Iterator[str]:
         """The fingerprint of each sample, in order."""
@@ -206,7 +206,7 @@ def fingerprints_of(samples: Sequence[Sample]) -> Iterator[str]:
 
 
 def data_digest(task: Task) -> str:
-    """Short hash of all training samples in their order: what a stage was taught."""
+    """Short hash of all training samples in their order: the training data of a stage."""
     return digest_over(fingerprints_of(task.train))[:16]
 
 
@@ -216,7 +216,7 @@ def drawn(samples: Sequence[Sample], count: int, choose: random.Random) -> list[
 
 
 class Subset(Sequence[Sample]):
-    """Samples at the places `order`, one after another; nothing is read before it is looked at."""
+    """Samples at the places `order`; each is read on access."""
 
     def __init__(self, samples: Sequence[Sample], order: Sequence[int]) -> None:
         self._samples = samples

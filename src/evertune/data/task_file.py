@@ -1,4 +1,4 @@
-"""What a task may say in a stream's YAML, and where its data come from."""
+"""The schema of a task in a stream's YAML, and the source of its data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from evertune.utils.safe_names import is_name
 
 
 class TaskFile(Settings):
-    """What a task may say in a stream's YAML."""
+    """The schema of a task in a stream's YAML."""
 
     name: str
     build: str | None = None
@@ -60,7 +60,7 @@ class TaskFile(Settings):
 
 
 def about_task(entry: TaskFile) -> dict[str, str]:
-    """Title, source, licence and citation of a task: the builder's or format's, overridden by what the YAML says."""
+    """Title, source, licence and citation of a task: the builder's or format's, overridden by those of the YAML."""
     if entry.format:
         return {**format_of(entry.format).ABOUT, **entry.about}
     return {**(builder(entry.build).ABOUT if entry.build else {}), **entry.about}

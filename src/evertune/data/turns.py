@@ -22,12 +22,12 @@ IMAGE_PARTS = ("image", "image_url", "input_image")
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """What was said, with the marks of images.
+    """A conversation; its texts contain image marks.
 
     Attributes:
-        system: what stands before the first question; it leads the instruction.
-        questions, answers: in turn; a last question may have no answer.
-        images: names that stand in the turns themselves.
+        system: the text before the first question; the instruction starts with it.
+        questions, answers: alternating; a last question may have no answer.
+        images: names of images inside the turns.
     """
 
     system: str
@@ -46,10 +46,10 @@ class _Turn:
 
 
 def conversation_of(entry: Record) -> Conversation:
-    """The turns of a row. What the assistant says before the first question is dropped, as LLaVA does.
+    """The turns of a row. An answer before the first question is dropped, as in LLaVA.
 
     Raises:
-        DataError: the two don't take turns, nothing is answered, or a turn holds what is not read.
+        DataError: the roles don't alternate, nothing is answered, or a turn has unsupported content.
     """
     key = next((key for key in KEYS if entry.has(key)), KEYS[0])
     turns = [_turn(one) for one in entry.entries(key)]

@@ -1,1 +1,1 @@
-"""A stream through a learner: configuration, run folder, plan, tracking."""
+"""Runs: a learner is trained and evaluated on a stream. Configuration, run folder, plan, tracking."""

@@ -1,4 +1,4 @@
-"""The Python API of whole runs: what the commands do, as functions.
+"""The Python API of whole runs, which the commands call.
 
 result = evertune.run("parcel", model="smol", method="sequential,replay,eproj", out="runs/first")
 """
@@ -49,13 +49,13 @@ class MethodRun:
 def configure(
     stream: str | Path, *, settings: Sequence[str] = (), options: Mapping[str, Any] | None = None, **given: Any
 ) -> RunConfig:
-    """Build the configuration of a run from a stream, or from a YAML file that says everything.
+    """Build the configuration of a run from a stream, or from a run's YAML file.
 
     Args:
         stream: a built-in stream, a stream's YAML, or a run's YAML (it has a key `stream`).
         settings: `key=value` entries as of `--set`; they win over everything else.
         options: per method, its own options.
-        given: fields of `RunConfig`; None means "not said".
+        given: fields of `RunConfig`; None means "not set".
 
     Raises:
         UserError: an unknown key, a value of a wrong type, or an `out` that is a file.
@@ -125,7 +125,9 @@ def run_config(
         held.enter_context(as_before())
         for spec in (spec for spec in specs if done[spec] is None):
             held.enter_context(alone(folders[spec]))
-            done[spec] = finished_matrix(folders[spec], identities[spec])  # another may have ended it meanwhile
+            done[spec] = finished_matrix(
+                folders[spec], identities[spec]
+            )  # another process may have finished it meanwhile
         open_ones = [spec for spec in specs if done[spec] is None]
         if open_ones:
             lmm = inputs.lmm or _load(config, [folders[spec] for spec in open_ones], progress)
@@ -199,13 +201,13 @@ def open_run(
 
     Args:
         folder: of the run.
-        lmm: what `model_of` gave, untouched, where it is loaded already.
-        upto: the last stage that is looked at; as in `Learner`, like `known`. By default the last that was checked.
+        lmm: the base model of `model_of`, if it is loaded already.
+        upto: the last stage to load; as in `Learner`, like `known`. Default: the last stage that was checked.
         known: tasks that the model knew before.
-        progress: told about downloads.
+        progress: called during downloads.
 
     Raises:
-        RunFolderError: it is no run, or damaged, or its model is another one now.
+        RunFolderError: it is no run, or damaged, or its model has changed.
     """
     refuse_links(folder)
     config = config_of(folder)
@@ -229,7 +231,7 @@ def model_of(folder: Path, *, progress: Progress | None = None) -> LMM:
 
 
 def config_of(folder: Path) -> RunConfig:
-    """What a run folder was made with.
+    """The configuration of a run folder.
 
     Raises:
         RunFolderError: it is no run folder, or its configuration is damaged.
@@ -298,7 +300,7 @@ def load_model(config: RunConfig, *, progress: Progress | None = None) -> LMM:
 
 
 def _load(config: RunConfig, folders: Sequence[Path], progress: Progress | None) -> LMM:
-    """Load the model; a run in one of `folders` resumes in the dtype that it was begun in."""
+    """Load the model; a run in one of `folders` resumes in its first dtype."""
     from evertune.models import load_lmm
     from evertune.utils.device import settle
 
@@ -333,7 +335,7 @@ def _run_one(run: MethodRun, stream: Stream, callback: Callback) -> Matrix:
 
 
 def header_of(config: RunConfig, spec: str, *, stream: str) -> dict[str, Any]:
-    """What a `matrix.json` says it is of."""
+    """The description of a run in its `matrix.json`."""
     return {
         "model": Path(config.model).name,
         "stream": stream,
@@ -345,11 +347,11 @@ def header_of(config: RunConfig, spec: str, *, stream: str) -> dict[str, Any]:
 
 @contextmanager
 def _untouched_after(run: MethodRun) -> Iterator[Learner]:
-    """A learner; afterwards the model is as it was before."""
+    """A learner; on exit the model is restored to the base model."""
     from evertune.models.adapters import bare
     from evertune.models.weights import copy_of, restore
 
-    run = replace(run, lmm=bare(run.lmm))  # the run before may have left adapters
+    run = replace(run, lmm=bare(run.lmm))  # the previous run may have left adapters
     start = copy_of(run.lmm.trainable())
     yield _learner(run)
     restore(run.lmm.trainable(), start)

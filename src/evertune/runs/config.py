@@ -1,4 +1,4 @@
-"""The configuration of a run: what a YAML file or `--set key=value` may say, and the recipes of models.
+"""The configuration of a run, from a YAML file and `--set key=value`, and the recipes of models.
 
 Only the entry points use these classes; everything else takes plain arguments.
 """
@@ -39,7 +39,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "llava-1.5-7b-hf": LLAVA,
     "llava-1.5-13b-hf": LLAVA,
 }
-"""How a model wants to be trained where the user says nothing; the defaults of `TrainSettings` are those of `smol`.
+"""Training settings by model, used where the user sets none; the defaults of `TrainSettings` are those of `smol`.
 
 `methods` holds the options of a method with this model, and the training settings where every spec of a run has the
 method in it. Experts of `eproj` are projections alone, as in the paper. Source: He et al. 2023; other models have no
@@ -89,7 +89,7 @@ class EvaluationSettings(Settings):
 
 
 class SharedSettings(Settings):
-    """What a single run and a grid of runs both say, besides stream, model, method and seed."""
+    """The settings that a single run and a grid share, besides stream, model, method and seed."""
 
     limit: int | None = Field(default=None, ge=1)
     data: str | None = Field(default=None, description="where the folders of published data sets are")
@@ -119,7 +119,7 @@ class SharedSettings(Settings):
 
 
 class RunConfig(SharedSettings):
-    """Everything that decides a run. `evertune run FILE.yaml` reads exactly this."""
+    """The complete configuration of a run; `evertune run FILE.yaml` reads this."""
 
     stream: str
     model: str = "smol"
@@ -130,7 +130,7 @@ class RunConfig(SharedSettings):
     @model_validator(mode="before")
     @classmethod
     def _recipe(cls, content: Any) -> Any:
-        """What the model's recipe says, where the user says nothing."""
+        """Defaults from the model's recipe."""
         recipe = RECIPES.get(Path(str(content.get("model"))).name) if isinstance(content, dict) else None
         train = content.get("train", {}) if recipe else None
         if not recipe or not isinstance(train, dict):
@@ -147,7 +147,7 @@ class RunConfig(SharedSettings):
 
 
 def without_effect(config: RunConfig) -> dict[str, Any]:
-    """Settings that decide no number of a run: for `model_dump(exclude=...)`. So old runs keep their identity."""
+    """Settings that change no number of a run, for `model_dump(exclude=...)`, so that run folders stay comparable."""
     defaults = {key: True for key in ("skip_invalid", "model_options", "deterministic") if not getattr(config, key)}
     unset = {"loss_mean": config.train.loss_mean == "sample", "min_steps": config.train.min_steps is None}
     train = {"gradient_checkpointing", "save_every", *(key for key, is_unset in unset.items() if is_unset)}
@@ -166,7 +166,7 @@ def with_settings(content: dict[str, Any], settings: list[str], *, methods: list
 
 
 def spelled_out(content: dict[str, Any], *, methods: list[str]) -> dict[str, Any]:
-    """The content of a YAML file, its keys as `--set` has them (`train.epochs: 2`, `replay.ratio: 0.05`) nested."""
+    """The content of a YAML file; dotted keys as in `--set` (`train.epochs: 2`, `replay.ratio: 0.05`) become nested."""
     dotted = {key: value for key, value in content.items() if isinstance(key, str) and "." in key}
     result = {key: value for key, value in content.items() if key not in dotted}
     for key, value in dotted.items():
@@ -175,7 +175,7 @@ def spelled_out(content: dict[str, Any], *, methods: list[str]) -> dict[str, Any
 
 
 def _place(content: dict[str, Any], key: str, value: Any, methods: list[str]) -> None:
-    """Set the value of a dotted key; groups on the way are copied, for a caller may hold them."""
+    """Set the value of a dotted key; the groups above it are copied, since a caller may share them."""
     parts = key.split(".")
     if parts[0] in methods:
         parts = ["options", *parts]
@@ -191,6 +191,6 @@ def _place(content: dict[str, Any], key: str, value: Any, methods: list[str]) ->
 
 
 def beside(config: Path, stream: str) -> str:
-    """A stream's path in the YAML of a run or a grid counts from that file."""
+    """A stream's path in the YAML of a run or a grid is relative to that file."""
     path = config.parent / stream
     return str(path) if path.suffix and path.is_file() else stream

@@ -1,7 +1,7 @@
-"""`ledger.jsonl`, what was finished and when: append-only, one event a line, and what of it still counts.
+"""`ledger.jsonl`, the append-only log of finished work: one event per line; and which of the events are still valid.
 
-A stranger's or a damaged ledger is no reason to fall over: a line that lacks what events of its kind have is damaged,
-and no file that it names is looked for outside of the run folder.
+A ledger may be damaged or hostile: a line without the fields of its event counts as damaged, and no file outside of the
+run folder is opened.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NEEDED: Mapping[str, Mapping[str, type]] = {
     "stage": {"stage": int, "task": str},
     "cell": {"cell": dict, "sha256": str, "seconds": float},
 }
-"""By event, what its readers take for granted."""
+"""The required fields of each event."""
 IN_CELL: Mapping[str, type] = {"stage": int, "task": str, "score": float, "relaxed": float, "answers": str}
 
 
@@ -43,7 +43,7 @@ def read_ledger(folder: Path) -> list[dict[str, Any]]:
 
 
 def ledger_row(line: str) -> dict[str, Any] | None:
-    """The event of a line of the ledger; None for one that is damaged or lacks what events of its kind have."""
+    """The event of a line of the ledger; None for one that is damaged or lacks required fields."""
     try:
         row = json_value(line)
     except ValueError:
@@ -66,7 +66,7 @@ def _is_of(value: Any, kind: type) -> bool:
 
 
 def finished_cells(folder: Path) -> dict[tuple[int, str], dict[str, Any]]:
-    """Cells of the ledger whose answers are still there, unchanged, and whose stage was not rolled back since."""
+    """Cells of the ledger whose answers exist unchanged and whose stage was not rolled back since."""
     cells: dict[tuple[int, str], dict[str, Any]] = {}
     for key, row in cells_of(read_ledger(folder)).items():
         path = below(folder, row["cell"]["answers"])
@@ -87,5 +87,5 @@ def cells_of(ledger: Sequence[Mapping[str, Any]]) -> dict[tuple[int, str], Mappi
 
 
 def without_clock(cell: Mapping[str, Any]) -> dict[str, Any]:
-    """A cell without how long it took: what two runs must have alike."""
+    """A cell without its duration, for comparing two runs."""
     return {key: value for key, value in cell.items() if key != "seconds"}

@@ -1,6 +1,6 @@
-"""`provenance.json`: under which circumstances a run's numbers were made, and what was another at a resume.
+"""`provenance.json`: the environment in which a run's numbers were made, and what changed when it was resumed.
 
-Another model is refused. Other versions, another processor or number of threads may change the last bits: so noted.
+Another model is refused. Other versions, another CPU or number of threads may change the last bits, so they are noted.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ MAY_CHANGE = (
     *("evertune", "python", "torch", "transformers", "peft", "accelerate", "safetensors"),
     *("machine", "cpu", "threads", "processes", "device"),
 )
-"""What decides the last bits of numbers: another one at resume is noted, and no reason to stop."""
+"""What can change the last bits of numbers: a difference at resume is noted, but no error."""
 
 
 def write_provenance(folder: Path, lmm: Described, stream: Stream) -> list[str]:
-    """Write down what the numbers depend on; at resume, refuse another model and note what else is another.
+    """Write what the numbers depend on; at resume, refuse another model and note other differences.
 
     Returns:
-        what is not as it was when the run was begun: `torch 2.12.0, now 2.13.0`. It also goes into the provenance.
+        the differences to the start of the run: `torch 2.12.0, now 2.13.0`. They are also written to the provenance.
 
     Raises:
-        RunFolderError: the weights are not those the run was begun with.
+        RunFolderError: the weights are not those that the run was started with.
     """
     content = _circumstances(lmm, stream)
     path = folder / "provenance.json"

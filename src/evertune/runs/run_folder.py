@@ -1,7 +1,7 @@
-"""What makes a run this run and no other: its resolved configuration, written first and compared ever after.
+"""The identity of a run: its resolved configuration, written first and compared by every later call.
 
-A folder is free, or of the run that is asked for, or refused: nothing is ever written over another run. A stream may
-get more tasks at its end: the run continues with them.
+A folder must be free or hold the same run: nothing is ever written over another run. A stream may get more tasks at its
+end; the run then continues with them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from evertune.utils.temporary_files import TEMPORARY
 
 TASKS = ("data", "known")
 FINGERPRINTS = (*TASKS, "model_config")
-"""Of what decides a run beside its configuration."""
+"""Fingerprints of the inputs beside the configuration."""
 
 
 def identity_of(config: Mapping[str, Any], stream: Stream, model: str) -> dict[str, Any]:
@@ -60,14 +60,14 @@ def finished_matrix(folder: Path, identity: Mapping[str, Any]) -> Matrix | None:
 
 
 def is_free(folder: Path) -> bool:
-    """Whether a folder is empty or not there; leftovers of a killed start do not count."""
+    """Whether a folder is empty or missing; leftovers of a killed start do not count."""
     return not refuse_file(folder).exists() or all(
         path.name == LOCK or TEMPORARY.fullmatch(path.name) is not None for path in folder.iterdir()
     )
 
 
 def still_holds(folder: Path, matrix: Matrix) -> bool:
-    """Whether what a finished matrix was made of is there, and was not taken back by a rollback since."""
+    """Whether the files behind a finished matrix exist and were not removed by a rollback since."""
     try:
         stages = (f"{number:02d}-{task}" for number, task in enumerate(matrix.stages, start=1))
         if not all((folder / "stages" / name / "done.json").exists() for name in stages):
@@ -81,7 +81,7 @@ def still_holds(folder: Path, matrix: Matrix) -> bool:
 
 
 def added_tasks(folder: Path, identity: Mapping[str, Any]) -> list[str]:
-    """The tasks that the stream of the run in `folder` has got at its end since; all else is as it was.
+    """The tasks that were appended to the stream of the run in `folder`; everything else must be unchanged.
 
     Raises:
         RunFolderError: something else differs; the message names it.
@@ -115,7 +115,7 @@ def refuse_other_run(folder: Path, identity: Mapping[str, Any]) -> None:
             what = f"of other data: {_other_tasks(before or {}, now or {})}. Choose"
         else:
             inner, before, now = _innermost(key, before, now)
-            what = f"with {inner}={_short(before)}, asked was {inner}={_short(now)}; choose"
+            what = f"started with {inner}={_short(before)}; requested {inner}={_short(now)}. Choose"
         raise RunFolderError(f"{folder} holds a run {what} another --out, or delete the folder")
 
 
@@ -145,7 +145,7 @@ def _short(value: Any) -> str:
 
 
 def begin(folder: Path, identity: Mapping[str, Any]) -> None:
-    """Create the run folder with its resolved configuration, or write down what tasks were added or what moved."""
+    """Create the run folder with its resolved configuration, or record added tasks and moved paths."""
     make_folder(folder)
     path = folder / "config.yaml"
     if not path.exists() or added_tasks(folder, identity) or _is_elsewhere(read_identity(folder), identity):

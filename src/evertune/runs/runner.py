@@ -1,4 +1,4 @@
-"""A stream through a learner: rows of R, one after each stage, in a folder that resumes.
+"""Trains and evaluates a learner on a stream: one row of R after each stage, in a resumable folder.
 
     config.yaml   the resolved configuration          answers/03/gqa.jsonl   written before they are scored
     provenance.json    versions, fingerprints, prompts     matrix.json            R, metrics, cells, cost
@@ -35,20 +35,20 @@ if TYPE_CHECKING:
 ALREADY_SOLVED = 50.0
 HARDLY_FORGETS = 5.0
 FEW_STEPS = 20
-"""Optimizer steps below which a run warns: a new kind of image is not learned in so few (docs/service.md)."""
+"""A run warns below this number of optimizer steps: too few for a new kind of image (docs/service.md)."""
 
 
 class Callback:
-    """Told what a run is doing; the terminal's progress bars are one. Every method may be left out."""
+    """Gets the events of a run, such as the terminal's progress bars. Every method is optional."""
 
     def on_model_loaded(self, name: str, facts: dict[str, str]) -> None:
-        """The model is ready; `facts` say where and in which dtype it runs, and why."""
+        """The model is ready; `facts` contain device and dtype, with reasons."""
 
     def on_run_begin(self, title: str, *, training: list[int], answers: int) -> None:
-        """A run begins: samples to train on, epochs included, per stage that is left, and answers that are left."""
+        """A run begins: the remaining training samples by stage, epochs included, and the remaining answers."""
 
     def on_environment_changed(self, changes: list[str]) -> None:
-        """The run resumes in another environment than it was begun in: other versions, another processor."""
+        """The run resumes in another environment: other versions, another CPU."""
 
     def on_task_begin(self, number: int, task: Task) -> None:
         """Training of a stage begins."""
@@ -75,21 +75,22 @@ class Callback:
         """The run is complete."""
 
     def on_warning(self, text: str) -> None:
-        """Something that a person should know, and that stops nothing."""
+        """A non-fatal warning."""
         logging.getLogger("evertune").warning(text)
 
 
 def run_stream(
     learner: Learner, stream: Stream, *, folder: Path, header: Mapping[str, Any], callback: Callback
 ) -> Matrix:
-    """Learn what the methods make of `stream`, evaluate every task after every stage, and write `matrix.json`.
+    """Train the stages that the methods make of `stream`, evaluate every task after every stage, and write
+    `matrix.json`.
 
     Args:
         learner: at its last saved stage.
         stream: its tasks, the known ones first, are the columns of R.
         folder: the run folder.
-        header: model, stream, method and seed, as they stand in `matrix.json`.
-        callback: told about progress.
+        header: model, stream, method and seed, as in `matrix.json`.
+        callback: gets the events of the run.
     """
     plan = plan_of(learner, stream)
     refuse_other_history(folder, learner.stages, plan)
@@ -116,7 +117,7 @@ def run_stream(
 
 
 def follow_stream(learner: Learner, stream: Stream) -> tuple[Any, ...]:
-    """What the other processes do while the leader runs the stream; returns the first order about something else."""
+    """The other processes, while the main one runs the stream; returns the first order about something else."""
     plan = plan_of(learner, stream)
     by_name = {task.name: task for task in stream.columns}
     while True:
@@ -130,20 +131,22 @@ def follow_stream(learner: Learner, stream: Stream) -> tuple[Any, ...]:
 
 
 def plan_of(learner: Learner, stream: Stream) -> list[Task]:
-    """What is learned one after another: what the methods make of the stream's tasks."""
+    """The training tasks by stage, as the methods make them of the stream's tasks."""
     from evertune.methods import Method
 
     plan: list[Task] = list(stream.tasks)
     for method in learner.methods:
         if learner.current and type(method).stages is not Method.stages:
-            for task in stream.known:  # methods are told before the first stage only, and its stages may hold them
+            for (
+                task
+            ) in stream.known:  # methods see known tasks only before the first stage, and its stages may contain them
                 method.on_known_task(task)
         plan = method.stages(plan)
     return plan
 
 
 def refuse_other_history(folder: Path, stages: Sequence[Stage], plan: Sequence[Task]) -> None:
-    """Raise when a stage of the folder is not what the stream teaches there: other data, or taught by hand."""
+    """Raise if a stage of the folder was trained on something other than the stream's task there."""
     for stage, task in zip(stages, plan, strict=False):
         if stage.task != task.name or stage.data != data_digest(task):
             raise RunFolderError(
@@ -154,11 +157,11 @@ def refuse_other_history(folder: Path, stages: Sequence[Stage], plan: Sequence[T
 
 
 def more_tasks(folder: Path, methods: Sequence[Method], stream: Stream, identity: Mapping[str, Any]) -> list[str]:
-    """The tasks that were added to the stream of a run, which then continues with them; their names.
+    """The names of the tasks that were appended to the stream of a run, which then continues with them.
 
     Raises:
-        RunFolderError: something else differs, a method makes other stages of more tasks, or a stage was taught
-            something else by hand.
+        RunFolderError: something else differs, a method makes other stages of more tasks, or a stage was trained on
+            something else.
     """
     from evertune.methods import Method
     from evertune.training.stages import saved_stages
@@ -175,7 +178,7 @@ def more_tasks(folder: Path, methods: Sequence[Method], stream: Stream, identity
 
 
 def cells_about(folder: Path, tasks: Sequence[Task]) -> dict[tuple[int, str], dict[str, Any]]:
-    """The finished cells, without those of other questions that were once asked under the name of one of `tasks`."""
+    """The finished cells, without those of a former task with other questions but the name of one of `tasks`."""
     questions = {task.name: questions_of(task) for task in tasks}
     return {
         key: cell
@@ -190,14 +193,14 @@ def questions_of(task: Task) -> str:
 
 
 def note_few_steps(learner: Learner, tasks: Sequence[Task], callback: Callback) -> None:
-    """Warn of trainings that end before they have begun."""
+    """Warn of too short trainings."""
     sizes = [(task.name, learner.training_of(task).steps(len(task.train)), len(task.train)) for task in tasks]
     for warning in few_steps(sizes):
         callback.on_warning(warning)
 
 
 def few_steps(sizes: Iterable[tuple[str, int, int]]) -> list[str]:
-    """Warnings of trainings that end before they have begun, one for all tasks of one size.
+    """Warnings of trainings with too few steps, one for all tasks of equal size.
 
     Args:
         sizes: task, optimizer steps, samples.
@@ -222,10 +225,10 @@ def _at(learner: Learner, number: int) -> Learner:
 
 
 def learn_stage(learner: Learner, task: Task, number: int, folder: Path, callback: Callback) -> Stage:
-    """Learn `task` as stage `number`, and say so in the ledger.
+    """Learn `task` as stage `number`, and record it in the ledger.
 
     Raises:
-        NotFiniteError: a loss or a gradient is not finite; which samples it was of is in the ledger.
+        NotFiniteError: a loss or a gradient is not finite; the ledger lists its samples.
     """
     from evertune.training.gradients import NotFiniteError
 
@@ -276,7 +279,7 @@ def evaluate_cell(learner: Learner, task: Task, number: int, folder: Path, callb
 
 
 def _routing(learner: Learner, task: Task, experts: Mapping[str, int], n: int) -> dict[str, Any]:
-    """Who answered, and the points of 100 that went to the task's own expert, where it has one and had to be found."""
+    """Answers by expert, and the routing accuracy: the percentage for the task's own expert, if there was a choice."""
     own, given = learner.expert_of(task.name), learner.needs_task_id()
     return {
         "task_id": "given" if given else "inferred",
@@ -287,7 +290,7 @@ def _routing(learner: Learner, task: Task, experts: Mapping[str, int], n: int) -
 
 
 def note_stages(folder: Path, stages: Sequence[Stage]) -> None:
-    """Say in the ledger what a process that was killed just then had no time to say: these stages are there."""
+    """Add stages to the ledger that a killed process had saved but not recorded."""
     noted: set[int] = set()
     for row in read_ledger(folder):
         if row["event"] == "rollback":
@@ -341,7 +344,7 @@ def _cost(learner: Learner, cells: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _warnings(methods: Sequence[Method], R: list[list[float]], known: int) -> list[str]:
-    """What makes a stream not worth measuring: solved before training, or hardly forgotten by plain tuning."""
+    """Warnings about an uninformative stream: solved before training, or hardly any forgetting by plain tuning."""
     found = []
     new = R[0][known:]
     if solved := sum(score >= ALREADY_SOLVED for score in new):

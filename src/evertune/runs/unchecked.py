@@ -1,6 +1,6 @@
 """`unchecked.json`: a stage of a model in service whose effect on the other tasks is not measured yet.
 
-Noted before a task is trained and removed when its stage was accepted or discarded. Where the process is killed in
+Written before a task is trained and removed when its stage was accepted or discarded. If the process is killed in
 between, the stage is on the disk but was never checked: until the same command completes the check, it is not part of
 the model.
 """
@@ -28,7 +28,7 @@ class UncheckedStage:
     training: Mapping[str, Any]
 
     def how_on(self, folder: Path) -> str:
-        """What the user can do about it."""
+        """Advice for the user."""
         return (
             f"stage {self.stage} ('{self.task}') was learned, but its check was cut off: give the same command again, "
             f"or discard the stage with evertune rollback {folder} --to {self.stage - 1}"
@@ -36,7 +36,7 @@ class UncheckedStage:
 
 
 def note_unchecked(folder: Path, noted: UncheckedStage) -> None:
-    """Say that a stage is about to be made."""
+    """Write the note before a stage is trained."""
     write_json(folder / FILE, {"stage": noted.stage, "task": noted.task, "training": dict(noted.training)})
 
 
@@ -67,7 +67,7 @@ def _damaged(path: Path) -> RunFolderError:
 
 
 def complaints(folder: Path) -> list[str]:
-    """What is to be said of the note: that its stage was not checked, or that it is damaged."""
+    """A message about the note: its stage was not checked, or the note is damaged."""
     try:
         found = unchecked_stage(folder)
     except RunFolderError as problem:
@@ -76,7 +76,7 @@ def complaints(folder: Path) -> list[str]:
 
 
 def last_checked(folder: Path) -> int | None:
-    """The last stage that belongs to the model where a later one was not checked; None: all belong to it."""
+    """The last stage that belongs to the model, if a later one was not checked; None: all belong to it."""
     noted = unchecked_stage(folder)
     return None if noted is None else noted.stage - 1
 

@@ -1,10 +1,10 @@
-"""The model that remembers, kept in service: teach it what is new, see what that cost, go back.
+"""A model in service: train it on new tasks, see what each one cost the others, roll back.
 
     new(folder, model="smol")            a model that has learned nothing yet
-    advice(folder, "july.jsonl")         what that resembles and would cost; nothing is changed
-    learn(folder, "july.jsonl")          one more task, with a verdict; kept or discarded
-    check(folder)                        every task it ever learned, against the best it ever had
-    rollback(folder, to=3)               as it was after its third task
+    advice(folder, "july.jsonl")         similar tasks and the expected cost; nothing is changed
+    learn(folder, "july.jsonl")          trains a task, measures its effect, keeps or discards it
+    check(folder)                        evaluates every learned task against its best score
+    rollback(folder, to=3)               restores the state after the third task
 
 A run folder of `evertune run` is such a model.
 """

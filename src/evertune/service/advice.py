@@ -1,7 +1,8 @@
 """Advice before a task is learned: similar tasks, its score now, what routing would lose, the method, the cost.
 
-Nothing is changed, and nothing is forecast. Where the model has experts, a trial of its own router bounds what the
-other tasks can lose. Where tasks share weights, only learning tells: `learn` measures it, and `rollback` undoes it.
+Nothing is changed, and forgetting is not predicted. If the model has experts, a trial of its own router bounds the loss
+of the other tasks. If tasks share weights, the loss is known only after training: `learn` measures it, `rollback`
+undoes it.
 """
 
 from __future__ import annotations
@@ -27,18 +28,18 @@ from evertune.tools.data.source import Hints
 from evertune.training.stages import stage_folder
 
 ASKED = 100
-"""Questions of the new task that are asked now, to know where it stands."""
+"""Number of test questions of the new task for its score before training."""
 
 
 @dataclass(frozen=True, slots=True)
 class SimilarTask:
-    """A task that the model knows, beside the new one.
+    """A known task compared with the new one.
 
     Attributes:
-        similarity: s(k), 0..1, among all tasks it knows and the new one.
+        similarity: s(k), 0..1, among all known tasks and the new one.
         instruction: cosine between both tasks' instructions.
-        score: of the model on its questions now, in points.
-        forgetting_bound: most that routing can lose, in points; None where the new task trains weights that it uses.
+        score: the model's current score on it, in points.
+        forgetting_bound: most points that routing can lose; None where the new task trains weights that it uses.
     """
 
     task: str
@@ -50,14 +51,14 @@ class SimilarTask:
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """What `try` found.
+    """The result of `try`.
 
     Attributes:
-        before: its score now, on up to 100 of its test questions.
-        foreseen: what an expansion would do; None where all weights are one.
-        choice: the method that would be taken and why.
-        seconds: of training and of the questions that `learn` asks, measured on this machine.
-        stored_bytes: that the folder would grow by, without images.
+        before: the current score on up to 100 test questions of the new task.
+        foreseen: the effect of an expansion; None for a method without experts.
+        choice: the method and the reason.
+        seconds: of training and evaluation in `learn`, measured on this machine.
+        stored_bytes: growth of the folder, without images.
     """
 
     task: str
@@ -71,7 +72,7 @@ class Advice:
     stored_bytes: int
 
     def as_dict(self) -> dict[str, Any]:
-        """For machines."""
+        """For JSON."""
         return asdict(self)
 
 
@@ -87,7 +88,7 @@ def advice(
     callback: Callback | None = None,
     progress: Progress | None = None,
 ) -> Advice:
-    """What learning a task would do to a model; the arguments are those of `learn`.
+    """The expected effect and cost of learning a task; the arguments are those of `learn`.
 
     Raises:
         DataError: something in the data can't be used.
@@ -154,14 +155,14 @@ def _neighbours(
 
 
 def _score_now(service: Service, task: Task) -> float:
-    """What the model says to some of the task's questions today, by the task's rule."""
+    """The model's current score on some of the task's questions, by the task's rule."""
     predictions = service.learner.answers(replace(task, test=tuple(evenly_spaced(task.test, ASKED))))
     cell = score_cell(rule_of(task.score), [a.text for a in predictions], [list(a.sample.answers) for a in predictions])
     return cell.strict
 
 
 def _growth(service: Service) -> int:
-    """What the last stage takes on disk; of the first one, its weights and what a method may copy of them."""
+    """Disk space of the last stage; before the first one, of its weights and a method's copies of them."""
     learner = service.learner
     if not learner.stages:
         return 2 * bytes_of(learner.lmm.trainable())

@@ -1,8 +1,9 @@
-"""`--method auto`: which method a model gets that is taught what comes, month after month. The rule, and why.
+"""`--method auto`: the rule that chooses the method of a model in service, and its reasons.
 
-One expert per kind of data, and none that the router could not find: `eproj` with the calibrated router, each expert
-started from the most similar one, and an expert trained further where new data are of a kind that is known. It is fixed
-when the model is made; what is left to decide for every task is decided by its router. Measured in docs/service.md.
+The rule is `eproj` with the calibrated router: one expert per kind of data, but none that the router could not
+identify. Each expert starts from the most similar one; for data of a known kind an existing expert is trained further.
+The method is fixed when the model is made; the router decides the rest for every task. Measurements are in
+docs/service.md.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ AUTO = "auto"
 METHOD = "eproj"
 SETTINGS = ("eproj.router=calibrated", "eproj.init=similar", "eproj.expand=when-separable")
 RATIO = 0.3
-"""Of the ratios tried (0.01, 0.03, 0.1, 0.3) the one that lost least on held-out seeds: docs/study.md."""
+"""Of the ratios 0.01, 0.03, 0.1 and 0.3 the one that lost least on held-out seeds (docs/study.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +36,14 @@ class MethodChoice:
 
 
 def settled(method: str, settings: Sequence[str]) -> tuple[str, list[str]]:
-    """The method and the settings of a new model: `auto` stands for ours, before which the user's own count."""
+    """The method and the settings of a new model: `auto` sets ours, and the user's own settings take precedence."""
     if method != AUTO:
         return method, list(settings)
     return METHOD, [*SETTINGS, *settings]
 
 
 def refuse_other(method: str | None, own: str) -> None:
-    """A model keeps one method for life: its experts or penalties mean nothing to another.
+    """A model keeps its method: its experts or penalties mean nothing to another method.
 
     Raises:
         UserError: `method` is another than the model's own, and not `auto`.
@@ -55,7 +56,7 @@ def refuse_other(method: str | None, own: str) -> None:
 
 
 def chosen(method: str, foreseen: TaskPreview | None, *, task: str, earlier: int) -> MethodChoice:
-    """What to do with `task` in a model that has `method` and knows `earlier` tasks."""
+    """The method for `task` in a model that has `method` and knows `earlier` tasks."""
     if foreseen is not None:
         return MethodChoice(method, 0.0, _of_experts(foreseen, task))
     if "replay" in parts_of(method):

@@ -1,4 +1,5 @@
-"""`--accept-if "forgetting<2 and gain>5"`: a condition on a verdict, read by a small grammar, never run as code."""
+"""`--accept-if "forgetting<2 and gain>5"`: a condition on the regression report, parsed by a small grammar, never run
+as code."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ class GateCondition:
     parts: tuple[tuple[str, str, float], ...]
 
     def broken_by(self, measures: Mapping[str, float]) -> list[str]:
-        """The parts that do not hold, with what was measured; empty when all do."""
+        """The parts that do not hold, with the measured values; empty if all hold."""
         return [
             f"{name} {measures[name]:.1f} is not {sign} {bound:g}"
             for name, sign, bound in self.parts
@@ -36,14 +37,14 @@ class GateCondition:
 
 
 ANYTHING = GateCondition("", ())
-"""What holds for every verdict."""
+"""The condition that always holds."""
 
 
 def parsed(text: str) -> GateCondition:
     """Read a condition.
 
     Raises:
-        UserError: it is none; the message shows how one looks.
+        UserError: the syntax is wrong; the message has an example.
     """
     parts = []
     for part in text.split(" and "):

@@ -1,7 +1,7 @@
-"""`evertune doctor RUN`: is everything in a run folder what was written, what is broken, what can be made again.
+"""`evertune doctor RUN`: verifies all files of a run folder, and repairs what can be made again.
 
-Nothing is believed that has a checksum: stages, answers, kept images. `repair` makes again just what is broken: a
-stage is taught from the one before it, a cell is asked anew, and what rests on neither stays as it is.
+All checksums are verified: of stages, answers and stored images. `repair` makes only broken parts again: a stage is
+retrained from the one before it, a cell is re-evaluated, and everything else stays unchanged.
 """
 
 from __future__ import annotations
@@ -67,12 +67,12 @@ IMAGE_NAME = re.compile(r"[0-9a-f]{64}(\.\w{1,8})?")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that is not as it was written.
+    """A damaged or missing part of a run folder.
 
     Attributes:
         path: the file, or the folder.
-        what: is wrong with it.
-        remedy: what `--repair` does about it; empty where nothing can be done.
+        what: the problem.
+        remedy: the action of `--repair`; empty if there is none.
         stage: of a broken stage, its number; else None.
         cell: of a broken cell, its stage and task; else None.
     """
@@ -84,19 +84,19 @@ class Finding:
     cell: tuple[int, str] | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """For machines."""
+        """For JSON."""
         return {"path": str(self.path), "what": self.what, "remedy": self.remedy}
 
 
 def examine(folder: Path) -> list[Finding]:
-    """Everything that is wrong in a run folder; an empty list when it is whole. Where it has links, only those.
+    """All problems of a run folder; empty if there are none. If it contains links, only those are reported.
 
     Raises:
-        RunFolderError: it is no run folder, or its `config.yaml` is damaged, without which nothing can be said.
+        RunFolderError: it is no run folder, or its `config.yaml` is damaged, so that nothing can be verified.
     """
     config = config_of(folder)
     if links := links_below(folder):
-        return [Finding(path, described(path), "") for path in links]  # nothing is said of what they lead to
+        return [Finding(path, described(path), "") for path in links]  # their targets are not examined
     parts = (
         _provenance(folder),
         _ledger(folder),
@@ -119,7 +119,7 @@ def _provenance(folder: Path) -> Iterator[Finding]:
 def _ledger(folder: Path) -> Iterator[Finding]:
     path = folder / "ledger.jsonl"
     for number in _damaged_lines(path):
-        yield Finding(path, f"line {number} is damaged", "the line is taken away, its cell is asked anew")
+        yield Finding(path, f"line {number} is damaged", "the line is removed, its cell is evaluated again")
 
 
 def _damaged_lines(path: Path) -> list[int]:
@@ -147,7 +147,7 @@ def _stages(folder: Path, config: RunConfig) -> Iterator[Finding]:
             yield Finding(folder / "stages" / f"{number:02d}-...", "is missing", again, stage=number)
         elif number in done and (wrong := _wrong_with(folder, done[number], origin, before)):
             yield Finding(wrong[0], wrong[1], again, stage=number)
-            before = None  # whether the next one fits is seen when this one has been trained again
+            before = None  # the next one can be verified only after this one has been trained again
             continue
         before = link_of(sealed(done[number] / DONE)) if number in done else None
 
@@ -155,12 +155,12 @@ def _stages(folder: Path, config: RunConfig) -> Iterator[Finding]:
 def _origin(folder: Path) -> dict[str, str]:
     try:
         return origin_of(folder)
-    except RunFolderError:  # the provenance is damaged, which is a finding by itself
+    except RunFolderError:  # the provenance is damaged, which is a separate finding
         return {}
 
 
 def _wrong_with(folder: Path, place: Path, origin: Mapping[str, str], before: str | None) -> tuple[Path, str] | None:
-    """The file of a finished stage that is not what was written, and what is wrong with it."""
+    """The damaged file of a finished stage, and its problem."""
     try:
         content = sealed(place / DONE)
         refuse_foreign(place, content, origin=origin, before=before)
@@ -170,7 +170,7 @@ def _wrong_with(folder: Path, place: Path, origin: Mapping[str, str], before: st
                 raise RunFolderError(f"{place / DONE} names the file {file!r:.80}, which is none of a stage")
             verify(place, file)
         for held in split_state(load_stage(folder, read_stage(place))[1]).held:
-            dict(held)  # to look at it is to verify it
+            dict(held)  # loading verifies it
     except UserError as problem:
         named = [path for path in place.iterdir() if str(path) in str(problem)]
         return (named or [place / LOG if str(place / LOG) in str(problem) else place])[0], _message(problem)
@@ -178,7 +178,7 @@ def _wrong_with(folder: Path, place: Path, origin: Mapping[str, str], before: st
 
 
 def _message(problem: Exception) -> str:
-    """What a message says of a file, without its name and without what the user should do."""
+    """The problem in an error message, without the file's name and the advice."""
     first = str(problem).split(". Run evertune doctor")[0]
     return " ".join(word for word in first.split(" ") if "/" not in word)
 
@@ -191,11 +191,11 @@ def _cells(folder: Path) -> Iterator[Finding]:
             continue
         what = "were changed: their checksum is not the one written down" if path.exists() else "are missing"
         if key not in whole:
-            yield Finding(path, what, "asked anew", cell=key)
+            yield Finding(path, what, "evaluated again", cell=key)
 
 
 def _noted(folder: Path) -> Mapping[tuple[int, str], Mapping[str, Any]]:
-    """The last note of each cell that counts, from the lines that can be read."""
+    """The last valid row of each cell, from the readable lines."""
     return cells_of(_rows(folder))
 
 
@@ -212,7 +212,7 @@ def _matrix(folder: Path) -> Iterator[Finding]:
 
 
 def _kept(folder: Path, config: RunConfig) -> Iterator[Finding]:
-    """What a model in service keeps of its tasks."""
+    """Findings in the evaluation sets of a model in service."""
     again = "" if config.stream == OWN else "copied again from the stream"
     for path in sorted((folder / KEPT).glob("*.json")):
         try:
@@ -228,7 +228,7 @@ def _kept(folder: Path, config: RunConfig) -> Iterator[Finding]:
 
 
 def _images_named(folder: Path) -> set[str]:
-    """The kept images that the tasks and the stages name, as far as they can be read."""
+    """The stored images that readable tasks and stages refer to."""
     named: set[str] = set()
     for path in (folder / KEPT).glob("*.json"):
         with suppress(RunFolderError):
@@ -241,7 +241,7 @@ def _images_named(folder: Path) -> set[str]:
 
 
 def _images_in(value: Any) -> Iterator[str]:
-    """Names of kept images anywhere in a value (`Sample.to_row`)."""
+    """Names of stored images anywhere in a value (`Sample.to_row`)."""
     for key, inner in value.items() if isinstance(value, dict) else enumerate(value if isinstance(value, list) else ()):
         if key in ("image", "images"):
             texts = inner if isinstance(inner, list) else [inner]
@@ -251,7 +251,7 @@ def _images_in(value: Any) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class RepairResult:
-    """What `repair` has found, and what is still wrong afterwards."""
+    """What `repair` found, and the problems that remain."""
 
     found: list[Finding]
     left: list[Finding]
@@ -260,17 +260,17 @@ class RepairResult:
 def repair(
     folder: Path, *, data: str | None = None, callback: Callback | None = None, progress: Progress | None = None
 ) -> RepairResult:
-    """Make again what is broken in a run folder, and nothing else.
+    """Make only the broken parts of a run folder again.
 
     Args:
         folder: of a run, or of a model in service.
         data: where the folders of published data sets are, as for `run`.
-        callback: told about progress.
-        progress: told about downloads.
+        callback: gets the events of training and evaluation.
+        progress: called during downloads.
 
     Raises:
         RunFolderError: it is no run folder, or another process works in it.
-        DataError: the stream's data are not what they were, so that a stage can't be taught again.
+        DataError: the stream's data have changed, so that a stage can't be trained again.
     """
     refuse_several("doctor")
     refuse_links(folder)
@@ -298,7 +298,7 @@ def repair(
 
 
 def _copy_again(folder: Path, lost: set[str], stream: Stream) -> None:
-    """Kept images that were changed or are missing, by their SHA-256, from the data of the stream."""
+    """Restore changed or missing images from the data of the stream, by their SHA-256."""
     for task in stream.columns if lost else ():
         for sample in (*task.train, *task.test):
             if lost & set(sample.image_digests):
@@ -321,7 +321,7 @@ def _rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def _remove(folder: Path, found: list[Finding]) -> None:
-    """What is broken and small goes; a broken stage stays until it is taught again."""
+    """Delete small broken files; a broken stage stays until it is trained again."""
     sweep(folder)
     rows = _rows(folder)
     if _damaged_lines(folder / "ledger.jsonl"):
@@ -338,7 +338,7 @@ def _remove(folder: Path, found: list[Finding]) -> None:
 def _teach_again(
     folder: Path, number: int, stream: Stream | None, callback: Callback, progress: Progress | None
 ) -> None:
-    """Teach a stage from the one before it, and note whether it is bit-identical."""
+    """Train a stage from the one before it, and note whether it is bit-identical."""
     assert stream is not None
     learner = open_run(folder, upto=number - 1, known=stream.known, progress=progress)
     plan = plan_of(learner, stream)
@@ -365,7 +365,7 @@ def _teach_again(
 
 
 def _link_wanted(folder: Path, number: int) -> str | None:
-    """`link_of` a stage as it was written, by the stage after it or by itself; None where neither says so."""
+    """`link_of` a stage as originally written, from the stage after it or its own file; None if neither has it."""
     places, origin = {number_of(place): place for place in stage_folders(folder)}, _origin(folder)
     for place in (places[n] for n in (number + 1, number) if n in places):
         with suppress(RunFolderError):
@@ -391,6 +391,6 @@ def _ask_again(
 
 
 def _is_complete(folder: Path, stream: Stream, progress: Progress | None) -> bool:
-    """Whether all stages of a run's stream were taught: then it has a matrix."""
+    """Whether all stages of a run's stream were trained: then it has a matrix."""
     learner: Learner = open_run(folder, known=stream.known, progress=progress)
     return len(learner.stages) >= len(plan_of(learner, stream)) and bool(read_ledger(folder))

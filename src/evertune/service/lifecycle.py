@@ -1,8 +1,8 @@
-"""The steps of a model in service: make it, teach it a task, check it, go back. The ledger says what happened when.
+"""The actions on a model in service: create it, learn a task, check it, roll back. The ledger records them.
 
-Everything is in the folder: stages, the kept questions, all answers. A task whose learning was cut off is learned by
-the same command again; once it is learned, that command only completes the check. Until then the stage is not part of
-the model (`runs/unchecked.py`).
+The folder contains everything: stages, evaluation sets, all answers. After an interruption the same command resumes;
+once the task is trained, it only completes the check. Until then the stage is not part of the model
+(`runs/unchecked.py`).
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ Done = TypeVar("Done")
 
 
 def _alone_in(action: Callable[Concatenate[Path, Given], Done]) -> Callable[Concatenate[Path, Given], Done]:
-    """An action that changes a model's folder, its first argument: no other process may meanwhile."""
+    """Decorator of an action that changes a model's folder, its first argument: it holds the folder's lock."""
 
     @wraps(action)
     def within(folder: Path, /, *given: Given.args, **named: Given.kwargs) -> Done:
         refuse_several("this command")
         refuse_links(folder)
-        config_of(folder)  # raises where there is none: no folder may be made by a lock
+        config_of(folder)  # raises if the folder is missing: taking a lock must not create it
         with alone(folder):
             return action(folder, *given, **named)
 
@@ -73,11 +73,11 @@ def new(
 
     Args:
         folder: a new one.
-        model: as in `evertune.run`, like the rest.
+        model: as in `evertune.run`, like the other arguments.
         method: one, or several that run together (`replay+ewc`); `auto` is the rule of `auto.py`.
         seed: of everything random.
         settings: `key=value`.
-        progress: told about downloads.
+        progress: called during downloads.
 
     Raises:
         UserError: the folder is there already, or a setting is wrong.
@@ -96,7 +96,7 @@ def new(
 
 
 BY_USER = "by the user"
-"""Why a stage was taken back that no condition rejected."""
+"""The reason of a rollback by the user, in the ledger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ class LearnResult:
     """What `learn` did.
 
     Attributes:
-        broken: what was asked of the stage and did not hold; the stage was discarded then.
+        broken: the parts of the condition that did not hold; the stage was discarded then.
         training: the hyper-parameters of the task; `steps`: optimizer steps.
     """
 
@@ -117,7 +117,7 @@ class LearnResult:
     steps: int
 
     def as_dict(self) -> dict[str, Any]:
-        """For machines."""
+        """For JSON."""
         checked = self.checked.as_dict()
         return {
             "stage": self.stage,
@@ -150,7 +150,7 @@ def learn(
     callback: Callback | None = None,
     progress: Progress | None = None,
 ) -> LearnResult:
-    """Teach a model one more task, measure what that changed, and keep it or not.
+    """Train a model on one more task, measure the effect on all tasks, and keep or discard the stage.
 
     Args:
         folder: the model's.
@@ -161,14 +161,14 @@ def learn(
         hints: how a single file is read.
         settings: `train.KEY=VALUE`, for this task; without them it is trained for 200 optimizer steps or more.
         skip_invalid: train on the rows that can be used.
-        accept_if: if it does not hold afterwards, the stage is discarded; by default if the task was not learned.
-        deterministic: refuse a model that was not made so; what it is decides how it learns.
+        accept_if: the stage is discarded if this does not hold afterwards; default: the task was learned.
+        deterministic: refuse a model that was not made deterministic; the model's own setting decides.
         track: services that get the metrics, as in `evertune.run`; each learning is a run there, with all before it.
-        callback: told about progress.
-        progress: told about downloads and images.
+        callback: gets the events of training and evaluation.
+        progress: called during downloads and image checks.
 
     Raises:
-        DataError: something in the data can't be used; nothing was changed.
+        DataError: rows or images are unusable; nothing was changed.
         UserError: the task is known already, or a name or rule is wrong.
     """
     refuse_missing(track)
@@ -225,7 +225,7 @@ def _refuse_unsettled(folder: Path) -> None:
 def _taught(
     service: Service, task: Task, kept: Task, callback: Callback, tracks: TrackingCallback, *, learned: bool
 ) -> RegressionReport:
-    """Ask about everything, teach `task` unless it is `learned`, ask again; `kept` is what of it will be asked."""
+    """Evaluate all tasks, train `task` unless it is `learned`, evaluate again; `kept` is its stored evaluation set."""
     everything, callbacks = (*service.tasks, kept), all_of(callback, tracks)
     _outdated(service.folder)
     before = service.measured(everything, callbacks)
@@ -263,7 +263,7 @@ def _track_row(
 def _verdict(
     service: Service, before: Mapping[tuple[int, str], dict[str, Any]], *, stage: int, others: Sequence[Task], new: Task
 ) -> RegressionReport:
-    """What stage `stage` changed against the one before it; `before` are the cells up to that."""
+    """The effect of stage `stage` compared with the one before it; `before` are the cells up to that."""
 
     def change(task: Task, since: int) -> Change:
         best = best_cell(before, task.name, range(since, stage))["score"]
@@ -275,9 +275,9 @@ def _verdict(
 
 @_alone_in
 def check(folder: Path, *, callback: Callback | None = None, progress: Progress | None = None) -> RegressionReport:
-    """Ask a model everything it was ever asked, now, and compare with the best answers it ever gave.
+    """Evaluate a model on all its tasks now, and compare with the best score of each.
 
-    Nothing is taken from a cache. The answers are in `answers/check/`.
+    No cache is used. The answers are in `answers/check/`.
 
     Raises:
         UserError: it has learned nothing yet.
@@ -301,9 +301,9 @@ def check(folder: Path, *, callback: Callback | None = None, progress: Progress 
 
 @_alone_in
 def complete(folder: Path, *, callback: Callback | None = None, progress: Progress | None = None) -> Path:
-    """Ask every stage of a model that was taught task by task what it was never asked, and write `matrix.json`.
+    """Evaluate the missing cells of a model that was trained task by task, and write `matrix.json`.
 
-    Then it is a run like any other: `report` and `compare` read it. The next `learn` or `rollback` takes it away.
+    Then `report` and `compare` read it like a run. The next `learn` or `rollback` removes `matrix.json`.
 
     Raises:
         UserError: it has learned nothing yet, or is a run, which has its matrix.
@@ -329,7 +329,7 @@ def complete(folder: Path, *, callback: Callback | None = None, progress: Progre
 
 
 def _outdated(folder: Path) -> None:
-    """What `complete` wrote does not hold any more; the matrix of a run stays what it is."""
+    """Remove the matrix that `complete` wrote, which is outdated; the matrix of a run stays."""
     if config_of(folder).stream == OWN:
         (folder / "matrix.json").unlink(missing_ok=True)
 
@@ -343,7 +343,7 @@ def _learned_at(service: Service, task: Task) -> int:
 
 
 def would_forget(folder: Path, to: int) -> list[str]:
-    """The tasks that going back to stage `to` would take away.
+    """The tasks that a rollback to stage `to` would remove.
 
     Raises:
         UserError: there is no such stage before the last.
@@ -358,7 +358,7 @@ def would_forget(folder: Path, to: int) -> list[str]:
 
 @_alone_in
 def rollback(folder: Path, to: int, *, progress: Progress | None = None) -> list[str]:
-    """Go back to the model as it was after stage `to`, for good; gives the names of the tasks that it forgets.
+    """Restore the model after stage `to`, permanently; returns the names of the removed tasks.
 
     Raises:
         UserError: there is no such stage before the last.
@@ -369,7 +369,7 @@ def rollback(folder: Path, to: int, *, progress: Progress | None = None) -> list
 
 
 def _go_back(service: Service, to: int, *, reason: str) -> None:
-    """The ledger first: should this be cut off, answers of a stage that is still there are only given once more."""
+    """Write the ledger first: after an interruption, a stage that still exists is only evaluated once more."""
     service.learner.stages = saved_stages(service.folder)  # with one that was not checked
     gone = [stage.task for stage in service.learner.stages[to:]]
     event = {"event": "rollback", "to": to, "tasks": gone, "reason": reason, "time": time.time()}
@@ -383,7 +383,7 @@ def _go_back(service: Service, to: int, *, reason: str) -> None:
 
 
 def history(folder: Path) -> list[dict[str, Any]]:
-    """What happened, in order: stages that were learned and goings back, each with its time."""
+    """The events in order: learned stages and rollbacks, each with its time."""
     refuse_links(folder)
     config_of(folder)  # raises when it is none
     return [row for row in read_ledger(folder) if row["event"] in ("stage", "rollback")]

@@ -1,7 +1,8 @@
-"""The new task of a model in service: read, checked, and how long it is trained.
+"""The new task of a model in service: reads and checks it, and decides the length of its training.
 
-A file of some dozen rows would be two optimizer steps with the batch and the one pass that a benchmark has. So a task
-is trained for `STEPS` steps or more: in smaller batches first, then in more passes. Measured in docs/service.md.
+With the batch size and the one epoch of a benchmark, a file of some dozen rows would give two optimizer steps. So a
+task is trained for at least `STEPS` steps: first with smaller batches, then with more epochs. Measurements are in
+docs/service.md.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ from evertune.utils.errors import UserError
 from evertune.utils.safe_names import refuse_task_names
 
 STEPS = 200
-"""Optimizer steps of a task, at least, where the user does not say how long it is trained."""
+"""Fewest optimizer steps of a task, unless the user sets the length of the training."""
 LENGTH = ("epochs", "batch_size", "gradient_accumulation_steps", "min_steps")
-"""Settings of `train` that say it."""
+"""The settings of `train` that set it."""
 
 
 def training_for(folder: Path, settings: Sequence[str]) -> Training:
-    """How the next task of a model is trained: as the model was made to, with `STEPS` steps or more, and `settings`.
+    """The training settings of a model's next task: the model's own, at least `STEPS` steps, and `settings`.
 
     Raises:
         UserError: a setting is none of `train`, or a value is wrong.
@@ -67,20 +68,20 @@ def read_new(
     skip_invalid: bool = False,
     progress: Progress | None = None,
 ) -> tuple[Task, CheckResult]:
-    """The one task of `data`, and what was found in it; the warnings are notices of `callback`.
+    """The only task of `data`, and the issues in it; `callback` gets warnings.
 
     Args:
         service: the model that is to learn it.
         data: a file in any format of `evertune data check`, or a stream of one task.
-        callback: is told what is odd about the data, and what was left out.
+        callback: gets warnings about the data and about omitted rows.
         name: of the task; default: the file's.
         score: the scoring rule; default: the data's.
         hints: how a single file is read.
         skip_invalid: leave out rows that can't be used.
-        progress: told about images.
+        progress: called during image checks.
 
     Raises:
-        DataError: something in the data can't be used.
+        DataError: rows or images are unusable.
         UserError: there are several tasks, the model knows one of this name, or a name or rule is wrong.
     """
     lmm = service.learner.lmm
@@ -101,7 +102,7 @@ def read_new(
         checked.errors.refuse(stream=checked.stream)
     task = read_task(entry, replace(how, decode=skip_invalid), about=entry.about)
     if skip_invalid:
-        task = without_unreadable(task, lmm, Issues())  # they are among the errors of the check
+        task = without_unreadable(task, lmm, Issues())  # they are among the errors of the data check
     _say(checked.warnings, callback, "", data)
     _say(checked.errors, callback, "left out: ", data)
     return task, checked

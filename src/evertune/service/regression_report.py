@@ -1,4 +1,4 @@
-"""What a new task did to the ones before: gained, kept or lost, by task, from the same questions before and after."""
+"""The effect of a new task on earlier ones: gained, kept or lost, by task, from the same questions before and after."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from evertune.training.evaluator import read_answers
 
 Word = Literal["gained", "kept", "lost", "too few questions", "learned", "not learned"]
 HIDDEN = 20.0
-"""Points: where the interval holds zero and reaches further than this, it is too wide to call a task kept."""
+"""Points: an interval that contains zero and reaches further than this is too wide to call a task kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Change:
             where there are too few, and where the score of the task is not the mean of its answers' scores (BLEU).
         few: there are too few questions for an interval.
         new: it is the task that was just learned.
-        word: lost or gained when the interval leaves zero out; of BLEU, when the score changed at all. Of the new task:
+        word: lost or gained when the interval excludes zero; of BLEU, when the score changed at all. Of the new task:
             learned when it gained, else not learned.
     """
 
@@ -48,7 +48,7 @@ class Change:
 
     @property
     def word(self) -> Word:
-        """What it comes to."""
+        """The result in one word."""
         low, high = self.interval or (self.difference, self.difference)
         if self.few or (self.interval and low <= 0 <= high and max(-low, high) > HIDDEN and not self.new):
             return "too few questions"
@@ -57,13 +57,13 @@ class Change:
         return "gained" if low > 0 else "lost" if high < 0 else "kept"
 
     def as_dict(self) -> dict[str, Any]:
-        """For machines."""
+        """For JSON."""
         return {**asdict(self), "difference": self.difference, "word": self.word}
 
 
 @dataclass(frozen=True, slots=True)
 class RegressionReport:
-    """What one stage changed.
+    """The effect of one stage.
 
     Attributes:
         new: the task that was learned; None for a check.
@@ -79,7 +79,7 @@ class RegressionReport:
         return self.new is None or self.new.word == "learned"
 
     def not_learned(self) -> list[str]:
-        """Why a stage is discarded that nothing was asked of; empty when its task was learned."""
+        """Why a stage without a condition is discarded; empty if its task was learned."""
         if self.new is None or self.learned:
             return []
         what = "has too few questions to tell" if self.new.few else "is not learned"
@@ -88,7 +88,7 @@ class RegressionReport:
         return [f"{self.new.task} {what}: {scores}"]
 
     def measures(self) -> dict[str, float]:
-        """What a condition may ask for, in points: `forgetting`, `worst`, `gain` and `average` (docs/service.md)."""
+        """The measures for conditions, in points: `forgetting`, `worst`, `gain` and `average` (docs/service.md)."""
         lost = [change.best - change.after for change in self.others]
         everything = [change.after for change in (*self.others, *([self.new] if self.new else []))]
         return {
@@ -99,7 +99,7 @@ class RegressionReport:
         }
 
     def as_dict(self) -> dict[str, Any]:
-        """For machines."""
+        """For JSON."""
         return {
             "new": self.new.as_dict() if self.new else None,
             "others": [change.as_dict() for change in self.others],

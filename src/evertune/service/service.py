@@ -1,6 +1,6 @@
-"""A model in service, opened: what it knows and how it is asked. `steps.py` changes it.
+"""An open model in service: its tasks and its predictions. `lifecycle.py` changes it.
 
-Kept apart from the steps because the server, the playground and `ask` open models and change none.
+Separate from `lifecycle.py`, because the server, the playground and `ask` open models but do not change them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from evertune.utils.symlinks import refuse_links
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A model in service: the learner at its last stage, and the tasks it knows, as they were kept."""
+    """A model in service: the learner at its last stage, and its stored tasks."""
 
     folder: Path
     learner: Learner
@@ -62,7 +62,7 @@ class Service:
     def measured(
         self, tasks: Sequence[Task], callback: Callback, *, stage: int | None = None
     ) -> dict[tuple[int, str], dict[str, Any]]:
-        """All cells, after those of `tasks` at a stage, the last, were answered where they had not been."""
+        """All cells, after evaluating the missing ones of `tasks` at a stage, by default the last."""
         number = self.number if stage is None else stage
         cells = cells_about(self.folder, tasks)
         for task in tasks:
@@ -71,12 +71,12 @@ class Service:
         return cells
 
     def answers(self, stage: int, task: str) -> Path:
-        """The file of what it said to a task's questions after a stage."""
+        """The file of the predictions for a task after a stage."""
         return self.folder / "answers" / f"{stage:02d}" / f"{task}.jsonl"
 
 
 def _known_to_run(folder: Path, *, learned: Sequence[str]) -> list[str]:
-    """The tasks that a run's model knows: those of its stream as far as it did not go back, then what came later."""
+    """The tasks that a run's model knows: those of its stream that were not rolled back, then later ones."""
     matrix = Matrix.read(folder)
     if not matrix.finished:
         raise RunFolderError(f"{folder} is a run that is not finished: finish it with the command that began it")
@@ -93,9 +93,9 @@ class AskResult:
     """An answer.
 
     Attributes:
-        expert: who gave it; None where all weights are one.
-        ranking: learned tasks with the router's probabilities, the likeliest first.
-        warnings: what is odd about the question.
+        expert: the expert that generated it; None for a method without experts.
+        ranking: learned tasks with the router's probabilities, highest first.
+        warnings: about the question.
     """
 
     text: str
@@ -105,18 +105,18 @@ class AskResult:
 
     @property
     def surely(self) -> str:
-        """How sure the router was."""
+        """The confidence of the router."""
         ahead = lead_of(self.ranking)
         return f", {ahead}" if ahead else ""
 
     def as_dict(self) -> dict[str, Any]:
-        """For machines."""
+        """For JSON."""
         ranking = [list(pair) for pair in self.ranking]
         return {"answer": self.text, "expert": self.expert, "ranking": ranking, "warnings": list(self.warnings)}
 
 
 def lead_of(ranking: Sequence[tuple[str, float]]) -> str:
-    """How sure a router is of the first task: `97 % sure`; '' where there are not two."""
+    """The confidence of a router in the first task: `97 % sure`; '' if there are not two tasks."""
     return f"{percent(ranking[0][1])} sure" if len(ranking) > 1 else ""
 
 
@@ -131,7 +131,7 @@ def ask_once(
     """Ask a model one question about images.
 
     Raises:
-        UserError: the question is empty, or a method must be told the task.
+        UserError: the question is empty, or a method needs the task.
         DataError: an image is missing or broken, or the model takes another number of them.
     """
     from evertune.models.readable import MOST, unknown_tokens  # brings torch

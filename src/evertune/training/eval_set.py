@@ -1,9 +1,9 @@
-"""What a model in service keeps of its tasks: the test samples and the images it will be asked about again.
+"""The evaluation sets of a model in service: the test samples of its tasks and their images, kept in its folder.
 
     eval_set/gqa.json              score, test samples, and the training sample with the longest answer
-    eval_set/images/3f...9a.png  by SHA-256; also those that a replay memory holds
+    eval_set/images/3f...9a.png  by SHA-256; also those of a replay memory
 
-So it can be checked, and taught further, after the data themselves are gone, and the folder can be moved.
+So the model can be checked and trained further without the original data, and the folder can be moved.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from evertune.utils.safe_names import below, is_name
 
 
 def keep_task(folder: Path, task: Task, *, tokens: Callable[[str], int]) -> Task:
-    """Copy the test samples of `task` into the folder and give back the task as it is kept.
+    """Copy the test samples of `task` into the folder; returns the stored task.
 
     `tokens` is the length of an answer for the model.
     """
@@ -48,10 +48,10 @@ def keep_tasks(folder: Path, tasks: Sequence[Task], *, tokens: Callable[[str], i
 
 
 def kept_task(folder: Path, name: str) -> Task:
-    """A task as it was kept: its test samples, and one training sample, which says how long answers may be.
+    """A stored task: its test samples, and one training sample, which determines the length of answers.
 
     Raises:
-        RunFolderError: it was not kept, or what was kept is damaged.
+        RunFolderError: it is not stored, or damaged.
     """
     if not is_name(name):
         raise RunFolderError(f"{folder} names the task {name!r:.80}, which can't be one: it was changed or is damaged")
@@ -78,11 +78,11 @@ def kept_task(folder: Path, name: str) -> Task:
 
 
 def is_kept(folder: Path, name: str) -> bool:
-    """Whether a task was kept."""
+    """Whether a task is stored."""
     return is_name(name) and (folder / FOLDER / f"{name}.json").exists()
 
 
 def drop_task(folder: Path, name: str) -> None:
-    """Forget what was kept of a task; images stay, others may need them."""
+    """Remove a stored task; its images stay, since others may need them."""
     if is_kept(folder, name):
         (folder / FOLDER / f"{name}.json").unlink()

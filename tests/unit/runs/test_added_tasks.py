@@ -31,7 +31,7 @@ def test_tasks_at_the_end(folder):
         ({"data": {"c": "3", "a": "1", "b": "2"}}, "its task 1 is 'a', that of the stream is 'c'"),
         ({"data": {"b": "2", "a": "1", "c": "3"}}, "its task 1 is 'a', that of the stream is 'b'"),
         ({"data": {"a": "1"}}, "the stream has no 'b' any more"),
-        ({"data": {"a": "1", "b": "2", "c": "3"}, "seed": 1}, "seed=0, asked was seed=1"),
+        ({"data": {"a": "1", "b": "2", "c": "3"}, "seed": 1}, "seed=0; requested seed=1"),
         ({"data": {"a": "1", "b": "2", "c": "3"}, "model_config": "n"}, "model_config"),
     ],
 )

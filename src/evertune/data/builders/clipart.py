@@ -30,7 +30,7 @@ MOST_WORDS = 4
 MOST_BYTES = 200_000
 """Of a drawing: larger ones take seconds each."""
 MOST_ALIKE = 4
-"""Drawings by one person with one title: more of them are a collection called after itself."""
+"""Most drawings of one person with one title: more are a collection, titled after itself."""
 COLLECTIONS = re.compile(
     r"clip ?art|theme|collection|svg|icon ?set|icons|gradient|pattern|symbol signs|map symbols|r16", re.I
 )
@@ -38,14 +38,14 @@ FOLDERS = (
     *("shapes/stars/", "signs_and_symbols/flags/", "unsorted/", "special/"),
     *(f"computer/icons/{theme}-theme/" for theme in ("flat", "lemon", "etiquette", "gold")),
 )
-"""Left out: drawn by a program, a thing each that no other drawing shows, or titled after a collection."""
+"""Left out: drawn by a program, showing a thing that no other drawing shows, or titled after a collection."""
 OTHER_LANGUAGES = ("rollandin", "guillou", "jacq", "balin")
 """Who wrote their titles in Italian or French."""
 NOISE = frozenset(
     "simple simplified stylized generic icon version outline contour clip drawing drawn hand symbol symbolic hotel "
     "etiquette illustration basic".split()
 )
-"""What the title says of the file or the style, not of the thing."""
+"""Words of a title that describe the file or the style, not the thing."""
 COLOURLESS = re.compile(r"\b(?:b ?& ?w|b and w|bw|bn|b w|black (?:and|&) white)\b", re.I)
 WORD = re.compile(r"[a-z]+(?:'s)?")
 SHORT = frozenset("a an at by cd in no of on ox pc to tv up".split())
@@ -76,7 +76,7 @@ def build(folder: Path, *, train: int, test: int, seed: int, progress: Progress 
 
 
 def titled(place: Path) -> list[CaptionedDrawing]:
-    """The drawings below `place` whose title says what they show; one of those that lie in several folders."""
+    """The drawings below `place` whose title describes their content; of copies in several folders only one."""
     drawings = list(_drawings(place))
     alike = Counter((drawing.title, drawing.creator) for drawing in drawings)
     found: dict[str, CaptionedDrawing] = {}
@@ -110,7 +110,8 @@ def _first_text(content: ElementTree.Element, what: str) -> str:
 
 
 def clean(title: str) -> str:
-    """What a title says about the drawing, in lower case: no numbers, no file-name marks; empty: nothing usable."""
+    """The descriptive words of a title, in lower case, without numbers and file-name characters; empty if there are
+    none."""
     if COLLECTIONS.search(title) or not title.isascii():
         return ""
     thing = COLOURLESS.sub(" ", title.replace("_", " ")).partition(" - ")[0]  # "Mouth - body part"

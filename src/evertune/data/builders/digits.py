@@ -55,7 +55,7 @@ def digits(progress: Progress | None = None) -> tuple[NDArray[np.uint8], NDArray
 
 
 def pools_of(count: int, seed: int) -> dict[str, list[int]]:
-    """Which of `count` digits training and test are made of: a fifth is kept for testing."""
+    """Split `count` digits into those of training and of test numbers; a fifth is for testing."""
     order = list(range(count))
     random.Random(f"digits split {seed}").shuffle(order)
     return {"train": order[count // 5 :], "test": order[: count // 5]}

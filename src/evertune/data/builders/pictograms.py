@@ -28,7 +28,7 @@ INSTRUCTIONS = {
     "category": "To which category does this pictogram belong?",
     "name": "Name the thing in this pictogram.",
 }
-# answer -> Unicode subgroups. Chosen for being told apart by eye and large enough to keep pictograms for testing.
+# answer -> Unicode subgroups. Chosen to be distinguishable by eye and large enough to hold out pictograms for testing.
 CATEGORIES = {
     "animal": ("animal-mammal", "animal-bird", "animal-bug", "animal-marine", "animal-reptile"),
     "food": ("food-fruit", "food-vegetable", "food-prepared", "food-asian", "food-sweet"),
@@ -52,7 +52,7 @@ Pools = dict[str, dict[str, list[Pictogram]]]
 
 
 def build(folder: Path, *, by: str, train: int, test: int, seed: int, progress: Progress | None = None) -> None:
-    """Draw `train` and `test` pictograms to be told `by` 'category' or 'name'."""
+    """Write `train` and `test` samples that ask for a pictogram's 'category' or 'name' (`by`)."""
     if by not in INSTRUCTIONS:
         raise UserError(f"pictograms: 'by' must be 'category' or 'name', not '{by}'")
     emojis = pictograms(progress)

@@ -26,7 +26,7 @@ ABOUT = {
 
 
 def build(folder: Path, *, role: str, train: int, test: int, seed: int, progress: Progress | None = None) -> None:
-    """Draw `train` and `test` scenes and ask about each what `role` asks."""
+    """Draw `train` and `test` scenes with the questions of `role`."""
     if role not in ROLES:
         raise unknown("role", role, ROLES)
     (folder / "images").mkdir(exist_ok=True)

@@ -1,7 +1,7 @@
-"""Published data layouts, one file each: from the files as their authors publish them to rows.
+"""Published data layouts, one module each: they read the files of the authors and yield rows.
 
-A format is a module with `ABOUT` (title, source, licence, citation, how to get the files: for `show`), `PROMPT` (what
-is asked, with the names of a row's fields in braces), and `rows(place, *, split, **options)`, which reads `place`, a
+A format is a module with `ABOUT` (title, source, licence, citation, how to get the files: for `show`), `PROMPT` (a
+template with the names of a row's fields in braces), and `rows(place, *, split, **options)`, which reads `place`, a
 file or the folder of a data set, and yields a `Row` per sample, one after another: large files are never held in
 memory.
 
@@ -25,15 +25,15 @@ from evertune.utils.errors import unknown
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One sample as its authors publish it; nothing is decided yet about prompts and where images are.
+    """One sample as published, before prompts are filled and image paths are resolved.
 
     Attributes:
         id: unique within a split.
-        images: paths relative to the root of the images, none or several where the data are so.
-        fields: what a prompt may name: `question`, `options`, `ocr`, ...
-        answers: those that count, the one taught first; several stand for annotators or captions.
+        images: paths relative to the root of the images; none, one or several.
+        fields: fields for the prompt: `question`, `options`, `ocr`, ...
+        answers: the accepted answers, the training target first; several for annotators or captions.
         origin: file and line (or number) for messages.
-        extras: what a score needs beside the answers: the type of a question, the size of an image.
+        extras: other fields that a score needs: the type of a question, the size of an image.
         unique: whether another row of the same id is a mistake; published training files repeat theirs.
     """
 

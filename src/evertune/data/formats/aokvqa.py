@@ -1,6 +1,6 @@
-"""A-OKVQA: questions with four options, of which the letter is taught and scored.
+"""A-OKVQA: questions with four options; the answer is the letter.
 
-Its test answers are not public, so val is the test. Direct answers and rationales are kept for other uses.
+Its test answers are not public, so val is the test. Direct answers and rationales stay available for other uses.
 """
 
 from __future__ import annotations

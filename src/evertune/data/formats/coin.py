@@ -40,8 +40,8 @@ def rows(
         split: `train` or `test`.
         task: one of `TASKS`.
         instructions: `Original` or `Type2`.
-        gold: TextVQA_0.5.1_val.json or ScienceQA's problems.json, relative to `place`: what the authors score these
-            two tasks by. Without it the single answer of the test file counts.
+        gold: TextVQA_0.5.1_val.json or ScienceQA's problems.json, relative to `place`: the authors score these two
+            tasks by its answers. Default: the single answer of the test file.
     """
     path, *elsewhere = files(place, split=split, task=task, instructions=instructions, gold=gold)
     if split == "train":

@@ -35,7 +35,7 @@ def rows(
         split: `train` or `test`.
         task: the name of the task's files.
         layout: `reasoning` or `llava`, the converted files.
-        taught: of the layout `reasoning`: `answer`, what follows the thought, or `solution`, thought and answer. A
+        taught: of the layout `reasoning`: `answer` (the text after the thought) or `solution` (thought and answer). A
             test is always scored by the answer.
     """
     one_of(taught, ("answer", "solution"), kind="taught")
@@ -67,7 +67,7 @@ def _problem(entry: Record, *, whole: bool) -> Row:
 
 
 def _answer(entry: Record) -> str:
-    """What stands behind the thought."""
+    """The text after the chain of thought."""
     answer = entry.text("solution").rpartition(THOUGHT_ENDS)[2].strip()
     if not answer:
         raise entry.wrong("solution", f"a text with an answer after {THOUGHT_ENDS}")
@@ -75,7 +75,7 @@ def _answer(entry: Record) -> str:
 
 
 def _converted(path: Path, problems: Path) -> Iterator[Row | DataError]:
-    """Converted test questions, with the answers of the problems that have their text and images."""
+    """Converted test questions with the answers of the problems that have the same text and images."""
     gold = _by_problem(problems)
 
     def answers(entry: Record) -> tuple[str, ...]:

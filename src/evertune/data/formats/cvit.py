@@ -1,6 +1,6 @@
 """CVIT: the benchmark of SMoLoRA, ten tasks in CoIN's layout.
 
-Six are learned one after another; four more test what was never taught (Places365 is learned from few examples).
+Six are learned one after another; four more test unseen tasks (Places365 is learned from few examples).
 """
 
 from __future__ import annotations

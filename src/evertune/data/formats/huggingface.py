@@ -3,7 +3,7 @@
 {name: signs, format: huggingface, root: my-folder, options: {instruction: question, answer: label}}
 {name: signs, format: huggingface, options: {hub: owner/name, instruction: question, answer: answers}}
 
-Images that are inside the data set are written into the cache once, as they are, under the hash of their content.
+Images inside the data set are written into the cache once, unchanged, under the hash of their content.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def rows(
 
 
 def files(place: Path, *, hub: str | None = None, **_: Any) -> list[Path]:
-    """Every file that `save_to_disk` wrote; of the hub, the revision is what can be said."""
+    """Every file that `save_to_disk` wrote; for a data set of the hub, its revision."""
     return [] if hub else sorted(path for path in place.rglob("*") if path.is_file())
 
 
@@ -105,7 +105,7 @@ def _opened(place: Path, hub: str | None, config: str | None, revision: str | No
             return load_dataset(hub, config, revision=revision, split=split)
         _check(place)
         content = load_from_disk(str(place))
-    except Exception as problem:  # the library raises what its many back ends raise
+    except Exception as problem:  # the exceptions of the library's back ends are not a closed list
         raise DataError(f"{hub or place} can't be opened as a data set ({problem})", kind="missing file") from problem
     if not isinstance(content, DatasetDict):
         return content

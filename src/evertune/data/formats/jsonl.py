@@ -1,7 +1,7 @@
 """Own data: `{image | images, instruction, answer | answers, id, extras}`, one object a line (or a JSON list of them).
 
-Every built-in task ends up here too. `extras` holds, as texts, what a score needs beside the answers. Relative names of
-images count from the file's folder, or from `images:`.
+Built-in tasks have this format too. `extras` holds other fields that a score needs, as texts. Image paths are relative
+to the file's folder, or to `images:`.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _answers(value: Mapping[str, Any], origin: str) -> tuple[str, ...]:
     answers = value["answers"]
     if not isinstance(answers, list) or not answers:
         raise DataError(f"{origin}: 'answers' must be a list with at least one text", kind="unusable answers")
-    # An annotator may have written nothing; what is taught is something.
+    # An annotator's answer may be empty, the training target must not.
     return (_text(answers[0], "answers", origin), *(_text(a, "answers", origin, blank=True) for a in answers[1:]))
 
 

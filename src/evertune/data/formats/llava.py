@@ -1,9 +1,9 @@
 """LLaVA-style JSON: conversations to train on, and the test files that go with them.
 
 Training rows are `{image, conversations: [{from, value}]}` with no image, one or a list; each answered turn is a
-sample whose instruction holds the turns before it. `{messages: [{role, content}]}` is read likewise (`tasks.turns`).
-Test rows are `{question_id, image, text, answer}`. A file may be a JSON list, one under "data", or JSON Lines; what a
-row is, its keys say.
+sample whose instruction contains the turns before it. `{messages: [{role, content}]}` is read likewise
+(`data/turns.py`). Test rows are `{question_id, image, text, answer}`. A file may be a JSON list, one under "data", or
+JSON Lines; the keys of a row decide its kind.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _answers(entry: Record) -> tuple[str, ...]:
 
 
 def _extras(entry: Record) -> Mapping[str, str]:
-    """What else a test row says (`type`, `answer_type`, `size`): scores may go by it."""
+    """Other fields of a test row (`type`, `answer_type`, `size`), which scores may use."""
     return {
         key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
         for key, value in entry.value.items()

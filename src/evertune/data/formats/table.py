@@ -35,9 +35,9 @@ ABOUT = {
 }
 PROMPT = "{instruction}"
 FIRST = 1024
-"""Rows among which the first image is looked for."""
+"""Number of rows that are searched for the first image."""
 LONGEST_CELL = 64 << 20
-"""Characters of a cell of text: more is no image in base64, but a quote that nothing closes."""
+"""Most characters of a cell: a longer one is no image in base64, but a quote that is not closed."""
 MOST_MARKS = 1_000_000
 """Commas of a row, those within its texts included."""
 LONGEST_LINE = 4 * LONGEST_CELL
@@ -99,7 +99,7 @@ def images(place: Path, *, split: str, **options: Any) -> Path | None:
 
 
 def _holds_images(place: Path, columns: Columns) -> bool:
-    """What the first image of a table is says how all are read."""
+    """The kind of the first image of a table decides how all are read."""
     first = (record[columns.image] for record in islice(_records(place, columns), FIRST)) if columns.image else ()
     return is_inside(next((cell for cell in first if not is_missing(cell)), None))
 
@@ -136,9 +136,10 @@ def _text(place: Path, columns: Columns) -> Iterator[Mapping[str, Any]]:
 
 
 class _Cells(Mapping[str, Any]):
-    """A row by the names of its columns; None for cells that a short row lacks, what is behind the last is dropped.
+    """A row by the names of its columns; None for missing cells of a short row; cells after the last column are
+    dropped.
 
-    A dict of each row would take time by the columns of the header, which a row of two bytes may have 16,000 of.
+    No dict is made per row: its cost would grow with the columns of the header, of which there may be 16,000.
     """
 
     __slots__ = ("_cells", "_names")
@@ -184,7 +185,7 @@ class _Lines:
 
 
 def _mark(stream: TextIO, place: Path) -> str:
-    """What separates the columns: a header of semicolons and no comma is that of a spreadsheet with decimal commas."""
+    """The separator of the columns: a header with semicolons and no comma is from a spreadsheet with decimal commas."""
     if place.suffix.lower() == ".tsv":
         return "\t"
     header = stream.readline(LONGEST_CELL)
@@ -220,7 +221,7 @@ def _labels(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:
     """The words of class labels, which a Parquet file of the hub keeps beside the numbers."""
     try:
         features = json_value(metadata[b"huggingface"])["info"]["features"]
-        # Of lists, what they hold; old versions of the library write a list of one.
+        # For lists, the type of their items; old versions of the library write a list of one.
         inner = {n: one[0] if isinstance(one, list) else one.get("feature", one) for n, one in features.items()}
         return {name: list(one["names"]) for name, one in inner.items() if one.get("_type") == "ClassLabel"}
     except (KeyError, IndexError, ValueError, TypeError, AttributeError):

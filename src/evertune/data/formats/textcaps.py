@@ -1,4 +1,4 @@
-"""TextCaps: captions that need the text in the image read.
+"""TextCaps: captions that require reading the text in the image.
 
 Its test captions are not public, so the validation part is the test.
 """
@@ -29,8 +29,8 @@ FILES = {"train": "TextCaps_0.1_train.json", "test": "TextCaps_0.1_val.json"}
 def rows(place: Path, *, split: str) -> Iterator[Row | DataError]:
     """Training: a row per caption. Test: a row per image, all captions count.
 
-    The file has an entry per caption, and each repeats all captions of its image (`reference_strs`); so an image's
-    first entry gives its rows.
+    The file has an entry per caption, and each repeats all captions of its image (`reference_strs`), so only an image's
+    first entry is used.
     """
     seen: set[str] = set()
     make = training_rows if split == "train" else test_row

@@ -1,4 +1,4 @@
-"""TextVQA: questions about text in images, with what an OCR system read there.
+"""TextVQA: questions about text in images, with the tokens of an OCR system.
 
 Its test answers are not public, so val is the test. The most common of ten answers is taught.
 """
@@ -59,7 +59,7 @@ def files(place: Path, *, split: str, ocr: bool = True) -> list[Path]:
 
 
 def _tokens(path: Path) -> Mapping[str, str]:
-    """What was read in each image; the boxes of the words, most of the file, are not kept."""
+    """The OCR tokens of each image; the boxes of the words, most of the file, are dropped."""
     return {entry.name("image_id"): _joined(entry) for entry in sound(entries(path, under="data"))}
 
 

@@ -66,7 +66,7 @@ def _file(place: Path, task: str, kind: str) -> Path:
 
 
 def _captioned(path: Path, captions_path: Path) -> Iterator[Row | DataError]:
-    """Test rows with the captions that stand under their number, from 1.
+    """Test rows with the captions under their number, from 1.
 
     A row without a caption is an error, and so is a caption without a row (an early release lacked one of 3,000).
     """

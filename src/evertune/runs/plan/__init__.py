@@ -1,1 +1,1 @@
-"""What a run would do and cost: measured on this machine, or estimated from a model's configuration."""
+"""Plans a run and its cost: measured on this machine, or estimated from a model's configuration."""

@@ -1,4 +1,4 @@
-"""What a run would do and cost, as a function: measured on this machine, or on paper for a model that is not here."""
+"""Plans a run and its cost: measured on this machine, or estimated for a model whose weights are not here."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def plan(config: RunConfig, *, progress: Progress | None = None) -> list[Plan] | list[Estimate]:
-    """What each method of a run would do and cost on this machine; nothing is trained.
+    """The plan and cost of each method of a run on this machine; nothing is trained.
 
-    A model whose weights are not here (a preset on paper, a hub id, a folder with a configuration alone) is planned
-    from its configuration.
+    For a model whose weights are not here (a large preset, a hub id, a folder with only a configuration) the plan is
+    estimated from its configuration.
     """
     from evertune.models import has_weights
 

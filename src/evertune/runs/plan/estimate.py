@@ -1,7 +1,7 @@
-"""What a run of a large model would take, from its configuration alone: parameters, memory by part, hours per GPU.
+"""Estimates the cost of a run of a large model from its configuration: parameters, memory by part, hours per GPU.
 
-Arithmetic, not a measurement: operations by the usual rule of 2 per parameter and token forward and 2 to 4 backward,
-memory by what a plain step holds. It says whether a thing is possible, not how long to the minute.
+An estimate, not a measurement: 2 operations per parameter and token in the forward pass and 2 to 4 in the backward
+pass, memory of a plain training step. It shows whether a run is feasible and the order of its duration.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from evertune.training.loop import Training, trained_parameters
 from evertune.utils.errors import UserError
 
 UTILISATION = 0.35
-"""Share of a GPU's peak that training such models reaches in practice."""
+"""Share of a GPU's peak performance that training of such models reaches in practice."""
 BYTES_PER_LAYER = 34
-"""Of activations, per token and unit of width, in half precision (Korthikanti et al. 2022, arXiv 2205.05198)."""
+"""Bytes of activations per token and unit of width, in half precision (Korthikanti et al. 2022, arXiv 2205.05198)."""
 LETTERS_PER_TOKEN = 4.0
 ANSWER_TOKENS = 8
 USABLE = 0.92
-"""Share of a GPU's memory that a process gets."""
+"""Share of a GPU's memory that a process can use."""
 LOOKED_AT = 200
 
 
@@ -64,13 +64,13 @@ class CardPlan:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A run planned on paper.
+    """The estimate of a run.
 
     Attributes:
         memory: bytes by part, of a training step at the run's micro-batch.
-        per_task_bytes: what the method keeps for every task: an expert, an adapter; nothing where it trains one
+        per_task_bytes: weights that the method keeps per task: an expert, an adapter; 0 where it trains one
             set of weights.
-        stage_bytes: what a stage to go back to takes on the disk: the expert, or one copy of everything trained.
+        stage_bytes: disk space of a saved stage: the expert, or one copy of everything trained.
         share_of_model: of the stage.
         tokens: of a sample: visual, and of text by the rule of four letters each.
     """

@@ -1,6 +1,6 @@
-"""What a run would do and cost, without training: sizes, steps, parameters, memory, time.
+"""Plans a run and its cost without training: sizes, steps, parameters, memory, time.
 
-The time is measured, not guessed: one micro-batch is trained and one batch answered on this machine, and both are
+The time is measured: one micro-batch is trained and one batch answered on this machine, and both are
 scaled to the run. The memory is the peak of this process after them, with what a run has to import besides.
 """
 
@@ -40,7 +40,7 @@ class Plan:
     """A planned run.
 
     Attributes:
-        stage_bytes: what a stage takes on the disk: the expert, or one copy of everything trained.
+        stage_bytes: disk space of a saved stage: the expert, or one copy of everything trained.
     """
 
     method: str
@@ -56,7 +56,7 @@ class Plan:
 
     @property
     def disk_bytes(self) -> int:
-        """Of all stages; samples and importances that a method keeps come on top."""
+        """Of all stages, without the samples and importances that a method stores."""
         return self.stage_bytes * len(self.stages)
 
     def as_dict(self) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def plan_run(
     for method in methods:
         method.setup(context)
     for method in methods:
-        if type(method).stages is not Method.stages:  # its stages may hold what is known
+        if type(method).stages is not Method.stages:  # its stages may include known tasks
             for task in stream.known:
                 method.on_known_task(task)
         tasks = method.stages(tasks)
@@ -131,12 +131,12 @@ def stage_bytes(methods: Sequence[Method], trained: int, dtype: torch.dtype) -> 
 
 
 def stages_of(tasks: Sequence[Task], training: Training) -> list[StagePlan]:
-    """What is learned in a run, with its optimizer steps."""
+    """The stages of a run with their optimizer steps."""
     return [StagePlan(t.name, n := len(t.train), training.fitted(n).steps(n), len(t.test)) for t in tasks]
 
 
 def samples_seen(stages: Sequence[StagePlan], training: Training) -> float:
-    """Samples that all stages train on, every pass counted."""
+    """Training samples of all stages, counted once per epoch."""
     return sum(training.fitted(stage.samples).epochs * stage.samples for stage in stages)
 
 

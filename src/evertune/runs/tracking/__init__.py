@@ -1,4 +1,4 @@
-"""Where a run's metrics go: always a JSONL and TensorBoard files in its folder, and services for those who ask.
+"""Trackers of a run's metrics: always JSONL and TensorBoard files in its folder; services with `--track`.
 
 evertune run parcel --track trackio,mlflow
 """

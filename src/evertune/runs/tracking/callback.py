@@ -1,7 +1,7 @@
-"""The callback that makes points of what a run does, and hands them to every tracker of the run.
+"""The callback that turns events of a run into points for all its trackers.
 
-A run tells its callbacks what it is doing (`runner.Callback`); the terminal's bars are one, this is another. So nothing
-that trains, answers or resumes knows that it is tracked.
+A run reports its events to callbacks (`runner.Callback`), of which this is one. So no code that trains, generates or
+resumes depends on tracking.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ KEY_FILE = "tracking.json"
 
 
 class TrackingCallback(Callback):
-    """Points of one run folder, to any number of trackers.
+    """Sends the points of one run folder to any number of trackers.
 
     Args:
         folder: a run folder with configuration and provenance.
         known: tasks that the model knew before the stream: the first columns of R.
-        feeds: begun; each gets every point.
+        feeds: started feeds; each gets every point.
     """
 
     def __init__(self, folder: Path, *, known: int, feeds: Sequence[TrackerFeed | BackgroundFeed]) -> None:
@@ -58,7 +58,7 @@ class TrackingCallback(Callback):
         self._stages = len(self._steps) + len(training)
 
     def on_warning(self, text: str) -> None:
-        """No metric; who watches beside this says it, once."""
+        """No metric; the other callbacks report it."""
 
     def on_task_begin(self, number: int, task: Task) -> None:
         """Step numbers continue from the stage before."""
@@ -73,7 +73,7 @@ class TrackingCallback(Callback):
         self._log(Point(self._start + step.step, known, time.time()))
 
     def on_task_end(self, stage: Stage) -> None:
-        """A training that was reused has told no step: its log has them."""
+        """A cached training reports no steps; they are read from its log."""
         self._steps.append(stage.steps)
         for point in points_of(self._folder, stage, self._start) if stage.reused else ():
             self._log(point)
@@ -90,7 +90,7 @@ class TrackingCallback(Callback):
         self.row(stage, after=name, scores=dict(zip(tasks, row, strict=True)), measures=measures)
 
     def row(self, stage: int, *, after: str, scores: Mapping[str, float], measures: Mapping[str, float | None]) -> None:
-        """A point of scores at the end of a stage, with what follows from them where it can be said."""
+        """A point of scores at the end of a stage, with the metrics of the stream where they are defined."""
         values: dict[str, float] = {"stream/stage": stage}
         values |= {f"score/{task}": score for task, score in scores.items()}
         values |= {f"stream/{name}": value for name, value in measures.items() if value is not None}
@@ -112,16 +112,16 @@ def tracking(
     callback: Callback,
     same_run: bool = True,
 ) -> Iterator[TrackingCallback]:
-    """Track what is done to a run folder, while the block lasts.
+    """Track the work on a run folder inside the block.
 
     Args:
         folder: with its configuration and provenance.
-        to: trackers of the registry, beside those that are always there.
+        to: trackers of the registry, beside the default ones.
         name: of the run in a service.
         group: see `RunInfo`.
         known: see `TrackingCallback`.
-        callback: told when a tracker fails.
-        same_run: a run that a service has of this folder resumes; else there is a new one, with the whole history.
+        callback: gets a warning when a tracker fails.
+        same_run: resume the service's run of this folder; else a new one gets the whole history.
     """
     history = _history(folder, say=callback.on_warning)
     run = RunInfo(
@@ -145,7 +145,7 @@ def tracking(
 
 
 def retrack(folder: Path, *, name: str) -> None:
-    """Make a folder's own metrics say what its stages say, after some were taken back."""
+    """Make a folder's metrics consistent with its stages after a rollback."""
     with tracking(folder, to=(), name=name, group="", callback=Callback()):
         pass
 
@@ -157,7 +157,7 @@ def _feed(name: str, *, say: Say) -> TrackerFeed | BackgroundFeed:
 
 
 def _history(folder: Path, *, say: Say) -> list[Point]:
-    """Also what is kept of a run must not stop it."""
+    """Errors in the stored metrics must not stop a run."""
     try:
         return settled(folder)
     except (OSError, UserError, json.JSONDecodeError) as problem:
@@ -166,7 +166,7 @@ def _history(folder: Path, *, say: Say) -> list[Point]:
 
 
 def _key(folder: Path, *, same: bool) -> str:
-    """The name of this run for services: written down when it first needs one."""
+    """The name of this run for services, written when it is first needed."""
     path = folder / KEY_FILE
     if same and path.exists():
         found: str = read_json(path)["key"]

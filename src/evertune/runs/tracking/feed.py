@@ -1,6 +1,6 @@
-"""How points get to a tracker: each once, in order, and so that a tracker that fails or hangs never blocks the run.
+"""Delivers points to a tracker: each once and in order. A tracker that fails or hangs never blocks the run.
 
-A `TrackerFeed` works in the calling thread; a `BackgroundFeed` has a thread of its own, for trackers that may wait.
+A `TrackerFeed` works in the calling thread; a `BackgroundFeed` has its own thread, for trackers that may block.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SECONDS_TO_FINISH, SECONDS_TO_STOP = 60.0, 10.0
 
 
 class TrackerFeed:
-    """One tracker; after its first failure, which is said, it is left alone."""
+    """One tracker; after its first failure, which is reported, it gets no more points."""
 
     def __init__(self, name: str, tracker: Tracker, *, say: Say) -> None:
         self.name = name
@@ -30,24 +30,24 @@ class TrackerFeed:
         self._there: dict[str, int] = {}
 
     def begin(self, run: RunInfo, history: Sequence[Point]) -> None:
-        """Open the run, and bring the tracker up to date."""
+        """Open the run and send the points that the tracker lacks."""
         self._tried(lambda: self._there.update(self._tracker.begin(run)))
         for point in history:
             self.log(point)
 
     def log(self, point: Point) -> None:
-        """Give it the values that it has not."""
+        """Send the values that the tracker lacks."""
         new = {name: value for name, value in point.values.items() if point.step > self._there.get(name, -1)}
         if new:
             self._there.update(dict.fromkeys(new, point.step))
             self._tried(lambda: self._tracker.log(replace(point, values=new)))
 
     def end(self, *, finished: bool) -> None:
-        """Nothing follows."""
+        """Close the tracker."""
         self._tried(lambda: self._tracker.end(finished=finished))
 
     def give_up(self, why: str) -> None:
-        """Say once that it failed, and leave it alone from now on."""
+        """Report the failure once, and send nothing from now on."""
         if not self.failed:
             self.failed = True
             self._say(f"tracking: {self.name} takes no more metrics ({without_secrets(why)}); the run continues")
@@ -57,12 +57,12 @@ class TrackerFeed:
             return
         try:
             action()
-        except Exception as problem:  # anything: what a service's library raises is not known, and no run ends by it
+        except Exception as problem:  # any exception: a service's library may raise anything, and no run may end by it
             self.give_up(" ".join(f"{type(problem).__name__}: {problem}".split())[:300])
 
 
 class BackgroundFeed:
-    """A feed in a thread: the run waits for it at the end only, for a bounded time."""
+    """A feed in a thread: the run waits for it only at the end, for a bounded time."""
 
     def __init__(self, feed: TrackerFeed) -> None:
         self._feed = feed
@@ -80,7 +80,7 @@ class BackgroundFeed:
         self._put(lambda: self._feed.log(point))
 
     def end(self, *, finished: bool) -> None:
-        """Wait until it has taken everything, a minute at most, and less where the run was interrupted."""
+        """Wait until all points are delivered: a minute at most, less if the run was interrupted."""
 
         def last() -> None:
             self._feed.end(finished=finished)

@@ -1,7 +1,7 @@
-"""What `metrics.jsonl` must hold, by the stages that a folder has: no point too many, none missing.
+"""Makes `metrics.jsonl` consistent with the stages of a folder: no extra point, none missing.
 
-A stage that was cut off, or taken back, has left points: they go. The steps of a finished stage are in its own log too
-(`stages/*/training.jsonl`): what the file lacks, after a full disk or from an earlier evertune, comes from there.
+Points of an interrupted or rolled back stage are removed. The steps of a finished stage are also in its own log
+(`stages/*/training.jsonl`); missing points, for example after a full disk, are taken from there.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LOSS = "train/loss"
 
 
 def settled(folder: Path) -> list[Point]:
-    """The points of a folder's finished stages, in order; the file is made to hold exactly these."""
+    """The points of a folder's finished stages, in order; the file is rewritten if it has others."""
     path, stages = folder / FILE, saved_stages(folder)
     ends = list(accumulate((stage.steps for stage in stages), initial=0))
     before = read_points(path)
@@ -36,7 +36,7 @@ def settled(folder: Path) -> list[Point]:
 
 
 def points_of(folder: Path, stage: Stage, start: int) -> list[Point]:
-    """The steps of a finished stage that began after `start` steps, from its own log; speeds are not in it."""
+    """The steps of a finished stage that began after `start` steps, from its own log, which has no speeds."""
     path = stage_folder(folder, stage.number, stage.task) / "training.jsonl"
     if not path.exists():
         return []
@@ -70,6 +70,6 @@ def _steps(path: Path) -> list[dict[str, Any]]:
 
 
 def _is_torn(path: Path) -> bool:
-    """Whether the last line was cut short: the next would be appended to it."""
+    """Whether the last line is incomplete, so that the next one would be appended to it."""
     content = path.read_bytes() if path.exists() else b""
     return bool(content) and not content.endswith(b"\n")

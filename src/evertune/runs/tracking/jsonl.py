@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: every point of a run, one JSON object per line; at a resume other trackers are filled from it.
+"""`metrics.jsonl`: every point of a run, one JSON object per line; at resume other trackers get missing points from it.
 
 {"step": 12, "time": 1795392000.0, "train/loss": 1.25, "train/learning_rate": 0.001, ...}
 {"step": 40, "time": 1795392031.5, "after": "counting", "score/counting": 62.5, "stream/average": 62.5, ...}
@@ -22,7 +22,7 @@ OUR_KEYS = ("step", "time", "after")
 
 
 class Jsonl:
-    """Appends; each line is with the system when `log` returns, so that a kill loses none."""
+    """Appends points; each line is flushed to the system when `log` returns, so that a kill loses none."""
 
     package: ClassVar[str | None] = None
     waits: ClassVar[bool] = False
@@ -31,7 +31,7 @@ class Jsonl:
         self._file: IO[str] | None = None
 
     def begin(self, run: RunInfo) -> Mapping[str, int]:
-        """What the file holds stays."""
+        """Existing points stay."""
         path = run.folder / FILE
         there = {name: point.step for point in read_points(path) for name in point.values}
         try:
@@ -54,13 +54,13 @@ class Jsonl:
 
 
 def row_of(point: Point) -> dict[str, Any]:
-    """A point as it stands in the file."""
+    """A point as a row of the file."""
     after = {"after": point.after} if point.after is not None else {}
     return {"step": point.step, "time": round(point.time, 3), **after, **point.values}
 
 
 def read_points(path: Path) -> list[Point]:
-    """The points of a file in its order; a line that a crash cut short does not count."""
+    """The points of a file in order; an incomplete last line is ignored."""
     text = read_text(path, errors="replace") if path.exists() else ""
     return [point for _, line in written_lines(text) if (point := _point(line)) is not None]
 

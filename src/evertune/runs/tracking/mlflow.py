@@ -1,7 +1,7 @@
 """MLflow: a run in the experiment `evertune`, or `MLFLOW_EXPERIMENT_NAME`, wherever `MLFLOW_TRACKING_URI` points.
 
 Through `MlflowClient` only, so that a run that the caller has open stays untouched and no code is inspected. A resumed
-run is found by its tag `evertune.key` and asked which points it has.
+run is found by its tag `evertune.key`, and its points are read back.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MOST_PARAMETERS = 100  # at once
 
 
 class Mlflow:
-    """Points are sent once a second, all that have come since together."""
+    """Points are sent in batches, once per second."""
 
     package: ClassVar[str | None] = "mlflow"
     waits: ClassVar[bool] = True
@@ -65,7 +65,7 @@ class Mlflow:
         return made
 
     def log(self, point: Point) -> None:
-        """Kept back for a second at most, while points come."""
+        """Buffered for at most a second while points arrive."""
         from mlflow.entities import Metric
 
         when = round(1000 * point.time)

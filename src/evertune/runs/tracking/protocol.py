@@ -1,6 +1,6 @@
-"""What a tracker is: four members. And what it is given: a run, and points that are numbers by name.
+"""The tracker protocol (four members), and its inputs: a run, and points, which are numbers by name.
 
-A tracker is one file in this folder and one line in the registry; nothing that trains or answers knows of any.
+A tracker is one file in this folder and one line in the registry; no other code knows it.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 PROJECT = "evertune"
-"""What a run belongs to in a service, unless the service's own environment variable says otherwise."""
+"""The project of a run in a service, unless the service's own environment variable sets another."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """The run that points are of.
+    """The run of the points.
 
     Attributes:
-        key: its own for ever, also when it is resumed; services find it again by this.
-        group: what it is compared with: the stream, or the model's folder.
+        key: unique and permanent, also after a resume; services find the run by it.
+        group: runs to compare it with: the stream, or the model's folder.
         config: as in `config.yaml`, without secrets; `provenance` as in `provenance.json`.
     """
 
@@ -49,22 +49,22 @@ class Point:
 
 
 class Tracker(Protocol):
-    """Where metrics go. Any exception means that they no longer go there; the run continues without."""
+    """A destination of metrics. After any exception it gets no more points; the run continues."""
 
     package: ClassVar[str | None]
-    """The package it needs, of the extra of its name; None for one that is always there."""
+    """The package that it needs, from the extra of its name; None if it needs none."""
 
     waits: ClassVar[bool]
-    """Whether it may wait for a server or a database: then it works in a thread of its own."""
+    """Whether it may block on a server or a database: then it gets its own thread."""
 
     def begin(self, run: RunInfo) -> Mapping[str, int]:
-        """Open a new run, or the one of this key again; gives the last step that is there already, by value's name.
+        """Open a new run, or the run of this key again; returns the last existing step by value name.
 
-        Points that are there are not given again. One that begins anew gives nothing and is given the whole history.
+        Existing points are not sent again. For a new run it returns nothing and gets the whole history.
         """
 
     def log(self, point: Point) -> None:
-        """Take a point. Steps never fall, but a row of R stands at the step of its stage's end."""
+        """Log a point. Steps never decrease; a row of R has the step of its stage's end."""
 
     def end(self, *, finished: bool) -> None:
-        """Write what was kept back; no point follows. Not `finished` means interrupted: it may begin again."""
+        """Flush and close. If not `finished`, the run was interrupted and may resume."""

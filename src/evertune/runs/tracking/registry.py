@@ -24,14 +24,14 @@ TRACKERS: Mapping[str, Callable[[], Tracker]] = {
     "mlflow": Mlflow,
 }
 LOCAL = ("jsonl", "tensorboard")
-"""In every run folder, asked for or not."""
+"""Always written to the run folder."""
 
 
 def refuse_missing(names: Iterable[str]) -> None:
-    """Say before anything is done that a tracker is unknown, or its package not there.
+    """Check early that a tracker exists and its package is installed.
 
     Raises:
-        UserError: with the name, or the command that installs it.
+        UserError: an unknown name, or a missing package, with the command that installs it.
     """
     for name in names:
         if name not in TRACKERS:

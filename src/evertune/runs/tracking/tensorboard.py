@@ -1,9 +1,8 @@
 """TensorBoard event files in `RUN/tensorboard/`: curves, and the matrix as an image after each stage.
 
 Written with tensorboardX (0.7 MB; it needs neither TensorFlow nor TensorBoard). The file is made anew from the whole
-history each time a run begins: what a kill left unwritten, or wrote too much, is not in it. It is not written by
-tensorboardX's own thread: a full disk, or a clock that is set back by a month, ends that one, and who waits for it does
-so for ever.
+history each time a run begins, so that a kill leaves neither gaps nor duplicates. tensorboardX's own thread is not
+used: a full disk, or a clock that is set back by a month, ends it, and then waiting for it never returns.
 
     tensorboard --logdir runs/
 """
@@ -36,7 +35,7 @@ class TensorBoard:
         self._rows: dict[int, tuple[str, dict[str, float]]] = {}
 
     def begin(self, run: RunInfo) -> Mapping[str, int]:
-        """A new file, which also makes a TensorBoard that is open drop what it has read from the old one."""
+        """A new file, which also makes a running TensorBoard drop the points of the old one."""
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import SessionLog
 
@@ -48,7 +47,7 @@ class TensorBoard:
         return {}
 
     def log(self, point: Point) -> None:
-        """Scalars, and for a row of R the matrix so far."""
+        """Scalars, and for a row of R an image of the matrix so far."""
         from tensorboardX.summary import scalar
 
         assert self._writer is not None

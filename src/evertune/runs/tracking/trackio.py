@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Trackio:
-    """Resumed by its name, which has a piece of the run's key in it."""
+    """Resumed by its name, which contains a part of the run's key."""
 
     package: ClassVar[str | None] = "trackio"
     waits: ClassVar[bool] = True
@@ -50,7 +50,7 @@ class Trackio:
         return _there(project, name)
 
     def log(self, point: Point) -> None:
-        """It has a thread of its own besides, which writes."""
+        """The library has its own writer thread."""
         assert self._run is not None
         self._run.log(dict(point.values), step=point.step)
 
@@ -76,6 +76,6 @@ def _there(project: str, name: str) -> dict[str, int]:
 
 
 def _there_remotely(run: Run, tracked: RunInfo) -> dict[str, int]:
-    """A space or a server tells the last step of a run only, which trackio asks for when it resumes one."""
+    """A space or a server reports only the last step of a run, which trackio reads when it resumes one."""
     last = int(getattr(run, "_next_step", 0)) - 1
     return {name: last for point in read_points(tracked.folder / FILE) for name in point.values}

@@ -1,6 +1,6 @@
 """Weights & Biases: a run in the project `evertune`, or `WANDB_PROJECT`; with `WANDB_MODE=offline` below `RUN/wandb/`.
 
-Nothing but the metrics, the configuration and the provenance goes there: no console, code, git remote or command line.
+It gets only metrics, configuration and provenance: no console output, code, git remote or command line.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SECONDS_TO_BEGIN = 60
 
 
 class Wandb:
-    """Steps are a value of their own and the axis of all others: wandb's own counter may not stand still."""
+    """Steps are a separate value and the axis of all others, since wandb's own counter must increase."""
 
     package: ClassVar[str | None] = "wandb"
     waits: ClassVar[bool] = True
@@ -29,7 +29,7 @@ class Wandb:
         self._run: Run | None = None
 
     def begin(self, run: RunInfo) -> Mapping[str, int]:
-        """Online the run of this key resumes; offline each beginning holds the whole history under the same key."""
+        """Online the run of this key resumes; offline each start writes the whole history under the same key."""
         import wandb
 
         offline = os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun")
@@ -60,7 +60,7 @@ class Wandb:
         return {} if offline or not self._run.resumed else _there(self._run)
 
     def log(self, point: Point) -> None:
-        """It has a process of its own besides, which sends."""
+        """The library has its own process for sending."""
         assert self._run is not None
         row = {ROW_STEP: point.step} if point.after is not None else {}
         self._run.log({STEP: point.step, **row, **point.values})

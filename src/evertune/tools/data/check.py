@@ -69,7 +69,7 @@ class CheckResult:
         return all(min(task["train"], task["test"]) for task in self.tasks().values()) or not self.decode
 
     def as_dict(self) -> dict[str, Any]:
-        """For machines."""
+        """For JSON."""
         return {
             "stream": self.stream,
             "ok": not len(self.errors),

@@ -46,7 +46,7 @@ class ConversionResult:
     record: Path | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """For machines."""
+        """For JSON."""
         return {
             "target": str(self.target),
             "rows": self.rows,

@@ -220,9 +220,11 @@ def test_the_cache_keeps_the_first_task_and_no_second_one(toy_stream, tmp_path, 
 
 
 def test_another_study_or_a_foreign_folder_is_refused(undisturbed, toy_stream, tmp_path):
-    with pytest.raises(RunFolderError, match="holds a run with dynamics=2, asked was dynamics=0"):
+    with pytest.raises(RunFolderError, match="holds a run started with dynamics=2; requested dynamics=0"):
         study(toy_stream, undisturbed.folder)
-    with pytest.raises(RunFolderError, match=r"holds a run with train\.epochs=3.0, asked was train\.epochs=4.0"):
+    with pytest.raises(
+        RunFolderError, match=r"holds a run started with train\.epochs=3.0; requested train\.epochs=4.0"
+    ):
         study(toy_stream, undisturbed.folder, points=2, settings=["train.epochs=4"])
     assert study(toy_stream, undisturbed.folder, points=2, seeds=(0, 5)).seeds == (0, 5), "more seeds may follow"
     (tmp_path / "precious.txt").write_text("mine")
