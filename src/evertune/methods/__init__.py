@@ -1,4 +1,4 @@
-"""HOW it learns without forgetting: one file per method, made by name, checked when composed."""
+"""Methods of continual learning: one file per method, made by name, checked when composed."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _bringing_adapters(names: Sequence[str]) -> list[str]:
 
 
 def refuse_lora_twice(spec: str, model_options: Mapping[str, Any]) -> None:
-    """Stop when both a method and the model's options ask for low-rank matrices (docs/design.md).
+    """Raise if both a method and the model's options add low-rank adapters (docs/design.md).
 
     Raises:
         UserError: a method of `spec` brings adapters, and `model_options` sets LoRA or DoRA of the model's own.
@@ -124,10 +124,10 @@ def make_methods(spec: str, options: Mapping[str, Mapping[str, Any]] | None = No
 
 
 def composed(methods: Sequence[Method]) -> list[Method]:
-    """The same methods after each has met the others.
+    """The same methods after `compose` of each with the others.
 
     Raises:
-        UserError: one of them needs another that is not there.
+        UserError: one of them needs another that is missing.
     """
     for method in methods:
         method.combine(methods)

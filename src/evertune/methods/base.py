@@ -1,8 +1,8 @@
-"""The method protocol: HOW a model learns without forgetting, as hooks around one loop.
+"""The method protocol: hooks of a continual-learning method around the training loop.
 
 A method is one file. It returns data, loss terms and gradients; it never touches the optimizer, the loader or the
-loop. Every hook has a default that does nothing, so a method writes only what it is. Several methods run as a list,
-each hook called in that order.
+loop. Every hook has a default that does nothing, so a method implements only what it needs. Several methods run as a
+list, each hook called in that order.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from evertune.models.protocol import LMM, Batch, Output, TrainableEncoder
 Kind = Literal["baseline", "bound", "replay", "regularization", "adapter", "expansion"]
 
 BASE = "(base)"
-"""Name of the expert that is the start point itself; no task can be called so."""
+"""Name of the expert that is the base model; not a valid name of a task."""
 
 
 @dataclass(frozen=True, slots=True)
 class MethodInfo:
-    """What `evertune show METHOD` prints."""
+    """Text for `evertune show METHOD`."""
 
     title: str
     kind: Kind
@@ -38,10 +38,10 @@ class MethodInfo:
 
 @dataclass(frozen=True, slots=True)
 class TaskPreview:
-    """What an expansion would do with a task, found before it is learned.
+    """The effect of an expansion on a task, computed before it is learned.
 
     Attributes:
-        expert: which one would learn it: a new one of the task's name, or one that is there.
+        expert: the expert that would learn it: a new one with the task's name, or an existing one.
         taken: other experts -> the share of the task's questions that they would answer although it was learned.
         lost: other tasks -> the share of their questions that would go to `expert` and do not go there now.
     """
@@ -66,7 +66,7 @@ class Context:
     keep: Callable[[Sample], Sample] = field(default=lambda sample: sample, repr=False)
     """For a method that stores samples: copies the images into the run folder and names them by content, not place."""
     kept: Callable[[Sample], Sample] = field(default=lambda sample: sample, repr=False)
-    """The reverse: a stored sample with its images where they are now."""
+    """The reverse: a stored sample with the current paths of its images."""
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -88,18 +88,19 @@ class Method:
     name: ClassVar[str]
     about: ClassVar[MethodInfo]
     sequential_equivalent: ClassVar[Mapping[str, Any] | None] = None
-    """Options under which the method must equal `sequential` bit for bit; None when there are none."""
+    """Options under which the method must be bit-identical to `sequential`; None if there are none."""
     in_model_dtype: ClassVar[bool] = False
-    """Whether what a task has trained is kept in the model's dtype afterwards; else it stays float32."""
+    """Whether trained weights are converted to the model's dtype after the task; else they stay float32."""
     context: Context
 
     def combine(self, methods: Sequence[Method]) -> None:
-        """Called before `setup` with all methods of the run, this one among them: a modifier meets what it modifies.
+        """Called before `setup` with all methods of the run, this one included, so that a modifier finds the methods it
+        modifies.
 
         May be called again with the same methods.
 
         Raises:
-            UserError: what it needs is not among them.
+            UserError: a required method is missing.
         """
 
     def adapt(self, lmm: LMM, *, seed: int) -> LMM:
@@ -111,18 +112,18 @@ class Method:
         return lmm
 
     def setup(self, context: Context) -> None:
-        """Called once before anything else. No parameter may be created before the run's seed is set: it is by now."""
+        """Called once before anything else. The run's seed is set, so parameters may be created from now on."""
         self.context = context
 
     def on_known_task(self, task: Task) -> None:
         """Called once per task that the model knows before the stream begins, in order, after `setup`.
 
-        Only at stage 0: later stages have what was made of it in their `state_dict`. The features of `task.train` are
-        there.
+        Called only at stage 0: later stages have its effect in their `state_dict`. The features of `task.train` are
+        available.
         """
 
     def stages(self, tasks: Sequence[Task]) -> list[Task]:
-        """What is learned one after another; by default the tasks of the stream."""
+        """The training tasks in order; default: the tasks of the stream."""
         return list(tasks)
 
     def is_trainable(self, parameter: str) -> bool:
@@ -133,7 +134,7 @@ class Method:
         """Called before the first step of `task`."""
 
     def data_plan(self, task: Task, samples: Sequence[Sample]) -> Sequence[Sample]:
-        """What one epoch of `task` is made of; gets the plan of the methods before it, starting with `task.train`."""
+        """The samples of one epoch of `task`; gets the plan of the methods before it, starting with `task.train`."""
         return samples
 
     def loss_terms(self, batch: Batch, output: Output) -> dict[str, Tensor]:
@@ -161,16 +162,17 @@ class Method:
         return []
 
     def preview_task(self, task: Task, others: Sequence[Task]) -> TaskPreview | None:
-        """What learning `task` would do to the routing of it and of the test questions of `others`.
+        """The effect of learning `task` on its routing and on that of the test questions of `others`.
 
-        Nothing is changed. None where all weights are one: then nothing can be said before.
+        Nothing is changed. None for a method without experts, whose effect is unknown before training.
         """
         return None
 
     def needs_task_id(self) -> bool:
-        """Whether it must be told which task a question is from: then `expert_of` decides, and not `route`.
+        """Whether it needs the task of a question: then `expert_of` decides, and not `route`.
 
-        Results say so (`"task_id": "given"`), and `check_method` refuses a method that uses the task without saying it.
+        Results state it (`"task_id": "given"`), and `check_method` rejects a method that uses the task without
+        declaring it.
         """
         return False
 
@@ -189,14 +191,14 @@ class Method:
         )
 
     def grows_by(self) -> int:
-        """Bytes of tensors that the state may grow by with each task: 0, or those of a key or an embedding per task.
+        """Most bytes that the state grows by with each task: 0, or the size of a key or an embedding.
 
-        Only an expansion may grow by more, and needn't say by how much.
+        Only an expansion may grow by more, and need not declare it.
         """
         return 0
 
     def progress_dict(self) -> dict[str, Any]:
-        """What has changed since `before_task`, beside the parameters: when training resumes mid-task.
+        """The state that has changed since `before_task`, beside the parameters, for resuming mid-task.
 
         To resume, the learner loads the last stage and calls `before_task` first. So a method needs this only if it
         collects something step by step (`loss_terms`, `after_backward`, `after_step`). Tensors, and JSON values.
@@ -204,11 +206,11 @@ class Method:
         return {}
 
     def load_progress_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `progress_dict` gave."""
+        """Restore a state of `progress_dict`."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What must survive: tensors, and values that JSON can hold."""
+        """The permanent state: tensors and JSON values."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore a state of `state_dict`."""

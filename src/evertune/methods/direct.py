@@ -1,4 +1,4 @@
-"""Each task tuned alone from the start point: R*, the score a task could have. A bound, not a usable method."""
+"""Each task tuned alone from the base model: R*, the reference score of a task. A bound, not a usable method."""
 
 from evertune.data.task import Task
 from evertune.methods.base import Method, MethodInfo

@@ -1,8 +1,8 @@
 """EProj: one expert projection per task, chosen per sample by image and instruction, without a task id.
 
-Each expert starts from the base model and trains on its own task only; nothing that an old task needs is ever
-changed, so what can be lost is only the routing. Options change one decision each: how keys are found, who routes,
-where an expert starts, and whether a similar task trains an expert that is there already.
+Each expert starts from the base model and trains on its own task only; the weights of old tasks never change, so only
+routing errors cause forgetting. Each option changes one decision: how keys are computed, the router, the initialisation
+of an expert, and whether a similar task trains an existing expert.
 """
 
 from __future__ import annotations
@@ -35,23 +35,22 @@ Estimate = Callable[[Context, Sequence[Sample]], Mapping[str, Tensor]]
 IMPORTANCE_SAMPLES = 128
 QUERIES_AT_ONCE = 256
 NEW = "(new)"
-"""What a router calls a task while it is only being tried; no task can be called so."""
+"""Name of a task in a router during a trial; not a valid name of a task."""
 THRESHOLD, CONFUSION_THRESHOLD, REUSE_STRENGTH = 0.5, 0.2, 100.0
 
 
 class EProj(Method):
     """Model expansion with routing by keys.
 
-    An expert trains in float32 and is then kept in the dtype of the model, so that it takes no more than its
-    share of it.
+    An expert trains in float32 and is then stored in the dtype of the model.
 
     Args:
-        expert: what is copied per task: 'all' that trains (projection and LoRA), or the 'projection' alone, as in the
+        expert: the weights of an expert: 'all' trained ones (projection and LoRA), or the 'projection' alone, as in the
             paper. The paper's projection was pre-trained; the projector of `smol` is not, so 'all' is the default.
         keys: in 'closed' form, or by the paper's 2,000 'gradient' steps.
         router: 'cosine' as in the paper, or 'calibrated': a Gaussian per task with a shared covariance.
-        routing: by 'keys', or 'oracle': told the task of each question, the upper bound of every router. A task that
-            was not learned yet is then answered by the base model.
+        routing: by 'keys', or 'oracle': uses the task of each question, the upper bound of every router. Questions of
+            a task that is not learned yet then go to the base model.
         init: a new expert starts from the 'start' point, or from the expert of the most 'similar' earlier task.
         expand: a new expert 'always'; 'when-dissimilar': a task whose similarity to an earlier one reaches `threshold`
             trains that one's expert further; 'when-separable': so does a task whose questions the router takes for
@@ -132,11 +131,11 @@ class EProj(Method):
         self._serves[task.name] = BASE
 
     def is_trainable(self, parameter: str) -> bool:
-        """What is not part of an expert stays as it is."""
+        """Parameters outside the expert are frozen."""
         return parameter in self._copied
 
     def before_task(self, task: Task) -> None:
-        """Go to where this task's expert starts: the base model, or an earlier expert."""
+        """Load the initial weights of this task's expert: the base model, or an earlier expert."""
         self._embed(task)
         similarity = self._similarity(task)
         self._reused = self._policy.expert_for(task, self)
@@ -155,7 +154,7 @@ class EProj(Method):
             self._embeddings[task.name] = embed_task(self.context.lmm, self.context.features, task.train)
 
     def _similarity(self, task: Task) -> dict[str, float]:
-        """s(k) of each earlier task to `task`; empty when there is none, or when no option asks for it."""
+        """s(k) of each earlier task to `task`; empty if there is none, or if no option uses it."""
         old = {name: e for name, e in self._embeddings.items() if name in self._serves and name != task.name}
         return similarity_to(self._embeddings[task.name], old, name=task.name) if old else {}
 
@@ -169,7 +168,7 @@ class EProj(Method):
     def taken_for(self, task: Task) -> dict[str, float]:
         """The experts that would answer a new task's questions, although the router had learned it: expert -> share.
 
-        A copy of the router learns a random half of the training questions and is asked about the others, so nothing
+        A copy of the router learns a random half of the training questions and routes the others, so nothing
         changes here. The shares sum to less than 1 by that of the questions which it knows as the new task's.
         """
         if not self._router.tasks or len(task.train) < 2:
@@ -216,12 +215,12 @@ class EProj(Method):
             self._penalty.add_gradient(parameters, strength=self.reuse_strength)
 
     def after_task(self, task: Task) -> None:
-        """Put the trained expert aside, and let the router learn the task."""
+        """Store the trained expert, and let the router learn the task."""
         expert = self._reused or task.name
         self._experts[expert] = copy_of(
             {name: p.to(self.context.lmm.dtype) for name, p in self.context.parameters.items() if name in self._copied}
         )
-        self.activate(expert)  # what answers from now on is what is kept
+        self.activate(expert)  # from now on the stored weights are used
         self._serves[task.name] = expert
         self._router.learn(task.name, self.queries(task.train))
         if self._policy.reuses:
@@ -286,7 +285,7 @@ class EProj(Method):
         restore(self.context.parameters, experts[expert])
 
     def state_dict(self) -> dict[str, Any]:
-        """Experts, which task each serves, the router, and what reuse needs."""
+        """Experts, the expert of each task, the router, and the state for reuse."""
         return {
             "experts": self._experts,
             "serves": self._serves,
@@ -296,7 +295,7 @@ class EProj(Method):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take everything back."""
+        """Restore the state."""
         self._experts, self._serves = dict(state["experts"]), dict(state["serves"])
         self._router.load_state_dict(state["router"])
         self._importance, self._embeddings = dict(state["importance"]), dict(state["embeddings"])

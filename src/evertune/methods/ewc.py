@@ -24,7 +24,7 @@ class EWC(ImportancePenalty):
     """Quadratic penalty weighted by the diagonal of the empirical Fisher information, one anchor per task.
 
     Args:
-        strength: λ. Its scale depends on the model and the data: without tuning, "EWC does not work" says nothing.
+        strength: λ. Its scale depends on the model and the data, so it must be tuned before results are meaningful.
         samples: training samples per task that the Fisher information is estimated from.
     """
 

@@ -11,7 +11,7 @@ from evertune.methods.base import BASE
 
 
 class HasExperts(Protocol):
-    """What a policy asks the method for."""
+    """The part of the method that a policy uses."""
 
     def expert_of(self, task: str) -> str | None:
         """The expert that was trained on `task`."""
@@ -28,7 +28,7 @@ class Always:
     """A new expert for each task, also for one that is learned again.
 
     Attributes:
-        threshold: how near an expert must be to be reused, 0..1.
+        threshold: the similarity from which an expert is reused, 0..1.
     """
 
     threshold: float
@@ -48,7 +48,7 @@ class Always:
         return nearest if nearest is not None and near[nearest] >= self.threshold else None
 
     def nearness(self, task: Task, method: HasExperts) -> Mapping[str, float]:
-        """How near `task` is to each expert, 0..1."""
+        """The similarity of `task` to each expert, 0..1."""
         del task, method
         return {}
 

@@ -1,7 +1,7 @@
 """What importance-based penalties share: importance per sample, the closed-form gradient, rules that merge tasks.
 
-`ewc`, `online-ewc` and `mas` differ in what they measure and in how the tasks are merged; the rest is here, once. A
-modifier such as `tir` exchanges the merging rule and leaves the measure alone.
+`ewc`, `online-ewc` and `mas` differ in the measure of importance and in the merging rule; the rest is shared here. A
+modifier such as `tir` replaces the merging rule and keeps the measure.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ class MergeRule(ABC):
 
     @abstractmethod
     def merge(self, new: Mapping[str, Tensor], parameters: Mapping[str, Tensor], *, task: str) -> None:
-        """Take in the importance of the task that was just learned; `parameters` are the weights after it."""
+        """Add the importance of the task that was just learned; `parameters` are the weights after it."""
 
     def before_task(self, task: Task, parameters: Mapping[str, Tensor]) -> None:  # noqa: B027
-        """Get ready to protect what is known while `task` is learned."""
+        """Prepare to protect the earlier tasks while `task` is learned."""
 
     @abstractmethod
     def gradient(self, name: str, theta: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ class MergeRule(ABC):
         """The penalty's value, up to a constant."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What must survive."""
+        """The permanent state."""
         return {"importance": self.importance}
 
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
@@ -98,7 +98,7 @@ class Summed(MergeRule):
         return {**super().state_dict(), "pull": self._pull}
 
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
-        """Take the sums back."""
+        """Restore the sums."""
         super().load_state_dict(state, device)
         self._pull = _on(device, state["pull"])
 
@@ -145,7 +145,7 @@ class Latest(MergeRule):
 
 
 class ImportancePenalty(Method, ABC):
-    """A quadratic penalty on leaving the weights that earlier tasks need; subclasses say what importance is.
+    """A quadratic penalty on changing weights that are important for earlier tasks; subclasses define the importance.
 
     Args:
         strength: λ; None is the default of the method, or of the modifier that exchanges its merging rule: a rule that
@@ -188,7 +188,7 @@ class ImportancePenalty(Method, ABC):
         self._protect(task)
 
     def before_task(self, task: Task) -> None:
-        """Tell the rule that the weights will move now."""
+        """Notify the merging rule that a task starts."""
         self.rule.before_task(task, self.context.parameters)
 
     def adds_to_loss(self) -> bool:
@@ -205,7 +205,7 @@ class ImportancePenalty(Method, ABC):
         return self.strength * self.rule.penalty(parameters)
 
     def after_task(self, task: Task) -> None:
-        """Measure what `task` needs and merge it with what is protected already."""
+        """Compute the importance for `task` and merge it with the earlier ones."""
         self._protect(task)
 
     def _protect(self, task: Task) -> None:
@@ -214,7 +214,7 @@ class ImportancePenalty(Method, ABC):
         self.rule.merge(self.measure(chosen), self.context.parameters, task=task.name)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the merging rule holds."""
+        """The state of the merging rule."""
         return self.rule.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -257,7 +257,7 @@ def mean_over_samples(
 def _alike(samples: Sequence[Sample], *, at_once: int) -> Iterator[list[Sample]]:
     """Groups of samples with the same number of images, `at_once` at most.
 
-    In a group of 2 and 0 images the connector sees two rows too, and they are not the two samples.
+    In a group of 2 and 0 images the connector also has two rows, but they are not the two samples.
     """
     by_images: dict[int, list[Sample]] = {}
     for sample in samples:
@@ -281,7 +281,7 @@ def _gradients(
 
     def alone(sample: Sample) -> Tensors:
         value = of(module(batch_of([sample])))
-        if not value.requires_grad:  # text alone may not reach what trains, where that makes visual tokens only
+        if not value.requires_grad:  # a text-only sample has no gradient if only the visual tokens are trained
             return {}
         found = torch.autograd.grad(value.sum(), list(parameters.values()), allow_unused=True)
         return {name: gradient for name, gradient in zip(parameters, found, strict=True) if gradient is not None}

@@ -9,7 +9,7 @@ from evertune.methods.base import Context, Method, MethodInfo
 class Joint(Method):
     """One stage with the union of all training sets, those of known tasks too.
 
-    As many samples are seen as by a stream of the same tasks.
+    It trains on as many samples as a stream of the same tasks.
     """
 
     name = "joint"
@@ -31,7 +31,7 @@ class Joint(Method):
         self._known = []
 
     def on_known_task(self, task: Task) -> None:
-        """What is known is trained on again with the rest."""
+        """Known tasks are trained again with the others."""
         self._known.append(task)
 
     def stages(self, tasks: Sequence[Task]) -> list[Task]:

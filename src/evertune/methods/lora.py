@@ -1,6 +1,6 @@
 """Sequential LoRA: one low-rank adapter trained on one task after another. The usual baseline of the LoRA era.
 
-It forgets, by less weights than full tuning; composed with replay or a penalty it is the usual competitor.
+It forgets, with fewer weights than full tuning; with replay or a penalty it is a common competitor.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from evertune.methods.low_rank import LowRankMethod
 
 
 class Lora(LowRankMethod):
-    """One adapter, trained on and on; see `LowRankMethod` for the options."""
+    """One adapter for all tasks; see `LowRankMethod` for the options."""
 
     name = "lora"
     about = MethodInfo(

@@ -1,4 +1,4 @@
-"""One LoRA per task and a router in closed form: nothing is overwritten, and nothing about routing is trained.
+"""One LoRA per task and a closed-form router: no weights are overwritten, and the router needs no training.
 
 The expansion is that of `eproj` with adapters as experts; the router is a ridge regression on frozen embeddings.
 """
@@ -27,7 +27,7 @@ class LoraRouter(LowRankMethod, EProj):
         target_modules: which layers get one; see `LowRankMethod`.
         modules_to_save: scopes that each task trains in full beside its adapters, from the start point.
         ridge: of the router's regression, above 0.
-        routing: by the 'ridge' router, or 'oracle': told the task of each question, the upper bound of every router.
+        routing: by the 'ridge' router, or 'oracle': uses the task of each question, the upper bound of every router.
     """
 
     name = "lora-router"

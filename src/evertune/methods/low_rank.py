@@ -1,7 +1,7 @@
-"""What methods with low-rank adapters share: where adapters stand and what they are. Their parameters come in here.
+"""Base class of methods with low-rank adapters: their options, and the hook that adds their parameters.
 
-A method that brings parameters of its own says so in the hook `adapt`: it gives back a model whose `trainable()` has
-them. From there on they are trained, hashed, saved and put back like those of any family.
+A method adds parameters of its own in the hook `adapt`: it returns a model whose `trainable()` contains them. They are
+then trained, hashed, saved and restored like those of any family.
 """
 
 from __future__ import annotations

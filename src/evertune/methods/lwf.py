@@ -1,4 +1,4 @@
-"""Learning without forgetting: on the new task's samples, keep saying what the model before this task said.
+"""Learning without forgetting: distillation from the model before the task on the new task's samples.
 
 The teacher is the weights at the beginning of the task, which are those of the last stage: nothing is stored.
 """

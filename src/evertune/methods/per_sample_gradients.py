@@ -1,7 +1,7 @@
 """The gradient of every sample of a batch, from one forward and one backward pass.
 
-The gradient of a linear layer's weight is a sum over samples of products of what went in and what came back; here the
-sum is left out. One pass per sample would cost many times as much, because small products leave a processor idle.
+The gradient of a linear layer's weight is a sum over samples of products of inputs and output gradients; here the sum
+is left out. One pass per sample would be many times slower, because small products use a processor badly.
 """
 
 from __future__ import annotations
@@ -49,8 +49,9 @@ def gradients_of(
         of: (B,) what is differentiated, of each sample's output.
 
     Returns:
-        None where this way does not lead: a parameter is used otherwise, first dimensions are not the samples (several
-        images), or a gradient is not finite. Found by the gradients themselves: they must add up to the batch's.
+        None where this is not possible: a parameter is used in another way, first dimensions are not the samples
+        (several images), or a gradient is not finite. This is detected by the sum of the gradients, which must be the
+        batch's.
     """
     found: Gradients = {}
     repeated: dict[str, Tensor] = {}
@@ -124,10 +125,10 @@ def _widen(count: int, layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, 
 def _listen(
     mine: Mapping[str, str], count: int, found: Gradients, layer: nn.Module, inputs: tuple[Any, ...], output: Tensor
 ) -> None:
-    """Note what goes in, and add up what each sample's gradients are when it comes back."""
+    """Record the inputs, and compute each sample's gradients in the backward pass."""
     read = inputs[0].detach()
     if not output.requires_grad or len(read) != count or read.ndim < 2:
-        return  # what is missing shows in the sum
+        return  # missing parts are detected by the sum
 
     def take(back: Tensor) -> None:
         for part, gradient in _RULES[type(layer)](layer, read, back, mine).items():

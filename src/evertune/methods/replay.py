@@ -80,12 +80,12 @@ class Replay(Method):
         self._memory, self._seen, self._embeddings = {}, 0, {}
 
     def on_known_task(self, task: Task) -> None:
-        """An initial task enters the memory like one that was learned."""
+        """A known task enters the memory like a learned one."""
         self.before_task(task)
         self.after_task(task)
 
     def before_task(self, task: Task) -> None:
-        """Look at what is going to be learned, when its similarity to the earlier tasks counts."""
+        """Embed the new task, if its similarity to the earlier tasks is used."""
         if self.weighting != "even":
             self.context.features.ensure(task.train)
             self._embeddings[task.name] = embed_task(self.context.lmm, self.context.features, task.train)
@@ -155,7 +155,7 @@ class Replay(Method):
         return {"memory": self._memory, "seen": self._seen, "embeddings": self._embeddings}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take the memory back."""
+        """Restore the memory."""
         self._memory, self._seen = state["memory"], state["seen"]
         self._embeddings = dict(state["embeddings"])
 

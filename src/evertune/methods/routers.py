@@ -1,7 +1,7 @@
-"""Routers: which learned task a question is from, by its frozen image and instruction alone.
+"""Routers: predict the task of a question from frozen embeddings of its image and instruction.
 
-Kept apart from the expansion that uses them, and from any model: a router sees rows of numbers. Both are updated once
-per task, store no sample, and don't depend on the order of tasks (`calibrated`: up to rounding).
+A router works on rows of numbers and depends on no model or expansion. Routers are updated once per task, store no
+sample, and don't depend on the order of tasks (`calibrated`: up to rounding).
 
     cosine      a key per task and modality; the largest sum of cosines wins (He et al. 2023)
     calibrated  a Gaussian per task with one shared covariance, kept as running sums (Hayes & Kanan 2020)
@@ -30,7 +30,7 @@ Queries = Mapping[str, Tensor]
 
 
 class Router(ABC):
-    """Learns tasks one by one and tells them apart. A task that was not learned can't be chosen."""
+    """Learns to classify tasks, one task at a time. A task that was not learned can't be chosen."""
 
     @abstractmethod
     def learn(self, task: str, queries: Queries) -> None:
@@ -38,10 +38,10 @@ class Router(ABC):
 
     @abstractmethod
     def scores(self, queries: Queries) -> Tensor:
-        """(n, T) how much each row speaks for each of `tasks`, the more the higher; at least one must be learned."""
+        """(n, T) score of each row for each of `tasks`; higher is more likely; at least one must be learned."""
 
     def probabilities(self, queries: Queries) -> Tensor:
-        """(n, T) how sure it is of each of `tasks`, float64, rows that sum to 1: the softmax of `scores`."""
+        """(n, T) probability of each of `tasks`, float64, rows sum to 1: the softmax of `scores`."""
         return self.scores(queries).double().softmax(1)
 
     def choose(self, queries: Queries) -> list[str]:
@@ -73,7 +73,7 @@ class CosineRouter(Router):
     def __init__(self, *, seed: int | None = None) -> None:
         self._seed = seed
         self._keys: dict[str, dict[str, Tensor]] = {}
-        self._columns: dict[str, Tensor] | None = None  # (D, T) of each modality: one product asks all tasks
+        self._columns: dict[str, Tensor] | None = None  # (D, T) of each modality: one product scores all tasks
 
     def learn(self, task: str, queries: Queries) -> None:
         """Find the task's keys."""
@@ -141,10 +141,10 @@ def trained_keys(queries: Queries, *, seed: int) -> dict[str, Tensor]:
 class CalibratedRouter(Router):
     """Linear discriminant analysis over both queries side by side, x = [q_img, q_ins] of length D.
 
-    Tasks are Gaussians N(μ_t, Σ) that are equally likely: t* = argmax_t xᵀ Σ⁻¹ μ_t - ½ μ_tᵀ Σ⁻¹ μ_t. Unlike a cosine,
-    Σ⁻¹ knows which directions vary within every task and so say little, and which hardly do and so say much. Kept:
-    the mean of each task, the summed scatter S around them and one number, that is D² + T D + 1 values and no sample.
-    Σ is S / n, shrunk to the multiple of the identity with the same trace by Ledoit and Wolf's optimal share.
+    Tasks are Gaussians N(μ_t, Σ) that are equally likely: t* = argmax_t xᵀ Σ⁻¹ μ_t - ½ μ_tᵀ Σ⁻¹ μ_t. Unlike a
+    cosine, Σ⁻¹ gives low weight to directions that vary within every task and high weight to those that hardly do.
+    Kept: the mean of each task, the summed scatter S around them and one number, that is D² + T D + 1 values and no
+    sample. Σ is S / n, shrunk to the multiple of the identity with the same trace by Ledoit and Wolf's optimal share.
 
     Sources: streaming LDA, Hayes & Kanan 2020, arXiv 1909.01520; shrinkage, Ledoit & Wolf 2004,
     doi 10.1016/S0047-259X(03)00096-4.
@@ -210,8 +210,8 @@ class RidgeRouter(Router):
         min_{W,b} Σ_t 1/n_t Σ_{x of t} |Wᵀx + b - e_t|² + ridge |W|²        t* = argmax_t (Wᵀx + b)_t
 
     Every task counts alike, however many samples it has. With the mean μ_t of each of the T tasks, x̄ = mean_t μ_t and
-    the moments M = Σ_t mean(x xᵀ), the solution is W = (M - T x̄ x̄ᵀ + ridge I)⁻¹ [μ_t - x̄] and b = 1/T - Wᵀx̄. So M and
-    the means are all that is kept, D² + T D values: solved anew after each task it is what all tasks together would
+    the moments M = Σ_t mean(x xᵀ), the solution is W = (M - T x̄ x̄ᵀ + ridge I)⁻¹ [μ_t - x̄] and b = 1/T - Wᵀx̄. So M
+    and the means are all that is kept, D² + T D values: solved anew after each task it is what all tasks together would
     give, and their order does not matter. A task that is learned again counts once, with its latest queries; the
     scatter around means is kept as a sum over tasks, so of the old one the average of a task is taken out.
 

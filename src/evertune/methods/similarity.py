@@ -1,6 +1,6 @@
 """How similar tasks are, from frozen embeddings of their images, instructions and answers (He et al. 2023).
 
-A service for methods (what to protect, which expert to reuse) and for the analysis (which tasks hurt which). Plain
+Used by methods (which weights to protect, which expert to reuse) and by the analysis (which tasks interfere). Plain
 functions: methods that need embeddings of earlier tasks keep them in their own state.
 """
 
@@ -116,7 +116,7 @@ def _standardised(table: Mapping[tuple[str, str], float]) -> dict[tuple[str, str
         return {pair: max(0.0, value) for pair, value in table.items()}
     values = torch.tensor(list(table.values()), dtype=torch.float64)
     spread = float(values.std())
-    # Equal cosines differ in their last bits: a spread of that size is none.
+    # Equal cosines differ in their last bits: a standard deviation of that size counts as 0.
     z = (values - values.mean()) / spread if spread > 1e-6 else torch.zeros_like(values)
     return dict(zip(table, torch.sigmoid(z).tolist(), strict=True))
 

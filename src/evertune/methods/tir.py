@@ -1,7 +1,7 @@
 """TIR, task-similarity-informed regularization: hold what dissimilar old tasks need, let similar ones move.
 
-A modifier: it exchanges the rule by which a penalty (`ewc`, `mas`) merges the importances of its tasks, and leaves to
-the penalty what importance is. `tir+ewc` and `ewc+tir` are the same.
+A modifier: it replaces the rule by which a penalty (`ewc`, `mas`) merges the importances of its tasks, and keeps the
+penalty's measure of importance. `tir+ewc` and `ewc+tir` are the same.
 """
 
 from __future__ import annotations

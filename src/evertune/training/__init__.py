@@ -1,1 +1,1 @@
-"""How a task is learned: the learner, the loop, the evaluator, checkpoints of stages."""
+"""Training and evaluation: the learner, the training loop, the evaluator, checkpoints of stages."""

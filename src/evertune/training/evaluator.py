@@ -1,7 +1,7 @@
-"""The one evaluator: batched greedy answers to a task's test samples, and their score.
+"""The evaluator: batched greedy predictions for a task's test samples, and their score.
 
-Answers are kept by what decides them (model, trained weights, dtype, image, instruction, length), so that an
-answer is generated once: row 0 is shared by all methods, and an old expert that still answers is not asked again.
+Predictions are cached by everything that decides them (model, trained weights, dtype, image, instruction, length), so
+that each is generated once: all methods share row 0, and an unchanged expert's predictions are reused.
 """
 
 from __future__ import annotations
@@ -43,21 +43,21 @@ ANSWERS, SEAL = "answers", "sha256"
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the model said to one sample, and the expert that said it (None when there are no experts)."""
+    """The prediction for one sample, and the expert that generated it (None for a method without experts)."""
 
     sample: Sample
     text: str
     expert: str | None
 
     def to_row(self) -> dict[str, Any]:
-        """As an answers file holds it: the sample with its answers as `gold`, the text and the expert."""
+        """A row of an answers file: the sample with its answers as `gold`, the text and the expert."""
         row = self.sample.to_row()
         gold = row.pop("answers")
         return {**row, "gold": gold, "answer": self.text, "expert": self.expert}
 
 
 class PredictionCache:
-    """Answers of one set of weights, in one file; found by image and instruction."""
+    """Cached predictions of one set of weights, in one file; the keys are image and instruction."""
 
     def __init__(self, lmm: LMM, *, max_new_tokens: int, reuse: bool) -> None:
         self._reuse = reuse
@@ -83,7 +83,7 @@ class PredictionCache:
         except FileNotFoundError:
             return {}
         except (OSError, ValueError):
-            note_damage(self._path)  # a cache: what is damaged is made again
+            note_damage(self._path)  # a cache: damaged entries are made again
             return {}
 
     def __contains__(self, sample: Sample) -> bool:
@@ -93,11 +93,11 @@ class PredictionCache:
         return self._known[self._key(sample)]
 
     def add(self, samples: Iterable[Sample], answers: Iterable[str]) -> None:
-        """Remember answers in memory."""
+        """Cache answers in memory."""
         self._known.update(zip(map(self._key, samples), answers, strict=True))
 
     def save(self) -> None:
-        """Write them down, beside what another process has written meanwhile."""
+        """Write them, and keep what another process has written meanwhile."""
         if self._reuse:
             self._known = {**self._load(), **self._known}
             content = {ANSWERS: self._known, SEAL: digest_of(self._known)}
@@ -112,7 +112,7 @@ def _sealed_answers(content: Any) -> dict[str, str]:
     """The answers of a file of the cache.
 
     Raises:
-        ValueError: they are not what was written.
+        ValueError: the checksum is wrong.
     """
     if not isinstance(content, dict) or content.keys() != {ANSWERS, SEAL}:
         raise ValueError("no answers")
@@ -137,10 +137,10 @@ def answer_samples(
 ) -> list[Prediction]:
     """Answer every sample, each by the expert that the methods route it to.
 
-    `task`, the name of the samples' task, reaches only a method that says it needs it (`Method.needs_task_id`).
-    `context` is what was said before each of them (`LMM.generate`); nothing is cached then.
-    With `reuse`, answers that the very same weights gave before are taken from the cache. The model's weights are the
-    same afterwards as before.
+    `task`, the name of the samples' task, is passed only to a method that declares `Method.needs_task_id`.
+    `context` contains the earlier turns of each of them (`LMM.generate`); nothing is cached then.
+    With `reuse`, earlier predictions of bit-identical weights are taken from the cache. The model's weights are
+    unchanged afterwards.
     """
     routes = distributed.broadcast(_routes(methods, samples, task))
     before = copy_of(lmm.trainable())
@@ -167,7 +167,7 @@ def _routes(methods: Sequence[Method], samples: Sequence[Sample], task: str | No
     for method in methods:
         if method.needs_task_id():
             if task is None:
-                raise UserError(f"method '{method.name}' is set to be told the task of each question: say which it is")
+                raise UserError(f"method '{method.name}' needs the task of each question: say which it is")
             return [method.expert_of(task) or BASE] * len(samples)
         routes = method.route(samples)
         if routes is not None:
@@ -185,9 +185,9 @@ def _fill(
     max_new_tokens: int,
     context: Sequence[Turn],
 ) -> Iterator[int]:
-    """Generate what the cache does not have, in batches of similar length; after each, how many are known now.
+    """Generate missing predictions in batches of similar length; yields the number of known ones after each batch.
 
-    Several processes share the batches, unless the weights are spread over them: then each needs all in every step.
+    Several processes share the batches, unless the weights are sharded (FSDP): then all take part in every batch.
     """
     places = distributed.broadcast([place for place, sample in enumerate(samples) if sample not in cache])
     missing = sorted((samples[place] for place in places), key=lambda s: (len(s.instruction), s.id))
@@ -211,7 +211,7 @@ def _fill(
 
 
 def longest_answer(lmm: Described, task: Task, wanted: int | None) -> int:
-    """Tokens that an answer may have: `wanted`, else two more than the longest training (or test) answer has."""
+    """Most tokens of a prediction: `wanted`, else two more than the longest training (or test) answer."""
     if wanted is not None:
         return wanted
     texts = {sample.answers[0] for sample in task.train or task.test}
@@ -243,7 +243,7 @@ def read_answers(path: Path) -> list[dict[str, Any]]:
 
 
 def _sound(row: Any) -> dict[str, Any]:
-    """A row with what everybody reads from it."""
+    """A row with the required fields."""
     texts = isinstance(row, dict) and all(isinstance(row.get(key), str) for key in ("id", "answer", "instruction"))
     golds = row.get("gold") if texts else None
     if not isinstance(golds, list) or not all(isinstance(gold, str) for gold in golds):
@@ -259,11 +259,12 @@ def _sound(row: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Score of a task's answers in points of 100: as the task demands, and relaxed of the answer's form.
+    """Score of a task's predictions in points of 100: strict, by the task's rule, and relaxed, regardless of the form.
 
     Attributes:
         rule: name of the scoring rule.
-        standard_error: of `strict`, from the spread of the answers' scores; None for a single answer, and where the
+        standard_error: of `strict`, from the standard deviation of the answers' scores; None for a single answer, and
+            where the
             score of a cell is not the mean of its answers' (BLEU).
     """
 
@@ -292,7 +293,7 @@ def score_answers(rows: Sequence[dict[str, Any]], task: Task) -> Score:
     """Score the rows of an answers file against `task`.
 
     Raises:
-        RunFolderError: an answer is missing or one too many: a cell with gaps has no score.
+        RunFolderError: an answer is missing or superfluous: an incomplete cell has no score.
     """
     return _score(rows, task, _cell_of(rows, task))
 

@@ -1,7 +1,7 @@
-"""The gradient of an optimizer step, micro-batch by micro-batch: each whole, or in pieces where memory is short.
+"""Accumulates the gradient of an optimizer step over micro-batches, which are split if memory is short.
 
-A micro-batch that is too large is no reason to end a run of days: its halves, each counting by its share of samples,
-have the same gradient up to rounding. All micro-batches of a step, on all processes, are its window.
+A micro-batch that does not fit into memory must not end a run of days: its halves, weighted by their share of samples,
+give the same gradient up to rounding. All micro-batches of a step, on all processes, are its window.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Gradients:
     over its window, and so is each term of a method.
 
     Attributes:
-        pieces: into how many each micro-batch is cut; doubles when memory does not suffice, and stays so.
+        pieces: the number of splits of each micro-batch; doubles when memory does not suffice, and stays so.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Gradients:
         self.pieces = 1
 
     def add(self, batch: Batch, whole: range, window: range) -> None:
-        """Add the gradient of a micro-batch of `window`, which `batch` is this process's part of.
+        """Add the gradient of a micro-batch of `window`; `batch` is this process's part of it.
 
         Raises:
             NotFiniteError: the loss is not finite.
@@ -76,27 +76,27 @@ class Gradients:
                 self._part(batch, whole, window, counts=bool(distributed.shard(whole)))
             return
         except torch.OutOfMemoryError as problem:
-            if distributed.world_size() > 1:  # the others are waiting for this one's part
+            if distributed.world_size() > 1:  # the other processes wait for this one's part
                 raise
             message = str(problem)
-        self._again(message, window)  # here, where what the failed attempt held is free again
+        self._again(message, window)  # here, after the failed attempt's memory is freed
 
     def finish(self, window: range) -> float:
         """Make the gradients those of the window's mean, the same on all processes; returns its loss."""
         distributed.all_reduce_gradients(self._parameters)
-        if self._weight != len(window):  # how many tokens there are is known only now
+        if self._weight != len(window):  # the number of tokens is known only now
             for parameter in self._parameters.values():
                 if parameter.grad is not None:
                     parameter.grad.mul_(len(window) / self._weight)
         return self._loss / self._weight
 
     def refuse_not_finite(self, norm: Tensor) -> None:
-        """Called once per step, with the norm of the gradient; the next micro-batch is of another window."""
+        """Called once per step, with the norm of the gradient; the next micro-batch starts a new window."""
         self._refuse("gradient", norm.item(), [place for whole in self._micro_batches for place in whole])
         self._micro_batches, self._loss, self._weight = [], 0.0, 0.0
 
     def _part(self, batch: Batch, places: range, window: range, *, counts: bool) -> None:
-        """Add a part of the window; one that does not count takes part only because other processes wait for it."""
+        """Add a part of the window; a part that does not count is computed only because other processes wait for it."""
         loss, weight = loss_of(self._lmm.module(), self._methods, batch, loss_mean=self._loss_mean)
         weight = weight if counts else 0.0
         total, weights = distributed.all_reduce_sum([weight * loss.item(), weight], device=loss.device)
@@ -114,7 +114,7 @@ class Gradients:
             self._part(batch, places, window, counts=True)
 
     def _again(self, message: str, window: range) -> None:
-        """The window's micro-batches so far once more, in smaller pieces, until they fit."""
+        """Repeat the window's micro-batches so far in smaller splits, until they fit."""
         while True:
             largest = max(len(whole) for whole in self._micro_batches)
             if self.pieces >= largest:
@@ -143,7 +143,7 @@ class Gradients:
 def loss_of(
     module: nn.Module, methods: Sequence[Method], batch: Batch, *, loss_mean: LossMean = "sample"
 ) -> tuple[Tensor, float]:
-    """The loss of a batch with what the methods add to it, a mean over the batch; and what the batch counts."""
+    """The loss of a batch with the methods' loss terms, a mean over the batch; and the weight of the batch."""
     output = replace(module(batch), loss_mean=loss_mean)
     total: Tensor = output.loss
     for method in methods:
@@ -153,5 +153,5 @@ def loss_of(
 
 
 def reaching(loss: Tensor, parameters: Mapping[str, nn.Parameter]) -> Tensor:
-    """The loss, which a batch without an image may leave without a way back to what trains: its gradient is 0 then."""
+    """The loss. In a batch without images it may not depend on the trained parameters; then its gradient is 0."""
     return loss if loss.requires_grad else loss + sum((0 * p).sum() for p in parameters.values())

@@ -1,9 +1,9 @@
-"""Images that a run folder keeps, by content: those of a replay memory and of the tasks that are asked again.
+"""Images stored in a run folder, named by content: those of a replay memory and of evaluation sets.
 
     eval_set/images/3f...9a.png    named by SHA-256
 
-Who keeps a sample names its images by these file names alone. So a run resumes when its folder, the cache or the data
-are elsewhere or gone.
+A stored sample refers to its images by these file names only. So a run can be resumed after its folder, the cache or
+the data were moved or deleted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ IMAGES = "images"
 
 
 def keep_images(run: Path, sample: Sample) -> Sample:
-    """Copy a sample's images into the run folder; the same sample with the names that they have there.
+    """Copy a sample's images into the run folder; returns the sample with the new names.
 
     Raises:
         DataError: an image is gone.
@@ -38,7 +38,7 @@ def keep_images(run: Path, sample: Sample) -> Sample:
 
 
 def kept_images(run: Path, sample: Sample) -> Sample:
-    """A sample that `keep_images` gave, its images where they are now.
+    """A sample of `keep_images` with the current paths of its images.
 
     Raises:
         DataError: an image is gone. RunFolderError: a name leads out of the folder.

@@ -1,6 +1,6 @@
-"""The model that remembers: learn one more task, ask, evaluate, save, load, roll back.
+"""The learner: learn a task, ask, evaluate, save, load, roll back.
 
-A benchmark is `learn` in a loop; a run folder is what a learner wrote.
+A benchmark calls `learn` in a loop; a learner writes a run folder.
 
     learner = Learner(load_lmm("smol"), make_methods("replay"), folder=Path("my-model"))
     learner.learn(task)
@@ -38,20 +38,20 @@ from evertune.utils.symlinks import refuse_links
 
 
 class Learner:
-    """An LMM, the methods that protect what it knows, and the folder of what it has learned.
+    """An LMM, the methods that protect its known tasks, and the folder of its stages.
 
     Args:
-        lmm: a freshly loaded model; its weights at this moment are the start point. A method may put adapters beside
+        lmm: a freshly loaded model; its current weights are the start point. A method may put adapters beside
             its layers: `self.lmm` is the model with them.
         methods: a list of methods (`make_methods`).
-        folder: where stages are written; stages that are there already are loaded.
+        folder: for the stages; existing stages are loaded.
         training: hyper-parameters of every task.
         seed: decides every random choice, together with the task's name.
         evaluation_batch: questions answered at once.
         max_new_tokens: longest answer; None: two tokens more than the task's longest training answer.
         known: tasks that the model knows before the first stage, for methods that protect them.
         reuse: reuse bit-identical trainings and predictions from the cache.
-        upto: resume from this stage, as if no later one were in the folder; by default from the last.
+        upto: resume from this stage and ignore later ones; default: the last.
 
     Raises:
         RunFolderError: a stage in `folder` is damaged, or links are in it. UserError: a method lacks another.
@@ -99,7 +99,7 @@ class Learner:
         self.load(len(self.stages))
 
     def learn(self, task: Task, *, on_step: OnStep | None = None) -> Stage:
-        """Teach one more task and save it as the next stage.
+        """Train on one more task and save the next stage.
 
         Raises:
             DataError: an image is broken. NotFiniteError: a loss or a gradient is not finite. TrainingInterrupted: by
@@ -156,15 +156,15 @@ class Learner:
         self.stages.append(stage)
         self.current = stage.number
         if not distributed.is_main_process():
-            self._take(stage)  # processors differ: from here on all have bit-identical weights
+            self._take(stage)  # results differ between CPUs: from here on all processes have bit-identical weights
         return stage
 
     def training_of(self, task: Task) -> Training:
-        """The hyper-parameters of this task: those of all, with steps enough for few samples."""
+        """The hyper-parameters of this task: those of all tasks, adapted to few samples."""
         return self.training.fitted(len(task.train))
 
     def answers(self, task: Task, *, on_answered: OnAnswered | None = None) -> list[Prediction]:
-        """Answers to the test samples of `task`; the model is not told which task it is, unless `needs_task_id`."""
+        """Predictions for the test samples of `task`; the methods don't get the task's name, unless `needs_task_id`."""
         with distributed.main_process_first():
             self.features.ensure(task.test)
         with no_fixed_order():
@@ -181,14 +181,14 @@ class Learner:
             )
 
     def _longest_answer(self, task: Task) -> int:
-        """Found once per task: it is a pass over all training answers."""
+        """Cached by task, since it is a pass over all training answers."""
         key = (task.name, len(task.train), len(task.test))
         if key not in self._longest:
             self._longest[key] = longest_answer(self.lmm, task, self.max_new_tokens)
         return self._longest[key]
 
     def needs_task_id(self) -> bool:
-        """Whether a method must be told which task a question is from."""
+        """Whether a method needs the task of a question."""
         return any(method.needs_task_id() for method in self.methods)
 
     def expert_of(self, task: str) -> str | None:
@@ -201,7 +201,7 @@ class Learner:
         return next((ranking for ranking in rankings if ranking), [])
 
     def activate(self, expert: str) -> None:
-        """Put an expert's weights into the model, until a stage is loaded or taught."""
+        """Put an expert's weights into the model, until a stage is loaded or trained."""
         for method in self.methods:
             method.activate(expert)
 
@@ -218,7 +218,7 @@ class Learner:
         An image is a path, a PIL image, the bytes of a file, or a (height, width, 3) array.
 
         Raises:
-            UserError: the instruction is empty, or a method must be told the task.
+            UserError: the instruction is empty, or a method needs the task.
             DataError: an image is missing or broken, or the model takes another number of them.
         """
         images = image if isinstance(image, list | tuple) else (image,)
@@ -234,7 +234,7 @@ class Learner:
         )[0]
 
     def load(self, number: int) -> None:
-        """Go to the model as it was after stage `number`; 0 is the base model. Later stages stay on disk.
+        """Load the model after stage `number`; 0 is the base model. Later stages stay on disk.
 
         Raises:
             UserError: there is no such stage. RunFolderError: it is damaged.
@@ -251,7 +251,7 @@ class Learner:
         self.current = number
 
     def refresh(self, *, upto: int | None = None) -> None:
-        """Take in what another process has taught or rolled back meanwhile, and load the last stage, or stage `upto`.
+        """Reload stages that another process has changed meanwhile, and load the last stage, or stage `upto`.
 
         Raises:
             RunFolderError: a stage is damaged or gone.
@@ -260,7 +260,7 @@ class Learner:
         self.load(len(self.stages))
 
     def rollback(self, to: int) -> None:
-        """Forget every stage after stage `to`, for good.
+        """Delete every stage after stage `to`, permanently.
 
         Raises:
             UserError: there is no such stage.
@@ -273,7 +273,7 @@ class Learner:
         self.stages = self.stages[:to]
 
     def _know(self) -> None:
-        """Tell the methods what the base model knows already."""
+        """Pass the tasks that the base model knows to the methods."""
         for task in self.known:
             self.features.ensure(task.train)
             for method in self.methods:
@@ -296,7 +296,7 @@ class Learner:
 
     @staticmethod
     def _give(method: Method, state: dict[str, Any], path: Path) -> None:
-        """Whatever a method finds wrong with a state is said of the file that it is from."""
+        """Turn any error of a method about a state into an error about its file."""
         try:
             method.load_state_dict(state)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as problem:

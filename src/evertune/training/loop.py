@@ -1,8 +1,8 @@
-"""The one training loop, on accelerate. Methods hang their hooks into it; none of them brings its own.
+"""The training loop, on accelerate. It calls the hooks of the methods; no method has a loop of its own.
 
 Per micro-batch: loss of the answers plus the methods' loss terms. Per optimizer step: `after_backward` (closed-form
-gradients, once however the batch was split), clipping, AdamW, cosine schedule, `after_step`. Several processes share
-every micro-batch and average their gradients, so that their number decides no loss.
+gradients, once, regardless of how the batch was split), clipping, AdamW, cosine schedule, `after_step`. Several
+processes share every micro-batch and average their gradients, so that the loss does not depend on their number.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from evertune.utils import distributed
 from evertune.utils.errors import UserError
 
 SMALLEST_BATCH = 8
-"""Samples per optimizer step below which a training is never cut to have steps enough (docs/service.md)."""
+"""The smallest batch size that `min_steps` may lead to (docs/service.md)."""
 MOST_SAMPLES = 2**31
-"""Samples of one training, over all its epochs: their order is kept in memory, 8 bytes each."""
+"""Most samples of one training over all epochs: their order is kept in memory, 8 bytes each."""
 
 
 @dataclass(frozen=True, slots=True)
 class Training:
     """How a task is trained. `batch_size` counts samples per micro-batch, `epochs` passes over the data plan.
 
-    `gradient_checkpointing` keeps no activations inside the blocks of the LM and computes them again in the backward
+    `gradient_checkpointing` stores no activations inside the blocks of the LM and recomputes them in the backward
     pass: less memory, more time, the same numbers. `save_every` is the number of optimizer steps between two mid-task
-    checkpoints: 0 is never, None as often as costs little. It decides no number. `loss_mean` says what counts the
-    same in the loss of a step: every sample, whose loss is the mean over its answer's tokens, or every answer token.
-    `min_steps` is a floor of optimizer steps: few samples come in smaller batches and more passes (`fitted`).
+    checkpoints: 0 is never, None as often as costs little. It changes no number. `loss_mean` sets the weights in the
+    loss of a step: equal for every sample, whose loss is the mean over its answer's tokens, or for every answer token.
+    `min_steps` is a floor of optimizer steps: few samples give smaller batches and more epochs (`fitted`).
     """
 
     epochs: float = 1.0
@@ -60,10 +60,10 @@ class Training:
     min_steps: int = 0
 
     def fitted(self, samples: int) -> Training:
-        """The same with `min_steps` optimizer steps or more for a task of `samples` samples.
+        """A copy with at least `min_steps` optimizer steps for a task of `samples` samples.
 
-        First the batch shrinks until `epochs` passes are steps enough, but not below `SMALLEST_BATCH`; then the passes
-        grow.
+        First the batch size is reduced until `epochs` give enough steps, but not below `SMALLEST_BATCH`; then `epochs`
+        grows.
         """
         whole = self.batch_size * self.gradient_accumulation_steps
         if self.steps(samples) >= self.min_steps:
@@ -78,7 +78,7 @@ class Training:
         """Optimizer steps for a data plan of `samples` samples.
 
         Raises:
-            UserError: they are too many to be held in memory.
+            UserError: there are too many to be held in memory.
         """
         seen = max(1, round(self.epochs * samples))
         if seen > MOST_SAMPLES:
@@ -89,14 +89,14 @@ class Training:
         return math.ceil(math.ceil(seen / self.batch_size) / self.gradient_accumulation_steps)
 
     def as_dict(self) -> dict[str, Any]:
-        """For keys: what decides the numbers."""
-        without = ("gradient_checkpointing", "save_every", "min_steps")  # the last decides others
+        """The settings that decide the numbers, for cache keys."""
+        without = ("gradient_checkpointing", "save_every", "min_steps")  # `min_steps` decides other settings
         return {name: value for name, value in asdict(self).items() if name not in without}
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One optimizer step, as the progress line and the log see it; `pieces` of a micro-batch where memory was short."""
+    """One optimizer step, for the progress line and the log; `pieces`: splits of a micro-batch if memory was short."""
 
     step: int
     steps: int
@@ -104,15 +104,15 @@ class Step:
     learning_rate: float
     samples_per_second: float
     gradient_norm: float | None = None
-    """Before clipping; None in what an earlier evertune has kept."""
+    """Before clipping; None in logs of an earlier evertune."""
     pieces: int = 1
 
     def full(self) -> dict[str, float]:
-        """Every field, to be made again from."""
+        """Every field, for `Step(**...)`."""
         return asdict(self)
 
     def as_dict(self) -> dict[str, float]:
-        """For the log: what does not depend on the machine's speed."""
+        """For the log: the fields that do not depend on the machine's speed."""
         norm = {} if self.gradient_norm is None else {"gradient_norm": self.gradient_norm}
         cut = {"pieces": self.pieces} if self.pieces > 1 else {}
         return {"step": self.step, "loss": self.loss, "learning_rate": self.learning_rate, **norm, **cut}
@@ -122,13 +122,13 @@ OnStep = Callable[[Step], None]
 
 
 class MidTaskSaver(Protocol):
-    """Keeps a training in the middle of a task, so that training resumes bit-identically."""
+    """Saves a training mid-task, so that it resumes bit-identically."""
 
     def found(self) -> Mapping[str, Any] | None:
-        """What was kept of this very training; None when it begins."""
+        """The saved state of this training; None if there is none."""
 
     def after_step(self, step: Step, state: Callable[[], dict[str, Any]]) -> None:
-        """Called after each optimizer step but the last; `state` makes what has to be kept."""
+        """Called after each optimizer step but the last; `state` returns the state to save."""
 
 
 def sample_order(samples: Sequence[Sample], *, epochs: float, seed: int) -> Sequence[Sample]:
@@ -152,7 +152,7 @@ def train(
     on_step: OnStep | None = None,
     mid_task: MidTaskSaver | None = None,
 ) -> list[Step]:
-    """Train what is trainable in `lmm` on `samples` and return the log, one entry per optimizer step.
+    """Train the trainable parameters of `lmm` on `samples` and return the log, one entry per optimizer step.
 
     Args:
         lmm: the model; changed in place.
@@ -165,7 +165,8 @@ def train(
         mid_task: mid-task checkpoints: training resumes from one when it was interrupted.
 
     Raises:
-        UserError: nothing trains. NotFiniteError: a loss or a gradient is not finite: the message names the samples,
+        UserError: no parameter is trainable. NotFiniteError: a loss or a gradient is not finite: the message names the
+            samples,
             and the weights are those before that step.
     """
     torch.manual_seed(seed)
@@ -197,7 +198,7 @@ def _training(lmm: Trainable, parameters: Mapping[str, nn.Parameter]) -> Iterato
 
 @contextmanager
 def _checkpointing(lmm: Trainable, *, wanted: bool) -> Iterator[None]:
-    """Activations of the library's blocks are computed again in the backward pass, for as long as this is entered."""
+    """Inside this context, activations of the library's blocks are recomputed in the backward pass."""
     able = [m for m in lmm.module().modules() if wanted and getattr(m, "supports_gradient_checkpointing", False)]
     if wanted and not able:
         raise UserError(
@@ -213,7 +214,7 @@ def _checkpointing(lmm: Trainable, *, wanted: bool) -> Iterator[None]:
 
 
 class _Run(NamedTuple):
-    """What one training is about."""
+    """The inputs of one training."""
 
     lmm: Trainable
     methods: Sequence[Method]
@@ -234,7 +235,7 @@ def _steps(run: _Run, features: FeatureStore, on_step: OnStep | None, mid_task: 
     log: list[Step] = []
     started, seen = time.perf_counter(), 0
     for batch, whole in zip(loader, micro_batches(len(run.order), run.training.batch_size)[place:], strict=True):
-        if kept:  # not earlier: a loader that begins draws from the random numbers
+        if kept:  # not earlier: starting a loader draws random numbers
             log = _go_on(run, kept, optimizer, schedule, gradients)
             kept = None
         window = _window(whole, len(run.order), run.training)
@@ -273,7 +274,7 @@ def _steps(run: _Run, features: FeatureStore, on_step: OnStep | None, mid_task: 
 
 
 def _state(run: _Run, optimizer: Any, schedule: Any, place: int, log: Sequence[Step]) -> dict[str, Any]:
-    """All that a training needs to resume between two steps: tensors, and values that JSON can hold."""
+    """The complete state of a training between two steps: tensors and JSON values."""
     states = optimizer.state_dict()
     devices = [run.lmm.device] if run.lmm.device.type == "cuda" else []
     return {
@@ -295,7 +296,7 @@ def _state(run: _Run, optimizer: Any, schedule: Any, place: int, log: Sequence[S
 
 
 def _go_on(run: _Run, kept: Mapping[str, Any], optimizer: Any, schedule: Any, gradients: Gradients) -> list[Step]:
-    """Put everything back that `_state` took; returns the log so far."""
+    """Restore a state of `_state`; returns the log so far."""
     restore(run.parameters, kept["parameters"])
     states = {int(index): state for index, state in kept["optimizer"]["state"].items()}
     optimizer.load_state_dict({**kept["optimizer"], "state": states})
@@ -312,15 +313,15 @@ def _go_on(run: _Run, kept: Mapping[str, Any], optimizer: Any, schedule: Any, gr
 
 
 def trained_parameters(lmm: Trainable, methods: Sequence[Method]) -> dict[str, nn.Parameter]:
-    """What trains: everything that no method holds still."""
+    """The trained parameters: those that no method freezes."""
     return {name: p for name, p in lmm.trainable().items() if all(method.is_trainable(name) for method in methods)}
 
 
 def _prepared(run: _Run, features: FeatureStore, place: int) -> tuple[Any, Any, Any, Any]:
-    """Accelerator, and what it has prepared: optimizer, loader (from the micro-batch `place` on), schedule.
+    """The accelerator and its prepared optimizer, loader (from the micro-batch `place` on) and schedule.
 
-    The model is not wrapped for several processes: every method may call it in ways that a wrapper would not see. What
-    a wrapper would do, averaging gradients, is done once per optimizer step.
+    The model is not wrapped in DDP, since methods may call it in ways that DDP does not see. Gradients are averaged
+    explicitly, once per optimizer step.
     """
     from accelerate import Accelerator
     from accelerate.data_loader import prepare_data_loader
@@ -328,9 +329,7 @@ def _prepared(run: _Run, features: FeatureStore, place: int) -> tuple[Any, Any, 
 
     shared = DataLoaderConfiguration(split_batches=True)  # one step of the schedule is one step of all processes
     on_cpu, training = run.lmm.device.type == "cpu", run.training
-    accelerator = Accelerator(
-        cpu=on_cpu, dataloader_config=shared
-    )  # which micro-batches are a step is said by `_window`
+    accelerator = Accelerator(cpu=on_cpu, dataloader_config=shared)  # `_window` decides which micro-batches are a step
     optimizer = torch.optim.AdamW(_groups(run.lmm, run.parameters, training))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine(run.steps, training.warmup_ratio))
     rows = _loader(run, features, place)
@@ -363,7 +362,7 @@ def _window(whole: range, samples: int, training: Training) -> range:
 
 
 def _own(whole: range) -> range:
-    """The part of a micro-batch that this process takes; where none is left for it the first, which counts nothing."""
+    """The part of a micro-batch for this process; if there is none left, the first sample, with weight 0."""
     return distributed.shard(whole) or whole[:1]  # type: ignore[return-value]
 
 

@@ -3,8 +3,8 @@
     from evertune import check_method
     check_method(lambda: [MyMethod(strength=3)])
 
-It uses the model `random` and three tiny tasks, and takes seconds. A broken promise is an AssertionError that says
-which one.
+It uses the model `random` and three tiny tasks, and takes seconds. A violation is an AssertionError that names the
+rule.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ SMALL_GROWTH = 0.05
 def check_method(
     make: MakeMethods, *, model: str = "random", model_options: Mapping[str, Any] | None = None, seed: int = 3
 ) -> None:
-    """Check the contract on the methods that `make` returns; call it with a function that makes them anew each time.
+    """Check the contract on the methods that `make` returns; each call of `make` must return new ones.
 
     Args:
         make: makes the methods.

@@ -1,9 +1,9 @@
-"""A task in the middle of its training, kept on disk: `mid_task.safetensors` of the run folder, until the task is done.
+"""Mid-task checkpoints: `mid_task.safetensors` in the run folder holds the training of a task until it is finished.
 
-Only the very training that it belongs to resumes from it: same start weights, samples, methods' state, settings, seed,
-library. What a method keeps of earlier tasks (buffers, importances, keys) is in the last stage and enters this
-training's key; here is what changes from step to step. SIGTERM, which a cluster sends some time before it kills, is
-answered by a save after the step in progress.
+Only an identical training resumes from it: same start weights, samples, methods' state, settings, seed, library. A
+method's state of earlier tasks (buffers, importances, keys) is in the last stage and is part of this training's key;
+the checkpoint holds only what changes from step to step. On SIGTERM, which a cluster sends some time before SIGKILL,
+the training is saved after the current step.
 """
 
 from __future__ import annotations
@@ -30,15 +30,16 @@ from evertune.utils.parsing import json_value
 FILE = "mid_task.safetensors"
 SECONDS_BETWEEN = 60.0
 SHARE = 20.0
-"""Times that a save's duration must pass before the next: so saves take less than 5 % of the time."""
+"""The interval between saves is this many times the duration of a save, so that saves take less than 5 % of the
+time."""
 BYTES_PER_SECOND = 1e8
-"""How fast a disk is taken to be before the first save was timed."""
+"""Assumed disk speed before the first save is timed."""
 STEPS_BETWEEN_LOOKS = 25
 STOPPED = 143
 
 
 class TrainingInterrupted(SystemExit):
-    """SIGTERM was answered; `message` is for the terminal."""
+    """SIGTERM was received; `message` is for the terminal."""
 
     def __init__(self, message: str) -> None:
         super().__init__(STOPPED)
@@ -46,13 +47,13 @@ class TrainingInterrupted(SystemExit):
 
 
 class MidTaskCheckpoints:
-    """Saves a training every so often while entered, and finds what was saved.
+    """Saves a training periodically inside its context, and finds an earlier save.
 
     Args:
         folder: the run's.
-        key: of everything that decides the training.
-        every: optimizer steps between two saves; 0: only when asked to stop; None: as often as costs little.
-        size: bytes of the trained parameters, for a first guess of what a save takes.
+        key: hash of everything that decides the training.
+        every: optimizer steps between two saves; 0: only on SIGTERM; None: as often as costs little.
+        size: bytes of the trained parameters, for a first estimate of a save's duration.
     """
 
     def __init__(self, folder: Path, *, key: str, every: int | None, size: int) -> None:
@@ -79,7 +80,7 @@ class MidTaskCheckpoints:
             raise TrainingInterrupted("stopped by SIGTERM after the last step of a task; it is trained again")
 
     def found(self) -> Mapping[str, Any] | None:
-        """What was saved of this very training."""
+        """The saved state of this training."""
         kept = self._read()
         if distributed.broadcast(kept is None):
             return None
@@ -89,7 +90,7 @@ class MidTaskCheckpoints:
         return kept
 
     def after_step(self, step: Step, state: Callable[[], dict[str, Any]]) -> None:
-        """Save when it is time.
+        """Save when it is due.
 
         Raises:
             TrainingInterrupted: SIGTERM came; the training is saved.
@@ -127,7 +128,7 @@ class MidTaskCheckpoints:
         self._pause = max(SECONDS_BETWEEN, SHARE * (self._last - started))
 
     def _read(self) -> dict[str, Any] | None:
-        """What is there, if it is of this training and whole; else the task begins again."""
+        """The checkpoint, if it is undamaged and of this training; else the task starts again."""
         if not self.path.exists():
             return None
         try:

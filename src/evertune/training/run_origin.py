@@ -1,4 +1,4 @@
-"""What a run began with, as its folder says: the configuration without paths, and the fingerprint of its model."""
+"""The origin of a run, from its folder: the configuration without paths, and the fingerprint of its model."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from evertune.utils.files import digest_of, read_object, read_text
 from evertune.utils.parsing import YamlError, yaml_value
 
 FORMAT = 2
-"""Of a run folder. 1, of earlier versions, has other names of settings, metrics and files."""
+"""Format version of a run folder. Version 1 has other names of settings, metrics and files."""
 PLACES = ("model", "stream")
 """Settings that may be a path: its last part is the name."""
 
 
 def origin_of(folder: Path) -> dict[str, str]:
-    """Digests of what the run in `folder` began with, as far as the folder says: its configuration, its model.
+    """Digests of the configuration and the model of the run in `folder`, as far as its files exist.
 
-    Not of tasks, which may be added, nor of places, which may change.
+    Tasks are not part of it, since some may be appended, and neither are paths, which may change.
     """
     origin = {}
     if (folder / "config.yaml").exists():
@@ -31,12 +31,12 @@ def origin_of(folder: Path) -> dict[str, str]:
 
 
 def placeless(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """An identity without the folders in which model and stream are: names and fingerprints say which they are."""
+    """An identity without the folders of model and stream, which names and fingerprints identify."""
     return {key: Path(str(value)).name if key in PLACES else value for key, value in identity.items()}
 
 
 def read_identity(folder: Path) -> dict[str, Any]:
-    """What `begin` wrote.
+    """The identity that `begin` wrote.
 
     Raises:
         RunFolderError: it can't be read, or an earlier version made it; the message names the file.

@@ -1,19 +1,18 @@
-"""Stages on disk: what a model knew after each task, whole or absent, checked when read.
+"""Stages on disk: the checkpoints after each task, written atomically and verified when read.
 
-    stages/02-numbers/trainable.safetensors   the trained weights that stand nowhere else
-                      method.safetensors      the methods' state, without what an earlier stage holds already
+    stages/02-numbers/trainable.safetensors   the trained weights that are in no other file
+                      method.safetensors      the methods' state, without tensors of earlier stages
                       training.jsonl          loss by step
                       done.json               checksums of the three and of itself, the run, the stage before; last
 
-A tensor of the methods' state that the stage before had too, bit for bit, is written once: later stages name the stage
-that holds it; a weight that is still the start point's, or that is in the methods' state, is named instead of written.
-So an expansion adds one expert per stage to the folder, not all of them again; and to load a stage reads
-that stage: what an earlier one holds (`LazyTensors`) is read when it is first used. Weights are safetensors only;
-nothing is ever unpickled.
+Bit-identical tensors of the methods' state are written once: later stages refer to the stage with the tensor. A weight
+that equals the start point, or is in the methods' state, is also a reference. So an expansion adds one expert per stage
+to the folder. Loading a stage reads only its own files: tensors of earlier stages (`LazyTensors`) are read on first
+use. Weights are safetensors only; nothing is ever unpickled.
 
-A stage belongs to one run and follows one stage: `done.json` has digests of what the run began with (`origin_of`) and
-of the stage before (`link_of`), which are compared whenever stages are read. They are made of checksums that exist,
-and of nothing that depends on time or place: a stage that is trained again, bit-identical, fits where it was.
+A stage belongs to one run and follows one stage: `done.json` has digests of the run's origin (`origin_of`) and of the
+previous stage (`link_of`), which are verified whenever stages are read. They are computed from checksums only and do
+not depend on time or paths: a stage that is retrained bit-identically fits in its old place.
 """
 
 from __future__ import annotations
@@ -40,9 +39,9 @@ from evertune.utils.safe_names import is_name
 FILES = ("trainable.safetensors", "method.safetensors")
 LOG, DONE, SEAL = "training.jsonl", "done.json", "seal"
 SUMS, RUN, AFTER = "sha256", "run", "after"
-"""In `done.json`: checksums of the files, what the run began with, `link_of` the stage before."""
+"""Keys of `done.json`: checksums of the files, origin of the run, `link_of` the previous stage."""
 ELSEWHERE, STATE, BASE = "elsewhere", "state", "base"
-PLACES = "$places"  # beside the methods' names in the state; no method can be called so
+PLACES = "$places"  # beside the methods' names in the state; not a valid name of a method
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +51,8 @@ class Stage:
     Attributes:
         samples: training samples per epoch, those that a method added included.
         seconds: training time; with `reused`, of the run whose identical training was reused.
-        stored_bytes: what the methods' state takes; on disk this counts for all stages up to this one together, as
-            far as earlier tensors did not change.
+        stored_bytes: size of the methods' state; on disk all stages up to this one share it, as far as earlier tensors
+            did not change.
         data: `data_digest` of the task.
     """
 
@@ -82,11 +81,11 @@ def save_stage(
     state: Mapping[str, Any],
     log: Sequence[dict[str, Any]],
 ) -> None:
-    """Write a stage; it exists from the moment `done.json` does.
+    """Write a stage; it exists as soon as `done.json` exists.
 
     Args:
         run: the run folder.
-        stage: what is said of it.
+        stage: facts about it.
         trainable: the weights now.
         start: the weights before the first stage.
         state: of the methods.
@@ -106,7 +105,7 @@ def save_stage(
     }
     for name, content in contents.items():
         write_atomically(folder / name, content)
-    # Of what was meant, not of what the disk made of it.
+    # Checksum of the data in memory, so that a write error is found.
     facts = {
         **asdict(stage),
         RUN: origin_of(run),
@@ -117,7 +116,7 @@ def save_stage(
 
 
 def _weights(trainable: Mapping[str, Tensor], start: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> bytes:
-    """The weights as a file, and in its metadata where those are found that are not in it."""
+    """The weights as a file; its metadata refer to those that are stored elsewhere."""
     same: dict[str, list[str]] = {}  # an expert is in the state under the parameters' own names
     for path in state:
         same.setdefault(path.rpartition("/")[2], []).append(path)
@@ -136,12 +135,13 @@ def _weights(trainable: Mapping[str, Tensor], start: Mapping[str, Tensor], state
 
 
 def _equal(tensor: Tensor, other: Tensor) -> bool:
-    """Bit-identical, in what `restore` would make of the other."""
+    """Whether two tensors are bit-identical after `restore`."""
     return tensor.shape == other.shape and torch.equal(tensor, other.to(tensor))
 
 
 def _places(before: Path | None, here: str, tensors: Mapping[str, Tensor]) -> dict[str, Place]:
-    """The stage that holds each tensor, and its hash: an earlier one where the stage before had the very same."""
+    """The stage that stores each tensor, and its hash: an earlier one if the previous stage had a bit-identical
+    tensor."""
     old: dict[str, Place] = {}
     if before:
         old = json_value(read_tensors(before / FILES[1], only=())[1]["state"]).get(PLACES, {})
@@ -191,18 +191,18 @@ def saved_stages(run: Path, *, upto: int | None = None) -> list[Stage]:
 
 
 def link_of(content: Mapping[str, Any]) -> str:
-    """Digest of a stage and, through `after`, of all before it: of what is the same whenever it is trained again."""
+    """Digest of a stage and, through `after`, of all stages before it; equal after a bit-identical retraining."""
     return digest_of({key: content.get(key) for key in (RUN, AFTER, "number", "task", "data", SUMS)})[:32]
 
 
 def refuse_foreign(folder: Path, content: Mapping[str, Any], *, origin: Mapping[str, str], before: str | None) -> None:
-    """Raise when a stage was trained in another run, or after another stage.
+    """Raise if a stage was trained in another run, or after another stage.
 
     Args:
         folder: the stage's.
         content: of its `done.json`.
         origin: `origin_of` the run.
-        before: `link_of` the stage before, "" for the first; None where that is not known.
+        before: `link_of` the previous stage, "" for the first; None if unknown.
 
     Raises:
         RunFolderError: it does not belong here; the message says why.
@@ -286,7 +286,7 @@ def load_stage(
 
 
 def _refuse_missing(file: Path, places: Mapping[str, Place]) -> None:
-    """Raise when an earlier stage that `file` names is not there."""
+    """Raise if an earlier stage that `file` refers to is missing."""
     for name in {place["stage"] for place in places.values()}:
         if not is_name(name):
             raise damaged(file, f"names the stage {name!r:.80}, which is none")

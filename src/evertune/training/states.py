@@ -1,6 +1,6 @@
-"""A state as files hold it: nested dicts as tensors by path and JSON, and tensors that stay on the disk until used.
+"""The file format of states: nested dicts as tensors by path and JSON, and tensors that stay on disk until used.
 
-What an earlier stage holds (`LazyTensors`) is not read to load a later one, and not read again to be named by the next.
+Tensors of an earlier stage (`LazyTensors`) are neither read to load a later stage nor to be referred to by the next.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from evertune.utils.safetensors_header import read_header
 
 TENSOR = "$tensor"
 BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
-"""What an element of a safetensors file takes, by the format's name for its type."""
+"""Bytes per element of a safetensors file, by the format's dtype names."""
 
 Place = Mapping[str, str]
-"""Where a tensor is: `stage`, the name of the folder that holds it; `sha256`, its fingerprint."""
+"""The location of a tensor: `stage`, the name of its folder; `sha256`, its hash."""
 
 
 class LazyTensors(Mapping[str, Tensor]):
-    """Tensors that one earlier stage holds for a later one: read and verified when the first is looked at.
+    """Tensors of an earlier stage that a later one refers to: read and verified on first access.
 
-    So the experts of a thousand tasks are on the disk until a question is for them.
+    So the experts of a thousand tasks stay on disk until a question is routed to them.
 
     Args:
         file: of the later stage; the earlier one's has the same name.
-        names: what each tensor is called here -> in the file.
-        places: of at least these tensors, in one stage.
+        names: name of each tensor here -> name in the file.
+        places: of at least these tensors, all in one stage.
     """
 
     def __init__(self, file: Path, names: Mapping[str, str], places: Mapping[str, Place]) -> None:
@@ -47,14 +47,14 @@ class LazyTensors(Mapping[str, Tensor]):
 
     @property
     def was_read(self) -> bool:
-        """Whether they were read, and may have been changed."""
+        """Whether they were read and so may have been changed."""
         return self._tensors is not None
 
     def __getitem__(self, key: str) -> Tensor:
         """The tensor.
 
         Raises:
-            RunFolderError: the earlier stage is missing or damaged, or holds other weights now.
+            RunFolderError: the earlier stage is missing, damaged or was replaced.
         """
         if self._tensors is None:
             found, _ = read_tensors(self.path, only=list(self.places))
@@ -70,7 +70,7 @@ class LazyTensors(Mapping[str, Tensor]):
         return len(self._names)
 
     def nbytes(self) -> int:
-        """What they take, by the file's own index."""
+        """Their size, from the file's header."""
         with _opened(self.path) as content:
             parts = [content.get_slice(name) for name in self.places]
             return sum(prod(part.get_shape()) * BYTES[part.get_dtype()] for part in parts)
@@ -83,7 +83,7 @@ class StateParts:
     Attributes:
         values: nested dicts with `{"$tensor": name}` in place of every tensor; all else must be JSON.
         tensors: by name, as they are.
-        held: what an earlier stage holds and was not read since it was loaded.
+        held: tensors of earlier stages that have not been read.
     """
 
     values: Any
@@ -92,12 +92,12 @@ class StateParts:
 
     @property
     def nbytes(self) -> int:
-        """What all tensors take."""
+        """Size of all tensors."""
         return bytes_of(self.tensors) + sum(group.nbytes() for group in self.held)
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of all tensors and values, the same whether they were looked at or not."""
+        """SHA-256 of all tensors and values, whether they have been read or not."""
         prints = {name: fingerprint_of({name: tensor}) for name, tensor in self.tensors.items()}
         return digest_of([prints | {n: place["sha256"] for n, place in self.places.items()}, self.values])
 
@@ -136,7 +136,7 @@ def join_state(
     Args:
         tensors: by name.
         values: see `StateParts`.
-        places: of tensors that earlier stages hold instead; where one holds all of a dict, they are `LazyTensors`.
+        places: of tensors in earlier stages; if one stage has all tensors of a dict, they become `LazyTensors`.
         file: that names those places.
     """
     if not isinstance(values, dict):
@@ -159,7 +159,7 @@ def whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def place_of(file: Path, place: Place) -> Path:
-    """The file of the earlier stage that holds what `file` names."""
+    """The file of the earlier stage that `file` refers to."""
     return file.parent.parent / place["stage"] / file.name
 
 
@@ -185,7 +185,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def damaged(path: Path, what: str) -> RunFolderError:
-    """What is wrong with a file of a stage, and what to do."""
+    """The error about a file of a stage, with advice."""
     return RunFolderError(
         f"{path} {what}. Run evertune doctor {path.parent.parent.parent} --repair, or delete {path.parent} (and any "
         "later stage) and run the same command again: earlier stages are still valid"

@@ -1,8 +1,8 @@
-"""The cache of trainings: an identical training that this machine has done before is loaded, not done again.
+"""The cache of trainings: the result of an identical earlier training on this machine is loaded.
 
-Methods share much: the first stage of all that only change the data, every expert of `eproj`, the same task under
-`direct`. Identical means: same start weights, samples in the same order, hyper-parameters, seed, dtype and library, and
-no method that adds to the loss. What decides a training is also the key of its mid-task checkpoint.
+Methods share many trainings: the first stage of methods that only change the data, every expert of `eproj`, the same
+task under `direct`. Identical means: same start weights, samples in the same order, hyper-parameters, seed, dtype and
+library, and no method that adds to the loss. The cache key is also the key of the mid-task checkpoint.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def train_or_reuse(
     seed = int(digest(str(seed), task.name)[:8], 16)
     deciding = _deciding(lmm, methods, plan, training, seed)
     plain = not any(method.adds_to_loss() for method in methods)
-    alone = distributed.world_size() == 1  # several sum in another order
+    alone = distributed.world_size() == 1  # several processes sum in another order
     cached = cache_folder() / "trained" / f"{digest_of(deciding)[:32]}.safetensors"
     reuse = reuse and plain and alone
     if reuse and (found := load_training(cached)):
@@ -91,7 +91,7 @@ def train_or_reuse(
 def _deciding(
     lmm: LMM, methods: Sequence[Method], plan: Sequence[Sample], training: Training, seed: int
 ) -> dict[str, Any]:
-    """Everything that decides the weights after a training, but for what methods add to the loss."""
+    """Everything that decides the weights after a training, except the methods' loss terms."""
     return {
         "model": lmm.fingerprint,
         "start": fingerprint_of(lmm.trainable()),
@@ -114,7 +114,7 @@ def save_training(path: Path, trained: dict[str, Tensor], log: Sequence[Step], s
 
 
 def load_training(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Weights and record of a training in the cache; None where there is none, or what is there is damaged."""
+    """Weights and record of a training in the cache; None if it is missing or damaged."""
     if not path.exists():
         return None
     try:
@@ -125,5 +125,5 @@ def load_training(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None
             return tensors, record
     except (RunFolderError, KeyError, ValueError, TypeError, AttributeError):
         pass
-    note_damage(path)  # a cache: what is damaged is made again
+    note_damage(path)  # a cache: damaged entries are made again
     return None

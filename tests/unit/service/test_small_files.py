@@ -135,7 +135,7 @@ def test_the_command_exits_with_1_or_asks(model, colours, monkeypatch):
     assert f"train longer: evertune learn {model} {colours} --set train.min_steps=4" in silent.stdout
     machine = CliRunner().invoke(app, [*short, "--json"])
     assert machine.exit_code == 1 and json.loads(machine.stdout)["learned"] is False
-    monkeypatch.setattr(cli_service, "_somebody_there", lambda _console: True)
+    monkeypatch.setattr(cli_service, "_is_interactive", lambda _console: True)
     no = CliRunner().invoke(app, short, input="n\n")
     assert "keep the stage all the same?" in no.stdout and "rejected" in no.stdout
     assert no.exit_code == 1 and Service.open(model).number == 0

@@ -83,10 +83,10 @@ class Listens(Sequential):
         self.calls.append(task.name)
 
     def state_dict(self):
-        return {"said": self.calls}
+        return {"calls": self.calls}
 
     def load_state_dict(self, state):
-        self.calls = [*state["said"], "loaded"]
+        self.calls = [*state["calls"], "loaded"]
 
 
 def test_methods_are_told_what_is_known_at_stage_0_only(tasks, tmp_path, lmm, monkeypatch):

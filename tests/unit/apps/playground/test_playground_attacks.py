@@ -462,7 +462,7 @@ def test_bodies_that_are_no_request_leave_the_page_whole(stranger):
 
 def is_answered(stranger):
     """Whether another session's event is processed."""
-    event = next(e["id"] for e in stranger.config["dependencies"] if e["api_name"] == "told")
+    event = next(e["id"] for e in stranger.config["dependencies"] if e["api_name"] == "rendered")
     return '"success":true' in stranger.post(event, stranger.usual(event))
 
 

@@ -150,8 +150,8 @@ def test_the_only_expert_needs_no_word(finished, tmp_path):
     folder = finished("blip", "eproj")
     done = export(folder, tmp_path / "out", stage=1)
     assert done.expert == "task-0" and "task-0" in (tmp_path / "out" / "README.md").read_text()
-    export(folder, tmp_path / "said", stage=1, expert="task-0")
-    explicit, implicit = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("said", "out"))
+    export(folder, tmp_path / "explicit", stage=1, expert="task-0")
+    explicit, implicit = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("explicit", "out"))
     assert explicit == implicit
 
 
