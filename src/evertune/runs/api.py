@@ -125,9 +125,7 @@ def run_config(
         held.enter_context(as_before())
         for spec in (spec for spec in specs if done[spec] is None):
             held.enter_context(alone(folders[spec]))
-            done[spec] = finished_matrix(
-                folders[spec], identities[spec]
-            )  # another process may have finished it meanwhile
+            done[spec] = finished_matrix(folders[spec], identities[spec])  # another process may have finished it
         open_ones = [spec for spec in specs if done[spec] is None]
         if open_ones:
             lmm = inputs.lmm or _load(config, [folders[spec] for spec in open_ones], progress)

@@ -174,7 +174,7 @@ def test_every_word_of_the_test_is_taught_by_another_family(seed):
 
 
 def test_too_few_captioned_images(tmp_path):
-    with pytest.raises(UserError, match="3 captioned images to train on were asked for, and there are 0"):
+    with pytest.raises(UserError, match="3 captioned images were requested for train, but there are 0"):
         captioned.write_captioned(tmp_path, "train", [], count=3, instruction="?", seed="0")
 
 
