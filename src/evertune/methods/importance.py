@@ -218,7 +218,7 @@ class ImportancePenalty(Method, ABC):
         return self.rule.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take it back, on the parameters' device."""
+        """Restore it, on the parameters' device."""
         self.rule.load_state_dict(state, self.context.device)
 
 

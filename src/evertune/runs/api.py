@@ -236,8 +236,8 @@ def config_of(folder: Path) -> RunConfig:
     """
     if not (folder / "config.yaml").exists():
         raise RunFolderError(f"{folder} is no run folder: {_why_none(folder)}")
-    asked = {key: value for key, value in read_identity(folder).items() if key not in FINGERPRINTS}
-    return validated(RunConfig, asked, where=str(folder / "config.yaml"))
+    settings = {key: value for key, value in read_identity(folder).items() if key not in FINGERPRINTS}
+    return validated(RunConfig, settings, where=str(folder / "config.yaml"))
 
 
 def _why_none(folder: Path) -> str:

@@ -188,7 +188,7 @@ def cells_about(folder: Path, tasks: Sequence[Task]) -> dict[tuple[int, str], di
 
 
 def questions_of(task: Task) -> str:
-    """Short hash of the test samples, their ids and the score: what a cell is about."""
+    """Short hash of the test samples, their ids and the score, which identifies the content of a cell."""
     return digest(rule_of(task.score).identity, *(sample.id for sample in task.test), *fingerprints_of(task.test))[:16]
 
 

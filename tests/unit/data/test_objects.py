@@ -155,7 +155,7 @@ def test_what_the_object_says_besides_is_not_applied_twice():
 
 
 @pytest.mark.parametrize(
-    ("given", "options", "said"),
+    ("given", "options", "predictions"),
     [
         (5, {}, "colours, train is an int; taken are a datasets.Dataset"),
         ("shapes", {}, r"colours, train is a str \('shapes'\); .*load_stream"),
@@ -174,8 +174,8 @@ def test_what_the_object_says_besides_is_not_applied_twice():
         ([{"image": None, "question": "y", "answer": "n"}, {"question": "y"}], {}, "row 2: it has no 'answer'"),
     ],
 )
-def test_wrong_things(given, options, said):
-    with pytest.raises(UserError, match=said):
+def test_wrong_things(given, options, predictions):
+    with pytest.raises(UserError, match=predictions):
         task(given, **{"test": rows(["orange"]), **options})
 
 
@@ -220,7 +220,7 @@ class TestRules:
         assert with_limit(2) == with_limit(2) != with_limit(3)
 
     @pytest.mark.parametrize(
-        ("function", "said"),
+        ("function", "predictions"),
         [
             (lambda prediction, answers: 2, "gives 2; a score is a number between 0 and 1"),
             (lambda prediction, answers: None, "gives None"),
@@ -229,8 +229,8 @@ class TestRules:
             (lambda prediction: 1, "TypeError"),
         ],
     )
-    def test_a_rule_that_fails_says_where(self, function, said):
-        with pytest.raises(UserError, match=said):
+    def test_a_rule_that_fails_says_where(self, function, predictions):
+        with pytest.raises(UserError, match=predictions):
             score_cell(scoring_rule(function), ["a"], [["b"]])
 
     def test_names(self):

@@ -101,11 +101,11 @@ def test_skip_bad_leaves_out_what_the_model_can_not_read(written, tmp_path):
     assert skipped["rows"] == 3 and sorted(skipped["kinds"].values()) == [1, 2]
     assert json.loads((tmp_path / "run" / "stages" / "01-a" / "done.json").read_text())["samples"] == 10
     assert run(stream, **how).runs["sequential"].matrix.R == matrix.R
-    asked = tmp_path / "run" / "answers" / "01" / "a.jsonl"
-    before = asked.read_text()
-    asked.unlink()
+    answered = tmp_path / "run" / "answers" / "01" / "a.jsonl"
+    before = answered.read_text()
+    answered.unlink()
     repair(tmp_path / "run")  # asks the same questions again
-    assert answers.read_text() == before and len(before.splitlines()) == 3
+    assert answered.read_text() == before and len(before.splitlines()) == 3
 
 
 def test_a_task_that_loses_all_its_rows_is_refused(written, lmm):

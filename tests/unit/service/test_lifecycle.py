@@ -19,7 +19,7 @@ from evertune.metrics.statistics import change_interval
 from evertune.runs.ledger import cells_of
 from evertune.service.lifecycle import history, would_forget
 from evertune.service.regression_report import Change, RegressionReport, change_of
-from evertune.service.service import Service, asked, lead_of, percent
+from evertune.service.service import Service, ask_once, lead_of, percent
 from evertune.training.eval_set import kept_task
 from evertune.training.evaluator import Prediction, write_answers
 from evertune.training.stages import FILES

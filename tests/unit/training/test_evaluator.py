@@ -41,7 +41,7 @@ def test_answers_are_written_then_read_then_scored(lmm, tasks, features, tmp_pat
 
 def test_each_row_of_a_scored_file_has_its_score_in_points(lmm, tasks, features, tmp_path):
     path = tmp_path / "a.jsonl"
-    rows = [said.to_row() for said in answered(lmm, tasks[0], features)]
+    rows = [predicted.to_row() for predicted in answered(lmm, tasks[0], features)]
     for row, text in zip(rows, ["{}", "the {}.", "nothing", ""], strict=True):
         row["answer"] = text.format(row["gold"][0])
     write_jsonl(path, rows)

@@ -60,7 +60,7 @@ def rows(
     content = _opened(place, hub, config, revision, wanted)
     columns.check(content.column_names, where=where)
     most = None if hub else most_from(files(place))
-    batches = content.with_format("arrow").iter(batch_size=FEW_AT_ONCE)  # images are still the bytes they came as
+    batches = content.with_format("arrow").iter(batch_size=FEW_AT_ONCE)  # images stay encoded
     for number, record in enumerate(
         arrow_records(batches, place=where, most=most, convert=labels_of(content.features)), start=1
     ):

@@ -26,7 +26,7 @@ from evertune.apps.server.requests import Limits
 from evertune.apps.serving import Server, socket_at
 from evertune.data.images import read_image
 from evertune.models.features import FeatureStore
-from evertune.service.service import Service, asked
+from evertune.service.service import Service, ask_once
 from evertune.utils.errors import UserError
 from evertune.utils.files import cache_folder
 
@@ -71,7 +71,7 @@ def test_the_official_client_gets_what_ask_says(address, model):
     texts = set()
     for task in service.tasks:
         for sample in task.test[:3]:
-            wanted = asked(service, sample.images, sample.instruction, max_new_tokens=8)
+            wanted = ask_once(service, sample.images, sample.instruction, max_new_tokens=8)
             reply = here.chat.completions.create(
                 model="colours", messages=message(sample.instruction, image_url(sample))
             )
