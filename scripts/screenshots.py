@@ -88,7 +88,7 @@ def use_playground(browser: Any, *, task: str, stage: int) -> None:
     browser.click("#ask")
     browser.wait_for_function(
         "() => { const rows = document.querySelectorAll('#stages tbody td').length;"
-        " return rows && rows == document.querySelectorAll('#stages .said').length; }"
+        " return rows && rows == document.querySelectorAll('#stages .prediction').length; }"
     )
     browser.click(f"#stages tbody tr:nth-child({stage + 1}) button")
     browser.get_by_label(f"{task} after", exact=False).nth(stage - 1).click()

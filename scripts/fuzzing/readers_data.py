@@ -297,7 +297,7 @@ QUICK = ("exact", "vqa", "option", "anls", "cider", "bleu-4", "rouge-l")
 
 
 def _requests(_: World) -> list[Reader]:
-    from evertune.apps.server.chat import asked_of, encoded_images, request_of
+    from evertune.apps.server.chat import encoded_images, prompt_of, request_of
     from evertune.apps.server.errors import RefusedError
     from evertune.data.images import image_of_bytes
 
@@ -309,7 +309,7 @@ def _requests(_: World) -> list[Reader]:
     def asked(content: bytes, _: Path) -> None:
         try:
             request = request_of(content)
-            asked_of(request)
+            prompt_of(request)
             for image in encoded_images(request):
                 image_of_bytes(image, where="the image")
         except RefusedError as problem:
