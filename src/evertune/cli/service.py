@@ -179,7 +179,7 @@ def learn(
         print_json(done.as_dict())
     else:
         show_learned(console, done, folder=str(folder), data=data)
-    if asks and not done.verdict.learned:
+    if confirms and not done.verdict.learned:
         kept = False
         try:
             kept = typer.confirm("keep the stage all the same?")

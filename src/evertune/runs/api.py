@@ -100,7 +100,7 @@ def method_specs(config: RunConfig) -> list[str]:
 def run_config(
     config: RunConfig, *, inputs: Inputs = NAMED, callback: Callback | None = None, progress: Progress | None = None
 ) -> Result:
-    """`run` with everything said in a `RunConfig`; of several processes the first does it, and the others follow."""
+    """`run` with a complete `RunConfig`; with several processes the main one leads, and the others follow."""
     from evertune.methods import make_methods
     from evertune.models.readable import readable
     from evertune.reporting.page import write_report
@@ -167,7 +167,7 @@ def model_description(config: RunConfig, inputs: Inputs, progress: Progress | No
 
 
 def _follow(config: RunConfig, specs: Sequence[str], inputs: Inputs) -> Result:
-    """What the other processes do: wait for a run to begin, take part in it, and read its result."""
+    """The other processes: they wait for a run to begin, take part in it, and read its result."""
     from evertune.models.readable import readable
 
     order = distributed.receive_command()

@@ -77,8 +77,8 @@ def _same_rule(a: Run, b: Run, task: str) -> str:
     rules = [str(cell.get("score_rule", "exact")) for cell in (first, second)]
     if rules[0] != rules[1]:
         raise UserError(f"task '{task}' is scored by '{rules[0]}' in {a.folder} and by '{rules[1]}' in {b.folder}")
-    asked = [cell.get("questions") for cell in (first, second)]
-    if None not in asked and asked[0] != asked[1]:
+    questions = [cell.get("questions") for cell in (first, second)]
+    if None not in questions and questions[0] != questions[1]:
         raise _other_questions(a, b, task)
     return rules[0]
 

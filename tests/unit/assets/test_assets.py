@@ -100,7 +100,7 @@ def test_folders_of_packages(monkeypatch, tmp_path):
 
 def test_progress_is_told_while_pip_downloads(toy, tmp_path, monkeypatch):
     """The last word is that all is there; pip's temporary folder is below the place that is watched."""
-    told = []
+    updates = []
 
     def pip(command, *, env, **_):
         assert env["TMPDIR"] == str(tmp_path / "place") and command[-1] == "toy==1.0"
@@ -109,9 +109,9 @@ def test_progress_is_told_while_pip_downloads(toy, tmp_path, monkeypatch):
 
     (tmp_path / "place").mkdir()
     monkeypatch.setattr(subprocess, "run", pip)
-    wheel = pypi.download(toy, tmp_path / "place", lambda *state: told.append(state))
+    wheel = pypi.download(toy, tmp_path / "place", lambda *state: updates.append(state))
     assert wheel.read_bytes() == zipped()
-    assert told[-1] == ("toy", toy.bytes, toy.bytes)
+    assert updates[-1] == ("toy", toy.bytes, toy.bytes)
 
 
 def test_no_index_is_one_clear_line(monkeypatch, tmp_path):

@@ -36,7 +36,7 @@ def loaded(folder, *, dtype=torch.float32, **options):
     return model, load_processor(folder, AutoConfig.from_pretrained(folder))
 
 
-def asked(lmm, samples):
+def answer_of(lmm, samples):
     """Loss, gradient and predictions."""
     store = FeatureStore(lmm)
     store.ensure(samples)
@@ -55,8 +55,8 @@ def test_every_family(name, checkpoint, tasks):
     assert theirs.fingerprint == ours.fingerprint and theirs.encoder_fingerprint == ours.encoder_fingerprint
     assert fingerprint_of(theirs.trainable()) == fingerprint_of(ours.trainable())
     assert theirs.scopes() == ours.scopes() and list(theirs.trainable()) == list(ours.trainable())
-    nll, gradient, texts = asked(ours, samples)
-    again, their_gradient, their_texts = asked(theirs, samples)
+    nll, gradient, texts = answer_of(ours, samples)
+    again, their_gradient, their_texts = answer_of(theirs, samples)
     assert torch.equal(nll, again) and texts == their_texts
     assert fingerprint_of(gradient) == fingerprint_of(their_gradient)
 

@@ -8,7 +8,7 @@ from PIL import Image
 import evertune
 from evertune import Task
 from evertune.methods import METHODS, Method, MethodInfo, Replay
-from evertune.service.service import Service, asked
+from evertune.service.service import Service, ask_once
 from evertune.utils.errors import RunFolderError, UserError
 
 SETTINGS = ["train.learning_rate=0.01", "train.epochs=2", "train.batch_size=4"]
@@ -75,7 +75,7 @@ def test_the_run_folder_answers_without_the_objects(tasks, tmp_path, monkeypatch
     assert [task.name for task in service.tasks] == ["colours", "warmth"]
     image = tmp_path / "image.png"
     Image.new("RGB", (8, 8), "red").save(image)
-    assert asked(service, [image], "Which colour?").text is not None
+    assert ask_once(service, [image], "Which colour?").text is not None
     with pytest.raises(UserError, match="the tasks of 'tasks' were passed as Python objects"):
         evertune.run("(tasks)", model="random", out=tmp_path / "again", progress=False)
 
@@ -121,7 +121,7 @@ def test_warnings_are_logged_once_whatever_the_callbacks(tasks, tmp_path, caplog
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "warnings"),
     [
         ({"stream": 3}, r"the stream is an int; taken are .* Example: evertune.run\(\[Task.from_dataset"),
         ({"stream": []}, "the stream is a list of 0"),
@@ -139,7 +139,7 @@ def test_warnings_are_logged_once_whatever_the_callbacks(tasks, tmp_path, caplog
         ({"callbacks": [print]}, "a callback is a builtin_function_or_method; it extends evertune.Callback"),
     ],
 )
-def test_wrong_things(tasks, tmp_path, given, said):
-    with pytest.raises(UserError, match=said):
+def test_wrong_things(tasks, tmp_path, given, message):
+    with pytest.raises(UserError, match=message):
         evertune.run(**{"stream": tasks, "model": "random", "out": tmp_path / "run", "progress": False, **given})
     assert not (tmp_path / "run").exists()

@@ -28,8 +28,8 @@ CHANGES = ("time", "train/examples_per_second")
 
 
 def run(stream, out, *, settings=(), method="sequential", **more):
-    asked = [*SETTINGS, *settings]
-    result = evertune.run(str(stream), model="random", methods=method, seed=3, settings=asked, out=out, **more)
+    all_settings = [*SETTINGS, *settings]
+    result = evertune.run(str(stream), model="random", methods=method, seed=3, settings=all_settings, out=out, **more)
     return result.runs[method].matrix
 
 
@@ -152,9 +152,9 @@ def test_a_full_disk_ends_the_curves_and_not_the_run(toy_stream, tmp_path, monke
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(RecordWriter, "write", full)
-    callback = Heard()
+    callback = WarningRecorder()
     assert run(toy_stream, tmp_path / "run", callbacks=[callback]).finished
-    assert [text for text in callback.said if "tensorboard" in text.lower() and "No space left" in text]
+    assert [text for text in callback.warnings if "tensorboard" in text.lower() and "No space left" in text]
 
 
 def test_a_deeper_blue_for_a_higher_score_and_nothing_where_nobody_asked():
@@ -240,8 +240,8 @@ def test_a_tracker_that_fails_is_said_once_and_stops_nothing(toy_stream, whole, 
     kind = type("Kind", (Failing,), {"at": at, "waits": waits})
     monkeypatch.setattr(registry, "TRACKERS", {**registry.TRACKERS, "gone": kind})
     monkeypatch.setattr(watch, "TRACKERS", registry.TRACKERS)
-    heard = Heard()
-    matrix = run(toy_stream, tmp_path / "run", callbacks=[heard], track=["gone"])
+    recorder = WarningRecorder()
+    matrix = run(toy_stream, tmp_path / "run", callbacks=[recorder], track=["gone"])
     assert matrix.R == whole[1].R and lines(tmp_path / "run") == lines(whole[0])
     (messages,) = [text for text in recorder.warnings if text.startswith("tracking: ")]
     assert messages.startswith("tracking: gone takes no more metrics (ConnectionError: no route to https://")
@@ -255,8 +255,8 @@ def test_a_tracker_that_hangs_is_left_behind(toy_stream, tmp_path, monkeypatch):
     monkeypatch.setattr(registry, "TRACKERS", {**registry.TRACKERS, "slow": kind})
     monkeypatch.setattr(watch, "TRACKERS", registry.TRACKERS)
     monkeypatch.setattr(feed, "SECONDS_TO_FINISH", 0.2)
-    heard = Heard()
-    run(toy_stream, tmp_path / "run", callbacks=[heard], track=["slow"])
+    recorder = WarningRecorder()
+    run(toy_stream, tmp_path / "run", callbacks=[recorder], track=["slow"])
     free.set()
     messages = [text for text in recorder.warnings if text.startswith("tracking: ")]
     assert messages == ["tracking: slow takes no more metrics (it did not answer in time); the run continues"]

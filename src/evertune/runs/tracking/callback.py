@@ -181,9 +181,9 @@ def all_of(*callbacks: Callback) -> Callback:
     whole = Callback()
     for name in (name for name in vars(Callback) if not name.startswith("_")):
         plain = [each for each in callbacks if not _overrides(each, name)]
-        heard = [getattr(each, name) for each in callbacks if each not in plain[1:]]
-        if heard:
-            setattr(whole, name, partial(_tell, heard))
+        receivers = [getattr(each, name) for each in callbacks if each not in plain[1:]]
+        if receivers:
+            setattr(whole, name, partial(_tell, receivers))
     return whole
 
 
@@ -191,6 +191,6 @@ def _overrides(callback: Callback, name: str) -> bool:
     return name in vars(callback) or getattr(type(callback), name) is not getattr(Callback, name)
 
 
-def _tell(heard: Sequence[Any], *arguments: Any, **named: Any) -> None:
-    for each in heard:
+def _tell(receivers: Sequence[Any], *arguments: Any, **named: Any) -> None:
+    for each in receivers:
         each(*arguments, **named)

@@ -431,5 +431,5 @@ def test_the_command(finished, tmp_path, monkeypatch, capsys):
         with pytest.raises(SystemExit) as end:
             main()
         assert not end.value.code and out.is_dir()
-    said = " ".join(capsys.readouterr().out.split())
-    assert "its logits differ from the run's by at most" in said and "(the largest is" in said
+    explicit = " ".join(capsys.readouterr().out.split())
+    assert "its logits differ from the run's by at most" in explicit and "(the largest is" in explicit
