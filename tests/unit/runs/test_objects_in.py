@@ -121,7 +121,7 @@ def test_warnings_are_logged_once_whatever_the_callbacks(tasks, tmp_path, caplog
 
 
 @pytest.mark.parametrize(
-    ("given", "warnings"),
+    ("given", "message"),
     [
         ({"stream": 3}, r"the stream is an int; taken are .* Example: evertune.run\(\[Task.from_dataset"),
         ({"stream": []}, "the stream is a list of 0"),
