@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from evertune.training.loop import Training
     from evertune.training.method_contract import check_method
     from evertune.utils.errors import DataError, RunFolderError, UserError
+    from evertune.utils.plugins import load_plugin
 
 _HOME = {
     "runs.api": ("configure", "run_config"),
@@ -39,6 +40,7 @@ _HOME = {
     "runs.paired": ("Paired", "paired"),
     "runs.results": ("Result", "Run", "load_run"),
     "training.method_contract": ("check_method",),
+    "utils.plugins": ("load_plugin",),
     "utils.errors": ("DataError", "RunFolderError", "UserError"),
     "runs.learner": ("Learner",),
     "models": ("load_lmm",),
@@ -78,6 +80,7 @@ __all__ = [
     "compare",
     "configure",
     "load_lmm",
+    "load_plugin",
     "load_run",
     "load_stream",
     "make_methods",

@@ -26,3 +26,14 @@ def colours(toy_stream, tmp_path_factory):
         path.write_text(yaml.safe_dump({"name": entry["name"], "tasks": [entry]}))
         service.learn(folder, str(path), accept_if=service.parsed("gain>=-100"), settings=["train.min_steps=0"])
     return folder
+
+
+@pytest.fixture
+def plugged(monkeypatch):
+    """Plug-ins within a test: `plugged.installed(...)`, and whatever `load_plugin` loads."""
+    from plugging import Plugged
+
+    made = Plugged(monkeypatch)
+    yield made
+    monkeypatch.undo()
+    made.end()

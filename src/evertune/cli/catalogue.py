@@ -9,16 +9,21 @@ import re
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from types import NoneType
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
-from evertune.data.formats import format_names, format_of
+from evertune.data.formats import FORMATS, format_names, format_of
 from evertune.data.single_file import is_yaml
-from evertune.data.stream import stream_file, stream_names
+from evertune.data.stream import STREAMS, stream_file, stream_names
 from evertune.data.task_file import TaskFile, about_task
 from evertune.metrics.rules import rule_of
+from evertune.models.families import FAMILIES
 from evertune.models.presets import PRESETS
 from evertune.utils.errors import UserError, unknown
 from evertune.utils.files import cache_folder
+from evertune.utils.plugins import PluginError, Registry
+
+if TYPE_CHECKING:
+    from evertune.methods import Method
 
 
 def listing(what: str) -> list[dict[str, str]]:
@@ -26,14 +31,40 @@ def listing(what: str) -> list[dict[str, str]]:
     from evertune.methods import METHODS
 
     kinds: dict[str, Callable[[], list[dict[str, str]]]] = {
-        "methods": lambda: [{"name": n, "title": m.about.title, "kind": m.about.kind} for n, m in METHODS.items()],
-        "streams": lambda: [{"name": n, "title": stream_file(n)[0].title} for n in stream_names()],
-        "models": lambda: [{"name": n, "title": facts["title"]} for n, facts in PRESETS.items()],
-        "formats": lambda: [{"name": n, "title": format_of(n).ABOUT["title"]} for n in format_names()],
+        "methods": lambda: _rows(METHODS, lambda name: _about_method(METHODS[name])),
+        "streams": lambda: _rows(STREAMS, lambda name: {"title": stream_file(name)[0].title}),
+        "models": lambda: [
+            *({"name": name, "title": facts["title"]} for name, facts in PRESETS.items()),
+            *_rows(FAMILIES, lambda _: {"title": "a family of models"}, only_plugins=True),
+        ],
+        "formats": lambda: sorted(
+            _rows(FORMATS, lambda name: {"title": format_of(name).ABOUT["title"]}), key=lambda row: row["name"]
+        ),
     }
     if what not in kinds:
         raise unknown("list", what, kinds)
     return kinds[what]()
+
+
+def _about_method(method: type[Method]) -> dict[str, str]:
+    return {"title": method.about.title, "kind": method.about.kind}
+
+
+def _rows(
+    registry: Registry[Any], about: Callable[[str], dict[str, str]], *, only_plugins: bool = False
+) -> list[dict[str, str]]:
+    """A row per name; that of a plug-in says whose it is, and what is wrong with it where it can't be used."""
+    rows = []
+    sources = {plugin.name: plugin.source for plugin in registry.plugins()}
+    for name in registry:
+        if only_plugins and name not in sources:
+            continue
+        try:
+            row = about(name)
+        except PluginError as problem:
+            row = {"title": str(problem)}
+        rows.append({"name": name, **row, **({"from": sources[name]} if name in sources else {})})
+    return rows
 
 
 def details(name: str) -> dict[str, dict[str, Any]]:

@@ -12,6 +12,7 @@ import typer
 from evertune.cli.groups import Commands, example_of
 from evertune.cli.help import Command
 from evertune.cli.options import DataOption, JsonOption, loading, make_console, print_json
+from evertune.cli.plugins import with_plugins
 from evertune.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def data() -> None:
 
 
 @data_app.command("check", cls=Command, epilog=example_of("data check"))
+@with_plugins
 def check_data(
     name: Annotated[str, typer.Argument(metavar="STREAM|FILE", help="A stream's name or YAML, or a file of rows.")],
     data: DataOption = None,
@@ -94,6 +96,7 @@ def check_data(
 
 
 @data_app.command("convert", cls=Command, epilog=example_of("data convert"))
+@with_plugins
 def convert_data(
     source: SourceArgument,
     target: TargetArgument,
@@ -119,6 +122,7 @@ def convert_data(
 
 
 @data_app.command("sample", cls=Command, epilog=example_of("data sample"))
+@with_plugins
 def sample_data(
     source: SourceArgument,
     target: TargetArgument,

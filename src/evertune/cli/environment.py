@@ -23,7 +23,8 @@ def ls(
         return
     from evertune.cli.console import show_facts
 
-    show_facts(make_console(), what, {row["name"]: row["title"] for row in rows})
+    titles = {row["name"]: row["title"] + (f" ({row['from']})" if "from" in row else "") for row in rows}
+    show_facts(make_console(), what, titles)
 
 
 def show(

@@ -22,6 +22,7 @@ from evertune.cli.grids import grid, study
 from evertune.cli.groups import RESUMING, Commands, example_of
 from evertune.cli.help import Command
 from evertune.cli.models import export, fetch
+from evertune.cli.plugins import with_plugins
 from evertune.cli.results import compare, metrics, report
 from evertune.cli.runs import plan, run
 from evertune.cli.service import advise, ask, check, doctor, learn, log, new, playground, rollback, serve
@@ -66,8 +67,11 @@ FUNCTIONS: dict[str, Callable[..., None]] = {
     "show": show,
     "doctor": doctor,
 }
+WITHOUT_PLUGINS = {"log", "metrics"}
+"""Commands that look up no name which a plug-in could bring."""
 for name, function in FUNCTIONS.items():
-    app.command(name, cls=Command, epilog=example_of(name))(function)
+    command = function if name in WITHOUT_PLUGINS else with_plugins(function)
+    app.command(name, cls=Command, epilog=example_of(name))(command)
 app.add_typer(data_app)
 
 
@@ -95,6 +99,7 @@ def main() -> None:
     try:
         code = app(prog_name="evertune", standalone_mode=False)
     except UserError as problem:
+        _show_details(getattr(problem, "details", ""))
         _complain(str(problem))
     except OSError as problem:
         if (lacking := shortage(problem)) is None:
@@ -130,6 +135,14 @@ def _refuse_usage(problem: Exception) -> NoReturn:
         sys.exit(2)
     text = problem.format_message().strip().rstrip(".").replace("\n", " ")
     _complain(f"{text[:1].lower()}{text[1:]}; see {context.command_path} --help")
+
+
+def _show_details(details: str) -> None:
+    """The traceback of a plug-in that can't be imported, above the line that says whose it is."""
+    if details:
+        from evertune.utils.terminal import plain
+
+        print(plain(without_secrets(details)).rstrip(), file=sys.stderr)
 
 
 def _complain(message: str) -> NoReturn:

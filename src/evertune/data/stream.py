@@ -19,6 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -32,6 +33,7 @@ from evertune.data.task_file import TaskFile, about_task
 from evertune.utils.config_io import read_yaml, validated
 from evertune.utils.errors import UserError, unknown
 from evertune.utils.files import digest
+from evertune.utils.plugins import Registry
 from evertune.utils.safe_names import is_name, refuse_task_names
 
 
@@ -93,16 +95,24 @@ def _shipped() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"), key=lambda path: path.stem)}
 
 
+def _refuse_unusable(_name: str, path: Any) -> None:
+    if not (isinstance(path, Path) and path.is_file()):
+        raise UserError(f"it is {path!r:.80}, and a stream is the pathlib.Path of a YAML file")
+
+
+STREAMS: Registry[Path] = Registry("streams", _shipped(), check=_refuse_unusable)
+"""The YAML of each stream that has a name."""
+
+
 def stream_names() -> list[str]:
-    """Names of the streams that come with evertune."""
-    return list(_shipped())
+    """Names of the streams that come with evertune, and of plug-ins."""
+    return list(STREAMS)
 
 
 def stream_file(name: str) -> tuple[StreamFile, Path]:
     """Read a stream's YAML by built-in name or path, without building or reading its tasks."""
-    shipped = _shipped()
-    if name in shipped:
-        path = shipped[name]
+    if name in STREAMS:
+        path = STREAMS[name]
     elif is_file_of_rows(name):
         return _of_one_file(Path(name))
     elif is_yaml(name):
@@ -110,7 +120,7 @@ def stream_file(name: str) -> tuple[StreamFile, Path]:
         if not path.exists():
             raise UserError(f"the stream file {name} does not exist")
     else:
-        raise unknown("stream", name, shipped)
+        raise unknown("stream", name, STREAMS)
     content = validated(StreamFile, read_yaml(path), where=str(path))
     if content.reverse is not None:
         if content.tasks or content.known:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from evertune.methods.base import Context, Method, MethodInfo
+from evertune.methods.base import PROTOCOL, Context, Method, MethodInfo
 from evertune.methods.direct import Direct
 from evertune.methods.eproj import EProj
 from evertune.methods.ewc import EWC, OnlineEWC
@@ -28,6 +28,8 @@ from evertune.models.protocol import LMM
 from evertune.models.scopes import lora_options
 from evertune.utils.config_io import refuse_extremes
 from evertune.utils.errors import UserError, nearest, unknown
+from evertune.utils.plugins import Registry
+from evertune.utils.source_code import foreign_code
 
 __all__ = [
     "EWC",
@@ -50,6 +52,7 @@ __all__ = [
     "Sequential",
     "Tir",
     "adapted",
+    "code_of_methods",
     "composed",
     "make_methods",
     "options_of",
@@ -58,7 +61,29 @@ __all__ = [
 ]
 
 _ALL = (Sequential, Replay, EWC, OnlineEWC, MAS, LwF, Tir, EProj, Lora, OLora, MoELora, LoraRouter, Direct, Joint)
-METHODS: dict[str, type[Method]] = {method.name: method for method in _ALL}
+
+
+def _refuse_unusable(name: str, method: Any) -> None:
+    """Raise unless what a plug-in calls a method is one, of this name and of a protocol that is known here.
+
+    Raises:
+        UserError: it is not.
+    """
+    if not (isinstance(method, type) and issubclass(method, Method)):
+        raise UserError(f"it is {method!r:.80}, and a method is a class that extends evertune.Method")
+    if not isinstance(method.protocol, int) or method.protocol > PROTOCOL:
+        raise UserError(
+            f"it needs version {method.protocol} of the hook protocol; this evertune has {PROTOCOL}: update evertune"
+        )
+    if getattr(method, "name", None) != name:
+        raise UserError(
+            f"its class {method.__name__} is called {getattr(method, 'name', None)!r}: give it name = {name!r}"
+        )
+    if not isinstance(getattr(method, "about", None), MethodInfo):
+        raise UserError(f"its class {method.__name__} needs about = evertune.MethodInfo(...), which says what it is")
+
+
+METHODS: Registry[type[Method]] = Registry("methods", {method.name: method for method in _ALL}, check=_refuse_unusable)
 
 
 def parts_of(spec: str) -> list[str]:
@@ -70,7 +95,7 @@ def parts_of(spec: str) -> list[str]:
     names = [name.strip() for name in spec.split("+")]
     for name in names:
         if name not in METHODS:
-            raise unknown("method", name, METHODS)
+            raise UserError(f"{unknown('method', name, METHODS)} One of your own comes with --plugin FILE.py")
     if len(set(names)) < len(names):
         raise UserError(f"method '{spec}' names one method twice")
     kinds = {name: METHODS[name].about.kind for name in names}
@@ -132,6 +157,12 @@ def composed(methods: Sequence[Method]) -> list[Method]:
     for method in methods:
         method.combine(methods)
     return list(methods)
+
+
+def code_of_methods(methods: Sequence[Method]) -> dict[str, dict[str, str]]:
+    """`{"code": ...}` for the keys of caches: the hash of each method's code that is not evertune's; empty for ours."""
+    found = {method.name: code for method in methods if (code := foreign_code(type(method)))}
+    return {"code": found} if found else {}
 
 
 def adapted(lmm: LMM, methods: Sequence[Method], *, seed: int) -> LMM:

@@ -20,6 +20,8 @@ from evertune.models.protocol import LMM, Batch, Output, TrainableEncoder
 
 Kind = Literal["baseline", "bound", "replay", "regularization", "adapter", "expansion"]
 
+PROTOCOL = 1
+"""Version of the hooks of `Method`; a new one is made when a method written for the old ones would not run."""
 BASE = "(base)"
 """Name of the expert that is the base model; not a valid name of a task."""
 
@@ -87,6 +89,8 @@ class Method:
 
     name: ClassVar[str]
     about: ClassVar[MethodInfo]
+    protocol: ClassVar[int] = PROTOCOL
+    """The version of the hooks that it is written for: say `protocol = 1`, and a newer evertune can tell."""
     sequential_equivalent: ClassVar[Mapping[str, Any] | None] = None
     """Options under which the method must be bit-identical to `sequential`; None if there are none."""
     in_model_dtype: ClassVar[bool] = False

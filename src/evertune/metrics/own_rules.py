@@ -57,8 +57,9 @@ def _registered(function: Compare, *, name: str | None, relaxed: Compare | None,
     strict = _checked(function, name)
     loose = strict if relaxed is None else _checked(relaxed, name)
     rule = replace(answerwise(name, about, strict, loose), version=version)
-    RULES[name] = replace(rule, relaxed=rule.strict) if relaxed is None else rule
-    return RULES[name]
+    rule = replace(rule, relaxed=rule.strict) if relaxed is None else rule
+    RULES.add(name, rule, made_by=function)
+    return rule
 
 
 def _checked(function: Compare, name: str) -> Compare:

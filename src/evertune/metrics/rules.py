@@ -11,11 +11,13 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from evertune.metrics import anls, answers, boxes, captions, java_scorers, vqa
 from evertune.metrics.cider import cider, cider_of_tokens
 from evertune.metrics.reasoning_tags import without_thoughts
 from evertune.utils.errors import UserError, unknown
+from evertune.utils.plugins import Registry
 
 Score = Callable[[Sequence[str], Sequence[Sequence[str]]], list[float]]
 """Predictions and the references of each -> a score for each; 1 is 100 points."""
@@ -144,7 +146,7 @@ def _java_rule(name: str, about: str, published: Callable[..., java_scorers.Scor
 
 
 _CIDER_PTB = on_words(cider_of_tokens, java_scorers.ptb_tokens)
-RULES = {
+_BUILT_IN = {
     rule.name: rule
     for rule in (
         answerwise("exact", "exact match", answers.exact, answers.relaxed),
@@ -173,6 +175,16 @@ RULES = {
         _java_rule("spice", "SPICE x 100 (Java)", java_scorers.spice),
     )
 }
+
+
+def _refuse_unusable(name: str, rule: Any) -> None:
+    if not isinstance(rule, Rule):
+        raise UserError(f"it is {rule!r:.80}, and a scoring rule is an evertune.metrics.rules.Rule")
+    if rule.name != name:
+        raise UserError(f"it calls itself {rule.name!r}: give it the name {name!r}")
+
+
+RULES: Registry[Rule] = Registry("metrics", _BUILT_IN, check=_refuse_unusable)
 
 ABOVE_100 = {"cider", "cider-ptb"}
 """Rules whose scores are no shares: they may exceed 100 points."""

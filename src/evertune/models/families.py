@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from evertune.utils.errors import UserError
+from evertune.utils.plugins import Registry
 
 ONE, SEVERAL = range(2), range(17)
 
@@ -25,7 +28,7 @@ class Family(NamedTuple):
 
 _CHAT = Family("evertune.models.chat:wrap_chat", images_per_sample=SEVERAL, options=True)
 _CHAT_ONE = _CHAT._replace(images_per_sample=ONE)
-FAMILIES = {
+_BUILT_IN = {
     "smol": Family("evertune.models.smol:load_smol", images_per_sample=SEVERAL, large=False, in_library=False),
     "instructblip": Family("evertune.models.instructblip:wrap_instructblip", images_per_sample=SEVERAL),
     "blip-2": Family("evertune.models.instructblip:wrap_instructblip", images_per_sample=SEVERAL),
@@ -41,4 +44,12 @@ FAMILIES = {
     "paligemma": _CHAT_ONE,
     "gemma3": _CHAT,
 }
+
+
+def _refuse_unusable(_name: str, family: Any) -> None:
+    if not isinstance(family, Family):
+        raise UserError(f"it is {family!r:.80}, and a family is an evertune.models.families.Family")
+
+
+FAMILIES: Registry[Family] = Registry("models", _BUILT_IN, check=_refuse_unusable)
 """By `family` or `model_type` in a checkpoint's config.json."""

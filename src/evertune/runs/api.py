@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from evertune.assets import Progress
 from evertune.data import Stream, Task, load_stream
 from evertune.reporting.matrix import Matrix
-from evertune.runs.config import RunConfig, beside, spelled_out, with_settings, without_effect
+from evertune.runs.config import RunConfig, beside, load_listed_plugins, spelled_out, with_settings, without_effect
 from evertune.runs.inputs import NAMED, Inputs, in_python, taken
+from evertune.runs.plugin_code import refuse_other_code
 from evertune.runs.results import Result, page_of
 from evertune.runs.run_folder import FINGERPRINTS, begin, finished_matrix, identity_of, run_folders
 from evertune.runs.runner import Callback, follow_stream, more_tasks, run_stream
@@ -67,6 +68,7 @@ def configure(
     if str(stream).lower().endswith((".yaml", ".yml")):
         file = read_yaml(Path(stream))
         if isinstance(file, dict) and "stream" in file:
+            file = load_listed_plugins(file, Path(stream))
             where, content = str(stream), spelled_out(file, methods=list(METHODS))
             content["stream"] = beside(Path(stream), str(file["stream"]))
     content |= {key: value for key, value in given.items() if value is not None}
@@ -208,6 +210,7 @@ def open_run(
         RunFolderError: it is no run, or damaged, or its model has changed.
     """
     refuse_links(folder)
+    refuse_other_code(folder)
     config = config_of(folder)
     lmm = lmm or model_of(folder, progress=progress)
     upto = last_checked(folder) if upto is None else upto
@@ -221,6 +224,7 @@ def model_of(folder: Path, *, progress: Progress | None = None) -> LMM:
         RunFolderError: it is no run, or damaged, or its model is another one now.
     """
     config = config_of(folder)
+    refuse_other_code(folder)
     lmm = _load(config, [folder], progress)
     provenance = folder / "provenance.json"
     if provenance.exists() and read_json(provenance)["model_fingerprint"] != lmm.fingerprint:

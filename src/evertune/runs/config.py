@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from evertune.utils.config_io import Settings, scalar
 from evertune.utils.errors import UserError
+from evertune.utils.plugins import load_plugin
 
 TINY = {"train": {"epochs": 1.0, "batch_size": 32, "learning_rate": 3e-4}}
 INSTRUCTBLIP = {
@@ -188,6 +189,23 @@ def _place(content: dict[str, Any], key: str, value: Any, methods: list[str]) ->
         content[part] = {**group}
         content = content[part]
     content[parts[-1]] = value
+
+
+def load_listed_plugins(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The content of a run's or a grid's YAML without its `plugins`, which are loaded; files count from the YAML.
+
+    Raises:
+        UserError: they are no list, one can't be loaded, or the YAML is the record of a run folder: that may be from
+            elsewhere, and no code is run for it.
+    """
+    if "format" in content:
+        raise UserError(f"{path} is the record of a run folder, and no run's YAML: evertune learn takes the folder")
+    listed = content.get("plugins") or []
+    if not (isinstance(listed, list) and all(isinstance(spec, str) for spec in listed)):
+        raise UserError(f"{path}: plugins: expected a list, for example [own_method.py, my_package:MyMethod]")
+    for spec in listed:
+        load_plugin(spec, beside=path.parent)
+    return {key: value for key, value in content.items() if key != "plugins"}
 
 
 def beside(config: Path, stream: str) -> str:

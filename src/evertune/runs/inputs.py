@@ -130,7 +130,7 @@ def _method_of(given: Any) -> tuple[str, dict[str, Any]]:
             "evertune.Method, such as Replay(ratio=0.05)"
         )
     if cls.name not in METHODS or METHODS[cls.name] is not cls:
-        METHODS[cls.name] = cls
+        METHODS.add(cls.name, cls, made_by=cls)
     if isinstance(given, type):
         return cls.name, {}
     missing = [option for option in options_of(cls.name) if not hasattr(given, option)]

@@ -23,6 +23,7 @@ from evertune.data import Stream, Task
 from evertune.methods import Method, make_methods
 from evertune.runs.api import config_of, configure, learner_arguments, model_description, model_of, resolved
 from evertune.runs.inputs import OWN, Inputs, methods_of
+from evertune.runs.plugin_code import code_of_run, refuse_other_code
 from evertune.runs.provenance import write_provenance
 from evertune.runs.run_folder import begin, is_free, refuse_other_run
 from evertune.runs.runner import Callback, evaluate_cell, note_stages
@@ -48,7 +49,7 @@ def make_model_folder(folder: Path, config: RunConfig, lmm: LMM) -> None:
     """
     content = {key: value for key, value in resolved(config, config.method).items() if key != "out"}
     described = model_description(config, Inputs(lmm=lmm))
-    identity = {**content, "model_config": described}
+    identity = {**content, "model_config": described, **code_of_run(config.method)}
     if not is_free(folder):
         refuse_other_run(folder, identity)
         return
@@ -104,6 +105,7 @@ class Learner(learner.Learner):
             RunFolderError: it is no run, or damaged, or its model is another one now.
         """
         folder, made = Path(path), cls.__new__(cls)
+        refuse_other_code(folder)
         made._open(lmm or model_of(folder), config_of(folder), folder, progress)
         return made
 

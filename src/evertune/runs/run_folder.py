@@ -16,14 +16,16 @@ import yaml
 from evertune.data import Stream
 from evertune.reporting.matrix import Matrix
 from evertune.runs.ledger import finished_cells, without_clock
-from evertune.training.run_origin import FORMAT, PLACES, placeless, read_identity
+from evertune.runs.plugin_code import code_of_run
+from evertune.training.run_origin import CODE, FORMAT, PLACES, placeless, read_identity
 from evertune.utils.errors import RunFolderError, UserError
 from evertune.utils.files import make_folder, read_object, refuse_file, write_atomically
 from evertune.utils.locks import NAME as LOCK
+from evertune.utils.plugins import GROUPS
 from evertune.utils.temporary_files import TEMPORARY
 
 TASKS = ("data", "known")
-FINGERPRINTS = (*TASKS, "model_config")
+FINGERPRINTS = (*TASKS, "model_config", CODE)
 """Fingerprints of the inputs beside the configuration."""
 
 
@@ -32,7 +34,8 @@ def identity_of(config: Mapping[str, Any], stream: Stream, model: str) -> dict[s
     kept = {key: value for key, value in config.items() if key != "out"}
     parts = [("data", stream.tasks), *([("known", stream.known)] if stream.known else [])]
     data = {key: {task.name: task.fingerprint[:16] for task in tasks} for key, tasks in parts}
-    return {**kept, **data, "model_config": model}
+    code = code_of_run(str(config["method"]), rules=[task.score for task in stream.columns])
+    return {**kept, **data, "model_config": model, **code}
 
 
 def finished_matrix(folder: Path, identity: Mapping[str, Any]) -> Matrix | None:
@@ -113,6 +116,8 @@ def refuse_other_run(folder: Path, identity: Mapping[str, Any]) -> None:
             what = "of an earlier version of evertune; choose"
         elif key in TASKS:
             what = f"of other data: {_other_tasks(before or {}, now or {})}. Choose"
+        elif key == CODE:
+            what = f"made with other code: {_other_code(before, now)}. Choose"
         else:
             inner, before, now = _innermost(key, before, now)
             what = f"started with {inner}={_short(before)}; requested {inner}={_short(now)}. Choose"
@@ -129,6 +134,14 @@ def _other_tasks(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     if len(before) > len(now):
         return f"the stream has no '{list(before)[len(now)]}' any more"
     return f"it has no '{list(now)[len(before)]}'"
+
+
+def _other_code(before: Any, now: Any) -> str:
+    """Which plug-in is not the one that a run was begun with, and how."""
+    path, was, is_now = _innermost("", before or {}, now or {})
+    _, group, name = [*path.split("."), "", ""][:3]
+    what = f"the {GROUPS.get(group, 'plug-in')} '{name}'" if name else "a plug-in"
+    return f"{what} has changed since" if was and is_now else f"{what} is {'not ' if was else ''}one of a plug-in now"
 
 
 def _innermost(key: str, before: Any, now: Any) -> tuple[str, Any, Any]:

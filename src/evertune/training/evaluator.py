@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from evertune.data.task import Sample, Task
-from evertune.methods import Method
+from evertune.methods import Method, code_of_methods
 from evertune.methods.base import BASE
 from evertune.metrics.rules import CellScore, rule_of, score_cell
 from evertune.models.features import FeatureStore
@@ -59,7 +59,7 @@ class Prediction:
 class PredictionCache:
     """Cached predictions of one set of weights, in one file; the keys are image and instruction."""
 
-    def __init__(self, lmm: LMM, *, max_new_tokens: int, reuse: bool) -> None:
+    def __init__(self, lmm: LMM, *, max_new_tokens: int, reuse: bool, methods: Sequence[Method] = ()) -> None:
         self._reuse = reuse
         self._known: dict[str, str] = {}
         if not reuse:
@@ -72,6 +72,7 @@ class PredictionCache:
                 "device": lmm.device.type,
                 "torch": torch.__version__,
                 "max_new_tokens": max_new_tokens,
+                **code_of_methods(methods),
             }
         )
         self._path = make_folder(cache_folder() / "answers") / f"{key[:32]}.json"
@@ -153,7 +154,7 @@ def answer_samples(
                 for method in methods:
                     method.activate(expert)
             group = [samples[i] for i in members]
-            cache = PredictionCache(lmm, max_new_tokens=max_new_tokens, reuse=reuse and not context)
+            cache = PredictionCache(lmm, max_new_tokens=max_new_tokens, reuse=reuse and not context, methods=methods)
             for known in _fill(cache, lmm, group, features, **how):
                 if on_answered:
                     on_answered(len(predicted) + known, len(samples))

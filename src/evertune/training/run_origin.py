@@ -14,6 +14,8 @@ FORMAT = 2
 """Format version of a run folder. Version 1 has other names of settings, metrics and files."""
 PLACES = ("model", "stream")
 """Settings that may be a path: its last part is the name."""
+CODE = "code"
+"""Of plug-ins: by group and name the hash of their code, and where they are from."""
 
 
 def origin_of(folder: Path) -> dict[str, str]:
@@ -31,8 +33,16 @@ def origin_of(folder: Path) -> dict[str, str]:
 
 
 def placeless(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """An identity without the folders of model and stream, which names and fingerprints identify."""
-    return {key: Path(str(value)).name if key in PLACES else value for key, value in identity.items()}
+    """An identity without the folders of model, stream and plug-ins, which names and hashes identify."""
+    found = {key: Path(str(value)).name if key in PLACES else value for key, value in identity.items()}
+    return {**found, CODE: _sourceless(found[CODE])} if CODE in found else found
+
+
+def _sourceless(code: Any) -> Any:
+    """`{"methods": {"own": HASH}}`."""
+    if isinstance(code, dict):
+        return code["code"] if "code" in code else {name: _sourceless(each) for name, each in code.items()}
+    return code
 
 
 def read_identity(folder: Path) -> dict[str, Any]:

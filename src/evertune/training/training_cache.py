@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from evertune.data.task import Sample, Task, fingerprints_of
-from evertune.methods import Method
+from evertune.methods import Method, code_of_methods
 from evertune.models.features import FeatureStore
 from evertune.models.protocol import LMM
 from evertune.models.weights import bytes_of, copy_of, fingerprint_of, restore
@@ -103,6 +103,7 @@ def _deciding(
         "device": lmm.device.type,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
+        **code_of_methods(methods),
     }
 
 

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import evertune.metrics.rules
 from evertune.data import Task
 from evertune.data.images import read_image
 from evertune.data.objects import png_of
 from evertune.metrics.own_rules import scoring_rule
-from evertune.metrics.rules import RULES, rule_of, score_cell
+from evertune.metrics.rules import rule_of, score_cell
 from evertune.utils.errors import DataError, UserError
 
 COLOURS = ["red", "lime", "blue", "black", "white", "navy", "teal", "gray"]
@@ -191,8 +190,7 @@ class TestRules:
 
     @pytest.fixture(autouse=True)
     def again(self, monkeypatch):
-        monkeypatch.setattr("evertune.metrics.rules.RULES", RULES.copy())
-        monkeypatch.setattr("evertune.metrics.own_rules.RULES", evertune.metrics.rules.RULES)
+        monkeypatch.setattr("evertune.utils.plugins._added", {})
 
     def test_a_function_scores(self):
         made = task(rows(), rows(["orange"]), score=lambda prediction, answers: prediction[:1] == answers[0][:1])

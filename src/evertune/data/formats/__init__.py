@@ -14,13 +14,13 @@ None where the rows name files) and `one_split(place, **options)` (whether the p
 
 from __future__ import annotations
 
-import importlib
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import ModuleType
+from typing import Any
 
-from evertune.utils.errors import unknown
+from evertune.utils.errors import UserError, unknown
+from evertune.utils.plugins import OF_A_FORMAT, Lazy, Registry
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +46,32 @@ class Row:
     unique: bool = True
 
 
+def _refuse_unusable(_name: str, layout: Any) -> None:
+    if missing := [part for part in OF_A_FORMAT if not hasattr(layout, part)]:
+        raise UserError(f"it has no {missing[0]}: a format has {', '.join(OF_A_FORMAT)}")
+    if not isinstance(layout.ABOUT, dict) or "title" not in layout.ABOUT:
+        raise UserError("its ABOUT has no 'title'")
+
+
+FORMATS: Registry[Any] = Registry(
+    "formats",
+    {module.name.replace("_", "-"): Lazy(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)},
+    check=_refuse_unusable,
+)
+"""By the name that a stream's YAML uses; each a module, or what a plug-in has in its place."""
+
+
 def format_names() -> list[str]:
     """Names of all formats, as a stream's YAML uses them."""
-    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
+    return sorted(FORMATS)
 
 
-def format_of(name: str) -> ModuleType:
+def format_of(name: str) -> Any:
     """The format called `name`.
 
     Raises:
         UserError: there is none; the message has the nearest name.
     """
-    if name not in format_names():
-        raise unknown("format", name, format_names())
-    return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
+    if name not in FORMATS:
+        raise unknown("format", name, FORMATS)
+    return FORMATS[name]

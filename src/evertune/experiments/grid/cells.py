@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from evertune.data.stream import stream_file
-from evertune.runs.config import RunConfig, SharedSettings, beside, spelled_out
+from evertune.runs.config import RunConfig, SharedSettings, beside, load_listed_plugins, spelled_out
 from evertune.utils.config_io import read_yaml, scalar, setting_text, validated
 from evertune.utils.errors import UserError, unknown
 from evertune.utils.files import refuse_file
@@ -84,6 +84,7 @@ def read_grid(path: Path) -> GridFile:
     """
     content = read_yaml(path)
     if isinstance(content, dict):
+        content = load_listed_plugins(content, path)
         methods = [str(method) for method in content.get("methods") or []]
         content = spelled_out(content, methods=[part for method in methods for part in method_parts(method)])
     return settled(validated(GridFile, content, where=str(path)), path)

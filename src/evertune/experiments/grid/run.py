@@ -26,10 +26,12 @@ from evertune.reporting.matrix import Matrix
 from evertune.runs.api import data_of
 from evertune.runs.config import without_effect
 from evertune.runs.ledger import read_ledger
+from evertune.runs.plugin_code import code_of_run
 from evertune.runs.run_folder import still_holds
 from evertune.utils.distributed import refuse_several
 from evertune.utils.errors import RunFolderError, UserError
 from evertune.utils.files import digest_of, digest_of_file, read_json, write_atomically, write_json
+from evertune.utils.plugins import plugin_flags
 from evertune.utils.symlinks import refuse_links
 
 SECONDS_BETWEEN_LOOKS = 0.2
@@ -226,7 +228,7 @@ def _refuse_linked_place(cell: Cell) -> None:
 
 
 def _job(cell: Cell) -> Job:
-    command = (sys.executable, "-m", "evertune", "run", str(cell.file("yaml")))
+    command = (sys.executable, "-m", "evertune", "run", str(cell.file("yaml")), *plugin_flags())
     return Job(cell.name, command, beside=cell.folder)
 
 
@@ -267,6 +269,7 @@ def _keys(cells: Sequence[Cell], streams: Mapping[str, Stream]) -> dict[str, str
                 **cell.config.model_dump(exclude={"out": True, **without_effect(cell.config)}),
                 "data": data[cell.config.stream],
                 "evertune": version("evertune"),
+                **code_of_run(cell.config.method),
             }
         )
         for cell in cells

@@ -19,6 +19,7 @@ from evertune.experiments.pairs.task_similarity import OWN_ENCODER, loaded_encod
 from evertune.runs.api import resolved
 from evertune.utils.errors import RunFolderError, UserError
 from evertune.utils.files import digest_of, read_json, write_json
+from evertune.utils.plugins import plugin_flags
 
 
 class PairRuns:
@@ -67,6 +68,7 @@ class PairRuns:
             first,
             str(seed),
             dtype,
+            *plugin_flags()[1::2],
         )
         return Job(name, command, beside=self.study.place(first, seed=seed))
 

@@ -22,6 +22,7 @@ from evertune.training.learner import Learner
 from evertune.training.loop import Step
 from evertune.utils.errors import UserError
 from evertune.utils.files import read_json, write_json
+from evertune.utils.plugins import load_plugin
 
 
 def learner_of(study: Study, first: str, *, seed: int, dtype: str) -> tuple[Learner, Study]:
@@ -135,11 +136,13 @@ def _point(share: float, score: dict[str, Any]) -> dict[str, float]:
     return {"share": share, "strict": score["strict"], "relaxed": score["relaxed"]}
 
 
-def main(folder: str, first: str, seed: str, dtype: str) -> int:
+def main(folder: str, first: str, seed: str, dtype: str, *plugins: str) -> int:
     """What the process does; the exit code is 2 for a mistake that a user can mend."""
     from evertune.utils.device import settle
 
     try:
+        for spec in plugins:
+            load_plugin(spec)
         study = read_study(Path(folder), seed=int(seed))
         settle(deterministic=study.config.deterministic)
         learner, study = learner_of(study, first, seed=int(seed), dtype=dtype)

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from evertune.data.stream import stream_file
 from evertune.experiments.grid import GridFile, settled
 from evertune.experiments.grid.cells import VARIED_FOR_ALL, method_parts
+from evertune.runs.config import load_listed_plugins
 from evertune.utils.config_io import read_yaml, validated
 from evertune.utils.errors import UserError, unknown
 
@@ -116,7 +117,9 @@ def read_study(name: str) -> StudyFile:
         path = Path(str(resources.files("evertune.experiments.study"))) / f"{name}.yaml"
     else:
         raise unknown("study", name, study_names())
-    study = validated(StudyFile, read_yaml(path), where=str(path))
+    content = read_yaml(path)
+    content = load_listed_plugins(content, path) if isinstance(content, dict) else content
+    study = validated(StudyFile, content, where=str(path))
     parts = {part: [settled(grid, path) for grid in grids] for part, grids in study.parts.items()}
     study = study.model_copy(update={"parts": parts})
     _check(study, where=str(path))

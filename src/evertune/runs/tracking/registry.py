@@ -5,8 +5,9 @@ Their packages are imported when a run begins, not before: `evertune --help` and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from importlib.util import find_spec
+from typing import Any
 
 from evertune.runs.tracking.jsonl import Jsonl
 from evertune.runs.tracking.mlflow import Mlflow
@@ -15,14 +16,19 @@ from evertune.runs.tracking.tensorboard import TensorBoard
 from evertune.runs.tracking.trackio import Trackio
 from evertune.runs.tracking.wandb import Wandb
 from evertune.utils.errors import UserError, unknown
+from evertune.utils.plugins import Registry
 
-TRACKERS: Mapping[str, Callable[[], Tracker]] = {
-    "jsonl": Jsonl,
-    "tensorboard": TensorBoard,
-    "trackio": Trackio,
-    "wandb": Wandb,
-    "mlflow": Mlflow,
-}
+
+def _refuse_unusable(_name: str, tracker: Any) -> None:
+    if missing := [part for part in ("package", "waits", "begin", "log", "end") if not hasattr(tracker, part)]:
+        raise UserError(f"it has no '{missing[0]}': evertune.runs.tracking.Tracker says what a tracker has")
+
+
+TRACKERS: Registry[Callable[[], Tracker]] = Registry(
+    "trackers",
+    {"jsonl": Jsonl, "tensorboard": TensorBoard, "trackio": Trackio, "wandb": Wandb, "mlflow": Mlflow},
+    check=_refuse_unusable,
+)
 LOCAL = ("jsonl", "tensorboard")
 """Always written to the run folder."""
 
