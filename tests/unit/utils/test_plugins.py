@@ -178,7 +178,7 @@ def test_every_other_group(plugged, tmp_path):
     names = load_plugin(tmp_path / "own_all" / "own_all.py")
     assert sorted(names) == ["LAYOUT", "decorated", "even", "giraffe", "mine", "odd", "paper"]
     assert isinstance(rule_of("even"), Rule) and rule_of("odd").about == "added while it is imported"
-    assert FAMILIES["giraffe"].loader == "own_all:load"
+    assert FAMILIES["giraffe"].images_per_sample == range(2)
     assert stream_file("mine")[0].name == "mine" and "mine" in STREAMS
     assert format_of("LAYOUT").PROMPT == "{question}" and "LAYOUT" in format_names()
     refuse_missing(["paper"])
