@@ -12,7 +12,7 @@ from evertune.models import load_lmm
 from evertune.runs.api import configure
 from evertune.runs.plan.api import plan
 from evertune.runs.plan.planner import Plan
-from evertune.training.evaluator import read_answers
+from evertune.training.answer_files import read_answers
 from evertune.training.learner import Learner
 from evertune.utils.errors import RunFolderError
 from evertune.utils.files import read_json

@@ -12,7 +12,7 @@ from matrices import matrices_of
 
 from evertune import run
 from evertune.cli.main import main
-from evertune.training.evaluator import read_answers
+from evertune.training.answer_files import read_answers
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import signal
+import statistics
 import subprocess
 import time
 
@@ -14,8 +15,9 @@ import warm
 import yaml
 from matrices import matrices_of
 
-from evertune import UserError
+from evertune import UserError, load_run, paired
 from evertune import run as evertune_run
+from evertune.utils.files import digest_of_file, write_jsonl
 
 SETTINGS = ["train.epochs=12", "train.learning_rate=0.01", "dtype=float32"]
 
@@ -207,6 +209,37 @@ def test_a_broken_image_stops_before_training(stream, tmp_path):
     with pytest.raises(UserError, match=r"bad.jsonl:2: the image .*cut.jpg is broken"):
         run(tmp_path / "s.yaml", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_result_from_disk_has_the_scores_of_every_prediction(finished):
+    out, _ = finished
+    result = load_run(out)
+    assert set(result.runs) == {"sequential", "replay+ewc", "eproj"} and result.report.exists()
+    for run in result.runs.values():
+        cells = {(cell["stage"], cell["task"]): cell for cell in run.matrix.cells}
+        for (stage, task), cell in cells.items():
+            rows = run.answers(stage, task)
+            assert statistics.fmean(row["score"] for row in rows) == pytest.approx(cell["score"])
+            assert statistics.fmean(row["relaxed"] for row in rows) == pytest.approx(cell["relaxed"])
+    found = paired(out / "sequential", result.runs["eproj"])
+    ends = [result.runs[name].matrix.R[-1] for name in ("sequential", "eproj")]
+    assert [d.difference for d in found.tasks] == pytest.approx([b - a for a, b in zip(*ends, strict=True)])
+
+
+def test_a_folder_from_before_predictions_had_scores_resumes_as_it_is(stream, tmp_path):
+    out = tmp_path / "run"
+    (first,) = run(stream, out)
+    ledger = out / "ledger.jsonl"
+    for path in out.glob("answers/*/*.jsonl"):
+        before = digest_of_file(path)
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        write_jsonl(path, [{key: row[key] for key in row if key not in ("score", "relaxed")} for row in rows])
+        ledger.write_text(ledger.read_text().replace(before, digest_of_file(path)))
+    kept = {path: path.read_bytes() for path in [*out.glob("answers/*/*.jsonl"), ledger]}
+    (out / "matrix.json").unlink()
+    (again,) = run(stream, out)
+    assert again.R == first.R and {path: path.read_bytes() for path in kept} == kept
+    assert paired(out, out).mean.difference == 0
 
 
 def test_a_run_yaml_says_what_flags_say(stream, tmp_path):

@@ -147,7 +147,7 @@ def _rule(matrix: Matrix, task: str) -> Rule:
 
 def _marked(run: Path, matrix: Matrix, task: str, stage: int, rule: Rule) -> list[dict[str, Any]]:
     """The answers of a cell, each with its `mark` under `rule`."""
-    from evertune.training.evaluator import read_answers  # brings torch: only for those who make a page
+    from evertune.training.answer_files import read_answers
 
     for cell in matrix.cells:
         if cell["stage"] == stage and cell["task"] == task:

@@ -29,8 +29,9 @@ from evertune.runs.run_folder import begin, is_free, refuse_other_run
 from evertune.runs.runner import Callback, evaluate_cell, note_stages
 from evertune.runs.unchecked import last_checked
 from evertune.training import learner
+from evertune.training.answer_files import read_answers
 from evertune.training.eval_set import keep_task
-from evertune.training.evaluator import Score, read_answers, score_answers
+from evertune.training.evaluator import Score, score_answers
 from evertune.utils import distributed
 from evertune.utils.errors import UserError
 

@@ -56,7 +56,7 @@ class Run:
         Raises:
             UserError: R has no such row or column. RunFolderError: the file is missing or damaged.
         """
-        from evertune.training.evaluator import read_answers
+        from evertune.training.answer_files import read_answers
 
         number = self.matrix.row_of(stage)
         self.matrix.column_of(task)

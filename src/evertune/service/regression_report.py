@@ -10,7 +10,7 @@ from typing import Any, Literal
 from evertune.data import Task
 from evertune.metrics.rules import rule_of, score_cell
 from evertune.metrics.statistics import Interval, change_interval
-from evertune.training.evaluator import read_answers
+from evertune.training.answer_files import read_answers
 
 Word = Literal["gained", "kept", "lost", "too few questions", "learned", "not learned"]
 HIDDEN = 20.0

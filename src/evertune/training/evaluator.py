@@ -22,6 +22,7 @@ from evertune.metrics.rules import CellScore, rule_of, score_cell
 from evertune.models.features import FeatureStore
 from evertune.models.protocol import LMM, Described, Generator, Turn
 from evertune.models.weights import copy_of, fingerprint_of, restore
+from evertune.training.answer_files import read_answers
 from evertune.utils import distributed
 from evertune.utils.errors import RunFolderError, UserError
 from evertune.utils.files import (
@@ -30,11 +31,10 @@ from evertune.utils.files import (
     digest_of,
     make_folder,
     note_damage,
-    read_text,
     write_atomically,
     write_jsonl,
 )
-from evertune.utils.parsing import json_value, written_lines
+from evertune.utils.parsing import json_value
 from evertune.utils.regular_files import read_regular
 
 OnAnswered = Callable[[int, int], None]
@@ -222,40 +222,6 @@ def longest_answer(lmm: Described, task: Task, wanted: int | None) -> int:
 def write_answers(path: Path, answers: Sequence[Prediction]) -> None:
     """Write answers down before anything is scored; `score_file` adds the scores."""
     write_jsonl(path, (answer.to_row() for answer in answers))
-
-
-def read_answers(path: Path) -> list[dict[str, Any]]:
-    """Read an answers file.
-
-    Raises:
-        RunFolderError: missing or damaged; the message names file and line.
-    """
-    if not path.exists():
-        raise RunFolderError(f"{path} is missing: run the same command again, it is made anew")
-    rows = []
-    for number, line in written_lines(read_text(path)):
-        try:
-            rows.append(_sound(json_value(line)))
-        except ValueError as problem:
-            raise RunFolderError(f"{path}:{number} is damaged: delete the file and run the command again") from problem
-    if not rows:
-        raise RunFolderError(f"{path} is empty: delete the file and run the command again")
-    return rows
-
-
-def _sound(row: Any) -> dict[str, Any]:
-    """A row with the required fields."""
-    texts = isinstance(row, dict) and all(isinstance(row.get(key), str) for key in ("id", "answer", "instruction"))
-    golds = row.get("gold") if texts else None
-    if not isinstance(golds, list) or not all(isinstance(gold, str) for gold in golds):
-        raise ValueError("no answer")
-    images = [row["image"]] if "image" in row else row.get("images")
-    if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
-        raise ValueError("no images")
-    if not isinstance(row.get("expert"), str | None):
-        raise ValueError("no expert")
-    sound: dict[str, Any] = row
-    return sound
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from evertune.runs.tracking.jsonl import read_points
 from evertune.service.integrity import _damaged_lines
 from evertune.tools.rescore.predictions import read_predictions
 from evertune.tools.rescore.reading import read_rows
-from evertune.training.evaluator import read_answers
+from evertune.training.answer_files import read_answers
 from evertune.utils import regular_files
 from evertune.utils.errors import DataError, UserError
 from evertune.utils.files import read_json

@@ -10,7 +10,8 @@ from evertune.reporting.matrix import Matrix
 from evertune.runs.inputs import OWN
 from evertune.runs.ledger import finished_cells
 from evertune.service import lifecycle as steps
-from evertune.training.evaluator import Prediction, read_answers, write_answers
+from evertune.training.answer_files import read_answers
+from evertune.training.evaluator import Prediction, write_answers
 from evertune.utils.files import write_json
 
 SCORES = {"task-0": (100, 50, 25), "task-1": (75, 100, 0)}

@@ -12,11 +12,11 @@ import torch
 from evertune.methods import Sequential, make_methods
 from evertune.metrics.cider import cider
 from evertune.models.weights import copy_of
+from evertune.training.answer_files import read_answers
 from evertune.training.evaluator import (
     PredictionCache,
     answer_samples,
     longest_answer,
-    read_answers,
     score_answers,
     score_file,
     write_answers,

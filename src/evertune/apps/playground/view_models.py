@@ -17,7 +17,7 @@ from evertune.data.task import images_of_row
 from evertune.metrics.rules import rule_of
 from evertune.reporting.examples import marks_of, shortened, thumbnail
 from evertune.service.service import lead_of, percent
-from evertune.training.evaluator import read_answers
+from evertune.training.answer_files import read_answers
 from evertune.utils.errors import UserError
 
 MARKS = ("right", "form", "partly", "wrong")

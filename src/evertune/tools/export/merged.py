@@ -24,7 +24,7 @@ from evertune.models.adapters import merged
 from evertune.models.protocol import Encoder, Trainable
 from evertune.runs.api import config_of, open_run
 from evertune.tools.export.card import card_of
-from evertune.training.evaluator import read_answers
+from evertune.training.answer_files import read_answers
 from evertune.training.learner import Learner
 from evertune.utils.errors import RunFolderError, UserError, unknown
 from evertune.utils.files import make_folder, refuse_file, whole_folder, write_atomically

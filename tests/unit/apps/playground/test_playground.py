@@ -35,7 +35,7 @@ from evertune.data.images import read_image
 from evertune.data.task import Sample, Task
 from evertune.runs.api import open_run
 from evertune.service.service import percent
-from evertune.training.evaluator import read_answers
+from evertune.training.answer_files import read_answers
 from evertune.utils.errors import DataError, UserError
 
 
