@@ -12,7 +12,7 @@ import evertune
 from evertune import Task, Training
 from evertune.methods import Replay
 from evertune.service.lifecycle import check, history
-from evertune.service.service import Service, asked
+from evertune.service.service import Service, ask_once
 from evertune.utils.errors import RunFolderError, UserError
 from tests.unit.runs.test_objects_in import COLOURS, rows
 
@@ -62,7 +62,7 @@ def test_the_commands_open_its_folder(lmm, task, tmp_path):
     service = Service.open(tmp_path / "model")
     assert [known.name for known in service.tasks] == ["colours"]
     Image.new("RGB", (8, 8), "red").save(tmp_path / "red.png")
-    assert asked(service, [tmp_path / "red.png"], "Which colour?").text is not None
+    assert ask_once(service, [tmp_path / "red.png"], "Which colour?").text is not None
     assert history(tmp_path / "model")[-1]["task"] == "colours"
     assert check(tmp_path / "model")
 
