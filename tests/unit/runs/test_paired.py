@@ -231,7 +231,7 @@ def test_what_does_not_pair_up_is_refused(place, tmp_path):
         evertune.paired(s0, other)
 
 
-def said_by(*words):
+def output_of(*words):
     done = CliRunner().invoke(app, ["compare", *map(str, words), "--paired"])
     if done.exception and not isinstance(done.exception, SystemExit):
         raise done.exception
@@ -241,15 +241,15 @@ def said_by(*words):
 def test_on_the_command_line(place):
     a, b = place / "sequential" / "s0", place / "replay" / "s0"
     found = evertune.paired(a, b)
-    text = said_by(a, b)
+    text = output_of(a, b)
     assert max(map(len, text.splitlines()[:5])) <= 80 and text.split()[:3] == ["task", "sequential", "replay"]
     assert "difference = replay − sequential" in " ".join(text.split())
-    assert json.loads(said_by(a, b, "--json")) == json.loads(json.dumps(found.to_dict()))
-    assert said_by(a, b, "--markdown").startswith("| task | sequential | replay | difference | 95 % interval |")
-    assert "Student's t over 3 seeds" in " ".join(said_by(place / "sequential", place / "replay").split())
+    assert json.loads(output_of(a, b, "--json")) == json.loads(json.dumps(found.to_dict()))
+    assert output_of(a, b, "--markdown").startswith("| task | sequential | replay | difference | 95 % interval |")
+    assert "Student's t over 3 seeds" in " ".join(output_of(place / "sequential", place / "replay").split())
     for words, complaint in (((a,), "1 given"), ((a, b, a), "3 given"), ((a, b, "--latex"), "to_latex")):
         with pytest.raises(UserError, match=complaint):
-            said_by(*words)
+            output_of(*words)
 
 
 def test_results_are_read_without_torch(place):

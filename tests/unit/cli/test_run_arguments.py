@@ -13,7 +13,7 @@ from evertune.reporting.page import write_report
 from evertune.utils.errors import UserError
 
 
-def error_of(*words):
+def output_of(*words):
     done = CliRunner().invoke(app, [str(word) for word in words])
     if done.exception and not isinstance(done.exception, SystemExit):
         raise done.exception
@@ -36,21 +36,21 @@ def test_a_glob_of_runs_may_name_their_report(first, monkeypatch):
     """`evertune compare runs/first/*`, as a shell writes it out."""
     places = sorted(first.iterdir())
     assert [place.name for place in places] == ["ewc", "report", "sequential"]
-    assert len(json.loads(error_of("compare", "--json", *places))) == 3
+    assert len(json.loads(output_of("compare", "--json", *places))) == 3
     page = first.parent / "again.html"
-    error_of("report", *places, "--out", page)
+    output_of("report", *places, "--out", page)
     assert page.exists()
 
     opened = []
     monkeypatch.setattr("evertune.apps.playground.command.playground", lambda folders, **_: opened.extend(folders))
     with pytest.raises(AttributeError):  # there is no server to run
-        error_of("app", *places)
+        output_of("app", *places)
     assert [place.name for place in opened] == ["ewc", "sequential"]
 
 
 def test_a_report_alone_is_no_run(first):
     with pytest.raises(UserError, match=r"report holds no run \(no matrix.json in it\)"):
-        error_of("compare", first / "report")
+        output_of("compare", first / "report")
     (first / "report" / "index.html").unlink()
     with pytest.raises(UserError, match="report holds no run"):
-        error_of("compare", first / "ewc", first / "report")
+        output_of("compare", first / "ewc", first / "report")
