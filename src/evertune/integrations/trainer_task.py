@@ -32,7 +32,7 @@ class TrainerTask:
         trainer: its data set becomes the methods' plan when the task begins.
         methods: their hooks are called in order.
         name: of the task.
-        saved: what the methods know.
+        saved: what the methods know; with `start`, training resumes in the middle of the task.
         kept: rows that methods keep; grows in place.
 
     Attributes:
@@ -53,16 +53,11 @@ class TrainerTask:
         self._start: dict[str, Tensor] = {}
         self._in_step = False
 
-    def begin(self, *, start: Mapping[str, Tensor], progress: Mapping[str, Any]) -> None:
-        """Set the methods up, and put their plan in the place of the data set.
-
-        Args:
-            start: the weights at the beginning of the task, where training resumes in its middle; empty otherwise.
-            progress: of each method since then.
-        """
+    def begin(self) -> None:
+        """Set the methods up, and put their plan in the place of the data set."""
         self._refuse_other_parameters()
-        if start:
-            restore(self._parameters, start)  # until the Trainer loads those of the checkpoint
+        if self._saved.start:
+            restore(self._parameters, self._saved.start)  # until the Trainer loads those of the checkpoint
         else:
             self._warn_of_other_weights()
         self._start = copy_of(self._parameters)
@@ -82,7 +77,7 @@ class TrainerTask:
             method.before_task(self._task)
         for method in self._methods:
             plan = method.data_plan(self._task, plan)
-            method.load_progress_dict(progress.get(method.name, {}))
+            method.load_progress_dict(self._saved.progress.get(method.name, {}))
         if plan is not self._task.train:
             self._trainer.train_dataset = PlannedDataset(self._rows, plan)
 

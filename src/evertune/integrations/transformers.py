@@ -78,7 +78,9 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, methods: str | Method | Sequence[str | Method] | None = None) -> Self:
-        """The callback as it was when a checkpoint was written, after its task if that was the last one.
+        """The callback after the last task that was learned when a checkpoint was written.
+
+        To resume in the middle of a task, call `trainer.train(resume_from_checkpoint=path)`, as always.
 
         Args:
             path: folder of a checkpoint, or one that `save` has written.
@@ -98,7 +100,7 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
             options=saved.recipe.options if methods is None else None,
             seed=saved.seed,
         )
-        callback._take(saved, Path(path))
+        callback._take(replace(saved, task=None, start={}, progress={}), Path(path))
         return callback
 
     @property
@@ -167,9 +169,6 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
             states=states,
             norms=self._task.norms(),
             words=self._task.model.words,
-            task=None,
-            start={},
-            progress={},
         )
         best = state.best_model_checkpoint if args.load_best_model_at_end else None
         folder = Path(best or Path(args.output_dir) / f"checkpoint-{state.global_step}")
@@ -216,26 +215,20 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
     def _learning(self, trainer: Any, resume_from_checkpoint: Any) -> Iterator[None]:
         """One training of a Trainer, of which all hooks are part; its data set is the methods' plan for as long."""
         dataset = trainer.train_dataset
-        start = self._resumed(trainer, resume_from_checkpoint)
-        name = self._attached[trainer] or self._saved.task or f"task-{len(self._saved.tasks) + 1}"
-        if start and name != self._saved.task:
-            raise UserError(
-                f"the checkpoint was written while the task '{self._saved.task}' was learned, and the Trainer is "
-                f"attached for '{name}': call attach(trainer, task='{self._saved.task}')"
-            )
+        if resume_from_checkpoint:
+            self._resume(trainer, resume_from_checkpoint)
+        name = self._saved.task or self._attached[trainer] or f"task-{len(self._saved.tasks) + 1}"
         try:
             self._task = TrainerTask(trainer, self.methods, name, self._saved, self._rows)
-            self._task.begin(start=start, progress=self._saved.progress)
+            self._saved = replace(self._saved, task=None, start={}, progress={})
+            self._task.begin()
             yield
         finally:
             trainer.train_dataset = dataset
             self._task = None
 
-    def _resumed(self, trainer: Any, resume_from_checkpoint: Any) -> Mapping[str, Any]:
-        """The weights at the beginning of a task that a checkpoint is in the middle of; empty for a new task."""
-        if not resume_from_checkpoint:
-            self._saved = replace(self._saved, task=None, start={}, progress={})
-            return {}
+    def _resume(self, trainer: Any, resume_from_checkpoint: Any) -> None:
+        """Take the state in the middle of a task, from the checkpoint that the Trainer resumes from."""
         from transformers.trainer_utils import get_last_checkpoint
 
         folder = resume_from_checkpoint
@@ -243,8 +236,13 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
             folder = get_last_checkpoint(trainer.args.output_dir)
         if folder is None or not (path := Path(folder) / MID_TASK).is_file():
             raise UserError(f"{folder} was saved without a ContinualCallback: it can't resume with one")
-        self._take(read_state(path), path)
-        return self._saved.start
+        saved, name = read_state(path), self._attached[trainer]
+        if name not in (None, saved.task):
+            raise UserError(
+                f"the checkpoint was written while the task '{saved.task}' was learned, and the Trainer is "
+                f"attached for '{name}': call attach(trainer, task='{saved.task}')"
+            )
+        self._take(saved, path)
 
     def _take(self, saved: SavedState, path: Path) -> None:
         names = [method.name for method in self.methods]
