@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from evertune.runs.runner import Callback
     from evertune.training.loop import Training
     from evertune.training.method_contract import check_method
+    from evertune.training.stages import Stage
     from evertune.utils.errors import DataError, RunFolderError, UserError
     from evertune.utils.plugins import load_plugin
 
@@ -46,6 +47,7 @@ _HOME = {
     "models": ("load_lmm",),
     "models.wrap": ("wrap",),
     "training.loop": ("Training",),
+    "training.stages": ("Stage",),
     "methods": ("make_methods",),
     "methods.base": ("MethodInfo", "Context", "Method"),
     "runs.plan.api": ("plan",),
@@ -72,6 +74,7 @@ __all__ = [
     "Run",
     "RunFolderError",
     "Sample",
+    "Stage",
     "Stream",
     "Task",
     "Training",

@@ -45,6 +45,19 @@ def test_every_command_exists(page):
     assert not found, "\n".join(found)
 
 
+@pytest.mark.parametrize("page", ["docs/python.md"])
+def test_the_programs_are_typed(page, tmp_path):
+    """What a reader copies passes `mypy --strict`, so the public API has the types that it says it has."""
+    programs = [block for block in blocks_of(ROOT / page) if block.language == "python"]
+    for block in programs:
+        (tmp_path / f"line_{block.line}.py").write_text(block.text)
+    command = [sys.executable, "-m", "mypy", "--strict", f"--config-file={ROOT / 'pyproject.toml'}"]
+    command += ["--cache-dir", str(tmp_path / "cache"), *map(str, sorted(tmp_path.glob("*.py")))]
+    environment = {**os.environ, "MYPYPATH": str(ROOT / "src")}
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def until(true, process, *, seconds):
     """Wait for something that a process is to bring about."""
     end = time.monotonic() + seconds
