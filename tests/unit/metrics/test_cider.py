@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from evertune.metrics.cider import cider, cider_of_tokens, tokenise
+from evertune.utils.errors import DataError
 
 CELL = [
     ("a dog runs on the beach", ["a dog runs along the beach", "a brown dog is running on the sand"]),
@@ -87,3 +88,16 @@ def test_words(text, words):
 def test_case_and_marks_do_not_count():
     references = [["a dog runs"], ["two cats sleep"]]
     assert cider(["A dog runs.", "x"], references) == cider(["a dog runs", "x"], references)
+
+
+def of_words(captions, references):
+    return cider_of_tokens([text.split() for text in captions], [[text.split() for text in row] for row in references])
+
+
+@pytest.mark.parametrize("score", [cider, of_words])
+def test_captions_without_end_are_refused(score, monkeypatch):
+    """Their n-grams take up to 330 times their size in memory."""
+    monkeypatch.setattr("evertune.metrics.cider.MOST_CHARACTERS", 12, raising=False)
+    assert score(["a cat"], [["a dog"]]) == [0]
+    with pytest.raises(DataError, match="characters together; CIDEr takes at most 12"):
+        score(["a cat"], [["a dog and a bird"]])
