@@ -20,6 +20,10 @@ StreamArgument = Annotated[
 ModelOption = Annotated[
     str | None, typer.Option("--model", "-m", help="A preset, a checkpoint folder or a hub id [default: smol].")
 ]
+AdapterOption = Annotated[
+    str | None,
+    typer.Option("--adapter", metavar="FOLDER", help="Begin with this PEFT adapter (model.adapter_mode=continue)."),
+]
 SeedOption = Annotated[
     int | None, typer.Option("--seed", metavar="N", help="Seed of every random choice [default: 0].")
 ]

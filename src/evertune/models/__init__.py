@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evertune.assets import Progress
-from evertune.models.families import FAMILIES, Family
+from evertune.models.families import FAMILIES, Family, refuse_options
 from evertune.models.presets import PRESETS, has_weights, model_config, model_folder
 from evertune.utils.errors import UserError
 from evertune.utils.files import read_json
@@ -20,7 +20,16 @@ if TYPE_CHECKING:
     from evertune.models.meta import MetaLMM
     from evertune.models.protocol import LMM
 
-__all__ = ["PRESETS", "has_weights", "images_taken", "load_lmm", "load_on_paper", "model_config", "model_folder"]
+__all__ = [
+    "PRESETS",
+    "has_weights",
+    "images_taken",
+    "load_lmm",
+    "load_on_paper",
+    "model_config",
+    "model_folder",
+    "model_identity",
+]
 
 
 def load_lmm(
@@ -30,6 +39,8 @@ def load_lmm(
     dtype: str | torch.dtype = "auto",
     device: str | torch.device | None = None,
     options: Mapping[str, Any] | None = None,
+    adapter: str | Path | None = None,
+    adapter_mode: str | None = None,
     progress: Progress | None = None,
 ) -> LMM:
     """Load a model for training and asking.
@@ -41,12 +52,17 @@ def load_lmm(
             float32.
         device: such as 'cpu' or 'cuda:1', or torch's own; default: the GPU when there is one.
         options: what trains (`evertune.models.scopes.Scope`), for families that leave it open.
+        adapter: folder or hub id of a PEFT adapter that the model begins with; also `options["adapter"]`.
+        adapter_mode: 'continue' (default) trains that adapter on, 'stack' trains a new one beside it, 'merge' adds it
+            to the weights first; also `options["adapter_mode"]`.
         progress: called while weights are downloaded or converted.
     """
     from evertune.utils.device import pick_device, pick_dtype
 
+    given = {"adapter": str(adapter) if adapter else None, "adapter_mode": adapter_mode}
+    options = {**(options or {}), **{key: value for key, value in given.items() if value is not None}}
     family = _family(model_config(name, progress=progress))
-    _refuse_options(name, family, options)
+    refuse_options(name, family, options)
     place = pick_device(device)
     number = pick_dtype(dtype, place)
     if family.large and not (has_weights(name) and _surely_fits(name, place)):
@@ -62,7 +78,7 @@ def load_lmm(
     from evertune.models.wrap import as_lmm, from_folder
 
     model, processor = from_folder(folder, dtype=number, device=place)
-    return as_lmm(model, processor, name=name, seed=seed, options=options or {})
+    return as_lmm(model, processor, name=name, seed=seed, options=options)
 
 
 def _surely_fits(name: str, place: torch.device) -> bool:
@@ -87,13 +103,18 @@ def load_on_paper(name: str, *, options: Mapping[str, Any] | None = None) -> Met
     quiet_libraries()
     file = model_config(name)
     family = _family(file)
-    _refuse_options(name, family, options)
+    refuse_options(name, family, options)
     return on_paper(file, name=name, options=options)
 
 
-def _refuse_options(name: str, family: Family, options: Mapping[str, Any] | None) -> None:
-    if options and not family.options:
-        raise UserError(f"the model {name} has no options, but model_options says {', '.join(options)}")
+def model_identity(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides a model as far as small files say: its `config.json`, and the files of an adapter."""
+    content: dict[str, Any] = read_json(model_config(name))
+    if options.get("adapter"):
+        from evertune.models.peft_adapters import adapter_digest
+
+        content = {**content, "adapter": adapter_digest(str(options["adapter"]))}
+    return content
 
 
 def _family(config: Path) -> Family:

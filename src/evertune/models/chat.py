@@ -69,13 +69,14 @@ class ChatLMM(FamilyLMM):
         """Make trainable what the scope says; the rest is frozen."""
         connector = [f"model.{part}" for part in self._kind.connector.parts]
         language = f"model.{self._kind.language}"
-        found = open_up(self.model, self._scope, connector=connector, language=language, seed=seed)
+        tower = f"model.{self._kind.tower}"
+        found = open_up(self.model, self._scope, connector=connector, language=language, tower=tower, seed=seed)
         self._opened = {part: [f"model.{name}" for name in names] for part, names in found.items()}
 
     @property
     def fingerprint(self) -> str:
         """Hash of the model and processor as they were loaded, of what trains, and of the prompt's lead and end."""
-        scope = str(sorted(asdict(self._scope).items()))
+        scope = str(sorted((key, value) for key, value in asdict(self._scope).items() if not key.startswith("adapter")))
         return digest(self._content, scope, str(self.prompts.end), *self.prompts.lead)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from evertune.utils.errors import UserError
@@ -53,3 +54,14 @@ def _refuse_unusable(_name: str, family: Any) -> None:
 
 FAMILIES: Registry[Family] = Registry("models", _BUILT_IN, check=_refuse_unusable)
 """By `family` or `model_type` in a checkpoint's config.json."""
+
+
+def refuse_options(name: str, family: Family, options: Mapping[str, Any] | None) -> None:
+    """Stop when options are given for a family that has none; an adapter is merged into any model of the library.
+
+    Raises:
+        UserError: with their names.
+    """
+    taken = ("adapter", "adapter_mode") if family.in_library else ()
+    if not family.options and (given := [key for key in options or () if key not in taken]):
+        raise UserError(f"the model {name} has no options, but model_options says {', '.join(given)}")

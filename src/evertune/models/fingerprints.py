@@ -30,17 +30,20 @@ _TEXT_STATE = ("padding", "truncation")
 _MOST_THREADS = 8
 
 
-def content_fingerprint(model: Any, processor: Any) -> str:
-    """Hash of the weights, the configuration and the processor of a `transformers` model as it is in memory."""
-    parts = [_as_text(_without_effect(model.config.to_diff_dict()))]
+def content_fingerprint(model: Any, processor: Any, *, weights: Mapping[str, Tensor] | None = None) -> str:
+    """Hash of the weights, the configuration and the processor of a `transformers` model as it is in memory.
+
+    `weights`, by default all of the model's, are those below an adapter.
+    """
+    parts = [as_text(_without_effect(model.config.to_diff_dict()))]
     for name in ("tokenizer", "qformer_tokenizer"):
         if (tokenizer := getattr(processor, name, None)) is not None:
             parts += [name, tokenizer_text(tokenizer)]
     own = {key: value for key, value in vars(processor).items() if isinstance(value, int | float | str | list)}
     images = processor.image_processor.to_dict()
-    parts += [_as_text(_without_effect(kept)) for kept in (own, images)]
+    parts += [as_text(_without_effect(kept)) for kept in (own, images)]
     parts.append(str(getattr(processor, "chat_template", None) or processor.tokenizer.chat_template))
-    return digest(weights_digest(model.state_dict()), *parts)
+    return digest(weights_digest(model.state_dict() if weights is None else weights), *parts)
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:
@@ -58,12 +61,12 @@ def _tensor_digest(value: Tensor) -> str:
 
 def tokenizer_text(tokenizer: Any) -> str:
     """What decides the token ids of a text."""
-    special = _as_text(tokenizer.special_tokens_map)
+    special = as_text(tokenizer.special_tokens_map)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:  # one in Python: its vocabulary and its class
-        return _as_text(tokenizer.get_vocab()) + type(tokenizer).__name__ + special
+        return as_text(tokenizer.get_vocab()) + type(tokenizer).__name__ + special
     content = json.loads(backend.to_str())
-    return _as_text({key: value for key, value in content.items() if key not in _TEXT_STATE}) + special
+    return as_text({key: value for key, value in content.items() if key not in _TEXT_STATE}) + special
 
 
 def _without_effect(value: Any) -> Any:
@@ -74,5 +77,6 @@ def _without_effect(value: Any) -> Any:
     return [_without_effect(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
-def _as_text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """A value as text that is the same for equal values."""
     return json.dumps(value, sort_keys=True, default=str)

@@ -51,6 +51,19 @@ def hub_folder(name: str) -> Path:
     return folder
 
 
+def adapter_folder(name: str) -> Path:
+    """The folder of an adapter with this hub id in the hub's own cache, fetched when it is not there.
+
+    Raises:
+        UserError: as `hub_config`.
+    """
+    from huggingface_hub import snapshot_download
+
+    return Path(
+        _call(name, lambda: snapshot_download(name, allow_patterns=["adapter_*.json", "adapter_*.safetensors"]))
+    )
+
+
 def _call(name: str, call: Callable[[], Any]) -> Any:
     """What the hub's client answers; its many errors as one sentence."""
     from huggingface_hub import errors
@@ -85,8 +98,8 @@ def refuse_unsafe(folder: Path, *, name: str | None = None) -> None:
     """
     if (folder / "adapter_config.json").exists():
         raise UserError(
-            f"{folder} holds a peft adapter (adapter_config.json), which names another model: merge the two "
-            "(`merge_and_unload` of peft), and give the folder of the result"
+            f"{folder} holds a peft adapter (adapter_config.json), which names another model: give that "
+            "one as the model, and this folder as its adapter (--adapter FOLDER, model.adapter=FOLDER)"
         )
     refuse_unbounded(folder)
     for path in sorted(folder.glob("*.index.json")):

@@ -98,12 +98,14 @@ def _opened(model: Any, model_type: str, *, name: str, options: Mapping[str, Any
         opened = parts_of([n for n, _ in model.named_parameters()])
         return MetaLMM(name, model, "language_model", "vision_model", opened)
     from evertune.models.connectors import KINDS
+    from evertune.models.peft_adapters import planned_options
     from evertune.models.scopes import open_up, scope_of
 
     kind = KINDS[model_type]
     language, tower = f"model.{kind.language}", f"model.{kind.tower}"
     connector = [f"model.{part}" for part in kind.connector.parts]
-    opened = open_up(model, scope_of(options), connector=connector, language=language, seed=0)
+    scope = scope_of(planned_options(options))
+    opened = open_up(model, scope, connector=connector, language=language, tower=tower, seed=0)
     return MetaLMM(name, model, language, tower, opened)
 
 

@@ -17,6 +17,11 @@ from evertune.models.adapters import LARGEST_RANK
 from evertune.utils.errors import UserError, nearest
 
 PARTS = ("projection", "lora", "dora", "full")
+MODES = ("continue", "stack", "merge")
+NEW = "default"
+"""Name that peft gives low-rank matrices that train."""
+STACKED_ON = "start"
+"""Name that it gives an adapter on which new ones are stacked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +34,17 @@ class Scope:
         r: the rank of LoRA and DoRA.
         lora_alpha: their update is scaled by alpha / r.
         target_modules: names of the LM's linear layers that get them, joined by commas.
+        adapter: folder or hub id of a PEFT adapter that the model begins with.
+        adapter_mode: 'continue' trains the adapter's own matrices, 'stack' freezes them and trains new ones beside
+            them, 'merge' adds them to the weights first.
     """
 
     scope: str = "projection+lora"
     r: int = 8
     lora_alpha: int = 16
     target_modules: str = "q_proj,v_proj"
+    adapter: str = ""
+    adapter_mode: str = "continue"
 
     @property
     def parts(self) -> frozenset[str]:
@@ -42,7 +52,7 @@ class Scope:
         return frozenset(part.strip() for part in self.scope.split("+"))
 
     @property
-    def adapter(self) -> str | None:
+    def low_rank(self) -> str | None:
         """'lora' or 'dora' when there is one."""
         return next((part for part in ("lora", "dora") if part in self.parts), None)
 
@@ -79,13 +89,15 @@ def scope_of(options: Mapping[str, Any]) -> Scope:
 
 def lora_options(options: Mapping[str, Any]) -> list[str]:
     """The names of those options that set LoRA or DoRA of the model's own."""
-    adapter = Scope(scope=str(options.get("scope", ""))).adapter
-    wanted = {"r", "lora_alpha", "target_modules"} | ({"scope"} if adapter else set())
+    own = Scope(scope=str(options.get("scope", ""))).low_rank
+    wanted = {"r", "lora_alpha", "target_modules"} | ({"scope"} if own else set())
+    if options.get("adapter") and options.get("adapter_mode", "continue") != "merge":
+        wanted |= {"adapter"}
     return [name for name in options if name in wanted]
 
 
 def open_up(
-    model: nn.Module, scope: Scope, *, connector: Sequence[str], language: str, seed: int
+    model: nn.Module, scope: Scope, *, connector: Sequence[str], language: str, tower: str, seed: int
 ) -> dict[str, list[str]]:
     """Freeze `model`, then make what `scope` names trainable.
 
@@ -94,6 +106,7 @@ def open_up(
         scope: what trains.
         connector: prefixes of the connector's parameters.
         language: path of the LM.
+        tower: path of the vision tower: its output is cached, so matrices of an adapter in it stay as they are.
         seed: of the low-rank matrices, which start without effect.
 
     Returns:
@@ -103,13 +116,16 @@ def open_up(
         UserError: a target of LoRA is nowhere in the LM.
     """
     model.requires_grad_(False)
-    if scope.adapter:
+    if scope.low_rank and not (scope.adapter and scope.adapter_mode == "continue"):
         _inject(model, scope, language=language, seed=seed)
     names = [name for name, _ in model.named_parameters()]
+    frozen = [n for n in names if n.startswith(f"{tower}.") and not n.startswith(tuple(connector))]
+    stacked = scope.adapter and scope.adapter_mode == "stack"
+    low_rank = [n for n in names if ".lora_" in n and n not in frozen and (not stacked or f".{NEW}." in f"{n}.")]
     members = {
-        "projection": [n for n in names if n.startswith(tuple(connector))],
-        "lora": [n for n in names if ".lora_" in n],
-        "dora": [n for n in names if ".lora_" in n],
+        "projection": [n for n in names if n.startswith(tuple(connector)) and (".lora_" not in n or n in low_rank)],
+        "lora": low_rank,
+        "dora": low_rank,
         "full": _whole(model, names, language) if "full" in scope.parts else [],
     }
     found = {part: members[part] if part in scope.parts else [] for part in PARTS}
@@ -135,15 +151,28 @@ def _inject(model: nn.Module, scope: Scope, *, language: str, seed: int) -> None
         lora_alpha=scope.lora_alpha,
         lora_dropout=0.0,
         target_modules=matched,
-        use_dora=scope.adapter == "dora",
+        use_dora=scope.low_rank == "dora",
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        inject_adapter_in_model(config, model)
+        inject_adapter_in_model(config, model, adapter_name=NEW)
+    if scope.adapter:
+        _activate(model, [STACKED_ON, NEW])
+
+
+def _activate(model: nn.Module, names: list[str]) -> None:
+    """Let low-rank matrices of all these names have their effect, in every layer that has them; none trains yet."""
+    from peft.tuners.lora import LoraLayer
+
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer):
+            layer.set_adapter(names)
+    model.requires_grad_(False)
 
 
 def _whole(model: Any, names: Sequence[str], language: str) -> list[str]:
     """The LM's parameters without its word embeddings, by which texts are compared, and without a head tied to them."""
     table = model.get_input_embeddings().weight
     shared = {name for name, p in model.named_parameters(remove_duplicate=False) if p is table}
-    return [n for n in names if n.startswith((f"{language}.", "lm_head.")) and n not in shared]
+    inside = (f"{language}.", "lm_head.")
+    return [n for n in names if n.startswith(inside) and n not in shared and ".lora_" not in n]

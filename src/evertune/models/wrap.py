@@ -13,17 +13,19 @@ from typing import Any, cast
 import torch
 
 from evertune.models import compat
-from evertune.models.families import FAMILIES, Family
+from evertune.models.connectors import KINDS
+from evertune.models.families import FAMILIES, refuse_options
 from evertune.models.file_bounds import reading, refuse_larger
 from evertune.models.fingerprints import content_fingerprint
 from evertune.models.hub import refuse_unsafe
+from evertune.models.peft_adapters import begin, plain_of, refuse_layers
 from evertune.models.presets import model_folder
 from evertune.models.processors import load_processor
 from evertune.models.protocol import LMM
 from evertune.models.weights import fingerprint_of
 from evertune.models.wrap_checks import checked_model, refuse_processor
 from evertune.utils.errors import UserError
-from evertune.utils.files import read_json
+from evertune.utils.files import digest, read_json
 from evertune.utils.quiet import quiet_libraries
 
 _WRAPPED = "evertune_wrapped"
@@ -37,28 +39,32 @@ def wrap(model: Any, processor: Any = None, *, name: str | None = None, seed: in
     parameters are frozen, what `scope` names trains in float32, and on a CPU attention is `eager`, as in `load_lmm`.
 
     Args:
-        model: of a supported family, with its LM head (`AutoModelForImageTextToText`).
+        model: of a supported family, with its LM head (`AutoModelForImageTextToText`), or a `PeftModel` of one.
         processor: of the same checkpoint (`AutoProcessor`), or the folder or hub id that it is loaded from; by default
             the one of the checkpoint that the model was loaded from.
         name: what the model is called in files and messages; by default its `name_or_path`.
         seed: decides what is random in new trainable parameters.
-        model_options: what trains: `scope`, `r`, `lora_alpha`, `target_modules` (`evertune.models.scopes.Scope`).
+        model_options: what trains: `scope`, `r`, `lora_alpha`, `target_modules`, and what is done with an adapter that
+            the model begins with: `adapter`, `adapter_mode` (`evertune.models.scopes.Scope`).
 
     Raises:
         UserError: the model is of no supported family or can't be trained as it is (quantised, on several devices, in
             float16), the processor does not fit it, or an option makes no sense.
     """
     quiet_libraries()
-    checked_model(model)
-    called = name or str(getattr(model, "name_or_path", "") or model.config.model_type)
-    processor = _processor_of(model, processor)
-    refuse_processor(processor, model)
-    if (before := vars(model).get(_WRAPPED)) is not None:
+    plain = plain_of(model)
+    checked_model(plain)
+    called = name or str(getattr(plain, "name_or_path", "") or plain.config.model_type)
+    processor = _processor_of(plain, processor)
+    refuse_processor(processor, plain)
+    if (before := vars(plain).get(_WRAPPED)) is not None:
         return _wrapped_before(before, (seed, model_options))
-    if model.device.type == "cpu":
-        compat.use_eager_attention(model)
+    if plain is model:
+        refuse_layers(plain)
+    if plain.device.type == "cpu":
+        compat.use_eager_attention(plain)
     lmm = as_lmm(model, processor, name=called, seed=seed, options=model_options)
-    vars(model)[_WRAPPED] = (lmm, (seed, model_options), fingerprint_of(lmm.trainable()))
+    vars(plain)[_WRAPPED] = (lmm, (seed, model_options), fingerprint_of(lmm.trainable()))
     return lmm
 
 
@@ -68,12 +74,17 @@ def as_lmm(model: Any, processor: Any, *, name: str, seed: int, options: Mapping
     Raises:
         UserError: the processor does not fit the model, or an option makes no sense.
     """
-    family = FAMILIES[model.config.model_type]
+    model_type = plain_of(model).config.model_type
+    family = FAMILIES[model_type]
     refuse_options(name, family, options)
+    connector = KINDS[model_type].connector.parts if family.options else None
+    begun = begin(model, options, name=name, connector=connector)
+    content = content_fingerprint(begun.model, processor, weights=begun.weights)
+    if begun.adapter:
+        content = digest(content, begun.adapter.fingerprint, str(begun.options["adapter_mode"]))
     module, _, function = family.maker.partition(":")
     make = getattr(importlib.import_module(module), function)
-    content = content_fingerprint(model, processor)
-    return cast(LMM, make(model, processor, name=name, seed=seed, options=options, content=content))
+    return cast(LMM, make(begun.model, processor, name=name, seed=seed, options=begun.options, content=content))
 
 
 def from_folder(folder: Path, *, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:
@@ -101,16 +112,6 @@ def from_folder(folder: Path, *, dtype: torch.dtype, device: torch.device) -> tu
     processor = load_processor(folder, config)
     refuse_processor(processor, model)
     return model.to(device).eval(), processor
-
-
-def refuse_options(name: str, family: Family, options: Mapping[str, Any] | None) -> None:
-    """Stop when options are given for a family that has none.
-
-    Raises:
-        UserError: with their names.
-    """
-    if options and not family.options:
-        raise UserError(f"the model {name} has no options, but model_options says {', '.join(options)}")
 
 
 def _processor_of(model: Any, given: Any) -> Any:

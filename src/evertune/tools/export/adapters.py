@@ -75,6 +75,12 @@ def export_adapters(run: Path, out: Path, *, progress: Progress | None = None) -
     """
     if refuse_file(out).exists():
         raise UserError(f"{out} exists: choose another folder, or delete it")
+    options = config_of(run).model_options
+    if options.get("adapter") and (mode := options.get("adapter_mode", "continue")) != "continue":
+        raise UserError(
+            f"this run began with an adapter ({mode}): adapters of its stages alone, without that one, are another model; "
+            "export it whole, without --adapters"
+        )
     learner = open_run(run, progress=progress)
     if not learner.stages:
         raise RunFolderError(f"{run} has no finished stage yet: there is nothing to export")
@@ -138,7 +144,8 @@ def _of_peft(made: Adapter, lmm: Trainable, module: nn.Module, name: str, parame
     """A matrix that peft has put there itself: under the name that it gives it in a file."""
     path, _, part = name.partition(".lora_")
     layer, plain = cast(Any, module.get_submodule(path)), path.removeprefix(lmm.hf_prefix)
-    made.ranks[plain], made.alphas[plain] = layer.r["default"], layer.lora_alpha["default"]
+    rank = layer.r["default"]
+    made.ranks[plain], made.alphas[plain] = rank, layer.scaling["default"] * rank  # whatever the scale is made of
     made.dora = made.dora or part.startswith("magnitude")
     kept = part.replace(".default.weight", "" if part.startswith("magnitude") else ".weight")
     if (full := f"{KEY}{plain}.lora_{kept}") in made.tensors:
