@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from evertune.cli.options import (
+    AdapterOption,
     DataOption,
     DeterministicOption,
     JsonOption,
@@ -47,6 +48,7 @@ def takes_a_run(action: Action) -> Callable[..., None]:
     def command(
         stream: StreamArgument,
         model: ModelOption = None,
+        adapter: AdapterOption = None,
         method: MethodOption = None,
         seed: SeedOption = None,
         limit: LimitOption = None,
@@ -68,7 +70,8 @@ def takes_a_run(action: Action) -> Callable[..., None]:
             "deterministic": deterministic or None,
             "track": track,
         }
-        action(configure(stream, settings=settings or [], **given), as_json)
+        adapters = [f"model.adapter={adapter}"] if adapter else []
+        action(configure(stream, settings=[*adapters, *(settings or [])], **given), as_json)
 
     command.__doc__ = action.__doc__
     return command

@@ -107,9 +107,9 @@ def load_on_paper(name: str, *, options: Mapping[str, Any] | None = None) -> Met
     return on_paper(file, name=name, options=options)
 
 
-def model_identity(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+def model_identity(name: str, options: Mapping[str, Any], *, progress: Progress | None = None) -> dict[str, Any]:
     """What decides a model as far as small files say: its `config.json`, and the files of an adapter."""
-    content: dict[str, Any] = read_json(model_config(name))
+    content: dict[str, Any] = read_json(model_config(name, progress=progress))
     if options.get("adapter"):
         from evertune.models.peft_adapters import adapter_digest
 

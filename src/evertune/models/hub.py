@@ -99,7 +99,7 @@ def refuse_unsafe(folder: Path, *, name: str | None = None) -> None:
     if (folder / "adapter_config.json").exists():
         raise UserError(
             f"{folder} holds a peft adapter (adapter_config.json), which names another model: give that "
-            "one as the model, and this folder as its adapter (--adapter FOLDER, model.adapter=FOLDER)"
+            "one as the model, and this folder as its adapter (model.adapter=FOLDER)"
         )
     refuse_unbounded(folder)
     for path in sorted(folder.glob("*.index.json")):

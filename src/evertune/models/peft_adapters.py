@@ -110,7 +110,7 @@ def mode_of(options: Mapping[str, Any]) -> str:
     if mode not in MODES:
         raise unknown("model.adapter_mode", mode, MODES)
     if "adapter_mode" in options and not options.get("adapter"):
-        raise UserError(f"model.adapter_mode={mode} needs an adapter: give model.adapter=FOLDER (--adapter FOLDER)")
+        raise UserError(f"model.adapter_mode={mode} needs an adapter: give model.adapter=FOLDER")
     return mode
 
 

@@ -77,7 +77,7 @@ def as_lmm(model: Any, processor: Any, *, name: str, seed: int, options: Mapping
     model_type = plain_of(model).config.model_type
     family = FAMILIES[model_type]
     refuse_options(name, family, options)
-    connector = KINDS[model_type].connector.parts if family.options else None
+    connector = KINDS[model_type].connector.parts if model_type in KINDS else None
     begun = begin(model, options, name=name, connector=connector)
     content = content_fingerprint(begun.model, processor, weights=begun.weights)
     if begun.adapter:

@@ -160,11 +160,11 @@ def _data(config: RunConfig, inputs: Inputs, progress: Progress | None) -> Strea
 
 
 def model_description(config: RunConfig, inputs: Inputs, progress: Progress | None = None) -> str:
-    """Hash of what says which model a run is of: its configuration file, or its weights where it has none."""
-    from evertune.models import has_weights, model_config
+    """Hash of what a run's model is: its configuration and the files of an adapter, else its weights."""
+    from evertune.models import has_weights, model_identity
 
     if inputs.lmm is None or has_weights(config.model):
-        return digest_of(read_json(model_config(config.model, progress=progress)))[:16]
+        return digest_of(model_identity(config.model, config.model_options, progress=progress))[:16]
     return digest_of({"weights": inputs.lmm.fingerprint})[:16]
 
 

@@ -148,11 +148,11 @@ def header_of(study: Study) -> dict[str, Any]:
 
 def similarity_of_study(study: Study) -> dict[str, Any]:
     """The similarity of the paired tasks, measured once and kept in `similarity.json`."""
-    from evertune.models import load_lmm, model_config
+    from evertune.models import load_lmm, model_identity
 
     path = study.folder / "similarity.json"
     encoder = study.text_encoder or OWN_ENCODER
-    model = read_json(model_config(study.config.model))
+    model = model_identity(study.config.model, study.config.model_options)
     key = digest_of({"tasks": [task.fingerprint for task in study.tasks], "model": model, "encoder": encoder})[:16]
     if path.exists():
         known: dict[str, Any] = read_json(path)

@@ -78,8 +78,8 @@ def export_adapters(run: Path, out: Path, *, progress: Progress | None = None) -
     options = config_of(run).model_options
     if options.get("adapter") and (mode := options.get("adapter_mode", "continue")) != "continue":
         raise UserError(
-            f"this run began with an adapter ({mode}): adapters of its stages alone, without that one, are another model; "
-            "export it whole, without --adapters"
+            f"this run began with an adapter ({mode}): adapters of its stages without that one are another "
+            "model; export it whole, without --adapters"
         )
     learner = open_run(run, progress=progress)
     if not learner.stages:
