@@ -41,6 +41,8 @@ def refuse_other_code(folder: Path) -> None:
     Raises:
         RunFolderError: the message says which, and what to do.
     """
+    if not (folder / "config.yaml").exists():
+        return  # no run folder, of which others say so
     for group, recorded in _records(read_identity(folder)):
         if group != "methods":  # a scoring rule is needed only where something is scored
             continue

@@ -67,7 +67,7 @@ def test_help_and_import_load_nothing_heavy():
         (["pairs", "parcel", "--seeds", "0,x"], "--seeds 0,x: write whole numbers separated by commas"),
         (["pairs", "parcel", "--method", "ewcc"], "unknown method 'ewcc'"),
         (["pairs", "parcel", "--set", "train.epoch=2"], "unknown key 'train.epoch'; did you mean 'epochs'?"),
-        (["metrics", "nowhere.json"], "nowhere.json can't be read"),
+        (["metrics", "nowhere.json"], "nowhere.json does not exist"),
     ],
 )
 def test_mistakes_are_one_clear_line(arguments, complaint, capsys, tmp_path, monkeypatch):

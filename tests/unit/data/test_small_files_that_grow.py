@@ -106,7 +106,7 @@ def test_turns_that_repeat_each_other_are_bounded(tmp_path, monkeypatch):
     path.write_text(json.dumps([{"conversations": turns}, {"conversations": turns[:2]}]))
     refused, row = format_of("llava").rows(path, split="train")
     assert row.answers == ("x",) and refused.kind == "huge text"
-    assert "row 1: 1,000 turns, each asked with those before it, take more than 100,000 characters" in str(refused)
+    assert "row 1: 1,000 turns, each repeating those before it, take more than 100,000 characters" in str(refused)
 
 
 # Images inside a table

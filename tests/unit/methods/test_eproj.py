@@ -322,8 +322,10 @@ def test_the_oracle_is_told_the_task(make, lmm, features, tasks):
     method = make(routing="oracle")
     assert method.needs_task_id() and not make().needs_task_id()
 
-    def answer(task, **more):
-        return answer_samples(lmm, [method], task.test, features, batch_size=4, max_new_tokens=2, reuse=False, **more)
+    def answer(samples_of, **more):
+        return answer_samples(
+            lmm, [method], samples_of.test, features, batch_size=4, max_new_tokens=2, reuse=False, **more
+        )
 
     untouched = [a.text for a in answer(tasks[1], task="task-1")]
     for task in tasks[:2]:

@@ -17,7 +17,7 @@ from evertune.metrics.captions import common_subsequence
 from evertune.metrics.matrix_files import read_matrix
 from evertune.metrics.relaxed import QUOTES, SENTENCE_END, _is_alone
 from evertune.metrics.rules import rule_of, score_cell
-from evertune.tools.rescore.pairing import _asked
+from evertune.tools.rescore.pairing import _question_in
 from evertune.utils.errors import DataError, UserError
 
 
@@ -107,10 +107,13 @@ def test_answers_without_end(tmp_path):
 def test_a_gold_box_and_a_prompt_without_end():
     with within(2), pytest.raises(UserError, match="is no box"):
         gold_box(" " * 90_000)
-    assert _asked("OCR tokens: a Question: b\nQuestion: c? Short answer: d Short answer:") == "b\nquestion: c?"
-    assert _asked("OCR tokens: a\nQuestion: What?") == "ocr tokens: a" and _asked("Question: x Short answer:") != "x"
+    assert _question_in("OCR tokens: a Question: b\nQuestion: c? Short answer: d Short answer:") == "b\nquestion: c?"
+    assert (
+        _question_in("OCR tokens: a\nQuestion: What?") == "ocr tokens: a"
+        and _question_in("Question: x Short answer:") != "x"
+    )
     with within(2):
-        _asked("OCR tokens: " + "Question: " * 50_000)
+        _question_in("OCR tokens: " + "Question: " * 50_000)
 
 
 def test_between_very_long_texts_only_equality_counts():

@@ -239,8 +239,7 @@ def test_nothing_else_opens_files_to_write_in_place():
     allowed = {
         "utils/files.py": 2,  # `opened` itself, and the temporary file of `write_atomically`
         "data/rows.py": 4,  # in a new folder of the cache
-        "assets/registry.py": 1,  # in a temporary folder
-        "assets/unpacking.py": 1,  # likewise
+        "assets/pypi.py": 1,  # in a temporary folder
         "tools/data/writers.py": 3,  # "x": a new file, where the user says
     }
     source = Path(evertune.__file__).parent

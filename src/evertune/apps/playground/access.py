@@ -37,7 +37,7 @@ ENTER = "/enter"
 UPLOAD = "/gradio_api/upload"
 LONGEST_FORM = 4096
 LARGEST_VALUES, MOST_VALUES = 2 << 20, 20_000
-"""Bytes and values (commas and brackets) of a request that is no upload: Gradio decodes it while nobody is answered."""
+"""Bytes and values (commas and brackets) of a request that is no upload: while Gradio decodes it, all others wait."""
 TOO_LARGE = "At most {} MiB are taken: send less."
 TOO_MANY = f"At most {MOST_VALUES:,} values are taken: send less."
 TOKEN_WANTED = "Send the token as 'Authorization: Bearer ...'."

@@ -18,7 +18,7 @@ from evertune import service
 from evertune.apps.server import generation as answering_module
 from evertune.apps.server.command import serve
 from evertune.apps.server.generation import BatchGenerator
-from evertune.service.service import Service, complete
+from evertune.service.service import Service, ask_once
 from evertune.training.stages import stage_folders
 from evertune.utils.errors import RunFolderError
 from evertune.utils.locks import alone
@@ -77,7 +77,7 @@ def test_each_reply_says_its_stage(ask, address):
 def test_a_rollback_and_a_new_stage_are_followed(ask, address, folder, toy_stream):
     before = ask()
     service.rollback(folder, 1)
-    wanted = complete(Service.open(folder), ask.sample.images, ask.sample.instruction, max_new_tokens=8)
+    wanted = ask_once(Service.open(folder), ask.sample.images, ask.sample.instruction, max_new_tokens=8)
     reply = ask()
     assert reply.evertune["stage"] == 1 and reply.choices[0].message.content == wanted.text
     assert (reply.evertune["expert"], before.evertune["expert"]) == ("task-0", "task-1")
@@ -85,7 +85,7 @@ def test_a_rollback_and_a_new_stage_are_followed(ask, address, folder, toy_strea
     path = toy_stream.parent / "only-another.yaml"
     path.write_text(yaml.safe_dump({"name": "another", "tasks": [entry]}))
     service.learn(folder, str(path), accept_if=service.parsed("gain>=-100"), settings=["train.min_steps=0"])
-    wanted = complete(Service.open(folder), ask.sample.images, ask.sample.instruction, max_new_tokens=8)
+    wanted = ask_once(Service.open(folder), ask.sample.images, ask.sample.instruction, max_new_tokens=8)
     reply = ask()
     assert (reply.evertune["stage"], reply.evertune["task"]) == (2, entry["name"])
     assert reply.system_fingerprint != before.system_fingerprint, "another second stage"

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from evertune.cli.grids import _said_together
+from evertune.cli.grids import _totals_line
 from evertune.experiments.grid import Cell, totals_of
 from evertune.runs.config import RunConfig
 from tests.unit.matrices import matrix
@@ -33,12 +33,10 @@ def test_runs_left_take_what_finished_ones_of_their_kind_took(tmp_path):
     assert found.seconds == pytest.approx(15 + (10 + 20 + 100) / 3)
     sizes = [(each.folder / "matrix.json").stat().st_size for each in (cells[0], cells[1], cells[3])]
     assert found.stored_bytes == pytest.approx(sum(sizes[:2]) / 2 + sum(sizes) / 3)
-    assert _said_together(found).startswith(
-        "5 runs: 3 finished, 2 open. Left, by the finished ones: 58.3 s of training"
-    )
+    assert _totals_line(found).startswith("5 runs: 3 finished, 2 open. Left, by the finished ones: 58.3 s of training")
 
 
 def test_without_a_finished_run_it_says_how_to_measure_one(tmp_path):
     found = totals_of([cell(tmp_path, "ewc", 0)])
-    assert found.seconds is None and "1 run: 1 open. Hours and disk: " in _said_together(found)
-    assert "evertune plan" in _said_together(found)
+    assert found.seconds is None and "1 run: 1 open. Hours and disk: " in _totals_line(found)
+    assert "evertune plan" in _totals_line(found)

@@ -51,7 +51,7 @@ def finished(toy_stream, mini_blip, tiny_blip, tiny_chat, tmp_path_factory):
             run(
                 str(toy_stream),
                 model=str(models[model]()),
-                method=method,
+                methods=method,
                 out=place / key,
                 settings=[*rates, *settings],
             )
