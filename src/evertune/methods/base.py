@@ -7,6 +7,8 @@ list, each hook called in that order.
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 from evertune.data.task import Sample, Task
 from evertune.models.features import Features
 from evertune.models.protocol import LMM, Batch, Output, TrainableEncoder
+from evertune.utils.errors import UserError
 
 Kind = Literal["baseline", "bound", "replay", "regularization", "adapter", "expansion"]
 
@@ -79,6 +82,33 @@ class Context:
     def device(self) -> torch.device:
         """Where the model runs."""
         return self.lmm.device
+
+    def output(self, samples: Sequence[Sample]) -> Output:
+        """The forward pass over the answers of `samples`, with gradients, as training runs it.
+
+        Images of samples that were not seen yet are encoded first. The model stays in the mode that it is in.
+        """
+        self.features.ensure(samples)
+        batch = self.lmm.collate(samples, self.features.get(samples)).to(self.lmm.device)
+        output: Output = self.lmm.module()(batch)
+        return output
+
+    def loss(self, samples: Sequence[Sample]) -> Tensor:
+        """The loss of `samples` with its gradient: the mean over samples of the mean over answer tokens."""
+        return self.losses(samples).mean()
+
+    def losses(self, samples: Sequence[Sample]) -> Tensor:
+        """(B,) the loss of each sample, the mean over its answer tokens, with gradients."""
+        output = self.output(samples)
+        return output.nll / output.tokens
+
+    def logits(self, samples: Sequence[Sample]) -> Tensor:
+        """(N, vocabulary) logits with gradients at the N answer positions, sample after sample (`Output.tokens`)."""
+        return self.output(samples).logits
+
+
+LOGGED = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+"""Names of values that methods log: trackers make paths and keys of them."""
 
 
 class Method:
@@ -153,6 +183,26 @@ class Method:
 
     def after_task(self, task: Task) -> None:
         """Called after the last step of `task`, before the stage is saved."""
+
+    def log(self, name: str, value: float | Tensor) -> None:
+        """Record a value of this optimizer step as `METHOD/NAME`: in `training.jsonl`, trackers and the report.
+
+        For `loss_terms`, `after_backward` and `after_step`; the mean of several in one step counts. What is logged
+        before the first step belongs to the first, after the last step (`after_task`) to the last. A value that is not
+        finite is left out. Loss terms are logged by themselves. Of several processes, the first one's values count.
+
+        Raises:
+            UserError: the name has other characters than letters, digits, `_`, `.` and `-`.
+        """
+        if not LOGGED.fullmatch(name):
+            raise UserError(f"{self.name} logs {name!r:.80}: names have letters, digits, '_', '.' and '-' only")
+        self.__dict__.setdefault("_logged", {}).setdefault(name, []).append(value)
+
+    def take_logged(self) -> dict[str, float]:
+        """What was logged since the last call, by `METHOD/NAME`; the loop calls it after each step."""
+        taken: dict[str, list[float | Tensor]] = self.__dict__.pop("_logged", {})
+        means = {name: sum(float(value) for value in values) / len(values) for name, values in taken.items()}
+        return {f"{self.name}/{name}": mean for name, mean in means.items() if math.isfinite(mean)}
 
     def route(self, samples: Sequence[Sample]) -> list[str] | None:
         """Name of the expert for each sample, inferred from image and instruction; None when there are none."""

@@ -70,7 +70,7 @@ class LwF(Method):
         if not self.adds_to_loss():
             return {}
         term = distillation(output, self.taught(batch), temperature=self.temperature)
-        return {"lwf": self.strength * term}
+        return {"distillation": self.strength * term}
 
     def taught(self, batch: Batch) -> Tensor:
         """(N, vocabulary) the teacher's logits at the answer positions of `batch`, without a gradient."""

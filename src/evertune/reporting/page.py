@@ -23,6 +23,7 @@ from evertune.metrics.statistics import FEWEST, mean_interval, share_interval
 from evertune.reporting.examples import SHOWN, Examples, Thumbnails, examples_of
 from evertune.reporting.headline import headline
 from evertune.reporting.labels import EXPLANATIONS, METRIC_TITLES, duration, number, size
+from evertune.reporting.logged import logged_values
 from evertune.reporting.matrix import Matrix, load_matrix
 from evertune.reporting.plots import average_curve, forgetting_by_task, heat_map
 from evertune.reporting.tables import (
@@ -150,6 +151,7 @@ def _run(run: Path, matrix: Matrix, others: Sequence[Matrix], images: Thumbnails
         "experts": _experts(matrix),
         "metrics": _metrics(matrix, others),
         "cost": _cost(matrix.cost),
+        "logged": logged_values(run),
         "warnings": [str(warning) for warning in matrix.warnings],
         "examples": [_with_side(examples_of(run, matrix, task, images)) for task in matrix.tasks],
         "provenance": _provenance(run),

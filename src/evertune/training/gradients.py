@@ -7,6 +7,7 @@ give the same gradient up to rounding. All micro-batches of a step, on all proce
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -59,6 +60,8 @@ class Gradients:
         self._loss_mean = loss_mean
         self._micro_batches: list[range] = []  # of this window so far
         self._loss = self._weight = 0.0  # their sums, over all processes
+        self._terms: dict[str, float] = {}  # of this process
+        self._has_terms = any(type(method).loss_terms is not Method.loss_terms for method in methods)
         self.pieces = 1
 
     def add(self, batch: Batch, whole: range, window: range) -> None:
@@ -93,12 +96,24 @@ class Gradients:
     def refuse_not_finite(self, norm: Tensor) -> None:
         """Called once per step, with the norm of the gradient; the next micro-batch starts a new window."""
         self._refuse("gradient", norm.item(), [place for whole in self._micro_batches for place in whole])
-        self._micro_batches, self._loss, self._weight = [], 0.0, 0.0
+        self._micro_batches, self._loss, self._weight, self._terms = [], 0.0, 0.0, {}
+
+    def terms(self) -> dict[str, float]:
+        """Each loss term of the methods by `METHOD/NAME`, its mean over the window; called before `finish`."""
+        if not self._has_terms:  # the same on all processes
+            return {}
+        total: Counter[str] = Counter()
+        for each in distributed.all_gather(self._terms):
+            total.update(each)
+        return {name: value / self._weight for name, value in total.items()}
 
     def _part(self, batch: Batch, places: range, window: range, *, counts: bool) -> None:
         """Add a part of the window; a part that does not count is computed only because other processes wait for it."""
-        loss, weight = loss_of(self._lmm.module(), self._methods, batch, loss_mean=self._loss_mean)
+        terms: dict[str, Tensor] = {}
+        loss, weight = loss_of(self._lmm.module(), self._methods, batch, loss_mean=self._loss_mean, terms=terms)
         weight = weight if counts else 0.0
+        for name, term in terms.items():
+            self._terms[name] = self._terms.get(name, 0.0) + weight * term.item()
         total, weights = distributed.all_reduce_sum([weight * loss.item(), weight], device=loss.device)
         self._refuse("loss", total, places)
         self._accelerator.backward(reaching(weight / len(window) * loss, self._parameters))
@@ -128,6 +143,7 @@ class Gradients:
             if self._lmm.device.type == "cuda":
                 torch.cuda.empty_cache()
             self._loss = self._weight = 0.0
+            self._terms = {}
             try:
                 for whole in self._micro_batches:
                     self._in_pieces(whole, window)
@@ -141,14 +157,24 @@ class Gradients:
 
 
 def loss_of(
-    module: nn.Module, methods: Sequence[Method], batch: Batch, *, loss_mean: LossMean = "sample"
+    module: nn.Module,
+    methods: Sequence[Method],
+    batch: Batch,
+    *,
+    loss_mean: LossMean = "sample",
+    terms: dict[str, Tensor] | None = None,
 ) -> tuple[Tensor, float]:
-    """The loss of a batch with the methods' loss terms, a mean over the batch; and the weight of the batch."""
+    """The loss of a batch with the methods' loss terms, a mean over the batch; and the weight of the batch.
+
+    Each term is put into `terms` by `METHOD/NAME`, where that is wanted.
+    """
     output = replace(module(batch), loss_mean=loss_mean)
     total: Tensor = output.loss
     for method in methods:
-        for term in method.loss_terms(batch, output).values():
+        for name, term in method.loss_terms(batch, output).items():
             total = total + term
+            if terms is not None:
+                terms[f"{method.name}/{name}"] = term
     return total, float(output.weights.sum())
 
 

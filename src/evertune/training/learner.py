@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from evertune.models.readable import refuse_unreadable
 from evertune.models.weights import copy_of, restore
 from evertune.training.evaluator import OnAnswered, Prediction, answer_samples, longest_answer
 from evertune.training.image_store import keep_images, kept_images
-from evertune.training.loop import OnStep, Training, trained_parameters
+from evertune.training.loop import OnStep, Training, logged_by, trained_parameters
 from evertune.training.mid_task_checkpoint import FILE as MID_TASK
 from evertune.training.stages import FILES, Stage, load_stage, save_stage, saved_stages, stage_folder
 from evertune.training.states import split_state
@@ -130,6 +131,7 @@ class Learner:
         )
         for method in self.methods:
             method.after_task(task)
+        log[-1] = replace(log[-1], logged={**log[-1].logged, **logged_by(self.methods)})
         state = self._state()
         stage = Stage(
             number=len(self.stages) + 1,

@@ -13,7 +13,7 @@ import time
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -106,8 +106,10 @@ class Step:
     gradient_norm: float | None = None
     """Before clipping; None in logs of an earlier evertune."""
     pieces: int = 1
+    logged: Mapping[str, float] = field(default_factory=dict)
+    """Loss terms of methods, and the values that they logged, by `METHOD/NAME`."""
 
-    def full(self) -> dict[str, float]:
+    def full(self) -> dict[str, Any]:
         """Every field, for `Step(**...)`."""
         return asdict(self)
 
@@ -115,7 +117,7 @@ class Step:
         """For the log: the fields that do not depend on the machine's speed."""
         norm = {} if self.gradient_norm is None else {"gradient_norm": self.gradient_norm}
         cut = {"pieces": self.pieces} if self.pieces > 1 else {}
-        return {"step": self.step, "loss": self.loss, "learning_rate": self.learning_rate, **norm, **cut}
+        return {"step": self.step, "loss": self.loss, "learning_rate": self.learning_rate, **norm, **cut, **self.logged}
 
 
 OnStep = Callable[[Step], None]
@@ -244,6 +246,7 @@ def _steps(run: _Run, features: FeatureStore, on_step: OnStep | None, mid_task: 
         place += 1
         if whole.stop < window.stop:
             continue
+        terms = gradients.terms()
         loss = gradients.finish(window)
         for method in run.methods:
             method.after_backward(parameters)
@@ -264,6 +267,7 @@ def _steps(run: _Run, features: FeatureStore, on_step: OnStep | None, mid_task: 
                 samples_per_second=seen / (time.perf_counter() - started),
                 gradient_norm=norm.item(),
                 pieces=gradients.pieces,
+                logged=terms | logged_by(run.methods),
             )
         )
         if on_step:
@@ -271,6 +275,11 @@ def _steps(run: _Run, features: FeatureStore, on_step: OnStep | None, mid_task: 
         if mid_task and len(log) < run.steps:
             mid_task.after_step(log[-1], partial(_state, run, optimizer, schedule, place, log))
     return log
+
+
+def logged_by(methods: Sequence[Method]) -> dict[str, float]:
+    """What methods have logged since the last step."""
+    return {name: value for method in methods for name, value in method.take_logged().items()}
 
 
 def _state(run: _Run, optimizer: Any, schedule: Any, place: int, log: Sequence[Step]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from evertune.methods import Method, code_of_methods
 from evertune.models.features import FeatureStore
 from evertune.models.protocol import LMM
 from evertune.models.weights import bytes_of, copy_of, fingerprint_of, restore
-from evertune.training.loop import OnStep, Step, Training, train, trained_parameters
+from evertune.training.loop import OnStep, Step, Training, logged_by, train, trained_parameters
 from evertune.training.mid_task_checkpoint import MidTaskCheckpoints
 from evertune.training.stages import SEAL
 from evertune.training.states import read_tensors, split_state
@@ -75,7 +76,8 @@ def train_or_reuse(
     if reuse and (found := load_training(cached)):
         tensors, record = found
         restore(lmm.trainable(), tensors)  # of this model: both are in the name
-        return [Step(**step) for step in record["log"]], record["seconds"], True
+        log = [Step(**step) for step in record["log"]]
+        return [replace(log[0], logged=logged_by(methods)), *log[1:]], record["seconds"], True
     state = split_state({method.name: method.state_dict() for method in methods}).fingerprint
     key = digest_of({**deciding, "task": task.name, "state": state, "processes": distributed.world_size()})
     saves = MidTaskCheckpoints(folder, key=key, every=training.save_every, size=bytes_of(lmm.trainable()))
@@ -109,7 +111,8 @@ def _deciding(
 
 def save_training(path: Path, trained: dict[str, Tensor], log: Sequence[Step], seconds: float) -> None:
     """Write the weights after a training, its log and its duration."""
-    record = {"log": [step.full() for step in log], "seconds": seconds, "sha256": fingerprint_of(trained)}
+    plain = [replace(step, logged={}) for step in log]  # what methods logged is theirs: another may reuse this
+    record = {"log": [step.full() for step in plain], "seconds": seconds, "sha256": fingerprint_of(trained)}
     sealed = {**record, SEAL: digest_of(record)}
     write_atomically(make_folder(path.parent) / path.name, save(trained, metadata={"record": json.dumps(sealed)}))
 

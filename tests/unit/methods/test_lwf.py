@@ -59,7 +59,7 @@ class WrongWayRound(LwF):
 
     def loss_terms(self, batch, output):
         taught = Output(nll=output.nll, tokens=output.tokens, logits=self.taught(batch))
-        return {"lwf": self.strength * distillation(taught, output.logits, temperature=self.temperature)}
+        return {"distillation": self.strength * distillation(taught, output.logits, temperature=self.temperature)}
 
 
 def compare_with_the_model_before(kind, lmm, tasks, features, context, jolt):
@@ -76,7 +76,7 @@ def compare_with_the_model_before(kind, lmm, tasks, features, context, jolt):
     jolt(0.05, 2)
     module = lmm.module().train()
     output = module(batch)
-    term = method.loss_terms(batch, output)["lwf"]
+    term = method.loss_terms(batch, output)["distillation"]
     assert module.training
     gradients = torch.autograd.grad(term, list(lmm.trainable().values()), retain_graph=True, allow_unused=True)
     restore(lmm.trainable(), before)
@@ -112,7 +112,7 @@ def test_strength_and_temperature_are_those_of_the_term(options, lmm, tasks, fea
         taught = lmm.module()(batch).logits
         jolt(0.05, 2)
         output = lmm.module()(batch)
-        term = method.loss_terms(batch, output)["lwf"].item()
+        term = method.loss_terms(batch, output)["distillation"].item()
     assert len(set(output.tokens.tolist())) > 1
     strength, temperature = method.strength, options["temperature"]
     wanted = strength * by_hand(output.logits, taught, output.tokens.tolist(), temperature)

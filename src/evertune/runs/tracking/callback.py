@@ -69,7 +69,7 @@ class TrackingCallback(Callback):
         """A point of training."""
         values = {"loss": step.loss, "learning_rate": step.learning_rate, "gradient_norm": step.gradient_norm}
         values["examples_per_second"] = step.samples_per_second
-        known = {f"train/{name}": value for name, value in values.items() if value is not None}
+        known = {f"train/{name}": value for name, value in {**values, **step.logged}.items() if value is not None}
         self._log(Point(self._start + step.step, known, time.time()))
 
     def on_task_end(self, stage: Stage) -> None:
