@@ -106,6 +106,7 @@ def test_names_of_values_are_checked():
         Loud().log("a/b", 1)
 
 
+@pytest.mark.slow
 def test_values_reach_trackers_and_the_report(plugged, toy_stream, tmp_path):
     result = evertune.run(str(toy_stream), model="random", methods=[Loud()], out=tmp_path / "run", limit=4)
     points = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
