@@ -17,6 +17,7 @@ from PIL import Image
 
 from evertune.data.images import small_image
 from evertune.data.task import images_of_row
+from evertune.metrics.metrics import is_score
 from evertune.metrics.rules import Rule, rule_of
 from evertune.reporting.matrix import Matrix
 from evertune.utils.errors import DataError, RunFolderError, UserError
@@ -136,34 +137,42 @@ def examples_of(run: Path, matrix: Matrix, task: str, thumbnails: Thumbnails) ->
         return Examples(task, (), 0, title, problem=str(problem))
     except (KeyError, TypeError, AttributeError):
         return Examples(task, (), 0, title, problem=f"{run}: the answers to '{task}' are damaged or lack a field")
-    return Examples(task, rows, len(pairs), title, rule.name, changes.count("forgotten"), changes.count("regained"))
+    return Examples(task, rows, len(pairs), title, rule, changes.count("forgotten"), changes.count("regained"))
 
 
-def _rule(matrix: Matrix, task: str) -> Rule:
+def _rule(matrix: Matrix, task: str) -> str:
     """The task's scoring rule; cells of older runs name none and are exact."""
     names = [cell.get("score_rule", "exact") for cell in matrix.cells if cell["task"] == task]
-    return rule_of(names[-1] if names else "exact")
+    return names[-1] if names else "exact"
 
 
-def _marked(run: Path, matrix: Matrix, task: str, stage: int, rule: Rule) -> list[dict[str, Any]]:
+def _marked(run: Path, matrix: Matrix, task: str, stage: int, rule: str) -> list[dict[str, Any]]:
     """The answers of a cell, each with its `mark` under `rule`."""
     from evertune.training.answer_files import read_answers
 
     for cell in matrix.cells:
         if cell["stage"] == stage and cell["task"] == task:
             rows = read_answers(below(run, cell.get("answers")))
-            return [{**row, "mark": mark} for row, mark in zip(rows, marks_of(rows, rule), strict=True)]
+            return [{**row, "mark": mark} for row, mark in zip(rows, _marks(rows, rule), strict=True)]
     raise RunFolderError(f"{run / 'matrix.json'} names no answers to '{task}' after stage {stage}")
+
+
+def _marks(rows: Sequence[dict[str, Any]], rule: str) -> list[str]:
+    """By the scores in the rows, which need no scoring rule of the user's own; else by the rule itself."""
+    if all(is_score(row.get("score")) and is_score(row.get("relaxed")) for row in rows):
+        return [_mark(row["score"] / 100, row["relaxed"] / 100) for row in rows]
+    return marks_of(rows, rule_of(rule))
 
 
 def marks_of(rows: Sequence[dict[str, Any]], rule: Rule) -> list[str]:
     """`right` from 50 points on; below, `form` when the right words are there, `partly` above 0, else `wrong`."""
     predicted, golds = [row["answer"] for row in rows], [row["gold"] for row in rows]
-    marks = []
-    for strict, loose in zip(rule.strict(predicted, golds), rule.relaxed(predicted, golds), strict=True):
-        right, nearly = strict >= RIGHT_FROM, loose >= RIGHT_FROM
-        marks.append("right" if right else "form" if nearly else "partly" if max(strict, loose) > 0 else "wrong")
-    return marks
+    return list(map(_mark, rule.strict(predicted, golds), rule.relaxed(predicted, golds)))
+
+
+def _mark(strict: float, loose: float) -> str:
+    right, nearly = strict >= RIGHT_FROM, loose >= RIGHT_FROM
+    return "right" if right else "form" if nearly else "partly" if max(strict, loose) > 0 else "wrong"
 
 
 Pair = tuple[dict[str, Any], dict[str, Any]]

@@ -16,6 +16,7 @@ from PIL import Image
 
 import evertune
 from evertune.metrics.metrics import metrics_of
+from evertune.reporting.examples import Thumbnails, examples_of
 from evertune.reporting.latex import as_latex, escaped
 from evertune.reporting.tables import compare
 from evertune.utils.errors import RunFolderError, UserError
@@ -189,3 +190,13 @@ def test_what_is_no_run_is_refused_in_one_line(folder, tmp_path):
     (folder / "ewc" / "config.yaml").write_text("")
     with pytest.raises(UserError, match="the run in it has not finished its first row"):
         evertune.load_run(folder / "ewc")
+
+
+def test_a_report_of_a_rule_that_only_the_run_knew(tmp_path):
+    """The scores are in the rows, so the page needs no rule of the user's own."""
+    folder = write_run(tmp_path / "run", SCORES, rule="my-own-rule")
+    found = examples_of(folder, evertune.load_run(folder).runs["replay"].matrix, "shape", Thumbnails())
+    assert not found.problem and [row.after.mark for row in found.rows].count("right") == 1
+    bare = write_run(tmp_path / "bare", SCORES, rule="my-own-rule", scored=False)
+    found = examples_of(bare, evertune.load_run(bare).runs["replay"].matrix, "shape", Thumbnails())
+    assert "my-own-rule" in found.problem
