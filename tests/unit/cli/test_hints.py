@@ -21,6 +21,7 @@ SHOWN_BY = {
     "cli/analysis.py": ("pairs",),
     "cli/results.py": ("compare",),
     "runs/same_questions.py": ("run",),
+    "metrics/cider.py": ("run",),
     "cli/data.py": ("rescore",),
     "cli/models.py": ("export",),
     "runs/config.py": ("run", "plan", "new", "learn", "try"),
