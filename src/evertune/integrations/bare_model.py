@@ -73,6 +73,15 @@ class BareModel(nn.Module):
         self._shifted = not getattr(getattr(model, "config", None), "is_encoder_decoder", False)
 
     @property
+    def training(self) -> bool:
+        """The mode of the model, which the Trainer changes without this module."""
+        return self.model.training
+
+    @training.setter
+    def training(self, mode: bool) -> None:
+        """`train` and `eval` go on to the model."""
+
+    @property
     def device(self) -> torch.device:
         """Where the model is."""
         return next(self.model.parameters()).device

@@ -29,9 +29,9 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Recipe:
-    """What methods are made from again: `replay+ewc` and their options; None where objects were given."""
+    """What methods are made from again: `replay+ewc` and their options."""
 
-    spec: str | None
+    spec: str
     options: Mapping[str, Mapping[str, Any]]
 
 

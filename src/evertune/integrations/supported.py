@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 
-from evertune.methods import METHODS, ImportancePenalty, Method, composed, make_methods, parts_of
+from evertune.integrations.state_file import Recipe
+from evertune.methods import METHODS, ImportancePenalty, Method, make_methods, parts_of
+from evertune.runs.inputs import methods_of
 from evertune.utils.errors import UserError
 
 HOOKS = (
@@ -36,48 +38,26 @@ def usable() -> list[str]:
     return sorted(name for name, method in METHODS.items() if not missing_hooks(method))
 
 
-def chosen_methods(
-    methods: str | Method | Sequence[str | Method], options: Mapping[str, Mapping[str, Any]]
-) -> tuple[list[Method], str | None]:
-    """The methods, after each has met the others, and what they were made from where all are given by name.
+def chosen_methods(given: Any, options: Mapping[str, Mapping[str, Any]]) -> tuple[list[Method], Recipe]:
+    """The methods, after each has met the others, and what they are made from again.
+
+    Args:
+        given: `replay+ewc`, a method object or class, or a list of these that work together.
+        options: of methods that are given by name.
 
     Raises:
         UserError: something else was given, a name or an option is unknown, or a method can't work in a Trainer.
     """
-    given = [methods] if isinstance(methods, str | Method) else methods
-    if not isinstance(given, Sequence) or not given or not all(isinstance(part, str | Method) for part in given):
-        raise UserError(
-            f"methods={methods!r:.80}: take a name, a method object or a list of them, as in ContinualCallback('ewc') "
-            "or ContinualCallback(['replay', EWC(strength=100.0)])"
-        )
-    names = [part if isinstance(part, str) else part.name for part in given]
-    if all(isinstance(part, str) for part in given):
-        spec = "+".join(names)
-        made = make_methods(spec, options)
-    else:
-        spec = None
-        made = composed([one for part in given for one in _one(part, options)])
-        _refuse_conflicts([method.name for method in made])
-    for method in made:
-        if missing := missing_hooks(type(method)):
+    together = list(given) if isinstance(given, list | tuple) else [given]
+    spec, own = methods_of([together] if together else [])
+    recipe = Recipe(spec, {**options, **own})
+    for name in parts_of(spec):
+        if missing := missing_hooks(METHODS[name]):
             raise UserError(
-                f"the method '{method.name}' can't work in a Trainer, which has no place for its {missing[0]}: choose "
-                f"from {', '.join(usable())}; or use evertune run"
+                f"the method '{name}' can't work in a Trainer, which has no place for its {missing[0]}: choose from "
+                f"{', '.join(usable())}; or use evertune run"
             )
-    return made, spec
-
-
-def _one(part: str | Method, options: Mapping[str, Mapping[str, Any]]) -> list[Method]:
-    if isinstance(part, Method):
-        return [part]
-    names = parts_of(part)
-    return [METHODS[name](**options.get(name, {})) for name in names]
-
-
-def _refuse_conflicts(names: Sequence[str]) -> None:
-    if len(set(names)) < len(names):
-        raise UserError(f"the methods {'+'.join(names)} name one method twice")
-    parts_of("+".join(name for name in names if name in METHODS) or "sequential")
+    return make_methods(spec, recipe.options), recipe
 
 
 def refuse_trainer(trainer: Any, methods: Sequence[Method]) -> None:

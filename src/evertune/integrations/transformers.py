@@ -24,7 +24,6 @@ from evertune.integrations.rows import Row
 from evertune.integrations.state_file import (
     AFTER_TASK,
     MID_TASK,
-    Recipe,
     SavedState,
     read_state,
     state_in,
@@ -69,9 +68,8 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
         options: Mapping[str, Mapping[str, Any]] | None = None,
         seed: int = 0,
     ) -> None:
-        self.methods, spec = chosen_methods(methods, options or {})
-        names = [method.name for method in self.methods]
-        self._saved = SavedState(seed, Recipe(spec, options or {}), names)
+        self.methods, recipe = chosen_methods(methods, options or {})
+        self._saved = SavedState(seed, recipe, [method.name for method in self.methods])
         self._rows: dict[str, Row] = {}
         self._attached: WeakKeyDictionary[Any, str | None] = WeakKeyDictionary()
         self._task: TrainerTask | None = None
@@ -84,22 +82,16 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
 
         Args:
             path: folder of a checkpoint, or one that `save` has written.
-            methods: the same methods again, where objects were given and not names.
+            methods: the same methods again, where they are of a class of your own that this program has not used yet.
 
         Raises:
             UserError: the folder has no state, or it is of other methods.
         """
         saved = read_state(state_in(Path(path)))
-        if methods is None and saved.recipe.spec is None:
-            raise UserError(
-                f"{path} was made with methods that were given as objects ({'+'.join(saved.names)}): "
-                "give them again, as from_checkpoint(path, methods=[...])"
-            )
-        callback = cls(
-            saved.recipe.spec if methods is None else methods,  # type: ignore[arg-type]
-            options=saved.recipe.options if methods is None else None,
-            seed=saved.seed,
-        )
+        if methods is None:
+            callback = cls(saved.recipe.spec, options=saved.recipe.options, seed=saved.seed)
+        else:
+            callback = cls(methods, seed=saved.seed)
         callback._take(replace(saved, task=None, start={}, progress={}), Path(path))
         return callback
 

@@ -56,6 +56,18 @@ PRIVATE = (
         "the parts of an (Instruct)BLIP-2: `vision_model`, `qformer`, `language_projection`, `query_tokens`",
         "none: these names are the checkpoint format of the family",
     ),
+    PrivateApi(
+        "integrations/transformers.py",
+        "the order of a step of a Trainer: `compute_loss` inside `training_step`, `accelerator.sync_gradients` set for "
+        "the last micro-batch, clipping and the optimizer after it, `on_step_end` after the optimizer",
+        "none: a test compares the weights after each step with those of evertune's own loop",
+    ),
+    PrivateApi(
+        "integrations/trainer_task.py",
+        "how a Trainer weighs its loss: `num_items_in_batch`, `model_accepts_loss_kwargs`, `loss_is_scaled_for_ga`, "
+        "`current_gradient_accumulation_steps`, `average_tokens_across_devices`; `collate_fn` of its loader",
+        "none: the same test",
+    ),
 )
 
 

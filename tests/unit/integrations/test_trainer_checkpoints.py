@@ -88,8 +88,7 @@ def test_what_does_not_fit_a_checkpoint_is_said(tmp_path):
     objects = ContinualCallback(EWC(samples=3))
     trainer_of(model, 0, tmp_path / "ewc", objects).train()
     last = tmp_path / "ewc" / "checkpoint-5"
-    with pytest.raises(UserError, match=r"given as objects \(ewc\)"):
-        ContinualCallback.from_checkpoint(last)
+    assert ContinualCallback.from_checkpoint(last).methods[0].samples == 3
     with pytest.raises(UserError, match="is of the methods ewc, not of lwf"):
         ContinualCallback.from_checkpoint(last, methods="lwf")
     assert ContinualCallback.from_checkpoint(last, methods=EWC(samples=3)).tasks == ["t0"]
