@@ -122,6 +122,9 @@ def run_config(
     identities = {spec: identity_of(resolved(config, spec), data, model) for spec in specs}
     # Refuse a folder of another run before the first minute of training, not after the second method.
     done = {spec: finished_matrix(folders[spec], identities[spec]) for spec in specs}
+    if inputs.lmm:
+        for folder in folders.values():
+            _refuse_other_weights(folder, inputs.lmm)
     page = page_of(base)
     with ExitStack() as held:
         held.enter_context(as_before())
@@ -226,10 +229,14 @@ def model_of(folder: Path, *, progress: Progress | None = None) -> LMM:
     config = config_of(folder)
     refuse_other_code(folder)
     lmm = _load(config, [folder], progress)
+    _refuse_other_weights(folder, lmm)
+    return lmm
+
+
+def _refuse_other_weights(folder: Path, lmm: LMM) -> None:
     provenance = folder / "provenance.json"
     if provenance.exists() and read_json(provenance)["model_fingerprint"] != lmm.fingerprint:
-        raise RunFolderError(f"{folder} was made with another {config.model} than the one that is loaded now")
-    return lmm
+        raise RunFolderError(f"{folder} was made with another {lmm.name} than the one that is loaded now")
 
 
 def config_of(folder: Path) -> RunConfig:

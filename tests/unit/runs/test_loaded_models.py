@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 import evertune
 from evertune import Task
 from evertune.models.processors import load_processor
-from evertune.utils.errors import UserError
+from evertune.utils.errors import RunFolderError, UserError
 
 COLOURS = {"red": "warm", "orange": "warm", "blue": "cold", "navy": "cold"}
 
@@ -46,6 +46,17 @@ def test_a_run_is_that_of_the_folder(family, tiny_chat, task, tmp_path):
         tmp_path / "given", lmm=evertune.wrap(*loaded(folder), seed=3), progress=False
     )
     assert learner.ask(image, "Warm?").text == by_object.ask(image, "Warm?").text
+
+
+def test_a_model_that_was_trained_meanwhile_is_another_one(tiny_chat, task, tmp_path):
+    """A finished run does not answer for other weights of the same configuration."""
+    (model, processor), out = loaded(tiny_chat("llava")), tmp_path / "run"
+    evertune.run(task, model=model, processor=processor, out=out, progress=False)
+    model, processor = loaded(tiny_chat("llava"))
+    with torch.no_grad():
+        model.lm_head.weight.add_(0.1)
+    with pytest.raises(RunFolderError, match="was made with another"):
+        evertune.run(task, model=model, processor=processor, out=out, progress=False)
 
 
 def test_wrong_things(tiny_chat, task, tmp_path):
