@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from evertune.metrics.metrics import metrics_of
     from evertune.metrics.own_rules import scoring_rule
     from evertune.models import load_lmm
+    from evertune.models.protocol import Batch, Output
     from evertune.models.wrap import wrap
     from evertune.reporting.matrix import Matrix
     from evertune.reporting.page import write_report
@@ -44,6 +45,7 @@ _HOME = {
     "utils.plugins": ("load_plugin",),
     "utils.errors": ("DataError", "RunFolderError", "UserError"),
     "runs.learner": ("Learner",),
+    "models.protocol": ("Batch", "Output"),
     "models": ("load_lmm",),
     "models.wrap": ("wrap",),
     "training.loop": ("Training",),
@@ -62,6 +64,7 @@ _HOME = {
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
+    "Batch",
     "Callback",
     "Context",
     "DataError",
@@ -69,6 +72,7 @@ __all__ = [
     "Matrix",
     "Method",
     "MethodInfo",
+    "Output",
     "Paired",
     "Result",
     "Run",

@@ -125,6 +125,8 @@ class Method:
     """Options under which the method must be bit-identical to `sequential`; None if there are none."""
     in_model_dtype: ClassVar[bool] = False
     """Whether trained weights are converted to the model's dtype after the task; else they stay float32."""
+    acts_from_first_task: ClassVar[bool] = False
+    """Whether even the first task is trained otherwise than alone: say so, or `check_method` takes it for a mistake."""
     context: Context
 
     def combine(self, methods: Sequence[Method]) -> None:
@@ -250,6 +252,13 @@ class Method:
         Only an expansion may grow by more, and need not declare it.
         """
         return 0
+
+    def holds_at_most(self) -> int | None:
+        """Bytes of tensors that the state never exceeds, for a bounded buffer, which grows until it is full; else None.
+
+        `check_method` then allows the state to grow up to this instead of by `grows_by`.
+        """
+        return None
 
     def progress_dict(self) -> dict[str, Any]:
         """The state that has changed since `before_task`, beside the parameters, for resuming mid-task.

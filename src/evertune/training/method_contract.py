@@ -73,9 +73,13 @@ def check_method(
         _check_evaluation_changes_nothing(whole.folder, make, tasks, new)
         _check_resume(after[-1], make, stages, folder, new)
         _check_memory(whole)
-        if all(method.is_trainable(name) for method in whole.methods for name in whole.lmm.trainable()):
+        if not any(method.acts_from_first_task for method in whole.methods) and _trains_all(whole):
             _check_first_stage(after[0], make, stages[0], folder / "direct", new)
         _check_neutral(make, tasks, folder, new)
+
+
+def _trains_all(learner: Learner) -> bool:
+    return all(method.is_trainable(name) for method in learner.methods for name in learner.lmm.trainable())
 
 
 def toy_tasks(folder: Path, *, count: int = 3) -> list[Task]:
@@ -215,6 +219,11 @@ def _check_memory(learner: Learner) -> None:
     if any(method.about.kind == "expansion" for method in learner.methods):
         return
     sizes = [stage.stored_bytes for stage in learner.stages]
+    bounds = [method.holds_at_most() for method in learner.methods]
+    if any(bound is not None for bound in bounds):
+        most = sum(bound or 0 for bound in bounds)
+        assert sizes[-1] <= most, f"the state has {sizes[-1]} bytes of tensors, and declares {most} at most"
+        return
     declared = sum(method.grows_by() for method in learner.methods)
     limit = SMALL_GROWTH * bytes_of(learner.lmm.trainable())
     assert declared <= limit, f"declares a growth of {declared} bytes per task; above {limit:.0f} it is an expansion"

@@ -117,6 +117,7 @@ def split_state(state: Mapping[str, Any]) -> StateParts:
             tensors[path] = value
             return {TENSOR: path}
         if not isinstance(value, Mapping):
+            _refuse_tensors_in(value, path)
             return value
         inside = {key: f"{path}/{key}" if path else str(key) for key in value}
         if isinstance(value, LazyTensors) and not value.was_read and set(inside.values()) == set(value.places):
@@ -126,6 +127,22 @@ def split_state(state: Mapping[str, Any]) -> StateParts:
 
     values = walk(state, "")
     return StateParts(values, tensors, tuple(held))
+
+
+def _refuse_tensors_in(value: Any, path: str) -> None:
+    """Raise at a tensor in a list: it has no name that a file of tensors could use."""
+    if isinstance(value, Mapping):
+        value = [*value.values()]
+    if not isinstance(value, list | tuple):
+        return
+    if any(isinstance(each, Tensor) for each in value):
+        method, _, name = path.partition("/")
+        raise UserError(
+            f"the method '{method}' has a list of tensors in its state ('{name}'): use a dictionary with texts as "
+            "keys, or one tensor (torch.stack)"
+        )
+    for each in value:
+        _refuse_tensors_in(each, path)
 
 
 def join_state(
