@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from evertune.data.task import Sample, Task
 from evertune.models.features import Features
 from evertune.models.protocol import LMM, Batch, Output, TrainableEncoder
+from evertune.models.regions import NAMES as REGIONS
+from evertune.models.regions import in_region, is_region
 from evertune.utils.errors import UserError
 
 Kind = Literal["baseline", "bound", "replay", "regularization", "adapter", "expansion"]
@@ -82,6 +84,23 @@ class Context:
     def device(self) -> torch.device:
         """Where the model runs."""
         return self.lmm.device
+
+    def named(self, region: str) -> list[str]:
+        """The trained parameters in a region: `attention`, `mlp`, `last-4` (blocks), `one-per-block`, a scope; colons
+        narrow: `attention:last-4`. For `is_trainable`, and for methods that treat some layers otherwise.
+
+        Raises:
+            UserError: there is no such region or scope.
+        """
+        scopes, names = self.lmm.scopes(), list(self.parameters)
+        for part in region.split(":"):
+            if part in scopes:
+                names = [name for name in names if name in set(scopes[part])]
+            elif is_region(part):
+                names = in_region(names, part)
+            else:
+                raise UserError(f"there is no region {part!r:.60}: a scope ({', '.join(scopes)}), {REGIONS}")
+        return names
 
     def output(self, samples: Sequence[Sample]) -> Output:
         """The forward pass over the answers of `samples`, with gradients, as training runs it.

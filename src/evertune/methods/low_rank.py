@@ -26,7 +26,7 @@ class LowRankMethod(Method):
         r: rank, of each adapter.
         lora_alpha: the update is scaled by lora_alpha / r.
         target_modules: the layers that get one: 'trained', those of what the model trains by itself; or names separated
-            by commas, of scopes (`qformer`) or layers (`q_proj,v_proj`).
+            by commas, of scopes (`qformer`), layers (`q_proj,v_proj`) or regions (`attention:last-4`).
         modules_to_save: scopes trained in full beside the adapters, separated by commas; or 'none'.
     """
 

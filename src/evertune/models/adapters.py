@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from evertune.models.protocol import LMM, Trainable
+from evertune.models.regions import NAMES as REGIONS
+from evertune.models.regions import in_region, is_region
 from evertune.models.weights import fingerprint_of
 from evertune.utils.errors import UserError
 from evertune.utils.files import digest
@@ -166,7 +168,8 @@ def attach(lmm: LMM, make: MakeAdapter, *, targets: str, whole: str, seed: int, 
         lmm: changed in place; adapters that it has already are taken off first.
         make: makes the adapter of one layer.
         targets: `trained` (the linear layers of all that the model trains by itself), or names separated by commas:
-            scopes of the model, or layers as peft takes them (`q_proj`, the end of a dotted name).
+            scopes of the model, layers as peft takes them (`q_proj`, the end of a dotted name), or regions of any model
+            (`attention`, `mlp`, `last-4`, `one-per-block`). Colons narrow: `attention:last-4`.
         whole: scopes that are trained in full, separated by commas; they get no adapters.
         seed: of what is random in the adapters; each layer has random numbers of its own.
         about: what decides the answers beside the adapters' weights, for the fingerprint.
@@ -212,18 +215,32 @@ def _targets(base: Trainable, targets: str) -> list[str]:
     layers, scopes = linear_layers(base), base.scopes()
     chosen: set[str] = set()
     for word in _words(targets):
-        if word == TRAINED or word in scopes:
-            names = base.trainable() if word == TRAINED else scopes[word]
+        first, *regions = [part.strip() for part in word.split(":")]
+        if first == TRAINED or first in scopes:
+            names = base.trainable() if first == TRAINED else scopes[first]
             found = {_layer_of(name) for name in names} & set(layers.values())
+        elif is_region(first):
+            found, regions = set(layers.values()), [first, *regions]
         else:
-            found = {path for shown, path in layers.items() if f".{shown}".endswith(f".{word}")}
+            found = {path for shown, path in layers.items() if f".{shown}".endswith(f".{first}")}
+        for region in regions:
+            found = _in_region(layers, found, region)
         if not found:
             raise UserError(
                 f"{base.name} has no linear layer {word!r} for an adapter; it has the scopes "
-                f"{', '.join([TRAINED, *scopes])} and the layers {', '.join(sorted({_last(n) for n in layers}))}"
+                f"{', '.join([TRAINED, *scopes])}, the layers {', '.join(sorted({_last(n) for n in layers}))} and the "
+                f"regions {REGIONS}"
             )
         chosen |= found
     return [path for path in layers.values() if path in chosen]
+
+
+def _in_region(layers: Mapping[str, str], paths: set[str], region: str) -> set[str]:
+    """Those of `paths` that are in a region of the model (`models/regions.py`)."""
+    if not is_region(region):
+        return set()
+    names = {f"{shown}.weight": path for shown, path in layers.items() if path in paths}
+    return {names[name] for name in in_region(list(names), region)}
 
 
 def linear_layers(base: Trainable) -> dict[str, str]:

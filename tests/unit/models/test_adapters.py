@@ -110,7 +110,7 @@ def test_where_adapters_stand_on_instructblip(blip):
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"targets": "fc3"}, "no linear layer 'fc3'.*trained, projection, qformer and the layers .*q_proj"),
+        ({"targets": "fc3"}, "no linear layer 'fc3'.*trained, projection, qformer, the layers .*q_proj"),
         ({"targets": "qkv"}, "no linear layer 'qkv'"),
         ({"whole": "lora"}, "no scope 'lora' to train in full; it has: projection, qformer"),
         ({"targets": "projection", "whole": "projection"}, "is left for adapters"),
