@@ -34,8 +34,9 @@ def missing_hooks(method: type[Method]) -> list[str]:
 
 
 def usable() -> list[str]:
-    """Names of the methods that work in a Trainer."""
-    return sorted(name for name, method in METHODS.items() if not missing_hooks(method))
+    """Names of evertune's methods that work in a Trainer; no plug-in is imported."""
+    own = [name for name in METHODS if METHODS.plugin_of(name) is None]
+    return sorted(name for name in own if not missing_hooks(METHODS[name]))
 
 
 def chosen_methods(given: Any, options: Mapping[str, Mapping[str, Any]]) -> tuple[list[Method], Recipe]:
