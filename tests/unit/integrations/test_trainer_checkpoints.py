@@ -102,6 +102,21 @@ def test_what_does_not_fit_a_checkpoint_is_said(tmp_path):
         trainer_of(frozen, 2, tmp_path / "frozen", objects).train()
 
 
+@pytest.mark.slow
+def test_the_best_checkpoint_has_the_state_after_the_task(tmp_path):
+    """With `load_best_model_at_end` the next task begins from the best weights, and so do the methods."""
+    model, continual = tiny.tiny_lm(), ContinualCallback("ewc", options=tiny.options_for("ewc"))
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "loss", "greater_is_better": True}
+    trainer = Trainer(
+        model=model, args=tiny.arguments(tmp_path, **SAVING, **best, eval_strategy="steps", eval_steps=2),
+        train_dataset=tiny.token_rows(0), eval_dataset=tiny.token_rows(0, 4), data_collator=tiny.collate,
+    )  # fmt: skip
+    continual.attach(trainer, task="t0").train()
+    assert [path.parent.name for path in tmp_path.glob(f"*/{AFTER_TASK}")] == ["checkpoint-2"], "the worst, here"
+    saved = read_state(tmp_path / "checkpoint-2" / AFTER_TASK)
+    assert saved.norms["model.lm_head.weight"] == pytest.approx(float(model.lm_head.weight.norm()), rel=1e-6)
+
+
 def test_rows_of_all_kinds_are_saved(tmp_path):
     image = Image.new("RGB", (3, 2), "red")
     row = {
