@@ -68,12 +68,12 @@ def stream(toy_stream, tmp_path):
 def test_a_run_under_a_jumping_clock_is_the_run(stream, tmp_path, monkeypatch):
     out, cache = tmp_path / "run", tmp_path / "cache"
     monkeypatch.setenv("EVERTUNE_CACHE", str(cache))
-    given = {"model": "random", "method": "replay", "settings": SETTINGS}
+    given = {"model": "random", "methods": "replay", "settings": SETTINGS}
     evertune_run(str(stream), out=tmp_path / "whole", **given)
     clock = Jumping(time.time)
     monkeypatch.setattr(time, "time", clock)
     with pytest.raises(InterruptedError):
-        evertune_run(str(stream), out=out, callback=Interrupted(), **given)
+        evertune_run(str(stream), out=out, callbacks=[Interrupted()], **given)
     assert (out / "mid_task.safetensors").exists()
     shift(out, cache, stream.parent)
     evertune_run(str(stream), out=out, **given)

@@ -38,9 +38,9 @@ def _undone():
         yield
 
 
-def run(stream, out, method="replay+ewc", **more):
-    settings = [*SETTINGS, *(["ewc.samples=4"] if "ewc" in method else [])]
-    evertune_run(str(stream), model="random", method=method, out=out, settings=settings, **more)
+def run(stream, out, methods="replay+ewc", **more):
+    settings = [*SETTINGS, *(["ewc.samples=4"] if "ewc" in methods else [])]
+    evertune_run(str(stream), model="random", methods=methods, out=out, settings=settings, **more)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def first(toy_stream, tmp_path_factory):
 def test_the_same_bits_whatever_the_cache_holds_and_with_other_threads(first, toy_stream, tmp_path, monkeypatch):
     monkeypatch.setenv("EVERTUNE_CACHE", str(tmp_path / "cache"))
     settle(deterministic=True)
-    run(toy_stream, tmp_path / "other", method="joint", deterministic=True)  # images of all tasks in one go
+    run(toy_stream, tmp_path / "other", methods="joint", deterministic=True)  # images of all tasks in one go
     settle(deterministic=False)
     torch.set_num_threads(2)
     run(toy_stream, tmp_path / "run", deterministic=True)

@@ -21,7 +21,7 @@ SETTINGS = ["train.epochs=2", "train.learning_rate=0.01", "dtype=float32", "ewc.
 @pytest.fixture(scope="module")
 def whole(toy_stream, tmp_path_factory):
     out = tmp_path_factory.mktemp("doctor") / "run"
-    evertune_run(str(toy_stream), model="random", method="replay+ewc", out=out, settings=SETTINGS)
+    evertune_run(str(toy_stream), model="random", methods="replay+ewc", out=out, settings=SETTINGS)
     return out
 
 

@@ -167,7 +167,7 @@ def test_other_versions_at_resume_are_noted_once(toy_stream, tmp_path):
             self.changes += changes
 
     out, callback = tmp_path / "run", WarningRecorder()
-    again = {"model": "random", "out": out, "settings": SETTINGS[:-1], "callback": callback}
+    again = {"model": "random", "out": out, "settings": SETTINGS[:-1], "callbacks": [callback]}
     evertune_run(str(toy_stream), **again)
     provenance = json.loads((out / "provenance.json").read_text())
     (out / "provenance.json").write_text(json.dumps({**provenance, "torch": "1.0", "cpu": "abacus"}))

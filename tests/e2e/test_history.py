@@ -75,18 +75,18 @@ def stream_of(toy_stream, place, names):
 @pytest.mark.parametrize("method", ["ewc", "eproj"])
 def test_a_task_at_the_end_of_the_stream_is_added_to_a_finished_run(toy_stream, tmp_path, method):
     out, names = tmp_path / "run", ["task-0", "task-1", "task-2"]
-    first = run(stream_of(toy_stream, tmp_path / "data" / "s.yaml", names[:2]), out, method=method)
+    first = run(stream_of(toy_stream, tmp_path / "data" / "s.yaml", names[:2]), out, methods=method)
     taught = [path.stat().st_mtime_ns for path in sorted(out.glob("stages/*/done.json"))]
     stream, callback = stream_of(toy_stream, tmp_path / "data" / "s.yaml", names), WarningRecorder()
-    added = run(stream, out, method=method, callback=callback)
+    added = run(stream, out, methods=method, callbacks=[callback])
     assert [path.stat().st_mtime_ns for path in sorted(out.glob("stages/*/done.json"))][:2] == taught
     assert f"{out} continues with tasks added to its stream: task-2" in callback.notices
     assert [row[:2] for row in added.R[:3]] == first.R
-    wanted = run(toy_stream, tmp_path / "at-once", method=method)
+    wanted = run(toy_stream, tmp_path / "at-once", methods=method)
     assert replace(added, cost={}) == replace(wanted, cost={})
     evaluated = evaluated_cells(out)
     assert evaluated == 12, "nothing was asked twice"
-    assert run(stream, out, method=method) == added and evaluated_cells(out) == evaluated, "it is finished"
+    assert run(stream, out, methods=method) == added and evaluated_cells(out) == evaluated, "it is finished"
     prompts = json.loads((out / "provenance.json").read_text())["prompts"]
     assert list(prompts) == names
 
@@ -127,11 +127,11 @@ def test_other_changes_of_the_stream_are_named(toy_stream, tmp_path, names, mess
 
 def test_a_method_that_learns_all_tasks_at_once_takes_no_more(toy_stream, tmp_path):
     out = tmp_path / "run"
-    run(stream_of(toy_stream, tmp_path / "data" / "s.yaml", ["task-0", "task-1"]), out, method="joint")
+    run(stream_of(toy_stream, tmp_path / "data" / "s.yaml", ["task-0", "task-1"]), out, methods="joint")
     before = (out / "config.yaml").read_bytes()
     stream = stream_of(toy_stream, tmp_path / "data" / "s.yaml", ["task-0", "task-1", "task-2"])
     with pytest.raises(UserError, match="joint teaches all tasks at once, so 'task-2' can't be added: choose another"):
-        run(stream, out, method="joint")
+        run(stream, out, methods="joint")
     assert (out / "config.yaml").read_bytes() == before
 
 

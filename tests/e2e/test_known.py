@@ -47,7 +47,7 @@ def ran(stream, out, **more):
 
 @pytest.fixture(scope="module")
 def finished(stream, tmp_path_factory):
-    return ran(stream, tmp_path_factory.mktemp("runs") / "two", method="sequential,joint")
+    return ran(stream, tmp_path_factory.mktemp("runs") / "two", methods="sequential,joint")
 
 
 def test_known_tasks_are_the_first_columns(finished):
@@ -85,11 +85,11 @@ def test_every_cell_says_its_rule_and_its_error(finished):
 def test_a_resumed_run_is_the_same(stream, finished, tmp_path):
     """Cells and stages taken away are made again, from stage 0 too."""
     out = tmp_path / "again"
-    (first,) = matrices_of(ran(stream, out, method="joint"))
+    (first,) = matrices_of(ran(stream, out, methods="joint"))
     (out / "matrix.json").unlink()
     (out / "answers" / "00" / "task-0.jsonl").unlink()
     (out / "answers" / "01" / "task-0.jsonl").unlink()
-    (again,) = matrices_of(ran(stream, out, method="joint"))
+    (again,) = matrices_of(ran(stream, out, methods="joint"))
     assert again.R == first.R == finished.runs["joint"].matrix.R
 
 

@@ -85,7 +85,7 @@ def test_it_learned_something_and_sequential_forgot(finished):
 def test_a_finished_run_answers_at_once(finished, stream):
     out, _ = finished
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
-    matrices = run(stream, out, method="sequential,replay+ewc,eproj", settings=["ewc.samples=4"])
+    matrices = run(stream, out, methods="sequential,replay+ewc,eproj", settings=["ewc.samples=4"])
     assert [m.method for m in matrices] == ["sequential", "replay+ewc", "eproj"]
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == before
 
@@ -93,9 +93,9 @@ def test_a_finished_run_answers_at_once(finished, stream):
 def test_another_configuration_is_refused(finished, stream):
     out, _ = finished
     with pytest.raises(UserError, match="holds a run started with seed=0; requested seed=1"):
-        run(stream, out, method="sequential,replay+ewc,eproj", settings=["ewc.samples=4"], seed=1)
+        run(stream, out, methods="sequential,replay+ewc,eproj", settings=["ewc.samples=4"], seed=1)
     with pytest.raises(UserError, match=r"holds a run (started with limit|of other data)"):
-        run(stream, out / "sequential", method="sequential", limit=3)
+        run(stream, out / "sequential", methods="sequential", limit=3)
 
 
 def test_a_foreign_folder_is_refused(stream, tmp_path):
@@ -151,7 +151,7 @@ def test_killed_and_resumed_equals_uninterrupted(stream, tmp_path, method, marke
 
 def test_a_damaged_stage_is_named_and_earlier_ones_stay_valid(stream, tmp_path):
     out = tmp_path / "run"
-    (matrix,) = run(stream, out, method="ewc", settings=["ewc.samples=4"])
+    (matrix,) = run(stream, out, methods="ewc", settings=["ewc.samples=4"])
     (out / "matrix.json").unlink()
     (out / "answers" / "02" / "what.jsonl").unlink()
     broken = out / "stages" / "02-upright" / "method.safetensors"
@@ -159,11 +159,11 @@ def test_a_damaged_stage_is_named_and_earlier_ones_stay_valid(stream, tmp_path):
     with pytest.raises(
         UserError, match=r"02-upright/method.safetensors is truncated .* earlier stages are still valid"
     ):
-        run(stream, out, method="ewc", settings=["ewc.samples=4"])
+        run(stream, out, methods="ewc", settings=["ewc.samples=4"])
     for path in broken.parent.iterdir():
         path.unlink()
     broken.parent.rmdir()
-    (again,) = run(stream, out, method="ewc", settings=["ewc.samples=4"])
+    (again,) = run(stream, out, methods="ewc", settings=["ewc.samples=4"])
     assert again.R == matrix.R
 
 
@@ -250,7 +250,7 @@ def test_a_run_yaml_says_what_flags_say(stream, tmp_path):
     flags = evertune_run(
         str(stream),
         model="random",
-        method="replay",
+        methods="replay",
         seed=3,
         out=tmp_path / "b",
         settings=["train.epochs=1", "replay.ratio=0.5", "dtype=float32"],
@@ -300,6 +300,6 @@ def test_stopped_by_sigterm_in_the_middle_of_a_task_equals_uninterrupted(stream,
     _, result = process.communicate(timeout=240)
     assert process.returncode == 143 and "the same command again continues" in result
     assert "stopped by SIGTERM after step" in result and mid_task.exists()
-    run(stream, tmp_path / "stopped", method="replay+ewc", settings=["reuse=false", "ewc.samples=4"])
-    run(stream, tmp_path / "whole", method="replay+ewc", settings=["reuse=false", "ewc.samples=4"])
+    run(stream, tmp_path / "stopped", methods="replay+ewc", settings=["reuse=false", "ewc.samples=4"])
+    run(stream, tmp_path / "whole", methods="replay+ewc", settings=["reuse=false", "ewc.samples=4"])
     assert significant(tmp_path / "stopped") == significant(tmp_path / "whole") and not mid_task.exists()
