@@ -136,7 +136,7 @@ class UntilTheSecond(Callback):
 
 stream, folder, *settings = sys.argv[1:]
 evertune.run(stream, model="random", methods="replay+ewc", limit={LIMIT}, settings=settings, out=folder,
-             callbacks=[UntilTheSecond())]
+             callbacks=[UntilTheSecond()])
 """
 
 
