@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from evertune.runs.results import Result, Run, load_run
     from evertune.runs.run import run
     from evertune.runs.runner import Callback
+    from evertune.tools.export import ExportResult, export
     from evertune.training.loop import Training
     from evertune.training.method_contract import check_method
     from evertune.training.stages import Stage
@@ -47,6 +48,7 @@ _HOME = {
     "runs.learner": ("Learner",),
     "models.protocol": ("Batch", "Output"),
     "models": ("load_lmm",),
+    "tools.export": ("ExportResult", "export"),
     "models.wrap": ("wrap",),
     "training.loop": ("Training",),
     "training.stages": ("Stage",),
@@ -68,6 +70,7 @@ __all__ = [
     "Callback",
     "Context",
     "DataError",
+    "ExportResult",
     "Learner",
     "Matrix",
     "Method",
@@ -86,6 +89,7 @@ __all__ = [
     "check_method",
     "compare",
     "configure",
+    "export",
     "load_lmm",
     "load_plugin",
     "load_run",

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import evertune
 from evertune.cli.main import app
 from evertune.runs.api import open_run
-from evertune.tools.export import export, export_adapters
+from evertune.tools.export import export
 from evertune.utils.errors import RunFolderError, UserError
 
 SETTINGS = ["train.batch_size=4", "dtype=float32"]
@@ -46,9 +46,9 @@ def test_run_and_export(mode, first, toy_stream, tiny_chat, tmp_path):
     assert made.apart <= 1e-3 * made.largest
     if mode != "continue":
         with pytest.raises(UserError, match=f"began with an adapter .{mode}.*without --adapters"):
-            export_adapters(tmp_path / "run", tmp_path / "adapters")
+            export(tmp_path / "run", tmp_path / "adapters", adapters=True)
         return
-    folders = export_adapters(tmp_path / "run", tmp_path / "adapters")
+    folders = export(tmp_path / "run", tmp_path / "adapters", adapters=True).adapters
     base = AutoModelForImageTextToText.from_pretrained(tiny_chat("llava"), dtype=torch.float32)
     merged = PeftModel.from_pretrained(base, folders[-1]).merge_and_unload().state_dict()
     whole = AutoModelForImageTextToText.from_pretrained(tmp_path / "whole", dtype=torch.float32).state_dict()

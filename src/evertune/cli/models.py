@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from evertune.cli.options import loading, make_console
 from evertune.utils.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from evertune.tools.export import ExportResult
 
 
 def fetch(
@@ -47,30 +51,57 @@ def export(
         str | None, typer.Option(metavar="TASK", help="The expert, where every task has its own.")
     ] = None,
     adapters: Annotated[
-        bool, typer.Option("--adapters", help="The low-rank matrices of every stage, for peft.")
+        bool, typer.Option("--adapters", help="Low-rank matrices for peft, of every stage or of --stage.")
     ] = False,
+    base_model: Annotated[
+        str | None,
+        typer.Option("--base-model", metavar="OWNER/NAME", help="The hub id that adapters name as their base model."),
+    ] = None,
+    push_to_hub: Annotated[
+        str | None,
+        typer.Option("--push-to-hub", metavar="OWNER/NAME", help="Upload it there; log in with `hf auth login`."),
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
 ) -> None:
     """Write a model as a checkpoint for transformers or peft. Takes a run folder too; low-rank matrices are merged."""
     with loading():
         from evertune.cli.console import TerminalCallback
         from evertune.tools.export import export as export_run
-        from evertune.tools.export import export_adapters
 
     console = make_console()
-    if adapters and (stage is not None or expert):
-        raise UserError("--adapters writes all stages and their experts: leave --stage and --expert out")
+    if private and not push_to_hub:
+        raise UserError("--private is about the repository on the hub: give --push-to-hub OWNER/NAME too")
     with TerminalCallback(console) as callback:
-        if adapters:
-            folders = export_adapters(run, to, progress=callback.fetching)
-            console.print(
-                f"{len(folders)} adapters for peft, one per stage\n\nexported  {to.resolve()}", soft_wrap=True
-            )
-            return
-        done = export_run(run, to, stage=stage, expert=expert, progress=callback.fetching)
-    whose = f", expert {done.expert}" if done.expert else ""
-    console.print(
-        f"stage {done.stage}{whose}, loaded again: its logits differ from the run's by at most {done.apart:.1e} "
-        f"(the largest is {done.largest:.1f})",
-        highlight=False,
-    )
-    console.print(f"\nexported  {done.folder.resolve()}", soft_wrap=True, highlight=False)
+        done = export_run(
+            run,
+            to,
+            stage=stage,
+            expert=expert,
+            adapters=adapters,
+            base_model=base_model,
+            push_to_hub=push_to_hub,
+            private=private,
+            progress=callback.fetching,
+        )
+    for line in _what(done):
+        console.print(line, soft_wrap=True, highlight=False)
+
+
+def _what(done: ExportResult) -> Iterator[str]:
+    """What was exported, line by line."""
+    if done.adapters:
+        count = len(done.adapters)
+        yield f"{count} adapter{'s' * (count > 1)} for peft; base model: {done.base}"
+        if Path(done.base).is_absolute():
+            yield "the base model is a folder of this machine: elsewhere, give --base-model OWNER/NAME when exporting"
+    else:
+        whose = f", expert {done.expert}" if done.expert else ""
+        yield (
+            f"stage {done.stage}{whose}, loaded again: its logits differ from the run's by at most {done.apart:.1e} "
+            f"(the largest is {done.largest:.1f})"
+        )
+    yield f"\nexported  {done.folder.resolve()}"
+    if done.url:
+        yield f"uploaded  {done.url}"
+        if done.replaced:
+            yield f"It had {done.replaced} files: those of the same name are replaced, the others stay."

@@ -16,7 +16,7 @@ from evertune.utils.errors import UserError
 from evertune.utils.files import read_object
 from evertune.utils.safe_names import is_name
 
-_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # no `../folder`
 _WANTED = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".msgpack", ".h5")
 

@@ -203,6 +203,12 @@ def model_config(name: str, *, progress: Progress | None = None) -> Path:
     return model_folder(name, progress=progress) / "config.json"
 
 
+def known_licence(name: str) -> str | None:
+    """The licence of a preset, or of the hub id that a preset describes; None where it is not known."""
+    preset = next((preset for preset, about in _ON_PAPER.items() if about[0] == name), name)
+    return PRESETS.get(preset, {}).get("licence")
+
+
 def has_weights(name: str) -> bool:
     """Whether a model's weights are on this machine or can be made here, so that it can be measured."""
     folder = Path(name)

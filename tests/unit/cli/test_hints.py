@@ -28,7 +28,7 @@ SHOWN_BY = {
     "tools/data/convert.py": ("data convert", "data sample"),
     "tools/data/source.py": DATA,
     "tools/data/writers.py": ("data convert", "data sample"),
-    "tools/export/adapters.py": ("export",),
+    **{f"tools/export/{name}.py": ("export",) for name in ("adapters", "api", "base", "hub")},
     "tools/export/merged.py": ("export",),
     "runs/run_folder.py": (*RUNS, "pairs"),
     "utils/device.py": ("run", "new", "learn"),

@@ -23,7 +23,7 @@ from evertune.runs.tracking.protocol import RunInfo
 from evertune.service.integrity import examine, repair
 from evertune.service.lifecycle import history
 from evertune.service.service import Service
-from evertune.tools.export import export_adapters
+from evertune.tools.export import export
 from evertune.training.learner import Learner
 from evertune.utils import locks
 from evertune.utils.errors import UserError
@@ -69,7 +69,7 @@ COMMANDS = {
     "doctor --repair": lambda folder, toy: repair(folder),
     "ask, serve, app": lambda folder, toy: Service.open(folder),
     "advise": lambda folder, toy: service.advice(folder, str(toy), name="more"),
-    "export": lambda folder, toy: export_adapters(folder, folder.parent / "exported"),
+    "export": lambda folder, toy: export(folder, folder.parent / "exported", adapters=True),
     "report": lambda folder, toy: write_report([folder], folder.parent / "report.html"),
     "log": lambda folder, toy: history(folder),
     "the library": lambda folder, toy: Learner(None, (), folder=folder),

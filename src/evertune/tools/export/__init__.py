@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from evertune.tools.export.adapters import export_adapters
-from evertune.tools.export.merged import ExportResult, export
+from evertune.tools.export.api import ExportResult, export
 
-__all__ = ["ExportResult", "export", "export_adapters"]
+__all__ = ["ExportResult", "export"]

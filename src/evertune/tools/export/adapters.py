@@ -3,13 +3,17 @@
     01-gqa/adapter_config.json          low-rank matrices of named layers, modules that were trained whole
            adapter_model.safetensors
            projector.safetensors        smol: its projector is no part of the library's model; adapters merged
+           README.md                    the card
     02-vizwiz/...
+
+With a stage there is one adapter, whose files are in FOLDER itself.
 
 Apart from `export` because nothing is merged and nothing large is written: a few megabytes per stage.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -21,9 +25,11 @@ from torch import Tensor, nn
 from evertune.assets import Progress
 from evertune.models.adapters import ADAPTER, LowRank
 from evertune.models.protocol import Trainable
-from evertune.runs.api import config_of, open_run
-from evertune.utils.errors import RunFolderError, UserError
-from evertune.utils.files import make_folder, refuse_file, whole_folder, write_atomically, write_json
+from evertune.runs.api import config_of
+from evertune.tools.export.base import Base, opened
+from evertune.tools.export.card import OF_PEFT, card_of
+from evertune.utils.errors import UserError
+from evertune.utils.files import make_folder, whole_folder, write_atomically, write_json
 
 KEY = "base_model.model."
 """What peft puts before the names of the library's model."""
@@ -47,8 +53,8 @@ class Adapter:
     tensors: dict[str, Tensor] = field(default_factory=dict)
     beside: dict[str, Tensor] = field(default_factory=dict)
 
-    def config(self, base: str) -> dict[str, Any]:
-        """The content of `adapter_config.json`."""
+    def config(self, base: Base, model: nn.Module) -> dict[str, Any]:
+        """The content of `adapter_config.json`; the classes `AutoPeftModel...` load `base` as the class of `model`."""
         from peft import LoraConfig
 
         config = LoraConfig(
@@ -59,45 +65,62 @@ class Adapter:
             alpha_pattern={f"^{name}$": alpha for name, alpha in self.alphas.items()},
             modules_to_save=sorted(self.whole) or None,
             use_dora=self.dora,
-            base_model_name_or_path=base,
+            base_model_name_or_path=base.name,
             inference_mode=True,
+            task_type="CAUSAL_LM" if base.is_smol else None,
+            auto_mapping=None
+            if base.is_smol
+            else {"base_model_class": type(model).__name__, "parent_library": type(model).__module__},
         )
         content = {key: sorted(v) if isinstance(v, set) else v for key, v in config.to_dict().items()}
         return {**content, "peft_type": "LORA"}
 
 
-def export_adapters(run: Path, out: Path, *, progress: Progress | None = None) -> list[Path]:
-    """Write one peft adapter per stage of a run; returns their folders.
+def export_adapters(
+    run: Path, out: Path, *, base: Base, stage: int | None, progress: Progress | None
+) -> tuple[int, list[Path]]:
+    """Write one peft adapter per stage of a run, or that of one stage; returns the last stage and their folders.
 
     Raises:
-        UserError: `out` exists, or what was trained is no low-rank adapter.
+        UserError: what was trained is no low-rank adapter, or there is no such stage.
         RunFolderError: it is no run, or has no stage yet.
     """
-    if refuse_file(out).exists():
-        raise UserError(f"{out} exists: choose another folder, or delete it")
-    options = config_of(run).model_options
+    _refuse_other_start(config_of(run).model_options)
+    learner, number = opened(run, stage, progress)
+    if stage == 0:
+        raise UserError("stage 0 is the base model: it has no adapter")
+    learner.load(number)  # refuses a stage that there is not
+    names = {s.number: f"{s.number:02d}-{s.task}" if stage is None else "" for s in learner.stages}
+    chosen = [s for s in learner.stages if stage is None or s.number == number]
+    with whole_folder(out) as place:
+        for one in chosen:
+            learner.load(one.number)
+            if (expert := learner.expert_of(one.task)) is not None:
+                learner.activate(expert)
+            _write(learner.lmm, make_folder(place / names[one.number]), base)
+            card = card_of(run, base, OF_PEFT, stage=one.number, expert=expert, adapter=names[one.number])
+            write_atomically(place / names[one.number] / "README.md", card)
+        if stage is None:
+            write_atomically(place / "README.md", card)
+    return number, [out / names[one.number] for one in chosen]
+
+
+def _refuse_other_start(options: Mapping[str, Any]) -> None:
     if options.get("adapter") and (mode := options.get("adapter_mode", "continue")) != "continue":
         raise UserError(
             f"this run began with an adapter ({mode}): adapters of its stages without that one are another "
             "model; export it whole, without --adapters"
         )
-    learner = open_run(run, progress=progress)
-    if not learner.stages:
-        raise RunFolderError(f"{run} has no finished stage yet: there is nothing to export")
-    base = config_of(run).model
-    names = [f"{stage.number:02d}-{stage.task}" for stage in learner.stages]
-    with whole_folder(out) as place:
-        for stage, name in zip(learner.stages, names, strict=True):
-            learner.load(stage.number)
-            if (expert := learner.expert_of(stage.task)) is not None:
-                learner.activate(expert)
-            adapter = adapter_of(learner.lmm)
-            folder = make_folder(place / name)
-            write_json(folder / "adapter_config.json", adapter.config(base))
-            write_atomically(folder / "adapter_model.safetensors", save(adapter.tensors))
-            if adapter.beside:
-                write_atomically(folder / "projector.safetensors", save(adapter.beside))
-    return [out / name for name in names]
+
+
+def _write(lmm: Trainable, folder: Path, base: Base) -> None:
+    """The files of one adapter."""
+    adapter = adapter_of(lmm)
+    model = lmm.module().get_submodule(lmm.hf_prefix.rstrip("."))
+    write_json(folder / "adapter_config.json", adapter.config(base, model))
+    write_atomically(folder / "adapter_model.safetensors", save(adapter.tensors))
+    if adapter.beside:
+        write_atomically(folder / "projector.safetensors", save(adapter.beside))
 
 
 @torch.no_grad()
@@ -131,7 +154,20 @@ def adapter_of(lmm: Trainable) -> Adapter:
             made.beside[name] = _plain(parameter)
     if not made.ranks:
         raise UserError(f"no low-rank matrix of this run is in the library's part of {lmm.name}: export it whole")
+    _outermost(made, module.get_submodule(lmm.hf_prefix.rstrip(".")))
     return made
+
+
+def _outermost(made: Adapter, model: nn.Module) -> None:
+    """Of modules inside each other the outer one is saved, with all of its weights: peft can't load both."""
+    made.whole = {name for name in made.whole if not any(name.startswith(f"{other}.") for other in made.whole)}
+    for name in made.whole:
+        if inside := next((layer for layer in made.ranks if layer.startswith(f"{name}.")), None):
+            raise UserError(
+                f"{inside} has low-rank matrices inside {name}, which is trained whole: export the run whole"
+            )
+        for key, tensor in model.get_submodule(name).state_dict().items():
+            made.tensors.setdefault(f"{KEY}{name}.{key}", _plain(tensor))
 
 
 def _low_rank(made: Adapter, name: str, up: Tensor, down: Tensor, *, alpha: float) -> None:

@@ -10,18 +10,18 @@ from importlib.metadata import metadata
 from pathlib import Path
 from typing import Any
 
-from evertune.models import PRESETS
+from evertune.models.presets import known_licence
 from evertune.reporting.tables import matrix_as_markdown
 from evertune.runs.api import config_of, header_of
 from evertune.runs.ledger import finished_cells, read_ledger
 from evertune.runs.unchecked import last_checked
+from evertune.tools.export.base import Base
 from evertune.training.stages import saved_stages
 from evertune.utils.config_io import value_text
 from evertune.utils.files import read_json
 
 CARD = """---
-base_model: {model}
-tags: [continual-learning, evertune]
+{data}
 ---
 # {model}, after {stage} of {stages} tasks of {stream}
 
@@ -33,11 +33,41 @@ seed {seed}{expert}.
 Scores of 100 points on each task's test samples, rows in the order of learning; the first row is the base model.
 {gaps}
 
+- Base model: {base}.
 - Licence: {licence}.
 - How it was trained: {training}.
-- Checked when it was written: {checked}.
-- {loading}
+{checked}
+## How to load it
+
+{loading}
 """
+OF_TRANSFORMERS, OF_EVERTUNE, OF_PEFT = "transformers", "evertune", "peft"
+"""Whose classes load what was exported: `library_name` of a card."""
+LOADING = {
+    OF_TRANSFORMERS: """```python
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+model = AutoModelForImageTextToText.from_pretrained(FOLDER)
+processor = AutoProcessor.from_pretrained(FOLDER)
+```
+
+FOLDER is the folder of this file, or its id on the hub. `evertune run --model FOLDER` takes it too.""",
+    OF_EVERTUNE: """`evertune run --model FOLDER` loads it. The model is no class of `transformers`, which loads its LM
+alone, without images: `AutoModelForCausalLM.from_pretrained(FOLDER, subfolder="lm")`.""",
+    OF_PEFT: """```python
+from peft import {auto}
+
+model = {auto}.from_pretrained({where})
+```
+
+FOLDER is the folder of this file, or its id on the hub. Or, on a base model that is loaded already:
+`PeftModel.from_pretrained(model, {where})`.{more}""",
+}
+PROJECTOR = """
+The adapter is that of the language model. The projector, which transformers has no class for, is in
+`projector.safetensors`."""
+HUB_LICENCES = {"Apache-2.0": "apache-2.0", "MIT": "mit", "Llama 2 Community": "llama2"}
+"""The hub's identifiers of licences."""
 LINKS = ("homepage", "repository", "source", "documentation")
 """Labels of the project's addresses, the best first."""
 
@@ -52,11 +82,23 @@ def project_link() -> str:
     return f"[evertune]({address})" if address else "evertune"
 
 
-def card_of(run: Path, source: Path, *, stage: int, expert: str | None, checked: str) -> str:
-    """The card of the model of `run` after `stage`; `source` is the folder of the model that it was made from."""
+def card_of(
+    run: Path, base: Base, form: str, *, stage: int, expert: str | None, checked: str | None = None, adapter: str = ""
+) -> str:
+    """The card of the model of `run` after `stage`.
+
+    Args:
+        run: the run folder.
+        base: the model that it was made from.
+        form: whose classes load it: `OF_TRANSFORMERS`, `OF_EVERTUNE`, `OF_PEFT`.
+        stage: after which stage.
+        expert: whose weights these are.
+        checked: what was compared when it was written.
+        adapter: the subfolder of a peft adapter.
+    """
     config, made = config_of(run), scores_of(run)
     name = Path(config.model).name
-    ours = read_json(source / "config.json").get("family") == "smol"
+    licence = known_licence(config.model) or known_licence(base.name)
     shown = {**made, "R": made["R"][: stage + 1]}
     return CARD.format(
         model=name,
@@ -69,14 +111,40 @@ def card_of(run: Path, source: Path, *, stage: int, expert: str | None, checked:
         expert=f", the expert of `{expert}`" if expert else "",
         table=matrix_as_markdown(shown["tasks"], shown["stages"], shown["R"][: stage + 1]),
         gaps="What was not asked has no score.\n" if any(score is None for row in shown["R"] for score in row) else "",
-        licence=PRESETS.get(config.model, {}).get(
-            "licence", f"that of the model it was made from ({name}) and of the data"
-        ),
+        base=f"[{base.hub_id}](https://huggingface.co/{base.hub_id})" if base.hub_id else f"`{name}`, a local folder",
+        licence=licence or f"that of the model it was made from ({name}) and of the data",
         training=_training(run, stage, made["settings"]["train"]),
-        checked=checked,
-        loading="`lm/` is an ordinary folder of `transformers`; with its projector it is loaded by `evertune --model`."
-        if ours
-        else "Loads with `transformers` (`AutoModelForImageTextToText.from_pretrained`), and with `evertune --model`.",
+        checked=f"- Checked when it was written: {checked}.\n" if checked else "",
+        loading=_loading(form, base, adapter),
+        data=_metadata(base, form, licence),
+    )
+
+
+def _metadata(base: Base, form: str, licence: str | None) -> str:
+    """The YAML at the head of a card, with the keys of the hub; a local folder is no `base_model` there."""
+    from huggingface_hub import ModelCardData
+
+    return ModelCardData(
+        base_model=base.hub_id,
+        library_name=form,
+        pipeline_tag="image-text-to-text",
+        tags=["continual-learning", "evertune", *(["lora"] if form == OF_PEFT else [])],
+        license=_licence_id(licence) if licence else None,
+    ).to_yaml()
+
+
+def _licence_id(licence: str) -> str:
+    """The hub's identifier of a preset's licence, which may name that of the data behind it."""
+    return HUB_LICENCES.get(licence.partition(";")[0].removesuffix(" (both)"), "other")
+
+
+def _loading(form: str, base: Base, adapter: str) -> str:
+    if form != OF_PEFT:
+        return LOADING[form]
+    return LOADING[form].format(
+        auto="AutoPeftModelForCausalLM" if base.is_smol else "AutoPeftModel",
+        where=f'FOLDER, subfolder="{adapter}"' if adapter else "FOLDER",
+        more=PROJECTOR if base.is_smol else "",
     )
 
 

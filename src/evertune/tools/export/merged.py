@@ -1,4 +1,4 @@
-"""What a run has learned, as a checkpoint that others load: `evertune export RUN --to FOLDER`.
+"""A stage of a run as a checkpoint that others load: `evertune export RUN --to FOLDER`.
 
 Low-rank matrices are merged into their layers. The folder is loaded again before it gets its name, and its logits are
 compared with those of the run.
@@ -10,8 +10,8 @@ import random
 import re
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from PIL import Image
@@ -22,12 +22,13 @@ from evertune.data.task import Sample
 from evertune.models import load_lmm, model_folder
 from evertune.models.adapters import merged
 from evertune.models.protocol import Encoder, Trainable
-from evertune.runs.api import config_of, open_run
-from evertune.tools.export.card import card_of
+from evertune.runs.api import config_of
+from evertune.tools.export.base import Base, opened
+from evertune.tools.export.card import OF_EVERTUNE, OF_TRANSFORMERS, card_of
 from evertune.training.answer_files import read_answers
 from evertune.training.learner import Learner
 from evertune.utils.errors import RunFolderError, UserError, unknown
-from evertune.utils.files import make_folder, refuse_file, whole_folder, write_atomically
+from evertune.utils.files import make_folder, whole_folder, write_atomically
 
 COMPARED = 16
 """Questions whose logits are compared, at most."""
@@ -44,45 +45,26 @@ COPIED = re.compile(
 """Files that are copied from the folder of the base model: tokenizer, preprocessing, chat template, licence."""
 
 
-@dataclass(frozen=True, slots=True)
-class ExportResult:
-    """What was written.
+class Merged(NamedTuple):
+    """What was written: of which stage and expert, the largest difference of a logit, and the largest logit."""
 
-    Attributes:
-        apart: the largest difference between a logit of the run and of the folder.
-        largest: the largest logit.
-    """
-
-    folder: Path
     stage: int
     expert: str | None
     apart: float
     largest: float
 
 
-def export(
-    run: Path, out: Path, *, stage: int | None = None, expert: str | None = None, progress: Progress | None = None
-) -> ExportResult:
-    """Write the model of a run as a checkpoint folder.
-
-    Args:
-        run: a run folder.
-        out: a new folder.
-        stage: after which stage; default: the last.
-        expert: which expert, where each task has its own.
-        progress: called while the model is fetched.
+def export_merged(
+    run: Path, out: Path, *, base: Base, stage: int | None, expert: str | None, progress: Progress | None
+) -> Merged:
+    """Write the model of a run as a checkpoint folder; the arguments are those of `export`.
 
     Raises:
-        UserError: `out` exists; there is no such stage or expert; the run's adapters can't be merged; or the logits of
-            what was written are not those of the run: then nothing stays.
+        UserError: there is no such stage or expert; the run's adapters can't be merged; or the logits of what was
+            written are not those of the run: then nothing stays.
         RunFolderError: it is no run.
     """
-    if refuse_file(out).exists():
-        raise UserError(f"{out} exists: choose another folder, or delete it")
-    learner = open_run(run, progress=progress)
-    number = len(learner.stages) if stage is None else stage
-    if not learner.stages:
-        raise RunFolderError(f"{run} has no finished stage yet: there is nothing to export")
+    learner, number = opened(run, stage, progress)
     learner.load(number)
     expert = _activate(learner, expert)
     samples, features = _probe_samples(run, learner.lmm)
@@ -103,9 +85,10 @@ def export(
             f"the largest difference between a logit of this folder and of the run is {apart:.1e}, the largest logit "
             f"{largest:.1f} (up to {COMPARED} questions of the run on images of noise)"
         )
-        card = card_of(run, source, stage=number, expert=expert, checked=checked)
+        form = OF_EVERTUNE if base.is_smol else OF_TRANSFORMERS
+        card = card_of(run, base, form, stage=number, expert=expert, checked=checked)
         write_atomically(place / "README.md", card)
-    return ExportResult(out, number, expert, apart, largest)
+    return Merged(number, expert, apart, largest)
 
 
 def _activate(learner: Learner, expert: str | None) -> str | None:

@@ -20,45 +20,16 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 import evertune
-from evertune import run, service
+from evertune import service
 from evertune.cli.main import main
 from evertune.data.task import Sample
 from evertune.models import load_lmm, model_folder
 from evertune.runs.api import open_run
 from evertune.runs.ledger import finished_cells
-from evertune.tools.export import adapters, export, export_adapters
+from evertune.tools.export import base, export
 from evertune.tools.export.card import project_link
 from evertune.tools.export.merged import _take_over
 from evertune.utils.errors import RunFolderError, UserError
-
-
-@pytest.fixture(scope="module")
-def finished(toy_stream, mini_blip, tiny_blip, tiny_chat, tmp_path_factory):
-    """The folder of a finished run; each is made once."""
-    models = {
-        "blip": lambda: mini_blip,
-        "t5": lambda: tiny_blip("instructblip", "t5"),
-        "random": lambda: "random",
-        "llava": lambda: tiny_chat("llava"),
-        "qwen2_5_vl": lambda: tiny_chat("qwen2_5_vl"),
-    }
-    place, made = tmp_path_factory.mktemp("runs"), {}
-
-    def of(model, method="sequential", *settings):
-        key = "-".join([model, method, *settings])
-        if key not in made:
-            rates = ["train.learning_rate=0.01", "train.epochs=2", "dtype=float32"]
-            run(
-                str(toy_stream),
-                model=str(models[model]()),
-                methods=method,
-                out=place / key,
-                settings=[*rates, *settings],
-            )
-            made[key] = place / key
-        return made[key]
-
-    return of
 
 
 def probe(lmm):
@@ -160,7 +131,7 @@ def test_the_card(finished, tmp_path):
     export(folder, tmp_path / "out", stage=2)
     card = (tmp_path / "out" / "README.md").read_text()
     matrix = json.loads((folder / "matrix.json").read_text())
-    assert card.startswith("---\nbase_model: ") and "after 2 of 3 tasks of toy" in card
+    assert card.startswith("---\nlibrary_name: transformers\n") and "after 2 of 3 tasks of toy" in card
     scores = " | ".join(f"{score:.1f}" for score in matrix["R"][2])
     assert f"| task-1 | {scores} |" in card and "\n| task-2 |" not in card and "learning rate 0.01" in card
 
@@ -330,7 +301,7 @@ def test_a_broken_checkpoint_is_not_exported(finished, tmp_path, monkeypatch):
 )
 def test_peft_loads_every_stage(model, method, setting, finished, tmp_path):
     folder = finished(model, method, *([setting] if setting else []))
-    folders = export_adapters(folder, tmp_path / "out")
+    folders = export(folder, tmp_path / "out", adapters=True).adapters
     assert [path.name for path in folders] == ["01-task-0", "02-task-1", "03-task-2"]
     learner = open_run(folder)
     for number, path in enumerate(folders, start=1):
@@ -352,7 +323,7 @@ def test_peft_loads_every_stage(model, method, setting, finished, tmp_path):
 
 def test_no_adapters_where_none_were_trained(finished, tmp_path):
     with pytest.raises(UserError, match="trains no low-rank matrices"):
-        export_adapters(finished("blip"), tmp_path / "out")
+        export(finished("blip"), tmp_path / "out", adapters=True)
     assert not list(tmp_path.iterdir())
 
 
@@ -370,11 +341,12 @@ def test_the_projector_of_smol_stands_beside_its_adapter(name, finished, tmp_pat
     """The library's model with peft's adapter, behind the projector of the file, has the logits of each stage."""
     folder = finished("random", *SMOL[name])
     learner = open_run(folder)
-    for number, path in enumerate(export_adapters(folder, tmp_path / "out"), start=1):
+    for number, path in enumerate(export(folder, tmp_path / "out", adapters=True).adapters, start=1):
         assert {p.name for p in path.iterdir()} == {
             "adapter_config.json",
             "adapter_model.safetensors",
             "projector.safetensors",
+            "README.md",
         }
         learner.load(number)
         batch = probe(learner.lmm)
@@ -393,7 +365,7 @@ def test_a_layer_with_two_low_rank_matrices_is_no_adapter(finished, tmp_path):
     """Its own of the model, trained in full, and one beside it: a file of peft holds one of them."""
     folder = finished("random", "lora", "options.lora.modules_to_save=lora", "options.lora.target_modules=q_proj")
     with pytest.raises(UserError, match="q_proj has low-rank matrices twice"):
-        export_adapters(folder, tmp_path / "out")
+        export(folder, tmp_path / "out", adapters=True)
     assert not list(tmp_path.iterdir())
 
 
@@ -403,8 +375,8 @@ def test_stages_come_in_the_order_of_learning(finished, tmp_path, monkeypatch):
     (first, *_) = learner.stages
     learner.stages = [replace(first, number=number) for number in range(98, 103)]
     monkeypatch.setattr(type(learner), "load", lambda self, number: None)
-    monkeypatch.setattr(adapters, "open_run", lambda run, progress: learner)
-    folders = export_adapters(finished("random"), tmp_path / "out")
+    monkeypatch.setattr(base, "open_run", lambda run, progress: learner)
+    folders = export(finished("random"), tmp_path / "out", adapters=True).adapters
     assert [path.name for path in folders] == [f"{number}-task-0" for number in range(98, 103)]
     assert all((path / "adapter_model.safetensors").is_file() for path in folders)
 
