@@ -31,6 +31,10 @@ BASE = "(base)"
 """Name of the expert that is the base model; not a valid name of a task."""
 
 
+Route = str | Mapping[str, float]
+"""The expert that answers a sample, or several with their weights."""
+
+
 @dataclass(frozen=True, slots=True)
 class MethodInfo:
     """Text for `evertune show METHOD`."""
@@ -225,8 +229,13 @@ class Method:
         means = {name: sum(float(value) for value in values) / len(values) for name, values in taken.items()}
         return {f"{self.name}/{name}": mean for name, mean in means.items() if math.isfinite(mean)}
 
-    def route(self, samples: Sequence[Sample]) -> list[str] | None:
-        """Name of the expert for each sample, inferred from image and instruction; None when there are none."""
+    def route(self, samples: Sequence[Sample]) -> Sequence[Route] | None:
+        """The expert of each sample, inferred from image and instruction; None when there are none.
+
+        A name, or the weight of each of several experts: `{"digits": 0.7, "gqa": 0.3}`. Then each adapter adds the
+        weighted sum of what it adds with each of them, and what is trained in full is their weighted mean. Samples of
+        the same weights are answered in one batch, and the expert of the largest weight counts as theirs.
+        """
         return None
 
     def ranking(self, sample: Sample) -> list[tuple[str, float]]:

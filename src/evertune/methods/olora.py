@@ -47,7 +47,7 @@ class SummedLowRank(LowRank):
     def forward(self, x: Tensor) -> Tensor:
         """(.., in) -> (.., out)."""
         own = super().forward(x)
-        if not len(self.kept_down):
+        if not len(self.kept_down) or self.mixed:
             return own
         return own + self.scale * linear(linear(x.float(), self.kept_down), self.kept_up)
 

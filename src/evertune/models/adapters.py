@@ -7,7 +7,8 @@ and families stay as they are, any module may be the adapter (a sum, a mixture),
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -17,7 +18,7 @@ from torch.nn.functional import linear
 from evertune.models.protocol import LMM, Trainable
 from evertune.models.regions import NAMES as REGIONS
 from evertune.models.regions import in_region, is_region
-from evertune.models.weights import fingerprint_of
+from evertune.models.weights import fingerprint_of, restore
 from evertune.utils.errors import UserError
 from evertune.utils.files import digest
 
@@ -50,10 +51,13 @@ class LowRank(nn.Module):
         self.scale = alpha / rank
         self.down = nn.Parameter(spread(rank, layer.in_features, generator).to(layer.weight.device))
         self.up = nn.Parameter(torch.zeros(layer.out_features, rank, device=layer.weight.device))
+        self.mixed: tuple[Tensor, Tensor] | None = None
+        """In place of the own matrices: those of several experts side by side (`mixture`)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(.., in) -> (.., out)."""
-        return self.scale * linear(linear(x.float(), self.down), self.up)
+        up, down = self.mixed or (self.up, self.down)
+        return self.scale * linear(linear(x.float(), down), up)
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """(out, r) and (r, in), whose product times s is what it adds to the layer's weight."""
@@ -131,6 +135,46 @@ def bare(lmm: LMM) -> LMM:
             parameter.requires_grad_(True)
             del parameter.held_still
     return base
+
+
+@contextmanager
+def mixture(lmm: LMM, activate: Callable[[str], None], weights: Mapping[str, float]) -> Iterator[None]:
+    """While entered, the model computes with several experts at once, each with its weight.
+
+    Each adapter adds the weighted sum of what it adds with each expert; what is trained in full is their weighted mean.
+    The trained parameters are not put back: the caller does that.
+
+    Args:
+        lmm: changed in place.
+        activate: puts the weights of an expert into the model.
+        weights: by expert.
+
+    Raises:
+        UserError: an adapter is no pair of low-rank matrices (moelora).
+    """
+    adapters = lmm.adapters if isinstance(lmm, Adapted) else {}
+    if other := next((kind for kind in adapters.values() if not isinstance(kind, LowRank)), None):
+        raise UserError(f"experts with a {type(other).__name__} can't be mixed: use adapters that are sums (lora)")
+    low_rank = {path: cast(LowRank, adapter) for path, adapter in adapters.items()}
+    means: dict[str, Tensor] = {}
+    factors: dict[str, list[tuple[Tensor, Tensor]]] = {path: [] for path in low_rank}
+    with torch.no_grad():
+        for expert, weight in weights.items():
+            activate(expert)
+            for name, parameter in lmm.trainable().items():
+                means[name] = means.get(name, torch.zeros_like(parameter)) + weight * parameter
+            for path, adapter in low_rank.items():
+                up, down = adapter.factors()
+                factors[path].append((weight * up, down.clone()))
+        restore(lmm.trainable(), means)
+    try:
+        for path, adapter in low_rank.items():
+            ups, downs = zip(*factors[path], strict=True)
+            adapter.mixed = torch.cat(ups, dim=1), torch.cat(downs)
+        yield
+    finally:
+        for adapter in low_rank.values():
+            adapter.mixed = None
 
 
 @torch.no_grad()

@@ -7,8 +7,10 @@ that each is generated once: all methods share row 0, and an unchanged expert's 
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,9 @@ import torch
 
 from evertune.data.task import Sample, Task
 from evertune.methods import Method, code_of_methods
-from evertune.methods.base import BASE
+from evertune.methods.base import BASE, Route
 from evertune.metrics.rules import CellScore, rule_of, score_cell
+from evertune.models.adapters import mixture
 from evertune.models.features import FeatureStore
 from evertune.models.protocol import LMM, Described, Generator, Turn
 from evertune.models.weights import copy_of, fingerprint_of, restore
@@ -150,21 +153,63 @@ def answer_samples(
     try:
         for expert in sorted(set(routes), key=str):
             members = [i for i, route in enumerate(routes) if route == expert]
-            if expert is not None:
-                for method in methods:
-                    method.activate(expert)
             group = [samples[i] for i in members]
-            cache = PredictionCache(lmm, max_new_tokens=max_new_tokens, reuse=reuse and not context, methods=methods)
-            for known in _fill(cache, lmm, group, features, **how):
-                if on_answered:
-                    on_answered(len(predicted) + known, len(samples))
+            cached = reuse and not context and not isinstance(expert, tuple)  # a key has the weights of one expert
+            with _active(lmm, methods, expert):
+                cache = PredictionCache(lmm, max_new_tokens=max_new_tokens, reuse=cached, methods=methods)
+                for known in _fill(cache, lmm, group, features, **how):
+                    if on_answered:
+                        on_answered(len(predicted) + known, len(samples))
             predicted |= {i: cache[samples[i]] for i in members}
     finally:  # a server continues after a question that fails
         restore(lmm.trainable(), before)
-    return [Prediction(sample, predicted[i], routes[i]) for i, sample in enumerate(samples)]
+    return [Prediction(sample, predicted[i], _first(routes[i])) for i, sample in enumerate(samples)]
 
 
-def _routes(methods: Sequence[Method], samples: Sequence[Sample], task: str | None) -> Sequence[str | None]:
+Weights = tuple[tuple[str, float], ...]
+"""Experts with their weights, the largest first."""
+
+
+@contextmanager
+def _active(lmm: LMM, methods: Sequence[Method], expert: str | Weights | None) -> Iterator[None]:
+    """The weights of an expert, or of several at once, in the model."""
+
+    def activate(name: str) -> None:
+        for method in methods:
+            method.activate(name)
+
+    if isinstance(expert, tuple):
+        with mixture(lmm, activate, dict(expert)):
+            yield
+        return
+    if expert is not None:
+        activate(expert)
+    yield
+
+
+def _first(route: str | Weights | None) -> str | None:
+    """The expert that a prediction counts for: that of the largest weight."""
+    return route[0][0] if isinstance(route, tuple) else route
+
+
+def _settled(route: Route, method: Method) -> str | Weights:
+    """A route that can be compared; a single expert of weight 1 is its name.
+
+    Raises:
+        UserError: it has no weights, or one that is not finite.
+    """
+    if isinstance(route, str):
+        return route
+    weights = {name: float(weight) for name, weight in route.items()}
+    if not any(weights.values()) or not all(map(math.isfinite, weights.values())):
+        raise UserError(
+            f"method '{method.name}' routes a sample to {weights!r:.200}: finite weights are needed, not all 0"
+        )
+    largest = sorted(((n, w) for n, w in weights.items() if w), key=lambda pair: (-pair[1], pair[0]))
+    return largest[0][0] if len(largest) == 1 and largest[0][1] == 1 else tuple(largest)
+
+
+def _routes(methods: Sequence[Method], samples: Sequence[Sample], task: str | None) -> Sequence[str | Weights | None]:
     for method in methods:
         if method.needs_task_id():
             if task is None:
@@ -172,7 +217,7 @@ def _routes(methods: Sequence[Method], samples: Sequence[Sample], task: str | No
             return [method.expert_of(task) or BASE] * len(samples)
         routes = method.route(samples)
         if routes is not None:
-            return routes
+            return [_settled(route, method) for route in routes]
     return [None] * len(samples)
 
 
