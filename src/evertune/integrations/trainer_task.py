@@ -17,6 +17,7 @@ from evertune.integrations.bare_model import BareModel, NoFeatures, batch_of, lo
 from evertune.integrations.rows import PlannedDataset, Row, Rows
 from evertune.integrations.state_file import SavedState
 from evertune.methods import Context, Method
+from evertune.models.protocol import Batch, Output
 from evertune.models.weights import copy_of, restore
 from evertune.training.states import split_state
 from evertune.utils.errors import UserError
@@ -52,6 +53,7 @@ class TrainerTask:
         self._parameters = self.model.trainable()
         self._start: dict[str, Tensor] = {}
         self._in_step = False
+        self._logged: dict[str, list[float]] = {}
 
     def begin(self) -> None:
         """Set the methods up, and put their plan in the place of the data set."""
@@ -104,11 +106,17 @@ class TrainerTask:
             hook.remove()
         logits = [outputs for outputs in seen if (made := logits_of(outputs)) is not None and made.requires_grad]
         output = self.model.output_of(batch, logits[0]) if logits else self.model(batch)
-        terms = [term for method in adding for term in method.loss_terms(batch, output).values()]
+        terms = [term for method in adding for term in self._terms_of(method, batch, output)]
         if not terms:
             return result
         added = self._share(int(output.tokens.sum()), num_items_in_batch) * torch.stack(terms).sum()
         return (result[0] + added, *result[1:]) if isinstance(result, tuple) else result + added
+
+    def _terms_of(self, method: Method, batch: Batch, output: Output) -> list[Tensor]:
+        terms = method.loss_terms(batch, output)
+        for name, term in terms.items():
+            self._logged.setdefault(f"{method.name}/{name}", []).append(float(term.detach()))
+        return list(terms.values())
 
     def _share(self, tokens: int, num_items_in_batch: Any) -> Any:
         """What a mean over a micro-batch counts in the loss of an optimizer step, as the Trainer weighs its own loss.
@@ -136,6 +144,13 @@ class TrainerTask:
         """The optimizer has taken its step."""
         for method in self._methods:
             method.after_step(self._parameters)
+            for name, value in method.take_logged().items():
+                self._logged.setdefault(name, []).append(value)
+
+    def take_logged(self) -> dict[str, float]:
+        """Means since the last call of the methods' loss terms and of the values that they log, by `METHOD/NAME`."""
+        logged, self._logged = self._logged, {}
+        return {name: sum(values) / len(values) for name, values in logged.items()}
 
     def end(self) -> dict[str, Any]:
         """Let the methods take in the task; returns their states, the same in all processes."""

@@ -120,6 +120,7 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
             trainer.train = self._in_train(trainer, trainer.train)
             trainer.training_step = self._in_training_step(trainer, trainer.training_step)
             trainer.compute_loss = self._in_compute_loss(trainer.compute_loss)
+            trainer.log = self._in_log(trainer.log)
         self._attached[trainer] = task
         return trainer
 
@@ -200,6 +201,14 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
                 )
 
             return plain() if self._task is None else self._task.with_terms(plain, inputs, num_items_in_batch)
+
+        return wrapped
+
+    def _in_log(self, log: Any) -> Any:
+        @wraps(log)
+        def wrapped(logs: dict[str, float], *args: Any, **kwargs: Any) -> Any:
+            of_training = self._task is not None and "loss" in logs
+            return log({**logs, **self._task.take_logged()} if of_training and self._task else logs, *args, **kwargs)
 
         return wrapped
 

@@ -33,12 +33,11 @@ class Projected(Method):
         if not self.memory:
             return
         samples = [self.context.kept(Sample.from_row(row, origin="memory")) for row in self.memory]
-        lmm = self.context.lmm
-        loss = lmm.module()(lmm.collate(samples, self.context.features.get(samples))).loss
-        reference = torch.autograd.grad(loss, list(parameters.values()))
+        reference = torch.autograd.grad(self.context.loss(samples), list(parameters.values()))
         pairs = list(zip(parameters.values(), reference, strict=True))
         dot = sum(float((p.grad * r).sum()) for p, r in pairs)
         DOTS.append(dot)
+        self.log("dot", dot)
         if dot < 0:
             square = sum(float((r * r).sum()) for r in reference)
             for p, r in pairs:
@@ -62,6 +61,26 @@ def test_a_projected_gradient_is_that_of_the_loop(tmp_path, monkeypatch):
     assert min(DOTS) < 0, "something was projected"
     assert tiny.furthest(ours, theirs) < 1e-6
     assert tiny.furthest(ours, tiny.by_loop("sequential", **how)) > 3e-5
+
+
+@pytest.mark.slow
+def test_the_trainer_logs_what_methods_log(tmp_path):
+    """Loss terms and values, as means since the last line of the log."""
+    continual, model = ContinualCallback(["lwf", Projected()]), tiny.tiny_lm()
+    for number in (0, 1):
+        DOTS.clear()
+        trainer = Trainer(
+            model=model, args=tiny.arguments(tmp_path, logging_steps=2), train_dataset=tiny.token_rows(number),
+            data_collator=tiny.collate,
+        )  # fmt: skip
+        continual.attach(trainer, task=str(number)).train()
+        lines = [line for line in trainer.state.log_history if "loss" in line]
+        assert len(lines) == 2
+        if number:
+            assert lines[1]["projected/dot"] == pytest.approx(sum(DOTS[2:4]) / 2)
+            assert lines[1]["lwf/distillation"] > 0
+        else:
+            assert not any("/" in name for line in lines for name in line)
 
 
 @pytest.mark.slow
