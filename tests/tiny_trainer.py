@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
 
 from evertune.data.task import Task
 from evertune.integrations.bare_model import BareModel, NoFeatures
@@ -17,6 +18,7 @@ from evertune.integrations.rows import Rows
 from evertune.integrations.transformers import ContinualCallback
 from evertune.methods import Context, make_methods
 from evertune.training import loop
+from evertune.training.states import split_state
 from evertune.utils import distributed
 
 WORDS, ROWS = 40, 20
@@ -215,7 +217,12 @@ if __name__ == "__main__":
     for case in cases:
         spec, accumulation, clip = case.split(",")
         how = {"accumulation": int(accumulation), "clip": float(clip)}
-        found[case] = {"trainer": by_trainer(spec, Path(out).parent / "run", **how)[0], "loop": by_loop(spec, **how)}
+        folder = Path(out).parent / case
+        weights, continual = by_trainer(spec, folder, **how, save_strategy="epoch")
+        saved = ContinualCallback.from_checkpoint(get_last_checkpoint(str(folder)))
+        states = [split_state(each._saved.states).fingerprint for each in (continual, saved)]
+        everywhere = {state for each in distributed.all_gather(states) for state in each}
+        found[case] = {"trainer": weights, "loop": by_loop(spec, **how), "states": len(everywhere)}
     if distributed.is_main_process():
         torch.save(found, out)
     distributed.shutdown()

@@ -33,6 +33,7 @@ def test_two_processes_take_the_same_steps(tmp_path, monkeypatch):
     for case in CASES:
         spec, accumulation, clip = case.split(",")
         how = {"accumulation": int(accumulation), "clip": float(clip)}
+        assert found[case]["states"] == 1, "the same in both processes and in the checkpoint"
         alone = tiny.by_loop(spec, **how)
         assert tiny.furthest(found[case]["trainer"], found[case]["loop"]) < 1e-6, case
         assert tiny.furthest(found[case]["trainer"], alone) < 1e-6, case

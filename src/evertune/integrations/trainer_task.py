@@ -161,6 +161,10 @@ class TrainerTask:
             _broadcast(split_state(states).tensors.values(), self.model.device)
         return states
 
+    def wait_for_everyone(self) -> None:
+        """Until all processes are here: what one has written, another may read next."""
+        self._trainer.accelerator.wait_for_everyone()
+
     def norms(self) -> dict[str, float]:
         """Of each trained parameter."""
         return {name: float(p.detach().float().norm()) for name, p in self._parameters.items()}

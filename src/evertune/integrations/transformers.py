@@ -165,9 +165,10 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
         )
         best = state.best_model_checkpoint if args.load_best_model_at_end else None
         folder = Path(best or Path(args.output_dir) / f"checkpoint-{state.global_step}")
-        self._task = None
+        task, self._task = self._task, None
         if args.should_save and folder.is_dir():
             write_state(folder / AFTER_TASK, self._now())
+        task.wait_for_everyone()
 
     def _in_train(self, trainer: Any, train: Any) -> Any:
         @wraps(train)
