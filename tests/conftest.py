@@ -15,6 +15,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import yaml
+from hypothesis import settings
+
+settings.register_profile("evertune", deadline=None)  # time says nothing on a machine that does other work
+settings.load_profile("evertune")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -14,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
 from PIL import Image, features
 
@@ -98,9 +100,13 @@ def test_an_image_that_costs_more_than_its_header_says_is_one_line(make):
         pytest.skip("this Pillow reads no AVIF")
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
     before = memory()
-    with pytest.raises(DataError, match=r"^here (takes far more (memory|time)|is broken)") as caught:
+    try:
         image_of_bytes(make(), where="here")
-    assert "\n" not in str(caught.value)
+        said = ""
+    except DataError as caught:
+        said = str(caught)
+    cheap = make is skipped_rows and int(PIL.__version__.partition(".")[0]) < 11  # decoded there within its size
+    assert cheap or re.fullmatch(r"here (takes far more (memory|time)|is broken).*", said), said
     assert memory() - before < 64 << 10, "kB of this process"
     assert image_of_bytes(encoded(Image.new("RGB", (4, 4)), "BMP"), where="here")[0].size == (4, 4), "the next one"
 
