@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import shutil
 
 import pytest
@@ -26,7 +27,7 @@ TRACE = "import pathlib\npathlib.Path(__file__).with_name('was-run').touch()\n"
 
 
 def run(stream, out, **given):
-    return evertune.run(str(stream), model="random", method="own", out=out, limit=6, **given)
+    return evertune.run(str(stream), model="random", methods="own", out=out, limit=6, **given)
 
 
 @pytest.fixture(scope="module")
@@ -230,3 +231,23 @@ def test_a_plugin_that_fails_says_so_above_one_line(plugged, tmp_path, capsys):
         and last == f"evertune: --plugin {tmp_path / 'own.py'} can't be imported: ZeroDivisionError: division by zero"
     )
     assert above[0].startswith("Traceback") and any("own.py" in line for line in above)
+
+
+@pytest.mark.slow
+def test_the_class_of_an_object_is_part_of_the_run_too(plugged, toy_stream, tmp_path):
+    """Its folder is opened again where the class is there, and only with the same code."""
+
+    def kind(text):
+        path = write_plugin(tmp_path / "own_objects.py", text)
+        found = runpy.run_path(str(path))["Own"]
+        found.__module__ = "__main__"  # as a script or a notebook defines it
+        return found
+
+    first = kind(OWN)
+    evertune.run(str(toy_stream), model="random", methods=[first(alpha=0.5)], out=tmp_path / "run", limit=4)
+    assert open_run(tmp_path / "run").methods[0].alpha == 0.5
+    plugins._added.clear()
+    with pytest.raises(
+        RunFolderError, match=r"the method 'own' of this program, which is not here: evertune\.load_plugin"
+    ):
+        open_run(tmp_path / "run")
