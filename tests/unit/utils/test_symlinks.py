@@ -27,7 +27,7 @@ from evertune.tools.export import export
 from evertune.training.learner import Learner
 from evertune.utils import locks
 from evertune.utils.errors import UserError
-from evertune.utils.files import append_jsonl
+from evertune.utils.files import append_jsonl, opened
 from evertune.utils.locks import Lock, taken
 from evertune.utils.symlinks import links_below, refuse_links
 from evertune.utils.temporary_files import sweep, temporary_name
@@ -172,6 +172,15 @@ WRITERS = {
     "metrics.jsonl": lambda path: Jsonl().begin(tracked(path)),
     "job.log": lambda path: start(Job("j", ("true",), beside=path.with_name("job")), Lock(path, None), environment={}),
 }  # fmt: skip
+
+
+def test_a_link_that_was_put_there_after_the_check_is_not_followed(tmp_path, monkeypatch):
+    """The system itself refuses it: the check by name alone has a gap."""
+    (tmp_path / "key").write_bytes(KEY)
+    (tmp_path / "log").symlink_to(tmp_path / "key")
+    monkeypatch.setattr(Path, "is_symlink", lambda _: False)
+    with pytest.raises(OSError, match="symbolic links"):
+        opened(tmp_path / "log")
 
 
 @pytest.mark.parametrize("name", WRITERS)
