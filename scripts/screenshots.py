@@ -73,9 +73,7 @@ def app_png(path: Path) -> None:
             browser.goto(f"http://127.0.0.1:{server.port}")
             use_playground(browser, task="flickr30k", stage=8)
             height = min(2260, browser.evaluate("document.documentElement.scrollHeight"))
-            browser.screenshot(
-                path=path, max_grad_norm={"x": 0, "y": 0, "width": 1000, "height": height}, full_page=True
-            )
+            browser.screenshot(path=path, clip={"x": 0, "y": 0, "width": 1000, "height": height}, full_page=True)
 
 
 def use_playground(browser: Any, *, task: str, stage: int) -> None:
