@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -98,10 +99,10 @@ def export_adapters(
             if (expert := learner.expert_of(one.task)) is not None:
                 learner.activate(expert)
             _write(learner.lmm, make_folder(place / names[one.number]), base)
-            card = card_of(run, base, OF_PEFT, stage=one.number, expert=expert, adapter=names[one.number])
-            write_atomically(place / names[one.number] / "README.md", card)
+            about = partial(card_of, run, base, OF_PEFT, stage=one.number, expert=expert)
+            write_atomically(place / names[one.number] / "README.md", about())
         if stage is None:
-            write_atomically(place / "README.md", card)
+            write_atomically(place / "README.md", about(adapter=names[chosen[-1].number]))
     return number, [out / names[one.number] for one in chosen]
 
 

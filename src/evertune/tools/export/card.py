@@ -57,12 +57,24 @@ alone, without images: `AutoModelForCausalLM.from_pretrained(FOLDER, subfolder="
     OF_PEFT: """```python
 from peft import {auto}
 
-model = {auto}.from_pretrained({where})
+model = {auto}.from_pretrained(FOLDER)
 ```
 
 FOLDER is the folder of this file, or its id on the hub. Or, on a base model that is loaded already:
-`PeftModel.from_pretrained(model, {where})`.{more}""",
+`PeftModel.from_pretrained(model, FOLDER)`.{more}""",
 }
+SEVERAL = """There is an adapter of each stage, in a folder of its own. Of the last one:
+
+```python
+from peft import PeftModel
+from transformers import {auto}
+
+model = {auto}.from_pretrained({base})
+model = PeftModel.from_pretrained(model, FOLDER, subfolder="{adapter}")
+```
+
+FOLDER is the folder of this file, or its id on the hub.{more}"""
+"""peft's `AutoPeftModel` would look for the base model in the subfolder, too."""
 PROJECTOR = """
 The adapter is that of the language model. The projector, which transformers has no class for, is in
 `projector.safetensors`."""
@@ -94,7 +106,7 @@ def card_of(
         stage: after which stage.
         expert: whose weights these are.
         checked: what was compared when it was written.
-        adapter: the subfolder of a peft adapter.
+        adapter: where the card is of several adapters, the subfolder of the last.
     """
     config, made = config_of(run), scores_of(run)
     name = Path(config.model).name
@@ -141,11 +153,12 @@ def _licence_id(licence: str) -> str:
 def _loading(form: str, base: Base, adapter: str) -> str:
     if form != OF_PEFT:
         return LOADING[form]
-    return LOADING[form].format(
-        auto="AutoPeftModelForCausalLM" if base.is_smol else "AutoPeftModel",
-        where=f'FOLDER, subfolder="{adapter}"' if adapter else "FOLDER",
-        more=PROJECTOR if base.is_smol else "",
-    )
+    more = PROJECTOR if base.is_smol else ""
+    if adapter:
+        auto = "AutoModelForCausalLM" if base.is_smol else "AutoModelForImageTextToText"
+        where = f'"{base.hub_id}"' if base.hub_id else "BASE_MODEL"
+        return SEVERAL.format(auto=auto, base=where, adapter=adapter, more=more)
+    return LOADING[form].format(auto="AutoPeftModelForCausalLM" if base.is_smol else "AutoPeftModel", more=more)
 
 
 def scores_of(run: Path) -> dict[str, Any]:

@@ -108,6 +108,10 @@ def test_of_smol_the_lm_loads_and_the_projector_is_said_to_be_beside_it(finished
     whole, stages = (ModelCard.load(tmp_path / name / "README.md") for name in ("whole", "stages"))
     assert whole.data.library_name == "evertune" and "no class of `transformers`" in whole.text
     assert stages.data.library_name == "peft" and 'FOLDER, subfolder="03-task-2"' in stages.text
+    assert "FOLDER)" in ModelCard.load(tmp_path / "stages" / "03-task-2" / "README.md").text
+    plain = AutoModelForCausalLM.from_pretrained(base_of("random").name, dtype=torch.float32)
+    again = PeftModel.from_pretrained(plain, tmp_path / "stages", subfolder="03-task-2")
+    assert torch.equal(again(words).logits, tuned(words).logits)
     assert "`projector.safetensors`" in stages.text
 
 
