@@ -28,6 +28,7 @@ OPTIONS = {
     "mas": {"strength": 0.5, "samples": 7},
     "lwf": {"strength": 2.0},
     "replay": {"ratio": 0.4},
+    "agem": {"ratio": 0.4, "samples": 5},
 }
 UNDER_TIR = {"ewc": {"strength": 3e4, "samples": 7}, "mas": {"strength": 3e4, "samples": 7}}
 

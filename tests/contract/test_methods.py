@@ -12,11 +12,31 @@ from evertune.training.method_contract import check_method
 from evertune.utils.errors import UserError
 
 ALONE = [name for name in METHODS if name != "tir"]
-TOGETHER = ["replay+ewc", "replay+eproj", "replay+mas", "tir+ewc", "tir+mas", "replay+tir+ewc", "ewc+lwf"]
-ADAPTED = ["replay+lora", "ewc+lora", "tir+mas+lora", "lwf+lora", "eproj+lora", "replay+olora", "replay+moelora"]
+TOGETHER = [
+    "replay+ewc",
+    "agem+ewc",
+    "replay+agem",
+    "replay+eproj",
+    "replay+mas",
+    "tir+ewc",
+    "tir+mas",
+    "replay+tir+ewc",
+    "ewc+lwf",
+]
+ADAPTED = [
+    "replay+lora",
+    "agem+lora",
+    "ewc+lora",
+    "tir+mas+lora",
+    "lwf+lora",
+    "eproj+lora",
+    "replay+olora",
+    "replay+moelora",
+]
 LORA = ["lora", "olora", "moelora", "lora-router"]
 OPTIONS = {
     "replay": {"ratio": 0.25},
+    "agem": {"ratio": 0.25, "samples": 3},
     "ewc": {"strength": 50.0, "samples": 4},
     "online-ewc": {"strength": 50.0, "samples": 4},
     "mas": {"samples": 4},

@@ -7,6 +7,7 @@ import os
 import signal
 import struct
 import subprocess
+import sys
 import time
 
 import pytest
@@ -39,6 +40,9 @@ def places(tmp_path_factory):
     """Where the services keep what they get, by environment variable."""
     base = tmp_path_factory.mktemp("services")
     mlflow = {"MLFLOW_TRACKING_URI": f"sqlite:///{base}/mlflow.db", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    # mlflow can't open a database whose tables were being created when a process was killed
+    create = "import mlflow; mlflow.MlflowClient().search_experiments()"
+    subprocess.run([sys.executable, "-c", create], check=True, capture_output=True, env=os.environ | mlflow)
     return {"TRACKIO_DIR": str(base / "trackio"), "WANDB_MODE": "offline", "WANDB_API_KEY": "k" * 40, **mlflow}
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from evertune.methods.agem import AGem
 from evertune.methods.base import PROTOCOL, Context, Method, MethodInfo
 from evertune.methods.direct import Direct
 from evertune.methods.eproj import EProj
@@ -35,6 +36,7 @@ __all__ = [
     "EWC",
     "MAS",
     "METHODS",
+    "AGem",
     "Context",
     "Direct",
     "EProj",
@@ -60,7 +62,7 @@ __all__ = [
     "refuse_lora_twice",
 ]
 
-_ALL = (Sequential, Replay, EWC, OnlineEWC, MAS, LwF, Tir, EProj, Lora, OLora, MoELora, LoraRouter, Direct, Joint)
+_ALL = (Sequential, Replay, AGem, EWC, OnlineEWC, MAS, LwF, Tir, EProj, Lora, OLora, MoELora, LoraRouter, Direct, Joint)
 
 
 def _refuse_unusable(name: str, method: Any) -> None:

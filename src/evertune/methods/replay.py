@@ -63,11 +63,13 @@ class Replay(Method):
         weighting: Literal["even", "similar", "dissimilar"] = "even",
     ) -> None:
         if not 0 <= ratio <= 1:
-            raise UserError(f"replay.ratio must lie between 0 and 1, not {ratio}")
+            raise UserError(f"{self.name}.ratio must lie between 0 and 1, not {ratio}")
         if buffer < 0 or not 1 <= repeat <= MOST_REPEATS:
-            raise UserError(f"replay.buffer must be 0 or more and replay.repeat 1 to {MOST_REPEATS:,}")
+            raise UserError(f"{self.name}.buffer must be 0 or more and {self.name}.repeat 1 to {MOST_REPEATS:,}")
         if choice == "reservoir" and not buffer:
-            raise UserError("replay.choice=reservoir fills a buffer of fixed size: set replay.buffer above 0")
+            raise UserError(
+                f"{self.name}.choice=reservoir fills a buffer of fixed size: set {self.name}.buffer above 0"
+            )
         self.ratio, self.buffer, self.repeat = ratio, buffer, repeat
         self.choice, self.weighting = choice, weighting
         self._memory: dict[str, list[Row]] = {}
@@ -96,7 +98,7 @@ class Replay(Method):
         choose = random.Random(digest("replayed", str(self.context.seed), task.name))
         places = self._places(task, kept)
         replayed = [
-            self.context.kept(_sample(row, name))
+            self.context.kept(sample_of(row, name))
             for name, rows in kept.items()
             for row in _filled(rows, places[name], choose)
         ]
@@ -117,7 +119,7 @@ class Replay(Method):
         choose = random.Random(digest("replay", str(self.context.seed), task.name))
         self._choose(task, choose)
         own = self._memory.get(task.name, [])
-        self._memory[task.name] = [self.context.keep(_sample(row, task.name)).to_row() for row in own]
+        self._memory[task.name] = [self.context.keep(sample_of(row, task.name)).to_row() for row in own]
 
     def _choose(self, task: Task, choose: random.Random) -> None:
         if self.choice == "reservoir":
@@ -183,5 +185,6 @@ def _filled(rows: Sequence[Row], places: int, choose: random.Random) -> list[Row
     return [*rows] * times + choose.sample(rows, rest)
 
 
-def _sample(row: Row, task: str) -> Sample:
+def sample_of(row: Row, task: str) -> Sample:
+    """The sample of a row of the memory of `task`."""
     return Sample.from_row(row, origin=f"the memory of {task}")

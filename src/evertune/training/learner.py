@@ -131,7 +131,8 @@ class Learner:
         )
         for method in self.methods:
             method.after_task(task)
-        log[-1] = replace(log[-1], logged={**log[-1].logged, **logged_by(self.methods)})
+        if log:
+            log[-1] = replace(log[-1], logged={**log[-1].logged, **logged_by(self.methods)})
         state = self._state()
         stage = Stage(
             number=len(self.stages) + 1,

@@ -7,7 +7,7 @@ import tiny_trainer as tiny
 
 from evertune.integrations.transformers import ContinualCallback
 
-SPECS = ("ewc", "online-ewc", "mas", "tir+ewc", "tir+mas", "lwf", "replay", "replay+ewc+lwf")
+SPECS = ("ewc", "online-ewc", "mas", "tir+ewc", "tir+mas", "lwf", "replay", "replay+ewc+lwf", "agem")
 
 
 @pytest.fixture(autouse=True)

@@ -193,7 +193,6 @@ OUT = {
     "adapters": ["export", "{run}", "--to", "{out}", "--adapters"],
     "similarity": ["similarity", "{stream}", "--model", "random", "--out", "{out}"],
     "pairs": ["pairs", "{stream}", "--model", "random", "--out", "{out}"],
-    "pretrain": ["pretrain", "tiny", "--out", "{out}"],
 }
 
 

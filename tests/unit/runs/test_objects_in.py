@@ -7,8 +7,9 @@ from PIL import Image
 
 import evertune
 from evertune import Task
-from evertune.methods import METHODS, Method, MethodInfo, Replay
+from evertune.methods import Method, MethodInfo, Replay
 from evertune.service.service import Service, ask_once
+from evertune.utils import plugins
 from evertune.utils.errors import RunFolderError, UserError
 
 SETTINGS = ["train.learning_rate=0.01", "train.epochs=2", "train.batch_size=4"]
@@ -44,10 +45,8 @@ def tasks():
 
 @pytest.fixture(autouse=True)
 def registry(monkeypatch):
-    monkeypatch.setattr("evertune.methods.METHODS", METHODS)
-    yield
-    if isinstance(METHODS, dict):
-        METHODS.pop("shift", None)
+    """What a test registers is gone after it."""
+    monkeypatch.setattr("evertune.utils.plugins._added", dict(plugins._added))
 
 
 def run(tasks, out, **more):

@@ -1,0 +1,124 @@
+"""A-GEM: a step may not raise the loss on kept samples of earlier tasks, to first order.
+
+The memory is that of `replay`; its samples are not trained on. They give a reference gradient r, and the gradient g of
+the step loses what points against r.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from evertune.data.task import Sample, Task
+from evertune.methods.base import Context, MethodInfo
+from evertune.methods.replay import Replay, sample_of
+from evertune.utils.errors import UserError
+from evertune.utils.files import digest
+
+AT_ONCE = 8
+"""Samples of the memory whose gradient is computed in one pass."""
+
+
+class AGem(Replay):
+    """Project each gradient so that it does not point against that of kept samples.
+
+    Args:
+        ratio: share of each earlier task's training set that is kept, as in `replay`.
+        buffer: when above 0, this many samples over all tasks instead of `ratio`.
+        choice: how a `buffer` is filled, as in `replay`.
+        samples: kept samples, drawn for each step, whose gradient is the reference.
+    """
+
+    name = "agem"
+    about = MethodInfo(
+        title="averaged gradient episodic memory",
+        kind="replay",
+        paper="Chaudhry et al. 2019, arXiv 1812.00420",
+        formula="g <- g - (g·r / r·r) r where g·r < 0; r = gradient of the loss on samples of the memory",
+        cost="the kept samples with their images; one pass over `samples` of them per optimizer step",
+        fails="when old data may not be kept; where tasks share few directions it forgets like `sequential`",
+    )
+    sequential_equivalent: ClassVar[Mapping[str, Any]] = {"ratio": 0.0}
+
+    def __init__(
+        self,
+        *,
+        ratio: float = 0.01,
+        buffer: int = 0,
+        choice: Literal["balanced", "reservoir"] = "balanced",
+        samples: int = 16,
+    ) -> None:
+        if samples < 1:
+            raise UserError(f"agem.samples must be 1 or more, not {samples}")
+        super().__init__(ratio=ratio, buffer=buffer, choice=choice)
+        self.samples = samples
+        self._task, self._step = "", 0
+
+    def setup(self, context: Context) -> None:
+        """Start with an empty memory."""
+        super().setup(context)
+        self._task, self._step = "", 0
+
+    def before_task(self, task: Task) -> None:
+        """The draws of a task are its own."""
+        super().before_task(task)
+        self._task, self._step = task.name, 0
+
+    def data_plan(self, task: Task, samples: Sequence[Sample]) -> Sequence[Sample]:
+        """The plan as it is: the memory is not trained on."""
+        del task
+        return samples
+
+    def adds_to_loss(self) -> bool:
+        """Only with a memory."""
+        return bool(self._memory)
+
+    def after_backward(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Take out of the gradient what points against the reference gradient (Chaudhry et al. 2019, equation 11).
+
+        All trained tensors are one vector. It happens before clipping.
+        """
+        self._step += 1
+        kept = [(name, row) for name, rows in self._memory.items() if name != self._task for row in rows]
+        if not kept:
+            return
+        trained = [parameter for parameter in parameters.values() if parameter.grad is not None]
+        gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
+        reference = self._reference(kept, trained)
+        along = _dot(gradients, reference)
+        self.log("projected", float(along < 0))
+        if along >= 0:
+            return
+        share = along / _dot(reference, reference)
+        for g, r in zip(gradients, reference, strict=True):
+            g.sub_(share * r)
+
+    def _reference(self, kept: Sequence[tuple[str, dict[str, Any]]], trained: Sequence[nn.Parameter]) -> list[Tensor]:
+        """The gradient of the mean loss of samples of the memory; the same ones on all processes, and when resumed."""
+        choose = random.Random(digest("agem", str(self.context.seed), self._task, str(self._step)))
+        drawn = choose.sample(kept, min(self.samples, len(kept)))
+        samples = [self.context.kept(sample_of(row, name)) for name, row in drawn]
+        total = [torch.zeros_like(parameter) for parameter in trained]
+        for start in range(0, len(samples), AT_ONCE):
+            loss = self.context.losses(samples[start : start + AT_ONCE]).sum() / len(samples)
+            for sum_, part in zip(total, torch.autograd.grad(loss, trained, allow_unused=True), strict=True):
+                if part is not None:
+                    sum_.add_(part)
+        return total
+
+    def progress_dict(self) -> dict[str, Any]:
+        """The number of the step, which decides the next draw."""
+        return {"step": self._step}
+
+    def load_progress_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue with the next draw."""
+        self._step = state.get("step", 0)
+
+
+def _dot(one: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:
+    """The scalar product of two lists of tensors, as one vector each."""
+    return torch.stack([torch.sum(a * b) for a, b in zip(one, other, strict=True)]).sum()
