@@ -1,4 +1,4 @@
-"""Make every image in docs/images anew: `make screenshots`, or `python scripts/screenshots.py report.png pocket.png`.
+"""Make every image in docs/images again: `make screenshots`, or `python scripts/screenshots.py report.png pocket.png`.
 
 Inputs are small and fixed: committed results, examples, the model `random`. A new image is a function in `SCREENSHOTS`
 whose name is the file's, `report_png` for report.png; it gets the path to write. Chromium draws the pages.
@@ -39,8 +39,8 @@ def report_png(path: Path) -> None:
 def compare_svg(path: Path) -> None:
     """The same runs compared in a terminal."""
     with tempfile.TemporaryDirectory() as place:
-        said = command("compare", *quickstart(Path(place)), cwd=Path(place))
-        terminal(path, "evertune compare runs/quickstart/*", said, width=104)
+        printed = command("compare", *quickstart(Path(place)), cwd=Path(place))
+        terminal(path, "evertune compare runs/quickstart/*", printed, width=104)
 
 
 def preview_png(path: Path) -> None:
@@ -60,16 +60,17 @@ def pocket_png(path: Path) -> None:
 
 
 def app_png(path: Path) -> None:
-    """The playground on a short run of `pocket-b1`: a kept question asked of every stage, and a cell opened."""
+    """The playground on a short run of `pocket-b1`: a test question sent to every stage, and a cell opened."""
     from evertune.apps.playground.command import playground
 
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
-        short = ("--method", "sequential", "--limit", "24", "--out", "pocket")
+        short = ("--set", "dtype=float32", "--method", "sequential", "--limit", "32", "--out", "pocket")
         command("run", "pocket-b1", "--model", "tiny-aligned", *short, cwd=place)
         server = playground([place / "pocket"], port=0)
         threading.Thread(target=server.run, daemon=True).start()
         with page(width=1000, height=900) as browser:
+            browser.set_default_timeout(420_000)  # loading a model and its predictions takes minutes on a busy machine
             browser.goto(f"http://127.0.0.1:{server.port}")
             use_playground(browser, task="flickr30k", stage=8)
             height = min(2260, browser.evaluate("document.documentElement.scrollHeight"))
@@ -77,7 +78,7 @@ def app_png(path: Path) -> None:
 
 
 def use_playground(browser: Any, *, task: str, stage: int) -> None:
-    """Choose a kept image of `task`, ask, move to a stage and open the task's cell after it, as a visitor would."""
+    """Choose a test image of `task`, send its question, move to a stage, open the cell after it, as a visitor would."""
     browser.click("#task input")
     browser.get_by_role("option", name=task, exact=True).click()
     browser.wait_for_function("name => document.querySelector('#choices button').dataset.task == name", arg=task)
@@ -125,7 +126,7 @@ def page(*, width: int, height: int) -> Iterator[Any]:
         browser.close()
 
 
-def terminal(path: Path, typed: str, said: str, *, width: int) -> None:
+def terminal(path: Path, typed: str, printed: str, *, width: int) -> None:
     """A terminal as SVG: the command and what it printed. Its letters are the reader's own: nothing is fetched."""
     from rich.console import Console
     from rich.terminal_theme import TerminalTheme
@@ -135,7 +136,7 @@ def terminal(path: Path, typed: str, said: str, *, width: int) -> None:
     theme = TerminalTheme((246, 247, 249), (28, 33, 40), [*colours, (90, 100, 114)])
     console = Console(record=True, width=width, file=io.StringIO(), force_terminal=True)
     console.print(Text(f"$ {typed}", style="bold"))
-    console.print(Text.from_ansi(said.rstrip()))
+    console.print(Text.from_ansi(printed.rstrip()))
     drawing = console.export_svg(title="", theme=theme, unique_id=path.stem)
     drawing = re.sub(r"@font-face \{.*?\}", "", drawing, flags=re.DOTALL)
     drawing = drawing.replace("Fira Code, monospace", "ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono', monospace")

@@ -111,6 +111,7 @@ def test_the_page_about_data_shows_what_check_says(stream, capsys, monkeypatch):
     texts = capsys.readouterr().out
     for line in ("training rows  test rows  images", "what                29          7      36"):
         assert line in shown and line in texts
-    findings = [line.replace(stream.parent.name, "my-photos") for line in texts.splitlines() if "taught by" in line]
+    lines = [line.replace(stream.parent.name, "my-photos") for line in texts.splitlines()]
+    findings = [line for line in lines if "in training at" in line]
     assert len(findings) == 5 and all(line in shown for line in findings[:2])
     assert "0 errors, 0 warnings, 5 notes." in shown and "0 errors, 0 warnings, 5 notes." in texts

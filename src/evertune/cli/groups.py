@@ -67,7 +67,7 @@ _DATA = "'evertune data check FILE' checks data, 'evertune data convert SOURCE T
 _SERVE = "'evertune serve DIR' is an OpenAI-compatible endpoint"
 _APP = "'evertune app DIR' opens a page in the browser"
 _FETCH = "'evertune fetch NAME' downloads models and data"
-_BACK = "'evertune rollback DIR --to STAGE' goes back to an earlier stage"
+_BACK = "'evertune rollback DIR --to STAGE' restores an earlier stage"
 
 ELSEWHERE = (
     dict.fromkeys(("train", "finetune", "fine-tune", "sft", "fit", "benchmark", "resume"), _RUN)

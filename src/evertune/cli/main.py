@@ -120,7 +120,7 @@ def main() -> None:
 
 
 def _say_ended(how: str) -> None:
-    """How a command ended early, and whether the same one goes on where it stopped."""
+    """How a command ended early, and whether the same command resumes it."""
     resumes = "; the same command again continues" if RESUMING.intersection(sys.argv[1:2]) else ""
     print(f"evertune: {how}{resumes}", file=sys.stderr)
 

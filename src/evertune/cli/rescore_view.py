@@ -78,4 +78,4 @@ def _reported(console: Console, result: RescoreResult) -> None:
     console.print(f"\nResult.text reports {values}{verdict}", markup=False, highlight=False, soft_wrap=True)
     samples = result.reported.get("Samples")
     if samples is not None and samples != result.questions:
-        console.print(f"it speaks of {samples:g} samples, there are {result.questions}", markup=False, highlight=False)
+        console.print(f"it counts {samples:g} samples, there are {result.questions}", markup=False, highlight=False)

@@ -241,7 +241,7 @@ def ask(
 
     if Path(words[-1]).is_file():
         raise UserError(
-            f"what is asked about {words[-1]}? Say it last: evertune ask {folder} {words[-1]} 'what is this?'"
+            f"the question about {words[-1]} is missing. Put it last: evertune ask {folder} {words[-1]} 'what is this?'"
         )
     console = make_console(quiet=as_json)
     with TerminalCallback(console) as callback:
@@ -273,12 +273,10 @@ def log(folder: FolderArgument, as_json: JsonOption = False) -> None:
 
 def rollback(
     folder: FolderArgument,
-    to: Annotated[
-        int, typer.Option("--to", metavar="STAGE", min=0, help="The stage to go back to; 0 is the base model.")
-    ],
+    to: Annotated[int, typer.Option("--to", metavar="STAGE", min=0, help="The stage to restore; 0 is the base model.")],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """Go back to an earlier stage. Later stages are deleted for good."""
+    """Restore an earlier stage. Later stages are deleted for good."""
     with loading():
         from evertune.service import rollback as go_back
         from evertune.service.lifecycle import would_forget

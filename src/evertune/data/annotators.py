@@ -26,13 +26,13 @@ def taught_first(answers: Sequence[str], *, origin: str) -> tuple[str, ...]:
     given = Counter(answer for answer in answers if answer)
     if not given:
         raise DataError(f"{origin}: all answers are empty")
-    taught = given.most_common(1)[0][0]  # a Counter keeps the order of its first counts among equals
-    place = answers.index(taught)
-    return (taught, *answers[:place], *answers[place + 1 :])
+    trained = given.most_common(1)[0][0]  # a Counter keeps the order of its first counts among equals
+    place = answers.index(trained)
+    return (trained, *answers[:place], *answers[place + 1 :])
 
 
 def annotated(entry: Record, key: str = "answers") -> tuple[str, ...]:
-    """The answers of an annotation whose list holds an object per annotator, the taught one first."""
+    """The answers of an annotation whose list holds an object per annotator, the trained one first."""
     return taught_first([one.text("answer", blank=True) for one in entry.entries(key)], origin=entry.origin)
 
 
@@ -112,7 +112,7 @@ def _remember(question: tuple[str, Record] | DataError, waiting: dict[str, Recor
         return
     name, entry = question
     if name in waiting:
-        yield DataError(f"{entry.origin}: the question_id '{name}' stands at {waiting[name].origin} already")
+        yield DataError(f"{entry.origin}: the question_id '{name}' is already used at {waiting[name].origin}")
     waiting.setdefault(name, entry)
 
 

@@ -25,7 +25,7 @@ class Columns:
     Attributes:
         image: the image's name, or a list of them; None: there are no images.
         instruction: the question; it is the field `instruction` of the prompt.
-        answer: a text, a number, or a list of them whose first is taught.
+        answer: a text, a number, or a list of them whose first entry is trained on.
         id: None: the row's number.
         separator: separates several answers or images in a cell, for tables without lists.
         extras: columns that a score needs.

@@ -13,7 +13,7 @@ from typing import Any
 from evertune.utils.errors import DataError
 
 SHOWN = 5
-LEAVE_OUT = "Mend them, or leave them out (--skip-invalid of evertune run, learn, try and data convert)"
+LEAVE_OUT = "Fix them, or leave them out (--skip-invalid of evertune run, learn, try and data convert)"
 LISTED = 10_000
 """Messages of one kind that are kept; the count continues."""
 

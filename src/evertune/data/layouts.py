@@ -12,8 +12,8 @@ LLAVA = "format: llava in a stream's YAML, or evertune data check --format llava
 
 def layout_of(row: Mapping[str, Any]) -> str:
     """The message for a row or a file in another known layout; empty if the layout is unknown."""
-    if spoken := [key for key in KEYS if key in row]:
-        return f"'{spoken[0]}' is a conversation: say {LLAVA}"
+    if found := [key for key in KEYS if key in row]:
+        return f"'{found[0]}' is a conversation: say {LLAVA}"
     if "annotations" in row and "images" in row:
         return (
             "'images' beside 'annotations' is COCO's layout, which is not read: write a row per image, "

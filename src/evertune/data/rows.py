@@ -349,7 +349,7 @@ class _Writer:
         one, other = (json.loads(rows.read(place)) for place in (first, later))
         if one["id"] == other["id"]:  # the hashes are equal; the ids nearly certainly too
             good[at] = False
-            complaint = f"{other['origin']}: the id {short(other['id'])} stands at {one['origin']} already"
+            complaint = f"{other['origin']}: the id {short(other['id'])} is already used at {one['origin']}"
             self._problems.write(json.dumps({"kind": "repeated id", "message": complaint}).encode() + b"\n")
 
     def _write_names(self, firsts: NDArray[Any]) -> NDArray[Any]:

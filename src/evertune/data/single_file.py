@@ -46,5 +46,5 @@ def guessed(path: Path) -> str | None:
     if not is_file_of_rows(path.name):
         raise UserError(f"{path}: its ending says no format; say it with --format {WHERE}")
     first = next(iter(read_entries(path)), None)
-    spoken = first is not None and not isinstance(first, DataError) and {*KEYS, "text"} & first.value.keys()
-    return "llava" if spoken else None
+    dialogue = first is not None and not isinstance(first, DataError) and {*KEYS, "text"} & first.value.keys()
+    return "llava" if dialogue else None

@@ -67,8 +67,8 @@ class Stream:
     @property
     def fingerprint(self) -> str:
         """Hash of all samples of all tasks, in order, known tasks included."""
-        taught = digest(*(task.fingerprint for task in self.tasks))
-        return digest("known", *(task.fingerprint for task in self.known), taught) if self.known else taught
+        tasks = digest(*(task.fingerprint for task in self.tasks))
+        return digest("known", *(task.fingerprint for task in self.known), tasks) if self.known else tasks
 
 
 class StreamFile(BaseModel):

@@ -147,7 +147,7 @@ class Task:
             image: the column of images, or several columns; None: there are no images. A cell holds a PIL image, the
                 bytes of a file, a path, `{"bytes", "path"}`, a (height, width, 3) array, a list of these, or None.
             instruction: the column of instructions.
-            answer: the column of answers: a text, a number, a class label, or a list whose first is taught.
+            answer: the column of answers: a text, a number, a class label, or a list whose first entry is trained on.
             score: the name of a scoring rule, what `scoring_rule` gave, or a function (prediction, answers) -> score.
             test_share: the share of the images that is kept where `test` is None.
             skip_invalid: leave out rows that can't be used instead of stopping.

@@ -1,6 +1,6 @@
 """A model of the library `transformers` and the rows that it reads, as methods want a model (`TrainableEncoder`).
 
-What a method asks of an LMM is here asked of a bare module: parameters, the loss of each sample, its logits.
+A bare module with the part of the LMM protocol that methods use: parameters, the loss of each sample, its logits.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class BareModel(nn.Module):
 
     @training.setter
     def training(self, mode: bool) -> None:
-        """`train` and `eval` go on to the model."""
+        """`train` and `eval` apply to the model."""
 
     @property
     def device(self) -> torch.device:

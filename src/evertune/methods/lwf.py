@@ -69,10 +69,10 @@ class LwF(Method):
         """The distillation term."""
         if not self.adds_to_loss():
             return {}
-        term = distillation(output, self.taught(batch), temperature=self.temperature)
+        term = distillation(output, self.teacher_logits(batch), temperature=self.temperature)
         return {"distillation": self.strength * term}
 
-    def taught(self, batch: Batch) -> Tensor:
+    def teacher_logits(self, batch: Batch) -> Tensor:
         """(N, vocabulary) the teacher's logits at the answer positions of `batch`, without a gradient."""
         module = self.context.lmm.module()
         with torch.no_grad(), evaluating(module):
@@ -93,7 +93,7 @@ class LwF(Method):
         self._knows = bool(state["knows"])
 
 
-def distillation(output: Output, taught: Tensor, *, temperature: float) -> Tensor:
+def distillation(output: Output, teacher_logits: Tensor, *, temperature: float) -> Tensor:
     """T² KL(teacher ‖ student), averaged as `Output.loss` is: over a sample's answer tokens, then over the batch.
 
     T² keeps the gradient's size when T changes (Hinton et al. 2015, arXiv 1503.02531). Averaged so, equal micro-batches
@@ -101,10 +101,10 @@ def distillation(output: Output, taught: Tensor, *, temperature: float) -> Tenso
 
     Args:
         output: the student's, of B samples with N answer tokens in all.
-        taught: (N, vocabulary) the teacher's logits.
+        teacher_logits: (N, vocabulary) the teacher's logits.
         temperature: T.
     """
-    student, teacher = log_softmax(output.logits / temperature, dim=1), log_softmax(taught / temperature, dim=1)
+    student, teacher = log_softmax(output.logits / temperature, dim=1), log_softmax(teacher_logits / temperature, dim=1)
     divergence = temperature**2 * (teacher.exp() * (teacher - student)).sum(1)
     row = torch.repeat_interleave(torch.arange(len(output.tokens), device=divergence.device), output.tokens)
     sums = torch.zeros(len(output.tokens), device=divergence.device).index_add(0, row, divergence)

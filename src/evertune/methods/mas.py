@@ -1,7 +1,7 @@
 """Memory aware synapses: what the answer's logits are sensitive to is held, right answer or not.
 
 Importance needs no labels in the original. An LMM's logits need an answer to stand at: here the training answer, so the
-logits are those that the loss looks at.
+logits are those that the loss uses.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ class MixedLowRank(LowRank):
     """s Σ_e g_e(x) B_e A_e x, g(x) = softmax(G x) for each token; all A_e lie in `down`, all B_e in `up`, side by side.
 
     Args:
-        layer: what it stands beside.
+        layer: the layer that it is beside.
         r: rank, of all experts together.
         lora_alpha: the update is scaled by lora_alpha / r.
         experts: how many; a divisor of `rank`.

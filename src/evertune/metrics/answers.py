@@ -29,7 +29,7 @@ def relaxed(prediction: str, answers: Sequence[str]) -> float:
 
 
 def option(prediction: str, answers: Sequence[str]) -> float:
-    """1 when the prediction is the option in the form that is taught, case and white space at the ends aside."""
+    """1 when the prediction is the option in the form that is trained, case and white space at the ends aside."""
     predicted = prediction.strip().casefold()
     return float(bool(predicted) and predicted == answers[0].strip().casefold())
 
@@ -64,7 +64,7 @@ def scienceqa(prediction: str, answers: Sequence[str]) -> float:
     `B`, `B. text`, or a single `The answer is B.` in a longer answer; capitals only.
 
     Args:
-        prediction: what the model said.
+        prediction: the model's output.
         answers: the letter of the option; its text may follow, for the relaxed side.
     """
     predicted = _scienceqa_letter(prediction.strip())

@@ -25,7 +25,7 @@ def box(prediction: str, answers: Sequence[str]) -> float:
     """1 when the prediction is `[x1, y1, x2, y2]` and nothing else, and overlaps one of `answers` by more than half.
 
     Args:
-        prediction: what the model said.
+        prediction: the model's output.
         answers: boxes in the prediction's own frame; or, as `[x1, y1, x2, y2] of 640x480`, in pixels of an image of
             that width and height, which are brought into the frame of CoIN first (`padded`).
 

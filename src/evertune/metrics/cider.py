@@ -85,7 +85,7 @@ def cider(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> li
 
     Args:
         predictions: one caption per image.
-        references: for each image what people said. All of them together decide how telling an n-gram is, so a
+        references: for each image its reference captions. All of them together decide how telling an n-gram is, so a
             score depends on the cell. Where every image has the same n-grams, nothing is telling: a cell of one
             image scores 0, as in the published code.
 

@@ -6,5 +6,5 @@ END = "</think>"
 
 
 def without_thoughts(text: str) -> str:
-    """What stands behind the last `</think>`; the whole text where there is none (a block that was cut off stays)."""
+    """The text behind the last `</think>`; the whole text where there is none (a block that was cut off stays)."""
     return text.rpartition(END)[2].strip() if END in text else text

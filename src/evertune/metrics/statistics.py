@@ -197,7 +197,7 @@ def effective_count(values: Sequence[float], groups: Sequence[Hashable]) -> floa
     """How many independent values have a mean as uncertain as theirs, where those of a group may be alike.
 
     n / (variance of the mean over groups / variance of the mean as if all were independent), at most n. Where all
-    values are equal nothing can be said about groups, and each counts once.
+    values are equal groups have no visible effect, and each value counts once.
     """
     n, mean = len(values), statistics.fmean(values)
     sums: dict[Hashable, float] = {}

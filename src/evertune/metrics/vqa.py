@@ -89,7 +89,7 @@ def vqa(prediction: str, answers: Sequence[str]) -> float:
     """Soft accuracy: the mean over annotators, each left out once, of min(1, agreeing others / 3).
 
     Args:
-        prediction: what the model said.
+        prediction: the model's output.
         answers: one answer per annotator, usually ten. With fewer than four, all that are left must agree instead
             of three; a single one must be met exactly.
     """
@@ -104,9 +104,9 @@ def textvqa(prediction: str, answers: Sequence[str]) -> float:
 
 
 def vizwiz(prediction: str, answers: Sequence[str]) -> float:
-    """`vqa` as the VizWiz challenge has it: the prediction is normalised, what people said is taken as it stands.
+    """`vqa` as the VizWiz challenge has it: the prediction is normalised, the annotators' answers are used as they are.
 
-    A person's `two` can't be met by it, since the prediction becomes `2` (Gurari et al. 2018, arXiv 1802.08218).
+    An annotator's `two` can't be matched, because the prediction becomes `2` (Gurari et al. 2018, arXiv 1802.08218).
     """
     predicted = normalise(prediction)
     return agreement([answer.strip() == predicted for answer in answers]) if predicted else 0.0

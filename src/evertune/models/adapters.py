@@ -28,7 +28,7 @@ TOWERS = {"vision_model", "vision_tower", "visual"}
 """Modules of vision towers: their features are cached, so nothing beside their layers could learn."""
 TRAINED = "trained"
 LARGEST_RANK = 2**16
-"""No layer is wider, and a larger rank would fill the memory before anything could be said about it."""
+"""No layer is wider, and a larger rank would fill the memory before any error message."""
 
 MakeAdapter = Callable[[nn.Linear, torch.Generator], nn.Module]
 """A layer, and what is random -> a module that maps the layer's input to what is added to its output."""
@@ -40,7 +40,7 @@ class LowRank(nn.Module):
     A starts as the weight of a linear layer would, B at zero: at first nothing is added.
 
     Args:
-        layer: what it stands beside, (.., in) -> (.., out).
+        layer: the layer that it is beside, (.., in) -> (.., out).
         rank: rows of A, (rank, in), and columns of B, (out, rank).
         alpha: the numerator of s.
         generator: on the CPU; decides A.

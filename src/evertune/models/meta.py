@@ -1,4 +1,4 @@
-"""A model on paper: its real classes with its real configuration, on the meta device - sizes without weights.
+"""A model on the meta device: its real classes with its real configuration, sizes without weights.
 
 Enough to know what would train, how much memory that takes and how long it would last; nothing can be computed with it.
 """
@@ -26,7 +26,7 @@ PHOTOGRAPH = (480, 640)
 
 @dataclass(frozen=True, slots=True)
 class MetaLMM:
-    """What can be said of a model without weights: the part of the LMM protocol that methods look at before training.
+    """What is known of a model without weights: the part of the LMM protocol that methods look at before training.
 
     Attributes:
         language: path of the LM in `model`.

@@ -90,7 +90,7 @@ def adapter_digest(source: str) -> str:
 
 
 def planned_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a model on paper: an adapter that is continued trains its own matrices."""
+    """The options of a model on the meta device: an adapter that is continued trains its own matrices."""
     kept = {key: value for key, value in options.items() if not key.startswith("adapter")}
     if not options.get("adapter") or mode_of(options) != "continue":
         return kept

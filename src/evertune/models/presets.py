@@ -101,7 +101,7 @@ PRESETS: dict[str, dict[str, str]] = {
     },
     **{
         name: {
-            "title": f"{title}: on paper only, for `evertune plan`; to run it give {hub} or a folder",
+            "title": f"{title}: estimates only, for `evertune plan`; to run it give {hub} or a folder",
             "family": family,
             "parameters": parameters,
             "licence": licence,
@@ -172,8 +172,8 @@ def model_folder(name: str, *, progress: Progress | None = None, source: str = "
     if name in _ON_PAPER:
         hub = _ON_PAPER[name][0]
         raise UserError(
-            f"{name} is here on paper only, for `evertune plan`: to run it, give --model {hub}, or a folder with its "
-            "files"
+            f"{name} has no weights here, only a configuration for `evertune plan`: to run it, "
+            f"give --model {hub}, or a folder with its files"
         )
     folder = Path(name)
     if not folder.is_dir():
@@ -188,7 +188,7 @@ def model_folder(name: str, *, progress: Progress | None = None, source: str = "
 
 
 def model_config(name: str, *, progress: Progress | None = None) -> Path:
-    """The `config.json` of a model; of one on the hub or on paper without its weights.
+    """The `config.json` of a model; of one on the hub or of a preset without its weights.
 
     Raises:
         UserError: as `model_folder`.

@@ -267,8 +267,8 @@ class ChatProcessor:
         dialogue = self._dialogue()
         if not self._has_roles():
             raise UserError(
-                "the model's chat template has no roles: user and assistant look the same, so a question can't be told "
-                "from an answer; use the chat template of the instruction-tuned model"
+                "the model's chat template has no roles: user and assistant look the same, so questions "
+                "and answers can't be distinguished; use the chat template of the instruction-tuned model"
             )
         rendered = self.prompt(_QUESTION)
         if rendered.count(_QUESTION) != 1 or rendered.count(self.image) != 1:

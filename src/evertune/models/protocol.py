@@ -109,7 +109,7 @@ class Generation(str):
 
 
 class Turn(NamedTuple):
-    """What was said before a question: `images` of the sample's belong to it, in the order of the turns."""
+    """The turns before a question: `images` of the sample's belong to it, in the order of the turns."""
 
     role: Literal["system", "user", "assistant"]
     text: str
@@ -123,9 +123,7 @@ def refuse_context(name: str, context: Sequence[Turn]) -> None:
         UserError: there is a turn.
     """
     if context:
-        raise UserError(
-            f"{Path(name).name} reads single questions: leave out the system prompt and what was said before"
-        )
+        raise UserError(f"{Path(name).name} reads single questions: leave out the system prompt and earlier turns")
 
 
 class Length(NamedTuple):
@@ -216,7 +214,7 @@ class Generator(Model, Protocol):
         """Greedy answers to n instructions with (images, V, D) features; the same whatever else is in the batch.
 
         `images` says how many of the features belong to each instruction, 0 included; by default one. `context` is
-        what was said before every one of them; its images are the first of each.
+        the turns before each of them; their images are the first of each.
 
         Raises:
             UserError: the model reads no dialogue, or not this one.

@@ -31,7 +31,7 @@ from evertune.utils.safe_names import is_text
 TOO_LONG, CONTROL = "longer than the model can read", "control token in a text"
 """Kinds of problems."""
 LOOKED, UNKNOWN = 256, 0.01
-"""Rows whose tokens are counted, and the share of unknown ones above which that is told."""
+"""Rows whose tokens are counted, and the share of unknown ones above which a run warns."""
 MOST = 0.5
 """The same share for a single question."""
 AT_ONCE = 1024
@@ -57,7 +57,7 @@ def refuse_unreadable(sample: Sample, lmm: Described, sizes: Sequence[Size], con
         sample: its images are not opened.
         lmm: the model.
         sizes: (height, width) of its images.
-        context: what was said before; the first images are its.
+        context: the earlier turns; the first images belong to them.
 
     Raises:
         DataError: what can't be read and why; no file or line is named. UserError: the model can't read `context`.
@@ -103,7 +103,7 @@ def without_unreadable(task: Task, lmm: Described, problems: Issues) -> Task:
 def readable(
     stream: Stream, lmm: Described, *, skip_invalid: bool, warn: Callable[[str], None] | None = None
 ) -> Stream:
-    """The stream without the samples that `lmm` can't read, which are noted in `skipped`; `warn` is told what is odd.
+    """The stream without the samples that `lmm` can't read, which are noted in `skipped`; `warn` gets what is unusual.
 
     Raises:
         DataError: there are some and `skip_invalid` is not set, or nothing is left of a task.
@@ -147,7 +147,7 @@ def unknown_tokens(samples: Sequence[Sample], lmm: Described, *, above: float = 
                 any(map(str.isalnum, tokenizer.decode([n]))) for n in ids if n != tokenizer.unk_token_id
             )
         if unknown > above * total:
-            of = f" ({len(some):,} of {len(samples):,} rows looked at)" if len(samples) > 1 else ""
+            of = f" ({len(some):,} of {len(samples):,} rows checked)" if len(samples) > 1 else ""
             message = (
                 f"{first}: {100 * unknown / total:.0f} % of the tokens of {what} are unknown to the tokenizer of "
                 f"{name}{of}: it can't tell them apart; take a model of this language"

@@ -1,4 +1,4 @@
-"""The process that renders chat templates: a stranger's template can exhaust this process, and nothing else.
+"""The process that renders chat templates: an untrusted template can exhaust this process, and nothing else.
 
 `evertune.models.templates` starts it by its path. It imports jinja2 and the standard library only, so that it starts
 in a tenth of a second. Each line of its input is a request, each line of its output the reply, both JSON.

@@ -119,8 +119,8 @@ def _encoded(image: Image.Image, kind: str) -> bytes:
 def examples_of(run: Path, matrix: Matrix, task: str, thumbnails: Thumbnails) -> Examples:
     """Ten answers to `task`: right after its own stage, and after the last.
 
-    For a task that the last stage taught, the two are one: then `before` is the base model. A missing or damaged
-    answers file is said in `problem`, the rest of the page does not suffer. So it is for one that was known before.
+    For a task that the last stage learned, the two are one: then `before` is the base model. The same holds for a task
+    that was known before. `problem` names a missing or damaged answers file; the rest of the page is complete.
     """
     own, last = matrix.stage_of(task), len(matrix.R) - 1
     if not last:

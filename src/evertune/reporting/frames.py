@@ -1,4 +1,4 @@
-"""Scores as pandas frames. Pandas is imported when a frame is asked for; nothing else of evertune needs it."""
+"""Scores as pandas frames. Pandas is imported when a frame is made; nothing else of evertune needs it."""
 
 from __future__ import annotations
 

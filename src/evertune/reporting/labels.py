@@ -25,7 +25,7 @@ EXPLANATIONS = {
     "forgetting": "How far each earlier task fell from its best score to the end. Lower is better; 0 is none.",
     "bwt": "What later tasks did to earlier ones, from right after learning to the end. Negative is forgetting.",
     "bwt_paper": "How far each task ends below its best score in any row, row 0 included. Zero or negative.",
-    "forward_transfer": "What earlier tasks gave to a task before it was taught, against the base model.",
+    "forward_transfer": "What earlier tasks gave to a task before it was learned, against the base model.",
     "zero_shot": "The base model on the tasks that it is to learn: where everything started.",
     "intransigence": "How much lower a task is learned here than when it is tuned alone. Lower is better.",
     "relative_average": "The final scores as a share of those of tasks tuned alone; 1 means nothing was lost.",

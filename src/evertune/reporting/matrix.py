@@ -1,4 +1,4 @@
-"""`Matrix`: the scores of a run, checked as a whole before anything is said of them, as anyone may have made the file.
+"""`Matrix`: the scores of a run, checked as a whole before they are used, because the file may be of any origin.
 
 Tables, plots and pages rely on its values without checking them again.
 """
@@ -124,7 +124,7 @@ class Matrix:
         return self.stream, self.model, tuple(self.tasks), len(self.known)
 
     def stage_of(self, task: str) -> int | None:
-        """The number of the stage that taught `task`; None if not reached.
+        """The number of the stage that learned `task`; None if not reached.
 
         0 for a task that was known before; the single stage of `joint` teaches all new ones.
         """

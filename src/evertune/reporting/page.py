@@ -256,7 +256,7 @@ def _with_side(examples: Examples) -> Mapping[str, Any]:
 
 
 def _provenance(run: Path) -> list[tuple[str, str]]:
-    """What the numbers depend on, as lines; a missing or damaged provenance is said, not an error."""
+    """What the numbers depend on, as lines; a missing or damaged provenance is a line too, not an error."""
     try:
         provenance = read_json(run / "provenance.json")
     except (RunFolderError, OSError) as problem:

@@ -48,7 +48,7 @@ class Scale:
 
 
 def points_scale(square: Square, *, harm: bool) -> Scale:
-    """Of differences of scores: where `harm` is said a positive one is orange, else a negative one."""
+    """Of differences of scores: with `harm` a positive one is orange, else a negative one."""
     high = max([QUIET, *(abs(value) for value in _known(square))])
     colours = (HARM_COLOUR, CELL_COLOUR) if harm else (CELL_COLOUR, HARM_COLOUR)
     return Scale(0.0, high, *colours)

@@ -33,7 +33,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 BOUND_COLOUR = "#858585"
 CELL_COLOUR = "#145fb4"
 WHITE_TEXT_FROM = 84.0  # score from which white reads better than black on a cell: contrast stays above 4.5
-GAP = 6.0  # sets apart what was not taught: the base model's row, the columns of known tasks
+GAP = 6.0  # sets apart what was not learned in the stream: the base model's row, the columns of known tasks
 
 
 def heat_map(matrix: Matrix) -> str:
@@ -74,7 +74,7 @@ def _drawing(tasks: list[str], stages: list[str], R: list[list[float]], known: i
         y = top + stage * high + (GAP if stage else 0)
         canvas.text(left - 10, y + high / 2, short_name(names[stage]), align="right")
         for column, score in enumerate(scores):
-            if math.isnan(score):  # not asked yet
+            if math.isnan(score):  # not evaluated yet
                 continue
             _draw_cell(canvas, xs[column], y, side, high, score, size)
     for stage, name in enumerate(stages[: len(R) - 1], start=1):

@@ -35,7 +35,7 @@ class Inputs:
 
 
 OWN = "(own)"
-"""The stream of a model that is taught task by task: it has none but its own history."""
+"""The stream of a model that learns task by task: it has none but its own history."""
 NAMED = Inputs()
 """Everything is named by the configuration."""
 

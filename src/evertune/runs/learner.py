@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 
 def make_model_folder(folder: Path, config: RunConfig, lmm: LMM) -> None:
-    """Make a model that is taught task by task and has learned nothing yet, or check that the folder holds this one.
+    """Make a model that learns task by task and has learned nothing yet, or check that the folder holds this one.
 
     Raises:
         RunFolderError: the folder holds something else.

@@ -106,7 +106,7 @@ class Paired:
         return {**about, "tasks": rows[:-1], "mean": rows[-1]}
 
     def table(self) -> tuple[list[str], list[list[str]]]:
-        """Titles and lines of text; `*` stands behind an interval that leaves zero out."""
+        """Titles and lines of text; `*` marks an interval that excludes zero."""
         rows = (*self.tasks, self.mean)
         shared = self.units == "images" and any(d.images < d.questions for d in rows)
         count = "n / images" if shared else "n"
@@ -158,7 +158,7 @@ def paired(a: Side | Sequence[Side], b: Side | Sequence[Side], *, relaxed: bool 
         relaxed: compare the relaxed scores instead of the strict ones.
 
     Raises:
-        UserError: the runs were asked different questions (the task is named), are in progress, or do not pair up by
+        UserError: the runs have different questions (the task is named), are in progress, or do not pair up by
             seed. RunFolderError: a run is missing or damaged.
     """
     first, second = runs_of(a), runs_of(b)

@@ -34,7 +34,7 @@ class Run:
     """One method of a run.
 
     Attributes:
-        method: as it was asked for, e.g. `replay+ewc`.
+        method: as requested, e.g. `replay+ewc`.
         folder: the run folder.
         matrix: the scores R, metrics, cost and settings.
     """
@@ -227,7 +227,7 @@ def folder_of(path: Any) -> Path:
 def _elsewhere(base: Path) -> str:
     """Where the runs are, or what makes the folder one: the end of a sentence."""
     if (base / "eval_set").exists():
-        return f": it was taught task by task, first evertune check {base} --every-stage"
+        return f": it learned task by task, first evertune check {base} --every-stage"
     if (base / "config.yaml").exists():
         return ": the run in it has not finished its first row"
     below = [str(place.parent) for place in islice(base.glob("*/*/**/matrix.json"), MOST_NAMED)]

@@ -61,7 +61,7 @@ def run(
         deterministic: the same call is bit-identical on the same kind of CPU, whatever the cache holds; slower.
         settings: `key=value`, e.g. `train.epochs=2` or `replay.ratio=0.05`.
         track: services that get the metrics, beside the files of the run folder: `trackio`, `wandb`, `mlflow`.
-        callbacks: told about progress.
+        callbacks: get the events of the run.
         progress: show progress bars.
 
     Raises:

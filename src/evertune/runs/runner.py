@@ -352,5 +352,5 @@ def _warnings(methods: Sequence[Method], R: list[list[float]], known: int) -> li
         found.append(f"the base model already solves {solved} of {len(new)} {tasks} (>= {ALREADY_SOLVED:.0f})")
     lost = metrics_of(R, known=known)["forgetting"]
     if any(method.about.kind == "baseline" for method in methods) and lost is not None and lost < HARDLY_FORGETS:
-        found.append(f"sequential tuning forgets {lost:.1f} points only: methods can't be told apart on this stream")
+        found.append(f"sequential tuning forgets {lost:.1f} points only: this stream can't distinguish methods")
     return found

@@ -27,7 +27,7 @@ from evertune.service.service import Service
 from evertune.tools.data.source import Hints
 from evertune.training.stages import stage_folder
 
-ASKED = 100
+MOST_QUESTIONS = 100
 """Number of test questions of the new task for its score before training."""
 
 
@@ -156,7 +156,7 @@ def _neighbours(
 
 def _score_now(service: Service, task: Task) -> float:
     """The model's current score on some of the task's questions, by the task's rule."""
-    predictions = service.learner.answers(replace(task, test=tuple(evenly_spaced(task.test, ASKED))))
+    predictions = service.learner.answers(replace(task, test=tuple(evenly_spaced(task.test, MOST_QUESTIONS))))
     cell = score_cell(rule_of(task.score), [a.text for a in predictions], [list(a.sample.answers) for a in predictions])
     return cell.strict
 

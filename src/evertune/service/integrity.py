@@ -113,7 +113,7 @@ def _provenance(folder: Path) -> Iterator[Finding]:
     try:
         read_json(folder / "provenance.json")
     except RunFolderError as problem:
-        yield Finding(folder / "provenance.json", _message(problem), "written anew, with the versions of now")
+        yield Finding(folder / "provenance.json", _message(problem), "written again, with the current versions")
 
 
 def _ledger(folder: Path) -> Iterator[Finding]:
@@ -133,7 +133,7 @@ def _read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
 
 
 def _stages(folder: Path, config: RunConfig) -> Iterator[Finding]:
-    again = "" if config.stream == OWN else "taught again from the stage before it"
+    again = "" if config.stream == OWN else "trained again from the stage before it"
     places, origin = stage_folders(folder), _origin(folder)
     before: str | None = ""
     done = {number_of(place): place for place in places if (place / DONE).exists()}
@@ -344,8 +344,8 @@ def _teach_again(
     plan = plan_of(learner, stream)
     if number > len(plan):
         raise RunFolderError(
-            f"{folder}: stage {number} was taught by hand and can't be made again: go back with evertune rollback "
-            f"{folder} --to {number - 1}, and teach it from its data"
+            f"{folder}: stage {number} was trained by evertune learn and can't be trained again: run "
+            f"evertune rollback {folder} --to {number - 1}, then evertune learn with its data"
         )
     task = plan[number - 1]
     wanted = _link_wanted(folder, number)

@@ -88,7 +88,7 @@ def read_new(
     content, path = file_or_stream(data, hints or Hints())
     if len(content.tasks) != 1 or content.known:
         names = ", ".join(entry.name for entry in content.tasks)
-        raise UserError(f"{data} has several tasks ({names}): a model is taught one at a time, each from its own file")
+        raise UserError(f"{data} has several tasks ({names}): a model learns one at a time, each from its own file")
     changed = {key: value for key, value in (("name", name), ("score", score)) if value}
     entry = validated(TaskFile, content.tasks[0].model_dump() | changed, where=data)
     how = reading(content, path, takes=lmm.images_per_sample, model=Path(lmm.name).name, progress=progress)

@@ -17,7 +17,7 @@ def read_answers(path: Path) -> list[dict[str, Any]]:
         RunFolderError: missing or damaged; the message names file and line.
     """
     if not path.exists():
-        raise RunFolderError(f"{path} is missing: run the same command again, it is made anew")
+        raise RunFolderError(f"{path} is missing: run the same command again to make it")
     rows = []
     for number, line in written_lines(read_text(path)):
         try:

@@ -45,7 +45,7 @@ def settle(*, deterministic: bool) -> None:
 
 
 def is_deterministic() -> bool:
-    """Whether `settle` was asked for it, or torch was set to it directly."""
+    """Whether `settle` or the caller made torch deterministic."""
     return torch.are_deterministic_algorithms_enabled()
 
 

@@ -54,7 +54,7 @@ def uses_fsdp() -> bool:
     """Whether the frozen weights are spread over the processes: `accelerate launch --use_fsdp --fsdp_version 2`.
 
     Raises:
-        UserError: the older version is asked for.
+        UserError: the older version is requested.
     """
     if world_size() == 1 or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() != "true":
         return False

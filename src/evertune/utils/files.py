@@ -94,7 +94,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     """Write `content` to `path` so that a reader sees the old file or the whole new one, never a part.
 
     Raises:
-        UserError: the disk is full or the folder is read-only; what was there before is untouched.
+        UserError: the disk is full or the folder is read-only; an existing file is unchanged.
     """
     make_folder(path.parent)
     temporary = temporary_name(path)
@@ -184,7 +184,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     """A new file to write; it takes the name `path` when the block ends well, and is gone when it does not.
 
     Raises:
-        UserError: the disk is full or the folder is read-only; what was there before is untouched.
+        UserError: the disk is full or the folder is read-only; an existing file is unchanged.
     """
     make_folder(path.parent)
     sweep_beside(path)
@@ -265,7 +265,7 @@ def append_jsonl(path: Path, row: dict[str, Any]) -> None:
     A last line that was cut short, by a loss of power or a full disk, is taken away first.
 
     Raises:
-        UserError: the disk is full or the folder is read-only; the lines before are untouched.
+        UserError: the disk is full or the folder is read-only; the earlier lines are unchanged.
     """
     try:
         is_new = not path.exists()

@@ -1,4 +1,4 @@
-"""JSON and YAML of strangers: what is too deep, too long or multiplies itself is refused before it is used.
+"""Untrusted JSON and YAML: what is too deep, too long or multiplies itself is refused before it is used.
 
 Python's decoders raise half a dozen kinds of error on such texts, and some only much later, where a value is walked.
 Here everything becomes a `ValueError` with a line of its own; each reader says file and line, and what to do.

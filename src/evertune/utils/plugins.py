@@ -382,8 +382,8 @@ def _imported(action: Callable[[], Value], what: str, source: str, code: Callabl
     try:
         return action()
     except (Exception, SystemExit) as problem:
-        said = f"{type(problem).__name__}: {problem}"
-        raise PluginError(f"{what} can't be imported: {said}", details=_traceback(problem)) from problem
+        reason = f"{type(problem).__name__}: {problem}"
+        raise PluginError(f"{what} can't be imported: {reason}", details=_traceback(problem)) from problem
     finally:
         _loading.reset(token)
 

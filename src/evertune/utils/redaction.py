@@ -1,6 +1,6 @@
 """What must not be written or sent: keys and passwords, in what trackers are given, in messages and in errors.
 
-A file of a run never gets the environment; this is for texts that others make: what a client said, an address.
+A file of a run never gets the environment; this is for texts that others make: a client's message, an address.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Files that a user or a stranger's file names: opened only if they are regular ones of bounded size.
+"""Files that a user or an untrusted file names: opened only if they are regular ones of bounded size.
 
 A pipe would keep the process waiting, `/dev/zero` never ends, and a sparse file of 20 GB takes no room on the disk.
 """

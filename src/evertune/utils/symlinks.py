@@ -61,7 +61,7 @@ def _is_a_trackers(path: Path, folder: Path) -> bool:
 
 
 def described(path: Path) -> str:
-    """What is said of a link, and what to do about it."""
+    """The message about a link, and what to do about it."""
     target = str(path.readlink()) if path.is_symlink() else "?"
     return (
         f"is a symbolic link (to {target!r:.120}): nothing is written through links. "

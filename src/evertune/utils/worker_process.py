@@ -1,4 +1,4 @@
-"""Work on files of strangers in processes with limits: what a file does to such a process, it does to no other.
+"""Work on untrusted files in processes with limits: what a file does to such a process, it does to no other.
 
 A worker is a Python script that imports nothing of evertune, so that it starts in a tenth of a second, and sets its own
 limits. Each request is a line of JSON with `bytes` of content behind it; each reply is the same.

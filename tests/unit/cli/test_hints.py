@@ -131,7 +131,7 @@ def test_every_hint_names_an_option_that_is_there(known):
 @pytest.mark.parametrize(
     ("module", "text", "wrong"),
     [
-        ("data/issues.py", "Mend them, or leave them out with --skip-invalid", True),
+        ("data/issues.py", "Fix them, or leave them out with --skip-invalid", True),
         ("data/issues.py", "leave them out: evertune run --skip-invalid", False),
         ("service/gate.py", "--accept-if {}: no comparison", False),
         ("service/gate.py", "choose another --out", True),

@@ -206,7 +206,7 @@ INSIDE = "CoIN/Instructions_Original"
         (
             (VQA_QUESTIONS, "questions", 1, "question_id", 9000),
             ("vqav2", "VQAv2", {}),
-            "'9000' stands at .*row 1 already|is not in",
+            "'9000' is already used at .*row 1|is not in",
         ),
         (
             (VQA_QUESTIONS, "questions", 1, "image_id", "9"),

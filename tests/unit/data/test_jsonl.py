@@ -66,7 +66,7 @@ BAD = [
     ({**GOOD, "instruction": "a\0b"}, "task.jsonl:2: the instruction 'a\\x00b' holds a NUL"),
     ({**GOOD, "answer": "\ud800"}, "task.jsonl:2: the answer '\\ud800' holds a NUL or half a character"),
     ({**GOOD, "instruction": "x" * 100_001}, "task.jsonl:2: the instruction has 100,001 characters"),
-    ({**GOOD, "id": "1"}, "task.jsonl:2: the id '1' stands at"),
+    ({**GOOD, "id": "1"}, "task.jsonl:2: the id '1' is already used at"),
     ('{"id": ' + "1" * 5000 + "}", "task.jsonl:2: not valid JSON (Exceeds the limit"),
     ("[" * 100_000, "task.jsonl:2: not valid JSON (nested more than 64 deep"),
     ({**GOOD, "id": [1]}, "task.jsonl:2: 'id' must be a text or a whole number"),

@@ -104,7 +104,7 @@ def test_bad_rows_are_named_and_the_others_read(tmp_path, row, complaint):
 def test_a_repeated_question_is_a_mistake(tmp_path):
     rows = [{"question_id": 1, "text": f"{n}?", "answer": "x"} for n in range(2)]
     samples, problems = read("llava", write(tmp_path, rows))
-    assert len(samples) == 1 and "the id '1' stands at" in problems[0]
+    assert len(samples) == 1 and "the id '1' is already used at" in problems[0]
 
 
 def test_broken_json_names_line_and_column(tmp_path):

@@ -185,7 +185,7 @@ def test_repeated_ids(tmp_path):
     samples, problems = read("jsonl", write_lines(tmp_path / "t.jsonl", *rows))
     assert [s.instruction for s in samples] == ["0?", "1?", "3?"]
     assert [p.split("jsonl:")[1].split(":")[0] for p in problems] == ["3", "5", "6"]
-    assert all("stands at" in p for p in problems)
+    assert all("is already used at" in p for p in problems)
 
 
 def test_picked_and_chained_read_what_is_looked_at(path):

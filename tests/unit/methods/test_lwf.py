@@ -58,7 +58,7 @@ class WrongWayRound(LwF):
     """KL(student ‖ teacher)."""
 
     def loss_terms(self, batch, output):
-        taught = Output(nll=output.nll, tokens=output.tokens, logits=self.taught(batch))
+        taught = Output(nll=output.nll, tokens=output.tokens, logits=self.teacher_logits(batch))
         return {"distillation": self.strength * distillation(taught, output.logits, temperature=self.temperature)}
 
 
@@ -143,5 +143,5 @@ def test_the_teacher_has_no_dropout(new_lmm, tasks, features):
     with torch.no_grad():
         wanted = module.eval()(batch).logits
         assert not module.train()(batch).logits.equal(wanted), "dropout shows"
-    torch.testing.assert_close(method.taught(batch), wanted)
+    torch.testing.assert_close(method.teacher_logits(batch), wanted)
     assert module.training

@@ -61,7 +61,7 @@ def test_the_oracle_says_that_it_was_told(run, tasks, tmp_path):
     assert cells[1, "task-1"]["experts"] == {BASE: 4} and cells[2, "task-1"]["experts"] == {"task-1": 4}
     assert cells[1, "task-1"]["score"] == cells[0, "task-1"]["score"]
     page = write_report([tmp_path / "run"], tmp_path / "page.html").read_text()
-    assert "was told the task" in page and "was chosen for" not in page
+    assert "received the task" in page and "was chosen for" not in page
     image = tasks[0].test[0].images[0]
     with pytest.raises(UserError, match="say which it is"):
         learner.ask(image, "colour?")

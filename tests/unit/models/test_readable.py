@@ -61,7 +61,7 @@ def test_a_run_stops_before_it_trains(written, mini_blip, tmp_path):
     with pytest.raises(DataError) as caught:
         run(written(LONG), model=str(mini_blip), out=tmp_path / "run")
     message = str(caught.value)
-    assert message.startswith("2 rows of 's' can't be used, and nothing was trained. Mend them, or leave them out")
+    assert message.startswith("2 rows of 's' can't be used, and nothing was trained. Fix them, or leave them out")
     assert "tokens for the Q-Former of 'mini', which reads 128, " in message
     assert "train.jsonl:5: 625 tokens for the language model of 'mini', which reads 256: shorten it" in message
     assert not list((tmp_path / "run").rglob("*.safetensors"))

@@ -20,6 +20,19 @@ WORDS = {
     r"midway": "mid-task checkpoint",
     r"watchers?": "callback",
     r"tolerant": "relaxed",
+    r"said": "predicted, printed, reported ...",
+    r"told": "receives, passed, reported ...",
+    r"asked": "requested, evaluated, queried ...",
+    r"taught": "trained on, learned",
+    r"strangers?": "untrusted",
+    r"untouched|undisturbed": "unchanged, uninterrupted",
+    r"mend(?:ed|s)?": "fix",
+    r"doors?": "access middleware",
+    r"bench": "model session",
+    r"stamps?": "provenance",
+    r"on paper": "estimate, on the meta device",
+    r"taken over": "reused",
+    r"spoken": "name the thing",
 }
 TEXTS = (
     "src/evertune/data/pocket/",
@@ -33,6 +46,13 @@ ALLOWED = {
     ("src/evertune/data/placeholders.py", "pictures"),
     ("src/evertune/metrics/vqa.py", "somebody"),  # a list of contractions
     ("docs/log.md", ""),  # history, as it was written
+    ("docs/pocket.md", "told"),  # the name of a form of prompts
+    ("docs/study.md", "stamps"),  # postage stamps
+    ("docs/datasets.md", "taught"),  # an option of ctbench
+    ("src/evertune/data/formats/ctbench.py", "taught"),
+    ("src/evertune/data/formats/vizwiz.py", "asked"),  # people asked questions about their photographs
+    ("src/evertune/tools/rescore/formats.py", "Bench"),  # CV-Bench
+    ("src/evertune/reporting/page.css", "on paper"),  # printed
 }
 
 

@@ -46,7 +46,7 @@ def test_one_report_of_everything(broken):
     assert message.startswith("8 rows of 's' can't be used, and nothing was trained.") and "--skip-invalid" in message
     for place, complaint in {
         "train.jsonl:4": "gone.png does not exist",
-        "train.jsonl:6": "the id 'r4' stands at",
+        "train.jsonl:6": "the id 'r4' is already used at",
         "train.jsonl:7": "the row has 17 images; the model 'random' takes exactly 1",
         "train.jsonl:8": "lies outside",
         "train.jsonl:9": "did you mean 'answer'",

@@ -56,13 +56,13 @@ def playground(
         raise UserError("the playground needs the package 'gradio': pip install 'evertune[app]'")
     refuse_without_token(host, token)
     listening = socket_at(host, port)
-    runs, bench = open_runs(folders, progress=progress)
+    runs, session = open_runs(folders, progress=progress)
     os.environ.update(QUIET)
     from evertune.apps.playground.page import Playground, mounted, page_of  # seconds, so after all that may be wrong
 
     uploads = Uploads(Path(tempfile.mkdtemp(prefix="page-", dir=_uploads())))
     os.environ["GRADIO_TEMP_DIR"] = str(uploads.folder)  # read while the page is made, and kept by it
-    page = page_of(Playground(runs, bench, tokens=tokens, uploads=uploads))
+    page = page_of(Playground(runs, session, tokens=tokens, uploads=uploads))
     app = mounted(page, token=token, largest=LARGEST_BODY)
     os.environ["GRADIO_TEMP_DIR"] = str(_uploads())  # read for every event, of whichever page of this process
     return Server(app, listening, patience=PATIENCE)

@@ -70,12 +70,12 @@ class StageInference:
 
     Args:
         runs: the runs.
-        bench: their model.
+        session: their model.
         tokens: longest answer.
     """
 
-    def __init__(self, runs: Sequence[Run], bench: ModelSession, *, tokens: int) -> None:
-        self._runs, self._bench, self._tokens = list(runs), bench, tokens
+    def __init__(self, runs: Sequence[Run], session: ModelSession, *, tokens: int) -> None:
+        self._runs, self._session, self._tokens = list(runs), session, tokens
         self._lock = threading.Lock()
         self._known: OrderedDict[tuple[int, int, str, str, str | None], Reply] = OrderedDict()
 
@@ -88,7 +88,7 @@ class StageInference:
         with self._lock:
             for number, run in enumerate(self._runs):
                 if has_moved(run.folder, run.marks):
-                    self._runs[number] = self._bench.run(run.folder, name=run.name)
+                    self._runs[number] = self._session.run(run.folder, name=run.name)
                     for key in [key for key in self._known if key[0] == number]:
                         del self._known[key]
             return list(self._runs)
@@ -110,9 +110,7 @@ class StageInference:
         with self._lock:
             if key not in self._known:
                 if run.needs_task and task is None:
-                    raise UserError(
-                        f"{run.name} must be told which task a question is from: choose one of its questions"
-                    )
+                    raise UserError(f"{run.name} needs the task of a question: choose one of its questions")
                 self._known[key] = self._answered(run, stage, query, task)
                 while len(self._known) > REMEMBERED:
                     self._known.popitem(last=False)
@@ -120,7 +118,7 @@ class StageInference:
             return self._known[key]
 
     def _answered(self, run: Run, stage: int, query: Query, task: str | None) -> Reply:
-        learner = self._bench.at(run, stage)
+        learner = self._session.at(run, stage)
         images = [query.image] if query.image else []
         if len(images) not in learner.lmm.images_per_sample:
             wants = "no image" if images else "an image: choose or drop one"

@@ -83,6 +83,6 @@ def open_runs(folders: Sequence[Path], *, progress: Progress | None = None) -> t
         UserError: they can't be shown together, or one has learned nothing. RunFolderError: one is damaged.
     """
     refuse_unlike(folders)
-    bench = ModelSession(progress=progress)
-    runs = [bench.run(folder, name=name) for folder, name in zip(folders, names_of(folders), strict=True)]
-    return runs, bench
+    session = ModelSession(progress=progress)
+    runs = [session.run(folder, name=name) for folder, name in zip(folders, names_of(folders), strict=True)]
+    return runs, session

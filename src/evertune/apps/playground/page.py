@@ -57,17 +57,17 @@ class Playground:
 
     Args:
         runs: what is shown.
-        bench: their model.
+        session: their model.
         tokens: longest answer.
         uploads: the store of uploaded and chosen images.
     """
 
-    def __init__(self, runs: Sequence[Run], bench: ModelSession, *, tokens: int, uploads: Uploads) -> None:
+    def __init__(self, runs: Sequence[Run], session: ModelSession, *, tokens: int, uploads: Uploads) -> None:
         self.runs, self.uploads = list(runs), uploads
         self.kept = ExampleQuestions(runs)
         self.version = 0
         self.pieces = Fragments()
-        self._inference = StageInference(runs, bench, tokens=tokens)
+        self._inference = StageInference(runs, session, tokens=tokens)
 
     @property
     def last(self) -> int:

@@ -21,7 +21,7 @@ ABOUT = {
     "title": "own data: {image | images, instruction, answer | answers, id, extras}, one JSON object a line",
     "source": "you",
     "files": "a .jsonl file beside a folder of images; `id` may be left out, `answers` is a list when several are "
-    "right, the first is taught; `extras` are texts that a score needs",
+    "right, the model trains on the first; `extras` are texts that a score needs",
     "licence": "yours",
     "citation": "none",
 }

@@ -1,6 +1,6 @@
 """OK-VQA: questions about COCO photographs that need outside knowledge.
 
-The layout is VQA's. Published parts: train and val, so val is the test. The most common answer is taught.
+The layout is VQA's. Published parts: train and val, so val is the test. The model trains on the most common answer.
 """
 
 from __future__ import annotations

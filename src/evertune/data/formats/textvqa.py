@@ -1,6 +1,6 @@
 """TextVQA: questions about text in images, with the tokens of an OCR system.
 
-Its test answers are not public, so val is the test. The most common of ten answers is taught.
+Its test answers are not public, so val is the test. The model trains on the most common of ten answers.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """VizWiz-VQA: questions that blind people asked about their own photographs, ten annotators each.
 
-Its test answers are not public, so val is the test. The most common answer is taught, "unanswerable" too.
+Its test answers are not public, so val is the test. The model trains on the most common answer, "unanswerable" too.
 """
 
 from __future__ import annotations

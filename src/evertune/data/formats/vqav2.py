@@ -1,6 +1,6 @@
 """VQAv2: questions about COCO photographs, ten annotators each.
 
-Its test answers are not public, so the validation part is the test. The most common answer is taught.
+Its test answers are not public, so the validation part is the test. The model trains on the most common answer.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 OUT/STREAM-MODEL/METHOD[,varied settings]/s0/       a run folder like any other, one per seed
                                           s0.yaml   its configuration: `evertune run` takes it
-                                          s0.log    what its worker said
+                                          s0.log    what its worker printed
                                           s0.lock   held by its worker
                                           s0.checked  that it is finished, and of which configuration
 OUT/results.json                                    settings, metrics, R and cost of all finished runs

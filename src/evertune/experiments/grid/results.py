@@ -75,10 +75,10 @@ def _kept(matrix: Matrix, others: Sequence[Matrix]) -> dict[str, Any]:
 
 def not_alike(cells: Sequence[Cell]) -> list[str]:
     """Notes about finished runs of the same model that were made with other weights, dtypes or versions."""
-    stamps = [(cell.config.model, read_json(cell.folder / "provenance.json")) for cell in cells]
+    recorded = [(cell.config.model, read_json(cell.folder / "provenance.json")) for cell in cells]
     found = []
     for key in ONE_OF_ITS_KIND:
-        pairs = {(model, str(provenance.get(key))) for model, provenance in stamps}
+        pairs = {(model, str(provenance.get(key))) for model, provenance in recorded}
         if len(pairs) > len({model for model, _ in pairs}):
             values = ", ".join(sorted({value[:16] for _, value in pairs}))
             found.append(f"not all runs of a model were made with the same {key}: {values}")

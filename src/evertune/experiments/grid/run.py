@@ -60,7 +60,7 @@ class Status:
 
 
 class GridCallback:
-    """Told what a grid is doing; the terminal's table is one. Every method may be left out."""
+    """Gets the events of a grid; the terminal's table is one. Every method may be left out."""
 
     def changed(self, status: Status) -> None:
         """Called a few times a second."""
@@ -101,7 +101,7 @@ class Grid:
     Args:
         cells: of `cells_of`.
         jobs: runs side by side; None: one per core, one alone on a GPU. `OMP_NUM_THREADS` is cores / jobs unless set.
-        progress: told about downloads.
+        progress: called during downloads.
         ray: where the runs are done: None for processes of this machine, else an address as `RayPool` takes it.
 
     Raises:
@@ -261,7 +261,7 @@ def _kind(name: str) -> str:
 
 
 def _keys(cells: Sequence[Cell], streams: Mapping[str, Stream]) -> dict[str, str]:
-    """What each run is asked for: its configuration without its place, its data, and the version that reads it."""
+    """What identifies each run: its configuration without its place, its data, and the version that reads it."""
     data = {name: stream.fingerprint for name, stream in streams.items()}
     return {
         cell.name: digest_of(

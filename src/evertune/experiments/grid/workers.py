@@ -172,7 +172,7 @@ class Workload:
         jobs: in the order in which they are started.
         size: jobs side by side on this machine.
         environment: variables that the workers get besides those of their process.
-        is_done: whether a job needs no worker; asked again under its lock, for others may have done it meanwhile.
+        is_done: whether a job needs no worker; checked again under its lock, because another process may have done it.
         before_start: called before a job is started, for what its command reads.
         when_done: called after a job went well.
     """
@@ -261,4 +261,4 @@ def _problem(worker: Worker) -> str | None:
         name = signal.Signals(-code).name
         hint = "; often the memory was full: try fewer jobs" if name == "SIGKILL" else ""
         lines.append(f"ended by {name}{hint}")
-    return "\n".join(lines) or f"ended with exit code {code} and said nothing"
+    return "\n".join(lines) or f"ended with exit code {code} and printed nothing"

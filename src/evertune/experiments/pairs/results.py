@@ -114,7 +114,7 @@ def _correlations(pairs: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def _means(pairs: Sequence[Row], name: str) -> list[float]:
-    """Of each ordered pair, over seeds; rounded, for what is equal on paper must be a tie in the ranks."""
+    """Of each ordered pair, over seeds; rounded, for what is equal mathematically must be a tie in the ranks."""
     return [round(statistics.fmean(values), 9) for values in over_seeds(pairs, itemgetter(name)).values()]
 
 

@@ -166,7 +166,7 @@ def similarity_of_study(study: Study) -> dict[str, Any]:
 
 
 def _dtype(study: Study) -> str:
-    """One dtype for all processes: that of what was begun, what is asked, or the faster one."""
+    """One dtype for all processes: that of the folder, the requested one, or the faster one."""
     for stamped in sorted(study.folder.glob("s*/*/provenance.json")):
         dtype: str = _read_provenance(stamped)["dtype"]
         return dtype

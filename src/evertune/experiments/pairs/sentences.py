@@ -56,7 +56,7 @@ def _verdict(result: Mapping[str, Any], measure: str) -> str:
     row = correlation_of(result, measure)
     name = TITLES[measure].capitalize()
     if row["rho"] is None:
-        return f"Whether {measure} goes with similarity can't be said: the rank correlation is undefined."
+        return f"Whether {measure} depends on similarity is unknown: the rank correlation is undefined."
     if row["low"] is None or row["low"] <= 0 <= row["high"]:
         return f"{name} shows no clear relation to similarity (ρ {interval(row)})."
     return f"{name} is {'higher' if row['rho'] > 0 else 'lower'} between similar tasks (ρ {interval(row)})."

@@ -1,4 +1,4 @@
-"""A study of pairs on disk: what was asked, where each result lies, what is finished. Nothing is trained here.
+"""A study of pairs on disk: its settings, where each result lies, what is finished. Nothing is trained here.
 
 OUT/config.yaml                 what decides the numbers; another study is refused
     config.json                 what the workers read
@@ -6,7 +6,7 @@ OUT/config.yaml                 what decides the numbers; another study is refus
     s0/digits/                  a model folder: stage 1 is the first task, learned alone
         alone.json              its score then
         then-numbers.json       one finished pair: digits first, then numbers
-        answers/                what was said, written before it was scored
+        answers/                predictions, written before they are scored
     pairs.json, index.html      all of it together
 """
 
@@ -93,7 +93,7 @@ def study_of(
     text_encoder: str | None = None,
     progress: Progress | None = None,
 ) -> Study:
-    """Check what is asked, and load the data.
+    """Check the settings, and load the data.
 
     Raises:
         UserError: fewer than two tasks, a method that does not learn one task after another, a seed twice.
@@ -115,7 +115,7 @@ def study_of(
 
 
 def begin_study(study: Study, *, progress: Progress | None = None) -> None:
-    """Create the folder of a study, or see to it that it is this study's; tell the workers what is asked.
+    """Create the folder of a study, or see to it that it is this study's; write the settings for the workers.
 
     Raises:
         RunFolderError: the folder holds something else.

@@ -91,7 +91,7 @@ def similarity_of_stream(
         stream: its known tasks are compared too.
         model: a preset or a checkpoint folder.
         text_encoder: folder or hub name; default: the model's own.
-        progress: told about downloads.
+        progress: called during downloads.
 
     Raises:
         UserError: fewer than two tasks, a task without training samples, or an encoder that can't be loaded.

@@ -137,7 +137,7 @@ def _point(share: float, score: dict[str, Any]) -> dict[str, float]:
 
 
 def main(folder: str, first: str, seed: str, dtype: str, *plugins: str) -> int:
-    """What the process does; the exit code is 2 for a mistake that a user can mend."""
+    """What the process does; the exit code is 2 for a mistake that the user can fix."""
     from evertune.utils.device import settle
 
     try:

@@ -1,4 +1,4 @@
-"""What a study's YAML may say: parts, each a list of grids, what they take from one another, and what is asked.
+"""The schema of a study's YAML: parts, each a list of grids, what they take from one another, and the questions.
 
 A study is more than a grid because some runs need what others decide: the main table takes the settings that were
 chosen on held-out seeds. Nothing is started here.
@@ -33,7 +33,7 @@ class StudyGrid(GridFile):
         default_factory=dict, description="what is chosen with a method here holds for these methods too"
     )
     variant: str | None = Field(
-        default=None, description="said behind the method's name, e.g. `oracle` for eproj (oracle)"
+        default=None, description="shown after the method's name, e.g. `oracle` for eproj (oracle)"
     )
 
     def label(self, method: str) -> str:
@@ -67,8 +67,8 @@ class Questions(BaseModel):
     b1: Benchmark
     b2: Benchmark
     seeds: list[int] = Field(min_length=1)
-    working: list[str] = Field(description="F3: methods said to work everywhere")
-    penalties: list[str] = Field(description="F4: methods said to work after joint tuning only")
+    working: list[str] = Field(description="F3: methods that are claimed to work everywhere")
+    penalties: list[str] = Field(description="F4: methods that are claimed to work after joint tuning only")
     informed: dict[str, str] = Field(description="F5: an informed method, and the plain one it should beat")
 
     @model_validator(mode="after")

@@ -89,7 +89,7 @@ class Comparison:
         return self.interval(level=self.against)
 
     def verdict(self) -> Verdict:
-        """Over the units that were asked for; not measured while one is missing or when there is only one."""
+        """Over the requested units; not measured while one is missing or when there is only one."""
         if self.missing:
             return "not measured"
         verdict = verdict_of(self.interval())

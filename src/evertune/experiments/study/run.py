@@ -133,10 +133,10 @@ class Study:
         """Do what is not done yet.
 
         Args:
-            watching: makes what is told about each batch of runs.
+            watching: makes the callback of each batch of runs.
             only: a part, or `findings` for none.
             jobs: runs side by side; None: one per core.
-            progress: told about downloads.
+            progress: called during downloads.
 
         Raises:
             KeyboardInterrupt: stopped by a signal; what was finished is written down.

@@ -113,7 +113,7 @@ def plan_on_paper(
     for method in methods:
         method.setup(context)
         if stream.known and type(method).stages is not Method.stages:
-            raise UserError(f"{name} on {stream.name} can't be planned on paper: its stages depend on images")
+            raise UserError(f"{name} on {stream.name} can't be estimated: its stages depend on images")
         tasks = method.stages(tasks)
     trained = {n: p.numel() for n, p in trained_parameters(lmm, methods).items()}
     number = torch.bfloat16 if dtype == "auto" else getattr(torch, dtype)

@@ -1,6 +1,6 @@
 """MLflow: a run in the experiment `evertune`, or `MLFLOW_EXPERIMENT_NAME`, wherever `MLFLOW_TRACKING_URI` points.
 
-Through `MlflowClient` only, so that a run that the caller has open stays untouched and no code is inspected. A resumed
+Through `MlflowClient` only, so that a run that the caller has open is not changed and no code is inspected. A resumed
 run is found by its tag `evertune.key`, and its points are read back.
 """
 

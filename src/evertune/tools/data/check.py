@@ -106,7 +106,7 @@ def check(
         lmm: the model that is to learn them: says how many images and tokens a sample may have.
         decode: open every image; False: only their names are known.
         hints: how a single file is read.
-        progress: told about downloads and images.
+        progress: called during downloads and while images are read.
 
     Raises:
         UserError: there is no such stream or file, or an option that its format does not have.

@@ -1,6 +1,6 @@
 """`evertune data convert` and `data sample`: rows of any readable format into a file that stands alone.
 
-The target is written whole or not at all, and never over something else unless that is asked for.
+Writes are atomic, and an existing file is replaced only on request.
 """
 
 from __future__ import annotations

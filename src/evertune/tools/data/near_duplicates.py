@@ -38,7 +38,7 @@ def bits(values: Hashes) -> NDArray[np.int64]:
 
 
 def telling(looks: NDArray[np.void]) -> NDArray[np.bool_]:
-    """(n,) True for the images that are not too plain to be told apart."""
+    """(n,) True for the images that are not too plain to be distinguished."""
     number = bits(looks["hash"])
     return (number >= FEWEST_BITS) & (number <= 64 - FEWEST_BITS)
 

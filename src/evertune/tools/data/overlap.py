@@ -156,11 +156,11 @@ class Overlap:
             again, _ = found = shared(train.rows, test.rows)
             tell.rows(self._errors, "in training and in test", *found)
             other = ~np.isin(tested, again)
-            tell.rows(self._warnings, "asked in training and in test", tested[other], known[other])
+            tell.rows(self._warnings, "a question of training and of test", tested[other], known[other])
         else:
             tell.rows(self._warnings, "test question in another task's training", tested, known)
         seen, first = shared(train.image_keys, test.image_keys)
-        new = ~test.images_of(tested)[seen]  # whose question is told already is not told again
+        new = ~test.images_of(tested)[seen]  # whose question is reported already is not reported again
         kind = "image in training and in test" if same else "test image in another task's training"
         tell.images(self._warnings if same else self._notes, kind, seen[new], first[new])
         if train.by_content:
@@ -194,10 +194,10 @@ class _Pair:
         where.add_counted(kind, len(tested), texts, task=self.test.task)
 
     def _also(self, origin: str) -> str:
-        return f"in training too ({origin})" if self.train.task == self.test.task else f"taught by {origin}"
+        return f"in training too ({origin})" if self.train.task == self.test.task else f"in training at {origin}"
 
 
 def _sorted(later: NDArray[np.int64], first: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """Pairs in the order of the rows that are told."""
+    """Pairs in the order of the rows that are reported."""
     order = np.argsort(later, kind="stable")
     return zip(later[order].tolist(), first[order].tolist(), strict=True)

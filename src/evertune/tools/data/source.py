@@ -85,7 +85,7 @@ def one_file(path: Path, hints: Hints) -> TaskFile:
     """A single file as a task; a folder, which must say its format, as one with a `root`.
 
     Raises:
-        UserError: the format is unknown, or must be said.
+        UserError: the format is unknown, or must be given.
     """
     format = hints.format or guessed(path)
     format_of(format or "jsonl")

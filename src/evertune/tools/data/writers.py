@@ -118,7 +118,7 @@ def own_row(row: Row, facts: RowFacts) -> dict[str, Any]:
 
 
 def conversation_row(row: Row, _: RowFacts) -> dict[str, Any]:
-    """The row as LLaVA trains on it; of several answers the one that is taught."""
+    """The row as LLaVA trains on it; of several answers the one that training uses."""
     prompt = "".join(f"{IMAGE_MARK}\n" for _ in row["images"]) + row["instruction"]
     turns = [{"from": "human", "value": prompt}, {"from": "gpt", "value": row["answers"][0]}]
     return {"id": row["id"], **_named("image", "image", row["images"]), "conversations": turns}
@@ -271,7 +271,7 @@ def _texts(row: Row) -> list[str]:
 
 
 def _changed(texts: Sequence[str]) -> str:
-    """What is said of texts that no format reads back as they are."""
+    """The message about texts that no format reads back unchanged."""
     stray = next((text for text in texts if not text or text != text.strip()), None)
     return "" if stray is None else f"{short(stray)} is empty, or has white space at its ends, which is not kept"
 

@@ -1,6 +1,6 @@
 """The model card of an exported checkpoint: what it learned, how, and its scores so far.
 
-All of it is read from the run folder's ledger and stages, so that a model that was taught task by task has one too.
+All of it is read from the run folder's ledger and stages, so that a model that learned task by task has one too.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CARD = """---
 ---
 # {model}, after {stage} of {stages} tasks of {stream}
 
-{model} taught one task after another by {evertune} with the method `{method}`,
+{model}, trained on one task after another by {evertune} with the method `{method}`,
 seed {seed}{expert}.
 
 {table}
@@ -122,7 +122,9 @@ def card_of(
         evertune=project_link(),
         expert=f", the expert of `{expert}`" if expert else "",
         table=matrix_as_markdown(shown["tasks"], shown["stages"], shown["R"][: stage + 1]),
-        gaps="What was not asked has no score.\n" if any(score is None for row in shown["R"] for score in row) else "",
+        gaps="Cells without a score were not evaluated.\n"
+        if any(score is None for row in shown["R"] for score in row)
+        else "",
         base=f"[{base.hub_id}](https://huggingface.co/{base.hub_id})" if base.hub_id else f"`{name}`, a local folder",
         licence=licence or f"that of the model it was made from ({name}) and of the data",
         training=_training(run, stage, made["settings"]["train"]),
@@ -162,9 +164,9 @@ def _loading(form: str, base: Base, adapter: str) -> str:
 
 
 def scores_of(run: Path) -> dict[str, Any]:
-    """What a run is of and its R as far as it was asked, by its stages now; None where a cell was not asked.
+    """What a run is of and its R as far as it was evaluated, by its stages now; None where a cell was not evaluated.
 
-    The columns are the tasks of the run's matrix, where it has one, and those that were taught since.
+    The columns are the tasks of the run's matrix, where it has one, and those that were learned since.
     """
     config, stages, cells = (
         config_of(run),

@@ -112,7 +112,7 @@ def _probe_samples(run: Path, lmm: Encoder) -> tuple[list[Sample], Tensor]:
     """Questions of the run with their first answers, and features of images of noise: the real ones may be gone."""
     rows = [row for path in sorted(run.glob("answers/00/*.jsonl")) for row in read_answers(path)[:2]]
     if not rows:
-        raise RunFolderError(f"{run} has no answers: run the same command again, they are made anew")
+        raise RunFolderError(f"{run} has no answers: run the same command again to make them")
     noise = random.Random(0)
     image = Path("noise")
     samples = [Sample(str(row["id"]), (image,), row["instruction"], (row["gold"][0],)) for row in rows[:COMPARED]]
@@ -127,7 +127,7 @@ def _logits(lmm: Trainable, samples: Sequence[Sample], features: Tensor) -> Tens
 
 
 def _take_over(source: Path, place: Path) -> None:
-    """Copy what stands beside the weights and does not change, of the files in `COPIED`.
+    """Copy the files beside the weights that do not change, of the files in `COPIED`.
 
     Raises:
         UserError: one of them is a link that leads out of the model's folder, or no regular file.

@@ -71,7 +71,7 @@ _BOX = Peer(
     "CoIN eval_grounding.py",
     "IoU > 0.5 of a box that lost its first and last character",
     peers.cut_box,
-    because="the first and the last character of the box are lost for them, and brackets are not asked for",
+    because="the first and the last character of the box are lost for them, and brackets are not required",
 )
 _SCIENCE = Peer(
     "lone letter",
@@ -158,7 +158,7 @@ _VIZWIZ = Peer(
     "VizWiz vqaEval.py",
     "soft accuracy; only the prediction is normalised",
     peers.vizwiz_official,
-    because="what people said is not normalised for them",
+    because="the annotators' answers are not normalised for them",
 )
 
 CAPTION_RULES = ("cider", "bleu-1", "bleu-2", "bleu-3", "bleu-4", "rouge-l")

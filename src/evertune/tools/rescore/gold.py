@@ -22,7 +22,7 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 @dataclass(frozen=True, slots=True)
 class Gold:
-    """The answers to one question, the one taught first, and what else a public evaluator looks at."""
+    """The answers to one question, the trained one first, and what else a public evaluator looks at."""
 
     id: str
     answers: tuple[str, ...]

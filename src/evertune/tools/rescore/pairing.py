@@ -21,12 +21,12 @@ Missing = Literal["fail", "wrong"]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A question with its answers and what the model said.
+    """A question with its answers and the model's prediction.
 
     Attributes:
         predicted: None when there is no answer to this question.
-        in_place: what stands at this question's place in the file of answers; some evaluators go by it.
-        prompt: what was asked, where the file of answers says so.
+        in_place: the prediction at this question's position in the file; some evaluators match by it.
+        prompt: the question, where the file of predictions has it.
     """
 
     gold: Gold
@@ -36,7 +36,7 @@ class Case:
 
     @property
     def first(self) -> str:
-        """The answer that is taught."""
+        """The answer that training uses."""
         return self.gold.answers[0]
 
 
@@ -142,6 +142,6 @@ def _check_match(
         )
     if absent and missing == "fail":
         raise DataError(
-            f"{count}; {len(absent):,} are missing, first '{absent[0]}': a score with gaps is none. "
+            f"{count}; {len(absent):,} are missing, first '{absent[0]}'. "
             "Finish the run, or count them as wrong with --missing wrong"
         )

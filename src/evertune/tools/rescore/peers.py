@@ -133,7 +133,7 @@ def letters_and_digits(case: Case, predicted: str) -> float:
 
 
 def science_of_mllm_cl(case: Case, predicted: str) -> float:
-    """AI2D, TQA, VQA images: equal. Maps: the share of the states named, or the answer a part of what is said."""
+    """AI2D, TQA, VQA images: equal. Maps: the share of the states named, or the answer a part of the prediction."""
     plain, gold = predicted.lower(), case.first.lower()
     if UNANSWERABLE in predicted:
         return 0.0

@@ -1,4 +1,4 @@
-"""Read what a model said: `merge.jsonl`, `ans_gt.json`, lists of answers; and the totals of a `Result.text`.
+"""Read predictions: `merge.jsonl`, `ans_gt.json`, lists of answers; and the totals of a `Result.text`.
 
 The layouts are those of the LLaVA family of evaluators; which one a file has is seen from the file.
 """
@@ -33,7 +33,7 @@ class PredictionRecord:
     Attributes:
         origin: line or number in its file, for messages.
         gold: the answers that the file itself has beside it (`ans_gt.json`).
-        prompt: what was asked, where the file says so.
+        prompt: the question, where the file has it.
     """
 
     id: str

@@ -20,7 +20,7 @@ class ScoreDifference:
 
     @property
     def predicted(self) -> str:
-        """What the model said; empty when it said nothing."""
+        """The prediction; empty when there is none."""
         return self.case.predicted or ""
 
 

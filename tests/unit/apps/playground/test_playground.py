@@ -256,7 +256,7 @@ def test_a_method_that_is_told_the_task(toy_stream, tmp_path):
     runs, bench = open_runs([tmp_path / "told"])
     inference, sample = StageInference(runs, bench, tokens=4), runs[0].tasks[1].test[0]
     ((_, _, problem),) = inference.replies(query_about(sample))
-    assert "must be told which task" in str(problem)
+    assert "needs the task of a question" in str(problem)
     image = read_image(sample.images[0], origin="test")
     replies = list(inference.replies(Query(image, sample.instruction, runs[0].tasks[1].name)))
     assert [reply.expert for _, _, reply in replies][-1] == runs[0].tasks[1].name

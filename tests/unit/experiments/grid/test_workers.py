@@ -88,7 +88,7 @@ def test_a_failure_is_told_with_the_last_lines_of_this_attempt_and_the_others_go
     jobs = [job(tmp_path, "bad", talk), job(tmp_path, "mute", "import os; os._exit(3)"), job(tmp_path, "good", "")]
     ended = {e.job.name: e.problem for e in work(pool(jobs, when_done=done.append))}
     assert ended["good"] is None and [e.job.name for e in done] == ["good"]
-    assert ended["mute"] == "ended with exit code 3 and said nothing"
+    assert ended["mute"] == "ended with exit code 3 and printed nothing"
     lines = ended["bad"].splitlines()
     assert len(lines) == 5 and lines[-1] == "no more wool" and "earlier" not in ended["bad"]
 

@@ -120,7 +120,7 @@ def test_alike_tasks_have_no_correlation_and_it_is_said(tmp_path):
     result = results_of(rows(), similarity(dict.fromkeys(NEAR, 0.125)), header=HEADER)
     assert all(row["rho"] is row["low"] is row["high"] is None for row in result["correlations"])
     assert result["notes"] == ["the rank correlation is undefined: one side is the same for all pairs"]
-    assert "can't be said: the rank correlation is undefined" in lead(result)
+    assert "is unknown: the rank correlation is undefined" in lead(result)
     write_json(tmp_path / "pairs.json", result)  # refuses NaN
     page = write_pairs_page(result, tmp_path / "page.html").read_text()
     assert "undefined" in page and "nan" not in page.lower().replace("nance", "")

@@ -106,11 +106,11 @@ def test_overlap_within_a_task(tmp_path, images):
     found = check(str(write_stream(tmp_path, one=(train, test))))
     assert kinds(found.errors) == {"in training and in test": 1}
     assert kinds(found.warnings) == {
-        "asked in training and in test": 1,
+        "a question of training and of test": 1,
         "image in training and in test": 1,
         "the same row twice in train": 1,
     }
-    assert "one-test.jsonl:2" in messages(found.warnings, "asked in training and in test")[0]
+    assert "one-test.jsonl:2" in messages(found.warnings, "a question of training and of test")[0]
     (found_text,) = messages(found.warnings, "image in training and in test")
     assert "one-test.jsonl:3: 2.png" in found_text and "one-train.jsonl:3: 2.png" in found_text
     (found_text,) = messages(found.warnings, "the same row twice in train")
@@ -126,8 +126,8 @@ def test_overlap_across_tasks(tmp_path, images):
     assert kinds(found.warnings) == {"test question in another task's training": 2}
     assert kinds(found.notes) == {"test image in another task's training": 1}
     found_text = messages(found.warnings, "test question in another task's training")
-    assert "one-test.jsonl:1: taught by" in found_text[0] and "other-train.jsonl:1" in found_text[0]
-    assert "other-test.jsonl:1: taught by" in found_text[1] and "one-train.jsonl:1" in found_text[1]
+    assert "one-test.jsonl:1: in training at" in found_text[0] and "other-train.jsonl:1" in found_text[0]
+    assert "other-test.jsonl:1: in training at" in found_text[1] and "one-train.jsonl:1" in found_text[1]
 
 
 def test_a_question_that_was_told_is_not_told_again_as_a_image(tmp_path, images):
@@ -155,7 +155,7 @@ def test_copies_of_images(tmp_path, images):
         "nearly the same image in another task's training": 1,
     }
     assert "copy.png is the same file as 0.png" in messages(found.notes, "an image under two names")[0]
-    assert "cat.png, taught by" in messages(found.notes, "nearly the same image in another task's training")[0]
+    assert "cat.png, in training at" in messages(found.notes, "nearly the same image in another task's training")[0]
 
 
 def test_without_images_names_stand_for_them(tmp_path):
@@ -194,7 +194,7 @@ def run_says(path):
         ([{"instruction": "Say a colour.", "answer": f"{n}"} for n in range(10)], "the same instruction, and no image"),
         ([row(0, "0.png")], "one row"),
         ([row(0, "gone.png"), row(1, "1.png")], "gone.png does not exist"),
-        ([row(0, "0.png"), row(0, "1.png")], "the id 'r0' stands at"),
+        ([row(0, "0.png"), row(0, "1.png")], "the id 'r0' is already used at"),
         ([], "has no rows"),
         (["{"], "not valid JSON"),
     ],

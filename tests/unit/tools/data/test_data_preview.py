@@ -95,7 +95,7 @@ def test_letters_of_several_tokens(lmm):
 
 def test_sizes_and_lengths(file, lmm, tmp_path):
     page = page_of(file, lmm, tmp_path)
-    assert "8 x 8" in page and "of 512 tokens" in page and "characters asked" in page
+    assert "8 x 8" in page and "of 512 tokens" in page and "characters of instruction" in page
 
 
 def test_what_can_not_be_shown_is_said(tmp_path, lmm):

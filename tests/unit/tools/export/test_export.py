@@ -150,7 +150,7 @@ def test_a_model_that_was_taught_task_by_task_needs_no_matrix(toy_stream, tmp_pa
     card = (tmp_path / "out" / "README.md").read_text()
     scores = {(c["stage"], c["task"]): f"{c['score']:.1f}" for c in finished_cells(folder).values()}
     assert "after 2 of 2 tasks of model" in card and "task-2" not in card, "that one was discarded"
-    assert f"| base | {scores[0, 'task-0']} | - |" in card and "What was not asked has no score." in card
+    assert f"| base | {scores[0, 'task-0']} | - |" in card and "Cells without a score were not evaluated." in card
     assert f"| task-1 | {scores[2, 'task-0']} | {scores[2, 'task-1']} |" in card
     noted = [json.loads(line) for line in (folder / "ledger.jsonl").read_text().splitlines()]
     trained = next(row["training"] for row in noted if row["event"] == "stage" and row["stage"] == 2)

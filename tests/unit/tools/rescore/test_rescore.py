@@ -400,7 +400,7 @@ def test_answers_are_shown_as_they_stand(tmp_path):
     gold = gold_of(tmp_path, [("1", "yes"), ("2", "[yes]")])
     show_rescored(console, rescore(file, format="coin-ocrvqa", gold=gold))
     text = console.export_text()
-    assert "speaks of 0 samples, there are 2" in text and "our score" in text
+    assert "counts 0 samples, there are 2" in text and "our score" in text
 
 
 ROOT = Path(__file__).parents[4]
