@@ -27,6 +27,7 @@ from evertune.data.task import Task
 from evertune.data.task_file import TaskFile
 from evertune.metrics.own_rules import scoring_rule
 from evertune.metrics.rules import Rule, rule_of
+from evertune.utils.config_io import validated
 from evertune.utils.errors import DataError, UserError, nearest
 
 EXAMPLE = 'Task.from_dataset("shapes", train=[{"image": image, "instruction": "What is it?", "answer": "a dog"}])'
@@ -52,7 +53,8 @@ def task_from_objects(
     columns = Columns(None, instruction, answer)
     images = () if image is None else (image,) if isinstance(image, str) else tuple(image)
     rule = rule_of(score) if isinstance(score, str) else score if isinstance(score, Rule) else scoring_rule(score)
-    entry = TaskFile(name=name, data="memory", score=rule.name, test_share=test_share, about=dict(about or {}))
+    content = {"name": name, "data": "memory", "score": rule.name, "test_share": test_share, "about": dict(about or {})}
+    entry = validated(TaskFile, content, where="Task.from_dataset")
     problems = Issues()
     reading = ReadOptions(Path(), Path(), None, True, None, "", problems, None)
     halves = [_spooled(f"{name}, {split}", rows, images, columns) for split, rows in _splits(train, test)]
@@ -152,7 +154,7 @@ def _refuse_missing(where: str, names: Sequence[str], images: Sequence[str], col
             none = ", or image=None where there are no images" if role == "image" else ""
             raise UserError(
                 f"{where}: there is no column '{name}'; {nearest(name, names, cutoff=ALIKE)} "
-                f"Say which one it is: {role}=COLUMN{none}"
+                f"(say which one it is: {role}=COLUMN{none})"
             )
 
 

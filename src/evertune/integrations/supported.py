@@ -51,6 +51,10 @@ def chosen_methods(given: Any, options: Mapping[str, Mapping[str, Any]]) -> tupl
     """
     together = list(given) if isinstance(given, list | tuple) else [given]
     spec, own = methods_of([together] if together else [])
+    if stray := sorted(set(options) - set(parts_of(spec))):
+        raise UserError(
+            f"options has '{stray[0]}', which is no method of {spec}: write options={{METHOD: {{OPTION: VALUE}}}}"
+        )
     recipe = Recipe(spec, {**options, **own})
     for name in parts_of(spec):
         if missing := missing_hooks(METHODS[name]):

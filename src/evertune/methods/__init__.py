@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from evertune.methods.agem import AGem
-from evertune.methods.base import PROTOCOL, Context, Method, MethodInfo
+from evertune.methods.base import PROTOCOL, Context, Kind, Method, MethodInfo
 from evertune.methods.direct import Direct
 from evertune.methods.eproj import EProj
 from evertune.methods.ewc import EWC, OnlineEWC
@@ -83,6 +83,45 @@ def _refuse_unusable(name: str, method: Any) -> None:
         )
     if not isinstance(getattr(method, "about", None), MethodInfo):
         raise UserError(f"its class {method.__name__} needs about = evertune.MethodInfo(...), which says what it is")
+    if method.about.kind not in get_args(Kind):
+        raise UserError(f"its about has kind={method.about.kind!r:.40}; the kinds are {', '.join(get_args(Kind))}")
+    _refuse_odd_options(method)
+
+
+def _refuse_odd_options(method: type[Method]) -> None:
+    """Raise unless every option can be passed by name alone, and has a type and a default."""
+    example = "def __init__(self, *, alpha: float = 0.5)"
+    for name, option in list(inspect.signature(method.__init__).parameters.items())[1:]:
+        if option.kind in (option.VAR_POSITIONAL, option.VAR_KEYWORD):
+            if method.__init__ is not object.__init__:
+                raise UserError(f"its __init__ takes *{name}; options are keyword-only, with names: {example}")
+        elif option.kind is not option.KEYWORD_ONLY:
+            raise UserError(f"its option '{name}' is positional; options are keyword-only: {example}")
+        elif option.annotation is option.empty:
+            raise UserError(f"its option '{name}' has no type; write {example}")
+        elif option.default is option.empty:
+            raise UserError(f"its option '{name}' has no default; write {example}")
+
+
+def refuse_unusable(method: Method) -> None:
+    """Raise unless an object can be run by the name and the options of its class.
+
+    Raises:
+        UserError: it is no method, or keeps an option under another name.
+    """
+    cls = type(method)
+    what = f"the method {cls.__name__}"
+    if not isinstance(method, Method):
+        raise UserError(f"{what} does not extend evertune.Method")
+    if not isinstance(getattr(cls, "name", None), str):
+        raise UserError(f'{what} has no name: write name = "..." in the class')
+    try:
+        _refuse_unusable(cls.name, cls)
+    except UserError as problem:
+        raise UserError(f"{what} can't be used: {problem}") from problem
+    for option in options_in(cls):
+        if not hasattr(method, option):
+            raise UserError(f"{what} keeps no attribute '{option}': each option is one, self.{option} = {option}")
 
 
 METHODS: Registry[type[Method]] = Registry("methods", {method.name: method for method in _ALL}, check=_refuse_unusable)
@@ -137,7 +176,12 @@ def refuse_lora_twice(spec: str, model_options: Mapping[str, Any]) -> None:
 
 def options_of(name: str) -> dict[str, inspect.Parameter]:
     """The options of a method: name -> parameter with annotation and default."""
-    signature = inspect.signature(METHODS[name].__init__, eval_str=True)
+    return options_in(METHODS[name])
+
+
+def options_in(method: type[Method]) -> dict[str, inspect.Parameter]:
+    """`options_of` a class."""
+    signature = inspect.signature(method.__init__, eval_str=True)
     return {n: p for n, p in signature.parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 

@@ -236,7 +236,10 @@ def model_of(folder: Path, *, progress: Progress | None = None) -> LMM:
 def _refuse_other_weights(folder: Path, lmm: LMM) -> None:
     provenance = folder / "provenance.json"
     if provenance.exists() and read_json(provenance)["model_fingerprint"] != lmm.fingerprint:
-        raise RunFolderError(f"{folder} was made with another {lmm.name} than the one that is loaded now")
+        raise RunFolderError(
+            f"{folder} was made with another {lmm.name} than the one that is loaded now; if it was "
+            "passed as an object, pass it again: Learner.from_run(folder, lmm=...)"
+        )
 
 
 def config_of(folder: Path) -> RunConfig:

@@ -18,6 +18,7 @@ from evertune.data.issues import Issues
 from evertune.data.split import number_problem
 from evertune.data.task import Subset
 from evertune.utils.errors import UserError
+from evertune.utils.safe_names import refuse_task_names
 
 if TYPE_CHECKING:
     from evertune.models.protocol import LMM
@@ -57,7 +58,9 @@ def stream_of(given: Any) -> tuple[str, Stream | None]:
         given = Stream(given.name, (given,))
     elif isinstance(given, Sequence) and given and all(isinstance(task, Task) for task in given):
         given = Stream("tasks", tuple(given))
-    if not isinstance(given, Stream):
+    if isinstance(given, Stream):
+        refuse_task_names([task.name for task in given.columns], where=f"the stream '{given.name}'")
+    else:
         raise UserError(
             f"the stream is {_kind(given)}; taken are the name of one, the path of a YAML file, a Stream, a Task or a "
             f"list of Tasks. Example: {EXAMPLE}"
@@ -121,7 +124,7 @@ def methods_of(given: Any) -> tuple[str, dict[str, dict[str, Any]]]:
 
 def _method_of(given: Any) -> tuple[str, dict[str, Any]]:
     """The name and the options of a method's object, whose class is known by that name from here on."""
-    from evertune.methods import METHODS, Method, options_of
+    from evertune.methods import METHODS, Method, options_of, refuse_unusable
 
     cls = given if isinstance(given, type) else type(given)
     if not issubclass(cls, Method):
@@ -129,13 +132,12 @@ def _method_of(given: Any) -> tuple[str, dict[str, Any]]:
             f"a method is {_kind(given)}; taken are names (evertune ls methods) and objects of classes that extend "
             "evertune.Method, such as Replay(ratio=0.05)"
         )
+    if not isinstance(given, type):
+        refuse_unusable(given)
     if cls.name not in METHODS or METHODS[cls.name] is not cls:
         METHODS.add(cls.name, cls, made_by=cls)
     if isinstance(given, type):
         return cls.name, {}
-    missing = [option for option in options_of(cls.name) if not hasattr(given, option)]
-    if missing:
-        raise UserError(f"{cls.__name__} keeps no attribute '{missing[0]}': each option is one, self.x = x in __init__")
     own = {option: getattr(given, option) for option in options_of(cls.name)}
     for option, value in own.items():
         if not _is_plain(value):

@@ -13,7 +13,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from evertune.data import Stream, Task
 from evertune.methods import Method, make_methods
 from evertune.runs.api import config_of, configure, learner_arguments, model_description, model_of, resolved
-from evertune.runs.inputs import OWN, Inputs, methods_of
+from evertune.runs.inputs import OWN, Inputs, lmm_of, methods_of, training_settings
 from evertune.runs.plugin_code import code_of_run, refuse_other_code
 from evertune.runs.provenance import write_provenance
 from evertune.runs.run_folder import begin, is_free, refuse_other_run
@@ -62,11 +62,11 @@ class Learner(learner.Learner):
     """A model, the methods that protect what it knows, and the folder of what it has learned.
 
     Args:
-        lmm: what `load_lmm` gave. Its weights at this moment are the start point.
+        lmm: what `load_lmm` or `wrap` gave. Its weights at this moment are the start point.
         methods: as in `evertune.run`, but only one: `"replay+ewc"`, or `[Replay(ratio=0.05), "ewc"]`.
         folder: where everything is written as it is learned; what is there already is loaded. None: a temporary folder,
             gone with the program unless it is saved.
-        training: hyper-parameters of every task.
+        training: hyper-parameters of every task: `evertune.Training(...)`, or some of its fields in a dictionary.
         seed: decides every random choice, together with the task's name.
         progress: show progress bars.
 
@@ -80,14 +80,16 @@ class Learner(learner.Learner):
         methods: str | Method | Sequence[str | Method] = "sequential",
         *,
         folder: str | Path | None = None,
-        training: Training | None = None,
+        training: Training | Mapping[str, Any] | None = None,
         seed: int = 0,
         progress: bool = True,
     ) -> None:
+        if lmm_of(lmm)[1] is None:
+            raise UserError(f"the model is a text: pass evertune.load_lmm({lmm!r:.60})")
         spec, options = methods_of(methods if isinstance(methods, str) else [methods])
         if "," in spec:
             raise UserError(f"methods '{spec}': a Learner has one; join several by '+', or pass them in a list")
-        given: dict[str, Any] = {} if training is None else {"train": training.as_dict()}
+        given: dict[str, Any] = {} if training is None else {"train": training_settings(training)}
         config = configure(OWN, options=options, model=lmm.name, method=spec, seed=seed, **given)
         place = _temporary(self) if folder is None else Path(folder)
         make_model_folder(place, config, lmm)

@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from evertune.training.loop import Training
 
 
+def _listed(given: str | Sequence[str]) -> list[str]:
+    """A list; one text is a list of one."""
+    return [given] if isinstance(given, str) else list(given)
+
+
 def run(
     stream: str | Path | Stream | Task | Sequence[Task],
     *,
@@ -38,8 +43,8 @@ def run(
     data: str | Path | None = None,
     skip_invalid: bool = False,
     deterministic: bool = False,
-    settings: Sequence[str] = (),
-    track: Sequence[str] = (),
+    settings: str | Sequence[str] = (),
+    track: str | Sequence[str] = (),
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
 ) -> Result:
@@ -71,9 +76,9 @@ def run(
     from evertune.runs.progress_bars import ProgressBars
     from evertune.runs.tracking.callback import all_of
 
-    for callback in callbacks:
-        if not isinstance(callback, Callback):
-            raise UserError(f"a callback is a {type(callback).__name__}; it extends evertune.Callback")
+    if not isinstance(callbacks, list | tuple) or not all(isinstance(each, Callback) for each in callbacks):
+        raise UserError(f"callbacks is a list of objects that extend evertune.Callback, not {callbacks!r:.80}")
+    track, settings = _listed(track), _listed(settings)
     name, tasks = stream_of(stream)
     model_name, lmm = lmm_of(model, processor, seed=seed or 0)
     spec, options = (None, {}) if methods is None else methods_of(methods)
@@ -90,7 +95,7 @@ def run(
         data=str(data) if data else None,
         skip_invalid=skip_invalid or None,
         deterministic=deterministic or None,
-        track=list(track) or None,
+        track=track or None,
     )
     bars = [ProgressBars()] if progress and distributed.is_main_process() else []
     return run_config(config, inputs=Inputs(tasks, lmm), callback=all_of(*bars, *callbacks))

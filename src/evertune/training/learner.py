@@ -225,6 +225,8 @@ class Learner:
             DataError: an image is missing or broken, or the model takes another number of them.
         """
         images = image if isinstance(image, list | tuple) else (image,)
+        if not isinstance(instruction, str):
+            raise UserError(f"the instruction is a {type(instruction).__name__}: ask(image, instruction) in this order")
         if not instruction.strip():
             raise UserError("the instruction is empty: ask something")
         sample = Sample(

@@ -25,13 +25,14 @@ from PIL import Image
 from torch import Tensor
 
 from evertune.data.task import Sample, Task
-from evertune.methods import Direct, Method, Sequential, adapted
+from evertune.methods import Direct, Method, Sequential, adapted, refuse_unusable
 from evertune.models import load_lmm
 from evertune.models.protocol import LMM, Trainable
 from evertune.models.weights import bytes_of, copy_of, fingerprint_of
 from evertune.training.learner import Learner
 from evertune.training.loop import Step, Training
 from evertune.training.states import split_state
+from evertune.utils.errors import UserError
 
 MakeMethods = Callable[[], Sequence[Method]]
 NewLearner = Callable[[MakeMethods, Path], Learner]
@@ -60,6 +61,8 @@ def check_method(
         tasks = toy_tasks(folder / "tasks")
         lmm = load_lmm(model, seed=seed, dtype="float32", device=torch.device("cpu"), options=model_options or {})
         new: NewLearner = partial(_learner, lmm=lmm, seed=seed)
+        for method in made_by(make):
+            refuse_unusable(method)
         whole = new(make, folder / "whole")
         frozen = _frozen(whole.lmm)
         stages = _stages(whole, tasks)
@@ -76,6 +79,21 @@ def check_method(
         if not any(method.acts_from_first_task for method in whole.methods) and _trains_all(whole):
             _check_first_stage(after[0], make, stages[0], folder / "direct", new)
         _check_neutral(make, tasks, folder, new)
+
+
+def made_by(make: MakeMethods) -> list[Method]:
+    """The methods that `make` returns.
+
+    Raises:
+        UserError: it is no function, or returns no list of methods.
+    """
+    example = "check_method(lambda: [MyMethod(alpha=0.1)])"
+    if isinstance(make, type) or not callable(make):
+        raise UserError(f"check_method takes a function that makes methods: {example}")
+    made = make()
+    if not isinstance(made, Sequence) or not all(isinstance(method, Method) for method in made):
+        raise UserError(f"the function returns a {type(made).__name__}, not a list of methods: {example}")
+    return list(made)
 
 
 def _trains_all(learner: Learner) -> bool:

@@ -139,7 +139,9 @@ class Registry(Mapping[str, Value], Generic[Value]):
         """
         found = [plugin for plugin in self.plugins() if plugin.name == name]
         sources = [*(["evertune itself"] if name in self._built_in else []), *(plugin.source for plugin in found)]
-        if found and len(sources) > 1:
+        imported = any(plugin.source == THIS_PROGRAM for plugin in found) and name not in self._built_in
+        same = imported and len(found) == 2 and len({plugin.code() for plugin in found}) == 1
+        if found and len(sources) > 1 and not same:  # one file, imported and loaded, is one method
             raise PluginError(
                 f"two {GROUPS[self.group]}s are called '{name}': one of {sources[0]}, one of {sources[1]}. Rename "
                 "yours, or leave one out"

@@ -35,7 +35,24 @@ def _once(kind: Any) -> str:
 
 
 def code_of(kind: Any) -> str:
-    """Hash of the files that a class or function is from, or of its text where it is from no importable file."""
+    """Hash of the files that a class or function is from, or of its text where it is from no importable file.
+
+    A class that extends another one, not of evertune, Python or an installed library, is of the files of both.
+    """
+    own = _code_of(kind)
+    others = [part for part in _own_parts(kind) if part is not kind and not _is_installed(part, beside=kind)]
+    return digest(own, *map(_code_of, others))[:16] if others and kind.__module__ != "__main__" else own
+
+
+def _is_installed(kind: Any, *, beside: Any) -> bool:
+    """Whether a class is of an installed library, or of the same package as `beside`, whose files count anyway."""
+    if kind.__module__.partition(".")[0] == beside.__module__.partition(".")[0]:
+        return True
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None) or ""
+    return "site-packages" in file or file.startswith(sys.base_prefix)
+
+
+def _code_of(kind: Any) -> str:
     module = getattr(kind, "__module__", "__main__")
     if module.startswith(FILE_MODULE):
         return str(getattr(sys.modules.get(module), FILE_CODE, ""))

@@ -32,8 +32,13 @@ def test_which_methods_work_in_a_trainer():
         (None, {}, "a method is a NoneType"),
         ([], {}, "no methods are passed"),
         (["ewc", EWC()], {}, "names one method twice"),
+        ("ewc", {"strength": 2.0}, "options has 'strength', which is no method of ewc: write options="),
         *(
-            (name, {}, f"the method '{name}' can't work in a Trainer, .* choose from ewc, lwf, mas, online-ewc, replay")
+            (
+                name,
+                {},
+                f"the method '{name}' can't work in a Trainer, .* choose from agem, ewc, lwf, mas, online-ewc",
+            )
             for name in sorted(REFUSED)
         ),
         ([Replay(), EProj()], {}, "the method 'eproj' can't work in a Trainer"),

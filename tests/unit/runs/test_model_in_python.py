@@ -105,6 +105,11 @@ def test_wrong_things(lmm, task, tmp_path):
         one.learn("parcel")
     with pytest.raises(UserError, match="the image is an int; taken are PIL images"):
         one.ask(3, "Which?")
+    with pytest.raises(UserError, match="the instruction is a Image: ask"):
+        one.ask("Which?", Image.new("RGB", (8, 8)))
+    with pytest.raises(UserError, match="the model is a text: pass evertune.load_lmm"):
+        evertune.Learner("random")
+    assert evertune.Learner(lmm, training={"epochs": 3}, progress=False).training.epochs == 3
     with pytest.raises(UserError, match="unknown method 'replai'; did you mean 'replay'"):
         learner(lmm, tmp_path / "other", "replai")
     with pytest.raises(UserError, match="a Learner has one; join several by '\\+'"):

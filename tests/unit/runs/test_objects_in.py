@@ -119,6 +119,27 @@ def test_warnings_are_logged_once_whatever_the_callbacks(tasks, tmp_path, caplog
     assert len([record for record in caplog.records if "optimizer step" in record.message]) == 1
 
 
+def test_a_stream_has_no_task_twice(tasks, tmp_path):
+    with pytest.raises(UserError, match="the stream 'tasks'.*colours"):
+        run([tasks[0], tasks[0]], tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def typed_without_default(self, *, alpha: float):
+    self.alpha = alpha
+
+
+def kept_elsewhere(self, *, alpha: float = 0.5):
+    self.a = alpha
+
+
+def odd(init, **body):
+    """A method that can't be run by its name and options."""
+    made = {"name": "odd", "about": MethodInfo("odd", "replay"), **body, **({"__init__": init} if init else {})}
+    cls = type("Odd", (Method,), {key: value for key, value in made.items() if value is not None})
+    return cls(alpha=0.5) if init is typed_without_default else cls()
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -135,7 +156,16 @@ def test_warnings_are_logged_once_whatever_the_callbacks(tasks, tmp_path, caplog
         ),
         ({"args": 3}, "args is an int; taken are evertune.Training"),
         ({"args": {"epoch": 3}}, "train.epoch"),
-        ({"callbacks": [print]}, "a callback is a builtin_function_or_method; it extends evertune.Callback"),
+        ({"callbacks": [print]}, "callbacks is a list of objects that extend evertune.Callback, not"),
+        ({"callbacks": evertune.Callback()}, "callbacks is a list of objects that extend evertune.Callback, not"),
+        ({"callbacks": [evertune.Callback]}, "callbacks is a list of objects that extend evertune.Callback, not"),
+        ({"track": "wand"}, "unknown tracker 'wand'"),
+        ({"methods": odd(lambda self, alpha=0.5: None)}, "option 'alpha' is positional; options are keyword-only"),
+        ({"methods": odd(lambda self, *, alpha=0.5: None)}, "option 'alpha' has no type; write def __init__"),
+        ({"methods": odd(typed_without_default)}, "option 'alpha' has no default"),
+        ({"methods": odd(kept_elsewhere)}, "the method Odd keeps no attribute 'alpha'"),
+        ({"methods": odd(None, name=None)}, "the method Odd has no name: write name = "),
+        ({"methods": odd(None, about=MethodInfo("odd", "projection"))}, "kind='projection'; the kinds are baseline"),
     ],
 )
 def test_wrong_things(tasks, tmp_path, given, message):

@@ -14,6 +14,7 @@ from evertune.methods import METHODS, make_methods, options_of
 from evertune.metrics.rules import RULES, Rule, rule_of
 from evertune.models.families import FAMILIES
 from evertune.runs.tracking.registry import TRACKERS, refuse_missing
+from evertune.utils import source_code
 from evertune.utils.errors import UserError
 from evertune.utils.plugins import CLASSES, GROUPS, OBJECTS, PluginError, code_of, load_plugin, plugin_flags
 
@@ -226,3 +227,31 @@ def test_the_code_of_a_package_is_all_its_files(plugged, tmp_path):
 def test_an_unknown_method_says_how_one_is_brought():
     with pytest.raises(UserError, match=r"unknown method 'own'.*--plugin FILE\.py"):
         make_methods("own")
+
+
+def test_the_code_of_a_class_is_that_of_its_bases_too(tmp_path, monkeypatch):
+    """A constant in another file of the user's decides what the method does; an installed library's does not count."""
+    (tmp_path / "basem.py").write_text("class Base:\n    factor = 1\n")
+    (tmp_path / "derived.py").write_text("from basem import Base\nclass Derived(Base):\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    from derived import Derived
+
+    before = source_code.code_of(Derived)
+    (tmp_path / "basem.py").write_text("class Base:\n    factor = 2\n")
+    assert source_code.code_of(Derived) != before
+    for name in ("basem", "derived"):
+        monkeypatch.delitem(sys.modules, name)
+
+
+def test_a_file_that_is_imported_and_loaded_is_one_method(plugged, tmp_path, monkeypatch):
+    path = tmp_path / "both.py"
+    about = "MethodInfo('x', 'replay')"
+    path.write_text(
+        f"from evertune import Method, MethodInfo\nclass Both(Method):\n    name, about = 'both', {about}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    from both import Both
+
+    METHODS.add("both", Both, made_by=Both)
+    assert load_plugin(path) == ["both"] and METHODS["both"].name == "both"
+    monkeypatch.delitem(sys.modules, "both")
