@@ -213,7 +213,7 @@ def test_a_teacher_has_its_own_adapters(tasks, features):
     before = lmm.module()(batch).logits
     shake(lmm.trainable().values(), 0.3)
     assert not torch.allclose(lmm.module()(batch).logits, before, atol=1e-2)
-    torch.testing.assert_close(lwf.taught(batch), before)
+    torch.testing.assert_close(lwf.teacher_logits(batch), before)
 
 
 @pytest.mark.parametrize(

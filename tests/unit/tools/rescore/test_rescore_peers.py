@@ -183,7 +183,7 @@ def test_the_average_of_seven_measures(monkeypatch):
         ("coin-vqav2", "yes.", ["yes"], 1, 0, "in another form"),
         ("coin-vqav2", "yes.", ["yes", "Yes", "yes!"], 1, 0, "in another form"),
         ("vqav2", "Yes.", ["yes"] * 10, 1, 0, "where all annotators say the same"),
-        ("vizwiz", "two", ["two"] * 10, 1, 0, "what people said is not normalised"),
+        ("vizwiz", "two", ["two"] * 10, 1, 0, "the annotators' answers are not normalised"),
         ("coin-gqa", "  yes", ["yes"], 1, 0, "white space counts"),
         ("ucit", "true", ["yes"], 0, 1, "yes and true"),
         ("mllm-cl-vp", "There are 10.", ["1"], 0, 1, "merely contains the gold"),
