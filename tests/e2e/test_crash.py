@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import warm
@@ -24,8 +25,9 @@ def test_eight_kills(tmp_path):
 def test_a_command_is_killed(tmp_path):
     """The same for whole commands, as they are typed: here `learn`; all four take minutes."""
     script = SCRIPT.with_name("crash_commands.py")
-    command = [warm.python(), str(script), "--kills", "2", "--ways", "learn", "--out", str(tmp_path)]
+    command = [sys.executable, str(script), "--kills", "2", "--ways", "learn", "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
     rows = [json.loads(line) for line in (tmp_path / "crash.jsonl").read_text().splitlines()]
     assert done.returncode == 0, done.stdout + done.stderr
     assert sum(len(row["kills"]) for row in rows) >= 2 and all(row["same"] for row in rows)
