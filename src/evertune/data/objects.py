@@ -18,7 +18,6 @@ from evertune.data import embedded
 from evertune.data.columns import ALIKE, Columns
 from evertune.data.formats import Row, huggingface
 from evertune.data.image_index import ImageIndex
-from evertune.data.images import short
 from evertune.data.issues import Issues
 from evertune.data.rows import VERSION, IndexKey, indexed_by_content
 from evertune.data.samples import Samples
@@ -28,7 +27,7 @@ from evertune.data.task_file import TaskFile
 from evertune.metrics.own_rules import scoring_rule
 from evertune.metrics.rules import Rule, rule_of
 from evertune.utils.config_io import validated
-from evertune.utils.errors import DataError, UserError, nearest
+from evertune.utils.errors import DataError, UserError, kind_of, nearest
 
 EXAMPLE = 'Task.from_dataset("shapes", train=[{"image": image, "instruction": "What is it?", "answer": "a dog"}])'
 LEAVE_OUT = "Correct them, or leave them out (skip_invalid=True)"
@@ -103,7 +102,7 @@ def _rows(where: str, data: Any, images: Sequence[str], columns: Columns) -> Ite
     for number, record in enumerate(records, start=1):
         origin = f"{where}, row {number}"
         if not isinstance(record, Mapping):
-            raise UserError(f"{origin} is {_kind(record)}; taken are dictionaries (or a Dataset). Example: {EXAMPLE}")
+            raise UserError(f"{origin} is {kind_of(record)}; taken are dictionaries (or a Dataset). Example: {EXAMPLE}")
         if number == 1:
             _refuse_missing(where, [str(key) for key in record], images, columns)
         try:
@@ -136,12 +135,12 @@ def _records(where: str, data: Any, images: Sequence[str]) -> tuple[Iterable[Any
     if isinstance(data, Mapping):
         inside = f"'{next(iter(data))}'" if data else "nothing"
         raise UserError(
-            f"{where} is {_kind(data)} of {len(data)} parts ({inside} ...): pass one split, train=splits['train'], "
+            f"{where} is {kind_of(data)} of {len(data)} parts ({inside} ...): pass one split, train=splits['train'], "
             "or a list of dictionaries, one per row"
         )
     if isinstance(data, str | bytes | Path) or not (hasattr(data, "__iter__") or hasattr(data, "__getitem__")):
         raise UserError(
-            f"{where} is {_kind(data)}; taken are a datasets.Dataset, a pandas.DataFrame or any iterable of "
+            f"{where} is {kind_of(data)}; taken are a datasets.Dataset, a pandas.DataFrame or any iterable of "
             f"dictionaries. For files there is evertune.load_stream. Example: {EXAMPLE}"
         )
     return iter(data), {}
@@ -192,7 +191,7 @@ def _image_name(value: Any, origin: str) -> str:
     if isinstance(value, Image.Image):
         return embedded.kept(png_of(value))
     raise DataError(
-        f"{origin}: the image is {_kind(value)}; taken are PIL images, bytes, paths, {{'bytes', 'path'}} and arrays "
+        f"{origin}: the image is {kind_of(value)}; taken are PIL images, bytes, paths, {{'bytes', 'path'}} and arrays "
         "of (height, width, 3) bytes",
         kind="unusable image",
     )
@@ -217,10 +216,3 @@ def png_of(image: Image.Image) -> bytes:
     content = io.BytesIO()
     plain.save(content, "PNG", compress_level=1)  # three times faster than the default, a tenth larger
     return content.getvalue()
-
-
-def _kind(value: Any) -> str:
-    """What a value is, for messages: `a list`, `a str ('shapes')`."""
-    shown = f" ({short(value)!s})" if isinstance(value, str) else ""
-    name = type(value).__name__
-    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}{shown}"

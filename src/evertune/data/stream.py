@@ -31,7 +31,7 @@ from evertune.data.sources import ReadOptions, read_task
 from evertune.data.task import Task
 from evertune.data.task_file import TaskFile, about_task
 from evertune.utils.config_io import read_yaml, validated
-from evertune.utils.errors import UserError, unknown
+from evertune.utils.errors import UserError, kind_of, unknown
 from evertune.utils.files import digest
 from evertune.utils.plugins import Registry
 from evertune.utils.safe_names import is_name, refuse_task_names
@@ -50,6 +50,14 @@ class Stream:
     about: dict[str, str] = field(default_factory=dict)
     known: tuple[Task, ...] = ()
     skipped: Issues = field(default_factory=Issues, compare=False)
+
+    def __post_init__(self) -> None:
+        """Lists are taken, too."""
+        for name in ("tasks", "known"):
+            tasks = getattr(self, name)
+            if not isinstance(tasks, list | tuple) or not all(isinstance(task, Task) for task in tasks):
+                raise UserError(f"the {name} of a Stream are {kind_of(tasks)}; taken is a list of Tasks")
+            object.__setattr__(self, name, tuple(tasks))
 
     @property
     def columns(self) -> tuple[Task, ...]:

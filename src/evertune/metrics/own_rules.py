@@ -9,7 +9,7 @@ from typing import overload
 
 from evertune.metrics.rules import RULES, Compare, Rule, answerwise
 from evertune.utils.code_digest import code_digest
-from evertune.utils.errors import UserError
+from evertune.utils.errors import UserError, kind_of
 
 
 @overload
@@ -46,7 +46,7 @@ def scoring_rule(
 def _registered(function: Compare, *, name: str | None, relaxed: Compare | None, about: str) -> Rule:
     if not callable(function):
         raise UserError(
-            f"a scoring rule is a function (prediction, answers) -> score, not a {type(function).__name__}; "
+            f"a scoring rule is a function (prediction, answers) -> score, not {kind_of(function)}; "
             f"by name there are: {', '.join(sorted(RULES))}"
         )
     name = name or getattr(function, "__name__", type(function).__name__).strip("<>")

@@ -197,7 +197,7 @@ def rule_of(name: str) -> Rule:
         UserError: there is none; the message has the nearest name.
     """
     if name not in RULES:
-        raise unknown("score", name, RULES)
+        raise UserError(f"{unknown('score', name, RULES)}. One of your own comes with --plugin FILE.py")
     return RULES[name]
 
 

@@ -15,9 +15,10 @@ import numpy as np
 
 from evertune.data import Stream, Task
 from evertune.data.issues import Issues
+from evertune.data.samples import Samples
 from evertune.data.split import number_problem
 from evertune.data.task import Subset
-from evertune.utils.errors import UserError
+from evertune.utils.errors import UserError, kind_of
 from evertune.utils.safe_names import refuse_task_names
 
 if TYPE_CHECKING:
@@ -62,8 +63,8 @@ def stream_of(given: Any) -> tuple[str, Stream | None]:
         refuse_task_names([task.name for task in given.columns], where=f"the stream '{given.name}'")
     else:
         raise UserError(
-            f"the stream is {_kind(given)}; taken are the name of one, the path of a YAML file, a Stream, a Task or a "
-            f"list of Tasks. Example: {EXAMPLE}"
+            f"the stream is {kind_of(given)}; taken are the name of one, the path of a YAML file, a Stream, a Task or "
+            f"a list of Tasks. Example: {EXAMPLE}"
         )
     return f"({given.name})", given
 
@@ -84,14 +85,14 @@ def lmm_of(given: Any, processor: Any = None, *, seed: int = 0) -> tuple[str | N
 
     if not isinstance(given, torch.nn.Module):
         raise UserError(
-            f"the model is {_kind(given)}; taken are a preset's name, a checkpoint folder, what evertune.load_lmm gave "
+            f"the model is {kind_of(given)}; taken are a preset's name, a checkpoint folder, what load_lmm gave "
             "or a model of transformers with its processor: evertune.run(tasks, model=model, processor=processor)"
         )
     from evertune.models.wrap import wrap
 
     if processor is None:
         raise UserError(
-            f"the model is {_kind(given)}: pass its processor, too: model=model, "
+            f"the model is {kind_of(given)}: pass its processor, too: model=model, "
             "processor=AutoProcessor.from_pretrained(...)"
         )
     lmm = wrap(given, processor, seed=seed)
@@ -129,7 +130,7 @@ def _method_of(given: Any) -> tuple[str, dict[str, Any]]:
     cls = given if isinstance(given, type) else type(given)
     if not issubclass(cls, Method):
         raise UserError(
-            f"a method is {_kind(given)}; taken are names (evertune ls methods) and objects of classes that extend "
+            f"a method is {kind_of(given)}; taken are names (evertune ls methods) and objects of classes that extend "
             "evertune.Method, such as Replay(ratio=0.05)"
         )
     if not isinstance(given, type):
@@ -142,8 +143,8 @@ def _method_of(given: Any) -> tuple[str, dict[str, Any]]:
     for option, value in own.items():
         if not _is_plain(value):
             raise UserError(
-                f"{cls.name}.{option} is {_kind(value)}, which a run can't write down; options are numbers, texts, and "
-                "lists or dictionaries of these"
+                f"{cls.name}.{option} is {kind_of(value)}, which a run can't write down; options are numbers, texts, "
+                "and lists or dictionaries of these"
             )
     return cls.name, own
 
@@ -161,7 +162,7 @@ def training_settings(given: Any) -> dict[str, Any]:
     if is_dataclass(given) and type(given).__module__.startswith("evertune."):
         return asdict(given)  # type: ignore[arg-type]
     raise UserError(
-        f"args is {_kind(given)}; taken are evertune.Training(...) or a dictionary with its fields: "
+        f"args is {kind_of(given)}; taken are evertune.Training(...) or a dictionary with its fields: "
         "args={'epochs': 2, 'learning_rate': 1e-4}"
     )
 
@@ -182,17 +183,22 @@ def taken(stream: Stream, takes: range, *, model: str, skip_invalid: bool) -> St
         wrong = [at for at, number in enumerate(_image_counts(samples)) if number not in takes]
         found = (number_problem(samples[at].origin, len(samples[at].images), takes, model=model) for at in wrong)
         problems.add(found, task=task.name)
-        return Subset(samples, np.delete(np.arange(len(samples)), wrong).tolist()) if wrong else samples
+        left = np.delete(np.arange(len(samples)), wrong)
+        if not wrong:
+            return samples
+        return samples.choose(samples.chosen[left]) if isinstance(samples, Samples) else Subset(samples, left.tolist())
 
-    whole = replace(stream, known=tuple(map(usable, stream.known)), tasks=tuple(map(usable, stream.tasks)))
+    known, tasks = (tuple(map(usable, part)) for part in (stream.known, stream.tasks))
     if not skip_invalid:
         problems.refuse(stream=stream.name)
-    whole.skipped.merge(problems)
-    return whole
+    skipped = Issues()
+    for each in (stream.skipped, problems):
+        skipped.merge(each)
+    return replace(stream, known=known, tasks=tasks, skipped=skipped)
 
 
 def _image_counts(samples: Sequence[Any]) -> Sequence[int]:
-    if hasattr(samples, "rows") and hasattr(samples, "chosen"):  # of an index, without reading a row
+    if isinstance(samples, Samples):  # of an index, without reading a row
         counts: list[int] = samples.rows.counts[samples.chosen].tolist()
         return counts
     return [len(sample.images) for sample in samples]
@@ -204,9 +210,3 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, Mapping):
         return all(isinstance(key, str) and _is_plain(part) for key, part in value.items())
     return isinstance(value, PLAIN)
-
-
-def _kind(value: Any) -> str:
-    name = getattr(type(value), "__name__", "object")
-    shown = f" of {len(value)}" if isinstance(value, list | tuple) else ""
-    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}{shown}"

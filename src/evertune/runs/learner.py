@@ -14,6 +14,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,8 @@ from evertune.training.answer_files import read_answers
 from evertune.training.eval_set import keep_task
 from evertune.training.evaluator import Score, score_answers
 from evertune.utils import distributed
-from evertune.utils.errors import UserError
+from evertune.utils.errors import UserError, kind_of
+from evertune.utils.locks import alone
 
 if TYPE_CHECKING:
     from evertune.models.protocol import LMM
@@ -56,6 +58,17 @@ def make_model_folder(folder: Path, config: RunConfig, lmm: LMM) -> None:
         return
     begin(folder, identity)
     write_provenance(folder, lmm, Stream(OWN, tasks=()))
+
+
+def drop_outdated_matrix(folder: Path) -> None:
+    """Remove the matrix that `check --every-stage` wrote, when another task is learned; the matrix of a run stays."""
+    if config_of(folder).stream == OWN:
+        (folder / "matrix.json").unlink(missing_ok=True)
+
+
+def _alone(folder: Path) -> AbstractContextManager[None]:
+    """No other process writes in the folder; of several of one training, the first one holds it for all."""
+    return alone(folder) if distributed.is_main_process() else nullcontext()
 
 
 class Learner(learner.Learner):
@@ -122,10 +135,12 @@ class Learner(learner.Learner):
 
         Raises:
             DataError: an image is broken. NotFiniteError: a loss or a gradient is not finite. UserError: it is no task.
+            RunFolderError: another process writes in the folder.
         """
         _refuse_no_task(task)
         steps = self.training_of(task).steps(len(task.train))
-        with tqdm(total=steps, desc=f"learn {task.name}", unit=" steps", disable=not self.progress) as bar:
+        bars = tqdm(total=steps, desc=f"learn {task.name}", unit=" steps", disable=not self.progress)
+        with _alone(self.folder), bars as bar:
 
             def stepped(step: Any) -> None:
                 bar.set_postfix_str(f"loss {step.loss:.3f}", refresh=False)
@@ -134,19 +149,20 @@ class Learner(learner.Learner):
                     on_step(step)
 
             stage = super().learn(task, on_step=stepped)
-        if distributed.is_main_process():
-            note_stages(self.folder, self.stages)
-            keep_task(self.folder, task, tokens=self.lmm.answer_tokens)
+            if distributed.is_main_process():
+                note_stages(self.folder, self.stages)
+                keep_task(self.folder, task, tokens=self.lmm.answer_tokens)
+                drop_outdated_matrix(self.folder)
         return stage
 
     def evaluate(self, task: Task) -> Score:
         """Answer the test samples of `task` with the model as it is now, and score them.
 
         Raises:
-            UserError: it is no task. DataError: an image is broken.
+            UserError: it is no task. DataError: an image is broken. RunFolderError: another process writes here.
         """
         _refuse_no_task(task)
-        with _Answers(task, shown=self.progress) as callback:
+        with _alone(self.folder), _Answers(task, shown=self.progress) as callback:
             cell = evaluate_cell(self, task, self.current, self.folder, callback)
         return score_answers(read_answers(self.folder / cell["answers"]), task)
 
@@ -159,7 +175,7 @@ class Learner(learner.Learner):
         place = Path(path)
         if place.exists():
             raise UserError(f"{place} exists: choose a new folder")
-        shutil.copytree(self.folder, place, ignore=shutil.ignore_patterns(".lock", ".*-????????"))
+        shutil.copytree(self.folder, place, ignore=shutil.ignore_patterns(".*"))
         return place
 
 
@@ -193,5 +209,5 @@ def _temporary(owner: object) -> Path:
 def _refuse_no_task(task: Any) -> None:
     if not isinstance(task, Task):
         raise UserError(
-            f"a task is a {type(task).__name__}: make one of rows or a data set with evertune.Task.from_dataset(...)"
+            f"the task is {kind_of(task)}: make one of rows or a data set with evertune.Task.from_dataset(...)"
         )

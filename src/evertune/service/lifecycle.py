@@ -19,7 +19,7 @@ from evertune.data import Stream, Task
 from evertune.reporting.matrix import Matrix
 from evertune.runs.api import config_of, configure, header_of, load_model, method_specs
 from evertune.runs.inputs import OWN
-from evertune.runs.learner import make_model_folder
+from evertune.runs.learner import drop_outdated_matrix, make_model_folder
 from evertune.runs.ledger import read_ledger
 from evertune.runs.run_folder import is_free
 from evertune.runs.runner import Callback, cells_about, learn_stage, matrix_of, note_few_steps, note_stages
@@ -227,7 +227,7 @@ def _taught(
 ) -> RegressionReport:
     """Evaluate all tasks, train `task` unless it is `learned`, evaluate again; `kept` is its stored evaluation set."""
     everything, callbacks = (*service.tasks, kept), all_of(callback, tracks)
-    _outdated(service.folder)
+    drop_outdated_matrix(service.folder)
     before = service.measured(everything, callbacks)
     _track_row(service, before, everything, tracks, measures={})
     if learned:
@@ -328,12 +328,6 @@ def complete(folder: Path, *, callback: Callback | None = None, progress: Progre
     return path
 
 
-def _outdated(folder: Path) -> None:
-    """Remove the matrix that `complete` wrote, which is outdated; the matrix of a run stays."""
-    if config_of(folder).stream == OWN:
-        (folder / "matrix.json").unlink(missing_ok=True)
-
-
 def _learned_at(service: Service, task: Task) -> int:
     """The stage at which a task was learned; 0 for one that the model knew before, 1 for all new ones of `joint`."""
     own = next((stage.number for stage in service.learner.stages if stage.task == task.name), None)
@@ -373,7 +367,7 @@ def _go_back(service: Service, to: int, *, reason: str) -> None:
     service.learner.stages = saved_stages(service.folder)  # with one that was not checked
     gone = [stage.task for stage in service.learner.stages[to:]]
     event = {"event": "rollback", "to": to, "tasks": gone, "reason": reason, "time": time.time()}
-    _outdated(service.folder)
+    drop_outdated_matrix(service.folder)
     append_jsonl(service.folder / "ledger.jsonl", event)
     service.learner.rollback(to)
     forget_unchecked(service.folder)

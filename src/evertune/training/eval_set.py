@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 
 from evertune.data import Sample, Task
-from evertune.metrics.rules import rule_of
 from evertune.training.image_store import FOLDER, IMAGES, keep_images
 from evertune.utils.errors import RunFolderError, UserError
 from evertune.utils.files import read_object, write_json
@@ -68,7 +67,9 @@ def kept_task(folder: Path, name: str) -> Task:
             for side in ("train", "test")
         )
         about = {str(key): str(value) for key, value in content["about"].items()}
-        return Task(name, train, test, rule_of(content["score"]).name, about)
+        if not is_name(score := content["score"]):
+            raise RunFolderError(f"{path} is damaged: it names the scoring rule {score!r:.80}")
+        return Task(name, train, test, score, about)  # the rule may be the user's, and is needed only to score
     except (KeyError, TypeError, AttributeError) as problem:
         raise RunFolderError(f"{path} is damaged: {problem!r:.80}") from problem
     except RunFolderError:

@@ -34,7 +34,7 @@ from evertune.training.states import split_state
 from evertune.training.training_cache import train_or_reuse
 from evertune.utils import distributed
 from evertune.utils.device import no_fixed_order
-from evertune.utils.errors import RunFolderError, UserError
+from evertune.utils.errors import RunFolderError, UserError, kind_of
 from evertune.utils.symlinks import refuse_links
 
 
@@ -226,7 +226,7 @@ class Learner:
         """
         images = image if isinstance(image, list | tuple) else (image,)
         if not isinstance(instruction, str):
-            raise UserError(f"the instruction is a {type(instruction).__name__}: ask(image, instruction) in this order")
+            raise UserError(f"the instruction is {kind_of(instruction)}: ask(image, instruction) in this order")
         if not instruction.strip():
             raise UserError("the instruction is empty: ask something")
         sample = Sample(

@@ -32,7 +32,7 @@ from evertune.models.weights import bytes_of, copy_of, fingerprint_of
 from evertune.training.learner import Learner
 from evertune.training.loop import Step, Training
 from evertune.training.states import split_state
-from evertune.utils.errors import UserError
+from evertune.utils.errors import UserError, kind_of
 
 MakeMethods = Callable[[], Sequence[Method]]
 NewLearner = Callable[[MakeMethods, Path], Learner]
@@ -92,7 +92,7 @@ def made_by(make: MakeMethods) -> list[Method]:
         raise UserError(f"check_method takes a function that makes methods: {example}")
     made = make()
     if not isinstance(made, Sequence) or not all(isinstance(method, Method) for method in made):
-        raise UserError(f"the function returns a {type(made).__name__}, not a list of methods: {example}")
+        raise UserError(f"the function returns {kind_of(made)}, not a list of methods: {example}")
     return list(made)
 
 

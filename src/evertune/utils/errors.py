@@ -56,6 +56,16 @@ def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.5) -> str:
     return "known: " + ", ".join(names) if names else "nothing is known here"
 
 
+def kind_of(value: object) -> str:
+    """What kind of thing a value is, for messages: `an int`, `a str ('shapes')`, `a list of 3 str`."""
+    name, more = type(value).__name__, ""
+    if isinstance(value, str):
+        more = f" ({value[:60]!r})"
+    elif isinstance(value, list | tuple):
+        more = f" of {len(value)}" + (f" {type(value[0]).__name__}" if value else "")
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}{more}"
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     """The error for an unknown name, with the nearest valid one."""
     return UserError(f"unknown {kind} '{name}'; {nearest(name, known)}")

@@ -22,6 +22,7 @@ SHOWN_BY = {
     "cli/results.py": ("compare",),
     "runs/same_questions.py": ("run",),
     "metrics/cider.py": ("run",),
+    "metrics/rules.py": ("run", "check", "learn", "compare", "report"),
     "cli/data.py": ("rescore",),
     "cli/models.py": ("export",),
     "runs/config.py": ("run", "plan", "new", "learn", "try"),

@@ -8,9 +8,11 @@ from PIL import Image
 import evertune
 from evertune import Task
 from evertune.methods import Method, MethodInfo, Replay
+from evertune.runs.inputs import taken
+from evertune.service.lifecycle import check
 from evertune.service.service import Service, ask_once
 from evertune.utils import plugins
-from evertune.utils.errors import RunFolderError, UserError
+from evertune.utils.errors import DataError, RunFolderError, UserError
 
 SETTINGS = ["train.learning_rate=0.01", "train.epochs=2", "train.batch_size=4"]
 COLOURS = {"red": "warm", "orange": "warm", "blue": "cold", "navy": "cold", "white": "none", "black": "none"}
@@ -117,6 +119,38 @@ def test_progress_bars_are_shown_unless_it_is_silent(tasks, tmp_path, capsys):
 def test_warnings_are_logged_once_whatever_the_callbacks(tasks, tmp_path, caplog):
     run(tasks[0], tmp_path / "run", callbacks=[evertune.Callback(), evertune.Callback()])
     assert len([record for record in caplog.records if "optimizer step" in record.message]) == 1
+
+
+def test_a_stream_takes_a_list(tasks):
+    assert evertune.Stream("mine", list(tasks), known=[]).columns == tuple(tasks)
+    with pytest.raises(UserError, match="the tasks of a Stream are a list of 1 str; taken is a list of Tasks"):
+        evertune.Stream("mine", ["parcel"])
+
+
+def test_a_rule_of_ones_own_is_needed_only_to_score(tasks, tmp_path, monkeypatch):
+    """Another process, which does not have the function, answers questions, and says what it can't do."""
+    rows = [{"image": None, "instruction": text, "answer": "yes"} for text in ("one?", "two?", "three?")]
+    ruled = Task.from_dataset("ruled", train=rows, score=lambda prediction, answers: prediction == answers[0])
+    folder = run(ruled, tmp_path / "run").folder
+    monkeypatch.setattr("evertune.utils.plugins._added", {})
+    service = Service.open(folder)
+    assert ask_once(service, [], "one?").text is not None
+    with pytest.raises(UserError, match=r"unknown score 'lambda'.* One of your own comes with --plugin FILE.py"):
+        check(folder)
+
+
+def test_what_is_left_out_is_noted_in_the_runs_stream_and_not_in_the_callers():
+    one, other = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "teal")
+    train = [{"image": one, "instruction": f"Which {n}?", "answer": "red"} for n in range(4)]
+    train.append({"image": [one, other], "instruction": "Which two?", "answer": "red"})
+    test = [{"image": other, "instruction": "Which?", "answer": "teal"}]
+    stream = evertune.Stream("mine", [Task.from_dataset("mixed", train=train, test=test)])
+    for _ in range(2):
+        whole = taken(stream, range(1, 2), model="one-image", skip_invalid=True)
+        assert len(whole.skipped) == 1 and len(whole.tasks[0].train) == 4 and len(whole.tasks[0].test) == 1
+    with pytest.raises(DataError, match="row 5: the row has 2 images; the model 'one-image' takes exactly 1"):
+        taken(stream, range(1, 2), model="one-image", skip_invalid=False)
+    assert len(stream.skipped) == 0
 
 
 def test_a_stream_has_no_task_twice(tasks, tmp_path):
