@@ -1,4 +1,4 @@
-"""Small pictures of drawings: an SVG at a random size, angle and place on a ground.
+"""Small images of drawings: an SVG at a random size, angle and place on a ground.
 
 `choose` decides everything that is random.
 """

@@ -11,9 +11,10 @@ from PIL import Image
 import evertune
 from evertune import Task, Training
 from evertune.methods import Replay
-from evertune.service.lifecycle import check, history
+from evertune.service.lifecycle import check, complete, history
 from evertune.service.service import Service, ask_once
 from evertune.utils.errors import RunFolderError, UserError
+from evertune.utils.locks import alone
 from tests.unit.runs.test_objects_in import COLOURS, rows
 
 QUICK = Training(epochs=2, learning_rate=0.01, batch_size=4)
@@ -65,6 +66,19 @@ def test_the_commands_open_its_folder(lmm, task, tmp_path):
     assert ask_once(service, [tmp_path / "red.png"], "Which colour?").text is not None
     assert history(tmp_path / "model")[-1]["task"] == "colours"
     assert check(tmp_path / "model")
+
+
+def test_one_process_at_a_time_writes_and_the_matrix_is_not_outdated(lmm, task, warmth, tmp_path):
+    one = learner(lmm, tmp_path / "model")
+    one.learn(task)
+    complete(tmp_path / "model")
+    assert (tmp_path / "model" / "matrix.json").exists()
+    with alone(tmp_path / "model"), pytest.raises(RunFolderError, match="is in use by"):
+        one.learn(warmth)
+    with alone(tmp_path / "model"), pytest.raises(RunFolderError, match="is in use by"):
+        one.evaluate(task)
+    one.learn(warmth)
+    assert not (tmp_path / "model" / "matrix.json").exists()
 
 
 def test_save_copies_and_a_temporary_folder_goes(lmm, task, tmp_path):

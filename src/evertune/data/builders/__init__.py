@@ -1,8 +1,8 @@
-"""Builders: each makes the rows and pictures of one kind of task from public data, as an ordinary JSONL folder.
+"""Builders: each makes the rows and images of one kind of task from public data, as an ordinary JSONL folder.
 
 A builder is a module with `ABOUT` (title, source, licence, citation: for `show`), `VERSION` (raise it when the output
 changes) and `build(folder, *, train, test, seed, progress, **options)`, which writes `train.jsonl`, `test.jsonl` and
-pictures into `folder`. Train and test never share a picture.
+images into `folder`. Train and test never share an image.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""easy-VQA: a coloured shape on a plain picture and a question about it; the official split.
+"""easy-VQA: a coloured shape on a plain background and a question about it; the official split.
 
 Two kinds: `yesno` ("is there a red circle?", with negations) and `open` (a colour or a shape).
 """
