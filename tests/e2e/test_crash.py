@@ -25,6 +25,8 @@ def test_eight_kills(tmp_path):
 def test_a_command_is_killed(tmp_path):
     """The same for whole commands, as they are typed: here `learn`; all four take minutes."""
     script = SCRIPT.with_name("crash_commands.py")
+    # fresh processes: the server of the warm ones ends a fork a moment after its program was killed, and until then
+    # the fork holds the lock of the run folder, so that the next command may be refused
     command = [sys.executable, str(script), "--kills", "2", "--ways", "learn", "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
