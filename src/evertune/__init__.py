@@ -8,6 +8,7 @@ Names are loaded when they are used: `import evertune` costs nothing.
 
 from __future__ import annotations
 
+import difflib
 import importlib
 from typing import TYPE_CHECKING, Any
 
@@ -108,7 +109,17 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
-        raise AttributeError(f"module 'evertune' has no attribute '{name}'")
+        raise AttributeError(f"module 'evertune' has no attribute '{name}'{_where(name)}")
     value = getattr(importlib.import_module(f"evertune.{_MODULE_OF[name]}"), name)
     globals()[name] = value
     return value
+
+
+def _where(name: str) -> str:
+    """Where a class is that is not here, for an error; nothing is imported for a name that may be a submodule."""
+    if name == "ContinualCallback":
+        return ": from evertune.integrations.transformers import ContinualCallback"
+    if name[:1].isupper() and hasattr(importlib.import_module("evertune.methods"), name):
+        return f": from evertune.methods import {name}"
+    close = difflib.get_close_matches(name, __all__, n=1)
+    return f"; did you mean '{close[0]}'?" if close else ""

@@ -121,7 +121,7 @@ class WarningRecorder(Callback):
 def test_other_changes_of_the_stream_are_named(toy_stream, tmp_path, names, message):
     out = tmp_path / "run"
     run(stream_of(toy_stream, tmp_path / "data" / "s.yaml", ["task-0", "task-1"]), out)
-    with pytest.raises(UserError, match=f"run holds a run of other data: {message}. Choose another --out, or delete"):
+    with pytest.raises(UserError, match=f"run holds a run of other data: {message}. Choose another folder"):
         run(stream_of(toy_stream, tmp_path / "data" / "s.yaml", names), out)
 
 

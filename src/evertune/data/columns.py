@@ -12,7 +12,7 @@ from typing import Any
 
 from evertune.data.formats import Row
 from evertune.data.records import number_text
-from evertune.utils.errors import DataError, nearest
+from evertune.utils.errors import DataError, kind_of, nearest
 
 ALIKE = 0.7
 """Similarity from which a column counts as misspelt: 'frage' and 'image' have 0.6."""
@@ -96,7 +96,8 @@ class Columns:
         elif _is_plain(value):
             return (_text(value),)
         raise DataError(
-            f"{origin}: the column '{name}' holds neither a text nor a list of texts", kind=f"unusable {name}"
+            f"{origin}: the column '{name}' holds neither a text nor a list of texts, but {kind_of(value)}",
+            kind=f"unusable {name}",
         )
 
 

@@ -13,7 +13,10 @@ from typing import Any
 from evertune.utils.errors import DataError
 
 SHOWN = 5
-LEAVE_OUT = "Fix them, or leave them out (--skip-invalid of evertune run, learn, try and data convert)"
+LEAVE_OUT = (
+    "Fix them, or leave them out (--skip-invalid of evertune run, learn, try and data convert; in Python "
+    "skip_invalid=True)"
+)
 LISTED = 10_000
 """Messages of one kind that are kept; the count continues."""
 

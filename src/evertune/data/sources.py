@@ -193,7 +193,8 @@ def _root(entry: TaskFile, folder: Path) -> Path:
         about = format_of(entry.format or "jsonl").ABOUT
         raise DataError(
             f"task '{entry.name}': {place} does not exist. Put the files of {entry.format} there, or say where "
-            f"they are with --data of evertune run or data check. They are: {about['files']}. From: {about['source']}",
+            f"they are with --data of evertune run or data check, in Python data=FOLDER. They are: {about['files']}. "
+            f"From: {about['source']}",
             kind="missing file",
         )
     return place

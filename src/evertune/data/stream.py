@@ -197,12 +197,13 @@ def published_base(content: StreamFile, path: Path, data: str | None) -> Path:
     if data is None:
         if published and path in _shipped().values():
             raise UserError(
-                f"stream '{content.name}' reads published files that evertune may not ship: say with --data FOLDER "
-                f"where {', '.join(published)} are. `evertune show {content.name}` says what they are and where from"
+                f"stream '{content.name}' reads published files that evertune may not ship: say where "
+                f"{', '.join(published)} are with --data FOLDER, in Python data=FOLDER. `evertune show {content.name}` "
+                "says what they are and where from"
             )
         return path.parent
     if not published:
-        raise UserError(f"--data is for published data sets; no task of '{content.name}' has a 'root'")
+        raise UserError(f"data (--data) is for published data sets; no task of '{content.name}' has a 'root'")
     if not Path(data).is_dir():
-        raise UserError(f"--data {data}: there is no such folder")
+        raise UserError(f"data={data}: there is no such folder")
     return Path(data)

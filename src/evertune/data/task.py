@@ -17,6 +17,7 @@ from typing import Any, Protocol, overload, runtime_checkable
 import numpy as np
 
 from evertune.metrics.rules import rule_of
+from evertune.utils.arguments import named_arguments
 from evertune.utils.errors import DataError
 from evertune.utils.files import digest, digest_of_file, digest_over
 
@@ -121,6 +122,7 @@ class Task:
     about: dict[str, str] = field(default_factory=dict)
 
     @classmethod
+    @named_arguments
     def from_dataset(
         cls,
         name: str,

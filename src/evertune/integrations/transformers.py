@@ -33,6 +33,7 @@ from evertune.integrations.supported import chosen_methods, refuse_trainer
 from evertune.integrations.trainer_task import TrainerTask
 from evertune.methods import Method
 from evertune.training.states import split_state
+from evertune.utils.arguments import named_arguments
 from evertune.utils.errors import UserError
 
 __all__ = ["ContinualCallback"]
@@ -61,6 +62,7 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
         UserError: an unknown method or option, or a method that can't work in a Trainer.
     """
 
+    @named_arguments
     def __init__(
         self,
         methods: str | Method | Sequence[str | Method],

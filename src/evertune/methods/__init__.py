@@ -27,6 +27,7 @@ from evertune.methods.tir import Tir
 from evertune.models.adapters import bare
 from evertune.models.protocol import LMM
 from evertune.models.scopes import lora_options
+from evertune.utils.arguments import named_arguments, refuse_wrong_hooks
 from evertune.utils.config_io import refuse_extremes
 from evertune.utils.errors import UserError, nearest, unknown
 from evertune.utils.plugins import Registry
@@ -86,6 +87,7 @@ def _refuse_unusable(name: str, method: Any) -> None:
     if method.about.kind not in get_args(Kind):
         raise UserError(f"its about has kind={method.about.kind!r:.40}; the kinds are {', '.join(get_args(Kind))}")
     _refuse_odd_options(method)
+    refuse_wrong_hooks(method, Method, prefixes=("before_", "after_", "on_"))
 
 
 def _refuse_odd_options(method: type[Method]) -> None:
@@ -103,15 +105,15 @@ def _refuse_odd_options(method: type[Method]) -> None:
             raise UserError(f"its option '{name}' has no default; write {example}")
 
 
-def refuse_unusable(method: Method) -> None:
-    """Raise unless an object can be run by the name and the options of its class.
+def refuse_unusable(method: Method | type[Method]) -> None:
+    """Raise unless a class, or an object by the name and the options of its class, can be run.
 
     Raises:
         UserError: it is no method, or keeps an option under another name.
     """
-    cls = type(method)
+    cls = method if isinstance(method, type) else type(method)
     what = f"the method {cls.__name__}"
-    if not isinstance(method, Method):
+    if not issubclass(cls, Method):
         raise UserError(f"{what} does not extend evertune.Method")
     if not isinstance(getattr(cls, "name", None), str):
         raise UserError(f'{what} has no name: write name = "..." in the class')
@@ -119,7 +121,7 @@ def refuse_unusable(method: Method) -> None:
         _refuse_unusable(cls.name, cls)
     except UserError as problem:
         raise UserError(f"{what} can't be used: {problem}") from problem
-    for option in options_in(cls):
+    for option in [] if isinstance(method, type) else options_in(cls):
         if not hasattr(method, option):
             raise UserError(f"{what} keeps no attribute '{option}': each option is one, self.{option} = {option}")
 
@@ -136,7 +138,10 @@ def parts_of(spec: str) -> list[str]:
     names = [name.strip() for name in spec.split("+")]
     for name in names:
         if name not in METHODS:
-            raise UserError(f"{unknown('method', name, METHODS)} One of your own comes with --plugin FILE.py")
+            raise UserError(
+                f"{unknown('method', name, METHODS)} One of your own comes with --plugin FILE.py; in Python pass "
+                "its object"
+            )
     if len(set(names)) < len(names):
         raise UserError(f"method '{spec}' names one method twice")
     kinds = {name: METHODS[name].about.kind for name in names}
@@ -185,6 +190,7 @@ def options_in(method: type[Method]) -> dict[str, inspect.Parameter]:
     return {n: p for n, p in signature.parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
+@named_arguments
 def make_methods(spec: str, options: Mapping[str, Mapping[str, Any]] | None = None) -> list[Method]:
     """Make the methods of `replay+ewc` with `{"replay": {"ratio": 0.05}}`.
 

@@ -21,6 +21,7 @@ from evertune.models.features import Features
 from evertune.models.protocol import LMM, Batch, Output, TrainableEncoder
 from evertune.models.regions import NAMES as REGIONS
 from evertune.models.regions import in_region, is_region
+from evertune.utils.arguments import typed_options
 from evertune.utils.errors import UserError
 
 Kind = Literal["baseline", "bound", "replay", "regularization", "adapter", "expansion"]
@@ -151,6 +152,12 @@ class Method:
     acts_from_first_task: ClassVar[bool] = False
     """Whether even the first task is trained otherwise than alone: say so, or `check_method` takes it for a mistake."""
     context: Context
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """An unknown option is an error that names the nearest."""
+        super().__init_subclass__(**kwargs)
+        if "__init__" in cls.__dict__:
+            cls.__init__ = typed_options(cls.__init__)  # type: ignore[method-assign]
 
     def combine(self, methods: Sequence[Method]) -> None:
         """Called before `setup` with all methods of the run, this one included, so that a modifier finds the methods it

@@ -115,7 +115,7 @@ def _refuse_long(texts: Sequence[Sequence[str]]) -> None:
     if characters > MOST_CHARACTERS:
         raise DataError(
             f"the captions of one task have {characters:,} characters together; CIDEr takes at most "
-            f"{MOST_CHARACTERS:,}, because of its memory: use a part of them (--limit)"
+            f"{MOST_CHARACTERS:,}, because of its memory: use a part of them (--limit, limit=...)"
         )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from evertune.assets import Progress
 from evertune.models.families import FAMILIES, Family, refuse_options
 from evertune.models.presets import PRESETS, has_weights, model_config, model_folder
+from evertune.utils.arguments import named_arguments
 from evertune.utils.errors import UserError
 from evertune.utils.files import read_json
 from evertune.utils.quiet import quiet_libraries
@@ -32,6 +33,7 @@ __all__ = [
 ]
 
 
+@named_arguments
 def load_lmm(
     name: str,
     *,

@@ -178,10 +178,10 @@ def refuse_too_large(paper: MetaLMM, *, dtype: torch.dtype, device: torch.device
 def _what_would_fit(paper: MetaLMM, dtype: torch.dtype, there: int) -> str:
     half = sum(needed_bytes(paper, torch.bfloat16).values())
     if dtype != torch.bfloat16 and half <= there:
-        return f"It would fit as bfloat16 ({gigabytes(half)}): --set dtype=bfloat16"
+        return f"It would fit as bfloat16 ({gigabytes(half)}): --set dtype=bfloat16, in Python dtype='bfloat16'"
     frozen = paper.count() * torch.bfloat16.itemsize
     if frozen <= there and half > there:
-        return "Less would have to train: --set model.scope=projection, or a smaller model.r"
+        return "Less would have to train: model.scope=projection (--set), or a smaller model.r"
     return f"Take a smaller model, or a machine with {gigabytes(half)} free (as bfloat16)"
 
 

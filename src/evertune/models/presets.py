@@ -173,7 +173,7 @@ def model_folder(name: str, *, progress: Progress | None = None, source: str = "
         hub = _ON_PAPER[name][0]
         raise UserError(
             f"{name} has no weights here, only a configuration for `evertune plan`: to run it, "
-            f"give --model {hub}, or a folder with its files"
+            f"take the model {hub}, or a folder with its files"
         )
     folder = Path(name)
     if not folder.is_dir():

@@ -24,6 +24,7 @@ from evertune.models.processors import load_processor
 from evertune.models.protocol import LMM
 from evertune.models.weights import fingerprint_of
 from evertune.models.wrap_checks import checked_model, refuse_processor
+from evertune.utils.arguments import named_arguments
 from evertune.utils.errors import UserError
 from evertune.utils.files import digest, read_json
 from evertune.utils.quiet import quiet_libraries
@@ -32,6 +33,7 @@ _WRAPPED = "evertune_wrapped"
 """Attribute of a model that was wrapped: the LMM, what it was made with, and the hash of what trains at that time."""
 
 
+@named_arguments
 def wrap(model: Any, processor: Any = None, *, name: str | None = None, seed: int = 0, **model_options: Any) -> LMM:
     """Make an LMM of a `transformers` model that is loaded already, and its processor: what `load_lmm` gives.
 

@@ -25,7 +25,7 @@ from evertune.training.eval_set import keep_tasks
 from evertune.training.run_origin import read_identity
 from evertune.utils import distributed
 from evertune.utils.config_io import read_yaml, validated
-from evertune.utils.errors import RunFolderError, UserError
+from evertune.utils.errors import RunFolderError, UserError, kind_of
 from evertune.utils.files import digest_of, read_json, refuse_file, write_json
 from evertune.utils.locks import alone
 from evertune.utils.symlinks import refuse_links
@@ -63,7 +63,7 @@ def configure(
     """
     from evertune.methods import METHODS
 
-    where = "the command"
+    where = "the settings"
     content: dict[str, Any] = {"stream": str(stream)}
     if str(stream).lower().endswith((".yaml", ".yml")):
         file = read_yaml(Path(stream))
@@ -79,6 +79,12 @@ def configure(
     if config.out:
         refuse_file(Path(config.out))
     return config
+
+
+def refuse_no_config(config: Any) -> None:
+    """Raise unless it is what `configure` gives."""
+    if not isinstance(config, RunConfig):
+        raise UserError(f"the configuration is {kind_of(config)}; make one: evertune.configure('parcel', model='smol')")
 
 
 def method_specs(config: RunConfig) -> list[str]:
@@ -110,6 +116,7 @@ def run_config(
     from evertune.runs.tracking import refuse_missing
     from evertune.utils.device import as_before
 
+    refuse_no_config(config)
     refuse_missing(config.track)
     distributed.init()
     specs = method_specs(config)

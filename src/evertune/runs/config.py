@@ -161,7 +161,7 @@ def with_settings(content: dict[str, Any], settings: list[str], *, methods: list
     for entry in settings:
         key, equals, text = entry.partition("=")
         if not equals or not key.strip():
-            raise UserError(f"--set {entry}: write it as key=value, for example train.learning_rate=5e-4")
+            raise UserError(f"the setting {entry!r:.80}: write it as key=value, for example train.learning_rate=5e-4")
         _place(result, key.strip(), scalar(text), methods)
     return result
 

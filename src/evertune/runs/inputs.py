@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evertune.data import Stream, Task
+from evertune.data import Sample, Stream, Task
 from evertune.data.issues import Issues
 from evertune.data.samples import Samples
 from evertune.data.split import number_problem
@@ -61,12 +61,38 @@ def stream_of(given: Any) -> tuple[str, Stream | None]:
         given = Stream("tasks", tuple(given))
     if isinstance(given, Stream):
         refuse_task_names([task.name for task in given.columns], where=f"the stream '{given.name}'")
+        for task in given.tasks:
+            refuse_no_task(task)
+            for side in ("train", "test"):
+                if not len(getattr(task, side)):
+                    raise UserError(f"the task '{task.name}' has no samples in '{side}': a run needs both")
     else:
         raise UserError(
             f"the stream is {kind_of(given)}; taken are the name of one, the path of a YAML file, a Stream, a Task or "
             f"a list of Tasks. Example: {EXAMPLE}"
         )
     return f"({given.name})", given
+
+
+def refuse_no_task(given: Any) -> None:
+    """Raise unless it is a task of samples."""
+    if not isinstance(given, Task):
+        raise UserError(
+            f"the task is {kind_of(given)}: make one of rows or a data set with evertune.Task.from_dataset(...)"
+        )
+    for side in (given.train, given.test):
+        if len(side) and not isinstance(side[0], Sample):
+            raise UserError(
+                f"the task '{given.name}' holds {kind_of(side[0])}, not a Sample: "
+                "evertune.Task.from_dataset(...) makes samples of rows"
+            )
+
+
+def refuse_no_path(**given: Any) -> None:
+    """Raise where an argument is no path, and not None."""
+    for name, value in given.items():
+        if not isinstance(value, str | Path | None):
+            raise UserError(f"{name} is {kind_of(value)}; taken is a path, such as {name}='runs/first'")
 
 
 def lmm_of(given: Any, processor: Any = None, *, seed: int = 0) -> tuple[str | None, LMM | None]:
@@ -133,8 +159,7 @@ def _method_of(given: Any) -> tuple[str, dict[str, Any]]:
             f"a method is {kind_of(given)}; taken are names (evertune ls methods) and objects of classes that extend "
             "evertune.Method, such as Replay(ratio=0.05)"
         )
-    if not isinstance(given, type):
-        refuse_unusable(given)
+    refuse_unusable(given)
     if cls.name not in METHODS or METHODS[cls.name] is not cls:
         METHODS.add(cls.name, cls, made_by=cls)
     if isinstance(given, type):

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from evertune.data import Stream, Task
 from evertune.methods import Method, make_methods
 from evertune.runs.api import config_of, configure, learner_arguments, model_description, model_of, resolved
-from evertune.runs.inputs import OWN, Inputs, lmm_of, methods_of, training_settings
+from evertune.runs.inputs import OWN, Inputs, lmm_of, methods_of, refuse_no_task, training_settings
 from evertune.runs.plugin_code import code_of_run, refuse_other_code
 from evertune.runs.provenance import write_provenance
 from evertune.runs.run_folder import begin, is_free, refuse_other_run
@@ -34,7 +34,8 @@ from evertune.training.answer_files import read_answers
 from evertune.training.eval_set import keep_task
 from evertune.training.evaluator import Score, score_answers
 from evertune.utils import distributed
-from evertune.utils.errors import UserError, kind_of
+from evertune.utils.arguments import named_arguments
+from evertune.utils.errors import UserError
 from evertune.utils.locks import alone
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ class Learner(learner.Learner):
         UserError: a method is unknown, or needs another. RunFolderError: `folder` holds something else, or is damaged.
     """
 
+    @named_arguments
     def __init__(
         self,
         lmm: LMM,
@@ -137,7 +139,7 @@ class Learner(learner.Learner):
             DataError: an image is broken. NotFiniteError: a loss or a gradient is not finite. UserError: it is no task.
             RunFolderError: another process writes in the folder.
         """
-        _refuse_no_task(task)
+        refuse_no_task(task)
         steps = self.training_of(task).steps(len(task.train))
         bars = tqdm(total=steps, desc=f"learn {task.name}", unit=" steps", disable=not self.progress)
         with _alone(self.folder), bars as bar:
@@ -161,7 +163,7 @@ class Learner(learner.Learner):
         Raises:
             UserError: it is no task. DataError: an image is broken. RunFolderError: another process writes here.
         """
-        _refuse_no_task(task)
+        refuse_no_task(task)
         with _alone(self.folder), _Answers(task, shown=self.progress) as callback:
             cell = evaluate_cell(self, task, self.current, self.folder, callback)
         return score_answers(read_answers(self.folder / cell["answers"]), task)
@@ -204,10 +206,3 @@ def _temporary(owner: object) -> Path:
     folder = tempfile.mkdtemp(prefix="evertune-")
     weakref.finalize(owner, shutil.rmtree, folder, ignore_errors=True)
     return Path(folder)
-
-
-def _refuse_no_task(task: Any) -> None:
-    if not isinstance(task, Task):
-        raise UserError(
-            f"the task is {kind_of(task)}: make one of rows or a data set with evertune.Task.from_dataset(...)"
-        )

@@ -18,6 +18,7 @@ from evertune.reporting.labels import number, signed
 from evertune.runs.results import Run
 from evertune.runs.same_questions import PairedCell, clusters_of, refuse_other_tasks
 from evertune.runs.sides import Side, names_of, pairs_of, runs_of
+from evertune.utils.arguments import named_arguments
 from evertune.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -144,6 +145,7 @@ def _line(d: Difference) -> list[str]:
     return [d.task, *scores, f"{low_to_high}{' *' if d.is_clear else ''}"]
 
 
+@named_arguments
 def paired(a: Side | Sequence[Side], b: Side | Sequence[Side], *, relaxed: bool = False) -> Paired:
     """The paired difference b - a of two runs on the same questions at their last stage, per task and on average.
 

@@ -54,7 +54,7 @@ def refuse_other_code(folder: Path) -> None:
             if here[name]["code"] != record.get("code"):
                 raise RunFolderError(
                     f"{folder} was made with {what}, whose code has changed since (now: {here[name]['from']}): take "
-                    "the code that it was made with, or run it again with another --out"
+                    "the code that it was made with, or run it again with another folder (--out, out=...)"
                 )
 
 

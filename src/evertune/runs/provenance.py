@@ -43,7 +43,7 @@ def write_provenance(folder: Path, lmm: Described, stream: Stream) -> list[str]:
         if before.get(key) != content[key]:
             raise RunFolderError(
                 f"{path}: the run was begun with {key} {before.get(key)}, this machine has {content[key]}; "
-                "its numbers would not be comparable: choose another --out"
+                "its numbers would not be comparable: choose another folder (--out, out=...)"
             )
     earlier = [before, *(note["now"] for note in before.get("resumed", []))]
     prompts = {**content["prompts"], **before.get("prompts", {})}  # tasks may have been added to the stream

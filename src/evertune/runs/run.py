@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from evertune.data import Stream, Task
 from evertune.runs.api import configure, run_config
-from evertune.runs.inputs import Inputs, lmm_of, methods_of, stream_of, training_settings
+from evertune.runs.inputs import Inputs, lmm_of, methods_of, refuse_no_path, stream_of, training_settings
 from evertune.runs.results import Result
 from evertune.runs.runner import Callback
 from evertune.utils import distributed
-from evertune.utils.errors import UserError
+from evertune.utils.arguments import named_arguments, refuse_wrong_hooks
+from evertune.utils.errors import UserError, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,11 +26,20 @@ if TYPE_CHECKING:
     from evertune.training.loop import Training
 
 
-def _listed(given: str | Sequence[str]) -> list[str]:
-    """A list; one text is a list of one."""
-    return [given] if isinstance(given, str) else list(given)
+def _listed(given: Any, *, what: str) -> list[str]:
+    """A list; one text is a list of one.
+
+    Raises:
+        UserError: it is something else.
+    """
+    listed = [given] if isinstance(given, str) else given
+    if not isinstance(listed, list | tuple) or not all(isinstance(each, str) for each in listed):
+        example = 'settings=["train.epochs=2"]' if what == "settings" else 'track=["trackio"]'
+        raise UserError(f"{what} is {kind_of(given)}; taken is a list of texts, for example {example}")
+    return list(listed)
 
 
+@named_arguments
 def run(
     stream: str | Path | Stream | Task | Sequence[Task],
     *,
@@ -78,7 +88,10 @@ def run(
 
     if not isinstance(callbacks, list | tuple) or not all(isinstance(each, Callback) for each in callbacks):
         raise UserError(f"callbacks is a list of objects that extend evertune.Callback, not {callbacks!r:.80}")
-    track, settings = _listed(track), _listed(settings)
+    for each in callbacks:
+        refuse_wrong_hooks(type(each), Callback, prefixes=("on_",))
+    track, settings = _listed(track, what="track"), _listed(settings, what="settings")
+    refuse_no_path(out=out, data=data)
     name, tasks = stream_of(stream)
     model_name, lmm = lmm_of(model, processor, seed=seed or 0)
     spec, options = (None, {}) if methods is None else methods_of(methods)

@@ -46,7 +46,7 @@ def finished_matrix(folder: Path, identity: Mapping[str, Any]) -> Matrix | None:
     """
     if not (folder / "config.yaml").exists():
         if not is_free(folder):
-            raise RunFolderError(f"{folder} is not empty and not a run: choose another --out")
+            raise RunFolderError(f"{folder} is not empty and not a run: choose another folder (--out, out=...)")
         return None
     added_tasks(folder, identity)
     path = folder / "matrix.json"
@@ -121,7 +121,7 @@ def refuse_other_run(folder: Path, identity: Mapping[str, Any]) -> None:
         else:
             inner, before, now = _innermost(key, before, now)
             what = f"started with {inner}={_short(before)}; requested {inner}={_short(now)}. Choose"
-        raise RunFolderError(f"{folder} holds a run {what} another --out, or delete the folder")
+        raise RunFolderError(f"{folder} holds a run {what} another folder (--out, out=...), or delete this one")
 
 
 def _other_tasks(before: Mapping[str, str], now: Mapping[str, str]) -> str:

@@ -152,7 +152,8 @@ def refuse_other_history(folder: Path, stages: Sequence[Stage], plan: Sequence[T
             raise RunFolderError(
                 f"{folder}: stage {stage.number} is '{stage.task}', which this stream does not teach there"
                 + (" with these data" if stage.task == task.name else "")
-                + f". Go back with evertune rollback {folder} --to {stage.number - 1}, or choose another --out"
+                + f". Go back with evertune rollback {folder} --to {stage.number - 1}, or choose another folder "
+                "(--out, out=...)"
             )
 
 
@@ -171,7 +172,8 @@ def more_tasks(folder: Path, methods: Sequence[Method], stream: Stream, identity
         return added
     if whole := [method.name for method in methods if type(method).stages is not Method.stages]:
         raise RunFolderError(
-            f"{folder}: {whole[0]} teaches all tasks at once, so '{added[0]}' can't be added: choose another --out"
+            f"{folder}: {whole[0]} teaches all tasks at once, so '{added[0]}' can't be added: choose another folder "
+            "(--out, out=...)"
         )
     refuse_other_history(folder, stages, stream.tasks)
     return added

@@ -91,7 +91,7 @@ def _last_cell(run: Run, task: str) -> Mapping[str, Any]:
 def _other_questions(a: Run, b: Run, task: str, more: str = "") -> UserError:
     return UserError(
         f"task '{task}' has other questions in {a.folder} than in {b.folder}{more}: a paired comparison needs the same "
-        "test samples (same data, same --limit)"
+        "test samples (same data, same limit)"
     )
 
 

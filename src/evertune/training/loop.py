@@ -28,6 +28,7 @@ from evertune.models.protocol import Batch, LossMean, Trainable
 from evertune.models.weights import restore
 from evertune.training.gradients import Gradients
 from evertune.utils import distributed
+from evertune.utils.arguments import named_arguments
 from evertune.utils.errors import UserError
 
 SMALLEST_BATCH = 8
@@ -92,6 +93,9 @@ class Training:
         """The settings that decide the numbers, for cache keys."""
         without = ("gradient_checkpointing", "save_every", "min_steps")  # `min_steps` decides other settings
         return {name: value for name, value in asdict(self).items() if name not in without}
+
+
+Training.__init__ = named_arguments(Training.__init__)  # type: ignore[method-assign]
 
 
 @dataclass(frozen=True, slots=True)

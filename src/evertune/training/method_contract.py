@@ -32,6 +32,7 @@ from evertune.models.weights import bytes_of, copy_of, fingerprint_of
 from evertune.training.learner import Learner
 from evertune.training.loop import Step, Training
 from evertune.training.states import split_state
+from evertune.utils.arguments import named_arguments
 from evertune.utils.errors import UserError, kind_of
 
 MakeMethods = Callable[[], Sequence[Method]]
@@ -42,6 +43,7 @@ SMALL_GROWTH = 0.05
 """Share of the trained parameters' bytes that a method may add per task without being an expansion."""
 
 
+@named_arguments
 def check_method(
     make: MakeMethods, *, model: str = "random", model_options: Mapping[str, Any] | None = None, seed: int = 3
 ) -> None:
@@ -56,13 +58,13 @@ def check_method(
     Raises:
         AssertionError: a promise is broken; the message says which.
     """
+    for method in made_by(make):
+        refuse_unusable(method)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         tasks = toy_tasks(folder / "tasks")
         lmm = load_lmm(model, seed=seed, dtype="float32", device=torch.device("cpu"), options=model_options or {})
         new: NewLearner = partial(_learner, lmm=lmm, seed=seed)
-        for method in made_by(make):
-            refuse_unusable(method)
         whole = new(make, folder / "whole")
         frozen = _frozen(whole.lmm)
         stages = _stages(whole, tasks)

@@ -60,5 +60,7 @@ def read_identity(folder: Path) -> dict[str, Any]:
         raise RunFolderError(f"{path} is damaged: expected 'key: value' lines")
     if (version := found.pop("format", 1)) != FORMAT:
         what = f"has the run folder format {version!r:.20}, this version of evertune reads {FORMAT}"
-        raise RunFolderError(f"{folder} {what}: run it again with another --out, or use the version that made it")
+        raise RunFolderError(
+            f"{folder} {what}: run it again with another folder (--out, out=...), or use the version that made it"
+        )
     return found

@@ -74,7 +74,7 @@ def no_fixed_order() -> Iterator[None]:
         if "deterministic" not in str(problem) or not is_deterministic():
             raise
         what = str(problem).split(". ")[0].split(", but")[0]
-        raise UserError(f"--deterministic: {what}; leave it out, or run on a CPU") from problem
+        raise UserError(f"deterministic: {what}; leave it out, or run on a CPU") from problem
 
 
 def processor() -> str:

@@ -57,12 +57,16 @@ def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.5) -> str:
 
 
 def kind_of(value: object) -> str:
-    """What kind of thing a value is, for messages: `an int`, `a str ('shapes')`, `a list of 3 str`."""
+    """What kind of thing a value is, for messages: `an int`, `a str ('shapes')`, `a list of 3 str`, `None`."""
+    if value is None:
+        return "None"
     name, more = type(value).__name__, ""
     if isinstance(value, str):
         more = f" ({value[:60]!r})"
     elif isinstance(value, list | tuple):
-        more = f" of {len(value)}" + (f" {type(value[0]).__name__}" if value else "")
+        if not value:
+            return f"an empty {name}"
+        more = f" of {len(value)} {' and '.join(sorted({type(each).__name__ for each in value}))}"
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}{more}"
 
 

@@ -210,7 +210,7 @@ def load_plugin(spec: str | Path, *, beside: Path | None = None) -> list[str]:
     elif re.fullmatch(r"[\w.]+:[\w.]+", text):
         bring = partial(_brought_by_object, text)
     else:
-        raise PluginError(f"--plugin {text}: write FILE.py or PACKAGE:NAME, for example --plugin my_methods:DerPP")
+        raise PluginError(f"the plug-in {text!r:.80}: write FILE.py or PACKAGE:NAME, for example my_methods:DerPP")
     if text not in _given or _changed(text):
         _given[text] = bring()
         try:

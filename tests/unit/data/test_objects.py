@@ -153,11 +153,19 @@ def test_what_the_object_says_besides_is_not_applied_twice():
     assert Image.open(io.BytesIO(png_of(palette))).convert("RGBA").getpixel((0, 0))[3] == 0
 
 
+def closed(colour):
+    content = io.BytesIO(encoded(colour))
+    opened = Image.open(content)
+    content.close()
+    return opened
+
+
 @pytest.mark.parametrize(
     ("given", "options", "predictions"),
     [
         (5, {}, "colours, train is an int; taken are a datasets.Dataset"),
         ("shapes", {}, r"colours, train is a str \('shapes'\); .*load_stream"),
+        ([None], {}, "colours, train, row 1 is None; taken are dictionaries"),
         ([1], {}, "colours, train, row 1 is an int; taken are dictionaries"),
         ([], {}, "colours, train: there are no rows"),
         (rows(), {"instruction": "query"}, r"no column 'query'; known: answer, image, question \(say which"),
@@ -167,7 +175,19 @@ def test_what_the_object_says_besides_is_not_applied_twice():
         (rows(), {"score": 3}, "a scoring rule is a function"),
         (rows(make=lambda _: 3), {}, "the image is an int; taken are PIL images"),
         (rows(make=lambda _: np.zeros((3, 3, 7))), {}, r"an array of float64 \(3, 3, 7\) is no image"),
+        (rows(make=lambda _: np.full((3, 3), 0.5, np.float32)), {}, r"an array of float32 \(3, 3\) is no image"),
+        (rows(make=lambda _: Image.new("F", (3, 3), 0.5)), {}, "the image has the mode F, whose range is not known"),
+        (rows(make=lambda _: Image.new("RGB", (0, 3))), {}, r"row 1: the image can't be read \(cannot write empty"),
+        (rows(make=lambda _: np.zeros((0, 3, 3), np.uint8)), {}, "row 1: the image can't be read"),
+        (rows(make=closed), {}, r"row 1: the image can't be read"),
+        (rows(make=lambda _: ""), {}, "row 1: the image is an empty text"),
+        (rows(make=lambda _: "https://a.b/c.png"), {}, "the URL https://a.b/c.png, which is not fetched"),
         (rows(make=lambda _: "/no/such.png"), {}, "no/such.png"),
+        (rows(), {"image": 3}, "^image is an int; taken are the name of a column, a list of names, or None"),
+        (rows(), {"instruction": None}, "^instruction is None; taken is the name of a column"),
+        (rows(), {"answer": ["answer"]}, "^answer is a list of 1 str; taken is the name of a column"),
+        ([{"image": None, "question": [{"role": "user"}], "answer": "x"}], {}, "'question' holds .* a list of 1 dict"),
+        ([{"image": None, "question": b"why", "answer": "x"}], {}, "'question' holds neither .* but a bytes"),
         (rows(make=lambda _: b"GIF89a"), {}, "broken image: 8"),
         ([{"image": None, "question": "", "answer": "x"}], {}, "row 1: the instruction is empty"),
         ([{"image": None, "question": "y", "answer": None}], {}, "row 1: the column 'answer' is empty"),
@@ -177,6 +197,48 @@ def test_what_the_object_says_besides_is_not_applied_twice():
 def test_wrong_things(given, options, predictions):
     with pytest.raises(UserError, match=predictions):
         task(given, **{"test": rows(["orange"]), **options})
+
+
+@pytest.mark.parametrize("kind", [None, "numpy", "torch", "pandas", "arrow"])
+def test_every_format_of_a_data_set_is_the_same_task(kind):
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features(
+        {"image": datasets.Image(), "question": datasets.Value("string"), "answer": datasets.ClassLabel(names=COLOURS)}
+    )
+    made = datasets.Dataset.from_list(rows(make=encoded), features=features)
+    found = task(made.with_format(kind), rows(["orange"]))
+    assert [sample.answers for sample in found.train] == [(colour,) for colour in COLOURS]
+    assert found.fingerprint == task(made, rows(["orange"])).fingerprint
+
+
+def test_a_transform_of_the_caller_gets_what_it_expects():
+    datasets = pytest.importorskip("datasets")
+    features = {"image": datasets.Image(), "question": datasets.Value("string"), "answer": datasets.Value("string")}
+    made = datasets.Dataset.from_list(rows(make=encoded), features=datasets.Features(features))
+
+    def larger(batch):
+        return {**batch, "image": [image.resize((20, 20)) for image in batch["image"]]}
+
+    found = task(made.with_transform(larger), rows(["orange"]))
+    assert pixels(found.train[0])[0].size == (20, 20)
+
+
+def test_values_of_numpy_are_read_as_those_of_python():
+    answers = [np.int64(3), np.float32(0.5), np.bool_(True), np.array(["a", "b"]), np.str_("c")]
+    found = task([{"image": None, "question": "y", "answer": each} for each in answers], rows(["orange"]))
+    assert [sample.answers for sample in found.train] == [("3",), ("0.5",), ("True",), ("a", "b"), ("c",)]
+
+
+def test_a_data_set_of_torch_ends_at_its_length():
+    class Endless:
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, at):
+            assert at < 5, "read past its length"
+            return rows()[at % 2]
+
+    assert len(task(Endless(), rows(["orange"])).train) == 2
 
 
 def test_what_is_wrong_is_left_out_only_where_that_is_wanted():

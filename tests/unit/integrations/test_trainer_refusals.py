@@ -29,7 +29,7 @@ def test_which_methods_work_in_a_trainer():
         ("tir", {}, "join it with one, as in tir"),
         ("ewc", {"ewc": {"lambda": 1.0}}, "method 'ewc' has no option 'lambda'"),
         (["replay", 3], {}, "a method is an int; taken are names"),
-        (None, {}, "a method is a NoneType"),
+        (None, {}, "a method is None"),
         ([], {}, "no methods are passed"),
         (["ewc", EWC()], {}, "names one method twice"),
         ("ewc", {"strength": 2.0}, "options has 'strength', which is no method of ewc: write options="),

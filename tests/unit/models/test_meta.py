@@ -130,7 +130,7 @@ def test_a_folder_with_a_configuration_alone(tmp_path, tiny_chat, toy_stream):
 
 
 def test_running_what_is_on_paper_only():
-    with pytest.raises(UserError, match="only a configuration for .*give --model HuggingFaceTB/SmolVLM-256M-Instruct"):
+    with pytest.raises(UserError, match="only a configuration for .*take the model HuggingFaceTB/SmolVLM"):
         load_lmm("SmolVLM-256M-Instruct", dtype="bfloat16")
 
 

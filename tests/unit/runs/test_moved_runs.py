@@ -159,5 +159,5 @@ def test_model_and_stream_are_known_by_name_and_content_and_not_by_folder(tmp_pa
     begin(tmp_path / "run", there)
     assert read_identity(tmp_path / "run") == there
     for changed in ({"model": "/b/other"}, {"model_config": "3"}, {"data": {"x": "2"}}, {"stream": "other"}):
-        with pytest.raises(RunFolderError, match="choose another --out|Choose another --out"):
+        with pytest.raises(RunFolderError, match="[cC]hoose another folder"):
             refuse_other_run(tmp_path / "run", {**there, **changed})

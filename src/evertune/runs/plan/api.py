@@ -5,22 +5,28 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from evertune.assets import Progress
-from evertune.runs.api import data_of, method_specs, training_of
+from evertune.runs.api import data_of, method_specs, refuse_no_config, training_of
 from evertune.runs.config import RunConfig
+from evertune.utils.arguments import named_arguments
 
 if TYPE_CHECKING:
     from evertune.runs.plan.estimate import Estimate
     from evertune.runs.plan.planner import Plan
 
 
+@named_arguments
 def plan(config: RunConfig, *, progress: Progress | None = None) -> list[Plan] | list[Estimate]:
     """The plan and cost of each method of a run on this machine; nothing is trained.
 
     For a model whose weights are not here (a large preset, a hub id, a folder with only a configuration) the plan is
     estimated from its configuration.
+
+    Raises:
+        UserError: it is no configuration.
     """
     from evertune.models import has_weights
 
+    refuse_no_config(config)
     return _measured_plan(config, progress=progress) if has_weights(config.model) else _plan_on_paper(config, progress)
 
 

@@ -214,5 +214,5 @@ def _refuse_if_nowhere(made: Estimate) -> None:
     raise UserError(
         f"{made.model} with {made.method} needs {gigabytes(sum(made.memory.values()))} ({parts}), more than any single "
         f"GPU here has ({CARDS[-1].name}). Lower train.batch_size and raise train.gradient_accumulation_steps, let "
-        "less train (--set model.scope=projection), or take bfloat16"
+        "less train (model.scope=projection), or take bfloat16"
     )

@@ -12,6 +12,7 @@ from evertune.tools.export.adapters import export_adapters
 from evertune.tools.export.base import base_of
 from evertune.tools.export.hub import Upload
 from evertune.tools.export.merged import export_merged
+from evertune.utils.arguments import named_arguments
 from evertune.utils.errors import UserError
 from evertune.utils.files import refuse_file
 
@@ -43,6 +44,7 @@ class ExportResult:
     replaced: int = 0
 
 
+@named_arguments
 def export(
     run: str | Path | Run,
     to: str | Path,
@@ -79,14 +81,14 @@ def export(
     if refuse_file(to).exists():
         raise UserError(f"{to} exists: choose another folder, or delete it")
     if adapters and expert:
-        raise UserError("an adapter of a stage is that of its task's expert: leave --expert out")
+        raise UserError("an adapter of a stage is that of its task's expert: leave expert out")
     if base_model and not adapters:
-        raise UserError("--base-model is what an adapter names: give --adapters too, or leave it out")
+        raise UserError("base_model is what an adapter names: give adapters=True too (--adapters), or leave it out")
     base = base_of(config_of(run).model, given=base_model, progress=progress)
     if push_to_hub and adapters and base.hub_id is None:
         raise UserError(
             f"the base model is the folder {base.name}, which no other machine can load: give its id on the hub, "
-            "--base-model OWNER/NAME"
+            "base_model='OWNER/NAME' (--base-model OWNER/NAME)"
         )
     upload = Upload.checked(push_to_hub, private=private) if push_to_hub else None
     if adapters:

@@ -62,7 +62,7 @@ class Upload:
         if found is None:
             return cls(name, private)
         if private and not found.private:
-            raise UserError(f"{name} exists and is public: leave --private out, or choose another name")
+            raise UserError(f"{name} exists and is public: leave private out, or choose another name")
         return cls(name, private, len({file.rfilename for file in found.siblings or ()} - OF_GIT))
 
     def send(self, folder: Path, *, stage: int) -> str:
