@@ -107,9 +107,14 @@ class BareModel(nn.Module):
         """As the library writes it."""
         self.model.save_pretrained(folder)  # type: ignore[operator]
 
-    def collate(self, samples: Sequence[Sample], features: Tensor) -> Batch:
+    @property
+    def unshared(self) -> str | None:
+        """The Trainer's collator decides what a batch is."""
+        return "a Trainer makes its batches"
+
+    def collate(self, samples: Sequence[Sample], features: Tensor, *, shared: bool = False) -> Batch:
         """The inputs that the Trainer's collator makes of the samples' rows."""
-        del features
+        del features, shared
         inputs = self._collate([self._rows.of(sample.id) for sample in samples])
         return batch_of(inputs, samples=tuple(samples)).to(self.device)
 

@@ -27,14 +27,25 @@ from evertune.models.decoder import (
     generated,
     nll_of_hidden,
     pad_left,
+    pad_right,
     token_ids,
 )
 from evertune.models.families import FAMILIES
 from evertune.models.family_base import FamilyLMM
 from evertune.models.file_bounds import one_line
 from evertune.models.processors import PROBE, ChatProcessor, encoder_arguments, stacked_facts
-from evertune.models.protocol import TYPICAL, Batch, Generation, Length, Output, Size, Turn
+from evertune.models.protocol import TYPICAL, Batch, Generation, Length, Output, SharedPrefix, Size, Turn
 from evertune.models.scopes import Scope, open_up, scope_of
+from evertune.models.shared_prefix import (
+    Behind,
+    Part,
+    groups_of,
+    images_of,
+    inputs_behind,
+    prefix_of,
+    run_behind,
+    same_images,
+)
 from evertune.models.vision_inputs import CachedTower, Pixels
 from evertune.models.weights import fingerprint_of
 from evertune.utils.errors import UserError
@@ -96,6 +107,9 @@ class ChatLMM(FamilyLMM):
 
     def forward(self, batch: Batch) -> Output:
         """Loss of the answers of `batch`."""
+        if batch.prefix is not None:
+            hidden = self._behind(batch.prefix, batch.features, batch.input_ids, batch.attention).hidden
+            return nll_of_hidden(hidden, self.model.lm_head, batch.labels)
         hidden = self._base()(
             input_ids=batch.input_ids,
             attention_mask=batch.attention,
@@ -103,6 +117,19 @@ class ChatLMM(FamilyLMM):
             **self._behind_tower(batch.features, batch.input_ids, batch.labels),
         ).last_hidden_state
         return nll_of_hidden(hidden, self.model.lm_head, batch.labels)
+
+    def _behind(self, prefix: SharedPrefix, features: Tensor, ids: Tensor, attention: Tensor) -> Behind:
+        """Run (B, L) tokens behind their shared prefixes, whose images `features` are."""
+        taken, nothing = self._behind_tower(features, prefix.input_ids), features[:0]
+        own = {"input_ids": ids, **self._behind_tower(nothing, ids)}
+        positions = compat.multimodal_positions(self._base(), prefix.input_ids, prefix.attention, taken)
+        return run_behind(
+            self._base(),
+            Part({"input_ids": prefix.input_ids, **taken}, prefix.attention),
+            Part(own, attention),
+            prefix.groups,
+            positions,
+        )
 
     @torch.inference_mode()
     def encode(self, images: Sequence[Image.Image]) -> list[Tensor]:
@@ -124,12 +151,34 @@ class ChatLMM(FamilyLMM):
         head[0, : 3 * DIGITS] = torch.tensor([d for n in (image.height, image.width, len(rows)) for d in _digits(n)])
         return torch.cat([head, rows])
 
-    def collate(self, samples: Sequence[Sample], features: Tensor) -> Batch:
+    def collate(self, samples: Sequence[Sample], features: Tensor, *, shared: bool = False) -> Batch:
         """Prompts by the chat template, answers and end token; labels on these two only."""
         sizes = iter(sizes_in(features))
         rows = [self.prompts.ids(s.instruction, s.answers[0], list(islice(sizes, len(s.images)))) for s in samples]
         prompts, answers = [prompt for prompt, _ in rows], [answer for _, answer in rows]
-        return Batch(features, *answer_rows(prompts, answers, self.prompts.end), tuple(samples)).to(self.device)
+        end, prefix = self.prompts.end, None
+        if shared:
+            same, counts = [s.image_digests for s in samples], [len(s.images) for s in samples]
+            prefix, prompts, features = self._shared(same, prompts, features, counts)
+        return Batch(features, *answer_rows(prompts, answers, end), tuple(samples), prefix=prefix).to(self.device)
+
+    @property
+    def unshared(self) -> str | None:
+        """The family's reason, or that of the chat template."""
+        return self._kind.unshared or self.prompts.unshared
+
+    def _shared(
+        self, same: Sequence[Any], prompts: list[list[int]], features: Tensor, counts: Sequence[int]
+    ) -> tuple[SharedPrefix | None, list[list[int]], Tensor]:
+        """The prefixes that prompts about the `same` images share, what is behind them, and their features.
+
+        All as it was, and None, where no two share one.
+        """
+        groups = [] if self.unshared else groups_of(same, prompts, self._image_token())
+        if not groups:
+            return None, prompts, features
+        prefix, own = prefix_of(prompts, groups, self.prompts.end)
+        return prefix, own, images_of(features, counts, prefix.first)
 
     def _generate(
         self,
@@ -146,17 +195,15 @@ class ChatLMM(FamilyLMM):
             for text, count in zip(instructions, counts, strict=True)
         ]
         end = self.prompts.end
-        ids, attention = (part.to(self.device) for part in pad_left(prompts, end))
-        return generated(
-            self.model,
-            self.tokenizer,
-            max_new_tokens=max_new_tokens,
-            end=end,
-            skip=ids.shape[1],
-            input_ids=ids,
-            attention_mask=attention,
-            **self._behind_tower(features, ids, torch.full_like(ids, IGNORE)),
-        )
+        prefix, own, images = self._shared(same_images(features, counts), prompts, features, counts)
+        if prefix is None:
+            ids, attention = (part.to(self.device) for part in pad_left(prompts, end))
+            inputs = {"input_ids": ids, "attention_mask": attention, **self._behind_tower(features, ids)}
+        else:
+            ids, attention = (part.to(self.device) for part in pad_right([row[:-1] for row in own], end))
+            behind = self._behind(prefix.to(self.device), images, ids, attention)
+            inputs = inputs_behind(self.model, behind, [row[-1] for row in own])
+        return generated(self.model, self.tokenizer, max_new_tokens=max_new_tokens, end=end, **inputs)
 
     def _answer_ids(self, answer: str) -> list[int]:
         return self.prompts.answer_ids(answer)
@@ -235,8 +282,9 @@ class ChatLMM(FamilyLMM):
             self.generate(features, ["?"], max_new_tokens=1)
         return count
 
-    def _behind_tower(self, features: Tensor, ids: Tensor, labels: Tensor) -> dict[str, Any]:
+    def _behind_tower(self, features: Tensor, ids: Tensor, labels: Tensor | None = None) -> dict[str, Any]:
         """What the library's model takes in place of pixels: visual tokens, facts about images, types of tokens."""
+        labels = torch.full_like(ids, IGNORE) if labels is None else labels
         taken: dict[str, Any] = {}
         if len(features):
             sizes = sizes_in(features)

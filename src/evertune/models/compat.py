@@ -6,7 +6,9 @@ where a private way is gone, the public one is taken, with one warning.
 
 from __future__ import annotations
 
+import inspect
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +35,12 @@ PRIVATE = (
         "names of towers, connectors and their parts (`multi_modal_projector`, `visual.merger`, `pack_image_features`, "
         "`mm_soft_emb_norm`, ...) and what enters them, read by forward hooks",
         "images go through the whole model, `Pixels`; without the tower's name the checkpoint is refused",
+    ),
+    PrivateApi(
+        "models/compat.py",
+        "`get_rope_index`: the multimodal positions of Qwen-VL's tokens, where samples share an image; and the name of "
+        "the cache among the arguments of a model",
+        "none: the tests compare losses, gradients and answers with those of separate passes",
     ),
     PrivateApi(
         "models/compat.py",
@@ -109,6 +117,28 @@ def use_eager_attention(model: Any) -> None:
     """Compute attention as `load_lmm` does on a CPU, whatever the model was loaded with."""
     if model.config._attn_implementation != "eager":
         model.set_attn_implementation("eager")
+
+
+def new_cache() -> Any:
+    """An empty cache of keys and values that keeps every token, also in layers with a sliding window."""
+    from transformers import DynamicCache
+
+    return DynamicCache()
+
+
+def cache_argument(model: Any) -> str:
+    """The name of the cache among the arguments of a model: transformers 5.24 renamed it."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+
+
+def multimodal_positions(base: Any, ids: Any, attention: Any, taken: Mapping[str, Any]) -> Any:
+    """(3, n, S) positions of Qwen-VL's tokens, padded on either side; None for a model that simply counts."""
+    if not hasattr(base, "get_rope_index"):
+        return None
+    known = inspect.signature(base.get_rope_index).parameters
+    return base.get_rope_index(
+        input_ids=ids, attention_mask=attention, **{name: value for name, value in taken.items() if name in known}
+    )[0]
 
 
 def fall_back(what: str, problem: BaseException | str, instead: str) -> None:

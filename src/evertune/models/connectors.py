@@ -196,6 +196,7 @@ class Kind(NamedTuple):
         types: name of the argument that tells kinds of tokens apart, and what it is made of; None where there is none.
         plain: the prompt of a family that has no chat template.
         crops: an image is scaled by its short side and then cropped, so that a thin one is huge in between.
+        unshared: why the keys and values of an image can't serve several questions; None where they can.
     """
 
     connector: Connector
@@ -204,6 +205,7 @@ class Kind(NamedTuple):
     types: tuple[str, TokenTypes] | None = None
     plain: str | None = None
     crops: bool = False
+    unshared: str | None = None
 
 
 _IDEFICS = Kind(Connector("connector.modality_projection", ("connector.",)), "vision_model", "text_model")
@@ -221,7 +223,10 @@ KINDS = {
     "smolvlm": _IDEFICS,
     "internvl": Kind(Connector(stacked=True)),
     "paligemma": Kind(
-        Connector(stacked=True), types=("token_type_ids", suffix_types), plain="{image}{bos}{instruction}\n"
+        Connector(stacked=True),
+        types=("token_type_ids", suffix_types),
+        plain="{image}{bos}{instruction}\n",
+        unshared="its visual tokens attend to the question",
     ),
     "gemma3": Kind(Pooled(), types=("token_type_ids", image_types)),
 }

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from evertune.data.images import short
 from evertune.metrics.reasoning_tags import without_thoughts
-from evertune.models.protocol import Batch, Generation, Output
+from evertune.models.protocol import Generation, Output
 from evertune.utils.errors import UserError
 
 IGNORE = -100
@@ -32,39 +32,16 @@ def pad_left(rows: Sequence[Sequence[int]], value: int) -> tuple[Tensor, Tensor]
     return ids, torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
 
 
+def pad_right(rows: Sequence[Sequence[int]], value: int) -> tuple[Tensor, Tensor]:
+    """(n, longest) token ids of `rows`, filled up on the right with `value`, and their attention."""
+    return pad(rows, value), pad([[1] * len(row) for row in rows], 0)
+
+
 def answer_rows(prompts: Sequence[list[int]], answers: Sequence[list[int]], fill: int) -> tuple[Tensor, Tensor, Tensor]:
     """(B, L) input ids, attention and labels of prompts followed by answers, filled up on the right with `fill`."""
     rows = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
     labels = [[IGNORE] * len(prompt) + answer for prompt, answer in zip(prompts, answers, strict=True)]
-    return pad(rows, fill), pad([[1] * len(row) for row in rows], 0), pad(labels, IGNORE)
-
-
-def behind_images(visual: Tensor, words: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-    """(B, M * V + L, width) input embeddings of `batch` and their attention: each text behind its sample's images.
-
-    M is the most images that a sample has. Those with fewer begin with padding, so that the last image stands right
-    before the text whatever else is in the batch.
-
-    Args:
-        visual: (images, V, width) visual tokens of all samples, one after another.
-        words: token ids -> embeddings.
-        batch: B samples with L tokens of text.
-    """
-    ahead, there = visual, batch.attention.new_ones(visual.shape[:2])
-    if set(batch.image_counts) != {1}:
-        rows = [part.flatten(0, 1) for part in torch.split(visual, batch.image_counts)]
-        longest = max(len(row) for row in rows)
-        ahead = torch.stack([nn.functional.pad(row, (0, 0, longest - len(row), 0)) for row in rows])
-        real = torch.arange(longest, 0, -1)[None] <= torch.tensor([[len(row)] for row in rows])
-        there = real.to(batch.attention)
-    return torch.cat([ahead, words(batch.input_ids)], dim=1), torch.cat([there, batch.attention], dim=1)
-
-
-def loss_behind_image(decoder: nn.Module, head: nn.Module, visual: Tensor, words: nn.Module, batch: Batch) -> Output:
-    """Loss of the answers of `batch`, as `behind_images` lays it out."""
-    embeds, attention = behind_images(visual, words, batch)
-    labels = nn.functional.pad(batch.labels, (attention.shape[1] - batch.labels.shape[1], 0), value=IGNORE)
-    return answer_loss(decoder, head, embeds, attention, labels)
+    return *pad_right(rows, fill), pad(labels, IGNORE)
 
 
 def answer_loss(decoder: nn.Module, head: nn.Module, embeds: Tensor, attention: Tensor, labels: Tensor) -> Output:
@@ -79,13 +56,6 @@ def answer_loss(decoder: nn.Module, head: nn.Module, embeds: Tensor, attention: 
     """
     hidden = decoder(inputs_embeds=embeds, attention_mask=attention, use_cache=False).last_hidden_state
     return nll_of_hidden(hidden, head, labels)
-
-
-def loss_of_encoder_decoder(lm: Any, visual: Tensor, words: nn.Module, batch: Batch) -> Output:
-    """Loss of the answers of `batch`, whose `input_ids` the encoder reads, as `behind_images` lays them out."""
-    embeds, attention = behind_images(visual, words, batch)
-    output = lm(inputs_embeds=embeds, attention_mask=attention, labels=batch.labels, use_cache=False)
-    return output_of_logits(output.logits[batch.labels != IGNORE].float(), batch.labels)
 
 
 def nll_of_hidden(hidden: Tensor, head: nn.Module, labels: Tensor) -> Output:
@@ -144,15 +114,6 @@ def mean_word_embeddings(tokenizer: Any, table: Tensor, texts: Sequence[str]) ->
     return torch.stack([table[row].float().mean(0).cpu() for row in rows])
 
 
-def prompts_after_images(
-    visual: Tensor, words: nn.Module, texts: Sequence[Sequence[int]], images: Sequence[int]
-) -> list[Tensor]:
-    """(length, width) embeddings of each prompt for `greedy_answers`: its images' visual tokens, then its text."""
-    parts = torch.split(visual, list(images))
-    ids = [torch.tensor(text, device=visual.device) for text in texts]
-    return [torch.cat([part.flatten(0, 1), words(text)]) for part, text in zip(parts, ids, strict=True)]
-
-
 @torch.inference_mode()
 def greedy_answers(
     lm: Any, tokenizer: Any, embeds: Sequence[Tensor], *, max_new_tokens: int, end: int
@@ -167,16 +128,15 @@ def greedy_answers(
     for row, prompt in enumerate(embeds):
         batch[row, longest - len(prompt) :] = prompt
         attention[row, longest - len(prompt) :] = 1
-    skip = int(lm.config.is_encoder_decoder)  # its decoder begins with a token of its own
     inputs = {"inputs_embeds": batch, "attention_mask": attention}
-    return generated(lm, tokenizer, max_new_tokens=max_new_tokens, end=end, skip=skip, **inputs)
+    return generated(lm, tokenizer, max_new_tokens=max_new_tokens, end=end, **inputs)
 
 
-def generated(
-    lm: Any, tokenizer: Any, *, max_new_tokens: int, end: int, skip: int = 0, **inputs: Any
-) -> list[Generation]:
-    """Greedy answers of a batch, up to the token `end`; `skip` tokens of each prompt are given back before them."""
+def generated(lm: Any, tokenizer: Any, *, max_new_tokens: int, end: int, **inputs: Any) -> list[Generation]:
+    """Greedy answers of a batch, up to the token `end`."""
     tokens = lm.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=end, pad_token_id=end)
+    # given back before them: the ids of a prompt, or the first token of a decoder behind an encoder
+    skip = inputs["input_ids"].shape[1] if "input_ids" in inputs else int(lm.config.is_encoder_decoder)
     return [_generation(tokenizer, row, end) for row in tokens[:, skip:].tolist()]
 
 

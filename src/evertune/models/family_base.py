@@ -54,6 +54,11 @@ class FamilyLMM(nn.Module):
         """Dtype of the frozen LM."""
         return self._words().weight.dtype  # type: ignore[no-any-return]
 
+    @property
+    def unshared(self) -> str | None:
+        """The family does not support it, unless it says so."""
+        return "its family does not support it"
+
     def module(self) -> nn.Module:
         """The object itself."""
         return self

@@ -17,21 +17,19 @@ from torch import Tensor
 
 from evertune.data.placeholders import IMAGE_MARK
 from evertune.data.task import Sample
-from evertune.models.decoder import (
-    IGNORE,
-    answer_rows,
-    greedy_answers,
+from evertune.models.behind_image import (
+    answers_behind_images,
     loss_behind_image,
     loss_of_encoder_decoder,
-    pad,
-    prompts_after_images,
-    token_ids,
+    share_images,
 )
+from evertune.models.decoder import IGNORE, answer_rows, pad, pad_right, token_ids
 from evertune.models.families import FAMILIES
 from evertune.models.family_base import FamilyLMM
 from evertune.models.file_bounds import one_line
 from evertune.models.processors import PROBE
 from evertune.models.protocol import TYPICAL, Batch, Generation, Length, Output, Size, Turn, refuse_context
+from evertune.models.shared_prefix import same_images
 from evertune.models.weights import fingerprint_of
 from evertune.utils.errors import UserError
 from evertune.utils.files import digest
@@ -103,19 +101,29 @@ class InstructBlip(FamilyLMM):
         rows: Tensor = tower(pixels.to(self.device, tower.dtype)).last_hidden_state
         return rows.to("cpu", torch.float16).contiguous()
 
-    def collate(self, samples: Sequence[Sample], features: Tensor) -> Batch:
+    @property
+    def unshared(self) -> str | None:
+        """Neither for a Q-Former nor for an encoder that reads image and question together."""
+        if self._encodes:
+            return "its language model encodes image and question together"
+        return "its Q-Former reads the question" if hasattr(self.processor, "qformer_tokenizer") else None
+
+    def collate(self, samples: Sequence[Sample], features: Tensor, *, shared: bool = False) -> Batch:
         """The instruction stands twice: before the Q-Former and before the LM. Labels on answer and end token only.
 
         With an encoder-decoder, `input_ids` is what the encoder reads and `labels` what the decoder says.
         """
         prompts = [self._prompt_ids(s.instruction) for s in samples]
         answers = [self._answer_ids(s.answers[0]) for s in samples]
-        extras = self._qformer_text([s.instruction for s in samples])
+        extras, prefix = self._qformer_text([s.instruction for s in samples]), None
         if self._encodes:
-            rows = (pad(prompts, self._end), pad([[1] * len(row) for row in prompts], 0), pad(answers, IGNORE))
+            rows = (*pad_right(prompts, self._end), pad(answers, IGNORE))
         else:
             rows = answer_rows(prompts, answers, self._end)
-        return Batch(features, *rows, tuple(samples), extras).to(self.device)
+        if shared and not self.unshared:
+            same, counts = [s.image_digests for s in samples], [len(s.images) for s in samples]
+            prefix, features = share_images(same, features, counts)
+        return Batch(features, *rows, tuple(samples), extras, prefix).to(self.device)
 
     def _generate(
         self,
@@ -128,10 +136,20 @@ class InstructBlip(FamilyLMM):
         """Greedy answers."""
         refuse_context(self.name, context)
         read = {name: part.to(self.device) for name, part in self._qformer_text(instructions).items()}
-        visual = self._visual(features.to(self.device), read, counts)
-        embeds = prompts_after_images(visual, self._words(), [self._prompt_ids(t) for t in instructions], counts)
-        lm = self.blip.language_model
-        return greedy_answers(lm, self.tokenizer, embeds, max_new_tokens=max_new_tokens, end=self._end)
+        prefix = None
+        if not self.unshared:
+            prefix, features = share_images(same_images(features, counts), features, counts)
+        return answers_behind_images(
+            self.blip.language_model,
+            self.tokenizer,
+            self._visual(features.to(self.device), read, counts),
+            self._words(),
+            [self._prompt_ids(text) for text in instructions],
+            counts,
+            prefix,
+            max_new_tokens=max_new_tokens,
+            end=self._end,
+        )
 
     def lengths(
         self, instruction: str, answer: str, images: Sequence[Size] = (TYPICAL,), context: Sequence[Turn] = ()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,12 @@ class ChatProcessor:
     def lead(self) -> tuple[str, ...]:
         """The replacement at the end of the generation prompt, if there is one: (old text, new text)."""
         return (self._instead, self._lead) if self._instead or self._lead else ()
+
+    @cached_property
+    def unshared(self) -> str | None:
+        """Why prompts about one image don't begin with the same tokens up to the image; None where they do."""
+        heads = {self.prompt(text).rpartition(self.image)[0] for text in (_QUESTION, _NEXT)}
+        return "its chat template puts the question before the image" if len(heads) > 1 else None
 
     def pixels(self, image: Image.Image) -> dict[str, Tensor]:
         """The encoder's inputs for one image.

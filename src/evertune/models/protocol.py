@@ -27,6 +27,30 @@ TYPICAL: Size = (448, 448)
 
 
 @dataclass(frozen=True, slots=True)
+class SharedPrefix:
+    """The first tokens of the samples of a batch, one copy for each group of samples that share them.
+
+    Attributes:
+        input_ids: (G, P) padded on the left; P is 0 where visual tokens alone are shared, and these are no ids.
+        attention: (G, P) 1 where `input_ids` is a token, 0 where it is padding.
+        groups: the number of the group of each of the B samples.
+    """
+
+    input_ids: Tensor
+    attention: Tensor
+    groups: tuple[int, ...]
+
+    @property
+    def first(self) -> list[int]:
+        """The first sample of each group."""
+        return [self.groups.index(group) for group in range(len(self.input_ids))]
+
+    def to(self, device: torch.device) -> SharedPrefix:
+        """The same on `device`."""
+        return SharedPrefix(self.input_ids.to(device), self.attention.to(device), self.groups)
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """Samples ready for the model: B samples, V visual tokens of width D, L text tokens padded on the right.
 
@@ -37,6 +61,7 @@ class Batch:
         labels: (B, L) the token id where it is part of the answer (end token included), -100 elsewhere.
         samples: what the rows are.
         extras: what a family needs besides, B rows each.
+        prefix: what stands before `input_ids`, where samples share it; `features` are then those of each group once.
     """
 
     features: Tensor
@@ -45,18 +70,21 @@ class Batch:
     labels: Tensor
     samples: tuple[Sample, ...]
     extras: Mapping[str, Tensor] = field(default_factory=dict)
+    prefix: SharedPrefix | None = None
 
     @property
     def image_counts(self) -> list[int]:
-        """How many images each of the B samples has; they may have none."""
-        return [len(sample.images) for sample in self.samples]
+        """How many of the images each of the B samples has, or each group that shares its prefix; it may be none."""
+        rows = range(len(self.samples)) if self.prefix is None else self.prefix.first
+        return [len(self.samples[row].images) for row in rows]
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`."""
         tensors = (self.features, self.input_ids, self.attention, self.labels)
         features, input_ids, attention, labels = (t.to(device) for t in tensors)
         extras = {name: t.to(device) for name, t in self.extras.items()}
-        return Batch(features, input_ids, attention, labels, self.samples, extras)
+        prefix = self.prefix and self.prefix.to(device)
+        return Batch(features, input_ids, attention, labels, self.samples, extras, prefix)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +177,10 @@ class Model(Protocol):
     def dtype(self) -> torch.dtype:
         """Dtype of what is frozen."""
 
+    @property
+    def unshared(self) -> str | None:
+        """Why samples about the same images can't share a copy of their first tokens; None where they can."""
+
 
 class Trainable(Model, Protocol):
     """What trains: the module, its parameters, and the batches that it reads."""
@@ -168,8 +200,12 @@ class Trainable(Model, Protocol):
     def lr_scale(self, parameter: str) -> float:
         """Factor of the learning rate for the parameter of this name."""
 
-    def collate(self, samples: Sequence[Sample], features: Tensor) -> Batch:
-        """Render prompts and answers of `samples` and put them beside the (images, V, D) features of all of them."""
+    def collate(self, samples: Sequence[Sample], features: Tensor, *, shared: bool = False) -> Batch:
+        """Render prompts and answers of `samples` and put them beside the (images, V, D) features of all of them.
+
+        With `shared`, samples about the same images get one copy of the tokens that they begin with (`SharedPrefix`),
+        unless `unshared` says why not. The losses are the same.
+        """
 
     def save(self, folder: Path) -> None:
         """Write the weights as they are now, with what says how they are read, as a checkpoint that this family loads.
@@ -212,6 +248,8 @@ class Generator(Model, Protocol):
         context: Sequence[Turn] = (),
     ) -> list[Generation]:
         """Greedy answers to n instructions with (images, V, D) features; the same whatever else is in the batch.
+
+        Neighbours about the same images share the keys and values of these, unless `unshared` says why not.
 
         `images` says how many of the features belong to each instruction, 0 included; by default one. `context` is
         the turns before each of them; their images are the first of each.

@@ -21,18 +21,14 @@ from torch import Tensor, nn
 from evertune.data.images import unprepared
 from evertune.data.placeholders import IMAGE_MARK
 from evertune.data.task import Sample
-from evertune.models.decoder import (
-    answer_rows,
-    greedy_answers,
-    loss_behind_image,
-    prompts_after_images,
-    token_ids,
-)
+from evertune.models.behind_image import answers_behind_images, loss_behind_image, share_images
+from evertune.models.decoder import answer_rows, token_ids
 from evertune.models.families import FAMILIES
 from evertune.models.family_base import FamilyLMM
 from evertune.models.file_bounds import reading, refuse_larger, refuse_unbounded
 from evertune.models.hub import refuse_unsafe
 from evertune.models.protocol import TYPICAL, Batch, Generation, Length, Output, Size, Turn, refuse_context
+from evertune.models.shared_prefix import same_images
 from evertune.utils.errors import UserError
 from evertune.utils.files import digest_of, digest_of_file, read_json, write_atomically, write_json
 from evertune.utils.safetensors_header import read_header
@@ -48,6 +44,7 @@ class Smol(FamilyLMM):
     hf_prefix = "lm.base_model.model."
     images_per_sample = FAMILIES["smol"].images_per_sample
     image_token = IMAGE_MARK
+    unshared = None
 
     def __init__(self, *, name: str, config: Mapping[str, Any], lm: Any, tokenizer: Any, tower: nn.Module) -> None:
         super().__init__()
@@ -103,11 +100,16 @@ class Smol(FamilyLMM):
         rows: Tensor = grid.flatten(2).transpose(1, 2).to("cpu", torch.float16).contiguous()
         return rows
 
-    def collate(self, samples: Sequence[Sample], features: Tensor) -> Batch:
+    def collate(self, samples: Sequence[Sample], features: Tensor, *, shared: bool = False) -> Batch:
         """Instruction, answer and end token; labels on the answer and the end token only."""
         prompts = [self._text_after_image(s.instruction) for s in samples]
         answers = [self._answer_ids(s.answers[0]) for s in samples]
-        return Batch(features, *answer_rows(prompts, answers, self._end), tuple(samples)).to(self.device)
+        prefix = None
+        if shared:
+            counts = [len(s.images) for s in samples]
+            prefix, features = share_images([s.image_digests for s in samples], features, counts)
+        rows = answer_rows(prompts, answers, self._end)
+        return Batch(features, *rows, tuple(samples), prefix=prefix).to(self.device)
 
     def _generate(
         self,
@@ -119,11 +121,19 @@ class Smol(FamilyLMM):
     ) -> list[Generation]:
         """Greedy answers."""
         refuse_context(self.name, context)
-        visual = self._visual(features.to(self.device))
+        prefix, features = share_images(same_images(features, counts), features, counts)
         texts = [self._text_after_image(text) for text in instructions]
-        embeds = prompts_after_images(visual, self._words(), texts, counts)
-        lm = self.lm.get_base_model()
-        return greedy_answers(lm, self.tokenizer, embeds, max_new_tokens=max_new_tokens, end=self._end)
+        return answers_behind_images(
+            self.lm.get_base_model(),
+            self.tokenizer,
+            self._visual(features.to(self.device)),
+            self._words(),
+            texts,
+            counts,
+            prefix,
+            max_new_tokens=max_new_tokens,
+            end=self._end,
+        )
 
     def lengths(
         self, instruction: str, answer: str, images: Sequence[Size] = (TYPICAL,), context: Sequence[Turn] = ()

@@ -231,12 +231,12 @@ def _fill(
     max_new_tokens: int,
     context: Sequence[Turn],
 ) -> Iterator[int]:
-    """Generate missing predictions in batches of similar length; yields the number of known ones after each batch.
+    """Generate missing predictions in batches (`_in_order`); yields the number of known ones after each batch.
 
     Several processes share the batches, unless the weights are sharded (FSDP): then all take part in every batch.
     """
     places = distributed.broadcast([place for place, sample in enumerate(samples) if sample not in cache])
-    missing = sorted((samples[place] for place in places), key=lambda s: (len(s.instruction), s.id))
+    missing = _in_order([samples[place] for place in places], by_image=lmm.unshared is None)
     chunks = [missing[start : start + batch_size] for start in range(0, len(missing), batch_size)]
     predicted: list[str] = []
     mine = chunks if distributed.uses_fsdp() else distributed.shard(chunks)
@@ -254,6 +254,20 @@ def _fill(
         cache.add((sample for chunk in questions for sample in chunk), texts)
     if missing and distributed.is_main_process():
         cache.save()
+
+
+def _in_order(samples: Sequence[Sample], *, by_image: bool) -> list[Sample]:
+    """Questions of similar length are neighbours, so that a batch has little padding.
+
+    With `by_image`, those about the same images are neighbours, so that a model computes these once for all of them.
+    """
+    if not by_image:
+        return sorted(samples, key=lambda sample: (len(sample.instruction), sample.id))
+    images = {sample: sample.image_digests for sample in samples}
+    longest: dict[tuple[str, ...], int] = {}
+    for sample, same in images.items():
+        longest[same] = max(longest.get(same, 0), len(sample.instruction))
+    return sorted(samples, key=lambda s: (longest[images[s]], images[s], len(s.instruction), s.id))
 
 
 def longest_answer(lmm: Described, task: Task, wanted: int | None) -> int:
