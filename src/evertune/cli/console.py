@@ -176,7 +176,7 @@ class TerminalCallback(Callback):
         self._progress.update(self._bars["step"], completed=len(task.test))
         self._count("answer", len(task.test))
 
-    def on_row_end(self, stage: int, name: str, row: list[float], tasks: list[str]) -> None:
+    def on_row_end(self, stage: int, name: str, row: list[float | None], tasks: list[str]) -> None:
         """One line per row of R, the titles before the first."""
         from evertune.reporting.matrix_text import matrix_text  # with what draws pages: not for every command
 

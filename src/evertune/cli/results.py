@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -96,11 +96,12 @@ def metrics(
 ) -> None:
     """Compute all metrics of a matrix of scores. Prints JSON."""
     from evertune.metrics.matrix_files import read_matrix
-    from evertune.metrics.metrics import formulas, metrics_of
+    from evertune.metrics.metrics import formulas, metrics_of, reasons_of
 
     content = read_matrix(matrix, known=known, base=base)
-    values = metrics_of(content.R, known=content.known, direct=content.direct, joint_average=content.joint_average)
-    print_json({"metrics": values, "formulas": formulas(known=content.known), "notes": content.notes})
+    about: dict[str, Any] = {"known": content.known, "direct": content.direct, "joint_average": content.joint_average}
+    found = {"metrics": metrics_of(content.R, **about), "not_computed": reasons_of(content.R, **about)}
+    print_json({**found, "formulas": formulas(known=content.known), "notes": content.notes})
 
 
 def found_runs(places: list[Path]) -> list[Path]:

@@ -39,12 +39,14 @@ class Metric:
     Attributes:
         formula: for a stream that starts from nothing known.
         with_known: the formula for one with known tasks.
+        needs: the cells that it is computed from, in words.
         compute: from R and the number of known tasks; NaN where a score that it needs was not measured.
     """
 
     name: str
     formula: str
     with_known: str
+    needs: str
     compute: Callable[[Scores, int], float | None]
 
 
@@ -110,30 +112,40 @@ def _zero_shot(R: Scores, known: int) -> float | None:
     return _mean([R[0][i] for i in _new(R, known)])
 
 
+LAST_ROW, OWN, SINCE = "the last row", "each task right after its stage", "each task from its stage on"
 METRICS = (
-    Metric("final_average", "1/T Σ_i R[T,i]", "mean of R[T,i] over all i", _final_average),
-    Metric("mean_average", "1/T Σ_t 1/t Σ_{i≤t} R[t,i]", "1/T Σ_t (mean of R[t,i] over a_i≤t)", _mean_average),
-    Metric("learning_accuracy", "1/T Σ_i R[i,i]", "1/T Σ_{i new} R[a_i,i]", _learning),
-    Metric("bwt", "1/(T-1) Σ_{i<T} (R[T,i] - R[i,i])", "mean of R[T,i] - R[a_i,i] over a_i<T", _bwt),
+    Metric("final_average", "1/T Σ_i R[T,i]", "mean of R[T,i] over all i", LAST_ROW, _final_average),
+    Metric("mean_average", "1/T Σ_t 1/t Σ_{i≤t} R[t,i]", "1/T Σ_t (mean of R[t,i] over a_i≤t)", SINCE, _mean_average),
+    Metric("learning_accuracy", "1/T Σ_i R[i,i]", "1/T Σ_{i new} R[a_i,i]", OWN, _learning),
+    Metric(
+        "bwt",
+        "1/(T-1) Σ_{i<T} (R[T,i] - R[i,i])",
+        "mean of R[T,i] - R[a_i,i] over a_i<T",
+        f"{OWN} and {LAST_ROW}",
+        _bwt,
+    ),
     Metric(
         "bwt_paper",
         "1/N Σ_j min_{0≤t≤T} (R[T,j] - R[t,j])",
         "mean of min_{0≤t≤T} (R[T,i] - R[t,i]) over all i",
+        "all cells",
         _bwt_paper,
     ),
     Metric(
         "forgetting",
         "1/(T-1) Σ_{i<T} (max_{i≤l<T} R[l,i] - R[T,i])",
         "mean of max_{a_i≤l<T} R[l,i] - R[T,i] over a_i<T",
+        SINCE,
         _forgetting,
     ),
     Metric(
         "forward_transfer",
         "1/(T-1) Σ_{i≥2} (R[i-1,i] - R[0,i])",
         "1/(T-1) Σ_{i new, a_i≥2} (R[a_i-1,i] - R[0,i])",
+        "the base model's row and each task right before its stage",
         _forward_transfer,
     ),
-    Metric("zero_shot", "1/T Σ_i R[0,i]", "1/T Σ_{i new} R[0,i]", _zero_shot),
+    Metric("zero_shot", "1/T Σ_i R[0,i]", "1/T Σ_{i new} R[0,i]", "the base model's row", _zero_shot),
 )
 REFERENCE_METRICS = {
     "intransigence": "1/T Σ_i (R*_i - R[i,i]), R* = the task tuned alone",
@@ -145,6 +157,12 @@ REFERENCE_METRICS_WITH_KNOWN = {
     "relative_average": "mean of R[T,i] / R*_i over the tasks that have R*_i",
     "gap_to_joint": "final average of joint - final average",
 }
+NEEDS = {m.name: m.needs for m in METRICS} | {
+    "intransigence": OWN,
+    "relative_average": LAST_ROW,
+    "gap_to_joint": LAST_ROW,
+}
+"""By name, the cells of R that a metric is computed from."""
 SQUARE = {"mean_average", "learning_accuracy", "bwt", "bwt_paper", "forgetting", "forward_transfer"}
 
 
@@ -176,6 +194,44 @@ def metrics_of(
     Raises:
         UserError: R is empty, ragged, not numbers, or has a NaN; or no column is left for a new task.
     """
+    values = _computed(R, known, direct, joint_average)
+    return {name: None if value is None or math.isnan(value) else value for name, value in values.items()}
+
+
+def reasons_of(
+    R: Matrix | NDArray[Any] | pd.DataFrame,
+    *,
+    known: int = 0,
+    direct: Sequence[float | None] | NDArray[Any] | pd.Series | None = None,
+    joint_average: float | None = None,
+) -> dict[str, str]:
+    """Why a metric of `metrics_of` is None, by name; takes the same arguments."""
+    values = _computed(R, known, direct, joint_average)
+    rows = rows_of(R)
+    square = len(rows) == len(rows[0]) - known + 1
+    without = {"intransigence": "direct", "relative_average": "direct"} if direct is None else {}
+    without |= {"gap_to_joint": "joint"} if joint_average is None else {}
+    return {
+        name: _reason(name, value, square=square, reference=without.get(name))
+        for name, value in values.items()
+        if value is None or math.isnan(value)
+    }
+
+
+def _reason(name: str, value: float | None, *, square: bool, reference: str | None) -> str:
+    if value is not None:  # NaN
+        return f"needs {NEEDS[name]}, and not all of it was evaluated"
+    if reference:
+        return f"needs a run of {reference} on the same tasks"
+    if name in {*SQUARE, "intransigence"} and not square:
+        return "needs one stage for each new task"
+    if name in ("intransigence", "relative_average"):
+        return "needs the score of each task tuned alone, other than 0"
+    return "needs two tasks"
+
+
+def _computed(R: Any, known: int, direct: Any, joint_average: float | None) -> dict[str, float | None]:
+    """All metrics; NaN where a score that one needs was not evaluated, None where the matrix can't give it."""
     R, direct = rows_of(R), None if direct is None else values_of(direct)
     check_matrix(R, gaps=True)
     count = len(R[0])
@@ -194,7 +250,7 @@ def metrics_of(
     result["intransigence"] = _intransigence(scores, known, direct) if direct and square else None
     result["relative_average"] = _relative_average(scores, direct) if direct else None
     result["gap_to_joint"] = joint_average - final if joint_average is not None and final is not None else None
-    return {name: None if value is None or math.isnan(value) else value for name, value in result.items()}
+    return result
 
 
 def _intransigence(R: Scores, known: int, direct: Sequence[float | None]) -> float | None:

@@ -154,7 +154,9 @@ def _marked(run: Path, matrix: Matrix, task: str, stage: int, rule: str) -> list
         if cell["stage"] == stage and cell["task"] == task:
             rows = read_answers(below(run, cell.get("answers")))
             return [{**row, "mark": mark} for row, mark in zip(rows, _marks(rows, rule), strict=True)]
-    raise RunFolderError(f"{run / 'matrix.json'} names no answers to '{task}' after stage {stage}")
+    raise RunFolderError(
+        f"{run / 'matrix.json'} names no answers to '{task}' after stage {stage}: the cell was not evaluated"
+    )
 
 
 def _marks(rows: Sequence[dict[str, Any]], rule: str) -> list[str]:

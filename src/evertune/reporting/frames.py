@@ -16,7 +16,7 @@ def long_frame(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> pd.Data
     return _pandas().DataFrame(list(rows), columns=list(columns))
 
 
-def wide_frame(R: Sequence[Sequence[float]], *, stages: Sequence[str], tasks: Sequence[str]) -> pd.DataFrame:
+def wide_frame(R: Sequence[Sequence[float | None]], *, stages: Sequence[str], tasks: Sequence[str]) -> pd.DataFrame:
     """Rows are stages, columns tasks."""
     pandas = _pandas()
     index, columns = pandas.Index(stages, name="stage"), pandas.Index(tasks, name="task")

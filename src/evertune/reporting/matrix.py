@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 KEYS = (
     *("model", "stream", "method", "seed", "settings", "known", "tasks", "stages", "finished", "R", "relaxed"),
-    *("metrics", "formulas", "warnings", "cost", "cells"),
+    *("metrics", "not_computed", "formulas", "warnings", "cost", "cells"),
 )
 """Of the file, in its order, after `format`."""
 REQUIRED = {"model": str, "stream": str, "method": str, "seed": int, "tasks": list, "stages": list, "R": list}
@@ -53,10 +53,12 @@ class Matrix:
     Attributes:
         tasks: the columns; those that the model knew before the stream come first.
         stages: one name per stage, also of stages that have no row yet.
-        R: `R[t][i]` is the score on task i after stage t, row 0 that of the base model; points of 100.
+        R: `R[t][i]` is the score on task i after stage t, row 0 that of the base model; points of 100. None where it
+            was not evaluated (`evaluation.cells`).
         known: the tasks that the model knew before.
         relaxed: R with relaxed scores; None where only strict ones are known.
         metrics: by name; empty while the run is in progress.
+        not_computed: by name, why a metric is None.
         cells: a row of the ledger per score.
         folder: the name of the run folder; '' where there is none.
     """
@@ -67,11 +69,12 @@ class Matrix:
     seed: int
     tasks: list[str]
     stages: list[str]
-    R: list[list[float]]
+    R: list[list[float | None]]
     settings: dict[str, Any] = field(default_factory=dict)
     known: list[str] = field(default_factory=list)
-    relaxed: list[list[float]] | None = None
+    relaxed: list[list[float | None]] | None = None
     metrics: dict[str, float | None] = field(default_factory=dict)
+    not_computed: dict[str, str] = field(default_factory=dict)
     formulas: dict[str, str] = field(default_factory=dict)
     warnings: list[Any] = field(default_factory=list)
     cost: dict[str, Any] = field(default_factory=dict)
@@ -112,6 +115,11 @@ class Matrix:
     def finished(self) -> bool:
         """Whether every stage has its row."""
         return len(self.R) == len(self.stages) + 1
+
+    @property
+    def gaps(self) -> int:
+        """The number of cells that were not evaluated, in the rows that there are."""
+        return sum(score is None for row in self.R for score in row)
 
     @property
     def follows_stream(self) -> bool:
@@ -185,7 +193,7 @@ class Matrix:
         return "\n".join([*lines, *([", ".join(shown)] if shown else [])])
 
     def diagonal(self) -> list[float | None] | None:
-        """Each new task's score right after its own stage, None for a known one.
+        """Each new task's score right after its own stage, None for a known one, or where it was not evaluated.
 
         None for all while the run is in progress, or when it has no such stages.
         """
@@ -229,14 +237,14 @@ def _check(matrix: Any) -> None:
 
 
 def _check_scores(rows: Any, matrix: Mapping[str, Any], name: str) -> None:
-    """Rows of one finite score per task, at most one row per stage and one for the base model."""
+    """Rows of one finite score or None per task, at most one row per stage and one for the base model."""
     if not isinstance(rows, list) or not rows or not all(isinstance(row, list) for row in rows):
         raise UserError(f"'{name}' has no rows")
     if len(rows) > len(matrix["stages"]) + 1:
         raise UserError(f"'{name}' has {len(rows)} rows for {len(matrix['stages'])} stages")
     if not matrix["tasks"] or len(rows[0]) != len(matrix["tasks"]):
         raise UserError(f"'{name}' has {len(rows[0])} columns for {len(matrix['tasks'])} tasks")
-    check_matrix(rows if len(rows) > 1 else rows * 2)  # a run in progress may have row 0 only
+    check_matrix(rows if len(rows) > 1 else rows * 2, gaps=True)  # a run in progress may have row 0 only
 
 
 def _check_cells(cells: Any) -> None:
@@ -254,7 +262,7 @@ def _check_tables(matrix: Mapping[str, Any]) -> None:
         raise UserError("'metrics' must be numbers by name")
     if not _is_table(matrix.get("cost") or {}, lambda value: is_score(value) and 0 <= value < MOST_SECONDS):
         raise UserError("'cost' must be numbers by name")
-    for key in ("formulas", "settings"):
+    for key in ("formulas", "not_computed", "settings"):
         if not isinstance(matrix.get(key) or {}, dict):
             raise UserError(f"'{key}' must be an object")
     if not isinstance(matrix.get("warnings") or [], list):

@@ -50,11 +50,14 @@ class MatrixText:
             cells = "".join(f"{part:>{width + GAP}}" for part, width in zip(parts, self.widths, strict=True))
             yield Text(f"{'':{NUMBER}}  {first:<{self.names}}{cells}", style="dim", no_wrap=True)
 
-    def row(self, stage: int, name: str, scores: Sequence[float], tasks: Sequence[str]) -> Text:
-        """One row, the score of the task that was just learned in bold."""
+    def row(self, stage: int, name: str, scores: Sequence[float | None], tasks: Sequence[str]) -> Text:
+        """One row, the score of the task that was just learned in bold; `-` where none was evaluated."""
         text = Text(f"{stage:>{NUMBER}}  {name:<{self.names}}", no_wrap=True)
         for score, width, task in zip(scores, self.widths, tasks, strict=True):
-            text.append(f"{score:>{width + GAP}.{self.decimals}f}", style=score_style(score, own=task == name))
+            if score is None:
+                text.append(f"{'-':>{width + GAP}}", style="dim")
+            else:
+                text.append(f"{score:>{width + GAP}.{self.decimals}f}", style=score_style(score, own=task == name))
         return text
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +28,10 @@ from evertune.reporting.plots import average_curve, forgetting_by_task, heat_map
 from evertune.reporting.tables import (
     ComparisonRow,
     compare,
+    mean_or_none,
     metrics_with_references,
     notes_of,
+    reasons_with_references,
     shown_columns,
 )
 from evertune.utils.errors import RunFolderError, UserError
@@ -171,19 +172,23 @@ def _task(matrix: Matrix, column: int) -> dict[str, str]:
     return {
         "name": name,
         "note": " · ".join(["known before"] * (own == 0) + [rule] * (rule != "exact")),
-        "base": f"{R[0][column]:.1f}",
-        "own": "-" if own is None else f"{R[own][column]:.1f}",
-        "last": f"{R[-1][column]:.1f}",
+        "base": _shown(R[0][column]),
+        "own": _shown(None if own is None else R[own][column]),
+        "last": _shown(R[-1][column]),
         "interval": _interval(cell, R[-1][column]),
-        "relaxed": f"{relaxed[-1][column]:.1f}" if relaxed else "-",
+        "relaxed": _shown(relaxed[-1][column] if relaxed else None),
         "count": str(count) if count else "-",
     }
 
 
-def _interval(cell: Mapping[str, Any], score: float) -> str:
+def _shown(score: float | None) -> str:
+    return "-" if score is None else f"{score:.1f}"
+
+
+def _interval(cell: Mapping[str, Any], score: float | None) -> str:
     """95 %, questions taken as independent; empty for a score that is not the mean of its answers' (BLEU)."""
     count, error = cell.get("n"), cell.get("standard_error")
-    if not count or ("score_rule" in cell and error is None and count > 1):
+    if score is None or not count or ("score_rule" in cell and error is None and count > 1):
         return ""
     if count < FEWEST:
         return "too few questions"
@@ -197,9 +202,9 @@ def _interval(cell: Mapping[str, Any], score: float) -> str:
 def _averages(matrix: Matrix) -> dict[str, str]:
     relaxed = matrix.relaxed
     return {
-        "base": f"{statistics.fmean(matrix.R[0]):.1f}",
-        "last": f"{statistics.fmean(matrix.R[-1]):.1f}",
-        "relaxed": f"{statistics.fmean(relaxed[-1]):.1f}" if relaxed else "-",
+        "base": _shown(mean_or_none(matrix.R[0])),
+        "last": _shown(mean_or_none(matrix.R[-1])),
+        "relaxed": _shown(mean_or_none(relaxed[-1])) if relaxed else "-",
     }
 
 
@@ -223,13 +228,14 @@ def _experts(matrix: Matrix) -> dict[str, Any] | None:
 
 
 def _metrics(matrix: Matrix, others: Sequence[Matrix]) -> list[dict[str, str]]:
-    texts = formulas(known=len(matrix.known))
+    texts, reasons = formulas(known=len(matrix.known)), reasons_with_references(matrix, others)
     return [
         {
             "title": METRIC_TITLES.get(name, name),
             "value": number(name, value),
             "formula": texts.get(name) or matrix.formulas.get(name, ""),
             "explanation": EXPLANATIONS.get(name, ""),
+            "reason": reasons.get(name, "") if value is None else "",
         }
         for name, value in metrics_with_references(matrix, others).items()
     ]

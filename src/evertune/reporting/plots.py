@@ -24,7 +24,7 @@ from evertune.reporting.canvas import (
     short_name,
 )
 from evertune.reporting.matrix import Matrix
-from evertune.reporting.tables import BOUNDS, by_method
+from evertune.reporting.tables import BOUNDS, by_method, mean_or_none
 
 # Okabe and Ito's colours, which the colour-blind tell apart, a little evened out for light and dark grounds; each
 # goes with a marker of its own shape, so that colour is never the only difference.
@@ -47,12 +47,12 @@ def matrix_drawing(matrix: Matrix) -> Drawing:
     return Drawing(canvas, f"Scores of {matrix.method}, seed {matrix.seed}: stages by tasks")
 
 
-def heat_map_pixels(tasks: list[str], stages: list[str], R: list[list[float]]) -> Pixels:
-    """R of one run as (height, width, 3) bytes, see `_matrix`; it may have NaN, and need not say its method."""
+def heat_map_pixels(tasks: list[str], stages: list[str], R: list[list[float | None]]) -> Pixels:
+    """R of one run as (height, width, 3) bytes, see `_drawing`; it may have NaN, and need not say its method."""
     return pixels_of(_drawing(tasks, stages, R))
 
 
-def _drawing(tasks: list[str], stages: list[str], R: list[list[float]], known: int = 0) -> Canvas:
+def _drawing(tasks: list[str], stages: list[str], R: list[list[float | None]], known: int = 0) -> Canvas:
     """R of one run: stages by tasks, deeper blue for higher scores, what was just learned outlined.
 
     The columns of tasks that were known before stand apart, with the word below.
@@ -74,7 +74,7 @@ def _drawing(tasks: list[str], stages: list[str], R: list[list[float]], known: i
         y = top + stage * high + (GAP if stage else 0)
         canvas.text(left - 10, y + high / 2, short_name(names[stage]), align="right")
         for column, score in enumerate(scores):
-            if math.isnan(score):  # not evaluated yet
+            if score is None or math.isnan(score):  # not evaluated
                 continue
             _draw_cell(canvas, xs[column], y, side, high, score, size)
     for stage, name in enumerate(stages[: len(R) - 1], start=1):
@@ -124,17 +124,24 @@ def _in_order(matrices: Sequence[Matrix], order: Sequence[str]) -> dict[str, lis
 
 
 def learned_averages(matrix: Matrix) -> list[float]:
-    """After each stage, the mean over the tasks learned so far and those known before.
+    """After each stage, the mean over the tasks learned so far and those known before; empty if one is not known.
 
     `direct` keeps nothing, so its tasks count as tuned alone; `joint` learns all at once: the same at every stage.
     """
+    means = _learned_means(matrix)
+    averages = [mean for mean in means if mean is not None]
+    return averages if len(averages) == len(means) else []
+
+
+def _learned_means(matrix: Matrix) -> list[float | None]:
+    """As `learned_averages`; None where a cell was not evaluated."""
     R, known = matrix.R, len(matrix.known)
     if not matrix.follows_stream:
-        return [statistics.fmean(R[-1])] * (len(R[0]) - known) if matrix.finished else []
+        return [mean_or_none(R[-1])] * (len(R[0]) - known) if matrix.finished else []
     if matrix.method == "direct":
         own = [R[known_from(i, known)][i] for i in range(known + len(R) - 1)]
-        return [statistics.fmean(own[: known + stage]) for stage in range(1, len(R))]
-    return [statistics.fmean(R[stage][: known + stage]) for stage in range(1, len(R))]
+        return [mean_or_none(own[: known + stage]) for stage in range(1, len(R))]
+    return [mean_or_none(R[stage][: known + stage]) for stage in range(1, len(R))]
 
 
 def average_curve(matrices: Sequence[Matrix], order: Sequence[str] = ()) -> str:
@@ -231,11 +238,17 @@ def spread_apart(places: Mapping[str, float], *, gap: float, low: float, high: f
 
 
 def task_forgetting(matrix: Matrix) -> list[float] | None:
-    """Points that each task but the last fell from its best score to the end; None where forgetting means nothing."""
+    """Points that each task but the last fell from its best score to the end; None where forgetting means nothing, or
+    a cell that it needs was not evaluated.
+    """
     if matrix.method == "direct" or matrix.diagonal() is None or len(matrix.tasks) < 2:
         return None
     R, known = matrix.R, len(matrix.known)
-    return [max(row[i] for row in R[known_from(i, known) : -1]) - R[-1][i] for i in range(len(R[0]) - 1)]
+    since = [[row[i] for row in R[known_from(i, known) :]] for i in range(len(R[0]) - 1)]
+    columns = [[score for score in column if score is not None] for column in since]
+    if list(map(len, columns)) != list(map(len, since)):
+        return None
+    return [max(column[:-1]) - column[-1] for column in columns]
 
 
 def mean_forgetting(groups: Mapping[str, Sequence[Matrix]]) -> dict[str, list[float]]:

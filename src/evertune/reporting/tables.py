@@ -8,11 +8,12 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console, ConsoleOptions, Group
 from rich.text import Text
 
-from evertune.metrics.metrics import formulas, metrics_of
+from evertune.metrics.metrics import REFERENCE_METRICS, formulas, metrics_of, reasons_of
 from evertune.reporting.blocks import BlockTable, flowed
 from evertune.reporting.labels import METRIC_TITLES, duration, number
 from evertune.reporting.matrix import Matrix
@@ -87,9 +88,22 @@ class ComparisonRow:
 def metrics_with_references(matrix: Matrix, others: Sequence[Matrix]) -> dict[str, float | None]:
     """Metrics of one run; those against a reference use the `direct` and `joint` runs of the same setting and seed."""
     stored: dict[str, float | None] = dict.fromkeys(formulas()) | matrix.metrics
-    known = len(matrix.known)
     if not matrix.finished:
-        return stored | {"zero_shot": statistics.fmean(matrix.R[0][known:])}
+        return stored | {"zero_shot": mean_or_none(matrix.R[0][len(matrix.known) :])}
+    computed = metrics_of(matrix.R, known=len(matrix.known), **_references(matrix, others))
+    # A run may have been given a reference that is not among `others`: its number stays.
+    return stored | {name: value for name, value in computed.items() if value is not None}
+
+
+def reasons_with_references(matrix: Matrix, others: Sequence[Matrix]) -> dict[str, str]:
+    """Why a metric of `metrics_with_references` is None, by name."""
+    if not matrix.finished:
+        return dict.fromkeys(formulas(), "the run is in progress")
+    return reasons_of(matrix.R, known=len(matrix.known), **_references(matrix, others))
+
+
+def _references(matrix: Matrix, others: Sequence[Matrix]) -> dict[str, Any]:
+    """What `metrics_of` takes of the runs of `direct` and `joint` with the same setting and seed."""
     fitting = [
         other
         for other in others
@@ -97,10 +111,14 @@ def metrics_with_references(matrix: Matrix, others: Sequence[Matrix]) -> dict[st
         if shared_settings(other) == shared_settings(matrix)
     ]
     direct = next((other.diagonal() for other in fitting if other.method == "direct"), None)
-    joint = next((statistics.fmean(other.R[-1]) for other in fitting if other.method == "joint"), None)
-    computed = metrics_of(matrix.R, known=known, direct=direct, joint_average=joint)
-    # A run may have been given a reference that is not among `others`: its number stays.
-    return stored | {name: value for name, value in computed.items() if value is not None}
+    joint = next((mean_or_none(other.R[-1]) for other in fitting if other.method == "joint"), None)
+    return {"direct": direct, "joint_average": joint}
+
+
+def mean_or_none(scores: Sequence[float | None]) -> float | None:
+    """The mean; None where one of them was not evaluated."""
+    known = [score for score in scores if score is not None]
+    return statistics.fmean(known) if known and len(known) == len(scores) else None
 
 
 def compare(matrices: Sequence[Matrix]) -> list[ComparisonRow]:
@@ -161,6 +179,7 @@ def _method_row(name: str, group: Sequence[Matrix], everything: Sequence[Matrix]
     notes = [DIRECT_NOTE] if direct and finished else []
     notes += [_progress_note(name, group, unfinished)] if unfinished else []
     notes += [PARTLY_NOTE] if not direct and _partly_known(metrics) else []
+    notes += _gaps_note(name, finished)
     return ComparisonRow(
         stream=group[0].stream,
         model=group[0].model,
@@ -181,12 +200,23 @@ def _progress_note(name: str, group: Sequence[Matrix], unfinished: int) -> str:
 
 def _partly_known(metrics: Sequence[Mapping[str, float | None]]) -> bool:
     """Whether a bound was run with some of the seeds only."""
-    return any(0 < sum(m[c] is not None for m in metrics) < len(metrics) for c in COLUMNS)
+    return any(0 < sum(m[c] is not None for m in metrics) < len(metrics) for c in REFERENCE_METRICS)
+
+
+def _gaps_note(name: str, finished: Sequence[Matrix]) -> list[str]:
+    """A note where metrics are missing, or are of some of the seeds only, since cells were not evaluated."""
+    lacking = [set(reasons_of(m.R, known=len(m.known))) - set(REFERENCE_METRICS) for m in finished if m.gaps]
+    names = [METRIC_TITLES[c] for c in COLUMNS if any(c in metrics for metrics in lacking)]
+    if not names or len({m.method for m in finished} & set(BOUNDS)):
+        return []
+    some = "" if len(lacking) == len(finished) else f" in {len(lacking)} of {len(finished)} runs"
+    return [f"{name}: no {', '.join(names)}{some}, since not all cells were evaluated (evaluation.cells)"]
 
 
 def _zero_shot_row(members: Sequence[Matrix]) -> ComparisonRow:
     """Row 0 is the same for every method, so each seed counts once."""
-    by_seed = {matrix.seed: statistics.fmean(matrix.R[0]) for matrix in reversed(members)}
+    means = ((matrix.seed, mean_or_none(matrix.R[0])) for matrix in reversed(members))
+    by_seed = {seed: mean for seed, mean in means if mean is not None}
     values: dict[str, MeanStd | None] = dict.fromkeys(COLUMNS)
     values["final_average"] = spread(list(by_seed.values()))
     return ComparisonRow(members[0].stream, members[0].model, ZERO_SHOT, tuple(sorted(by_seed)), values, None)
@@ -292,15 +322,28 @@ def summary_of(matrix: Matrix, *, width: int) -> Iterator[Text]:
     if matrix.known:
         yield Text(f"known before: {', '.join(matrix.known)}", style="dim")
     yield from (Text(line, style="dim", no_wrap=True) for line in flowed(_metrics(matrix), width=width))
+    if gaps := _gaps_line(matrix):
+        yield Text(gaps, style="dim")
 
 
 def _metrics(matrix: Matrix) -> list[str]:
     if not matrix.finished:
         return [f"in progress: {len(matrix.R) - 1} of {len(matrix.stages)} stages"]
     metrics = metrics_with_references(matrix, [matrix])
-    hidden = {"intransigence", "relative_average", "gap_to_joint"} if matrix.method in BOUNDS else set()
+    hidden = set(REFERENCE_METRICS) if matrix.method in BOUNDS else set()
     return [
         f"{METRIC_TITLES[name]} {number(name, value)}"
         for name, value in metrics.items()
         if value is not None and name in METRIC_TITLES and name not in hidden
     ]
+
+
+def _gaps_line(matrix: Matrix) -> str:
+    """What the cells that were not evaluated leave out; '' where there are none."""
+    if not matrix.gaps:
+        return ""
+    reasons = reasons_with_references(matrix, [matrix]) if matrix.finished and matrix.follows_stream else {}
+    names = ", ".join(METRIC_TITLES[name] for name in reasons if name in METRIC_TITLES and name not in REFERENCE_METRICS)
+    count = sum(map(len, matrix.R))
+    left_out = f"; not computed: {names}" if names else ""
+    return f"{matrix.gaps} of {count} cells not evaluated{left_out} (evaluation.cells=all evaluates them)"

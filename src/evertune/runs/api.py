@@ -22,7 +22,7 @@ from evertune.runs.run_folder import FINGERPRINTS, begin, finished_matrix, ident
 from evertune.runs.runner import Callback, follow_stream, more_tasks, run_stream
 from evertune.runs.unchecked import last_checked
 from evertune.training.eval_set import keep_tasks
-from evertune.training.run_origin import read_identity
+from evertune.training.run_origin import placeless, read_identity
 from evertune.utils import distributed
 from evertune.utils.config_io import read_yaml, validated
 from evertune.utils.errors import RunFolderError, UserError, kind_of
@@ -350,17 +350,19 @@ def _run_one(run: MethodRun, stream: Stream, callback: Callback) -> Matrix:
         run.folder, to=config.track, name=name, group=stream.name, known=len(stream.known), callback=callback
     )
     with _untouched_after(run) as learner, tracked as tracks:
-        return run_stream(learner, stream, folder=run.folder, header=header, callback=all_of(callback, tracks))
+        how: dict[str, Any] = {"header": header, "cells": config.evaluation.cells}
+        return run_stream(learner, stream, folder=run.folder, callback=all_of(callback, tracks), **how)
 
 
 def header_of(config: RunConfig, spec: str, *, stream: str) -> dict[str, Any]:
     """The description of a run in its `matrix.json`."""
+    settings = placeless(resolved(config, spec))
     return {
         "model": Path(config.model).name,
         "stream": stream,
         "method": spec,
         "seed": config.seed,
-        "settings": {key: resolved(config, spec)[key] for key in ("limit", "train", "evaluation", "options")},
+        "settings": {key: settings[key] for key in ("limit", "train", "evaluation", "options")},
     }
 
 
@@ -402,5 +404,5 @@ def resolved(config: RunConfig, spec: str) -> dict[str, Any]:
 
     made = {method.name: method for method in make_methods(spec, config.options)}
     options = {part: {o: getattr(made[part], o) for o in options_of(part)} for part in parts_of(spec)}
-    left_out: dict[str, Any] = {"evaluation": {"batch_size"}, "reuse": True, **without_effect(config)}
-    return {**config.model_dump(exclude=left_out), "method": spec, "options": options}
+    content = config.model_dump(exclude={"reuse": True, **without_effect(config)})
+    return {**content, "method": spec, "options": options}

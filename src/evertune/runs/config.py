@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from evertune.runs.cells import Which
+from evertune.training.run_origin import CELLS
 from evertune.utils.config_io import Settings, scalar
 from evertune.utils.errors import UserError
 from evertune.utils.plugins import load_plugin
@@ -81,7 +83,14 @@ class TrainSettings(Settings):
 
 
 class EvaluationSettings(Settings):
-    """How answers are generated."""
+    """What is evaluated, and how answers are generated."""
+
+    cells: Which = Field(
+        default="all",
+        description="the cells of R that are evaluated: all; learned: each task from the row before its stage on, and "
+        "the base model's row; final: each task right after its stage, and the last row. Changes no score; the same "
+        "command with a larger choice evaluates the others",
+    )
 
     batch_size: int = Field(default=128, ge=1, description="questions answered at once; never changes an answer")
     max_new_tokens: int | None = Field(
@@ -152,7 +161,8 @@ def without_effect(config: RunConfig) -> dict[str, Any]:
     defaults = {key: True for key in ("skip_invalid", "model_options", "deterministic") if not getattr(config, key)}
     unset = {"loss_mean": config.train.loss_mean == "sample", "min_steps": config.train.min_steps is None}
     train = {"gradient_checkpointing", "save_every", *(key for key, is_unset in unset.items() if is_unset)}
-    return {"data": True, "track": True, "train": train, **defaults}
+    evaluation = {"batch_size", *({CELLS} if config.evaluation.cells == "all" else ())}
+    return {"data": True, "track": True, "train": train, "evaluation": evaluation, **defaults}
 
 
 def with_settings(content: dict[str, Any], settings: list[str], *, methods: list[str]) -> dict[str, Any]:

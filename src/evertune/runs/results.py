@@ -54,12 +54,17 @@ class Run:
             task: a column of R.
 
         Raises:
-            UserError: R has no such row or column. RunFolderError: the file is missing or damaged.
+            UserError: R has no such row or column, or the cell was not evaluated. RunFolderError: the file is missing
+                or damaged.
         """
         from evertune.training.answer_files import read_answers
 
         number = self.matrix.row_of(stage)
-        self.matrix.column_of(task)
+        if self.matrix.R[number][self.matrix.column_of(task)] is None:
+            raise UserError(
+                f"'{task}' was not evaluated after stage {number} of {self.folder}: run the same command with "
+                "evaluation.cells=all"
+            )
         return read_answers(self.folder / "answers" / f"{number:02d}" / f"{task}.jsonl")
 
     def plot(self) -> Drawing:

@@ -15,6 +15,7 @@ import yaml
 
 from evertune.data import Stream
 from evertune.reporting.matrix import Matrix
+from evertune.runs.cells import lacks, which_of
 from evertune.runs.ledger import finished_cells, without_clock
 from evertune.runs.plugin_code import code_of_run
 from evertune.training.run_origin import CODE, FORMAT, PLACES, placeless, read_identity
@@ -59,7 +60,7 @@ def finished_matrix(folder: Path, identity: Mapping[str, Any]) -> Matrix | None:
         matrix = Matrix.read(folder)
     except RunFolderError as problem:
         raise RunFolderError(f"{problem}: delete it") from problem
-    return matrix if still_holds(folder, matrix) else None
+    return matrix if still_holds(folder, matrix) and not lacks(matrix, which_of(identity)) else None
 
 
 def is_free(folder: Path) -> bool:
@@ -101,8 +102,8 @@ def added_tasks(folder: Path, identity: Mapping[str, Any]) -> list[str]:
 
 
 def _is_elsewhere(found: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:
-    """Whether the model or the stream has moved."""
-    return any(found.get(key) != identity.get(key) for key in PLACES)
+    """Whether the model or the stream has moved, or other cells are wanted."""
+    return any(found.get(key) != identity.get(key) for key in PLACES) or which_of(found) != which_of(identity)
 
 
 def refuse_other_run(folder: Path, identity: Mapping[str, Any]) -> None:
@@ -158,7 +159,7 @@ def _short(value: Any) -> str:
 
 
 def begin(folder: Path, identity: Mapping[str, Any]) -> None:
-    """Create the run folder with its resolved configuration, or record added tasks and moved paths."""
+    """Create the run folder with its resolved configuration, or record added tasks, moved paths and wanted cells."""
     make_folder(folder)
     path = folder / "config.yaml"
     if not path.exists() or added_tasks(folder, identity) or _is_elsewhere(read_identity(folder), identity):

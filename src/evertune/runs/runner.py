@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from evertune.data import Stream, Task
 from evertune.data.task import data_digest, fingerprints_of
-from evertune.metrics.metrics import formulas, metrics_of
+from evertune.metrics.metrics import formulas, metrics_of, reasons_of
 from evertune.metrics.rules import rule_of
 from evertune.reporting.matrix import Matrix
+from evertune.runs.cells import wanted_cells
 from evertune.runs.ledger import finished_cells, read_ledger, without_clock
 from evertune.runs.run_folder import added_tasks
 from evertune.utils import distributed
@@ -68,8 +69,8 @@ class Callback:
     def on_evaluate_end(self, stage: int, task: Task, score: float) -> None:
         """A cell of R is known."""
 
-    def on_row_end(self, stage: int, name: str, row: list[float], tasks: list[str]) -> None:
-        """A row of R is complete."""
+    def on_row_end(self, stage: int, name: str, row: list[float | None], tasks: list[str]) -> None:
+        """A row of R is complete; None: not evaluated (`evaluation.cells`)."""
 
     def on_run_end(self, matrix: Matrix) -> None:
         """The run is complete."""
@@ -80,10 +81,15 @@ class Callback:
 
 
 def run_stream(
-    learner: Learner, stream: Stream, *, folder: Path, header: Mapping[str, Any], callback: Callback
+    learner: Learner,
+    stream: Stream,
+    *,
+    folder: Path,
+    header: Mapping[str, Any],
+    callback: Callback,
+    cells: str = "all",
 ) -> Matrix:
-    """Train the stages that the methods make of `stream`, evaluate every task after every stage, and write
-    `matrix.json`.
+    """Train the stages that the methods make of `stream`, evaluate tasks after every stage, and write `matrix.json`.
 
     Args:
         learner: at its last saved stage.
@@ -91,29 +97,43 @@ def run_stream(
         folder: the run folder.
         header: model, stream, method and seed, as in `matrix.json`.
         callback: gets the events of the run.
+        cells: which of R are evaluated, see `wanted_cells`.
     """
     plan = plan_of(learner, stream)
     refuse_other_history(folder, learner.stages, plan)
     note_stages(folder, learner.stages)
-    cells, left = cells_about(folder, stream.columns), plan[len(learner.stages) :]
+    done, left = cells_about(folder, stream.columns), plan[len(learner.stages) :]
+    wanted = missing_cells(cells, stream, plan, done)
     note_few_steps(learner, left, callback)
     callback.on_run_begin(
         f"{header['method']} on {header['stream']}, seed {header['seed']}",
         training=[round(learner.training_of(task).epochs * len(task.train)) for task in left],
-        answers=sum(len(t.test) for n in range(len(plan) + 1) for t in stream.columns if (n, t.name) not in cells),
+        answers=sum(len(task.test) for tasks in wanted.values() for task in tasks),
     )
     for number in range(len(plan) + 1):
         if number > len(learner.stages):
             learn_stage(learner, plan[number - 1], number, folder, callback)
-        for task in stream.columns:
-            if (number, task.name) not in cells:
-                cells[number, task.name] = evaluate_cell(learner, task, number, folder, callback)
-        matrix = matrix_of(header, stream, plan, cells, learner, rows=number + 1)
+        for task in wanted.get(number, ()):
+            done[number, task.name] = evaluate_cell(learner, task, number, folder, callback)
+        matrix = matrix_of(header, stream, plan, done, learner, rows=number + 1)
         write_json(folder / "matrix.json", matrix.to_dict())
         name = plan[number - 1].name if number else "base"
         callback.on_row_end(number, name, matrix.R[number], matrix.tasks)
     callback.on_run_end(matrix)
     return matrix
+
+
+def missing_cells(
+    which: str, stream: Stream, plan: Sequence[Task], done: Mapping[tuple[int, str], Any]
+) -> dict[int, list[Task]]:
+    """By row, the tasks whose cell is wanted and not there."""
+    by_name = {task.name: task for task in stream.columns}
+    missing: dict[int, list[Task]] = {}
+    stages = [task.name for task in plan]
+    for row, name in wanted_cells(which, list(by_name), known=len(stream.known), stages=stages):
+        if (row, name) not in done:
+            missing.setdefault(row, []).append(by_name[name])
+    return missing
 
 
 def follow_stream(learner: Learner, stream: Stream) -> tuple[Any, ...]:
@@ -314,10 +334,13 @@ def matrix_of(
     *,
     rows: int,
 ) -> Matrix:
-    """The first `rows` rows; `cells` has all of them."""
+    """The first `rows` rows; None where `cells` has no score."""
     tasks, known = [task.name for task in stream.columns], len(stream.known)
-    kept = [cells[number, name] for number in range(rows) for name in tasks]
-    R = [[cells[number, name]["score"] for name in tasks] for number in range(rows)]
+    kept = [cells[key] for number in range(rows) for name in tasks if (key := (number, name)) in cells]
+    R, relaxed = (
+        [[cells.get((number, name), {}).get(score) for name in tasks] for number in range(rows)]
+        for score in ("score", "relaxed")
+    )
     finished = rows == len(plan) + 1
     return Matrix(
         **header,
@@ -325,8 +348,9 @@ def matrix_of(
         tasks=tasks,
         stages=[task.name for task in plan],
         R=R,
-        relaxed=[[cells[number, name]["relaxed"] for name in tasks] for number in range(rows)],
+        relaxed=relaxed,
         metrics=metrics_of(R, known=known) if finished else {},
+        not_computed=reasons_of(R, known=known) if finished else {},
         formulas=formulas(known=known),
         warnings=_warnings(learner.methods, R, known) if finished else [],
         cost=_cost(learner, kept),
@@ -345,11 +369,11 @@ def _cost(learner: Learner, cells: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _warnings(methods: Sequence[Method], R: list[list[float]], known: int) -> list[str]:
+def _warnings(methods: Sequence[Method], R: list[list[float | None]], known: int) -> list[str]:
     """Warnings about an uninformative stream: solved before training, or hardly any forgetting by plain tuning."""
     found = []
     new = R[0][known:]
-    if solved := sum(score >= ALREADY_SOLVED for score in new):
+    if solved := sum(score is not None and score >= ALREADY_SOLVED for score in new):
         tasks = "new tasks" if known else "tasks"
         found.append(f"the base model already solves {solved} of {len(new)} {tasks} (>= {ALREADY_SOLVED:.0f})")
     lost = metrics_of(R, known=known)["forgetting"]

@@ -51,6 +51,8 @@ def _scored(run: Run, task: str, rule: str, *, relaxed: bool) -> tuple[list[dict
     if scores is None:
         raise UserError(f"{run.folder} has no relaxed scores")
     end = scores[last][run.matrix.column_of(task)]
+    if end is None:
+        raise UserError(f"'{task}' was not evaluated after the last stage of {run.folder}: finish the run first")
     key = "relaxed" if relaxed else "score"
     rows = run.answers(last, task)
     if not all(is_score(row.get(key)) for row in rows):  # a folder from before rows had scores

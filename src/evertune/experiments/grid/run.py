@@ -24,6 +24,7 @@ from evertune.experiments.grid.ray_pool import RayPool
 from evertune.experiments.grid.workers import Job, JobResult, Pool, StopSignals, Workers, Workload
 from evertune.reporting.matrix import Matrix
 from evertune.runs.api import data_of
+from evertune.runs.cells import wanted_cells
 from evertune.runs.config import without_effect
 from evertune.runs.ledger import read_ledger
 from evertune.runs.plugin_code import code_of_run
@@ -198,7 +199,9 @@ class Grid:
 
     def _doing(self, name: str) -> str:
         cell = self.cells[name]
-        return doing(cell.folder, tasks=[task.name for task in self._streams[cell.config.stream].tasks])
+        stream = self._streams[cell.config.stream]
+        names = [task.name for task in stream.columns]
+        return doing(cell.folder, tasks=names, known=len(stream.known), cells=cell.config.evaluation.cells)
 
     def _seconds_left(self, waiting: Sequence[str], running: Sequence[Running]) -> float | None:
         """From the finished runs: those of the same stream, model and method where there are any."""
@@ -292,7 +295,7 @@ def threads_each(jobs: int) -> str:
     return os.environ.get("OMP_NUM_THREADS") or str(max(1, _cores() // jobs))
 
 
-def doing(folder: Path, *, tasks: Sequence[str]) -> str:
+def doing(folder: Path, *, tasks: Sequence[str], known: int = 0, cells: str = "all") -> str:
     """What a run is at, from its files: `learning digits (2 of 5)`, or `row 2: 3 of 5 tasks answered`."""
     try:
         rows = read_ledger(folder)
@@ -300,11 +303,13 @@ def doing(folder: Path, *, tasks: Sequence[str]) -> str:
     except (RunFolderError, OSError):
         return ""  # the run itself will say what is wrong
     learned = [row["stage"] for row in rows if row["event"] == "stage"]
-    cells = {(row["cell"]["stage"], row["cell"]["task"]) for row in rows if row["event"] == "cell"}
-    stage = max([*learned, *(number for number, _ in cells)], default=0)
-    answered = sum(number == stage for number, _ in cells)
-    if answered == len(tasks) and stages:
+    done = {(row["cell"]["stage"], row["cell"]["task"]) for row in rows if row["event"] == "cell"}
+    stage = max([*learned, *(number for number, _ in done)], default=0)
+    answered = sum(number == stage for number, _ in done)
+    wanted = wanted_cells(cells, tasks, known=known, stages=stages or tasks[known:])
+    expected = sum(number == stage for number, _ in wanted)
+    if answered >= expected and stages:
         return (
             "writing the report" if stage == len(stages) else f"learning {stages[stage]} ({stage + 1} of {len(stages)})"
         )
-    return f"row {stage}: {answered} of {len(tasks)} tasks answered" if rows else "starting"
+    return f"row {stage}: {answered} of {expected} tasks answered" if rows else "starting"

@@ -17,6 +17,7 @@ from evertune.experiments.study.file import Benchmark, Questions
 from evertune.metrics.metrics import metrics_of
 from evertune.metrics.statistics import LEVEL, Interval, Verdict, bootstrap_interval, clipped, t_interval, verdict_of
 from evertune.reporting.matrix import Matrix
+from evertune.reporting.tables import mean_or_none
 
 
 class Key(NamedTuple):
@@ -145,7 +146,9 @@ class Finding:
 
 def final_average(run: Matrix) -> float:
     """The mean over all tasks, known ones included, after the last stage."""
-    return statistics.fmean(run.R[-1])
+    average = mean_or_none(run.R[-1])
+    assert average is not None, "a finished run has its last row"
+    return average
 
 
 def forgetting(run: Matrix) -> float:

@@ -39,10 +39,9 @@ def _plan_on_paper(config: RunConfig, progress: Progress | None) -> list[Estimat
     stream = data_of(config, progress=progress)
     paper = load_on_paper(config.model, options=config.model_options)
     training = training_of(config)
+    how = {"dtype": config.dtype, "cells": config.evaluation.cells}
     return [
-        plan_on_paper(
-            paper, make_methods(spec, config.options), stream, name=spec, training=training, dtype=config.dtype
-        )
+        plan_on_paper(paper, make_methods(spec, config.options), stream, name=spec, training=training, **how)
         for spec in specs
     ]
 
@@ -60,7 +59,8 @@ def _measured_plan(config: RunConfig, *, progress: Progress | None = None) -> li
     lmm = load_lmm(config.model, seed=config.seed, dtype=config.dtype, options=options, progress=progress)
     training = training_of(config)
     pace = measure_pace(lmm, stream, training, batch=config.evaluation.batch_size)
+    cells = config.evaluation.cells
     return [
-        plan_run(lmm, make_methods(spec, config.options), stream, name=spec, training=training, pace=pace)
+        plan_run(lmm, make_methods(spec, config.options), stream, name=spec, training=training, pace=pace, cells=cells)
         for spec in specs
     ]

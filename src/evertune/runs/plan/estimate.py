@@ -17,7 +17,7 @@ from evertune.methods import Context, Method
 from evertune.models.features import FeatureStore
 from evertune.models.meta import TRAINED_BYTES, MetaLMM, gigabytes
 from evertune.models.protocol import LMM
-from evertune.runs.plan.planner import StagePlan, samples_seen, stage_bytes, stages_of
+from evertune.runs.plan.planner import StagePlan, answers_of, samples_seen, stage_bytes, stages_of
 from evertune.training.loop import Training, trained_parameters
 from evertune.utils.errors import UserError
 
@@ -67,6 +67,7 @@ class Estimate:
     """The estimate of a run.
 
     Attributes:
+        answers: questions that the run asks, over all cells that it evaluates.
         memory: bytes by part, of a training step at the run's micro-batch.
         per_task_bytes: weights that the method keeps per task: an expert, an adapter; 0 where it trains one
             set of weights.
@@ -88,6 +89,7 @@ class Estimate:
     tokens: dict[str, int]
     cards: list[CardPlan]
     dtype: str
+    answers: int
 
     @property
     def disk_bytes(self) -> int:
@@ -100,9 +102,16 @@ class Estimate:
 
 
 def plan_on_paper(
-    paper: MetaLMM, methods: Sequence[Method], stream: Stream, *, name: str, training: Training, dtype: str
+    paper: MetaLMM,
+    methods: Sequence[Method],
+    stream: Stream,
+    *,
+    name: str,
+    training: Training,
+    dtype: str,
+    cells: str = "all",
 ) -> Estimate:
-    """The plan of one method on one stream.
+    """The plan of one method on one stream; `cells` as in `wanted_cells`.
 
     Raises:
         UserError: the method's stages depend on images, or the run fits on none of the cards.
@@ -120,7 +129,7 @@ def plan_on_paper(
     tokens = {"visual": paper.visual_tokens(), "text": _text_tokens(tasks)}
     memory = _memory(paper, trained=sum(trained.values()), tokens=sum(tokens.values()), training=training, dtype=number)
     stages = stages_of(tasks, training)
-    answers = (len(tasks) + 1) * sum(len(task.test) for task in stream.columns)
+    answers = answers_of(cells, stream, tasks)
     work = _Work(paper, trained=sum(trained.values()), tokens=sum(tokens.values()), weight_bytes=number.itemsize)
     samples = samples_seen(stages, training)
     has_experts = any(method.in_model_dtype for method in methods)
@@ -139,6 +148,7 @@ def plan_on_paper(
         tokens=tokens,
         cards=[_on(card, work, memory=sum(memory.values()), samples=samples, answers=answers) for card in CARDS],
         dtype=str(number).removeprefix("torch."),
+        answers=answers,
     )
     _refuse_if_nowhere(made)
     return made

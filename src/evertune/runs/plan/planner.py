@@ -20,6 +20,7 @@ from evertune.methods import Context, Method, adapted
 from evertune.models.features import FeatureStore, grey_features
 from evertune.models.protocol import LMM
 from evertune.models.weights import copy_of, restore
+from evertune.runs.cells import wanted_cells
 from evertune.training.evaluator import longest_answer
 from evertune.training.gradients import reaching
 from evertune.training.loop import Training, trained_parameters
@@ -40,6 +41,7 @@ class Plan:
     """A planned run.
 
     Attributes:
+        answers: questions that the run asks, over all cells that it evaluates.
         stage_bytes: disk space of a saved stage: the expert, or one copy of everything trained.
     """
 
@@ -52,6 +54,7 @@ class Plan:
     peak_memory_bytes: int
     dtype: str
     threads: int
+    answers: int = 0
     stage_bytes: int = 0
 
     @property
@@ -94,9 +97,16 @@ def measure_pace(lmm: LMM, stream: Stream, training: Training, *, batch: int) ->
 
 
 def plan_run(
-    lmm: LMM, methods: Sequence[Method], stream: Stream, *, name: str, training: Training, pace: Speed
+    lmm: LMM,
+    methods: Sequence[Method],
+    stream: Stream,
+    *,
+    name: str,
+    training: Training,
+    pace: Speed,
+    cells: str = "all",
 ) -> Plan:
-    """The plan of one method on one stream."""
+    """The plan of one method on one stream; `cells` as in `wanted_cells`."""
     lmm = adapted(lmm, methods, seed=0)
     context = Context(lmm=lmm, features=FeatureStore(lmm), seed=0, start=lmm.trainable())
     tasks: list[Task] = list(stream.tasks)
@@ -109,7 +119,7 @@ def plan_run(
         tasks = method.stages(tasks)
     stages = stages_of(tasks, training)
     seen = samples_seen(stages, training)
-    answers = (len(tasks) + 1) * sum(len(task.test) for task in stream.columns)
+    answers = answers_of(cells, stream, tasks)
     trained = sum(p.numel() for p in trained_parameters(lmm, methods).values())
     return Plan(
         method=name,
@@ -121,6 +131,7 @@ def plan_run(
         peak_memory_bytes=_peak_memory(),
         dtype=str(lmm.dtype).removeprefix("torch."),
         threads=torch.get_num_threads(),
+        answers=answers,
         stage_bytes=stage_bytes(methods, trained, lmm.dtype),
     )
 
@@ -138,6 +149,13 @@ def stages_of(tasks: Sequence[Task], training: Training) -> list[StagePlan]:
 def samples_seen(stages: Sequence[StagePlan], training: Training) -> float:
     """Training samples of all stages, counted once per epoch."""
     return sum(training.fitted(stage.samples).epochs * stage.samples for stage in stages)
+
+
+def answers_of(cells: str, stream: Stream, stages: Sequence[Task]) -> int:
+    """How many questions the wanted cells have."""
+    sizes = {task.name: len(task.test) for task in stream.columns}
+    names = [task.name for task in stages]
+    return sum(sizes[name] for _, name in wanted_cells(cells, list(sizes), known=len(stream.known), stages=names))
 
 
 def _filled(samples: Sequence[Sample], count: int) -> list[Sample]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evertune.metrics.metrics import metrics_of
+from evertune.reporting.tables import mean_or_none
 from evertune.runs.runner import Callback
 from evertune.runs.tracking.feed import BackgroundFeed, Say, TrackerFeed
 from evertune.runs.tracking.history import points_of, settled
@@ -49,7 +50,7 @@ class TrackingCallback(Callback):
         self._known = known
         self._feeds = feeds
         self._steps = [stage.steps for stage in saved_stages(folder)]
-        self._rows: list[list[float]] = []
+        self._rows: list[list[float | None]] = []
         self._stages = 0
         self._start = 0
 
@@ -78,16 +79,17 @@ class TrackingCallback(Callback):
         for point in points_of(self._folder, stage, self._start) if stage.reused else ():
             self._log(point)
 
-    def on_row_end(self, stage: int, name: str, row: list[float], tasks: list[str]) -> None:
+    def on_row_end(self, stage: int, name: str, row: list[float | None], tasks: list[str]) -> None:
         """A point of scores."""
         self._rows = [*self._rows[:stage], row]
         one_by_one = self._stages == len(tasks) - self._known
         learned = self._known + stage if one_by_one or not stage else len(tasks)
         part = [scores[:learned] for scores in self._rows]
-        measures: dict[str, float | None] = {"average": sum(row[:learned]) / learned if learned else None}
+        measures: dict[str, float | None] = {"average": mean_or_none(row[:learned])}
         if one_by_one and stage:
             measures["forgetting"] = metrics_of(part, known=self._known)["forgetting"]
-        self.row(stage, after=name, scores=dict(zip(tasks, row, strict=True)), measures=measures)
+        scores = {task: score for task, score in zip(tasks, row, strict=True) if score is not None}
+        self.row(stage, after=name, scores=scores, measures=measures)
 
     def row(self, stage: int, *, after: str, scores: Mapping[str, float], measures: Mapping[str, float | None]) -> None:
         """A point of scores at the end of a stage, with the metrics of the stream where they are defined."""

@@ -1,0 +1,55 @@
+"""The cells of R that a run evaluates, `evaluation.cells`: all of them, or those that most metrics need.
+
+With T tasks, `all` evaluates T (T + 1) cells, `learned` about half of them, and `final` 2 T - 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from evertune.reporting.matrix import Matrix
+
+Which = Literal["all", "learned", "final"]
+Cell = tuple[int, str]
+"""Row of R and name of the task."""
+
+
+def wanted_cells(which: str, tasks: Sequence[str], *, known: int, stages: Sequence[str]) -> list[Cell]:
+    """The cells that a run evaluates, row by row.
+
+    Args:
+        which: `all`; `learned`: each task from the row before its stage on, and the base model's row; `final`: each
+            task right after its stage, and the last row.
+        tasks: the columns of R.
+        known: how many of the first columns are known tasks.
+        stages: the task of each stage; one without a stage of its own (`joint`) is learned at the last.
+    """
+    last = len(stages)
+    at = {name: number for number, name in enumerate(stages, start=1)}
+    learned = [0 if column < known else at.get(name, last) for column, name in enumerate(tasks)]
+    return [
+        (row, name)
+        for row in range(last + 1)
+        for name, own in zip(tasks, learned, strict=True)
+        if _is_wanted(which, row, own=own, last=last)
+    ]
+
+
+def _is_wanted(which: str, row: int, *, own: int, last: int) -> bool:
+    if which == "learned":
+        return row == 0 or row >= own - 1
+    return which == "all" or row in (own, last)
+
+
+def lacks(matrix: Matrix, which: str) -> bool:
+    """Whether a cell is wanted that the matrix does not have."""
+    wanted = wanted_cells(which, matrix.tasks, known=len(matrix.known), stages=matrix.stages)
+    columns = {name: column for column, name in enumerate(matrix.tasks)}
+    return any(row >= len(matrix.R) or matrix.R[row][columns[name]] is None for row, name in wanted)
+
+
+def which_of(identity: Mapping[str, Any]) -> str:
+    """The `evaluation.cells` of a configuration as a run folder holds it."""
+    evaluation = identity.get("evaluation")
+    return str(evaluation.get("cells", "all")) if isinstance(evaluation, Mapping) else "all"
