@@ -16,6 +16,7 @@ every stage, and methods may protect them.
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
@@ -26,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from evertune.assets import Progress
 from evertune.data.images import short
 from evertune.data.issues import Issues
+from evertune.data.samples import part_of
 from evertune.data.single_file import guessed, is_file_of_rows, is_yaml, task_name
 from evertune.data.sources import ReadOptions, read_task
 from evertune.data.task import Task
@@ -72,11 +74,31 @@ class Stream:
             known=tuple(task.limited(limit) for task in self.known),
         )
 
+    def evaluated(self, limit: int | None) -> Stream:
+        """The same stream with at most `limit` test samples per task, and all training samples.
+
+        They are drawn by the task's name, so that every method, seed and machine evaluates the same ones.
+        """
+        if limit is None:
+            return self
+        return replace(
+            self,
+            tasks=tuple(_evaluated(task, limit) for task in self.tasks),
+            known=tuple(_evaluated(task, limit) for task in self.known),
+        )
+
     @property
     def fingerprint(self) -> str:
         """Hash of all samples of all tasks, in order, known tasks included."""
         tasks = digest(*(task.fingerprint for task in self.tasks))
         return digest("known", *(task.fingerprint for task in self.known), tasks) if self.known else tasks
+
+
+def _evaluated(task: Task, limit: int) -> Task:
+    if len(task.test) <= limit:
+        return task
+    chosen = sorted(random.Random(f"evaluation of {task.name}").sample(range(len(task.test)), limit))
+    return replace(task, test=part_of(task.test, chosen))
 
 
 class StreamFile(BaseModel):

@@ -322,8 +322,7 @@ def summary_of(matrix: Matrix, *, width: int) -> Iterator[Text]:
     if matrix.known:
         yield Text(f"known before: {', '.join(matrix.known)}", style="dim")
     yield from (Text(line, style="dim", no_wrap=True) for line in flowed(_metrics(matrix), width=width))
-    if gaps := _gaps_line(matrix):
-        yield Text(gaps, style="dim")
+    yield from (Text(line, style="dim") for line in (_gaps_line(matrix), _sampling_line(matrix)) if line)
 
 
 def _metrics(matrix: Matrix) -> list[str]:
@@ -338,12 +337,25 @@ def _metrics(matrix: Matrix) -> list[str]:
     ]
 
 
+def _sampling_line(matrix: Matrix) -> str:
+    """How far the scores of the last row may be off where `evaluation.limit` was set; '' where it was not."""
+    limit = (matrix.settings.get("evaluation") or {}).get("limit")
+    last = [cell for cell in matrix.cells if cell["stage"] == len(matrix.R) - 1]
+    errors = [error for cell in last if (error := cell.get("standard_error")) is not None]
+    if limit is None or not errors:
+        return ""
+    span = f"{min(errors):.1f} to {max(errors):.1f}" if len(errors) > 1 else f"{errors[0]:.1f}"
+    return f"at most {limit} questions per task (evaluation.limit): standard error of a score {span} points"
+
+
 def _gaps_line(matrix: Matrix) -> str:
     """What the cells that were not evaluated leave out; '' where there are none."""
     if not matrix.gaps:
         return ""
     reasons = reasons_with_references(matrix, [matrix]) if matrix.finished and matrix.follows_stream else {}
-    names = ", ".join(METRIC_TITLES[name] for name in reasons if name in METRIC_TITLES and name not in REFERENCE_METRICS)
+    names = ", ".join(
+        METRIC_TITLES[name] for name in reasons if name in METRIC_TITLES and name not in REFERENCE_METRICS
+    )
     count = sum(map(len, matrix.R))
     left_out = f"; not computed: {names}" if names else ""
     return f"{matrix.gaps} of {count} cells not evaluated{left_out} (evaluation.cells=all evaluates them)"

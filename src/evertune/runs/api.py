@@ -165,8 +165,9 @@ def _data(config: RunConfig, inputs: Inputs, progress: Progress | None) -> Strea
     """The tasks of a run, every image decoded once."""
     if inputs.stream is None:
         return data_of(config, decode=True, lmm=inputs.lmm, progress=progress)
-    takes = _takes(config, inputs.lmm)
-    return taken(inputs.stream.limited(config.limit), takes, model=config.model, skip_invalid=config.skip_invalid)
+    how: dict[str, Any] = {"model": config.model, "skip_invalid": config.skip_invalid}
+    whole = taken(inputs.stream.limited(config.limit), _takes(config, inputs.lmm), **how)
+    return whole.evaluated(config.evaluation.limit)
 
 
 def model_description(config: RunConfig, inputs: Inputs, progress: Progress | None = None) -> str:
@@ -291,7 +292,7 @@ def data_of(
         takes=_takes(config, lmm),
         model=Path(config.model).name,
         progress=progress,
-    )
+    ).evaluated(config.evaluation.limit)
 
 
 def _takes(config: RunConfig, lmm: LMM | None) -> range:
@@ -329,8 +330,7 @@ def _load(config: RunConfig, folders: Sequence[Path], progress: Progress | None)
         path = folder / "provenance.json"
         if dtype == "auto" and path.exists():
             dtype = read_json(path)["dtype"]
-    options = config.model_options
-    return load_lmm(config.model, seed=config.seed, dtype=dtype, options=options, progress=progress)
+    return load_lmm(config.model, seed=config.seed, dtype=dtype, options=config.model_options, progress=progress)
 
 
 def _run_one(run: MethodRun, stream: Stream, callback: Callback) -> Matrix:

@@ -92,6 +92,12 @@ class EvaluationSettings(Settings):
         "command with a larger choice evaluates the others",
     )
 
+    limit: int | None = Field(
+        default=None,
+        ge=1,
+        description="most questions per task: a fixed choice of the test samples, the same for every method and seed. "
+        "All training samples stay. Changes every score, so it is part of what identifies a run",
+    )
     batch_size: int = Field(default=128, ge=1, description="questions answered at once; never changes an answer")
     max_new_tokens: int | None = Field(
         default=None, ge=1, description="longest answer; by default the task's longest training answer and two more"
@@ -161,7 +167,8 @@ def without_effect(config: RunConfig) -> dict[str, Any]:
     defaults = {key: True for key in ("skip_invalid", "model_options", "deterministic") if not getattr(config, key)}
     unset = {"loss_mean": config.train.loss_mean == "sample", "min_steps": config.train.min_steps is None}
     train = {"gradient_checkpointing", "save_every", *(key for key, is_unset in unset.items() if is_unset)}
-    evaluation = {"batch_size", *({CELLS} if config.evaluation.cells == "all" else ())}
+    asked = {CELLS: config.evaluation.cells == "all", "limit": config.evaluation.limit is None}
+    evaluation = {"batch_size", *(key for key, is_unset in asked.items() if is_unset)}
     return {"data": True, "track": True, "train": train, "evaluation": evaluation, **defaults}
 
 

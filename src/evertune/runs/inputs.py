@@ -15,9 +15,8 @@ import numpy as np
 
 from evertune.data import Sample, Stream, Task
 from evertune.data.issues import Issues
-from evertune.data.samples import Samples
+from evertune.data.samples import Samples, part_of
 from evertune.data.split import number_problem
-from evertune.data.task import Subset
 from evertune.utils.errors import UserError, kind_of
 from evertune.utils.safe_names import refuse_task_names
 
@@ -211,7 +210,7 @@ def taken(stream: Stream, takes: range, *, model: str, skip_invalid: bool) -> St
         left = np.delete(np.arange(len(samples)), wrong)
         if not wrong:
             return samples
-        return samples.choose(samples.chosen[left]) if isinstance(samples, Samples) else Subset(samples, left.tolist())
+        return part_of(samples, left.tolist())
 
     known, tasks = (tuple(map(usable, part)) for part in (stream.known, stream.tasks))
     if not skip_invalid:

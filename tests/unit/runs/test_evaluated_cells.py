@@ -11,6 +11,7 @@ import pytest
 from commands import evertune as command
 
 import evertune
+from evertune.data import Stream
 from evertune.metrics.metrics import NEEDS, metrics_of, reasons_of
 from evertune.runs.cells import lacks, wanted_cells
 from evertune.runs.config import RunConfig
@@ -61,10 +62,13 @@ def test_every_metric_is_that_of_the_whole_matrix_or_null_with_the_reason(which)
         name: value for name, value in full.items() if name not in reasons
     }
     lost = {name for name, value in full.items() if value is not None and name in reasons}
-    assert lost == {
-        "learned": {"bwt_paper"},
-        "final": {"mean_average", "bwt_paper", "forgetting", "forward_transfer", "zero_shot"},
-    }[which]
+    assert (
+        lost
+        == {
+            "learned": {"bwt_paper"},
+            "final": {"mean_average", "bwt_paper", "forgetting", "forward_transfer", "zero_shot"},
+        }[which]
+    )
     assert all(NEEDS[name] in reasons[name] for name in lost)
 
 
@@ -108,9 +112,7 @@ def test_only_wanted_cells_are_asked_and_a_smaller_choice_keeps_what_is_there(to
 
     first = run(toy_stream, tmp_path / "run", cells="final", callbacks=[Watch()]).runs["sequential"].matrix
     names = first.tasks
-    assert [entry for entry in asked if isinstance(entry, tuple)] == wanted_cells(
-        "final", names, known=0, stages=names
-    )
+    assert [entry for entry in asked if isinstance(entry, tuple)] == wanted_cells("final", names, known=0, stages=names)
     asked.clear()
     run(toy_stream, tmp_path / "run", cells="final", callbacks=[Watch()])
     assert not asked  # finished
@@ -166,3 +168,41 @@ def test_plan_counts_the_cells_that_are_evaluated(toy_stream, capsys):
 def test_an_unknown_choice_is_refused():
     with pytest.raises(ValueError, match="cells"):
         RunConfig(stream="parcel", evaluation={"cells": "some"})
+
+
+def test_a_limited_evaluation_is_a_fixed_choice_and_leaves_training_alone(tasks):
+    stream = Stream("toy", tasks, known=tasks[:1])
+    once, again = stream.evaluated(2), Stream("other", tasks).evaluated(2)
+    assert stream.evaluated(None) is stream
+    for before, part, other in zip(tasks, once.tasks, again.tasks, strict=True):
+        assert part.train is before.train
+        assert list(part.test) == list(other.test)
+        places = [before.test.index(sample) for sample in part.test]
+        assert places == sorted(places)
+        assert len(places) == 2 < len(before.test)
+    assert list(once.known[0].test) == list(once.tasks[0].test)
+    assert any(list(part.test) != list(task.test[:2]) for part, task in zip(once.tasks, tasks, strict=True))
+    assert stream.evaluated(99).tasks == stream.tasks
+
+
+@pytest.mark.slow
+def test_a_limited_evaluation_is_another_run_with_the_same_training(toy_stream, tmp_path, capsys):
+    whole = run(toy_stream, tmp_path / "whole").runs["sequential"]
+    limited = run(toy_stream, tmp_path / "part", more=["evaluation.limit=2"]).runs["sequential"]
+    assert {cell["n"] for cell in limited.matrix.cells} == {2}
+    assert limited.matrix.settings["evaluation"]["limit"] == 2
+    for task in limited.matrix.tasks:
+        full = {row["id"]: row["answer"] for row in whole.answers(3, task)}
+        assert all(full[row["id"]] == row["answer"] for row in limited.answers(3, task))
+    losses = [
+        sorted(path.read_text() for path in (tmp_path / name).glob("stages/*/training.jsonl"))
+        for name in ("whole", "part")
+    ]
+    assert losses[0] == losses[1]
+    with pytest.raises(UserError, match=r"evaluation\.limit=2; requested evaluation\.limit=3"):
+        run(toy_stream, tmp_path / "part", more=["evaluation.limit=3"])
+    code, said, _ = command("check", tmp_path / "part", capsys=capsys)
+    assert code == 0
+    flags = [f"--set={setting}" for setting in [*SETTINGS, "evaluation.limit=2"]]
+    _, said, _ = command("run", toy_stream, "--model", "random", "--out", tmp_path / "part", *flags, capsys=capsys)
+    assert "at most 2 questions per task (evaluation.limit): standard error of a score" in " ".join(said.split())
