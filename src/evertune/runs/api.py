@@ -195,8 +195,7 @@ def _follow(config: RunConfig, specs: Sequence[str], inputs: Inputs) -> Result:
         with _untouched_after(MethodRun(config, spec, Path(folder), lmm, data.known)) as learner:
             order = follow_stream(learner, data)
     distributed.shutdown()
-    base = Path(order[1])
-    folders = run_folders(base, specs)
+    folders = run_folders(base := Path(order[1]), specs)
     return Result.of(folders, {spec: Matrix.read(folder) for spec, folder in folders.items()}, base)
 
 
