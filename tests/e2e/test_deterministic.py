@@ -21,11 +21,12 @@ from typer.testing import CliRunner
 from evertune import UserError
 from evertune import run as evertune_run
 from evertune.cli.main import app
+from evertune.models.auto_dtype import pick_dtype
 from evertune.models.weights import fingerprint_of
 from evertune.service import learn, new, parsed
 from evertune.tools.data.source import Hints
 from evertune.training.states import read_tensors
-from evertune.utils.device import as_before, is_deterministic, no_fixed_order, pick_dtype, processor, settle
+from evertune.utils.device import as_before, is_deterministic, no_fixed_order, processor, settle
 
 SETTINGS = ["train.epochs=2", "train.learning_rate=0.01", "train.batch_size=2"]
 KNOWN = {("x86_64", "6-207-2 Intel(R) Xeon(R) Processor (AVX512)", "2.13.0"): "e06e47a6c14d16b7"}

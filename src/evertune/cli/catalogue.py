@@ -160,20 +160,21 @@ def machine() -> dict[str, Any]:
     """Facts about this machine that decide whether and how fast evertune runs."""
     import torch
 
-    from evertune.utils.device import faster_dtype, pick_device, seconds_per_product, use_threads
+    from evertune.models.auto_dtype import faster_dtype, measured_on
+    from evertune.utils.device import pick_device, use_threads
 
     facts: dict[str, Any] = {"evertune": version("evertune"), "python": platform.python_version()}
     for name in ("torch", "transformers", "peft", "accelerate", "gguf", "resvg-py", "efficientnet-lite-pytorch"):
         facts[name] = _version(name)
     device = pick_device()
-    times = seconds_per_product(device.type)
+    times = measured_on(device)
     facts |= {
         "cores": os.cpu_count(),
         "threads": use_threads(),
         "device": str(device),
         "CPU capability": torch.backends.cpu.get_cpu_capability(),
-        **{f"{str(d).removeprefix('torch.')} product": f"{1e3 * s:.2f} ms" for d, s in times.items()},
-        "dtype chosen": str(faster_dtype(times)).removeprefix("torch."),
+        **{f"{d} {what}": f"{1e3 * s:.2f} ms" for what, each in times.items() for d, s in each.items()},
+        "dtype chosen": faster_dtype(times),
         "cache": str(cache_folder()),
         "cache writable": _writable(),
     }

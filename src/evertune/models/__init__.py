@@ -59,7 +59,8 @@ def load_lmm(
             to the weights first; also `options["adapter_mode"]`.
         progress: called while weights are downloaded or converted.
     """
-    from evertune.utils.device import pick_device, pick_dtype
+    from evertune.models.auto_dtype import pick_dtype
+    from evertune.utils.device import pick_device
 
     given = {"adapter": str(adapter) if adapter else None, "adapter_mode": adapter_mode}
     options = {**(options or {}), **{key: value for key, value in given.items() if value is not None}}

@@ -86,14 +86,12 @@ def running_facts(lmm: Described) -> dict[str, str]:
     """Device, threads and dtype of a loaded model, with the measurement that decided the format."""
     import torch
 
-    from evertune.utils.device import seconds_per_product
+    from evertune.models.auto_dtype import measured_text
 
     threads, many = torch.get_num_threads(), distributed.world_size()
-    times = {str(d).removeprefix("torch."): s for d, s in seconds_per_product(lmm.device.type).items()}
-    measured = ", ".join(f"{name} {1e3 * seconds:.2f} ms" for name, seconds in times.items())
     return {
         "device": str(lmm.device),
         **({"processes": f"{many} processes"} if many > 1 else {}),
         "threads": f"{threads} thread{'s' if threads > 1 else ''}",
-        "dtype": f"{str(lmm.dtype).removeprefix('torch.')} (a matrix product: {measured})",
+        "dtype": f"{str(lmm.dtype).removeprefix('torch.')} ({measured_text(lmm.device)})",
     }

@@ -1,4 +1,4 @@
-"""Where and in which dtype a model runs: threads, device, the dtype chosen by measurement, determinism.
+"""Where a model runs: threads, device, the speed of a product, determinism.
 
 Here because a number's last bits are decided by all of them together, and by nothing else that a user can set.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -16,10 +16,6 @@ from pathlib import Path
 import torch
 
 from evertune.utils.errors import UserError
-
-CLEARLY_FASTER = 1.5
-AUTO = "EVERTUNE_AUTO_DTYPE"
-"""Environment variable: the dtype that 'auto' takes instead of measuring, so that machines agree on one."""
 
 
 def use_threads(count: int | None = None) -> int:
@@ -102,31 +98,6 @@ def pick_device(wanted: str | torch.device | None = None) -> torch.device:
         reason = next(iter(str(problem).splitlines()), type(problem).__name__)
         raise UserError(f"device {str(wanted)!r} can't be used: {reason}; take 'cpu', or leave it out") from problem
     return device
-
-
-def pick_dtype(wanted: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """Return the dtype called `wanted`; 'auto' takes what `AUTO` says, else bfloat16 where it is clearly faster.
-
-    On a CPU with AMX bfloat16 is two to three times faster, on one without it is slower: so measure. Clearly, because
-    the measurement is noisy on a busy machine, and the dtype must not change from run to run.
-    """
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    wanted = str(wanted).removeprefix("torch.")
-    if wanted == "auto" and is_deterministic():
-        return torch.float32  # a measurement would decide the bits
-    if wanted == "auto":
-        wanted = os.environ.get(AUTO, "auto")
-    if wanted == "auto":
-        return faster_dtype(seconds_per_product(device.type))
-    if wanted not in known:
-        raise UserError(f"dtype must be auto, float32 or bfloat16, not '{wanted}'")
-    return known[wanted]
-
-
-def faster_dtype(seconds: Mapping[torch.dtype, float]) -> torch.dtype:
-    """The choice of 'auto' for measured times per product."""
-    clearly = seconds[torch.float32] > CLEARLY_FASTER * seconds[torch.bfloat16]
-    return torch.bfloat16 if clearly else torch.float32
 
 
 @cache

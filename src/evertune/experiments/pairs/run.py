@@ -170,7 +170,8 @@ def _dtype(study: Study) -> str:
     for stamped in sorted(study.folder.glob("s*/*/provenance.json")):
         dtype: str = _read_provenance(stamped)["dtype"]
         return dtype
-    from evertune.utils.device import pick_device, pick_dtype
+    from evertune.models.auto_dtype import pick_dtype
+    from evertune.utils.device import pick_device
 
     return str(pick_dtype(study.config.dtype, pick_device())).removeprefix("torch.")
 
