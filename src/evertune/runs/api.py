@@ -349,7 +349,7 @@ def _run_one(run: MethodRun, stream: Stream, callback: Callback) -> Matrix:
         run.folder, to=config.track, name=name, group=stream.name, known=len(stream.known), callback=callback
     )
     with _untouched_after(run) as learner, tracked as tracks:
-        how: dict[str, Any] = {"header": header, "cells": config.evaluation.cells}
+        how: dict[str, Any] = {"header": header, "cells": config.evaluation.cells, "keep": config.stages.keep}
         return run_stream(learner, stream, folder=run.folder, callback=all_of(callback, tracks), **how)
 
 

@@ -5,10 +5,11 @@ With T tasks, `all` evaluates T (T + 1) cells, `learned` about half of them, and
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
-from evertune.reporting.matrix import Matrix
+if TYPE_CHECKING:
+    from evertune.reporting.matrix import Matrix
 
 Which = Literal["all", "learned", "final"]
 Cell = tuple[int, str]
@@ -42,11 +43,12 @@ def _is_wanted(which: str, row: int, *, own: int, last: int) -> bool:
     return which == "all" or row in (own, last)
 
 
-def lacks(matrix: Matrix, which: str) -> bool:
-    """Whether a cell is wanted that the matrix does not have."""
+def lacks(matrix: Matrix, which: str, *, without: Collection[int] = ()) -> bool:
+    """Whether a cell is wanted that the matrix does not have; those of the stages `without` can't be had."""
     wanted = wanted_cells(which, matrix.tasks, known=len(matrix.known), stages=matrix.stages)
     columns = {name: column for column, name in enumerate(matrix.tasks)}
-    return any(row >= len(matrix.R) or matrix.R[row][columns[name]] is None for row, name in wanted)
+    open_ones = [(row, columns[name]) for row, name in wanted if row not in without]
+    return any(row >= len(matrix.R) or matrix.R[row][column] is None for row, column in open_ones)
 
 
 def which_of(identity: Mapping[str, Any]) -> str:

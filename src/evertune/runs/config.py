@@ -104,6 +104,17 @@ class EvaluationSettings(Settings):
     )
 
 
+class StagesSettings(Settings):
+    """What a run folder keeps of its stages."""
+
+    keep: str = Field(
+        default="all",
+        pattern=r"^(all|last|every [1-9][0-9]{0,5})$",
+        description="stages that keep their weights: all; last; every N (such as 'every 10') and the last. Others "
+        "can't be loaded, exported or gone back to. Changes no number",
+    )
+
+
 class SharedSettings(Settings):
     """The settings that a single run and a grid share, besides stream, model, method and seed."""
 
@@ -123,6 +134,7 @@ class SharedSettings(Settings):
     )
     train: TrainSettings = Field(default_factory=TrainSettings)
     evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
+    stages: StagesSettings = Field(default_factory=StagesSettings)
     options: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="per method: its own options, e.g. {replay: {ratio: 0.05}}"
     )
@@ -169,7 +181,8 @@ def without_effect(config: RunConfig) -> dict[str, Any]:
     train = {"gradient_checkpointing", "save_every", *(key for key, is_unset in unset.items() if is_unset)}
     asked = {CELLS: config.evaluation.cells == "all", "limit": config.evaluation.limit is None}
     evaluation = {"batch_size", *(key for key, is_unset in asked.items() if is_unset)}
-    return {"data": True, "track": True, "train": train, "evaluation": evaluation, **defaults}
+    stages = {"stages": True} if config.stages.keep == "all" else {}
+    return {"data": True, "track": True, "train": train, "evaluation": evaluation, **stages, **defaults}
 
 
 def with_settings(content: dict[str, Any], settings: list[str], *, methods: list[str]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from evertune.reporting.matrix import Matrix
 from evertune.runs.cells import lacks, which_of
 from evertune.runs.ledger import finished_cells, without_clock
 from evertune.runs.plugin_code import code_of_run
-from evertune.training.run_origin import CODE, FORMAT, PLACES, placeless, read_identity
+from evertune.training.run_origin import CODE, FORMAT, PLACES, STAGES, placeless, read_identity
 from evertune.utils.errors import RunFolderError, UserError
 from evertune.utils.files import make_folder, read_object, refuse_file, write_atomically
 from evertune.utils.locks import NAME as LOCK
@@ -60,7 +60,13 @@ def finished_matrix(folder: Path, identity: Mapping[str, Any]) -> Matrix | None:
         matrix = Matrix.read(folder)
     except RunFolderError as problem:
         raise RunFolderError(f"{problem}: delete it") from problem
-    return matrix if still_holds(folder, matrix) and not lacks(matrix, which_of(identity)) else None
+    whole = still_holds(folder, matrix) and not lacks(matrix, which_of(identity), without=thinned_stages(folder))
+    return matrix if whole else None
+
+
+def thinned_stages(folder: Path) -> set[int]:
+    """The numbers of the stages whose weights `stages.keep` has deleted; without torch."""
+    return {int(note.parent.name.partition("-")[0]) for note in folder.glob("stages/[0-9]*-*/thinned.json")}
 
 
 def is_free(folder: Path) -> bool:
@@ -102,8 +108,8 @@ def added_tasks(folder: Path, identity: Mapping[str, Any]) -> list[str]:
 
 
 def _is_elsewhere(found: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:
-    """Whether the model or the stream has moved, or other cells are wanted."""
-    return any(found.get(key) != identity.get(key) for key in PLACES) or which_of(found) != which_of(identity)
+    """Whether the model or the stream has moved, or other cells or stages are wanted."""
+    return any(found.get(key) != identity.get(key) for key in (*PLACES, "evaluation", STAGES))
 
 
 def refuse_other_run(folder: Path, identity: Mapping[str, Any]) -> None:

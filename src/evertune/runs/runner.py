@@ -22,7 +22,7 @@ from evertune.metrics.rules import rule_of
 from evertune.reporting.matrix import Matrix
 from evertune.runs.cells import wanted_cells
 from evertune.runs.ledger import finished_cells, read_ledger, without_clock
-from evertune.runs.run_folder import added_tasks
+from evertune.runs.run_folder import added_tasks, thinned_stages
 from evertune.utils import distributed
 from evertune.utils.errors import RunFolderError
 from evertune.utils.files import append_jsonl, digest, digest_of_file, write_json
@@ -88,6 +88,7 @@ def run_stream(
     header: Mapping[str, Any],
     callback: Callback,
     cells: str = "all",
+    keep: str = "all",
 ) -> Matrix:
     """Train the stages that the methods make of `stream`, evaluate tasks after every stage, and write `matrix.json`.
 
@@ -98,12 +99,18 @@ def run_stream(
         header: model, stream, method and seed, as in `matrix.json`.
         callback: gets the events of the run.
         cells: which of R are evaluated, see `wanted_cells`.
+        keep: the stages that keep their weights, see `thinning`.
     """
+    from evertune.training.thinning import thin
+
     plan = plan_of(learner, stream)
     refuse_other_history(folder, learner.stages, plan)
     note_stages(folder, learner.stages)
     done, left = cells_about(folder, stream.columns), plan[len(learner.stages) :]
     wanted = missing_cells(cells, stream, plan, done)
+    for row in sorted(thinned_stages(folder) & wanted.keys()):
+        callback.on_warning(f"row {row} of R is not evaluated: stage {row} was thinned out (stages.keep)")
+        del wanted[row]
     note_few_steps(learner, left, callback)
     callback.on_run_begin(
         f"{header['method']} on {header['stream']}, seed {header['seed']}",
@@ -119,6 +126,7 @@ def run_stream(
         write_json(folder / "matrix.json", matrix.to_dict())
         name = plan[number - 1].name if number else "base"
         callback.on_row_end(number, name, matrix.R[number], matrix.tasks)
+        thin(folder, keep)
     callback.on_run_end(matrix)
     return matrix
 

@@ -41,6 +41,7 @@ from evertune.training.stages import (
     FILES,
     LOG,
     SUMS,
+    THINNED,
     link_of,
     load_stage,
     number_of,
@@ -146,7 +147,8 @@ def _stages(folder: Path, config: RunConfig) -> Iterator[Finding]:
         if number not in {number_of(place) for place in places}:
             yield Finding(folder / "stages" / f"{number:02d}-...", "is missing", again, stage=number)
         elif number in done and (wrong := _wrong_with(folder, done[number], origin, before)):
-            yield Finding(wrong[0], wrong[1], again, stage=number)
+            can_be = not (number - 1 in done and (done[number - 1] / THINNED).exists())
+            yield Finding(wrong[0], wrong[1], again if can_be else "", stage=number)
             before = None  # the next one can be verified only after this one has been trained again
             continue
         before = link_of(sealed(done[number] / DONE)) if number in done else None
@@ -165,11 +167,13 @@ def _wrong_with(folder: Path, place: Path, origin: Mapping[str, str], before: st
         content = sealed(place / DONE)
         refuse_foreign(place, content, origin=origin, before=before)
         written = content.get(SUMS, {})
+        gone = FILES if (place / THINNED).exists() else ()
         for file in written if isinstance(written, dict) else ():
             if not is_name(file):
                 raise RunFolderError(f"{place / DONE} names the file {file!r:.80}, which is none of a stage")
-            verify(place, file)
-        for held in split_state(load_stage(folder, read_stage(place))[1]).held:
+            if file not in gone:
+                verify(place, file)
+        for held in () if gone else split_state(load_stage(folder, read_stage(place))[1]).held:
             dict(held)  # loading verifies it
     except UserError as problem:
         named = [path for path in place.iterdir() if str(path) in str(problem)]

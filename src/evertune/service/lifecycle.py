@@ -35,7 +35,8 @@ from evertune.tools.data.source import Hints
 from evertune.training.eval_set import drop_task, keep_task
 from evertune.training.evaluator import write_answers
 from evertune.training.loop import Training
-from evertune.training.stages import saved_stages
+from evertune.training.stages import refuse_thinned, saved_stages, stage_folder
+from evertune.training.thinning import thin
 from evertune.utils.distributed import refuse_several
 from evertune.utils.errors import UserError
 from evertune.utils.files import append_jsonl, write_json
@@ -210,6 +211,7 @@ def learn(
     if broken:
         _go_back(service, stage.number - 1, reason="; ".join(broken))
     forget_unchecked(folder)
+    thin(folder, config_of(folder).stages.keep)
     return LearnResult(stage.number, task.name, verdict, checked, broken, training, stage.steps)
 
 
@@ -347,6 +349,8 @@ def would_forget(folder: Path, to: int) -> list[str]:
     stages = saved_stages(folder)
     if not 0 <= to < len(stages):
         raise UserError(f"{folder} is at stage {len(stages)}: there is nothing to take away from stage {to} on")
+    if to:
+        refuse_thinned(stage_folder(folder, to, stages[to - 1].task))
     return [stage.task for stage in stages[to:]]
 
 

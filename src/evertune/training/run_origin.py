@@ -14,8 +14,8 @@ FORMAT = 2
 """Format version of a run folder. Version 1 has other names of settings, metrics and files."""
 PLACES = ("model", "stream")
 """Settings that may be a path: its last part is the name."""
-CELLS = "cells"
-"""Of `evaluation`: which cells are evaluated. It changes no number, so it is recorded and never compared."""
+CELLS, STAGES = "cells", "stages"
+"""Which cells are evaluated (of `evaluation`), and which stages kept: recorded and never compared."""
 CODE = "code"
 """Of plug-ins: by group and name the hash of their code, and where they are from."""
 
@@ -35,10 +35,11 @@ def origin_of(folder: Path) -> dict[str, str]:
 
 
 def placeless(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """An identity without what changes no number: the choice of cells, and the folders of model, stream and plug-ins,
-    which names and hashes identify.
+    """An identity without what changes no number: the choice of cells and of kept stages, and the folders of model,
+    stream and plug-ins, which names and hashes identify.
     """
-    found = {key: Path(str(value)).name if key in PLACES else value for key, value in identity.items()}
+    kept = {key: value for key, value in identity.items() if key != STAGES}
+    found = {key: Path(str(value)).name if key in PLACES else value for key, value in kept.items()}
     if isinstance(evaluation := found.get("evaluation"), dict):
         found["evaluation"] = {key: value for key, value in evaluation.items() if key != CELLS}
     return {**found, CODE: _sourceless(found[CODE])} if CODE in found else found

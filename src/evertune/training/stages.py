@@ -38,6 +38,8 @@ from evertune.utils.safe_names import is_name
 
 FILES = ("trainable.safetensors", "method.safetensors")
 LOG, DONE, SEAL = "training.jsonl", "done.json", "seal"
+THINNED = "thinned.json"
+"""A note in a stage whose weights were deleted on purpose (`thinning`)."""
 SUMS, RUN, AFTER = "sha256", "run", "after"
 """Keys of `done.json`: checksums of the files, origin of the run, `link_of` the previous stage."""
 ELSEWHERE, STATE, BASE = "elsewhere", "state", "base"
@@ -142,12 +144,21 @@ def _equal(tensor: Tensor, other: Tensor) -> bool:
 def _places(before: Path | None, here: str, tensors: Mapping[str, Tensor]) -> dict[str, Place]:
     """The stage that stores each tensor, and its hash: an earlier one if the previous stage had a bit-identical
     tensor."""
-    old: dict[str, Place] = {}
-    if before:
-        old = json_value(read_tensors(before / FILES[1], only=())[1]["state"]).get(PLACES, {})
+    old = _places_in(before) if before else {}
     places: dict[str, Place] = {n: {"stage": here, "sha256": fingerprint_of({n: t})} for n, t in tensors.items()}
     known = {name for name, place in places.items() if old.get(name, {}).get("sha256") == place["sha256"]}
     return {name: old[name] if name in known else place for name, place in places.items()}
+
+
+def _places_in(folder: Path) -> dict[str, Place]:
+    """The stages that store the tensors of a stage's state, by tensor."""
+    places: dict[str, Place] = json_value(read_tensors(folder / FILES[1], only=())[1]["state"]).get(PLACES, {})
+    return places
+
+
+def referenced_by(folder: Path) -> set[str]:
+    """The names of the earlier stages that store tensors of a stage."""
+    return {place["stage"] for place in _places_in(folder).values()} - {folder.name}
 
 
 def stage_folders(run: Path) -> list[Path]:
@@ -266,6 +277,7 @@ def load_stage(
         RunFolderError: a file is missing, truncated or changed, or the start is another one; the message names it.
     """
     folder = stage_folder(run, stage.number, stage.task)
+    refuse_thinned(folder)
     for file in FILES:
         verify(folder, file)
     trainable, about = read_tensors(folder / FILES[0])
@@ -283,6 +295,20 @@ def load_stage(
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as problem:
         raise damaged(folder / FILES[1], f"is damaged: its notes can't be used ({problem!r:.80})") from problem
+
+
+def refuse_thinned(folder: Path) -> None:
+    """Raise if the weights of a stage were deleted on purpose.
+
+    Raises:
+        RunFolderError: they were; the message has the stages that can be loaded.
+    """
+    if not (folder / THINNED).exists():
+        return
+    others = [f"{number_of(other)}" for other in stage_folders(folder.parent.parent) if not (other / THINNED).exists()]
+    raise RunFolderError(
+        f"{folder} was thinned out (stages.keep): its weights are gone. Stages with weights: 0, {', '.join(others)}"
+    )
 
 
 def _refuse_missing(file: Path, places: Mapping[str, Place]) -> None:

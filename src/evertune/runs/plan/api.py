@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from evertune.assets import Progress
 from evertune.runs.api import data_of, method_specs, refuse_no_config, training_of
@@ -39,7 +39,7 @@ def _plan_on_paper(config: RunConfig, progress: Progress | None) -> list[Estimat
     stream = data_of(config, progress=progress)
     paper = load_on_paper(config.model, options=config.model_options)
     training = training_of(config)
-    how = {"dtype": config.dtype, "cells": config.evaluation.cells}
+    how = {"dtype": config.dtype, **_left_out(config)}
     return [
         plan_on_paper(paper, make_methods(spec, config.options), stream, name=spec, training=training, **how)
         for spec in specs
@@ -59,8 +59,10 @@ def _measured_plan(config: RunConfig, *, progress: Progress | None = None) -> li
     lmm = load_lmm(config.model, seed=config.seed, dtype=config.dtype, options=options, progress=progress)
     training = training_of(config)
     pace = measure_pace(lmm, stream, training, batch=config.evaluation.batch_size)
-    cells = config.evaluation.cells
-    return [
-        plan_run(lmm, make_methods(spec, config.options), stream, name=spec, training=training, pace=pace, cells=cells)
-        for spec in specs
-    ]
+    how: dict[str, Any] = {"training": training, "pace": pace, **_left_out(config)}
+    return [plan_run(lmm, make_methods(spec, config.options), stream, name=spec, **how) for spec in specs]
+
+
+def _left_out(config: RunConfig) -> dict[str, str]:
+    """Which cells are evaluated, and which stages kept."""
+    return {"cells": config.evaluation.cells, "keep": config.stages.keep}

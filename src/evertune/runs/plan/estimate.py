@@ -17,7 +17,7 @@ from evertune.methods import Context, Method
 from evertune.models.features import FeatureStore
 from evertune.models.meta import TRAINED_BYTES, MetaLMM, gigabytes
 from evertune.models.protocol import LMM
-from evertune.runs.plan.planner import StagePlan, answers_of, samples_seen, stage_bytes, stages_of
+from evertune.runs.plan.planner import StagePlan, answers_of, samples_seen, stage_bytes, stages_kept, stages_of
 from evertune.training.loop import Training, trained_parameters
 from evertune.utils.errors import UserError
 
@@ -72,6 +72,7 @@ class Estimate:
         per_task_bytes: weights that the method keeps per task: an expert, an adapter; 0 where it trains one
             set of weights.
         stage_bytes: disk space of a saved stage: the expert, or one copy of everything trained.
+        stages_kept: how many stages keep their weights (`stages.keep`).
         share_of_model: of the stage.
         tokens: of a sample: visual, and of text by the rule of four letters each.
     """
@@ -90,11 +91,12 @@ class Estimate:
     cards: list[CardPlan]
     dtype: str
     answers: int
+    stages_kept: int
 
     @property
     def disk_bytes(self) -> int:
-        """Of all stages."""
-        return self.stage_bytes * len(self.stages)
+        """Of the kept stages."""
+        return self.stage_bytes * self.stages_kept
 
     def as_dict(self) -> dict[str, Any]:
         """For `--json`."""
@@ -110,8 +112,9 @@ def plan_on_paper(
     training: Training,
     dtype: str,
     cells: str = "all",
+    keep: str = "all",
 ) -> Estimate:
-    """The plan of one method on one stream; `cells` as in `wanted_cells`.
+    """The plan of one method on one stream; `cells` as in `wanted_cells`, `keep` as in `thinning`.
 
     Raises:
         UserError: the method's stages depend on images, or the run fits on none of the cards.
@@ -149,6 +152,7 @@ def plan_on_paper(
         cards=[_on(card, work, memory=sum(memory.values()), samples=samples, answers=answers) for card in CARDS],
         dtype=str(number).removeprefix("torch."),
         answers=answers,
+        stages_kept=stages_kept(methods, keep, len(stages)),
     )
     _refuse_if_nowhere(made)
     return made

@@ -24,6 +24,7 @@ from evertune.runs.cells import wanted_cells
 from evertune.training.evaluator import longest_answer
 from evertune.training.gradients import reaching
 from evertune.training.loop import Training, trained_parameters
+from evertune.training.thinning import is_kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ class Plan:
     Attributes:
         answers: questions that the run asks, over all cells that it evaluates.
         stage_bytes: disk space of a saved stage: the expert, or one copy of everything trained.
+        stages_kept: how many stages keep their weights (`stages.keep`).
     """
 
     method: str
@@ -56,11 +58,12 @@ class Plan:
     threads: int
     answers: int = 0
     stage_bytes: int = 0
+    stages_kept: int = 0
 
     @property
     def disk_bytes(self) -> int:
-        """Of all stages, without the samples and importances that a method stores."""
-        return self.stage_bytes * len(self.stages)
+        """Of the kept stages, without the samples and importances that a method stores."""
+        return self.stage_bytes * self.stages_kept
 
     def as_dict(self) -> dict[str, Any]:
         """For `--json`."""
@@ -105,8 +108,9 @@ def plan_run(
     training: Training,
     pace: Speed,
     cells: str = "all",
+    keep: str = "all",
 ) -> Plan:
-    """The plan of one method on one stream; `cells` as in `wanted_cells`."""
+    """The plan of one method on one stream; `cells` as in `wanted_cells`, `keep` as in `thinning`."""
     lmm = adapted(lmm, methods, seed=0)
     context = Context(lmm=lmm, features=FeatureStore(lmm), seed=0, start=lmm.trainable())
     tasks: list[Task] = list(stream.tasks)
@@ -133,7 +137,15 @@ def plan_run(
         threads=torch.get_num_threads(),
         answers=answers,
         stage_bytes=stage_bytes(methods, trained, lmm.dtype),
+        stages_kept=stages_kept(methods, keep, len(stages)),
     )
+
+
+def stages_kept(methods: Sequence[Method], keep: str, count: int) -> int:
+    """How many of `count` stages keep their weights: all, where each has an expert that later ones refer to."""
+    if any(method.in_model_dtype for method in methods):
+        return count
+    return sum(is_kept(keep, number, last=count) for number in range(1, count + 1))
 
 
 def stage_bytes(methods: Sequence[Method], trained: int, dtype: torch.dtype) -> int:
