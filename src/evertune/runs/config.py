@@ -179,8 +179,8 @@ def without_effect(config: RunConfig) -> dict[str, Any]:
     defaults = {key: True for key in ("skip_invalid", "model_options", "deterministic") if not getattr(config, key)}
     unset = {"loss_mean": config.train.loss_mean == "sample", "min_steps": config.train.min_steps is None}
     train = {"gradient_checkpointing", "save_every", *(key for key, is_unset in unset.items() if is_unset)}
-    asked = {CELLS: config.evaluation.cells == "all", "limit": config.evaluation.limit is None}
-    evaluation = {"batch_size", *(key for key, is_unset in asked.items() if is_unset)}
+    usual = {CELLS: "all", "limit": None}
+    evaluation = {"batch_size", *(key for key, value in usual.items() if getattr(config.evaluation, key) == value)}
     stages = {"stages": True} if config.stages.keep == "all" else {}
     return {"data": True, "track": True, "train": train, "evaluation": evaluation, **stages, **defaults}
 

@@ -1,7 +1,7 @@
 """`stages.keep`: old stages give back their disk space; what they were and how they were trained stays.
 
 A thinned stage keeps `done.json` and `training.jsonl`, so that the chain of stages can still be verified, and loses its
-weights and the methods' state. It can't be loaded, asked, exported or gone back to. The last stage stays, and so does
+weights and the methods' state. It can't be loaded, exported or gone back to. The last stage stays, and so does
 every stage whose tensors a later one refers to (the experts of an expansion).
 """
 
