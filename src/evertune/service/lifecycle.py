@@ -21,7 +21,7 @@ from evertune.runs.api import config_of, configure, header_of, load_model, metho
 from evertune.runs.inputs import OWN
 from evertune.runs.learner import drop_outdated_matrix, make_model_folder
 from evertune.runs.ledger import read_ledger
-from evertune.runs.run_folder import is_free
+from evertune.runs.run_folder import is_free, thinned_stages
 from evertune.runs.runner import Callback, cells_about, learn_stage, matrix_of, note_few_steps, note_stages
 from evertune.runs.tracking import TrackingCallback, all_of, refuse_missing, retrack, tracking
 from evertune.runs.unchecked import UncheckedStage, forget_unchecked, note_unchecked
@@ -303,7 +303,8 @@ def check(folder: Path, *, callback: Callback | None = None, progress: Progress 
 
 @_alone_in
 def complete(folder: Path, *, callback: Callback | None = None, progress: Progress | None = None) -> Path:
-    """Evaluate the missing cells of a model that was trained task by task, and write `matrix.json`.
+    """Evaluate the missing cells of a model that was trained task by task, and write `matrix.json`; those of a thinned
+    stage are null.
 
     Then `report` and `compare` read it like a run. The next `learn` or `rollback` removes `matrix.json`.
 
@@ -317,7 +318,7 @@ def complete(folder: Path, *, callback: Callback | None = None, progress: Progre
         raise UserError(f"{folder} is a run: its matrix is there")
     if not service.tasks:
         raise UserError(f"{folder} has learned nothing yet: teach it with evertune learn {folder} DATA")
-    stages = range(service.number + 1)
+    stages = [number for number in range(service.number + 1) if number not in thinned_stages(folder)]
     callback.on_run_begin(
         f"the matrix of {folder}", training=[], answers=len(stages) * sum(len(task.test) for task in service.tasks)
     )
@@ -326,7 +327,7 @@ def complete(folder: Path, *, callback: Callback | None = None, progress: Progre
     stream, plan = Stream(folder.resolve().name, service.tasks), list(service.tasks)
     header = header_of(config, config.method, stream=stream.name)
     path = folder / "matrix.json"
-    write_json(path, matrix_of(header, stream, plan, cells, service.learner, rows=len(stages)).to_dict())
+    write_json(path, matrix_of(header, stream, plan, cells, service.learner, rows=service.number + 1).to_dict())
     return path
 
 

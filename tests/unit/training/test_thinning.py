@@ -66,7 +66,7 @@ def test_a_thinned_run_has_the_same_scores_and_can_go_back_to_what_it_keeps(toy_
     assert code
     assert "was thinned out" in said
     assert (out / "ledger.jsonl").read_bytes() == ledger
-    code, _, said = command("export", out, "--stage", "1", "--out", tmp_path / "exported", capsys=capsys)
+    code, _, said = command("export", out, "--stage", "1", "--to", tmp_path / "exported", capsys=capsys)
     assert code
     assert "was thinned out" in said
     rollback(out, 2)
