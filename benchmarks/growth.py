@@ -1,12 +1,14 @@
-"""What the fortieth task costs beside the fifth: training, what surrounds it, answers, memory, disk.
+"""What the fortieth task costs beside the fifth: training, what surrounds it, answers, memory, open files, disk.
 
     python benchmarks/growth.py                       # 5, 10, 20 and 40 toy tasks on `random`, eproj; then routers
     python benchmarks/growth.py --method sequential --tasks 5,10,20
+    python benchmarks/growth.py --method sequential --tasks 10,100,300 --samples 8 --cells final --keep last
 
 One stream for each number of tasks, with nothing cached before. Printed per stream, each as a median over its last
-five tasks: processor seconds of a training, of all else that a stage costs (learning to route it, saving it), and of a
-row's answers per cell; how many of a row's questions were asked of the model at all; the process's memory, and what of
-it is in use; bytes of a stage on disk. Then routing 128 questions among 1 to 1,000 tasks.
+five tasks: processor seconds of a training, of all else that a stage costs (learning to route it, saving it), of a
+row's answers per cell, and of writing the matrix; how many of a row's questions were asked of the model at all; the
+process's memory, what of it is in use, and its open files; bytes of a stage, and of the whole folder by task, on disk.
+Then routing 128 questions among 1 to 1,000 tasks.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ def main() -> None:
     parser.add_argument("--model", default="random")
     parser.add_argument("--tasks", default="5,10,20,40")
     parser.add_argument("--samples", type=int, default=32)
+    parser.add_argument("--cells", default="all", help="evaluation.cells")
+    parser.add_argument("--keep", default="all", help="stages.keep")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     wanted = parser.parse_args()
     if wanted.one:
@@ -42,8 +46,8 @@ def main() -> None:
         return
     print(f"{wanted.method} on {wanted.model}, {wanted.samples} samples per task, processor seconds")
     print(
-        f"{'tasks':>5} {'training':>9} {'around it':>9} {'per cell':>9} {'asked':>12} "
-        f"{'MB':>6} {'in use':>7} {'kB/stage':>9}"
+        f"{'tasks':>5} {'training':>9} {'around it':>9} {'per cell':>9} {'matrix':>8} {'asked':>12} "
+        f"{'MB':>6} {'in use':>7} {'files':>5} {'kB/stage':>9} {'kB/task':>8}"
     )
     for count in wanted.tasks.split(","):
         with tempfile.TemporaryDirectory() as cache:
@@ -63,8 +67,9 @@ def fresh(arguments: list[str], cache: str) -> str:
     row = json.loads(said.stdout.strip().splitlines()[-1])
     asked = f"{row['asked']}/{row['questions']}"
     return (
-        f"{row['tasks']:5} {row['training']:9.3f} {row['around']:9.3f} {row['cell']:9.4f} {asked:>12} "
-        f"{row['megabytes']:6.0f} {row['used']:7.1f} {row['kilobytes']:9.1f}"
+        f"{row['tasks']:5} {row['training']:9.3f} {row['around']:9.3f} {row['cell']:9.4f} {row['matrix']:8.3f} "
+        f"{asked:>12} {row['megabytes']:6.0f} {row['used']:7.1f} {row['files']:5.0f} {row['kilobytes']:9.1f} "
+        f"{row['per_task']:8.1f}"
     )
 
 
@@ -73,7 +78,8 @@ def measured(wanted: argparse.Namespace) -> dict[str, float]:
     import evertune
     from evertune.models.smol import Smol
 
-    clocks: dict[str, list[float]] = {"training": [], "around": [], "row": [], "memory": [], "used": [], "asked": []}
+    names = ("training", "around", "row", "matrix", "memory", "used", "files", "asked")
+    clocks: dict[str, list[float]] = {name: [] for name in names}
     asked = [0]
     generate = Smol.generate
 
@@ -82,7 +88,7 @@ def measured(wanted: argparse.Namespace) -> dict[str, float]:
         return generate(self, features, instructions, **options)
 
     class Clock(evertune.Callback):
-        since, trained, last = 0.0, 0.0, 0.0
+        since, trained, last, cells, answered = 0.0, 0.0, 0.0, 0, 0.0
 
         def on_task_begin(self, number, task):
             self.since = self.last = time.process_time()
@@ -95,19 +101,26 @@ def measured(wanted: argparse.Namespace) -> dict[str, float]:
         def on_task_end(self, stage):
             clocks["training"].append(self.last - self.trained)
             clocks["around"].append(time.process_time() - self.since - clocks["training"][-1])
-            asked[0], self.since = 0, time.process_time()
+            asked[0], self.cells, self.since = 0, 0, time.process_time()
+
+        def on_evaluate_end(self, stage, task, score):
+            self.cells, self.answered = self.cells + 1, time.process_time()
 
         def on_row_end(self, stage, name, row, tasks):
             if stage:
-                clocks["row"].append((time.process_time() - self.since) / len(tasks))
+                clocks["row"].append((self.answered - self.since) / self.cells)
+                clocks["matrix"].append(time.process_time() - self.answered)
+                clocks["files"].append(len(list(Path("/proc/self/fd").iterdir())))
                 clocks["asked"].append(asked[0])
                 clocks["memory"].append(resident())
                 clocks["used"].append(in_use())
 
     with tempfile.TemporaryDirectory() as place, mock.patch.object(Smol, "generate", counting):
         stream = written(Path(place), wanted.one, wanted.samples)
-        options = {"model": wanted.model, "method": wanted.method, "out": Path(place) / "run", "callback": Clock()}
-        evertune.run(str(stream), **options, settings=["train.epochs=4", "dtype=float32"])
+        options = {"model": wanted.model, "methods": wanted.method, "out": Path(place) / "run", "callbacks": [Clock()]}
+        settings = ["train.epochs=4", "dtype=float32", f"evaluation.cells={wanted.cells}", f"stages.keep={wanted.keep}"]
+        evertune.run(str(stream), **options, settings=settings, progress=False)
+        whole = sum(file.stat().st_size for file in (Path(place) / "run").rglob("*") if file.is_file())
         stages = sorted((Path(place) / "run" / "stages").iterdir())
         disk = [sum(file.stat().st_size for file in stage.iterdir()) for stage in stages]
     last = {name: statistics.median(values[-5:]) for name, values in clocks.items()}
@@ -116,11 +129,14 @@ def measured(wanted: argparse.Namespace) -> dict[str, float]:
         "training": last["training"],
         "around": last["around"],
         "cell": last["row"],
+        "matrix": last["matrix"],
         "asked": round(last["asked"]),
-        "questions": wanted.one * wanted.samples,
+        "questions": wanted.samples * (wanted.one if wanted.cells == "all" else 1),
         "megabytes": last["memory"],
         "used": last["used"],
+        "files": last["files"],
         "kilobytes": statistics.median(disk[-5:]) / 1e3,
+        "per_task": whole / wanted.one / 1e3,
     }
 
 
