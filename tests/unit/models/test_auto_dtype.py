@@ -100,6 +100,7 @@ def test_auto_takes_what_the_environment_says(monkeypatch):
         pick_dtype("auto", CPU)
 
 
+@pytest.mark.slow
 def test_the_real_measurement(tmp_path, monkeypatch):
     monkeypatch.setenv("EVERTUNE_CACHE", str(tmp_path))
     assert set(seconds_per_product("cpu")) == {torch.float32, torch.bfloat16}
