@@ -17,6 +17,7 @@ from evertune.integrations.bare_model import BareModel, NoFeatures, batch_of, lo
 from evertune.integrations.rows import PlannedDataset, Row, Rows
 from evertune.integrations.state_file import SavedState
 from evertune.methods import Context, Method
+from evertune.methods.hook_results import planned_by, terms_of
 from evertune.models.protocol import Batch, Output
 from evertune.models.weights import copy_of, restore
 from evertune.training.states import split_state
@@ -78,7 +79,7 @@ class TrainerTask:
         for method in self._methods:
             method.before_task(self._task)
         for method in self._methods:
-            plan = method.data_plan(self._task, plan)
+            plan = planned_by(method, self._task, plan)
             method.load_progress_dict(self._saved.progress.get(method.name, {}))
         if plan is not self._task.train:
             self._trainer.train_dataset = PlannedDataset(self._rows, plan)
@@ -113,7 +114,7 @@ class TrainerTask:
         return (result[0] + added, *result[1:]) if isinstance(result, tuple) else result + added
 
     def _terms_of(self, method: Method, batch: Batch, output: Output) -> list[Tensor]:
-        terms = method.loss_terms(batch, output)
+        terms = terms_of(method, batch, output)
         for name, term in terms.items():
             self._logged.setdefault(f"{method.name}/{name}", []).append(float(term.detach()))
         return list(terms.values())

@@ -29,7 +29,7 @@ from evertune.models.protocol import LMM
 from evertune.models.scopes import lora_options
 from evertune.utils.arguments import named_arguments, refuse_wrong_hooks
 from evertune.utils.config_io import refuse_extremes
-from evertune.utils.errors import UserError, nearest, unknown
+from evertune.utils.errors import UserError, kind_of, nearest, unknown
 from evertune.utils.plugins import Registry
 from evertune.utils.source_code import foreign_code
 
@@ -222,6 +222,8 @@ def adapted(lmm: LMM, methods: Sequence[Method], *, seed: int) -> LMM:
     lmm = bare(lmm)
     for method in methods:
         lmm = method.adapt(lmm, seed=seed)
+        if not hasattr(lmm, "trainable"):
+            raise UserError(f"adapt of the method '{method.name}' returns {kind_of(lmm)}; expected a model")
     return lmm
 
 

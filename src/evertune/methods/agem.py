@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from evertune.data.task import Sample, Task
 from evertune.methods.base import Context, MethodInfo
-from evertune.methods.replay import Replay, sample_of
+from evertune.methods.replay import RATIO, Choice, Replay, sample_of
 from evertune.utils.errors import UserError
 from evertune.utils.files import digest
 
@@ -27,9 +27,9 @@ class AGem(Replay):
     """Project each gradient so that it does not point against that of kept samples.
 
     Args:
-        ratio: share of each earlier task's training set that is kept, as in `replay`.
+        ratio: what the memory keeps, like `buffer` and `choice` as in `replay`.
         buffer: when above 0, this many samples over all tasks instead of `ratio`.
-        choice: how a `buffer` is filled, as in `replay`.
+        choice: how a `buffer` is filled.
         samples: kept samples, drawn for each step, whose gradient is the reference.
     """
 
@@ -47,9 +47,9 @@ class AGem(Replay):
     def __init__(
         self,
         *,
-        ratio: float = 0.01,
+        ratio: float = RATIO,
         buffer: int = 0,
-        choice: Literal["balanced", "reservoir"] = "balanced",
+        choice: Choice = "balanced",
         samples: int = 16,
     ) -> None:
         if samples < 1:

@@ -22,7 +22,7 @@ from evertune.models.protocol import LMM, Batch, Output, TrainableEncoder
 from evertune.models.regions import NAMES as REGIONS
 from evertune.models.regions import in_region, is_region
 from evertune.utils.arguments import typed_options
-from evertune.utils.errors import UserError
+from evertune.utils.errors import UserError, kind_of
 
 Kind = Literal["baseline", "bound", "replay", "regularization", "adapter", "expansion"]
 
@@ -224,10 +224,12 @@ class Method:
         finite is left out. Loss terms are logged by themselves. Of several processes, the first one's values count.
 
         Raises:
-            UserError: the name has other characters than letters, digits, `_`, `.` and `-`.
+            UserError: the name has other characters than letters, digits, `_`, `.` and `-`, or the value is no number.
         """
         if not LOGGED.fullmatch(name):
             raise UserError(f"{self.name} logs {name!r:.80}: names have letters, digits, '_', '.' and '-' only")
+        if not isinstance(value, int | float) and not (isinstance(value, Tensor) and value.numel() == 1):
+            raise UserError(f"{self.name} logs {kind_of(value)} as '{name}': a value is a number, or a tensor of one")
         self.__dict__.setdefault("_logged", {}).setdefault(name, []).append(value)
 
     def take_logged(self) -> dict[str, float]:

@@ -21,6 +21,9 @@ from evertune.utils.errors import UserError
 from evertune.utils.files import digest
 
 Row = dict[str, Any]
+Choice = Literal["balanced", "reservoir"]
+RATIO = 0.01
+"""Share of each task that is kept by default (He et al. 2023)."""
 MOST_REPEATS = 10_000
 
 
@@ -56,10 +59,10 @@ class Replay(Method):
     def __init__(
         self,
         *,
-        ratio: float = 0.01,
+        ratio: float = RATIO,
         buffer: int = 0,
         repeat: int = 1,
-        choice: Literal["balanced", "reservoir"] = "balanced",
+        choice: Choice = "balanced",
         weighting: Literal["even", "similar", "dissimilar"] = "even",
     ) -> None:
         if not 0 <= ratio <= 1:

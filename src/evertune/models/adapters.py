@@ -157,12 +157,13 @@ def mixture(lmm: LMM, activate: Callable[[str], None], weights: Mapping[str, flo
         raise UserError(f"experts with a {type(other).__name__} can't be mixed: use adapters that are sums (lora)")
     low_rank = {path: cast(LowRank, adapter) for path, adapter in adapters.items()}
     means: dict[str, Tensor] = {}
+    total = sum(weights.values())
     factors: dict[str, list[tuple[Tensor, Tensor]]] = {path: [] for path in low_rank}
     with torch.no_grad():
         for expert, weight in weights.items():
             activate(expert)
             for name, parameter in lmm.trainable().items():
-                means[name] = means.get(name, torch.zeros_like(parameter)) + weight * parameter
+                means[name] = means.get(name, torch.zeros_like(parameter)) + weight / total * parameter
             for path, adapter in low_rank.items():
                 up, down = adapter.factors()
                 factors[path].append((weight * up, down.clone()))

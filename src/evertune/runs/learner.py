@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 import weakref
@@ -33,9 +34,10 @@ from evertune.training import learner
 from evertune.training.answer_files import read_answers
 from evertune.training.eval_set import keep_task
 from evertune.training.evaluator import Score, score_answers
+from evertune.training.stages import saved_stages
 from evertune.utils import distributed
 from evertune.utils.arguments import named_arguments
-from evertune.utils.errors import UserError
+from evertune.utils.errors import RunFolderError, UserError
 from evertune.utils.locks import alone
 
 if TYPE_CHECKING:
@@ -43,6 +45,10 @@ if TYPE_CHECKING:
     from evertune.runs.config import RunConfig
     from evertune.training.loop import OnStep, Training
     from evertune.training.stages import Stage
+
+
+_TAUGHT = "evertune_taught"
+"""Attribute of a model: the last task that a `Learner` has taught it, in place."""
 
 
 def make_model_folder(folder: Path, config: RunConfig, lmm: LMM) -> None:
@@ -129,6 +135,13 @@ class Learner(learner.Learner):
 
     def _open(self, lmm: LMM, config: RunConfig, folder: Path, progress: bool) -> None:
         self.progress = progress and distributed.is_main_process()
+        if taught := vars(lmm).get(_TAUGHT):
+            logging.getLogger("evertune").warning(
+                "%s was taught by another Learner (last: %s), and its weights of now are the start point of %s. To "
+                "begin with the base model, load it again",
+                *(lmm.name, taught, folder),
+            )
+        self._given = lmm
         methods = make_methods(config.method, config.options)
         super().__init__(lmm, methods, folder=folder, upto=last_checked(folder), **learner_arguments(config))
 
@@ -143,6 +156,7 @@ class Learner(learner.Learner):
         steps = self.training_of(task).steps(len(task.train))
         bars = tqdm(total=steps, desc=f"learn {task.name}", unit=" steps", disable=not self.progress)
         with _alone(self.folder), bars as bar:
+            self._refuse_changed()
 
             def stepped(step: Any) -> None:
                 bar.set_postfix_str(f"loss {step.loss:.3f}", refresh=False)
@@ -150,12 +164,21 @@ class Learner(learner.Learner):
                 if on_step is not None:
                     on_step(step)
 
+            vars(self._given)[_TAUGHT] = task.name
             stage = super().learn(task, on_step=stepped)
             if distributed.is_main_process():
                 note_stages(self.folder, self.stages)
                 keep_task(self.folder, task, tokens=self.lmm.answer_tokens)
                 drop_outdated_matrix(self.folder)
         return stage
+
+    def _refuse_changed(self) -> None:
+        """Raise if another learner has taught the folder since it was opened: its stage would be overwritten."""
+        if saved_stages(self.folder, upto=last_checked(self.folder)) != self.stages:
+            raise RunFolderError(
+                f"{self.folder} has other stages than when it was opened: another Learner or command has changed it. "
+                "Call refresh(), which loads its last stage, or Learner.from_run"
+            )
 
     def evaluate(self, task: Task) -> Score:
         """Answer the test samples of `task` with the model as it is now, and score them.

@@ -161,6 +161,7 @@ def follow_stream(learner: Learner, stream: Stream) -> tuple[Any, ...]:
 def plan_of(learner: Learner, stream: Stream) -> list[Task]:
     """The training tasks by stage, as the methods make them of the stream's tasks."""
     from evertune.methods import Method
+    from evertune.methods.hook_results import stages_by
 
     plan: list[Task] = list(stream.tasks)
     for method in learner.methods:
@@ -169,7 +170,7 @@ def plan_of(learner: Learner, stream: Stream) -> list[Task]:
                 task
             ) in stream.known:  # methods see known tasks only before the first stage, and its stages may contain them
                 method.on_known_task(task)
-        plan = method.stages(plan)
+        plan = stages_by(method, plan)
     return plan
 
 

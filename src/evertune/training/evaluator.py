@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from evertune.models.protocol import LMM, Described, Generator, Turn
 from evertune.models.weights import copy_of, fingerprint_of, restore
 from evertune.training.answer_files import read_answers
 from evertune.utils import distributed
-from evertune.utils.errors import RunFolderError, UserError
+from evertune.utils.errors import RunFolderError, UserError, kind_of
 from evertune.utils.files import (
     cache_folder,
     digest,
@@ -200,10 +200,12 @@ def _settled(route: Route, method: Method) -> str | Weights:
     """
     if isinstance(route, str):
         return route
-    weights = {name: float(weight) for name, weight in route.items()}
-    if not any(weights.values()) or not all(map(math.isfinite, weights.values())):
+    numbers = isinstance(route, Mapping) and all(isinstance(weight, int | float) for weight in route.values())
+    weights = {str(name): float(weight) for name, weight in route.items()} if numbers else {}
+    if not any(weights.values()) or not all(0 <= weight < math.inf for weight in weights.values()):
         raise UserError(
-            f"method '{method.name}' routes a sample to {weights!r:.200}: finite weights are needed, not all 0"
+            f"method '{method.name}' routes a sample to {route!r:.200}; a route is the name of an expert, or a "
+            "dictionary of experts with weights that are finite, 0 or more, and not all 0"
         )
     largest = sorted(((n, w) for n, w in weights.items() if w), key=lambda pair: (-pair[1], pair[0]))
     return largest[0][0] if len(largest) == 1 and largest[0][1] == 1 else tuple(largest)
@@ -217,6 +219,11 @@ def _routes(methods: Sequence[Method], samples: Sequence[Sample], task: str | No
             return [method.expert_of(task) or BASE] * len(samples)
         routes = method.route(samples)
         if routes is not None:
+            if not isinstance(routes, Sequence) or isinstance(routes, str) or len(routes) != len(samples):
+                raise UserError(
+                    f"route of the method '{method.name}' returns {kind_of(routes)} for {len(samples)} samples; "
+                    "expected one route per sample, or None"
+                )
             return [_settled(route, method) for route in routes]
     return [None] * len(samples)
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from evertune.data.task import Sample
 from evertune.methods import Method
+from evertune.methods.hook_results import terms_of
 from evertune.models.features import FeatureStore
 from evertune.models.protocol import Batch, LossMean, Trainable
 from evertune.utils import distributed
@@ -113,6 +114,7 @@ class Gradients:
         loss, weight = loss_of(self._lmm.module(), self._methods, batch, loss_mean=self._loss_mean, terms=terms)
         weight = weight if counts else 0.0
         for name, term in terms.items():
+            self._refuse(f"loss term {name}", term.item(), places)
             self._terms[name] = self._terms.get(name, 0.0) + weight * term.item()
         total, weights = distributed.all_reduce_sum([weight * loss.item(), weight], device=loss.device)
         self._refuse("loss", total, places)
@@ -171,7 +173,7 @@ def loss_of(
     output = replace(module(batch), loss_mean=loss_mean)
     total: Tensor = output.loss
     for method in methods:
-        for name, term in method.loss_terms(batch, output).items():
+        for name, term in terms_of(method, batch, output).items():
             total = total + term
             if terms is not None:
                 terms[f"{method.name}/{name}"] = term

@@ -20,6 +20,7 @@ from evertune.data.images import size_of
 from evertune.data.objects import ImageLike, image_path
 from evertune.data.task import Sample, Task, data_digest
 from evertune.methods import Context, Method, adapted, composed
+from evertune.methods.hook_results import planned_by
 from evertune.models.features import FeatureStore
 from evertune.models.fsdp import spread_frozen
 from evertune.models.protocol import LMM
@@ -114,7 +115,7 @@ class Learner:
             method.before_task(task)
         plan: Sequence[Sample] = task.train
         for method in self.methods:
-            plan = method.data_plan(task, plan)
+            plan = planned_by(method, task, plan)
         with distributed.main_process_first():
             self.features.ensure(plan)
         log, seconds, reused = train_or_reuse(

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from evertune.models.weights import bytes_of, fingerprint_of
-from evertune.utils.errors import RunFolderError, UserError
+from evertune.utils.errors import RunFolderError, UserError, kind_of
 from evertune.utils.files import digest_of
 from evertune.utils.safetensors_header import read_header
 
@@ -114,11 +114,14 @@ def split_state(state: Mapping[str, Any]) -> StateParts:
 
     def walk(value: Any, path: str) -> Any:
         if isinstance(value, Tensor):
+            if path in tensors:
+                raise _wrong(path, "two tensors of this place: no name may contain a '/'")
             tensors[path] = value
             return {TENSOR: path}
         if not isinstance(value, Mapping):
-            _refuse_tensors_in(value, path)
+            _refuse_odd(value, path)
             return value
+        _refuse_odd_keys(value, path)
         inside = {key: f"{path}/{key}" if path else str(key) for key in value}
         if isinstance(value, LazyTensors) and not value.was_read and set(inside.values()) == set(value.places):
             held.append(value)
@@ -129,20 +132,33 @@ def split_state(state: Mapping[str, Any]) -> StateParts:
     return StateParts(values, tensors, tuple(held))
 
 
-def _refuse_tensors_in(value: Any, path: str) -> None:
-    """Raise at a tensor in a list: it has no name that a file of tensors could use."""
-    if isinstance(value, Mapping):
-        value = [*value.values()]
-    if not isinstance(value, list | tuple):
-        return
-    if any(isinstance(each, Tensor) for each in value):
-        method, _, name = path.partition("/")
-        raise UserError(
-            f"the method '{method}' has a list of tensors in its state ('{name}'): use a dictionary with texts as "
-            "keys, or one tensor (torch.stack)"
+def _refuse_odd(value: Any, path: str) -> None:
+    """Raise at what JSON can't hold, or would give back as something else; a tensor in a list has no name in a file."""
+    if isinstance(value, list | tuple):
+        if any(isinstance(each, Tensor) for each in value):
+            raise _wrong(path, "a list of tensors", "a dictionary with texts as keys, or one tensor (torch.stack)")
+        for each in value:
+            _refuse_odd(each, path)
+    elif isinstance(value, Mapping):
+        _refuse_odd_keys(value, path)
+        for each in value.values():
+            _refuse_odd([each] if isinstance(each, Tensor) else each, path)
+    elif value is not None and not isinstance(value, bool | int | float | str):
+        remedy = (
+            "torch.as_tensor(...)" if hasattr(value, "dtype") else "tensors, numbers, texts, lists and dictionaries"
         )
-    for each in value:
-        _refuse_tensors_in(each, path)
+        raise _wrong(path, kind_of(value), remedy)
+
+
+def _refuse_odd_keys(value: Mapping[Any, Any], path: str) -> None:
+    if odd := next((key for key in value if not isinstance(key, str)), None):
+        raise _wrong(path, f"a dictionary with the key {odd!r:.40}, which is read back as a text", "texts as keys")
+
+
+def _wrong(path: str, what: str, remedy: str = "") -> UserError:
+    method, _, name = path.partition("/")
+    use = f": use {remedy}" if remedy else ""
+    return UserError(f"the method '{method}' has {what} in its state ('{name}'){use}")
 
 
 def join_state(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -79,6 +80,28 @@ def test_one_process_at_a_time_writes_and_the_matrix_is_not_outdated(lmm, task, 
         one.evaluate(task)
     one.learn(warmth)
     assert not (tmp_path / "model" / "matrix.json").exists()
+
+
+def test_a_second_learner_does_not_overwrite_what_the_first_has_learned(lmm, task, warmth, tmp_path):
+    first, second = learner(lmm, tmp_path / "one"), learner(deepcopy(lmm), tmp_path / "one")
+    first.learn(task)
+    with pytest.raises(RunFolderError, match=r"has other stages than when it was opened.*refresh\(\)"):
+        second.learn(warmth)
+    second.refresh()
+    second.learn(warmth)
+    assert [stage.task for stage in evertune.Learner.from_run(tmp_path / "one", progress=False).stages] == [
+        task.name,
+        warmth.name,
+    ]
+
+
+def test_a_model_that_was_taught_is_no_silent_start(lmm, task, tmp_path, caplog):
+    own = deepcopy(lmm)
+    vars(own).pop("evertune_taught", None)
+    learner(own, tmp_path / "one").learn(task)
+    assert not caplog.records
+    learner(own, tmp_path / "two")
+    assert "was taught by another Learner (last: colours)" in caplog.text
 
 
 def test_save_copies_and_a_temporary_folder_goes(lmm, task, tmp_path):
