@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from evertune.methods import EWC, METHODS, EProj, LoraRouter, LwF, Replay, Tir, composed, make_methods
+from evertune.methods import EWC, METHODS, EProj, Lora, LoraRouter, LwF, Merge, Replay, Tir, composed, make_methods
 from evertune.models.weights import bytes_of, restore
 from evertune.training import evaluator as evaluate
 from evertune.training.method_contract import check_method
@@ -22,6 +22,10 @@ TOGETHER = [
     "tir+mas",
     "replay+tir+ewc",
     "ewc+lwf",
+    "merge+ewc",
+    "replay+merge",
+    "replay+only+ewc",
+    "eproj+only",
 ]
 ADAPTED = [
     "replay+lora",
@@ -32,6 +36,8 @@ ADAPTED = [
     "eproj+lora",
     "replay+olora",
     "replay+moelora",
+    "replay+merge+lora",
+    "only+lora",
 ]
 LORA = ["lora", "olora", "moelora", "lora-router"]
 OPTIONS = {
@@ -41,6 +47,7 @@ OPTIONS = {
     "online-ewc": {"strength": 50.0, "samples": 4},
     "mas": {"samples": 4},
     "lwf": {"strength": 3.0},
+    "merge": {"samples": 4},
 }
 
 
@@ -49,7 +56,7 @@ def test_contract(spec):
     check_method(lambda: make_methods(spec, OPTIONS))
 
 
-@pytest.mark.parametrize("spec", ["sequential", "replay+tir+ewc", "mas", "lwf", "eproj", *LORA])
+@pytest.mark.parametrize("spec", ["sequential", "replay+tir+ewc", "mas", "lwf", "eproj", "merge", "only", *LORA])
 def test_contract_on_instructblip(spec, mini_blip):
     check_method(lambda: make_methods(spec, OPTIONS), model=str(mini_blip))
 
@@ -57,13 +64,18 @@ def test_contract_on_instructblip(spec, mini_blip):
 @pytest.mark.parametrize(
     "make",
     [
+        *[lambda rule=rule: [Merge(rule=rule, samples=4), Lora(r=2)] for rule in Merge.rules],
+        *[lambda rule=rule: [Merge(rule=rule)] for rule in ("magmax", "ema")],
         lambda: [EProj(expert="projection", router="calibrated", init="similar")],
         lambda: [EProj(expand="when-dissimilar", threshold=0.0, reuse_strength=1e4)],
         lambda: [EProj(routing="oracle")],
         lambda: [Replay(buffer=4)],
         lambda: [Replay(buffer=4, choice="reservoir", weighting="dissimilar"), EProj(router="calibrated")],
     ],
-    ids=["calibrated", "reuse", "oracle", "buffer", "reservoir"],
+    ids=[
+        *(f"{rule}+lora" for rule in Merge.rules),
+        *("magmax", "ema", "calibrated", "reuse", "oracle", "buffer", "reservoir"),
+    ],
 )
 def test_contract_with_options(make):
     check_method(make)

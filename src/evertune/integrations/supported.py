@@ -30,7 +30,7 @@ STEPS_IN_BACKWARD = ("lomo", "adalomo", "layerwise")
 def missing_hooks(method: type[Method]) -> list[str]:
     """Hooks of `method` that a Trainer does not call; a bound of `evertune run` is no method for one."""
     found = [hook for hook in HOOKS if getattr(method, hook) is not getattr(Method, hook)]
-    return found or (["stages"] if method.about.kind == "bound" else [])
+    return found or (["start weights"] if method.needs_start else ["stages"] if method.about.kind == "bound" else [])
 
 
 def usable() -> list[str]:

@@ -19,8 +19,10 @@ from evertune.methods.lora import Lora
 from evertune.methods.lora_router import LoraRouter
 from evertune.methods.lwf import LwF
 from evertune.methods.mas import MAS
+from evertune.methods.merge import Merge
 from evertune.methods.moelora import MoELora
 from evertune.methods.olora import OLora
+from evertune.methods.only import Only
 from evertune.methods.replay import Replay
 from evertune.methods.sequential import Sequential
 from evertune.methods.tir import Tir
@@ -46,11 +48,13 @@ __all__ = [
     "Lora",
     "LoraRouter",
     "LwF",
+    "Merge",
     "Method",
     "MethodInfo",
     "MoELora",
     "OLora",
     "OnlineEWC",
+    "Only",
     "Replay",
     "Sequential",
     "Tir",
@@ -63,7 +67,25 @@ __all__ = [
     "refuse_lora_twice",
 ]
 
-_ALL = (Sequential, Replay, AGem, EWC, OnlineEWC, MAS, LwF, Tir, EProj, Lora, OLora, MoELora, LoraRouter, Direct, Joint)
+_ALL = (
+    Sequential,
+    Replay,
+    AGem,
+    EWC,
+    OnlineEWC,
+    MAS,
+    LwF,
+    Tir,
+    Merge,
+    EProj,
+    Lora,
+    OLora,
+    MoELora,
+    LoraRouter,
+    Only,
+    Direct,
+    Joint,
+)
 
 
 def _refuse_unusable(name: str, method: Any) -> None:
@@ -151,6 +173,10 @@ def parts_of(spec: str) -> list[str]:
     if {"expansion", "regularization"} <= set(kinds.values()):
         raise UserError(
             f"method '{spec}': each expert starts from the base model, so there are no earlier weights to hold"
+        )
+    if {"expansion", "merging"} <= set(kinds.values()):
+        raise UserError(
+            f"method '{spec}': an expansion keeps the weights of each task, so there is nothing to merge; use lora"
         )
     experts = [n for n in names if kinds[n] == "expansion"]
     if len(experts) > 1:

@@ -24,7 +24,7 @@ from evertune.models.regions import in_region, is_region
 from evertune.utils.arguments import typed_options
 from evertune.utils.errors import UserError, kind_of
 
-Kind = Literal["baseline", "bound", "replay", "regularization", "adapter", "expansion"]
+Kind = Literal["baseline", "bound", "replay", "regularization", "merging", "adapter", "expansion"]
 
 PROTOCOL = 1
 """Version of the hooks of `Method`; a new one is made when a method written for the old ones would not run."""
@@ -91,8 +91,9 @@ class Context:
         return self.lmm.device
 
     def named(self, region: str) -> list[str]:
-        """The trained parameters in a region: `attention`, `mlp`, `last-4` (blocks), `one-per-block`, a scope; colons
-        narrow: `attention:last-4`. For `is_trainable`, and for methods that treat some layers otherwise.
+        """The trained parameters in a region: `attention`, `mlp`, `gate-up`, `last-4` blocks, `one-per-block`, a scope.
+
+        Colons narrow: `attention:last-4`. For `is_trainable`, and for methods that treat some layers otherwise.
 
         Raises:
             UserError: there is no such region or scope.
@@ -149,7 +150,9 @@ class Method:
     """Options under which the method must be bit-identical to `sequential`; None if there are none."""
     in_model_dtype: ClassVar[bool] = False
     """Whether trained weights are converted to the model's dtype after the task; else they stay float32."""
-    acts_from_first_task: ClassVar[bool] = False
+    needs_start: ClassVar[bool] = False
+    """Whether it needs the weights of the start point, which a Trainer does not have."""
+    acts_from_first_task: bool = False
     """Whether even the first task is trained otherwise than alone: say so, or `check_method` takes it for a mistake."""
     context: Context
 

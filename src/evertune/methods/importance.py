@@ -245,7 +245,7 @@ def mean_over_samples(
     parameters = context.parameters
     module = context.lmm.module()
     context.features.ensure(samples)
-    total = {name: torch.zeros_like(p) for name, p in parameters.items()}
+    total = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in parameters.items()}
     with evaluating(module):
         for some in _alike(samples, at_once=samples_at_once(parameters)):
             for part, gradients in _gradients(context, parameters, some, of):

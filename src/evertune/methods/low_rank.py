@@ -6,15 +6,17 @@ then trained, hashed, saved and restored like those of any family.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from evertune.methods.base import Method
-from evertune.models.adapters import LARGEST_RANK, TRAINED, LowRank, attach
+from evertune.models.adapters import ADAPTER, LARGEST_RANK, TRAINED, LowRank, attach, spread
 from evertune.models.protocol import LMM
 from evertune.utils.errors import UserError
+from evertune.utils.files import digest
 
 RANK, ALPHA, WHOLE, NONE = 8, 16.0, "projection", "none"
 
@@ -51,3 +53,13 @@ class LowRankMethod(Method):
     def adapter(self, layer: nn.Linear, generator: torch.Generator) -> nn.Module:
         """The adapter of one layer."""
         return LowRank(layer, rank=self.r, alpha=self.lora_alpha, generator=generator)
+
+
+def fresh(adapters: Mapping[str, LowRank], words: Sequence[str], *, again: int = 0) -> dict[str, Tensor]:
+    """New matrices of every adapter by parameter name; `words`, usually seed and task, decide them."""
+    made = {}
+    for path, adapter in adapters.items():
+        generator = torch.Generator().manual_seed(int(digest(*words, path, *["again"] * again)[:8], 16))
+        made[f"{path}.{ADAPTER}.down"] = spread(len(adapter.down), adapter.down.shape[1], generator)
+        made[f"{path}.{ADAPTER}.up"] = torch.zeros(adapter.up.shape)
+    return made

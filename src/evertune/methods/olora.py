@@ -6,50 +6,31 @@ directions of a layer's input than they do.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from evertune.data.task import Task
 from evertune.methods.base import Context, MethodInfo
-from evertune.methods.low_rank import ALPHA, NONE, RANK, LowRankMethod
-from evertune.models.adapters import ADAPTER, TRAINED, Adapted, LowRank, spread
+from evertune.methods.low_rank import ALPHA, NONE, RANK, LowRankMethod, fresh
+from evertune.models.adapters import ADAPTER, TRAINED, Adapted, LowRank
 from evertune.models.weights import bytes_of, copy_of, restore
 from evertune.utils.errors import UserError
-from evertune.utils.files import digest
 
 Overlap = Literal["absolute", "squared"]
 
 
 class SummedLowRank(LowRank):
-    """s (B A x + Σ_k B_k A_k x): one adapter that trains, and earlier ones that don't, side by side in two buffers."""
+    """An adapter that other matrices are added to from the beginning."""
+
+    kept_down: Tensor
+    kept_up: Tensor
 
     def __init__(self, layer: nn.Linear, *, rank: int, alpha: float, generator: torch.Generator) -> None:
         super().__init__(layer, rank=rank, alpha=alpha, generator=generator)
-        self.kept_down: Tensor
-        self.kept_up: Tensor
-        self.register_buffer("kept_down", self.down.new_empty(0, layer.in_features))
-        self.register_buffer("kept_up", self.up.new_empty(layer.out_features, 0))
-
-    def keep(self, downs: Sequence[Tensor], ups: Sequence[Tensor]) -> None:
-        """Add just these adapters, (rank, in) and (out, rank) each, to the one that trains."""
-        device = self.down.device
-        self.kept_down = torch.cat([self.kept_down[:0], *(down.to(device) for down in downs)])
-        self.kept_up = torch.cat([self.kept_up[:, :0], *(up.to(device) for up in ups)], dim=1)
-
-    def factors(self) -> tuple[Tensor, Tensor]:
-        """Those of all tasks, side by side."""
-        return torch.cat([self.kept_up, self.up], dim=1), torch.cat([self.kept_down, self.down])
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(.., in) -> (.., out)."""
-        own = super().forward(x)
-        if not len(self.kept_down) or self.mixed:
-            return own
-        return own + self.scale * linear(linear(x.float(), self.kept_down), self.kept_up)
+        self.keep([], [])
 
 
 class OLora(LowRankMethod):
@@ -107,13 +88,8 @@ class OLora(LowRankMethod):
 
     def _fresh(self, task: Task) -> dict[str, Tensor]:
         """A new adapter, decided by the run's seed, the task's name and how often it was learned before."""
-        fresh, again = {}, ["again"] * self._tasks.count(task.name)
-        for path, adapter in self._adapters().items():
-            seed = int(digest("olora", str(self.context.seed), task.name, path, *again)[:8], 16)
-            generator = torch.Generator().manual_seed(seed)
-            fresh[f"{path}.{ADAPTER}.down"] = spread(len(adapter.down), adapter.down.shape[1], generator)
-            fresh[f"{path}.{ADAPTER}.up"] = torch.zeros(adapter.up.shape)
-        return fresh
+        words = ("olora", str(self.context.seed), task.name)
+        return fresh(self._adapters(), words, again=self._tasks.count(task.name))
 
     def adds_to_loss(self) -> bool:
         """Only once there is an earlier subspace to keep out of."""

@@ -37,7 +37,8 @@ MakeAdapter = Callable[[nn.Linear, torch.Generator], nn.Module]
 class LowRank(nn.Module):
     """s B A x with s = alpha / rank, in float32 whatever the layer computes in (Hu et al. 2021, arXiv 2106.09685).
 
-    A starts as the weight of a linear layer would, B at zero: at first nothing is added.
+    A starts as the weight of a linear layer would, B at zero: at first nothing is added. Matrices that don't train may
+    be beside them (`keep`): s (B A + Σ_k B_k A_k) x.
 
     Args:
         layer: the layer that it is beside, (.., in) -> (.., out).
@@ -52,16 +53,34 @@ class LowRank(nn.Module):
         self.down = nn.Parameter(spread(rank, layer.in_features, generator).to(layer.weight.device))
         self.up = nn.Parameter(torch.zeros(layer.out_features, rank, device=layer.weight.device))
         self.mixed: tuple[Tensor, Tensor] | None = None
-        """In place of the own matrices: those of several experts side by side (`mixture`)."""
+        """In place of all other matrices: those of several experts side by side (`mixture`)."""
+
+    def keep(self, downs: Sequence[Tensor], ups: Sequence[Tensor]) -> None:
+        """Add just these matrices, (n, in) and (out, n) each, to the ones that train. They don't train.
+
+        They are buffers, which there are none of before the first call: what `lora` trains has none.
+        """
+        device = self.down.device
+        self.register_buffer("kept_down", torch.cat([self.down[:0], *(d.to(device) for d in downs)]).detach())
+        self.register_buffer("kept_up", torch.cat([self.up[:, :0], *(u.to(device) for u in ups)], dim=1).detach())
+
+    def kept(self) -> tuple[Tensor, Tensor]:
+        """(out, n) and (n, in): the matrices of `keep`."""
+        up, down = self._buffers.get("kept_up"), self._buffers.get("kept_down")
+        return (self.up[:, :0] if up is None else up), (self.down[:0] if down is None else down)
 
     def forward(self, x: Tensor) -> Tensor:
         """(.., in) -> (.., out)."""
-        up, down = self.mixed or (self.up, self.down)
-        return self.scale * linear(linear(x.float(), down), up)
+        x, (up, down), (kept_up, kept_down) = x.float(), self.mixed or (self.up, self.down), self.kept()
+        own = self.scale * linear(linear(x, down), up)
+        if self.mixed or not len(kept_down):
+            return own
+        return own + self.scale * linear(linear(x, kept_down), kept_up)
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """(out, r) and (r, in), whose product times s is what it adds to the layer's weight."""
-        return self.up, self.down
+        """(out, r) and (r, in), whose product times s is what it adds to the layer's weight: kept, then own."""
+        up, down = self.kept()
+        return torch.cat([up, self.up], dim=1), torch.cat([down, self.down])
 
 
 def spread(rows: int, width: int, generator: torch.Generator) -> Tensor:

@@ -1,4 +1,4 @@
-"""Parts of any model by name: `attention`, `mlp`, `last-4`, `one-per-block`, instead of regular expressions.
+"""Parts of any model by name: `attention`, `mlp`, `gate-up`, `last-4`, `one-per-block`, instead of regular expressions.
 
 Names of parameters say where they are: `model.layers.3.self_attn.q_proj.weight` is in block 3 of the stack
 `model.layers`, in its attention. Regions are joined by colons, each a part of the one before: `attention:last-4`.
@@ -14,12 +14,20 @@ OF_MLP = {
     *("mlp", "ffn", "feed_forward", "densereludense", "fc1", "fc2", "intermediate", "intermediate_query", "output"),
     "output_query",
 }
-NAMES = "attention, mlp, last-K (the last K blocks of every stack), one-per-block (the last layer of each)"
+OF_GATE_UP = {
+    *("gate_proj", "up_proj", "gate_up_proj", "w1", "w3", "wi", "wi_0", "wi_1", "fc1", "c_fc", "dense_h_to_4h"),
+    *("linear_1", "linear_fc1", "intermediate", "intermediate_query"),
+}
+"""Of an MLP, the layers that read the residual stream."""
+NAMES = (
+    "attention, mlp, gate-up (the first layers of each mlp), last-K (the last K blocks of every stack), one-per-block "
+    "(the last layer of each)"
+)
 
 
 def is_region(word: str) -> bool:
     """Whether `word` names a region of any model."""
-    return word in ("attention", "mlp", "one-per-block") or LAST.fullmatch(word) is not None
+    return word in ("attention", "mlp", "gate-up", "one-per-block") or LAST.fullmatch(word) is not None
 
 
 def in_region(names: Sequence[str], word: str) -> list[str]:
@@ -34,6 +42,7 @@ def in_region(names: Sequence[str], word: str) -> list[str]:
     regions: dict[str, Callable[[Sequence[str]], list[str]]] = {
         "attention": lambda given: [name for name in given if _in_attention(name)],
         "mlp": lambda given: [name for name in given if _in_mlp(name)],
+        "gate-up": lambda given: [name for name in given if _in_gate_up(name)],
         "one-per-block": _one_per_block,
     }
     return regions[word](names)
@@ -51,6 +60,10 @@ def _in_attention(name: str) -> bool:
 
 def _in_mlp(name: str) -> bool:
     return not _in_attention(name) and not OF_MLP.isdisjoint(layer_of(name).lower().split("."))
+
+
+def _in_gate_up(name: str) -> bool:
+    return _in_mlp(name) and not OF_GATE_UP.isdisjoint(layer_of(name).lower().split("."))
 
 
 def _block_of(name: str) -> tuple[str, int] | None:

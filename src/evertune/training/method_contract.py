@@ -68,16 +68,17 @@ def check_method(
         whole = new(make, folder / "whole")
         frozen = _frozen(whole.lmm)
         stages = _stages(whole, tasks)
-        after = []
+        after, sizes = [], []
         for task in stages:
             whole.learn(task)
             after.append(fingerprint_of(whole.lmm.trainable()))
+            sizes.append([split_state(method.state_dict()).nbytes for method in whole.methods])
         assert _frozen(whole.lmm) == frozen, "a frozen parameter was changed"
         _check_hidden_task(whole, tasks, folder / "hidden")
         _check_save_and_load(whole, make, tasks, new)
         _check_evaluation_changes_nothing(whole.folder, make, tasks, new)
         _check_resume(after[-1], make, stages, folder, new)
-        _check_memory(whole)
+        _check_memory(whole, sizes)
         if not any(method.acts_from_first_task for method in whole.methods) and _trains_all(whole):
             _check_first_stage(after[0], make, stages[0], folder / "direct", new)
         _check_neutral(make, tasks, folder, new)
@@ -234,21 +235,27 @@ def _interrupted(make: MakeMethods, stages: Sequence[Task], folder: Path, new: N
     return fingerprint_of(new(make, folder).lmm.trainable()), resumed_at
 
 
-def _check_memory(learner: Learner) -> None:
-    """Only an expansion may store much more with every task; others may declare a key or an embedding per task."""
+def _check_memory(learner: Learner, sizes: Sequence[Sequence[int]]) -> None:
+    """Only an expansion may store much more with every task; others may declare a key or an embedding per task.
+
+    Args:
+        learner: at the end of its stages.
+        sizes: bytes of tensors in the state of each method, after each stage.
+    """
     if any(method.about.kind == "expansion" for method in learner.methods):
         return
-    sizes = [stage.stored_bytes for stage in learner.stages]
-    bounds = [method.holds_at_most() for method in learner.methods]
-    if any(bound is not None for bound in bounds):
-        most = sum(bound or 0 for bound in bounds)
-        assert sizes[-1] <= most, f"the state has {sizes[-1]} bytes of tensors, and declares {most} at most"
-        return
-    declared = sum(method.grows_by() for method in learner.methods)
     limit = SMALL_GROWTH * bytes_of(learner.lmm.trainable())
-    assert declared <= limit, f"declares a growth of {declared} bytes per task; above {limit:.0f} it is an expansion"
-    allowed = sizes[0] + declared * (len(sizes) - 1)
-    assert sizes[-1] <= allowed, f"stored bytes grow with the number of tasks: {sizes}, declared per task: {declared}"
+    for method, own in zip(learner.methods, zip(*sizes, strict=True), strict=True):
+        most, declared = method.holds_at_most(), method.grows_by()
+        if most is not None:
+            assert own[-1] <= most, f"the state has {own[-1]} bytes of tensors, and declares {most} at most"
+            continue
+        assert declared <= limit, (
+            f"declares a growth of {declared} bytes per task; above {limit:.0f} it is an expansion"
+        )
+        assert own[-1] <= own[0] + declared * (len(own) - 1), (
+            f"stored bytes grow with the number of tasks: {list(own)}, declared per task: {declared}"
+        )
 
 
 class _Like:

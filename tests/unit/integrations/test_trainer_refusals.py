@@ -14,7 +14,7 @@ from evertune.methods import EWC, METHODS, EProj, Replay
 from evertune.utils.errors import UserError
 
 USABLE = {"ewc", "lwf", "mas", "online-ewc", "replay", "sequential", "tir"}
-REFUSED = {"direct", "eproj", "joint", "lora", "lora-router", "moelora", "olora"}
+REFUSED = {"direct", "eproj", "joint", "lora", "lora-router", "merge", "moelora", "olora", "only"}
 
 
 def test_which_methods_work_in_a_trainer():

@@ -31,6 +31,9 @@ PROJECTOR = ["projector.0.weight", "projector.2.bias", "projector.2.lora_A.defau
     [
         (LLAMA, "attention", [n for n in LLAMA if "self_attn" in n]),
         (LLAMA, "mlp", [n for n in LLAMA if ".mlp." in n]),
+        (LLAMA, "gate-up", [n for n in LLAMA if "up_proj" in n]),
+        (OPT, "gate-up", [n for n in OPT if "fc1" in n]),
+        (T5, "gate-up", [n for n in T5 if ".wi" in n]),
         (LLAMA, "last-1", LLAMA[-5:]),
         (LLAMA, "last-2", LLAMA[-10:]),
         (LLAMA, "last-9", LLAMA),
@@ -68,7 +71,7 @@ def test_adapters_go_where_a_region_says(new_lmm):
 
 @pytest.mark.parametrize("word", ["last-0", "attention:none", "last-4:", "attention:q_proj"])
 def test_what_is_no_region_is_refused(new_lmm, word):
-    with pytest.raises(UserError, match=r"no linear layer .*regions attention, mlp, last-K"):
+    with pytest.raises(UserError, match=r"no linear layer .*regions attention, mlp, gate-up .*, last-K"):
         targets(new_lmm(), word)
 
 
@@ -88,6 +91,6 @@ def test_every_family_has_attention_and_an_mlp(name, tiny_chat):
 
     lmm = load_lmm(str(tiny_chat(name)), dtype="float32", device=torch.device("cpu"), options={"scope": "lora"})
     names = [f"{path}.weight" for path in linear_layers(lmm)]
-    for word in ("attention", "mlp", "last-1", "one-per-block"):
+    for word in ("attention", "mlp", "gate-up", "last-1", "one-per-block"):
         assert in_region(names, word), word
     assert not set(in_region(names, "attention")) & set(in_region(names, "mlp"))
