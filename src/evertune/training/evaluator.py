@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ from evertune.utils.regular_files import read_regular
 
 OnAnswered = Callable[[int, int], None]
 ANSWERS, SEAL = "answers", "sha256"
+PER_QUESTION = 1000
+"""Letters that the image and the answer count for, beside the question, where processes share the work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,14 +243,15 @@ def _fill(
 ) -> Iterator[int]:
     """Generate missing predictions in batches (`_in_order`); yields the number of known ones after each batch.
 
-    Several processes share the batches, unless the weights are sharded (FSDP): then all take part in every batch.
+    Several processes share the questions (`_own_part`), unless the weights are sharded (FSDP): then all take part in
+    every batch.
     """
     places = distributed.broadcast([place for place, sample in enumerate(samples) if sample not in cache])
     missing = _in_order([samples[place] for place in places], by_image=lmm.unshared is None)
-    chunks = [missing[start : start + batch_size] for start in range(0, len(missing), batch_size)]
+    own = missing if distributed.uses_fsdp() else _own_part(missing, by_image=lmm.unshared is None)
+    mine = [own[start : start + batch_size] for start in range(0, len(own), batch_size)]
     predicted: list[str] = []
-    mine = chunks if distributed.uses_fsdp() else distributed.shard(chunks)
-    known, together = len(samples) - len(missing), len(chunks) / max(1, len(mine))
+    known, together = len(samples) - len(missing), len(missing) / max(1, len(own))
     for chunk in mine:
         predicted += lmm.generate(
             features.get(chunk),
@@ -261,6 +265,22 @@ def _fill(
         cache.add((sample for chunk in questions for sample in chunk), texts)
     if missing and distributed.is_main_process():
         cache.save()
+
+
+def _own_part(ordered: Sequence[Sample], *, by_image: bool) -> Sequence[Sample]:
+    """The questions of this process, in their order: one after another, the largest first, go to the process with the
+    least to do. With `by_image`, neighbours about the same images stay together.
+    """
+    count = distributed.world_size()
+    if count == 1:
+        return ordered
+    units = [list(unit) for _, unit in groupby(ordered, key=lambda s: s.image_digests if by_image else s.id)]
+    work = [sum(PER_QUESTION + len(sample.instruction) for sample in unit) for unit in units]
+    loads, owner = [0] * count, [0] * len(units)
+    for place in sorted(range(len(units)), key=lambda place: (-work[place], place)):
+        owner[place] = loads.index(min(loads))
+        loads[owner[place]] += work[place]
+    return [sample for unit, rank in zip(units, owner, strict=True) if rank == distributed.rank() for sample in unit]
 
 
 def _in_order(samples: Sequence[Sample], *, by_image: bool) -> list[Sample]:

@@ -9,9 +9,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from evertune.data import Sample
 from evertune.methods import Sequential, make_methods
 from evertune.metrics.cider import cider
 from evertune.models.weights import copy_of
+from evertune.training import evaluator
 from evertune.training.answer_files import read_answers
 from evertune.training.evaluator import (
     PredictionCache,
@@ -21,6 +23,7 @@ from evertune.training.evaluator import (
     score_file,
     write_answers,
 )
+from evertune.utils import distributed
 from evertune.utils.errors import RunFolderError
 from evertune.utils.files import write_jsonl
 
@@ -226,3 +229,42 @@ def test_the_longest_answer_is_that_of_the_training_set(lmm, tasks):
     assert longest_answer(lmm, task, None) == lmm.answer_tokens("red and green") + 2
     assert longest_answer(lmm, replace(task, train=()), None) == lmm.answer_tokens(test[0].answers[0]) + 2
     assert longest_answer(lmm, task, 3) == 3
+
+
+def questions_about(images):
+    """One question per number, about the image of that number, the longer the later."""
+    return [
+        Sample(f"q{at}", (), "?" * (1 + 40 * at), ("a",), known_digests=(f"image {image}",))
+        for at, image in enumerate(images)
+    ]
+
+
+def parts(samples, monkeypatch, *, count, by_image):
+    monkeypatch.setattr(distributed, "world_size", lambda: count)
+    found = []
+    for rank in range(count):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        found.append(list(evaluator._own_part(samples, by_image=by_image)))
+    return found
+
+
+def test_processes_share_the_questions_of_a_cell(monkeypatch):
+    """Of 10 questions in one batch, three processes had 10, 0 and 0 before."""
+    samples = questions_about(range(10))
+    shared = parts(samples, monkeypatch, count=3, by_image=False)
+    assert sorted(map(len, shared)) == [3, 3, 4]
+    assert sorted(s.id for part in shared for s in part) == sorted(s.id for s in samples)
+    letters = [sum(evaluator.PER_QUESTION + len(s.instruction) for s in part) for part in shared]
+    assert max(letters) - min(letters) <= evaluator.PER_QUESTION + len(samples[-1].instruction)
+    assert all(part == sorted(part, key=samples.index) for part in shared)
+
+
+def test_questions_about_one_image_stay_together(monkeypatch):
+    samples = questions_about([0] * 5 + [1] * 2 + [2] * 2 + [3])
+    shared = parts(samples, monkeypatch, count=2, by_image=True)
+    assert [{s.known_digests for s in part} for part in shared] == [
+        {("image 0",)},
+        {("image 1",), ("image 2",), ("image 3",)},
+    ]
+    assert parts(samples[:1], monkeypatch, count=3, by_image=True) == [samples[:1], [], []]
+    assert parts(samples, monkeypatch, count=1, by_image=True) == [samples]
