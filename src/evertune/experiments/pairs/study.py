@@ -106,6 +106,8 @@ def study_of(
         raise UserError(f"method '{config.method}': pairs are learned with one method; join parts with '+'")
     if any(METHODS[part].about.kind == "bound" for part in parts_of(specs[0])):
         raise UserError(f"method '{specs[0]}' is a bound: it does not learn one task after another, so nothing is lost")
+    if config.evaluation.cells != "all" or config.stages.keep != "all":
+        raise UserError("evaluation.cells and stages.keep are for evertune run: a pair evaluates what it needs")
     if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
         raise UserError(f"seeds {', '.join(map(str, seeds)) or '(none)'}: give different numbers from 0 on")
     stream = data_of(config, decode=True, progress=progress)

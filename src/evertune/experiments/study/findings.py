@@ -34,7 +34,8 @@ class Key(NamedTuple):
 
 Terms = Sequence[tuple[int, Key]]
 """A difference as signed runs: [(+1, ewc), (-1, sequential)]."""
-Measure = Callable[[Matrix], float]
+Measure = Callable[[Matrix], float | None]
+"""None where a cell that it needs was not evaluated."""
 Runs = Mapping[Key, Matrix]
 
 
@@ -144,28 +145,25 @@ class Finding:
         return {"name": self.name, "claim": self.claim, "verdict": self.verdict, "comparisons": comparisons}
 
 
-def final_average(run: Matrix) -> float:
+def final_average(run: Matrix) -> float | None:
     """The mean over all tasks, known ones included, after the last stage."""
-    average = mean_or_none(run.R[-1])
-    assert average is not None, "a finished run has its last row"
-    return average
+    return mean_or_none(run.R[-1])
 
 
-def forgetting(run: Matrix) -> float:
+def forgetting(run: Matrix) -> float | None:
     """Chaudhry's forgetting over the new tasks alone: what another start knew before the stream does not count."""
     return _over_new_tasks(run, "forgetting")
 
 
-def drop(run: Matrix) -> float:
+def drop(run: Matrix) -> float | None:
     """From right after learning to the end over the new tasks alone: -BWT, which noise alone does not make positive."""
-    return -_over_new_tasks(run, "bwt")
+    value = _over_new_tasks(run, "bwt")
+    return None if value is None else -value
 
 
-def _over_new_tasks(run: Matrix, metric: str) -> float:
+def _over_new_tasks(run: Matrix, metric: str) -> float | None:
     known = len(run.known)
-    value = metrics_of([row[known:] for row in run.R])[metric]
-    assert value is not None, f"{metric} needs a stage per task"
-    return value
+    return metrics_of([row[known:] for row in run.R])[metric]
 
 
 FORGETTING, DROP, FINAL = "forgetting, new tasks", "drop since learned, new tasks", "final average"
@@ -180,17 +178,21 @@ def keyed(runs: Sequence[Matrix]) -> dict[Key, Matrix]:
 def compared(
     label: str, statistic: str, terms: Mapping[tuple[str, int], Terms], runs: Runs, *, decides: bool = True
 ) -> Comparison:
-    """Compare over units (stream, seed), each a signed sum over runs; one that lacks a run is left out and named."""
-    measure = MEASURES[statistic]
+    """Compare over units (stream, seed), each a signed sum over runs.
+
+    A unit that lacks a run, or has one whose cells do not give the statistic, is left out, and the run is named.
+    """
+    measure, needed = MEASURES[statistic], {key for parts in terms.values() for _, key in parts}
+    found = {key: value for key in needed & runs.keys() if (value := measure(runs[key])) is not None}
     units = [
         # rounded, so that equal runs differ by nothing: units that are all alike have an interval without width
         PairedDifference(
-            stream, seed, round(sum(s * measure(runs[key]) for s, key in parts), 9), tuple(key for _, key in parts)
+            stream, seed, round(sum(s * found[key] for s, key in parts), 9), tuple(key for _, key in parts)
         )
         for (stream, seed), parts in terms.items()
-        if all(key in runs for _, key in parts)
+        if all(key in found for _, key in parts)
     ]
-    missing = dict.fromkeys(key for parts in terms.values() for _, key in parts if key not in runs)
+    missing = dict.fromkeys(key for parts in terms.values() for _, key in parts if key not in found)
     return Comparison(label, statistic, tuple(units), tuple(missing), decides)
 
 

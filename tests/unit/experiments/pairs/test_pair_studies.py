@@ -240,6 +240,8 @@ def test_another_study_or_a_foreign_folder_is_refused(undisturbed, toy_stream, t
         ({"seeds": (1, 1)}, "seeds 1, 1: give different numbers from 0 on"),
         ({"seeds": (-1,)}, "seeds -1: give different numbers from 0 on"),
         ({"seeds": ()}, r"seeds \(none\)"),
+        ({"settings": ["evaluation.cells=final"]}, r"evaluation\.cells and stages\.keep are for evertune run"),
+        ({"settings": ["stages.keep=last"]}, r"evaluation\.cells and stages\.keep are for evertune run"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_anything_is_written(toy_stream, tmp_path, given, complaint):

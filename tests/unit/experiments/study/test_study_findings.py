@@ -129,6 +129,28 @@ def test_missing_runs_are_named_and_nothing_is_decided():
     assert len(test.units) == 2 and test.estimate is not None, "what is there is still shown"
 
 
+def test_runs_without_the_cells_of_a_statistic_decide_nothing():
+    """`evaluation.cells=final`: the final average is there, forgetting is not."""
+
+    def final_only(run):
+        known, last = len(run.known), len(run.R) - 1
+        kept = [
+            [s if row in (max(0, at - known + 1), last) else None for at, s in enumerate(scores)]
+            for row, scores in enumerate(run.R)
+        ]
+        return replace(run, R=kept)
+
+    whole = study()
+    found = {finding.name: finding for finding in findings(list(map(final_only, whole)), ASKED)}
+    lacking = {name for name, finding in found.items() if any(one.missing for one in finding.comparisons)}
+    assert lacking
+    for finding in found.values():
+        for comparison in finding.comparisons:
+            complete = comparison.statistic in ("final average", "drop since learned, new tasks")
+            assert bool(comparison.missing) is not complete
+            assert bool(comparison.units) is complete
+
+
 def test_no_runs_and_one_unit_are_not_measured_and_never_nan():
     one = ASKED.model_copy(
         update={
