@@ -18,6 +18,7 @@ from rich.progress import (
     TextColumn,
 )
 from rich.table import Column
+from rich.text import Text
 
 from evertune.data import Task
 from evertune.runs.runner import Callback
@@ -223,11 +224,19 @@ class TerminalCallback(Callback):
             self._progress.update(self._bars["run"], note=f"{hours(left)} left" if left is not None else "")
 
 
+class _Count(MofNCompleteColumn):
+    """`done/total`; nothing where the total is not known."""
+
+    def render(self, task: Any) -> Text:
+        """Of a bar of rich."""
+        return Text() if task.total is None else super().render(task)
+
+
 def _columns() -> Iterator[ProgressColumn]:
     """Columns of fixed widths, so that no bar moves; 80 together."""
     yield TextColumn("{task.description}", table_column=Column(width=24, no_wrap=True, overflow="ellipsis"))
     yield BarColumn(bar_width=14, complete_style="cyan", finished_style="cyan")
-    yield MofNCompleteColumn(table_column=Column(width=11, no_wrap=True, justify="right"))
+    yield _Count(table_column=Column(width=11, no_wrap=True, justify="right"))
     yield TextColumn("[dim]{task.fields[note]}[/dim]", table_column=Column(width=28, no_wrap=True))
 
 

@@ -162,3 +162,12 @@ def test_only_the_name_of_a_task_is_ever_broken():
     _, first, *rest = out.getvalue().splitlines()
     assert first.split()[1:] == ["12", "50.0", "60.0", "+10.0", "-20.0", "to", "+40.0", "too", "few"]
     assert first.split()[0] + "".join(rest).replace(" ", "") == change.task
+
+
+def test_a_bar_without_a_total_shows_no_count():
+    """`loading data and model ... 0/?` was the first line of every command."""
+    console = Console(file=io.StringIO(), width=80, force_terminal=True)
+    with TerminalCallback(console):
+        pass
+    shown = console.file.getvalue()
+    assert "loading data and model" in shown and "0/?" not in shown
