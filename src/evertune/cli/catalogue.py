@@ -93,12 +93,21 @@ def details(name: str) -> dict[str, dict[str, Any]]:
         sections: dict[str, dict[str, Any]] = {
             f"{content.name}: {content.title}": {**counts, "tasks": len(content.tasks)}
         }
-        sections |= {f"known: {task.name}": _task(task) for task in content.known}
-        sections |= {f"{n}. {task.name}": _task(task) for n, task in enumerate(content.tasks, start=1)}
+        tasks = {f"known: {task.name}": _task(task) for task in content.known}
+        tasks |= {f"{n}. {task.name}": _task(task) for n, task in enumerate(content.tasks, start=1)}
+        sections |= _shared_facts_once(tasks)
         return sections | (_format(name) if name in format_names() else {})  # `coin` is both
     if name in format_names():
         return _format(name)
     raise unknown("method, stream, model or format", name, [*METHODS, *stream_names(), *PRESETS, *format_names()])
+
+
+def _shared_facts_once(tasks: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The facts of tasks; what all of several tasks have in common is in a section of its own, the first."""
+    first, *others = tasks.values()
+    shared = {key: value for key, value in first.items() if others and all(o.get(key) == value for o in others)}
+    own = {name: {k: v for k, v in facts.items() if k not in shared} for name, facts in tasks.items()}
+    return ({"all tasks": shared} if shared else {}) | own
 
 
 def meanings_of(method: type) -> dict[str, str]:
