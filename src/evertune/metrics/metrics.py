@@ -318,5 +318,5 @@ def check_matrix(R: Matrix, *, gaps: bool = False) -> None:
 
 
 def is_score(value: Any) -> bool:
-    """Whether a value of a file can be reckoned with: a number, not beyond all bounds."""
+    """Whether a value is a finite number within the bounds of a score."""
     return isinstance(value, int | float) and not isinstance(value, bool) and -MOST <= value <= MOST

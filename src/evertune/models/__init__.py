@@ -1,4 +1,4 @@
-"""WHO learns: the models. `load_lmm` takes a preset's name or a checkpoint folder."""
+"""Large multimodal models: `load_lmm` takes a preset's name or a checkpoint folder, `wrap` a loaded model."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ class Adapted:
         self._held = fingerprint_of(self._hold())
 
     def _hold(self) -> dict[str, nn.Parameter]:
-        """Hold still what the model below would train and this one does not."""
+        """Freeze what the model below would train and this one does not."""
         held = {name: p for name, p in self._base.trainable().items() if name not in self._names}
         for parameter in held.values():
             parameter.requires_grad_(False)
@@ -124,7 +124,7 @@ class Adapted:
 
     @property
     def fingerprint(self) -> str:
-        """Of the model below, what of it is held still, how it is adapted, and what adapters have that never trains."""
+        """Of the model below, what of it is frozen, how it is adapted, and what adapters have that never trains."""
         buffers = {f"{path}.{n}": b for path, module in self.adapters.items() for n, b in module.named_buffers()}
         return digest(self._base.fingerprint, self._held, self._about, *self._paths, fingerprint_of(buffers))
 
@@ -226,7 +226,7 @@ def merge_peft(module: nn.Module) -> None:
 
 
 def attach(lmm: LMM, make: MakeAdapter, *, targets: str, whole: str, seed: int, about: str) -> LMM:
-    """Put an adapter beside each target layer of `lmm`; all but the adapters and `whole` is held still.
+    """Put an adapter beside each target layer of `lmm`; all but the adapters and `whole` is frozen.
 
     Args:
         lmm: changed in place; adapters that it has already are taken off first.

@@ -134,6 +134,17 @@ class LearnResult:
         }
 
 
+def _announce(service: Service, tasks: Sequence[Task], callback: Callback, *, samples: int) -> None:
+    """Say what a learning will do: the samples of its training, and the questions before and after it."""
+    there = cells_about(service.folder, tasks)
+    answered_before = sum(len(each.test) for each in tasks if (service.number, each.name) not in there)
+    callback.on_run_begin(
+        f"{tasks[-1].name}: task {len(tasks)} of {service.folder}",
+        training=[samples] if samples else [],
+        answers=answered_before + sum(len(each.test) for each in tasks),
+    )
+
+
 @_alone_in
 def learn(
     folder: Path,
@@ -195,14 +206,8 @@ def learn(
     learned = is_learned(service, task, training)
     note_stages(folder, saved_stages(folder))
     kept = keep_task(folder, task, tokens=learner.lmm.answer_tokens)
-    everything = (*service.tasks, kept)
-    there = cells_about(folder, everything)
-    answered_before = sum(len(each.test) for each in everything if (service.number, each.name) not in there)
-    callback.on_run_begin(
-        f"{task.name}: task {len(everything)} of {folder}",
-        training=[] if learned else [round(training.epochs * len(task.train))],
-        answers=answered_before + sum(len(each.test) for each in everything),
-    )
+    samples = 0 if learned else round(training.epochs * len(task.train))
+    _announce(service, (*service.tasks, kept), callback, samples=samples)
     label, group = f"{folder.resolve().name}: {task.name}", folder.resolve().name
     with tracking(folder, to=track, name=label, group=group, callback=callback, same_run=False) as tracks:
         verdict = _taught(service, task, kept, callback, tracks, learned=learned)

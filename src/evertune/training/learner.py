@@ -10,7 +10,7 @@ A benchmark calls `learn` in a loop; a learner writes a run folder.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -135,17 +135,7 @@ class Learner:
         if log:
             log[-1] = replace(log[-1], logged={**log[-1].logged, **logged_by(self.methods)})
         state = self._state()
-        stage = Stage(
-            number=len(self.stages) + 1,
-            task=task.name,
-            samples=len(plan),
-            steps=len(log),
-            seconds=seconds,
-            reused=reused,
-            stored_bytes=split_state(state).nbytes,
-            trained_parameters=sum(p.numel() for p in trained_parameters(self.lmm, self.methods).values()),
-            data=data_digest(task),
-        )
+        stage = self._stage(task, samples=len(plan), steps=len(log), seconds=seconds, reused=reused, state=state)
         if distributed.is_main_process():
             save_stage(
                 self.folder,
@@ -162,6 +152,22 @@ class Learner:
         if not distributed.is_main_process():
             self._take(stage)  # results differ between CPUs: from here on all processes have bit-identical weights
         return stage
+
+    def _stage(
+        self, task: Task, *, samples: int, steps: int, seconds: float, reused: bool, state: Mapping[str, Any]
+    ) -> Stage:
+        """The record of the stage that follows the last."""
+        return Stage(
+            number=len(self.stages) + 1,
+            task=task.name,
+            samples=samples,
+            steps=steps,
+            seconds=seconds,
+            reused=reused,
+            stored_bytes=split_state(state).nbytes,
+            trained_parameters=sum(p.numel() for p in trained_parameters(self.lmm, self.methods).values()),
+            data=data_digest(task),
+        )
 
     def training_of(self, task: Task) -> Training:
         """The hyper-parameters of this task: those of all tasks, adapted to few samples."""

@@ -150,7 +150,7 @@ def _part() -> None:
 
 
 def broadcast(value: T) -> T:
-    """What the leader has as `value`, in every process."""
+    """The main process's `value`, in every process."""
     if world_size() == 1:
         return value
     from torch.distributed import broadcast_object_list
@@ -174,13 +174,13 @@ def all_gather(value: T) -> list[T]:
 
 
 def send_command(*order: Any) -> None:
-    """The leader says what is done next; followers hear it by `receive_command`."""
+    """Tell the other processes the next step; they get it from `receive_command`."""
     if is_main_process():
         broadcast(order)
 
 
 def receive_command() -> tuple[Any, ...]:
-    """What the leader says is done next."""
+    """The next step, from the main process."""
     order: tuple[Any, ...] = broadcast(())
     return order
 
@@ -192,7 +192,7 @@ def barrier() -> None:
 
 @contextmanager
 def main_process_first() -> Iterator[None]:
-    """The leader does the block while the others wait; then they do it, and find in the cache what it has made."""
+    """Run the block on the main process first; the others then run it and find its results in the cache."""
     if not is_main_process():
         barrier()
     yield

@@ -84,35 +84,8 @@ def make_app(
             measured.requests.labels(str(response.status_code)).inc()
         return response
 
-    @app.exception_handler(RefusedError)
-    async def refused(_: Request, problem: RefusedError) -> JSONResponse:
-        return problem.response()
-
-    @app.exception_handler(HTTPException)
-    async def elsewhere(request: Request, problem: HTTPException) -> JSONResponse:
-        where = f"{request.method} {request.url.path}"
-        return RefusedError(problem.status_code, f"{where}: {problem.detail}", code="not_found").response()
-
-    @app.get("/health")
-    async def health() -> JSONResponse:
-        served = _served(answering)
-        about = {"stage": served.stage, "task": served.task, "system_fingerprint": served.fingerprint}
-        return JSONResponse({"status": "ok", "model": name, "waiting": len(batches), **about})
-
-    @app.get("/metrics")
-    async def metrics() -> PlainTextResponse:
-        return PlainTextResponse(generate_latest(measured.registry), media_type="text/plain; version=0.0.4")
-
-    @app.get("/v1/models")
-    async def models(request: Request) -> dict[str, Any]:
-        _admit(request, token)
-        return {"object": "list", "data": [_model(name, _served(answering))]}
-
-    @app.get("/v1/models/{wanted:path}")
-    async def model(request: Request, wanted: str) -> dict[str, Any]:
-        _admit(request, token)
-        refuse_unknown(wanted, name)
-        return _model(name, _served(answering))
+    _add_error_replies(app)
+    _add_facts(app, answering, name=name, token=token, waiting=batches.__len__, registry=measured.registry)
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
@@ -127,6 +100,52 @@ def make_app(
         return _response(reply, name=name, stream=parsed.stream, wants_usage=parsed.wants_usage)
 
     return app
+
+
+def _add_error_replies(app: FastAPI) -> None:
+    """Errors in the form that OpenAI's clients read."""
+
+    @app.exception_handler(RefusedError)
+    async def refused(_: Request, problem: RefusedError) -> JSONResponse:
+        return problem.response()
+
+    @app.exception_handler(HTTPException)
+    async def elsewhere(request: Request, problem: HTTPException) -> JSONResponse:
+        where = f"{request.method} {request.url.path}"
+        return RefusedError(problem.status_code, f"{where}: {problem.detail}", code="not_found").response()
+
+
+def _add_facts(
+    app: FastAPI,
+    answering: BatchGenerator,
+    *,
+    name: str,
+    token: str | None,
+    waiting: Callable[[], int],
+    registry: CollectorRegistry,
+) -> None:
+    """What a client asks besides answers: health, metrics, models."""
+
+    @app.get("/health")
+    async def health() -> JSONResponse:
+        served = _served(answering)
+        about = {"stage": served.stage, "task": served.task, "system_fingerprint": served.fingerprint}
+        return JSONResponse({"status": "ok", "model": name, "waiting": waiting(), **about})
+
+    @app.get("/metrics")
+    async def metrics() -> PlainTextResponse:
+        return PlainTextResponse(generate_latest(registry), media_type="text/plain; version=0.0.4")
+
+    @app.get("/v1/models")
+    async def models(request: Request) -> dict[str, Any]:
+        _admit(request, token)
+        return {"object": "list", "data": [_model(name, _served(answering))]}
+
+    @app.get("/v1/models/{wanted:path}")
+    async def model(request: Request, wanted: str) -> dict[str, Any]:
+        _admit(request, token)
+        refuse_unknown(wanted, name)
+        return _model(name, _served(answering))
 
 
 def _response(reply: Reply, *, name: str, stream: bool, wants_usage: bool) -> Response:
