@@ -159,7 +159,7 @@ def test_show_says_once_what_all_tasks_of_a_stream_share(capsys):
     """`show coin` printed source, files, citation and training settings of the data set for each of its tasks."""
     _, out, _ = evertune("show", "coin", capsys=capsys)
     assert out.count("Instructions_Original/") == 2  # the stream, and the format of this name
-    code, out, _ = evertune("show", "coin", "--json", capsys=capsys)
+    _, out, _ = evertune("show", "coin", "--json", capsys=capsys)
     sections = json.loads(out)
     assert list(sections)[1:3] == ["all tasks", "1. ScienceQA"]
     assert sections["all tasks"]["format"] == "coin" and "format" not in sections["1. ScienceQA"]
