@@ -34,7 +34,7 @@ from evertune.integrations.trainer_task import TrainerTask
 from evertune.methods import Method
 from evertune.training.states import split_state
 from evertune.utils.arguments import named_arguments
-from evertune.utils.errors import UserError
+from evertune.utils.errors import UserError, kind_of
 
 __all__ = ["ContinualCallback"]
 
@@ -116,6 +116,8 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
             UserError: it trains in a way that the methods can't work in; the message says which, and what to do.
         """
         refuse_trainer(trainer, self.methods)
+        if not isinstance(task, str | None):
+            raise UserError(f"task is {kind_of(task)}: attach(trainer, task='shapes') names what is learned")
         trainer.pop_callback(self)
         trainer.add_callback(self)
         if trainer not in self._attached:

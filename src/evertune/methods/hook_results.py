@@ -40,6 +40,8 @@ def planned_by(method: Method, task: Task, samples: Sequence[Sample]) -> Sequenc
     Raises:
         UserError: they are no sequence of samples, or there are none.
     """
+    if not len(task.train):
+        raise UserError(f"the task '{task.name}' has no training samples")
     plan = method.data_plan(task, samples)
     what = f"data_plan of the method '{method.name}' returns"
     if not (hasattr(plan, "__len__") and hasattr(plan, "__getitem__")):

@@ -170,6 +170,13 @@ def _method_of(given: Any) -> tuple[str, dict[str, Any]]:
                 f"{cls.name}.{option} is {kind_of(value)}, which a run can't write down; options are numbers, texts, "
                 "and lists or dictionaries of these"
             )
+    again = cls(**own)
+    for option, value in own.items():
+        if (other := getattr(again, option)) != value:
+            raise UserError(
+                f"{cls.__name__}({option}={value!r:.40}) has the attribute {option} = {other!r:.40}, and a run is made "
+                f"again from what is written down: keep the option as it is given, self.{option} = {option}"
+            )
     return cls.name, own
 
 

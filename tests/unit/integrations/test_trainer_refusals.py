@@ -75,6 +75,8 @@ def test_trainers_that_do_not_fit(tmp_path, monkeypatch):
         assert "\n" not in str(problem.value)
 
     refused("trainer", "attach takes a transformers.Trainer, not str")
+    with pytest.raises(UserError, match=r"task is an int: attach\(trainer, task='shapes'\)"):
+        ContinualCallback("ewc").attach(made(tmp_path), task=3)
     refused(made(tmp_path, data=Endless(), max_steps=3), "the train_dataset is Endless: .* needs a length and an index")
     refused(made(tmp_path, model=tiny.tiny_lm().to(torch.bfloat16)), "trains in half precision, too coarse")
     refused(made(tmp_path, optim="adalomo"), "steps inside the backward pass")

@@ -67,6 +67,11 @@ def test_a_data_plan(value, message):
         planned_by(returning("data_plan", value), TASK, SAMPLES)
 
 
+def test_a_task_without_training_samples():
+    with pytest.raises(UserError, match="the task 'empty' has no training samples"):
+        planned_by(Method(), Task("empty", (), tuple(SAMPLES)), ())
+
+
 @pytest.mark.parametrize("value", [None, [], ["questions"]])
 def test_stages(value):
     with pytest.raises(UserError, match="stages of the method 'own' returns .*; expected a list of tasks"):

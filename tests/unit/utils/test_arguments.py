@@ -97,6 +97,14 @@ def test_a_hook_that_nothing_would_call(hook, message):
         evertune.run("parcel", methods=[own])
 
 
+def test_an_option_that_is_kept_as_another_value():
+    def init(self, *, alpha: float = 1.0):
+        self.alpha = 2 * alpha
+
+    with pytest.raises(UserError, match=r"Own\(alpha=6.0\) has the attribute alpha = 12.0"):
+        evertune.run("parcel", methods=[method(__init__=init)(alpha=3.0)])
+
+
 def test_what_is_not_meant_as_a_hook():
     refuse_wrong_hooks(method(penalty=penalty, _after_taks=_after_taks), Method, prefixes=("after_",))
     for name in METHODS:
