@@ -245,7 +245,8 @@ def _refuse_other_weights(folder: Path, lmm: LMM) -> None:
     if provenance.exists() and read_json(provenance)["model_fingerprint"] != lmm.fingerprint:
         raise RunFolderError(
             f"{folder} was made with another {lmm.name} than the one that is loaded now; if it was "
-            "passed as an object, pass it again: Learner.from_run(folder, lmm=...)"
+            "passed as an object, pass it again: Learner.from_run(folder, lmm=...). A run that begins from a PeftModel "
+            "can be opened by its folder alone where the adapter is saved first (save_pretrained) and given as a path"
         )
 
 
