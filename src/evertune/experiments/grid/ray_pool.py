@@ -142,8 +142,11 @@ def _connected(address: str, size: int) -> Any:
             ray.init(num_cpus=size, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
         else:
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
-    except (ConnectionError, ValueError, RuntimeError) as problem:
-        raise UserError(f"there is no Ray cluster at '{address}': {str(problem).splitlines()[0]}") from problem
+    except Exception as problem:  # a start that takes too long is a plain `Exception` in Ray
+        reason = next(iter(str(problem).splitlines()), type(problem).__name__)
+        if address == LOCAL:
+            raise UserError(f"Ray did not start ({reason}): start evertune grid again, or leave out --ray") from problem
+        raise UserError(f"there is no Ray cluster at '{address}': {reason}") from problem
     return ray
 
 
