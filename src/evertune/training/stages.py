@@ -94,8 +94,7 @@ def save_stage(
         log: loss by step.
     """
     folder = make_folder(stage_folder(run, stage.number, stage.task))
-    parts, earlier = split_state(state), saved_stages(run, upto=stage.number - 1)
-    before = stage_folder(run, earlier[-1].number, earlier[-1].task) if earlier else None
+    parts, before = split_state(state), _before(run, stage.number)
     places = _places(before, folder.name, parts.tensors) | parts.places
     own = {name: tensor for name, tensor in parts.tensors.items() if places[name]["stage"] == folder.name}
     # One entry only: safetensors writes several in random order, and equal stages must be equal files.
@@ -115,6 +114,20 @@ def save_stage(
         SUMS: {name: sha256(content).hexdigest() for name, content in contents.items()},
     }
     write_json(folder / DONE, {**facts, SEAL: digest_of(facts)})
+
+
+def _before(run: Path, number: int) -> Path | None:
+    """The folder of the stage before stage `number`; None for the first. Earlier ones are not read.
+
+    Raises:
+        RunFolderError: it is missing or not finished.
+    """
+    if number == 1:
+        return None
+    found = [place for place in (run / "stages").glob(f"{number - 1:02d}-*") if (place / DONE).exists()]
+    if not found:
+        raise RunFolderError(f"{run}: stage {number - 1} is missing. See evertune doctor {run} --repair")
+    return found[0]
 
 
 def _weights(trainable: Mapping[str, Tensor], start: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> bytes:

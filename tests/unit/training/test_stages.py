@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from evertune.training import states
+from evertune.training import stages, states
 from evertune.training.stages import Stage, load_stage, number_of, save_stage, saved_stages, stage_folder, stage_folders
 from evertune.training.states import LazyTensors, read_tensors, split_state
 from evertune.utils.errors import RunFolderError
@@ -161,3 +161,15 @@ def test_an_expert_of_an_earlier_stage_may_be_the_weights_of_a_later(saved):
     save_stage(saved, stage(4), trainable={"w": expert["w"].clone()}, start={}, state=state, log=[])
     assert not read_tensors(stage_folder(saved, 4, "task-4") / "trainable.safetensors")[0]
     assert torch.equal(load_stage(saved, stage(4))[0]["w"], torch.full((BIG,), 2.0))
+
+
+def test_saving_a_stage_reads_the_one_before_it_only(saved, monkeypatch):
+    """Reading all of them made the 300th stage more expensive than the tenth."""
+    read = []
+    real = stages.sealed
+    monkeypatch.setattr(stages, "sealed", lambda path: read.append(path.parent.name) or real(path))
+    save_stage(saved, stage(4), trainable={}, start={}, state=state_after(3), log=[])
+    assert len(read) == 1
+    assert read[0].startswith("03-")
+    with pytest.raises(RunFolderError, match="stage 5 is missing"):
+        save_stage(saved, stage(6), trainable={}, start={}, state=state_after(3), log=[])
