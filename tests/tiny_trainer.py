@@ -29,6 +29,9 @@ OPTIONS = {
     "lwf": {"strength": 2.0},
     "replay": {"ratio": 0.4},
     "agem": {"ratio": 0.4, "samples": 5},
+    "gem": {"ratio": 0.4, "samples": 5},
+    "der": {"buffer": 8, "samples": 3, "top": 4},
+    "dgg": {"p": 0.5},
 }
 UNDER_TIR = {"ewc": {"strength": 3e4, "samples": 7}, "mas": {"strength": 3e4, "samples": 7}}
 

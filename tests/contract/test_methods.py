@@ -26,6 +26,8 @@ TOGETHER = [
     "replay+merge",
     "replay+only+ewc",
     "eproj+only",
+    "replay+dgg",
+    "der+ewc",
 ]
 ADAPTED = [
     "replay+lora",
@@ -38,8 +40,10 @@ ADAPTED = [
     "replay+moelora",
     "replay+merge+lora",
     "only+lora",
+    "replay+hide",
+    "replay+keeplora",
 ]
-LORA = ["lora", "olora", "moelora", "lora-router"]
+LORA = ["lora", "olora", "moelora", "lora-router", "hide", "disco", "reglora", "keeplora", "osf"]
 OPTIONS = {
     "replay": {"ratio": 0.25},
     "agem": {"ratio": 0.25, "samples": 3},
@@ -48,6 +52,10 @@ OPTIONS = {
     "mas": {"samples": 4},
     "lwf": {"strength": 3.0},
     "merge": {"samples": 4},
+    "gem": {"ratio": 0.25, "samples": 3},
+    "der": {"buffer": 8, "samples": 3},
+    "dgg": {"p": 0.5},
+    "keeplora": {"covered": 0.8, "samples": 4, "target_modules": "q_proj,v_proj"},
 }
 
 
@@ -56,7 +64,9 @@ def test_contract(spec):
     check_method(lambda: make_methods(spec, OPTIONS))
 
 
-@pytest.mark.parametrize("spec", ["sequential", "replay+tir+ewc", "mas", "lwf", "eproj", "merge", "only", *LORA])
+@pytest.mark.parametrize(
+    "spec", ["sequential", "replay+tir+ewc", "mas", "lwf", "eproj", "merge", "only", "der", "gem", *LORA]
+)
 def test_contract_on_instructblip(spec, mini_blip):
     check_method(lambda: make_methods(spec, OPTIONS), model=str(mini_blip))
 

@@ -10,11 +10,17 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from evertune.methods.agem import AGem
 from evertune.methods.base import PROTOCOL, Context, Kind, Method, MethodInfo
+from evertune.methods.der import Der
+from evertune.methods.dgg import Dgg
 from evertune.methods.direct import Direct
+from evertune.methods.disco import Disco
 from evertune.methods.eproj import EProj
 from evertune.methods.ewc import EWC, OnlineEWC
+from evertune.methods.gem import Gem
+from evertune.methods.hide import Hide
 from evertune.methods.importance import ImportancePenalty
 from evertune.methods.joint import Joint
+from evertune.methods.keeplora import KeepLora
 from evertune.methods.lora import Lora
 from evertune.methods.lora_router import LoraRouter
 from evertune.methods.lwf import LwF
@@ -23,6 +29,8 @@ from evertune.methods.merge import Merge
 from evertune.methods.moelora import MoELora
 from evertune.methods.olora import OLora
 from evertune.methods.only import Only
+from evertune.methods.osf import Osf
+from evertune.methods.reglora import RegLora
 from evertune.methods.replay import Replay
 from evertune.methods.sequential import Sequential
 from evertune.methods.tir import Tir
@@ -41,10 +49,16 @@ __all__ = [
     "METHODS",
     "AGem",
     "Context",
+    "Der",
+    "Dgg",
     "Direct",
+    "Disco",
     "EProj",
+    "Gem",
+    "Hide",
     "ImportancePenalty",
     "Joint",
+    "KeepLora",
     "Lora",
     "LoraRouter",
     "LwF",
@@ -55,6 +69,8 @@ __all__ = [
     "OLora",
     "OnlineEWC",
     "Only",
+    "Osf",
+    "RegLora",
     "Replay",
     "Sequential",
     "Tir",
@@ -71,10 +87,13 @@ _ALL = (
     Sequential,
     Replay,
     AGem,
+    Gem,
+    Der,
     EWC,
     OnlineEWC,
     MAS,
     LwF,
+    Dgg,
     Tir,
     Merge,
     EProj,
@@ -82,6 +101,11 @@ _ALL = (
     OLora,
     MoELora,
     LoraRouter,
+    Hide,
+    Disco,
+    RegLora,
+    KeepLora,
+    Osf,
     Only,
     Direct,
     Joint,
@@ -172,7 +196,8 @@ def parts_of(spec: str) -> list[str]:
         raise UserError(f"method '{spec}': '{alone[0]}' is a {kinds[alone[0]]} and runs alone")
     if {"expansion", "regularization"} <= set(kinds.values()):
         raise UserError(
-            f"method '{spec}': each expert starts from the base model, so there are no earlier weights to hold"
+            f"method '{spec}': each task of an expansion trains weights of its own, so there are no earlier weights "
+            "to hold"
         )
     if {"expansion", "merging"} <= set(kinds.values()):
         raise UserError(

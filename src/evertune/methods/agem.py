@@ -10,17 +10,14 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from evertune.data.task import Sample, Task
 from evertune.methods.base import Context, MethodInfo
-from evertune.methods.replay import RATIO, Choice, Replay, sample_of
+from evertune.methods.memory_gradients import dot, gradient_of
+from evertune.methods.replay import RATIO, Choice, Replay, Row, sample_of
 from evertune.utils.errors import UserError
 from evertune.utils.files import digest
-
-AT_ONCE = 8
-"""Samples of the memory whose gradient is computed in one pass."""
 
 
 class AGem(Replay):
@@ -53,7 +50,7 @@ class AGem(Replay):
         samples: int = 16,
     ) -> None:
         if samples < 1:
-            raise UserError(f"agem.samples must be 1 or more, not {samples}")
+            raise UserError(f"{self.name}.samples must be 1 or more, not {samples}")
         super().__init__(ratio=ratio, buffer=buffer, choice=choice)
         self.samples = samples
         self._task, self._step = "", 0
@@ -78,37 +75,33 @@ class AGem(Replay):
         return bool(self._memory)
 
     def after_backward(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        """Take out of the gradient what points against the reference gradient (Chaudhry et al. 2019, equation 11).
-
-        All trained tensors are one vector. It happens before clipping.
-        """
+        """Take out of the gradient what points against the memory, before clipping."""
         self._step += 1
-        kept = [(name, row) for name, rows in self._memory.items() if name != self._task for row in rows]
-        if not kept:
-            return
+        kept = {name: rows for name, rows in self._memory.items() if name != self._task and rows}
         trained = [parameter for parameter in parameters.values() if parameter.grad is not None]
-        gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
-        reference = self._reference(kept, trained)
-        along = _dot(gradients, reference)
+        if kept and trained:
+            self.project([parameter.grad for parameter in trained if parameter.grad is not None], kept, trained)
+
+    def project(
+        self, gradients: Sequence[Tensor], kept: Mapping[str, Sequence[Row]], trained: Sequence[nn.Parameter]
+    ) -> None:
+        """Equation 11 of Chaudhry et al. 2019, in place; all trained tensors are one vector."""
+        rows = [(name, row) for name, some in kept.items() for row in some]
+        reference = self.reference(rows, trained)
+        along = dot(gradients, reference)
         self.log("projected", float(along < 0))
         if along >= 0:
             return
-        share = along / _dot(reference, reference)
+        share = along / dot(reference, reference)
         for g, r in zip(gradients, reference, strict=True):
             g.sub_(share * r)
 
-    def _reference(self, kept: Sequence[tuple[str, dict[str, Any]]], trained: Sequence[nn.Parameter]) -> list[Tensor]:
+    def reference(self, rows: Sequence[tuple[str, Row]], trained: Sequence[nn.Parameter], *words: str) -> list[Tensor]:
         """The gradient of the mean loss of samples of the memory; the same ones on all processes, and when resumed."""
-        choose = random.Random(digest("agem", str(self.context.seed), self._task, str(self._step)))
-        drawn = choose.sample(kept, min(self.samples, len(kept)))
+        choose = random.Random(digest(self.name, str(self.context.seed), self._task, str(self._step), *words))
+        drawn = choose.sample(rows, min(self.samples, len(rows)))
         samples = [self.context.kept(sample_of(row, name)) for name, row in drawn]
-        total = [torch.zeros_like(parameter) for parameter in trained]
-        for start in range(0, len(samples), AT_ONCE):
-            loss = self.context.losses(samples[start : start + AT_ONCE]).sum() / len(samples)
-            for sum_, part in zip(total, torch.autograd.grad(loss, trained, allow_unused=True), strict=True):
-                if part is not None:
-                    sum_.add_(part)
-        return total
+        return gradient_of(self.context.losses, samples, trained)
 
     def progress_dict(self) -> dict[str, Any]:
         """The number of the step, which decides the next draw."""
@@ -117,8 +110,3 @@ class AGem(Replay):
     def load_progress_dict(self, state: Mapping[str, Any]) -> None:
         """Continue with the next draw."""
         self._step = state.get("step", 0)
-
-
-def _dot(one: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:
-    """The scalar product of two lists of tensors, as one vector each."""
-    return torch.stack([torch.sum(a * b) for a, b in zip(one, other, strict=True)]).sum()

@@ -250,6 +250,14 @@ class Method:
         """
         return None
 
+    def layer_weights(self, layer: str, weights: Mapping[str, float]) -> Mapping[str, float]:
+        """The weight of each expert in one adapted layer, for a sample that is routed with `weights`: by default those.
+
+        A method may name experts here that `route` never does; `activate` gets their names.
+        """
+        del layer
+        return weights
+
     def ranking(self, sample: Sample) -> list[tuple[str, float]]:
         """The learned tasks that a sample may be from with the router's probability of each, the likeliest first.
 

@@ -69,9 +69,13 @@ class LowRank(nn.Module):
         up, down = self._buffers.get("kept_up"), self._buffers.get("kept_down")
         return (self.up[:, :0] if up is None else up), (self.down[:0] if down is None else down)
 
+    def own(self) -> tuple[Tensor, Tensor]:
+        """(out, r) and (r, in): the matrices that train."""
+        return self.up, self.down
+
     def forward(self, x: Tensor) -> Tensor:
         """(.., in) -> (.., out)."""
-        x, (up, down), (kept_up, kept_down) = x.float(), self.mixed or (self.up, self.down), self.kept()
+        x, (up, down), (kept_up, kept_down) = x.float(), self.mixed or self.own(), self.kept()
         own = self.scale * linear(linear(x, down), up)
         if self.mixed or not len(kept_down):
             return own
@@ -79,8 +83,8 @@ class LowRank(nn.Module):
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """(out, r) and (r, in), whose product times s is what it adds to the layer's weight: kept, then own."""
-        up, down = self.kept()
-        return torch.cat([up, self.up], dim=1), torch.cat([down, self.down])
+        (up, down), (own_up, own_down) = self.kept(), self.own()
+        return torch.cat([up, own_up], dim=1), torch.cat([down, own_down])
 
 
 def spread(rows: int, width: int, generator: torch.Generator) -> Tensor:
@@ -157,7 +161,13 @@ def bare(lmm: LMM) -> LMM:
 
 
 @contextmanager
-def mixture(lmm: LMM, activate: Callable[[str], None], weights: Mapping[str, float]) -> Iterator[None]:
+def mixture(
+    lmm: LMM,
+    activate: Callable[[str], None],
+    weights: Mapping[str, float],
+    *,
+    of_layer: Callable[[str, Mapping[str, float]], Mapping[str, float]] = lambda _, weights: weights,
+) -> Iterator[None]:
     """While entered, the model computes with several experts at once, each with its weight.
 
     Each adapter adds the weighted sum of what it adds with each expert; what is trained in full is their weighted mean.
@@ -167,6 +177,7 @@ def mixture(lmm: LMM, activate: Callable[[str], None], weights: Mapping[str, flo
         lmm: changed in place.
         activate: puts the weights of an expert into the model.
         weights: by expert.
+        of_layer: a layer and `weights` -> the weights there, for mixtures that differ from layer to layer.
 
     Raises:
         UserError: an adapter is no pair of low-rank matrices (moelora).
@@ -179,13 +190,17 @@ def mixture(lmm: LMM, activate: Callable[[str], None], weights: Mapping[str, flo
     total = sum(weights.values())
     factors: dict[str, list[tuple[Tensor, Tensor]]] = {path: [] for path in low_rank}
     with torch.no_grad():
-        for expert, weight in weights.items():
+        there = {path: of_layer(path, weights) for path in low_rank}
+        for expert in dict.fromkeys([*weights, *(name for each in there.values() for name in each)]):
             activate(expert)
-            for name, parameter in lmm.trainable().items():
-                means[name] = means.get(name, torch.zeros_like(parameter)) + weight / total * parameter
+            if expert in weights:
+                share = weights[expert] / total
+                for name, parameter in lmm.trainable().items():
+                    means[name] = means.get(name, torch.zeros_like(parameter)) + share * parameter
             for path, adapter in low_rank.items():
-                up, down = adapter.factors()
-                factors[path].append((weight * up, down.clone()))
+                if expert in there[path]:
+                    up, down = adapter.factors()
+                    factors[path].append((there[path][expert] * up, down))
         restore(lmm.trainable(), means)
     try:
         for path, adapter in low_rank.items():

@@ -181,8 +181,13 @@ def _active(lmm: LMM, methods: Sequence[Method], expert: str | Weights | None) -
         for method in methods:
             method.activate(name)
 
+    def of_layer(layer: str, weights: Mapping[str, float]) -> Mapping[str, float]:
+        for method in methods:
+            weights = method.layer_weights(layer, weights)
+        return weights
+
     if isinstance(expert, tuple):
-        with mixture(lmm, activate, dict(expert)):
+        with mixture(lmm, activate, dict(expert), of_layer=of_layer):
             yield
         return
     if expert is not None:

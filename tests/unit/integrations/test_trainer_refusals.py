@@ -14,7 +14,7 @@ from evertune.methods import EWC, METHODS, EProj, Replay
 from evertune.utils.errors import UserError
 
 USABLE = {"ewc", "lwf", "mas", "online-ewc", "replay", "sequential", "tir"}
-REFUSED = {"direct", "eproj", "joint", "lora", "lora-router", "merge", "moelora", "olora", "only"}
+REFUSED = {"direct", "eproj", "joint", "lora", "lora-router", "merge", "moelora", "olora", "only", "hide", "osf"}
 
 
 def test_which_methods_work_in_a_trainer():
@@ -37,7 +37,7 @@ def test_which_methods_work_in_a_trainer():
             (
                 name,
                 {},
-                f"the method '{name}' can't work in a Trainer, .* choose from agem, ewc, lwf, mas, online-ewc",
+                f"the method '{name}' can't work in a Trainer, .* choose from agem, der, dgg, ewc, gem, lwf, mas",
             )
             for name in sorted(REFUSED)
         ),

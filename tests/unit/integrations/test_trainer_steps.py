@@ -7,7 +7,20 @@ import tiny_trainer as tiny
 
 from evertune.integrations.transformers import ContinualCallback
 
-SPECS = ("ewc", "online-ewc", "mas", "tir+ewc", "tir+mas", "lwf", "replay", "replay+ewc+lwf", "agem")
+SPECS = (
+    "ewc",
+    "online-ewc",
+    "mas",
+    "tir+ewc",
+    "tir+mas",
+    "lwf",
+    "replay",
+    "replay+ewc+lwf",
+    "agem",
+    "gem",
+    "der",
+    "dgg",
+)
 
 
 @pytest.fixture(autouse=True)

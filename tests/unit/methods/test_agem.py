@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from evertune.methods import AGem, Sequential, agem
+from evertune.methods import AGem, Sequential, memory_gradients
 from evertune.models.features import FeatureStore
 from evertune.training.learner import Learner
 from evertune.training.loop import Training
@@ -45,7 +45,7 @@ def projected(g, r):
 @pytest.mark.parametrize("against", [True, False], ids=["against", "along"])
 @pytest.mark.parametrize("at_once", [2, 8])
 def test_the_projection(lmm, tasks, tmp_path, monkeypatch, against, at_once):
-    monkeypatch.setattr(agem, "AT_ONCE", at_once)
+    monkeypatch.setattr(memory_gradients, "AT_ONCE", at_once)
     method = AGem(ratio=1.0, samples=1000)
     taught(lmm, tasks, tmp_path / "run", method)
     r, g = gradient(lmm, tasks[0].train), gradient(lmm, tasks[1].train[:4])

@@ -178,7 +178,7 @@ class OncePerMicroBatch(OLora):
     def loss_terms(self, batch, output):
         if not self.adds_to_loss():
             return {}
-        values = [overlap_of(a.down, a.kept_down, overlap=self.overlap) for a in self._adapters().values()]
+        values = [overlap_of(a.down, a.kept_down, overlap=self.overlap) for a in self.adapters().values()]
         return {"olora": self.strength * sum(values) * 8 / len(batch.samples)}
 
 
