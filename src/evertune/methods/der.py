@@ -162,7 +162,7 @@ class Der(Replay):
 
     def load_progress_dict(self, state: Mapping[str, Any]) -> None:
         """Continue with the next draw."""
-        self._step = state["step"]
+        self._step = state.get("step", 0)
 
     def state_dict(self) -> dict[str, Any]:
         """The buffer and its logits."""

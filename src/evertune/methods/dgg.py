@@ -100,7 +100,7 @@ class Dgg(Method):
 
     def load_progress_dict(self, state: Mapping[str, Any]) -> None:
         """Continue with the next draw."""
-        self._step = state["step"]
+        self._step = state.get("step", 0)
 
     def state_dict(self) -> dict[str, Any]:
         """Whether there is an old task; the old weights are the stage's."""

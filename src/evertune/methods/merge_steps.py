@@ -159,7 +159,7 @@ class PerturbAndMerge(Rule):
 
     def load_progress_dict(self, state: Mapping[str, Any]) -> None:
         """Continue with the next one."""
-        self._step = state["step"]
+        self._step = state.get("step", 0)
 
     def state_dict(self) -> dict[str, Any]:
         """The sums."""

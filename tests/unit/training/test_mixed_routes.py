@@ -97,7 +97,9 @@ def test_answers_do_not_depend_on_the_batch_and_weights_come_back(learner, tasks
 @pytest.mark.parametrize("weights", [{}, {"task-0": 0.0}, {"task-0": float("nan")}])
 def test_weights_that_say_nothing_are_refused(learner, tasks, route, weights):
     route(lambda sample: weights)
-    with pytest.raises(UserError, match="method 'weighed' routes a sample to .*: finite weights are needed"):
+    with pytest.raises(
+        UserError, match="method 'weighed' routes a sample to .*; a route is the name of an expert, or a"
+    ):
         answers(learner, tasks[0])
 
 
