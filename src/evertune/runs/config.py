@@ -68,6 +68,11 @@ class TrainSettings(Settings):
     gradient_checkpointing: bool = Field(
         default=False, description="compute activations again on the way back: less memory, more time, the same numbers"
     )
+    group_by_image: bool = Field(
+        default=False,
+        description="compose batches of whole images, whose tokens are computed once for all samples about them: the "
+        "same loss of each sample in less time, and other samples in a batch",
+    )
     min_steps: int | None = Field(
         default=None,
         ge=0,
@@ -80,6 +85,15 @@ class TrainSettings(Settings):
         description="optimizer steps between two saves of a task in progress; 0: never; by default as often as costs "
         "less than 5 % of the time",
     )
+
+    @model_validator(mode="after")
+    def _compatible(self) -> TrainSettings:
+        """Two settings that exclude each other are refused before anything is loaded."""
+        if self.group_by_image and self.gradient_checkpointing:
+            from evertune.training.loop import NOT_BOTH
+
+            raise ValueError(NOT_BOTH)
+        return self
 
 
 class EvaluationSettings(Settings):
@@ -178,6 +192,7 @@ def without_effect(config: RunConfig) -> dict[str, Any]:
     """Settings that change no number of a run, for `model_dump(exclude=...)`, so that run folders stay comparable."""
     defaults = {key: True for key in ("skip_invalid", "model_options", "deterministic") if not getattr(config, key)}
     unset = {"loss_mean": config.train.loss_mean == "sample", "min_steps": config.train.min_steps is None}
+    unset["group_by_image"] = not config.train.group_by_image
     train = {"gradient_checkpointing", "save_every", *(key for key, is_unset in unset.items() if is_unset)}
     usual = {CELLS: "all", "limit": None}
     evaluation = {"batch_size", *(key for key, value in usual.items() if getattr(config.evaluation, key) == value)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from evertune.data.task import Sample
 from evertune.methods import Method
 from evertune.methods.hook_results import terms_of
-from evertune.models.features import FeatureStore
 from evertune.models.protocol import Batch, LossMean, Trainable
 from evertune.utils import distributed
 from evertune.utils.errors import UserError
@@ -51,13 +50,13 @@ class Gradients:
         methods: Sequence[Method],
         parameters: Mapping[str, nn.Parameter],
         order: Sequence[Sample],
-        features: FeatureStore,
         accelerator: Any,
+        make_batch: Callable[[Sequence[Sample]], Batch],
         *,
         loss_mean: LossMean = "sample",
     ) -> None:
         self._lmm, self._methods, self._parameters = lmm, methods, parameters
-        self._order, self._features, self._accelerator = order, features, accelerator
+        self._order, self._accelerator, self._make_batch = order, accelerator, make_batch
         self._loss_mean = loss_mean
         self._micro_batches: list[range] = []  # of this window so far
         self._loss = self._weight = 0.0  # their sums, over all processes
@@ -127,8 +126,7 @@ class Gradients:
         for start in range(whole.start, whole.stop, size):
             places = range(start, min(start + size, whole.stop))
             rows = [self._order[place] for place in places]
-            batch = self._lmm.collate(rows, self._features.get(rows)).to(self._lmm.device)
-            self._part(batch, places, window, counts=True)
+            self._part(self._make_batch(rows).to(self._lmm.device), places, window, counts=True)
 
     def _again(self, message: str, window: range) -> None:
         """Repeat the window's micro-batches so far in smaller splits, until they fit."""

@@ -8,9 +8,7 @@ processes share every micro-batch and average their gradients, so that the loss 
 from __future__ import annotations
 
 import math
-import random
 import time
-from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -21,18 +19,23 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from evertune.data.task import Sample, Subset
+from evertune.data.task import Sample
 from evertune.methods import Method
 from evertune.models.features import FeatureStore
 from evertune.models.protocol import Batch, LossMean, Trainable
 from evertune.models.weights import restore
 from evertune.training.gradients import Gradients
+from evertune.training.sample_order import micro_batches, own_part, sample_order, shares_images, window_of
 from evertune.utils import distributed
 from evertune.utils.arguments import named_arguments
 from evertune.utils.errors import UserError
 
 SMALLEST_BATCH = 8
 """The smallest batch size that `min_steps` may lead to (docs/service.md)."""
+NOT_BOTH = (
+    "train.group_by_image keeps keys and values of images, and train.gradient_checkpointing keeps nothing: leave out "
+    "one of them (the first needs less memory, too, where several questions are about one image)"
+)
 MOST_SAMPLES = 2**31
 """Most samples of one training over all epochs: their order is kept in memory, 8 bytes each."""
 
@@ -46,6 +49,8 @@ class Training:
     checkpoints: 0 is never, None as often as costs little. It changes no number. `loss_mean` sets the weights in the
     loss of a step: equal for every sample, whose loss is the mean over its answer's tokens, or for every answer token.
     `min_steps` is a floor of optimizer steps: few samples give smaller batches and more epochs (`fitted`).
+    `group_by_image` composes batches of whole images, whose tokens are computed once for all samples about them; the
+    loss of each sample is the same.
     """
 
     epochs: float = 1.0
@@ -59,6 +64,11 @@ class Training:
     gradient_checkpointing: bool = False
     save_every: int | None = None
     min_steps: int = 0
+    group_by_image: bool = False
+
+    def __post_init__(self) -> None:
+        if self.group_by_image and self.gradient_checkpointing:
+            raise UserError(NOT_BOTH)
 
     def fitted(self, samples: int) -> Training:
         """A copy with at least `min_steps` optimizer steps for a task of `samples` samples.
@@ -137,16 +147,6 @@ class MidTaskSaver(Protocol):
         """Called after each optimizer step but the last; `state` returns the state to save."""
 
 
-def sample_order(samples: Sequence[Sample], *, epochs: float, seed: int) -> Sequence[Sample]:
-    """`epochs` passes over `samples`, each in its own random order; a fraction takes the beginning of its pass."""
-    choose = random.Random(seed)
-    order = array("q")  # places, not samples: there may be a million of them
-    wanted = max(1, round(epochs * len(samples)))
-    while len(order) < wanted:
-        order.extend(choose.sample(range(len(samples)), len(samples)))
-    return Subset(samples, order[:wanted])
-
-
 def train(
     lmm: Trainable,
     methods: Sequence[Method],
@@ -180,9 +180,11 @@ def train(
     if not parameters:
         names = "+".join(method.name for method in methods)
         raise UserError(f"method '{names}' leaves nothing of {lmm.name} to train: change its options")
-    order = sample_order(samples, epochs=training.epochs, seed=seed)
+    shared = training.group_by_image and shares_images(lmm)
+    whole = training.batch_size if shared else None
+    order = sample_order(samples, epochs=training.epochs, seed=seed, whole_images=whole)
     with _training(lmm, parameters), _checkpointing(lmm, wanted=training.gradient_checkpointing):
-        run = _Run(lmm, methods, parameters, order, training, training.steps(len(samples)))
+        run = _Run(lmm, methods, parameters, order, training, training.steps(len(samples)), shared)
         return _steps(run, features, on_step, mid_task)
 
 
@@ -228,6 +230,8 @@ class _Run(NamedTuple):
     order: Sequence[Sample]
     training: Training
     steps: int
+    shared: bool
+    """Whether samples about the same images share a copy of their tokens."""
 
 
 def _steps(run: _Run, features: FeatureStore, on_step: OnStep | None, mid_task: MidTaskSaver | None) -> list[Step]:
@@ -236,7 +240,13 @@ def _steps(run: _Run, features: FeatureStore, on_step: OnStep | None, mid_task: 
     place = kept["place"] if kept else 0
     accelerator, optimizer, loader, schedule = _prepared(run, features, place)
     gradients = Gradients(
-        run.lmm, run.methods, parameters, run.order, features, accelerator, loss_mean=run.training.loss_mean
+        run.lmm,
+        run.methods,
+        parameters,
+        run.order,
+        accelerator,
+        partial(_batch, run, features),
+        loss_mean=run.training.loss_mean,
     )
     log: list[Step] = []
     started, seen = time.perf_counter(), 0
@@ -244,7 +254,7 @@ def _steps(run: _Run, features: FeatureStore, on_step: OnStep | None, mid_task: 
         if kept:  # not earlier: starting a loader draws random numbers
             log = _go_on(run, kept, optimizer, schedule, gradients)
             kept = None
-        window = _window(whole, len(run.order), run.training)
+        window = window_of(whole, len(run.order), run.training.batch_size * run.training.gradient_accumulation_steps)
         gradients.add(batch, whole, window)
         seen += len(whole)
         place += 1
@@ -362,29 +372,14 @@ def cosine(steps: int, warmup_ratio: float) -> Callable[[int], float]:
     return factor
 
 
-def micro_batches(samples: int, size: int) -> list[range]:
-    """Places of the samples of each micro-batch, of all processes together."""
-    return [range(start, min(start + size, samples)) for start in range(0, samples, size)]
-
-
-def _window(whole: range, samples: int, training: Training) -> range:
-    """Places of the samples of the optimizer step that a micro-batch is part of; the last one may have fewer."""
-    size = training.batch_size * training.gradient_accumulation_steps
-    start = whole.start - whole.start % size
-    return range(start, min(start + size, samples))
-
-
-def _own(whole: range) -> range:
-    """The part of a micro-batch for this process; if there is none left, the first sample, with weight 0."""
-    return distributed.shard(whole) or whole[:1]  # type: ignore[return-value]
+def _batch(run: _Run, features: FeatureStore, rows: Sequence[Sample]) -> Batch:
+    shared = {"shared": True} if run.shared else {}
+    return run.lmm.collate(rows, features.get(rows), **shared)
 
 
 def _loader(run: _Run, features: FeatureStore, place: int) -> Any:
-    def collate(rows: Sequence[Sample]) -> Batch:
-        return run.lmm.collate(rows, features.get(rows))
-
-    places = [_own(whole) for whole in micro_batches(len(run.order), run.training.batch_size)[place:]]
-    return DataLoader(run.order, batch_sampler=places, collate_fn=collate)  # type: ignore[arg-type]
+    places = [own_part(whole) for whole in micro_batches(len(run.order), run.training.batch_size)[place:]]
+    return DataLoader(run.order, batch_sampler=places, collate_fn=partial(_batch, run, features))  # type: ignore[arg-type]
 
 
 def _groups(lmm: Trainable, parameters: Mapping[str, nn.Parameter], training: Training) -> list[dict[str, Any]]:

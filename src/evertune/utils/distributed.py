@@ -205,6 +205,13 @@ def shard(items: Sequence[T]) -> Sequence[T]:
     return items[rank() :: world_size()] if world_size() > 1 else items
 
 
+def chunk(items: Sequence[T]) -> Sequence[T]:
+    """The part of `items` that this process takes: neighbours. The first processes have one more where it must be."""
+    size, more = divmod(len(items), world_size())
+    start = rank() * size + min(rank(), more)
+    return items[start : start + size + (rank() < more)]
+
+
 def all_reduce_sum(values: Sequence[float], *, device: torch.device) -> list[float]:
     """Each value summed over all processes, in every process; `device` is where they exchange tensors."""
     if world_size() == 1:

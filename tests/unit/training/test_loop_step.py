@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from evertune.methods import Sequential
 from evertune.models.weights import copy_of, restore
 from evertune.training import gradients as pieces
 from evertune.training.gradients import Gradients
-from evertune.training.loop import Training, _own, train
+from evertune.training.loop import Training, train
+from evertune.training.sample_order import own_part
 from evertune.utils import distributed
 
 
@@ -97,22 +99,28 @@ class Accelerator:
         loss.backward()
 
 
-def gradient_of_window(lmm, samples, features, micro_batches):
+def gradient_of_window(lmm, samples, features, micro_batches, *, shared=False):
     """What `Gradients` adds up for a window, in this process."""
-    gradients = Gradients(lmm, [Sequential()], lmm.trainable(), samples, features, Accelerator())
+
+    def batch_of(rows):
+        return lmm.collate(rows, features.get(rows), shared=shared)
+
+    gradients = Gradients(lmm, [Sequential()], lmm.trainable(), samples, Accelerator(), batch_of)
     for parameter in lmm.trainable().values():
         parameter.grad = None
     for whole in micro_batches:
-        rows = [samples[place] for place in _own(whole)]
-        gradients.add(lmm.collate(rows, features.get(rows)), whole, range(len(samples)))
+        gradients.add(batch_of([samples[place] for place in own_part(whole)]), whole, range(len(samples)))
     return {name: p.grad.clone() for name, p in lmm.trainable().items() if p.grad is not None}
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])
 @pytest.mark.parametrize("parts", [(7,), (4, 3), (5, 1, 1)], ids=str)
-def test_parts_of_uneven_processes_add_up(lmm, tasks, features, monkeypatch, count, parts):
+@pytest.mark.parametrize("shared", [False, True])
+def test_parts_of_uneven_processes_add_up(lmm, tasks, features, monkeypatch, count, parts, shared):
     """The sum over processes is the gradient of the window's mean, also where some have nothing of a micro-batch."""
     samples = tasks[0].train[:7]
+    if shared:  # three images
+        samples = [replace(sample, images=samples[at // 3].images) for at, sample in enumerate(samples)]
     starts = [sum(parts[:n]) for n in range(len(parts))]
     micro_batches = [range(start, start + size) for start, size in zip(starts, parts, strict=True)]
     module = lmm.module()
@@ -123,7 +131,7 @@ def test_parts_of_uneven_processes_add_up(lmm, tasks, features, monkeypatch, cou
     shares = []
     for number in range(count):
         monkeypatch.setattr(distributed, "rank", lambda number=number: number)
-        shares.append(gradient_of_window(lmm, samples, features, micro_batches))
+        shares.append(gradient_of_window(lmm, samples, features, micro_batches, shared=shared))
     for name, gradient in zip(lmm.trainable(), right, strict=True):
         if gradient is not None:
             torch.testing.assert_close(sum(share[name] for share in shares), gradient, rtol=1e-3, atol=1e-5, msg=name)

@@ -22,6 +22,7 @@ DECIDES = {
     "max_grad_norm": 0.5,
     "loss_mean": "token",
     "min_steps": 30,
+    "group_by_image": True,
 }
 DECIDES_NOTHING = {"gradient_checkpointing": True, "save_every": 3}
 
