@@ -6,7 +6,8 @@
 
 Random weights in the shapes of LLaVA-1.5-7B, Qwen2.5-VL-3B and InstructBLIP-Vicuna-7B (`shapes.py`), in bfloat16 on a
 GPU. Each line that is printed is also in `--out`; a part that is there is not measured again, one that failed is. No
-part is begun after `--minutes`. Shares are of the speed of a large product, measured in the same process.
+part is begun after `--minutes`. Shares are of the speed of a large product, measured in the same process. They count
+the operations of evertune's step for both sides: the tower, which a Trainer computes in every step, is time only.
 
 `train`, `trainer`: tokens per second of the LM's sequence, share of that speed, peak memory, and `plan`'s estimate.
 `evaluate`, `generate`: questions per second. `attention:KIND`, `adamw`: seconds of a step. `method:NAME`: seconds of a
@@ -17,6 +18,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -25,6 +28,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from gpu_sides import generate_seconds, trainer_seconds
@@ -89,7 +93,7 @@ def open_parts(shape: str, scope: str, wanted: argparse.Namespace) -> list[str]:
 
 def work(name: str, scope: str, wanted: argparse.Namespace) -> None:
     """In a process of its own: build the model once, measure part after part."""
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as place, mock.patch.dict(os.environ, {"EVERTUNE_CACHE": f"{place}/cache"}):
         bench = Bench(name, scope, Path(place), toy=wanted.toy, device=torch.device(wanted.device))
         for part in open_parts(name, scope, wanted):
             if time.time() > wanted.until:
@@ -247,6 +251,7 @@ class Bench:
         learner.learn(second, on_step=times.tick)
         seconds = times.each(self.warm)
         learner.load(0)
+        shutil.rmtree(folder)
         return {"step": round(statistics.median(seconds), 4), "peak_bytes": self._peak()}
 
     def _one_step(self) -> None:

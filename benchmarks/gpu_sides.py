@@ -76,7 +76,9 @@ def generate_seconds(lmm: Any, shape: Shape, samples: Sequence[Sample], *, token
     @torch.inference_mode()
     def answer() -> Any:
         found = inputs_of(lmm, shape, samples, answers=False)
+        half = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")  # InstructBLIP mixes dtypes
         moved = {n: v.to(device, dtype) if v.is_floating_point() else v.to(device) for n, v in found.items()}
-        return shape.model.generate(**moved, max_new_tokens=tokens, do_sample=False)
+        with half:
+            return shape.model.generate(**moved, max_new_tokens=tokens, do_sample=False)
 
     return answer
