@@ -31,7 +31,7 @@ OPTIONS = {
     "agem": {"ratio": 0.4, "samples": 5},
     "gem": {"ratio": 0.4, "samples": 5},
     "der": {"buffer": 8, "samples": 3, "top": 4},
-    "dgg": {"p": 0.5},
+    "dgg": {"p": 1.0},
 }
 UNDER_TIR = {"ewc": {"strength": 3e4, "samples": 7}, "mas": {"strength": 3e4, "samples": 7}}
 
