@@ -23,6 +23,10 @@ SPECS = (
     "olora",
     "moelora",
     "lora-router",
+    "der",
+    "merge+lora",
+    "hide",
+    "keeplora",
 )
 SETTINGS = (
     "dtype=float32",
@@ -33,6 +37,13 @@ SETTINGS = (
     "options.ewc.samples=5",
     "options.ewc.strength=50",
     "options.mas.samples=5",
+    "options.der.buffer=8",
+    "options.der.samples=3",
+    "options.merge.rule=pm",
+    "options.merge.samples=5",
+    "options.keeplora.samples=5",
+    "options.keeplora.covered=0.8",
+    "options.keeplora.target_modules='q_proj,v_proj'",
 )
 # 15 samples: two micro-batches of seven, four for the first process and three for the second, and one of a single
 # sample, which leaves nothing for the second.

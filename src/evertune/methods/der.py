@@ -122,18 +122,21 @@ class Der(Replay):
             self.log("distillation", found[-1].detach())
         return torch.stack(found)
 
-    def after_task(self, task: Task) -> None:
-        """Keep a random choice of the task, and the logits of now."""
-        super().after_task(task)
-        new = self._memory[task.name]
-        kept = [row for name, rows in self._memory.items() if name != task.name for row in rows]
-        samples = [self.context.kept(sample_of(row, task.name)) for row in new]
+    def _stored(self, task: Task, rows: Sequence[Row]) -> list[Row]:
+        """The samples that are new in the buffer, and the logits of now of each.
+
+        They are of the task's own images: another process may still be copying those that are kept.
+        """
+        samples = [sample_of(row, task.name) for row in rows]
         values, indices = self._logits(samples) if samples else self._empty()
+        kept = [row for name, some in self._memory.items() if name != task.name for row in some]
         places = [row[PLACE] for row in kept]
         self._values = torch.cat([self._values[places], values])
         self._indices = torch.cat([self._indices[places], indices])
-        for place, row in enumerate([*kept, *new]):
+        stored = super()._stored(task, rows)
+        for place, row in enumerate([*kept, *stored]):
             row[PLACE] = place
+        return stored
 
     @torch.no_grad()
     def _logits(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:

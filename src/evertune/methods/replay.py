@@ -121,8 +121,11 @@ class Replay(Method):
         """Keep a random choice of the task."""
         choose = random.Random(digest("replay", str(self.context.seed), task.name))
         self._choose(task, choose)
-        own = self._memory.get(task.name, [])
-        self._memory[task.name] = [self.context.keep(sample_of(row, task.name)).to_row() for row in own]
+        self._memory[task.name] = self._stored(task, self._memory.get(task.name, []))
+
+    def _stored(self, task: Task, rows: Sequence[Row]) -> list[Row]:
+        """The same samples of `task` with images that are kept in the run folder."""
+        return [self.context.keep(sample_of(row, task.name)).to_row() for row in rows]
 
     def _choose(self, task: Task, choose: random.Random) -> None:
         if self.choice == "reservoir":
