@@ -128,6 +128,10 @@ class TerminalCallback(Callback):
         self._cached = []
         self._mark = time.perf_counter()
 
+    def on_features_settled(self, choice: str) -> None:
+        """One quiet line."""
+        self.console.print(f"[dim]{escape(choice)}[/dim]", highlight=False, soft_wrap=True)
+
     def on_environment_changed(self, changes: list[str]) -> None:
         """A warning: numbers may differ in their last bits from here on."""
         self.console.print(

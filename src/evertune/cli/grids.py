@@ -111,7 +111,8 @@ def _list_cells(cells: list[Cell], *, as_json: bool) -> None:
 
 def _totals_line(totals: Totals) -> str:
     """Runs, hours and disk on one line."""
-    from evertune.reporting.labels import duration, size
+    from evertune.reporting.labels import duration
+    from evertune.utils.sizes import size
 
     count = sum(totals.states.values())
     states = ", ".join(f"{number} {state}" for state, number in totals.states.items())

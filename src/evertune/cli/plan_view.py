@@ -12,7 +12,7 @@ from evertune.cli.console import show_note
 from evertune.runs.runner import few_steps
 
 if TYPE_CHECKING:
-    from evertune.runs.plan.estimate import Estimate
+    from evertune.runs.plan.estimate import CardPlan, Estimate
     from evertune.runs.plan.planner import Plan, StagePlan
 
 TOTAL = "total"
@@ -20,7 +20,8 @@ TOTAL = "total"
 
 def show_plans(console: Console, plans: Sequence[Plan]) -> None:
     """Stages, then what each method trains, takes and stores, measured on this machine."""
-    from evertune.reporting.labels import duration, size
+    from evertune.reporting.labels import duration
+    from evertune.utils.sizes import size
 
     _show_stages(console, plans)
     header = ("method", "trained parameters", "steps", "training", "answering", "disk")
@@ -46,13 +47,16 @@ def show_plans(console: Console, plans: Sequence[Plan]) -> None:
         highlight=False,
     )
     stages = dict.fromkeys(stage for made in plans for stage in made.stages)
+    if first.features:
+        encoding = duration(max(made.encode_seconds for made in plans))
+        console.print(f"{first.features.choice}; encoding takes {encoding} where the cache has none", highlight=False)
     for warning in few_steps((stage.task, stage.steps, stage.samples) for stage in stages):
         show_note(console, warning)
 
 
 def show_estimates(console: Console, plans: Sequence[Estimate]) -> None:
     """Stages, then what each method trains and stores, memory by part, and hours on each GPU."""
-    from evertune.reporting.labels import size
+    from evertune.utils.sizes import size
 
     _show_stages(console, plans)
     header = ("method", "trained parameters", "steps", "per task", "a stage", "disk")
@@ -73,9 +77,10 @@ def show_estimates(console: Console, plans: Sequence[Estimate]) -> None:
     first = plans[0]
     console.print(
         f"An estimate for {first.model} in {first.dtype} from its configuration: {first.tokens['visual']} visual and "
-        f"{first.tokens['text']} text tokens per sample; hours are training + answering",
+        f"{first.tokens['text']} text tokens per sample; hours are encoding of images + training + answering",
         highlight=False,
     )
+    console.print(first.features.choice, highlight=False)
 
 
 def _show_stages(console: Console, plans: Sequence[Plan] | Sequence[Estimate]) -> None:
@@ -106,7 +111,10 @@ def _show_memory(console: Console, plans: Sequence[Estimate]) -> None:
 def _show_cards(console: Console, plans: Sequence[Estimate]) -> None:
     rows = []
     for cards in zip(*(made.cards for made in plans), strict=True):
-        cells = [f"{_hours(c.train_hours)} + {_hours(c.evaluate_hours)}" if c.fits else "too small" for c in cards]
+        cells = [
+            " + ".join(map(_hours, (c.encode_hours, c.train_hours, c.evaluate_hours))) if c.fits else "too small"
+            for c in cards
+        ]
         rows.append((cards[0].name, *cells))
     _print_table(console, ("hours on", *(made.method for made in plans)), rows, None)
 
@@ -127,6 +135,12 @@ def _numbers(values: Iterable[int]) -> list[str]:
 
 def _share(part: int, whole: int) -> str:
     return f"{part:,} ({100 * part / whole:.3g} %)"
+
+
+def _hours_on(card: CardPlan) -> str:
+    if not card.fits:
+        return "too small"
+    return " + ".join(map(_hours, (card.encode_hours, card.train_hours, card.evaluate_hours)))
 
 
 def _hours(value: float | None) -> str:

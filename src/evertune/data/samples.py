@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from hashlib import blake2b
 from typing import Any, overload
 
 import numpy as np
@@ -49,14 +50,29 @@ class Samples(Sequence[Sample]):
         """The samples of other rows of the same index."""
         return Samples(self.seen, rows)
 
-    def look(self, *, depth: int, on_looked: OnLooked | None = None) -> None:
-        """Look at the images of these samples: `ImageIndex.look`."""
+    @property
+    def image_numbers(self) -> NDArray[Any]:
+        """The numbers of the images of these samples in their index, sample after sample."""
         numbers = self.rows.images
         if len(self) < len(self.rows):
             wanted = np.zeros(len(self.rows), bool)
             wanted[self.chosen] = True
             numbers = numbers[np.repeat(wanted, self.rows.counts)]
-        self.seen.look(numbers, depth=depth, on_looked=on_looked)
+        return numbers
+
+    def image_keys(self) -> NDArray[Any]:
+        """(u,) 64-bit hash of each different image: of its content where that is known, else of its path."""
+        numbers = np.unique(self.image_numbers)
+        hashes = self.seen.hashes[numbers]
+        keys = np.ascontiguousarray(hashes[:, :8]).view(np.uint64)[:, 0]
+        for at in np.flatnonzero(~hashes.any(axis=1)).tolist():
+            path = str(self.seen.path(self.rows.name(int(numbers[at]))))
+            keys[at] = int.from_bytes(blake2b(path.encode(errors="surrogatepass"), digest_size=8).digest(), "little")
+        return keys
+
+    def look(self, *, depth: int, on_looked: OnLooked | None = None) -> None:
+        """Look at the images of these samples: `ImageIndex.look`."""
+        self.seen.look(self.image_numbers, depth=depth, on_looked=on_looked)
 
     def faults(self) -> Iterator[DataError]:
         """Why samples can't be used whose images were looked at: one error for each."""

@@ -5,7 +5,8 @@ A bare module with the part of the LMM protocol that methods use: parameters, th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,11 @@ class NoFeatures:
 
     def ensure(self, samples: Sequence[Sample], *, progress: Callable[[int, int], None] | None = None) -> None:
         """There is nothing to encode."""
+
+    def ahead(self, batches: Iterable[Sequence[Sample]]) -> AbstractContextManager[None]:
+        """There is nothing to prepare."""
+        del batches
+        return nullcontext()
 
     def get(self, samples: Sequence[Sample]) -> Tensor:
         """None."""
@@ -135,6 +141,14 @@ class BareModel(nn.Module):
             logits, labels = logits[:, -labels.shape[1] : -1], labels[:, 1:]  # virtual tokens stand before the others
         output = output_of_logits(logits[labels != IGNORE].float(), labels)
         return Output(output.nll, output.tokens, output.logits, loss_mean="token")
+
+    def prepare(self, image: Image.Image) -> Any:
+        """Images are inside the rows."""
+        return self.encode([image])
+
+    def encode_prepared(self, prepared: Sequence[Any]) -> Tensor:
+        """Images are inside the rows."""
+        return self.encode(prepared)
 
     def encode(self, images: Sequence[Image.Image]) -> Tensor:
         """Images are inside the rows."""

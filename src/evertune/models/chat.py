@@ -33,7 +33,15 @@ from evertune.models.decoder import (
 from evertune.models.families import FAMILIES
 from evertune.models.family_base import FamilyLMM
 from evertune.models.file_bounds import one_line
-from evertune.models.processors import PROBE, ChatProcessor, encoder_arguments, stacked_facts
+from evertune.models.modes import evaluating
+from evertune.models.processors import (
+    PROBE,
+    ChatProcessor,
+    PreparedImage,
+    alike,
+    encoder_arguments,
+    stacked_facts,
+)
 from evertune.models.protocol import TYPICAL, Batch, Generation, Length, Output, SharedPrefix, Size, Turn
 from evertune.models.scopes import Scope, open_up, scope_of
 from evertune.models.shared_prefix import (
@@ -131,24 +139,41 @@ class ChatLMM(FamilyLMM):
             positions,
         )
 
+    def prepare(self, image: Image.Image) -> PreparedImage:
+        """Pixels and layout by the checkpoint's processor."""
+        pixels, size = self.prompts.pixels(image), (image.height, image.width)
+        return PreparedImage(size, pixels, self.prompts.layout(size))
+
     @torch.inference_mode()
-    def encode(self, images: Sequence[Image.Image]) -> list[Tensor]:
+    def encode_prepared(self, prepared: Sequence[PreparedImage]) -> list[Tensor]:
         """(1 + V, D) of each image: a row with its size, then what enters the connector; half precision, on the CPU.
 
-        One image at a time: they may have different sizes, and it is done once.
+        Images whose pixels have equal shapes go through the tower together.
 
         Raises:
             UserError: a value does not fit into half precision.
         """
-        return [self._encoded(image) for image in images]
+        made: dict[int, Tensor] = {}
+        with evaluating(self._tower()):
+            for places in alike(prepared):
+                group = [prepared[place] for place in places]
+                made |= zip(places, map(self._with_head, group, self._rows(group)), strict=True)
+        return [made[place] for place in range(len(prepared))]
 
-    def _encoded(self, image: Image.Image) -> Tensor:
-        pixels = {name: value.to(self.device) for name, value in self.prompts.pixels(image).items()}
-        rows = self._inputs.rows(self._base(), pixels).to("cpu", self._kept)
-        if not torch.isfinite(rows).all():
+    def _rows(self, group: Sequence[PreparedImage]) -> list[Tensor]:
+        """What enters the connector, of each image of a group with pixels of equal shapes."""
+        for image in group:  # a data worker's layouts end with it
+            self.prompts.keep_layout(image.size, image.layout)
+        names = group[0].pixels
+        pixels = {name: torch.cat([image.pixels[name] for image in group]).to(self.device) for name in names}
+        rows = [part.to("cpu", self._kept) for part in self._inputs.rows(self._base(), pixels, len(group))]
+        if not all(torch.isfinite(part).all() for part in rows):
             raise UserError(f"the tower of {self.name} makes values too large for {self._kept}: take dtype=bfloat16")
+        return rows
+
+    def _with_head(self, image: PreparedImage, rows: Tensor) -> Tensor:
         head = torch.zeros(1, rows.shape[1], dtype=rows.dtype)
-        head[0, : 3 * DIGITS] = torch.tensor([d for n in (image.height, image.width, len(rows)) for d in _digits(n)])
+        head[0, : 3 * DIGITS] = torch.tensor([d for n in (*image.size, len(rows)) for d in _digits(n)])
         return torch.cat([head, rows])
 
     def collate(self, samples: Sequence[Sample], features: Tensor, *, shared: bool = False) -> Batch:
@@ -273,7 +298,7 @@ class ChatLMM(FamilyLMM):
 
     def _checked(self, image: Image.Image) -> int:
         """Visual tokens of an image, once what makes them has been compared with the library's own way."""
-        features = self._encoded(image)[None]
+        features = self.encode_prepared([self.prepare(image)])[0][None]
         pixels = {name: value.to(self.device) for name, value in self.prompts.pixels(image).items()}
         count = CachedTower(self._kind.connector).check(self._base(), pixels, rows_in(features)[0], PROBE)
         if "mm_encoder_outputs" not in inspect.signature(self.model.forward).parameters:

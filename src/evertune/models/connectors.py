@@ -25,7 +25,7 @@ class Connector:
         first: path of the module that the kept rows enter.
         parts: prefixes of all parameters of the connector.
         stacked: the library wants the visual tokens of a batch as one tensor, not as one per image.
-        numbered: the tower hands its rows on in an order of its own, which `listening` has to find out.
+        numbered: the tower hands its rows on in an order of its own, which `capture_inputs` has to find out.
     """
 
     first: str = "multi_modal_projector"
@@ -37,10 +37,10 @@ class Connector:
         """The modules whose inputs are kept."""
         return [base.get_submodule(self.first)]
 
-    def kept(self, base: Any, inputs: Sequence[Tensor], output: Any) -> Tensor:
-        """(V, D) rows of one image from what entered the modules and what the library made of it."""
+    def kept(self, base: Any, inputs: Sequence[Tensor], output: Any, count: int) -> Sequence[Tensor]:
+        """(V, D) rows of each of `count` images of equal shape, from what entered the modules and what came of it."""
         del base, output
-        return inputs[0].reshape(-1, inputs[0].shape[-1])
+        return inputs[0].reshape(count, -1, inputs[0].shape[-1]).unbind()
 
     def tokens(self, base: Any, rows: Sequence[Tensor], sizes: Sequence[Size]) -> Any:
         """The visual tokens of images from their kept rows, in the form that the library takes."""
@@ -99,11 +99,13 @@ class Merger(Connector):
         visual: Any = base.get_submodule("visual")
         return [visual.merger, *getattr(visual, "deepstack_merger_list", ())]
 
-    def kept(self, base: Any, inputs: Sequence[Tensor], output: Any) -> Tensor:
+    def kept(self, base: Any, inputs: Sequence[Tensor], output: Any, count: int) -> Sequence[Tensor]:
         """Rows of the patches that become one token, in the order of the tokens (the tower works in windows)."""
         unit = base.visual.spatial_merge_size**2
-        order = output.pooler_output[0].squeeze(-1).long()  # the mergers returned their rows' numbers: see `listening`
-        return torch.cat([part.reshape(len(part) // unit, -1)[order] for part in inputs], dim=-1)
+        rows = torch.cat([part.reshape(len(part) // unit, -1) for part in inputs], dim=-1)
+        orders = output.pooler_output  # the mergers returned their rows' numbers: see `capture_inputs`
+        assert len(orders) == count
+        return [rows[order.squeeze(-1).long()] for order in orders]
 
     def tokens(self, base: Any, rows: Sequence[Tensor], sizes: Sequence[Size]) -> Any:
         """Every merger on its share of the rows."""
@@ -124,12 +126,12 @@ class Pooled(Connector):
 
     stacked: bool = True
 
-    def kept(self, base: Any, inputs: Sequence[Tensor], output: Any) -> Tensor:
+    def kept(self, base: Any, inputs: Sequence[Tensor], output: Any, count: int) -> Sequence[Tensor]:
         """The averaged patches: a sixteenth of the rows."""
         del output
         projector, side = base.multi_modal_projector, base.multi_modal_projector.patches_per_image
-        grid = inputs[0].transpose(1, 2).reshape(1, -1, side, side).contiguous()
-        return projector.avg_pool(grid).flatten(2)[0].T  # type: ignore[no-any-return]
+        grid = inputs[0].transpose(1, 2).reshape(count, -1, side, side).contiguous()
+        return projector.avg_pool(grid).flatten(2).transpose(1, 2).unbind()  # type: ignore[no-any-return]
 
     def tokens(self, base: Any, rows: Sequence[Tensor], sizes: Sequence[Size]) -> Any:
         """Norm and projection."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from evertune.models.decoder import mean_word_embeddings, token_texts
@@ -43,6 +44,18 @@ class FamilyLMM(nn.Module):
         max_new_tokens: int,
     ) -> list[Generation]:
         """Greedy answers, in evaluation mode without gradients; `counts` says how many images each instruction has."""
+
+    @abstractmethod
+    def prepare(self, image: Image.Image) -> Any:
+        """What the tower takes of an RGB image, as tensors on the CPU."""
+
+    @abstractmethod
+    def encode_prepared(self, prepared: Sequence[Any]) -> Tensor | list[Tensor]:
+        """Frozen vision features of prepared images."""
+
+    def encode(self, images: Sequence[Image.Image]) -> Tensor | list[Tensor]:
+        """Frozen vision features of RGB images."""
+        return self.encode_prepared([self.prepare(image) for image in images])
 
     @property
     def device(self) -> torch.device:

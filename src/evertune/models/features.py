@@ -1,69 +1,54 @@
-"""The store of frozen vision features: computed once per image, kept on disk by content, shared by all runs.
+"""Frozen vision features: computed once per image where they are kept, else for each batch.
 
-A shard is a safetensors file with up to a few hundred images; its header lists their hashes. Shards are memory
-mapped: a batch reads its own rows only. Each has a checksum, which is compared once per process, before the first use;
-a damaged shard is dropped and computed again.
+`FeaturePolicy` says where. On disk they are found by the image's content, and shared by all runs. What is not kept (by
+choice, or because the budget or the disk is full) is encoded when it is used: a run never ends for lack of a cache.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
-from itertools import accumulate
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from evertune.data.images import read_image, unprepared
 from evertune.data.split import number_problem
 from evertune.data.task import Sample
+from evertune.models.feature_encoder import ENCODE_BATCH, FeatureEncoder, Group, ImageSource, Prepared
+from evertune.models.feature_policy import Choice, FeaturePolicy, Keep, Need, budget_of, choose, room_in
+from evertune.models.feature_shards import DiskShards, Kept, MemoryShards, NotKept, kept_bytes
 from evertune.models.protocol import Encoder
+from evertune.utils import distributed
 from evertune.utils.device import is_deterministic, processor
-from evertune.utils.errors import DataError, UserError
-from evertune.utils.files import cache_folder, digest, make_folder, note_damage, sum_of, sum_of_file, write_atomically
-from evertune.utils.safetensors_header import read_header
+from evertune.utils.files import cache_folder, digest
 
 SHARD = 256
-ENCODE_BATCH = 64
-ImageSource = tuple[Path, str]
-"""A file, and the origin of a row that has it."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Shard:
-    """A file of features and its header, which was not compared with its checksum yet."""
-
-    path: Path
-    keys: list[str]
-    header: dict[str, str]
-
-    def is_whole(self) -> bool:
-        """Whether what is on disk is what was written."""
-        try:
-            with self.path.open("rb") as stream:
-                start = 8 + int.from_bytes(stream.read(8), "little")
-            return sum_of_file(self.path, start=start, before=_described(self.header)) == int(self.header["sum"])
-        except (OSError, ValueError, KeyError):
-            return False
+"""Most images of a shard."""
+SHARD_BYTES = 64 << 20
+"""A shard ends with the group of images that reaches this size."""
+MEASURED = 4
+"""Samples whose images are encoded to know the bytes of one."""
+T = TypeVar("T")
+OnEncoded = Callable[[int, int], None]
 
 
 class Features(Protocol):
     """What methods need of a `FeatureStore`; a model without cached features has none to give."""
 
-    def ensure(self, samples: Sequence[Sample], *, progress: Callable[[int, int], None] | None = None) -> None:
-        """Encode the images of `samples` that are not there yet."""
+    def ensure(self, samples: Sequence[Sample], *, progress: OnEncoded | None = None) -> None:
+        """Encode the images of `samples` that are not there yet, where features are kept."""
 
     def get(self, samples: Sequence[Sample]) -> Tensor:
         """(images, V, D) features of all images of `samples`, in order."""
+
+    def ahead(self, batches: Iterable[Sequence[Sample]]) -> AbstractContextManager[None]:
+        """While this is entered, `get` is called with these batches in order."""
 
     @property
     def like(self) -> Tensor:
@@ -71,162 +56,227 @@ class Features(Protocol):
 
 
 class FeatureStore:
-    """Features of images under one vision tower, found by the image's SHA-256."""
+    """Features of images under one vision tower, found by the image's SHA-256.
 
-    def __init__(self, lmm: Encoder, *, folder: Path | None = None) -> None:
+    Args:
+        lmm: whose tower encodes.
+        folder: of the features of all models; default: in the cache.
+        policy: where features are kept; `auto` keeps them on disk until `settle` has chosen.
+    """
+
+    def __init__(self, lmm: Encoder, *, folder: Path | None = None, policy: FeaturePolicy | None = None) -> None:
         self._lmm = lmm
-        base = folder or cache_folder() / "features"
-        self.folder = make_folder(base / f"{lmm.encoder_fingerprint[:16]}{_apart()}")
-        self._at_once = 1 if is_deterministic() else ENCODE_BATCH
-        self._place: dict[str, tuple[Any, int | slice]] = {}
-        self._shards: set[Path] = set()
-        self._unproved: dict[str, Shard] = {}  # by image
-        self._look()
+        self.policy = policy or FeaturePolicy()
+        self._root = folder or cache_folder() / "features"
+        self._encoder = FeatureEncoder(lmm, workers=self.policy.workers)
+        self._held: dict[str, Tensor] = {}  # of images that are on no disk
+        self._coming: Iterator[Prepared] = iter(())  # what `ahead` has prepared
+        self._next: Prepared | None = None
+        self._is_full = False
+        self._on_disk: DiskShards | None = None
+        self._keep(self.policy.keep)
 
-    def _look(self) -> None:
-        """Open the shards that are new on disk."""
-        for path in sorted(set(self.folder.glob("*.safetensors")) - self._shards):
-            self._open(path)
+    @cached_property
+    def folder(self) -> Path:
+        """Where the shards of this tower are."""
+        return self._root / f"{self._lmm.encoder_fingerprint[:16]}{_apart()}"
+
+    def _keep(self, keep: Keep, budget: int | None = None) -> None:
+        if budget is None:
+            budget = budget_of(self.policy, keep, room_in(self._root, kept=kept_bytes(self._root)))
+        self._kept: Kept = NotKept()
+        if keep == "memory":
+            self._kept = MemoryShards(budget)
+        elif keep != "off":
+            self._kept = self._on_disk or DiskShards(self.folder)
+            self._kept.budget = budget
+            self._on_disk = self._kept
+
+    def settle(self, samples: Sequence[Sample], *, images: int, uses: float) -> Choice:
+        """Choose where to keep the features of a run, where the policy is `auto`.
+
+        Args:
+            samples: the bytes of their features are measured: some of them are encoded.
+            images: how many different images the run has.
+            uses: how often each is used, on average.
+        """
+        need = Need(images, self.bytes_per_image(samples), uses)
+        room = room_in(self._root, kept=kept_bytes(self._root))
+        choice = distributed.broadcast(choose(self.policy, need, room))  # all processes must agree
+        self._keep(choice.keep, choice.budget)
+        return choice
+
+    def bytes_per_image(self, samples: Sequence[Sample]) -> int:
+        """Mean bytes of the features of the first images of `samples`."""
+        features = self.get(samples[:MEASURED])
+        return features.nbytes // max(1, len(features))
 
     def __contains__(self, sample: Sample) -> bool:
-        return all(image in self._place for image in sample.image_digests)
+        return all(image in self._kept for image in sample.image_digests)
 
-    def ensure(self, samples: Sequence[Sample], *, progress: Callable[[int, int], None] | None = None) -> None:
-        """Encode the images of `samples` that are not here yet; `progress` gets (samples looked at, in all).
+    def ensure(self, samples: Sequence[Sample], *, progress: OnEncoded | None = None, together: bool = False) -> None:
+        """Encode the images of `samples` that are not kept yet, as far as they may be kept.
+
+        Args:
+            samples: in the order in which they are encoded.
+            progress: gets (samples looked at, in all).
+            together: all processes call this with the same samples, and each encodes its share.
 
         Raises:
             DataError: an image is broken, or the model takes another number of them; the message names file and line.
         """
-        missing: dict[str, ImageSource] = {}
-        looked = False
+        several = distributed.world_size() > 1
+        if isinstance(self._kept, NotKept) or (several and isinstance(self._kept, MemoryShards)):
+            return  # each process keeps in memory what it uses
+        self._kept.begin()
+        if together and several:
+            distributed.barrier()  # from here on all see the same shards ...
+            self._kept.look()
+            distributed.barrier()  # ... until here
+        groups = self._missing_groups(samples, progress, is_shared=together and several)
+        self._fill(groups)
+        if together and several:
+            distributed.barrier()
+            self._kept.look()
+
+    def _missing_groups(
+        self, samples: Sequence[Sample], progress: OnEncoded | None, *, is_shared: bool
+    ) -> Iterator[Group]:
+        """Groups of images that are not kept, each image once: all of them, or the share of this process."""
+        seen: set[int] = set()
+        missing: list[ImageSource] = []
+        found, looked = 0, is_shared
         for number, sample in enumerate(samples, start=1):
-            if len(sample.images) not in self._lmm.images_per_sample:
-                raise number_problem(
-                    sample.origin, len(sample.images), self._lmm.images_per_sample, model=self._lmm.name
-                )
-            for image, path in zip(sample.image_digests, sample.images, strict=True):
-                if image not in self._place and not looked:
-                    self._look()  # another process may have made it meanwhile
+            for source in self._checked_sources(sample):
+                if source.sha256 not in self._kept and not looked:
+                    self._kept.look()  # another process may have made it meanwhile
                     looked = True
-                if image in self._unproved:
-                    self._prove(self._unproved[image])
-                if image not in self._place:
-                    missing.setdefault(image, (path, sample.origin))
-            while len(missing) >= SHARD or (missing and number == len(samples)):
-                shard = dict(list(missing.items())[:SHARD])
-                self._add(shard)
-                missing = {image: source for image, source in missing.items() if image not in shard}
+                key = int(source.sha256[:16], 16)
+                if key not in seen and source.sha256 not in self._kept:
+                    seen.add(key)
+                    missing.append(source)
+            while len(missing) >= ENCODE_BATCH or (missing and number == len(samples)):
+                group, missing = missing[:ENCODE_BATCH], missing[ENCODE_BATCH:]
+                if not is_shared or found % distributed.world_size() == distributed.rank():
+                    yield Group((), tuple(group))
+                found += 1
                 if progress:
                     progress(number, len(samples))
+
+    def _fill(self, groups: Iterator[Group]) -> None:
+        """Encode and keep groups until there is no more room."""
+        made: dict[str, Tensor] = {}
+        for prepared in self._encoder.prepared(groups):
+            made |= self._encoder.encode(prepared)
+            if len(made) >= SHARD or sum(part.nbytes for part in made.values()) >= SHARD_BYTES:
+                if not self._add(made):
+                    return
+                made = {}
+        if made:
+            self._add(made)
+
+    def _add(self, features: Mapping[str, Tensor]) -> bool:
+        """Keep features; says once why that is not possible."""
+        refused = self._kept.add(features)
+        if refused and not self._is_full:
+            self._is_full = True
+            logging.getLogger("evertune").warning(
+                f"vision features are not kept any more: {refused}. The run continues and encodes other images for "
+                "each batch (features.budget=SIZE, or features=off)"
+            )
+        return refused is None
+
+    @contextmanager
+    def ahead(self, batches: Iterable[Sequence[Sample]]) -> Iterator[None]:
+        """While this is entered, `get` is called with these batches in order: data workers prepare what is not kept."""
+        before = self._coming, self._next
+        self._coming, self._next = self._encoder.prepared(self._unkept(batch) for batch in batches), None
+        try:
+            yield
+        finally:
+            self._coming, self._next = before
+
+    def ahead_of(self, loader: Iterable[T], batches: Iterable[Sequence[Sample]]) -> Iterator[T]:
+        """The items of a loader that calls `get` with `batches`, which `ahead` knows meanwhile."""
+        with self.ahead(batches):
+            yield from loader
+
+    def _unkept(self, batch: Sequence[Sample]) -> Group:
+        sources = {source.sha256: source for sample in batch for source in self._checked_sources(sample)}
+        missing = tuple(source for image, source in sources.items() if image not in self._kept)
+        return Group(tuple(image for sample in batch for image in sample.image_digests), missing)
 
     @contextmanager
     def held(self, images: Mapping[str, Image.Image]) -> Iterator[None]:
         """Encode images, by their SHA-256, and have their features for as long as this is entered; on no disk."""
-        new = [key for key in images if key not in self._place]
-        for start in range(0, len(new), self._at_once):
-            some = new[start : start + self._at_once]
-            for key, features in zip(some, self._encoded([images[key] for key in some]), strict=True):
-                self._place[key] = (features[None], 0)
+        new = {key: image for key, image in images.items() if key not in self._kept and key not in self._held}
+        self._held |= self._encoder.encode_images(new)
         try:
             yield
         finally:
             for key in new:
-                self._place.pop(key, None)
+                self._held.pop(key, None)
 
     def get(self, samples: Sequence[Sample]) -> Tensor:
-        """(images, V, D) features of all images of `samples`, in order; `ensure` has seen them before.
+        """(images, V, D) features of all images of `samples`, in order; what is not kept is encoded now.
 
         Where images have different numbers of rows, V is the largest, and the others end with zeros. Samples without
         an image have no row.
+
+        Raises:
+            DataError: as `ensure`.
         """
-        places = [self._place[image] for sample in samples for image in sample.image_digests]
-        if not places:
+        wanted = [image for sample in samples for image in sample.image_digests]
+        if not wanted:
             return self.like[:0]
-        return pad_sequence([shard[place] for shard, place in places], batch_first=True)
+        found = self._prepared_ahead(tuple(wanted))
+        missing: dict[str, ImageSource] = {}
+        for sample in samples:
+            for source in self._checked_sources(sample):
+                image = source.sha256
+                if image not in found:
+                    features = self._held[image] if image in self._held else self._kept.find(image)
+                    if features is None:
+                        missing[image] = source
+                    else:
+                        found[image] = features
+        if missing:
+            found |= self._encoded_now(list(missing.values()))
+        return pad_sequence([found[image] for image in wanted], batch_first=True)
+
+    def _prepared_ahead(self, signature: tuple[str, ...]) -> dict[str, Tensor]:
+        """Features of the images of a batch that `ahead` has prepared; none where another batch is next."""
+        if self._next is None:
+            self._next = next(self._coming, None)
+        if self._next is None or self._next.group.signature != signature:
+            return {}
+        prepared, self._next = self._next, None
+        return self._kept_if_in_memory(self._encoder.encode(prepared))
+
+    def _encoded_now(self, sources: Sequence[ImageSource]) -> dict[str, Tensor]:
+        return self._kept_if_in_memory(self._encoder.encode_now(sources))
+
+    def _kept_if_in_memory(self, made: dict[str, Tensor]) -> dict[str, Tensor]:
+        if made and isinstance(self._kept, MemoryShards):
+            self._add(made)
+        return made
+
+    def _checked_sources(self, sample: Sample) -> list[ImageSource]:
+        if len(sample.images) not in self._lmm.images_per_sample:
+            raise number_problem(sample.origin, len(sample.images), self._lmm.images_per_sample, model=self._lmm.name)
+        return sources_of(sample)
 
     @cached_property
     def like(self) -> Tensor:
         """(1, V, D) features of a grey image, where only their shape is wanted."""
         return grey_features(self._lmm, 1)
 
-    def _add(self, images: Mapping[str, ImageSource]) -> None:
-        parts: list[Tensor] = []
-        keys = list(images)
-        for start in range(0, len(keys), self._at_once):
-            some = keys[start : start + self._at_once]
-            names = [f"{origin}: the image {path}: " for path, origin in (images[key] for key in some)]
-            parts.extend(self._encoded([_opened(key, *images[key]) for key in some], names))
-        path = self.folder / f"{digest(*keys)[:24]}.safetensors"
-        header = {"keys": json.dumps(keys)}
-        if len({len(part) for part in parts}) > 1:
-            header["lengths"] = json.dumps([len(part) for part in parts])
-        self._write(path, torch.cat(parts) if "lengths" in header else torch.stack(parts), header)
-        self._open(path)
 
-    def _encoded(self, images: Sequence[Image.Image], names: Sequence[str] = ()) -> Sequence[Tensor]:
-        """Features of `images`; where the model can't prepare one, the error begins with its name.
-
-        Raises:
-            DataError: an image can't be prepared.
-        """
-        try:
-            return list(self._lmm.encode(images))
-        except (ValueError, ArithmeticError, LookupError) as problem:
-            if len(images) > 1:  # which one?
-                for number, image in enumerate(images):
-                    self._encoded([image], names[number : number + 1])
-            if isinstance(problem, UserError) and not isinstance(problem, DataError):
-                raise
-            fault = problem if isinstance(problem, DataError) else unprepared(images[0].size[::-1], problem)
-            raise DataError(f"{''.join(names)}{fault}", kind=fault.kind) from problem
-
-    @staticmethod
-    def _write(path: Path, features: Tensor, header: Mapping[str, str]) -> None:
-        described = {**header, "shape": str(list(features.shape)), "dtype": str(features.dtype)}
-        data: Any = features.contiguous().view(torch.uint8).numpy()
-        described["sum"] = str(sum_of(_described(described), memoryview(data).cast("B")))
-        write_atomically(path, save({"features": features}, metadata=described))
-
-    def _prove(self, shard: Shard) -> None:
-        """Compare a shard with its checksum; what is damaged is not there any more. All of it, so that it is made
-        again in the same batches, which decide the last bits."""
-        if not shard.is_whole():
-            note_damage(shard.path)
-            self._shards.discard(shard.path)
-            for key in (key for key in shard.keys if self._unproved.get(key) is shard):
-                self._place.pop(key, None)
-        for key in (key for key in shard.keys if self._unproved.get(key) is shard):
-            del self._unproved[key]
-
-    def _open(self, path: Path) -> None:
-        try:
-            read_header(path)
-            shard: Any = safe_open(path, framework="pt")
-            header = shard.metadata()
-            keys = json.loads(header["keys"])
-            lengths = json.loads(header.get("lengths", "null"))
-            features = shard.get_tensor("features")  # mapped: nothing of it is read yet
-            described = [str(list(features.shape)), str(features.dtype)]
-            if described != [header.get("shape"), header.get("dtype")]:
-                raise ValueError("the header is not the one that was written")
-        except OSError:
-            return  # another process has found it damaged, or it can't be opened now: that is no reason to remove it
-        except (SafetensorError, KeyError, TypeError, ValueError):
-            if path.exists():  # else another process was faster
-                note_damage(path)  # a cache: what is damaged is made again
-            return
-        self._shards.add(path)
-        self._unproved.update(dict.fromkeys(keys, Shard(path, keys, header)))
-        if lengths is None:  # (images, V, D)
-            self._place.update({key: (features, row) for row, key in enumerate(keys)})
-            return
-        starts = accumulate(lengths, initial=0)  # (all rows, D)
-        self._place.update(
-            {
-                key: (features, slice(start, start + rows))
-                for key, start, rows in zip(keys, starts, lengths, strict=False)
-            }
-        )
+def sources_of(sample: Sample) -> list[ImageSource]:
+    """The images of a sample."""
+    return [
+        ImageSource(image, path, sample.origin) for image, path in zip(sample.image_digests, sample.images, strict=True)
+    ]
 
 
 def _apart() -> str:
@@ -235,11 +285,6 @@ def _apart() -> str:
     In a batch the last bits depend on how many there are, and so on what was in the cache before.
     """
     return f"-{digest(torch.__version__, processor())[:8]}" if is_deterministic() else ""
-
-
-def _described(header: Mapping[str, str]) -> bytes:
-    """What a shard's checksum is of, beside the features: whose they are, and how they are to be read."""
-    return "\n".join(header.get(name, "") for name in ("keys", "lengths", "shape", "dtype")).encode()
 
 
 def grey_features(lmm: Encoder, count: int) -> Tensor:
@@ -253,21 +298,15 @@ def embed_images(lmm: Encoder, features: Features, samples: Sequence[Sample]) ->
 
     Of a sample without an image all is zero: then only its texts say what it is like.
     """
-    made = []
-    for start in range(0, len(samples), SHARD):
-        part = samples[start : start + SHARD]
-        counts = [len(sample.images) for sample in part]
-        rows = lmm.embed_images(features.get(part) if any(counts) else features.like)[: sum(counts)]
-        if set(counts) != {1}:
-            nothing = rows.new_zeros(rows.shape[1])
-            rows = torch.stack([own.mean(0) if len(own) else nothing for own in torch.split(rows, counts)])
-        made.append(rows)
-    return torch.cat(made)
+    parts = [samples[start : start + SHARD] for start in range(0, len(samples), SHARD)]
+    with features.ahead(parts):
+        return torch.cat([_embedded(lmm, features, part) for part in parts])
 
 
-def _opened(key: str, path: Path, origin: str) -> Image.Image:
-    """The image of this SHA-256: what is stored under a key must be made of just those bytes."""
-    image, content = read_image(path, origin=origin)
-    if content != key:
-        raise DataError(f"{origin}: the image {path} was changed while it was in use; run the same command again")
-    return image
+def _embedded(lmm: Encoder, features: Features, samples: Sequence[Sample]) -> Tensor:
+    counts = [len(sample.images) for sample in samples]
+    rows = lmm.embed_images(features.get(samples) if any(counts) else features.like)[: sum(counts)]
+    if set(counts) == {1}:
+        return rows
+    nothing = rows.new_zeros(rows.shape[1])
+    return torch.stack([own.mean(0) if len(own) else nothing for own in torch.split(rows, counts)])

@@ -27,6 +27,7 @@ from evertune.models.decoder import IGNORE, answer_rows, pad, pad_right, token_i
 from evertune.models.families import FAMILIES
 from evertune.models.family_base import FamilyLMM
 from evertune.models.file_bounds import one_line
+from evertune.models.modes import evaluating
 from evertune.models.processors import PROBE
 from evertune.models.protocol import TYPICAL, Batch, Generation, Length, Output, Size, Turn, refuse_context
 from evertune.models.shared_prefix import same_images
@@ -93,12 +94,18 @@ class InstructBlip(FamilyLMM):
         """(images, queries, LM width): what stands before the instructions for the LM."""
         return self._visual(batch.features, batch.extras, batch.image_counts)
 
+    def prepare(self, image: Image.Image) -> Tensor:
+        """(3, side, side) pixels."""
+        pixels: Tensor = self.processor.image_processor([image], return_tensors="pt").pixel_values[0]
+        return pixels
+
     @torch.inference_mode()
-    def encode(self, images: Sequence[Image.Image]) -> Tensor:
+    def encode_prepared(self, prepared: Sequence[Tensor]) -> Tensor:
         """(n, 1 + patches, width) hidden states of the tower, the [CLS] first, float16."""
-        pixels = self.processor.image_processor(list(images), return_tensors="pt").pixel_values
         tower = self.blip.vision_model
-        rows: Tensor = tower(pixels.to(self.device, tower.dtype)).last_hidden_state
+        with evaluating(tower):
+            pixels = torch.stack(list(prepared)).to(self.device, tower.dtype)
+            rows: Tensor = tower(pixels).last_hidden_state
         return rows.to("cpu", torch.float16).contiguous()
 
     @property

@@ -67,6 +67,14 @@ class MetaLMM:
         has_head = any(name.endswith("lm_head.weight") for name, _ in lm.named_parameters())
         return int(inside - words + (0 if has_head else head))
 
+    def bytes_per_image(self) -> int:
+        """Of the features of an image, in half precision."""
+        return 2 * kept_values(self.model.config)
+
+    def encode_compute(self) -> float:
+        """Operations of the vision tower for an image: 2 per parameter and row."""
+        return 2.0 * self.count(self.tower) * tower_rows(self.model.config)
+
     def visual_tokens(self) -> int:
         """Visual tokens of an image for the LM; of a photograph of 640 x 480 where its size decides."""
         return visual_tokens(self.model.config)
@@ -127,6 +135,32 @@ def visual_tokens(config: Any) -> int:
     if kind == "internvl":
         return int(patches * config.downsample_ratio**2)
     return int(patches * (5 if kind in ("llava_next", "llava_onevision") else 1))  # 2 x 2 tiles and an overview
+
+
+def tower_rows(config: Any) -> int:
+    """Rows of an image in the vision tower, over all its tiles."""
+    vision, kind = config.vision_config, config.model_type
+    if kind.startswith("qwen"):
+        return int(visual_tokens(config) * vision.spatial_merge_size**2)
+    if kind in ("idefics3", "smolvlm"):
+        return int(visual_tokens(config) * config.scale_factor**2)
+    if kind == "internvl":
+        return int(visual_tokens(config) * round(1 / config.downsample_ratio**2))
+    if kind in ("instructblip", "blip-2", "gemma3"):
+        side = int(vision.image_size // vision.patch_size)
+        return side * side + int(kind != "gemma3")
+    return visual_tokens(config)
+
+
+def kept_values(config: Any) -> int:
+    """Numbers that are kept of an image: the input of the connector, and a row with the image's size."""
+    vision, kind = config.vision_config, config.model_type
+    width = int(getattr(vision, "embed_dim", None) or vision.hidden_size)
+    width *= 1 + len(getattr(vision, "deepstack_visual_indexes", None) or ())
+    if kind in ("instructblip", "blip-2"):
+        return tower_rows(config) * width
+    rows = visual_tokens(config)
+    return (rows + 1) * width * (tower_rows(config) // rows if kind != "gemma3" else 1)
 
 
 def needed_bytes(paper: MetaLMM, dtype: torch.dtype) -> dict[str, int]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -32,6 +32,8 @@ _TEXT = {"input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids", "
 _QUESTION, _ANSWER, _NEXT = "What is 7?", "Seven", "What is 9?"
 PROBE: Size = (64, 64)
 _REMEMBERED = 2_000
+MOST_VALUES = 64 * 3 * 448**2
+"""Pixel values of images that go through the tower together."""
 Ids = tuple[list[int], list[int]]
 """Token ids of a prompt and of an answer."""
 
@@ -61,6 +63,27 @@ class Layout:
         self.text = text
         self.facts = facts
         self.shape = shape
+
+
+class PreparedImage(NamedTuple):
+    """The inputs of the vision encoder for one image of a (height, width), and its layout."""
+
+    size: Size
+    pixels: dict[str, Tensor]
+    layout: Layout
+
+
+def alike(images: Sequence[PreparedImage]) -> list[list[int]]:
+    """Places of images whose pixels have equal shapes; several have at most `MOST_VALUES` numbers together."""
+    groups: dict[Any, list[list[int]]] = {}
+    for place, image in enumerate(images):
+        shapes = tuple((name, tuple(value.shape)) for name, value in image.pixels.items())
+        most = max(1, MOST_VALUES // sum(value.numel() for value in image.pixels.values()))
+        parts = groups.setdefault(shapes, [[]])
+        if len(parts[-1]) == most:
+            parts.append([])
+        parts[-1].append(place)
+    return [part for parts in groups.values() for part in parts]
 
 
 class ChatProcessor:
@@ -130,8 +153,12 @@ class ChatProcessor:
         """
         self.tokens((image.height, image.width))
         made = self._processed(image)
-        self._layouts.setdefault((image.height, image.width), self._layout(made))
+        self.keep_layout((image.height, image.width), self._layout(made))
         return {name: value for name, value in made.items() if name in self._wanted}
+
+    def keep_layout(self, size: Size, layout: Layout) -> None:
+        """Remember a layout that was computed elsewhere."""
+        self._layouts.setdefault(size, layout)
 
     def layout(self, size: Size) -> Layout:
         """The prompt text of an image of this (height, width); computed with a grey image and cached."""

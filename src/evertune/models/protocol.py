@@ -222,11 +222,17 @@ class Encoder(Model, Protocol):
     def encoder_fingerprint(self) -> str:
         """Hash of what decides `encode`: the vision tower and the preparation of images."""
 
-    def encode(self, images: Sequence[Image.Image]) -> Tensor | list[Tensor]:
-        """(n, V, D) frozen vision features of n RGB images, half precision, on the CPU.
+    def prepare(self, image: Image.Image) -> Any:
+        """What the tower takes of an RGB image, as tensors on the CPU: done in data workers, which have no GPU."""
+
+    def encode_prepared(self, prepared: Sequence[Any]) -> Tensor | list[Tensor]:
+        """(n, V, D) frozen vision features of n prepared images, half precision, on the CPU; never with dropout.
 
         A list of (V, D) where images have different numbers of rows; such a family finds them in padded ones itself.
         """
+
+    def encode(self, images: Sequence[Image.Image]) -> Tensor | list[Tensor]:
+        """`encode_prepared` of n RGB images."""
 
     def embed_images(self, features: Tensor) -> Tensor:
         """(n, D) one frozen vector per image from its (n, V, D) features, float32, on the CPU."""

@@ -89,11 +89,14 @@ class Smol(FamilyLMM):
         base = self.lm.get_base_model()
         return loss_behind_image(base.model, base.lm_head, self._visual(batch.features), self._words(), batch)
 
+    def prepare(self, image: Image.Image) -> Tensor:
+        """(3, side, side) pixels."""
+        return torch.from_numpy(_prepared(image, int(self.config["image_side"])))
+
     @torch.inference_mode()
-    def encode(self, images: Sequence[Image.Image]) -> Tensor:
+    def encode_prepared(self, prepared: Sequence[Tensor]) -> Tensor:
         """(n, grid * grid, width) features before pooling, float16; always computed in float32."""
-        side = int(self.config["image_side"])
-        pixels = torch.from_numpy(np.stack([_prepared(image, side) for image in images]))
+        pixels = torch.stack(list(prepared))
         tower: Any = self._tower[0]
         device = next(tower.parameters()).device
         grid = tower.extract_features(pixels.to(device).contiguous(memory_format=torch.channels_last))
@@ -164,7 +167,7 @@ class Smol(FamilyLMM):
 
     @cached_property
     def _visual_tokens(self) -> int:
-        return int(self.encode([Image.new("RGB", (1, 1))]).shape[1])
+        return len(self.encode([Image.new("RGB", (1, 1))])[0])
 
     def _words(self) -> Any:
         return self.lm.get_input_embeddings()

@@ -31,11 +31,13 @@ class CachedTower:
     tag: ClassVar[str] = "chat 1"
     """Part of the features' fingerprint."""
 
-    def rows(self, base: Any, pixels: Mapping[str, Tensor]) -> Tensor:
-        """(V, D) of one image: run the tower and read what enters the connector. `base` is the model without head."""
+    def rows(self, base: Any, pixels: Mapping[str, Tensor], count: int) -> Sequence[Tensor]:
+        """(V, D) of each of `count` images whose pixels have equal shapes: run the tower and read what enters the
+        connector. `base` is the model without head."""
         with capture_inputs(self.connector, base) as captured:
             made = base.get_image_features(**pixels)
-        return self.connector.kept(base, [captured[module] for module in self.connector.modules(base)], made)
+        inputs = [captured[module] for module in self.connector.modules(base)]
+        return self.connector.kept(base, inputs, made, count)
 
     def inputs(self, base: Any, rows: Sequence[Tensor], sizes: Sequence[Size], layouts: Sequence[Layout]) -> Any:
         """{argument: value} for the model from the kept rows of all images of a batch: their visual tokens."""
@@ -76,11 +78,11 @@ class Pixels:
         for module in trained:
             module.register_forward_pre_hook(_cast)
 
-    def rows(self, base: Any, pixels: Mapping[str, Tensor]) -> Tensor:
-        """The pixel values, as rows of the length of their last dimension."""
+    def rows(self, base: Any, pixels: Mapping[str, Tensor], count: int) -> Sequence[Tensor]:
+        """The pixel values of each image, as rows of the length of their last dimension."""
         del base
         values = pixels["pixel_values"]
-        return values.reshape(-1, values.shape[-1])
+        return values.reshape(count, -1, values.shape[-1]).unbind()
 
     def inputs(self, base: Any, rows: Sequence[Tensor], sizes: Sequence[Size], layouts: Sequence[Layout]) -> Any:
         """Pixel values in the shapes that the processor gave them; images with fewer tiles end with empty ones."""

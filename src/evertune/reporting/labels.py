@@ -55,13 +55,3 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def size(count: float) -> str:
-    """Bytes as `512 bytes`, `12.3 kB`, `4.5 MB` (powers of 1000)."""
-    if count < 1000:
-        return f"{count:.0f} bytes"
-    for power, unit in ((3, "GB"), (2, "MB")):
-        if count >= 1000**power:
-            return f"{count / 1000**power:.1f} {unit}"
-    return f"{count / 1000:.1f} kB"

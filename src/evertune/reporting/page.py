@@ -21,7 +21,7 @@ from evertune.metrics.rules import ABOVE_100
 from evertune.metrics.statistics import FEWEST, mean_interval, share_interval
 from evertune.reporting.examples import SHOWN, Examples, Thumbnails, examples_of
 from evertune.reporting.headline import headline
-from evertune.reporting.labels import EXPLANATIONS, METRIC_TITLES, duration, number, size
+from evertune.reporting.labels import EXPLANATIONS, METRIC_TITLES, duration, number
 from evertune.reporting.logged import logged_values
 from evertune.reporting.matrix import Matrix, load_matrix
 from evertune.reporting.plots import average_curve, forgetting_by_task, heat_map
@@ -36,6 +36,7 @@ from evertune.reporting.tables import (
 )
 from evertune.utils.errors import RunFolderError, UserError
 from evertune.utils.files import read_json, write_atomically
+from evertune.utils.sizes import size
 
 MOST_EXPERTS_SHOWN = 24
 

@@ -395,6 +395,7 @@ def learner_arguments(config: RunConfig) -> dict[str, Any]:
         "evaluation_batch": config.evaluation.batch_size,
         "max_new_tokens": config.evaluation.max_new_tokens,
         "reuse": config.reuse and not config.deterministic,  # a cache knows what others have done
+        "features": config.features.policy(),
     }
 
 

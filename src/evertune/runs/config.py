@@ -6,7 +6,7 @@ Only the entry points use these classes; everything else takes plain arguments.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -15,6 +15,12 @@ from evertune.training.run_origin import CELLS
 from evertune.utils.config_io import Settings, scalar
 from evertune.utils.errors import UserError
 from evertune.utils.plugins import load_plugin
+from evertune.utils.sizes import bytes_of
+
+if TYPE_CHECKING:
+    from evertune.models.feature_policy import FeaturePolicy
+
+Keep = Literal["auto", "disk", "memory", "off"]
 
 TINY = {"train": {"epochs": 1.0, "batch_size": 32, "learning_rate": 3e-4}}
 INSTRUCTBLIP = {
@@ -129,6 +135,50 @@ class StagesSettings(Settings):
     )
 
 
+class FeatureSettings(Settings):
+    """Where the frozen vision features of images are kept; changes no number but by rounding."""
+
+    keep: Keep = Field(
+        default="auto",
+        description="on disk in the cache, in memory, or off: computed in each batch; auto: what pays, by bytes per "
+        "image, number of images and free room",
+    )
+    budget: str | None = Field(
+        default=None,
+        description="bytes, such as 2GB: of the disk for the features of all models, or of the memory of each process; "
+        "by default half of what is free, at most 100 GB of the disk",
+    )
+    workers: int | None = Field(
+        default=None, ge=0, le=256, description="processes that read and prepare images; by default measured"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, content: Any) -> Any:
+        """`features: off` is `features: {keep: off}`."""
+        return content if isinstance(content, dict) else {"keep": content}
+
+    @field_validator("keep", mode="before")
+    @classmethod
+    def _unquoted(cls, value: Any) -> Any:
+        """`off` is false in YAML."""
+        return "off" if value is False else value
+
+    @field_validator("budget", mode="before")
+    @classmethod
+    def _size(cls, value: Any) -> Any:
+        if value is not None:
+            bytes_of(str(value))
+        return None if value is None else str(value)
+
+    def policy(self) -> FeaturePolicy:
+        """For a `FeatureStore`."""
+        from evertune.models.feature_policy import FeaturePolicy
+
+        budget = None if self.budget is None else bytes_of(self.budget)
+        return FeaturePolicy(keep=self.keep, budget=budget, workers=self.workers)
+
+
 class SharedSettings(Settings):
     """The settings that a single run and a grid share, besides stream, model, method and seed."""
 
@@ -149,6 +199,7 @@ class SharedSettings(Settings):
     train: TrainSettings = Field(default_factory=TrainSettings)
     evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
     stages: StagesSettings = Field(default_factory=StagesSettings)
+    features: FeatureSettings = Field(default_factory=FeatureSettings)
     options: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="per method: its own options, e.g. {replay: {ratio: 0.05}}"
     )
@@ -197,7 +248,15 @@ def without_effect(config: RunConfig) -> dict[str, Any]:
     usual = {CELLS: "all", "limit": None}
     evaluation = {"batch_size", *(key for key, value in usual.items() if getattr(config.evaluation, key) == value)}
     stages = {"stages": True} if config.stages.keep == "all" else {}
-    return {"data": True, "track": True, "train": train, "evaluation": evaluation, **stages, **defaults}
+    return {
+        "data": True,
+        "track": True,
+        "features": True,
+        "train": train,
+        "evaluation": evaluation,
+        **stages,
+        **defaults,
+    }
 
 
 def with_settings(content: dict[str, Any], settings: list[str], *, methods: list[str]) -> dict[str, Any]:
@@ -223,12 +282,16 @@ def spelled_out(content: dict[str, Any], *, methods: list[str]) -> dict[str, Any
 def _place(content: dict[str, Any], key: str, value: Any, methods: list[str]) -> None:
     """Set the value of a dotted key; the groups above it are copied, since a caller may share them."""
     parts = key.split(".")
+    if parts == ["features"] and not isinstance(value, dict):
+        parts = ["features", "keep"]
     if parts[0] in methods:
         parts = ["options", *parts]
     elif parts[0] == "model" and len(parts) > 1:
         parts[0] = "model_options"
     for part in parts[:-1]:
         group = content.get(part) or {}
+        if part == "features" and part in content and not isinstance(content[part], dict):
+            group = {"keep": content[part]}
         if not isinstance(group, dict):
             raise UserError(f"{key}: '{part}' is {group!r:.40} here, expected a group of settings")
         content[part] = {**group}

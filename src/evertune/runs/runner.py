@@ -21,6 +21,7 @@ from evertune.metrics.metrics import formulas, metrics_of, reasons_of
 from evertune.metrics.rules import rule_of
 from evertune.reporting.matrix import Matrix
 from evertune.runs.cells import wanted_cells
+from evertune.runs.feature_needs import settle_features
 from evertune.runs.ledger import finished_cells, read_ledger, without_clock
 from evertune.runs.run_folder import added_tasks, thinned_stages
 from evertune.utils import distributed
@@ -47,6 +48,9 @@ class Callback:
 
     def on_run_begin(self, title: str, *, training: list[int], answers: int) -> None:
         """A run begins: the remaining training samples by stage, epochs included, and the remaining answers."""
+
+    def on_features_settled(self, choice: str) -> None:
+        """Where vision features are kept is decided: `features=disk (...)`, with the reason."""
 
     def on_environment_changed(self, changes: list[str]) -> None:
         """The run resumes in another environment: other versions, another CPU."""
@@ -106,6 +110,7 @@ def run_stream(
     plan = plan_of(learner, stream)
     refuse_other_history(folder, learner.stages, plan)
     note_stages(folder, learner.stages)
+    callback.on_features_settled(str(settle_features(learner, stream, plan)))
     done, left = cells_about(folder, stream.columns), plan[len(learner.stages) :]
     wanted = missing_cells(cells, stream, plan, done)
     for row in sorted(thinned_stages(folder) & wanted.keys()):
@@ -147,6 +152,7 @@ def missing_cells(
 def follow_stream(learner: Learner, stream: Stream) -> tuple[Any, ...]:
     """The other processes, while the main one runs the stream; returns the first order about something else."""
     plan = plan_of(learner, stream)
+    settle_features(learner, stream, plan)
     by_name = {task.name: task for task in stream.columns}
     while True:
         match order := distributed.receive_command():

@@ -257,7 +257,7 @@ def _fill(
     mine = [own[start : start + batch_size] for start in range(0, len(own), batch_size)]
     predicted: list[str] = []
     known, together = len(samples) - len(missing), len(missing) / max(1, len(own))
-    for chunk in mine:
+    for chunk in features.ahead_of(mine, mine):
         predicted += lmm.generate(
             features.get(chunk),
             [s.instruction for s in chunk],

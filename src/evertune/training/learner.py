@@ -21,6 +21,7 @@ from evertune.data.objects import ImageLike, image_path
 from evertune.data.task import Sample, Task, data_digest
 from evertune.methods import Context, Method, adapted, composed
 from evertune.methods.hook_results import planned_by
+from evertune.models.feature_policy import FeaturePolicy
 from evertune.models.features import FeatureStore
 from evertune.models.fsdp import spread_frozen
 from evertune.models.protocol import LMM
@@ -54,6 +55,7 @@ class Learner:
         known: tasks that the model knows before the first stage, for methods that protect them.
         reuse: reuse bit-identical trainings and predictions from the cache.
         upto: resume from this stage and ignore later ones; default: the last.
+        features: where vision features are kept; it changes no number but by rounding.
 
     Raises:
         RunFolderError: a stage in `folder` is damaged, or links are in it. UserError: a method lacks another.
@@ -72,6 +74,7 @@ class Learner:
         known: Sequence[Task] = (),
         reuse: bool = True,
         upto: int | None = None,
+        features: FeaturePolicy | None = None,
     ) -> None:
         refuse_links(folder)
         self.methods = composed(methods)
@@ -85,7 +88,7 @@ class Learner:
         self.max_new_tokens = max_new_tokens
         self.known = tuple(known)
         self.reuse = reuse
-        self.features = FeatureStore(lmm)
+        self.features = FeatureStore(lmm, policy=features)
         self._longest: dict[tuple[str, int, int], int] = {}
         self._start = copy_of(lmm.trainable())
         self._context = Context(
@@ -111,13 +114,13 @@ class Learner:
             raise UserError(
                 f"the model is at stage {self.current} of {len(self.stages)}: roll back first, or load the last"
             )
+        self.features.ensure(task.train, together=True)  # here all processes take part
         for method in self.methods:
             method.before_task(task)
         plan: Sequence[Sample] = task.train
         for method in self.methods:
             plan = planned_by(method, task, plan)
-        with distributed.main_process_first():
-            self.features.ensure(plan)
+        self.features.ensure(plan, together=True)
         log, seconds, reused = train_or_reuse(
             self.lmm,
             self.methods,
@@ -175,8 +178,7 @@ class Learner:
 
     def answers(self, task: Task, *, on_answered: OnAnswered | None = None) -> list[Prediction]:
         """Predictions for the test samples of `task`; the methods don't get the task's name, unless `needs_task_id`."""
-        with distributed.main_process_first():
-            self.features.ensure(task.test)
+        self.features.ensure(task.test, together=True)
         with no_fixed_order():
             return answer_samples(
                 self.lmm,
@@ -287,7 +289,7 @@ class Learner:
     def _know(self) -> None:
         """Pass the tasks that the base model knows to the methods."""
         for task in self.known:
-            self.features.ensure(task.train)
+            self.features.ensure(task.train, together=True)
             for method in self.methods:
                 method.on_known_task(task)
 

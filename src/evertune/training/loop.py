@@ -355,8 +355,10 @@ def _prepared(run: _Run, features: FeatureStore, place: int) -> tuple[Any, Any, 
     accelerator = Accelerator(cpu=on_cpu, dataloader_config=shared)  # `_window` decides which micro-batches are a step
     optimizer = torch.optim.AdamW(_groups(run.lmm, run.parameters, training))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine(run.steps, training.warmup_ratio))
-    rows = _loader(run, features, place)
-    loader = prepare_data_loader(rows, accelerator.device, num_processes=1, put_on_device=True)
+    places = [own_part(whole) for whole in micro_batches(len(run.order), training.batch_size)[place:]]
+    rows = _loader(run, features, places)
+    batches = prepare_data_loader(rows, accelerator.device, num_processes=1, put_on_device=True)
+    loader = features.ahead_of(batches, ([run.order[place] for place in own] for own in places))
     return accelerator, accelerator.prepare_optimizer(optimizer), loader, accelerator.prepare_scheduler(schedule)
 
 
@@ -377,8 +379,7 @@ def _batch(run: _Run, features: FeatureStore, rows: Sequence[Sample]) -> Batch:
     return run.lmm.collate(rows, features.get(rows), **shared)
 
 
-def _loader(run: _Run, features: FeatureStore, place: int) -> Any:
-    places = [own_part(whole) for whole in micro_batches(len(run.order), run.training.batch_size)[place:]]
+def _loader(run: _Run, features: FeatureStore, places: Sequence[range]) -> Any:
     return DataLoader(run.order, batch_sampler=places, collate_fn=partial(_batch, run, features))  # type: ignore[arg-type]
 
 

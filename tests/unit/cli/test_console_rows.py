@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -11,6 +12,7 @@ from evertune.cli.console import TerminalCallback
 from evertune.cli.plan_view import show_plans
 from evertune.cli.service_view import _table
 from evertune.reporting.blocks import BlockTable
+from evertune.runs.plan.features import FeaturePlan
 from evertune.runs.plan.planner import Plan, StagePlan
 from evertune.runs.runner import few_steps
 from evertune.service.regression_report import Change, RegressionReport
@@ -113,8 +115,10 @@ def test_a_plan_says_seconds_and_stages_that_are_too_short():
     out = io.StringIO()
     stages = [StagePlan("what", 29, 1, 7), StagePlan("long", 2900, 91, 700)]
     made = Plan("eproj", stages, 9, 10, 0.24, 95.0, 10**9, "float32", 1, stage_bytes=40)
-    show_plans(Console(file=out, width=200), [made])
+    features = FeaturePlan("disk", 900, 10**6, 900, 9 * 10**8, "features=disk (900 images x 1.0 MB = 0.9 GB)")
+    show_plans(Console(file=out, width=200), [replace(made, features=features, encode_seconds=75.0)])
     text = out.getvalue()
+    assert "features=disk (900 images x 1.0 MB = 0.9 GB); encoding takes 1 min 15 s where the cache has none" in text
     assert ["eproj", "9", "(90", "%)", "92", "0.2", "s", "1", "min", "35", "s", "80", "bytes"] in map(
         str.split, text.splitlines()
     )

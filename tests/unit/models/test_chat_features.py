@@ -13,6 +13,7 @@ from evertune.data.task import Sample
 from evertune.models.chat import rows_in, sizes_in
 from evertune.models.decoder import IGNORE
 from evertune.models.features import FeatureStore
+from evertune.models.processors import alike
 
 BY_SIZE = [name for name in FAMILIES if name not in ("llava", "paligemma", "gemma3")]
 """Families whose images take more tokens when they are larger."""
@@ -111,3 +112,46 @@ def test_token_ids_outlive_what_another_thread_clears(tiny_chat):
     prompts._ids = ClearedMeanwhile()
     assert prompts.ids("which?", "red", [(28, 28)]) == prompts.ids("which?", "red", [(28, 28)])
     assert prompts.count("which?", "red", [(28, 28)]) > 0
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_images_of_equal_shape_are_encoded_together(name, tiny_chat, monkeypatch):
+    """Six images of three sizes in a mixed order: each has the features that it has alone."""
+    lmm, drawn = load(tiny_chat(name)), torch.Generator().manual_seed(0)
+    sizes = [(28, 28), (84, 56), (28, 28), (56, 84), (84, 56), (28, 28)]
+    noise = [torch.randint(256, (*size, 3), generator=drawn, dtype=torch.uint8).numpy() for size in sizes]
+    images = [Image.fromarray(pixels) for pixels in noise]
+    alone = [lmm.encode([image])[0] for image in images]
+    calls, original = [], lmm.model.model.get_image_features
+
+    def counted(**pixels):
+        calls.append(len(pixels["pixel_values"]))
+        return original(**pixels)
+
+    monkeypatch.setattr(lmm.model.model, "get_image_features", counted)
+    together = lmm.encode(images)
+    assert len(calls) < len(images)
+    for one, other in zip(alone, together, strict=True):
+        assert one.shape == other.shape and torch.equal(one[0], other[0]), "size and number of rows"
+        assert torch.allclose(one[1:].float(), other[1:].float(), atol=2e-3, rtol=2e-3)
+    assert len({tuple(map(float, part[1])) for part in together}) == len(images), "no two images are taken for one"
+
+
+def test_images_in_the_middle_of_training_are_encoded_without_dropout(tiny_chat):
+    lmm = load(tiny_chat("llava"))
+    for module in lmm.modules():
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = 0.9
+    image = Image.new("RGB", (28, 28), "red")
+    before = lmm.eval().encode([image])[0]
+    lmm.train()
+    assert torch.equal(lmm.encode([image])[0], before) and lmm.training and lmm.model.model.vision_tower.training
+
+
+def test_few_images_of_many_pixels_are_encoded_at_once(tiny_chat, monkeypatch):
+    lmm = load(tiny_chat("llava"))
+    monkeypatch.setattr("evertune.models.processors.MOST_VALUES", 2 * 3 * 28 * 28)
+    prepared = [lmm.prepare(Image.new("RGB", (28, 28))) for _ in range(5)]
+    assert alike(prepared) == [[0, 1], [2, 3], [4]]
+    monkeypatch.setattr("evertune.models.processors.MOST_VALUES", 1)
+    assert alike(prepared) == [[0], [1], [2], [3], [4]]

@@ -7,13 +7,15 @@ import json
 import pytest
 import torch
 import yaml
+from chat_models import load
+from PIL import Image
 from typer.testing import CliRunner
 
 from evertune.cli.main import app
 from evertune.models import load_lmm, load_on_paper
 from evertune.models import meta as paper
 from evertune.models.chat import ChatLMM
-from evertune.models.meta import needed_bytes, refuse_too_large, visual_tokens
+from evertune.models.meta import kept_values, needed_bytes, refuse_too_large, visual_tokens
 from evertune.models.presets import _ON_PAPER
 from evertune.runs.api import configure
 from evertune.runs.plan.api import plan
@@ -88,6 +90,42 @@ def test_half_the_bytes_in_half_precision():
 )
 def test_visual_tokens(name, tokens):
     assert visual_tokens(load_on_paper(name).module().config) == tokens
+
+
+@pytest.mark.parametrize(
+    ("name", "megabytes"),
+    [("llava-1.5-7b-hf", 1.18), ("instructblip-vicuna-7b", 0.72), ("Qwen2.5-VL-7B-Instruct", 3.84)],
+)
+def test_bytes_of_an_image(name, megabytes):
+    assert load_on_paper(name).bytes_per_image() / 1e6 == pytest.approx(megabytes, abs=0.006)
+
+
+@pytest.mark.parametrize("name", ["llava", "paligemma", "gemma3", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_bytes_of_an_image_are_those_of_its_features(name, tiny_chat, monkeypatch):
+    """In miniature: what a configuration says against what the model makes of a photograph."""
+    lmm = load(tiny_chat(name))
+    (made,) = lmm.encode([Image.new("RGB", (64, 64), "grey")])
+    height, width = 64, 64
+    if name.startswith("qwen"):
+        vision = lmm.model.config.vision_config
+        side = vision.patch_size * vision.spatial_merge_size
+        facts = lmm.prompts.layout((64, 64)).facts["image_grid_thw"][0].tolist()
+        height, width = (side * count // vision.spatial_merge_size for count in facts[1:])
+    monkeypatch.setattr(paper, "PHOTOGRAPH", (height, width))
+    assert 2 * kept_values(lmm.model.config) == made.nbytes
+
+
+def test_encoding_by_hand(toy_stream):
+    """24 training images and 12 others: once each where they are kept, else as often as they are used."""
+    (made,) = plan(configure(str(toy_stream), model="llava-1.5-7b-hf", settings=["features=off"]))
+    (kept,) = plan(configure(str(toy_stream), model="llava-1.5-7b-hf"))
+    images, uses = made.features.images, 24 + 4 * sum(stage.test for stage in made.stages)
+    assert (kept.features.keep, kept.features.encoded, kept.features.images) == ("disk", images, images)
+    assert (made.features.keep, made.features.encoded, made.features.kept_bytes) == ("off", uses, 0)
+    assert kept.features.kept_bytes == images * kept.features.bytes_per_image
+    tower = 303_507_456
+    card = next(card for card in made.cards if card.name == "A100 80 GB")
+    assert card.encode_hours == pytest.approx(uses * 2 * tower * 576 / (0.35 * 312e12) / 3600, rel=1e-3)
 
 
 def test_what_fits_nowhere_is_refused(toy_stream):

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from evertune.reporting.examples import Thumbnails, examples_of
 from evertune.reporting.headline import headline
-from evertune.reporting.labels import duration, number, size
+from evertune.reporting.labels import duration, number
 from evertune.reporting.matrix import load_matrix
 from evertune.reporting.page import write_report
 from evertune.reporting.plots import (
@@ -31,6 +31,7 @@ from evertune.reporting.plots import (
 )
 from evertune.reporting.tables import as_markdown, compare, rich_matrix, rich_table
 from evertune.utils.errors import RunFolderError, UserError
+from evertune.utils.sizes import size
 
 TASKS = ["shapes", "numbers", "names"]
 SEQUENTIAL = [[10.0, 0.0, 5.0], [80.0, 2.0, 6.0], [50.0, 90.0, 7.0], [30.0, 60.0, 70.0]]

@@ -50,6 +50,7 @@ def learner_of(study: Study, first: str, *, seed: int, dtype: str) -> tuple[Lear
         evaluation_batch=config.evaluation.batch_size,
         max_new_tokens=config.evaluation.max_new_tokens,
         reuse=config.reuse and not config.deterministic,
+        features=config.features.policy(),
     )
     return learner, study
 

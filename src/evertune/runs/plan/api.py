@@ -38,12 +38,8 @@ def _plan_on_paper(config: RunConfig, progress: Progress | None) -> list[Estimat
     specs = method_specs(config)
     stream = data_of(config, progress=progress)
     paper = load_on_paper(config.model, options=config.model_options)
-    training = training_of(config)
-    how = {"dtype": config.dtype, **_left_out(config)}
-    return [
-        plan_on_paper(paper, make_methods(spec, config.options), stream, name=spec, training=training, **how)
-        for spec in specs
-    ]
+    how: dict[str, Any] = {"training": training_of(config), "dtype": config.dtype, **_options(config)}
+    return [plan_on_paper(paper, make_methods(spec, config.options), stream, name=spec, **how) for spec in specs]
 
 
 def _measured_plan(config: RunConfig, *, progress: Progress | None = None) -> list[Plan]:
@@ -59,10 +55,10 @@ def _measured_plan(config: RunConfig, *, progress: Progress | None = None) -> li
     lmm = load_lmm(config.model, seed=config.seed, dtype=config.dtype, options=options, progress=progress)
     training = training_of(config)
     pace = measure_pace(lmm, stream, training, batch=config.evaluation.batch_size)
-    how: dict[str, Any] = {"training": training, "pace": pace, **_left_out(config)}
+    how: dict[str, Any] = {"training": training, "pace": pace, **_options(config)}
     return [plan_run(lmm, make_methods(spec, config.options), stream, name=spec, **how) for spec in specs]
 
 
-def _left_out(config: RunConfig) -> dict[str, str]:
-    """Which cells are evaluated, and which stages kept."""
-    return {"cells": config.evaluation.cells, "keep": config.stages.keep}
+def _options(config: RunConfig) -> dict[str, Any]:
+    """Which cells are evaluated, which stages kept, and where features are."""
+    return {"cells": config.evaluation.cells, "keep": config.stages.keep, "policy": config.features.policy()}

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 
 from evertune.data import Sample, Stream, Task
 from evertune.methods import Context, Method
+from evertune.models.feature_policy import FeaturePolicy, Need
 from evertune.models.features import FeatureStore
 from evertune.models.meta import TRAINED_BYTES, MetaLMM, gigabytes
 from evertune.models.protocol import LMM
+from evertune.runs.feature_needs import image_needs
+from evertune.runs.plan.features import FeaturePlan, plan_features
 from evertune.runs.plan.planner import StagePlan, answers_of, samples_seen, stage_bytes, stages_kept, stages_of
 from evertune.training.loop import Training, trained_parameters
 from evertune.utils.errors import UserError
@@ -58,6 +61,7 @@ class CardPlan:
 
     name: str
     fits: bool
+    encode_hours: float | None
     train_hours: float | None
     evaluate_hours: float | None
 
@@ -92,6 +96,7 @@ class Estimate:
     dtype: str
     answers: int
     stages_kept: int
+    features: FeaturePlan
 
     @property
     def disk_bytes(self) -> int:
@@ -113,8 +118,11 @@ def plan_on_paper(
     dtype: str,
     cells: str = "all",
     keep: str = "all",
+    policy: FeaturePolicy | None = None,
 ) -> Estimate:
-    """The plan of one method on one stream; `cells` as in `wanted_cells`, `keep` as in `thinning`.
+    """The plan of one method on one stream.
+
+    `cells` as in `wanted_cells`, `keep` as in `thinning`; `policy` says where features are kept.
 
     Raises:
         UserError: the method's stages depend on images, or the run fits on none of the cards.
@@ -134,7 +142,9 @@ def plan_on_paper(
     stages = stages_of(tasks, training)
     answers = answers_of(cells, stream, tasks)
     work = _Work(paper, trained=sum(trained.values()), tokens=sum(tokens.values()), weight_bytes=number.itemsize)
-    samples = samples_seen(stages, training)
+    images, uses = image_needs(stream, tasks, lambda task: training.fitted(len(task.train)))
+    features = plan_features(policy or FeaturePolicy(), Need(images, paper.bytes_per_image(), uses))
+    amounts = _Amounts(features.encoded, samples_seen(stages, training), answers)
     has_experts = any(method.in_model_dtype for method in methods)
     kept = stage_bytes(methods, sum(trained.values()), number)
     made = Estimate(
@@ -149,7 +159,8 @@ def plan_on_paper(
         share_of_model=kept / (paper.count() * number.itemsize),
         memory=memory,
         tokens=tokens,
-        cards=[_on(card, work, memory=sum(memory.values()), samples=samples, answers=answers) for card in CARDS],
+        cards=[_on(card, work, memory=sum(memory.values()), amounts=amounts) for card in CARDS],
+        features=features,
         dtype=str(number).removeprefix("torch."),
         answers=answers,
         stages_kept=stages_kept(methods, keep, len(stages)),
@@ -180,20 +191,29 @@ class _Work:
         return self.paper.lm_compute() * self.weight_bytes
 
 
+class _Amounts(NamedTuple):
+    """Encoded images, trained samples and answers of a run."""
+
+    encoded: int
+    samples: float
+    answers: int
+
+
 ANSWER_BATCH = 32
 
 
-def _on(card: Card, work: _Work, *, memory: int, samples: float, answers: int) -> CardPlan:
+def _on(card: Card, work: _Work, *, memory: int, amounts: _Amounts) -> CardPlan:
     """Hours on one card; reading the weights for each generated token is shared by a batch of answers."""
     if memory > USABLE * card.memory * 1e9:
-        return CardPlan(card.name, fits=False, train_hours=None, evaluate_hours=None)
+        return CardPlan(card.name, fits=False, encode_hours=None, train_hours=None, evaluate_hours=None)
     speed = UTILISATION * card.speed * 1e12
     reading = ANSWER_TOKENS * work.weights() / (card.bandwidth * 1e9) / ANSWER_BATCH
     return CardPlan(
         card.name,
         fits=True,
-        train_hours=samples * work.train() / speed / 3600,
-        evaluate_hours=answers * (work.answer() / speed + reading) / 3600,
+        encode_hours=amounts.encoded * work.paper.encode_compute() / speed / 3600,
+        train_hours=amounts.samples * work.train() / speed / 3600,
+        evaluate_hours=amounts.answers * (work.answer() / speed + reading) / 3600,
     )
 
 

@@ -17,14 +17,22 @@ import torch
 
 from evertune.data import Sample, Stream, Task
 from evertune.methods import Context, Method, adapted
-from evertune.models.features import FeatureStore, grey_features
+from evertune.methods.similarity import evenly_spaced
+from evertune.models.feature_encoder import FeatureEncoder
+from evertune.models.feature_policy import FeaturePolicy, Need
+from evertune.models.features import FeatureStore, grey_features, sources_of
 from evertune.models.protocol import LMM
 from evertune.models.weights import copy_of, restore
 from evertune.runs.cells import wanted_cells
+from evertune.runs.feature_needs import image_needs
+from evertune.runs.plan.features import FeaturePlan, plan_features
 from evertune.training.evaluator import longest_answer
 from evertune.training.gradients import reaching
 from evertune.training.loop import Training, trained_parameters
 from evertune.training.thinning import is_kept
+
+ENCODED = 8
+"""Images that are encoded to measure the time of one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +53,8 @@ class Plan:
         answers: questions that the run asks, over all cells that it evaluates.
         stage_bytes: disk space of a saved stage: the expert, or one copy of everything trained.
         stages_kept: how many stages keep their weights (`stages.keep`).
+        encode_seconds: of the vision tower, with reading and preparing the images, in a run that finds none in the
+            cache.
     """
 
     method: str
@@ -59,6 +69,8 @@ class Plan:
     answers: int = 0
     stage_bytes: int = 0
     stages_kept: int = 0
+    features: FeaturePlan | None = None
+    encode_seconds: float = 0.0
 
     @property
     def disk_bytes(self) -> int:
@@ -72,10 +84,13 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Measured on this machine: seconds per trained sample and per answered one."""
+    """Measured on this machine: seconds per trained sample, answered one and encoded image; bytes of an image's
+    features."""
 
     train: float
     answer: float
+    encode: float
+    image_bytes: int
 
 
 def measure_pace(lmm: LMM, stream: Stream, training: Training, *, batch: int) -> Speed:
@@ -96,7 +111,20 @@ def measure_pace(lmm: LMM, stream: Stream, training: Training, *, batch: int) ->
     features = grey_features(lmm, sum(images))
     start = time.perf_counter()
     lmm.generate(features, [s.instruction for s in tested], max_new_tokens=longest, images=images)
-    return Speed(train=seconds[-1] / len(samples), answer=(time.perf_counter() - start) / len(tested))
+    answer = (time.perf_counter() - start) / len(tested)
+    encode, image_bytes = _encoding(lmm, evenly_spaced(first.train, ENCODED))
+    return Speed(train=seconds[-1] / len(samples), answer=answer, encode=encode, image_bytes=image_bytes)
+
+
+def _encoding(lmm: LMM, samples: Sequence[Sample]) -> tuple[float, int]:
+    """Seconds per image of `samples`, read, prepared and encoded, and the bytes of its features."""
+    sources = {source.sha256: source for sample in samples for source in sources_of(sample)}
+    encoder = FeatureEncoder(lmm)
+    encoder.encode_now(list(sources.values())[:1])  # the first one also pays for memory and kernels
+    start = time.perf_counter()
+    made = encoder.encode_now(list(sources.values()))
+    images = max(1, len(made))
+    return (time.perf_counter() - start) / images, sum(part.nbytes for part in made.values()) // images
 
 
 def plan_run(
@@ -109,10 +137,15 @@ def plan_run(
     pace: Speed,
     cells: str = "all",
     keep: str = "all",
+    policy: FeaturePolicy | None = None,
 ) -> Plan:
-    """The plan of one method on one stream; `cells` as in `wanted_cells`, `keep` as in `thinning`."""
+    """The plan of one method on one stream.
+
+    `cells` as in `wanted_cells`, `keep` as in `thinning`; `policy` says where features are kept.
+    """
     lmm = adapted(lmm, methods, seed=0)
-    context = Context(lmm=lmm, features=FeatureStore(lmm), seed=0, start=lmm.trainable())
+    policy = policy or FeaturePolicy()
+    context = Context(lmm=lmm, features=FeatureStore(lmm, policy=policy), seed=0, start=lmm.trainable())
     tasks: list[Task] = list(stream.tasks)
     for method in methods:
         method.setup(context)
@@ -125,6 +158,8 @@ def plan_run(
     seen = samples_seen(stages, training)
     answers = answers_of(cells, stream, tasks)
     trained = sum(p.numel() for p in trained_parameters(lmm, methods).values())
+    images, uses = image_needs(stream, tasks, lambda task: training.fitted(len(task.train)))
+    features = plan_features(policy, Need(images, pace.image_bytes, uses))
     return Plan(
         method=name,
         stages=stages,
@@ -138,6 +173,8 @@ def plan_run(
         answers=answers,
         stage_bytes=stage_bytes(methods, trained, lmm.dtype),
         stages_kept=stages_kept(methods, keep, len(stages)),
+        features=features,
+        encode_seconds=features.encoded * pace.encode,
     )
 
 
