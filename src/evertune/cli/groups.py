@@ -46,6 +46,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "ls": "evertune ls streams",
         "show": "evertune show eproj",
         "doctor": "evertune doctor",
+        "cache": "evertune cache --prune --limit 20GB",
     },
 }
 """The commands in the order of the help, each with an example."""
@@ -77,7 +78,7 @@ ELSEWHERE = (
     | dict.fromkeys(("preprocess", "convert", "sample", "dataset", "datasets"), _DATA)
     | dict.fromkeys(("api", "vllm-serve", "deploy"), _SERVE)
     | dict.fromkeys(("web", "webui", "webchat", "ui", "playground"), _APP)
-    | dict.fromkeys(("download", "pull", "cache"), _FETCH)
+    | dict.fromkeys(("download", "pull"), _FETCH)
     | dict.fromkeys(("undo", "revert", "reset"), _BACK)
     | {
         "env": "'evertune doctor' checks this machine",

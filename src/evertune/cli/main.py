@@ -16,6 +16,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from evertune.cli.analysis import pairs, similarity
+from evertune.cli.cache import cache
 from evertune.cli.data import data_app, rescore
 from evertune.cli.environment import ls, show
 from evertune.cli.grids import grid, study
@@ -66,8 +67,9 @@ FUNCTIONS: dict[str, Callable[..., None]] = {
     "ls": ls,
     "show": show,
     "doctor": doctor,
+    "cache": cache,
 }
-WITHOUT_PLUGINS = {"log", "metrics"}
+WITHOUT_PLUGINS = {"log", "metrics", "cache"}
 """Commands that look up no name which a plug-in could bring."""
 for name, function in FUNCTIONS.items():
     command = function if name in WITHOUT_PLUGINS else with_plugins(function)

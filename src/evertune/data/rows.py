@@ -38,6 +38,7 @@ from evertune.data.formats import Row
 from evertune.data.images import short
 from evertune.data.open_files import RandomReader, mapped, reader
 from evertune.data.row_checks import checked_instruction
+from evertune.utils.cache_files import note_use
 from evertune.utils.errors import DataError, UserError
 from evertune.utils.files import (
     cache_folder,
@@ -109,6 +110,7 @@ def indexed(recipe: IndexKey, read: Callable[[], Iterable[Row | DataError]]) -> 
         most = most_from(recipe.files) if recipe.files else None  # of the hub nothing is known
         with whole_folder(folder) as place:
             _fill(place, recipe, read(), most=most)
+    note_use(folder)
     return RowFile(folder, place=recipe.place)
 
 

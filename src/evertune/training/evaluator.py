@@ -28,6 +28,7 @@ from evertune.models.protocol import LMM, Described, Generator, Turn
 from evertune.models.weights import copy_of, fingerprint_of, restore
 from evertune.training.answer_files import read_answers
 from evertune.utils import distributed
+from evertune.utils.cache_files import note_use
 from evertune.utils.errors import RunFolderError, UserError, kind_of
 from evertune.utils.files import (
     cache_folder,
@@ -86,7 +87,9 @@ class PredictionCache:
 
     def _load(self) -> dict[str, str]:
         try:
-            return _sealed_answers(json_value(read_regular(self._path)))
+            known = _sealed_answers(json_value(read_regular(self._path)))
+            note_use(self._path)
+            return known
         except FileNotFoundError:
             return {}
         except (OSError, ValueError):

@@ -28,10 +28,12 @@ from evertune.training.mid_task_checkpoint import MidTaskCheckpoints
 from evertune.training.stages import SEAL
 from evertune.training.states import read_tensors, split_state
 from evertune.utils import distributed
+from evertune.utils.cache_files import note_use
 from evertune.utils.device import no_fixed_order
 from evertune.utils.errors import RunFolderError
 from evertune.utils.files import cache_folder, digest, digest_of, make_folder, note_damage, write_atomically
 from evertune.utils.parsing import json_value
+from evertune.utils.temporary_files import sweep_cache
 
 
 def train_or_reuse(
@@ -114,6 +116,7 @@ def save_training(path: Path, trained: dict[str, Tensor], log: Sequence[Step], s
     plain = [replace(step, logged={}) for step in log]  # what methods logged is theirs: another may reuse this
     record = {"log": [step.full() for step in plain], "seconds": seconds, "sha256": fingerprint_of(trained)}
     sealed = {**record, SEAL: digest_of(record)}
+    sweep_cache(cache_folder())
     write_atomically(make_folder(path.parent) / path.name, save(trained, metadata={"record": json.dumps(sealed)}))
 
 
@@ -126,6 +129,7 @@ def load_training(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None
         record = json_value(metadata["record"])
         seal = record.pop(SEAL)
         if seal == digest_of(record) and record["sha256"] == fingerprint_of(tensors):
+            note_use(path)
             return tensors, record
     except (RunFolderError, KeyError, ValueError, TypeError, AttributeError):
         pass

@@ -16,8 +16,9 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from evertune.utils.cache_files import DAY, trim
+
 TEMPORARY = re.compile(r"\..+\.\d+-[0-9a-f]{8}")
-DAY = 86_400.0
 SWEPT = ".swept"
 """A file in the cache: its time of change is when the cache was swept last."""
 
@@ -69,13 +70,15 @@ def sweep(folder: Path, *, unchanged_for: float = 0.0) -> list[Path]:
 
 
 def sweep_cache(cache: Path) -> None:
-    """Remove the leftovers in the cache that are older than a day; looks at most once a day."""
+    """Remove the leftovers in the cache that are older than a day, and what is beyond its limit; looks at most once a
+    day."""
     with suppress(OSError):  # a cache that can't be written to is not swept
         note = cache / SWEPT
         if note.exists() and time.time() - note.stat().st_mtime < DAY:
             return
         note.touch()
         sweep(cache, unchanged_for=DAY)
+        trim(cache)
 
 
 def sweep_beside(path: Path) -> None:

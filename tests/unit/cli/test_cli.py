@@ -30,6 +30,7 @@ def test_help_and_import_load_nothing_heavy():
         "report",
         "metrics",
         "doctor",
+        "cache",
         "fetch",
         "similarity",
         "pairs",
