@@ -4,9 +4,9 @@
     python benchmarks/encoding.py --before /tmp/before            # against that commit and a plain DataLoader + tower
     python benchmarks/encoding.py --scale 5000,20000              # peak memory of training on so many images
 
-A LLaVA of random weights whose processor makes 336 x 336 pixels (576 visual tokens) of JPEGs of 640 x 480. Every side is a
-process of its own with an empty cache; its time is that of encoding all images, without imports and loading. The sides
-take turns, so that other work on the machine meets all of them.
+A LLaVA of random weights whose processor makes 336 x 336 pixels (576 visual tokens) of JPEGs of 640 x 480. Every side
+is a process of its own with an empty cache; its time is that of encoding all images, without imports and loading. The
+sides take turns, so that other work on the machine meets all of them.
 """
 
 from __future__ import annotations

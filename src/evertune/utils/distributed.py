@@ -190,16 +190,6 @@ def barrier() -> None:
     all_gather(None)
 
 
-@contextmanager
-def main_process_first() -> Iterator[None]:
-    """Run the block on the main process first; the others then run it and find its results in the cache."""
-    if not is_main_process():
-        barrier()
-    yield
-    if is_main_process():
-        barrier()
-
-
 def shard(items: Sequence[T]) -> Sequence[T]:
     """The part of `items` that this process takes: every n-th."""
     return items[rank() :: world_size()] if world_size() > 1 else items

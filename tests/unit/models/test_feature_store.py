@@ -283,3 +283,18 @@ def test_several_processes_share_the_cores(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
     assert feature_encoder.cores_of_process() == 2
+
+
+def test_processes_divide_what_is_missing(store, samples, monkeypatch):
+    """Five groups of two, of which nothing is encoded twice; an image that two samples share is in one group."""
+    monkeypatch.setattr(features, "ENCODE_BATCH", 2)
+    some = samples(10)
+    some += [Sample("again", some[0].images, "and this?", ("blue",), origin="rows:11")]
+    shares = []
+    for rank in range(2):
+        monkeypatch.setattr(features.distributed, "world_size", lambda: 2)
+        monkeypatch.setattr(features.distributed, "rank", lambda rank=rank: rank)
+        shares.append([group.sources for group in store()._missing_groups(some, None, is_shared=True)])
+    assert [len(share) for share in shares] == [3, 2]
+    names = [source.path.stem for share in shares for sources in share for source in sources]
+    assert sorted(names, key=int) == [str(number) for number in range(10)]
