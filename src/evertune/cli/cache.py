@@ -30,7 +30,7 @@ def cache(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what is in the cache, by kind, size and last use, or remove what was not used for long."""
+    """Show the cache by kind, size and last use, or prune it. The least recently used is removed first."""
     from evertune.utils import cache_files
     from evertune.utils.files import cache_folder
 
