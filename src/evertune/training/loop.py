@@ -379,7 +379,7 @@ def _batch(run: _Run, features: FeatureStore, rows: Sequence[Sample]) -> Batch:
     return run.lmm.collate(rows, features.get(rows), **shared)
 
 
-def _loader(run: _Run, features: FeatureStore, places: Sequence[range]) -> Any:
+def _loader(run: _Run, features: FeatureStore, places: Sequence[Sequence[int]]) -> Any:
     return DataLoader(run.order, batch_sampler=places, collate_fn=partial(_batch, run, features))  # type: ignore[arg-type]
 
 
