@@ -9,7 +9,8 @@ GPU. Each line that is printed is also in `--out`; a part that is there is not m
 part is begun after `--minutes`. Shares are of the speed of a large product, measured in the same process. They count
 the operations of evertune's step for both sides: the tower, which a Trainer computes in every step, is time only.
 
-`train`, `trainer`: tokens per second of the LM's sequence, share of that speed, peak memory, and `plan`'s estimate.
+`train`, `compiled` (`train.compile`), `trainer`: tokens per second of the LM's sequence, share of that speed, peak
+memory, and `plan`'s estimate.
 `evaluate`, `generate`: questions per second. `attention:KIND`, `adamw`: seconds of a step. `method:NAME`: seconds of a
 step beside those of `sequential`.
 """
@@ -26,6 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -36,7 +38,7 @@ from shapes import SHAPES, Shape, as_lmm, build, task_of
 from torch.utils.flop_counter import FlopCounterMode
 
 SCOPES = {"llava": ("lora", "projection"), "qwen": ("lora", "projection"), "instructblip": ("own",)}
-COMMON = ("train", "trainer", "evaluate", "generate", "adamw")
+COMMON = ("train", "compiled", "trainer", "evaluate", "generate", "adamw")
 ATTENTION = ("eager", "sdpa", "flash_attention_2")
 METHODS = ("replay", "agem", "ewc", "mas", "lwf", "tir+ewc", "eproj", "olora", "lora", "moelora")
 OPTIONS = {name: {name: {"target_modules": "attention"}} for name in ("lora", "moelora")}
@@ -156,6 +158,7 @@ class Bench:
             torch.cuda.reset_peak_memory_stats()
         actions: dict[str, Callable[..., dict[str, Any]]] = {
             "train": self._train,
+            "compiled": partial(self._train, compiled=True),
             "trainer": self._trainer,
             "evaluate": self._evaluate,
             "generate": self._generate,
@@ -165,13 +168,15 @@ class Bench:
         }
         return actions[kind](*([which] if which else []))
 
-    def _train(self) -> dict[str, Any]:
+    def _train(self, *, compiled: bool = False) -> dict[str, Any]:
         from evertune.training.loop import Training, train
 
-        training = Training(epochs=self._epochs(), batch_size=self.batch, learning_rate=1e-5)
+        how: dict[str, Any] = {"learning_rate": 1e-5, "compile": compiled}
+        training = Training(epochs=self._epochs(), batch_size=self.batch, **how)
         times = Times(self.device)
         train(self.lmm, [], self.task.train, self.features, training=training, seed=0, on_step=times.tick)
-        return self._speed(times.each(self.warm)) | {"planned_bytes": self._planned(training)}
+        more = {"first_step": round(times.each(0)[0], 2), "planned_bytes": self._planned(training)}
+        return self._speed(times.each(self.warm)) | more
 
     def _trainer(self) -> dict[str, Any]:
         times = Times(self.device)

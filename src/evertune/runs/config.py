@@ -79,6 +79,11 @@ class TrainSettings(Settings):
         description="compose batches of whole images, whose tokens are computed once for all samples about them: the "
         "same loss of each sample in less time, and other samples in a batch",
     )
+    compile: bool = Field(
+        default=False,
+        description="compile the blocks of the LM (torch.compile): the first steps take a minute or more; losses may "
+        "differ by rounding",
+    )
     min_steps: int | None = Field(
         default=None,
         ge=0,
@@ -99,6 +104,8 @@ class TrainSettings(Settings):
             from evertune.training.loop import NOT_BOTH
 
             raise ValueError(NOT_BOTH)
+        if self.compile and (self.gradient_checkpointing or self.group_by_image):
+            raise ValueError("compile can't be combined with gradient_checkpointing or group_by_image: leave one out")
         return self
 
 
@@ -244,6 +251,7 @@ def without_effect(config: RunConfig) -> dict[str, Any]:
     defaults = {key: True for key in ("skip_invalid", "model_options", "deterministic") if not getattr(config, key)}
     unset = {"loss_mean": config.train.loss_mean == "sample", "min_steps": config.train.min_steps is None}
     unset["group_by_image"] = not config.train.group_by_image
+    unset["compile"] = not config.train.compile
     train = {"gradient_checkpointing", "save_every", *(key for key, is_unset in unset.items() if is_unset)}
     usual = {CELLS: "all", "limit": None}
     evaluation = {"batch_size", *(key for key, value in usual.items() if getattr(config.evaluation, key) == value)}

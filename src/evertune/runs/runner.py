@@ -117,6 +117,8 @@ def run_stream(
         callback.on_warning(f"row {row} of R is not evaluated: stage {row} was thinned out (stages.keep)")
         del wanted[row]
     note_few_steps(learner, left, callback)
+    if left and learner.training.compile:
+        callback.on_warning("train.compile: the first steps of the first task compile, which takes a minute or more")
     callback.on_run_begin(
         f"{header['method']} on {header['stream']}, seed {header['seed']}",
         training=[round(learner.training_of(task).epochs * len(task.train)) for task in left],

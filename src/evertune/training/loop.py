@@ -24,6 +24,7 @@ from evertune.methods import Method
 from evertune.models.features import FeatureStore
 from evertune.models.protocol import Batch, LossMean, Trainable
 from evertune.models.weights import restore
+from evertune.training.compiled import compiled_blocks
 from evertune.training.gradients import Gradients
 from evertune.training.sample_order import micro_batches, own_part, sample_order, shares_images, window_of
 from evertune.utils import distributed
@@ -50,7 +51,7 @@ class Training:
     loss of a step: equal for every sample, whose loss is the mean over its answer's tokens, or for every answer token.
     `min_steps` is a floor of optimizer steps: few samples give smaller batches and more epochs (`fitted`).
     `group_by_image` composes batches of whole images, whose tokens are computed once for all samples about them; the
-    loss of each sample is the same.
+    loss of each sample is the same. `compile` compiles the LM's blocks (`compiled_blocks`).
     """
 
     epochs: float = 1.0
@@ -65,10 +66,13 @@ class Training:
     save_every: int | None = None
     min_steps: int = 0
     group_by_image: bool = False
+    compile: bool = False
 
     def __post_init__(self) -> None:
         if self.group_by_image and self.gradient_checkpointing:
             raise UserError(NOT_BOTH)
+        if self.compile and (self.gradient_checkpointing or self.group_by_image):
+            raise UserError("compile can't be combined with gradient_checkpointing or group_by_image: leave one out")
 
     def fitted(self, samples: int) -> Training:
         """A copy with at least `min_steps` optimizer steps for a task of `samples` samples.
@@ -101,7 +105,7 @@ class Training:
 
     def as_dict(self) -> dict[str, Any]:
         """The settings that decide the numbers, for cache keys."""
-        without = ("gradient_checkpointing", "save_every", "min_steps")  # `min_steps` decides other settings
+        without = {"gradient_checkpointing", "save_every", "min_steps", *([] if self.compile else ["compile"])}
         return {name: value for name, value in asdict(self).items() if name not in without}
 
 
@@ -183,7 +187,8 @@ def train(
     shared = training.group_by_image and shares_images(lmm)
     whole = training.batch_size if shared else None
     order = sample_order(samples, epochs=training.epochs, seed=seed, whole_images=whole)
-    with _training(lmm, parameters), _checkpointing(lmm, wanted=training.gradient_checkpointing):
+    checkpointing = _checkpointing(lmm, wanted=training.gradient_checkpointing)
+    with _training(lmm, parameters), checkpointing, compiled_blocks(lmm, wanted=training.compile):
         run = _Run(lmm, methods, parameters, order, training, training.steps(len(samples)), shared)
         return _steps(run, features, on_step, mid_task)
 
