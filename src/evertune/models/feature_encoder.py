@@ -120,6 +120,7 @@ class FeatureEncoder:
             _Errands(self._lmm, at_work),
             sampler=_noted(errands, pending),
             batch_size=None,
+            collate_fn=_unchanged,
             num_workers=count,
             multiprocessing_context="fork",
             generator=torch.Generator(),  # the training's own numbers stay as they are
@@ -266,6 +267,11 @@ class _Errands(Dataset[list[Any]]):
             self._at_work[worker] = errand.number * PIECE + place
             made.append(prepare(self._lmm, source))
         return made
+
+
+def _unchanged(made: list[Any]) -> list[Any]:
+    """Prepared images as they are: by default a DataLoader makes lists of tuples and tensors of arrays."""
+    return made
 
 
 @contextmanager

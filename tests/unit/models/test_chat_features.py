@@ -12,6 +12,7 @@ from tokenizers import processors
 from evertune.data.task import Sample
 from evertune.models.chat import rows_in, sizes_in
 from evertune.models.decoder import IGNORE
+from evertune.models.feature_policy import FeaturePolicy
 from evertune.models.features import FeatureStore
 from evertune.models.processors import alike
 
@@ -155,3 +156,18 @@ def test_few_images_of_many_pixels_are_encoded_at_once(tiny_chat, monkeypatch):
     assert alike(prepared) == [[0, 1], [2, 3], [4]]
     monkeypatch.setattr("evertune.models.processors.MOST_VALUES", 1)
     assert alike(prepared) == [[0], [1], [2], [3], [4]]
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
+def test_data_workers_prepare_images(name, tiny_chat, tmp_path):
+    """Sizes came back from the workers as lists, for which there is no layout: TypeError."""
+    lmm, samples = load(tiny_chat(name)), []
+    for number in range(70):
+        path = tmp_path / f"{number}.png"
+        Image.linear_gradient("L").resize((30 + number, 40)).convert("RGB").save(path)
+        samples.append(Sample(str(number), (path,), "what?", ("red",), str(path)))
+    store = FeatureStore(lmm, folder=tmp_path / "features", policy=FeaturePolicy("disk", workers=2))
+    store.ensure(samples)
+    images = [Image.open(sample.images[0]).convert("RGB") for sample in samples[60:]]
+    for found, alone in zip(store.get(samples[60:]), lmm.encode(images), strict=True):
+        assert torch.allclose(found[: len(alone)].float(), alone.float(), atol=2e-3, rtol=2e-3)
