@@ -203,14 +203,14 @@ def test_a_thin_image_is_named_with_its_row(written, lmm, tmp_path):
 def test_an_error_of_the_processor_reaches_the_row(written, lmm, monkeypatch, tmp_path):
     """Also one that sizes don't tell: of a batch, the image that did it is named."""
     (task,) = load_stream(written()).tasks
-    plain = lmm.encode
+    plain = lmm.prepare
 
-    def encode(images):
-        if any(image.getpixel((0, 0))[0] == 16 * 7 for image in images):
+    def prepare(image):
+        if image.getpixel((0, 0))[0] == 16 * 7:
             raise ValueError("unlucky seven")
-        return plain(images)
+        return plain(image)
 
-    monkeypatch.setattr(lmm, "encode", encode)
+    monkeypatch.setattr(lmm, "prepare", prepare)
     with pytest.raises(DataError, match=r"train.jsonl:8: the image .*7.png: an image of 20 x 20 .*: unlucky seven"):
         FeatureStore(lmm, folder=tmp_path / "features").ensure(task.train)
 
