@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     from evertune.training.stages import Stage
 
 
-_TAUGHT = "evertune_taught"
-"""Attribute of a model: the last task that a `Learner` has taught it, in place."""
+_LAST_TASK = "evertune_last_task"
+"""Attribute of a model: the last task that a `Learner` has trained it on, in place."""
 
 
 def make_model_folder(folder: Path, config: RunConfig, lmm: LMM) -> None:
@@ -135,11 +135,11 @@ class Learner(learner.Learner):
 
     def _open(self, lmm: LMM, config: RunConfig, folder: Path, progress: bool) -> None:
         self.progress = progress and distributed.is_main_process()
-        if taught := vars(lmm).get(_TAUGHT):
+        if last := vars(lmm).get(_LAST_TASK):
             logging.getLogger("evertune").warning(
-                "%s was taught by another Learner (last: %s), and its weights of now are the start point of %s. To "
+                "%s was trained by another Learner (last: %s), and its weights of now are the start point of %s. To "
                 "begin with the base model, load it again",
-                *(lmm.name, taught, folder),
+                *(lmm.name, last, folder),
             )
         self._given = lmm
         methods = make_methods(config.method, config.options)
@@ -164,7 +164,7 @@ class Learner(learner.Learner):
                 if on_step is not None:
                     on_step(step)
 
-            vars(self._given)[_TAUGHT] = task.name
+            vars(self._given)[_LAST_TASK] = task.name
             stage = super().learn(task, on_step=stepped)
             if distributed.is_main_process():
                 note_stages(self.folder, self.stages)
@@ -173,7 +173,7 @@ class Learner(learner.Learner):
         return stage
 
     def _refuse_changed(self) -> None:
-        """Raise if another learner has taught the folder since it was opened: its stage would be overwritten."""
+        """Raise if another learner has trained the folder since it was opened: its stage would be overwritten."""
         if saved_stages(self.folder, upto=last_checked(self.folder)) != self.stages:
             raise RunFolderError(
                 f"{self.folder} has other stages than when it was opened: another Learner or command has changed it. "

@@ -97,11 +97,11 @@ def test_a_second_learner_does_not_overwrite_what_the_first_has_learned(lmm, tas
 
 def test_a_model_that_was_taught_is_no_silent_start(lmm, task, tmp_path, caplog):
     own = deepcopy(lmm)
-    vars(own).pop("evertune_taught", None)
+    vars(own).pop("evertune_last_task", None)
     learner(own, tmp_path / "one").learn(task)
     assert not caplog.records
     learner(own, tmp_path / "two")
-    assert "was taught by another Learner (last: colours)" in caplog.text
+    assert "was trained by another Learner (last: colours)" in caplog.text
 
 
 def test_save_copies_and_a_temporary_folder_goes(lmm, task, tmp_path):
