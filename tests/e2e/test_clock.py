@@ -126,9 +126,10 @@ def reckoned(text):
     return lines
 
 
-AGES = {"temporary_files.py", "uploads.py"}
-"""The age of leftovers is by the wall clock: other machines share the cache. A clock that jumps by more than a day can
-remove what another process is making; that process then ends with an error, and no number changes."""
+AGES = {"temporary_files.py", "uploads.py", "cache_files.py", "cache.py", "feature_shards.py"}
+"""The age of leftovers, and of what is in the cache, is by the wall clock: other machines share the cache. A clock that
+jumps by more than a day can remove what another process is making; that process then ends with an error, and no number
+changes."""
 
 
 def test_nothing_reckons_with_the_wall_clock():

@@ -274,6 +274,6 @@ def test_an_untested_version_is_probed_with_an_answer(tiny_chat, monkeypatch):
 
 
 def test_kept_rows_in_another_order_are_noticed(tiny_chat, monkeypatch):
-    monkeypatch.setattr(CachedTower, "rows", lambda *a: ROWS(*a).flip(0))
+    monkeypatch.setattr(CachedTower, "rows", lambda *a: [rows.flip(0) for rows in ROWS(*a)])
     with pytest.warns(UserWarning, match="not those of the library"):
         load(tiny_chat("llava"))

@@ -41,7 +41,8 @@ def learner(new_lmm, tmp_path, monkeypatch):
 
 def test_every_setting_of_a_training_is_asked_here():
     """A new field of `Training` says whether it decides the numbers."""
-    assert {field.name for field in fields(Training)} == DECIDES.keys() | DECIDES_NOTHING.keys()
+    assert {field.name for field in fields(Training)} == DECIDES.keys() | DECIDES_NOTHING.keys() | {"compile"}
+    assert replace(BASE, compile=True).as_dict() != BASE.as_dict()  # not in DECIDES: to compile takes a minute
     assert all(getattr(BASE, name) != value for name, value in (DECIDES | DECIDES_NOTHING).items())
 
 

@@ -63,7 +63,7 @@ def test_files_of_an_earlier_upload_stay(hub, finished, tmp_path, monkeypatch, c
 
 def test_an_adapter_names_its_base_by_an_id_or_is_not_uploaded(hub, finished, tmp_path):
     folder = finished("llava")
-    with pytest.raises(UserError, match="which no other machine can load: give its id on the hub, --base-model"):
+    with pytest.raises(UserError, match="which no other machine can load: give its id on the hub, base_model="):
         export(folder, tmp_path / "out", adapters=True, stage=2, push_to_hub="alice/mine")
     assert not hub.asked and not (tmp_path / "out").exists()
     done = evertune.export(
