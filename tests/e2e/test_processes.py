@@ -63,6 +63,11 @@ def alone(stream, tmp_path_factory):
     return out / "runs"
 
 
+def specs_of(launcher):
+    """Those that a launcher can do: FSDP shards the weights whose gradients these need in full."""
+    return [spec for spec in SPECS if launcher is PLAIN or spec not in ("merge+lora", "keeplora")]
+
+
 def launch(launcher, *arguments, check=True):
     """Run evertune in two processes."""
     done = subprocess.run(  # noqa: PLW1510  below, with what it said
@@ -87,11 +92,13 @@ def answers(folder):
 
 @pytest.mark.parametrize("launcher", [PLAIN, SPREAD], ids=["ddp", "fsdp2"])
 def test_two_processes_do_what_one_does(launcher, alone, stream, tmp_path):
-    sets = [word for setting in SETTINGS for word in ("--set", setting)]
-    methods = ("--method", ",".join(SPECS))
+    specs = specs_of(launcher)
+    left_out = () if launcher is PLAIN else ("options.merge.", "options.keeplora.")
+    sets = [word for setting in SETTINGS if not setting.startswith(left_out) for word in ("--set", setting)]
+    methods = ("--method", ",".join(specs))
     out = ("--out", tmp_path / "runs")
     done = launch(launcher, "run", stream, "--model", "random", *methods, "--limit", LIMIT, *sets, *out)
-    for spec in SPECS:
+    for spec in specs:
         one, two = alone / spec, tmp_path / "runs" / spec
         assert losses(two) == pytest.approx(losses(one), rel=1e-4), spec
         assert answers(two) == answers(one), spec
@@ -99,6 +106,12 @@ def test_two_processes_do_what_one_does(launcher, alone, stream, tmp_path):
         assert json.loads((two / "matrix.json").read_text())["R"] == json.loads((one / "matrix.json").read_text())["R"]
     assert json.loads((tmp_path / "runs" / "ewc" / "provenance.json").read_text())["processes"] == 2
     assert done.stdout.count("report  ") == 1, "only the first process talks"
+
+
+def test_fsdp_refuses_what_needs_gradients_of_whole_weights(stream, tmp_path):
+    arguments = ("--method", "keeplora", "--limit", LIMIT, "--out", tmp_path / "run")
+    done = launch(SPREAD, "run", stream, "--model", "random", *arguments, check=False)
+    assert done.returncode != 0 and "FSDP shards it: use torchrun or one process" in done.stderr
 
 
 def test_two_processes_in_bfloat16(stream, tmp_path):
