@@ -225,8 +225,8 @@ def test_the_code_of_a_package_is_all_its_files(plugged, tmp_path):
 
 
 def test_an_unknown_method_says_how_one_is_brought():
-    with pytest.raises(UserError, match=r"unknown method 'own'.*--plugin FILE\.py"):
-        make_methods("own")
+    with pytest.raises(UserError, match=r"unknown method 'unheard-of'.*--plugin FILE\.py"):
+        make_methods("unheard-of")  # a name that no other test brings
 
 
 def test_the_code_of_a_class_is_that_of_its_bases_too(tmp_path, monkeypatch):
