@@ -94,7 +94,7 @@ def test_a_resumed_run_is_the_same(stream, finished, tmp_path):
 
 
 def test_the_plan_counts_what_is_known(stream, lmm):
-    pace, data = Speed(train=1.0, answer=1.0), load_stream(str(stream))
+    pace, data = Speed(train=1.0, answer=1.0, encode=0.0, image_bytes=0), load_stream(str(stream))
     sequential, joint = (
         plan_run(lmm, make_methods(name), data, name=name, training=Training(), pace=pace)
         for name in ("sequential", "joint")

@@ -63,6 +63,12 @@ def alone(stream, tmp_path_factory):
     return out / "runs"
 
 
+def settings_of(*specs):
+    """Those of SETTINGS that these methods have."""
+    parts = {"options." + part for spec in specs for part in spec.split("+")}
+    return [each for each in SETTINGS if not each.startswith("options.") or each.rpartition("=")[0].rpartition(".")[0] in parts]
+
+
 def specs_of(launcher):
     """Those that a launcher can do: FSDP shards the weights whose gradients these need in full."""
     return [spec for spec in SPECS if launcher is PLAIN or spec not in ("merge+lora", "keeplora")]
@@ -93,8 +99,7 @@ def answers(folder):
 @pytest.mark.parametrize("launcher", [PLAIN, SPREAD], ids=["ddp", "fsdp2"])
 def test_two_processes_do_what_one_does(launcher, alone, stream, tmp_path):
     specs = specs_of(launcher)
-    left_out = () if launcher is PLAIN else ("options.merge.", "options.keeplora.")
-    sets = [word for setting in SETTINGS if not setting.startswith(left_out) for word in ("--set", setting)]
+    sets = [word for setting in settings_of(*specs) for word in ("--set", setting)]
     methods = ("--method", ",".join(specs))
     out = ("--out", tmp_path / "runs")
     done = launch(launcher, "run", stream, "--model", "random", *methods, "--limit", LIMIT, *sets, *out)
@@ -118,7 +123,7 @@ def test_two_processes_in_bfloat16(stream, tmp_path):
     """Rounding is all that may differ: half a unit in the last place of the float32 weights alone moves
     a gradient by 2e-3 and the loss of the step after next by 3e-4 (docs/log.md, 2026-11-29)."""
     specs = ("sequential", "joint", "replay+ewc")
-    settings = [setting.replace("float32", "bfloat16") for setting in SETTINGS if "mas" not in setting]
+    settings = [setting.replace("float32", "bfloat16") for setting in settings_of(*specs)]
     one = tmp_path / "one"
     evertune.run(str(stream), model="random", methods=",".join(specs), limit=LIMIT, settings=settings, out=one)
     sets = [word for setting in settings for word in ("--set", setting)]
@@ -133,7 +138,7 @@ def test_two_processes_in_bfloat16(stream, tmp_path):
 def test_a_run_goes_on_with_another_number_of_processes(alone, stream, tmp_path):
     folder, script = tmp_path / "run", tmp_path / "first_stage.py"
     script.write_text(FIRST_STAGE)
-    settings = [setting for setting in SETTINGS if "mas" not in setting]
+    settings = settings_of("replay+ewc")
     stopped = subprocess.run(
         [warm.python(), *PLAIN, script, stream, folder, *settings],
         check=False,

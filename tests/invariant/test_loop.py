@@ -211,7 +211,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(lmm, tasks, features):
             return {"broken": output.nll.sum() * float("nan")}
 
     before = copy_of(lmm.trainable())
-    with pytest.raises(UserError, match=r"the loss is nan at the samples 0-\d"):
+    with pytest.raises(UserError, match=r"the loss term sequential/broken is nan at the samples 0-\d"):
         train(lmm, [Broken()], tasks[0].train, features, training=Training(), seed=0)
     assert all(torch.equal(p, before[n]) for n, p in lmm.trainable().items())
 

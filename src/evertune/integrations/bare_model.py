@@ -5,10 +5,10 @@ A bare module with the part of the LMM protocol that methods use: parameters, th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
@@ -20,6 +20,7 @@ from evertune.models.decoder import IGNORE, output_of_logits
 from evertune.models.protocol import Batch, Output
 from evertune.utils.errors import UserError
 
+T = TypeVar("T")
 Collate = Callable[[list[Row]], Mapping[str, Any]]
 
 
@@ -33,6 +34,11 @@ class NoFeatures:
         """There is nothing to prepare."""
         del batches
         return nullcontext()
+
+    def ahead_of(self, loader: Iterable[T], batches: Iterable[Sequence[Sample]]) -> Iterator[T]:
+        """The items of the loader."""
+        del batches
+        return iter(loader)
 
     def get(self, samples: Sequence[Sample]) -> Tensor:
         """None."""

@@ -203,7 +203,9 @@ class FeatureStore:
 
     def _unkept(self, batch: Sequence[Sample]) -> Group:
         sources = {source.sha256: source for sample in batch for source in self._checked_sources(sample)}
-        missing = tuple(source for image, source in sources.items() if image not in self._kept)
+        missing = tuple(
+            source for image, source in sources.items() if image not in self._held and image not in self._kept
+        )
         return Group(tuple(image for sample in batch for image in sample.image_digests), missing)
 
     @contextmanager

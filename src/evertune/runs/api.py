@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any
 from evertune.assets import Progress
 from evertune.data import Stream, Task, load_stream
 from evertune.reporting.matrix import Matrix
-from evertune.runs.config import RunConfig, beside, load_listed_plugins, spelled_out, with_settings, without_effect
+from evertune.runs.config import (
+    RunConfig,
+    beside,
+    learner_arguments,
+    load_listed_plugins,
+    spelled_out,
+    with_settings,
+    without_effect,
+)
 from evertune.runs.inputs import NAMED, Inputs, in_python, taken
 from evertune.runs.plugin_code import refuse_other_code
 from evertune.runs.results import Result, page_of
@@ -33,7 +41,6 @@ from evertune.utils.symlinks import refuse_links
 if TYPE_CHECKING:
     from evertune.models.protocol import LMM
     from evertune.training.learner import Learner
-    from evertune.training.loop import Training
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,13 +314,6 @@ def out_folder(config: RunConfig, stream: Stream) -> Path:
     return Path(config.out) if config.out else Path("runs") / f"{stream.name}-{Path(config.model).name}-s{config.seed}"
 
 
-def training_of(config: RunConfig) -> Training:
-    """The hyper-parameters of a run's training."""
-    from evertune.training.loop import Training
-
-    return Training(**{**config.train.model_dump(), "min_steps": config.train.min_steps or 0})
-
-
 def load_model(config: RunConfig, *, progress: Progress | None = None) -> LMM:
     """The base model of a configuration."""
     return _load(config, (), progress)
@@ -385,18 +385,6 @@ def _learner(run: MethodRun, *, upto: int | None = None) -> Learner:
     config = run.config
     methods = make_methods(run.spec, config.options)
     return Learner(run.lmm, methods, folder=run.folder, known=run.known, upto=upto, **learner_arguments(config))
-
-
-def learner_arguments(config: RunConfig) -> dict[str, Any]:
-    """What a configuration says of a learner, beside model, methods and folder."""
-    return {
-        "training": training_of(config),
-        "seed": config.seed,
-        "evaluation_batch": config.evaluation.batch_size,
-        "max_new_tokens": config.evaluation.max_new_tokens,
-        "reuse": config.reuse and not config.deterministic,  # a cache knows what others have done
-        "features": config.features.policy(),
-    }
 
 
 def resolved(config: RunConfig, spec: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from evertune.utils.sizes import bytes_of
 
 if TYPE_CHECKING:
     from evertune.models.feature_policy import FeaturePolicy
+    from evertune.training.loop import Training
 
 Keep = Literal["auto", "disk", "memory", "off"]
 
@@ -328,3 +329,22 @@ def beside(config: Path, stream: str) -> str:
     """A stream's path in the YAML of a run or a grid is relative to that file."""
     path = config.parent / stream
     return str(path) if path.suffix and path.is_file() else stream
+
+
+def training_of(config: RunConfig) -> Training:
+    """The hyper-parameters of a run's training."""
+    from evertune.training.loop import Training
+
+    return Training(**{**config.train.model_dump(), "min_steps": config.train.min_steps or 0})
+
+
+def learner_arguments(config: RunConfig) -> dict[str, Any]:
+    """What a configuration says of a learner, beside model, methods and folder."""
+    return {
+        "training": training_of(config),
+        "seed": config.seed,
+        "evaluation_batch": config.evaluation.batch_size,
+        "max_new_tokens": config.evaluation.max_new_tokens,
+        "reuse": config.reuse and not config.deterministic,  # a cache knows what others have done
+        "features": config.features.policy(),
+    }

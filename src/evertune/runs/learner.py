@@ -23,7 +23,8 @@ from tqdm.auto import tqdm
 
 from evertune.data import Stream, Task
 from evertune.methods import Method, make_methods
-from evertune.runs.api import config_of, configure, learner_arguments, model_description, model_of, resolved
+from evertune.runs.api import config_of, configure, model_description, model_of, resolved
+from evertune.runs.config import learner_arguments
 from evertune.runs.inputs import OWN, Inputs, lmm_of, methods_of, refuse_no_task, training_settings
 from evertune.runs.plugin_code import code_of_run, refuse_other_code
 from evertune.runs.provenance import write_provenance

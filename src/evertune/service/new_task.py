@@ -18,8 +18,8 @@ from evertune.data.sources import read_task
 from evertune.data.task import data_digest
 from evertune.data.task_file import TaskFile
 from evertune.models.readable import without_unreadable
-from evertune.runs.api import config_of, training_of
-from evertune.runs.config import RunConfig, with_settings
+from evertune.runs.api import config_of
+from evertune.runs.config import RunConfig, training_of, with_settings
 from evertune.runs.runner import Callback
 from evertune.runs.unchecked import unchecked_stage
 from evertune.service.service import Service

@@ -114,7 +114,7 @@ def test_a_plan_says_seconds_and_stages_that_are_too_short():
     """A run warns of them; a plan of 29 samples said `1 step`, `0:00 training` and nothing else."""
     out = io.StringIO()
     stages = [StagePlan("what", 29, 1, 7), StagePlan("long", 2900, 91, 700)]
-    made = Plan("eproj", stages, 9, 10, 0.24, 95.0, 10**9, "float32", 1, stage_bytes=40)
+    made = Plan("eproj", stages, 9, 10, 0.24, 95.0, 10**9, "float32", 1, stage_bytes=40, stages_kept=2)
     features = FeaturePlan("disk", 900, 10**6, 900, 9 * 10**8, "features=disk (900 images x 1.0 MB = 0.9 GB)")
     show_plans(Console(file=out, width=200), [replace(made, features=features, encode_seconds=75.0)])
     text = out.getvalue()
@@ -142,7 +142,7 @@ def test_plans_of_methods_with_the_same_stages_share_one_table():
 
 def planned(method, stages=2):
     made = [StagePlan(f"task-{n}", 400, 100, 70) for n in range(stages)]
-    return Plan(method, made, 9, 10, 80.0, 120.0, 10**9, "float32", 1, stage_bytes=40)
+    return Plan(method, made, 9, 10, 80.0, 120.0, 10**9, "float32", 1, stage_bytes=40, stages_kept=stages)
 
 
 @pytest.mark.parametrize("since", ["before", "best ever"])

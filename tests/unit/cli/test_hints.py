@@ -23,6 +23,7 @@ SHOWN_BY = {
     "runs/same_questions.py": ("run",),
     "metrics/cider.py": ("run",),
     "metrics/rules.py": ("run", "check", "learn", "compare", "report"),
+    "cli/cache.py": ("cache",),
     "cli/data.py": ("rescore",),
     "cli/models.py": ("export",),
     "runs/config.py": ("run", "plan", "new", "learn", "try"),
@@ -60,7 +61,7 @@ SHOWN_BY = {
     "cli/service_view.py": ("learn",),
 }
 """By module, the commands that show its messages. A message may also name a command of its own: evertune doctor RUN."""
-FOREIGN = {"--fsdp_version", "--fsdp", "--help", "--version"}
+FOREIGN = {"--fsdp_version", "--fsdp", "--use_fsdp", "--help", "--version"}
 """Of accelerate launch; and of every command."""
 NO_MESSAGES = (
     "apps/playground/theme.py",

@@ -15,7 +15,7 @@ import torch
 from evertune.data import Task
 from evertune.experiments.pairs.study import Study, read_study
 from evertune.methods import make_methods
-from evertune.runs.api import training_of
+from evertune.runs.config import training_of
 from evertune.runs.provenance import write_provenance
 from evertune.training.evaluator import score_file, write_answers
 from evertune.training.learner import Learner
