@@ -66,7 +66,8 @@ def alone(stream, tmp_path_factory):
 def settings_of(*specs):
     """Those of SETTINGS that these methods have."""
     parts = {"options." + part for spec in specs for part in spec.split("+")}
-    return [each for each in SETTINGS if not each.startswith("options.") or each.rpartition("=")[0].rpartition(".")[0] in parts]
+    keys = {each: each.partition("=")[0] for each in SETTINGS}
+    return [each for each, key in keys.items() if not key.startswith("options.") or key.rpartition(".")[0] in parts]
 
 
 def specs_of(launcher):
