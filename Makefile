@@ -5,15 +5,23 @@ BIN := $(VENV)/bin
 # The release of PyTorch in constraints.txt: the one with which the tables in docs/ were measured.
 TORCH := 2.13.0
 
-.PHONY: quickstart install test test-bfloat16 test-newest test-lowest lock lint types unit coverage crash crash-commands faults soak fuzz fuzz-http audit secrets docs screenshots clean
+.PHONY: quickstart real install test test-all test-bfloat16 test-newest test-lowest lock lint types unit coverage crash crash-commands faults soak fuzz fuzz-http audit secrets docs screenshots clean
 
-quickstart: $(VENV)/.installed  ## install, fetch smol and parcel, teach five tasks with three methods
+quickstart: $(VENV)/.installed  ## install, and train a miniature model on nine tasks with five methods
+	$(BIN)/evertune run pocket-mini --model tiny-aligned --method sequential,replay,ewc,tir+ewc,eproj \
+		--set train.batch_size=6 --set dtype=float32 --out runs/quickstart
+	@echo "next: make real (a pretrained model, real data, 20 minutes), or your own data: docs/data.md"
+
+real: $(VENV)/.installed  ## install, fetch smol and parcel, train a pretrained model on five tasks with three methods
 	$(BIN)/evertune fetch smol parcel
-	$(BIN)/evertune run parcel --model smol --method sequential,replay,eproj --set dtype=float32 --out runs/quickstart
+	$(BIN)/evertune run parcel --model smol --method sequential,replay,eproj --set dtype=float32 --out runs/real
 
 install: $(VENV)/.installed  ## the package with all it needs to run
 
-test: $(VENV)/.dev lint types  ## everything that must be green; a process per core
+test: $(VENV)/.dev lint types  ## what must be green before every change; a process per core
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not thorough' -n auto --dist worksteal
+
+test-all: $(VENV)/.dev lint types  ## all tests: before a release, and after a change to the loop, a family or the contract
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 test-bfloat16: $(VENV)/.dev  ## the suite where dtype=auto takes bfloat16, as it does on a processor that is made for it

@@ -63,7 +63,7 @@ def make_stream(folder: Path, *, tasks: int) -> Path:
 def learn_all(stream: Path, method: str, out: Path) -> None:
     """In the child: the run; one line of JSON per finished row of R, and one at the end."""
     import evertune
-    from evertune.runs.runner import Callback
+    from evertune.runs.callback import Callback
 
     class Weighing(Callback):
         def on_row_end(self, stage: int, name: str, row: list[float], tasks: list[str]) -> None:

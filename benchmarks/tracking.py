@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from evertune.runs.runner import Callback
+from evertune.runs.callback import Callback
 from evertune.runs.tracking import tracking
 from evertune.training.loop import Step
 

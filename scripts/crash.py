@@ -31,7 +31,7 @@ import yaml
 
 import evertune
 from evertune.reporting.matrix import Matrix
-from evertune.runs.runner import Callback
+from evertune.runs.callback import Callback
 from evertune.training.method_contract import toy_tasks
 from evertune.utils import files
 

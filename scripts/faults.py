@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from crash import make_stream, significant
 
 import evertune
-from evertune.runs.runner import Callback
+from evertune.runs.callback import Callback
 from evertune.service.integrity import examine
 from evertune.utils.errors import UserError
 from evertune.utils.files import append_jsonl, make_folder

@@ -28,9 +28,9 @@ METHODS = ("sequential", "replay", "eproj")
 
 
 def report_png(path: Path) -> None:
-    """The top of the report on the README's run, from its committed matrices."""
+    """The top of the report on `make real`, from its committed matrices."""
     with tempfile.TemporaryDirectory() as place:
-        command("report", *quickstart(Path(place)), "--out", "report.html", cwd=Path(place))
+        command("report", *real_runs(Path(place)), "--out", "report.html", cwd=Path(place))
         with page(width=985, height=960) as browser:
             browser.goto((Path(place) / "report.html").as_uri())
             browser.screenshot(path=path)
@@ -39,8 +39,8 @@ def report_png(path: Path) -> None:
 def compare_svg(path: Path) -> None:
     """The same runs compared in a terminal."""
     with tempfile.TemporaryDirectory() as place:
-        printed = command("compare", *quickstart(Path(place)), cwd=Path(place))
-        terminal(path, "evertune compare runs/quickstart/*", printed, width=104)
+        printed = command("compare", *real_runs(Path(place)), cwd=Path(place))
+        terminal(path, "evertune compare runs/real/*", printed, width=104)
 
 
 def preview_png(path: Path) -> None:
@@ -97,11 +97,11 @@ def use_playground(browser: Any, *, task: str, stage: int) -> None:
     browser.wait_for_timeout(500)  # colours fade
 
 
-def quickstart(folder: Path) -> list[str]:
-    """Run folders of the README's run, with nothing in them but the matrix; their names."""
+def real_runs(folder: Path) -> list[str]:
+    """Run folders of `make real`, with nothing in them but the matrix; their names."""
     for method in METHODS:
         (folder / method).mkdir()
-        shutil.copy(ROOT / "docs" / "results" / f"quickstart-{method}.json", folder / method / "matrix.json")
+        shutil.copy(ROOT / "docs" / "results" / f"real-{method}.json", folder / method / "matrix.json")
     return list(METHODS)
 
 

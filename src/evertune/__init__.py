@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from evertune.reporting.page import write_report
     from evertune.reporting.tables import compare
     from evertune.runs.api import configure, run_config
+    from evertune.runs.callback import Callback
     from evertune.runs.learner import Learner
     from evertune.runs.paired import Paired, paired
     from evertune.runs.plan.api import plan
     from evertune.runs.results import Result, Run, load_run
     from evertune.runs.run import run
-    from evertune.runs.runner import Callback
     from evertune.tools.export import ExportResult, export
     from evertune.training.loop import Training
     from evertune.training.method_contract import check_method
@@ -59,7 +59,7 @@ _HOME = {
     "reporting.tables": ("compare",),
     "reporting.matrix": ("Matrix",),
     "reporting.page": ("write_report",),
-    "runs.runner": ("Callback",),
+    "runs.callback": ("Callback",),
     "metrics.metrics": ("metrics_of",),
     "metrics.own_rules": ("scoring_rule",),
     "data": ("Sample", "Stream", "Task", "load_stream"),

@@ -18,11 +18,15 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("spec", ["replay+ewc", "eproj"])
 @pytest.mark.parametrize("name", CHAT)
-def test_chat_families(name, spec, tiny_chat):
-    """One that protects and rehearses, and one with experts."""
-    check_method(lambda: make_methods(spec, OPTIONS), model=str(tiny_chat(name)))
+def test_chat_families(name, tiny_chat):
+    """A method that protects and rehearses."""
+    check_method(lambda: make_methods("replay+ewc", OPTIONS), model=str(tiny_chat(name)))
+
+
+@pytest.mark.parametrize("name", [CHAT[0], *(pytest.param(name, marks=pytest.mark.thorough) for name in CHAT[1:])])
+def test_experts_of_chat_families(name, tiny_chat):
+    check_method(lambda: make_methods("eproj", OPTIONS), model=str(tiny_chat(name)))
 
 
 @pytest.mark.parametrize("spec", ["sequential", "mas", "lwf", "tir+ewc"])

@@ -11,7 +11,10 @@ from evertune.training import evaluator as evaluate
 from evertune.training.method_contract import check_method
 from evertune.utils.errors import UserError
 
+thorough = pytest.mark.thorough
 ALONE = [name for name in METHODS if name != "tir"]
+FIRST = ["replay+ewc", "replay+eproj", "tir+ewc", "replay+lora", "replay+keeplora"]
+"""One composition of each kind; `make test-all` also has the others."""
 TOGETHER = [
     "replay+ewc",
     "agem+ewc",
@@ -59,22 +62,37 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("spec", [*ALONE, *TOGETHER, *ADAPTED])
+@pytest.mark.parametrize("spec", [*ALONE, *FIRST])
 def test_contract(spec):
     check_method(lambda: make_methods(spec, OPTIONS))
 
 
-@pytest.mark.parametrize(
-    "spec", ["sequential", "replay+tir+ewc", "mas", "lwf", "eproj", "merge", "only", "der", "gem", *LORA]
-)
+@thorough
+@pytest.mark.parametrize("spec", [spec for spec in (*TOGETHER, *ADAPTED) if spec not in FIRST])
+def test_contract_of_other_compositions(spec):
+    check_method(lambda: make_methods(spec, OPTIONS))
+
+
+@pytest.mark.parametrize("spec", ["replay+tir+ewc", "eproj", "gem", "lora"])
 def test_contract_on_instructblip(spec, mini_blip):
+    check_method(lambda: make_methods(spec, OPTIONS), model=str(mini_blip))
+
+
+@thorough
+@pytest.mark.parametrize(
+    "spec", ["sequential", "mas", "lwf", "merge", "only", "der", *(spec for spec in LORA if spec != "lora")]
+)
+def test_contract_of_other_methods_on_instructblip(spec, mini_blip):
     check_method(lambda: make_methods(spec, OPTIONS), model=str(mini_blip))
 
 
 @pytest.mark.parametrize(
     "make",
     [
-        *[lambda rule=rule: [Merge(rule=rule, samples=4), Lora(r=2)] for rule in Merge.rules],
+        *[
+            pytest.param(lambda rule=rule: [Merge(rule=rule, samples=4), Lora(r=2)], marks=thorough)
+            for rule in Merge.rules
+        ],
         *[lambda rule=rule: [Merge(rule=rule)] for rule in ("magmax", "ema")],
         lambda: [EProj(expert="projection", router="calibrated", init="similar")],
         lambda: [EProj(expand="when-dissimilar", threshold=0.0, reuse_strength=1e4)],

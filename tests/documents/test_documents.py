@@ -26,6 +26,8 @@ RUN = ("sh", "console", "python")
 LONGEST = 200
 NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
 FOLLOWED = [page for page in PAGES if any(b.language in RUN and "not run" not in b.notes for b in blocks_of(page))]
+FIRST = ("README.md", "docs/index.md", "docs/data.md", "docs/python.md", "docs/own_method.md", "docs/service.md")
+"""The pages that a new user follows; `make test-all` follows the others too."""
 NOWHERE = "http://127.0.0.1:9"  # a block that wants the network must say so
 NO_NETWORK = {
     "HF_HUB_OFFLINE": "1",
@@ -163,9 +165,15 @@ def reader(tmp_path):
     return Reader(tmp_path, programs())
 
 
-@pytest.mark.parametrize("page", FOLLOWED, ids=[page.relative_to(ROOT).as_posix() for page in FOLLOWED])
-def test_a_page_can_be_followed(page, reader):
-    for block in blocks_of(page):
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in FIRST else pytest.param(name, marks=pytest.mark.thorough)
+        for name in (page.relative_to(ROOT).as_posix() for page in FOLLOWED)
+    ],
+)
+def test_a_page_can_be_followed(name, reader):
+    for block in blocks_of(ROOT / name):
         reader.follow(block)
 
 

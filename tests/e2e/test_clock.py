@@ -17,7 +17,7 @@ from test_run import significant
 
 import evertune
 from evertune import run as evertune_run
-from evertune.runs.runner import Callback
+from evertune.runs.callback import Callback
 from evertune.service.integrity import examine
 from evertune.utils.errors import RunFolderError
 from evertune.utils.locks import alone

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import warm
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "crash.py"
@@ -22,6 +23,7 @@ def test_eight_kills(tmp_path):
     assert "in a write" in {kill["kind"] for row in rows for kill in row["kills"]}
 
 
+@pytest.mark.thorough
 def test_a_command_is_killed(tmp_path):
     """The same for whole commands, as they are typed: here `learn`; all four take minutes."""
     script = SCRIPT.with_name("crash_commands.py")

@@ -16,7 +16,7 @@ from evertune import UserError
 from evertune import run as evertune_run
 from evertune.methods import Sequential, make_methods
 from evertune.models.weights import copy_of
-from evertune.runs.runner import Callback
+from evertune.runs.callback import Callback
 from evertune.training import gradients as pieces
 from evertune.training.learner import Learner
 from evertune.training.loop import Training
@@ -37,6 +37,7 @@ def faults():
     return module
 
 
+@pytest.mark.thorough
 def test_whatever_fails_nothing_is_lost(faults, tmp_path):
     """The campaign in small: every 60th call that writes, each kind of fault in turn."""
     rows = list(faults.campaign(tmp_path, every=60, first=7))

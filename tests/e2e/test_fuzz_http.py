@@ -27,7 +27,7 @@ def place(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(("kind", "requests"), [("server", 300), ("playground", 300)])
+@pytest.mark.parametrize(("kind", "requests"), [("server", 300), ("playground", 100)])
 def test_hostile_requests_to_a_server(place, kind, requests):
     command = [warm.python(), str(SCRIPTS / "fuzz_http.py"), "--out", str(place), "--requests", str(requests)]
     done = subprocess.run([*command, "--only", kind, "--seed", "t"], capture_output=True, text=True, check=False)

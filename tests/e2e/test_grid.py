@@ -130,6 +130,7 @@ def test_stopped_and_killed_and_resumed_equals_undisturbed(undisturbed, grid_fil
         assert significant(out / cell) == significant(undisturbed / cell)
 
 
+@pytest.mark.thorough
 def test_two_grids_share_the_work(undisturbed, grid_file, tmp_path):
     out = tmp_path / "grid"
     both = [

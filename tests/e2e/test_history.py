@@ -12,7 +12,7 @@ from matrices import matrices_of
 
 from evertune import UserError
 from evertune import run as evertune_run
-from evertune.runs.runner import Callback
+from evertune.runs.callback import Callback
 from evertune.service import learn, parsed, rollback
 from evertune.tools.data.source import Hints
 from evertune.training.learner import Learner

@@ -21,6 +21,7 @@ def forgetting(notebook):
     return {name: float(value) for name, value in re.findall(r"^(\w+) +forgetting +([-\d.]+)", printed(notebook), re.M)}
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(1200)  # under a minute on a machine that has nothing else to do
 def test_it_runs_and_says_what_it_shows(tmp_path):
     notebook = nbformat.read(NOTEBOOK, as_version=4)

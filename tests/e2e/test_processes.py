@@ -120,6 +120,7 @@ def test_fsdp_refuses_what_needs_gradients_of_whole_weights(stream, tmp_path):
     assert done.returncode != 0 and "FSDP shards it: use torchrun or one process" in done.stderr
 
 
+@pytest.mark.thorough
 def test_two_processes_in_bfloat16(stream, tmp_path):
     """Rounding is all that may differ: half a unit in the last place of the float32 weights alone moves
     a gradient by 2e-3 and the loss of the step after next by 3e-4 (docs/log.md, 2026-11-29)."""
@@ -157,7 +158,7 @@ def test_a_run_goes_on_with_another_number_of_processes(alone, stream, tmp_path)
 FIRST_STAGE = f"""
 import sys
 import evertune
-from evertune.runs.runner import Callback
+from evertune.runs.callback import Callback
 
 class UntilTheSecond(Callback):
     def on_task_begin(self, number, task):

@@ -42,6 +42,7 @@ def is_gone(pid):
         return True
 
 
+@pytest.mark.thorough
 def test_a_killed_worker_is_begun_again(undisturbed, grid_file, tmp_path):  # noqa: F811
     out = tmp_path / "grid"
     going = subprocess.Popen(

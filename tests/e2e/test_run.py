@@ -129,7 +129,7 @@ def significant(folder):
     ("method", "markers"),
     [
         ("replay+ewc", ["stages/01-what/done.json", "answers/01/upright.jsonl"]),
-        ("eproj", ["answers/00/what.jsonl", "answers/02/what.jsonl"]),
+        pytest.param("eproj", ["answers/00/what.jsonl", "answers/02/what.jsonl"], marks=pytest.mark.thorough),
     ],
 )
 def test_killed_and_resumed_equals_uninterrupted(stream, tmp_path, method, markers):

@@ -36,6 +36,7 @@ def secrets(monkeypatch):
         monkeypatch.setenv(name, value)
 
 
+@pytest.mark.thorough
 def test_no_file_of_a_run_and_no_line_holds_a_secret(secrets, toy_stream, tmp_path, monkeypatch):
     monkeypatch.setenv("EVERTUNE_CACHE", str(tmp_path / "cache"))
     command = [

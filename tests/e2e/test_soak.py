@@ -6,11 +6,13 @@ import json
 import subprocess
 from pathlib import Path
 
+import pytest
 import warm
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "soak.py"
 
 
+@pytest.mark.thorough
 def test_a_round_of_troubles_and_a_shared_cache(tmp_path):
     before = [{"round": n, "family": "", "troubles": [], "wrong": "", "seconds": 0.0} for n in range(3)]
     (tmp_path / "soak.jsonl").write_text("".join(json.dumps(row) + "\n" for row in before))

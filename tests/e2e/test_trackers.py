@@ -67,6 +67,7 @@ def resumed(stream, tmp_path_factory, places):
     return out
 
 
+@pytest.mark.thorough
 def test_the_jsonl_is_that_of_an_undisturbed_run(stream, resumed, tmp_path):
     subprocess.run(command(stream, tmp_path / "whole"), check=True, capture_output=True)
     assert points(resumed) == points(tmp_path / "whole")
@@ -88,6 +89,7 @@ def test_mlflow_has_every_point_once(resumed, places):
     assert run.data.params["train.epochs"] == "20.0" and run.data.tags["provenance.dtype"] == "float32"
 
 
+@pytest.mark.thorough
 def test_trackio_has_every_point_once(resumed, places, monkeypatch):
     """Read by a process of its own, for trackio reads its environment when it is imported."""
     script = (

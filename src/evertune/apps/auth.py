@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from evertune.utils.errors import UserError
 
+SHORTEST_TOKEN = 16
+"""Characters of a token that other machines may try to guess; there is no limit on how often they try."""
 LARGEST_BODY = 20 << 20
 """Bytes of a request: a large photograph, as base64 too."""
 
@@ -41,13 +43,20 @@ def refuse_without_token(host: str, token: str | None) -> None:
     """Refuse to start a server that other machines can reach without a token.
 
     Raises:
-        UserError: `host` is not this machine alone, and there is no token; or the token is empty, as that of a shell
-            variable that is not set.
+        UserError: `host` is not this machine alone, and there is no token, or one that can be guessed; or the token is
+            empty, as that of a shell variable that is not set.
     """
     if token is not None and not token.strip():
         raise UserError("the token is empty: set --token or EVERTUNE_TOKEN to a secret, or leave both out")
-    if not is_this_machine(host) and not token:
+    if is_this_machine(host):
+        return
+    if not token:
         raise UserError(f"on {host} others can reach the model: set a token in EVERTUNE_TOKEN, or listen on 127.0.0.1")
+    if len(token) < SHORTEST_TOKEN:
+        raise UserError(
+            f"on {host} others can guess a token of {len(token)} characters: take at least {SHORTEST_TOKEN} random "
+            "ones, such as those of `openssl rand -hex 16`"
+        )
 
 
 def is_this_machine(host: str) -> bool:

@@ -21,7 +21,7 @@ from rich.table import Column
 from rich.text import Text
 
 from evertune.data import Task
-from evertune.runs.runner import Callback
+from evertune.runs.callback import Callback
 from evertune.utils.terminal import plain
 
 if TYPE_CHECKING:
@@ -146,6 +146,11 @@ class TerminalCallback(Callback):
         self._bar("step", "    step", 1, note="")
         self._mark = time.perf_counter()
 
+    def on_encode(self, done: int, total: int) -> None:
+        """The step bar counts samples, until the first step or answer."""
+        self._progress.update(self._bars["step"], completed=done, total=total, note="encoding images")
+        self._mark = time.perf_counter()
+
     def on_step_end(self, step: Step, *, samples: int) -> None:
         """Loss, speed and the time left."""
         self._count("train", samples)
@@ -174,7 +179,7 @@ class TerminalCallback(Callback):
 
     def on_prediction(self, done: int, total: int) -> None:
         """The step bar counts questions."""
-        self._progress.update(self._bars["step"], completed=done, total=total)
+        self._progress.update(self._bars["step"], completed=done, total=total, note="")
 
     def on_evaluate_end(self, stage: int, task: Task, score: float) -> None:
         """Count the answers."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from evertune.assets import Progress
 from evertune.data import Stream, Task, load_stream
 from evertune.reporting.matrix import Matrix
+from evertune.runs.callback import Callback
 from evertune.runs.config import (
     RunConfig,
     beside,
@@ -27,7 +28,7 @@ from evertune.runs.inputs import NAMED, Inputs, in_python, taken
 from evertune.runs.plugin_code import refuse_other_code
 from evertune.runs.results import Result, page_of
 from evertune.runs.run_folder import FINGERPRINTS, begin, finished_matrix, identity_of, run_folders
-from evertune.runs.runner import Callback, follow_stream, more_tasks, run_stream
+from evertune.runs.runner import follow_stream, more_tasks, run_stream
 from evertune.runs.unchecked import last_checked
 from evertune.training.eval_set import keep_tasks
 from evertune.training.run_origin import placeless, read_identity

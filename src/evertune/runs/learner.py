@@ -24,12 +24,13 @@ from tqdm.auto import tqdm
 from evertune.data import Stream, Task
 from evertune.methods import Method, make_methods
 from evertune.runs.api import config_of, configure, model_description, model_of, resolved
+from evertune.runs.callback import Callback
 from evertune.runs.config import learner_arguments
 from evertune.runs.inputs import OWN, Inputs, lmm_of, methods_of, refuse_no_task, training_settings
 from evertune.runs.plugin_code import code_of_run, refuse_other_code
 from evertune.runs.provenance import write_provenance
 from evertune.runs.run_folder import begin, is_free, refuse_other_run
-from evertune.runs.runner import Callback, evaluate_cell, note_stages
+from evertune.runs.runner import evaluate_cell, note_stages
 from evertune.runs.unchecked import last_checked
 from evertune.training import learner
 from evertune.training.answer_files import read_answers
@@ -42,6 +43,7 @@ from evertune.utils.errors import RunFolderError, UserError
 from evertune.utils.locks import alone
 
 if TYPE_CHECKING:
+    from evertune.models.features import OnEncoded
     from evertune.models.protocol import LMM
     from evertune.runs.config import RunConfig
     from evertune.training.loop import OnStep, Training
@@ -146,7 +148,7 @@ class Learner(learner.Learner):
         methods = make_methods(config.method, config.options)
         super().__init__(lmm, methods, folder=folder, upto=last_checked(folder), **learner_arguments(config))
 
-    def learn(self, task: Task, *, on_step: OnStep | None = None) -> Stage:
+    def learn(self, task: Task, *, on_step: OnStep | None = None, on_encoded: OnEncoded | None = None) -> Stage:
         """Teach one more task and save it as the next stage.
 
         Raises:
@@ -165,8 +167,13 @@ class Learner(learner.Learner):
                 if on_step is not None:
                     on_step(step)
 
+            def encoded(done: int, total: int) -> None:
+                bar.set_postfix_str(f"encoding images of {done}/{total} samples")
+                if on_encoded is not None:
+                    on_encoded(done, total)
+
             vars(self._given)[_LAST_TASK] = task.name
-            stage = super().learn(task, on_step=stepped)
+            stage = super().learn(task, on_step=stepped, on_encoded=encoded)
             if distributed.is_main_process():
                 note_stages(self.folder, self.stages)
                 keep_task(self.folder, task, tokens=self.lmm.answer_tokens)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from evertune.data import Stream, Task
 from evertune.runs.api import configure, run_config
+from evertune.runs.callback import Callback
 from evertune.runs.inputs import Inputs, lmm_of, methods_of, refuse_no_path, stream_of, training_settings
 from evertune.runs.results import Result
-from evertune.runs.runner import Callback
 from evertune.utils import distributed
 from evertune.utils.arguments import named_arguments, refuse_wrong_hooks
 from evertune.utils.errors import UserError, kind_of

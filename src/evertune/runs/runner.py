@@ -9,7 +9,6 @@ The same command again continues after the last finished cell; a finished run an
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from evertune.data.task import data_digest, fingerprints_of
 from evertune.metrics.metrics import formulas, metrics_of, reasons_of
 from evertune.metrics.rules import rule_of
 from evertune.reporting.matrix import Matrix
+from evertune.runs.callback import Callback
 from evertune.runs.cells import wanted_cells
 from evertune.runs.feature_needs import settle_features
 from evertune.runs.ledger import finished_cells, read_ledger, without_clock
@@ -31,57 +31,12 @@ from evertune.utils.files import append_jsonl, digest, digest_of_file, write_jso
 if TYPE_CHECKING:
     from evertune.methods import Method
     from evertune.training.learner import Learner
-    from evertune.training.loop import Step
     from evertune.training.stages import Stage
 
 ALREADY_SOLVED = 50.0
 HARDLY_FORGETS = 5.0
 FEW_STEPS = 20
 """A run warns below this number of optimizer steps: too few for a new kind of image (docs/service.md)."""
-
-
-class Callback:
-    """Gets the events of a run, such as the terminal's progress bars. Every method is optional."""
-
-    def on_model_loaded(self, name: str, facts: dict[str, str]) -> None:
-        """The model is ready; `facts` contain device and dtype, with reasons."""
-
-    def on_run_begin(self, title: str, *, training: list[int], answers: int) -> None:
-        """A run begins: the remaining training samples by stage, epochs included, and the remaining answers."""
-
-    def on_features_settled(self, choice: str) -> None:
-        """Where vision features are kept is decided: `features=disk (...)`, with the reason."""
-
-    def on_environment_changed(self, changes: list[str]) -> None:
-        """The run resumes in another environment: other versions, another CPU."""
-
-    def on_task_begin(self, number: int, task: Task) -> None:
-        """Training of a stage begins."""
-
-    def on_step_end(self, step: Step, *, samples: int) -> None:
-        """One optimizer step over `samples` samples was taken."""
-
-    def on_task_end(self, stage: Stage) -> None:
-        """A stage is saved."""
-
-    def on_evaluate_begin(self, stage: int, task: Task) -> None:
-        """The test samples of a task are being answered."""
-
-    def on_prediction(self, done: int, total: int) -> None:
-        """`done` of the `total` questions of this task are answered."""
-
-    def on_evaluate_end(self, stage: int, task: Task, score: float) -> None:
-        """A cell of R is known."""
-
-    def on_row_end(self, stage: int, name: str, row: list[float | None], tasks: list[str]) -> None:
-        """A row of R is complete; None: not evaluated (`evaluation.cells`)."""
-
-    def on_run_end(self, matrix: Matrix) -> None:
-        """The run is complete."""
-
-    def on_warning(self, text: str) -> None:
-        """A non-fatal warning."""
-        logging.getLogger("evertune").warning(text)
 
 
 def run_stream(
@@ -274,18 +229,26 @@ def learn_stage(learner: Learner, task: Task, number: int, folder: Path, callbac
     distributed.send_command("learn", number)
     _at(learner, number - 1)
     callback.on_task_begin(number, task)
-    training = learner.training_of(task)
-    effective = training.batch_size * training.gradient_accumulation_steps
     try:
-        stage = learner.learn(task, on_step=lambda step: callback.on_step_end(step, samples=effective))
+        stage = learn_with(learner, task, callback)
     except NotFiniteError as problem:
         about = {"stage": number, "task": task.name, "what": problem.what, "samples": problem.samples}
         append_jsonl(folder / "ledger.jsonl", {"event": "not finite", **about, "time": time.time()})
         raise
-    event = {"event": "stage", "stage": number, "task": task.name, "training": training.as_dict(), "time": time.time()}
+    training = learner.training_of(task).as_dict()
+    event = {"event": "stage", "stage": number, "task": task.name, "training": training, "time": time.time()}
     append_jsonl(folder / "ledger.jsonl", event)
     callback.on_task_end(stage)
     return stage
+
+
+def learn_with(learner: Learner, task: Task, callback: Callback) -> Stage:
+    """Learn `task`; `callback` gets the events of encoding and training."""
+    training = learner.training_of(task)
+    effective = training.batch_size * training.gradient_accumulation_steps
+    return learner.learn(
+        task, on_step=lambda step: callback.on_step_end(step, samples=effective), on_encoded=callback.on_encode
+    )
 
 
 def evaluate_cell(learner: Learner, task: Task, number: int, folder: Path, callback: Callback) -> dict[str, Any]:
@@ -297,7 +260,7 @@ def evaluate_cell(learner: Learner, task: Task, number: int, folder: Path, callb
     callback.on_evaluate_begin(number, task)
     started = time.perf_counter()
     path = folder / "answers" / f"{number:02d}" / f"{task.name}.jsonl"
-    write_answers(path, learner.answers(task, on_answered=callback.on_prediction))
+    write_answers(path, learner.answers(task, on_answered=callback.on_prediction, on_encoded=callback.on_encode))
     score = score_file(path, task)
     cell = {
         "stage": number,

@@ -19,8 +19,9 @@ from evertune.methods.similarity import cosine, embed_task, evenly_spaced, simil
 from evertune.metrics.rules import rule_of, score_cell
 from evertune.models.weights import bytes_of
 from evertune.runs.api import config_of
+from evertune.runs.callback import Callback
 from evertune.runs.plan.planner import measure_pace
-from evertune.runs.runner import Callback, note_few_steps
+from evertune.runs.runner import note_few_steps
 from evertune.service.auto_method import MethodChoice, chosen
 from evertune.service.new_task import read_new, training_for
 from evertune.service.service import Service

@@ -22,12 +22,13 @@ from evertune.models.adapters import bare
 from evertune.models.readable import readable
 from evertune.reporting.matrix import Matrix
 from evertune.runs.api import config_of, data_of, open_run, run_config
+from evertune.runs.callback import Callback
 from evertune.runs.config import RunConfig
 from evertune.runs.inputs import OWN
 from evertune.runs.ledger import cells_of, finished_cells, ledger_row, read_ledger
 from evertune.runs.provenance import write_provenance
 from evertune.runs.run_folder import still_holds
-from evertune.runs.runner import Callback, evaluate_cell, plan_of
+from evertune.runs.runner import evaluate_cell, learn_with, plan_of
 from evertune.runs.unchecked import FILE as UNCHECKED
 from evertune.runs.unchecked import complaints
 from evertune.training.eval_set import is_kept, kept_task
@@ -354,9 +355,7 @@ def _teach_again(
     task = plan[number - 1]
     wanted = _link_wanted(folder, number)
     callback.on_task_begin(number, task)
-    training = learner.training_of(task)
-    effective = training.batch_size * training.gradient_accumulation_steps
-    stage = learner.learn(task, on_step=lambda step: callback.on_step_end(step, samples=effective))
+    stage = learn_with(learner, task, callback)
     callback.on_task_end(stage)
     same = None if wanted is None else wanted == link_of(sealed(stage_folder(folder, number, task.name) / DONE))
     append_jsonl(folder / "ledger.jsonl", {"event": "repair", "stage": number, "same": same, "time": time.time()})

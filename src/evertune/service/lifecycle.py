@@ -18,11 +18,12 @@ from evertune.assets import Progress
 from evertune.data import Stream, Task
 from evertune.reporting.matrix import Matrix
 from evertune.runs.api import config_of, configure, header_of, load_model, method_specs
+from evertune.runs.callback import Callback
 from evertune.runs.inputs import OWN
 from evertune.runs.learner import drop_outdated_matrix, make_model_folder
 from evertune.runs.ledger import read_ledger
 from evertune.runs.run_folder import is_free, thinned_stages
-from evertune.runs.runner import Callback, cells_about, learn_stage, matrix_of, note_few_steps, note_stages
+from evertune.runs.runner import cells_about, learn_stage, matrix_of, note_few_steps, note_stages
 from evertune.runs.tracking import TrackingCallback, all_of, refuse_missing, retrack, tracking
 from evertune.runs.unchecked import UncheckedStage, forget_unchecked, note_unchecked
 from evertune.service.auto_method import AUTO, refuse_other, settled
@@ -300,7 +301,9 @@ def check(folder: Path, *, callback: Callback | None = None, progress: Progress 
     for task in service.tasks:
         callback.on_evaluate_begin(service.number, task)
         path = folder / "answers" / "check" / f"{task.name}.jsonl"
-        write_answers(path, service.learner.answers(task, on_answered=callback.on_prediction))
+        write_answers(
+            path, service.learner.answers(task, on_answered=callback.on_prediction, on_encoded=callback.on_encode)
+        )
         best = best_cell(cells, task.name, range(_learned_at(service, task), service.number + 1))
         changes.append(change_of(task, folder / best["answers"], path, best=best["score"]))
     return RegressionReport(None, tuple(changes))

@@ -19,8 +19,8 @@ from evertune.data.task import data_digest
 from evertune.data.task_file import TaskFile
 from evertune.models.readable import without_unreadable
 from evertune.runs.api import config_of
+from evertune.runs.callback import Callback
 from evertune.runs.config import RunConfig, training_of, with_settings
-from evertune.runs.runner import Callback
 from evertune.runs.unchecked import unchecked_stage
 from evertune.service.service import Service
 from evertune.tools.data.check import CheckResult

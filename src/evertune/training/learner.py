@@ -22,7 +22,7 @@ from evertune.data.task import Sample, Task, data_digest
 from evertune.methods import Context, Method, adapted, composed
 from evertune.methods.hook_results import planned_by
 from evertune.models.feature_policy import FeaturePolicy
-from evertune.models.features import FeatureStore
+from evertune.models.features import FeatureStore, OnEncoded
 from evertune.models.fsdp import spread_frozen
 from evertune.models.protocol import LMM
 from evertune.models.readable import refuse_unreadable
@@ -103,8 +103,10 @@ class Learner:
         self.current = 0
         self.load(len(self.stages))
 
-    def learn(self, task: Task, *, on_step: OnStep | None = None) -> Stage:
+    def learn(self, task: Task, *, on_step: OnStep | None = None, on_encoded: OnEncoded | None = None) -> Stage:
         """Train on one more task and save the next stage.
+
+        `on_encoded` gets (samples looked at, in all) while images are encoded.
 
         Raises:
             DataError: an image is broken. NotFiniteError: a loss or a gradient is not finite. TrainingInterrupted: by
@@ -114,13 +116,13 @@ class Learner:
             raise UserError(
                 f"the model is at stage {self.current} of {len(self.stages)}: roll back first, or load the last"
             )
-        self.features.ensure(task.train, together=True)  # here all processes take part
+        self.features.ensure(task.train, progress=on_encoded, together=True)  # here all processes take part
         for method in self.methods:
             method.before_task(task)
         plan: Sequence[Sample] = task.train
         for method in self.methods:
             plan = planned_by(method, task, plan)
-        self.features.ensure(plan, together=True)
+        self.features.ensure(plan, progress=on_encoded, together=True)
         log, seconds, reused = train_or_reuse(
             self.lmm,
             self.methods,
@@ -176,9 +178,11 @@ class Learner:
         """The hyper-parameters of this task: those of all tasks, adapted to few samples."""
         return self.training.fitted(len(task.train))
 
-    def answers(self, task: Task, *, on_answered: OnAnswered | None = None) -> list[Prediction]:
+    def answers(
+        self, task: Task, *, on_answered: OnAnswered | None = None, on_encoded: OnEncoded | None = None
+    ) -> list[Prediction]:
         """Predictions for the test samples of `task`; the methods don't get the task's name, unless `needs_task_id`."""
-        self.features.ensure(task.test, together=True)
+        self.features.ensure(task.test, progress=on_encoded, together=True)
         with no_fixed_order():
             return answer_samples(
                 self.lmm,

@@ -159,6 +159,7 @@ def random_fisher(seed):
     return lambda shape: torch.rand(shape, generator=torch.Generator().manual_seed(seed)) ** 4
 
 
+@pytest.mark.thorough
 def test_perturb_and_merge_takes_the_best_point_on_the_line(tasks, monkeypatch):
     """Against a search: of many points between m and θ_t that of the smallest Σ_i (θ - θ_i)' F_i (θ - θ_i)."""
     fisher_of(monkeypatch, random_fisher(5), random_fisher(6))

@@ -8,7 +8,8 @@ from evertune.data import Stream
 from evertune.methods import make_methods
 from evertune.methods.base import BASE
 from evertune.reporting.page import write_report
-from evertune.runs.runner import Callback, run_stream
+from evertune.runs.callback import Callback
+from evertune.runs.runner import run_stream
 from evertune.training.learner import Learner
 from evertune.training.loop import Training
 from evertune.utils.errors import UserError

@@ -182,6 +182,7 @@ def test_captions_say_what_is_drawn(corpus):
     assert shown.short.removeprefix("a picture of ") in shown.full
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.smol
 def test_the_real_captions_are_apart_from_the_real_stream(tmp_path):

@@ -10,8 +10,8 @@ import yaml
 
 import evertune
 from evertune import service
+from evertune.runs.callback import Callback
 from evertune.runs.run_folder import begin, read_identity, refuse_other_run
-from evertune.runs.runner import Callback
 from evertune.service.integrity import examine, repair
 from evertune.training.image_store import FOLDER, IMAGES
 from evertune.utils.errors import DataError, RunFolderError

@@ -196,6 +196,7 @@ def grid(toy_stream, place, **more):
     return Grid(cells, jobs=1)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_the_workers_of_a_grid_know_it_and_notice_a_change(plugged, toy_stream, tmp_path):
     first = grid(toy_stream, tmp_path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import evertune
-from evertune.runs.runner import Callback
+from evertune.runs.callback import Callback
 from evertune.utils.files import digest_of_file
 
 HOW = ("deterministic=true", "train.epochs=1", "train.batch_size=3", "evaluation.max_new_tokens=4")
@@ -39,6 +39,33 @@ def test_the_numbers_are_the_same_wherever_features_are_kept(toy_stream, tmp_pat
         made[keep] = files(out)
         assert any((tmp_path / f"cache-{keep}").rglob("features/*/*.safetensors")) == (keep == "disk")
     assert made["memory"] == made["disk"] and made["off"] == made["disk"]
+
+
+@pytest.mark.slow
+def test_a_run_says_how_many_images_it_has_encoded(toy_stream, tmp_path, monkeypatch):
+    """Nothing was shown while the images of a task were encoded, hours of a large one."""
+    monkeypatch.setenv("EVERTUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("evertune.models.features.ENCODE_BATCH", 3)
+    seen = []
+
+    class Encoded(Callback):
+        def on_task_begin(self, number, task):
+            seen.append(task.name)
+
+        def on_evaluate_begin(self, stage, task):
+            seen.append(f"{stage}/{task.name}")
+
+        def on_encode(self, done, total):
+            seen.append((done, total))
+
+    how = {"model": "random", "settings": [*HOW, "features=disk"], "progress": False}
+    evertune.run(str(toy_stream), **how, out=tmp_path / "run", callbacks=[Encoded()])
+    trained = seen[seen.index("task-0") :]
+    counts = trained[1 : next(n for n, each in enumerate(trained) if n and isinstance(each, str))]
+    assert len(counts) > 1 and counts == sorted(counts) and {total for _, total in counts} == {counts[-1][0]}, counts
+    seen.clear()
+    evertune.run(str(toy_stream), **how, out=tmp_path / "again", callbacks=[Encoded()])
+    assert "task-0" in seen and not [each for each in seen if isinstance(each, tuple)], "all were in the cache"
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import evertune
 from evertune.reporting.plots import heat_map_pixels
-from evertune.runs.runner import Callback
+from evertune.runs.callback import Callback
 from evertune.runs.tracking import callback as watch
 from evertune.runs.tracking import feed, registry
 from evertune.runs.tracking.jsonl import Jsonl, read_points

@@ -16,7 +16,7 @@ import yaml
 from evertune import service as upkeep
 from evertune.apps.server.reload import has_moved, marks_of
 from evertune.runs.api import open_run
-from evertune.runs.runner import Callback
+from evertune.runs.callback import Callback
 from evertune.runs.unchecked import FILE, unchecked_stage
 from evertune.service.integrity import examine
 from evertune.service.lifecycle import history

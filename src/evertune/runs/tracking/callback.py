@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from evertune.metrics.metrics import metrics_of
 from evertune.reporting.tables import mean_or_none
-from evertune.runs.runner import Callback
+from evertune.runs.callback import Callback
 from evertune.runs.tracking.feed import BackgroundFeed, Say, TrackerFeed
 from evertune.runs.tracking.history import points_of, settled
 from evertune.runs.tracking.protocol import Point, RunInfo

@@ -213,6 +213,7 @@ def test_every_input_of_every_event_takes_only_what_was_dropped(stranger, secret
     assert copies() == []
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_every_event_stands_what_is_posted_beside_its_values(stranger, secret):
     """The data of a click, and values of the wrong type: the page never says what is in a file, and stays."""

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image, ImageFile
 from serving import client, message, running, status_of
 
-from evertune.apps.auth import ConnectionLimits, same_token
+from evertune.apps.auth import ConnectionLimits, refuse_without_token, same_token
 from evertune.apps.playground.command import playground
 from evertune.apps.server.app import make_app
 from evertune.apps.server.command import serve
@@ -252,6 +252,14 @@ def test_an_empty_token_is_refused(token, tmp_path):
     for begin in (lambda **how: serve(tmp_path, **how), lambda **how: playground([tmp_path], **how)):
         with pytest.raises(UserError, match="the token is empty"):
             begin(port=0, token=token)
+
+
+def test_a_token_that_others_can_guess_is_refused(tmp_path):
+    for begin in (lambda **how: serve(tmp_path, **how), lambda **how: playground([tmp_path], **how)):
+        with pytest.raises(UserError, match="at least 16 random"):
+            begin(host="0.0.0.0", port=0, token="fifteen letters")
+    refuse_without_token("0.0.0.0", "sixteen letters.")
+    refuse_without_token("127.0.0.1", "short")
 
 
 def test_an_empty_token_lets_nobody_in():

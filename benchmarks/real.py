@@ -1,7 +1,7 @@
-"""Time and memory of the README's run, and of a second run with warm caches.
+"""Time and memory of `make real`, and of a second run with warm caches.
 
     evertune fetch smol parcel          # downloads are not part of the measurement
-    python benchmarks/quickstart.py     # about as long as the README's run takes
+    python benchmarks/real.py     # about as long as `make real` takes
 
 Prints one JSON object: seconds from the start of the process to the first row of the matrix, to the first training
 step and to the end, and the peak memory, for the first run (features, trainings and answers not cached) and for the
