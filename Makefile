@@ -24,13 +24,13 @@ test: $(VENV)/.dev lint types  ## what must be green before every change; a proc
 test-all: $(VENV)/.dev lint types  ## all tests: before a release, and after a change to the loop, a family or the contract
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
-test-bfloat16: $(VENV)/.dev  ## the suite where dtype=auto takes bfloat16, as it does on a processor that is made for it
-	EVERTUNE_AUTO_DTYPE=bfloat16 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+test-bfloat16: $(VENV)/.dev  ## the same where dtype=auto takes bfloat16, as it does on a processor that is made for it
+	EVERTUNE_AUTO_DTYPE=bfloat16 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not thorough' -n auto --dist worksteal
 
-test-newest: ## the suite on the newest release of every dependency, also beyond the ranges in pyproject.toml
+test-newest: ## the same on the newest release of every dependency, also beyond the ranges in pyproject.toml
 	sh scripts/test_set.sh newest $(PYTHON)
 
-test-lowest: ## the suite on the lowest version of every dependency that pyproject.toml allows
+test-lowest: ## the same on the lowest version of every dependency that pyproject.toml allows
 	sh scripts/test_set.sh lowest $(PYTHON)
 
 lock: $(VENV)/.dev ## constraints.txt anew: the newest versions within the ranges of pyproject.toml, for every Python and system

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Run the test suite on another set of dependencies than constraints.txt: the newest releases, also those beyond the
+# Run the tests of `make test` on another set of dependencies than constraints.txt: the newest releases, also those beyond the
 # ranges in pyproject.toml, or the lowest that the ranges allow. Each set has an environment of its own in build/.
 #   sh scripts/test_set.sh newest|lowest [PYTHON] [arguments of pytest]
 set -eu
@@ -22,4 +22,4 @@ esac
 "$uv" pip install --quiet --python "$folder/venv/bin/python" -r "$folder/requirements.txt"
 "$uv" pip install --quiet --python "$folder/venv/bin/python" --no-deps -e .
 echo "$set_name: $(grep -E '^(torch|transformers|accelerate|peft|numpy|gradio)==' "$folder/requirements.txt" | tr '\n' ' ')"
-OMP_NUM_THREADS=1 "$folder/venv/bin/python" -m pytest -n auto --dist worksteal "$@"
+OMP_NUM_THREADS=1 "$folder/venv/bin/python" -m pytest -m "not thorough" -n auto --dist worksteal "$@"
