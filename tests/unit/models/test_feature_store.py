@@ -6,11 +6,13 @@ import errno
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
+from evertune.data.images import read_image
 from evertune.data.task import Sample
 from evertune.methods import make_methods
 from evertune.models import feature_encoder, feature_shards, features
@@ -122,6 +124,18 @@ def test_batches_that_come_in_another_order_are_encoded_too(store, samples):
         found = [made.get(some[4:8]), made.get(some[:2]), made.get(some[:4]), made.get(some[4:8]), made.get(some[8:])]
     assert torch.allclose(torch.cat(found[2:]).float(), expected.float(), atol=2e-3)
     assert torch.allclose(found[0].float(), expected[4:8].float(), atol=2e-3)
+
+
+@pytest.mark.parametrize("keep", KEPT)
+def test_images_that_are_in_memory_only_are_not_looked_for_on_disk(keep, store, samples):
+    """A server answers about images of requests; batches that are prepared ahead opened the files of these."""
+    read = [read_image(sample.images[0], origin="here") for sample in samples(4)]
+    some = [Sample(sha, (Path("(request)"),), "what?", (), known_digests=(sha,)) for _, sha in read]
+    made = store(keep)
+    expected = made._encoder.encode_images({sha: image for image, sha in read})
+    with made.held({sha: image for image, sha in read}), made.ahead([some[:2], some[2:]]):
+        found = torch.cat([made.get(some[:2]), made.get(some[2:])])
+    assert torch.equal(found, torch.stack([expected[sha] for _, sha in read]))
 
 
 def test_nothing_is_written_where_nothing_is_kept(store, samples, tmp_path):
