@@ -26,7 +26,7 @@ RUN = ("sh", "console", "python")
 LONGEST = 200
 NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
 FOLLOWED = [page for page in PAGES if any(b.language in RUN and "not run" not in b.notes for b in blocks_of(page))]
-FIRST = ("README.md", "docs/index.md", "docs/data.md", "docs/python.md", "docs/own_method.md", "docs/service.md")
+FIRST = ("README.md", "docs/index.md", "docs/data.md", "docs/python.md")
 """The pages that a new user follows; `make test-all` follows the others too."""
 NOWHERE = "http://127.0.0.1:9"  # a block that wants the network must say so
 NO_NETWORK = {

@@ -97,7 +97,9 @@ def answers(folder):
     return {str(path.relative_to(folder)): path.read_text() for path in (folder / "answers").rglob("*.jsonl")}
 
 
-@pytest.mark.parametrize("launcher", [PLAIN, SPREAD], ids=["ddp", "fsdp2"])
+@pytest.mark.parametrize(
+    "launcher", [pytest.param(PLAIN, id="ddp"), pytest.param(SPREAD, id="fsdp2", marks=pytest.mark.thorough)]
+)
 def test_two_processes_do_what_one_does(launcher, alone, stream, tmp_path):
     specs = specs_of(launcher)
     sets = [word for setting in settings_of(*specs) for word in ("--set", setting)]

@@ -21,6 +21,8 @@ SPECS = (
     "der",
     "dgg",
 )
+FIRST = ("ewc", "tir+mas", "replay+ewc+lwf", "gem", "der")
+"""One of each kind; `make test-all` also has the others."""
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +32,13 @@ def _comparable(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("spec", "accumulation", "clip"), [*((spec, 3, 0.05) for spec in SPECS), ("ewc", 1, 0.0), ("lwf", 1, 0.0)]
+    ("spec", "accumulation", "clip"),
+    [
+        *((spec, 3, 0.05) for spec in FIRST),
+        *(pytest.param(spec, 3, 0.05, marks=pytest.mark.thorough) for spec in SPECS if spec not in FIRST),
+        ("ewc", 1, 0.0),
+        ("lwf", 1, 0.0),
+    ],
 )
 def test_steps_are_those_of_the_loop(spec, accumulation, clip, tmp_path):
     how = {"accumulation": accumulation, "clip": clip}

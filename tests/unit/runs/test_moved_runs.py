@@ -122,6 +122,7 @@ def test_no_file_that_decides_something_names_a_place(home):
     assert naming <= NAMES_PLACES
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_the_memory_needs_neither_cache_nor_data(home):
     folder = run(home, "whole")

@@ -100,7 +100,13 @@ def weights(folder):
     return [(place / file).read_bytes() for file in FILES]
 
 
-@pytest.mark.parametrize("moment", ["before the ledger", "before the questions", "before the verdict"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "before the questions",
+        *(pytest.param(other, marks=pytest.mark.thorough) for other in ("before the ledger", "before the verdict")),
+    ],
+)
 def test_the_same_command_completes_the_check(data, cut_off, tmp_path, moment):
     """Whether the condition holds or not; the stage that was trained stays what it is."""
     for condition, kept in ((ANYHOW, True), ("average>1000", False)):
