@@ -18,7 +18,6 @@ class ProgressBars(Callback):
 
     def __init__(self) -> None:
         self._training: Any = None
-        self._left: list[int] = []
         self._answers: Any = None
         self._encoding: Any = None
 
@@ -32,7 +31,8 @@ class ProgressBars(Callback):
 
     def on_encode(self, done: int, total: int) -> None:
         """A bar of its own, from the first image of a task to its last."""
-        if self._encoding is None:
+        if self._encoding is None or total != self._encoding.total:
+            self._encoded()
             self._encoding = tqdm(total=total, desc="encode images", unit=" samples", leave=False)
         self._encoding.update(done - self._encoding.n)
 
@@ -48,6 +48,7 @@ class ProgressBars(Callback):
 
     def on_evaluate_begin(self, stage: int, task: Task) -> None:
         """Open the bar of a task's answers."""
+        self._encoded()
         self._answers = tqdm(total=len(task.test), desc=f"evaluate {task.name}", unit=" answers", leave=False)
 
     def on_prediction(self, done: int, total: int) -> None:

@@ -9,6 +9,7 @@ import evertune
 from evertune import Task
 from evertune.methods import Method, MethodInfo, Replay
 from evertune.runs.inputs import taken
+from evertune.runs.progress_bars import ProgressBars
 from evertune.service.lifecycle import check
 from evertune.service.service import Service, ask_once
 from evertune.utils import plugins
@@ -114,6 +115,23 @@ def test_progress_bars_are_shown_unless_it_is_silent(tasks, tmp_path, capsys):
     assert "sequential on colours, seed 0" in shown and "12/12" in shown
     run(tasks[0], tmp_path / "silent")
     assert "it/s" not in capsys.readouterr().err
+
+
+def test_a_bar_of_encoding_ends_with_the_first_step_or_answer(tasks, capsys):
+    bars = ProgressBars()
+    bars.on_run_begin("run", training=[4], answers=4)
+    bars.on_task_begin(1, tasks[0])
+    bars.on_encode(3, 4)
+    bars.on_encode(2, 8)  # with what replay adds
+    bars.on_encode(8, 8)
+    bars.on_evaluate_begin(1, tasks[0])  # the training itself was in the cache
+    assert bars._encoding is None
+    bars.on_encode(1, 2)
+    bars.on_prediction(1, len(tasks[0].test))
+    assert bars._encoding is None
+    bars.on_evaluate_end(1, tasks[0], 0.0)
+    bars.on_run_end(None)
+    assert "encode images" in capsys.readouterr().err
 
 
 def test_warnings_are_logged_once_whatever_the_callbacks(tasks, tmp_path, caplog):
