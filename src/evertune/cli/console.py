@@ -243,9 +243,9 @@ class _Count(MofNCompleteColumn):
 
 def _columns() -> Iterator[ProgressColumn]:
     """Columns of fixed widths, so that no bar moves; 80 together."""
-    yield TextColumn("{task.description}", table_column=Column(width=24, no_wrap=True, overflow="ellipsis"))
+    yield TextColumn("{task.description}", table_column=Column(width=22, no_wrap=True, overflow="ellipsis"))
     yield BarColumn(bar_width=14, complete_style="cyan", finished_style="cyan")
-    yield _Count(table_column=Column(width=11, no_wrap=True, justify="right"))
+    yield _Count(table_column=Column(width=13, no_wrap=True, justify="right"))
     yield TextColumn("[dim]{task.fields[note]}[/dim]", table_column=Column(width=28, no_wrap=True))
 
 
