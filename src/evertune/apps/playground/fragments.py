@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from evertune.apps.playground.runs import Run
-from evertune.apps.playground.view_models import PAGE, Answers, ImageChoice, Matrix, RunPredictions
+from evertune.apps.playground.view_models import MOST, PAGE, Answers, ImageChoice, Matrix, RunPredictions
 from evertune.reporting.page import environment
 from evertune.reporting.plots import WHITE_TEXT_FROM
 
@@ -29,7 +29,7 @@ class Fragments:
 
     def choices(self, task: str, found: tuple[list[ImageChoice], int]) -> str:
         """Test images as buttons."""
-        return self._text(self._made.choices(task, *found, len(found[0]) + PAGE))
+        return self._text(self._made.choices(task, *found, _next(len(found[0]))))
 
     def turn(self, predictions: Sequence[RunPredictions], at: int) -> str:
         """The predictions before and after stage `at`."""
@@ -50,8 +50,13 @@ class Fragments:
 
     def answers(self, found: Answers) -> str:
         """The answers of a cell."""
-        return self._text(self._made.answers(found, len(found.rows) + PAGE))
+        return self._text(self._made.answers(found, _next(len(found.rows))))
 
     @staticmethod
     def _text(made: Any) -> str:
         return str(made).encode(errors="replace").decode()  # an answer may hold half a surrogate pair
+
+
+def _next(shown: int) -> int:
+    """How many are shown after a press on `more`; 0: no more can be."""
+    return shown + PAGE if shown < MOST else 0

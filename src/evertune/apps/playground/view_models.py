@@ -23,6 +23,8 @@ from evertune.utils.errors import UserError
 MARKS = ("right", "form", "partly", "wrong")
 PAGE = 24
 """Predictions or images that are shown until the user requests more."""
+MOST = 20 * PAGE
+"""Of them at once: each is an image that is read, drawn small and held in the browser."""
 Form = Literal["strict", "relaxed"]
 
 
@@ -160,7 +162,7 @@ class Answers:
 def answers_of(
     number: int, run: Run, kept: ExampleQuestions, *, stage: int, task: int, kind: str = "all", count: int = PAGE
 ) -> Answers:
-    """The predictions of a cell, at most `count` of a kind.
+    """The predictions of a cell, at most `count` and `MOST` of a kind.
 
     Raises:
         RunFolderError: they are missing or damaged. UserError: there is no such cell.
@@ -169,7 +171,7 @@ def answers_of(
         raise UserError("this cell was not evaluated")
     cell = run.cells[stage, run.tasks[task].name]
     rule = rule_of(cell["score_rule"])
-    rows = read_answers(run.folder / cell["answers"])
+    rows, count = read_answers(run.folder / cell["answers"]), min(count, MOST)
     marks = marks_of(rows, rule)
     chosen = [(row, mark) for row, mark in zip(rows, marks, strict=True) if kind in ("all", mark)]
     return Answers(
@@ -224,7 +226,7 @@ class ImageChoice:
 
 
 def choices_of(kept: ExampleQuestions, task: str, count: int = PAGE) -> tuple[list[ImageChoice], int]:
-    """The first `count` kept questions of a task with their images, and how many are left."""
-    samples = kept.of(task)
+    """The first `count` kept questions of a task with their images, at most `MOST`, and how many are left."""
+    samples, count = kept.of(task), min(count, MOST)
     shown = [ImageChoice(i, thumbnail(s.images[0]), shortened(s.instruction)) for i, s in enumerate(samples[:count])]
     return shown, max(0, len(samples) - count)

@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 import evertune
 from evertune import service
 from evertune.apps.auth import LARGEST_BODY
+from evertune.apps.playground import fragments, view_models
 from evertune.apps.playground import model_session as bench_module
 from evertune.apps.playground.access import COOKIE, AccessMiddleware
 from evertune.apps.playground.command import playground
@@ -155,6 +156,21 @@ def test_a_cell_lists_its_answers(both):
     assert all(row.thumbnail.startswith("data:image/") and row.kept is not None for row in few.rows)
     with pytest.raises(UserError, match="this cell was not evaluated"):
         answers_of(1, runs[1], kept, stage=9, task=0)
+
+
+def test_a_request_for_any_number_of_rows_gets_a_bounded_page(both, monkeypatch):
+    runs, _ = both
+    for module in (view_models, fragments):
+        monkeypatch.setattr(module, "MOST", 3)
+    kept = ExampleQuestions(runs)
+    found = answers_of(1, runs[1], kept, stage=3, task=0, count=999_999_999)
+    assert len(found.rows) == 3 and found.more == found.counts["all"] - 3
+    text = Fragments().answers(found)
+    assert 'class="more"' not in text and f"{found.more} more are in the run folder" in text
+    shown, left = choices_of(kept, kept.tasks[0], count=999_999_999)
+    assert len(shown) == 3 and left == len(kept.of(kept.tasks[0])) - 3
+    assert f"{left} more are not shown here" in Fragments().choices(kept.tasks[0], (shown, left))
+    assert 'data-count="26"' in Fragments().choices(kept.tasks[0], (shown[:2], left))
 
 
 def test_kept_questions_are_found_by_image_and_words(both):
