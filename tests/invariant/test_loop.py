@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from penalties import penalty
 
 from evertune.methods import EWC, Sequential, make_methods
 from evertune.methods.base import Context
@@ -173,7 +174,7 @@ class OncePerMicroBatch(EWC):
         pass
 
     def loss_terms(self, batch, output):
-        return {"ewc": self.penalty(self.context.parameters) * 8 / len(batch.samples)}
+        return {"ewc": penalty(self, self.context.parameters) * 8 / len(batch.samples)}
 
 
 def test_a_penalty_per_micro_batch_is_visible(lmm, tasks, features):

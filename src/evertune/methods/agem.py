@@ -6,21 +6,18 @@ the step loses what points against r.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from evertune.data.task import Sample, Task
-from evertune.methods.base import Context, MethodInfo
-from evertune.methods.memory_gradients import dot, gradient_of
-from evertune.methods.replay import RATIO, Choice, Replay, Row, sample_of
+from evertune.methods.base import MethodInfo
+from evertune.methods.memory_gradients import StepMemory, dot, gradient_of
+from evertune.methods.replay import RATIO, Choice, Row
 from evertune.utils.errors import UserError
-from evertune.utils.files import digest
 
 
-class AGem(Replay):
+class AGem(StepMemory):
     """Project each gradient so that it does not point against that of kept samples.
 
     Args:
@@ -53,22 +50,6 @@ class AGem(Replay):
             raise UserError(f"{self.name}.samples must be 1 or more, not {samples}")
         super().__init__(ratio=ratio, buffer=buffer, choice=choice)
         self.samples = samples
-        self._task, self._step = "", 0
-
-    def setup(self, context: Context) -> None:
-        """Start with an empty memory."""
-        super().setup(context)
-        self._task, self._step = "", 0
-
-    def before_task(self, task: Task) -> None:
-        """The draws of a task are its own."""
-        super().before_task(task)
-        self._task, self._step = task.name, 0
-
-    def data_plan(self, task: Task, samples: Sequence[Sample]) -> Sequence[Sample]:
-        """The plan as it is: the memory is not trained on."""
-        del task
-        return samples
 
     def adds_to_loss(self) -> bool:
         """Only with a memory."""
@@ -76,7 +57,7 @@ class AGem(Replay):
 
     def after_backward(self, parameters: Mapping[str, nn.Parameter]) -> None:
         """Take out of the gradient what points against the memory, before clipping."""
-        self._step += 1
+        super().after_backward(parameters)
         kept = {name: rows for name, rows in self._memory.items() if name != self._task and rows}
         trained = [parameter for parameter in parameters.values() if parameter.grad is not None]
         if kept and trained:
@@ -97,16 +78,6 @@ class AGem(Replay):
             g.sub_(share * r)
 
     def reference(self, rows: Sequence[tuple[str, Row]], trained: Sequence[nn.Parameter], *words: str) -> list[Tensor]:
-        """The gradient of the mean loss of samples of the memory; the same ones on all processes, and when resumed."""
-        choose = random.Random(digest(self.name, str(self.context.seed), self._task, str(self._step), *words))
-        drawn = choose.sample(rows, min(self.samples, len(rows)))
-        samples = [self.context.kept(sample_of(row, name)) for name, row in drawn]
+        """The gradient of the mean loss of samples of the memory."""
+        samples = [sample for sample, _ in self.drawn(rows, *words)]
         return gradient_of(self.context.losses, samples, trained)
-
-    def progress_dict(self) -> dict[str, Any]:
-        """The number of the step, which decides the next draw."""
-        return {"step": self._step}
-
-    def load_progress_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue with the next draw."""
-        self._step = state.get("step", 0)

@@ -6,7 +6,6 @@ do not depend on micro-batches or on the number of processes.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -15,17 +14,17 @@ from torch import Tensor, nn
 
 from evertune.data.task import Sample, Task
 from evertune.methods.base import Context, MethodInfo
-from evertune.methods.memory_gradients import AT_ONCE, gradient_of
-from evertune.methods.replay import Replay, Row, sample_of
+from evertune.methods.memory_gradients import AT_ONCE, StepMemory, gradient_of
+from evertune.methods.replay import Row, sample_of
+from evertune.models.weights import add_gradient
 from evertune.utils.errors import UserError
-from evertune.utils.files import digest
 
 PLACE = "place"
 """In a row of the memory: where its logits are."""
-Drawn = tuple[Sample, int]
+Drawn = tuple[Sample, Row]
 
 
-class Der(Replay):
+class Der(StepMemory):
     """Add α · (distance to the logits of then) + β · (loss) on samples of a buffer to the loss of each step.
 
     Args:
@@ -71,17 +70,6 @@ class Der(Replay):
         """Start with an empty buffer."""
         super().setup(context)
         self._values, self._indices = self._empty()
-        self._task, self._step = "", 0
-
-    def before_task(self, task: Task) -> None:
-        """The draws of a task are its own."""
-        super().before_task(task)
-        self._task, self._step = task.name, 0
-
-    def data_plan(self, task: Task, samples: Sequence[Sample]) -> Sequence[Sample]:
-        """The plan as it is: the buffer has terms of its own."""
-        del task
-        return samples
 
     def adds_to_loss(self) -> bool:
         """Only with a buffer."""
@@ -89,20 +77,16 @@ class Der(Replay):
 
     def after_backward(self, parameters: Mapping[str, nn.Parameter]) -> None:
         """Add the gradient of both terms; an empty buffer has none."""
-        self._step += 1
+        super().after_backward(parameters)
         rows = [(name, row) for name, some in self._memory.items() if name != self._task for row in some]
         if not rows or not self.adds_to_loss():
             return
         trained = list(parameters.values())
         for factor, losses, what in ((self.alpha, self._distances, "logits"), (self.beta, self._losses, "answers")):
             if factor:
-                _add(trained, gradient_of(losses, self._draw(rows, what), trained), factor)
-
-    def _draw(self, rows: Sequence[tuple[str, Row]], what: str) -> list[Drawn]:
-        """Samples of the buffer with the place of their logits; the same on all processes, and when resumed."""
-        choose = random.Random(digest("der", str(self.context.seed), self._task, str(self._step), what))
-        drawn = choose.sample(rows, min(self.samples, len(rows)))
-        return [(self.context.kept(sample_of(row, name)), row[PLACE]) for name, row in drawn]
+                gradients = gradient_of(losses, self.drawn(rows, what), trained)
+                for parameter, gradient in zip(trained, gradients, strict=True):
+                    add_gradient(parameter, gradient, alpha=factor)
 
     def _losses(self, drawn: Sequence[Drawn]) -> Tensor:
         """(n,) the loss of each."""
@@ -115,8 +99,8 @@ class Der(Replay):
         """(n,) mean squared difference to the kept logits, over tokens and kept logits of each."""
         output = self.context.output([sample for sample, _ in drawn])
         found = []
-        for (_, place), logits in zip(drawn, torch.split(output.logits, output.tokens.tolist()), strict=True):
-            now = logits[: self.tokens]
+        for (_, row), logits in zip(drawn, torch.split(output.logits, output.tokens.tolist()), strict=True):
+            now, place = logits[: self.tokens], row[PLACE]
             then = self._values[place, : len(now)].to(now.device)
             found.append((now.gather(1, self._indices[place, : len(now)].long().to(now.device)) - then).square().mean())
             self.log("distillation", found[-1].detach())
@@ -159,14 +143,6 @@ class Der(Replay):
         """The logits: a value and an index each."""
         return self.buffer * self.tokens * self.top * 8
 
-    def progress_dict(self) -> dict[str, Any]:
-        """The number of the step, which decides the next draw."""
-        return {"step": self._step}
-
-    def load_progress_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue with the next draw."""
-        self._step = state.get("step", 0)
-
     def state_dict(self) -> dict[str, Any]:
         """The buffer and its logits."""
         return {**super().state_dict(), "values": self._values, "indices": self._indices}
@@ -175,8 +151,3 @@ class Der(Replay):
         """Take them back."""
         super().load_state_dict(state)
         self._values, self._indices = state["values"], state["indices"]
-
-
-def _add(trained: Sequence[nn.Parameter], gradients: Sequence[Tensor], factor: float) -> None:
-    for parameter, gradient in zip(trained, gradients, strict=True):
-        parameter.grad = factor * gradient if parameter.grad is None else parameter.grad.add_(gradient, alpha=factor)

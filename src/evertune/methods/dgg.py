@@ -6,7 +6,6 @@ the size of the gradient, it is added in a random share of the steps. Used with 
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -14,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from evertune.data.task import Task
-from evertune.methods.base import Context, Method, MethodInfo
+from evertune.methods.base import Context, MethodInfo
+from evertune.methods.step_draws import StepDraws
 from evertune.models.weights import copy_of
 from evertune.utils.errors import UserError
-from evertune.utils.files import digest
 
 
-class Dgg(Method):
+class Dgg(StepDraws):
     """Guide some steps towards the weights before the task.
 
     Args:
@@ -48,7 +47,7 @@ class Dgg(Method):
     def setup(self, context: Context) -> None:
         """Start without old tasks."""
         super().setup(context)
-        self._knows, self._step, self._task = False, 0, ""
+        self._knows = False
         self._old: dict[str, Tensor] = {}
 
     def on_known_task(self, task: Task) -> None:
@@ -58,7 +57,7 @@ class Dgg(Method):
 
     def before_task(self, task: Task) -> None:
         """The weights of now are the old ones."""
-        self._step, self._task = 0, task.name
+        super().before_task(task)
         self._old = copy_of(self.context.parameters) if self.adds_to_loss() else {}
 
     def adds_to_loss(self) -> bool:
@@ -67,11 +66,10 @@ class Dgg(Method):
 
     def after_backward(self, parameters: Mapping[str, nn.Parameter]) -> None:
         """Add the way back, in a random share of the steps; before clipping."""
-        self._step += 1
+        super().after_backward(parameters)
         if not self.adds_to_loss():
             return
-        choose = random.Random(digest("dgg", str(self.context.seed), self._task, str(self._step)))
-        guided = choose.random() < self.p
+        guided = self.choose().random() < self.p
         self.log("guided", float(guided))
         if not guided:
             return
@@ -93,14 +91,6 @@ class Dgg(Method):
         """There is an old task now."""
         del task
         self._knows, self._old = True, {}
-
-    def progress_dict(self) -> dict[str, Any]:
-        """The number of the step, which decides the next draw."""
-        return {"step": self._step}
-
-    def load_progress_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue with the next draw."""
-        self._step = state.get("step", 0)
 
     def state_dict(self) -> dict[str, Any]:
         """Whether there is an old task; the old weights are the stage's."""

@@ -4,23 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar
 
 from evertune.data.task import Task
 from evertune.methods.base import BASE
 
-
-class HasExperts(Protocol):
-    """The part of the method that a policy uses."""
-
-    def expert_of(self, task: str) -> str | None:
-        """The expert that was trained on `task`."""
-
-    def similar_experts(self, task: Task) -> Mapping[str, float]:
-        """Each expert's largest similarity to `task`."""
-
-    def taken_for(self, task: Task) -> Mapping[str, float]:
-        """The share of the task's questions that each expert would get."""
+if TYPE_CHECKING:
+    from evertune.methods.eproj import EProj
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +26,7 @@ class Always:
     """The options of `eproj` that have an effect under this policy only."""
     reuses: ClassVar[bool] = False
 
-    def expert_for(self, task: Task, method: HasExperts) -> str | None:
+    def expert_for(self, task: Task, method: EProj) -> str | None:
         """The expert that `task` trains further; None: a new one."""
         if not self.reuses:
             return None
@@ -47,7 +37,7 @@ class Always:
         nearest = max(near, key=near.__getitem__, default=None)
         return nearest if nearest is not None and near[nearest] >= self.threshold else None
 
-    def nearness(self, task: Task, method: HasExperts) -> Mapping[str, float]:
+    def nearness(self, task: Task, method: EProj) -> Mapping[str, float]:
         """The similarity of `task` to each expert, 0..1."""
         del task, method
         return {}
@@ -58,7 +48,7 @@ class WhenDissimilar(Always):
 
     options, reuses = ("threshold", "reuse_strength"), True
 
-    def nearness(self, task: Task, method: HasExperts) -> Mapping[str, float]:
+    def nearness(self, task: Task, method: EProj) -> Mapping[str, float]:
         """The largest similarity of a task that the expert serves."""
         return method.similar_experts(task)
 
@@ -68,7 +58,7 @@ class WhenSeparable(Always):
 
     options, reuses = ("confusion_threshold", "reuse_strength"), True
 
-    def nearness(self, task: Task, method: HasExperts) -> Mapping[str, float]:
+    def nearness(self, task: Task, method: EProj) -> Mapping[str, float]:
         """The share of questions that would go to the expert."""
         return method.taken_for(task)
 

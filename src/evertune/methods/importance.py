@@ -19,6 +19,7 @@ from evertune.methods.base import Context, Method
 from evertune.methods.per_sample_gradients import gradients_of, samples_at_once
 from evertune.models.modes import evaluating
 from evertune.models.protocol import Batch, Output
+from evertune.models.weights import add_gradient
 from evertune.utils.errors import UserError
 from evertune.utils.files import digest
 
@@ -49,12 +50,7 @@ class MergeRule(ABC):
     def add_gradient(self, parameters: Mapping[str, nn.Parameter], *, strength: float) -> None:
         """Add the gradient of `strength` times the penalty to that of each parameter."""
         for name, parameter in parameters.items():
-            gradient = strength * self.gradient(name, parameter.detach())
-            parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
-
-    @abstractmethod
-    def penalty(self, parameters: Mapping[str, Tensor]) -> Tensor:
-        """The penalty's value, up to a constant."""
+            add_gradient(parameter, strength * self.gradient(name, parameter.detach()))
 
     def state_dict(self) -> dict[str, Any]:
         """The permanent state."""
@@ -87,11 +83,6 @@ class Summed(MergeRule):
     def gradient(self, name: str, theta: Tensor) -> Tensor:
         """A θ - B."""
         return self.importance[name] * theta - self._pull[name]
-
-    def penalty(self, parameters: Mapping[str, Tensor]) -> Tensor:
-        """1/2 Σ (A θ² - 2 B θ)."""
-        terms = [(self.importance[n] * p * p - 2 * self._pull[n] * p).sum() for n, p in parameters.items()]
-        return torch.stack(terms).sum() / 2
 
     def state_dict(self) -> dict[str, Any]:
         """The two sums."""
@@ -137,11 +128,6 @@ class Latest(MergeRule):
     def gradient(self, name: str, theta: Tensor) -> Tensor:
         """2 scale I (θ - a)."""
         return 2 * self._scale * self.held()[name] * (theta - self._anchor[name])
-
-    def penalty(self, parameters: Mapping[str, Tensor]) -> Tensor:
-        """Scale Σ I (θ - a)²."""
-        terms = [(self.held()[n] * (p - self._anchor[n]) ** 2).sum() for n, p in parameters.items()]
-        return self._scale * torch.stack(terms).sum()
 
 
 class ImportancePenalty(Method, ABC):
@@ -199,10 +185,6 @@ class ImportancePenalty(Method, ABC):
         """Add the penalty's gradient, once per optimizer step however the batch was split."""
         if self.adds_to_loss():
             self.rule.add_gradient(parameters, strength=self.strength)
-
-    def penalty(self, parameters: Mapping[str, Tensor]) -> Tensor:
-        """The penalty's value up to a constant."""
-        return self.strength * self.rule.penalty(parameters)
 
     def after_task(self, task: Task) -> None:
         """Compute the importance for `task` and merge it with the earlier ones."""

@@ -8,9 +8,29 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from evertune.data.task import Sample, Task
+from evertune.methods.replay import Replay, Row, sample_of
+from evertune.methods.step_draws import StepDraws
+
 Item = TypeVar("Item")
 AT_ONCE = 8
 """Samples of a memory whose gradient is computed in one pass."""
+
+
+class StepMemory(StepDraws, Replay):
+    """The memory of `replay`, of which `samples` are drawn for each step; they are not mixed into the task's."""
+
+    samples: int
+
+    def data_plan(self, task: Task, samples: Sequence[Sample]) -> Sequence[Sample]:
+        """The plan as it is: the memory is not trained on."""
+        del task
+        return samples
+
+    def drawn(self, rows: Sequence[tuple[str, Row]], *words: str) -> list[tuple[Sample, Row]]:
+        """Samples of the memory with their rows; the same on all processes, and when resumed."""
+        chosen = self.choose(*words).sample(rows, min(self.samples, len(rows)))
+        return [(self.context.kept(sample_of(row, name)), row) for name, row in chosen]
 
 
 def gradient_of(

@@ -15,7 +15,7 @@ from evertune.methods.base import Context, Method, MethodInfo
 from evertune.methods.low_rank import fresh
 from evertune.methods.merge_rules import Average, MagMax, Rule, TaskArithmetic, WiSE
 from evertune.methods.merge_steps import MovingAverage, PerturbAndMerge
-from evertune.models.points import Pair, WeightSpace
+from evertune.models.points import Pair, Point, WeightSpace
 from evertune.models.weights import bytes_of, copy_of, restore
 from evertune.utils.errors import UserError
 
@@ -73,19 +73,19 @@ class Merge(Method):
         perturb: float = 0.5,
     ) -> None:
         kind = self.rules[rule]
-        if scale is not None and kind.scale is None:
-            raise UserError(f"merge.scale needs merge.rule={', '.join(n for n, r in self.rules.items() if r.scale)}")
+        for option, value in (("scale", scale), ("weight", weight)):
+            if value is not None and option not in kind.takes:
+                fitting = ", ".join(name for name, each in self.rules.items() if option in each.takes)
+                raise UserError(f"merge.{option} needs merge.rule={fitting}")
         if begin not in (None, kind.begin) and kind.only_begin:
             raise UserError(f"merge.rule={rule} always starts a task from the {kind.begin} weights: leave out begin")
-        if weight is not None and rule != "ema":
-            raise UserError("merge.weight needs merge.rule=ema")
         if not 0 <= (1.0 if weight is None else weight) <= 1:
             raise UserError(f"merge.weight must lie between 0 and 1, not {weight}")
         if samples < 1 or not perturb >= 0:
             raise UserError("merge.samples must be at least 1 and merge.perturb 0 or more")
         self.rule, self.begin, self.scale, self.weight = rule, begin, scale, weight
         self.samples, self.perturb = samples, perturb
-        self.acts_from_first_task = kind.scale is not None or rule in ("pm", "ema")
+        self.acts_from_first_task = kind.acts_from_first_task
 
     def setup(self, context: Context) -> None:
         """Start at the base model."""
@@ -93,15 +93,13 @@ class Merge(Method):
         self._space = WeightSpace(context.lmm, context.start)
         for layer in self._space.adapters:
             self._space.keep(layer, [])
-        self._rule = self._made()
+        self._rule = self.rules[self.rule](self, self._space)
+        self._rule.setup(context)
         self._begin = self.begin or self._rule.begin
         self._latest: dict[str, Tensor] = {}
-        self._count, self._merged = 0, self._space.start()
-
-    def _made(self) -> Rule:
-        made = self.rules[self.rule](self)
-        made.setup(self.context, self._space)
-        return made
+        self._count = 0
+        self.merged: Point = self._space.start()
+        """The merged weights before the task."""
 
     def on_known_task(self, task: Task) -> None:
         """The rule may measure what the base model knows."""
@@ -109,7 +107,7 @@ class Merge(Method):
 
     def before_task(self, task: Task) -> None:
         """Remember the merged weights, and put those that training starts from into the model."""
-        self._merged = self._space.point()
+        self.merged = self._space.point()
         if self._begin == "base":
             self._space.put(self._space.start())
         elif self._begin == "latest" and self._count:
@@ -117,13 +115,13 @@ class Merge(Method):
             restore(self.context.parameters, self._latest)
         elif self._begin == "merged" and self._count and self._rule.renews:
             self._renew(task)
-        self._rule.before_task(task, self._merged)
+        self._rule.before_task(task)
 
     def _renew(self, task: Task) -> None:
         """Adapters of a method's: what is merged stays beside a new one, which alone trains."""
         words = ("merge", str(self.context.seed), task.name, str(self._count))
         for layer in self._space.adapters:
-            self._space.keep(layer, self._merged.pairs[layer])
+            self._space.keep(layer, self.merged.pairs[layer])
         restore(self.context.parameters, fresh(self._space.adapters, words))
 
     def adds_to_loss(self) -> bool:
@@ -140,12 +138,12 @@ class Merge(Method):
 
     def after_task(self, task: Task) -> None:
         """Merge."""
-        self._rule.before_merging(task)
+        self._rule.before_merging()
         trained = self._space.point()
         if self._begin == "latest":
             self._latest = copy_of(self.context.parameters)
         self._count += 1
-        lost = self._space.put(self._rule.merged(self._merged, trained, count=self._count, task=task))
+        lost = self._space.put(self._rule.combination(self.merged, trained, count=self._count, task=task))
         if self._space.own:
             self.log("lost", lost)
 
@@ -153,7 +151,7 @@ class Merge(Method):
         """The latest weights, a full matrix beside each adapter, and what the rule keeps."""
         shapes = [(len(a.up), a.down.shape[1]) for a in self._space.adapters.values()]
         beside = 4 * sum(min(shape) * sum(shape) for shape in shapes)
-        return bytes_of(self.context.parameters) + beside + self._rule.holds_at_most()
+        return bytes_of(self.context.parameters) + beside + (self._rule.holds_at_most() or 0)
 
     def progress_dict(self) -> dict[str, Any]:
         """What the rule has collected in this task."""

@@ -18,7 +18,7 @@ from evertune.data.task import Task, drawn
 from evertune.methods.base import Context
 from evertune.methods.ewc import fisher_information
 from evertune.methods.merge_rules import Rule
-from evertune.models.points import Point, WeightSpace, combined
+from evertune.models.points import Point, combined
 from evertune.models.weights import copy_of, restore
 from evertune.models.whole_weights import whole_weights
 from evertune.utils.errors import UserError
@@ -34,16 +34,16 @@ class PerturbAndMerge(Rule):
     It minimises Σ_i (θ - θ_i)' F_i (θ - θ_i), whose sums Σ F_i and Σ F_i θ_i are all that is kept.
     """
 
-    begin, only_begin = "merged", True
+    begin, only_begin, acts_from_first_task = "merged", True, True
 
-    def setup(self, context: Context, space: WeightSpace) -> None:
+    def setup(self, context: Context) -> None:
         """Start without tasks.
 
         Raises:
             UserError: the model's own LoRA trains, which has no place for what is merged.
         """
-        super().setup(context, space)
-        if space.own:
+        super().setup(context)
+        if self.space.own:
             raise UserError(
                 f"merge.rule=pm trains a new adapter beside the merged weights, and {context.lmm.name} trains a LoRA "
                 "of its own, which has one place: write merge+lora"
@@ -62,9 +62,9 @@ class PerturbAndMerge(Rule):
         """With a perturbation."""
         return self.options.perturb > 0
 
-    def before_task(self, task: Task, before: Point) -> None:
+    def before_task(self, task: Task) -> None:
         """Perturb along what this task has changed, in the first forward pass of each step."""
-        self._task, self._step, self._before, self._armed = task.name, 0, before, True
+        self._task, self._step, self._armed = task.name, 0, True
         self._remove()
         if self.options.perturb:
             self._hook = self.context.lmm.module().register_forward_pre_hook(self._perturb)
@@ -89,7 +89,7 @@ class PerturbAndMerge(Rule):
     def _move(self, factor: float) -> None:
         """θ + ε Δ: the adapters began without effect, so their product is Δ."""
         parameters = self.context.parameters
-        for name, value in self._before.tensors.items():
+        for name, value in self.options.merged.tensors.items():
             parameters[name].add_(factor * (parameters[name] - value))
         for name in self.space.ups:
             parameters[name].mul_(1 + factor)
@@ -106,12 +106,11 @@ class PerturbAndMerge(Rule):
         del parameters
         self._armed = True
 
-    def before_merging(self, task: Task) -> None:
+    def before_merging(self) -> None:
         """No more perturbation."""
-        del task
         self._remove()
 
-    def merged(self, before: Point, trained: Point, *, count: int, task: Task) -> Point:
+    def combination(self, before: Point, trained: Point, *, count: int, task: Task) -> Point:
         """The best point on the line."""
         del count
         self._measure(task, trained)
@@ -179,11 +178,12 @@ class MovingAverage(Rule):
     At the end of a task the average takes the place of the weights, and the next task starts there.
     """
 
-    begin, only_begin, renews = "merged", True, False
+    begin, only_begin, renews, acts_from_first_task = "merged", True, False, True
+    takes = ("weight",)
 
-    def setup(self, context: Context, space: WeightSpace) -> None:
+    def setup(self, context: Context) -> None:
         """Start at the weights of now."""
-        super().setup(context, space)
+        super().setup(context)
         self._average: dict[str, Tensor] = {}
         self._gradients: dict[str, Tensor] = {}
         self._before: dict[str, Tensor] = {}
@@ -192,9 +192,9 @@ class MovingAverage(Rule):
         """Steps are as always, and what remains of them is not; w = 1 is plain training."""
         return self.options.weight != 1
 
-    def before_task(self, task: Task, before: Point) -> None:
+    def before_task(self, task: Task) -> None:
         """The average starts at these weights."""
-        del task, before
+        del task
         self._average, self._gradients, self._before = copy_of(self.context.parameters), {}, {}
 
     def after_backward(self, parameters: Mapping[str, nn.Parameter]) -> None:
@@ -220,13 +220,12 @@ class MovingAverage(Rule):
             return SMALL_WEIGHT
         return weight_of(theta, average, self._gradients[name], self._before[name])
 
-    def before_merging(self, task: Task) -> None:
+    def before_merging(self) -> None:
         """The average takes the place of the weights."""
-        del task
         if self.adds_to_loss():
             restore(self.context.parameters, self._average)
 
-    def merged(self, before: Point, trained: Point, *, count: int, task: Task) -> Point:
+    def combination(self, before: Point, trained: Point, *, count: int, task: Task) -> Point:
         """It is in the model already."""
         del before, count, task
         return trained

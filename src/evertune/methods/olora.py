@@ -15,6 +15,7 @@ from evertune.methods.base import MethodInfo
 from evertune.methods.low_rank import ALPHA, RANK
 from evertune.methods.summed import SummedLowRank, SummedTasks
 from evertune.models.adapters import ADAPTER, TRAINED
+from evertune.models.weights import add_gradient
 from evertune.utils.errors import UserError
 
 __all__ = ["OLora", "SummedLowRank", "overlap_gradient"]
@@ -68,8 +69,8 @@ class OLora(SummedTasks):
             return
         for path, adapter in self.adapters().items():
             parameter = parameters[f"{path}.{ADAPTER}.down"]
-            gradient = self.strength * overlap_gradient(parameter.detach(), adapter.kept_down, overlap=self.overlap)
-            parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+            gradient = overlap_gradient(parameter.detach(), adapter.kept_down, overlap=self.overlap)
+            add_gradient(parameter, self.strength * gradient)
 
 
 def overlap_gradient(down: Tensor, kept: Tensor, *, overlap: Overlap) -> Tensor:

@@ -16,6 +16,7 @@ from evertune.methods.base import Context, MethodInfo
 from evertune.methods.low_rank import ALPHA, RANK
 from evertune.methods.summed import SummedTasks
 from evertune.models.adapters import ADAPTER, TRAINED
+from evertune.models.weights import add_gradient
 from evertune.utils.errors import UserError
 
 
@@ -72,8 +73,8 @@ class RegLora(SummedTasks):
             return
         for path, adapter in self.adapters().items():
             slope = self.strength / len(self._masks) * masked_slope(adapter.up @ adapter.down, self._masks[path])
-            _add(parameters[f"{path}.{ADAPTER}.up"], slope @ adapter.down.T)
-            _add(parameters[f"{path}.{ADAPTER}.down"], adapter.up.T @ slope)
+            add_gradient(parameters[f"{path}.{ADAPTER}.up"], slope @ adapter.down.T)
+            add_gradient(parameters[f"{path}.{ADAPTER}.down"], adapter.up.T @ slope)
 
     @torch.no_grad()
     def after_task(self, task: Task) -> None:
@@ -120,7 +121,3 @@ def unpacked(bits: Tensor, shape: tuple[int, int]) -> Tensor:
     """The reverse of `packed`."""
     places = torch.arange(8, dtype=torch.uint8, device=bits.device)
     return ((bits[:, None] >> places) & 1).flatten()[: shape[0] * shape[1]].bool().view(shape)
-
-
-def _add(parameter: nn.Parameter, gradient: Tensor) -> None:
-    parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)

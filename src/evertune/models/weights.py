@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from evertune.utils.errors import RunFolderError
 
@@ -44,6 +44,11 @@ def refuse_others(parameters: Mapping[str, Tensor], saved: Mapping[str, Tensor])
             )
         if value.is_floating_point() != wanted.is_floating_point() or value.is_complex():
             raise RunFolderError(f"the weights '{name}' are {value.dtype}, the model's are {wanted.dtype}")
+
+
+def add_gradient(parameter: nn.Parameter, gradient: Tensor, *, alpha: float = 1.0) -> None:
+    """Add `alpha` times a gradient to that of a parameter, which may have none yet."""
+    parameter.grad = alpha * gradient if parameter.grad is None else parameter.grad.add_(gradient, alpha=alpha)
 
 
 def fingerprint_of(parameters: Mapping[str, Tensor]) -> str:
