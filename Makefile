@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The release of PyTorch in constraints.txt: the one with which the tables in docs/ were measured.
 TORCH := 2.13.0
 
-.PHONY: quickstart real install test test-all test-bfloat16 test-newest test-lowest lock lint types unit coverage crash crash-commands faults soak fuzz fuzz-http audit secrets docs screenshots clean
+.PHONY: quickstart real install test test-all test-bfloat16 test-newest test-lowest lock lint types unit coverage crash crash-commands faults soak fuzz fuzz-http audit secrets docs screenshots dist sbom clean
 
 quickstart: $(VENV)/.installed  ## install, and train a miniature model on nine tasks with five methods
 	$(BIN)/evertune run pocket-mini --model tiny-aligned --method sequential,replay,ewc,tir+ewc,eproj \
@@ -85,6 +85,14 @@ audit: $(VENV)/.dev  ## known weaknesses of what is installed; needs a network, 
 
 secrets: $(VENV)/.dev  ## keys and passwords in the files of this repository; .secrets.baseline has what was looked at
 	git ls-files -z | xargs -0 $(BIN)/detect-secrets-hook --baseline .secrets.baseline
+
+dist: $(VENV)/.dev  ## wheel and source archive in dist/, their contents, sizes and version checked; TAG=v0.1.0: against a tag
+	rm -rf dist
+	$(BIN)/python -m hatchling build --directory dist
+	$(BIN)/python scripts/check_dist.py dist --tag "$(TAG)"
+
+sbom: $(VENV)/.dev  ## dependencies, fetched packages and shipped weights with licences and checksums: build/sbom.json
+	$(BIN)/python scripts/sbom.py build/sbom.json --extras smol,data,serve,app
 
 $(VENV)/.torch: constraints.txt
 	$(PYTHON) -m venv $(VENV)

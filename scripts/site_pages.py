@@ -1,4 +1,4 @@
-"""Pages of the site that are no files in docs/: what docs link to outside of it, CONTRIBUTING, CHANGELOG, the commands.
+"""Pages of the site that are no files in docs/: what docs link to outside of it, CONTRIBUTING ..., the commands.
 
 The docs are written for readers of the repository, where `../src/evertune/methods/ewc.py` opens. A site that is read
 from disk has no repository beside it, so each file that is linked becomes a page here, and each folder a list.
@@ -25,20 +25,20 @@ LOWERED = re.compile(
     r"(?:\{([^}]*)\}|((?:k|old),i|img|ins|teacher|[a-z0-9]))(?!\w)"
 )
 RAISED = re.compile(r"(?<=[\w)>])\^(?:\(([^)]*)\)|([a-z])(?!\w))")
+AT_THE_TOP = {name: name.lower() for name in ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "CODE_OF_CONDUCT.md")}
+"""Pages of the repository's root, and where they are on the site."""
 HIDDEN = "---\nsearch: {exclude: true}\n---\n"
 
 
 def on_files(files: Files, *, config: Any) -> Files:
     """Add the generated pages to those of docs/."""
-    made = {
-        "contributing.md": as_if_in_docs((ROOT / "CONTRIBUTING.md").read_text()),
-        "changelog.md": as_if_in_docs((ROOT / "CHANGELOG.md").read_text()),
-        "commands.md": commands_page(),
-    }
+    made = {page: as_if_in_docs((ROOT / name).read_text()) for name, page in AT_THE_TOP.items()}
+    made["commands.md"] = commands_page()
     texts = {file.src_uri: file.content_string for file in files.documentation_pages()} | made
     for page, text in made.items():
         files.append(File.generated(config, page, content=text))
-    for target in sorted({target for page, text in texts.items() for target in outside(page, text)}):
+    targets = {target for page, text in texts.items() for target in outside(page, text)}
+    for target in sorted(targets - set(AT_THE_TOP)):
         page = File.generated(config, page_of(target), content=HIDDEN + listing(target))
         page.inclusion = InclusionLevel.NOT_IN_NAV
         files.append(page)
@@ -90,7 +90,7 @@ def outside(page: str, text: str) -> set[str]:
 
 def page_of(target: str) -> str:
     """Where the page of a file or folder of the repository is."""
-    return f"files/{target}.md"
+    return AT_THE_TOP.get(target, f"files/{target}.md")
 
 
 def listing(target: str) -> str:
