@@ -275,10 +275,11 @@ class Bench:
         from evertune.methods import make_methods
         from evertune.models.meta import on_paper
         from evertune.runs.plan.estimate import plan_on_paper
+        from evertune.runs.plan.outline import PlanSettings
 
         options = {} if self.scope == "own" else {"scope": self.scope}
         paper = on_paper(self.shape.config, name=self.name, options=options)
-        about: dict[str, Any] = {"name": "sequential", "training": training}
+        about: dict[str, Any] = {"name": "sequential", "how": PlanSettings(training)}
         dtype = str(self.shape.model.dtype).removeprefix("torch.")
         plan = plan_on_paper(paper, make_methods("sequential"), Stream("noise", [self.task]), dtype=dtype, **about)
         return sum(plan.memory.values())

@@ -13,6 +13,7 @@ from evertune.data import load_stream
 from evertune.methods import make_methods
 from evertune.metrics.metrics import metrics_of
 from evertune.metrics.rules import rule_of
+from evertune.runs.plan.outline import PlanSettings
 from evertune.runs.plan.planner import Speed, plan_run
 from evertune.runs.runner import _warnings
 from evertune.training.loop import Training
@@ -96,7 +97,7 @@ def test_a_resumed_run_is_the_same(stream, finished, tmp_path):
 def test_the_plan_counts_what_is_known(stream, lmm):
     pace, data = Speed(train=1.0, answer=1.0, encode=0.0, image_bytes=0), load_stream(str(stream))
     sequential, joint = (
-        plan_run(lmm, make_methods(name), data, name=name, training=Training(), pace=pace)
+        plan_run(lmm, make_methods(name), data, name=name, how=PlanSettings(Training()), pace=pace)
         for name in ("sequential", "joint")
     )
     assert joint.stages[0].samples == 24 and sum(stage.samples for stage in sequential.stages) == 16

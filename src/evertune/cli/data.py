@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,28 +10,29 @@ import typer
 
 from evertune.cli.groups import Commands, example_of
 from evertune.cli.help import Command
-from evertune.cli.options import DataOption, JsonOption, loading, make_console, print_json
+from evertune.cli.options import (
+    DataOption,
+    FormatOption,
+    ImagesOption,
+    JsonOption,
+    OptionOption,
+    PromptOption,
+    hints_of,
+    loading,
+    make_console,
+    print_json,
+)
 from evertune.cli.plugins import with_plugins
 from evertune.utils.errors import UserError
 
 if TYPE_CHECKING:
     from evertune.models.protocol import LMM
     from evertune.tools.data.convert import ConversionResult
-    from evertune.tools.data.source import Hints
 
 data_app = typer.Typer(
     name="data", cls=Commands, no_args_is_help=True, rich_markup_mode=None, epilog=example_of("data")
 )
 
-FormatOption = Annotated[
-    str | None, typer.Option("--format", metavar="NAME", help="The format of the file [default: by its extension].")
-]
-OptionOption = Annotated[
-    list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="An option of the format, e.g. answer=label.")
-]
-ImagesOption = Annotated[
-    str | None, typer.Option("--images", metavar="FOLDER", help="The folder that image names are relative to.")
-]
 SourceArgument = Annotated[Path, typer.Argument(metavar="SOURCE", help="A file, or the folder of a data set.")]
 TargetArgument = Annotated[Path, typer.Argument(metavar="TARGET", help=".jsonl, .json, .csv, .tsv or .parquet.")]
 ToOption = Annotated[
@@ -40,9 +40,6 @@ ToOption = Annotated[
     typer.Option("--to", metavar="jsonl|llava|table", help="The format to write [default: by TARGET's extension]."),
 ]
 SplitOption = Annotated[str, typer.Option("--split", help="Which part of a data set: train or test.")]
-PromptOption = Annotated[
-    str | None, typer.Option("--prompt", help="The instruction, with fields in braces [default: the format's].")
-]
 SeparatorOption = Annotated[
     str, typer.Option("--separator", metavar="TEXT", help="Stands between several answers in a cell of CSV or TSV.")
 ]
@@ -82,7 +79,7 @@ def check_data(
     console = make_console(quiet=as_json)
     with TerminalCallback(console) as callback:
         lmm = _loaded(model)
-        hints = _hints(format, images, None, option)
+        hints = hints_of(format, images, None, option)
         checked = check(name, data=data, lmm=lmm, decode=decode, hints=hints, progress=callback.fetching)
     page = write_preview(checked, lmm, preview / "index.html") if preview else None
     if as_json:
@@ -114,7 +111,7 @@ def convert_data(
     """Write rows of any format as JSONL, LLaVA list or table. Writes the whole file or none."""
     from evertune.tools.data import convert
 
-    hints = _hints(format, images, prompt, option)
+    hints = hints_of(format, images, prompt, option)
     written = convert(
         source, target, to=to, hints=hints, split=split, separator=separator, skip_invalid=skip_invalid, force=force
     )
@@ -146,18 +143,12 @@ def sample_data(
     """Draw rows at random and write them as `convert` does. The same seed draws the same rows."""
     from evertune.tools.data import sample
 
-    hints = _hints(format, images, prompt, option)
+    hints = hints_of(format, images, prompt, option)
     how = {"split": split, "separator": separator}
     written = sample(
         source, target, count=count, seed=seed, to=to, hints=hints, skip_invalid=skip_invalid, force=force, **how
     )
     _show_written(written, as_json=as_json)
-
-
-def _hints(format: str | None, images: str | None, prompt: str | None, option: Sequence[str] | None) -> Hints:
-    from evertune.tools.data.source import Hints, options_of
-
-    return Hints(format, images, prompt, options_of(option or []))
 
 
 def _loaded(model: str | None) -> LMM | None:
@@ -227,6 +218,6 @@ def rescore(
         prediction=prediction,
     )
     if as_json:
-        print_json(result.as_dict())
+        print_json(result)
     else:
         show_rescored(make_console(), result)

@@ -6,7 +6,6 @@ Apart from `console`, because comparing runs loads what draws them, and `run` ne
 from __future__ import annotations
 
 import textwrap
-from types import TracebackType
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -31,9 +30,7 @@ class GridView(GridCallback):
         self._live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._live.stop()
 
     def changed(self, status: Status) -> None:

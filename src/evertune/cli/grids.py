@@ -47,7 +47,7 @@ def grid(
     results = write_results(place / "results.json", made.finished, name=spec.name)
     result = summary(spec, made, results=results)
     if as_json:
-        print_json(result.as_dict())
+        print_json(result)
     else:
         show_grid(console, result)
     if made.failed:

@@ -5,7 +5,7 @@ Imports nothing but typer: `--help` and the completion of a shell come by here.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 from typer.core import TyperGroup
 
@@ -92,19 +92,6 @@ ELSEWHERE = (
 """What users of hf, lm_eval, axolotl and llamafactory-cli type, and the command that does it here."""
 
 
-class Formatter(Protocol):
-    """What of a help formatter is used; typer brings its own copy of click's, or uses click's, by its version."""
-
-    def section(self, name: str) -> Any:
-        """A title, and what is written within it indented."""
-
-    def write_dl(self, rows: list[tuple[str, str]]) -> None:
-        """A list of names and texts."""
-
-    def write(self, string: str) -> None:
-        """Text as it is."""
-
-
 class Commands(TyperGroup):
     """A group whose help is in sections, and that says which command an unknown name means."""
 
@@ -128,7 +115,7 @@ class Commands(TyperGroup):
         return nearest(name, self.commands, cutoff=0.6)
 
 
-def _write_section(formatter: Formatter, title: str, rows: list[tuple[str, str]]) -> None:
+def _write_section(formatter: Any, title: str, rows: list[tuple[str, str]]) -> None:
     width = max(len(name) for names in GROUPS.values() for name in names)
     with formatter.section(title):
         formatter.write_dl([(name.ljust(width), text) for name, text in rows])

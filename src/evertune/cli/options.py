@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,8 @@ import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from evertune.tools.data.source import Hints
 
 StreamArgument = Annotated[
     str, typer.Argument(metavar="STREAM", help="A stream's name, its YAML or a run's, or a file of rows.")
@@ -48,7 +51,26 @@ DeterministicOption = Annotated[
 TrackOption = Annotated[
     str | None, typer.Option("--track", metavar="A[,B]", help="Send metrics to trackio, wandb or mlflow too.")
 ]
+FormatOption = Annotated[
+    str | None, typer.Option("--format", metavar="NAME", help="The format of the file [default: by its extension].")
+]
+OptionOption = Annotated[
+    list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="An option of the format, e.g. answer=label.")
+]
+ImagesOption = Annotated[
+    str | None, typer.Option("--images", metavar="FOLDER", help="The folder that image names are relative to.")
+]
+PromptOption = Annotated[
+    str | None, typer.Option("--prompt", help="The instruction, with fields in braces [default: the format's].")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def hints_of(format: str | None, images: str | None, prompt: str | None, option: Sequence[str] | None) -> Hints:
+    """How a single file is read, from the options above."""
+    from evertune.tools.data.source import Hints, options_of
+
+    return Hints(format, images, prompt, options_of(option or []))
 
 
 def without_reports(places: list[Path]) -> list[Path]:
@@ -81,5 +103,9 @@ def make_console(*, quiet: bool = False) -> Console:
 
 
 def print_json(value: Any) -> None:
-    """Print a value for machines."""
-    print(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False, default=str))
+    """Print a value for machines; a dataclass by its fields."""
+    print(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)

@@ -12,8 +12,9 @@ from evertune.cli.console import show_note
 from evertune.runs.runner import few_steps
 
 if TYPE_CHECKING:
-    from evertune.runs.plan.estimate import CardPlan, Estimate
-    from evertune.runs.plan.planner import Plan, StagePlan
+    from evertune.runs.plan.estimate import Estimate
+    from evertune.runs.plan.outline import StagePlan
+    from evertune.runs.plan.planner import Plan
 
 TOTAL = "total"
 
@@ -47,9 +48,8 @@ def show_plans(console: Console, plans: Sequence[Plan]) -> None:
         highlight=False,
     )
     stages = dict.fromkeys(stage for made in plans for stage in made.stages)
-    if first.features:
-        encoding = duration(max(made.encode_seconds for made in plans))
-        console.print(f"{first.features.choice}; encoding takes {encoding} where the cache has none", highlight=False)
+    encoding = duration(max(made.encode_seconds for made in plans))
+    console.print(f"{first.features.choice}; encoding takes {encoding} where the cache has none", highlight=False)
     for warning in few_steps((stage.task, stage.steps, stage.samples) for stage in stages):
         show_note(console, warning)
 
@@ -135,12 +135,6 @@ def _numbers(values: Iterable[int]) -> list[str]:
 
 def _share(part: int, whole: int) -> str:
     return f"{part:,} ({100 * part / whole:.3g} %)"
-
-
-def _hours_on(card: CardPlan) -> str:
-    if not card.fits:
-        return "too small"
-    return " + ".join(map(_hours, (card.encode_hours, card.train_hours, card.evaluate_hours)))
 
 
 def _hours(value: float | None) -> str:

@@ -113,7 +113,7 @@ def plan(config: RunConfig, as_json: bool) -> None:
     with TerminalCallback(console) as callback:
         plans = plan_of(config, progress=callback.fetching)
     if as_json:
-        print_json([made.as_dict() for made in plans])
+        print_json(plans)
         return
     console.print(f"[bold]{escape(config.stream)} with {escape(config.model)}[/bold], nothing is trained\n")
     measured = [made for made in plans if isinstance(made, Plan)]

@@ -11,10 +11,15 @@ import typer
 from evertune.cli.options import (
     DataOption,
     DeterministicOption,
+    FormatOption,
+    ImagesOption,
     JsonOption,
+    OptionOption,
+    PromptOption,
     SetOption,
     SkipBadOption,
     TrackOption,
+    hints_of,
     loading,
     make_console,
     print_json,
@@ -29,23 +34,16 @@ FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="The model's
 DataArgument = Annotated[str, typer.Argument(metavar="DATA", help="A file in any format of `evertune data check`.")]
 NameOption = Annotated[str | None, typer.Option("--name", help="Name of the task [default: the file's].")]
 ScoreOption = Annotated[str | None, typer.Option("--score", help="The scoring rule [default: exact].")]
-FormatOption = Annotated[
-    str | None, typer.Option("--format", help="The format of the file [default: by its extension].")
+HostOption = Annotated[
+    str, typer.Option("--host", help="The address to listen on; other than this machine's need a token.")
 ]
-ImagesOption = Annotated[
-    str | None, typer.Option("--images", metavar="FOLDER", help="The folder that image names are relative to.")
-]
-PromptOption = Annotated[
-    str | None, typer.Option("--prompt", help="The instruction, with fields in braces [default: the format's].")
-]
+PortOption = Annotated[int, typer.Option("--port", metavar="N", min=0, max=65535, help="The port; 0: any free one.")]
+TokensOption = Annotated[int, typer.Option("--tokens", metavar="N", min=1, help="Most tokens of an answer.")]
 TrainOption = Annotated[
     list[str] | None,
     typer.Option(
         "--set", metavar="KEY=VALUE", help="A setting of this training, e.g. train.min_steps=400; several times."
     ),
-]
-FormatSetting = Annotated[
-    list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="An option of the format, e.g. answer=label.")
 ]
 
 
@@ -89,7 +87,7 @@ def advise(
     format: FormatOption = None,
     images: ImagesOption = None,
     prompt: PromptOption = None,
-    option: FormatSetting = None,
+    option: OptionOption = None,
     settings: TrainOption = None,
     skip_invalid: SkipBadOption = False,
     as_json: JsonOption = False,
@@ -98,25 +96,16 @@ def advise(
     with loading():
         from evertune.cli.console import TerminalCallback
         from evertune.cli.service_view import show_advice
-        from evertune.service import advice
-        from evertune.tools.data.source import Hints, options_of
+        from evertune.service import TaskOptions, advice
 
-    hints = Hints(format, images, prompt, options_of(option or []))
+    how: TaskOptions = {"name": name, "score": score, "skip_invalid": skip_invalid}
+    how["hints"] = hints_of(format, images, prompt, option)
     console = make_console(quiet=as_json)
     with TerminalCallback(console) as callback:
-        found = advice(
-            folder,
-            data,
-            name=name,
-            score=score,
-            hints=hints,
-            settings=settings or (),
-            skip_invalid=skip_invalid,
-            callback=callback,
-            progress=callback.fetching,
-        )
+        how["progress"] = callback.fetching
+        found = advice(folder, data, settings=settings or (), callback=callback, **how)
     if as_json:
-        print_json(found.as_dict())
+        print_json(found)
     else:
         show_advice(console, found)
 
@@ -138,7 +127,7 @@ def learn(
     format: FormatOption = None,
     images: ImagesOption = None,
     prompt: PromptOption = None,
-    option: FormatSetting = None,
+    option: OptionOption = None,
     settings: TrainOption = None,
     skip_invalid: SkipBadOption = False,
     deterministic: DeterministicOption = False,
@@ -149,48 +138,48 @@ def learn(
     with loading():
         from evertune.cli.console import TerminalCallback
         from evertune.cli.service_view import show_learned
+        from evertune.service import TaskOptions, parsed
         from evertune.service import learn as teach
-        from evertune.service import parsed
-        from evertune.service import rollback as go_back
         from evertune.service.gate import ANYTHING
-        from evertune.tools.data.source import Hints, options_of
 
     condition = parsed(accept_if) if accept_if else None
-    hints = Hints(format, images, prompt, options_of(option or []))
+    how: TaskOptions = {"name": name, "score": score, "skip_invalid": skip_invalid}
+    how["hints"] = hints_of(format, images, prompt, option)
     console = make_console(quiet=as_json)
     confirms = condition is None and not as_json and _is_interactive(console)
     with TerminalCallback(console) as callback:
+        how["progress"] = callback.fetching
         done = teach(
             folder,
             data,
-            name=name,
             method=method,
-            score=score,
-            hints=hints,
             settings=settings or (),
-            skip_invalid=skip_invalid,
             accept_if=ANYTHING if confirms else condition,
             deterministic=deterministic,
             track=[each.strip() for each in track.split(",")] if track else (),
             callback=callback,
-            progress=callback.fetching,
+            **how,
         )
     if as_json:
         print_json(done.as_dict())
     else:
         show_learned(console, done, folder=str(folder), data=data)
-    if confirms and not done.verdict.learned:
-        kept = False
-        try:
-            kept = typer.confirm("keep the stage all the same?")
-        finally:  # Ctrl-C and SIGTERM are no consent
-            if not kept:
-                go_back(folder, done.stage - 1)
-                console.print("[red]rejected[/red]  the model is unchanged")
-        if not kept:
-            raise typer.Exit(1)
-    if done.broken:
+    if done.broken or (confirms and not done.verdict.learned and not _kept_all_the_same(folder, done.stage, console)):
         raise typer.Exit(1)
+
+
+def _kept_all_the_same(folder: Path, stage: int, console: Console) -> bool:
+    """Ask about a stage whose task was not learned; without consent it is taken back."""
+    from evertune.service import rollback as go_back
+
+    kept = False
+    try:
+        kept = typer.confirm("keep the stage all the same?")
+    finally:  # Ctrl-C and SIGTERM are no consent
+        if not kept:
+            go_back(folder, stage - 1)
+            console.print("[red]rejected[/red]  the model is unchanged")
+    return kept
 
 
 def _is_interactive(console: Console) -> bool:
@@ -229,7 +218,7 @@ def ask(
     task: Annotated[
         str | None, typer.Option("--task", metavar="NAME", help="The task of the question, for a method that needs it.")
     ] = None,
-    tokens: Annotated[int, typer.Option("--tokens", metavar="N", min=1, help="Most tokens of an answer.")] = 32,
+    tokens: TokensOption = 32,
     as_json: JsonOption = False,
 ) -> None:
     """Ask a model a question about images. Says which expert answered."""
@@ -246,16 +235,16 @@ def ask(
     console = make_console(quiet=as_json)
     with TerminalCallback(console) as callback:
         service = Service.open(folder, progress=callback.fetching)
-        text = ask_once(service, [Path(word) for word in words[:-1]], words[-1], task=task, max_new_tokens=tokens)
+        reply = ask_once(service, [Path(word) for word in words[:-1]], words[-1], task=task, max_new_tokens=tokens)
     if as_json:
-        print_json(text.as_dict())
+        print_json(reply)
         return
     beside = make_console(quiet=True)  # a pipe gets the answer alone
-    for warning in text.warnings:
+    for warning in reply.warnings:
         beside.print(f"[yellow]note[/yellow]  {escape(warning)}", soft_wrap=True, highlight=False)
-    console.print(text.text, soft_wrap=True, highlight=False, markup=False)
-    if text.expert is not None:
-        beside.print(f"[dim]expert {text.expert}{text.surely}[/dim]", highlight=False, soft_wrap=True)
+    console.print(reply.answer, soft_wrap=True, highlight=False, markup=False)
+    if reply.expert is not None:
+        beside.print(f"[dim]expert {reply.expert}{reply.surely}[/dim]", highlight=False, soft_wrap=True)
 
 
 def log(folder: FolderArgument, as_json: JsonOption = False) -> None:
@@ -291,10 +280,8 @@ def rollback(
 
 def serve(
     folder: FolderArgument,
-    host: Annotated[
-        str, typer.Option(help="The address to listen on; other than this machine's need a token.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="The port; 0: any free one.")] = 8000,
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 8000,
     token: Annotated[
         str | None,
         typer.Option(envvar="EVERTUNE_TOKEN", help="The token that clients must send; better set EVERTUNE_TOKEN."),
@@ -303,7 +290,7 @@ def serve(
     waiting: Annotated[
         int, typer.Option(metavar="N", min=1, help="Waiting questions before others are refused (429).")
     ] = 64,
-    tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Most tokens of an answer.")] = 64,
+    tokens: TokensOption = 64,
 ) -> None:
     """Serve a model as an OpenAI-compatible endpoint. Chat with images, for any client of that protocol."""
     with loading():
@@ -328,15 +315,13 @@ def serve(
 
 def playground(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of models or runs of one model.")],
-    host: Annotated[
-        str, typer.Option(help="The address to listen on; other than this machine's need a token.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="The port; 0: any free one.")] = 7860,
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 7860,
     token: Annotated[
         str | None,
         typer.Option(envvar="EVERTUNE_TOKEN", help="The token that visitors must enter; better set EVERTUNE_TOKEN."),
     ] = None,
-    tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Most tokens of an answer.")] = 32,
+    tokens: TokensOption = 32,
 ) -> None:
     """Open a page in the browser to ask a model. Shows what it predicted before and after each task."""
     with loading():

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Hashable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -271,10 +271,6 @@ class Correlation:
     low: float | None
     high: float | None
     n: int
-
-    def as_dict(self) -> dict[str, float | int | None]:
-        """For JSON."""
-        return asdict(self)
 
 
 def spearman(x: Sequence[float] | Values, y: Sequence[float] | Values) -> float | None:

@@ -1,4 +1,4 @@
-"""Every private way of `transformers` that evertune depends on: where it is, and what happens without it.
+"""The private ways of `transformers` that evertune depends on, but for those of one file; docs/models.md lists all.
 
 All versions are allowed that the suite has passed on (pyproject.toml). A newer one is probed when a model is loaded:
 where a private way is gone, the public one is taken, with one warning.
@@ -10,73 +10,10 @@ import inspect
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 TESTED = ("5.23", "5.24")
 """Minor versions of transformers that the whole suite has passed on."""
-
-
-class PrivateApi(NamedTuple):
-    """One private way: the module that takes it, what it is of the library, and what is done where it is missing."""
-
-    module: str
-    what: str
-    fallback: str
-
-
-PRIVATE = (
-    PrivateApi(
-        "models/vision_inputs.py",
-        "`mm_encoder_outputs`, an argument of forward and generate: visual tokens that were made beforehand",
-        "images go through the whole model, `Pixels`",
-    ),
-    PrivateApi(
-        "models/connectors.py",
-        "names of towers, connectors and their parts (`multi_modal_projector`, `visual.merger`, `pack_image_features`, "
-        "`mm_soft_emb_norm`, ...) and what enters them, read by forward hooks",
-        "images go through the whole model, `Pixels`; without the tower's name the checkpoint is refused",
-    ),
-    PrivateApi(
-        "models/compat.py",
-        "`get_rope_index`: the multimodal positions of Qwen-VL's tokens, where samples share an image; and the name of "
-        "the cache among the arguments of a model",
-        "none: the tests compare losses, gradients and answers with those of separate passes",
-    ),
-    PrivateApi(
-        "models/compat.py",
-        "`PROCESSOR_MAPPING` and `ProcessorMixin._get_arguments_from_pretrained`: a processor without its video part, "
-        "which would need torchvision",
-        "`AutoProcessor`, which needs torchvision for some families",
-    ),
-    PrivateApi(
-        "models/compat.py",
-        "`MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING`, `PROCESSOR_MAPPING` and `config._attn_implementation`: the classes "
-        "that fit a configuration, and how attention is computed, when a loaded model is wrapped",
-        "none: a model of another class is refused by the classes that these name",
-    ),
-    PrivateApi(
-        "models/processors.py",
-        "`ProcessorMixin._get_num_multimodal_tokens`: how many tokens an image takes, by its size alone",
-        "a grey image of this size is prepared, once for all sizes of as many patches",
-    ),
-    PrivateApi(
-        "models/instructblip.py",
-        "the parts of an (Instruct)BLIP-2: `vision_model`, `qformer`, `language_projection`, `query_tokens`",
-        "none: these names are the checkpoint format of the family",
-    ),
-    PrivateApi(
-        "integrations/transformers.py",
-        "the order of a step of a Trainer: `compute_loss` inside `training_step`, `accelerator.sync_gradients` set for "
-        "the last micro-batch, clipping and the optimizer after it, `on_step_end` after the optimizer",
-        "none: a test compares the weights after each step with those of evertune's own loop",
-    ),
-    PrivateApi(
-        "integrations/trainer_task.py",
-        "how a Trainer weighs its loss: `num_items_in_batch`, `model_accepts_loss_kwargs`, `loss_is_scaled_for_ga`, "
-        "`current_gradient_accumulation_steps`, `average_tokens_across_devices`; `collate_fn` of its loader",
-        "none: the same test",
-    ),
-)
 
 
 def installed() -> str:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from evertune.service.advice import Advice, advice
 from evertune.service.gate import GateCondition, parsed
 from evertune.service.lifecycle import LearnResult, check, complete, learn, new, rollback
+from evertune.service.new_task import TaskOptions
 from evertune.service.regression_report import Change, RegressionReport
 from evertune.service.service import Service
 
@@ -24,6 +25,7 @@ __all__ = [
     "LearnResult",
     "RegressionReport",
     "Service",
+    "TaskOptions",
     "advice",
     "check",
     "complete",

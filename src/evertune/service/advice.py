@@ -8,11 +8,10 @@ undoes it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
-from evertune.assets import Progress
 from evertune.data import Stream, Task
 from evertune.methods.base import TaskPreview
 from evertune.methods.similarity import cosine, embed_task, evenly_spaced, similarity_to
@@ -23,9 +22,8 @@ from evertune.runs.callback import Callback
 from evertune.runs.plan.planner import measure_pace
 from evertune.runs.runner import note_few_steps
 from evertune.service.auto_method import MethodChoice, chosen
-from evertune.service.new_task import read_new, training_for
+from evertune.service.new_task import TaskOptions, read_new, training_for
 from evertune.service.service import Service
-from evertune.tools.data.source import Hints
 from evertune.training.stages import stage_folder
 
 MOST_QUESTIONS = 100
@@ -72,22 +70,14 @@ class Advice:
     seconds: float
     stored_bytes: int
 
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
-
 
 def advice(
     folder: Path,
     data: str,
     *,
-    name: str | None = None,
-    score: str | None = None,
-    hints: Hints | None = None,
     settings: Sequence[str] = (),
-    skip_invalid: bool = False,
     callback: Callback | None = None,
-    progress: Progress | None = None,
+    **how: Unpack[TaskOptions],
 ) -> Advice:
     """The expected effect and cost of learning a task; the arguments are those of `learn`.
 
@@ -96,19 +86,10 @@ def advice(
         UserError: a name or rule is wrong.
     """
     callback = callback or Callback()
-    service = Service.open(folder, progress=progress)
+    service = Service.open(folder, progress=how.get("progress"))
     learner = service.learner
     learner.training = training_for(folder, settings)
-    task, _ = read_new(
-        service,
-        data,
-        name=name,
-        score=score,
-        hints=hints,
-        skip_invalid=skip_invalid,
-        callback=callback,
-        progress=progress,
-    )
+    task, _ = read_new(service, data, callback=callback, **how)
     training = learner.training_of(task)
     note_few_steps(learner, [task], callback)
     learner.features.ensure(task.train)

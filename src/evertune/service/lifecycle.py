@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack
 
 from evertune.assets import Progress
 from evertune.data import Stream, Task
@@ -28,11 +28,10 @@ from evertune.runs.tracking import TrackingCallback, all_of, refuse_missing, ret
 from evertune.runs.unchecked import UncheckedStage, forget_unchecked, note_unchecked
 from evertune.service.auto_method import AUTO, refuse_other, settled
 from evertune.service.gate import GateCondition
-from evertune.service.new_task import is_learned, read_new, training_for
+from evertune.service.new_task import TaskOptions, is_learned, read_new, training_for
 from evertune.service.regression_report import Change, RegressionReport, best_cell, change_of
 from evertune.service.service import Service
 from evertune.tools.data.check import CheckResult
-from evertune.tools.data.source import Hints
 from evertune.training.eval_set import drop_task, keep_task
 from evertune.training.evaluator import write_answers
 from evertune.training.loop import Training
@@ -151,34 +150,26 @@ def learn(
     folder: Path,
     data: str,
     *,
-    name: str | None = None,
     method: str | None = None,
-    score: str | None = None,
-    hints: Hints | None = None,
     settings: Sequence[str] = (),
-    skip_invalid: bool = False,
     accept_if: GateCondition | None = None,
     deterministic: bool = False,
     track: Sequence[str] = (),
     callback: Callback | None = None,
-    progress: Progress | None = None,
+    **how: Unpack[TaskOptions],
 ) -> LearnResult:
     """Train a model on one more task, measure the effect on all tasks, and keep or discard the stage.
 
     Args:
         folder: the model's.
         data: a file in any format of `evertune data check`, or a stream of one task.
-        name: of the task; default: the file's.
         method: `auto` or the model's own, which was chosen when it was made; another is refused.
-        score: the scoring rule; default: the data's.
-        hints: how a single file is read.
         settings: `train.KEY=VALUE`, for this task; without them it is trained for 200 optimizer steps or more.
-        skip_invalid: train on the rows that can be used.
         accept_if: the stage is discarded if this does not hold afterwards; default: the task was learned.
         deterministic: refuse a model that was not made deterministic; the model's own setting decides.
         track: services that get the metrics, as in `evertune.run`; each learning is a run there, with all before it.
         callback: gets the events of training and evaluation.
-        progress: called during downloads and image checks.
+        how: how the data are read, see `TaskOptions`.
 
     Raises:
         DataError: rows or images are unusable; nothing was changed.
@@ -189,19 +180,10 @@ def learn(
     refuse_other(method, own=config_of(folder).method)
     if deterministic:
         _refuse_unsettled(folder)
-    service = Service.open(folder, progress=progress)
+    service = Service.open(folder, progress=how.get("progress"))
     learner = service.learner
     learner.training = training_for(folder, settings)
-    task, checked = read_new(
-        service,
-        data,
-        name=name,
-        score=score,
-        hints=hints,
-        skip_invalid=skip_invalid,
-        callback=callback,
-        progress=progress,
-    )
+    task, checked = read_new(service, data, callback=callback, **how)
     training = learner.training_of(task)
     note_few_steps(learner, [task], callback)
     learned = is_learned(service, task, training)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 from evertune.assets import Progress
 from evertune.data import Task
@@ -57,41 +58,48 @@ def training_for(folder: Path, settings: Sequence[str]) -> Training:
     return training_of(config_of(folder).model_copy(update={"train": training.model_copy(update={"min_steps": floor})}))
 
 
-def read_new(
-    service: Service,
-    data: str,
-    *,
-    callback: Callback,
-    name: str | None = None,
-    score: str | None = None,
-    hints: Hints | None = None,
-    skip_invalid: bool = False,
-    progress: Progress | None = None,
-) -> tuple[Task, CheckResult]:
-    """The only task of `data`, and the issues in it; `callback` gets warnings.
+class TaskOptions(TypedDict, total=False):
+    """How the data of a new task are read, as far as the user says so.
 
-    Args:
-        service: the model that is to learn it.
-        data: a file in any format of `evertune data check`, or a stream of one task.
-        callback: gets warnings about the data and about omitted rows.
+    Attributes:
         name: of the task; default: the file's.
         score: the scoring rule; default: the data's.
         hints: how a single file is read.
         skip_invalid: leave out rows that can't be used.
         progress: called during image checks.
+    """
+
+    name: str | None
+    score: str | None
+    hints: Hints | None
+    skip_invalid: bool
+    progress: Progress | None
+
+
+def read_new(
+    service: Service, data: str, *, callback: Callback, **how: Unpack[TaskOptions]
+) -> tuple[Task, CheckResult]:
+    """The only task of `data`, and the issues in it; `callback` gets warnings about the data and omitted rows.
+
+    Args:
+        service: the model that is to learn it.
+        data: a file in any format of `evertune data check`, or a stream of one task.
+        callback: gets warnings about the data and about omitted rows.
+        how: see `TaskOptions`.
 
     Raises:
         DataError: rows or images are unusable.
         UserError: there are several tasks, the model knows one of this name, or a name or rule is wrong.
     """
-    lmm = service.learner.lmm
+    lmm, hints, progress = service.learner.lmm, how.get("hints"), how.get("progress")
+    skip_invalid = how.get("skip_invalid", False)
     content, path = file_or_stream(data, hints or Hints())
     if len(content.tasks) != 1 or content.known:
         names = ", ".join(entry.name for entry in content.tasks)
         raise UserError(f"{data} has several tasks ({names}): a model learns one at a time, each from its own file")
-    changed = {key: value for key, value in (("name", name), ("score", score)) if value}
+    changed = {key: value for key in ("name", "score") if (value := how.get(key))}
     entry = validated(TaskFile, content.tasks[0].model_dump() | changed, where=data)
-    how = reading(content, path, takes=lmm.images_per_sample, model=Path(lmm.name).name, progress=progress)
+    options = reading(content, path, takes=lmm.images_per_sample, model=Path(lmm.name).name, progress=progress)
     if entry.name in {task.name for task in service.tasks}:
         raise UserError(
             f"{service.folder} knows a task '{entry.name}' already: give the new one another name with --name"
@@ -100,7 +108,7 @@ def read_new(
     checked = check_data(data, lmm=lmm, hints=hints, progress=progress)
     if not skip_invalid:
         checked.errors.refuse(stream=checked.stream)
-    task = read_task(entry, replace(how, decode=skip_invalid), about=entry.about)
+    task = read_task(entry, replace(options, decode=skip_invalid), about=entry.about)
     if skip_invalid:
         task = without_unreadable(task, lmm, Issues())  # they are among the errors of the data check
     _say(checked.warnings, callback, "", data)

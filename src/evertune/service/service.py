@@ -99,7 +99,7 @@ class AskResult:
         warnings: about the question.
     """
 
-    text: str
+    answer: str
     expert: str | None
     ranking: list[tuple[str, float]]
     warnings: tuple[str, ...] = ()
@@ -109,11 +109,6 @@ class AskResult:
         """The confidence of the router."""
         ahead = lead_of(self.ranking)
         return f", {ahead}" if ahead else ""
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        ranking = [list(pair) for pair in self.ranking]
-        return {"answer": self.text, "expert": self.expert, "ranking": ranking, "warnings": list(self.warnings)}
 
 
 def lead_of(ranking: Sequence[tuple[str, float]]) -> str:

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 from safetensors.torch import save
@@ -71,9 +71,7 @@ class MidTaskCheckpoints:
             self._before = signal.signal(signal.SIGTERM, self._ask)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._before is not None:
             signal.signal(signal.SIGTERM, self._before)
         if self._stop_requested and kind is None:  # the signal came in the last step

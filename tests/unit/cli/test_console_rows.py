@@ -12,8 +12,8 @@ from evertune.cli.console import TerminalCallback
 from evertune.cli.plan_view import show_plans
 from evertune.cli.service_view import _table
 from evertune.reporting.blocks import BlockTable
-from evertune.runs.plan.features import FeaturePlan
-from evertune.runs.plan.planner import Plan, StagePlan
+from evertune.runs.plan.outline import FeaturePlan, StagePlan
+from evertune.runs.plan.planner import Plan
 from evertune.runs.runner import few_steps
 from evertune.service.regression_report import Change, RegressionReport
 from evertune.utils.terminal import Terminal
@@ -125,9 +125,8 @@ def test_a_plan_says_seconds_and_stages_that_are_too_short():
     """A run warns of them; a plan of 29 samples said `1 step`, `0:00 training` and nothing else."""
     out = io.StringIO()
     stages = [StagePlan("what", 29, 1, 7), StagePlan("long", 2900, 91, 700)]
-    made = Plan("eproj", stages, 9, 10, 0.24, 95.0, 10**9, "float32", 1, stage_bytes=40, stages_kept=2)
-    features = FeaturePlan("disk", 900, 10**6, 900, 9 * 10**8, "features=disk (900 images x 1.0 MB = 0.9 GB)")
-    show_plans(Console(file=out, width=200), [replace(made, features=features, encode_seconds=75.0)])
+    made = replace(planned("eproj"), stages=stages, train_seconds=0.24, evaluate_seconds=95.0, encode_seconds=75.0)
+    show_plans(Console(file=out, width=200), [made])
     text = out.getvalue()
     assert "features=disk (900 images x 1.0 MB = 0.9 GB); encoding takes 1 min 15 s where the cache has none" in text
     assert ["eproj", "9", "(90", "%)", "92", "0.2", "s", "1", "min", "35", "s", "80", "bytes"] in map(
@@ -153,7 +152,22 @@ def test_plans_of_methods_with_the_same_stages_share_one_table():
 
 def planned(method, stages=2):
     made = [StagePlan(f"task-{n}", 400, 100, 70) for n in range(stages)]
-    return Plan(method, made, 9, 10, 80.0, 120.0, 10**9, "float32", 1, stage_bytes=40, stages_kept=stages)
+    return Plan(
+        method=method,
+        stages=made,
+        trained_parameters=9,
+        all_parameters=10,
+        train_seconds=80.0,
+        evaluate_seconds=120.0,
+        encode_seconds=0.0,
+        peak_memory_bytes=10**9,
+        dtype="float32",
+        threads=1,
+        answers=0,
+        stage_bytes=40,
+        stages_kept=stages,
+        features=FeaturePlan("disk", 900, 10**6, 900, 9 * 10**8, "features=disk (900 images x 1.0 MB = 0.9 GB)"),
+    )
 
 
 @pytest.mark.parametrize("since", ["before", "best ever"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -82,7 +83,7 @@ def check(file, gold, name):
         assert str(problem)
     else:
         assert result.questions > 0
-        json.dumps(result.as_dict(), allow_nan=False)
+        json.dumps(asdict(result), allow_nan=False)
 
 
 @few

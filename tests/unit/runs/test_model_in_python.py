@@ -64,7 +64,7 @@ def test_the_commands_open_its_folder(lmm, task, tmp_path):
     service = Service.open(tmp_path / "model")
     assert [known.name for known in service.tasks] == ["colours"]
     Image.new("RGB", (8, 8), "red").save(tmp_path / "red.png")
-    assert ask_once(service, [tmp_path / "red.png"], "Which colour?").text is not None
+    assert ask_once(service, [tmp_path / "red.png"], "Which colour?").answer is not None
     assert history(tmp_path / "model")[-1]["task"] == "colours"
     assert check(tmp_path / "model")
 

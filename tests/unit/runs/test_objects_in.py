@@ -77,7 +77,7 @@ def test_the_run_folder_answers_without_the_objects(tasks, tmp_path, monkeypatch
     assert [task.name for task in service.tasks] == ["colours", "warmth"]
     image = tmp_path / "image.png"
     Image.new("RGB", (8, 8), "red").save(image)
-    assert ask_once(service, [image], "Which colour?").text is not None
+    assert ask_once(service, [image], "Which colour?").answer is not None
     with pytest.raises(UserError, match="the tasks of 'tasks' were passed as Python objects"):
         evertune.run("(tasks)", model="random", out=tmp_path / "again", progress=False)
 
@@ -152,7 +152,7 @@ def test_a_rule_of_ones_own_is_needed_only_to_score(tasks, tmp_path, monkeypatch
     folder = run(ruled, tmp_path / "run").folder
     monkeypatch.setattr("evertune.utils.plugins._added", {})
     service = Service.open(folder)
-    assert ask_once(service, [], "one?").text is not None
+    assert ask_once(service, [], "one?").answer is not None
     with pytest.raises(UserError, match=r"unknown score 'lambda'.* One of your own comes with --plugin FILE.py"):
         check(folder)
 

@@ -10,7 +10,7 @@ from commands import evertune as command
 import evertune
 from evertune.runs.api import open_run
 from evertune.runs.config import RunConfig
-from evertune.runs.plan.planner import stages_kept
+from evertune.runs.plan.outline import stages_kept
 from evertune.service.integrity import examine
 from evertune.service.lifecycle import rollback
 from evertune.training.stages import FILES, THINNED, load_stage, saved_stages

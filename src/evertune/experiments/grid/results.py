@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -36,10 +36,6 @@ class Summary:
     rows: list[ComparisonRow]
     curves: list[Curve]
     notes: list[str]
-
-    def as_dict(self) -> dict[str, Any]:
-        """For `--json`."""
-        return asdict(self)
 
 
 def summary(spec: GridFile, made: Grid, *, results: Path) -> Summary:

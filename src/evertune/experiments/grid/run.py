@@ -21,7 +21,7 @@ from evertune.assets import Progress
 from evertune.data import Stream
 from evertune.experiments.grid.cells import Cell
 from evertune.experiments.grid.ray_pool import RayPool
-from evertune.experiments.grid.workers import Job, JobResult, Pool, StopSignals, Workers, Workload
+from evertune.experiments.grid.workers import Job, JobResult, Pool, StopSignals, Workload
 from evertune.reporting.matrix import Matrix
 from evertune.runs.api import data_of
 from evertune.runs.cells import wanted_cells
@@ -36,7 +36,8 @@ from evertune.utils.plugins import plugin_flags
 from evertune.utils.symlinks import refuse_links
 
 SECONDS_BETWEEN_LOOKS = 0.2
-AnyWorkers = TypeVar("AnyWorkers", bound=Workers)
+Workers = Pool | RayPool
+AnyWorkers = TypeVar("AnyWorkers", Pool, RayPool, Workers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import IO, Any, Protocol
+from types import FrameType
+from typing import IO, Any
 
 from evertune.utils.errors import UserError
 from evertune.utils.files import opened
@@ -117,51 +117,12 @@ class StopSignals:
                 self._before[number] = signal.signal(number, self._ask)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
     def _ask(self, _number: int, _frame: FrameType | None) -> None:
         self.requested = True
-
-
-class Workers(Protocol):
-    """What does jobs: processes of this machine (`Pool`), or a cluster's."""
-
-    elsewhere: list[Job]
-    """Those of `waiting` that another process holds."""
-
-    @property
-    def open(self) -> bool:
-        """Whether anything is left."""
-
-    @property
-    def waiting(self) -> Sequence[Job]:
-        """Jobs that have no place yet."""
-
-    @property
-    def running(self) -> Sequence[RunningJob]:
-        """Jobs in progress."""
-
-    def step(self) -> list[JobResult]:
-        """What has ended since the last step."""
-
-    def stop(self) -> None:
-        """End all jobs."""
-
-
-class RunningJob(Protocol):
-    """A job in progress."""
-
-    @property
-    def job(self) -> Job:
-        """Which."""
-
-    @property
-    def seconds(self) -> float:
-        """Since it began."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from operator import itemgetter
 from typing import Any
 
@@ -107,7 +108,7 @@ def _correlations(pairs: Sequence[Row]) -> list[dict[str, Any]]:
     flat = [{**pair, **pair["cosines"]} for pair in pairs]
     means = {name: _means(flat, name) for name in (*MEASURES, "similarity", *pairs[0]["cosines"])}
     return [
-        {"of": measure, "with": side, **correlation(means[side], means[measure]).as_dict()}
+        {"of": measure, "with": side, **asdict(correlation(means[side], means[measure]))}
         for measure in MEASURES
         for side in ("similarity", *pairs[0]["cosines"])
     ]

@@ -7,7 +7,7 @@ is chosen before every listed value has been tried with every seed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from evertune.experiments.grid import Cell
@@ -40,10 +40,6 @@ class ChosenValue:
     at_edge: bool
     seeds: tuple[int, ...]
     means: tuple[tuple[Any, float], ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        """For `chosen.json`."""
-        return asdict(self)
 
 
 def choices_of(grid: StudyGrid, runs: Sequence[Matrix], *, bases: Mapping[str, str]) -> list[ChosenValue]:

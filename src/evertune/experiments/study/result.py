@@ -51,7 +51,7 @@ class Result:
             "findings": [finding.as_dict() for finding in self.findings],
             "rows": [asdict(row) for row in self.rows],
             "variants": [one.as_dict() for one in self.variants],
-            "chosen": [choice.as_dict() for choice in self.choices],
+            "chosen": [asdict(choice) for choice in self.choices],
             "notes": self.notes,
             "failed": self.failed,
             "stopped": self.stopped,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +178,7 @@ class Study:
         if cells := [planned.cell for planned in own if planned.cell.name in done]:
             write_results(self._folder(own[0].part, own[0].grid) / "results.json", cells, name=grid)
         if own[0].grid.vary:
-            write_json(self.out / "chosen.json", [choice.as_dict() for choice in self.choices()])
+            write_json(self.out / "chosen.json", [asdict(choice) for choice in self.choices()])
 
     def _folder(self, part: str, grid: StudyGrid) -> Path:
         return self.out / part / grid.name

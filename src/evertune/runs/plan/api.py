@@ -11,6 +11,7 @@ from evertune.utils.arguments import named_arguments
 
 if TYPE_CHECKING:
     from evertune.runs.plan.estimate import Estimate
+    from evertune.runs.plan.outline import PlanSettings
     from evertune.runs.plan.planner import Plan
 
 
@@ -38,7 +39,7 @@ def _plan_on_paper(config: RunConfig, progress: Progress | None) -> list[Estimat
     specs = method_specs(config)
     stream = data_of(config, progress=progress)
     paper = load_on_paper(config.model, options=config.model_options)
-    how: dict[str, Any] = {"training": training_of(config), "dtype": config.dtype, **_options(config)}
+    how: dict[str, Any] = {"how": _settings(config), "dtype": config.dtype}
     return [plan_on_paper(paper, make_methods(spec, config.options), stream, name=spec, **how) for spec in specs]
 
 
@@ -53,12 +54,13 @@ def _measured_plan(config: RunConfig, *, progress: Progress | None = None) -> li
     use_threads()
     options = config.model_options
     lmm = load_lmm(config.model, seed=config.seed, dtype=config.dtype, options=options, progress=progress)
-    training = training_of(config)
-    pace = measure_pace(lmm, stream, training, batch=config.evaluation.batch_size)
-    how: dict[str, Any] = {"training": training, "pace": pace, **_options(config)}
-    return [plan_run(lmm, make_methods(spec, config.options), stream, name=spec, **how) for spec in specs]
+    how = _settings(config)
+    pace = measure_pace(lmm, stream, how.training, batch=config.evaluation.batch_size)
+    made = {spec: make_methods(spec, config.options) for spec in specs}
+    return [plan_run(lmm, methods, stream, name=spec, how=how, pace=pace) for spec, methods in made.items()]
 
 
-def _options(config: RunConfig) -> dict[str, Any]:
-    """Which cells are evaluated, which stages kept, and where features are."""
-    return {"cells": config.evaluation.cells, "keep": config.stages.keep, "policy": config.features.policy()}
+def _settings(config: RunConfig) -> PlanSettings:
+    from evertune.runs.plan.outline import PlanSettings
+
+    return PlanSettings(training_of(config), config.evaluation.cells, config.stages.keep, config.features.policy())

@@ -7,20 +7,17 @@ pass, memory of a plain training step. It shows whether a run is feasible and th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple, cast
+from dataclasses import dataclass
+from typing import NamedTuple, cast
 
 import torch
 
 from evertune.data import Sample, Stream, Task
 from evertune.methods import Context, Method
-from evertune.models.feature_policy import FeaturePolicy, Need
 from evertune.models.features import FeatureStore
 from evertune.models.meta import TRAINED_BYTES, MetaLMM, gigabytes
 from evertune.models.protocol import LMM
-from evertune.runs.feature_needs import image_needs
-from evertune.runs.plan.features import FeaturePlan, plan_features
-from evertune.runs.plan.planner import StagePlan, answers_of, samples_seen, stage_bytes, stages_kept, stages_of
+from evertune.runs.plan.outline import Outline, PlanSettings, outline, samples_seen
 from evertune.training.loop import Training, trained_parameters
 from evertune.utils.errors import UserError
 
@@ -66,63 +63,31 @@ class CardPlan:
     evaluate_hours: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate(Outline):
     """The estimate of a run.
 
     Attributes:
-        answers: questions that the run asks, over all cells that it evaluates.
         memory: bytes by part, of a training step at the run's micro-batch.
         per_task_bytes: weights that the method keeps per task: an expert, an adapter; 0 where it trains one
             set of weights.
-        stage_bytes: disk space of a saved stage: the expert, or one copy of everything trained.
-        stages_kept: how many stages keep their weights (`stages.keep`).
-        share_of_model: of the stage.
+        share_of_model: of a saved stage.
         tokens: of a sample: visual, and of text by the rule of four letters each.
     """
 
-    method: str
     model: str
-    stages: list[StagePlan]
-    trained_parameters: int
     trained_by_part: dict[str, int]
-    all_parameters: int
     per_task_bytes: int
-    stage_bytes: int
     share_of_model: float
     memory: dict[str, int]
     tokens: dict[str, int]
     cards: list[CardPlan]
-    dtype: str
-    answers: int
-    stages_kept: int
-    features: FeaturePlan
-
-    @property
-    def disk_bytes(self) -> int:
-        """Of the kept stages."""
-        return self.stage_bytes * self.stages_kept
-
-    def as_dict(self) -> dict[str, Any]:
-        """For `--json`."""
-        return asdict(self)
 
 
 def plan_on_paper(
-    paper: MetaLMM,
-    methods: Sequence[Method],
-    stream: Stream,
-    *,
-    name: str,
-    training: Training,
-    dtype: str,
-    cells: str = "all",
-    keep: str = "all",
-    policy: FeaturePolicy | None = None,
+    paper: MetaLMM, methods: Sequence[Method], stream: Stream, *, name: str, how: PlanSettings, dtype: str
 ) -> Estimate:
     """The plan of one method on one stream.
-
-    `cells` as in `wanted_cells`, `keep` as in `thinning`; `policy` says where features are kept.
 
     Raises:
         UserError: the method's stages depend on images, or the run fits on none of the cards.
@@ -136,34 +101,25 @@ def plan_on_paper(
             raise UserError(f"{name} on {stream.name} can't be estimated: its stages depend on images")
         tasks = method.stages(tasks)
     trained = {n: p.numel() for n, p in trained_parameters(lmm, methods).items()}
+    total = sum(trained.values())
     number = torch.bfloat16 if dtype == "auto" else getattr(torch, dtype)
     tokens = {"visual": paper.visual_tokens(), "text": _text_tokens(tasks)}
-    memory = _memory(paper, trained=sum(trained.values()), tokens=sum(tokens.values()), training=training, dtype=number)
-    stages = stages_of(tasks, training)
-    answers = answers_of(cells, stream, tasks)
-    work = _Work(paper, trained=sum(trained.values()), tokens=sum(tokens.values()), weight_bytes=number.itemsize)
-    images, uses = image_needs(stream, tasks, lambda task: training.fitted(len(task.train)))
-    features = plan_features(policy or FeaturePolicy(), Need(images, paper.bytes_per_image(), uses))
-    amounts = _Amounts(features.encoded, samples_seen(stages, training), answers)
+    memory = _memory(paper, trained=total, tokens=sum(tokens.values()), training=how.training, dtype=number)
+    plan = outline(methods, stream, tasks, how=how, trained=total, dtype=number, image_bytes=paper.bytes_per_image())
+    work = _Work(paper, trained=total, tokens=sum(tokens.values()), weight_bytes=number.itemsize)
+    amounts = _Amounts(plan["features"].encoded, samples_seen(plan["stages"], how.training), plan["answers"])
     has_experts = any(method.in_model_dtype for method in methods)
-    kept = stage_bytes(methods, sum(trained.values()), number)
     made = Estimate(
         method=name,
         model=paper.name,
-        stages=stages,
-        trained_parameters=sum(trained.values()),
         trained_by_part={part: sum(trained.get(n, 0) for n in names) for part, names in paper.scopes().items()},
         all_parameters=paper.count(),
-        per_task_bytes=kept if has_experts else sum(method.grows_by() for method in methods),
-        stage_bytes=kept,
-        share_of_model=kept / (paper.count() * number.itemsize),
+        per_task_bytes=plan["stage_bytes"] if has_experts else sum(method.grows_by() for method in methods),
+        share_of_model=plan["stage_bytes"] / (paper.count() * number.itemsize),
         memory=memory,
         tokens=tokens,
         cards=[_on(card, work, memory=sum(memory.values()), amounts=amounts) for card in CARDS],
-        features=features,
-        dtype=str(number).removeprefix("torch."),
-        answers=answers,
-        stages_kept=stages_kept(methods, keep, len(stages)),
+        **plan,
     )
     _refuse_if_nowhere(made)
     return made

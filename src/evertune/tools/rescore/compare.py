@@ -6,9 +6,8 @@ A number beside another one says little; the reasons, which add up to the differ
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from evertune.metrics.rules import CellScore, Rule, rule_of, score_cell
 from evertune.tools.rescore.formats import Format, format_of
@@ -78,10 +77,6 @@ class RescoreResult:
     ours: tuple[OurScore, ...]
     theirs: tuple[TheirScore, ...]
     reported: dict[str, float]
-
-    def as_dict(self) -> dict[str, Any]:
-        """For `--json`."""
-        return asdict(self)
 
 
 def rescore(

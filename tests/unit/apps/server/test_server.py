@@ -75,8 +75,8 @@ def test_the_official_client_gets_what_ask_says(address, model):
             reply = here.chat.completions.create(
                 model="colours", messages=message(sample.instruction, image_url(sample))
             )
-            assert reply.choices[0].message.content == wanted.text and reply.evertune["expert"] == wanted.expert
-            texts.add(wanted.text)
+            assert reply.choices[0].message.content == wanted.answer and reply.evertune["expert"] == wanted.expert
+            texts.add(wanted.answer)
             assert 0 < reply.usage.completion_tokens <= 8
     assert len(texts) > 1, "answers that tell something"
     assert sorted((cache_folder() / "features").rglob("*")) == files, "nothing of a request is written down"

@@ -79,7 +79,7 @@ def test_a_rollback_and_a_new_stage_are_followed(ask, address, folder, toy_strea
     service.rollback(folder, 1)
     wanted = ask_once(Service.open(folder), ask.sample.images, ask.sample.instruction, max_new_tokens=8)
     reply = ask()
-    assert reply.evertune["stage"] == 1 and reply.choices[0].message.content == wanted.text
+    assert reply.evertune["stage"] == 1 and reply.choices[0].message.content == wanted.answer
     assert (reply.evertune["expert"], before.evertune["expert"]) == ("task-0", "task-1")
     entry = yaml.safe_load(toy_stream.read_text())["tasks"][2]
     path = toy_stream.parent / "only-another.yaml"
@@ -89,7 +89,7 @@ def test_a_rollback_and_a_new_stage_are_followed(ask, address, folder, toy_strea
     reply = ask()
     assert (reply.evertune["stage"], reply.evertune["task"]) == (2, entry["name"])
     assert reply.system_fingerprint != before.system_fingerprint, "another second stage"
-    assert reply.choices[0].message.content == wanted.text
+    assert reply.choices[0].message.content == wanted.answer
     service.rollback(folder, 0)
     reply = ask()
     assert reply.evertune == {"expert": None, "stage": 0, "task": None}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import made_up
 import pytest
@@ -137,7 +137,7 @@ def test_a_choice_can_be_written_and_read_as_json(tmp_path):
     from evertune.utils.files import write_json
 
     (choice,) = study(tmp_path, tried(**WON_BY_TEN)).choices()
-    write_json(tmp_path / "chosen.json", [choice.as_dict()])
+    write_json(tmp_path / "chosen.json", [asdict(choice)])
     (read,) = read_json(tmp_path / "chosen.json")
     assert read["value"] == 10.0 and read["grid"] == "strengths" and read["means"][1] == [10.0, 35.0]
 
