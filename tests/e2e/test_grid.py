@@ -166,7 +166,7 @@ def test_a_dry_run_lists_and_starts_nothing(grid_file, tmp_path):
         check=True,
     )
     *lines, _, together = listed.stdout.splitlines()
-    assert lines == [f"open      {cell}" for cell in CELLS] and together.startswith(
-        f"{len(CELLS)} runs: {len(CELLS)} open"
+    assert lines == [f"waiting   {cell}" for cell in CELLS] and together.startswith(
+        f"{len(CELLS)} runs: {len(CELLS)} waiting"
     )
     assert not (tmp_path / "out").exists()

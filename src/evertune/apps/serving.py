@@ -56,6 +56,11 @@ class Server:
         return uvicorn.Server(config)
 
 
+def address(host: str, port: int) -> str:
+    """`127.0.0.1:8000`, `[::1]:8000`."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def socket_at(host: str, port: int) -> socket.socket:
     """A socket that listens; port 0 takes any that is free.
 
@@ -69,5 +74,6 @@ def socket_at(host: str, port: int) -> socket.socket:
         listening.listen(128)  # a port that does not listen yet may be taken twice
     except OSError as problem:
         listening.close()
-        raise UserError(f"can't listen on {host}:{port} ({problem.strerror}): choose another --port") from problem
+        place = address(host, port)
+        raise UserError(f"can't listen on {place} ({problem.strerror}): choose another --port") from problem
     return listening

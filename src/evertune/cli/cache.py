@@ -66,6 +66,7 @@ def _bytes(text: str) -> int:
 
 
 def _show(found: dict[str, list[Entry]], *, as_json: bool) -> None:
+    from evertune.cli.printing import show_value
     from evertune.reporting.blocks import BlockTable
     from evertune.utils.cache_files import KINDS
     from evertune.utils.files import cache_folder
@@ -80,10 +81,13 @@ def _show(found: dict[str, list[Entry]], *, as_json: bool) -> None:
         facts = _facts(entries)
         ages = [_age(facts[name]) for name in ("oldest_use", "newest_use")]
         rows.append((kind, f"{facts['entries']:,}", size(facts["bytes"]), *ages, KINDS[kind][1]))
-    whole = sum(entry.size for entries in found.values() for entry in entries)
+    whole = [entry for entries in found.values() for entry in entries]
+    total = ("total", f"{len(whole):,}", size(sum(entry.size for entry in whole)), "", "", "")
     console = make_console()
-    console.print(f"{cache_folder()}  {size(whole)}\n", soft_wrap=True, highlight=False)
-    console.print(BlockTable(("kind", "entries", "size", "longest unused", "last used", ""), rows))
+    show_value(console, "cache", cache_folder())
+    console.print()
+    header = ("kind", "entries", "size", "longest unused", "last used", "what")
+    console.print(BlockTable(header, rows, texts=1, total=total if len(rows) > 1 else None))
 
 
 def _facts(entries: list[Entry]) -> dict[str, Any]:
@@ -99,16 +103,18 @@ def _age(used: float | None) -> str:
     if used is None:
         return "-"
     days = max(0.0, time.time() - used) / 86_400
-    return f"{days:.0f} days" if days >= 2 else f"{24 * days:.0f} h"
+    if days >= 2:
+        return f"{days:.0f} days"
+    return f"{24 * days:.0f} h" if days >= 2 / 24 else f"{24 * 60 * days:.0f} min"
 
 
 def _show_pruned(gone: list[Entry], *, left: int, as_json: bool) -> None:
+    from evertune.cli.printing import show_text
     from evertune.utils.sizes import size
 
     freed = sum(entry.size for entry in gone)
     if as_json:
         print_json({"removed": len(gone), "freed_bytes": freed, "left_bytes": left})
         return
-    console = make_console()
     entries = f"{len(gone):,} entr{'y' if len(gone) == 1 else 'ies'}"
-    console.print(f"removed {entries}, {size(freed)}; {size(left)} left", soft_wrap=True, highlight=False)
+    show_text(make_console(), f"removed {entries}, {size(freed)}; {size(left)} left")

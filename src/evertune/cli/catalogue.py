@@ -28,10 +28,8 @@ if TYPE_CHECKING:
 
 def listing(what: str) -> list[dict[str, str]]:
     """Names and titles of all methods, streams, models or formats."""
-    from evertune.methods import METHODS
-
     kinds: dict[str, Callable[[], list[dict[str, str]]]] = {
-        "methods": lambda: _rows(METHODS, lambda name: _about_method(METHODS[name])),
+        "methods": _method_rows,
         "streams": lambda: _rows(STREAMS, lambda name: {"title": stream_file(name)[0].title}),
         "models": lambda: [
             *({"name": name, "title": facts["title"]} for name, facts in PRESETS.items()),
@@ -46,8 +44,10 @@ def listing(what: str) -> list[dict[str, str]]:
     return kinds[what]()
 
 
-def _about_method(method: type[Method]) -> dict[str, str]:
-    return {"title": method.about.title, "kind": method.about.kind}
+def _method_rows() -> list[dict[str, str]]:
+    from evertune.methods import METHODS  # with torch, which the other lists don't need
+
+    return _rows(METHODS, lambda name: {"title": METHODS[name].about.title, "kind": METHODS[name].about.kind})
 
 
 def _rows(
@@ -73,18 +73,6 @@ def details(name: str) -> dict[str, dict[str, Any]]:
     Raises:
         UserError: nothing is called `name`.
     """
-    from evertune.methods import METHODS, options_of
-
-    if name in METHODS:
-        about = METHODS[name].about
-        facts = {key: getattr(about, key) for key in ("kind", "paper", "formula", "cost", "fails")}
-        made = METHODS[name]()  # what a default of None stands for is known to the method only
-        meanings = meanings_of(METHODS[name])
-        options = {
-            f"{name}.{o}": f"{meanings.get(o, '')} ({_kind(p.annotation)}, default {getattr(made, o)!r})"
-            for o, p in options_of(name).items()
-        }
-        return {f"{name}: {about.title}": facts, "options": options or {"none": ""}}
     if name in PRESETS:
         return {f"{name}: {PRESETS[name]['title']}": {k: v for k, v in PRESETS[name].items() if k != "title"}}
     if name in stream_names() or is_yaml(name):
@@ -99,7 +87,25 @@ def details(name: str) -> dict[str, dict[str, Any]]:
         return sections | (_format(name) if name in format_names() else {})  # `coin` is both
     if name in format_names():
         return _format(name)
+    from evertune.methods import METHODS
+
+    if name in METHODS:
+        return _method(name, METHODS[name])
     raise unknown("method, stream, model or format", name, [*METHODS, *stream_names(), *PRESETS, *format_names()])
+
+
+def _method(name: str, method: type[Method]) -> dict[str, dict[str, Any]]:
+    """What a method is, and its options with their meaning."""
+    from evertune.methods import options_of
+
+    facts = {key: getattr(method.about, key) for key in ("kind", "paper", "formula", "cost", "fails")}
+    made = method()  # what a default of None stands for is known to the method only
+    meanings = meanings_of(method)
+    options = {
+        f"{name}.{o}": f"{meanings.get(o, '')} ({_kind(p.annotation)}, default {getattr(made, o)!r})"
+        for o, p in options_of(name).items()
+    }
+    return {f"{name}: {method.about.title}": facts, "options": options or {"none": ""}}
 
 
 def _shared_facts_once(tasks: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

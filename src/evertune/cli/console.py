@@ -19,6 +19,7 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
+from evertune.cli.printing import show_note, show_text
 from evertune.data import Task
 from evertune.runs.callback import Callback
 from evertune.utils.terminal import plain
@@ -91,7 +92,7 @@ class TerminalCallback(Callback):
         """Progress of a download or conversion (an `assets.Progress`)."""
         self._started()
         if what not in self._bars and " " not in what:  # a package; a sentence of its own is a bar and leaves no line
-            self.console.print(f"[dim]fetching {escape(what)}[/dim]")
+            show_text(self.console, f"fetching {what}", style="dim")
         unit, note = (1, "") if " " in what else (1_000_000, "MB")  # a sentence counts what it names
         self._bar(what, what, max(1, total // unit), note=note)
         self._progress.update(self._bars[what], completed=min(done // unit, max(1, total // unit)))
@@ -101,8 +102,7 @@ class TerminalCallback(Callback):
     def on_model_loaded(self, name: str, facts: dict[str, str]) -> None:
         """One quiet line."""
         self._started()
-        line = escape(f"{name} · " + " · ".join(facts.values()))
-        self.console.print(f"[dim]{line}[/dim]", highlight=False, soft_wrap=True)
+        show_text(self.console, " · ".join([name, *facts.values()]), style="dim")
 
     def _started(self) -> None:
         """The first news ends the bar that stands for what takes long before it."""
@@ -117,7 +117,7 @@ class TerminalCallback(Callback):
         self._runs_after -= 1
         self._later = {"train": sum(training), "answer": answers}
         self._pace.open = {kind: amount * (1 + self._runs_after) for kind, amount in self._later.items()}
-        self.console.print(f"\n[bold]{escape(title)}[/bold]")
+        show_text(self.console, f"\n{title}", style="bold")
         self._bar("run", "rows", len(training) + 1, note="")
         self._bar("stage", "  stage", 1, note="")
         self._bar("step", "    step", 1, note="")
@@ -127,14 +127,14 @@ class TerminalCallback(Callback):
 
     def on_features_settled(self, choice: str) -> None:
         """One quiet line."""
-        self.console.print(f"[dim]{escape(choice)}[/dim]", highlight=False, soft_wrap=True)
+        show_text(self.console, choice, style="dim")
 
     def on_environment_changed(self, changes: list[str]) -> None:
         """A warning: numbers may differ in their last bits from here on."""
-        self.console.print(
-            f"[yellow]note[/yellow]  the run was begun with {escape('; '.join(changes))}: from here on numbers may "
-            "differ in their last bits (noted in provenance.json)",
-            soft_wrap=True,
+        show_note(
+            self.console,
+            f"the run was begun with {'; '.join(changes)}: from here on numbers may differ in their last bits "
+            "(noted in provenance.json)",
         )
 
     def on_task_begin(self, number: int, task: Task) -> None:
@@ -152,12 +152,14 @@ class TerminalCallback(Callback):
         """Loss, speed and the time left."""
         self._count("train", samples)
         if step.pieces > self._pieces:
-            self.console.print(
-                f"[yellow]note[/yellow]  memory was full at step {step.step}: micro-batches are done in {step.pieces} "
-                "pieces from here on; the effective batch is the same"
+            show_note(
+                self.console,
+                f"memory was full at step {step.step}: micro-batches are done in {step.pieces} pieces from here on; "
+                "the effective batch is the same",
             )
         self._pieces = step.pieces
-        note = f"loss {step.loss:.3f} · {step.samples_per_second:.1f} examples/s"
+        speed = step.samples_per_second
+        note = f"loss {step.loss:.3f} · {speed:.{0 if speed >= 100 else 1}f} samples/s"
         self._progress.update(self._bars["step"], total=step.steps, completed=step.step, note=note)
 
     def on_task_end(self, stage: Stage) -> None:
@@ -202,8 +204,8 @@ class TerminalCallback(Callback):
         for line in summary_of(matrix, width=self.console.width):
             self.console.print(line, soft_wrap=True)
         if self._cached:
-            names = escape(", ".join(self._cached))
-            self.console.print(f"[dim]reused from the cache, an identical training: {names}[/dim]", soft_wrap=True)
+            names = ", ".join(self._cached)
+            show_text(self.console, f"reused from the cache, an identical training: {names}", style="dim")
         for warning in matrix.warnings:
             self.on_warning(warning)
 
@@ -244,21 +246,3 @@ def _columns() -> Iterator[ProgressColumn]:
     yield BarColumn(bar_width=14, complete_style="cyan", finished_style="cyan")
     yield _Count(table_column=Column(width=13, no_wrap=True, justify="right"))
     yield TextColumn("[dim]{task.fields[note]}[/dim]", table_column=Column(width=28, no_wrap=True))
-
-
-def show_note(console: Console, text: str) -> None:
-    """A warning; a terminal breaks it between words, a pipe gets one line."""
-    console.print(f"[yellow]note[/yellow]  {escape(text)}", highlight=False)
-
-
-def show_facts(console: Console, title: str, facts: dict[str, Any]) -> None:
-    """A title and `name  value` lines."""
-    from rich.table import Table
-
-    console.print(f"[bold]{title}[/bold]")
-    table = Table.grid(padding=(0, 2))
-    table.add_column()
-    table.add_column(overflow="fold")  # addresses are there to be copied
-    for name, value in facts.items():
-        table.add_row(f"[dim]{name}[/dim]", escape(str(value)))
-    console.print(table)

@@ -73,6 +73,7 @@ def check_data(
     with loading():
         from evertune.cli.console import TerminalCallback
         from evertune.cli.data_view import show_checked
+        from evertune.cli.printing import show_value
         from evertune.tools.data import check
         from evertune.tools.data.preview import write_preview
 
@@ -87,7 +88,8 @@ def check_data(
     else:
         show_checked(console, checked)
         if page:
-            console.print(f"\npreview  {page.resolve()}", soft_wrap=True, highlight=False)
+            console.print()
+            show_value(console, "preview", page.resolve())
     if len(checked.errors):
         raise typer.Exit(1)
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import yaml
 from rich.console import Console
 from rich.markup import escape
-from rich.padding import Padding
 from rich.table import Table
-from rich.text import Text
 
+from evertune.cli.printing import show_text, show_value
 from evertune.data.issues import SHOWN, Issues
 from evertune.reporting.blocks import plain_table
 from evertune.tools.data.check import CheckResult
@@ -25,13 +24,13 @@ COLOURS = {"error": "red", "warning": "yellow", "note": "dim"}
 def show_checked(console: Console, checked: CheckResult) -> None:
     """Tasks, findings, and what they mean."""
     if checked.halves:
-        console.print(f"{escape(checked.stream)}\n", highlight=False)
+        show_text(console, f"{checked.stream}\n")
         console.print(_table(checked))
         console.print()
     for level, problems in checked.levels():
         if len(problems):
             _show(console, level, problems)
-    _line(console, _conclusion(checked))
+    show_text(console, _conclusion(checked))
 
 
 def _table(checked: CheckResult) -> Table:
@@ -49,16 +48,12 @@ def _table(checked: CheckResult) -> Table:
 def _show(console: Console, level: str, problems: Issues) -> None:
     console.print(f"[{COLOURS[level]}]{TITLES[level]}[/{COLOURS[level]}]")
     for kind, count, messages in problems.kinds():
-        console.print(f"  {kind}: {count:,}", markup=False, highlight=False)
+        show_text(console, f"{kind}: {count:,}", indent=2)
         for _, message in messages[:SHOWN]:
-            console.print(Padding(Text(printable(message)), (0, 0, 0, 4)))
+            show_text(console, printable(message), indent=4)
         if count > SHOWN:
-            console.print(f"    ... and {count - SHOWN:,} more", highlight=False)
+            show_text(console, f"and {count - SHOWN:,} more", indent=4)
     console.print()
-
-
-def _line(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _conclusion(checked: CheckResult) -> str:
@@ -71,17 +66,17 @@ def _conclusion(checked: CheckResult) -> str:
 
 def show_written(console: Console, written: ConversionResult) -> None:
     """How many rows, what could not be kept, and the task as a YAML would name it."""
-    _line(console, f"{written.rows:,} rows  {printable(str(written.target))}")
+    show_value(console, f"{written.rows:,} rows", printable(str(written.target)))
     for kind, count in written.skipped.counts.items():
-        _line(console, f"left out: {kind}: {count:,}")
+        show_text(console, f"left out: {kind}: {count:,}")
     for what, count in written.lost.items():
-        _line(console, f"not kept: {what}, of {count:,} rows")
+        show_text(console, f"not kept: {what}, of {count:,} rows")
     if written.numbered:
-        _line(console, "ids repeat in the source: rows are called by their numbers")
+        show_text(console, "ids repeat in the source: rows are called by their numbers")
     if written.record:
-        _line(console, f"the seed is in {printable(str(written.record))}")
+        show_value(console, "record of the draw", printable(str(written.record)))
     text = yaml.safe_dump(written.entry, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10_000)
-    _line(console, f"in a stream's YAML: {text.strip()}")
+    show_value(console, "in a stream's YAML", text.strip())
 
 
 def printable(text: str) -> str:

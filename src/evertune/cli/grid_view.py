@@ -5,8 +5,6 @@ Apart from `console`, because comparing runs loads what draws them, and `run` ne
 
 from __future__ import annotations
 
-import textwrap
-
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
@@ -14,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from evertune.cli.console import hours
+from evertune.cli.printing import show_note, show_text, show_value
 from evertune.experiments.grid import GridCallback, JobResult, Status, Summary
 from evertune.reporting.curves import rich_curve
 from evertune.reporting.tables import rich_table
@@ -38,7 +37,7 @@ class GridView(GridCallback):
         if not self.console.is_terminal:
             return
         left = "" if status.seconds_left is None else f" · about {hours(status.seconds_left)} left"
-        counts = {"done": status.done, "running": len(status.running), "waiting": status.waiting}
+        counts = {"finished": status.done, "running": len(status.running), "waiting": status.waiting}
         counts |= {"failed": status.failed} if status.failed else {}
         counts |= {"in another process": status.elsewhere} if status.elsewhere else {}
         line = " · ".join(f"{number} {name}" for name, number in counts.items())
@@ -52,10 +51,10 @@ class GridView(GridCallback):
     def run_ended(self, name: str, ended: JobResult) -> None:
         """Say that a run is done, or how its log ends."""
         if ended.problem is None:
-            self.console.print(Text(f"done    {name}  {hours(ended.seconds)}"))
+            show_text(self.console, f"finished  {name}  {hours(ended.seconds)}")
         else:
-            self.console.print(Text(f"failed  {name}", style="red"))
-            self.console.print(Text(textwrap.indent(ended.problem, "        "), style="dim"))
+            show_text(self.console, f"failed    {name}", style="red")
+            show_text(self.console, ended.problem, style="dim", indent=10)
 
 
 def show_grid(console: Console, result: Summary) -> None:
@@ -64,7 +63,9 @@ def show_grid(console: Console, result: Summary) -> None:
         console.print()
         console.print(table)
     for note in result.notes:
-        console.print(f"[yellow]note[/yellow]  {escape(note)}", highlight=False)
+        show_note(console, note)
     if result.failed:
-        console.print(f"{len(result.failed)} failed: {escape(', '.join(result.failed))}", style="red", highlight=False)
-    console.print(f"\n{len(result.finished)} runs  {result.results.resolve()}", soft_wrap=True, highlight=False)
+        show_text(console, f"{len(result.failed)} failed: {', '.join(result.failed)}", style="red")
+    console.print()
+    count = len(result.finished)
+    show_value(console, f"results of {count} run{'s' * (count != 1)}", result.results.resolve())

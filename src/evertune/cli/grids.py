@@ -71,13 +71,15 @@ def study(
 ) -> None:
     """Answer a paper's questions from many runs. Chooses settings on held-out seeds, makes tables and findings; the
     same command again resumes."""
-    from evertune.experiments.study import Study, read_study
+    with loading():
+        from evertune.experiments.study import Study, read_study
 
     spec = read_study(name)
     made = Study(spec, out or Path("runs") / spec.name)
     if dry_run:
         _list_cells([run.cell for run in made.planned(only)], as_json=as_json)
         return
+    from evertune.cli.printing import show_value
     from evertune.cli.study_view import do_study, show_study
 
     console = make_console(quiet=as_json or markdown)
@@ -90,27 +92,34 @@ def study(
         print(as_markdown(result))
     else:
         show_study(console, result)
-        console.print(f"\nreport  {page.resolve()}", soft_wrap=True, highlight=False)
+        console.print()
+        show_value(console, "report", page.resolve())
     if result.failed or result.stopped:
         raise typer.Exit(1)
 
 
 def _list_cells(cells: list[Cell], *, as_json: bool) -> None:
     """The runs of a grid in their order, after a check of all methods and options."""
+    from dataclasses import asdict
+
+    from evertune.cli.printing import show_text, show_value
     from evertune.experiments.grid import check_methods, state_of, totals_of
 
     check_methods(cells)
     rows = [{"run": cell.name, "folder": str(cell.folder), "state": state_of(cell)} for cell in cells]
+    totals = totals_of(cells)
     if as_json:
-        print_json(rows)
+        print_json({"runs": rows, "totals": asdict(totals)})
         return
+    console = make_console()
     for row in rows:
-        print(f"{row['state']:<9} {row['run']}")
-    make_console().print(f"\n{_totals_line(totals_of(cells))}", highlight=False, markup=False)
+        show_value(console, f"{row['state']:<8}", row["run"])
+    console.print()
+    show_text(console, _totals_line(totals))
 
 
 def _totals_line(totals: Totals) -> str:
-    """Runs, hours and disk on one line."""
+    """Runs, hours and disk in a sentence or two."""
     from evertune.reporting.labels import duration
     from evertune.utils.sizes import size
 
@@ -119,9 +128,9 @@ def _totals_line(totals: Totals) -> str:
     line = f"{count} run{'s' * (count != 1)}: {states}"
     if totals.seconds is None or totals.stored_bytes is None:
         return (
-            f"{line}. Hours and disk: known when a run is finished, or measure one with evertune plan STREAM --model M"
+            f"{line}. Hours and disk are known when one is finished; 'evertune plan STREAM --model MODEL' measures one"
         )
     if totals.seconds == 0:
         return line
     left = f"{duration(totals.seconds)} of training and answering, {size(totals.stored_bytes)} of disk"
-    return f"{line}. Left, by the finished ones: {left}"
+    return f"{line}. The others take, by the finished ones: {left}"

@@ -60,6 +60,9 @@ DATA_EXAMPLES = {
 RESUMING = {"run", "grid", "study", "pairs", "learn", "check", "fetch"}
 """Commands that continue where they were interrupted."""
 
+SERVING = {"serve", "app"}
+"""Commands that end when they are stopped."""
+
 _RUN = "'evertune run STREAM' trains on a stream of tasks, 'evertune learn DIR DATA' on one more task"
 _CHECK = "'evertune check DIR' evaluates a model on all that it learned, 'evertune run STREAM' after each stage"
 _ASK = "'evertune ask DIR IMAGE QUESTION' asks once, 'evertune app DIR' in a browser, 'evertune serve DIR' over HTTP"

@@ -18,15 +18,15 @@ import typer
 from evertune.cli.analysis import pairs, similarity
 from evertune.cli.cache import cache
 from evertune.cli.data import data_app, rescore
-from evertune.cli.environment import ls, show
+from evertune.cli.environment import doctor, ls, show
 from evertune.cli.grids import grid, study
-from evertune.cli.groups import RESUMING, Commands, example_of
+from evertune.cli.groups import RESUMING, SERVING, Commands, example_of
 from evertune.cli.help import Command
 from evertune.cli.models import export, fetch
 from evertune.cli.plugins import with_plugins
 from evertune.cli.results import compare, metrics, report
 from evertune.cli.runs import plan, run
-from evertune.cli.service import advise, ask, check, doctor, learn, log, new, playground, rollback, serve
+from evertune.cli.service import advise, ask, check, learn, log, new, playground, rollback, serve
 from evertune.utils.distributed import is_main_process, rank
 from evertune.utils.errors import UserError, shortage
 from evertune.utils.redaction import without_secrets
@@ -117,7 +117,7 @@ def main() -> None:
     except Exception as problem:
         _refuse_usage(problem)
     if code == INTERRUPTED:  # typer has turned a KeyboardInterrupt into this
-        _say_ended("interrupted")
+        _say_ended("stopped" if SERVING.intersection(sys.argv[1:2]) else "interrupted")
     sys.exit(code)
 
 

@@ -12,6 +12,8 @@ from evertune.cli.options import loading, make_console
 from evertune.utils.errors import UserError, unknown
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from evertune.tools.export import ExportResult
 
 
@@ -24,6 +26,7 @@ def fetch(
     """Download models and data ahead of time. `run` downloads what it needs by itself."""
     with loading():
         from evertune.cli.console import TerminalCallback
+        from evertune.cli.printing import show_value
         from evertune.data import load_stream, stream_names
         from evertune.models.hub import is_hub_id
         from evertune.models.presets import PRESETS, model_folder
@@ -33,12 +36,12 @@ def fetch(
         for name in names:
             if name in PRESETS:
                 folder = model_folder(name, progress=callback.fetching, source=source)
-                console.print(f"{name}  {folder}", soft_wrap=True)
+                show_value(console, name, folder)
             elif name in stream_names():
                 load_stream(name, progress=callback.fetching)
-                console.print(f"{name}  ready")
+                show_value(console, name, "ready")
             elif is_hub_id(name):
-                console.print(f"{name}  {model_folder(name)}", soft_wrap=True)
+                show_value(console, name, model_folder(name))
             else:
                 raise unknown("model or stream", name, [*PRESETS, *stream_names()])
 
@@ -83,25 +86,33 @@ def export(
             private=private,
             progress=callback.fetching,
         )
+    _show_export(console, done)
+
+
+def _show_export(console: Console, done: ExportResult) -> None:
+    """What was exported, and where it is."""
+    from evertune.cli.printing import show_text, show_value
+
     for line in _what(done):
-        console.print(line, soft_wrap=True, highlight=False)
+        show_text(console, line)
+    console.print()
+    show_value(console, "exported", done.folder.resolve())
+    if done.url:
+        show_value(console, "uploaded", done.url)
+        if done.replaced:
+            show_text(console, f"It had {done.replaced} files: those of the same name are replaced, the others stay.")
 
 
 def _what(done: ExportResult) -> Iterator[str]:
     """What was exported, line by line."""
-    if done.adapters:
-        count = len(done.adapters)
-        yield f"{count} adapter{'s' * (count > 1)} for peft; base model: {done.base}"
-        if Path(done.base).is_absolute():
-            yield "the base model is a folder of this machine: elsewhere, give --base-model OWNER/NAME when exporting"
-    else:
+    if not done.adapters:
         whose = f", expert {done.expert}" if done.expert else ""
         yield (
             f"stage {done.stage}{whose}, loaded again: its logits differ from the run's by at most {done.apart:.1e} "
             f"(the largest is {done.largest:.1f})"
         )
-    yield f"\nexported  {done.folder.resolve()}"
-    if done.url:
-        yield f"uploaded  {done.url}"
-        if done.replaced:
-            yield f"It had {done.replaced} files: those of the same name are replaced, the others stay."
+        return
+    count = len(done.adapters)
+    yield f"{count} adapter{'s' * (count > 1)} for peft; base model: {done.base}"
+    if Path(done.base).is_absolute():
+        yield "the base model is a folder of this machine: elsewhere, give --base-model OWNER/NAME when exporting"

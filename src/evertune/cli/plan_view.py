@@ -6,9 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.text import Text
 
-from evertune.cli.console import show_note
+from evertune.cli.printing import show_note, show_text
 from evertune.runs.runner import few_steps
 
 if TYPE_CHECKING:
@@ -42,14 +41,15 @@ def show_plans(console: Console, plans: Sequence[Plan]) -> None:
     _show_methods(console, header, rows, (*total, size(sum(made.disk_bytes for made in plans))))
     first = plans[0]
     threads = f"{first.threads} thread{'s' * (first.threads != 1)}"
-    console.print(
-        f"{first.dtype}, {threads}, {max(made.peak_memory_bytes for made in plans) / 1e9:.1f} GB of memory. Times are "
-        "measured on this machine; answering takes at most that long",
-        highlight=False,
+    memory = size(max(made.peak_memory_bytes for made in plans))
+    show_text(
+        console,
+        f"{first.dtype}, {threads}, {memory} of memory. Times are measured on this machine; answering takes at most "
+        "that long",
     )
     stages = dict.fromkeys(stage for made in plans for stage in made.stages)
     encoding = duration(max(made.encode_seconds for made in plans))
-    console.print(f"{first.features.choice}; encoding takes {encoding} where the cache has none", highlight=False)
+    show_text(console, f"{first.features.choice}; encoding takes {encoding} where the cache has none")
     for warning in few_steps((stage.task, stage.steps, stage.samples) for stage in stages):
         show_note(console, warning)
 
@@ -75,12 +75,12 @@ def show_estimates(console: Console, plans: Sequence[Estimate]) -> None:
     _show_memory(console, plans)
     _show_cards(console, plans)
     first = plans[0]
-    console.print(
+    show_text(
+        console,
         f"An estimate for {first.model} in {first.dtype} from its configuration: {first.tokens['visual']} visual and "
         f"{first.tokens['text']} text tokens per sample; hours are encoding of images + training + answering",
-        highlight=False,
     )
-    console.print(first.features.choice, highlight=False)
+    show_text(console, first.features.choice)
 
 
 def _show_stages(console: Console, plans: Sequence[Plan] | Sequence[Estimate]) -> None:
@@ -90,7 +90,7 @@ def _show_stages(console: Console, plans: Sequence[Plan] | Sequence[Estimate]) -
         groups.setdefault(tuple(made.stages), []).append(made.method)
     for stages, methods in groups.items():
         if len(groups) > 1:
-            console.print(Text(", ".join(methods), style="bold"))
+            show_text(console, ", ".join(methods), style="bold")
         rows = [(s.task, f"{s.samples:,}", f"{s.steps:,}", f"{s.test:,}" if s.test else "-") for s in stages]
         sums = (sum(s.samples for s in stages), sum(s.steps for s in stages), sum(s.test for s in stages))
         total = (TOTAL, *_numbers(sums)) if len(stages) > 1 else None
@@ -124,8 +124,7 @@ def _print_table(
 ) -> None:
     from evertune.reporting.blocks import BlockTable
 
-    styles = [*([""] * len(rows)), "dim"]
-    console.print(BlockTable(header, [*rows, *([total] if total else [])], styles=styles[: len(rows) + bool(total)]))
+    console.print(BlockTable(header, rows, total=total))
     console.print()
 
 

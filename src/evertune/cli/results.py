@@ -50,8 +50,7 @@ def compare(
 def _compare_pair(runs: list[Path], *, as_json: bool, markdown: bool) -> None:
     """`compare A B --paired`."""
     with loading():
-        from rich.text import Text
-
+        from evertune.cli.printing import show_text
         from evertune.reporting.blocks import BlockTable
         from evertune.reporting.tables import markdown_table
         from evertune.runs.paired import paired
@@ -68,7 +67,7 @@ def _compare_pair(runs: list[Path], *, as_json: bool, markdown: bool) -> None:
     else:
         console = make_console()
         console.print(BlockTable(header, lines, styles=[*[""] * (len(lines) - 1), "bold"]))
-        console.print(Text(found.note(), style="dim"))
+        show_text(console, found.note(), style="dim")
 
 
 def report(
@@ -77,9 +76,10 @@ def report(
 ) -> None:
     """Write one HTML page about one or more runs."""
     with loading():
+        from evertune.cli.printing import show_value
         from evertune.reporting.page import write_report
 
-    make_console().print(f"report  {write_report(found_runs(runs), out).resolve()}", soft_wrap=True, highlight=False)
+    show_value(make_console(), "report", write_report(found_runs(runs), out).resolve())
 
 
 def metrics(

@@ -82,6 +82,7 @@ def run(config: RunConfig, as_json: bool) -> None:
     """Train a model on a stream of tasks and measure what it keeps. Writes a report; the same command again resumes."""
     with loading():
         from evertune.cli.console import TerminalCallback
+        from evertune.cli.printing import show_value
         from evertune.runs.api import method_specs, run_config
 
     console = make_console(quiet=as_json or not is_main_process())
@@ -95,17 +96,19 @@ def run(config: RunConfig, as_json: bool) -> None:
         print_json(contents if len(contents) > 1 else contents[0])
         return
     _show_results(console, matrices, shown=callback.shown)
-    console.print(f"\nreport  {result.report.resolve()}", soft_wrap=True, highlight=False)
+    console.print()
+    show_value(console, "report", result.report.resolve())
 
 
 @takes_a_run
 def plan(config: RunConfig, as_json: bool) -> None:
     """Show what a run would do and cost, without training. Takes the arguments of `run`."""
     with loading():
-        from rich.markup import escape
+        from rich.text import Text
 
         from evertune.cli.console import TerminalCallback
         from evertune.cli.plan_view import show_estimates, show_plans
+        from evertune.cli.printing import show_text
         from evertune.runs.plan.api import plan as plan_of
         from evertune.runs.plan.planner import Plan
 
@@ -115,7 +118,7 @@ def plan(config: RunConfig, as_json: bool) -> None:
     if as_json:
         print_json(plans)
         return
-    console.print(f"[bold]{escape(config.stream)} with {escape(config.model)}[/bold], nothing is trained\n")
+    show_text(console, Text.assemble((f"{config.stream} with {config.model}", "bold"), ", nothing is trained\n"))
     measured = [made for made in plans if isinstance(made, Plan)]
     if measured:
         show_plans(console, measured)
@@ -125,7 +128,7 @@ def plan(config: RunConfig, as_json: bool) -> None:
 
 def _show_results(console: Console, matrices: list[Matrix], *, shown: set[str]) -> None:
     """The matrices of runs that were finished before, and all runs side by side."""
-    from evertune.cli.console import show_note
+    from evertune.cli.printing import show_note
     from evertune.reporting.tables import compare, rich_matrix, rich_table
 
     for matrix in matrices:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from evertune.cli.options import (
-    DataOption,
     DeterministicOption,
     FormatOption,
     ImagesOption,
@@ -29,6 +29,8 @@ from evertune.utils.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from evertune.apps.serving import Server
 
 FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="The model's folder, or a run's.")]
 DataArgument = Annotated[str, typer.Argument(metavar="DATA", help="A file in any format of `evertune data check`.")]
@@ -60,6 +62,7 @@ def new(
     """Create the folder of a model. It has learned nothing yet; `evertune learn` trains it task by task."""
     with loading():
         from evertune.cli.console import TerminalCallback
+        from evertune.cli.printing import show_value
         from evertune.service import new as make
 
     console = make_console()
@@ -72,11 +75,8 @@ def new(
             settings=[*(settings or []), *(["deterministic=true"] if deterministic else [])],
             progress=callback.fetching,
         )
-    console.print(
-        f"{folder}  {model} with {method}\n[dim]next: evertune learn {folder} DATA[/dim]",
-        highlight=False,
-        soft_wrap=True,
-    )
+    show_value(console, str(folder), f"{model} with {method}")
+    show_value(console, "next", shlex.join(["evertune", "learn", str(folder), "DATA"]), style="dim")
 
 
 def advise(
@@ -170,6 +170,9 @@ def learn(
 
 def _kept_all_the_same(folder: Path, stage: int, console: Console) -> bool:
     """Ask about a stage whose task was not learned; without consent it is taken back."""
+    from rich.text import Text
+
+    from evertune.cli.printing import show_text
     from evertune.service import rollback as go_back
 
     kept = False
@@ -178,7 +181,7 @@ def _kept_all_the_same(folder: Path, stage: int, console: Console) -> bool:
     finally:  # Ctrl-C and SIGTERM are no consent
         if not kept:
             go_back(folder, stage - 1)
-            console.print("[red]rejected[/red]  the model is unchanged")
+            show_text(console, Text.assemble(("rejected", "red"), "  the model is unchanged"))
     return kept
 
 
@@ -223,9 +226,8 @@ def ask(
 ) -> None:
     """Ask a model a question about images. Says which expert answered."""
     with loading():
-        from rich.markup import escape
-
         from evertune.cli.console import TerminalCallback
+        from evertune.cli.printing import show_note, show_text
         from evertune.service.service import Service, ask_once
 
     if Path(words[-1]).is_file():
@@ -241,10 +243,10 @@ def ask(
         return
     beside = make_console(quiet=True)  # a pipe gets the answer alone
     for warning in reply.warnings:
-        beside.print(f"[yellow]note[/yellow]  {escape(warning)}", soft_wrap=True, highlight=False)
-    console.print(reply.answer, soft_wrap=True, highlight=False, markup=False)
+        show_note(beside, warning)
+    show_text(console, reply.answer)
     if reply.expert is not None:
-        beside.print(f"[dim]expert {reply.expert}{reply.surely}[/dim]", highlight=False, soft_wrap=True)
+        show_text(beside, f"expert {reply.expert}{reply.surely}", style="dim")
 
 
 def log(folder: FolderArgument, as_json: JsonOption = False) -> None:
@@ -267,6 +269,7 @@ def rollback(
 ) -> None:
     """Restore an earlier stage. Later stages are deleted for good."""
     with loading():
+        from evertune.cli.printing import show_text
         from evertune.service import rollback as go_back
         from evertune.service.lifecycle import would_forget
 
@@ -275,7 +278,7 @@ def rollback(
     if not yes:
         typer.confirm(f"forget {gone} for good?", abort=True)
     go_back(folder, to)
-    console.print(f"{folder} is at stage {to} again, without {gone}", highlight=False, soft_wrap=True, markup=False)
+    show_text(console, f"{folder} is at stage {to} again, without {gone}")
 
 
 def serve(
@@ -309,8 +312,7 @@ def serve(
             tokens=tokens,
             progress=callback.fetching,
         )
-    console.print(f"{folder.name} answers on http://{host}:{server.port}/v1", highlight=False, soft_wrap=True)
-    server.run()
+    _run(server, console, f"{folder.resolve().name} answers on", host=host, path="/v1")
 
 
 def playground(
@@ -332,50 +334,15 @@ def playground(
     with TerminalCallback(console) as callback:
         places = without_reports(folders)
         server = open_playground(places, host=host, port=port, token=token, tokens=tokens, progress=callback.fetching)
-    console.print(f"the playground is open on http://{host}:{server.port}", highlight=False, soft_wrap=True)
+    _run(server, console, "the playground is open on", host=host)
+
+
+def _run(server: Server, console: Console, what: str, *, host: str, path: str = "") -> None:
+    """Say where it answers, and do so until it is stopped."""
+    from evertune.apps.serving import address
+    from evertune.cli.printing import show_text, show_value
+
+    show_value(console, what, f"http://{address(host, server.port)}{path}")
+    if console.is_terminal:
+        show_text(console, "Ctrl-C stops it", style="dim")
     server.run()
-
-
-def doctor(
-    run: Annotated[Path | None, typer.Argument(metavar="RUN", help="The folder of a run or a model.")] = None,
-    repair: Annotated[bool, typer.Option("--repair", help="Make what is broken again, and nothing else.")] = False,
-    data: DataOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Check this machine, or every checksum of a run folder. Says what is broken and what can be repaired."""
-    if run is not None:
-        _doctor_of(run, repairs=repair, data=data, as_json=as_json)
-        return
-    if repair:
-        raise UserError("--repair needs a folder: evertune doctor RUN --repair")
-    with loading("measuring this machine"):
-        from evertune.cli.catalogue import machine
-
-        facts = machine()
-    if as_json:
-        print_json(facts)
-        return
-    from evertune.cli.console import show_facts
-
-    show_facts(make_console(), "evertune doctor", facts)
-
-
-def _doctor_of(run: Path, *, repairs: bool, data: str | None, as_json: bool) -> None:
-    with loading():
-        from evertune.cli.console import TerminalCallback
-        from evertune.cli.service_view import show_findings
-        from evertune.service.integrity import examine, repair
-
-    console = make_console(quiet=as_json)
-    if repairs:
-        with TerminalCallback(console) as callback:
-            done = repair(run, data=data, callback=callback, progress=callback.fetching)
-        found, left = done.found, done.left
-    else:
-        found = left = examine(run)
-    if as_json:
-        print_json({"found": [f.as_dict() for f in found], "left": [f.as_dict() for f in left]})
-    else:
-        show_findings(console, found, left, folder=run, repaired=repairs)
-    if left:
-        raise typer.Exit(1)

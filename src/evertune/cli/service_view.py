@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from evertune.cli.printing import show_facts, show_text, show_value
 from evertune.metrics.statistics import FEWEST
+from evertune.reporting.blocks import BlockTable, plain_table
+from evertune.reporting.labels import duration
 from evertune.service.advice import Advice
 from evertune.service.integrity import Finding
 from evertune.service.lifecycle import BY_USER, LearnResult
 from evertune.service.regression_report import Change, RegressionReport
+from evertune.utils.sizes import size
+from evertune.utils.terminal import as_text
 
 COLOURS = {
     "gained": "green",
@@ -33,24 +39,16 @@ def show_learned(console: Console, done: LearnResult, *, folder: str, data: str)
     console.print(_table(done.verdict, since="before"))
     console.print(_summary(done.verdict))
     if done.broken:
-        console.print(
-            f"[red]rejected[/red]  {escape('; '.join(done.broken))}. The model is unchanged",
-            highlight=False,
-            soft_wrap=True,
-        )
+        show_text(console, Text.assemble(("rejected", "red"), f"  {'; '.join(done.broken)}. The model is unchanged"))
         if not done.verdict.learned:
-            _advise(console, done, f"evertune learn {escape(folder)} {escape(data)}")
+            _advise(console, done, shlex.join(["evertune", "learn", folder, data]))
         return
     if not done.verdict.learned:
-        console.print(
-            f"[red]{escape(done.task)} is not learned[/red]: it did not gain more than chance would", highlight=False
-        )
-    console.print(f"[green]accepted[/green]  as stage {done.stage}", highlight=False, soft_wrap=True)
-    console.print(
-        f"[dim]undo: evertune rollback {escape(folder)} --to {done.stage - 1}[/dim]",
-        highlight=False,
-        soft_wrap=True,
-    )
+        why = ": it did not gain more than chance would"
+        show_text(console, Text.assemble((f"{done.task} is not learned", "red"), why))
+    show_text(console, Text.assemble(("accepted", "green"), f"  as stage {done.stage}"))
+    command = shlex.join(["evertune", "rollback", folder, "--to", str(done.stage - 1)])
+    show_value(console, "undo", command, style="dim")
 
 
 def _advise(console: Console, done: LearnResult, command: str) -> None:
@@ -66,34 +64,34 @@ def _advise(console: Console, done: LearnResult, command: str) -> None:
             "a smaller gain shows on more test questions",
         ]
     for line in (*lines, "keep the stage all the same: --accept-if 'gain>=-100'"):
-        console.print(f"[dim]{line}[/dim]", highlight=False, soft_wrap=True)
+        show_text(console, line, style="dim")
 
 
 def show_advice(console: Console, found: Advice) -> None:
     """What a task resembles, and what learning it would cost."""
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("it knows")
-    for title in ("similarity", "now", "loss"):
-        table.add_column(title, justify="right")
-    for near in found.neighbours:
-        loss = "unknown" if near.forgetting_bound is None else f"at most {near.forgetting_bound:.1f}"
-        table.add_row(escape(near.task), f"{near.similarity:.2f}", f"{near.score:.1f}", loss)
-    console.print()
-    if found.neighbours:
-        console.print(table)
-    lines = [
-        f"{escape(found.task)}  {found.samples} samples; now {found.before:.1f} points",
-        f"method  {found.choice.method}; {found.choice.why}"
-        + (f"; replay {100 * found.choice.replay:.0f} %" if found.choice.replay else ""),
-        f"cost  {found.steps} steps, about {_duration(found.seconds)} with its questions, "
-        f"{found.stored_bytes / 1e6:.1f} MB on disk",
+    rows = [
+        (
+            near.task,
+            f"{near.similarity:.2f}",
+            f"{near.score:.1f}",
+            "unknown" if near.forgetting_bound is None else f"at most {near.forgetting_bound:.1f}",
+        )
+        for near in found.neighbours
     ]
-    for line in lines:
-        console.print(line, highlight=False, soft_wrap=True)
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+    console.print()
+    if rows:
+        console.print(BlockTable(("learned task", "similarity", "now", "loss"), rows))
+        console.print()
+    replay = f"; replay {100 * found.choice.replay:.0f} %" if found.choice.replay else ""
+    facts = {
+        "samples": f"{found.samples:,}",
+        "now": f"{found.before:.1f} points",
+        "method": f"{found.choice.method}; {found.choice.why}{replay}",
+        "training": f"{found.steps:,} steps",
+        "time": f"about {duration(found.seconds)}, with answering",
+        "disk": size(found.stored_bytes),
+    }
+    show_facts(console, found.task, facts)
 
 
 def show_check(console: Console, verdict: RegressionReport) -> None:
@@ -104,7 +102,7 @@ def show_check(console: Console, verdict: RegressionReport) -> None:
 
 
 def _table(verdict: RegressionReport, *, since: str) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table = plain_table()
     table.add_column("task", overflow="fold")  # only a name is broken where the terminal is narrow
     for title in ("questions", since, "now", "change", "95 % interval"):
         table.add_column(title, justify="right", no_wrap=True)
@@ -120,8 +118,8 @@ def _row(table: Table, change: Change, *, mark: str = "") -> None:
     interval = f"{change.interval[0]:+.1f} to {change.interval[1]:+.1f}" if change.interval else "-"
     colour = COLOURS[change.word]
     table.add_row(
-        escape(change.task) + mark,
-        f"{change.questions}",
+        as_text(change.task + mark),
+        f"{change.questions:,}",
         f"{change.before:.1f}",
         f"{change.after:.1f}",
         f"{change.difference:+.1f}",
@@ -141,17 +139,17 @@ def _summary(verdict: RegressionReport) -> str:
 def show_history(console: Console, events: Sequence[dict[str, Any]], *, folder: Path) -> None:
     """What happened, the oldest first."""
     if not events:
-        console.print(f"{folder} has learned nothing yet", highlight=False, soft_wrap=True, markup=False)
+        show_text(console, f"{folder} has learned nothing yet")
         return
-    table = Table(box=None, padding=(0, 2, 0, 0))
+    table = plain_table()
     for title in ("when", "stage", "what"):
         table.add_column(title)
     for event in events:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(event["time"]))
         if event["event"] == "stage":
-            table.add_row(when, str(event["stage"]), escape(f"learned {event['task']}"))
+            table.add_row(when, str(event["stage"]), as_text(f"learned {event['task']}"))
         else:
-            table.add_row(when, str(event["to"]), escape(_rolled_back(event)))
+            table.add_row(when, str(event["to"]), as_text(_rolled_back(event)))
     console.print(table)
 
 
@@ -170,17 +168,14 @@ def show_findings(
     """What is wrong in a run folder, what was done about it, and what is left."""
     gone = [finding for finding in found if finding.path not in {other.path for other in left}]
     for finding in gone:
-        console.print(
-            f"[green]repaired[/green]  {escape(f'{finding.path} {finding.what}: {finding.remedy}')}", soft_wrap=True
-        )
+        text = f"  {finding.path} {finding.what}: {finding.remedy}"
+        show_text(console, Text.assemble(("repaired", "green"), text))
     for finding in left:
         remedy = (
             f"evertune doctor --repair: {finding.remedy}" if finding.remedy else "can't be made again from this folder"
         )
-        console.print(f"[red]broken[/red]  {escape(f'{finding.path} {finding.what}. {remedy}')}", soft_wrap=True)
+        show_text(console, Text.assemble(("broken", "red"), f"  {finding.path} {finding.what}. {remedy}"))
     if not left:
-        console.print(f"{escape(str(folder))} is whole: every checksum is right", highlight=False, soft_wrap=True)
+        show_text(console, f"{folder} is whole: every checksum is right")
     elif not repaired and any(finding.remedy for finding in left):
-        console.print(
-            f"[dim]repair it: evertune doctor {escape(str(folder))} --repair[/dim]", highlight=False, soft_wrap=True
-        )
+        show_value(console, "repair it", shlex.join(["evertune", "doctor", str(folder), "--repair"]), style="dim")

@@ -8,17 +8,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 from rich.text import Text
 
 from evertune.cli.console import TerminalCallback
 from evertune.cli.grid_view import GridView
+from evertune.cli.printing import show_note, show_text
 from evertune.experiments.study import Study
 from evertune.experiments.study.overview import overview_of
 from evertune.experiments.study.page import write_page
 from evertune.experiments.study.result import Result, in_short, result_of
 from evertune.reporting.blocks import BlockTable, plain_table
 from evertune.utils.files import write_json
+from evertune.utils.terminal import as_text
 
 STYLES = {"confirmed": "green", "contradicted": "red", "not confirmed": "yellow", "not measured": "dim"}
 
@@ -39,11 +40,11 @@ def show_study(console: Console, result: Result) -> None:
     if result.findings:
         _show_findings(console, result)
     for note in [*([result.stopped] if result.stopped else []), *result.notes]:
-        console.print(f"[yellow]note[/yellow]  {escape(note)}", highlight=False)
+        show_note(console, note)
     if result.failed:
-        console.print(f"{len(result.failed)} failed: {', '.join(result.failed)}", style="red", highlight=False)
+        show_text(console, f"{len(result.failed)} failed: {', '.join(result.failed)}", style="red")
     text = " · ".join(f"{part} {done} of {every}" for part, (done, every) in result.progress.items())
-    console.print(f"\nfinished runs  {text}", highlight=False)
+    show_text(console, f"\nfinished runs  {text}")
 
 
 def _show_overview(console: Console, result: Result) -> None:
@@ -55,15 +56,15 @@ def _show_overview(console: Console, result: Result) -> None:
     rows = [(method, *values) for method, values, _ in overview.lines]
     styles = ["dim" if bound else "" for *_, bound in overview.lines]
     console.print(BlockTable(header, rows, styles=styles))
-    console.print(Text("† each task tuned alone, right after learning", style="dim"))
+    show_text(console, "† each task tuned alone, right after learning", style="dim")
     console.print()
 
 
 def _show_findings(console: Console, result: Result) -> None:
     table = plain_table()
     for title in ("", "claim", "here", ""):
-        table.add_column(title)
+        table.add_column(title, no_wrap=title == "here")
     for finding in result.findings:
         verdict = Text(finding.verdict, style=STYLES[finding.verdict])
-        table.add_row(finding.name, finding.claim, verdict, Text(in_short(finding)))
+        table.add_row(*map(as_text, (finding.name, finding.claim)), verdict, as_text(in_short(finding)))
     console.print(table)

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
+from rich.text import Text
 
 from evertune.utils.safe_names import CONTROL
 
@@ -17,6 +18,11 @@ from evertune.utils.safe_names import CONTROL
 def plain(text: str) -> str:
     """Text without control characters but tab and line feed: each is shown as `\ufffd`."""
     return CONTROL.sub("\ufffd", text)
+
+
+def as_text(text: str, style: str = "") -> Text:
+    """Text as it is, for a cell of a table: no markup, and as wide as what will be shown."""
+    return Text(plain(text), style)
 
 
 UNBOUNDED = 10_000
@@ -30,7 +36,7 @@ class Terminal(Console):
     """
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
+        super().__init__(**{"highlight": False, **options})
         if not self.is_terminal and "width" not in options:
             self.width = UNBOUNDED
 

@@ -51,6 +51,20 @@ def test_many_tasks_lose_a_decimal_before_a_row_breaks():
     assert row.split() == ["7", "task-11", *["100"] * 12] and len(row) <= 80
 
 
+def test_a_row_of_thirty_tasks_takes_lines_that_fit():
+    """The terminal broke it inside a number."""
+    lines = rows_of(Console(file=io.StringIO(), width=80), [f"task-{n}" for n in range(30)])
+    assert max(map(len, lines)) <= 80
+    assert lines[-3].split() == ["7", "task-29", *["100"] * 13] and lines[-1].split() == ["100"] * 4
+    assert lines[-1].startswith(" " * lines[-3].index("100"))
+
+
+def test_the_legend_breaks_between_its_tasks():
+    """It broke inside of `flickr30k`."""
+    legend, more, *_ = rows_of(Console(file=io.StringIO(), width=80))
+    assert legend.endswith("6 ocrvqa") and more.startswith("7 flickr30k · 8 vizwiz") and len(legend) <= 80
+
+
 def test_a_pipe_gets_whole_lines_without_blanks_at_their_end(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     console = Terminal(file=io.StringIO())
@@ -178,7 +192,7 @@ def test_a_verdict_of_few_questions_in_eighty_columns(since):
     new = Change("july", "exact", 120, 100.0, 100.0, 100.0, wide, new=True)
     verdict = RegressionReport(new, (Change("scienceqa", "exact", 12345, 100.0, 100.0, 100.0, wide),))
     Console(file=out, width=80).print(_table(verdict, since=since))
-    header, *rows = out.getvalue().splitlines()
+    header, _, *rows = out.getvalue().splitlines()
     assert header.split() == ["task", "questions", *since.split(), "now", "change", "95", "%", "interval"]
     assert [row.split()[0] for row in rows] == ["scienceqa", "july"], "one line per task"
     assert rows[0].rstrip().endswith("-100.0 to +100.0  too few") and rows[1].rstrip().endswith("not learned")
@@ -188,7 +202,7 @@ def test_only_the_name_of_a_task_is_ever_broken():
     out = io.StringIO()
     change = Change("a-task-with-a-very-long-name", "exact", 12, 50.0, 60.0, 60.0, (-20.0, 40.0))
     Console(file=out, width=80).print(_table(RegressionReport(None, (change,)), since="best ever"))
-    _, first, *rest = out.getvalue().splitlines()
+    _, _, first, *rest = out.getvalue().splitlines()
     assert first.split()[1:] == ["12", "50.0", "60.0", "+10.0", "-20.0", "to", "+40.0", "too", "few"]
     assert first.split()[0] + "".join(rest).replace(" ", "") == change.task
 

@@ -35,16 +35,16 @@ def output(*, terminal):
 
 def test_a_terminal_shows_counts_time_left_and_what_each_worker_is_at():
     text = output(terminal=True)
-    assert "3 done · 1 running · 4 waiting · 1 failed · 2 in another process · about 1:01:40 left" in text
+    assert "3 finished · 1 running · 4 waiting · 1 failed · 2 in another process · about 1:01:40 left" in text
     assert "toy-random/ewc,strength=1e6/s0  row 2: 1 of 5 tasks answered  1:15" in text
 
 
 def test_a_log_gets_one_line_per_run_and_the_end_of_a_failure():
     assert output(terminal=False).splitlines() == [
-        "done    toy-random/direct/s0  1:01",
-        "failed  toy-random/[x]/s0",
-        "        first line",
-        "        last [line]",
+        "finished  toy-random/direct/s0  1:01",
+        "failed    toy-random/[x]/s0",
+        "          first line",
+        "          last [line]",
     ]
 
 

@@ -338,7 +338,7 @@ def test_a_question_in_an_unknown_language_is_noted(tmp_path):
 def test_the_commands(data, tmp_path):
     run, folder = CliRunner().invoke, str(tmp_path / "model")
     sets = [word for setting in SETTINGS for word in ("--set", setting)]
-    assert "next: evertune learn" in run(app, ["new", folder, "--model", "random", "--method", "eproj", *sets]).stdout
+    assert "next  evertune learn" in run(app, ["new", folder, "--model", "random", "--method", "eproj", *sets]).stdout
     assert "accepted  as stage 1" in run(app, ["learn", folder, data[0], "--accept-if", "gain>=-100"]).stdout
     refused = run(app, ["learn", folder, data[1], "--accept-if", "average>1000", "--json"])
     assert refused.exit_code == 1 and json.loads(refused.stdout)["accepted"] is False

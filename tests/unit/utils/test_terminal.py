@@ -10,8 +10,9 @@ import shutil
 import pytest
 from rich.table import Table
 
-from evertune.cli.console import TerminalCallback, show_facts
+from evertune.cli.console import TerminalCallback
 from evertune.cli.main import main
+from evertune.cli.printing import show_facts
 from evertune.cli.service_view import show_findings, show_history
 from evertune.service.integrity import Finding
 from evertune.utils.terminal import CONTROL, Terminal, plain

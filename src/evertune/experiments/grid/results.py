@@ -82,8 +82,8 @@ def not_alike(cells: Sequence[Cell]) -> list[str]:
 
 
 def state_of(cell: Cell) -> str:
-    """`finished`, `begun` or `open`, by what lies in the run folder; whose it is, is not checked."""
+    """`finished`, `begun` or `waiting`, by what lies in the run folder; whose it is, is not checked."""
     try:
         return "finished" if Matrix.read(cell.folder).finished else "begun"
     except RunFolderError:
-        return "begun" if cell.folder.exists() else "open"
+        return "begun" if cell.folder.exists() else "waiting"

@@ -18,7 +18,7 @@ class Totals:
     """Runs of a grid, and what is left.
 
     Attributes:
-        states: runs that are finished, begun or open.
+        states: runs that are finished, begun or waiting.
         seconds: of all runs left, one after another, by the mean of finished ones; None where none is finished.
         stored_bytes: what their folders will take, by the same mean.
     """

@@ -179,7 +179,7 @@ def test_what_counts_as_finished(tmp_path, photos):
 
     (cell,) = cells(tmp_path, streams=[str(photos)], methods=["sequential"])
     before = grid()
-    assert before.finished == [] and state_of(cell) == "open"
+    assert before.finished == [] and state_of(cell) == "waiting"
     finished(cell, before._keys[cell.name])
     assert grid().finished == [cell] and state_of(cell) == "finished"
     assert grid(train={"epochs": 2}).finished == [], "other settings"

@@ -198,13 +198,13 @@ def test_the_command_lists_and_evaluates_without_starting_a_run(tmp_path, capsys
     code, output, errors = evertune("study", name, "--out", out, "--dry-run", capsys=capsys)
     assert code == 0, errors
     *lines, empty, together = output.splitlines()
-    assert empty == "" and together.startswith("4 runs: 4 open. Hours and disk: ")
+    assert empty == "" and together.startswith("4 runs: 4 waiting. Hours and disk ")
     assert lines == [
         *(
-            "open      strengths/parcel-random/ewc,strength=1/s100",
-            "open      strengths/parcel-random/ewc,strength=10/s100",
+            "waiting   strengths/parcel-random/ewc,strength=1/s100",
+            "waiting   strengths/parcel-random/ewc,strength=10/s100",
         ),
-        *("open      table/parcel-reversed-random/sequential/s0", "open      table/parcel-reversed-random/ewc/s0"),
+        *("waiting   table/parcel-reversed-random/sequential/s0", "waiting   table/parcel-reversed-random/ewc/s0"),
     ]
     assert not out.exists()
     runs = [made_up.run("parcel-reversed", "random", seed=0)]
