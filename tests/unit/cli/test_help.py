@@ -129,7 +129,8 @@ def test_only_what_resumes_says_so_when_interrupted(command, resumes, capsys, mo
     monkeypatch.setattr("evertune.cli.runs.make_console", stop)
     monkeypatch.setattr("evertune.cli.service.make_console", stop)
     code, _, err = evertune(command, "pocket-b1" if resumes else Path(tmp_path), capsys=capsys)
-    assert code == 130 and err.strip() == "evertune: interrupted" + "; the same command again continues" * resumes
+    how = "interrupted; the same command again continues" if resumes else "stopped"
+    assert code == 130 and err.strip() == f"evertune: {how}"
 
 
 def test_an_unknown_name_lists_each_known_one_once(capsys):
