@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import yaml
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from evertune.cli.printing import show_text, show_value
 from evertune.data.issues import SHOWN, Issues
-from evertune.reporting.blocks import plain_table
+from evertune.reporting.blocks import BlockTable
 from evertune.tools.data.check import CheckResult
 from evertune.tools.data.convert import ConversionResult
 
@@ -33,16 +31,17 @@ def show_checked(console: Console, checked: CheckResult) -> None:
     show_text(console, _conclusion(checked))
 
 
-def _table(checked: CheckResult) -> Table:
-    table = plain_table()
-    table.add_column("task")
-    for title in ("training rows", "test rows", "images"):
-        table.add_column(title, justify="right")
-    for name, counts in checked.tasks().items():
-        table.add_row(
-            escape(name), *(f"{counts[key]:,}" if counts[key] else "-" for key in ("train", "test", "images"))
-        )
-    return table
+def _table(checked: CheckResult) -> BlockTable:
+    tasks = checked.tasks()
+    rows = [(name, *(_count(counts[key]) for key in ("train", "test", "images"))) for name, counts in tasks.items()]
+    sums = (_count(sum(counts[split] for counts in tasks.values())) for split in ("train", "test"))
+    total = ("total", *sums, "")  # tasks may share images
+    header = ("task", "training rows", "test rows", "images")
+    return BlockTable(header, rows, total=total if len(rows) > 1 else None)
+
+
+def _count(count: int) -> str:
+    return f"{count:,}" if count else "-"
 
 
 def _show(console: Console, level: str, problems: Issues) -> None:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from evertune.utils.safe_names import CONTROL
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -103,8 +105,9 @@ def make_console(*, quiet: bool = False) -> Console:
 
 
 def print_json(value: Any) -> None:
-    """Print a value for machines; a dataclass by its fields."""
-    print(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False, default=_plain))
+    """Print a value for machines; a dataclass by its fields. Control characters are escaped: a terminal may read it."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False, default=_plain)
+    print(CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def _plain(value: Any) -> Any:

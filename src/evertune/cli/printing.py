@@ -11,10 +11,12 @@ from typing import Any
 
 from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from evertune.utils.terminal import as_text
+from evertune.utils.terminal import as_text, plain
+
+GAP = 2
+"""Blanks between a name and its value."""
 
 _NUMBER = r"[+−-]?\d[\d.,]*"
 _UNIT = r"(?:[kMGT]?B|bytes|ms|s|min|h|days?|%)(?!\w)"
@@ -61,9 +63,10 @@ def show_note(console: Console, text: str) -> None:
 def show_facts(console: Console, title: str, facts: Mapping[str, Any]) -> None:
     """Print a title and lines of names and values."""
     show_text(console, title, style="bold")
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")  # addresses are there to be copied
-    for name, value in facts.items():
-        table.add_row(as_text(name), as_text(str(value)))
-    console.print(table)
+    names = {plain(name): as_text(str(value)) for name, value in facts.items()}
+    indent = GAP + max(map(cell_len, names), default=0)
+    for name, value in names.items():
+        before = Text(name + " " * (indent - cell_len(name)), "dim")
+        for line in broken(value, width=console.width - indent):
+            console.print(before + line, soft_wrap=True)
+            before = Text(" " * indent)

@@ -35,14 +35,15 @@ def compare(
         from evertune.reporting.matrix import load_matrix
         from evertune.reporting.tables import as_markdown, rich_table
         from evertune.reporting.tables import compare as compare_matrices
+        from evertune.utils.terminal import plain
 
     rows = compare_matrices([load_matrix(run) for run in found_runs(runs)])
     if as_json:
         print_json([asdict(row) for row in rows])
     elif latex:
-        print(as_latex(rows))
+        print(plain(as_latex(rows)), end="")
     elif markdown:
-        print(as_markdown(rows))
+        print(plain(as_markdown(rows)), end="")
     else:
         make_console().print(rich_table(rows))
 
@@ -54,6 +55,7 @@ def _compare_pair(runs: list[Path], *, as_json: bool, markdown: bool) -> None:
         from evertune.reporting.blocks import BlockTable
         from evertune.reporting.tables import markdown_table
         from evertune.runs.paired import paired
+        from evertune.utils.terminal import plain
 
     sides = without_reports(runs)
     if len(sides) != 2:
@@ -63,7 +65,7 @@ def _compare_pair(runs: list[Path], *, as_json: bool, markdown: bool) -> None:
     if as_json:
         print_json(found.to_dict())
     elif markdown:
-        print(markdown_table(header, lines, names=1, notes=[found.note()]))
+        print(plain(markdown_table(header, lines, names=1, notes=[found.note()])), end="")
     else:
         console = make_console()
         console.print(BlockTable(header, lines, styles=[*[""] * (len(lines) - 1), "bold"]))

@@ -65,47 +65,68 @@ class BlockTable:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table | Text]:
         """A table per block."""
-        for number, columns in enumerate(self._blocks(options.max_width)):
+        names = self._name_widths(options.max_width)
+        room = options.max_width - sum(width + GAP for width in names)
+        for number, columns in enumerate(self._blocks(room)):
             if number:
                 yield Text("")
-            yield self._table(columns, whole=self._names_width() <= options.max_width // 2)
+            yield self._table([*names, *self._widths(columns, room)], columns)
 
-    def _blocks(self, width: int) -> list[list[int]]:
-        """The columns of numbers in blocks that fit; a block has at least one."""
-        names = min(width // 2, self._names_width())
+    def _name_widths(self, width: int) -> list[int]:
+        """The widths of the names; where they take more than half of the terminal, the widest are folded."""
+        widths = [self._least(i) for i in range(self.names)]
+        while sum(w + GAP for w in widths) > max(width // 2, self.names * (1 + GAP)):
+            widths[widths.index(max(widths))] -= 1
+        return widths
+
+    def _blocks(self, room: int) -> list[list[int]]:
+        """The columns beside the names in blocks that fit; a block has at least one."""
         blocks: list[list[int]] = [[]]
-        room = width - names
+        left = room + GAP
         for column in range(self.names, len(self.header)):
-            if blocks[-1] and self._width(column) + GAP > room:
+            if blocks[-1] and self._least(column) + GAP > left:
                 blocks.append([])
-                room = width - names
+                left = room + GAP
             blocks[-1].append(column)
-            room -= self._width(column) + GAP
+            left -= self._least(column) + GAP
         return blocks
 
-    def _names_width(self) -> int:
-        return sum(self._width(i) + GAP for i in range(self.names))
+    def _widths(self, columns: Sequence[int], room: int) -> list[int]:
+        """What each column of a block takes: its least width, and its whole title or text where there is room."""
+        widths = {column: self._least(column) for column in columns}
+        left = room + GAP - sum(width + GAP for width in widths.values())
+        for column in columns:
+            is_text = column >= self.first_text
+            more = max(map(cell_len, [self.header[column], *self._cells(column)])) - widths[column]
+            if 0 < more <= left or is_text:
+                widths[column] += min(more, max(left, 0))
+                left -= more
+        return [widths[column] for column in columns]
 
-    def _width(self, column: int) -> int:
+    def _least(self, column: int) -> int:
         """The least width of a column: its longest cell or word of its title; that of a text may be less."""
         title = max(map(cell_len, self.header[column].split()), default=0)
-        cells = max((cell_len(row[column]) for row in self.rows), default=0)
-        return max(title, cells if column < self.first_text else min(cells, NARROWEST_TEXT))
+        cells = max(map(cell_len, self._cells(column)), default=0)
+        return max(title, cells if column < self.first_text else min(cells, NARROWEST_TEXT), 1)
 
-    def _table(self, columns: Sequence[int], *, whole: bool) -> Table:
+    def _cells(self, column: int) -> list[str]:
+        return [row[column] for row in self.rows]
+
+    def _table(self, widths: Sequence[int], columns: Sequence[int]) -> Table:
+        """A block; every width is given, since rich would narrow a column below its longest cell, and cut the rest."""
         table = plain_table()
-        for i in range(self.names):
-            table.add_column(Text(self.header[i]), vertical="bottom", overflow="fold", no_wrap=whole)
-        for i in columns:
-            is_text = i >= self.first_text
+        shown = [*range(self.names), *columns]
+        has_texts = shown[-1] >= self.first_text
+        for i, width in zip(shown, widths, strict=True):
             table.add_column(
                 Text(self.header[i]),
-                justify="left" if is_text else "right",
-                vertical="top" if is_text else "bottom",
-                min_width=self._width(i),
+                justify="left" if i < self.names or i >= self.first_text else "right",
+                vertical="top" if has_texts else "bottom",
+                overflow="fold",
+                width=width,
             )
         for row, style in zip(self.rows, self.styles, strict=True):
-            table.add_row(*(Text(row[i]) for i in [*range(self.names), *columns]), style=style or None)
+            table.add_row(*(Text(row[i]) for i in shown), style=style or None)
         return table
 
 

@@ -10,15 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rich.table import Table
+from rich.console import Group
 from rich.text import Text
 
-from evertune.reporting.blocks import plain_table
+from evertune.reporting.blocks import BlockTable
 from evertune.reporting.labels import METRIC_TITLES
 from evertune.reporting.matrix import Matrix
 from evertune.reporting.tables import MeanStd, spread
 from evertune.reporting.variants import settings_of, variant_names
 from evertune.utils.config_io import value_text
+from evertune.utils.terminal import as_text
 
 BY = "final_average"
 SHOWN = (BY, "learning_accuracy", "forgetting")
@@ -67,19 +68,17 @@ def choose(points: Sequence[Point]) -> Point | None:
     return max(points, key=_mean)
 
 
-def rich_curve(curve: Curve) -> Table:
+def rich_curve(curve: Curve) -> Group:
     """The curve for the terminal, the best value marked."""
     title = f"{curve.method} on {curve.stream}, {curve.model}: {curve.key}"
     note = "" if curve.best else "no best yet: not every value was tried with the same seeds"
-    table = plain_table(title=Text(title, style="bold"), caption=Text(note, style="dim") if note else None)
-    for column in (curve.key, "seeds", *(METRIC_TITLES[name] for name in SHOWN), ""):
-        table.add_column(column, justify="right")
+    rows = []
     for point in curve.points:
         shown = [spread.shown(name) if spread else "-" for name, spread in point.spreads.items()]
-        best = point is curve.best
-        cells = [value_text(point.value), str(len(point.seeds)), *shown, "best" if best else ""]
-        table.add_row(*map(Text, cells), style="bold" if best else None)
-    return table
+        rows.append([value_text(point.value), str(len(point.seeds)), *shown, "best" if point is curve.best else ""])
+    header = [curve.key, "seeds", *(METRIC_TITLES[name] for name in SHOWN), ""]
+    table = BlockTable(header, rows, styles=["bold" if point is curve.best else "" for point in curve.points])
+    return Group(as_text(title, "bold"), table, *([Text(note, style="dim")] if note else []))
 
 
 def _mean(point: Point) -> float:

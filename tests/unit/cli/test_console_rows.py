@@ -87,7 +87,7 @@ def test_a_comparison_cuts_no_number_and_breaks_no_cell(width):
     assert max(map(len, lines)) <= width and "…" not in out.getvalue()
     assert sum(line.count("35.7 ± 2.0") for line in lines) == 10
     blocks = [line for line in lines if line.startswith("replay+ewc")]
-    assert len(blocks) == {40: 3, 80: 2, 140: 1}[width]
+    assert len(blocks) == {40: 3, 80: 1, 140: 1}[width]
 
 
 def test_names_are_whole_where_they_take_up_to_half_of_the_terminal():

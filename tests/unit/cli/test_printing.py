@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
 import evertune.cli
+from evertune.cli.options import print_json
 from evertune.cli.printing import broken, show_facts, show_note, show_text, show_value
 from evertune.reporting.blocks import BlockTable
-from evertune.utils.terminal import Terminal
+from evertune.utils.terminal import CONTROL, Terminal
 
 
 def printed(show, *arguments, width=80, **more):
@@ -64,6 +69,39 @@ def test_facts_have_no_markup():
     assert printed(show_facts, "[x]: title", {"[y]": "[z]"}) == ["[x]: title", "[y]  [z]"]
 
 
+def test_an_address_among_facts_is_one_line_and_texts_hang_below_their_beginning():
+    """`.../docs/Finetune_Custom_Data.md` was broken before its last letters."""
+    address = "https://example.org/" + "long/" * 20
+    lines = printed(show_facts, "llava", {"source": address, "files": "one two " * 20}, width=40)
+    assert lines[:2] == ["llava", f"source  {address}"]
+    assert lines[2].startswith("files   one two") and all(line.startswith(" " * 8 + "one") for line in lines[3:])
+
+
+def test_json_on_a_terminal_steers_it_not(capsys):
+    value = {"name": "\x9b31m\u202e\x1b[2J\nä"}
+    print_json(value)
+    text = capsys.readouterr().out
+    assert json.loads(text) == value and not CONTROL.search(text) and "ä" in text
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.lists(st.text("ab 図", min_size=1, max_size=24), min_size=2, max_size=9),
+    st.lists(st.integers(1, 14), min_size=9, max_size=9),
+    st.sampled_from([40, 80, 140]),
+    st.integers(0, 1),
+)
+def test_no_table_is_wider_than_the_terminal_or_cuts_a_number(titles, widths, width, texts):
+    """rich narrowed a column below its longest cell, made it wide again and cut what stood on the right."""
+    cells = ["n" * 8, *("9" * size for size in widths)][: len(titles)]
+    out = io.StringIO()
+    Console(file=out, width=width).print(BlockTable(titles, [cells], texts=texts))
+    lines = out.getvalue().splitlines()
+    assert all(cell_len(line) <= width for line in lines)
+    shown = [word for line in lines for word in line.split()]
+    assert all(shown.count(cell) >= cells.count(cell) for cell in cells)
+
+
 def test_no_command_leaves_the_breaking_of_sentences_to_the_terminal():
     """`soft_wrap` is for rows, which fit, and for what `show_value` prints."""
     allowed = {"printing.py", "console.py"}
@@ -79,6 +117,7 @@ def test_a_text_at_the_end_of_a_table_stands_on_the_left_and_wraps(width):
     out = io.StringIO()
     Console(file=out, width=width).print(BlockTable(header, rows, texts=1, total=("total", "7", "9 MB", "", "", "")))
     lines = out.getvalue().splitlines()
-    column = lines[0].index("what")
-    assert lines[2][column:].startswith("vision features") and max(map(len, lines)) <= width
+    column = next(line for line in lines if "what" in line).index("what")
+    (features,) = [line for line in lines if line.startswith("features")]
+    assert features[column:].startswith("vision features") and max(map(len, lines)) <= width
     assert lines[-1].split() == ["total", "7", "9", "MB"]

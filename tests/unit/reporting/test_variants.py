@@ -71,5 +71,5 @@ def test_of_equal_values_the_first_is_chosen_and_none_while_a_seed_is_missing():
     (curve,) = curves([matrix(strength=v, final=50.0) for v in (3.0, 1.0)], "ewc.strength")
     assert curve.best.value == 3.0
     (curve,) = curves([matrix(strength=v) for v in (1.0, 2.0)] + [matrix(strength=2.0, seed=101)], "ewc.strength")
-    assert curve.best is None and "no best yet" in str(rich_curve(curve).caption)
+    assert curve.best is None and "no best yet" in str(rich_curve(curve).renderables[-1])
     assert choose(curve.points[:1]) is None
