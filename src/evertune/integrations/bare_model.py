@@ -32,17 +32,14 @@ class NoFeatures:
 
     def ahead(self, batches: Iterable[Sequence[Sample]]) -> AbstractContextManager[None]:
         """There is nothing to prepare."""
-        del batches
         return nullcontext()
 
     def ahead_of(self, loader: Iterable[T], batches: Iterable[Sequence[Sample]]) -> Iterator[T]:
         """The items of the loader."""
-        del batches
         return iter(loader)
 
     def get(self, samples: Sequence[Sample]) -> Tensor:
         """None."""
-        del samples
         return self.like[:0]
 
     @property
@@ -112,7 +109,6 @@ class BareModel(nn.Module):
 
     def lr_scale(self, parameter: str) -> float:
         """1 for all."""
-        del parameter
         return 1.0
 
     def save(self, folder: Path) -> None:
@@ -126,7 +122,6 @@ class BareModel(nn.Module):
 
     def collate(self, samples: Sequence[Sample], features: Tensor, *, shared: bool = False) -> Batch:
         """The inputs that the Trainer's collator makes of the samples' rows."""
-        del features, shared
         inputs = self._collate([self._rows.of(sample.id) for sample in samples])
         return batch_of(inputs, samples=tuple(samples)).to(self.device)
 
@@ -158,7 +153,6 @@ class BareModel(nn.Module):
 
     def encode(self, images: Sequence[Image.Image]) -> Tensor:
         """Images are inside the rows."""
-        del images
         raise UserError(f"{self.name} has no frozen vision tower of its own here")
 
     def embed_images(self, features: Tensor) -> Tensor:

@@ -255,7 +255,6 @@ class Method:
 
         A method may name experts here that `route` never does; `activate` gets their names.
         """
-        del layer
         return weights
 
     def ranking(self, sample: Sample) -> list[tuple[str, float]]:

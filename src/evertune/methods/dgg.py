@@ -52,7 +52,6 @@ class Dgg(StepDraws):
 
     def on_known_task(self, task: Task) -> None:
         """The base model is what is returned to, from the first task on."""
-        del task
         self._knows = True
 
     def before_task(self, task: Task) -> None:
@@ -89,7 +88,6 @@ class Dgg(StepDraws):
 
     def after_task(self, task: Task) -> None:
         """There is an old task now."""
-        del task
         self._knows, self._old = True, {}
 
     def state_dict(self) -> dict[str, Any]:

@@ -20,5 +20,4 @@ class Direct(Method):
 
     def before_task(self, task: Task) -> None:
         """Restore the start point."""
-        del task
         restore(self.context.parameters, self.context.start)

@@ -85,7 +85,6 @@ class OnlineEWC(ImportancePenalty):
 
     def merge_by(self, make_rule: Callable[[], MergeRule], *, strength: float) -> None:
         """Refused: the merging rule is all that tells this method from `ewc`, and `gamma` would be ignored."""
-        del make_rule, strength
         raise UserError("online-ewc under another merging rule is ewc: write ewc instead, for example tir+ewc")
 
 

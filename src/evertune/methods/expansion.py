@@ -39,7 +39,6 @@ class Always:
 
     def nearness(self, task: Task, method: EProj) -> Mapping[str, float]:
         """The similarity of `task` to each expert, 0..1."""
-        del task, method
         return {}
 
 

@@ -74,7 +74,6 @@ class Summed(MergeRule):
 
     def merge(self, new: Mapping[str, Tensor], parameters: Mapping[str, Tensor], *, task: str) -> None:
         """Add to both sums."""
-        del task
         for name, importance in new.items():
             zero = torch.zeros_like(importance)
             self.importance[name] = self.importance.get(name, zero) + importance
@@ -111,14 +110,12 @@ class Latest(MergeRule):
 
     def merge(self, new: Mapping[str, Tensor], parameters: Mapping[str, Tensor], *, task: str) -> None:
         """Add to the decayed sum."""
-        del parameters, task
         for name, importance in new.items():
             earlier = self.importance.get(name, torch.zeros_like(importance))
             self.importance[name] = self._decay * earlier + importance
 
     def before_task(self, task: Task, parameters: Mapping[str, Tensor]) -> None:
         """Fix the springs here."""
-        del task
         self._anchor = {name: p.detach().clone() for name, p in parameters.items()}
 
     def held(self) -> Mapping[str, Tensor]:

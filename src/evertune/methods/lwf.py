@@ -53,12 +53,10 @@ class LwF(Method):
 
     def on_known_task(self, task: Task) -> None:
         """There is something to keep from the first task of the stream on."""
-        del task
         self._knows = True
 
     def before_task(self, task: Task) -> None:
         """The model as it is now is the teacher."""
-        del task
         self._teacher = {name: p.detach().clone() for name, p in self.context.parameters.items()}
 
     def adds_to_loss(self) -> bool:
@@ -81,7 +79,6 @@ class LwF(Method):
 
     def after_task(self, task: Task) -> None:
         """There is something to keep now."""
-        del task
         self._knows = True
 
     def state_dict(self) -> dict[str, Any]:

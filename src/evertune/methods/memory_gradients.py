@@ -24,7 +24,6 @@ class StepMemory(StepDraws, Replay):
 
     def data_plan(self, task: Task, samples: Sequence[Sample]) -> Sequence[Sample]:
         """The plan as it is: the memory is not trained on."""
-        del task
         return samples
 
     def drawn(self, rows: Sequence[tuple[str, Row]], *words: str) -> list[tuple[Sample, Row]]:

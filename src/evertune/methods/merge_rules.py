@@ -60,7 +60,6 @@ class Average(Rule):
 
     def combination(self, before: Point, trained: Point, *, count: int, task: Task) -> Point:
         """The running mean."""
-        del task
         return trained if count == 1 else combined([before, trained], [1 - 1 / count, 1 / count])
 
 
@@ -71,7 +70,6 @@ class TaskArithmetic(Scaled):
 
     def combination(self, before: Point, trained: Point, *, count: int, task: Task) -> Point:
         """Add what this task changed."""
-        del task
         start, factor = self.space.start(), self.factor
         return combined([before if count > 1 else start, trained, start], [1.0, factor, -factor])
 
@@ -83,7 +81,6 @@ class WiSE(Scaled):
 
     def combination(self, before: Point, trained: Point, *, count: int, task: Task) -> Point:
         """Nothing of earlier merges is in it."""
-        del before, count, task
         return combined([self.space.start(), trained], [1 - self.factor, self.factor])
 
 
@@ -94,7 +91,6 @@ class MagMax(Scaled):
 
     def combination(self, before: Point, trained: Point, *, count: int, task: Task) -> Point:
         """Entry by entry; beside LoRA of the product, which has full rank then."""
-        del task
         start, factor = self.space.start(), self.factor
         before = before if count > 1 else start
         tensors = {

@@ -75,7 +75,6 @@ class PerturbAndMerge(Rule):
         self._hook = None
 
     def _perturb(self, module: nn.Module, inputs: Any) -> None:
-        del inputs
         if not (self._armed and module.training and torch.is_grad_enabled()):
             return
         self._armed = False
@@ -96,14 +95,12 @@ class PerturbAndMerge(Rule):
 
     def after_backward(self, parameters: Mapping[str, nn.Parameter]) -> None:
         """The gradient of the perturbed weights is used at those that are trained."""
-        del parameters
         self._step += 1
         restore(self.context.parameters, self._clean)
         self._clean = {}
 
     def after_step(self, parameters: Mapping[str, nn.Parameter]) -> None:
         """The next forward pass is perturbed again."""
-        del parameters
         self._armed = True
 
     def before_merging(self) -> None:
@@ -112,7 +109,6 @@ class PerturbAndMerge(Rule):
 
     def combination(self, before: Point, trained: Point, *, count: int, task: Task) -> Point:
         """The best point on the line."""
-        del count
         self._measure(task, trained)
         share = self._share(before, trained) if self._tasks > 1 else 1.0
         self.options.log("share", share)
@@ -194,7 +190,6 @@ class MovingAverage(Rule):
 
     def before_task(self, task: Task) -> None:
         """The average starts at these weights."""
-        del task
         self._average, self._gradients, self._before = copy_of(self.context.parameters), {}, {}
 
     def after_backward(self, parameters: Mapping[str, nn.Parameter]) -> None:
@@ -227,7 +222,6 @@ class MovingAverage(Rule):
 
     def combination(self, before: Point, trained: Point, *, count: int, task: Task) -> Point:
         """It is in the model already."""
-        del before, count, task
         return trained
 
     def progress_dict(self) -> dict[str, Any]:

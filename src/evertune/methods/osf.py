@@ -163,7 +163,6 @@ class Osf(LowRankMethod):
 
     def after_task(self, task: Task) -> None:
         """Count it."""
-        del task
         self._count += 1
 
     def state_dict(self) -> dict[str, Any]:

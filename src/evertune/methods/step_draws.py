@@ -28,7 +28,6 @@ class StepDraws(Method):
 
     def after_backward(self, parameters: Mapping[str, nn.Parameter]) -> None:
         """Count the step."""
-        del parameters
         self._step += 1
 
     def choose(self, *words: str) -> random.Random:

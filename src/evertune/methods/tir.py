@@ -160,7 +160,6 @@ class OwnedMaximum(Latest):
         What is held and discounted is taken as the base only here, after the task: one that was interrupted and begins
         again is not discounted twice.
         """
-        del parameters
         if task not in self.tasks:
             self.tasks.append(task)
         index = self.tasks.index(task)

@@ -39,12 +39,10 @@ class Connector:
 
     def kept(self, base: Any, inputs: Sequence[Tensor], output: Any, count: int) -> Sequence[Tensor]:
         """(V, D) rows of each of `count` images of equal shape, from what entered the modules and what came of it."""
-        del base, output
         return inputs[0].reshape(count, -1, inputs[0].shape[-1]).unbind()
 
     def tokens(self, base: Any, rows: Sequence[Tensor], sizes: Sequence[Size]) -> Any:
         """The visual tokens of images from their kept rows, in the form that the library takes."""
-        del sizes
         flat = cast_to(self.modules(base)[0], torch.cat(list(rows)))
         return self.output(self.modules(base)[0](flat).split([len(part) for part in rows]))
 
@@ -109,7 +107,6 @@ class Merger(Connector):
 
     def tokens(self, base: Any, rows: Sequence[Tensor], sizes: Sequence[Size]) -> Any:
         """Every merger on its share of the rows."""
-        del sizes
         mergers, counts = self.modules(base), [len(part) for part in rows]
         unit = base.visual.spatial_merge_size**2
         shares = torch.cat(list(rows)).chunk(len(mergers), dim=-1)
@@ -128,14 +125,12 @@ class Pooled(Connector):
 
     def kept(self, base: Any, inputs: Sequence[Tensor], output: Any, count: int) -> Sequence[Tensor]:
         """The averaged patches: a sixteenth of the rows."""
-        del output
         projector, side = base.multi_modal_projector, base.multi_modal_projector.patches_per_image
         grid = inputs[0].transpose(1, 2).reshape(count, -1, side, side).contiguous()
         return projector.avg_pool(grid).flatten(2).transpose(1, 2).unbind()  # type: ignore[no-any-return]
 
     def tokens(self, base: Any, rows: Sequence[Tensor], sizes: Sequence[Size]) -> Any:
         """Norm and projection."""
-        del sizes
         projector = base.multi_modal_projector
         flat = projector.mm_soft_emb_norm(cast_to(projector, torch.cat(list(rows))))
         return self.output((flat @ projector.mm_input_projection_weight).split([len(part) for part in rows]))

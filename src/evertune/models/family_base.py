@@ -83,7 +83,6 @@ class FamilyLMM(nn.Module):
 
     def lr_scale(self, parameter: str) -> float:
         """1 for all."""
-        del parameter
         return 1.0
 
     @torch.inference_mode()

@@ -111,12 +111,10 @@ class NotKept:
 
     def find(self, image: str) -> Tensor | None:
         """None."""
-        del image
         return None
 
     def add(self, features: Mapping[str, Tensor]) -> str | None:
         """Nothing is kept."""
-        del features
         return "nothing is kept"
 
 

@@ -41,12 +41,10 @@ class CachedTower:
 
     def inputs(self, base: Any, rows: Sequence[Tensor], sizes: Sequence[Size], layouts: Sequence[Layout]) -> Any:
         """{argument: value} for the model from the kept rows of all images of a batch: their visual tokens."""
-        del layouts
         return {"mm_encoder_outputs": {"image": self.connector.tokens(base, rows, sizes)}}
 
     def vector(self, base: Any, rows: Tensor, layout: Layout) -> Tensor:
         """(D,) one frozen vector of an image, float32: the mean of its rows."""
-        del base, layout
         return rows.float().mean(0)
 
     @torch.inference_mode()
@@ -80,13 +78,11 @@ class Pixels:
 
     def rows(self, base: Any, pixels: Mapping[str, Tensor], count: int) -> Sequence[Tensor]:
         """The pixel values of each image, as rows of the length of their last dimension."""
-        del base
         values = pixels["pixel_values"]
         return values.reshape(count, -1, values.shape[-1]).unbind()
 
     def inputs(self, base: Any, rows: Sequence[Tensor], sizes: Sequence[Size], layouts: Sequence[Layout]) -> Any:
         """Pixel values in the shapes that the processor gave them; images with fewer tiles end with empty ones."""
-        del sizes
         first = next(base.parameters())
         shaped = [
             part.to(first.device, first.dtype).view(layout.shape) for part, layout in zip(rows, layouts, strict=True)

@@ -228,7 +228,6 @@ class _Answers(Callback):
 
     def on_prediction(self, done: int, total: int) -> None:
         """Move on."""
-        del total
         self._bar.update(done - self._bar.n)
 
 

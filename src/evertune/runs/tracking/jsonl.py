@@ -48,7 +48,6 @@ class Jsonl:
 
     def end(self, *, finished: bool) -> None:
         """Close the file."""
-        del finished
         if self._file:
             self._file.close()
 

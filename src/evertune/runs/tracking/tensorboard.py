@@ -65,7 +65,6 @@ class TensorBoard:
 
     def end(self, *, finished: bool) -> None:
         """Write the rest."""
-        del finished
         if self._writer:
             self._writer.close()
 

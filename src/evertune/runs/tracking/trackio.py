@@ -56,7 +56,6 @@ class Trackio:
 
     def end(self, *, finished: bool) -> None:
         """Wait until all is written."""
-        del finished
         if self._run:
             with redirect_stdout(sys.stderr):
                 self._run.finish()
