@@ -7,10 +7,9 @@ from itertools import groupby
 
 from evertune.experiments.study.findings import Comparison
 from evertune.experiments.study.overview import overview_of
-from evertune.experiments.study.result import Result, in_short, interval_text, why_not
+from evertune.experiments.study.result import Result, choice_lines, in_short, interval_text, why_not
 from evertune.reporting.labels import signed
 from evertune.reporting.tables import as_markdown as rows_as_markdown
-from evertune.utils.config_io import value_text
 
 UNDER_FINDINGS = (
     "Mean paired differences with Student's 95 % interval, in points. Confirmed: the interval lies above zero; a "
@@ -32,17 +31,10 @@ def as_markdown(result: Result) -> str:
         lines = [[one.label, interval_text(one), why_not(one)] for one in result.variants]
         parts.append("Against the plain method, final average:\n\n" + _table(["variant", "difference", ""], lines))
     if result.choices:
-        lines = [
-            [
-                c.key,
-                c.method,
-                c.base,
-                f"**{value_text(c.value)}**",
-                ", ".join(f"{value_text(v)}: {m:.1f}" for v, m in c.means),
-            ]
-            for c in result.choices
+        chosen = [
+            [key, method, stream, f"**{value}**", means] for key, method, stream, value, means in choice_lines(result)
         ]
-        parts.append(_table(["setting", "method", "stream", "chosen", "mean final average, held-out seeds"], lines))
+        parts.append(_table(["setting", "method", "stream", "chosen", "mean final average, held-out seeds"], chosen))
     parts += [f"Note: {note}." for note in result.notes]
     return "\n\n".join(part.rstrip("\n") for part in parts if part) + "\n"
 

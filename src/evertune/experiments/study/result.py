@@ -14,6 +14,7 @@ from evertune.experiments.study.run import Study, StudyOutcome
 from evertune.reporting.curves import Curve, curves
 from evertune.reporting.labels import signed
 from evertune.reporting.tables import ComparisonRow, compare
+from evertune.utils.config_io import value_text
 
 FORMAT = 1
 
@@ -118,3 +119,11 @@ def in_short(finding: Finding) -> str:
     low, high = signed(min(means)), signed(max(means))
     between = low if low == high else f"{low} to {high}"
     return f"{counts}; means {between}"
+
+
+def choice_lines(result: Result) -> list[list[str]]:
+    """Setting, method, stream, chosen value and the mean of each value that was tried, of every choice."""
+    return [
+        [c.key, c.method, c.base, value_text(c.value), ", ".join(f"{value_text(v)}: {m:.1f}" for v, m in c.means)]
+        for c in result.choices
+    ]
