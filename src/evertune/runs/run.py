@@ -39,6 +39,13 @@ def _listed(given: Any, *, what: str) -> list[str]:
     return list(listed)
 
 
+def _refuse_odd_callbacks(callbacks: Any) -> None:
+    if not isinstance(callbacks, list | tuple) or not all(isinstance(each, Callback) for each in callbacks):
+        raise UserError(f"callbacks is a list of objects that extend evertune.Callback, not {callbacks!r:.80}")
+    for each in callbacks:
+        refuse_wrong_hooks(type(each), Callback, prefixes=("on_",))
+
+
 @named_arguments
 def run(
     stream: str | Path | Stream | Task | Sequence[Task],
@@ -86,29 +93,16 @@ def run(
     from evertune.runs.progress_bars import ProgressBars
     from evertune.runs.tracking.callback import all_of
 
-    if not isinstance(callbacks, list | tuple) or not all(isinstance(each, Callback) for each in callbacks):
-        raise UserError(f"callbacks is a list of objects that extend evertune.Callback, not {callbacks!r:.80}")
-    for each in callbacks:
-        refuse_wrong_hooks(type(each), Callback, prefixes=("on_",))
-    track, settings = _listed(track, what="track"), _listed(settings, what="settings")
+    _refuse_odd_callbacks(callbacks)
     refuse_no_path(out=out, data=data)
     name, tasks = stream_of(stream)
     model_name, lmm = lmm_of(model, processor, seed=seed or 0)
     spec, options = (None, {}) if methods is None else methods_of(methods)
-    config = configure(
-        name,
-        settings=settings,
-        options=options,
-        model=model_name,
-        method=spec,
-        train=training_settings(args) or None,
-        seed=seed,
-        limit=limit,
-        out=str(out) if out else None,
-        data=str(data) if data else None,
-        skip_invalid=skip_invalid or None,
-        deterministic=deterministic or None,
-        track=track or None,
-    )
+    given: dict[str, Any] = {"train": training_settings(args), "track": _listed(track, what="track")}
+    given |= {"skip_invalid": skip_invalid, "deterministic": deterministic}
+    given |= {key: str(place) for key, place in (("out", out), ("data", data)) if place}
+    given = {key: value for key, value in given.items() if value}
+    given |= {"model": model_name, "method": spec, "seed": seed, "limit": limit}
+    config = configure(name, settings=_listed(settings, what="settings"), options=options, **given)
     bars = [ProgressBars()] if progress and distributed.is_main_process() else []
     return run_config(config, inputs=Inputs(tasks, lmm), callback=all_of(*bars, *callbacks))

@@ -186,6 +186,12 @@ class Page(gr.Blocks):  # type: ignore[misc]  # Gradio has no types here
 
     uploads: Uploads
 
+    def bound(self) -> None:
+        """Bound what its visitors may leave waiting."""
+        self.queue(max_size=WAITING)
+        self._queue.__class__ = Events  # Gradio has no option for another class
+        self.state_session_capacity = SESSIONS
+
     def validate_inputs(self, block_fn: Any, inputs: list[Any]) -> None:
         """Called by Gradio with what was sent, for every event."""
         super().validate_inputs(block_fn, inputs)
@@ -253,9 +259,7 @@ def page_of(ground: Playground) -> Page:
         answers.click(ground.cell, form, [maps, answers], **quiet)
         picked = answers.select(ground.pick, None, [image, words, choices, notice], **quiet)
         picked.success(ground.ask, **event, **quiet)
-    page.queue(max_size=WAITING)
-    page._queue.__class__ = Events  # Gradio has no option for another class
-    page.state_session_capacity = SESSIONS
+    page.bound()
     return page
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 import sys
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import yaml
 
@@ -97,7 +98,69 @@ def work(
         raise KeyboardInterrupt
 
 
-class Grid:
+class JobRuns:
+    """Jobs that are done side by side: how long they took, and why some failed, by their names.
+
+    Args:
+        jobs: how many at once.
+    """
+
+    def __init__(self, *, jobs: int) -> None:
+        self.failed: dict[str, str] = {}
+        self.seconds: dict[str, float] = {}
+        self._jobs = jobs
+
+    def work(self, pool: Callable[..., Workers], jobs: Sequence[Job], callback: GridCallback, **hooks: Any) -> None:
+        """Do `jobs`; `hooks` are those of a `Workload`.
+
+        Raises:
+            KeyboardInterrupt: as `work` does.
+        """
+        environment = {"OMP_NUM_THREADS": threads_each(self._jobs), "PYTHONUNBUFFERED": "1"}
+        orders = Workload(jobs=jobs, size=self._jobs, environment=environment, **hooks)
+        work(pool(orders), callback, take_in=self.take_in, status=self._status)
+
+    def take_in(self, ended: JobResult) -> None:
+        """Note how a job ended."""
+        if ended.problem is not None:
+            self.failed[ended.job.name] = ended.problem
+        if ended.seconds:  # else another process did it
+            self.seconds[ended.job.name] = ended.seconds
+
+    @abstractmethod
+    def done_now(self, pool: Workers) -> int:
+        """How many are done."""
+
+    @abstractmethod
+    def doing(self, name: str) -> str:
+        """What a job is at."""
+
+    def _status(self, pool: Workers) -> Status:
+        running = [Running(w.job.name, self.doing(w.job.name), w.seconds) for w in pool.running]
+        return Status(
+            done=self.done_now(pool),
+            failed=len(self.failed),
+            running=running,
+            elsewhere=len(pool.elsewhere),
+            waiting=len(pool.waiting) - len(pool.elsewhere),
+            seconds_left=self._seconds_left([job.name for job in pool.waiting], running),
+        )
+
+    def _seconds_left(self, waiting: Sequence[str], running: Sequence[Running]) -> float | None:
+        """From the finished jobs: those that differ in the last part of their names only, where there are any."""
+        if not self.seconds:
+            return None
+        kinds: dict[str, list[float]] = {}
+        for name, seconds in self.seconds.items():
+            kinds.setdefault(_kind(name), []).append(seconds)
+        means = {kind: sum(values) / len(values) for kind, values in kinds.items()}
+        overall = sum(self.seconds.values()) / len(self.seconds)
+        left = sum(means.get(_kind(name), overall) for name in waiting)
+        left += sum(max(0.0, means.get(_kind(run.name), overall) - run.seconds) for run in running)
+        return left / max(1, min(self._jobs, len(waiting) + len(running)))
+
+
+class Grid(JobRuns):
     """The runs of a grid and what is known about them.
 
     Args:
@@ -123,8 +186,7 @@ class Grid:
         self.cells = {cell.name: cell for cell in cells}
         for cell in cells:
             _refuse_linked_place(cell)
-        self.failed: dict[str, str] = {}
-        self.seconds: dict[str, float] = {}
+        super().__init__(jobs=jobs or 1)
         configs = {cell.config.stream: cell.config for cell in cells}
         self._streams = {name: data_of(config, progress=progress) for name, config in configs.items()}
         self._keys = _keys(cells, self._streams)
@@ -133,7 +195,7 @@ class Grid:
         if open_cells:
             check_methods(open_cells)
             _fetch_models(open_cells, progress)
-        self._jobs = jobs or (default_jobs() if open_cells else 1)
+            self._jobs = jobs or default_jobs()
 
     def run(self, callback: GridCallback) -> None:
         """Do what is not done yet; why a run failed is in `failed`, by its name.
@@ -142,21 +204,23 @@ class Grid:
             KeyboardInterrupt: as `work` does.
         """
         jobs = [_job(cell) for name, cell in self.cells.items() if not self.done[name]]
-        orders = Workload(
-            jobs=jobs,
-            size=self._jobs,
-            environment={"OMP_NUM_THREADS": threads_each(self._jobs), "PYTHONUNBUFFERED": "1"},
+        self.work(
+            self._pool,
+            jobs,
+            callback,
             is_done=lambda job: self._is_finished(job.name),
             before_start=self._write_config,
             when_done=self._remember,
         )
-        work(self._pool(orders), callback, take_in=self._take_in, status=self._status)
 
-    def _take_in(self, ended: JobResult) -> None:
-        if ended.problem is None:
-            self.done[ended.job.name] = True
-        else:
-            self.failed[ended.job.name] = ended.problem
+    def take_in(self, ended: JobResult) -> None:
+        """Note that a run is done."""
+        super().take_in(ended)
+        self.done[ended.job.name] = ended.problem is None
+
+    def done_now(self, pool: Workers) -> int:
+        """The finished runs."""
+        return sum(self.done.values())
 
     def _write_config(self, job: Job) -> None:
         cell = self.cells[job.name]
@@ -185,37 +249,13 @@ class Grid:
         config = digest_of_file(cell.folder / "config.yaml")
         content = {"key": self._keys[cell.name], "config": config, "seconds": round(ended.seconds, 1)}
         write_json(cell.file("checked"), content)
-        self.seconds[cell.name] = ended.seconds
 
-    def _status(self, pool: Workers) -> Status:
-        running = [Running(w.job.name, self._doing(w.job.name), w.seconds) for w in pool.running]
-        return Status(
-            done=sum(self.done.values()),
-            failed=len(self.failed),
-            running=running,
-            elsewhere=len(pool.elsewhere),
-            waiting=len(pool.waiting) - len(pool.elsewhere),
-            seconds_left=self._seconds_left([job.name for job in pool.waiting], running),
-        )
-
-    def _doing(self, name: str) -> str:
+    def doing(self, name: str) -> str:
+        """By the files of its run folder."""
         cell = self.cells[name]
         stream = self._streams[cell.config.stream]
         names = [task.name for task in stream.columns]
         return doing(cell.folder, tasks=names, known=len(stream.known), cells=cell.config.evaluation.cells)
-
-    def _seconds_left(self, waiting: Sequence[str], running: Sequence[Running]) -> float | None:
-        """From the finished runs: those of the same stream, model and method where there are any."""
-        if not self.seconds:
-            return None
-        kinds: dict[str, list[float]] = {}
-        for name, seconds in self.seconds.items():
-            kinds.setdefault(_kind(name), []).append(seconds)
-        means = {kind: sum(values) / len(values) for kind, values in kinds.items()}
-        overall = sum(self.seconds.values()) / len(self.seconds)
-        left = sum(means.get(_kind(name), overall) for name in waiting)
-        left += sum(max(0.0, means.get(_kind(run.name), overall) - run.seconds) for run in running)
-        return left / max(1, min(self._jobs, len(waiting) + len(running)))
 
     @property
     def finished(self) -> list[Cell]:

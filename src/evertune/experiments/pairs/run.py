@@ -6,13 +6,12 @@ The same call again resumes it; a finished study trains nothing.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from evertune.assets import Progress
-from evertune.experiments.grid.run import GridCallback, Running, Status, default_jobs, threads_each, work
-from evertune.experiments.grid.workers import Job, JobResult, Pool, Workload
+from evertune.experiments.grid.run import GridCallback, JobRuns, Workers, default_jobs
+from evertune.experiments.grid.workers import Job, Pool
 from evertune.experiments.pairs.results import results_of
 from evertune.experiments.pairs.study import Study, begin_study
 from evertune.experiments.pairs.task_similarity import OWN_ENCODER, loaded_encoder, similarity_of_tasks
@@ -22,7 +21,7 @@ from evertune.utils.files import digest_of, read_json, write_json
 from evertune.utils.plugins import plugin_flags
 
 
-class PairRuns:
+class PairRuns(JobRuns):
     """The processes of a study and how they ended.
 
     Args:
@@ -32,12 +31,10 @@ class PairRuns:
 
     def __init__(self, study: Study, *, jobs: int | None = None) -> None:
         self.study = study
-        self.failed: dict[str, str] = {}
-        self._seconds: dict[str, float] = {}
         places = [(task.name, seed) for seed in study.seeds for task in study.tasks]
         self._open = {f"s{seed}/{first}": (first, seed) for first, seed in places if study.missing(first, seed=seed)}
         self._all = len(places)
-        self._jobs = jobs or (default_jobs() if self._open else 1)
+        super().__init__(jobs=jobs or (default_jobs() if self._open else 1))
 
     def run(self, callback: GridCallback) -> None:
         """Learn every pair that is not finished; why a process failed is in `failed`.
@@ -48,63 +45,34 @@ class PairRuns:
         if not self._open:
             return
         dtype = _dtype(self.study)
-        orders = Workload(
-            jobs=[self._job(name, dtype) for name in self._open],
-            size=self._jobs,
-            environment={"OMP_NUM_THREADS": threads_each(self._jobs), "PYTHONUNBUFFERED": "1"},
+        self.work(
+            Pool,
+            [self._job(name, dtype) for name in self._open],
+            callback,
             is_done=lambda job: not self._missing(job.name),
             before_start=lambda _: None,
             when_done=lambda _: None,
         )
-        work(Pool(orders), callback, take_in=self._take_in, status=self._status)
 
     def _job(self, name: str, dtype: str) -> Job:
         first, seed = self._open[name]
-        command = (
-            sys.executable,
-            "-m",
-            "evertune.experiments.pairs.worker",
-            str(self.study.folder),
-            first,
-            str(seed),
-            dtype,
-            *plugin_flags()[1::2],
-        )
+        worker = (sys.executable, "-m", "evertune.experiments.pairs.worker")
+        command = (*worker, str(self.study.folder), first, str(seed), dtype, *plugin_flags()[1::2])
         return Job(name, command, beside=self.study.place(first, seed=seed))
 
     def _missing(self, name: str) -> list[str]:
         first, seed = self._open[name]
         return self.study.missing(first, seed=seed)
 
-    def _take_in(self, ended: JobResult) -> None:
-        if ended.problem is not None:
-            self.failed[ended.job.name] = ended.problem
-        if ended.seconds:  # else another process did it
-            self._seconds[ended.job.name] = ended.seconds
+    def done_now(self, pool: Workers) -> int:
+        """Those that neither run nor wait, and did not fail."""
+        return self._all - len(pool.running) - len(pool.waiting) - len(self.failed)
 
-    def _status(self, pool: Pool) -> Status:
-        running = [Running(w.job.name, self._doing(w.job.name), w.seconds) for w in pool.running]
-        held = len(running) + len(pool.waiting)
-        return Status(
-            done=self._all - held - len(self.failed),
-            failed=len(self.failed),
-            running=running,
-            elsewhere=len(pool.elsewhere),
-            waiting=len(pool.waiting) - len(pool.elsewhere),
-            seconds_left=self._seconds_left(running, len(pool.waiting)),
-        )
-
-    def _doing(self, name: str) -> str:
+    def doing(self, name: str) -> str:
+        """How many of its pairs are learned."""
         first, _ = self._open[name]
         every = len(self.study.seconds_of(first))
         return f"{every - len(self._missing(name))} of {every} pairs"
-
-    def _seconds_left(self, running: Sequence[Running], waiting: int) -> float | None:
-        if not self._seconds:
-            return None
-        each = sum(self._seconds.values()) / len(self._seconds)
-        left = each * waiting + sum(max(0.0, each - run.seconds) for run in running)
-        return left / max(1, min(self._jobs, waiting + len(running)))
 
 
 def run_pairs(
