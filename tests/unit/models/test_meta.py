@@ -16,7 +16,7 @@ from evertune.models import load_lmm, load_on_paper
 from evertune.models import meta as paper
 from evertune.models.chat import ChatLMM
 from evertune.models.meta import kept_values, needed_bytes, refuse_too_large, visual_tokens
-from evertune.models.presets import _ON_PAPER
+from evertune.models.presets import HUB_IDS
 from evertune.runs.api import configure
 from evertune.runs.plan.api import plan
 from evertune.utils.errors import UserError
@@ -54,7 +54,7 @@ def test_one_set_of_weights_keeps_nothing_per_task(toy_stream):
 
 @pytest.mark.slow
 def test_every_preset_on_paper_can_be_planned(toy_stream):
-    for name in _ON_PAPER:
+    for name in HUB_IDS:
         (made,) = plan(configure(str(toy_stream), model=name))
         assert 0 < made.trained_parameters < made.all_parameters
         assert [stage.samples for stage in made.stages] == [8, 8, 8]

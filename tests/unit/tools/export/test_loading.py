@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Auto
 
 from evertune import Learner
 from evertune.models import load_lmm, model_folder
-from evertune.models.presets import _ON_PAPER, PRESETS
+from evertune.models.presets import HUB_IDS, PRESETS
 from evertune.runs.api import config_of
 from evertune.tools.export import export
 from evertune.tools.export.base import Base, base_of
@@ -147,7 +147,7 @@ def test_every_licence_of_a_preset_has_an_identifier():
 
 def test_how_others_load_the_base_model(tmp_path, monkeypatch):
     """A hub id stays one; a folder is absolute; `smol` is its LM, by its id where the weights are the hub's."""
-    hub_id = _ON_PAPER["SmolVLM-256M-Instruct"][0]
+    hub_id = HUB_IDS["SmolVLM-256M-Instruct"]
     cached = tmp_path / "hub" / "models--HuggingFaceTB--SmolVLM-256M-Instruct" / "snapshots" / "0123"
     cached.mkdir(parents=True)
     (cached / "config.json").write_text('{"model_type": "idefics3"}')
