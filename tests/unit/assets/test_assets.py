@@ -24,9 +24,7 @@ def offered(tmp_path, monkeypatch):
     def offer(data):
         wheel = tmp_path / "toy.whl"
         wheel.write_bytes(data)
-        entry = assets.Package(
-            "toy", "1.0", digest_of_file(wheel), len(data), "toy/data/", "MIT", "", ending=".svg"
-        )
+        entry = assets.Package("toy", "1.0", digest_of_file(wheel), len(data), "toy/data/", "MIT", "", ending=".svg")
         monkeypatch.setitem(assets.PACKAGES, "toy", entry)
         monkeypatch.setattr(assets, "download", lambda package, place, progress: wheel)
         return entry
