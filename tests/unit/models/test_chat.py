@@ -173,7 +173,7 @@ def test_stored_features_are_those_of_the_images(family, imaged):
     assert sizes_in(found) == [(height, width) for width, height in (*SIZES, *SIZES)]
     for sample, rows in zip(imaged, rows_in(found), strict=True):
         fresh = family.encode([Image.open(sample.images[0]).convert("RGB")])[0]
-        assert torch.equal(fresh[1:], rows)
+        torch.testing.assert_close(fresh[1:], rows, rtol=2e-3, atol=2e-3)  # float16, stored ones were made in a batch
     again = FeatureStore(family)  # from disk
     assert torch.equal(again.get(imaged), found)
     assert torch.isfinite(family.embed_images(found)).all()

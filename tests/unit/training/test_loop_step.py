@@ -186,4 +186,5 @@ def test_memory_that_is_full_at_a_later_micro_batch_leaves_nothing_of_the_first_
     for ours, right in zip(ends[1][1], ends[0][1], strict=True):
         assert ours == pytest.approx(right, rel=1e-3)
     for name, value in ends[0][0].items():
-        torch.testing.assert_close(ends[1][0][name], value, rtol=1e-3, atol=2e-5, msg=name)
+        apart, moved = (ends[1][0][name] - value).norm(), (value - start[name]).norm()
+        assert apart <= 1e-3 * moved, name  # of all: AdamW makes a step of rounding where a gradient is nearly zero
