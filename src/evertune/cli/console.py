@@ -38,6 +38,10 @@ def hours(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
 
 
+EVERY = 0.1
+"""Seconds between two drawings of the bars."""
+
+
 class TimeLeft:
     """Time left from what is still to train and to answer, at the speed seen so far."""
 
@@ -71,7 +75,14 @@ class TerminalCallback(Callback):
         self._pace = TimeLeft()
         self._later = {"train": 0, "answer": 0}
         self._mark = time.perf_counter()
-        self._progress = Progress(*_columns(), console=console, transient=True, disable=not console.is_terminal)
+        self._progress = Progress(
+            *_columns(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+            auto_refresh=False,  # a thread that draws while a line is printed left parts of old bars on the screen
+        )
+        self._drawn = time.monotonic()
         self._bars: dict[str, TaskID] = {}
         self._pieces = 1
         self._layout: MatrixText | None = None
@@ -95,9 +106,9 @@ class TerminalCallback(Callback):
             show_text(self.console, f"fetching {what}", style="dim")
         unit, note = (1, "") if " " in what else (1_000_000, "MB")  # a sentence counts what it names
         self._bar(what, what, max(1, total // unit), note=note)
-        self._progress.update(self._bars[what], completed=min(done // unit, max(1, total // unit)))
+        self._update(self._bars[what], completed=min(done // unit, max(1, total // unit)))
         if done >= total:
-            self._progress.update(self._bars[what], visible=False)
+            self._update(self._bars[what], visible=False)
 
     def on_model_loaded(self, name: str, facts: dict[str, str]) -> None:
         """One quiet line."""
@@ -145,7 +156,7 @@ class TerminalCallback(Callback):
 
     def on_encode(self, done: int, total: int) -> None:
         """The step bar counts samples, until the first step or answer."""
-        self._progress.update(self._bars["step"], completed=done, total=total, note="encoding images")
+        self._update(self._bars["step"], completed=done, total=total, note="encoding images")
         self._mark = time.perf_counter()
 
     def on_step_end(self, step: Step, *, samples: int) -> None:
@@ -160,11 +171,11 @@ class TerminalCallback(Callback):
         self._pieces = step.pieces
         speed = step.samples_per_second
         note = f"loss {step.loss:.3f} · {speed:.{0 if speed >= 100 else 1}f} samples/s"
-        self._progress.update(self._bars["step"], total=step.steps, completed=step.step, note=note)
+        self._update(self._bars["step"], total=step.steps, completed=step.step, note=note)
 
     def on_task_end(self, stage: Stage) -> None:
         """Say when a training was reused instead of done again."""
-        self._progress.update(self._bars["stage"], completed=1)
+        self._update(self._bars["stage"], completed=1)
         if stage.reused:
             self._pace.open["train"] = max(0, self._pace.open["train"] - stage.samples)
             self._cached.append(stage.task)
@@ -172,17 +183,17 @@ class TerminalCallback(Callback):
 
     def on_evaluate_begin(self, stage: int, task: Task) -> None:
         """Say which task is being answered."""
-        self._progress.update(self._bars["stage"], note=f"answering, row {stage}")
+        self._update(self._bars["stage"], note=f"answering, row {stage}")
         self._bar("step", f"    {task.name}", len(task.test), note="")
         self._mark = time.perf_counter()
 
     def on_prediction(self, done: int, total: int) -> None:
         """The step bar counts questions."""
-        self._progress.update(self._bars["step"], completed=done, total=total, note="")
+        self._update(self._bars["step"], completed=done, total=total, note="")
 
     def on_evaluate_end(self, stage: int, task: Task, score: float) -> None:
         """Count the answers."""
-        self._progress.update(self._bars["step"], completed=len(task.test))
+        self._update(self._bars["step"], completed=len(task.test))
         self._count("answer", len(task.test))
 
     def on_row_end(self, stage: int, name: str, row: list[float | None], tasks: list[str]) -> None:
@@ -194,7 +205,7 @@ class TerminalCallback(Callback):
             for line in self._layout.header():
                 self.console.print(line, soft_wrap=True)
         self.console.print(self._layout.row(stage, name, row, tasks), soft_wrap=True)
-        self._progress.update(self._bars["run"], advance=1)
+        self._update(self._bars["run"], advance=1)
 
     def on_run_end(self, matrix: Matrix) -> None:
         """The metrics under the rows."""
@@ -219,9 +230,17 @@ class TerminalCallback(Callback):
     def _bar(self, key: str, description: str, total: int | None, *, note: str) -> None:
         description = escape(plain(description))  # TextColumn reads markup
         if key in self._bars:
-            self._progress.update(self._bars[key], description=description, total=total, completed=0, note=note)
+            self._update(self._bars[key], description=description, total=total, completed=0, note=note)
         else:
             self._bars[key] = self._progress.add_task(description, total=total, note=note)
+
+    def _update(self, bar: TaskID, **changes: Any) -> None:
+        """Change a bar; it is drawn at most ten times a second."""
+        self._progress.update(bar, **changes)
+        now = time.monotonic()
+        if now - self._drawn >= EVERY:
+            self._drawn = now
+            self._progress.refresh()
 
     def _count(self, kind: str, amount: int) -> None:
         now = time.perf_counter()
@@ -229,7 +248,7 @@ class TerminalCallback(Callback):
         self._mark = now
         left = self._pace.left()
         if "run" in self._bars:
-            self._progress.update(self._bars["run"], note=f"{hours(left)} left" if left is not None else "")
+            self._update(self._bars["run"], note=f"{hours(left)} left" if left is not None else "")
 
 
 class _Count(MofNCompleteColumn):

@@ -65,7 +65,7 @@ def _conclusion(checked: CheckResult) -> str:
 
 def show_written(console: Console, written: ConversionResult) -> None:
     """How many rows, what could not be kept, and the task as a YAML would name it."""
-    show_value(console, f"{written.rows:,} rows", printable(str(written.target)))
+    show_value(console, f"{written.rows:,} row{'s' * (written.rows != 1)}", printable(str(written.target)))
     for kind, count in written.skipped.counts.items():
         show_text(console, f"left out: {kind}: {count:,}")
     for what, count in written.lost.items():

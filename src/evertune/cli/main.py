@@ -153,11 +153,21 @@ def _complain(message: str) -> NoReturn:
 
     who = "evertune" if is_main_process() else f"evertune (process {rank()})"
     line = f"{who}: {plain(without_secrets(message))}"
-    if sys.stderr.isatty():  # broken between words
-        width = shutil.get_terminal_size().columns
-        line = textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
+    if sys.stderr.isatty():
+        line = _broken(line, width=shutil.get_terminal_size().columns)
     print(line, file=sys.stderr)
     sys.exit(2)
+
+
+def _broken(text: str, *, width: int) -> str:
+    """A message with its lines broken between words; the rest of a line is indented as its beginning."""
+    lines = []
+    for line in text.splitlines():
+        indent = line[: len(line) - len(line.lstrip())]
+        lines += textwrap.wrap(
+            line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+        ) or [""]
+    return "\n".join(lines)
 
 
 def _stop(_number: int, _frame: FrameType | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -95,15 +96,39 @@ def metrics(
             "--base/--no-base", help="Whether the first row is the base model's [default: by names and shape]."
         ),
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Compute all metrics of a matrix of scores. Prints JSON."""
-    from evertune.metrics.matrix_files import read_matrix
-    from evertune.metrics.metrics import formulas, metrics_of, reasons_of
+    """Compute all metrics of a matrix of scores. Shows their formulas."""
+    with loading():
+        from evertune.metrics.matrix_files import read_matrix
+        from evertune.metrics.metrics import formulas, metrics_of, reasons_of
 
     content = read_matrix(matrix, known=known, base=base)
     about: dict[str, Any] = {"known": content.known, "direct": content.direct, "joint_average": content.joint_average}
-    found = {"metrics": metrics_of(content.R, **about), "not_computed": reasons_of(content.R, **about)}
-    print_json({**found, "formulas": formulas(known=content.known), "notes": content.notes})
+    found, reasons = metrics_of(content.R, **about), reasons_of(content.R, **about)
+    how = formulas(known=content.known)
+    if as_json:
+        print_json({"metrics": found, "not_computed": reasons, "formulas": how, "notes": content.notes})
+    else:
+        _show_metrics(found, reasons, how, content.notes)
+
+
+def _show_metrics(
+    found: Mapping[str, float | None], reasons: Mapping[str, str], how: Mapping[str, str], notes: Sequence[str]
+) -> None:
+    """A line per metric: its value and formula, or why it has no value."""
+    from evertune.cli.printing import show_note
+    from evertune.reporting.blocks import BlockTable
+    from evertune.reporting.labels import METRIC_TITLES, number
+
+    rows = [
+        (METRIC_TITLES.get(name, name), number(name, value), how[name] if value is not None else reasons.get(name, ""))
+        for name, value in found.items()
+    ]
+    console = make_console()
+    console.print(BlockTable(("metric", "value", "formula, or what it needs"), rows, texts=1))
+    for note in notes:
+        show_note(console, note)
 
 
 def found_runs(places: list[Path]) -> list[Path]:

@@ -75,7 +75,7 @@ def new(
             settings=[*(settings or []), *(["deterministic=true"] if deterministic else [])],
             progress=callback.fetching,
         )
-    show_value(console, str(folder), f"{model} with {method}")
+    show_value(console, "created", f"{folder}: model {model}, method {method}")
     show_value(console, "next", shlex.join(["evertune", "learn", str(folder), "DATA"]), style="dim")
 
 
@@ -163,7 +163,7 @@ def learn(
     if as_json:
         print_json(done.as_dict())
     else:
-        show_learned(console, done, folder=str(folder), data=data)
+        show_learned(console, done, folder=str(folder), data=data, asks=confirms)
     if done.broken or (confirms and not done.verdict.learned and not _kept_all_the_same(folder, done.stage, console)):
         raise typer.Exit(1)
 
@@ -173,6 +173,7 @@ def _kept_all_the_same(folder: Path, stage: int, console: Console) -> bool:
     from rich.text import Text
 
     from evertune.cli.printing import show_text
+    from evertune.cli.service_view import show_accepted
     from evertune.service import rollback as go_back
 
     kept = False
@@ -182,6 +183,8 @@ def _kept_all_the_same(folder: Path, stage: int, console: Console) -> bool:
         if not kept:
             go_back(folder, stage - 1)
             show_text(console, Text.assemble(("rejected", "red"), "  the model is unchanged"))
+    if kept:
+        show_accepted(console, folder=str(folder), stage=stage)
     return kept
 
 
@@ -276,7 +279,7 @@ def rollback(
     console = make_console()
     gone = ", ".join(would_forget(folder, to))
     if not yes:
-        typer.confirm(f"forget {gone} for good?", abort=True)
+        typer.confirm(f"delete {gone} for good?", abort=True)
     go_back(folder, to)
     show_text(console, f"{folder} is at stage {to} again, without {gone}")
 

@@ -15,7 +15,7 @@ from rich.text import Text
 from evertune.cli.printing import show_facts, show_text, show_value
 from evertune.metrics.statistics import FEWEST
 from evertune.reporting.blocks import BlockTable, plain_table
-from evertune.reporting.labels import duration
+from evertune.reporting.labels import duration, signed
 from evertune.service.advice import Advice
 from evertune.service.integrity import Finding
 from evertune.service.lifecycle import BY_USER, LearnResult
@@ -33,8 +33,8 @@ COLOURS = {
 }
 
 
-def show_learned(console: Console, done: LearnResult, *, folder: str, data: str) -> None:
-    """The verdict of a stage, and whether it was kept."""
+def show_learned(console: Console, done: LearnResult, *, folder: str, data: str, asks: bool = False) -> None:
+    """The verdict of a stage, and whether it was kept; `asks`: the user decides that about a task not learned."""
     console.print()
     console.print(_table(done.verdict, since="before"))
     console.print(_summary(done.verdict))
@@ -46,9 +46,14 @@ def show_learned(console: Console, done: LearnResult, *, folder: str, data: str)
     if not done.verdict.learned:
         why = ": it did not gain more than chance would"
         show_text(console, Text.assemble((f"{done.task} is not learned", "red"), why))
-    show_text(console, Text.assemble(("accepted", "green"), f"  as stage {done.stage}"))
-    command = shlex.join(["evertune", "rollback", folder, "--to", str(done.stage - 1)])
-    show_value(console, "undo", command, style="dim")
+    if done.verdict.learned or not asks:
+        show_accepted(console, folder=folder, stage=done.stage)
+
+
+def show_accepted(console: Console, *, folder: str, stage: int) -> None:
+    """Which stage it is, and how to undo it."""
+    show_text(console, Text.assemble(("accepted", "green"), f"  as stage {stage}"))
+    show_value(console, "undo", shlex.join(["evertune", "rollback", folder, "--to", str(stage - 1)]), style="dim")
 
 
 def _advise(console: Console, done: LearnResult, command: str) -> None:
@@ -80,7 +85,7 @@ def show_advice(console: Console, found: Advice) -> None:
     ]
     console.print()
     if rows:
-        console.print(BlockTable(("learned task", "similarity", "now", "loss"), rows))
+        console.print(BlockTable(("learned task", "similarity", "now", "points lost"), rows))
         console.print()
     replay = f"; replay {100 * found.choice.replay:.0f} %" if found.choice.replay else ""
     facts = {
@@ -115,14 +120,14 @@ def _table(verdict: RegressionReport, *, since: str) -> Table:
 
 
 def _row(table: Table, change: Change, *, mark: str = "") -> None:
-    interval = f"{change.interval[0]:+.1f} to {change.interval[1]:+.1f}" if change.interval else "-"
+    interval = " to ".join(map(signed, change.interval)) if change.interval else "-"
     colour = COLOURS[change.word]
     table.add_row(
         as_text(change.task + mark),
         f"{change.questions:,}",
         f"{change.before:.1f}",
         f"{change.after:.1f}",
-        f"{change.difference:+.1f}",
+        signed(change.difference),
         interval,
         f"[{colour}]{change.word.removesuffix(' questions')}[/{colour}]",
     )
@@ -141,16 +146,14 @@ def show_history(console: Console, events: Sequence[dict[str, Any]], *, folder: 
     if not events:
         show_text(console, f"{folder} has learned nothing yet")
         return
-    table = plain_table()
-    for title in ("when", "stage", "what"):
-        table.add_column(title)
+    rows = []
     for event in events:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(event["time"]))
         if event["event"] == "stage":
-            table.add_row(when, str(event["stage"]), as_text(f"learned {event['task']}"))
+            rows.append((when, str(event["stage"]), f"learned {event['task']}"))
         else:
-            table.add_row(when, str(event["to"]), as_text(_rolled_back(event)))
-    console.print(table)
+            rows.append((when, str(event["to"]), _rolled_back(event)))
+    console.print(BlockTable(("when", "stage", "what"), rows, texts=1))
 
 
 def _rolled_back(event: dict[str, Any]) -> str:
@@ -168,14 +171,16 @@ def show_findings(
     """What is wrong in a run folder, what was done about it, and what is left."""
     gone = [finding for finding in found if finding.path not in {other.path for other in left}]
     for finding in gone:
-        text = f"  {finding.path} {finding.what}: {finding.remedy}"
-        show_text(console, Text.assemble(("repaired", "green"), text))
+        show_text(console, Text.assemble(("repaired", "green"), f"  {finding.path} {finding.what}"))
+        show_text(console, finding.remedy, style="dim", indent=10)
     for finding in left:
-        remedy = (
-            f"evertune doctor --repair: {finding.remedy}" if finding.remedy else "can't be made again from this folder"
-        )
-        show_text(console, Text.assemble(("broken", "red"), f"  {finding.path} {finding.what}. {remedy}"))
+        remedy = f"can be repaired: {finding.remedy}" if finding.remedy else "can't be made again from this folder"
+        show_text(console, Text.assemble(("broken", "red"), f"    {finding.path} {finding.what}"))
+        show_text(console, remedy, style="dim", indent=10)
     if not left:
         show_text(console, f"{folder} is whole: every checksum is right")
-    elif not repaired and any(finding.remedy for finding in left):
-        show_value(console, "repair it", shlex.join(["evertune", "doctor", str(folder), "--repair"]), style="dim")
+        return
+    able = sum(bool(finding.remedy) for finding in left)
+    show_text(console, f"{len(left)} broken, {able} of them can be repaired")
+    if able and not repaired:
+        show_value(console, "repair", shlex.join(["evertune", "doctor", str(folder), "--repair"]), style="dim")

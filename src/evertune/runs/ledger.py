@@ -34,7 +34,7 @@ def read_ledger(folder: Path) -> list[dict[str, Any]]:
     rows, torn = [], None
     for number, line in written_lines(text):
         if torn or ((row := ledger_row(line)) is None and text.endswith("\n")):
-            raise RunFolderError(f"{path}:{torn or number} is damaged: delete that line and run again")
+            raise RunFolderError(f"{path}:{torn or number} is damaged: run evertune doctor {folder} --repair")
         if row is None:
             torn = number
         else:

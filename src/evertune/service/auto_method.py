@@ -72,5 +72,5 @@ def _of_experts(foreseen: TaskPreview, task: str) -> str:
     if foreseen.expert != task:
         share = foreseen.taken.get(foreseen.expert, 0.0)
         return f"train expert {foreseen.expert} further: {100 * share:.0f} % of the questions look like its own"
-    known = 1 - sum(foreseen.taken.values())
-    return f"an expert of its own: the router knows {100 * known:.0f} % of its questions"
+    own = 1 - sum(foreseen.taken.values())
+    return f"an expert of its own, which the router would choose for {100 * own:.0f} % of its questions"

@@ -132,14 +132,17 @@ def test_every_option_of_a_method_says_what_it_means():
 def test_metrics_command(capsys, tmp_path):
     path = tmp_path / "m.csv"
     path.write_text("0,0,0\n80,5,10\n60,70,12\n75,72,65\n")
-    code, out, _ = evertune("metrics", path, capsys=capsys)
+    code, out, _ = evertune("metrics", path, "--json", capsys=capsys)
     assert code == 0 and json.loads(out)["metrics"]["bwt"] == -1.5
+    _, out, _ = evertune("metrics", path, capsys=capsys)
+    assert "backward transfer             −1.5  1/(T-1) Σ_{i<T} (R[T,i] - R[i,i])" in out.splitlines()
+    assert "gap to joint                     -  needs a run of joint on the same tasks" in out.splitlines()
 
 
 def test_metrics_command_with_known_tasks(capsys, tmp_path):
     path = tmp_path / "m.csv"
     path.write_text("60,5,10\n65,80,20\n55,70,90\n")
-    code, out, _ = evertune("metrics", path, "--known", "1", capsys=capsys)
+    code, out, _ = evertune("metrics", path, "--known", "1", "--json", capsys=capsys)
     result = json.loads(out)
     assert code == 0 and result["metrics"]["forgetting"] == 10 and "a_i" in result["formulas"]["forgetting"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from dataclasses import replace
 
 import pytest
@@ -195,7 +196,7 @@ def test_a_verdict_of_few_questions_in_eighty_columns(since):
     header, _, *rows = out.getvalue().splitlines()
     assert header.split() == ["task", "questions", *since.split(), "now", "change", "95", "%", "interval"]
     assert [row.split()[0] for row in rows] == ["scienceqa", "july"], "one line per task"
-    assert rows[0].rstrip().endswith("-100.0 to +100.0  too few") and rows[1].rstrip().endswith("not learned")
+    assert rows[0].rstrip().endswith("−100.0 to +100.0  too few") and rows[1].rstrip().endswith("not learned")
 
 
 def test_only_the_name_of_a_task_is_ever_broken():
@@ -203,7 +204,7 @@ def test_only_the_name_of_a_task_is_ever_broken():
     change = Change("a-task-with-a-very-long-name", "exact", 12, 50.0, 60.0, 60.0, (-20.0, 40.0))
     Console(file=out, width=80).print(_table(RegressionReport(None, (change,)), since="best ever"))
     _, _, first, *rest = out.getvalue().splitlines()
-    assert first.split()[1:] == ["12", "50.0", "60.0", "+10.0", "-20.0", "to", "+40.0", "too", "few"]
+    assert first.split()[1:] == ["12", "50.0", "60.0", "+10.0", "−20.0", "to", "+40.0", "too", "few"]
     assert first.split()[0] + "".join(rest).replace(" ", "") == change.task
 
 
@@ -214,3 +215,15 @@ def test_a_bar_without_a_total_shows_no_count():
         pass
     shown = console.file.getvalue()
     assert "loading data and model" in shown and "0/?" not in shown
+
+
+def test_no_thread_draws_bars_while_a_line_is_printed():
+    """Two of the three bars of a run stayed on the screen above the rows of the next one."""
+    console = Terminal(file=io.StringIO(), width=80, force_terminal=True)
+    before = threading.active_count()
+    with TerminalCallback(console) as callback:
+        assert threading.active_count() == before
+        callback.on_run_begin("sequential on coin", training=[4], answers=1)
+        callback._drawn = 0.0
+        callback.on_encode(3, 4)
+    assert "3/4" in console.file.getvalue(), "an update draws them"

@@ -203,10 +203,10 @@ def test_what_can_not_be_read_is_refused(tmp_path, name, text, complaint):
 def test_the_command_prints_what_it_made_of_the_file(tmp_path):
     path = tmp_path / "m.csv"
     path.write_text("80,5,10\n60,70,12\n75,72,65\n")
-    output = json.loads(CliRunner().invoke(app, ["metrics", str(path)]).stdout)
+    output = json.loads(CliRunner().invoke(app, ["metrics", str(path), "--json"]).stdout)
     assert output["metrics"]["bwt"] == -1.5 and output["metrics"]["zero_shot"] is None
     assert "base model" in output["notes"][0]
-    output = json.loads(CliRunner().invoke(app, ["metrics", str(path), "--base"]).stdout)
+    output = json.loads(CliRunner().invoke(app, ["metrics", str(path), "--base", "--json"]).stdout)
     assert output["metrics"]["zero_shot"] == pytest.approx(95 / 3) and output["metrics"]["learning_accuracy"] is None
 
 

@@ -135,7 +135,7 @@ def test_what_is_shown_of_a_matrix_with_gaps(toy_stream, tmp_path, capsys):
     assert content["R"][0] == [None] * len(content["tasks"])
     assert content["metrics"]["forgetting"] is None
     assert "each task from its stage on" in content["not_computed"]["forgetting"]
-    code, said, _ = command("metrics", out / "matrix.json", capsys=capsys)
+    code, said, _ = command("metrics", out / "matrix.json", "--json", capsys=capsys)
     assert json.loads(said)["not_computed"]["forgetting"] == content["not_computed"]["forgetting"]
     code, said, _ = command("compare", out, "--markdown", capsys=capsys)
     assert "no forgetting" in said.lower()

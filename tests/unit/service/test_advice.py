@@ -146,7 +146,7 @@ def test_the_rule():
     own = replace(other, expert="july")
     assert (
         chosen("eproj", own, task="july", earlier=2).why
-        == "an expert of its own: the router knows 30 % of its questions"
+        == "an expert of its own, which the router would choose for 30 % of its questions"
     )
     assert chosen("ewc", None, task="july", earlier=0).replay == 0
     assert chosen("ewc", None, task="july", earlier=1).replay == RATIO
