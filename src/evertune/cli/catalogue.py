@@ -6,7 +6,7 @@ import inspect
 import os
 import platform
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from types import NoneType
 from typing import TYPE_CHECKING, Any, get_args
@@ -79,7 +79,7 @@ def details(name: str) -> dict[str, dict[str, Any]]:
         content, _ = stream_file(name)
         counts = {"known": len(content.known)} if content.known else {}
         sections: dict[str, dict[str, Any]] = {
-            f"{content.name}: {content.title}": {**counts, "tasks": len(content.tasks)}
+            f"{content.name}: {content.title}": {**counts, "tasks": len(content.tasks), **_sizes(content.tasks)}
         }
         tasks = {f"known: {task.name}": _task(task) for task in content.known}
         tasks |= {f"{n}. {task.name}": _task(task) for n, task in enumerate(content.tasks, start=1)}
@@ -92,6 +92,16 @@ def details(name: str) -> dict[str, dict[str, Any]]:
     if name in METHODS:
         return _method(name, METHODS[name])
     raise unknown("method, stream, model or format", name, [*METHODS, *stream_names(), *PRESETS, *format_names()])
+
+
+def _sizes(tasks: Sequence[TaskFile]) -> dict[str, int]:
+    """How many samples all tasks have together, where each says its number."""
+    sizes = {split: [task.options.get(split) for task in tasks] for split in ("train", "test")}
+    return {
+        f"{split} samples": sum(counts)
+        for split, found in sizes.items()
+        if len(counts := [count for count in found if isinstance(count, int)]) == len(tasks)
+    }
 
 
 def _method(name: str, method: type[Method]) -> dict[str, dict[str, Any]]:
@@ -120,11 +130,18 @@ def meanings_of(method: type) -> dict[str, str]:
     """What the options of a method mean, by the `Args:` of its class and of those that it inherits from."""
     found: dict[str, str] = {}
     for each in reversed(method.__mro__):
-        _, _, text = inspect.cleandoc(each.__doc__ or "").partition("Args:\n")
-        for entry in re.split(r"\n    (?=\w)", "\n" + text.split("\n\n")[0]):
-            name, colon, meaning = " ".join(entry.split()).partition(": ")
-            if colon:
-                found[name] = meaning.removesuffix(".")
+        found |= arguments_of(each)
+    return found
+
+
+def arguments_of(documented: Any) -> dict[str, str]:
+    """What the arguments of a class or function mean, by the `Args:` of its docstring."""
+    found = {}
+    _, _, text = inspect.cleandoc(documented.__doc__ or "").partition("Args:\n")
+    for entry in re.split(r"\n    (?=\w)", "\n" + text.split("\n\n")[0]):
+        name, colon, meaning = " ".join(entry.split()).partition(": ")
+        if colon:
+            found[name] = meaning.removesuffix(".")
     return found
 
 
@@ -132,8 +149,11 @@ def _format(name: str) -> dict[str, dict[str, Any]]:
     """What a format reads, where it is from, what it asks, and its options with their defaults."""
     layout = format_of(name)
     taken = inspect.signature(layout.rows).parameters
+    meanings = arguments_of(layout.rows)
     options = {
-        option: _kind_of_option(p) for option, p in taken.items() if p.kind is p.KEYWORD_ONLY and option != "split"
+        option: f"{meanings.get(option, '')} ({_kind_of_option(p)})".strip()
+        for option, p in taken.items()
+        if p.kind is p.KEYWORD_ONLY and option != "split"
     }
     about = {key: value for key, value in layout.ABOUT.items() if key != "title"}
     return {
@@ -143,7 +163,7 @@ def _format(name: str) -> dict[str, dict[str, Any]]:
 
 
 def _kind_of_option(option: inspect.Parameter) -> str:
-    return "needed" if option.default is option.empty else repr(option.default)
+    return "required" if option.default is option.empty else f"default {option.default!r}"
 
 
 def _task(task: TaskFile) -> dict[str, Any]:

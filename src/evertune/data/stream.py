@@ -219,9 +219,9 @@ def published_base(content: StreamFile, path: Path, data: str | None) -> Path:
     if data is None:
         if published and path in _shipped().values():
             raise UserError(
-                f"stream '{content.name}' reads published files that evertune may not ship: say where "
-                f"{', '.join(published)} are with --data FOLDER, in Python data=FOLDER. `evertune show {content.name}` "
-                "says what they are and where from"
+                f"stream '{content.name}' reads published files that evertune may not ship: give the folder that holds "
+                f"{', '.join(published)} with --data FOLDER, in Python data=FOLDER. `evertune show {content.name}` "
+                "says which files these are and where they are from"
             )
         return path.parent
     if not published:

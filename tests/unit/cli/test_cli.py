@@ -9,6 +9,10 @@ import sys
 import pytest
 from commands import evertune
 
+from evertune.cli.catalogue import _format as details_of_format
+from evertune.cli.main import _broken
+from evertune.data.formats import format_names
+
 
 def test_help_and_import_load_nothing_heavy():
     code = (
@@ -127,6 +131,42 @@ def test_every_option_of_a_method_says_what_it_means():
 
     for name, method in METHODS.items():
         assert not set(options_of(name)) - set(meanings_of(method)), name
+
+
+def test_every_option_of_a_format_says_what_it_means():
+    """`show` listed defaults alone."""
+    for name in format_names():
+        options = details_of_format(name)["options"]
+        assert all(meaning.partition(" (")[0] for option, meaning in options.items() if option != "none"), (
+            name,
+            options,
+        )
+
+
+def test_show_adds_up_the_samples_of_a_stream(capsys):
+    _, out, _ = evertune("show", "parcel", "--json", capsys=capsys)
+    about, *_ = json.loads(out).values()
+    assert about == {"tasks": 5, "train samples": 3520, "test samples": 400}
+
+
+def test_the_lists_of_data_load_no_torch():
+    """`ls streams` imported every method, and torch with them."""
+    code = (
+        "import sys\nfrom evertune.cli.catalogue import details, listing\n"
+        "[listing(what) for what in ('streams', 'models', 'formats')]\ndetails('parcel')\ndetails('table')\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_list_in_an_error_keeps_its_lines_on_a_terminal():
+    """The findings of `data convert` ran into one another."""
+    text = "evertune: 3 rows can't be used:\n  broken JSON: 1\n    d.jsonl:23: not valid JSON, column 2"
+    lines = _broken(text, width=26).splitlines()
+    assert lines == [
+        *("evertune: 3 rows can't be", "used:", "  broken JSON: 1"),
+        *("    d.jsonl:23: not valid", "    JSON, column 2"),
+    ]
 
 
 def test_metrics_command(capsys, tmp_path):

@@ -28,8 +28,7 @@ from evertune.utils.safe_names import leads_out
 ABOUT = {
     "title": "a data set of the library `datasets`, saved by save_to_disk or from the hub, by the names of its columns",
     "source": "https://huggingface.co/docs/datasets",
-    "files": "root: the folder that save_to_disk wrote; or options: {hub: owner/name, config, revision}; also "
-    "image, instruction, answer, id, extras (names of columns), train and test (names of splits)",
+    "files": "root: the folder that save_to_disk wrote; or the option hub",
     "licence": "that of the data set",
     "citation": "Lhoest et al. 2021, Datasets: A Community Library for NLP, arXiv 2109.02846",
 }
@@ -53,7 +52,22 @@ def rows(
     id: str | None = None,
     extras: Sequence[str] = (),
 ) -> Iterator[Row | DataError]:
-    """A row per row of the split that `train` or `test` names. The other options name columns (`Columns`)."""
+    """A row per row of the split that `train` or `test` names. The other options name columns (`Columns`).
+
+    Args:
+        place: the folder that `save_to_disk` wrote; not used with `hub`.
+        split: `train` or `test`.
+        hub: a data set of the hub, owner/name.
+        config: its configuration.
+        revision: its branch, tag or commit.
+        train: the split to train on.
+        test: the split to test on.
+        image: column of the image, None where there is none.
+        instruction: column of the question or instruction.
+        answer: column of the answer or answers.
+        id: column of the ids; None: the numbers of the rows.
+        extras: further columns that the score needs.
+    """
     wanted = train if split == "train" else test
     where = f"{hub or place}, split '{wanted}'"
     columns = Columns(image, instruction, answer, id, None, extras)

@@ -27,9 +27,7 @@ from evertune.utils.regular_files import open_regular
 ABOUT = {
     "title": "a table by the names of its columns: CSV, TSV, Parquet",
     "source": "you",
-    "files": "a .csv, .tsv or .parquet file with a header; options: image, instruction, answer, id (names of columns), "
-    "separator (between several answers in one cell), extras (columns for the score); every column may stand in the "
-    "prompt",
+    "files": "a .csv, .tsv or .parquet file with a header; every column may stand in the prompt",
     "licence": "yours",
     "citation": "none",
 }
@@ -55,7 +53,18 @@ def rows(
     separator: str | None = None,
     extras: Sequence[str] = (),
 ) -> Iterator[Row | DataError]:
-    """A row per line of the table. The options name columns (`Columns`); both splits are read alike."""
+    """A row per line of the table. The options name columns (`Columns`); both splits are read alike.
+
+    Args:
+        place: the file.
+        split: not used.
+        image: column of the image, None where there is none.
+        instruction: column of the question or instruction.
+        answer: column of the answer or answers.
+        id: column of the ids; None: the numbers of the rows.
+        separator: what stands between several answers in a cell; None: a cell is one answer.
+        extras: further columns that the score needs.
+    """
     del split
     columns = Columns(image, instruction, answer, id, separator, extras)
     embedded = EmbeddedImages() if _holds_images(place, columns) else None
