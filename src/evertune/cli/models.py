@@ -56,6 +56,10 @@ def export(
     adapters: Annotated[
         bool, typer.Option("--adapters", help="Low-rank matrices for peft, of every stage or of --stage.")
     ] = False,
+    server: Annotated[
+        str | None,
+        typer.Option("--for", metavar="SERVER", help="Adapters as vllm, sglang or lmdeploy read them."),
+    ] = None,
     base_model: Annotated[
         str | None,
         typer.Option("--base-model", metavar="OWNER/NAME", help="The hub id that adapters name as their base model."),
@@ -81,6 +85,7 @@ def export(
             stage=stage,
             expert=expert,
             adapters=adapters,
+            server=server,
             base_model=base_model,
             push_to_hub=push_to_hub,
             private=private,
@@ -114,5 +119,7 @@ def _what(done: ExportResult) -> Iterator[str]:
         return
     count = len(done.adapters)
     yield f"{count} adapter{'s' * (count > 1)} for peft; base model: {done.base}"
+    for what in done.dropped:
+        yield f"[yellow]left out[/yellow]  {what}: a server does not compute it, so its predictions differ"
     if Path(done.base).is_absolute():
         yield "the base model is a folder of this machine: elsewhere, give --base-model OWNER/NAME when exporting"

@@ -6,7 +6,7 @@
            README.md                    the card
     02-vizwiz/...
 
-With a stage there is one adapter, whose files are in FOLDER itself.
+With a stage there is one adapter, whose files are in FOLDER itself. For a server (`servers.py`) each has its folder.
 
 Apart from `export` because nothing is merged and nothing large is written: a few megabytes per stage.
 """
@@ -27,13 +27,12 @@ from evertune.assets import Progress
 from evertune.models.adapters import ADAPTER, LowRank
 from evertune.models.protocol import Trainable
 from evertune.runs.api import config_of
-from evertune.tools.export.base import Base, opened
+from evertune.tools.export import servers
+from evertune.tools.export.base import KEY, Base, opened
 from evertune.tools.export.card import OF_PEFT, card_of
+from evertune.tools.export.servers import ServerAdapter
 from evertune.utils.errors import UserError
 from evertune.utils.files import make_folder, whole_folder, write_atomically, write_json
-
-KEY = "base_model.model."
-"""What peft puts before the names of the library's model."""
 
 
 @dataclass
@@ -78,9 +77,11 @@ class Adapter:
 
 
 def export_adapters(
-    run: Path, out: Path, *, base: Base, stage: int | None, progress: Progress | None
-) -> tuple[int, list[Path]]:
-    """Write one peft adapter per stage of a run, or that of one stage; returns the last stage and their folders.
+    run: Path, out: Path, *, base: Base, stage: int | None, server: str | None = None, progress: Progress | None
+) -> tuple[int, list[Path], tuple[str, ...]]:
+    """Write one peft adapter per stage of a run, or that of one stage.
+
+    Returns the last stage, their folders, and what was trained but a server does not get.
 
     Raises:
         UserError: what was trained is no low-rank adapter, or there is no such stage.
@@ -91,19 +92,25 @@ def export_adapters(
     if stage == 0:
         raise UserError("stage 0 is the base model: it has no adapter")
     learner.load(number)  # refuses a stage that there is not
-    names = {s.number: f"{s.number:02d}-{s.task}" if stage is None else "" for s in learner.stages}
+    apart = stage is None or server is not None
+    names = {s.number: f"{s.number:02d}-{s.task}" if apart else "" for s in learner.stages}
     chosen = [s for s in learner.stages if stage is None or s.number == number]
+    made: list[ServerAdapter] = []
     with whole_folder(out) as place:
         for one in chosen:
             learner.load(one.number)
             if (expert := learner.expert_of(one.task)) is not None:
                 learner.activate(expert)
-            _write(learner.lmm, make_folder(place / names[one.number]), base)
+            made += _write(learner.lmm, make_folder(place / names[one.number]), base, server)
             about = partial(card_of, run, base, OF_PEFT, stage=one.number, expert=expert)
-            write_atomically(place / names[one.number] / "README.md", about())
-        if stage is None:
+            how = servers.loading(server, base.name, made[-1:], [names[one.number]]) if server else ""
+            write_atomically(place / names[one.number] / "README.md", about(loading=how))
+        if server:
+            how = servers.loading(server, base.name, made, [names[one.number] for one in chosen])
+            write_atomically(place / "README.md", about(loading=how))
+        elif stage is None:
             write_atomically(place / "README.md", about(adapter=names[chosen[-1].number]))
-    return number, [out / names[one.number] for one in chosen]
+    return number, [out / names[one.number] for one in chosen], servers.dropped_by(made)
 
 
 def _refuse_other_start(options: Mapping[str, Any]) -> None:
@@ -114,14 +121,21 @@ def _refuse_other_start(options: Mapping[str, Any]) -> None:
         )
 
 
-def _write(lmm: Trainable, folder: Path, base: Base) -> None:
-    """The files of one adapter."""
+def _write(lmm: Trainable, folder: Path, base: Base, server: str | None) -> list[ServerAdapter]:
+    """The files of one adapter; returns it in the form for a server, where one is named."""
     adapter = adapter_of(lmm)
     model = lmm.module().get_submodule(lmm.hf_prefix.rstrip("."))
-    write_json(folder / "adapter_config.json", adapter.config(base, model))
+    config = adapter.config(base, model)
+    if server:
+        made = servers.for_server(adapter, config, model)
+        write_json(folder / "adapter_config.json", made.config)
+        write_atomically(folder / "adapter_model.safetensors", save(made.tensors))
+        return [made]
+    write_json(folder / "adapter_config.json", config)
     write_atomically(folder / "adapter_model.safetensors", save(adapter.tensors))
     if adapter.beside:
         write_atomically(folder / "projector.safetensors", save(adapter.beside))
+    return []
 
 
 @torch.no_grad()

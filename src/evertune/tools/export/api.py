@@ -12,6 +12,7 @@ from evertune.tools.export.adapters import export_adapters
 from evertune.tools.export.base import base_of
 from evertune.tools.export.hub import Upload
 from evertune.tools.export.merged import export_merged
+from evertune.tools.export.servers import refuse_unknown_server
 from evertune.utils.arguments import named_arguments
 from evertune.utils.errors import UserError
 from evertune.utils.files import refuse_file
@@ -29,6 +30,7 @@ class ExportResult:
         apart: of a merged checkpoint, the largest difference between a logit of the run and of the folder.
         largest: the largest logit.
         adapters: the folders of the peft adapters.
+        dropped: what was trained and a server will not compute, in words.
         url: where it was uploaded to.
         replaced: how many files were there before; the upload is a commit on top of them.
     """
@@ -40,6 +42,7 @@ class ExportResult:
     apart: float = 0.0
     largest: float = 0.0
     adapters: tuple[Path, ...] = ()
+    dropped: tuple[str, ...] = ()
     url: str | None = None
     replaced: int = 0
 
@@ -52,6 +55,7 @@ def export(
     stage: int | None = None,
     expert: str | None = None,
     adapters: bool = False,
+    server: str | None = None,
     base_model: str | None = None,
     push_to_hub: str | None = None,
     private: bool = False,
@@ -65,6 +69,8 @@ def export(
         stage: after which stage; default: the last, of adapters all of them, each in a folder of its own.
         expert: which expert, where each task has its own.
         adapters: write the low-rank matrices for peft; else they are merged into their layers.
+        server: write adapters as `vllm`, `sglang` or `lmdeploy` read them: of the language model alone, each in a
+            folder.
         base_model: the hub id that adapters name as their base model; default: the one that the run began with, or its
             absolute folder.
         push_to_hub: upload the folder to this model repository, `OWNER/NAME`; the token is the one of `hf auth login`
@@ -80,6 +86,9 @@ def export(
     run, to = run.folder if isinstance(run, Run) else Path(run), Path(to)
     if refuse_file(to).exists():
         raise UserError(f"{to} exists: choose another folder, or delete it")
+    if server:
+        refuse_unknown_server(server)
+        adapters = True
     if adapters and expert:
         raise UserError("an adapter of a stage is that of its task's expert: leave expert out")
     if base_model and not adapters:
@@ -92,8 +101,8 @@ def export(
         )
     upload = Upload.checked(push_to_hub, private=private) if push_to_hub else None
     if adapters:
-        number, folders = export_adapters(run, to, base=base, stage=stage, progress=progress)
-        done = ExportResult(to, number, base.name, adapters=tuple(folders))
+        number, folders, dropped = export_adapters(run, to, base=base, stage=stage, server=server, progress=progress)
+        done = ExportResult(to, number, base.name, adapters=tuple(folders), dropped=dropped)
     else:
         written = export_merged(run, to, base=base, stage=stage, expert=expert, progress=progress)
         done = ExportResult(to, written.stage, base.name, written.expert, written.apart, written.largest)

@@ -13,6 +13,9 @@ from evertune.training.learner import Learner
 from evertune.utils.errors import RunFolderError, UserError
 from evertune.utils.files import read_json
 
+KEY = "base_model.model."
+"""What peft puts before the names of the library's model."""
+
 
 class Base(NamedTuple):
     """The base model as transformers and peft load it.

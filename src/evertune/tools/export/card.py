@@ -95,7 +95,15 @@ def project_link() -> str:
 
 
 def card_of(
-    run: Path, base: Base, form: str, *, stage: int, expert: str | None, checked: str | None = None, adapter: str = ""
+    run: Path,
+    base: Base,
+    form: str,
+    *,
+    stage: int,
+    expert: str | None,
+    checked: str | None = None,
+    adapter: str = "",
+    loading: str = "",
 ) -> str:
     """The card of the model of `run` after `stage`.
 
@@ -107,6 +115,7 @@ def card_of(
         expert: whose weights these are.
         checked: what was compared when it was written.
         adapter: where the card is of several adapters, the subfolder of the last.
+        loading: how it is loaded, instead of what `form` says.
     """
     config, made = config_of(run), scores_of(run)
     name = Path(config.model).name
@@ -129,7 +138,7 @@ def card_of(
         licence=licence or f"that of the model it was made from ({name}) and of the data",
         training=_training(run, stage, made["settings"]["train"]),
         checked=f"- Checked when it was written: {checked}.\n" if checked else "",
-        loading=_loading(form, base, adapter),
+        loading=loading or _loading(form, base, adapter),
         data=_metadata(base, form, licence),
     )
 
