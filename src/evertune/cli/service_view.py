@@ -151,6 +151,8 @@ def show_history(console: Console, events: Sequence[dict[str, Any]], *, folder: 
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(event["time"]))
         if event["event"] == "stage":
             rows.append((when, str(event["stage"]), f"learned {event['task']}"))
+        elif event["event"] == "forget":
+            rows.append((when, str(event["to"] + len(event.get("later", ()))), f"forgot {event['task']}"))
         else:
             rows.append((when, str(event["to"]), _rolled_back(event)))
     console.print(BlockTable(("when", "stage", "what"), rows, texts=1))

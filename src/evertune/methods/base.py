@@ -307,6 +307,22 @@ class Method:
         """
         return None
 
+    def forget(self, task: str, *, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+        """Take what was learned on `task` out of the state, as if it had never been learned.
+
+        By default there is nothing to take out where the method keeps nothing and trains no task otherwise than alone.
+
+        Args:
+            task: one that has an expert of its own.
+            before: the state of `state_dict` at the stage before it.
+            after: the state at its stage.
+
+        Raises:
+            UserError: other tasks rest on it; the message says how. The state is unchanged then.
+        """
+        if self.state_dict() or self.adds_to_loss() or type(self).data_plan is not Method.data_plan:
+            raise UserError(f"'{self.name}' has carried '{task}' into the training of later tasks")
+
     def progress_dict(self) -> dict[str, Any]:
         """The state that has changed since `before_task`, beside the parameters, for resuming mid-task.
 

@@ -284,6 +284,31 @@ class EProj(Method):
             raise UserError(f"there is no expert '{expert}'; known: {', '.join(experts)}")
         restore(self.context.parameters, experts[expert])
 
+    def forget(self, task: str, *, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+        """The expert goes, and its share of the router. Other experts must not have begun from it, nor share it."""
+        expert = self._serves.get(task)
+        if expert is None or expert == BASE:
+            raise UserError(f"'{task}' has no expert: the base model serves it")
+        if others := [name for name, each in self._serves.items() if each == expert and name != task]:
+            raise UserError(f"the expert of '{task}' has learned {', '.join(others)} too")
+        if heirs := self._heirs(expert):
+            raise UserError(f"the expert of {', '.join(heirs)} began with the weights of that of '{task}'")
+        self._router.forget(task, before=before["router"], after=after["router"])
+        del self._experts[expert], self._serves[task]
+        self._importance.pop(expert, None)
+        self._embeddings.pop(task, None)
+
+    def _heirs(self, expert: str) -> list[str]:
+        """The tasks whose expert began with the weights of another one (`init=similar`), by the rule of that time."""
+        learned, heirs = list(self._serves), []
+        for at, name in enumerate(learned if self.init == "similar" else ()):
+            old = {other: self._embeddings[other] for other in learned[:at] if other in self._embeddings}
+            if self._serves[name] == name and old:
+                similarity = similarity_to(self._embeddings[name], old, name=name)
+                if self._serves[max(similarity, key=similarity.__getitem__)] == expert:
+                    heirs.append(name)
+        return heirs
+
     def state_dict(self) -> dict[str, Any]:
         """Experts, the expert of each task, the router, and the state for reuse."""
         return {

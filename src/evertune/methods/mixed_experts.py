@@ -6,8 +6,8 @@ the softmax of the cosines to them. No task id, and nothing that trains is share
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -68,6 +68,11 @@ class MixedExperts(LowRankMethod, EProj):
         experts = [self._serves[task] for task in self._router.tasks]
         shares = self._router.probabilities(self.queries(samples)).tolist()
         return [dict(zip(experts, row, strict=True)) for row in shares]
+
+    def forget(self, task: str, *, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+        """Refused: every prediction is made with all adapters."""
+        del before, after
+        raise UserError(f"'{self.name}' answers every question with a mixture of all adapters, that of '{task}' too")
 
     def grows_by(self) -> int:
         """One adapter and its anchors."""

@@ -49,6 +49,10 @@ class Router(ABC):
         names = self.tasks
         return [names[index] for index in self.scores(queries).argmax(1).tolist()]
 
+    @abstractmethod
+    def forget(self, task: str, *, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+        """Remove `task`; `before` and `after` are the states before and after it was learned."""
+
     @property
     @abstractmethod
     def tasks(self) -> list[str]:
@@ -83,6 +87,12 @@ class CosineRouter(Router):
         else:
             seed = int(digest("keys", str(self._seed), task)[:8], 16)
             self._keys[task] = trained_keys(queries, seed=seed)
+
+    def forget(self, task: str, *, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+        """Remove the keys; those of other tasks do not depend on it."""
+        del before, after
+        del self._keys[task]
+        self._columns = None
 
     def scores(self, queries: Queries) -> Tensor:
         """The sum of cosines."""
@@ -169,6 +179,18 @@ class CalibratedRouter(Router):
         self._count += len(rows)
         self._classifier = None
 
+    def forget(self, task: str, *, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+        """Remove the mean, and from the sums what they have grown by; up to rounding of float32."""
+        del self._means[task]
+        self._classifier = None
+        if not self._means or self._scatter is None:
+            self.load_state_dict({})
+            return
+        gone = after["scatter"].double() - (before["scatter"].double() if before else 0.0)
+        self._scatter = (self._scatter.double() - gone).float()
+        self._fourth -= after["fourth"] - before.get("fourth", 0.0)
+        self._count -= after["count"] - before.get("count", 0)
+
     def scores(self, queries: Queries) -> Tensor:
         """Log-likelihoods up to what all tasks share; their softmax is the posterior, all tasks equally likely."""
         weights, biases = self._classifier = self._classifier or self._solved()
@@ -236,6 +258,15 @@ class RidgeRouter(Router):
         self._means[task] = rows.mean(0)
         self._moments = moments if self._moments is None else self._moments + moments
         self._solution = None
+
+    def forget(self, task: str, *, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+        """Remove the mean, and from the moments what they have grown by; up to rounding of float64."""
+        del self._means[task]
+        self._solution = None
+        if not self._means or self._moments is None:
+            self.load_state_dict({})
+            return
+        self._moments = self._moments - (after["moments"] - (before["moments"] if before else 0.0))
 
     def _share_of(self, task: str) -> Tensor:
         """(D, D) what a task that is learned again gave to the moments: its mean, and the average scatter of a task."""

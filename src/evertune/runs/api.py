@@ -24,6 +24,7 @@ from evertune.runs.config import (
     with_settings,
     without_effect,
 )
+from evertune.runs.forgetting import refuse_half_forgotten
 from evertune.runs.inputs import NAMED, Inputs, in_python, taken
 from evertune.runs.plugin_code import refuse_other_code
 from evertune.runs.results import Result, page_of
@@ -228,6 +229,7 @@ def open_run(
         RunFolderError: it is no run, or damaged, or its model has changed.
     """
     refuse_links(folder)
+    refuse_half_forgotten(folder)
     refuse_other_code(folder)
     config = config_of(folder)
     lmm = lmm or model_of(folder, progress=progress)

@@ -20,11 +20,16 @@ FILE = "ledger.jsonl"
 MOST = 1e15
 NEEDED: Mapping[str, Mapping[str, type]] = {
     "rollback": {"to": int},
+    "forget": {"to": int, "task": str},
     "stage": {"stage": int, "task": str},
     "cell": {"cell": dict, "sha256": str, "seconds": float},
 }
 """The required fields of each event."""
 IN_CELL: Mapping[str, type] = {"stage": int, "task": str, "score": float, "relaxed": float, "answers": str}
+
+
+GONE = ("rollback", "forget")
+"""Events after which the stages after `to` are gone, or others; of a forgetting, all cells of its task too."""
 
 
 def read_ledger(folder: Path) -> list[dict[str, Any]]:
@@ -79,8 +84,8 @@ def cells_of(ledger: Sequence[Mapping[str, Any]]) -> dict[tuple[int, str], Mappi
     """The last row of each cell whose stage was not rolled back since."""
     cells: dict[tuple[int, str], Mapping[str, Any]] = {}
     for row in ledger:
-        if row["event"] == "rollback":
-            cells = {key: cell for key, cell in cells.items() if key[0] <= row["to"]}
+        if row["event"] in GONE:
+            cells = {key: cell for key, cell in cells.items() if key[0] <= row["to"] and key[1] != row.get("task")}
         if row["event"] == "cell":
             cells[row["cell"]["stage"], row["cell"]["task"]] = row
     return cells

@@ -22,7 +22,7 @@ from evertune.reporting.matrix import Matrix
 from evertune.runs.callback import Callback
 from evertune.runs.cells import wanted_cells
 from evertune.runs.feature_needs import settle_features
-from evertune.runs.ledger import finished_cells, read_ledger, without_clock
+from evertune.runs.ledger import GONE, finished_cells, read_ledger, without_clock
 from evertune.runs.run_folder import added_tasks, thinned_stages
 from evertune.utils import distributed
 from evertune.utils.errors import RunFolderError
@@ -295,7 +295,7 @@ def note_stages(folder: Path, stages: Sequence[Stage]) -> None:
     """Add stages to the ledger that a killed process had saved but not recorded."""
     noted: set[int] = set()
     for row in read_ledger(folder):
-        if row["event"] == "rollback":
+        if row["event"] in GONE:
             noted = {number for number in noted if number <= row["to"]}
         if row["event"] == "stage":
             noted.add(row["stage"])

@@ -66,13 +66,13 @@ def _damaged(path: Path) -> RunFolderError:
     return RunFolderError(f"{path} is damaged: delete it to accept the last stage as it is")
 
 
-def complaints(folder: Path) -> list[str]:
-    """A message about the note: its stage was not checked, or the note is damaged."""
+def complaints(folder: Path) -> list[tuple[Path, str]]:
+    """The note and a message about it: its stage was not checked, or the note is damaged."""
     try:
         found = unchecked_stage(folder)
     except RunFolderError as problem:
-        return [str(problem)]
-    return [found.how_on(folder)] if found else []
+        return [(folder / FILE, str(problem))]
+    return [(folder / FILE, found.how_on(folder))] if found else []
 
 
 def last_checked(folder: Path) -> int | None:

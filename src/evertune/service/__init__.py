@@ -5,6 +5,7 @@
     learn(folder, "july.jsonl")          trains a task, measures its effect, keeps or discards it
     check(folder)                        evaluates every learned task against its best score
     rollback(folder, to=3)               restores the state after the third task
+    forget(folder, "july")               removes what it learned on one task
 
 A run folder of `evertune run` is such a model.
 """
@@ -17,10 +18,12 @@ from evertune.service.lifecycle import LearnResult, check, complete, learn, new,
 from evertune.service.new_task import TaskOptions
 from evertune.service.regression_report import Change, RegressionReport
 from evertune.service.service import Service
+from evertune.service.unlearning import ForgetResult, forget
 
 __all__ = [
     "Advice",
     "Change",
+    "ForgetResult",
     "GateCondition",
     "LearnResult",
     "RegressionReport",
@@ -29,6 +32,7 @@ __all__ = [
     "advice",
     "check",
     "complete",
+    "forget",
     "learn",
     "new",
     "parsed",

@@ -24,12 +24,12 @@ from evertune.reporting.matrix import Matrix
 from evertune.runs.api import config_of, data_of, open_run, run_config
 from evertune.runs.callback import Callback
 from evertune.runs.config import RunConfig
+from evertune.runs.forgetting import half_forgotten
 from evertune.runs.inputs import OWN
-from evertune.runs.ledger import cells_of, finished_cells, ledger_row, read_ledger
+from evertune.runs.ledger import GONE, cells_of, finished_cells, ledger_row, read_ledger
 from evertune.runs.provenance import write_provenance
 from evertune.runs.run_folder import still_holds
 from evertune.runs.runner import evaluate_cell, learn_with, plan_of
-from evertune.runs.unchecked import FILE as UNCHECKED
 from evertune.runs.unchecked import complaints
 from evertune.training.eval_set import is_kept, kept_task
 from evertune.training.image_store import FOLDER as KEPT
@@ -107,7 +107,7 @@ def examine(folder: Path) -> list[Finding]:
         _matrix(folder),
     )
     found = [finding for part in (*parts, _kept(folder, config)) for finding in part]
-    found += [Finding(folder / UNCHECKED, what, "") for what in complaints(folder)]
+    found += [Finding(path, what, "") for path, what in (*complaints(folder), *half_forgotten(folder))]
     return found + [Finding(path, "was left by a process that was killed", "removed") for path in leftovers(folder)]
 
 
@@ -227,12 +227,12 @@ def _kept(folder: Path, config: RunConfig) -> Iterator[Finding]:
     for image in sorted((folder / KEPT / IMAGES).glob("*")):
         if not image.name.startswith(".") and image.is_file() and not has_digest(image, image.stem, most=MOST_BYTES):
             yield Finding(image, "was changed: it is not the image of its name", again)
-    for name in sorted(_images_named(folder)):
+    for name in sorted(images_named(folder)):
         if not (folder / KEPT / IMAGES / name).exists():
             yield Finding(folder / KEPT / IMAGES / name, "is missing", again)
 
 
-def _images_named(folder: Path) -> set[str]:
+def images_named(folder: Path) -> set[str]:
     """The stored images that readable tasks and stages refer to."""
     named: set[str] = set()
     for path in (folder / KEPT).glob("*.json"):
@@ -317,7 +317,7 @@ def _lost_cells(folder: Path) -> set[tuple[int, str]]:
     except RunFolderError:
         return set()
     number = max((number_of(place) for place in stage_folders(folder)), default=0)
-    gone_back = any(row.get("event") == "rollback" for row in _rows(folder))
+    gone_back = any(row.get("event") in GONE for row in _rows(folder))
     return set() if gone_back else {key for key in named - set(_noted(folder)) if key[0] <= number}
 
 

@@ -47,7 +47,7 @@ Given = ParamSpec("Given")
 Done = TypeVar("Done")
 
 
-def _alone_in(action: Callable[Concatenate[Path, Given], Done]) -> Callable[Concatenate[Path, Given], Done]:
+def alone_in(action: Callable[Concatenate[Path, Given], Done]) -> Callable[Concatenate[Path, Given], Done]:
     """Decorator of an action that changes a model's folder, its first argument: it holds the folder's lock."""
 
     @wraps(action)
@@ -145,7 +145,7 @@ def _announce(service: Service, tasks: Sequence[Task], callback: Callback, *, sa
     )
 
 
-@_alone_in
+@alone_in
 def learn(
     folder: Path,
     data: str,
@@ -263,7 +263,7 @@ def _verdict(
     return RegressionReport(change(new, 0), tuple(change(task, _learned_at(service, task)) for task in others))
 
 
-@_alone_in
+@alone_in
 def check(folder: Path, *, callback: Callback | None = None, progress: Progress | None = None) -> RegressionReport:
     """Evaluate a model on all its tasks now, and compare with the best score of each.
 
@@ -291,7 +291,7 @@ def check(folder: Path, *, callback: Callback | None = None, progress: Progress 
     return RegressionReport(None, tuple(changes))
 
 
-@_alone_in
+@alone_in
 def complete(folder: Path, *, callback: Callback | None = None, progress: Progress | None = None) -> Path:
     """Evaluate the missing cells of a model that was trained task by task, and write `matrix.json`; those of a thinned
     stage are null.
@@ -346,7 +346,7 @@ def would_forget(folder: Path, to: int) -> list[str]:
     return [stage.task for stage in stages[to:]]
 
 
-@_alone_in
+@alone_in
 def rollback(folder: Path, to: int, *, progress: Progress | None = None) -> list[str]:
     """Restore the model after stage `to`, permanently; returns the names of the removed tasks.
 
@@ -373,7 +373,8 @@ def _go_back(service: Service, to: int, *, reason: str) -> None:
 
 
 def history(folder: Path) -> list[dict[str, Any]]:
-    """The events in order: learned stages and rollbacks, each with its time."""
+    """The events in order: learned stages, rollbacks and forgotten tasks, each with its time."""
     refuse_links(folder)
     config_of(folder)  # raises when it is none
-    return [row for row in read_ledger(folder) if row["event"] in ("stage", "rollback")]
+    rows = (row for row in read_ledger(folder) if row["event"] in ("stage", "rollback", "forget"))
+    return [row for row in rows if "renumbered" not in row]

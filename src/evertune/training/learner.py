@@ -31,7 +31,16 @@ from evertune.training.evaluator import OnAnswered, Prediction, answer_samples, 
 from evertune.training.image_store import keep_images, kept_images
 from evertune.training.loop import OnStep, Training, logged_by, trained_parameters
 from evertune.training.mid_task_checkpoint import FILE as MID_TASK
-from evertune.training.stages import FILES, Stage, load_stage, save_stage, saved_stages, stage_folder
+from evertune.training.stages import (
+    FILES,
+    Stage,
+    load_stage,
+    read_log,
+    refuse_references,
+    save_stage,
+    saved_stages,
+    stage_folder,
+)
 from evertune.training.states import split_state
 from evertune.training.training_cache import train_or_reuse
 from evertune.utils import distributed
@@ -289,6 +298,48 @@ class Learner:
             (folder / "done.json").unlink()  # first: from here on the stage does not exist
             shutil.rmtree(folder)
         self.stages = self.stages[:to]
+
+    def write_without(self, task: str, into: Path) -> list[Stage]:
+        """Write the stages to another folder as if `task` had never been learned; returns them.
+
+        The model is at another stage afterwards (`load`). `into` has this folder's configuration.
+
+        Raises:
+            UserError: later stages rest on what it learned; the message says how. RunFolderError: a stage is damaged.
+        """
+        at = next(stage.number for stage in self.stages if stage.task == task)
+        kept, names = list(self.stages[: at - 1]), {}
+        for stage in kept:
+            own = stage_folder(self.folder, stage.number, stage.task)
+            shutil.copytree(own, stage_folder(into, stage.number, stage.task))
+            names[own.name] = own.name
+        before, after = (self._state_at(number) for number in ((at - 1, at) if at < len(self.stages) else (0, 0)))
+        for stage in self.stages[at:]:
+            self.load(stage.number)
+            own = stage_folder(self.folder, stage.number, stage.task)
+            if self.expert_of(task) is None:
+                raise UserError(f"all tasks share the weights that have learned '{task}'")
+            for method in self.methods:
+                method.forget(task, before=before[method.name], after=after[method.name])
+            state = self._state()
+            refuse_references(state, own, names)
+            moved = replace(stage, number=stage.number - 1, stored_bytes=split_state(state).nbytes)
+            names[own.name] = stage_folder(into, moved.number, moved.task).name
+            save_stage(
+                into,
+                moved,
+                trainable=self.lmm.trainable(),
+                start=self._start,
+                state=state,
+                log=read_log(own),
+                renamed=names,
+            )
+            kept.append(moved)
+        return kept
+
+    def _state_at(self, number: int) -> dict[str, Any]:
+        self.load(number)
+        return self._state()
 
     def _know(self) -> None:
         """Pass the tasks that the base model knows to the methods."""

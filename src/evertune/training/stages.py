@@ -31,9 +31,17 @@ from torch import Tensor
 from evertune.models.weights import fingerprint_of
 from evertune.training.run_origin import origin_of
 from evertune.training.states import TENSOR, Place, damaged, join_state, place_of, read_tensors, split_state, whole
-from evertune.utils.errors import RunFolderError
-from evertune.utils.files import digest_of, digest_of_file, make_folder, read_object, write_atomically, write_json
-from evertune.utils.parsing import json_value
+from evertune.utils.errors import RunFolderError, UserError
+from evertune.utils.files import (
+    digest_of,
+    digest_of_file,
+    make_folder,
+    read_object,
+    read_text,
+    write_atomically,
+    write_json,
+)
+from evertune.utils.parsing import json_value, written_lines
 from evertune.utils.safe_names import is_name
 
 FILES = ("trainable.safetensors", "method.safetensors")
@@ -82,6 +90,7 @@ def save_stage(
     start: Mapping[str, Tensor],
     state: Mapping[str, Any],
     log: Sequence[dict[str, Any]],
+    renamed: Mapping[str, str] | None = None,
 ) -> None:
     """Write a stage; it exists as soon as `done.json` exists.
 
@@ -92,10 +101,15 @@ def save_stage(
         start: the weights before the first stage.
         state: of the methods.
         log: loss by step.
+        renamed: the folders here of stages that the state refers to by another name.
     """
     folder = make_folder(stage_folder(run, stage.number, stage.task))
     parts, before = split_state(state), _before(run, stage.number)
-    places = _places(before, folder.name, parts.tensors) | parts.places
+    held = {
+        name: {**place, "stage": (renamed or {}).get(place["stage"], place["stage"])}
+        for name, place in parts.places.items()
+    }
+    places = _places(before, folder.name, parts.tensors) | held
     own = {name: tensor for name, tensor in parts.tensors.items() if places[name]["stage"] == folder.name}
     # One entry only: safetensors writes several in random order, and equal stages must be equal files.
     metadata = {"state": json.dumps({**parts.values, PLACES: dict(sorted(places.items()))})}
@@ -167,6 +181,23 @@ def _places_in(folder: Path) -> dict[str, Place]:
     """The stages that store the tensors of a stage's state, by tensor."""
     places: dict[str, Place] = json_value(read_tensors(folder / FILES[1], only=())[1]["state"]).get(PLACES, {})
     return places
+
+
+def refuse_references(state: Mapping[str, Any], folder: Path, names: Mapping[str, str]) -> None:
+    """Raise if a state refers to tensors of stages other than `names`.
+
+    Raises:
+        UserError: it does.
+    """
+    others = {place["stage"] for place in split_state(state).places.values()} - {folder.name, *names}
+    if others:
+        raise UserError(f"{folder} refers to weights that {', '.join(sorted(others))} holds")
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The loss by step of a stage."""
+    text = read_text(folder / LOG)
+    return [json_value(line) for _, line in written_lines(text)]
 
 
 def referenced_by(folder: Path) -> set[str]:

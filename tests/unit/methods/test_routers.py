@@ -266,3 +266,32 @@ def test_a_task_learned_after_a_question_is_asked_too():
     assert "second" in router.choose(some_queries(1))
     router.load_state_dict({"first": router.state_dict()["first"]})
     assert set(router.choose(some_queries(1))) == {"first"}
+
+
+@pytest.mark.parametrize("name", ROUTERS)
+@pytest.mark.parametrize("gone", ["a", "b", "c"])
+def test_a_forgotten_task_was_never_learned(name, gone):
+    """The state is that of a router which learned the others only, up to the rounding of its sums."""
+    tasks = {each: some_queries(at) for at, each in enumerate("abc")}
+    router, states = ROUTERS[name](), {}
+    for each, queries in tasks.items():
+        before = router.state_dict()
+        router.learn(each, queries)
+        states[each] = {"before": before, "after": router.state_dict()}
+    held = router.state_dict()
+    router = ROUTERS[name]()
+    router.load_state_dict(held)
+    router.forget(gone, **states[gone])
+    never = taught(ROUTERS[name](), {each: queries for each, queries in tasks.items() if each != gone})
+    assert router.tasks == never.tasks
+    probe = some_queries(7)
+    torch.testing.assert_close(router.scores(probe), never.scores(probe), atol=1e-3, rtol=1e-4)
+    assert router.choose(probe) == never.choose(probe)
+
+
+@pytest.mark.parametrize("name", ROUTERS)
+def test_the_only_task_is_forgotten(name):
+    router = ROUTERS[name]()
+    router.learn("a", some_queries(0))
+    router.forget("a", before={}, after=router.state_dict())
+    assert router.tasks == [] and not router.state_dict()
