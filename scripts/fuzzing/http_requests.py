@@ -71,7 +71,7 @@ def of_server(server: Server, draw: random.Random) -> list[Request]:
         case 0 | 1 | 2 | 3 | 4 | 5:
             value = _of_schema(server.schema, server.schema, draw)
             if isinstance(value, dict) and draw.random() < 0.8:
-                value["model"] = server.model
+                value["model"] = _model(server, draw)
             return [_chat(json.dumps(value).encode())]
         case 6 | 7 | 8 | 9 | 10:
             return [_chat(_changed(json.dumps(_question(server, draw)).encode(), draw))]
@@ -124,6 +124,17 @@ def _chat(body: bytes) -> Request:
     return Request(http("POST", "/v1/chat/completions", body))
 
 
+STAGES = (
+    *("", "", ":base", ":1", ":2", ":expert=task-0", ":expert=", ":0", ":-1", ":01", ":1:1", ":99999999999999999999"),
+    *(":1\0", ":base ", ":BASE", ":expert=../task-0", ":expert=(base)", ":../../stages/01-task-0", ":%31", ":\u0661"),
+)
+"""What follows a model's name: stages and experts that there are, and what resembles them."""
+
+
+def _model(server: Server, draw: random.Random) -> str:
+    return server.model + draw.choice(STAGES)
+
+
 def _body(server: Server) -> bytes:
     return json.dumps(_question(server, random.Random(0))).encode()
 
@@ -134,6 +145,8 @@ def _question(server: Server, draw: random.Random, url: str | None = None) -> di
     whole: dict[str, Any] = {"model": server.model, "messages": [{"role": "user", "content": content}]}
     if draw.random() < 0.3:
         whole |= {"max_tokens": 2, "stream": draw.random() < 0.5, "stop": ["x"], "temperature": 0}
+    if draw.random() < 0.3:
+        whole["model"] = _model(server, draw)
     if draw.random() < 0.2:
         whole["messages"].insert(0, {"role": draw.choice(("system", "user", "assistant")), "content": "be short"})
     return whole
@@ -267,7 +280,7 @@ def _named(server: Server, draw: random.Random) -> str:
 
 def _path(server: Server, draw: random.Random, starts: tuple[str, ...]) -> Request:
     word = str(draw.choice([value for value in VALUES if isinstance(value, str)]))
-    tail = draw.choice((_named(server, draw), quote(word[:2000], errors="replace"), server.model, ""))
+    tail = draw.choice((_named(server, draw), quote(word[:2000], errors="replace"), quote(_model(server, draw)), ""))
     query = draw.choice(("", "", "?" + "a=b&" * 500, "?__theme=%00", "?session_hash=x", "?\xff"))
     path = (draw.choice(starts) + tail + query).replace(" ", "%20").replace("\n", "%0a").replace("\r", "%0d")
     streams = "heartbeat" in path or "queue/data" in path

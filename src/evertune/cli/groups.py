@@ -28,7 +28,9 @@ GROUPS: dict[str, dict[str, str]] = {
         "ask": "evertune ask my-model cat.jpg 'What is this?'",
         "log": "evertune log my-model",
         "rollback": "evertune rollback my-model --to 1",
+        "forget": "evertune forget my-model july",
         "serve": "evertune serve my-model --port 8000",
+        "route": "evertune route my-model --upstream http://127.0.0.1:8001",
         "app": "evertune app my-model",
         "export": "evertune export my-model --to merged",
     },
@@ -57,7 +59,7 @@ DATA_EXAMPLES = {
     "sample": "evertune data sample july.jsonl ten.jsonl --count 10 --seed 1",
 }
 
-RESUMING = {"run", "grid", "study", "pairs", "learn", "check", "fetch"}
+RESUMING = {"run", "grid", "study", "pairs", "learn", "check", "forget", "fetch"}
 """Commands that continue where they were interrupted."""
 
 SERVING = {"serve", "app"}
@@ -71,6 +73,7 @@ _DATA = "'evertune data check FILE' checks data, 'evertune data convert SOURCE T
 _SERVE = "'evertune serve DIR' is an OpenAI-compatible endpoint"
 _APP = "'evertune app DIR' opens a page in the browser"
 _FETCH = "'evertune fetch NAME' downloads models and data"
+_FORGET = "'evertune forget DIR TASK' removes what a model learned on one task"
 _BACK = "'evertune rollback DIR --to STAGE' restores an earlier stage"
 
 ELSEWHERE = (
@@ -83,6 +86,7 @@ ELSEWHERE = (
     | dict.fromkeys(("web", "webui", "webchat", "ui", "playground"), _APP)
     | dict.fromkeys(("download", "pull"), _FETCH)
     | dict.fromkeys(("undo", "revert", "reset"), _BACK)
+    | dict.fromkeys(("unlearn", "remove", "delete"), _FORGET)
     | {
         "env": "'evertune doctor' checks this machine",
         "version": "'evertune --version' prints the version",

@@ -25,8 +25,10 @@ from evertune.cli.help import Command
 from evertune.cli.models import export, fetch
 from evertune.cli.plugins import with_plugins
 from evertune.cli.results import compare, metrics, report
+from evertune.cli.routing import route
 from evertune.cli.runs import plan, run
 from evertune.cli.service import advise, ask, check, learn, log, new, playground, rollback, serve
+from evertune.cli.unlearning import forget
 from evertune.utils.distributed import is_main_process, rank
 from evertune.utils.errors import UserError, shortage
 from evertune.utils.redaction import without_secrets
@@ -56,7 +58,9 @@ FUNCTIONS: dict[str, Callable[..., None]] = {
     "ask": ask,
     "log": log,
     "rollback": rollback,
+    "forget": forget,
     "serve": serve,
+    "route": route,
     "app": playground,
     "export": export,
     "fetch": fetch,

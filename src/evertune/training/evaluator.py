@@ -143,25 +143,27 @@ def answer_samples(
     task: str | None = None,
     context: Sequence[Turn] = (),
     reuse: bool = True,
+    expert: str | None = None,
     on_answered: OnAnswered | None = None,
 ) -> list[Prediction]:
     """Answer every sample, each by the expert that the methods route it to.
 
     `task`, the name of the samples' task, is passed only to a method that declares `Method.needs_task_id`.
     `context` contains the earlier turns of each of them (`LMM.generate`); nothing is cached then.
+    With `expert`, that one answers all samples, and nothing is routed.
     With `reuse`, earlier predictions of bit-identical weights are taken from the cache. The model's weights are
     unchanged afterwards.
     """
-    routes = distributed.broadcast(_routes(methods, samples, task))
+    routes = distributed.broadcast([expert] * len(samples) if expert else _routes(methods, samples, task))
     before = copy_of(lmm.trainable())
     predicted: dict[int, str] = {}
     how: dict[str, Any] = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "context": context}
     try:
-        for expert in sorted(set(routes), key=str):
-            members = [i for i, route in enumerate(routes) if route == expert]
+        for each in sorted(set(routes), key=str):
+            members = [i for i, route in enumerate(routes) if route == each]
             group = [samples[i] for i in members]
-            cached = reuse and not context and not isinstance(expert, tuple)  # a key has the weights of one expert
-            with _active(lmm, methods, expert):
+            cached = reuse and not context and not isinstance(each, tuple)  # a key has the weights of one expert
+            with _active(lmm, methods, each):
                 cache = PredictionCache(lmm, max_new_tokens=max_new_tokens, reuse=cached, methods=methods)
                 for known in _fill(cache, lmm, group, features, **how):
                     if on_answered:

@@ -2,6 +2,8 @@
 
 app.py          the routes: chat completions, models, health, metrics
 chat.py         the fields of a request, and which of them are supported
+guards.py       who may ask, errors as replies, counts: shared with `route`
+names.py        the models of a server: its stages and experts, by name
 requests.py     from the bytes of a request to a question, with bounded memory
 errors.py       error objects of the protocol
 batches.py      a bounded queue whose questions one thread answers in batches

@@ -1,10 +1,14 @@
-"""Batches concurrent questions: one thread, a bounded queue; a batch does not wait until it is full."""
+"""Batches concurrent questions: one thread, a bounded queue; a batch does not wait until it is full.
+
+The question that has waited longest is always in the next batch, with others of the same key. So questions to many
+stages cost few loads of a stage, and none waits for ever.
+"""
 
 from __future__ import annotations
 
-import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
@@ -27,6 +31,7 @@ class Batches(Generic[Q, A]):
         most: questions answered at once.
         waiting: questions that may wait.
         idle: called in the same thread, about every `SECONDS`, while no request waits.
+        key: questions with different keys are not in one batch.
     """
 
     def __init__(
@@ -36,15 +41,16 @@ class Batches(Generic[Q, A]):
         most: int,
         waiting: int,
         idle: Callable[[], None] = lambda: None,
+        key: Callable[[Q], Hashable] = lambda _: None,
     ) -> None:
-        self._answer, self._most, self._idle = answer, most, idle
-        self._queue: queue.Queue[tuple[Q, Future[A]] | None] = queue.Queue(waiting)
-        self._closed = False
+        self._answer, self._most, self._idle, self._key = answer, most, idle, key
+        self._waiting, self._room = deque[tuple[Q, Future[A]]](), waiting
+        self._changed, self._closed = threading.Condition(), False
         self._thread = threading.Thread(target=self._work, name="answers", daemon=True)
         self._thread.start()
 
     def __len__(self) -> int:
-        return self._queue.qsize()
+        return len(self._waiting)
 
     def ask(self, question: Q) -> Future[A]:
         """The answer, later.
@@ -53,41 +59,46 @@ class Batches(Generic[Q, A]):
             FullError: too many questions wait already.
         """
         future: Future[A] = Future()
-        if self._closed:
-            raise FullError
-        try:
-            self._queue.put_nowait((question, future))
-        except queue.Full as problem:
-            raise FullError from problem
+        with self._changed:
+            if self._closed or len(self._waiting) >= self._room:
+                raise FullError
+            self._waiting.append((question, future))
+            self._changed.notify()
         return future
 
     def close(self) -> None:
         """Answer what waits, then stop."""
-        self._closed = True
-        self._queue.put(None)
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
         self._thread.join()
 
     def _work(self) -> None:
-        while (first := self._next()) is not None:
-            taken = [first]
-            last = False
-            while len(taken) < self._most and not last:
-                try:
-                    item = self._queue.get_nowait()
-                except queue.Empty:
-                    break
-                last = item is None
-                taken += [item] if item is not None else []
+        while taken := self._next():
             self._serve([(question, future) for question, future in taken if future.set_running_or_notify_cancel()])
-            if last:
-                return
 
-    def _next(self) -> tuple[Q, Future[A]] | None:
+    def _next(self) -> list[tuple[Q, Future[A]]]:
+        """The next batch; empty when closed and all is answered."""
         while True:
-            try:
-                return self._queue.get(timeout=SECONDS)
-            except queue.Empty:
-                self._idle()
+            with self._changed:
+                if not self._waiting and not self._closed:
+                    self._changed.wait(SECONDS)
+                if self._waiting:
+                    return self._taken()
+                if self._closed:
+                    return []
+            self._idle()  # without the lock: it may load a stage
+
+    def _taken(self) -> list[tuple[Q, Future[A]]]:
+        """Take the question that has waited longest, and those of its key."""
+        key = self._key(self._waiting[0][0])
+        taken: list[tuple[Q, Future[A]]] = []
+        left: deque[tuple[Q, Future[A]]] = deque()
+        for item in self._waiting:
+            fits = len(taken) < self._most and self._key(item[0]) == key
+            (taken if fits else left).append(item)
+        self._waiting = left
+        return taken
 
     def _serve(self, taken: Sequence[tuple[Q, Future[A]]]) -> None:
         """The questions of a failed batch are retried one by one, so that a bad question affects no other."""

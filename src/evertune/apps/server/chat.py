@@ -64,10 +64,10 @@ class Part(BaseModel):
 
 
 class ImageUrl(Part):
-    """An image as a data URL."""
+    """An image as a data URL. `detail` is about OpenAI's resolutions; here each model has its own."""
 
     url: str
-    detail: Literal["auto"] | None = None
+    detail: Literal["auto", "low", "high"] | None = None
 
 
 class TextPart(Part):
@@ -134,16 +134,25 @@ class ChatRequest(BaseModel):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
 
+def forwarded_request_of(body: bytes | bytearray) -> ChatRequest:
+    """Parse a request that another server will answer: its other fields are that server's.
+
+    Raises:
+        RefusedError: it is no JSON, or a value of what is read here has a wrong type.
+    """
+    try:
+        return ChatRequest.model_validate_json(body)
+    except ValidationError as problem:
+        raise _misread(problem) from problem
+
+
 def request_of(body: bytes | bytearray) -> ChatRequest:
     """Parse a request and check that all its fields are supported.
 
     Raises:
         RefusedError: it is no JSON, a value has a wrong type, or a field is not supported.
     """
-    try:
-        request = ChatRequest.model_validate_json(body)
-    except ValidationError as problem:
-        raise _misread(problem) from problem
+    request = forwarded_request_of(body)
     for name, value in (request.model_extra or {}).items():
         _refuse_field(name, value)
     for place in _strangers(request):

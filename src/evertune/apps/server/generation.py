@@ -9,10 +9,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from evertune.apps.server.reload import ServedStage, StageReloader
+from evertune.apps.server.names import LAST, ServedModels, ServedStage, Variant
+from evertune.apps.server.reload import StageReloader
 from evertune.data import Sample
 from evertune.data.split import number_problem
-from evertune.models.protocol import Generation, Size, Turn
+from evertune.models.protocol import LMM, Generation, Size, Turn
 from evertune.models.readable import refuse_unreadable
 from evertune.training.evaluator import Prediction, answer_samples
 from evertune.training.learner import Learner
@@ -29,6 +30,7 @@ class Question:
         task: the task of the question; used only by methods that need it.
         stops: texts before which the answer ends.
         context: earlier turns; their images come first in `images`.
+        variant: which model answers.
     """
 
     images: Sequence[tuple[Image.Image, str]] = field(repr=False)
@@ -37,11 +39,12 @@ class Question:
     task: str | None = None
     stops: tuple[str, ...] = ()
     context: tuple[Turn, ...] = ()
+    variant: Variant = LAST
 
     @property
-    def kind(self) -> tuple[int, str | None, tuple[Turn, ...]]:
+    def kind(self) -> tuple[Variant, int, str | None, tuple[Turn, ...]]:
         """Questions with equal keys are batched together."""
-        return self.tokens, self.task, self.context
+        return self.variant, self.tokens, self.task, self.context
 
     @property
     def sizes(self) -> list[Size]:
@@ -68,6 +71,30 @@ class Reply:
     served: ServedStage = field(default_factory=ServedStage)
 
 
+def samples_of(questions: Sequence[Question]) -> list[Sample]:
+    """Samples whose images are held in memory, under their digests."""
+    return [
+        Sample(
+            str(number),
+            (IN_MEMORY,) * len(question.images),
+            question.words,
+            (),
+            known_digests=tuple(sha for _, sha in question.images),
+        )
+        for number, question in enumerate(questions)
+    ]
+
+
+def refuse_number(lmm: LMM, images: int) -> None:
+    """Refuse a question with the wrong number of images, before any image is decoded.
+
+    Raises:
+        DataError: the model takes another number.
+    """
+    if images not in lmm.images_per_sample:
+        raise number_problem("the messages", images, lmm.images_per_sample, model=lmm.name)
+
+
 class BatchGenerator:
     """Answers batches with a learner; for one thread at a time.
 
@@ -84,14 +111,19 @@ class BatchGenerator:
 
     @property
     def served(self) -> ServedStage:
-        """The stage that answers now.
+        """The last stage, which answers where no other is named.
 
         Raises:
             RunFolderError: the folder is damaged, so that no stage can answer.
         """
         if self._follower and self._follower.fault:
             raise self._follower.fault
-        return self._follower.served if self._follower else ServedStage(self._learner.current)
+        return self.models.last
+
+    @property
+    def models(self) -> ServedModels:
+        """The models that there are, or were before the folder was damaged."""
+        return self._follower.models if self._follower else ServedModels(ServedStage(self._learner.current))
 
     def follow(self) -> bool:
         """Load the folder's last stage; returns whether the stage changed.
@@ -112,9 +144,7 @@ class BatchGenerator:
         Raises:
             DataError: it takes another number.
         """
-        lmm = self._learner.lmm
-        if images not in lmm.images_per_sample:
-            raise number_problem("the messages", images, lmm.images_per_sample, model=lmm.name)
+        refuse_number(self._learner.lmm, images)
 
     def refuse(self, question: Question) -> None:
         """Refuse a question that the model can't take.
@@ -151,17 +181,9 @@ class BatchGenerator:
 
     def _replies(self, questions: Sequence[Question]) -> list[Reply]:
         """Replies to questions with equal keys."""
-        longest, task, context = questions[0].kind
-        samples = [
-            Sample(
-                str(number),
-                (IN_MEMORY,) * len(question.images),
-                question.words,
-                (),
-                known_digests=tuple(sha for _, sha in question.images),
-            )
-            for number, question in enumerate(questions)
-        ]
+        variant, longest, task, context = questions[0].kind
+        served = self._follower.at(variant) if self._follower else self.served
+        samples = samples_of(questions)
         answers = answer_samples(
             self._learner.lmm,
             self._learner.methods,
@@ -172,15 +194,16 @@ class BatchGenerator:
             task=task,
             context=context,
             reuse=False,
+            expert=variant.expert,
         )
-        return [self._reply(answer, question) for answer, question in zip(answers, questions, strict=True)]
+        return [self._reply(answer, question, served) for answer, question in zip(answers, questions, strict=True)]
 
-    def _reply(self, answer: Prediction, question: Question) -> Reply:
+    def _reply(self, answer: Prediction, question: Question, served: ServedStage) -> Reply:
         generated = answer.text
         assert isinstance(generated, Generation), "nothing comes from a cache of texts"
         text, tokens, finished = self._stopped(generated, question.stops)
         prompt_tokens, ranking = self._prompt_tokens(question), self._ranking(answer.sample)
-        return Reply(text, answer.expert, tokens, prompt_tokens, finished=finished, ranking=ranking, served=self.served)
+        return Reply(text, answer.expert, tokens, prompt_tokens, finished=finished, ranking=ranking, served=served)
 
     def _stopped(self, generated: Generation, stops: Sequence[str]) -> tuple[str, int, bool]:
         """The text before the first of `stops`, the tokens up to its end, and whether the answer ended by itself."""

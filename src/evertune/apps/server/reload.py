@@ -6,11 +6,13 @@ takes effect at once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evertune.apps.server.names import ServedModels, ServedStage, Variant
 from evertune.runs.api import config_of
+from evertune.runs.forgetting import FILE as FORGETTING
+from evertune.runs.run_folder import thinned_stages
 from evertune.runs.unchecked import last_checked
 from evertune.training.learner import Learner
 from evertune.training.stages import DONE, stage_folder, stage_folders
@@ -23,31 +25,18 @@ Mark = tuple[int, int]
 """A file's inode and modification time: when one of them differs, the file was replaced."""
 
 
-@dataclass(frozen=True, slots=True)
-class ServedStage:
-    """The stage that answers requests.
-
-    Attributes:
-        stage: its number; 0 is the base model.
-        task: what it learned last; None at stage 0.
-        fingerprint: the stage and a prefix of its checksum; stages with different fingerprints may answer differently.
-        created: when the stage was written, in seconds since 1970.
-    """
-
-    stage: int = 0
-    task: str | None = None
-    fingerprint: str = "stage-0"
-    created: int = 0
-
-
 class StageReloader:
-    """Keeps a learner at the last stage of its folder. For one thread; `served` may be read by any."""
+    """Keeps a learner at the stages of its folder. For one thread; `models` and `fault` may be read by any.
+
+    One stage is in memory at a time: the base model is shared, and only what training changed is read for another.
+    """
 
     def __init__(self, learner: Learner) -> None:
         self._learner = learner
         self._model = _model_of(learner.folder)
         self._marks = marks_of(learner.folder)
-        self.served = served_by(learner)
+        self.models = models_of(learner)
+        self._loaded: int | None = learner.current
         self.fault: RunFolderError | None = None
 
     def follow(self) -> bool:
@@ -69,11 +58,26 @@ class StageReloader:
                     raise
                 now = later  # another process has added a stage meanwhile
 
+    def at(self, variant: Variant) -> ServedStage:
+        """Put a stage into the model.
+
+        Raises:
+            UnknownModelError: it was rolled back. RunFolderError: it can't be loaded.
+        """
+        wanted = self.models.of(variant)
+        if self._loaded != wanted.stage:
+            self._loaded = None  # until all of it is there
+            self._learner.load(wanted.stage)
+            self._loaded = wanted.stage
+        return wanted
+
     def _load(self, now: dict[str, Mark]) -> None:
+        self._loaded = None
         if _model_of(self._learner.folder) != self._model:
             raise RunFolderError(f"{self._learner.folder} is another model now: start the server again")
         self._learner.refresh(upto=last_checked(self._learner.folder))
-        self._marks, self.served, self.fault = now, served_by(self._learner), None
+        self._marks, self.models, self.fault = now, models_of(self._learner), None
+        self._loaded = self._learner.current
 
 
 def marks_of(folder: Path) -> dict[str, Mark]:
@@ -91,7 +95,7 @@ def marks_of(folder: Path) -> dict[str, Mark]:
 def has_moved(folder: Path, marks: dict[str, Mark]) -> bool:
     """Whether a folder's model has changed since `marks_of`; a stage that may still be discarded does not count."""
     now = marks_of(folder)
-    if now == marks:
+    if now == marks or (folder / FORGETTING).exists():  # its stages are being exchanged
         return False
     grown = all(now.get(name) == mark for name, mark in marks.items())
     return not (grown and is_held(folder / NAME))
@@ -103,13 +107,22 @@ def _model_of(folder: Path) -> tuple[Any, ...]:
     return config.model, config.seed, config.method, config.options, config.model_options
 
 
-def served_by(learner: Learner) -> ServedStage:
-    """Digests of the weights that a learner predicts with at its current stage."""
-    if not learner.current:
+def models_of(learner: Learner) -> ServedModels:
+    """The models of a learner that is at its last stage."""
+    gone = thinned_stages(learner.folder)
+    numbers = [number for number in range(len(learner.stages) + 1) if number not in gone]
+    stages = {number: _served(learner, number) for number in numbers}
+    experts = (learner.expert_of(stage.task) for stage in learner.stages)
+    return ServedModels(stages[learner.current], stages, tuple(dict.fromkeys(each for each in experts if each)))
+
+
+def _served(learner: Learner, number: int) -> ServedStage:
+    """A stage, with a digest of the weights that it predicts with."""
+    if not number:
         path, task = learner.folder / PROVENANCE, None
         name = str(read_json(path)["model_fingerprint"])
     else:
-        task = learner.stages[learner.current - 1].task
-        path = stage_folder(learner.folder, learner.current, task) / DONE
+        task = learner.stages[number - 1].task
+        path = stage_folder(learner.folder, number, task) / DONE
         name = digest_of_file(path)
-    return ServedStage(learner.current, task, f"stage-{learner.current}-{name[:12]}", int(path.stat().st_mtime))
+    return ServedStage(number, task, f"stage-{number}-{name[:12]}", int(path.stat().st_mtime))

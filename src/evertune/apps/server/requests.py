@@ -6,16 +6,17 @@ There is one limit for the bodies of all requests together and one for their dec
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from evertune.apps.auth import LARGEST_BODY
 from evertune.apps.server.batches import FullError
 from evertune.apps.server.chat import ChatRequest, encoded_images, prompt_of, request_of
 from evertune.apps.server.errors import RefusedError
-from evertune.apps.server.generation import BatchGenerator, Question
+from evertune.apps.server.generation import Question
+from evertune.apps.server.names import ServedModels, Variant
 from evertune.data.images import image_of_bytes, pixels_of_bytes
 from evertune.utils.errors import DataError, UserError
 
@@ -88,11 +89,26 @@ class BudgetShare:
 
 @dataclass(frozen=True, slots=True)
 class ParsedRequest:
-    """A question and the requested form of its reply; the rest of the request is dropped."""
+    """A question, the model's name, and the requested form of its reply; the rest of the request is dropped."""
 
     question: Question
+    model: str
     stream: bool
     wants_usage: bool
+
+
+class Answering(Protocol):
+    """What a request is checked against."""
+
+    @property
+    def models(self) -> ServedModels:
+        """The models that there are."""
+
+    def refuse_number(self, images: int) -> None:
+        """Refuse a wrong number of images."""
+
+    def refuse(self, question: Question) -> None:
+        """Refuse a question that can't be taken."""
 
 
 class RequestParser:
@@ -102,11 +118,19 @@ class RequestParser:
         answering: checks what the model takes.
         name: of the model.
         limits: of the server.
+        reads: the fields of a request.
     """
 
-    def __init__(self, answering: BatchGenerator, name: str, limits: Limits) -> None:
-        self._answering, self._name, self._limits = answering, name, limits
-        self._bodies, self.pixels = Budget(limits.all_bodies), Budget(limits.all_pixels)
+    def __init__(
+        self,
+        answering: Answering,
+        name: str,
+        limits: Limits,
+        *,
+        reads: Callable[[bytes | bytearray], ChatRequest] = request_of,
+    ) -> None:
+        self._answering, self._name, self._limits, self._reads = answering, name, limits, reads
+        self.bodies, self.pixels = Budget(limits.all_bodies), Budget(limits.all_pixels)
         self._one = asyncio.Lock()
 
     async def parse(self, stream: Any, pixels: BudgetShare) -> ParsedRequest:
@@ -117,21 +141,30 @@ class RequestParser:
             pixels: the share for its images, held by the caller until they are answered.
 
         Raises:
-            RefusedError: it is invalid or not supported. FullError: the server is at a limit.
+            RefusedError: it is invalid or not supported. UnknownModelError: there is no such model.
+            FullError: the server is at a limit.
         """
-        with self._bodies.share() as share:
-            body = await self._body(stream, share)
-            async with self._one:
-                request, images = await asyncio.to_thread(self._parsed, body)
-                del body
-                try:
-                    pixels.add(await asyncio.to_thread(self._pixels, images))
-                    return await asyncio.to_thread(self._decoded, request, images)
-                except UserError as problem:
-                    raise RefusedError(400, str(problem), code="invalid") from problem
+        with self.bodies.share() as share:
+            return await self.parsed(await self.body(stream, share), pixels)
 
-    async def _body(self, stream: Any, share: BudgetShare) -> bytearray:
-        """The body; reading stops once it is too long."""
+    async def parsed(self, body: bytearray, pixels: BudgetShare) -> ParsedRequest:
+        """`parse` of a body that is there."""
+        async with self._one:
+            request, images, model, variant = await asyncio.to_thread(self._parsed, body)
+            try:
+                pixels.add(await asyncio.to_thread(self._pixels, images))
+                question = await asyncio.to_thread(self._decoded, request, images, variant)
+                options = request.stream_options
+                return ParsedRequest(question, model, bool(request.stream), bool(options and options.include_usage))
+            except UserError as problem:
+                raise RefusedError(400, str(problem), code="invalid") from problem
+
+    async def body(self, stream: Any, share: BudgetShare) -> bytearray:
+        """The body of a request; reading stops once it is too long.
+
+        Raises:
+            RefusedError: it is too long. FullError: the server is at a limit.
+        """
         body = bytearray()
         async for part in stream:
             if len(body) + len(part) > self._limits.body:
@@ -141,16 +174,16 @@ class RequestParser:
             body += part
         return body
 
-    def _parsed(self, body: bytearray) -> tuple[ChatRequest, list[bytes]]:
+    def _parsed(self, body: bytearray) -> tuple[ChatRequest, list[bytes], str, Variant]:
         if sum(map(body.count, (b",", b"[", b"{"))) > MOST_VALUES:
             raise RefusedError(400, f"the request has more than {MOST_VALUES:,} values: shorten it", code="size")
-        request = request_of(body)
-        refuse_unknown(request.model, self._name)
+        request = self._reads(body)
+        model, variant = self._answering.models.find(request.model, self._name)
         try:
             if sum(len(message.text) for message in request.messages) > MOST_TEXT:
                 raise DataError(f"the messages have more than {MOST_TEXT:,} characters: shorten them")
             self._answering.refuse_number(sum(len(message.urls) for message in request.messages))
-            return request, list(encoded_images(request))
+            return request, list(encoded_images(request)), model, variant
         except UserError as problem:
             raise RefusedError(400, str(problem), code="invalid") from problem
 
@@ -163,21 +196,13 @@ class RequestParser:
             )
         return pixels
 
-    def _decoded(self, request: ChatRequest, images: list[bytes]) -> ParsedRequest:
+    def _decoded(self, request: ChatRequest, images: list[bytes], variant: Variant) -> Question:
         words, context = prompt_of(request)
         decoded = [image_of_bytes(content, where=_name(number)) for number, content in enumerate(images, start=1)]
         longest = request.longest(self._limits.tokens)
-        question = Question(decoded, words, longest, stops=request.stops, context=context)
+        question = Question(decoded, words, longest, stops=request.stops, context=context, variant=variant)
         self._answering.refuse(question)
-        options = request.stream_options
-        return ParsedRequest(question, bool(request.stream), bool(options and options.include_usage))
-
-
-def refuse_unknown(wanted: str | None, name: str) -> None:
-    """Refuse a request for another model. The name is optional, since there is only one model."""
-    if wanted not in (None, name):
-        message = f"there is no model '{wanted}' here: this server has '{name}'"
-        raise RefusedError(404, message, code="model_not_found", param="model")
+        return question
 
 
 def _name(number: int) -> str:

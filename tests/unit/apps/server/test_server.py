@@ -21,7 +21,7 @@ from evertune.apps.server.app import make_app
 from evertune.apps.server.batches import Batches, FullError
 from evertune.apps.server.command import serve
 from evertune.apps.server.generation import Reply
-from evertune.apps.server.reload import ServedStage
+from evertune.apps.server.names import ServedModels, ServedStage
 from evertune.apps.server.requests import Limits
 from evertune.apps.serving import Server, socket_at
 from evertune.data.images import read_image
@@ -46,7 +46,7 @@ def address(model):
 class Answers:
     """An `BatchGenerator` of a test's own."""
 
-    served = ServedStage()
+    served, models = ServedStage(), ServedModels()
 
     def __init__(self, answer):
         self._answer = answer
@@ -67,7 +67,7 @@ class Answers:
 def test_the_official_client_gets_what_ask_says(address, model):
     service, files = Service.open(model), sorted((cache_folder() / "features").rglob("*"))
     here = client(address)
-    assert [each.id for each in here.models.list()] == ["colours"]
+    assert here.models.list().data[0].id == "colours"
     texts = set()
     for task in service.tasks:
         for sample in task.test[:3]:

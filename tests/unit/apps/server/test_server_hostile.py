@@ -23,7 +23,7 @@ from evertune.apps.playground.command import playground
 from evertune.apps.server.app import make_app
 from evertune.apps.server.command import serve
 from evertune.apps.server.generation import Reply
-from evertune.apps.server.reload import ServedStage
+from evertune.apps.server.names import ServedModels, ServedStage
 from evertune.apps.server.requests import Limits
 from evertune.apps.serving import Server, socket_at
 from evertune.data.images import image_of_bytes, pixels_of_bytes, size_of
@@ -33,7 +33,7 @@ from evertune.utils.errors import DataError, UserError
 class Answers:
     """An `BatchGenerator` that takes any number of images and answers when `go_on` is set."""
 
-    served = ServedStage()
+    served, models = ServedStage(), ServedModels()
 
     def __init__(self):
         self.go_on = threading.Event()
