@@ -96,10 +96,12 @@ def export(
 
 def _show_export(console: Console, done: ExportResult) -> None:
     """What was exported, and where it is."""
-    from evertune.cli.printing import show_text, show_value
+    from evertune.cli.printing import show_note, show_text, show_value
 
     for line in _what(done):
         show_text(console, line)
+    for what in done.dropped:
+        show_note(console, f"left out: {what}. A server does not compute it, so its predictions differ")
     console.print()
     show_value(console, "exported", done.folder.resolve())
     if done.url:
@@ -119,7 +121,5 @@ def _what(done: ExportResult) -> Iterator[str]:
         return
     count = len(done.adapters)
     yield f"{count} adapter{'s' * (count > 1)} for peft; base model: {done.base}"
-    for what in done.dropped:
-        yield f"[yellow]left out[/yellow]  {what}: a server does not compute it, so its predictions differ"
     if Path(done.base).is_absolute():
         yield "the base model is a folder of this machine: elsewhere, give --base-model OWNER/NAME when exporting"

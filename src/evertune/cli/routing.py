@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from evertune.cli.options import loading, make_console
+from evertune.cli.service import HostOption, PortOption, run_server
 
 
 def route(
@@ -22,10 +23,8 @@ def route(
         typer.Option(envvar="EVERTUNE_UPSTREAM_KEY", help="That server's API key; better set EVERTUNE_UPSTREAM_KEY."),
     ] = None,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="Longest silence of that server.")] = 120,
-    host: Annotated[
-        str, typer.Option(help="The address to listen on; other than this machine's need a token.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="The port; 0: any free one.")] = 8000,
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 8000,
     token: Annotated[
         str | None,
         typer.Option(envvar="EVERTUNE_TOKEN", help="The token that clients must send; better set EVERTUNE_TOKEN."),
@@ -37,6 +36,7 @@ def route(
     with loading():
         from evertune.apps.route.command import route as make_proxy
         from evertune.cli.console import TerminalCallback
+        from evertune.cli.printing import show_note, show_value
 
     console = make_console()
     with TerminalCallback(console) as callback:
@@ -54,8 +54,7 @@ def route(
             progress=callback.fetching,
         )
     for expert, name in proxy.names.items():
-        listed = "" if name not in proxy.unlisted else "  (not in that server's list: does it load adapters by name?)"
-        console.print(f"{expert} -> {name}{listed}", highlight=False, soft_wrap=True, markup=False)
-    line = f"{folder.name} answers on http://{host}:{proxy.server.port}/v1, through {upstream}"
-    console.print(line, highlight=False, soft_wrap=True, markup=False)
-    proxy.server.run()
+        show_value(console, f"{expert} ->", name)
+    for name in proxy.unlisted:
+        show_note(console, f"{upstream} does not list {name}: it must load adapters at their first request")
+    run_server(proxy.server, console, f"{folder.resolve().name} answers on", host=host, path="/v1")

@@ -315,7 +315,7 @@ def serve(
             tokens=tokens,
             progress=callback.fetching,
         )
-    _run(server, console, f"{folder.resolve().name} answers on", host=host, path="/v1")
+    run_server(server, console, f"{folder.resolve().name} answers on", host=host, path="/v1")
 
 
 def playground(
@@ -337,10 +337,10 @@ def playground(
     with TerminalCallback(console) as callback:
         places = without_reports(folders)
         server = open_playground(places, host=host, port=port, token=token, tokens=tokens, progress=callback.fetching)
-    _run(server, console, "the playground is open on", host=host)
+    run_server(server, console, "the playground is open on", host=host)
 
 
-def _run(server: Server, console: Console, what: str, *, host: str, path: str = "") -> None:
+def run_server(server: Server, console: Console, what: str, *, host: str, path: str = "") -> None:
     """Say where it answers, and do so until it is stopped."""
     from evertune.apps.serving import address
     from evertune.cli.printing import show_text, show_value

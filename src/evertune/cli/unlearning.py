@@ -22,9 +22,8 @@ def forget(
 ) -> None:
     """Remove what a model learned on one task, exactly. The other experts stay; no stage with it is kept."""
     with loading():
-        from rich.markup import escape
-
         from evertune.cli.console import TerminalCallback
+        from evertune.cli.printing import show_text
         from evertune.cli.service_view import show_check
         from evertune.service import forget as forget_task
 
@@ -39,9 +38,8 @@ def forget(
         return
     if done.verdict and done.verdict.others:
         show_check(console, done.verdict)
-    for line in (
-        f"{folder} has forgotten {task}, which was stage {done.stage}",
-        *(f"{name} is stage {number} now" for number, name in enumerate(done.later, start=done.stage)),
-        *([f"a copy with it is in {done.copy}"] if done.copy else []),
-    ):
-        console.print(escape(line), highlight=False, soft_wrap=True)
+    show_text(console, f"{folder} has forgotten {task}, which was stage {done.stage}")
+    for number, name in enumerate(done.later, start=done.stage):
+        show_text(console, f"{name} is stage {number} now")
+    if done.copy:
+        show_text(console, f"a copy with it is in {done.copy}")

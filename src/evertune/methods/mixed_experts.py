@@ -71,7 +71,6 @@ class MixedExperts(LowRankMethod, EProj):
 
     def forget(self, task: str, *, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
         """Refused: every prediction is made with all adapters."""
-        del before, after
         raise UserError(f"'{self.name}' answers every question with a mixture of all adapters, that of '{task}' too")
 
     def grows_by(self) -> int:

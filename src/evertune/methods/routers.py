@@ -90,7 +90,6 @@ class CosineRouter(Router):
 
     def forget(self, task: str, *, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
         """Remove the keys; those of other tasks do not depend on it."""
-        del before, after
         del self._keys[task]
         self._columns = None
 

@@ -10,7 +10,8 @@ from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
-from evertune.cli.models import _what
+from evertune.cli.models import _show_export
+from evertune.cli.options import make_console
 from evertune.models import model_folder
 from evertune.tools.export import ExportResult, export
 from evertune.tools.export.adapters import Adapter
@@ -95,10 +96,11 @@ def test_what_a_server_drops_is_named(theirs, capsys):
         "projector, which is no part of the library's model",
     )
     assert all(language_of(theirs) in name for name in done.tensors)
-    text = "\n".join(_what(ExportResult(model_folder("random"), 1, "a/b", adapters=(model_folder("random"),) * 2)))
-    assert "left out" not in text
-    lines = list(_what(ExportResult(model_folder("random"), 1, "a/b", adapters=(), dropped=done.dropped)))
-    assert not any("left out" in line for line in lines), "a merged model lacks nothing"
+    folder = model_folder("random")
+    _show_export(make_console(), ExportResult(folder, 1, "a/b", adapters=(folder,) * 2, dropped=done.dropped))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "2 adapters for peft; base model: a/b" in said
+    assert all(f"left out: {what}" in said for what in done.dropped)
 
 
 def test_nothing_for_a_server_is_an_error(theirs):
