@@ -184,10 +184,8 @@ def parts_of(spec: str) -> list[str]:
     names = [name.strip() for name in spec.split("+")]
     for name in names:
         if name not in METHODS:
-            raise UserError(
-                f"{unknown('method', name, METHODS)} One of your own comes with --plugin FILE.py; in Python pass "
-                "its object"
-            )
+            hint = "One of your own comes with --plugin FILE.py; in Python pass its object"
+            raise unknown("method", name, METHODS, hint=hint)
     if len(set(names)) < len(names):
         raise UserError(f"method '{spec}' names one method twice")
     kinds = {name: METHODS[name].about.kind for name in names}
@@ -283,7 +281,7 @@ def _checked(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     result = {}
     for option, value in given.items():
         if option not in known:
-            raise UserError(f"method '{name}' has no option '{option}'; {nearest(option, known)}")
+            raise UserError(f"method '{name}' has no option '{option}'; {nearest(option, known, prefix=f'{name}.')}")
         try:
             adapter = TypeAdapter(known[option].annotation, config=ConfigDict(strict=False))
             result[option] = adapter.validate_python(value)

@@ -197,10 +197,11 @@ def rule_of(name: str) -> Rule:
         UserError: there is none; the message has the nearest name.
     """
     if name not in RULES:
-        raise UserError(
-            f"{unknown('score', name, RULES)}. One of your own comes with --plugin FILE.py; in Python pass the "
-            "function, or load its file with evertune.load_plugin"
+        hint = (
+            "One of your own comes with --plugin FILE.py; in Python pass the function, or load its file with "
+            "evertune.load_plugin"
         )
+        raise unknown("score", name, RULES, hint=hint)
     return RULES[name]
 
 

@@ -339,7 +339,7 @@ def would_forget(folder: Path, to: int) -> list[str]:
     config_of(folder)  # raises when it is none
     stages = saved_stages(folder)
     if not 0 <= to < len(stages):
-        earlier = f"--to takes 0 to {len(stages) - 1}" if stages else "there is none before it"
+        earlier = f"earlier stages are 0 to {len(stages) - 1}" if stages else "there is none before it"
         raise UserError(f"{folder} is at stage {len(stages)} and can't go back to stage {to}: {earlier}")
     if to:
         refuse_thinned(stage_folder(folder, to, stages[to - 1].task))

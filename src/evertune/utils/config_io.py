@@ -121,4 +121,5 @@ def _nearest_key(schema: type[BaseModel], location: tuple[int | str, ...]) -> st
         field = getattr(level, "model_fields", {}).get(part)
         level = field.annotation if field else level
         level = next(iter(getattr(level, "__args__", ())), level) if not hasattr(level, "model_fields") else level
-    return nearest(str(location[-1]), getattr(level, "model_fields", {}))
+    prefix = "".join(f"{part}." for part in location[:-1])
+    return nearest(str(location[-1]), getattr(level, "model_fields", {}), prefix=prefix)

@@ -47,13 +47,16 @@ def shortage(problem: OSError) -> str | None:
     return None
 
 
-def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.5) -> str:
-    """Return `did you mean 'x'?` or a list of what is known, ready to end a sentence; of very many the first."""
+def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.5, prefix: str = "") -> str:
+    """Return `did you mean 'x'?` or a list of what is known, ready to end a sentence; of very many the first.
+
+    `prefix` stands before each name that is shown, and is not compared: `train.`.
+    """
     names = sorted({name[:LONGEST_NAME] for name in islice(known, MOST_NAMES)})
     close = difflib.get_close_matches(name, names, n=1, cutoff=cutoff)
     if close:
-        return f"did you mean '{close[0]}'?"
-    return "known: " + ", ".join(names) if names else "nothing is known here"
+        return f"did you mean '{prefix}{close[0]}'?"
+    return "known: " + ", ".join(prefix + name for name in names) if names else "nothing is known here"
 
 
 def kind_of(value: object) -> str:
@@ -70,6 +73,7 @@ def kind_of(value: object) -> str:
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}{more}"
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """The error for an unknown name, with the nearest valid one."""
-    return UserError(f"unknown {kind} '{name}'; {nearest(name, known)}")
+def unknown(kind: str, name: str, known: Iterable[str], *, hint: str = "") -> UserError:
+    """The error for an unknown name, with the nearest valid one, and a sentence after it."""
+    text = f"unknown {kind} '{name}'; {nearest(name, known)}"
+    return UserError(f"{text}{'' if text.endswith('?') else '.'} {hint}" if hint else text)

@@ -51,12 +51,12 @@ def test_help_and_import_load_nothing_heavy():
         (["run", "parcel", "--method", "ewc+eproj"], "no earlier weights to hold"),
         (["run", "parcel", "--method", "ewc,ewc"], "different methods"),
         (["run", "parcel", "--model", "smoll"], "unknown model 'smoll'; did you mean 'smol'?"),
-        (["run", "parcel", "--set", "train.epoch=2"], "unknown key 'train.epoch'; did you mean 'epochs'?"),
+        (["run", "parcel", "--set", "train.epoch=2"], "unknown key 'train.epoch'; did you mean 'train.epochs'?"),
         (["run", "parcel", "--set", "trian.epochs=2"], "unknown key 'trian'; did you mean 'train'?"),
         (["run", "parcel", "--set", "epochs"], "write it as key=value"),
         (["run", "parcel", "--set", "train.epochs=many"], "train.epochs"),
         (["run", "parcel", "--set", "train.batch_size=0"], "train.batch_size"),
-        (["run", "parcel", "--method", "replay", "--set", "replay.ration=1"], "did you mean 'ratio'?"),
+        (["run", "parcel", "--method", "replay", "--set", "replay.ration=1"], "did you mean 'replay.ratio'?"),
         (["run", "parcel", "--method", "replay", "--set", "replay.ratio=2"], "between 0 and 1"),
         (["run", "parcel", "--method", "replay", "--set", "replay.ratio=x"], "replay.ratio='x'"),
         (["run", "parcel", "--set", "replay.ratio=0.1"], "options are given for 'replay'"),
@@ -71,7 +71,7 @@ def test_help_and_import_load_nothing_heavy():
         (["pairs", "parcell"], "unknown stream 'parcell'; did you mean 'parcel'?"),
         (["pairs", "parcel", "--seeds", "0,x"], "--seeds 0,x: write whole numbers separated by commas"),
         (["pairs", "parcel", "--method", "ewcc"], "unknown method 'ewcc'"),
-        (["pairs", "parcel", "--set", "train.epoch=2"], "unknown key 'train.epoch'; did you mean 'epochs'?"),
+        (["pairs", "parcel", "--set", "train.epoch=2"], "unknown key 'train.epoch'; did you mean 'train.epochs'?"),
         (["metrics", "nowhere.json"], "nowhere.json does not exist"),
     ],
 )
@@ -137,10 +137,7 @@ def test_every_option_of_a_format_says_what_it_means():
     """`show` listed defaults alone."""
     for name in format_names():
         options = details_of_format(name)["options"]
-        assert all(meaning.partition(" (")[0] for option, meaning in options.items() if option != "none"), (
-            name,
-            options,
-        )
+        assert not [option for option, meaning in options.items() if meaning.startswith("(")], name
 
 
 def test_show_adds_up_the_samples_of_a_stream(capsys):
@@ -175,8 +172,9 @@ def test_metrics_command(capsys, tmp_path):
     code, out, _ = evertune("metrics", path, "--json", capsys=capsys)
     assert code == 0 and json.loads(out)["metrics"]["bwt"] == -1.5
     _, out, _ = evertune("metrics", path, capsys=capsys)
-    assert "backward transfer             −1.5  1/(T-1) Σ_{i<T} (R[T,i] - R[i,i])" in out.splitlines()
-    assert "gap to joint                     -  needs a run of joint on the same tasks" in out.splitlines()
+    lines = [line.split() for line in out.splitlines()]
+    assert "backward transfer −1.5 1/(T-1) Σ_{i<T} (R[T,i] - R[i,i])".split() in lines
+    assert "gap to joint - needs a run of joint on the same tasks".split() in lines
 
 
 def test_metrics_command_with_known_tasks(capsys, tmp_path):

@@ -79,7 +79,7 @@ def test_overlap_is_refused(tmp_path):
     [
         ("name: s\ntasks: []", "no tasks"),
         ("name: s\ntaks: []", "unknown key 'taks'; did you mean 'tasks'"),
-        ("name: s\ntasks: [{name: a, dta: x}]", "unknown key 'tasks.0.dta'; did you mean 'data'"),
+        ("name: s\ntasks: [{name: a, dta: x}]", "unknown key 'tasks.0.dta'; did you mean 'tasks.0.data'"),
         ("name: s\ntasks: [{name: a}]", "needs one of"),
         ("name: s\ntasks: [{name: ../a, data: x}]", "use letters"),
         ("name: s\ntasks: [{name: a, data: x},{name: a, data: y}]", "two tasks are called 'a'"),

@@ -161,7 +161,7 @@ def test_going_back(data, tmp_path):
     folder = made(tmp_path / "model")
     for path in data[:2]:
         service.learn(folder, path, accept_if=ANYHOW)
-    with pytest.raises(UserError, match="is at stage 2 and can't go back to stage 2: --to takes 0 to 1"):
+    with pytest.raises(UserError, match="is at stage 2 and can't go back to stage 2: earlier stages are 0 to 1"):
         would_forget(folder, 2)
     assert service.rollback(folder, 0) == ["task-0", "task-1"]
     with pytest.raises(UserError, match="has learned nothing yet"):

@@ -149,7 +149,7 @@ def test_settings_of_one_task(model, colours):
     for entry in ("lora.r=4", "seed=5", "model.scope=lora", "dtype=bfloat16"):
         with pytest.raises(UserError, match=f"--set {entry}: a task can be trained otherwise"):
             service.learn(model, colours, settings=[entry])
-    with pytest.raises(UserError, match="unknown key 'train.epoch'; did you mean 'epochs'"):
+    with pytest.raises(UserError, match="unknown key 'train.epoch'; did you mean 'train.epochs'"):
         service.learn(model, colours, settings=["train.epoch=3"])
     found = service.advice(model, colours, settings=["train.min_steps=30"])
     assert found.steps == 30

@@ -110,8 +110,11 @@ def test_close_values_have_different_names():
     ("content", "complaint"),
     [
         ({"method": ["ewc"]}, "unknown key 'method'; did you mean 'methods'?"),
-        ({"train": {"epoch": 1}}, "unknown key 'train.epoch'; did you mean 'epochs'?"),
-        ({"streams": [{"stream": "parcel", "modle": "x"}]}, "unknown key 'streams.0.modle'; did you mean 'model'?"),
+        ({"train": {"epoch": 1}}, "unknown key 'train.epoch'; did you mean 'train.epochs'?"),
+        (
+            {"streams": [{"stream": "parcel", "modle": "x"}]},
+            "unknown key 'streams.0.modle'; did you mean 'streams.0.model'?",
+        ),
         ({"streams": ["parzel"]}, "unknown stream 'parzel'; did you mean 'parcel'?"),
         ({"streams": []}, "streams: "),
         ({"name": "../up"}, "name: "),
@@ -121,7 +124,7 @@ def test_close_values_have_different_names():
         ({"vary": {"ecw.strength": [1]}}, "unknown method of this grid 'ecw'; did you mean 'ewc'?"),
         ({"vary": {"ewc": [1]}}, "write 'ewc' as METHOD.OPTION"),
         ({"vary": {"ewc.strength": []}}, "with a list of values"),
-        ({"vary": {"train.epoch": [1]}}, "unknown key 'train.epoch'; did you mean 'epochs'?"),
+        ({"vary": {"train.epoch": [1]}}, "unknown key 'train.epoch'; did you mean 'train.epochs'?"),
         ({"options": {"replay": {"ratio": 0.1}}}, "unknown method of this grid 'replay'"),
     ],
 )
@@ -136,7 +139,7 @@ def test_mistakes_name_the_file_or_the_run_and_the_way_out(tmp_path, content, co
     [
         ({"methods": ["sequental"]}, "did you mean 'sequential'?"),
         ({"methods": ["sequential,ewc"]}, "write methods as a list"),
-        ({"vary": {"ewc.strenght": [1]}}, "method 'ewc' has no option 'strenght'; did you mean 'strength'?"),
+        ({"vary": {"ewc.strenght": [1]}}, "method 'ewc' has no option 'strenght'; did you mean 'ewc.strength'?"),
     ],
 )
 def test_wrong_methods_and_options_stop_the_grid_before_it_starts(tmp_path, content, complaint, photos):
