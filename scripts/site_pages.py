@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import posixpath
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
-import click
-import typer.main
 from mkdocs.structure.files import File, Files, InclusionLevel
+
+sys.path.insert(0, str(Path(__file__).parent))  # MkDocs loads this file without its folder
+from reference_pages import commands_page, configuration_page
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = re.compile(r"(\]\()([^)\s#:]+)((?:#[^)\s]*)?\))")  # [text](a path, maybe #part)
@@ -33,7 +35,7 @@ HIDDEN = "---\nsearch: {exclude: true}\n---\n"
 def on_files(files: Files, *, config: Any) -> Files:
     """Add the generated pages to those of docs/."""
     made = {page: as_if_in_docs((ROOT / name).read_text()) for name, page in AT_THE_TOP.items()}
-    made["commands.md"] = commands_page()
+    made |= {"commands.md": commands_page(), "configuration.md": configuration_page()}
     texts = {file.src_uri: file.content_string for file in files.documentation_pages()} | made
     for page, text in made.items():
         files.append(File.generated(config, page, content=text))
@@ -106,37 +108,3 @@ def listing(target: str) -> str:
 def as_if_in_docs(text: str) -> str:
     """A file of the repository's root with its links as a page of docs/ would write them."""
     return TARGET.sub(lambda link: link[1] + posixpath.relpath(link[2], "docs") + link[3], text)
-
-
-def commands_page() -> str:
-    """Every command with its arguments and options, as `--help` says them."""
-    from evertune.cli.main import app
-
-    parts = [
-        "# Commands",
-        "`evertune COMMAND --help` prints the same. What fails with exit code 2 was asked wrongly; 1 means\n"
-        "that what was asked for did not succeed; 130 that it was interrupted, and the same command goes on.",
-    ]
-    for path, command in commands_of(typer.main.get_command(app)):
-        parts.append(f"## {' '.join(path)}\n\n{(command.help or '').strip()}\n\n{parameters_of(command)}")
-    return "\n\n".join(parts)
-
-
-def commands_of(group: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
-    """The leaves of the tree of commands, with their words."""
-    found = []
-    for name, command in group.commands.items():
-        deeper = (*path, name)
-        found += commands_of(command, deeper) if hasattr(command, "commands") else [(deeper, command)]
-    return found
-
-
-def parameters_of(command: Any) -> str:
-    """A table of what a command takes."""
-    context = click.Context(command)
-    rows = []
-    for parameter in command.params:
-        words, meaning = parameter.get_help_record(context) or (parameter.make_metavar(context), parameter.help or "")
-        if words != "--help":
-            rows.append(f"| `{words}` | {meaning} |".replace("\n", " "))
-    return "| | |\n|---|---|\n" + "\n".join(rows) if rows else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import runpy
@@ -92,6 +93,36 @@ def test_the_page_of_commands_has_every_option(site):
     content = (site / "commands.html").read_text()
     for words in ("--accept-if", "--dry-run", "data convert", "rollback", "--text-encoder"):
         assert words in content
+
+
+def found_by(site, words):
+    """Pages by the search's index, those first whose title has the words."""
+    entries = json.loads((site / "search" / "search_index.json").read_text())["docs"]
+    hits = [one for one in entries if words in (one["title"] + " " + one["text"]).lower()]
+    return [
+        one["location"].partition("#")[0] for one in sorted(hits, key=lambda one: words not in one["title"].lower())
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "page"),
+    [
+        ("install", "install.html"),
+        ("deploy", "howto/deploy.html"),
+        ("finetune", "howto/finetune.html"),
+        ("quantization", "howto/large_models.html"),
+        ("resume", "howto/resume.html"),
+        ("gpu", "howto/large_models.html"),
+    ],
+)
+def test_a_word_of_the_field_finds_its_page(site, words, page):
+    assert page in found_by(site, words)[:8]
+
+
+def test_the_page_of_configuration_is_made_from_the_code(site):
+    content = (site / "configuration.html").read_text()
+    for key in ("train.max_grad_norm", "replay.ratio", "model.scope", "known", "vary"):
+        assert f"<code>{key}</code>" in content
 
 
 def test_formulas_are_set(site):

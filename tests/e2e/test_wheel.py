@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from check_dist import ROOT, sdist_mistakes, version_mistakes, wheel_mistakes
 
-pytestmark = [pytest.mark.slow, pytest.mark.thorough]
+pytestmark = [pytest.mark.slow, pytest.mark.thorough, pytest.mark.timeout(900)]
 QUICKSTART = "run pocket-mini --model tiny-aligned --method sequential,replay --limit 4 --set dtype=float32 --out first"
 
 

@@ -106,11 +106,13 @@ class StreamFile(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str
-    title: str = ""
-    reverse: str | None = None
-    known: list[TaskFile] = Field(default_factory=list)
-    tasks: list[TaskFile] = Field(default_factory=list)
+    name: str = Field(description="of the stream")
+    title: str = Field(default="", description="one line, printed by `evertune ls streams`")
+    reverse: str | None = Field(default=None, description="another stream, whose tasks are learned in reverse order")
+    known: list[TaskFile] = Field(
+        default_factory=list, description="tasks that the model knows before: evaluated, never trained"
+    )
+    tasks: list[TaskFile] = Field(default_factory=list, description="in learning order")
 
     @field_validator("name")
     @classmethod

@@ -11,29 +11,43 @@ from evertune.data.builders import builder
 from evertune.data.formats import format_of
 from evertune.data.images import short
 from evertune.metrics.rules import rule_of
-from evertune.utils.config_io import Settings
+from evertune.utils.config_io import Settings, unit
 from evertune.utils.safe_names import is_name
 
 
 class TaskFile(Settings):
     """The schema of a task in a stream's YAML."""
 
-    name: str
-    build: str | None = None
-    format: str | None = None
-    root: str | None = None
-    prompt: str | None = None
+    name: str = Field(description="of the task: letters, digits, '-', '_' and '.'")
+    build: str | None = Field(default=None, description="the builder of a built-in task, instead of files")
+    format: str | None = Field(
+        default=None, description="layout of the files (`evertune ls formats`); by default guessed from the file's name"
+    )
+    root: str | None = Field(default=None, description="folder of a published data set, below --data")
+    prompt: str | None = Field(
+        default=None, description="text with the fields of a row in braces; by default the format's"
+    )
     allow_external_paths: bool = Field(
         default=False, description="names and links of images may lead out of their folder"
     )
-    options: dict[str, Any] = Field(default_factory=dict)
-    train: str | None = None
-    test: str | None = None
-    data: str | None = None
-    test_share: float = Field(default=0.2, gt=0, lt=1)
-    images: str | None = None
-    score: str = "exact"
-    about: dict[str, str] = Field(default_factory=dict)
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="of the format or the builder (`evertune show FORMAT`)"
+    )
+    train: str | None = Field(default=None, description="file of training rows, beside the YAML")
+    test: str | None = Field(default=None, description="file of test rows")
+    data: str | None = Field(default=None, description="one file of rows, from which a test set is drawn")
+    test_share: float = Field(
+        default=0.2,
+        gt=0,
+        lt=1,
+        json_schema_extra=unit("share of rows"),
+        description="of `data` that becomes the test set",
+    )
+    images: str | None = Field(default=None, description="folder of the images; by default that of the rows")
+    score: str = Field(default="exact", description="scoring rule (docs/metrics.md)")
+    about: dict[str, str] = Field(
+        default_factory=dict, description="licence, citation and the like, printed by `evertune show`"
+    )
 
     @field_validator("score")
     @classmethod

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from evertune.runs.cells import Which
 from evertune.training.run_origin import CELLS
-from evertune.utils.config_io import Settings, scalar
+from evertune.utils.config_io import Settings, scalar, unit
 from evertune.utils.errors import UserError
 from evertune.utils.plugins import load_plugin
 from evertune.utils.sizes import bytes_of
@@ -60,13 +60,32 @@ recipe of ours.
 class TrainSettings(Settings):
     """How each task is trained; the same for every method."""
 
-    epochs: float = Field(default=1.0, gt=0, description="passes over a task's training set")
-    batch_size: int = Field(default=4, ge=1, description="samples per micro-batch")
-    gradient_accumulation_steps: int = Field(default=1, ge=1, description="micro-batches per optimizer step")
-    learning_rate: float = Field(default=1e-3, gt=0, description="peak of the cosine schedule")
-    weight_decay: float = Field(default=0.0, ge=0, description="of AdamW; not on biases and norms")
-    warmup_ratio: float = Field(default=0.03, ge=0, lt=1, description="share of the steps with a rising learning rate")
-    max_grad_norm: float = Field(default=1.0, gt=0, description="largest norm of the gradient")
+    epochs: float = Field(
+        default=1.0, gt=0, json_schema_extra=unit("passes"), description="passes over a task's training set"
+    )
+    batch_size: int = Field(default=4, ge=1, json_schema_extra=unit("samples"), description="samples per micro-batch")
+    gradient_accumulation_steps: int = Field(
+        default=1, ge=1, json_schema_extra=unit("micro-batches"), description="micro-batches per optimizer step"
+    )
+    learning_rate: float = Field(
+        default=1e-3, gt=0, json_schema_extra=unit("1"), description="peak of the cosine schedule"
+    )
+    weight_decay: float = Field(
+        default=0.0, ge=0, json_schema_extra=unit("1"), description="of AdamW; not on biases and norms"
+    )
+    warmup_ratio: float = Field(
+        default=0.03,
+        ge=0,
+        lt=1,
+        json_schema_extra=unit("share of steps"),
+        description="how long the learning rate rises",
+    )
+    max_grad_norm: float = Field(
+        default=1.0,
+        gt=0,
+        json_schema_extra=unit("1"),
+        description="largest norm of the gradient of a step (the clip norm)",
+    )
     loss_mean: Literal["sample", "token"] = Field(
         default="sample",
         description="what counts the same in the loss of a step: a sample (mean over samples of the mean over answer "
@@ -88,12 +107,14 @@ class TrainSettings(Settings):
     min_steps: int | None = Field(
         default=None,
         ge=0,
+        json_schema_extra=unit("optimizer steps"),
         description="fewest optimizer steps of a task: few samples come in smaller batches and more passes; by default "
         "0 in a run and 200 in evertune learn",
     )
     save_every: int | None = Field(
         default=None,
         ge=0,
+        json_schema_extra=unit("optimizer steps"),
         description="optimizer steps between two saves of a task in progress; 0: never; by default as often as costs "
         "less than 5 % of the time",
     )
@@ -123,12 +144,21 @@ class EvaluationSettings(Settings):
     limit: int | None = Field(
         default=None,
         ge=1,
+        json_schema_extra=unit("questions"),
         description="most questions per task: a fixed choice of the test samples, the same for every method and seed. "
         "All training samples stay. Changes every score, so it is part of what identifies a run",
     )
-    batch_size: int = Field(default=128, ge=1, description="questions answered at once; never changes an answer")
+    batch_size: int = Field(
+        default=128,
+        ge=1,
+        json_schema_extra=unit("questions"),
+        description="questions answered at once; never changes an answer",
+    )
     max_new_tokens: int | None = Field(
-        default=None, ge=1, description="longest answer; by default the task's longest training answer and two more"
+        default=None,
+        ge=1,
+        json_schema_extra=unit("tokens"),
+        description="longest answer; by default the task's longest training answer and two more",
     )
 
 
@@ -157,7 +187,11 @@ class FeatureSettings(Settings):
         "by default half of what is free, at most 100 GB of the disk",
     )
     workers: int | None = Field(
-        default=None, ge=0, le=256, description="processes that read and prepare images; by default measured"
+        default=None,
+        ge=0,
+        le=256,
+        json_schema_extra=unit("processes"),
+        description="processes that read and prepare images; by default measured",
     )
 
     @model_validator(mode="before")
@@ -190,7 +224,12 @@ class FeatureSettings(Settings):
 class SharedSettings(Settings):
     """The settings that a single run and a grid share, besides stream, model, method and seed."""
 
-    limit: int | None = Field(default=None, ge=1)
+    limit: int | None = Field(
+        default=None,
+        ge=1,
+        json_schema_extra=unit("samples"),
+        description="most samples per task, of training and of test: for a first try. By default all",
+    )
     data: str | None = Field(default=None, description="where the folders of published data sets are")
     skip_invalid: bool = Field(default=False, description="train on what can be used instead of stopping")
     track: list[str] = Field(default_factory=list, description="services that get the metrics: trackio, wandb, mlflow")
@@ -200,7 +239,9 @@ class SharedSettings(Settings):
         description="bit-identical reruns on a CPU: one thread, float32, deterministic algorithms, no reuse, features "
         "one image at a time",
     )
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description="of the frozen weights; what trains is float32. auto: bfloat16 where it is faster"
+    )
     model_options: dict[str, Any] = Field(
         default_factory=dict, description="what trains in a large model, e.g. {scope: projection+lora, r: 16}"
     )
@@ -222,11 +263,11 @@ class SharedSettings(Settings):
 class RunConfig(SharedSettings):
     """The complete configuration of a run; `evertune run FILE.yaml` reads this."""
 
-    stream: str
-    model: str = "smol"
-    method: str = "sequential"
-    seed: int = Field(default=0, ge=0)
-    out: str | None = None
+    stream: str = Field(description="a name of `evertune ls streams`, or a YAML or JSONL file")
+    model: str = Field(default="smol", description="a name of `evertune ls models`, a checkpoint folder or a hub id")
+    method: str = Field(default="sequential", description="one or more methods, joined by + and listed by commas")
+    seed: int = Field(default=0, ge=0, json_schema_extra=unit("1"), description="of every random choice of the run")
+    out: str | None = Field(default=None, description="the run folder; by default below runs/, named after the run")
 
     @model_validator(mode="before")
     @classmethod

@@ -53,6 +53,11 @@ class Settings(BaseModel):
         return value
 
 
+def unit(name: str) -> dict[str, Any]:
+    """The unit of a setting, for its `json_schema_extra`: the reference of the docs shows it."""
+    return {"unit": name}
+
+
 def read_yaml(path: Path) -> Any:
     """Read a YAML file with the safe loader.
 

@@ -45,11 +45,13 @@ class StreamAndModel(BaseModel):
 class GridFile(SharedSettings):
     """What a grid's YAML may say; everything but the lists means what it means for a run."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    streams: list[StreamAndModel] = Field(min_length=1)
-    models: list[str] = Field(default=["smol"], min_length=1)
-    methods: list[str] = Field(min_length=1)
-    seeds: list[int] = Field(default=[0], min_length=1)
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="of the grid, and of its folder in runs/")
+    streams: list[StreamAndModel] = Field(
+        min_length=1, description="streams, or {stream: ..., model: ...} for one that only this model learns"
+    )
+    models: list[str] = Field(default=["smol"], min_length=1, description="models of the streams that name none")
+    methods: list[str] = Field(min_length=1, description="methods, e.g. [sequential, replay+ewc]")
+    seeds: list[int] = Field(default=[0], min_length=1, description="a run of each combination for each")
     vary: dict[str, list[Any]] = Field(
         default_factory=dict, description="settings and their values, e.g. {ewc.strength: [1e2, 1e3]}; all combinations"
     )

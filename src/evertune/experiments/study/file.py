@@ -55,8 +55,8 @@ class Benchmark(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    model: str
-    streams: list[str] = Field(min_length=1)
+    model: str = Field(description="the start point of the benchmark")
+    streams: list[str] = Field(min_length=1, description="the stream and its reverse")
 
 
 class Questions(BaseModel):
@@ -66,7 +66,7 @@ class Questions(BaseModel):
 
     b1: Benchmark
     b2: Benchmark
-    seeds: list[int] = Field(min_length=1)
+    seeds: list[int] = Field(min_length=1, description="of the runs that answer")
     working: list[str] = Field(description="F3: methods that are claimed to work everywhere")
     penalties: list[str] = Field(description="F4: methods that are claimed to work after joint tuning only")
     informed: dict[str, str] = Field(description="F5: an informed method, and the plain one it should beat")
@@ -83,10 +83,10 @@ class StudyFile(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    title: str = ""
-    parts: dict[str, list[StudyGrid]] = Field(min_length=1)
-    questions: Questions | None = None
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="of the study, and of its folder in runs/")
+    title: str = Field(default="", description="head of its page")
+    parts: dict[str, list[StudyGrid]] = Field(min_length=1, description="grids by part, in the order in which they run")
+    questions: Questions | None = Field(default=None, description="what the findings are computed from")
 
     def grids(self) -> Iterator[tuple[str, StudyGrid]]:
         """(part, grid) for all grids, in order."""
