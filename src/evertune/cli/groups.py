@@ -59,6 +59,10 @@ DATA_EXAMPLES = {
     "sample": "evertune data sample july.jsonl ten.jsonl --count 10 --seed 1",
 }
 
+EXIT_CODES = """Exit codes: 0 done; 1 a run failed, a stage was rejected, errors were found, or a
+question was answered with no; 2 wrong input; 130 Ctrl-C; 143 SIGTERM.
+"""
+
 RESUMING = {"run", "grid", "study", "pairs", "learn", "check", "forget", "fetch"}
 """Commands that continue where they were interrupted."""
 
@@ -108,7 +112,7 @@ class Commands(TyperGroup):
         for title, names in groups.items():
             _write_section(formatter, title, [(name, first_sentence(self.commands[name].help)) for name in names])
         if ctx.parent is None:
-            formatter.write("\nevertune COMMAND --help shows the options of a command and an example.\n")
+            formatter.write(f"\nevertune COMMAND --help shows the options of a command and an example.\n{EXIT_CODES}")
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command, or an error that names the one that is meant."""

@@ -76,16 +76,6 @@ def measured_on(device: torch.device) -> Seconds:
     return seconds
 
 
-def measured_text(device: torch.device) -> str:
-    """What was measured on this machine, or at least a product, as a line: `product: float32 0.90 ms, ...`."""
-    seconds = _kept(device) or {"product": _product(device)}
-    lines = (
-        f"{what}: " + ", ".join(f"{name} {1e3 * taken:.2f} ms" for name, taken in times.items())
-        for what, times in seconds.items()
-    )
-    return "; ".join(lines)
-
-
 def _product(device: torch.device) -> dict[str, float]:
     return {str(dtype).removeprefix("torch."): taken for dtype, taken in seconds_per_product(device.type).items()}
 

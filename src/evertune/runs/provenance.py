@@ -83,15 +83,13 @@ def _circumstances(lmm: Described, stream: Stream) -> dict[str, Any]:
 
 
 def running_facts(lmm: Described) -> dict[str, str]:
-    """Device, threads and dtype of a loaded model, with the measurement that decided the format."""
+    """Device, threads and dtype of a loaded model; `evertune doctor` shows what was measured for the dtype."""
     import torch
-
-    from evertune.models.auto_dtype import measured_text
 
     threads, many = torch.get_num_threads(), distributed.world_size()
     return {
         "device": str(lmm.device),
         **({"processes": f"{many} processes"} if many > 1 else {}),
         "threads": f"{threads} thread{'s' if threads > 1 else ''}",
-        "dtype": f"{str(lmm.dtype).removeprefix('torch.')} ({measured_text(lmm.device)})",
+        "dtype": str(lmm.dtype).removeprefix("torch."),
     }

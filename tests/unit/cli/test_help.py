@@ -36,6 +36,7 @@ def test_every_command_stands_in_a_group_on_one_line(capsys, monkeypatch):
     ]
     assert {name for names in GROUPS.values() for name in names} == set(COMMANDS)
     assert all(f"\n{title}:\n" in out for title in GROUPS)
+    assert out.rstrip().endswith("2 wrong input; 130 Ctrl-C; 143 SIGTERM.")
     assert "..." not in "".join(listed) and max(map(len, out.splitlines())) <= 80
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from evertune.models import auto_dtype
-from evertune.models.auto_dtype import faster_dtype, measured_on, measured_text, pick_dtype, seconds_of_run
+from evertune.models.auto_dtype import faster_dtype, measured_on, pick_dtype, seconds_of_run
 from evertune.utils.device import seconds_per_product
 from evertune.utils.errors import UserError
 
@@ -56,7 +56,7 @@ def measured(monkeypatch, tmp_path):
 def test_the_choice_of_a_machine_stays(measured):
     assert [pick_dtype("auto", CPU) for _ in range(3)] == [torch.bfloat16] * 3
     assert measured == ["product", "run"]
-    assert "step: float32 1000.00 ms, bfloat16 500.00 ms" in measured_text(CPU)
+    assert measured_on(CPU)["step"] == {"float32": 1.0, "bfloat16": 0.5}
 
 
 def test_another_machine_measures_again(measured, monkeypatch):
