@@ -48,7 +48,7 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 unit: $(VENV)/.dev  ## the quick tests of tests/unit: a minute on two cores
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -m 'not slow and not smol' -n auto --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -m 'not slow and not smol and not thorough' -n auto --dist worksteal
 
 coverage: $(VENV)/.dev  ## the suite again, and how much of src/ it runs (lines and branches): a figure, not a gate
 	$(BIN)/coverage erase

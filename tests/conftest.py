@@ -16,6 +16,7 @@ os.environ.setdefault("EVERTUNE_AUTO_DTYPE", "float32")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+import suite
 import yaml
 from hypothesis import settings
 
@@ -23,6 +24,16 @@ os.fsync = lambda file: None  # tests kill programs, never the machine: what was
 
 settings.register_profile("evertune", deadline=None)  # time says nothing on a machine that does other work
 settings.load_profile("evertune")
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses by the marks
+def pytest_collection_modifyitems(items):
+    """Marks that follow from a test's name, parameters and fixtures; see suite.py."""
+    for item in items:
+        path, _, name = item.nodeid.partition("::")
+        function, _, parameters = name.partition("[")
+        for mark in suite.marks_of(path, function, parameters[:-1], getattr(item, "fixturenames", ())):
+            item.add_marker(mark)
 
 
 @pytest.fixture(scope="session", autouse=True)

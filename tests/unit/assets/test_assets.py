@@ -112,6 +112,7 @@ def test_progress_is_told_while_pip_downloads(toy, tmp_path, monkeypatch):
     assert updates[-1] == ("toy", toy.bytes, toy.bytes)
 
 
+@pytest.mark.slow
 def test_no_index_is_one_clear_line(monkeypatch, tmp_path):
     monkeypatch.setenv("EVERTUNE_CACHE", str(tmp_path))
     monkeypatch.setenv("PIP_NO_INDEX", "1")

@@ -14,6 +14,7 @@ from evertune.cli.main import _broken
 from evertune.data.formats import format_names
 
 
+@pytest.mark.slow
 def test_help_and_import_load_nothing_heavy():
     code = (
         "import sys; sys.argv = ['evertune', '--help']\n"
@@ -101,6 +102,7 @@ def _only_names(monkeypatch):
     return load
 
 
+@pytest.mark.slow
 def test_show_and_ls(capsys):
     code, out, _ = evertune("ls", "methods", "--json", capsys=capsys)
     names = {row["name"] for row in json.loads(out)}
@@ -208,6 +210,7 @@ def test_show_says_once_what_all_tasks_of_a_stream_share(capsys):
     assert sections["1. ScienceQA"]["task"] == "ScienceQA"
 
 
+@pytest.mark.slow
 def test_doctor(capsys):
     code, out, _ = evertune("doctor", "--json", capsys=capsys)
     assert code == 0 and json.loads(out)["dtype chosen"] in ("float32", "bfloat16")

@@ -77,6 +77,7 @@ def test_defaults_and_what_is_required_are_in_the_help(capsys, monkeypatch):
     assert "Usage: evertune doctor [OPTIONS] [RUN]\n" in out
 
 
+@pytest.mark.slow
 def test_version_and_completion(capsys):
     code, out, _ = evertune("--version", capsys=capsys)
     assert code == 0 and out.startswith("evertune ")

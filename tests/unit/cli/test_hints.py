@@ -119,6 +119,7 @@ def known():
     return options()
 
 
+@pytest.mark.slow
 def test_every_hint_names_an_option_that_is_there(known):
     found = []
     for path in sorted(ROOT.rglob("*.py")):

@@ -32,6 +32,7 @@ def first(tmp_path):
     return tmp_path / "first"
 
 
+@pytest.mark.slow
 def test_a_glob_of_runs_may_name_their_report(first, monkeypatch):
     """`evertune compare runs/first/*`, as a shell writes it out."""
     places = sorted(first.iterdir())

@@ -163,6 +163,7 @@ def test_one_of_the_two_in_a_table(tmp_path):
     assert len(samples) == 1 and "row 2: 'a.png' is neither an image nor" in problems[0]
 
 
+@pytest.mark.slow
 def test_a_saved_data_set_says_that_images_is_in_vain(tmp_path):
     datasets = pytest.importorskip("datasets")
     features = datasets.Features(

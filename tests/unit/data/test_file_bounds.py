@@ -159,6 +159,7 @@ def test_arrow_files_that_unpack_to_much(tmp_path, monkeypatch):
         read_saved(folder)
 
 
+@pytest.mark.slow
 def test_arrow_files_that_name_the_same_bytes_often(tmp_path):
     table = pa.table({"q": pa.array(["x" * 100], pa.string_view()), "a": ["y"]})
     with pytest.raises(DataError, match="a column of the type string_view is not read"):

@@ -92,6 +92,7 @@ def frame_of_another_size():
     return zlib.decompress(base64.b85decode(AVIF))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make", [large_tile, entries_of_the_same_bytes, small_comment_blocks, skipped_rows, frame_of_another_size]
 )
@@ -134,6 +135,7 @@ def test_what_is_decoded_in_this_process_is_bounded_by_its_structure():
     assert [is_ordinary(content) for content in odd] == [False] * len(odd)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP"])
 @pytest.mark.parametrize("size", [(1, 1), (300, 200), (700, 900)])
 def test_a_process_with_limits_decodes_the_same(kind, size):
@@ -152,6 +154,7 @@ def test_a_process_with_limits_decodes_the_same(kind, size):
     assert format_of(content, where="") == kind and pixels_of_bytes(content, where="") == size[0] * size[1]
 
 
+@pytest.mark.slow
 def test_images_of_many_threads_and_forks():
     contents = [encoded(Image.new("RGB", (40, 40), (value, 0, 0)), "BMP") for value in range(40)]
 
@@ -171,6 +174,7 @@ def test_images_of_many_threads_and_forks():
     assert red(contents[9]) == 9, "another one is started"
 
 
+@pytest.mark.slow
 def test_the_decoder_imports_nothing_of_evertune():
     code = (
         "import runpy, sys, io; sys.stdin = io.TextIOWrapper(io.BytesIO());"

@@ -105,6 +105,7 @@ def test_the_hash_is_of_what_was_decoded(tmp_path):
     assert read_image(tmp_path / "a.png", origin="")[1] == hashlib.sha256((tmp_path / "a.png").read_bytes()).hexdigest()
 
 
+@pytest.mark.slow
 def test_broken_images_are_named_with_their_row(tmp_path):
     colour(tmp_path, "good.png")
     whole = (tmp_path / "good.png").read_bytes()

@@ -90,6 +90,7 @@ def test_tables(tmp_path):
     assert len(samples) == 4 and "'answer' holds neither a text nor a list of texts" in problems[0]
 
 
+@pytest.mark.slow
 def test_a_saved_data_set(tmp_path):
     datasets = pytest.importorskip("datasets")
     content = {"instruction": ["a", "b", "c"], "answer": [3.0, NAN, 4.0]}

@@ -65,12 +65,14 @@ def test_small_values_without_end_are_not_decoded(tmp_path, monkeypatch, read, t
         raise DataError(*read(path))
 
 
+@pytest.mark.slow
 def test_how_many_values_a_text_may_have():
     assert len(json_value("[" + "1," * (MOST_VALUES - 2) + "1]")) == MOST_VALUES - 1
     sparse = json.dumps(["x" * CHARACTERS_PER_VALUE] * (MOST_VALUES + 1))
     assert len(json_value(sparse)) == len(json_value(sparse.encode())) == MOST_VALUES + 1
 
 
+@pytest.mark.slow
 def test_what_is_beside_the_wanted_list_may_be_of_any_length(tmp_path):
     """COCO's files have the images before the annotations: 30 MB that are passed over one by one."""
     path = tmp_path / "a.json"
@@ -83,6 +85,7 @@ def test_what_is_beside_the_wanted_list_may_be_of_any_length(tmp_path):
     assert [one.value for one in read_entries(path)] == [{"a": 1}]
 
 
+@pytest.mark.slow
 def test_a_number_without_end_is_not_read_on(tmp_path):
     path = tmp_path / "a.json"
     path.write_text("[0." + "1" * (40 << 20) + "]")
@@ -160,6 +163,7 @@ def written(path, **columns):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inner", ["null", "bool"])
 def test_parquet_of_small_values(tmp_path, inner):
     """A column that nobody asks for is never made Python's; of one that is, a cell has a bound."""
@@ -172,6 +176,7 @@ def test_parquet_of_small_values(tmp_path, inner):
     assert row.answers == ("2",)
 
 
+@pytest.mark.slow
 def test_parquet_of_many_small_values(tmp_path, monkeypatch):
     """Each row is small enough; all together are not."""
     monkeypatch.setattr(regular_files, "MOST_OF_NOTHING", 8 << 20)
@@ -184,6 +189,7 @@ def test_parquet_of_many_small_values(tmp_path, monkeypatch):
     assert seen < 50
 
 
+@pytest.mark.slow
 def test_a_saved_data_set_of_small_values(tmp_path):
     datasets = pytest.importorskip("datasets")
     table = pa.table({"q": ["x", "y"], "a": ["1", "2"], "junk": lists("bool", [30_000_000, 1])})
@@ -196,6 +202,7 @@ def test_a_saved_data_set_of_small_values(tmp_path):
     assert "row 1, column 'junk': 30,000,001 values" in str(refused)
 
 
+@pytest.mark.slow
 def test_types_that_name_a_text_many_times_are_sent_in_full(tmp_path):
     words = pa.DictionaryArray.from_arrays(pa.array([0, 0, 1], pa.int32()), pa.array(["yes", "no"]))
     table = pa.table({"q": ["x", "y"], "a": pa.ListArray.from_arrays([0, 2, 3], words)})
@@ -219,6 +226,7 @@ def test_values_are_counted_in_every_type():
         assert values_in(pa.chunked_array([content, content], kind)) == 2 * count
 
 
+@pytest.mark.slow
 def test_parquet_of_very_many_columns(tmp_path):
     path = tmp_path / "t.parquet"
     pq.write_table(pa.table({f"c{n}": pa.array([], pa.int8()) for n in range(20_000)}), path)
@@ -226,6 +234,7 @@ def test_parquet_of_very_many_columns(tmp_path):
         next(format_of("table").rows(path, split="train", **NAMES))
 
 
+@pytest.mark.slow
 def test_class_labels_nested_without_end(tmp_path):
     table = pa.table({"q": ["x"], "a": ["y"]}).replace_schema_metadata({"huggingface": "[" * 100_000})
     pq.write_table(table, tmp_path / "t.parquet")
@@ -235,6 +244,7 @@ def test_class_labels_nested_without_end(tmp_path):
 # CSV
 
 
+@pytest.mark.slow
 def test_tables_of_many_columns_take_time_by_their_bytes(tmp_path):
     """A header of a million columns took 20 ms a row, of which each may have two bytes."""
     path = tmp_path / "t.csv"
@@ -248,6 +258,7 @@ def test_tables_of_many_columns_take_time_by_their_bytes(tmp_path):
         list(format_of("table").rows(path, split="train", **NAMES))
 
 
+@pytest.mark.slow
 def test_a_row_of_cells_without_end(tmp_path):
     """The quotes let it go on over lines, each of which is short."""
     path = tmp_path / "t.csv"

@@ -50,6 +50,7 @@ def test_ids_extras_and_no_images(tmp_path):
     assert [dict(s.extras) for s in samples] == [{"hint": "small"}, {"hint": ""}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["x.TSV", "x.PARQUET", "x.CSV", "x.JSON", "x.JSONL"])
 def test_an_ending_in_capitals(tmp_path, name):
     """Case 13: what `convert` writes, `check` and a run read."""
@@ -174,6 +175,7 @@ def test_images_that_are_no_images(saved):
     assert not len(samples) and "the image's column holds no images" in problems[0]
 
 
+@pytest.mark.slow
 def test_several_images_and_none(tmp_path):
     datasets = pytest.importorskip("datasets")
     one = Image.open(tmp_path / colour(tmp_path, "a.png"))
@@ -204,6 +206,7 @@ def written_set(folder, splits=None):
     (datasets.DatasetDict(dict.fromkeys(splits, made)) if splits else made).save_to_disk(str(folder / "saved"))
 
 
+@pytest.mark.slow
 def test_a_data_set_without_splits_is_parted(tmp_path):
     """Case 14: both splits were the same ten rows."""
     written_set(tmp_path)

@@ -91,6 +91,7 @@ def test_trainers_that_do_not_fit(tmp_path, monkeypatch):
     refused(two, "2 GPUs in one process: start with torchrun")
 
 
+@pytest.mark.slow
 def test_a_callback_that_is_not_attached_says_so(tmp_path):
     with pytest.raises(UserError, match=r"call callback.attach\(trainer, task='...'\) before trainer.train\(\)"):
         made(tmp_path, callbacks=[ContinualCallback("ewc")]).train()
@@ -103,6 +104,7 @@ def test_nothing_that_trains(tmp_path):
         trainer.train()
 
 
+@pytest.mark.slow
 def test_a_method_of_ones_own_is_taken(tmp_path):
     """Whatever uses the hooks that a Trainer has."""
     seen = []
@@ -123,6 +125,7 @@ def test_a_method_of_ones_own_is_taken(tmp_path):
     assert isinstance(trainer.train_dataset, list), "the data set is the user's again"
 
 
+@pytest.mark.slow
 def test_an_evaluation_has_no_terms(tmp_path):
     """The loss on evaluation data is the model's, also while a term is added in training."""
     model, continual = tiny.tiny_lm(), ContinualCallback("lwf", options={"lwf": {"strength": 100.0}})

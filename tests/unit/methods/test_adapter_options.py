@@ -24,6 +24,7 @@ def adapted(name, options):
     return make_methods(name, {name: options})[0].adapt(lmm, seed=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_rank_alpha_and_targets_are_those_of_the_adapters(name):
     for options, scale in (
@@ -66,6 +67,7 @@ def test_the_number_of_experts_is_that_of_the_gates():
         assert {len(adapter.gate) for adapter in adapted("moelora", options).adapters.values()} == {experts}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lora", "moelora", "lora-router"])
 def test_what_trains_whole_is_what_was_named(name):
     for options, wanted in (

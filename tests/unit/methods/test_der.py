@@ -107,6 +107,7 @@ class DrawsAnew(Der):
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "complaint"),
     [(ForgetsTheLogits, "some state is not saved"), (DrawsAnew, "must be in its `progress_dict`")],

@@ -85,6 +85,7 @@ class GuidesTheFirstTask(Dgg):
         return True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "complaint"),
     [(ForgetsTheStep, "must be in its `progress_dict`"), (GuidesTheFirstTask, "trained differently than alone")],

@@ -294,6 +294,7 @@ class ForgetsWhatIsBeside(Merge):
         super().load_state_dict({**state, "kept": {}})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "complaint"),
     [

@@ -96,6 +96,7 @@ def test_the_gradient_of_the_loss_on_the_mask(tasks, tmp_path):
     assert not agrees(tasks, tmp_path / "broken", OnlyTheLatestMask)
 
 
+@pytest.mark.slow
 def test_a_lost_mask_is_noticed():
     with pytest.raises(AssertionError, match="some state is not saved"):
         check_method(lambda: [ForgetsTheMasks(r=2)])

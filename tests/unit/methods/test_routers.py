@@ -52,6 +52,7 @@ def taught(router, tasks):
     return router
 
 
+@pytest.mark.slow
 def test_the_closed_form_is_the_optimum_of_the_key_loss():
     """0.1 Σ (1 - cos(q, k)), 2,000 steps at 5e-3, as in the paper, sample by sample."""
     queries = rows(40, width=16)
@@ -64,6 +65,7 @@ def test_the_closed_form_is_the_optimum_of_the_key_loss():
     torch.testing.assert_close(normalize(key.detach(), dim=0), key_of(queries), atol=2e-3, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 500])
 def test_keys_by_gradient_are_the_keys_in_closed_form(n):
     """At the widths of real encoders, from any random start."""
@@ -73,6 +75,7 @@ def test_keys_by_gradient_are_the_keys_in_closed_form(n):
             torch.testing.assert_close(key, key_of(queries[modality]), atol=1e-3, rtol=0)
 
 
+@pytest.mark.slow
 def test_trained_keys_depend_on_seed_and_task_only():
     first, second = (taught(CosineRouter(seed=7), {"a": some_queries(1), "b": some_queries(2)}) for _ in range(2))
     torch.manual_seed(99)
@@ -107,6 +110,7 @@ def test_the_calibrated_router_is_discriminant_analysis():
     np.testing.assert_allclose(router.probabilities(test).numpy(), theirs.predict_proba(everything), atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ROUTERS)
 def test_sureness_is_a_probability(name):
     """Also where scores are thousands apart: log-likelihoods of wide queries are."""
@@ -130,6 +134,7 @@ def test_the_regression_gives_its_columns_where_they_are_probabilities():
     torch.testing.assert_close(router.probabilities(some_queries(1, n=50))[inside], columns[inside])
 
 
+@pytest.mark.slow
 def test_the_calibrated_router_sees_a_quiet_difference_that_cosines_drown():
     train, test = dict(zip("ab", twins(0), strict=True)), dict(zip("ab", twins(1), strict=True))
     right = {}
@@ -214,6 +219,7 @@ def test_the_order_of_tasks_does_not_matter(name):
     assert forward.choose(questions) == backward.choose(questions)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ROUTERS)
 def test_only_learned_tasks_are_chosen_and_state_returns(name):
     router = ROUTERS[name]()
@@ -231,6 +237,7 @@ def test_only_learned_tasks_are_chosen_and_state_returns(name):
     assert torch.equal(again.scores(some_queries(1)), router.scores(some_queries(1))), "and is learned on from"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ROUTERS)
 def test_a_single_sample_and_constant_queries(name):
     """Nothing varies: the nearest mean decides."""
@@ -240,6 +247,7 @@ def test_a_single_sample_and_constant_queries(name):
     assert router.choose(first) == ["first"] and router.choose(second) == ["second"] * 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ROUTERS)
 def test_queries_that_cancel_out_give_no_direction(name):
     queries = {"image": torch.tensor([[1.0, 0], [-1, 0]]), "instruction": torch.eye(2)}

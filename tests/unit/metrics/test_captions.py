@@ -132,6 +132,7 @@ def differing():
     return re.findall(r"^\| `(.+)` \| `(.*)` \| `(.*)` \|$", PAGE, re.MULTILINE)
 
 
+@pytest.mark.slow
 @needs_java
 def test_our_tokeniser_beside_the_published_one():
     """Where they differ the page says it, and how."""
@@ -146,6 +147,7 @@ def test_our_tokeniser_beside_the_published_one():
         assert (" ".join(tokenise(text)), " ".join(words)) == (ours, published) and ours != published
 
 
+@pytest.mark.slow
 @needs_java
 def test_texts_stay_apart_in_the_published_tokeniser():
     odd = ["one\u2028two", "", "three\x0bfour\r\nfive", "\ud800 x", "a\0b", "\ufeff", "six"]

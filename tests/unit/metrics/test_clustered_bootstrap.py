@@ -31,6 +31,7 @@ def by_hand(values, clusters, *, freedom, draws=20_000, seed=99):
     return np.quantile(means, [1 - level, level])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("images", [7, 40])
 def test_it_is_the_bootstrap_written_out(images):
     values, clusters = correlated(np.random.default_rng(images), images=images)
@@ -40,6 +41,7 @@ def test_it_is_the_bootstrap_written_out(images):
     assert own == pytest.approx(tuple(by_hand(values, clusters, freedom=images - 1)), abs=0.06 * width)
 
 
+@pytest.mark.slow
 def test_for_many_images_it_is_the_formula_of_cluster_robust_errors():
     """Liang and Zeger: the variance of a mean is the sum of squared cluster sums of residuals, over n squared."""
     values, clusters = correlated(np.random.default_rng(3), images=400)
@@ -61,6 +63,7 @@ def covered(monkeypatch, make, *, trials=200):
     return np.mean([low <= 0 <= high for low, high in ends])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("images", [FEWEST, 12, 40])
 def test_it_holds_the_truth_as_often_as_it_says(images, monkeypatch):
     def make(rng):
@@ -70,6 +73,7 @@ def test_it_holds_the_truth_as_often_as_it_says(images, monkeypatch):
     assert 0.90 <= covered(monkeypatch, make) <= 0.99
 
 
+@pytest.mark.slow
 def test_without_clusters_it_would_not(monkeypatch):
     def make(rng):
         values, _ = correlated(rng, images=40)
@@ -78,6 +82,7 @@ def test_without_clusters_it_would_not(monkeypatch):
     assert covered(monkeypatch, make) < 0.85
 
 
+@pytest.mark.slow
 def test_the_mean_over_tasks_holds_the_truth_too(monkeypatch):
     """Of tasks of different size, apart, and of tasks that ask about the same images, which go up and down together."""
 

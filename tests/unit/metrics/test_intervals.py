@@ -79,6 +79,7 @@ def test_eighteen_questions_all_learned_leave_room_and_stay_below_100():
 SCORES = st.lists(st.tuples(*[st.sampled_from([0.0, 0.3, 0.6, 0.9, 1.0])] * 2, st.integers(0, 9)), min_size=1)
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(SCORES)
 def test_an_interval_holds_the_change_and_stays_within_100(rows):
@@ -116,6 +117,7 @@ def test_questions_about_one_image_count_as_one_where_they_agree():
     assert change_interval(zero, [1.0] * 100, few) is None, "a hundred questions about five images"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("images", "each"), [(20, 1), (60, 1), (20, 5), (100, 2)])
 def test_coverage(images, each):
     """95 % intervals hold the true change in about 95 % of draws, clustered by image or not."""

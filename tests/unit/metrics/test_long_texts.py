@@ -56,6 +56,7 @@ def test_cells_without_end(tmp_path):
         read_matrix(tmp_path / "m.csv")
 
 
+@pytest.mark.slow
 def test_many_titles_and_averages(tmp_path):
     titles = "".join(f"# {n}\n" for n in range(100_000)) + "Scores,,\n" * 5000
     (tmp_path / "m.csv").write_text(f"{titles}a,b,c\n1,2,3\n4,5,6\n7,8,9\n1,2,3\n")
@@ -70,6 +71,7 @@ def test_many_titles_and_averages(tmp_path):
 # Scores
 
 
+@pytest.mark.slow
 def test_distances_are_those_of_the_table_of_all_cells():
     chance = random.Random(1)
     for _ in range(500):

@@ -46,6 +46,7 @@ def test_the_interval_is_the_percentiles_of_resampled_pairs():
     assert found.low < found.rho < found.high
 
 
+@pytest.mark.slow
 def test_the_interval_agrees_with_scipys_own_bootstrap():
     generator = np.random.default_rng(3)
     x = generator.normal(size=40)

@@ -52,6 +52,7 @@ def test_scores_stay_in_their_range_and_empty_answers_are_never_right(prediction
         assert cell.each[1:] == [0, 0] and math.isfinite(cell.strict) and math.isfinite(cell.relaxed)
 
 
+@pytest.mark.slow
 @few
 @given(TEXTS)
 def test_what_was_said_is_right_when_it_is_the_answer(text):
@@ -86,6 +87,7 @@ def check(file, gold, name):
         json.dumps(asdict(result), allow_nan=False)
 
 
+@pytest.mark.slow
 @few
 @given(st.binary(max_size=60), st.sampled_from(sorted(FORMATS)))
 def test_any_bytes_as_a_file(tmp_path, content, name):
@@ -94,6 +96,7 @@ def test_any_bytes_as_a_file(tmp_path, content, name):
     check(tmp_path / "merge.jsonl", tmp_path / "gold.json", name)
 
 
+@pytest.mark.slow
 @few
 @given(JSON, JSON, st.sampled_from(sorted(set(FORMATS) - {"ucit-caption"})))
 def test_any_json_as_a_file(tmp_path, answers, golds, name):
@@ -102,6 +105,7 @@ def test_any_json_as_a_file(tmp_path, answers, golds, name):
     check(tmp_path / "merge.jsonl", tmp_path / "gold.json", name)
 
 
+@pytest.mark.slow
 @few
 @given(ROWS, ROWS, st.sampled_from(sorted(set(FORMATS) - {"ucit-caption"})))
 def test_any_answers_to_any_questions(tmp_path, answers, golds, name):

@@ -84,6 +84,7 @@ def test_the_untouched_model_answers_as_without_adapters(blip, tasks):
     assert bare(lmm).generate(features, [sample.instruction], max_new_tokens=6) == before
 
 
+@pytest.mark.slow
 def test_where_adapters_stand_on_smol():
     lmm = random_lmm()
     everywhere = {"projector.1", "projector.3"} | {
@@ -152,6 +153,7 @@ def test_adapters_come_off_again(blip):
     assert set(blip.trainable()) == names and all(p.requires_grad for p in blip.trainable().values())
 
 
+@pytest.mark.slow
 def test_what_decides_an_answer_decides_the_fingerprint():
     moved = random_lmm()
     shake(moved.trainable().values())
@@ -166,6 +168,7 @@ def test_what_decides_an_answer_decides_the_fingerprint():
     assert put(random_lmm()).fingerprint == put(random_lmm()).fingerprint
 
 
+@pytest.mark.slow
 def test_the_seed_and_the_layer_decide_an_adapter():
     first, again, other = (copy_of(put(random_lmm(), seed=seed).trainable()) for seed in (1, 1, 2))
     assert fingerprint_of(first) == fingerprint_of(again) != fingerprint_of(other)

@@ -169,6 +169,7 @@ def test_the_environment_is_that_of_the_installed_transformers():
     assert ours.intercepted_binops == theirs.intercepted_binops == frozenset(), "nothing in jinja2 bounds a power"
 
 
+@pytest.mark.slow
 def test_the_worker_imports_no_library_but_jinja2():
     code = (
         "import runpy, sys; sys.argv = ['x', '1', '1', str(1 << 30)]; sys.stdin = iter([]);"

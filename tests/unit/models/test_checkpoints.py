@@ -51,6 +51,7 @@ def test_the_library_alone_gives_the_same_answers(name, tiny):
     assert [text.strip().removeprefix(CAPTION).strip() for text in predicted] == ours
 
 
+@pytest.mark.slow
 def test_the_aligned_one_describes_new_scenes_and_answers_nothing_shortly(tiny):
     drawn = scenes(24)
     features = tiny["tiny-aligned"].encode(drawn_images(drawn))

@@ -84,6 +84,7 @@ def test_half_the_bytes_in_half_precision():
     assert full == 2 * half
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "tokens"),
     [("llava-1.5-7b-hf", 576), ("instructblip-vicuna-7b", 32), ("Qwen2.5-VL-7B-Instruct", 17 * 22)],
@@ -92,6 +93,7 @@ def test_visual_tokens(name, tokens):
     assert visual_tokens(load_on_paper(name).module().config) == tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "megabytes"),
     [("llava-1.5-7b-hf", 1.18), ("instructblip-vicuna-7b", 0.72), ("Qwen2.5-VL-7B-Instruct", 3.84)],
@@ -134,6 +136,7 @@ def test_what_fits_nowhere_is_refused(toy_stream):
         plan(config)
 
 
+@pytest.mark.slow
 def test_a_machine_that_is_too_small_is_refused_with_what_would_fit():
     model = load_on_paper("Qwen2.5-VL-7B-Instruct")
     cpu = torch.device("cpu")

@@ -145,6 +145,7 @@ def test_control_tokens_in_chat_families(name, tiny_chat, written):
     assert f"test.jsonl:2: the answer holds '{other}'" in errors_of(checked)[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["random", "tiny-instruct"])
 def test_control_tokens_in_the_other_families(model, written, tmp_path):
     lmm = load_lmm(model, **CPU)
@@ -256,6 +257,7 @@ def test_a_question_is_judged_as_a_sample(tiny_chat):
 # ---- unknown tokens
 
 
+@pytest.mark.slow
 def test_answers_that_the_tokenizer_does_not_know(written, tmp_path):
     """Half of the answers and an eighth of the questions are Chinese, which tiny's tokenizer has not."""
     changes = {n: {"answer": "红色"} for n in range(0, 12, 2)} | {4: {"instruction": "什么颜色", "answer": "红色"}}

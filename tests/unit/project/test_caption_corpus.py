@@ -135,6 +135,7 @@ def check_apart(stream, captioned):
     assert not digests(captioned.train) & digests(captioned.test)
 
 
+@pytest.mark.slow
 def test_captions_are_apart_from_the_stream(corpus):
     check_apart(*corpus)
 

@@ -68,6 +68,7 @@ def test_a_finished_phase_is_taken_over(tmp_path):
     assert all(torch.equal(v, whole[n]) for n, v in phase(tmp_path, stop_at=1).items()), "no step was taken"
 
 
+@pytest.mark.slow
 def test_a_phase_that_is_killed_between_two_files_ends_with_the_same_bits(tmp_path, monkeypatch):
     """At every write: what is there then is of one step, weights and number."""
     whole = phase(tmp_path / "whole")
@@ -88,6 +89,7 @@ def test_a_phase_that_is_killed_between_two_files_ends_with_the_same_bits(tmp_pa
         assert all(torch.equal(value, whole[name]) for name, value in phase(folder).items()), written
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "other", [{"steps": 11}, {"learning_rate": 2e-2}, {"weight_decay": 0.3}, {"warmup_ratio": 0.5}]
 )

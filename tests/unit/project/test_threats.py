@@ -6,6 +6,8 @@ import ast
 import re
 from pathlib import Path
 
+import pytest
+
 TESTS = Path(__file__).parents[2]
 PAGE = (TESTS.parent / "docs" / "threats.md").read_text()
 
@@ -16,6 +18,7 @@ def defined() -> set[str]:
     return {node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
 
 
+@pytest.mark.slow
 def test_every_test_that_the_page_names_exists():
     code = re.findall(r"`([^`\n]+)`", PAGE)
     files = {name for name in code if name.endswith(".py") and name.startswith(("test_", "tests/"))}

@@ -66,6 +66,7 @@ def files() -> list[Path]:
     return [*(path for path in places if path.suffix in kinds), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 
 
+@pytest.mark.slow
 def test_words_that_have_a_standard_name_are_not_used():
     wrong = []
     for path in files():

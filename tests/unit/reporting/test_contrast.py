@@ -60,6 +60,7 @@ def cells(svg, ground):
         yield number, contrast(behind, rgb(colour or named["ink"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ground", GROUNDS)
 def test_the_matrix_of_a_report(ground):
     R = [SCORES[at : at + 10] for at in range(0, 400, 10)] + [[100.0] * 10]
@@ -70,6 +71,7 @@ def test_the_matrix_of_a_report(ground):
     assert len(found) == 410 and [each for each in found if each[1] < LEAST] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ground", GROUNDS)
 @pytest.mark.parametrize("kind", ["harm", "gain", "similarity"])
 def test_squares_of_pairs(ground, kind):

@@ -232,6 +232,7 @@ def test_no_runs_is_an_error(tmp_path: Path) -> None:
         write_report([], tmp_path / "out.html")
 
 
+@pytest.mark.slow
 def test_the_page_has_the_numbers(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / "s", SEQUENTIAL), make_run(tmp_path / "r", REPLAY, method="replay")]
     out = write_report(runs, tmp_path / "deep" / "index.html")
@@ -261,6 +262,7 @@ def test_the_page_needs_nothing_else(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_every_reference_in_the_page_has_its_target(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / "s", SEQUENTIAL), make_run(tmp_path / "r", REPLAY, method="replay")]
     page = Page(write_report(runs, tmp_path / "out.html"))
@@ -349,12 +351,14 @@ def test_missing_answers_images_and_stamp_are_said(tmp_path: Path) -> None:
     assert "is damaged" in text and "no image: image.png" in text and "provenance.json is missing" in text
 
 
+@pytest.mark.slow
 def test_two_writes_are_identical(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / "s", SEQUENTIAL), make_run(tmp_path / "r", REPLAY, method="replay")]
     first = write_report(runs, tmp_path / "1.html").read_bytes()
     assert first == write_report(runs, tmp_path / "2.html").read_bytes()
 
 
+@pytest.mark.slow
 def test_half_a_surrogate_pair_does_not_stop_the_page(tmp_path: Path) -> None:
     write_report([make_run(tmp_path / "s", SEQUENTIAL, answer="\ud800")], tmp_path / "out.html").read_text()
 
@@ -393,6 +397,7 @@ def test_experts_are_counted(tmp_path: Path) -> None:
     assert "291 of 300" in Page(write_report([run], tmp_path / "out.html")).text
 
 
+@pytest.mark.slow
 def test_plots_show_the_scores(tmp_path: Path) -> None:
     matrix = load_matrix(make_run(tmp_path / "s", SEQUENTIAL))
     texts = re.findall(r"<text[^>]*>([^<]*)</text>", heat_map(matrix))
@@ -404,6 +409,7 @@ def test_plots_show_the_scores(tmp_path: Path) -> None:
     assert "DejaVu" not in heat_map(matrix) and "font-size: 13px" in heat_map(matrix)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 7, 20])
 def test_heat_map_holds_its_labels(tmp_path: Path, count: int) -> None:
     tasks = [f"quite-a-long-name-{i}" for i in range(count)]

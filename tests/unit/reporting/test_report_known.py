@@ -72,6 +72,7 @@ def test_the_heat_map_sets_known_columns_apart(tmp_path: Path) -> None:
     assert "known" not in heat_map(load_matrix(make_run(tmp_path / "plain", R, tasks=TASKS, stages=TASKS[:2])))
 
 
+@pytest.mark.slow
 def test_the_page_says_what_was_known(tmp_path: Path) -> None:
     text = " ".join(Page(write_report([known_run(tmp_path / "s")], tmp_path / "out.html")).text.split())
     assert "2 tasks, learned one after another: first, second. Known before: old." in text

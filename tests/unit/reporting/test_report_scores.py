@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from test_report import SEQUENTIAL, Page, make_run
 
 from evertune.metrics.rules import rule_of
@@ -52,6 +53,7 @@ def test_a_rule_that_nobody_knows_is_said(tmp_path: Path) -> None:
     assert "unknown score 'bleu'" in Page(write_report([run], tmp_path / "out.html")).text
 
 
+@pytest.mark.slow
 def test_the_interval_of_a_score_stays_where_scores_are(tmp_path: Path) -> None:
     old = Page(write_report([make_run(tmp_path / "old", SEQUENTIAL)], tmp_path / "old.html")).text
     assert "50.2 to 69.1" in old, "100 answers, 60 points, Wilson"

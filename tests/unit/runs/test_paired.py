@@ -238,6 +238,7 @@ def output_of(*words):
     return done.output
 
 
+@pytest.mark.slow
 def test_on_the_command_line(place):
     a, b = place / "sequential" / "s0", place / "replay" / "s0"
     found = evertune.paired(a, b)
@@ -252,6 +253,7 @@ def test_on_the_command_line(place):
             output_of(*words)
 
 
+@pytest.mark.slow
 def test_results_are_read_without_torch(place):
     """The command answers in a second."""
     code = (

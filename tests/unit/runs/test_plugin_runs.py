@@ -211,6 +211,7 @@ def test_the_workers_of_a_grid_know_it_and_notice_a_change(plugged, toy_stream, 
     assert "the method 'own' has changed since" in " ".join(changed.failed.values())
 
 
+@pytest.mark.slow
 def test_ls_and_show_know_plugins_and_say_whose_they_are(plugged, tmp_path, capsys):
     plugged.installed(tmp_path, name="own-broken", text="import no_such", entries={"methods": {"bad": "own_broken:X"}})
     path = write_plugin(tmp_path / "own.py")

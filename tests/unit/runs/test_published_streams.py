@@ -84,6 +84,7 @@ def test_every_row_of_the_fixtures_through_the_stream(name, published):
                     assert (published / (entry.images or entry.root) / image).is_file(), row.origin
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["random", "tiny-aligned"])
 @pytest.mark.parametrize("name", STREAMS)
 def test_it_plans(name, model, published):
@@ -93,6 +94,7 @@ def test_it_plans(name, model, published):
     assert planned.train_seconds > 0 and planned.trained_parameters > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "numbers"), [("coin", {0, 1}), ("mllm-acl", {1, 2})])
 def test_it_runs(name, numbers, published, tmp_path):
     """Text, images and pairs of them, trained on and asked, by a method that routes by both."""

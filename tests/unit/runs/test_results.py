@@ -96,6 +96,7 @@ def test_what_latex_would_read_is_escaped():
     assert r"my\_own+ewc & 2 & 51.5 $\pm$ 0.7" in as_latex(compare(runs))
 
 
+@pytest.mark.slow
 def test_plots_of_one_method_and_of_several(folder, tmp_path):
     result = evertune.load_run(folder)
     both, one = result.plot(), evertune.load_run(folder / "ewc").plot()

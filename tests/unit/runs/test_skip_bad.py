@@ -81,6 +81,7 @@ def test_many_of_a_kind_are_counted_and_five_are_shown(tmp_path):
         load_stream(str(path), skip_invalid=True)
 
 
+@pytest.mark.slow
 def test_a_run_records_what_was_left_out(broken, tmp_path, capsys, monkeypatch):
     arguments = ["evertune", "run", str(broken), "--model", "random", "--out", str(tmp_path / "run")]
     monkeypatch.setattr("sys.argv", arguments)

@@ -317,6 +317,7 @@ def test_an_unknown_measure():
         service.parsed("forgeting<2")
 
 
+@pytest.mark.slow
 def test_a_question_in_an_unknown_language_is_noted(tmp_path):
     """The answer was as sure as any, to words that all look alike to the model."""
     folder = tmp_path / "model"

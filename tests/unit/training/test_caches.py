@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from evertune.data.formats import Row
@@ -100,6 +101,7 @@ def test_answers_of_another_process_stay(lmm, tasks):
     assert [both[sample] for sample in tasks[0].test[1:3]] == ["one", "other"]
 
 
+@pytest.mark.slow
 def test_a_changed_byte_of_a_training_is_found(tmp_path, caplog):
     path = tmp_path / "trained.safetensors"
     weights = {"a": torch.arange(6.0), "b": torch.ones(2, 2)}
@@ -128,6 +130,7 @@ def rows():
         yield Row(f"r{number}", (f"{number}.png",), fields, (f"answer {number}",), origin=f"f:{number}")
 
 
+@pytest.mark.slow
 def test_a_changed_byte_of_an_index_is_found(tmp_path, caplog):
     source = tmp_path / "rows.jsonl"
     source.write_text("x")

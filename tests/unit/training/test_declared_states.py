@@ -58,11 +58,13 @@ class Declared(Early):
     acts_from_first_task = True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Buffer, Declared])
 def test_what_is_declared_is_allowed(kind):
     check_method(lambda: [kind()])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "said"),
     [

@@ -430,6 +430,7 @@ def test_a_file_that_stands_twice(unpacked):
         unpacked(held.getvalue())
 
 
+@pytest.mark.slow
 def test_what_lies_about_its_size_or_method(unpacked):
     """A zip whose index announces little and whose member unpacks to much; one encrypted; one of another method."""
     held = BytesIO()

@@ -233,6 +233,7 @@ def test_names_tell_folders_apart(tmp_path):
     assert names_of(folders) == ["a/run", "b/run", "c"]
 
 
+@pytest.mark.slow
 def test_questions_that_cannot_be_asked(tmp_path):
     with pytest.raises(DataError, match="has no words"):
         query_of(None, "  ", None)

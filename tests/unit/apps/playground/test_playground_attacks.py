@@ -368,6 +368,7 @@ def test_scripts_of_the_page_are_known_by_their_hashes(stranger):
         assert "script-src 'self' 'unsafe-eval';" in policy, path
 
 
+@pytest.mark.slow
 def test_gradio_checks_paths_of_a_page_that_counts_as_launched(tmp_path, monkeypatch):
     """Our own check comes first; this is what the installed Gradio does without it."""
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
@@ -382,6 +383,7 @@ def test_gradio_checks_paths_of_a_page_that_counts_as_launched(tmp_path, monkeyp
         processing_utils.move_files_to_cache(value, words, check_in_upload_folder=True)
 
 
+@pytest.mark.slow
 def test_gradio_calls_our_check_before_it_moves_files(tmp_path, monkeypatch):
     """`validate_inputs` comes first in `preprocess_data`, for every event."""
     with gr.Blocks() as page:

@@ -66,6 +66,7 @@ def unfinished(address, body):
     return line
 
 
+@pytest.mark.slow
 def test_an_upload_is_one_file(address, tmp_path):
     sent = httpx.post(f"{address}/gradio_api/upload", files={"files": ("../a.png", b"abc")})
     (path,) = sent.json()
@@ -77,6 +78,7 @@ def test_an_upload_is_one_file(address, tmp_path):
     assert len(files_of(tmp_path)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="counts what /proc shows")
 def test_an_upload_that_does_not_end_holds_one_file(address):
     before = len(list(Path("/proc/self/fd").iterdir()))
@@ -89,6 +91,7 @@ def test_an_upload_that_does_not_end_holds_one_file(address):
         line.close()
 
 
+@pytest.mark.slow
 def test_an_upload_that_breaks_off_leaves_no_file(address, tmp_path):
     line = unfinished(address, PART % 1 + b"x" * (3 << 20))
     time.sleep(0.5)
@@ -97,6 +100,7 @@ def test_an_upload_that_breaks_off_leaves_no_file(address, tmp_path):
     assert httpx.get(f"{address}/config").status_code == 200 and files_of(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_what_was_dropped_is_deleted_in_time(made, tmp_path, monkeypatch):
     monkeypatch.setattr(page, "HOURLY", 1.5)
     left = tmp_path / "left" / "over"
@@ -120,6 +124,7 @@ def test_only_what_is_old_is_deleted(tmp_path):
     assert [path.name for path in files_of(tmp_path)] == ["file"] and (tmp_path / "new" / "file").exists()
 
 
+@pytest.mark.slow
 def test_an_event_that_fails_is_one_line_of_the_log(address, made, monkeypatch, capsys):
     records, keep = [], logging.Handler()
     keep.emit = records.append

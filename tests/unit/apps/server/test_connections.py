@@ -103,6 +103,7 @@ def wait_for(done, seconds=8):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_requests_without_end_whose_replies_are_not_read(app):
     before = kept()
     with served(app) as address:
@@ -112,6 +113,7 @@ def test_requests_without_end_whose_replies_are_not_read(app):
         assert len(app.requests) < 10 and status_of(address) == 200
 
 
+@pytest.mark.slow
 def test_requests_without_end_before_the_first_reply(app):
     before = kept()
     with served(app) as address, opened(address, path="/slow") as line:
@@ -144,6 +146,7 @@ def test_requests_one_after_another_share_a_connection(app):
         assert own is not None and len(app.requests) == 3
 
 
+@pytest.mark.slow
 def test_a_client_that_does_not_read_is_closed(app):
     with served(app, write=0.5) as address, opened(address, path="/large", buffer=4096) as line:
         time.sleep(3)
@@ -165,6 +168,7 @@ def test_a_client_that_reads_slowly_is_served(app):
         assert received > 64 << 20 and time.monotonic() - start > 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["/large", "/stream"])
 def test_connections_that_stay_lock_nobody_out(app, path):
     with served(app, most=8) as address:
@@ -177,6 +181,7 @@ def test_connections_that_stay_lock_nobody_out(app, path):
             line.close()
 
 
+@pytest.mark.slow
 def test_who_does_not_read_leaves_before_who_does(app):
     with served(app, most=4) as address:
         stream = opened(address, path="/stream")

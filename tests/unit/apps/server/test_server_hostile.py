@@ -108,6 +108,7 @@ def test_a_model_of_one_image_reads_no_header_of_fourteen(decoded):
     assert status == 400 and error == "14 images" and decoded == []
 
 
+@pytest.mark.slow
 def test_the_size_of_a_bomb_is_not_measured_by_decoding_it(tmp_path, decoded):
     (tmp_path / "bomb.png").write_bytes(png(9500, 9500))
     with pytest.raises(DataError, match="9500 x 9500 pixels"):
@@ -115,6 +116,7 @@ def test_the_size_of_a_bomb_is_not_measured_by_decoding_it(tmp_path, decoded):
     assert decoded == []
 
 
+@pytest.mark.slow
 def test_pixels_of_a_request_are_counted_before_one_is_decoded(decoded):
     with served() as address:
         status, error = status_of(lambda: ask(address, images=[url_of(png(9400, 9400))]))
@@ -200,6 +202,7 @@ def test_an_error_repeats_little_of_the_request(where):
     assert caught.value.code in (400, 404) and len(reply) < 2_500 and "xxx" in json.loads(reply)["error"]["message"]
 
 
+@pytest.mark.slow
 def test_long_stops_are_refused():
     """Questions that wait hold them, and no reply is as long."""
     taken = client_stops(["x" * 1000] * 4)
@@ -319,6 +322,7 @@ def drip(line, part, seconds):
     return time.monotonic() - start
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [b"", b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n", b"GET /heal"])
 @pytest.mark.parametrize("dripping", [False, True])
 def test_headers_that_never_end_are_closed(first, dripping):
@@ -329,6 +333,7 @@ def test_headers_that_never_end_are_closed(first, dripping):
         assert ask(address).choices[0].message.content == "yes"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", [b"", b" "])
 def test_bodies_that_never_end_are_closed(part):
     with served(connections=ConnectionLimits(body=0.5)) as address:
@@ -336,6 +341,7 @@ def test_bodies_that_never_end_are_closed(part):
         assert ask(address).choices[0].message.content == "yes"
 
 
+@pytest.mark.slow
 def test_an_answer_may_take_longer_than_its_question():
     answers = Answers()
     with served(answers, connections=ConnectionLimits(header=0.3, body=0.3)) as address, ThreadPoolExecutor(1) as pool:
@@ -357,6 +363,7 @@ def test_headers_without_end_are_not_kept():
         assert sent < 20 << 20
 
 
+@pytest.mark.slow
 def test_too_many_silent_connections_lock_nobody_out():
     with served(connections=ConnectionLimits(most=8)) as address:
         silent = [opened(address) for _ in range(50)]

@@ -176,6 +176,7 @@ def finished(cell, grid_key):
     write_json(cell.file("checked"), {"key": grid_key, "config": config, "seconds": 2.0})
 
 
+@pytest.mark.slow
 def test_what_counts_as_finished(tmp_path, photos):
     def grid(**more):
         return Grid(cells(tmp_path, streams=[str(photos)], methods=["sequential"], **more), jobs=1)

@@ -61,6 +61,7 @@ def wait_for(condition):
     raise AssertionError("waited for 20 seconds")
 
 
+@pytest.mark.slow
 def test_jobs_are_started_in_order_and_never_more_than_size(tmp_path):
     code = "import time; time.sleep(0.3)"
     made = pool([job(tmp_path, name, code) for name in "abcd"], size=2)
@@ -150,6 +151,7 @@ def test_stop_ends_the_workers_and_their_locks(tmp_path):
     lock.close()
 
 
+@pytest.mark.slow
 def test_a_worker_keeps_its_lock_when_its_starter_is_killed(tmp_path):
     """Else the same run would be started a second time beside an orphan."""
     starter = f"""

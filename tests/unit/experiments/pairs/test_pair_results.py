@@ -116,6 +116,7 @@ def test_equal_on_paper_is_a_tie():
     assert all(r["rho"] is None for r in result["correlations"] if r["of"] == "forgetting")
 
 
+@pytest.mark.slow
 def test_alike_tasks_have_no_correlation_and_it_is_said(tmp_path):
     result = results_of(rows(), similarity(dict.fromkeys(NEAR, 0.125)), header=HEADER)
     assert all(row["rho"] is row["low"] is row["high"] is None for row in result["correlations"])
@@ -164,6 +165,7 @@ class Texts(HTMLParser):
         self.found.append(data.strip())
 
 
+@pytest.mark.slow
 def test_the_page_shows_the_numbers_and_escapes_names(result, tmp_path):
     for pair in result["pairs"]:
         pair["dynamics"] = [{"share": s, "strict": 80 - 40 * s, "relaxed": 80.0} for s in (0.0, 0.5, 1.0)]
@@ -186,6 +188,7 @@ def test_the_terminal_shows_matrices_and_correlations(result, tmp_path):
     assert "cosine of answers" in output and "page" in output
 
 
+@pytest.mark.slow
 def test_many_tasks_are_numbered_so_that_the_table_fits(tmp_path):
     names = [f"a-task-with-a-long-name-{k}" for k in range(9)]
     table = [[None if i == j else 0.5 for j in range(9)] for i in range(9)]

@@ -46,6 +46,7 @@ def files(made):
     return found | {str(p.relative_to(place)): p.read_bytes() for p in place.glob("stages/**/*.safetensors")}
 
 
+@pytest.mark.slow
 def test_rows_that_the_model_can_not_read_are_refused_or_left_out(tmp_path):
     """A control token in an answer of a task that is the second of a pair."""
     entries = []

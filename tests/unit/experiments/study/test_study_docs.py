@@ -35,6 +35,7 @@ def rows():
     return {name.strip(): cells for _, name, *cells in (line.split("|") for line in lines)}
 
 
+@pytest.mark.slow
 def test_verdicts(result, rows):
     assert list(rows) == [finding.name for finding in result.findings]
     for finding in result.findings:

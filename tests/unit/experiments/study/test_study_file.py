@@ -75,6 +75,7 @@ def pretended(config):
     return run
 
 
+@pytest.mark.slow
 def test_every_method_option_stream_and_model_of_the_paper_exists(paper):
     assert study_names() == ["paper"]
     planned = paper.planned()
@@ -193,6 +194,7 @@ def test_the_numbers_of_runs_in_the_docs_are_right(paper):
     assert f"all {sum(map(paper.size, paper.spec.parts))} runs" in text
 
 
+@pytest.mark.slow
 def test_the_command_lists_and_evaluates_without_starting_a_run(tmp_path, capsys):
     name, out = write(tmp_path), tmp_path / "out"
     code, output, errors = evertune("study", name, "--out", out, "--dry-run", capsys=capsys)

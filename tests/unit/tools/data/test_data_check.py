@@ -136,6 +136,7 @@ def test_a_question_that_was_told_is_not_told_again_as_a_image(tmp_path, images)
     assert kinds(found.errors) == {"in training and in test": 1} and not kinds(found.warnings)
 
 
+@pytest.mark.slow
 def test_copies_of_images(tmp_path, images):
     shutil.copy(tmp_path / "0.png", tmp_path / "copy.png")
     Image.fromarray(photographs.coffee()).save(tmp_path / "coffee.png")

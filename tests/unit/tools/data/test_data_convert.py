@@ -42,6 +42,7 @@ def source(tmp_path):
     return write_lines(tmp_path / "source.jsonl", *ROWS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "split"), WAYS)
 def test_rows_come_back(tmp_path, source, name, split):
     written = convert(source, tmp_path / name, split=split, separator="~")

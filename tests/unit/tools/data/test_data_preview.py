@@ -111,6 +111,7 @@ def test_the_page_is_the_same_twice(file, lmm, tmp_path):
     assert page_of(file, lmm, tmp_path / "a") == page_of(file, lmm, tmp_path / "b")
 
 
+@pytest.mark.slow
 def test_from_the_command(file, tmp_path, capsys):
     place = tmp_path / "preview"
     code, out, _ = evertune("data", "check", file, "--model", "random", "--preview", place, "--json", capsys=capsys)
@@ -134,6 +135,7 @@ def test_sizes_count_all_images_and_what_the_model_can_not_read_is_shown_without
     assert "t.jsonl:2: the question holds '<|image_pad|>'" in page
 
 
+@pytest.mark.slow
 def test_unknown_tokens_are_among_the_findings(tmp_path):
     lmm = load_lmm("tiny-instruct", dtype="float32", device=torch.device("cpu"))
     rows = [

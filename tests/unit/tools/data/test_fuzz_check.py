@@ -76,6 +76,7 @@ def _own(written):
     return {key: written.entry[key] for key in ("format", "options") if key in written.entry}
 
 
+@pytest.mark.slow
 @ONE_FOLDER
 @given(st.lists(st.one_of(OWN_ROWS, VALUES), max_size=4), ONE_TARGET)
 @example([{"instruction": "q", "answer": "a", "id": 1}] * 3, TARGETS)
@@ -215,6 +216,7 @@ def test_huge_texts_and_lines(tmp_path):
     assert code == 1 and "huge text: 1" in output and "long instruction: 1" in output and len(output) < 5_000
 
 
+@pytest.mark.slow
 def test_a_gold_file_of_another_split(tmp_path, published):
     """Answers of TextVQA's training questions for its test rows: a problem of each row, with both files named."""
     place = tmp_path / "data"
@@ -224,6 +226,7 @@ def test_a_gold_file_of_another_split(tmp_path, published):
     assert code == 1 and "is it of another split?" in output and "TextVQA_0.5.1_val.json" in output
 
 
+@pytest.mark.slow
 def test_an_annotation_file_of_another_split(tmp_path, published):
     place = tmp_path / "data"
     shutil.copytree(published, place)
@@ -236,6 +239,7 @@ def test_an_annotation_file_of_another_split(tmp_path, published):
     assert code == 2 and "question_id" in output and not (tmp_path / "t.jsonl").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["folder.jsonl", "folder.csv", "folder.yaml"])
 def test_a_folder_with_the_name_of_a_file(tmp_path, name):
     (tmp_path / name).mkdir()

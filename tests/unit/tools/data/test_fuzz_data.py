@@ -83,6 +83,7 @@ def test_llava_rows(tmp_path, rows):
     look_at_all("llava", tmp_path / "t.json")
 
 
+@pytest.mark.slow
 @ONE_FOLDER
 @given(
     st.lists(st.dictionaries(st.sampled_from(["image", "instruction", "answer", "x"]), TEXTS, min_size=1), max_size=4)
@@ -101,6 +102,7 @@ WHOLE = {
 }
 
 
+@pytest.mark.slow
 @ONE_FOLDER
 @given(st.sampled_from([("jsonl", "t.jsonl"), ("llava", "t.json"), ("table", "t.csv")]), st.data())
 def test_damaged_files(tmp_path, kind, data):
@@ -140,6 +142,7 @@ def _images():
 IMAGES = list(_images())
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(range(len(IMAGES))), st.integers(0, 2**32), st.integers(0, 12))
 def test_damaged_images(tmp_path, which, seed, changes):
@@ -158,6 +161,7 @@ def test_damaged_images(tmp_path, which, seed, changes):
         assert image.mode == "RGB" and min(image.size) > 0
 
 
+@pytest.mark.slow
 @given(st.text(alphabet="ab./\\:. C", max_size=12))
 def test_a_name_that_stays_inside_resolves_inside(tmp_path_factory, name):
     root = tmp_path_factory.getbasetemp()
@@ -165,6 +169,7 @@ def test_a_name_that_stays_inside_resolves_inside(tmp_path_factory, name):
         assert (root / name).resolve().is_relative_to(root)
 
 
+@pytest.mark.slow
 @given(st.text(max_size=20), st.dictionaries(st.sampled_from("abc"), st.text(max_size=8)))
 def test_templates(template, fields):
     try:

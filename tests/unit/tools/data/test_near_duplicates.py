@@ -46,6 +46,7 @@ def all_pairs(ours, theirs):
     return {(i, j) for i, a in enumerate(ours) for j, b in enumerate(theirs) if (int(a) ^ int(b)).bit_count() <= 3}
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 64, 1 << 20]))
 def test_the_search_finds_what_comparing_all_finds(seed, n, m, at_once):
@@ -111,6 +112,7 @@ def test_plain_images_are_not_compared():
     assert near_images(looks(*plain), looks(*plain)) == {}
 
 
+@pytest.mark.slow
 def test_masses_of_equal_hashes_end():
     """A thousand times a thousand images of one hash: each finds one, none finds all."""
     many = np.repeat(looks(PHOTOGRAPHS["coffee"]), 1500)
