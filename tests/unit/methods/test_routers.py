@@ -276,6 +276,7 @@ def test_a_task_learned_after_a_question_is_asked_too():
     assert set(router.choose(some_queries(1))) == {"first"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ROUTERS)
 @pytest.mark.parametrize("gone", ["a", "b", "c"])
 def test_a_forgotten_task_was_never_learned(name, gone):

@@ -137,6 +137,7 @@ def test_relaxed_is_never_below_strict(name, data):
     assert relaxed >= strict
 
 
+@pytest.mark.slow
 @given(TEXTS)
 def test_normalising_twice_changes_nothing(text):
     assert normalised(normalised(text)) == normalised(text)

@@ -33,7 +33,10 @@ def test_a_grid_takes_them_too(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
-    [("train.epoch: 2", "did you mean 'epochs'"), ("train: 3\ntrain.epochs: 2", "'train' is 3 here, expected a group")],
+    [
+        ("train.epoch: 2", "did you mean 'train.epochs'"),
+        ("train: 3\ntrain.epochs: 2", "'train' is 3 here, expected a group"),
+    ],
 )
 def test_a_mistake_is_named(text, complaint, tmp_path):
     with pytest.raises(UserError, match=complaint):

@@ -107,7 +107,7 @@ def test_a_file_as_a_stream(tmp_path):
 
 
 def test_where_published_files_are(tmp_path):
-    with pytest.raises(UserError, match=r"where OKVQA, .* are with --data FOLDER"):
+    with pytest.raises(UserError, match=r"the folder that holds OKVQA, .* with --data FOLDER"):
         load_stream("b1")
     with pytest.raises(UserError, match="there is no such folder"):
         load_stream("b1", data=str(tmp_path / "none"))

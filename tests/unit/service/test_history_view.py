@@ -21,5 +21,5 @@ def test_a_rollback_says_whether_a_condition_or_the_user_asked_for_it():
     ]
     out = io.StringIO()
     show_history(Console(file=out, width=100), events, folder="m")
-    _, *lines = [line.split(maxsplit=3)[-1].strip() for line in out.getvalue().splitlines()]
+    _, _, *lines = [line.split(maxsplit=3)[-1].strip() for line in out.getvalue().splitlines()]
     assert lines == ["learned july", "rolled back: august rejected, gain 0.0 is not > 10", "rolled back: removed july"]

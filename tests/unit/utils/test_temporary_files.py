@@ -109,6 +109,7 @@ built("pocket", {"role": sys.argv[1], "train": 3, "test": 2, "seed": 0})
 """
 
 
+@pytest.mark.slow
 def test_a_drawing_that_is_killed_leaves_no_task(scenes, cache):
     done = subprocess.run([warm.python(), "-c", KILLED, role()], check=False, env={**os.environ}, timeout=120)
     assert done.returncode == -signal.SIGKILL

@@ -182,7 +182,7 @@ def test_the_terminal_shows_matrices_and_correlations(result, tmp_path):
     show_pairs(console, result, page=tmp_path / "index.html")
     output = console.file.getvalue()
     assert "sequential on s, m, means over seeds 0, 1. Rows: the first task" in output
-    assert "alone: a 80.0, b 60.0, c 40.0" in output
+    assert "Scores of tasks learned alone, right after learning: a 80.0, b 60.0, c 40.0" in " ".join(output.split())
     (line,) = [line.split() for line in output.splitlines() if line.split()[:2] == ["a", "·"]][:1]
     assert line == ["a", "·", "6.0", "71.0"]
     assert "cosine of answers" in output and "page" in output
