@@ -185,7 +185,7 @@ def test_the_terminal_shows_matrices_and_correlations(result, tmp_path):
     assert "Scores of tasks learned alone, right after learning: a 80.0, b 60.0, c 40.0" in " ".join(output.split())
     (line,) = [line.split() for line in output.splitlines() if line.split()[:2] == ["a", "·"]][:1]
     assert line == ["a", "·", "6.0", "71.0"]
-    assert "cosine of answers" in output and "page" in output
+    assert "cosine of answers" in output and "report" in output
 
 
 @pytest.mark.slow
