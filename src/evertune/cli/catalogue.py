@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from evertune.methods import Method
 
 
+MEASURED = {"product": "matrix product", "step": "training step", "answer": "batch of answers"}
+"""Names of what `dtype: auto` measures on a machine."""
+
+
 def listing(what: str) -> list[dict[str, str]]:
     """Names and titles of all methods, streams, models or formats."""
     kinds: dict[str, Callable[[], list[dict[str, str]]]] = {
@@ -208,12 +212,16 @@ def machine() -> dict[str, Any]:
         "threads": use_threads(),
         "device": str(device),
         "CPU capability": torch.backends.cpu.get_cpu_capability(),
-        **{f"{d} {what}": f"{1e3 * s:.2f} ms" for what, each in times.items() for d, s in each.items()},
+        **{f"{MEASURED[what]}, {d}": _time(s) for what, each in times.items() for d, s in each.items()},
         "dtype chosen": faster_dtype(times),
         "cache": str(cache_folder()),
         "cache writable": _writable(),
     }
     return {**facts, **_models()}
+
+
+def _time(seconds: float) -> str:
+    return f"{1e3 * seconds:.2f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
 def _version(package: str) -> str:

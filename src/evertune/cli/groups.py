@@ -59,8 +59,8 @@ DATA_EXAMPLES = {
     "sample": "evertune data sample july.jsonl ten.jsonl --count 10 --seed 1",
 }
 
-EXIT_CODES = """Exit codes: 0 done; 1 a run failed, a stage was rejected, errors were found, or a
-question was answered with no; 2 wrong input; 130 Ctrl-C; 143 SIGTERM.
+EXIT_CODES = """Exit codes: 0 done; 1 a run failed, a stage was rejected, errors were found, or
+a question was answered with no; 2 wrong input; 130 Ctrl-C; 143 SIGTERM.
 """
 
 RESUMING = {"run", "grid", "study", "pairs", "learn", "check", "forget", "fetch"}

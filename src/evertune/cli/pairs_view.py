@@ -34,7 +34,7 @@ def show_square(
 def square_table(tasks: Sequence[str], square: Square, *, digits: int, width: int) -> BlockTable:
     """Tasks by tasks; names that would not fit a terminal side by side give way to the numbers of the rows."""
     numbered = max(map(len, tasks)) + sum(max(len(task), 5) + GAP for task in tasks) > width
-    names = [f"{number} {task}" if numbered else task for number, task in enumerate(tasks, start=1)]
+    names = [f"{number}\u00a0{task}" if numbered else task for number, task in enumerate(tasks, start=1)]
     header = ["", *([str(number) for number in range(1, len(tasks) + 1)] if numbered else tasks)]
     rows = [
         (name, *("·" if value is None else signed(value, digits=digits) for value in row))

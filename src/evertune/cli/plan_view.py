@@ -71,7 +71,8 @@ def show_estimates(console: Console, plans: Sequence[Estimate]) -> None:
         )
         for made in plans
     ]
-    _show_methods(console, header, rows, (TOTAL, "", "", "", "", size(sum(made.disk_bytes for made in plans))))
+    steps = f"{sum(stage.steps for made in plans for stage in made.stages):,}"
+    _show_methods(console, header, rows, (TOTAL, "", steps, "", "", size(sum(made.disk_bytes for made in plans))))
     _show_memory(console, plans)
     _show_cards(console, plans)
     first = plans[0]

@@ -73,9 +73,10 @@ class BlockTable:
             yield self._table([*names, *self._widths(columns, room)], columns)
 
     def _name_widths(self, width: int) -> list[int]:
-        """The widths of the names; where they take more than half of the terminal, the widest are folded."""
+        """The widths of the names; the widest are folded where the numbers then don't fit beside half of the width."""
         widths = [self._least(i) for i in range(self.names)]
-        while sum(w + GAP for w in widths) > max(width // 2, self.names * (1 + GAP)):
+        beside = sum(self._least(i) + GAP for i in range(self.names, len(self.header))) - GAP
+        while sum(w + GAP for w in widths) > max(width // 2, width - beside, self.names * (1 + GAP)):
             widths[widths.index(max(widths))] -= 1
         return widths
 

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from evertune.cli.console import TerminalCallback
+from evertune.cli.pairs_view import square_table
 from evertune.cli.plan_view import show_plans
 from evertune.cli.service_view import _table
 from evertune.reporting.blocks import BlockTable
@@ -227,3 +228,14 @@ def test_no_thread_draws_bars_while_a_line_is_printed():
         callback._drawn = 0.0
         callback.on_encode(3, 4)
     assert "3/4" in console.file.getvalue(), "an update draws them"
+
+
+def test_a_name_takes_what_the_numbers_leave_and_keeps_its_number():
+    """A long name was folded at half of the terminal, and `3` stood on a line of its own."""
+    out = io.StringIO()
+    tasks = ["july", "a-very-long-name-of-a-task-that-hardly-fits-here"]
+    console = Console(file=out, width=80)
+    console.print(square_table(tasks, [[None, 0.5], [0.5, None]], digits=2, width=80))
+    assert [line.split() for line in out.getvalue().splitlines()][2:] == [
+        *(["1", "july", "·", "0.50"], ["2", tasks[1], "0.50", "·"]),
+    ]
