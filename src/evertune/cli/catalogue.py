@@ -8,6 +8,7 @@ import platform
 import re
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -95,6 +96,11 @@ def details(name: str) -> dict[str, dict[str, Any]]:
 
     if name in METHODS:
         return _method(name, METHODS[name])
+    if Path(name).is_dir():
+        raise UserError(
+            f"{name} is a folder; show takes the name of a method, stream, model or format. Of a run or a model in "
+            "service, evertune log lists the stages and evertune report writes a page"
+        )
     raise unknown("method, stream, model or format", name, [*METHODS, *stream_names(), *PRESETS, *format_names()])
 
 

@@ -13,7 +13,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any, NamedTuple
@@ -63,6 +63,10 @@ class ImageIndex:
         self.faults: dict[int, ImageFault] = {}
         self.kept: dict[int, Sample] = {}  # samples that were read lately, by row; the oldest first
         self._inside = lru_cache(maxsize=65_536)(self._is_inside)
+
+    def __reduce__(self) -> Any:
+        """For another process, which looks at the images for itself."""
+        return partial(ImageIndex, allow_external_paths=self.allow_external_paths), (self.rows, self.root)
 
     def path(self, name: str) -> Path:
         """Where the image of this name is."""

@@ -52,6 +52,8 @@ def task_from_objects(
     """What `Task.from_dataset` gives; the arguments are described there."""
     images = () if image is None else (image,) if isinstance(image, str) else image
     _refuse_odd_columns(images, instruction=instruction, answer=answer)
+    if not isinstance(about, Mapping | None):
+        raise UserError(f"about is {kind_of(about)}; taken is a dictionary, such as about={{'licence': 'CC BY 4.0'}}")
     columns = Columns(None, instruction, answer)
     rule = rule_of(score) if isinstance(score, str) else score if isinstance(score, Rule) else scoring_rule(score)
     content = {"name": name, "data": "memory", "score": rule.name, "test_share": test_share, "about": dict(about or {})}

@@ -26,6 +26,7 @@ import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from json.encoder import encode_basestring
 from pathlib import Path
@@ -161,6 +162,10 @@ class RowFile:
         # (n + 1,) where each row's images begin in `images`
         self.firsts = np.concatenate([[0], np.cumsum(self.counts, dtype=np.int64)])
         self._different = len(self._array("name_places.npy"))
+
+    def __reduce__(self) -> Any:
+        """For another process: the folder, not what is open."""
+        return partial(RowFile, place=Path(self._now)), (self.folder,)
 
     def _array(self, name: str) -> NDArray[Any]:
         return mapped(self._paths[name], self._number)

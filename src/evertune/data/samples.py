@@ -30,6 +30,9 @@ class Samples(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self.chosen)
 
+    def __repr__(self) -> str:
+        return f"<{len(self)} samples>"
+
     @overload
     def __getitem__(self, at: int) -> Sample: ...
     @overload

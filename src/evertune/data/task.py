@@ -227,6 +227,9 @@ class Subset(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self._order)
 
+    def __repr__(self) -> str:
+        return f"<{len(self)} samples>"
+
     @overload
     def __getitem__(self, at: int) -> Sample: ...
     @overload
@@ -246,6 +249,9 @@ class ConcatDataset(Sequence[Sample]):
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} samples>"
 
     @overload
     def __getitem__(self, at: int) -> Sample: ...

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import overload
+from typing import Any, overload
 
 from evertune.metrics.rules import RULES, Compare, Rule, answerwise
+from evertune.utils.arguments import named_arguments
 from evertune.utils.code_digest import code_digest
 from evertune.utils.errors import UserError, kind_of
 
@@ -18,6 +20,7 @@ def scoring_rule(function: Compare, /) -> Rule: ...
 def scoring_rule(
     *, name: str | None = None, relaxed: Compare | None = None, about: str = ""
 ) -> Callable[[Compare], Rule]: ...
+@named_arguments
 def scoring_rule(
     function: Compare | None = None, /, *, name: str | None = None, relaxed: Compare | None = None, about: str = ""
 ) -> Rule | Callable[[Compare], Rule]:
@@ -44,11 +47,9 @@ def scoring_rule(
 
 
 def _registered(function: Compare, *, name: str | None, relaxed: Compare | None, about: str) -> Rule:
-    if not callable(function):
-        raise UserError(
-            f"a scoring rule is a function (prediction, answers) -> score, not {kind_of(function)}; "
-            f"by name there are: {', '.join(sorted(RULES))}"
-        )
+    _refuse_no_rule(function)
+    if relaxed is not None:
+        _refuse_no_rule(relaxed, what="the relaxed form of a scoring rule")
     name = name or getattr(function, "__name__", type(function).__name__).strip("<>")
     about = about or next(iter((function.__doc__ or "").strip().splitlines()), "a rule of one's own")
     version = code_digest(function, relaxed)
@@ -60,6 +61,27 @@ def _registered(function: Compare, *, name: str | None, relaxed: Compare | None,
     rule = replace(rule, relaxed=rule.strict) if relaxed is None else rule
     RULES.add(name, rule, made_by=function)
     return rule
+
+
+def _refuse_no_rule(function: Any, *, what: str = "a scoring rule") -> None:
+    """Raise unless it can be called with a prediction and its answers.
+
+    Raises:
+        UserError: it is something else, or takes other arguments.
+    """
+    wanted = f"{what} is a function (prediction, answers) -> score"
+    if not callable(function) or isinstance(function, type):
+        by_name = ", ".join(name for name in sorted(RULES) if not RULES[name].version)
+        raise UserError(f"{wanted}, not {kind_of(function)}; by name there are: {by_name}")
+    try:
+        taken = inspect.signature(function)
+    except (TypeError, ValueError):  # some functions of C have none
+        return
+    try:
+        taken.bind("", ())
+    except TypeError as problem:
+        name = getattr(function, "__name__", type(function).__name__)
+        raise UserError(f"{wanted}, and {name}{taken} can't be called with these two: {problem}") from problem
 
 
 def _checked(function: Compare, name: str) -> Compare:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass, replace
+from textwrap import fill
 from typing import TYPE_CHECKING, Any, Literal
 
 from evertune.metrics.statistics import Interval, clustered_intervals, t_interval
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MEAN = "mean"
+WIDTH = 80
+"""Of the note below a narrow table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +135,7 @@ class Paired:
         widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
         sides = [str.ljust, *[str.rjust] * (len(header) - 1)]
         text = ["  ".join(map(_padded, sides, line, widths)).rstrip() for line in (header, *lines)]
-        return "\n".join([*text, self.note()])
+        return "\n".join([*text, fill(self.note(), max(WIDTH, len(text[0])), break_on_hyphens=False)])
 
 
 def _padded(pad: Callable[[str, int], str], cell: str, width: int) -> str:

@@ -71,7 +71,9 @@ def _remedy(record: Mapping[str, Any]) -> str:
     source = _shown(record.get("from"))
     if source.startswith(FLAG):
         return f"give it to this command, if you trust the file: {source}"
-    return "install it" if source.startswith("the package ") else "evertune.load_plugin loads it"
+    if source.startswith("the package "):
+        return "install it"
+    return "load the file that defines it: --plugin FILE.py, or evertune.load_plugin(...) in Python"
 
 
 def _shown(source: Any) -> str:

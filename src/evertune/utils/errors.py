@@ -60,9 +60,11 @@ def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.5, prefix: str
 
 
 def kind_of(value: object) -> str:
-    """What kind of thing a value is, for messages: `an int`, `a str ('shapes')`, `a list of 3 str`, `None`."""
+    """What kind of thing a value is, for messages: `an int`, `a str ('shapes')`, `a list of 3 str`, `the class Task`."""
     if value is None:
         return "None"
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
     name, more = type(value).__name__, ""
     if isinstance(value, str):
         more = f" ({value[:60]!r})"

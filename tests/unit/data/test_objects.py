@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 
 import numpy as np
 import pytest
@@ -171,8 +172,10 @@ def closed(colour):
         (rows(), {"instruction": "query"}, r"no column 'query'; known: answer, image, question \(say which"),
         (rows(), {"image": "imag"}, r"no column 'imag'; did you mean 'image'\? .*image=None"),
         (rows(), {"test": None, "test_share": 2.0}, "^Task.from_dataset: test_share: Input should be less than 1$"),
-        (rows(), {"score": "exakt"}, "unknown score 'exakt'; did you mean 'exact'"),
+        (rows(), {"score": "exakt"}, r"unknown score 'exakt'; did you mean 'exact'\? One of your own"),
         (rows(), {"score": 3}, "a scoring rule is a function"),
+        (rows(), {"score": dict}, "a scoring rule is a function .* not the class dict; by name there are: anls"),
+        (rows(), {"about": ["x"]}, "about is a list of 1 str; taken is a dictionary"),
         (rows(make=lambda _: 3), {}, "the image is an int; taken are PIL images"),
         (rows(make=lambda _: np.zeros((3, 3, 7))), {}, r"an array of float64 \(3, 3, 7\) is no image"),
         (rows(make=lambda _: np.full((3, 3), 0.5, np.float32)), {}, r"an array of float32 \(3, 3\) is no image"),
@@ -248,6 +251,14 @@ def test_what_is_wrong_is_left_out_only_where_that_is_wanted():
     assert len(task(broken, rows(["orange"]), skip_invalid=True).train) == 8
 
 
+def test_a_task_prints_in_short_and_goes_to_another_process():
+    made = task(rows(), rows(["orange"]))
+    assert "train=<8 samples>, test=<1 samples>" in repr(made)
+    again = pickle.loads(pickle.dumps(made))
+    assert again == made and again.fingerprint == made.fingerprint
+    assert again.train[3].image_digests == made.train[3].image_digests
+
+
 class TestRules:
     """Scoring rules of one's own."""
 
@@ -287,12 +298,24 @@ class TestRules:
             (lambda prediction, answers: None, "gives None"),
             (lambda prediction, answers: float("nan"), "gives nan"),
             (lambda prediction, answers: 1 / 0, "on the prediction 'a' and the answers .*ZeroDivisionError"),
-            (lambda prediction: 1, "TypeError"),
         ],
     )
     def test_a_rule_that_fails_says_where(self, function, predictions):
         with pytest.raises(UserError, match=predictions):
             score_cell(scoring_rule(function), ["a"], [["b"]])
+
+    @pytest.mark.parametrize(
+        ("made", "message"),
+        [
+            (lambda: scoring_rule(lambda prediction: 1), r"score, and <lambda>\(prediction\) can't be called with these"),
+            (lambda: scoring_rule(lambda p, a, *, k: 1), "missing a required argument: 'k'"),
+            (lambda: scoring_rule(relaxed=3)(str.__eq__), "the relaxed form of a scoring rule is a function .*not an int"),
+            (lambda: scoring_rule(relax=print), r"scoring_rule\(\) has no argument 'relax'; did you mean 'relaxed'"),
+        ],
+    )
+    def test_what_is_no_rule_is_refused_before_anything_is_scored(self, made, message):
+        with pytest.raises(UserError, match=message):
+            made()
 
     def test_names(self):
         with pytest.raises(UserError, match="'vqa' comes with evertune: give yours another name"):

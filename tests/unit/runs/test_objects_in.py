@@ -197,6 +197,7 @@ def odd(init, **body):
     [
         ({"stream": 3}, r"the stream is an int; taken are .* Example: evertune.run\(\[Task.from_dataset"),
         ({"stream": []}, "the stream is an empty list"),
+        ({"stream": Task}, "the stream is the class Task; taken are"),
         ({"stream": ["parcel"]}, "the stream is a list of 1"),
         ({"model": 3}, "the model is an int; taken are a preset's name"),
         ({"methods": 3}, "a method is an int; taken are names"),

@@ -133,9 +133,10 @@ def test_it_prints_as_a_table_and_as_a_frame(place):
     found = evertune.paired(place / "sequential" / "s0", place / "replay" / "s0")
     lines = repr(found).splitlines()
     assert lines[0].split() == "task sequential replay difference 95 % interval n / images".split()
-    assert len(lines) == 5 and lines[1].endswith("80 / 20") and max(map(len, lines[:4])) < 80
-    assert "difference = replay − sequential" in lines[-1] and "bootstrap over images" in lines[-1]
-    assert "Student's t over 3 seeds" in repr(evertune.paired(place / "sequential", place / "replay"))
+    assert lines[1].endswith("80 / 20") and max(map(len, lines)) <= 80
+    note = " ".join(lines[4:])
+    assert note == found.note() and "difference = replay − sequential" in note and "bootstrap over images" in note
+    assert "Student's t over 3 seeds" in evertune.paired(place / "sequential", place / "replay").note()
     frame = found.to_frame().set_index("task")
     assert frame.difference["mean"] == found.mean.difference and frame.low["shape"] == found.tasks[1].interval[0]
     assert isinstance(frame, pd.DataFrame) and list(frame.index) == [*TASKS, "mean"]

@@ -250,6 +250,6 @@ def test_the_class_of_an_object_is_part_of_the_run_too(plugged, toy_stream, tmp_
     assert open_run(tmp_path / "run").methods[0].alpha == 0.5
     plugins._added.clear()
     with pytest.raises(
-        RunFolderError, match=r"the method 'own' of this program, which is not here: evertune\.load_plugin"
+        RunFolderError, match=r"the method 'own' of this program, which is not here: load the file .* --plugin FILE\.py"
     ):
         open_run(tmp_path / "run")
