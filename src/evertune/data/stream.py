@@ -32,6 +32,7 @@ from evertune.data.single_file import guessed, is_file_of_rows, is_yaml, task_na
 from evertune.data.sources import ReadOptions, read_task
 from evertune.data.task import Task
 from evertune.data.task_file import TaskFile, about_task
+from evertune.utils.arguments import named_arguments, path_of
 from evertune.utils.config_io import read_yaml, validated
 from evertune.utils.errors import UserError, kind_of, unknown
 from evertune.utils.files import digest
@@ -173,8 +174,9 @@ def _of_one_file(path: Path) -> tuple[StreamFile, Path]:
     return StreamFile(name=name, tasks=[TaskFile(name=name, format=format, data=path.name)]), path
 
 
+@named_arguments
 def load_stream(
-    name: str,
+    name: str | Path,
     *,
     limit: int | None = None,
     progress: Progress | None = None,
@@ -199,6 +201,7 @@ def load_stream(
     Raises:
         UserError: unknown name, or a file with a mistake; DataError names the rows.
     """
+    name = str(path_of(name, what="the stream", example="parcel"))
     if limit is not None and limit < 1:
         raise UserError(f"limit must be at least 1, not {limit}")
     content, path = stream_file(name)

@@ -83,6 +83,7 @@ __all__ = [
     "refuse_lora_twice",
 ]
 
+RESERVED = {"report": "the folder of a run's report", "zero-shot": "the row of the base model in tables"}
 _ALL = (
     Sequential,
     Replay,
@@ -120,7 +121,14 @@ def _refuse_unusable(name: str, method: Any) -> None:
     """
     if not (isinstance(method, type) and issubclass(method, Method)):
         raise UserError(f"it is {method!r:.80}, and a method is a class that extends evertune.Method")
-    if not isinstance(method.protocol, int) or method.protocol > PROTOCOL:
+    if name in RESERVED:
+        raise UserError(f"it can't be called '{name}', {RESERVED[name]}: give it another name")
+    if type(method.protocol) is not int or method.protocol < 1:
+        raise UserError(
+            f"its protocol is {method.protocol!r:.40}; it is the version of the hooks that the method is written for, "
+            f"protocol = {PROTOCOL}"
+        )
+    if method.protocol > PROTOCOL:
         raise UserError(
             f"it needs version {method.protocol} of the hook protocol; this evertune has {PROTOCOL}: update evertune"
         )
@@ -183,6 +191,8 @@ def parts_of(spec: str) -> list[str]:
     """
     names = [name.strip() for name in spec.split("+")]
     for name in names:
+        if not name:
+            raise UserError(f"method '{spec}': a name is missing; join names by '+', such as replay+ewc")
         if name not in METHODS:
             hint = "One of your own comes with --plugin FILE.py; in Python pass its object"
             raise unknown("method", name, METHODS, hint=hint)
@@ -246,7 +256,12 @@ def make_methods(spec: str, options: Mapping[str, Mapping[str, Any]] | None = No
     Raises:
         UserError: unknown names or options, values of a wrong type, options of a method that is not part of `spec`.
     """
-    return composed([METHODS[name](**_checked(name, (options or {}).get(name) or {})) for name in parts_of(spec)])
+    if not isinstance(spec, str):
+        raise UserError(f"the methods are {kind_of(spec)}; taken are names in one text, make_methods('replay+ewc')")
+    given = {} if options is None else options
+    if not isinstance(given, Mapping) or not all(isinstance(own, Mapping | None) for own in given.values()):
+        raise UserError("options are a dictionary of each method's own, such as {'replay': {'ratio': 0.05}}")
+    return composed([METHODS[name](**_checked(name, given.get(name) or {})) for name in parts_of(spec)])
 
 
 def composed(methods: Sequence[Method]) -> list[Method]:

@@ -44,7 +44,7 @@ def planned_by(method: Method, task: Task, samples: Sequence[Sample]) -> Sequenc
         raise UserError(f"the task '{task.name}' has no training samples")
     plan = method.data_plan(task, samples)
     what = f"data_plan of the method '{method.name}' returns"
-    if not (hasattr(plan, "__len__") and hasattr(plan, "__getitem__")):
+    if isinstance(plan, Mapping) or not (hasattr(plan, "__len__") and hasattr(plan, "__getitem__")):
         raise UserError(f"{what} {kind_of(plan)}; expected a sequence of samples, such as [*samples, *others]")
     if not len(plan):
         raise UserError(f"{what} no samples for the task '{task.name}', so there is nothing to train on")
@@ -63,3 +63,18 @@ def stages_by(method: Method, tasks: Sequence[Task]) -> list[Task]:
     if not isinstance(stages, list | tuple) or not stages or not all(isinstance(task, Task) for task in stages):
         raise UserError(f"stages of the method '{method.name}' returns {kind_of(stages)}; expected a list of tasks")
     return list(stages)
+
+
+def expert_by(method: Method, task: str) -> str | None:
+    """The expert of a task.
+
+    Raises:
+        UserError: it is no name.
+    """
+    expert = method.expert_of(task)
+    if not isinstance(expert, str | None):
+        raise UserError(
+            f"expert_of of the method '{method.name}' returns {kind_of(expert)} for the task '{task}'; expected the "
+            "name of an expert, or None"
+        )
+    return expert

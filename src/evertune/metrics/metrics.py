@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evertune.utils.errors import UserError
+from evertune.utils.errors import UserError, kind_of
 
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
 MOST = 1e15
+EXPECTED = "expected rows of scores, for example [[0, 0], [80, 10], [60, 75]]"
 """A score is one of 100, a caption's may be some hundreds; beyond this, sums of squares lose their meaning."""
 Matrix = Sequence[Sequence[float | None]]
 """None: not measured."""
@@ -277,13 +278,11 @@ def rows_of(R: Any) -> Matrix:
     if isinstance(R, list | tuple):
         return [values_of(row) for row in R]
     if hasattr(R, "R"):
-        raise UserError(f"the matrix is a {type(R).__name__}: pass its R, for example metrics_of(matrix.R)")
+        raise UserError(f"the matrix is {kind_of(R)}: pass its R, for example metrics_of(matrix.R)")
     rows = np.asarray(R)
     if rows.ndim != 2:
-        raise UserError(
-            f"the matrix is a {type(R).__name__} of {rows.ndim} dimensions: expected rows of scores, for example "
-            "[[0, 0], [80, 10], [60, 75]]"
-        )
+        what = f"{kind_of(R)} of {rows.ndim} dimensions" if rows.ndim else kind_of(R)
+        raise UserError(f"the matrix is {what}: {EXPECTED}")
     return [values_of(row) for row in rows]
 
 
@@ -307,14 +306,17 @@ def values_of(row: Any) -> Any:
 
 def check_matrix(R: Matrix, *, gaps: bool = False) -> None:
     """Refuse what is no matrix of scores, naming the place; `gaps`: None may stand for one."""
-    if len(R) < 2 or not R[0]:
+    if len(R) < 2 or R[0] in ([], ()):
         raise UserError("the matrix needs row 0 (the base model) and at least one row after training")
     for number, row in enumerate(R):
+        if not isinstance(row, list | tuple):
+            raise UserError(f"row {number} of the matrix is {kind_of(row)}: {EXPECTED}")
         if len(row) != len(R[0]):
             raise UserError(f"row {number} of the matrix has {len(row)} scores, row 0 has {len(R[0])}")
         for task, score in enumerate(row):
             if not (is_score(score) or (gaps and score is None)):
-                raise UserError(f"row {number}, task {task} of the matrix is {score!r:.60}: not a finite number")
+                hint = "; None stands for a score that was not measured" if gaps and str(score) == "nan" else ""
+                raise UserError(f"row {number}, task {task} of the matrix is {score!r:.60}: not a finite number{hint}")
 
 
 def is_score(value: Any) -> bool:

@@ -11,7 +11,7 @@ from evertune.assets import Progress
 from evertune.models.families import FAMILIES, Family, refuse_options
 from evertune.models.presets import PRESETS, has_weights, model_config, model_folder
 from evertune.utils.arguments import named_arguments
-from evertune.utils.errors import UserError
+from evertune.utils.errors import UserError, kind_of
 from evertune.utils.files import read_json
 from evertune.utils.quiet import quiet_libraries
 
@@ -35,7 +35,7 @@ __all__ = [
 
 @named_arguments
 def load_lmm(
-    name: str,
+    name: str | Path,
     *,
     seed: int = 0,
     dtype: str | torch.dtype = "auto",
@@ -48,7 +48,7 @@ def load_lmm(
     """Load a model for training and asking.
 
     Args:
-        name: a preset (`evertune ls models`) or a checkpoint folder.
+        name: a preset (`evertune ls models`), a checkpoint folder or a hub id.
         seed: decides what is random in new trainable parameters; the base model's answers don't depend on it.
         dtype: 'auto' (measured), 'float32' or 'bfloat16', or torch's own; of the frozen LM, what trains is always
             float32.
@@ -62,6 +62,8 @@ def load_lmm(
     from evertune.models.auto_dtype import pick_dtype
     from evertune.utils.device import pick_device
 
+    _refuse_other_kinds(name, options)
+    name = str(name)
     given = {"adapter": str(adapter) if adapter else None, "adapter_mode": adapter_mode}
     options = {**(options or {}), **{key: value for key, value in given.items() if value is not None}}
     family = _family(model_config(name, progress=progress))
@@ -82,6 +84,22 @@ def load_lmm(
 
     model, processor = from_folder(folder, dtype=number, device=place)
     return as_lmm(model, processor, name=name, seed=seed, options=options)
+
+
+def _refuse_other_kinds(name: Any, options: Any) -> None:
+    """Raise where the model's name or its options are something else.
+
+    Raises:
+        UserError: they are.
+    """
+    if not isinstance(name, str | Path):
+        already = ", which is loaded: use it as it is" if hasattr(name, "collate") else ""
+        raise UserError(
+            f"the model is {kind_of(name)}{already}; load_lmm takes a preset's name, a checkpoint folder or a hub id, "
+            "and evertune.wrap(model, processor) a loaded model of transformers"
+        )
+    if not isinstance(options, Mapping | None):
+        raise UserError(f"options is {kind_of(options)}; taken is a dictionary, such as options={{'scope': 'lora'}}")
 
 
 def _surely_fits(name: str, place: torch.device) -> bool:

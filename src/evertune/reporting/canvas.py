@@ -22,6 +22,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from evertune.utils.arguments import path_of
 from evertune.utils.errors import UserError
 from evertune.utils.files import write_atomically
 
@@ -122,7 +123,7 @@ class Drawing:
         Raises:
             UserError: another ending, or the file can't be written.
         """
-        path = Path(path)
+        path = path_of(path, what="path", example="plot.svg")
         make = {".svg": lambda: self._repr_svg_().encode(), ".png": self._repr_png_, ".pdf": self._pdf}
         if path.suffix.lower() not in make:
             raise UserError(f"{path}: a plot is saved as .svg, .png or .pdf")

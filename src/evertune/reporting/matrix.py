@@ -14,7 +14,8 @@ from evertune.metrics.metrics import check_matrix, is_score, known_from
 from evertune.reporting.frames import wide_frame
 from evertune.reporting.matrix_text import matrix_text
 from evertune.training.run_origin import FORMAT
-from evertune.utils.errors import RunFolderError, UserError, unknown
+from evertune.utils.arguments import plain_number
+from evertune.utils.errors import RunFolderError, UserError, kind_of, unknown
 from evertune.utils.files import read_json
 from evertune.utils.symlinks import refuse_links
 
@@ -150,6 +151,7 @@ class Matrix:
         names = ["base", *self.stages][: len(self.R)]
         if isinstance(stage, str) and stage in names:
             return names.index(stage)
+        stage = plain_number(stage)  # of a frame
         if isinstance(stage, int) and not isinstance(stage, bool) and 0 <= stage < len(names):
             return stage
         if isinstance(stage, str):
@@ -162,8 +164,10 @@ class Matrix:
         Raises:
             UserError: there is none; the message has the nearest name.
         """
+        if not isinstance(task, str):
+            raise UserError(f"the task is {kind_of(task)}; taken is its name: {', '.join(self.tasks):.200}")
         if task not in self.tasks:
-            raise unknown("task", str(task), self.tasks)
+            raise unknown("task", task, self.tasks)
         return self.tasks.index(task)
 
     def to_frame(self, *, relaxed: bool = False) -> pd.DataFrame:

@@ -34,7 +34,8 @@ from evertune.reporting.tables import (
     reasons_with_references,
     shown_columns,
 )
-from evertune.utils.errors import RunFolderError, UserError
+from evertune.utils.arguments import path_of
+from evertune.utils.errors import RunFolderError, UserError, kind_of
 from evertune.utils.files import read_json, write_atomically
 from evertune.utils.sizes import size
 
@@ -58,19 +59,24 @@ class Setting:
     runs: list[Mapping[str, Any]]
 
 
-def write_report(runs: Sequence[Path], out: Path) -> Path:
+def write_report(runs: Sequence[str | Path], out: str | Path) -> Path:
     """Write the page about `runs` (folders) to `out` and return `out`.
 
     Args:
-        runs: finished runs or runs in progress; those of the same stream and model are compared.
+        runs: folders of finished runs or runs in progress; those of the same stream and model are compared.
         out: the HTML file.
 
     Raises:
         RunFolderError: a run has no readable `matrix.json`. UserError: no run is given, or `out` can't be written.
     """
+    if not isinstance(runs, list | tuple):
+        raise UserError(
+            f"the runs are {kind_of(runs)}; taken is a list of run folders, write_report(['runs/first'], OUT)"
+        )
     if not runs:
         raise UserError("a report needs at least one run folder")
-    loaded = [(run, load_matrix(run)) for run in runs]
+    out = path_of(out, what="out", example="report.html")
+    loaded = [(run, load_matrix(run)) for run in (path_of(run, what="the run") for run in runs)]
     images = Thumbnails()
     settings = _settings(loaded, images)
     template = environment().get_template("page.html.j2")

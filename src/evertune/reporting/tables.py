@@ -6,7 +6,7 @@ Pure functions over loaded `matrix.json`s, so that the terminal, the Markdown an
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from evertune.reporting.labels import METRIC_TITLES, duration, number
 from evertune.reporting.matrix import Matrix
 from evertune.reporting.matrix_text import matrix_text
 from evertune.reporting.variants import shared_settings, variant_names
+from evertune.utils.errors import UserError, kind_of
 
 ZERO_SHOT = "zero-shot"
 BASE = "base"
@@ -127,11 +128,21 @@ def compare(matrices: Sequence[Matrix]) -> list[ComparisonRow]:
     Order: zero-shot, sequential, then the other methods from the lowest final average to the highest, joint, direct;
     one block for each stream and model. Runs in progress are counted, not averaged. Runs with other settings are
     variants: each gets its own row that names what differs. So do two runs with the same settings and seed, by folder.
+
+    Raises:
+        UserError: it is no list of matrices.
     """
+    given: Any = matrices
+    listed = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]
+    if odd := [each for each in listed if not isinstance(each, Matrix)]:
+        raise UserError(
+            f"compare takes matrices, not {kind_of(odd[0])}: compare([run.matrix for run in result.runs.values()]), or "
+            "evertune.load_run(FOLDER) first"
+        )
     rows: list[ComparisonRow] = []
-    for setting in dict.fromkeys(matrix.setting for matrix in matrices):
-        members = [matrix for matrix in matrices if matrix.setting == setting]
-        rows += _setting_rows(members, matrices)
+    for setting in dict.fromkeys(matrix.setting for matrix in listed):
+        members = [matrix for matrix in listed if matrix.setting == setting]
+        rows += _setting_rows(members, listed)
     return rows
 
 

@@ -371,14 +371,16 @@ def header_of(config: RunConfig, spec: str, *, stream: str) -> dict[str, Any]:
 
 @contextmanager
 def _untouched_after(run: MethodRun) -> Iterator[Learner]:
-    """A learner; on exit the model is restored to the base model."""
+    """A learner; on exit, also by an error, the model is restored to the base model."""
     from evertune.models.adapters import bare
     from evertune.models.weights import copy_of, restore
 
     run = replace(run, lmm=bare(run.lmm))  # the previous run may have left adapters
     start = copy_of(run.lmm.trainable())
-    yield _learner(run)
-    restore(run.lmm.trainable(), start)
+    try:
+        yield _learner(run)
+    finally:
+        restore(run.lmm.trainable(), start)
 
 
 def _learner(run: MethodRun, *, upto: int | None = None) -> Learner:

@@ -17,6 +17,7 @@ from evertune.data import Sample, Stream, Task
 from evertune.data.issues import Issues
 from evertune.data.samples import Samples, part_of
 from evertune.data.split import number_problem
+from evertune.utils.arguments import path_of, plain_number
 from evertune.utils.errors import UserError, kind_of
 from evertune.utils.safe_names import refuse_task_names
 
@@ -90,8 +91,8 @@ def refuse_no_task(given: Any) -> None:
 def refuse_no_path(**given: Any) -> None:
     """Raise where an argument is no path, and not None."""
     for name, value in given.items():
-        if not isinstance(value, str | Path | None):
-            raise UserError(f"{name} is {kind_of(value)}; taken is a path, such as {name}='runs/first'")
+        if value is not None:
+            path_of(value, what=name)
 
 
 def lmm_of(given: Any, processor: Any = None, *, seed: int = 0) -> tuple[str | None, LMM | None]:
@@ -163,7 +164,7 @@ def _method_of(given: Any) -> tuple[str, dict[str, Any]]:
         METHODS.add(cls.name, cls, made_by=cls)
     if isinstance(given, type):
         return cls.name, {}
-    own = {option: getattr(given, option) for option in options_of(cls.name)}
+    own = {option: plain_number(getattr(given, option)) for option in options_of(cls.name)}
     for option, value in own.items():
         if not _is_plain(value):
             raise UserError(

@@ -26,10 +26,11 @@ from evertune.methods import Method, make_methods
 from evertune.runs.api import config_of, configure, model_description, model_of, resolved
 from evertune.runs.callback import Callback
 from evertune.runs.config import learner_arguments
-from evertune.runs.inputs import OWN, Inputs, lmm_of, methods_of, refuse_no_task, training_settings
+from evertune.runs.inputs import OWN, Inputs, methods_of, refuse_no_task, training_settings
 from evertune.runs.plugin_code import code_of_run, refuse_other_code
 from evertune.runs.provenance import write_provenance
-from evertune.runs.run_folder import begin, is_free, refuse_other_run
+from evertune.runs.results import Result, Run, run_folder_of
+from evertune.runs.run_folder import begin, is_free, refuse_no_run, refuse_other_run
 from evertune.runs.runner import evaluate_cell, note_stages
 from evertune.runs.unchecked import last_checked
 from evertune.training import learner
@@ -38,8 +39,8 @@ from evertune.training.eval_set import keep_task
 from evertune.training.evaluator import Score, score_answers
 from evertune.training.stages import saved_stages
 from evertune.utils import distributed
-from evertune.utils.arguments import named_arguments
-from evertune.utils.errors import RunFolderError, UserError
+from evertune.utils.arguments import named_arguments, path_of
+from evertune.utils.errors import RunFolderError, UserError, kind_of
 from evertune.utils.locks import alone
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def make_model_folder(folder: Path, config: RunConfig, lmm: LMM) -> None:
     described = model_description(config, Inputs(lmm=lmm))
     identity = {**content, "model_config": described, **code_of_run(config.method)}
     if not is_free(folder):
+        refuse_no_run(folder)
         refuse_other_run(folder, identity)
         return
     begin(folder, identity)
@@ -108,30 +110,32 @@ class Learner(learner.Learner):
         seed: int = 0,
         progress: bool = True,
     ) -> None:
-        if lmm_of(lmm)[1] is None:
-            raise UserError(f"the model is a text: pass evertune.load_lmm({lmm!r:.60})")
+        _refuse_no_lmm(lmm)
         spec, options = methods_of(methods if isinstance(methods, str) else [methods])
         if "," in spec:
             raise UserError(f"methods '{spec}': a Learner has one; join several by '+', or pass them in a list")
         given: dict[str, Any] = {} if training is None else {"train": training_settings(training)}
         config = configure(OWN, options=options, model=lmm.name, method=spec, seed=seed, **given)
-        place = _temporary(self) if folder is None else Path(folder)
+        place = _temporary(self) if folder is None else path_of(folder, what="folder", example="models/mine")
         make_model_folder(place, config, lmm)
         self._open(lmm, config, place, progress)
 
     @classmethod
-    def from_run(cls, path: str | Path, *, lmm: LMM | None = None, progress: bool = True) -> Learner:
+    @named_arguments
+    def from_run(cls, path: str | Path | Run | Result, *, lmm: LMM | None = None, progress: bool = True) -> Learner:
         """The model of a run folder after its last stage, to ask it, evaluate it and teach it more.
 
         Args:
-            path: a run of one method (`evertune run`, `evertune new`, a `Learner`).
+            path: a run of one method (`evertune run`, `evertune new`, a `Learner`): its folder, a `Run`, or a `Result`.
             lmm: the base model where it was passed as an object; None: it is loaded.
             progress: show progress bars.
 
         Raises:
             RunFolderError: it is no run, or damaged, or its model is another one now.
         """
-        folder, made = Path(path), cls.__new__(cls)
+        folder, made = run_folder_of(path), cls.__new__(cls)
+        if lmm is not None:
+            _refuse_no_lmm(lmm)
         refuse_other_code(folder)
         made._open(lmm or model_of(folder), config_of(folder), folder, progress)
         return made
@@ -156,6 +160,8 @@ class Learner(learner.Learner):
             RunFolderError: another process writes in the folder.
         """
         refuse_no_task(task)
+        if on_step is not None and not callable(on_step):
+            raise UserError(f"on_step is {kind_of(on_step)}; taken is a function that gets each Step")
         steps = self.training_of(task).steps(len(task.train))
         bars = tqdm(total=steps, desc=f"learn {task.name}", unit=" steps", disable=not self.progress)
         with _alone(self.folder), bars as bar:
@@ -199,17 +205,40 @@ class Learner(learner.Learner):
             cell = evaluate_cell(self, task, self.current, self.folder, callback)
         return score_answers(read_answers(self.folder / cell["answers"]), task)
 
+    def __repr__(self) -> str:
+        methods = "+".join(method.name for method in self.methods)
+        return (
+            f"Learner({methods} on {self.lmm.name}, {self.current} of {len(self.stages)} stages, {str(self.folder)!r})"
+        )
+
     def save(self, path: str | Path) -> Path:
         """Copy the folder, with everything that was learned, to a new place.
 
         Raises:
             UserError: there is something already.
         """
-        place = Path(path)
+        place = path_of(path, what="path", example="models/copy")
         if place.exists():
             raise UserError(f"{place} exists: choose a new folder")
+        if place.resolve().is_relative_to(self.folder.resolve()):
+            raise UserError(f"{place} is inside {self.folder}, which is copied: choose a folder elsewhere")
         shutil.copytree(self.folder, place, ignore=shutil.ignore_patterns(".*"))
         return place
+
+
+def _refuse_no_lmm(lmm: Any) -> None:
+    """Raise unless it is what `load_lmm` or `wrap` gave.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if lmm is None or isinstance(lmm, str | Path):
+        example = repr(str(lmm))[:60] if lmm else "'smol'"
+        raise UserError(f"the model is {kind_of(lmm)}: pass evertune.load_lmm({example})")
+    if not (hasattr(lmm, "answer_tokens") and hasattr(lmm, "collate")):
+        raise UserError(
+            f"the model is {kind_of(lmm)}: pass what evertune.load_lmm or evertune.wrap(model, processor) gave"
+        )
 
 
 class _Answers(Callback):

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evertune.reporting.matrix import SHOWN, Matrix, load_matrix
-from evertune.utils.errors import RunFolderError, UserError
+from evertune.utils.arguments import path_of
+from evertune.utils.errors import RunFolderError, UserError, kind_of
 from evertune.utils.files import write_atomically
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ class Result:
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([COLUMNS, *self._rows()])
         if path is not None:
-            write_atomically(Path(path), text.getvalue())
+            write_atomically(path_of(path, what="path", example="cells.csv"), text.getvalue())
         return text.getvalue()
 
     def to_latex(self) -> str:
@@ -215,6 +216,27 @@ def read_run(folder: Path) -> Run:
     return Run(matrix.method, folder, matrix)
 
 
+def run_folder_of(given: Any) -> Path:
+    """The folder of one run: a path, a `Run`, or a `Result` with one method.
+
+    Raises:
+        UserError: it is something else, or has several methods.
+    """
+    if isinstance(given, Run):
+        return given.folder
+    if isinstance(given, Result):
+        if len(given.runs) != 1:
+            raise UserError(
+                f"the result has {len(given.runs)} methods: pass one, result.runs[{next(iter(given.runs))!r}]"
+            )
+        return next(iter(given.runs.values())).folder
+    if not isinstance(given, str | Path):
+        raise UserError(
+            f"the run is {kind_of(given)}; taken are a run folder, such as 'runs/first', or result.runs[...]"
+        )
+    return Path(given)
+
+
 def folder_of(path: Any) -> Path:
     """A path that is a folder.
 
@@ -222,7 +244,7 @@ def folder_of(path: Any) -> Path:
         UserError: it is no path. RunFolderError: there is no such folder.
     """
     if not isinstance(path, str | Path):
-        raise UserError(f"a {type(path).__name__} is no run folder: expected a path, for example 'runs/first'")
+        raise UserError(f"{kind_of(path)} is no run folder: expected a path, for example 'runs/first'")
     folder = Path(path)
     if not folder.is_dir():
         raise RunFolderError(f"{folder} is not a folder" if folder.exists() else f"{folder} does not exist")

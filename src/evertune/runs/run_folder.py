@@ -47,7 +47,7 @@ def finished_matrix(folder: Path, identity: Mapping[str, Any]) -> Matrix | None:
     """
     if not (folder / "config.yaml").exists():
         if not is_free(folder):
-            raise RunFolderError(f"{folder} is not empty and not a run: choose another folder (--out, out=...)")
+            refuse_no_run(folder)
         return None
     added_tasks(folder, identity)
     path = folder / "matrix.json"
@@ -67,6 +67,16 @@ def finished_matrix(folder: Path, identity: Mapping[str, Any]) -> Matrix | None:
 def thinned_stages(folder: Path) -> set[int]:
     """The numbers of the stages whose weights `stages.keep` has deleted; without torch."""
     return {int(note.parent.name.partition("-")[0]) for note in folder.glob("stages/[0-9]*-*/thinned.json")}
+
+
+def refuse_no_run(folder: Path) -> None:
+    """Raise when a folder that is not free holds something else than a run.
+
+    Raises:
+        RunFolderError: it does.
+    """
+    if not (folder / "config.yaml").exists():
+        raise RunFolderError(f"{folder} is not empty and not a run: choose another folder (--out, out=..., folder=...)")
 
 
 def is_free(folder: Path) -> bool:

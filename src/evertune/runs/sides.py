@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from evertune.runs.results import Result, Run, folder_of, read_run
-from evertune.utils.errors import UserError
+from evertune.utils.errors import UserError, kind_of
 
 Side = str | Path | Run | Result
 """One run: its folder, a `Run`, or a `Result` with one method."""
@@ -56,7 +56,7 @@ def runs_of(side: Any) -> list[Run]:
     elif isinstance(side, str | Path):
         runs = _runs_in(folder_of(side))
     else:
-        raise UserError(f"a {type(side).__name__} is no run: expected a run folder, or result.runs[...], {EXAMPLE}")
+        raise UserError(f"{kind_of(side)} is no run: expected a run folder, or result.runs[...], {EXAMPLE}")
     methods = list(dict.fromkeys(run.method for run in runs))
     if len(methods) > 1:
         named = ", ".join(methods[:MOST_NAMED])

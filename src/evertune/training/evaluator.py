@@ -21,6 +21,7 @@ import torch
 from evertune.data.task import Sample, Task
 from evertune.methods import Method, code_of_methods
 from evertune.methods.base import BASE, Route
+from evertune.methods.hook_results import expert_by
 from evertune.metrics.rules import CellScore, rule_of, score_cell
 from evertune.models.adapters import mixture
 from evertune.models.features import FeatureStore
@@ -229,7 +230,7 @@ def _routes(methods: Sequence[Method], samples: Sequence[Sample], task: str | No
         if method.needs_task_id():
             if task is None:
                 raise UserError(f"method '{method.name}' needs the task of each question: say which it is")
-            return [method.expert_of(task) or BASE] * len(samples)
+            return [expert_by(method, task) or BASE] * len(samples)
         routes = method.route(samples)
         if routes is not None:
             if not isinstance(routes, Sequence) or isinstance(routes, str) or len(routes) != len(samples):

@@ -20,7 +20,7 @@ from evertune.data.images import size_of
 from evertune.data.objects import ImageLike, image_path
 from evertune.data.task import Sample, Task, data_digest
 from evertune.methods import Context, Method, adapted, composed
-from evertune.methods.hook_results import planned_by
+from evertune.methods.hook_results import expert_by, planned_by
 from evertune.models.feature_policy import FeaturePolicy
 from evertune.models.features import FeatureStore, OnEncoded
 from evertune.models.fsdp import spread_frozen
@@ -44,6 +44,7 @@ from evertune.training.stages import (
 from evertune.training.states import split_state
 from evertune.training.training_cache import train_or_reuse
 from evertune.utils import distributed
+from evertune.utils.arguments import named_arguments, plain_number
 from evertune.utils.device import no_fixed_order
 from evertune.utils.errors import RunFolderError, UserError, kind_of
 from evertune.utils.symlinks import refuse_links
@@ -119,12 +120,28 @@ class Learner:
 
         Raises:
             DataError: an image is broken. NotFiniteError: a loss or a gradient is not finite. TrainingInterrupted: by
-                SIGTERM; the training is saved and the same call resumes it. Earlier stages stay valid.
+                SIGTERM; the training is saved and the same call resumes it. Earlier stages stay valid, and the model is
+                as it was before the call.
         """
         if self.current < len(self.stages):
             raise UserError(
                 f"the model is at stage {self.current} of {len(self.stages)}: roll back first, or load the last"
             )
+        try:
+            stage = self._learned(task, on_step=on_step, on_encoded=on_encoded)
+        except BaseException:
+            if distributed.world_size() == 1:  # else the others wait elsewhere, and all end
+                self.load(self.current)
+            raise
+        distributed.barrier()
+        self.stages.append(stage)
+        self.current = stage.number
+        if not distributed.is_main_process():
+            self._take(stage)  # results differ between CPUs: from here on all processes have bit-identical weights
+        return stage
+
+    def _learned(self, task: Task, *, on_step: OnStep | None, on_encoded: OnEncoded | None) -> Stage:
+        """Train on a task; the next stage is on disk afterwards."""
         self.features.ensure(task.train, progress=on_encoded, together=True)  # here all processes take part
         for method in self.methods:
             method.before_task(task)
@@ -160,11 +177,6 @@ class Learner:
                 log=[step.as_dict() for step in log],
             )
             (self.folder / MID_TASK).unlink(missing_ok=True)
-        distributed.barrier()
-        self.stages.append(stage)
-        self.current = stage.number
-        if not distributed.is_main_process():
-            self._take(stage)  # results differ between CPUs: from here on all processes have bit-identical weights
         return stage
 
     def _stage(
@@ -218,7 +230,7 @@ class Learner:
 
     def expert_of(self, task: str) -> str | None:
         """Name of the expert that serves `task`; None when there is none."""
-        return next((expert for m in self.methods if (expert := m.expert_of(task)) is not None), None)
+        return next((expert for m in self.methods if (expert := expert_by(m, task)) is not None), None)
 
     def ranking(self, sample: Sample) -> list[tuple[str, float]]:
         """The learned tasks that a sample may be from, with the router's probabilities; empty if nothing is routed."""
@@ -230,6 +242,7 @@ class Learner:
         for method in self.methods:
             method.activate(expert)
 
+    @named_arguments
     def ask(
         self,
         image: ImageLike | Sequence[ImageLike],
@@ -266,6 +279,8 @@ class Learner:
         Raises:
             UserError: there is no such stage. RunFolderError: it is damaged.
         """
+        if not isinstance(plain_number(number), int):
+            raise UserError(f"the stage is {kind_of(number)}; taken is its number, 0 to {len(self.stages)}")
         if not 0 <= number <= len(self.stages):
             raise UserError(f"there is no stage {number}; {self.folder} has stages 0 to {len(self.stages)}")
         restore(self.lmm.trainable(), self._start)

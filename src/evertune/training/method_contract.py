@@ -96,6 +96,8 @@ def made_by(make: MakeMethods) -> list[Method]:
     made = make()
     if not isinstance(made, Sequence) or not all(isinstance(method, Method) for method in made):
         raise UserError(f"the function returns {kind_of(made)}, not a list of methods: {example}")
+    if not made:
+        raise UserError(f"the function returns no methods, so there is nothing to check: {example}")
     return list(made)
 
 

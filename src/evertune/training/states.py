@@ -12,6 +12,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -116,6 +117,8 @@ def split_state(state: Mapping[str, Any]) -> StateParts:
         if isinstance(value, Tensor):
             if path in tensors:
                 raise _wrong(path, "two tensors of this place: no name may contain a '/'")
+            if value.layout is not torch.strided:
+                raise _wrong(path, "a sparse tensor", "tensor.to_dense(), or its indices() and values()")
             tensors[path] = value
             return {TENSOR: path}
         if not isinstance(value, Mapping):

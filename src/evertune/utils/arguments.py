@@ -10,6 +10,7 @@ import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from functools import wraps
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from evertune.utils.errors import UserError, kind_of, nearest
@@ -52,8 +53,21 @@ def _explained(
     return f"{name}(): {problem}{example}"
 
 
+def path_of(value: Any, *, what: str, example: str = "runs/first") -> Path:
+    """What a caller passed as a path.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if not isinstance(value, str | Path):
+        raise UserError(f"{what} is {kind_of(value)}; taken is a path, such as {what}={example!r}")
+    return Path(value)
+
+
 def typed_options(function: Callable[P, Value]) -> Callable[P, Value]:
     """`named_arguments` of a method's `__init__`, which also stops a value that is no number, text or flag as declared.
+
+    A number of numpy becomes one of Python.
 
     Raises:
         ArgumentError: when it is called.
@@ -61,17 +75,23 @@ def typed_options(function: Callable[P, Value]) -> Callable[P, Value]:
 
     @wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> Value:
-        for option, value in kwargs.items():
+        values = {option: plain_number(value) for option, value in kwargs.items()}
+        for option, value in values.items():
             parameter = inspect.signature(function).parameters.get(option)
             declared = parameter.annotation if parameter else None
             taken = _PLAIN.get(str(getattr(declared, "__name__", declared)))
             if taken is not None and not isinstance(value, taken[1]):
-                name = function.__qualname__.removesuffix(".__init__")
-                raise ArgumentError(f"{name}({option}=...) is {kind_of(value)}; taken is {taken[0]}")
-        return named(*args, **kwargs)
+                raise ArgumentError(f"{type(args[0]).__name__}({option}=...) is {kind_of(value)}; taken is {taken[0]}")
+        return named(*args, **values)
 
     named = named_arguments(function)
     return checked
+
+
+def plain_number(value: Any) -> Any:
+    """A number of numpy as one of Python; anything else as it is."""
+    is_scalar = type(value).__module__ == "numpy" and getattr(value, "shape", None) == ()
+    return value.item() if is_scalar else value  # numpy is not imported for it
 
 
 _PLAIN: dict[str, tuple[str, tuple[type, ...]]] = {

@@ -60,7 +60,7 @@ def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.5, prefix: str
 
 
 def kind_of(value: object) -> str:
-    """What kind of thing a value is, for messages: `an int`, `a str ('shapes')`, `a list of 3 str`, `the class Task`."""
+    """What kind of thing a value is, for messages: `an int`, `a str ('shapes')`, `a list of 3 str`, `the class C`."""
     if value is None:
         return "None"
     if isinstance(value, type):

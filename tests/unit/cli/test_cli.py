@@ -187,6 +187,11 @@ def test_metrics_command_with_known_tasks(capsys, tmp_path):
     assert code == 0 and result["metrics"]["forgetting"] == 10 and "a_i" in result["formulas"]["forgetting"]
 
 
+def test_show_of_a_run_folder_names_the_commands_for_it(capsys, tmp_path):
+    code, _, said = evertune("show", tmp_path, capsys=capsys)
+    assert code == 2 and f"{tmp_path} is a folder; show takes the name of a method" in said and "evertune log" in said
+
+
 def test_show_a_stream_with_known_tasks_and_scores(capsys, tmp_path):
     path = tmp_path / "s.yaml"
     path.write_text(

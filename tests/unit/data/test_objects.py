@@ -307,9 +307,15 @@ class TestRules:
     @pytest.mark.parametrize(
         ("made", "message"),
         [
-            (lambda: scoring_rule(lambda prediction: 1), r"score, and <lambda>\(prediction\) can't be called with these"),
+            (
+                lambda: scoring_rule(lambda prediction: 1),
+                r"score, and <lambda>\(prediction\) can't be called with",
+            ),
             (lambda: scoring_rule(lambda p, a, *, k: 1), "missing a required argument: 'k'"),
-            (lambda: scoring_rule(relaxed=3)(str.__eq__), "the relaxed form of a scoring rule is a function .*not an int"),
+            (
+                lambda: scoring_rule(relaxed=3)(str.__eq__),
+                "relaxed form of a scoring rule is a function .*not an int",
+            ),
             (lambda: scoring_rule(relax=print), r"scoring_rule\(\) has no argument 'relax'; did you mean 'relaxed'"),
         ],
     )

@@ -60,6 +60,7 @@ def test_a_loss_term_of_one_element():
         ((s for s in SAMPLES), "returns a generator; expected a sequence"),
         ([], "returns no samples for the task 'questions', so there is nothing to train on"),
         ([{"id": "1"}], "returns a dict in place of a Sample"),
+        ({"questions": SAMPLES}, "returns a dict; expected a sequence"),
     ],
 )
 def test_a_data_plan(value, message):
@@ -98,6 +99,13 @@ def test_a_route(value, message):
         _routes([returning("route", value)], SAMPLES, None)
 
 
+def test_an_expert_that_is_no_name_is_refused_before_answers_are_written():
+    own = returning("expert_of", 3)
+    own.needs_task_id = lambda: True
+    with pytest.raises(UserError, match="expert_of of the method 'own' returns an int for the task 'questions'; exp"):
+        _routes([own], SAMPLES, "questions")
+
+
 def test_weights_of_experts_are_those_of_a_mean():
     lmm = load_lmm("random", dtype="float32")
     names = list(lmm.trainable())
@@ -122,6 +130,7 @@ def test_weights_of_experts_are_those_of_a_mean():
         ({"a": np.zeros(2)}, "a ndarray in its state .* use torch.as_tensor"),
         ({"a": np.float32(2)}, "a float32 in its state .* use torch.as_tensor"),
         ({"a": object()}, "an object in its state"),
+        ({"a": torch.ones(2).to_sparse()}, r"a sparse tensor in its state \('a'\): use tensor.to_dense\(\)"),
         ({"a/b": torch.zeros(1), "a": {"b": torch.ones(1)}}, "two tensors of this place"),
     ],
 )

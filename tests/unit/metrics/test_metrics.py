@@ -247,7 +247,7 @@ def test_lists_arrays_and_frames_have_the_same_metrics(kind):
         (pd.DataFrame({"task": ["a", "b"], "score": [1, 2]}), "'task' of the matrix|is 'a': not a finite number"),
         (matrix(), "the matrix is a Matrix: pass its R"),
         ("0,1", "the matrix is a str"),
-        ([[0.0, math.nan], [1.0, 2.0]], "is nan: not a finite number"),
+        ([[0.0, math.nan], [1.0, 2.0]], "is nan: not a finite number; None stands for a score that was not measured"),
     ],
 )
 def test_what_is_no_array_or_frame_of_scores_is_refused(given, complaint):

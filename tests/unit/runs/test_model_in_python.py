@@ -144,7 +144,7 @@ def test_wrong_things(lmm, task, tmp_path):
         one.ask(3, "Which?")
     with pytest.raises(UserError, match="the instruction is an Image: ask"):
         one.ask("Which?", Image.new("RGB", (8, 8)))
-    with pytest.raises(UserError, match="the model is a text: pass evertune.load_lmm"):
+    with pytest.raises(UserError, match="the model is a str .*: pass evertune.load_lmm"):
         evertune.Learner("random")
     assert evertune.Learner(lmm, training={"epochs": 3}, progress=False).training.epochs == 3
     with pytest.raises(UserError, match="unknown method 'replai'; did you mean 'replay'"):

@@ -8,6 +8,7 @@ from PIL import Image
 import evertune
 from evertune import Task
 from evertune.methods import Method, MethodInfo, Replay
+from evertune.models.weights import fingerprint_of
 from evertune.runs.inputs import taken
 from evertune.runs.progress_bars import ProgressBars
 from evertune.service.lifecycle import check
@@ -68,6 +69,21 @@ def test_tasks_methods_and_a_model_as_objects(tasks, tmp_path):
     named = run(tasks, tmp_path / "named", methods="sequential")
     assert named.runs["sequential"].matrix.R == result.runs["sequential"].matrix.R
     assert run(tasks, tmp_path / "run", model=lmm, methods=methods).runs.keys() == result.runs.keys(), "at once"
+
+
+def test_a_run_that_fails_leaves_the_model_as_before(tasks, tmp_path):
+    """Else the next run of this program would silently begin from weights that were trained halfway."""
+    lmm = evertune.load_lmm("random")
+    before = fingerprint_of(lmm.trainable())
+
+    class Fails(evertune.Callback):
+        def on_evaluate_begin(self, stage, task):
+            if stage == 1:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tasks, tmp_path / "run", model=lmm, callbacks=[Fails()])
+    assert (tmp_path / "run" / "stages" / "01-colours").is_dir() and fingerprint_of(lmm.trainable()) == before
 
 
 def test_the_run_folder_answers_without_the_objects(tasks, tmp_path, monkeypatch):
@@ -217,6 +233,10 @@ def odd(init, **body):
         ({"methods": odd(lambda self, *, alpha=0.5: None)}, "option 'alpha' has no type; write def __init__"),
         ({"methods": odd(typed_without_default)}, "option 'alpha' has no default"),
         ({"methods": odd(kept_elsewhere)}, "the method Odd keeps no attribute 'alpha'"),
+        ({"methods": odd(None, name="report")}, "it can't be called 'report', the folder of a run's report"),
+        ({"methods": odd(None, protocol="1")}, "its protocol is '1'; it is the version of the hooks"),
+        ({"methods": odd(None, protocol=0)}, "its protocol is 0"),
+        ({"methods": "replay+"}, r"method 'replay\+': a name is missing; join names by '\+'"),
         ({"methods": odd(None, name=None)}, "the method Odd has no name: write name = "),
         ({"methods": odd(None, about=MethodInfo("odd", "projection"))}, "kind='projection'; the kinds are baseline"),
     ],

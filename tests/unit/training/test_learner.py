@@ -44,6 +44,27 @@ def test_load_and_rollback(tasks, tmp_path):
     assert fingerprint_of(learner.lmm.trainable()) == prints[0] and not learner.stages
 
 
+@pytest.mark.parametrize("problem", [KeyboardInterrupt, RuntimeError])
+def test_a_training_that_fails_leaves_the_model_as_it_was(tasks, tmp_path, problem):
+    """A notebook that is interrupted learns the same task again: from the last stage, not from halfway."""
+    learner, whole = make(tmp_path / "a"), make(tmp_path / "b")
+    for each in (learner, whole):
+        each.learn(tasks[0])
+    before = fingerprint_of(learner.lmm.trainable())
+
+    def fails(step):
+        if step.step == 2:
+            raise problem("mine")
+
+    with pytest.raises(problem, match="mine"):
+        learner.learn(tasks[1], on_step=fails)
+    assert fingerprint_of(learner.lmm.trainable()) == before and learner.current == 1
+    learner.learn(tasks[1])
+    whole.learn(tasks[1])
+    assert fingerprint_of(learner.lmm.trainable()) == fingerprint_of(whole.lmm.trainable())
+    assert not learner.stages[1].reused
+
+
 def test_ask(tasks, tmp_path):
     learner = make(tmp_path, "eproj", max_new_tokens=4)
     image = tasks[0].test[0].images[0]

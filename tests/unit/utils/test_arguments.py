@@ -10,8 +10,15 @@ import pytest
 import evertune
 from evertune import Callback, Method, MethodInfo, Task, Training, check_method, make_methods
 from evertune.methods import METHODS, Replay, options_of
+from evertune.utils import plugins
 from evertune.utils.arguments import ArgumentError, refuse_wrong_hooks
 from evertune.utils.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def registry(monkeypatch):
+    """What a test registers is gone after it."""
+    monkeypatch.setattr("evertune.utils.plugins._added", dict(plugins._added))
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from evertune.assets import Progress
 from evertune.runs.api import config_of
-from evertune.runs.results import Run
+from evertune.runs.results import Result, Run, run_folder_of
 from evertune.tools.export.adapters import export_adapters
 from evertune.tools.export.base import base_of
 from evertune.tools.export.hub import Upload
 from evertune.tools.export.merged import export_merged
 from evertune.tools.export.servers import refuse_unknown_server
-from evertune.utils.arguments import named_arguments
-from evertune.utils.errors import UserError
+from evertune.utils.arguments import named_arguments, path_of
+from evertune.utils.errors import UserError, kind_of
 from evertune.utils.files import refuse_file
 
 
@@ -49,7 +49,7 @@ class ExportResult:
 
 @named_arguments
 def export(
-    run: str | Path | Run,
+    run: str | Path | Run | Result,
     to: str | Path,
     *,
     stage: int | None = None,
@@ -64,7 +64,7 @@ def export(
     """Write the model of a run as a checkpoint for transformers, or its low-rank matrices as adapters for peft.
 
     Args:
-        run: a run folder, or a `Run`: `result.runs["replay"]`.
+        run: a run folder, a `Run` (`result.runs["replay"]`), or a `Result` with one method.
         to: a new folder.
         stage: after which stage; default: the last, of adapters all of them, each in a folder of its own.
         expert: which expert, where each task has its own.
@@ -83,7 +83,11 @@ def export(
             them; the hub refuses the upload; or the logits of what was written are not those of the run.
         RunFolderError: it is no run, or has no stage yet.
     """
-    run, to = run.folder if isinstance(run, Run) else Path(run), Path(to)
+    run, to = run_folder_of(run), path_of(to, what="to", example="exported/whole")
+    if not isinstance(push_to_hub, str | None):
+        raise UserError(
+            f"push_to_hub is {kind_of(push_to_hub)}; taken is the model repository, push_to_hub='OWNER/NAME'"
+        )
     if refuse_file(to).exists():
         raise UserError(f"{to} exists: choose another folder, or delete it")
     if server:
