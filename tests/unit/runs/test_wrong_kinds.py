@@ -67,7 +67,7 @@ DOORS = {
     "no methods": (lambda r: evertune.check_method(list), "check_method takes a function that makes methods"),
     "none made": (
         lambda r: evertune.check_method(partial(list)),
-        "the function returns no methods, so there is nothing",
+        "the function returns no methods, so there is nothi",
     ),
     "an option": (lambda r: EWC(samples=np.float64(2.5)), "EWC(samples=...) is a float; taken is a whole number"),
 }
