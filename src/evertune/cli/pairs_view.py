@@ -9,9 +9,10 @@ from typing import Any
 from rich.console import Console
 
 from evertune.cli.printing import show_note, show_text, show_value
-from evertune.experiments.pairs.sentences import TITLES, correlation_of, interval, lead, seeds_text, signed
+from evertune.experiments.pairs.sentences import TITLES, correlation_of, interval, lead, seeds_text
 from evertune.experiments.pairs.task_similarity import Square
 from evertune.reporting.blocks import GAP, BlockTable
+from evertune.reporting.labels import plain
 
 POINTS_CAPTIONS = {
     "forgetting": "points that the first task lost",
@@ -37,7 +38,7 @@ def square_table(tasks: Sequence[str], square: Square, *, digits: int, width: in
     names = [f"{number}\u00a0{task}" if numbered else task for number, task in enumerate(tasks, start=1)]
     header = ["", *([str(number) for number in range(1, len(tasks) + 1)] if numbered else tasks)]
     rows = [
-        (name, *("·" if value is None else signed(value, digits=digits) for value in row))
+        (name, *("·" if value is None else plain(value, digits=digits) for value in row))
         for name, row in zip(names, square, strict=True)
     ]
     return BlockTable(header, rows)
@@ -60,7 +61,7 @@ def show_pairs(console: Console, result: Mapping[str, Any], *, page: Path) -> No
     tasks = result["tasks"]
     about = f"{result['method']} on {result['stream']}, {result['model']}, {seeds_text(result)}"
     show_text(console, f"\n{about}. Rows: the first task; columns: the second.")
-    alone = ", ".join(f"{task} {signed(score, digits=1)}" for task, score in result["alone"].items())
+    alone = ", ".join(f"{task} {plain(score, digits=1)}" for task, score in result["alone"].items())
     show_text(console, f"Scores of tasks learned alone, right after learning: {alone}")
     for name, caption in POINTS_CAPTIONS.items():
         show_square(console, tasks, result[name], title=TITLES[name], caption=caption, digits=1)

@@ -27,8 +27,10 @@ from evertune.utils.errors import UserError
 from evertune.utils.files import write_atomically
 
 Pixels = npt.NDArray[np.uint8]
+Ticks = Sequence[float] | npt.NDArray[np.float64]
 LONGEST_NAME = 18
 MOST_PIXELS = 1.1e6
+FAINT = (0.0, 0.0, 0.0, 0.75)  # of texts that explain
 LETTER = 6.7  # generous width of a letter at 12 pixels
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 SETTINGS = {"svg.fonttype": "none", "font.size": 12, "text.parse_math": False, "path.simplify": False}
@@ -57,6 +59,25 @@ class Canvas:
     def box(self, x: float, y: float, width: float, height: float, **style: Any) -> None:
         """Draw a rectangle."""
         self.axes.add_patch(Rectangle((x, y), width, height, clip_on=False, **style))
+
+    def plane(self, x: Ticks, y: Ticks, *, right: float, bottom: float, title: str) -> Any:
+        """Axes from (40, 14) to (`right`, `bottom`) on which one draws in their units, with a grid of quiet lines.
+
+        Args:
+            x: the numbers below; the axes go from the first to the last.
+            y: those at the left.
+            right: edge of the axes in pixels.
+            bottom: likewise.
+            title: of the numbers below.
+        """
+        place = (40 / self.width, 1 - bottom / self.height, (right - 40) / self.width, (bottom - 14) / self.height)
+        axes = self.figure.add_axes(place, frame_on=False, xticks=x, yticks=y, ylim=(y[0], y[-1]))
+        margin = 8 * (x[-1] - x[0]) / (right - 56)
+        axes.set_xlim(x[0] - margin, x[-1] + margin)
+        axes.grid(axis="y", color="#808080", alpha=0.3, linewidth=0.8, clip_on=False)
+        axes.tick_params(length=0, pad=7, labelsize=11, labelcolor=FAINT)
+        axes.set_xlabel(title, color=FAINT, fontsize=12, labelpad=7)
+        return axes
 
     def svg(self, label: str) -> str:
         """The drawing as an `<svg>` element; `label` is read to those who can't see it."""

@@ -35,9 +35,14 @@ EXPLANATIONS = {
 
 def number(name: str, value: float | None) -> str:
     """A metric's value as text: points with one decimal, the relative average with three."""
+    return plain(value, digits=3 if name == "relative_average" else 1)
+
+
+def plain(value: float | None, *, digits: int = 2) -> str:
+    """A number with a real minus, and none before a zero; `-` where there is no number."""
     if value is None:
         return "-"
-    text = f"{value:.3f}" if name == "relative_average" else f"{value:.1f}"
+    text = f"{value:.{digits}f}"
     return text.removeprefix("-") if float(text) == 0 else text.replace("-", "−")
 
 

@@ -5,11 +5,14 @@ In the squares the deeper colour is the larger value; what hurts is orange, what
 
 from __future__ import annotations
 
-import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from evertune.reporting.canvas import LETTER, Canvas, column_names, draw_columns, drawn, room, short_name
+from matplotlib.ticker import MaxNLocator
+
+from evertune.reporting.canvas import LETTER, Canvas, Ticks, column_names, draw_columns, drawn, room, short_name
+from evertune.reporting.labels import plain
 from evertune.reporting.plots import CELL_COLOUR, COLOURS, MARKERS, WHITE_TEXT_FROM, spread_apart
 
 HARM_COLOUR = "#b8500a"
@@ -40,11 +43,6 @@ class Scale:
         """0 at `low`, 1 at `high`; a scale from 0 takes the value's size."""
         size = abs(value) if self.low == 0 else value
         return min(1.0, max(0.0, (size - self.low) / (self.high - self.low))) if self.high > self.low else 0.0
-
-    def text(self, value: float) -> str:
-        """The number with a real minus; no minus before a zero."""
-        text = f"{value:.{self.digits}f}"
-        return text.removeprefix("-") if float(text) == 0 else text.replace("-", "−")
 
 
 def points_scale(square: Square, *, harm: bool) -> Scale:
@@ -92,54 +90,15 @@ def _draw_value(
     alpha = 0.05 + 0.95 * depth  # opacity, not lightness: small values fade into the page, be it light or dark
     canvas.box(x + 1, y + 1, side - 2, high - 2, facecolor=scale.colour(value), alpha=alpha, linewidth=0)
     colour = "#ffffff" if depth >= WHITE_FROM[scale.colour(value)] else "black"
-    size = 12 if side > 40 else 10.5
-    canvas.text(x + side / 2, y + high / 2, scale.text(value), align="center", fontsize=size, color=colour)
+    style = {"fontsize": 12 if side > 40 else 10.5, "color": colour}
+    canvas.text(x + side / 2, y + high / 2, plain(value, digits=scale.digits), align="center", **style)
 
 
-@dataclass(frozen=True, slots=True)
-class _Plane:
-    """Where a plot lies on its canvas, and the values at its edges."""
-
-    left: float
-    right: float
-    top: float
-    bottom: float
-    x_range: tuple[float, float]
-    y_range: tuple[float, float]
-
-    def x(self, value: float) -> float:
-        low, high = self.x_range
-        return self.left + 8 + (self.right - self.left - 16) * (value - low) / (high - low)
-
-    def y(self, value: float) -> float:
-        low, high = self.y_range
-        return self.bottom - (self.bottom - self.top) * (value - low) / (high - low)
-
-
-def nice_ticks(low: float, high: float) -> list[float]:
-    """At most six round numbers that enclose low..high; a range of no width is widened."""
-    if high - low < 1e-9:
-        low, high = low - 0.5, high + 0.5
-    rough = (high - low) / 4
-    unit = 10.0 ** math.floor(math.log10(rough))
-    step = next(m * unit for m in (1, 2, 2.5, 5, 10) if m * unit >= rough * (1 - 1e-9))
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(step * k, 10) for k in range(first, last + 1)]
-
-
-def _axes(canvas: Canvas, plane: _Plane, xs: Sequence[float], ys: Sequence[float], *, x_title: str) -> None:
-    for value in ys:
-        strong = value == 0
-        style = {"color": "#808080", "alpha": 0.7 if strong else 0.3, "linewidth": 1.0 if strong else 0.8}
-        canvas.line([plane.left, plane.right], [plane.y(value)] * 2, **style)
-        canvas.text(plane.left - 6, plane.y(value), _tick(value), align="right", fontsize=11, alpha=0.75)
-    for value in xs:
-        canvas.text(plane.x(value), plane.bottom + 14, _tick(value), align="center", fontsize=11, alpha=0.75)
-    canvas.text((plane.left + plane.right) / 2, plane.bottom + 34, x_title, align="center", alpha=0.75)
-
-
-def _tick(value: float) -> str:
-    return f"{value:g}".replace("-", "−")
+def _ticks(values: Sequence[float]) -> Ticks:
+    """At most six round numbers that enclose the values; a range of no width is widened."""
+    low, high = min(values), max(values)
+    widened = (low, high) if high - low > 1e-9 else (low - 0.5, high + 0.5)
+    return MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(*widened)
 
 
 def _looks(names: Sequence[str]) -> dict[str, tuple[str, str]]:
@@ -150,27 +109,21 @@ def _looks(names: Sequence[str]) -> dict[str, tuple[str, str]]:
 
 def scatter(points: Points, *, x_title: str, label: str) -> str:
     """Every pair at its similarity, its mean over seeds as a marker and their range as a line; named by first task."""
-    xs = nice_ticks(*_range([x for group in points.values() for x, _ in group]))
-    ys = nice_ticks(*_range([0.0, *(v for group in points.values() for _, values in group for v in values)]))
+    xs = _ticks([x for group in points.values() for x, _ in group])
+    ys = _ticks([0.0, *(value for group in points.values() for _, values in group for value in values)])
     height = max(290.0, 30 + 18.0 * len(points))
-    plane = _Plane(40, 440 - room(list(points)), 14, height - 44, (xs[0], xs[-1]), (ys[0], ys[-1]))
-    canvas = Canvas(470, height)
-    _axes(canvas, plane, xs, ys, x_title=x_title)
+    canvas, right = Canvas(470, height), 440 - room(list(points))
+    plane = canvas.plane(xs, ys, right=right, bottom=height - 44, title=x_title)
+    plane.axhline(0, color="#808080", alpha=0.7, linewidth=1)
     for place, (name, (colour, marker)) in enumerate(_looks(list(points)).items()):
         for x, values in points[name]:
-            mean = sum(values) / len(values)
-            if len(values) > 1:
-                ends = [plane.y(min(values)), plane.y(max(values))]
-                canvas.line([plane.x(x)] * 2, ends, color=colour, alpha=0.5, linewidth=1.4)
-            canvas.line([plane.x(x)], [plane.y(mean)], color=colour, marker=marker, markersize=6.5, linestyle="")
+            mark = {"color": colour, "marker": marker, "markersize": 6.5, "linestyle": "", "clip_on": False}
+            plane.vlines(x, min(values), max(values), color=colour, alpha=0.5, linewidth=1.4, clip_on=False)
+            plane.plot([x], [statistics.fmean(values)], **mark)
         y = 20 + 18 * place
-        canvas.line([plane.right + 12], [y], color=colour, marker=marker, markersize=6.5, linestyle="")
-        canvas.text(plane.right + 22, y, short_name(name))
+        canvas.line([right + 12], [y], color=colour, marker=marker, markersize=6.5, linestyle="")
+        canvas.text(right + 22, y, short_name(name))
     return drawn(canvas, label)
-
-
-def _range(values: Sequence[float]) -> tuple[float, float]:
-    return min(values), max(values)
 
 
 def dynamics_plot(
@@ -181,17 +134,15 @@ def dynamics_plot(
     A task looks the same in all such plots: its colour goes by its place in `tasks`.
     """
     right = 450 - 26 - max(len(short_name(name)) + 4 for name in curves) * LETTER
-    ys = nice_ticks(0.0, highest)
-    plane = _Plane(40, right, 14, 206, (0.0, 100.0), (0.0, ys[-1]))
-    canvas = Canvas(450, 250)
-    _axes(canvas, plane, (0, 25, 50, 75, 100), ys, x_title="% of the second task's steps")
-    ends = {name: plane.y(curve[-1][1]) for name, curve in curves.items()}
+    canvas, ys = Canvas(450, 250), _ticks([0.0, highest])
+    plane = canvas.plane((0, 25, 50, 75, 100), ys, right=right, bottom=206, title="% of the second task's steps")
+    ends = {name: 206 - 192 * curve[-1][1] / ys[-1] for name, curve in curves.items()}
     places = spread_apart(ends, gap=14, low=8, high=212)
     looks = _looks(tasks)
     for name, curve in curves.items():
         colour, marker = looks[name]
         style = {"color": colour, "linewidth": 1.8, "marker": marker, "markersize": 5}
-        canvas.line([plane.x(100 * share) for share, _ in curve], [plane.y(score) for _, score in curve], **style)
-        canvas.line([plane.right + 8], [places[name]], **style)
-        canvas.text(plane.right + 17, places[name], f"{curve[-1][1]:.0f} {short_name(name)}", fontsize=11.5)
+        plane.plot([100 * share for share, _ in curve], [score for _, score in curve], clip_on=False, **style)
+        canvas.line([right + 8], [places[name]], **style)
+        canvas.text(right + 17, places[name], f"{curve[-1][1]:.0f} {short_name(name)}", fontsize=11.5)
     return drawn(canvas, label)

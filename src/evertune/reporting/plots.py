@@ -9,6 +9,9 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from evertune.metrics.metrics import known_from
 from evertune.reporting.canvas import (
@@ -161,11 +164,14 @@ def average_drawing(matrices: Sequence[Matrix], order: Sequence[str] = ()) -> Dr
     labels = {name: _end_label(name, runs, count) for name, runs in series.items()}
     right = 450 - 16 - max(len(label) for label in labels.values()) * LETTER
     best = max(score for runs in series.values() for run in runs for score in run)
-    spot = _Frame(left=34, right=right, top=14, bottom=246, count=count, highest=max(100.0, 20 * math.ceil(best / 20)))
-    _draw_frame(canvas, spot)
+    highest = max(100.0, 20 * math.ceil(best / 20))  # CIDEr may take it beyond 100
+    plane = canvas.plane(
+        range(1, count + 1), np.linspace(0, highest, 5), right=right, bottom=246, title="tasks learned"
+    )
+    plane.set_xticks(range(1, count + 1, 1 if count <= 10 else 2))
     ends: dict[str, float] = {}
     for name, look in _looks(list(series)).items():
-        ends[name] = spot.y(_draw_series(canvas, spot, series[name], look))
+        ends[name] = 246 - 232 * _draw_series(plane, series[name], look) / highest
     for name, y in spread_apart(ends, gap=15, low=8, high=252).items():
         canvas.text(right + 12, y, labels[name])
     return Drawing(canvas, f"Average over the tasks learned so far, after each stage: {', '.join(series)}")
@@ -181,44 +187,16 @@ def _end_label(name: str, runs: Sequence[Sequence[float]], count: int) -> str:
     return f"{short_name(name)} {statistics.fmean(columns[-1]):.0f}" + (" so far" if len(columns) < count else "")
 
 
-@dataclass(frozen=True, slots=True)
-class _Frame:
-    """Where a plot of 0..highest over stages 1..count lies on its canvas; CIDEr may take it beyond 100."""
-
-    left: float
-    right: float
-    top: float
-    bottom: float
-    count: int
-    highest: float = 100.0
-
-    def x(self, stage: int) -> float:
-        return self.left + 8 + (self.right - self.left - 12) * (stage - 1) / max(self.count - 1, 1)
-
-    def y(self, score: float) -> float:
-        return self.bottom - (self.bottom - self.top) * score / self.highest
-
-
-def _draw_frame(canvas: Canvas, spot: _Frame) -> None:
-    for score in (round(spot.highest * quarter / 4) for quarter in range(5)):
-        canvas.line([spot.left, spot.right], [spot.y(score)] * 2, color="#808080", alpha=0.3, linewidth=0.8)
-        canvas.text(spot.left - 6, spot.y(score), f"{score}", align="right", fontsize=11, alpha=0.75)
-    step = 1 if spot.count <= 10 else 2
-    for stage in range(1, spot.count + 1, step):
-        canvas.text(spot.x(stage), spot.bottom + 14, f"{stage}", align="center", fontsize=11, alpha=0.75)
-    canvas.text((spot.left + spot.right) / 2, spot.bottom + 34, "tasks learned", align="center", alpha=0.75)
-
-
-def _draw_series(canvas: Canvas, spot: _Frame, runs: Sequence[Sequence[float]], look: _Look) -> float:
+def _draw_series(plane: Any, runs: Sequence[Sequence[float]], look: _Look) -> float:
     """Draw the mean over runs and, for several, their range; returns where it ends."""
     columns = _columns(runs)
-    xs = [spot.x(stage) for stage in range(1, len(columns) + 1)]
+    stages = range(1, len(columns) + 1)
     means = [statistics.fmean(column) for column in columns]
     if any(len(column) > 1 for column in columns):
-        low, high = [spot.y(min(c)) for c in columns], [spot.y(max(c)) for c in columns]
-        canvas.axes.fill_between(xs, low, high, color=look.colour, alpha=0.18, linewidth=0, clip_on=False)
+        low, high = list(map(min, columns)), list(map(max, columns))
+        plane.fill_between(stages, low, high, color=look.colour, alpha=0.18, linewidth=0, clip_on=False)
     style = {"color": look.colour, "linestyle": look.line, "linewidth": 2.0, "marker": look.marker, "markersize": 6}
-    canvas.line(xs, [spot.y(mean) for mean in means], **style)
+    plane.plot(stages, means, clip_on=False, **style)
     return means[-1]
 
 

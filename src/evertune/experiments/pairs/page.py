@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from evertune.experiments.pairs.results import over_seeds
-from evertune.experiments.pairs.sentences import TITLES, correlation_of, interval, lead, seeds_text, signed
+from evertune.experiments.pairs.sentences import TITLES, correlation_of, interval, lead, seeds_text
 from evertune.reporting.figures import Figure, Section, Table, write_figures
+from evertune.reporting.labels import plain
 from evertune.reporting.pair_plots import (
     dynamics_plot,
     points_scale,
@@ -134,7 +135,7 @@ def _form_table(result: Mapping[str, Any]) -> Table:
         mine = [pair for pair in result["pairs"] if pair["first"] == task]
         strict, relaxed = (statistics.fmean(p[m] for p in mine) for m in ("forgetting", "forgetting_relaxed"))
         values = (result["alone"][task], strict, relaxed, strict - relaxed)
-        rows.append([task, *(signed(value, digits=1) for value in values)])
+        rows.append([task, *(plain(value, digits=1) for value in values)])
     header = ["", "score alone", "lost, strict", "lost, any form", "lost in form only"]
     return Table("Points that each task lost, mean over what came after it", header, rows)
 

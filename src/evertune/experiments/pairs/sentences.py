@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from evertune.reporting.labels import plain
+
 TITLES = {
     "forgetting": "forgetting",
     "forgetting_relaxed": "forgetting, any form",
@@ -16,20 +18,12 @@ TITLES = {
 }
 
 
-def signed(value: float | None, *, digits: int = 2) -> str:
-    """A number with a real minus, `-` where there is none."""
-    if value is None:
-        return "-"
-    text = f"{value:.{digits}f}"
-    return text.removeprefix("-") if float(text) == 0 else text.replace("-", "−")
-
-
 def interval(row: Mapping[str, Any]) -> str:
     """`−0.62 [−0.81, −0.30]`; `undefined` where there is no correlation."""
     if row["rho"] is None:
         return "undefined"
-    ends = "no interval" if row["low"] is None else f"{signed(row['low'])}, {signed(row['high'])}"
-    return f"{signed(row['rho'])} [{ends}]"
+    ends = "no interval" if row["low"] is None else f"{plain(row['low'])}, {plain(row['high'])}"
+    return f"{plain(row['rho'])} [{ends}]"
 
 
 def correlation_of(result: Mapping[str, Any], measure: str, side: str = "similarity") -> Mapping[str, Any]:
@@ -42,8 +36,8 @@ def lead(result: Mapping[str, Any]) -> str:
     """What a study found, in two or three sentences; no verdict where the interval holds 0."""
     lost = result["lost"]
     first = (
-        f"Learning a second task cost the first {signed(lost['strict'], digits=1)} points on average, "
-        f"{signed(lost['relaxed'], digits=1)} when answers count in any form{_share(lost['share'])}."
+        f"Learning a second task cost the first {plain(lost['strict'], digits=1)} points on average, "
+        f"{plain(lost['relaxed'], digits=1)} when answers count in any form{_share(lost['share'])}."
     )
     return f"{first} {_verdict(result, 'forgetting')} {_verdict(result, 'transfer')}"
 
