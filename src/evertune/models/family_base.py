@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -13,6 +13,15 @@ from torch import Tensor, nn
 from evertune.models.decoder import mean_word_embeddings, token_texts
 from evertune.models.modes import evaluating
 from evertune.models.protocol import Generation, Turn
+
+
+class Asked(NamedTuple):
+    """What a batch asks: `counts` says how many images each instruction has."""
+
+    instructions: Sequence[str]
+    counts: Sequence[int]
+    context: Sequence[Turn]
+    max_new_tokens: int
 
 
 class FamilyLMM(nn.Module):
@@ -35,15 +44,8 @@ class FamilyLMM(nn.Module):
         """Token ids of an answer, end token included."""
 
     @abstractmethod
-    def _generate(
-        self,
-        features: Tensor,
-        instructions: Sequence[str],
-        counts: Sequence[int],
-        context: Sequence[Turn],
-        max_new_tokens: int,
-    ) -> list[Generation]:
-        """Greedy answers, in evaluation mode without gradients; `counts` says how many images each instruction has."""
+    def _generate(self, features: Tensor, asked: Asked) -> list[Generation]:
+        """Greedy answers, in evaluation mode without gradients."""
 
     @abstractmethod
     def prepare(self, image: Image.Image) -> Any:
@@ -97,8 +99,8 @@ class FamilyLMM(nn.Module):
     ) -> list[Generation]:
         """Greedy answers; as `Generator.generate`."""
         with evaluating(self):
-            counts = images or [1] * len(instructions)
-            return self._generate(features, instructions, counts, context, max_new_tokens)
+            asked = Asked(instructions, images or [1] * len(instructions), context, max_new_tokens)
+            return self._generate(features, asked)
 
     def answer_tokens(self, answer: str) -> int:
         """Tokens of `answer` with its end token."""

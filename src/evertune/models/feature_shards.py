@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from itertools import accumulate, count
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,8 +79,8 @@ class Shard:
         return torch.frombuffer(bytearray(content), dtype=self._dtype).view(rows, self._width)
 
 
-class Kept(Protocol):
-    """A place for features, by the SHA-256 of their images."""
+class Kept:
+    """A place for features, by the SHA-256 of their images. This one keeps nothing."""
 
     def begin(self) -> None:
         """From here on nothing is dropped that is used."""
@@ -88,37 +88,19 @@ class Kept(Protocol):
     def look(self) -> None:
         """Find what other processes have added."""
 
-    def __contains__(self, image: str) -> bool: ...
+    def __contains__(self, image: str) -> bool:
+        return self.find(image) is not None
 
     def find(self, image: str) -> Tensor | None:
         """(V, D) features, or None."""
-
-    def add(self, features: Mapping[str, Tensor]) -> str | None:
-        """Keep features; returns why that is not possible."""
-
-
-class NotKept:
-    """No place."""
-
-    def begin(self) -> None:
-        """Nothing is dropped."""
-
-    def look(self) -> None:
-        """Nothing is found."""
-
-    def __contains__(self, image: str) -> bool:
-        return False
-
-    def find(self, image: str) -> Tensor | None:
-        """None."""
         return None
 
     def add(self, features: Mapping[str, Tensor]) -> str | None:
-        """Nothing is kept."""
+        """Keep features; returns why that is not possible."""
         return "nothing is kept"
 
 
-class MemoryShards:
+class MemoryShards(Kept):
     """The memory of this process; the least recently used images go first."""
 
     def __init__(self, budget: int) -> None:
@@ -128,12 +110,6 @@ class MemoryShards:
     def begin(self) -> None:
         """From here on nothing is dropped that is used."""
         self._round += 1
-
-    def look(self) -> None:
-        """No other process adds here."""
-
-    def __contains__(self, image: str) -> bool:
-        return self.find(image) is not None
 
     def find(self, image: str) -> Tensor | None:
         """(V, D) features, or None."""
@@ -159,7 +135,7 @@ class MemoryShards:
         return None
 
 
-class DiskShards:
+class DiskShards(Kept):
     """Shards in `folder`; those in all folders beside it share the budget, in bytes."""
 
     def __init__(self, folder: Path, *, budget: int = 0) -> None:

@@ -22,7 +22,7 @@ from evertune.data.split import number_problem
 from evertune.data.task import Sample
 from evertune.models.feature_encoder import ENCODE_BATCH, FeatureEncoder, Group, ImageSource, Prepared
 from evertune.models.feature_policy import Choice, FeaturePolicy, Keep, Need, budget_of, choose, room_in
-from evertune.models.feature_shards import DiskShards, Kept, MemoryShards, NotKept, kept_bytes
+from evertune.models.feature_shards import DiskShards, Kept, MemoryShards, kept_bytes
 from evertune.models.protocol import Encoder
 from evertune.utils import distributed
 from evertune.utils.device import is_deterministic, processor
@@ -84,7 +84,7 @@ class FeatureStore:
     def _keep(self, keep: Keep, budget: int | None = None) -> None:
         if budget is None:
             budget = budget_of(self.policy, keep, room_in(self._root, kept=kept_bytes(self._root)))
-        self._kept: Kept = NotKept()
+        self._kept: Kept = Kept()
         if keep == "memory":
             self._kept = MemoryShards(budget)
         elif keep != "off":
@@ -126,8 +126,8 @@ class FeatureStore:
             DataError: an image is broken, or the model takes another number of them; the message names file and line.
         """
         several = distributed.world_size() > 1
-        if isinstance(self._kept, NotKept) or (several and isinstance(self._kept, MemoryShards)):
-            return  # each process keeps in memory what it uses
+        if not isinstance(self._kept, DiskShards if several else (DiskShards, MemoryShards)):
+            return  # of several processes, each keeps in memory what it uses
         self._kept.begin()
         if together and several:
             distributed.barrier()  # from here on all see the same shards ...

@@ -25,7 +25,7 @@ from evertune.models.behind_image import (
 )
 from evertune.models.decoder import IGNORE, answer_rows, pad, pad_right, token_ids
 from evertune.models.families import FAMILIES
-from evertune.models.family_base import FamilyLMM
+from evertune.models.family_base import Asked, FamilyLMM
 from evertune.models.file_bounds import one_line
 from evertune.models.modes import evaluating
 from evertune.models.processors import PROBE
@@ -132,16 +132,10 @@ class InstructBlip(FamilyLMM):
             prefix, features = share_images(same, features, counts)
         return Batch(features, *rows, tuple(samples), extras, prefix).to(self.device)
 
-    def _generate(
-        self,
-        features: Tensor,
-        instructions: Sequence[str],
-        counts: Sequence[int],
-        context: Sequence[Turn],
-        max_new_tokens: int,
-    ) -> list[Generation]:
+    def _generate(self, features: Tensor, asked: Asked) -> list[Generation]:
         """Greedy answers."""
-        refuse_context(self.name, context)
+        refuse_context(self.name, asked.context)
+        instructions, counts = asked.instructions, asked.counts
         read = {name: part.to(self.device) for name, part in self._qformer_text(instructions).items()}
         prefix = None
         if not self.unshared:
@@ -154,7 +148,7 @@ class InstructBlip(FamilyLMM):
             [self._prompt_ids(text) for text in instructions],
             counts,
             prefix,
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=asked.max_new_tokens,
             end=self._end,
         )
 

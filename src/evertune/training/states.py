@@ -19,11 +19,9 @@ from torch import Tensor
 from evertune.models.weights import bytes_of, fingerprint_of
 from evertune.utils.errors import RunFolderError, UserError, kind_of
 from evertune.utils.files import digest_of
-from evertune.utils.safetensors_header import read_header
+from evertune.utils.safetensors_header import BITS, read_header
 
 TENSOR = "$tensor"
-BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
-"""Bytes per element of a safetensors file, by the format's dtype names."""
 
 Place = Mapping[str, str]
 """The location of a tensor: `stage`, the name of its folder; `sha256`, its hash."""
@@ -74,7 +72,7 @@ class LazyTensors(Mapping[str, Tensor]):
         """Their size, from the file's header."""
         with _opened(self.path) as content:
             parts = [content.get_slice(name) for name in self.places]
-            return sum(prod(part.get_shape()) * BYTES[part.get_dtype()] for part in parts)
+            return sum(prod(part.get_shape()) * BITS[part.get_dtype()] // 8 for part in parts)
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,15 @@ MOST_OF_NOTHING, MOST_PER_BYTE = 1 << 30, 100
 """Bytes that may be made of small files, and of each byte more. Sound Parquet unpacks to 3 to 20 times its size."""
 
 
-def open_regular(path: Path, *, most: int | None = None) -> io.BufferedReader:
+def open_regular(path: Path, *, most: int | None = None, links: bool = True) -> io.BufferedReader:
     """Open a file that a user or another file names, for reading; never waits, as it would for a pipe.
 
     Raises:
-        OSError: it can't be opened, is no regular file (a folder, pipe or device), or has more than `most` bytes.
+        OSError: it can't be opened, is no regular file (a folder, pipe or device; without `links` also a symbolic
+            link), or has more than `most` bytes.
     """
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0))
+    flags = ("O_CLOEXEC", "O_NONBLOCK") if links else ("O_CLOEXEC", "O_NONBLOCK", "O_NOFOLLOW")
+    handle = os.open(path, sum((getattr(os, name, 0) for name in flags), os.O_RDONLY))
     try:
         status = os.fstat(handle)  # of what was opened, whatever has happened to the name since
         if not stat.S_ISREG(status.st_mode):
@@ -37,13 +39,13 @@ def open_regular(path: Path, *, most: int | None = None) -> io.BufferedReader:
     return open(handle, "rb")  # noqa: PTH123  of a handle
 
 
-def read_regular(path: Path, *, most: int = MOST_TEXT) -> bytes:
+def read_regular(path: Path, *, most: int = MOST_TEXT, links: bool = True) -> bytes:
     """The content of a file that a user or another file names.
 
     Raises:
         OSError: as `open_regular`.
     """
-    with open_regular(path, most=most) as stream:
+    with open_regular(path, most=most, links=links) as stream:
         content = stream.read(most + 1)
     if len(content) > most:  # it has grown, or says nothing of its size, as files of /proc do
         raise _too_large(path, len(content), most)

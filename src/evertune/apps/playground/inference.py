@@ -16,7 +16,7 @@ from PIL import Image
 
 from evertune.apps.playground.model_session import ModelSession
 from evertune.apps.playground.runs import Run
-from evertune.apps.playground.uploads import read_regular
+from evertune.apps.playground.uploads import read_bounded
 from evertune.apps.server.generation import BatchGenerator, Question, Reply
 from evertune.apps.server.reload import has_moved
 from evertune.data.images import image_of_bytes
@@ -48,7 +48,7 @@ def image_at(path: Path | None) -> tuple[Image.Image, str] | None:
     Raises:
         DataError: it is no regular file, too large, broken or no image.
     """
-    return image_of_bytes(read_regular(path), where="the image") if path else None
+    return image_of_bytes(read_bounded(path), where="the image") if path else None
 
 
 def query_of(path: Path | None, words: str, task: str | None) -> Query:

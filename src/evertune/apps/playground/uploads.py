@@ -6,10 +6,10 @@ thinks that a page has not been launched, and trusts names for what a file is.
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
-import stat
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -20,6 +20,7 @@ from evertune.apps.auth import LARGEST_BODY
 from evertune.data.images import format_of
 from evertune.utils.errors import DataError
 from evertune.utils.files import digest, make_folder, opened, write_atomically
+from evertune.utils.regular_files import read_regular
 
 TYPES = {
     "AVIF": "image/avif",
@@ -83,7 +84,7 @@ class Uploads:
         Raises:
             DataError: it is gone, no regular file, or too large.
         """
-        return read_regular(self.below(str(path)))
+        return read_bounded(self.below(str(path)))
 
     def keep(self, image: Path) -> Path:
         """A copy of an image for the page, under a name that its content gives it.
@@ -91,7 +92,7 @@ class Uploads:
         Raises:
             DataError: it is gone, no regular file, too large, or no image.
         """
-        content = read_regular(image)
+        content = read_bounded(image)
         suffix = format_of(content, where="the image").lower()
         copy = self.folder / digest(content) / f"image.{suffix}"
         make_folder(copy.parent)
@@ -129,26 +130,18 @@ class Uploads:
             return content, None
 
 
-def read_regular(path: Path) -> bytes:
+def read_bounded(path: Path) -> bytes:
     """The content of a regular file of at most `LARGEST_BODY` bytes that no link stands for.
 
     Raises:
         DataError: it is something else, or too large.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+        return read_regular(path, most=LARGEST_BODY, links=False)
     except (OSError, ValueError) as problem:
-        raise _gone() from problem
-    status = os.fstat(handle)
-    if not stat.S_ISREG(status.st_mode):
-        os.close(handle)
-        raise _gone()
-    with os.fdopen(handle, "rb") as stream:
-        size = status.st_size
-        if size > LARGEST_BODY:
-            complaint = f"the image has {size >> 20} MiB; at most {LARGEST_BODY >> 20} are taken: make it smaller"
-            raise DataError(complaint, kind="image too large")
-        return stream.read(size)
+        if not isinstance(problem, OSError) or problem.errno != errno.EFBIG:
+            raise _gone() from problem
+        raise DataError(f"the image is too large: {problem.strerror}", kind="image too large") from problem
 
 
 def refuse_foreign(uploads: Uploads, kinds: Sequence[bool], values: Sequence[Any]) -> None:

@@ -184,7 +184,7 @@ def test_what_is_no_regular_file_is_not_opened(stranger, tmp_path, kind, where):
         data = stranger.usual(event)
         data[place] = {"path": str(named), "meta": META}
         replies = stranger.post(event, data)
-        wanted = "20480 MiB; at most 20" if (kind, where) == ("large", "dropped") else "choose it again"
+        wanted = "20,480 MiB; at most 20" if (kind, where) == ("large", "dropped") else "choose it again"
         assert wanted in replies or '"success":false' in replies, replies
         assert stranger.http.get(f"/gradio_api/file={named}").status_code == 404
         assert stranger.http.get("/config").status_code == 200
