@@ -94,7 +94,10 @@ def paired(
         else:
             yield DataError(f"{annotation.origin}: the question_id '{wanted}' is not in {where}, or stands twice")
     for left in chain(waiting.items(), rest):
-        yield left if isinstance(left, DataError) else _without_annotation(*left)
+        if isinstance(left, DataError):
+            yield left
+        else:
+            yield DataError(f"{left[1].origin}: the question_id '{left[0]}' has no annotation")
 
 
 def _named(found: Iterable[Record | DataError]) -> Iterator[tuple[str, Record] | DataError]:
@@ -114,7 +117,3 @@ def _remember(question: tuple[str, Record] | DataError, waiting: dict[str, Recor
     if name in waiting:
         yield DataError(f"{entry.origin}: the question_id '{name}' is already used at {waiting[name].origin}")
     waiting.setdefault(name, entry)
-
-
-def _without_annotation(name: str, question: Record) -> DataError:
-    return DataError(f"{question.origin}: the question_id '{name}' has no annotation")

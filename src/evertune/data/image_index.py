@@ -179,7 +179,7 @@ class ImageIndex:
             status = os.lstat(path)
             linked = stat.S_ISLNK(status.st_mode)
             here = self._inside(os.path.dirname(path))  # noqa: PTH120
-            inside = self.allow_external_paths or (here and not (linked and self._leads_out(path)))
+            inside = self.allow_external_paths or (here and (not linked or self._is_inside(path)))
             if linked:
                 status = os.stat(path)  # noqa: PTH116
         except (OSError, ValueError) as problem:
@@ -193,9 +193,6 @@ class ImageIndex:
 
     def _is_inside(self, folder: str) -> bool:
         return Path(folder).resolve().is_relative_to(self.root)
-
-    def _leads_out(self, path: str) -> bool:
-        return not Path(path).resolve().is_relative_to(self.root)
 
     def _read(self, number: int, depth: int) -> Found | ImageFault:
         """The facts about an image up to `depth`; or why it can't be used."""

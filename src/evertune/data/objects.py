@@ -60,7 +60,8 @@ def task_from_objects(
     entry = validated(TaskFile, content, where="Task.from_dataset")
     problems = Issues()
     reading = ReadOptions(Path(), Path(), None, True, None, "", problems, None)
-    halves = [_spooled(f"{name}, {split}", rows, images, columns) for split, rows in _splits(train, test)]
+    given = {"train": train} if test is None else {"train": train, "test": test}
+    halves = [_spooled(f"{name}, {split}", rows, images, columns) for split, rows in given.items()]
     for samples in halves:
         problems.add(samples.rows.problems(), task=name)
     train_samples, test_samples = halves if len(halves) == 2 else parted(halves[0], entry, reading)
@@ -77,10 +78,6 @@ def _refuse_odd_columns(images: Any, **others: Any) -> None:
     for role, name in others.items():
         if not isinstance(name, str):
             raise UserError(f"{role} is {kind_of(name)}; taken is the name of a column, such as {role}={role!r}")
-
-
-def _splits(train: Any, test: Any) -> list[tuple[str, Any]]:
-    return [("train", train)] if test is None else [("train", train), ("test", test)]
 
 
 def _spooled(where: str, data: Any, images: Sequence[str], columns: Columns) -> Samples:

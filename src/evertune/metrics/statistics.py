@@ -283,7 +283,8 @@ def spearman(x: Sequence[float] | Values, y: Sequence[float] | Values) -> float 
         raise ValueError(f"{len(x)} values against {len(y)}")
     if len(x) < FEWEST_POINTS:
         return None
-    found = _rank_correlations(np.asarray(x, dtype=float), np.asarray(y, dtype=float), _as_it_is(len(x)))
+    every_point_once = np.arange(len(x))[None]
+    found = _rank_correlations(np.asarray(x, dtype=float), np.asarray(y, dtype=float), every_point_once)
     return float(found[0]) if len(found) else None
 
 
@@ -301,11 +302,6 @@ def correlation(x: Sequence[float], y: Sequence[float], *, resamples: int = CORR
         return Correlation(rho, None, None, len(x))
     low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Correlation(rho, float(low), float(high), len(x))
-
-
-def _as_it_is(count: int) -> Draws:
-    """The one draw that takes every point once."""
-    return np.arange(count)[None]
 
 
 def _rank_correlations(x: Values, y: Values, draws: Draws) -> Values:

@@ -243,7 +243,7 @@ class FeatureStore:
                     else:
                         found[image] = features
         if missing:
-            found |= self._encoded_now(list(missing.values()))
+            found |= self._kept_if_in_memory(self._encoder.encode_now(list(missing.values())))
         return pad_sequence([found[image] for image in wanted], batch_first=True)
 
     def _prepared_ahead(self, signature: tuple[str, ...]) -> dict[str, Tensor]:
@@ -254,9 +254,6 @@ class FeatureStore:
             return {}
         prepared, self._next = self._next, None
         return self._kept_if_in_memory(self._encoder.encode(prepared))
-
-    def _encoded_now(self, sources: Sequence[ImageSource]) -> dict[str, Tensor]:
-        return self._kept_if_in_memory(self._encoder.encode_now(sources))
 
     def _kept_if_in_memory(self, made: dict[str, Tensor]) -> dict[str, Tensor]:
         if made and isinstance(self._kept, MemoryShards):

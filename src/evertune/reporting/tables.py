@@ -314,18 +314,14 @@ class rich_matrix:  # noqa: N801  (used like the functions around it)
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
         """Its lines, laid out for the width that there is."""
         matrix = self.matrix
-        yield Text(title_of(matrix), style="bold")
+        title = f"{matrix.method} on {matrix.stream}, {matrix.model}, seed {matrix.seed}"
+        yield Text(title, style="bold")
         rows = [BASE, *matrix.stages]
         made = matrix_text(matrix.tasks, rows, width=options.max_width)
         yield from made.header()
         for stage, scores in enumerate(matrix.R):
             yield made.row(stage, rows[stage], scores, matrix.tasks)
         yield from summary_of(matrix, width=options.max_width)
-
-
-def title_of(matrix: Matrix) -> str:
-    """What a run is, on one line."""
-    return f"{matrix.method} on {matrix.stream}, {matrix.model}, seed {matrix.seed}"
 
 
 def summary_of(matrix: Matrix, *, width: int) -> Iterator[Text]:

@@ -361,7 +361,7 @@ def _prepared(run: _Run, features: FeatureStore, place: int) -> tuple[Any, Any, 
     optimizer = torch.optim.AdamW(_groups(run.lmm, run.parameters, training))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine(run.steps, training.warmup_ratio))
     places = [own_part(whole) for whole in micro_batches(len(run.order), training.batch_size)[place:]]
-    rows = _loader(run, features, places)
+    rows: Any = DataLoader(run.order, batch_sampler=places, collate_fn=partial(_batch, run, features))  # type: ignore[arg-type]
     batches = prepare_data_loader(rows, accelerator.device, num_processes=1, put_on_device=True)
     loader = features.ahead_of(batches, ([run.order[place] for place in own] for own in places))
     return accelerator, accelerator.prepare_optimizer(optimizer), loader, accelerator.prepare_scheduler(schedule)
@@ -382,10 +382,6 @@ def cosine(steps: int, warmup_ratio: float) -> Callable[[int], float]:
 def _batch(run: _Run, features: FeatureStore, rows: Sequence[Sample]) -> Batch:
     shared = {"shared": True} if run.shared else {}
     return run.lmm.collate(rows, features.get(rows), **shared)
-
-
-def _loader(run: _Run, features: FeatureStore, places: Sequence[Sequence[int]]) -> Any:
-    return DataLoader(run.order, batch_sampler=places, collate_fn=partial(_batch, run, features))  # type: ignore[arg-type]
 
 
 def _groups(lmm: Trainable, parameters: Mapping[str, nn.Parameter], training: Training) -> list[dict[str, Any]]:

@@ -30,17 +30,14 @@ def thin(run: Path, keep: str) -> list[int]:
         return []
     done = [folder for folder in stage_folders(run) if (folder / DONE).exists()]
     last = len(done)
-    chosen = [folder for folder in done if not is_kept(keep, number_of(folder), last=last) and _has_weights(folder)]
+    dropped = [folder for folder in done if not is_kept(keep, number_of(folder), last=last)]
+    chosen = [folder for folder in dropped if any((folder / file).exists() for file in FILES)]
     needed = set(_referenced(done)) if chosen else set()
     for folder in (each for each in chosen if each.name not in needed):
         write_json(folder / THINNED, {"keep": keep})
         for file in FILES:
             (folder / file).unlink(missing_ok=True)
     return [number_of(folder) for folder in chosen if folder.name not in needed]
-
-
-def _has_weights(folder: Path) -> bool:
-    return any((folder / file).exists() for file in FILES)
 
 
 def _referenced(folders: list[Path]) -> Iterator[str]:

@@ -74,10 +74,6 @@ class Playground:
         """The last stage of the longest run."""
         return max(len(run.stages) for run in self.runs)
 
-    def no_predictions(self) -> list[RunPredictions]:
-        """One entry per run, without predictions."""
-        return [RunPredictions(run.name, tuple(run.stage_names)) for run in self.runs]
-
     def rendered(self, predictions: list[RunPredictions] | None, at: Any) -> tuple[str, str]:
         """HTML of the predictions around stage `at`, and of those at all stages."""
         if not predictions:
@@ -118,7 +114,7 @@ class Playground:
             yield None, self.pieces.notice(str(problem)), "", ""
             return
         gold = self.kept.found(query.sha, query.words)
-        predictions = self.no_predictions()
+        predictions = [RunPredictions(run.name, tuple(run.stage_names)) for run in self.runs]
         yield predictions, self.pieces.notice(), *self.rendered(predictions, at)
         for run, _, reply in self._inference.replies(query):
             predictions = [

@@ -5,7 +5,7 @@ The conversion's test questions have no answers: they are those of the reasoning
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from evertune.data.formats import Row
@@ -76,7 +76,7 @@ def _answer(entry: Record) -> str:
 
 def _converted(path: Path, problems: Path) -> Iterator[Row | DataError]:
     """Converted test questions with the answers of the problems that have the same text and images."""
-    gold = _by_problem(problems)
+    gold = {_question_of(entry, "problem"): _answer(entry) for entry in sound(entries(problems))}
 
     def answers(entry: Record) -> tuple[str, ...]:
         question = _question_of(entry, "text")
@@ -85,10 +85,6 @@ def _converted(path: Path, problems: Path) -> Iterator[Row | DataError]:
         return (gold[question],)
 
     return questions(path, answers=answers)
-
-
-def _by_problem(path: Path) -> Mapping[tuple[str, ...], str]:
-    return {_question_of(entry, "problem"): _answer(entry) for entry in sound(entries(path))}
 
 
 def _question_of(entry: Record, key: str) -> tuple[str, ...]:

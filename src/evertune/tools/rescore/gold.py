@@ -5,7 +5,7 @@ Each reader gives one `Gold` per question, in the order of the file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,38 +32,26 @@ class Gold:
 Reader = Callable[[Path, str], list[Gold]]
 
 
-def questions(path: Path, split: str) -> list[Gold]:
+def questions(path: Path, _split: str) -> list[Gold]:
     """`test.json` of CoIN, UCIT, MLLM-CL and CVIT: a list of objects with `question_id` and `answer`."""
-    del split
-    rows = _list(read_rows(path), path, "a list of objects with question_id and answer, or one a line")
-    return [_question(row, f"{path}, entry {number}") for number, row in enumerate(rows, start=1)]
+    return [_question(row, where) for row, where in _numbered(read_rows(path), path, "entry")]
 
 
-def grounding(path: Path, split: str) -> list[Gold]:
+def grounding(path: Path, _split: str) -> list[Gold]:
     """CoIN's Grounding/test.json: `answer_bbox` is a text in the square, padded frame."""
-    del split
-    rows = _list(read_rows(path), path, "a list of objects with question_id and answer_bbox, or one a line")
-    return [
-        Gold(_id(row, where), _answers(_need(row, "answer_bbox", where), where))
-        for where, row in ((f"{path}, entry {number}", row) for number, row in enumerate(rows, start=1))
-    ]
+    return [_gold(row, "answer_bbox", where) for row, where in _numbered(read_rows(path), path, "entry")]
 
 
-def textvqa(path: Path, split: str) -> list[Gold]:
+def textvqa(path: Path, _split: str) -> list[Gold]:
     """`TextVQA_0.5.1_val.json`: `data` holds `question_id` and ten `answers` each."""
-    del split
-    rows = _list(_need(read_json(path), "data", path), path, "'data', a list of objects")
-    return [_question(row, f"{path}, data {number}") for number, row in enumerate(rows, start=1)]
+    rows = _numbered(_need(read_json(path), "data", path), path, "data")
+    return [_question(row, where) for row, where in rows]
 
 
-def vqav2(path: Path, split: str) -> list[Gold]:
+def vqav2(path: Path, _split: str) -> list[Gold]:
     """`v2_mscoco_val2014_annotations.json`: `annotations` with ten `answers`, objects with `answer`."""
-    del split
-    rows = _list(_need(read_json(path), "annotations", path), path, "'annotations', a list of objects")
-    return [
-        Gold(_id(row, where), _answers(_need(row, "answers", where), where))
-        for where, row in ((f"{path}, annotation {number}", row) for number, row in enumerate(rows, start=1))
-    ]
+    rows = _numbered(_need(read_json(path), "annotations", path), path, "annotation")
+    return [_gold(row, "answers", where) for row, where in rows]
 
 
 def gqa(path: Path, split: str) -> list[Gold]:
@@ -71,7 +59,7 @@ def gqa(path: Path, split: str) -> list[Gold]:
     content = read_json(path)
     if isinstance(content, list):
         return questions(path, split)
-    rows = _object(content, path, "question ids with their questions")
+    rows = _filled(content, dict, path, "an object, question ids with their questions")
     return [Gold(name, _answers(_need(row, "answer", f"{path}, '{name}'"), path)) for name, row in rows.items()]
 
 
@@ -80,10 +68,10 @@ def scienceqa(path: Path, split: str) -> list[Gold]:
 
     The problems of `split` are those of `pid_splits.json` beside it, else those whose own `split` says so.
     """
-    problems = _object(read_json(path), path, "problem ids with their problems")
+    problems = _filled(read_json(path), dict, path, "an object, problem ids with their problems")
     beside = path.parent / "pid_splits.json"
     if beside.is_file():
-        names = [str(name) for name in _list(_need(read_json(beside), split, beside), beside, "a list of ids")]
+        names = [str(name) for name in _filled(_need(read_json(beside), split, beside), list, beside, "a list of ids")]
     else:
         names = [name for name, row in problems.items() if isinstance(row, dict) and row.get("split", split) == split]
     if not names:
@@ -91,13 +79,10 @@ def scienceqa(path: Path, split: str) -> list[Gold]:
     return [_problem(name, _need(problems, name, path), f"{path}, '{name}'") for name in names]
 
 
-def coco(path: Path, split: str) -> list[Gold]:
+def coco(path: Path, _split: str) -> list[Gold]:
     """A COCO-style caption file: `annotations` with `image_id` and `caption`, several per image; by number."""
-    del split
     captions: dict[str, list[str]] = {}
-    rows = _list(_need(read_json(path), "annotations", path), path, "'annotations', a list of objects")
-    for number, row in enumerate(rows, start=1):
-        where = f"{path}, annotation {number}"
+    for row, where in _numbered(_need(read_json(path), "annotations", path), path, "annotation"):
         name = name_of(_need(row, "image_id", where))
         caption = _need(row, "caption", where)
         if name is None or not isinstance(caption, str):
@@ -105,6 +90,16 @@ def coco(path: Path, split: str) -> list[Gold]:
         captions.setdefault(name, []).append(caption)
     by_number = sorted(captions.items(), key=lambda item: (len(item[0]), item[0]))
     return [Gold(name, tuple(texts)) for name, texts in by_number]
+
+
+def _numbered(rows: Any, path: Path, each: str) -> Iterator[tuple[Any, str]]:
+    """The entries of a list, and what messages call each."""
+    whole = _filled(rows, list, path, "a list of objects")
+    return ((row, f"{path}, {each} {number}") for number, row in enumerate(whole, start=1))
+
+
+def _gold(row: Any, key: str, where: str) -> Gold:
+    return Gold(_id(row, where), _answers(_need(row, key, where), where))
 
 
 def _question(row: Any, where: str) -> Gold:
@@ -117,7 +112,7 @@ def _question(row: Any, where: str) -> Gold:
 
 def _problem(name: str, row: Any, where: str) -> Gold:
     choices, place = _need(row, "choices", where), _need(row, "answer", where)
-    _list(choices, where, "'choices', a list of texts")
+    _filled(choices, list, where, "'choices', a list of texts")
     whole = isinstance(place, int) and not isinstance(place, bool)
     if not whole or not 0 <= place < min(len(choices), len(LETTERS)) or not isinstance(choices[place], str):
         raise DataError(f"{where}: 'answer' is {place!r}, expected the place of one of {len(choices)} choices")
@@ -151,13 +146,7 @@ def _need(row: Any, key: str, where: Any) -> Any:
     return row[key]
 
 
-def _list(value: Any, where: Any, what: str) -> list[Any]:
-    if not isinstance(value, list) or not value:
+def _filled(value: Any, kind: type, where: Any, what: str) -> Any:
+    if not isinstance(value, kind) or not value:
         raise DataError(f"{where}: expected {what}; is --format the right one for this gold file?")
-    return value
-
-
-def _object(value: Any, where: Any, what: str) -> dict[str, Any]:
-    if not isinstance(value, dict) or not value:
-        raise DataError(f"{where}: expected an object, {what}; is --format the right one for this gold file?")
     return value
