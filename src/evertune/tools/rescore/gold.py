@@ -34,24 +34,22 @@ Reader = Callable[[Path, str], list[Gold]]
 
 def questions(path: Path, _split: str) -> list[Gold]:
     """`test.json` of CoIN, UCIT, MLLM-CL and CVIT: a list of objects with `question_id` and `answer`."""
-    return [_question(row, where) for row, where in _numbered(read_rows(path), path, "entry")]
+    return [_question(row, where) for row, where in _numbered(path, "entry")]
 
 
 def grounding(path: Path, _split: str) -> list[Gold]:
     """CoIN's Grounding/test.json: `answer_bbox` is a text in the square, padded frame."""
-    return [_gold(row, "answer_bbox", where) for row, where in _numbered(read_rows(path), path, "entry")]
+    return [_gold(row, "answer_bbox", where) for row, where in _numbered(path, "entry")]
 
 
 def textvqa(path: Path, _split: str) -> list[Gold]:
     """`TextVQA_0.5.1_val.json`: `data` holds `question_id` and ten `answers` each."""
-    rows = _numbered(_need(read_json(path), "data", path), path, "data")
-    return [_question(row, where) for row, where in rows]
+    return [_question(row, where) for row, where in _numbered(path, "data", under="data")]
 
 
 def vqav2(path: Path, _split: str) -> list[Gold]:
     """`v2_mscoco_val2014_annotations.json`: `annotations` with ten `answers`, objects with `answer`."""
-    rows = _numbered(_need(read_json(path), "annotations", path), path, "annotation")
-    return [_gold(row, "answers", where) for row, where in rows]
+    return [_gold(row, "answers", where) for row, where in _numbered(path, "annotation", under="annotations")]
 
 
 def gqa(path: Path, split: str) -> list[Gold]:
@@ -82,7 +80,7 @@ def scienceqa(path: Path, split: str) -> list[Gold]:
 def coco(path: Path, _split: str) -> list[Gold]:
     """A COCO-style caption file: `annotations` with `image_id` and `caption`, several per image; by number."""
     captions: dict[str, list[str]] = {}
-    for row, where in _numbered(_need(read_json(path), "annotations", path), path, "annotation"):
+    for row, where in _numbered(path, "annotation", under="annotations"):
         name = name_of(_need(row, "image_id", where))
         caption = _need(row, "caption", where)
         if name is None or not isinstance(caption, str):
@@ -92,9 +90,10 @@ def coco(path: Path, _split: str) -> list[Gold]:
     return [Gold(name, tuple(texts)) for name, texts in by_number]
 
 
-def _numbered(rows: Any, path: Path, each: str) -> Iterator[tuple[Any, str]]:
-    """The entries of a list, and what messages call each."""
-    whole = _filled(rows, list, path, "a list of objects")
+def _numbered(path: Path, each: str, *, under: str | None = None) -> Iterator[tuple[Any, str]]:
+    """The objects of a list, which is the file or the value of a key, and what messages call each."""
+    rows = read_rows(path) if under is None else _need(read_json(path), under, path)
+    whole = _filled(rows, list, path, "a list of objects" if under is None else f"'{under}', a list of objects")
     return ((row, f"{path}, {each} {number}") for number, row in enumerate(whole, start=1))
 
 
