@@ -14,6 +14,7 @@ from evertune.runs.cells import Which
 from evertune.training.run_origin import CELLS
 from evertune.utils.config_io import Settings, scalar, unit
 from evertune.utils.errors import UserError
+from evertune.utils.parsing import yaml_value
 from evertune.utils.plugins import load_plugin
 from evertune.utils.sizes import bytes_of
 
@@ -23,38 +24,8 @@ if TYPE_CHECKING:
 
 Keep = Literal["auto", "disk", "memory", "off"]
 
-TINY = {"train": {"epochs": 1.0, "batch_size": 32, "learning_rate": 3e-4}}
-INSTRUCTBLIP = {
-    "train": {
-        "epochs": 5.0,
-        "batch_size": 8,
-        "gradient_accumulation_steps": 32,
-        "learning_rate": 1e-5,
-        "weight_decay": 0.05,
-    },
-    "methods": {"eproj": {"train": {"learning_rate": 5e-3}, "options": {"expert": "projection"}}},
-    "dtype": "bfloat16",
-}
-LLAVA = {
-    "train": {"epochs": 1.0, "batch_size": 4, "gradient_accumulation_steps": 32, "learning_rate": 2e-5},
-    "methods": {"eproj": {"train": {"learning_rate": 1e-3}, "options": {"expert": "projection"}}},
-    "dtype": "bfloat16",
-}
-RECIPES: dict[str, dict[str, Any]] = {
-    "tiny-aligned": TINY,
-    "tiny-instruct": TINY,
-    "instructblip-vicuna-7b": INSTRUCTBLIP,
-    "instructblip-flan-t5-xl": INSTRUCTBLIP,
-    "blip2-opt-2.7b": INSTRUCTBLIP,
-    "llava-1.5-7b-hf": LLAVA,
-    "llava-1.5-13b-hf": LLAVA,
-}
-"""Training settings by model, used where the user sets none; the defaults of `TrainSettings` are those of `smol`.
-
-`methods` holds the options of a method with this model, and the training settings where every spec of a run has the
-method in it. Experts of `eproj` are projections alone, as in the paper. Source: He et al. 2023; other models have no
-recipe of ours.
-"""
+RECIPES: dict[str, dict[str, Any]] = yaml_value(Path(__file__).with_name("recipes.yaml").read_text(encoding="utf-8"))
+"""Training settings by model."""
 
 
 class TrainSettings(Settings):
