@@ -7,8 +7,7 @@ from itertools import groupby
 
 from evertune.experiments.study.findings import Comparison
 from evertune.experiments.study.overview import overview_of
-from evertune.experiments.study.result import Result, choice_lines, in_short, interval_text, why_not
-from evertune.reporting.labels import signed
+from evertune.experiments.study.result import Result, bootstrap_text, choice_lines, in_short, interval_text, why_not
 from evertune.reporting.tables import as_markdown as rows_as_markdown
 
 UNDER_FINDINGS = (
@@ -66,10 +65,8 @@ def _overview(result: Result) -> str:
 
 
 def _comparison(one: Comparison) -> list[str]:
-    bootstrap = one.bootstrap()
-    between = f"[{signed(bootstrap[0])}, {signed(bootstrap[1])}]" if bootstrap else ""
     verdict = one.verdict() if one.decides else f"({one.verdict()})"
-    return [one.label, one.statistic, interval_text(one), between, str(len(one.units)), verdict]
+    return [one.label, one.statistic, interval_text(one), bootstrap_text(one), str(len(one.units)), verdict]
 
 
 def _streams(result: Result) -> list[str]:

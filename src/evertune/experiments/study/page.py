@@ -9,7 +9,7 @@ from typing import Any
 
 from evertune.experiments.study.findings import FINAL, Comparison
 from evertune.experiments.study.overview import overview_of
-from evertune.experiments.study.result import Result, choice_lines, in_short, interval_text, why_not
+from evertune.experiments.study.result import Result, bootstrap_text, choice_lines, in_short, interval_text, why_not
 from evertune.reporting.labels import METRIC_TITLES, duration, signed
 from evertune.reporting.page import environment
 from evertune.reporting.tables import notes_of, shown_columns
@@ -42,6 +42,7 @@ def _lines(comparisons: Sequence[Comparison]) -> list[Mapping[str, Any]]:
         {
             "label": one.label if one.statistic == FINAL else f"{one.label}: {one.statistic}",
             "shown": interval_text(one),
+            "bootstrap": bootstrap_text(one),
             "units": ", ".join(map(signed, one.differences)),
             "verdict": one.verdict(),
             "decides": one.decides,

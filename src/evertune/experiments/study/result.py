@@ -11,7 +11,6 @@ from evertune.experiments.grid.cells import held_out_note
 from evertune.experiments.study.choose import ChosenValue
 from evertune.experiments.study.findings import Comparison, Finding, findings, variants
 from evertune.experiments.study.run import Study, StudyOutcome
-from evertune.reporting.curves import Curve, curves
 from evertune.reporting.labels import signed
 from evertune.reporting.tables import ComparisonRow, compare
 from evertune.utils.config_io import value_text
@@ -25,7 +24,6 @@ class Result:
 
     Attributes:
         progress: finished and all runs of each part.
-        curves: (grid, curve) of every setting that was varied.
         failed: why runs failed, by their name.
         stopped: what kept the rest from being started.
     """
@@ -36,7 +34,6 @@ class Result:
     findings: list[Finding]
     rows: list[ComparisonRow]
     variants: list[Comparison]
-    curves: list[tuple[str, Curve]]
     choices: list[ChosenValue]
     notes: list[str]
     failed: dict[str, str]
@@ -62,7 +59,7 @@ class Result:
 def result_of(study: Study, ended: StudyOutcome | None = None) -> Result:
     """Evaluate the `results.json` files that there are; `ended` says how the runs of just now went."""
     ended = ended or StudyOutcome()
-    spec, found, choices = study.spec, study.results(), study.choices()
+    spec, choices = study.spec, study.choices()
     measured = study.measured()
     held_out = [f"{grid.name}: {note}" for _, grid in spec.grids() if (note := held_out_note(grid))]
     return Result(
@@ -72,7 +69,6 @@ def result_of(study: Study, ended: StudyOutcome | None = None) -> Result:
         findings=findings(measured, spec.questions) if spec.questions else [],
         rows=compare(measured),
         variants=variants(measured),
-        curves=[(g.name, curve) for _, g in spec.grids() for key in g.vary for curve in curves(found[g.name], key)],
         choices=choices,
         notes=[*ended.notes, *held_out, *_edges(choices)],
         failed=ended.failed,
@@ -95,6 +91,12 @@ def interval_text(one: Comparison) -> str:
     """`+3.2 [+1.1, +5.3]`, the interval being the t-interval; without it when there is only one unit."""
     interval = one.interval()
     return signed(one.estimate) + (f" [{signed(interval[0])}, {signed(interval[1])}]" if interval else "")
+
+
+def bootstrap_text(one: Comparison) -> str:
+    """`[+1.4, +4.9]`, the interval of a percentile bootstrap; empty where there is none."""
+    found = one.bootstrap()
+    return f"[{signed(found[0])}, {signed(found[1])}]" if found else ""
 
 
 def why_not(one: Comparison) -> str:

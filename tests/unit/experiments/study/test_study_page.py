@@ -7,7 +7,6 @@ import json
 import re
 from pathlib import Path
 
-import made_up
 import pytest
 from rich.console import Console
 from test_study_findings import ASKED, comparison, study
@@ -18,22 +17,12 @@ from evertune.experiments.study.findings import findings, variants
 from evertune.experiments.study.markdown import as_markdown
 from evertune.experiments.study.overview import overview_of
 from evertune.experiments.study.page import write_page
-from evertune.experiments.study.result import Result, in_short, interval_text, why_not
-from evertune.reporting.curves import curves
+from evertune.experiments.study.result import Result, bootstrap_text, in_short, interval_text, why_not
 from evertune.reporting.labels import signed
 from evertune.reporting.tables import compare
 
 
-def tuned():
-    return [
-        made_up.run("one", "aligned", "ewc", seed=seed, lost=lost, options={"ewc": {"strength": value}})
-        for seed in (100, 101)
-        for value, lost in ((1.0, 20.0), (10.0, 5.0))
-    ]
-
-
 def result(runs, **more):
-    (curve,) = curves(tuned(), "ewc.strength")
     choice = ChosenValue(
         "strengths", "one", "aligned", "ewc", "ewc.strength", 10.0, True, (100, 101), ((1.0, 40.0), (10.0, 50.0))
     )
@@ -44,7 +33,6 @@ def result(runs, **more):
         "findings": findings(runs, ASKED),
         "rows": compare(runs),
         "variants": variants(runs),
-        "curves": [("strengths", curve)],
         "choices": [choice],
         "notes": ["a <b>note</b>"],
         "failed": {},
@@ -73,14 +61,14 @@ def test_the_page_says_every_verdict_and_every_number(page):
     for finding in found:
         assert finding.claim in text
         for one in finding.comparisons:
-            assert one.label in text and interval_text(one) in text
+            assert one.label in text and interval_text(one) in text and bootstrap_text(one) in text
     units = [", ".join(map(signed, one.differences)) for f in found for one in f.comparisons]
     assert all(each in text for each in units) and max(each.count(",") for each in units) > 0
     assert "<b>10</b></td><td>1: 40.0, 10: 50.0</td>" in page and "held-out seeds" in text
 
 
 def test_an_empty_study_has_a_page_too(tmp_path):
-    empty = result([], curves=[], choices=[], stopped="main: nothing is chosen yet")
+    empty = result([], choices=[], stopped="main: nothing is chosen yet")
     page = write_page(empty, tmp_path / "index.html").read_text()
     assert "nothing is chosen yet" in page and page.count("· not measured") > 20
     assert "All methods" not in page
