@@ -50,7 +50,7 @@ def load_processor(folder: Path, config: Any) -> Any:
         raise UserError(f"{folder}: its processor can't be read: {one_line(problem)}") from problem
 
 
-class Layout:
+class Layout(NamedTuple):
     """The prompt text of an image of one size, and the arguments that the model needs besides its pixels.
 
     Attributes:
@@ -59,10 +59,9 @@ class Layout:
         shape: of its prepared pixel values.
     """
 
-    def __init__(self, text: str, facts: dict[str, Tensor], shape: tuple[int, ...]) -> None:
-        self.text = text
-        self.facts = facts
-        self.shape = shape
+    text: str
+    facts: dict[str, Tensor]
+    shape: tuple[int, ...]
 
 
 class PreparedImage(NamedTuple):
