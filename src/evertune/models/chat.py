@@ -31,7 +31,7 @@ from evertune.models.decoder import (
     token_ids,
 )
 from evertune.models.families import FAMILIES
-from evertune.models.family_base import Asked, FamilyLMM
+from evertune.models.family_base import Questions, FamilyLMM
 from evertune.models.file_bounds import one_line
 from evertune.models.modes import evaluating
 from evertune.models.processors import (
@@ -205,12 +205,12 @@ class ChatLMM(FamilyLMM):
         prefix, own = prefix_of(prompts, groups, self.prompts.end)
         return prefix, own, images_of(features, counts, prefix.first)
 
-    def _generate(self, features: Tensor, asked: Asked) -> list[Generation]:
+    def _generate(self, features: Tensor, questions: Questions) -> list[Generation]:
         """Greedy answers."""
-        sizes, counts, end = iter(sizes_in(features)), asked.counts, self.prompts.end
+        sizes, counts, end = iter(sizes_in(features)), questions.counts, self.prompts.end
         prompts = [
-            self.prompts.ids(text, None, list(islice(sizes, count)), asked.context)[0]
-            for text, count in zip(asked.instructions, counts, strict=True)
+            self.prompts.ids(text, None, list(islice(sizes, count)), questions.context)[0]
+            for text, count in zip(questions.instructions, counts, strict=True)
         ]
         prefix, own, images = self._shared(same_images(features, counts), prompts, features, counts)
         if prefix is None:
@@ -220,7 +220,7 @@ class ChatLMM(FamilyLMM):
             ids, attention = (part.to(self.device) for part in pad_right([row[:-1] for row in own], end))
             behind = self._behind(prefix.to(self.device), images, ids, attention)
             inputs = inputs_behind(self.model, behind, [row[-1] for row in own])
-        return generated(self.model, self.tokenizer, max_new_tokens=asked.max_new_tokens, end=end, **inputs)
+        return generated(self.model, self.tokenizer, max_new_tokens=questions.max_new_tokens, end=end, **inputs)
 
     def _answer_ids(self, answer: str) -> list[int]:
         return self.prompts.answer_ids(answer)

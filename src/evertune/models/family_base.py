@@ -15,8 +15,8 @@ from evertune.models.modes import evaluating
 from evertune.models.protocol import Generation, Turn
 
 
-class Asked(NamedTuple):
-    """What a batch asks: `counts` says how many images each instruction has."""
+class Questions(NamedTuple):
+    """The questions of a batch: `counts` says how many images each instruction has."""
 
     instructions: Sequence[str]
     counts: Sequence[int]
@@ -44,7 +44,7 @@ class FamilyLMM(nn.Module):
         """Token ids of an answer, end token included."""
 
     @abstractmethod
-    def _generate(self, features: Tensor, asked: Asked) -> list[Generation]:
+    def _generate(self, features: Tensor, questions: Questions) -> list[Generation]:
         """Greedy answers, in evaluation mode without gradients."""
 
     @abstractmethod
@@ -99,8 +99,8 @@ class FamilyLMM(nn.Module):
     ) -> list[Generation]:
         """Greedy answers; as `Generator.generate`."""
         with evaluating(self):
-            asked = Asked(instructions, images or [1] * len(instructions), context, max_new_tokens)
-            return self._generate(features, asked)
+            questions = Questions(instructions, images or [1] * len(instructions), context, max_new_tokens)
+            return self._generate(features, questions)
 
     def answer_tokens(self, answer: str) -> int:
         """Tokens of `answer` with its end token."""

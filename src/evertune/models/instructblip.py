@@ -25,7 +25,7 @@ from evertune.models.behind_image import (
 )
 from evertune.models.decoder import IGNORE, answer_rows, pad, pad_right, token_ids
 from evertune.models.families import FAMILIES
-from evertune.models.family_base import Asked, FamilyLMM
+from evertune.models.family_base import Questions, FamilyLMM
 from evertune.models.file_bounds import one_line
 from evertune.models.modes import evaluating
 from evertune.models.processors import PROBE
@@ -132,10 +132,10 @@ class InstructBlip(FamilyLMM):
             prefix, features = share_images(same, features, counts)
         return Batch(features, *rows, tuple(samples), extras, prefix).to(self.device)
 
-    def _generate(self, features: Tensor, asked: Asked) -> list[Generation]:
+    def _generate(self, features: Tensor, questions: Questions) -> list[Generation]:
         """Greedy answers."""
-        refuse_context(self.name, asked.context)
-        instructions, counts = asked.instructions, asked.counts
+        refuse_context(self.name, questions.context)
+        instructions, counts = questions.instructions, questions.counts
         read = {name: part.to(self.device) for name, part in self._qformer_text(instructions).items()}
         prefix = None
         if not self.unshared:
@@ -148,7 +148,7 @@ class InstructBlip(FamilyLMM):
             [self._prompt_ids(text) for text in instructions],
             counts,
             prefix,
-            max_new_tokens=asked.max_new_tokens,
+            max_new_tokens=questions.max_new_tokens,
             end=self._end,
         )
 

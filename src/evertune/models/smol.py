@@ -24,7 +24,7 @@ from evertune.data.task import Sample
 from evertune.models.behind_image import answers_behind_images, loss_behind_image, share_images
 from evertune.models.decoder import answer_rows, token_ids
 from evertune.models.families import FAMILIES
-from evertune.models.family_base import Asked, FamilyLMM
+from evertune.models.family_base import Questions, FamilyLMM
 from evertune.models.file_bounds import reading, refuse_larger, refuse_unbounded
 from evertune.models.hub import refuse_unsafe
 from evertune.models.protocol import TYPICAL, Batch, Generation, Length, Output, Size, Turn, refuse_context
@@ -114,20 +114,20 @@ class Smol(FamilyLMM):
         rows = answer_rows(prompts, answers, self._end)
         return Batch(features, *rows, tuple(samples), prefix=prefix).to(self.device)
 
-    def _generate(self, features: Tensor, asked: Asked) -> list[Generation]:
+    def _generate(self, features: Tensor, questions: Questions) -> list[Generation]:
         """Greedy answers."""
-        refuse_context(self.name, asked.context)
-        prefix, features = share_images(same_images(features, asked.counts), features, asked.counts)
-        texts = [self._text_after_image(text) for text in asked.instructions]
+        refuse_context(self.name, questions.context)
+        prefix, features = share_images(same_images(features, questions.counts), features, questions.counts)
+        texts = [self._text_after_image(text) for text in questions.instructions]
         return answers_behind_images(
             self.lm.get_base_model(),
             self.tokenizer,
             self._visual(features.to(self.device)),
             self._words(),
             texts,
-            asked.counts,
+            questions.counts,
             prefix,
-            max_new_tokens=asked.max_new_tokens,
+            max_new_tokens=questions.max_new_tokens,
             end=self._end,
         )
 
