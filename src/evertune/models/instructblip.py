@@ -25,7 +25,7 @@ from evertune.models.behind_image import (
 )
 from evertune.models.decoder import IGNORE, answer_rows, pad, pad_right, token_ids
 from evertune.models.families import FAMILIES
-from evertune.models.family_base import Questions, FamilyLMM
+from evertune.models.family_base import FamilyLMM, Questions
 from evertune.models.file_bounds import one_line
 from evertune.models.modes import evaluating
 from evertune.models.processors import PROBE

@@ -24,7 +24,7 @@ from evertune.data.task import Sample
 from evertune.models.behind_image import answers_behind_images, loss_behind_image, share_images
 from evertune.models.decoder import answer_rows, token_ids
 from evertune.models.families import FAMILIES
-from evertune.models.family_base import Questions, FamilyLMM
+from evertune.models.family_base import FamilyLMM, Questions
 from evertune.models.file_bounds import reading, refuse_larger, refuse_unbounded
 from evertune.models.hub import refuse_unsafe
 from evertune.models.protocol import TYPICAL, Batch, Generation, Length, Output, Size, Turn, refuse_context
