@@ -108,7 +108,7 @@ def _sizes(tasks: Sequence[TaskFile]) -> dict[str, int]:
     """How many samples all tasks have together, where each says its number."""
     sizes = {split: [task.options.get(split) for task in tasks] for split in ("train", "test")}
     return {
-        f"{split} samples": sum(counts)
+        f"{'training' if split == 'train' else split} samples": sum(counts)
         for split, found in sizes.items()
         if len(counts := [count for count in found if isinstance(count, int)]) == len(tasks)
     }

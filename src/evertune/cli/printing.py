@@ -63,10 +63,16 @@ def show_note(console: Console, text: str) -> None:
 def show_facts(console: Console, title: str, facts: Mapping[str, Any]) -> None:
     """Print a title and lines of names and values."""
     show_text(console, title, style="bold")
-    names = {plain(name): as_text(str(value)) for name, value in facts.items()}
-    indent = GAP + max(map(cell_len, names), default=0)
-    for name, value in names.items():
-        before = Text(name + " " * (indent - cell_len(name)), "dim")
-        for line in broken(value, width=console.width - indent):
-            console.print(before + line, soft_wrap=True)
-            before = Text(" " * indent)
+    indent = GAP + max((cell_len(plain(name)) for name in facts), default=0)
+    for name, value in facts.items():
+        number = isinstance(value, int) and not isinstance(value, bool)
+        show_labelled(console, name, f"{value:,}" if number else str(value), style="dim", indent=indent)
+
+
+def show_labelled(console: Console, label: str, text: str, *, style: str, indent: int) -> None:
+    """Print a label and a text that hangs `indent` columns to its right."""
+    before = as_text(label, style)
+    before.pad_right(indent - before.cell_len)
+    for line in broken(as_text(text), width=console.width - indent):
+        console.print(before + line, soft_wrap=True)
+        before = Text(" " * indent)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from evertune.cli.printing import show_facts, show_text, show_value
+from evertune.cli.printing import show_facts, show_labelled, show_text, show_value
 from evertune.metrics.statistics import FEWEST
 from evertune.reporting.blocks import BlockTable, plain_table
 from evertune.reporting.labels import duration, signed
@@ -173,16 +173,16 @@ def show_findings(
     """What is wrong in a run folder, what was done about it, and what is left."""
     gone = [finding for finding in found if finding.path not in {other.path for other in left}]
     for finding in gone:
-        show_text(console, Text.assemble(("repaired", "green"), f"  {finding.path} {finding.what}"))
+        show_labelled(console, "repaired", f"{finding.path} {finding.what}", style="green", indent=10)
         show_text(console, finding.remedy, style="dim", indent=10)
     for finding in left:
         remedy = f"can be repaired: {finding.remedy}" if finding.remedy else "can't be made again from this folder"
-        show_text(console, Text.assemble(("broken", "red"), f"    {finding.path} {finding.what}"))
+        show_labelled(console, "broken", f"{finding.path} {finding.what}", style="red", indent=10)
         show_text(console, remedy, style="dim", indent=10)
     if not left:
         show_text(console, f"{folder} is whole: every checksum is right")
         return
     able = sum(bool(finding.remedy) for finding in left)
-    show_text(console, f"{len(left)} broken, {able} of them can be repaired")
+    show_text(console, f"{len(left)} broken, {able or 'none'} of them can be repaired")
     if able and not repaired:
         show_value(console, "repair", shlex.join(["evertune", "doctor", str(folder), "--repair"]), style="dim")

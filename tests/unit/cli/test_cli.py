@@ -145,7 +145,7 @@ def test_every_option_of_a_format_says_what_it_means():
 def test_show_adds_up_the_samples_of_a_stream(capsys):
     _, out, _ = evertune("show", "parcel", "--json", capsys=capsys)
     about, *_ = json.loads(out).values()
-    assert about == {"tasks": 5, "train samples": 3520, "test samples": 400}
+    assert about == {"tasks": 5, "training samples": 3520, "test samples": 400}
 
 
 def test_the_lists_of_data_load_no_torch():
