@@ -88,6 +88,7 @@ class TerminalCallback(Callback):
         self._layout: MatrixText | None = None
         self._cached: list[str] = []
         self._warned: set[str] = set()
+        self._features: str | None = None
         self.shown: set[str] = set()
         """Methods whose rows were printed."""
 
@@ -137,8 +138,10 @@ class TerminalCallback(Callback):
         self._mark = time.perf_counter()
 
     def on_features_settled(self, choice: str) -> None:
-        """One quiet line."""
-        show_text(self.console, choice, style="dim")
+        """One quiet line, for the first of several runs."""
+        if self._features is None:
+            show_text(self.console, choice, style="dim")
+        self._features = choice
 
     def on_environment_changed(self, changes: list[str]) -> None:
         """A warning: numbers may differ in their last bits from here on."""

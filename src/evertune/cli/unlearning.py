@@ -26,8 +26,9 @@ def forget(
         from evertune.cli.printing import show_text
         from evertune.cli.service_view import show_check
         from evertune.service import forget as forget_task
+        from evertune.service.unlearning import begun
 
-    if not yes:
+    if not begun(folder, task) and not yes:
         back = f"only {keep_copy} has it then" if keep_copy else "no stage keeps it"
         typer.confirm(f"forget {task} for good ({back})?", abort=True)
     console = make_console(quiet=as_json)

@@ -92,11 +92,8 @@ def forget(
         UserError: there is no such task, or other tasks rest on it; nothing was changed.
     """
     callback = callback or Callback()
-    if noted := forgetting(folder):
-        if noted.task != task:
-            raise UserError(f"{folder} is forgetting '{noted.task}': complete that first, by its name")
+    if noted := begun(folder, task):
         return _completed(folder, noted, None, None, callback, progress)
-    _refuse(folder, task)
     service = Service.open(folder, progress=progress)
     stage = next(one.number for one in service.learner.stages if one.task == task)
     others = [each for each in service.tasks if each.name != task]
@@ -118,6 +115,20 @@ def forget(
 
 def _announce(folder: Path, task: str, evaluated: Sequence[Task], callback: Callback) -> None:
     callback.on_run_begin(f"{folder} without {task}", training=[], answers=sum(len(each.test) for each in evaluated))
+
+
+def begun(folder: Path, task: str) -> Forgetting | None:
+    """A removal of `task` that was interrupted, and is to be completed; None where there is none.
+
+    Raises:
+        UserError: there is no such task, or another one is being removed.
+    """
+    if noted := forgetting(folder):
+        if noted.task != task:
+            raise UserError(f"{folder} is forgetting '{noted.task}': complete that first, by its name")
+        return noted
+    _refuse(folder, task)
+    return None
 
 
 def _refuse(folder: Path, task: str) -> None:

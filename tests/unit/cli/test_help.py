@@ -135,6 +135,14 @@ def test_only_what_resumes_says_so_when_interrupted(command, resumes, capsys, mo
     assert code == 130 and err.strip() == f"evertune: {how}"
 
 
+@pytest.mark.parametrize("command", [("forget", "july"), ("rollback", "--to", "1")])
+def test_a_wrong_folder_is_said_before_a_question_is_asked(command, capsys, tmp_path):
+    """`forget` asked whether to forget a task that was not there."""
+    name, *rest = command
+    code, out, err = evertune(name, tmp_path / "nope", *rest, capsys=capsys)
+    assert code == 2 and "is no run folder: it does not exist" in err and "?" not in out + err
+
+
 def test_an_unknown_name_lists_each_known_one_once(capsys):
     """`coin` is a stream and a format."""
     code, _, err = evertune("show", "qqqqq", capsys=capsys)
