@@ -12,7 +12,7 @@ from evertune.runs.runner import few_steps
 
 if TYPE_CHECKING:
     from evertune.runs.plan.estimate import Estimate
-    from evertune.runs.plan.outline import StagePlan
+    from evertune.runs.plan.outline import Outline, StagePlan
     from evertune.runs.plan.planner import Plan
 
 TOTAL = "total"
@@ -27,9 +27,7 @@ def show_plans(console: Console, plans: Sequence[Plan]) -> None:
     header = ("method", "trained parameters", "steps", "training", "answering", "disk")
     rows = [
         (
-            made.method,
-            _share(made.trained_parameters, made.all_parameters),
-            f"{sum(stage.steps for stage in made.stages):,}",
+            *_what_trains(made),
             duration(made.train_seconds),
             duration(made.evaluate_seconds),
             size(made.disk_bytes),
@@ -61,14 +59,7 @@ def show_estimates(console: Console, plans: Sequence[Estimate]) -> None:
     _show_stages(console, plans)
     header = ("method", "trained parameters", "steps", "per task", "a stage", "disk")
     rows = [
-        (
-            made.method,
-            _share(made.trained_parameters, made.all_parameters),
-            f"{sum(stage.steps for stage in made.stages):,}",
-            size(made.per_task_bytes),
-            size(made.stage_bytes),
-            size(made.disk_bytes),
-        )
+        (*_what_trains(made), size(made.per_task_bytes), size(made.stage_bytes), size(made.disk_bytes))
         for made in plans
     ]
     steps = f"{sum(stage.steps for made in plans for stage in made.stages):,}"
@@ -133,8 +124,10 @@ def _numbers(values: Iterable[int]) -> list[str]:
     return [f"{value:,}" if value else "-" for value in values]
 
 
-def _share(part: int, whole: int) -> str:
-    return f"{part:,} ({100 * part / whole:.3g} %)"
+def _what_trains(made: Outline) -> tuple[str, str, str]:
+    """Method, trained parameters and steps."""
+    share = 100 * made.trained_parameters / made.all_parameters
+    return made.method, f"{made.trained_parameters:,} ({share:.3g} %)", f"{sum(s.steps for s in made.stages):,}"
 
 
 def _hours(value: float | None) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from evertune.cli.options import loading, make_console
-from evertune.cli.service import HostOption, PortOption, run_server
+from evertune.cli.service import HostOption, PortOption, TokenOption, run_server
 
 
 def route(
@@ -25,10 +25,7 @@ def route(
     timeout: Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="Longest silence of that server.")] = 120,
     host: HostOption = "127.0.0.1",
     port: PortOption = 8000,
-    token: Annotated[
-        str | None,
-        typer.Option(envvar="EVERTUNE_TOKEN", help="The token that clients must send; better set EVERTUNE_TOKEN."),
-    ] = None,
+    token: TokenOption = None,
     batch: Annotated[int, typer.Option(metavar="N", min=1, help="Questions routed in one batch.")] = 16,
     waiting: Annotated[int, typer.Option(metavar="N", min=1, help="Requests at once before others are refused.")] = 64,
 ) -> None:

@@ -40,6 +40,10 @@ HostOption = Annotated[
     str, typer.Option("--host", help="The address to listen on; other than this machine's need a token.")
 ]
 PortOption = Annotated[int, typer.Option("--port", metavar="N", min=0, max=65535, help="The port; 0: any free one.")]
+TokenOption = Annotated[
+    str | None,
+    typer.Option(envvar="EVERTUNE_TOKEN", help="The token that clients must send; better set EVERTUNE_TOKEN."),
+]
 TokensOption = Annotated[int, typer.Option("--tokens", metavar="N", min=1, help="Most tokens of an answer.")]
 TrainOption = Annotated[
     list[str] | None,
@@ -288,10 +292,7 @@ def serve(
     folder: FolderArgument,
     host: HostOption = "127.0.0.1",
     port: PortOption = 8000,
-    token: Annotated[
-        str | None,
-        typer.Option(envvar="EVERTUNE_TOKEN", help="The token that clients must send; better set EVERTUNE_TOKEN."),
-    ] = None,
+    token: TokenOption = None,
     batch: Annotated[int, typer.Option(metavar="N", min=1, help="Questions answered in one batch.")] = 16,
     waiting: Annotated[
         int, typer.Option(metavar="N", min=1, help="Waiting questions before others are refused (429).")

@@ -9,7 +9,7 @@ from evertune.assets import Progress
 from evertune.runs.api import config_of
 from evertune.runs.results import Result, Run, run_folder_of
 from evertune.tools.export.adapters import export_adapters
-from evertune.tools.export.base import base_of
+from evertune.tools.export.base import Base, base_of
 from evertune.tools.export.hub import Upload
 from evertune.tools.export.merged import export_merged
 from evertune.tools.export.servers import refuse_unknown_server
@@ -98,11 +98,8 @@ def export(
     if base_model and not adapters:
         raise UserError("base_model is what an adapter names: give adapters=True too (--adapters), or leave it out")
     base = base_of(config_of(run).model, given=base_model, progress=progress)
-    if push_to_hub and adapters and base.hub_id is None:
-        raise UserError(
-            f"the base model is the folder {base.name}, which no other machine can load: give its id on the hub, "
-            "base_model='OWNER/NAME' (--base-model OWNER/NAME)"
-        )
+    if push_to_hub and adapters:
+        _refuse_local(base)
     upload = Upload.checked(push_to_hub, private=private) if push_to_hub else None
     if adapters:
         number, folders, dropped = export_adapters(run, to, base=base, stage=stage, server=server, progress=progress)
@@ -111,3 +108,12 @@ def export(
         written = export_merged(run, to, base=base, stage=stage, expert=expert, progress=progress)
         done = ExportResult(to, written.stage, base.name, written.expert, written.apart, written.largest)
     return replace(done, url=upload.send(to, stage=done.stage), replaced=upload.files) if upload else done
+
+
+def _refuse_local(base: Base) -> None:
+    """Stop an upload of adapters whose base model is on this machine only."""
+    if base.hub_id is None:
+        raise UserError(
+            f"the base model is the folder {base.name}, which no other machine can load: give its id on the hub, "
+            "base_model='OWNER/NAME' (--base-model OWNER/NAME)"
+        )
