@@ -6,7 +6,7 @@ VQAv2 and OKVQA publish questions and annotations as two lists that share ids; V
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -36,13 +36,22 @@ def annotated(entry: Record, key: str = "answers") -> tuple[str, ...]:
     return taught_first([one.text("answer", blank=True) for one in entry.entries(key)], origin=entry.origin)
 
 
+ReadRows = Callable[..., Iterator[Row | DataError]]
+NameFiles = Callable[..., list[Path]]
 VQA_PARTS = {"train": "train2014", "test": "val2014"}
 """COCO's names of the parts; the answers of its test part are not public."""
 
 
-def vqa_files(place: Path, names: tuple[str, str], *, split: str) -> list[Path]:
-    """The files of questions and annotations of a data set in the layout of VQA, `{}` in `names` being the part."""
-    return [file_of(place, name.format(VQA_PARTS[split])) for name in names]
+def vqa_layout(questions: str, annotations: str) -> tuple[ReadRows, NameFiles]:
+    """`rows` and `files` of a format in the layout of VQA; `{}` in the names of the two files is the part."""
+
+    def files(place: Path, *, split: str) -> list[Path]:
+        return [file_of(place, name.format(VQA_PARTS[split])) for name in (questions, annotations)]
+
+    def rows(place: Path, *, split: str) -> Iterator[Row | DataError]:
+        return vqa_rows(*files(place, split=split), split=split)
+
+    return rows, files
 
 
 def vqa_rows(questions: Path, annotations: Path, *, split: str) -> Iterator[Row | DataError]:

@@ -5,12 +5,7 @@ The layout is VQA's. Published parts: train and val, so val is the test. The mod
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
-from evertune.data.annotators import vqa_files, vqa_rows
-from evertune.data.formats import Row
-from evertune.utils.errors import DataError
+from evertune.data.annotators import vqa_layout
 
 ABOUT = {
     "title": "OK-VQA 1.1: questions that need outside knowledge, ten annotators each; tested on val2014",
@@ -23,14 +18,4 @@ ABOUT = {
     "citation": "Marino et al. 2019, OK-VQA, arXiv 1906.00067",
 }
 PROMPT = "Question: {question} Short answer:"
-FILES = ("OpenEnded_mscoco_{}_questions.json", "mscoco_{}_annotations.json")
-
-
-def rows(place: Path, *, split: str) -> Iterator[Row | DataError]:
-    """A row per question; the answers are the annotators', the most common first."""
-    return vqa_rows(*files(place, split=split), split=split)
-
-
-def files(place: Path, *, split: str) -> list[Path]:
-    """The files that `rows` reads: questions, annotations."""
-    return vqa_files(place, FILES, split=split)
+rows, files = vqa_layout("OpenEnded_mscoco_{}_questions.json", "mscoco_{}_annotations.json")

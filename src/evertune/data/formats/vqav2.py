@@ -5,12 +5,7 @@ Its test answers are not public, so the validation part is the test. The model t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
-from evertune.data.annotators import vqa_files, vqa_rows
-from evertune.data.formats import Row
-from evertune.utils.errors import DataError
+from evertune.data.annotators import vqa_layout
 
 ABOUT = {
     "title": "VQAv2: questions about COCO photographs, ten annotators each; tested on val2014",
@@ -23,14 +18,4 @@ ABOUT = {
     "citation": "Goyal et al. 2017, Making the V in VQA Matter, arXiv 1612.00837",
 }
 PROMPT = "Question: {question} Short answer:"
-FILES = ("v2_OpenEnded_mscoco_{}_questions.json", "v2_mscoco_{}_annotations.json")
-
-
-def rows(place: Path, *, split: str) -> Iterator[Row | DataError]:
-    """A row per question; the answers are the annotators', the most common first."""
-    return vqa_rows(*files(place, split=split), split=split)
-
-
-def files(place: Path, *, split: str) -> list[Path]:
-    """The files that `rows` reads: questions, annotations."""
-    return vqa_files(place, FILES, split=split)
+rows, files = vqa_layout("v2_OpenEnded_mscoco_{}_questions.json", "v2_mscoco_{}_annotations.json")
