@@ -122,7 +122,7 @@ def _started(command: str, folder: Path, *more: str) -> Iterator[tuple[str, int]
         yield next(found[1] for found in lines if found), process.pid
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait()
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """The requests that lmms-eval and VLMEvalKit send, to each stage: the replies are those of `ask`.
 
-Recorded from lmms-eval 0.7.3 (`--model openai`), and after the source of VLMEvalKit (vlmeval/api/gpt.py, lmdeploy.py):
-neither installs beside the other packages of the tests.
+The chat form was recorded from lmms-eval 0.7.3 (`--model openai`); the others follow the kits' sources
+(lmms_eval/models/simple/openai.py, vlmeval/api/gpt.py, vlmeval/api/lmdeploy.py). Neither kit is a package of the tests.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ def lmms_eval(sample, model):
 
 
 def lmms_eval_chat(sample, model):
-    """Its chat form: the image first, and sampling values that mean greedy decoding."""
+    """Its chat class, as recorded: the image first; and values that a task may add for greedy decoding."""
     whole = lmms_eval(sample, model)
     whole["messages"][0]["content"].reverse()
-    return {**whole, "top_p": 1.0, "seed": 0, "n": 1}
+    return {**whole, "temperature": 0.0, "top_p": 1.0, "seed": 0, "n": 1}
 
 
 def gpt4v(sample, model):
