@@ -74,7 +74,7 @@ class BlockTable:
 
     def _name_widths(self, width: int) -> list[int]:
         """The widths of the names; the widest are folded where the numbers then don't fit beside half of the width."""
-        widths = [self._least(i) for i in range(self.names)]
+        widths = [max(self._least(i), cell_len(self.header[i])) for i in range(self.names)]
         beside = sum(self._least(i) + GAP for i in range(self.names, len(self.header))) - GAP
         while sum(w + GAP for w in widths) > max(width // 2, width - beside, self.names * (1 + GAP)):
             widths[widths.index(max(widths))] -= 1

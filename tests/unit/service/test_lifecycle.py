@@ -349,7 +349,7 @@ def test_the_commands(data, tmp_path):
     silent = run(app, ["ask", folder, image])
     assert isinstance(silent.exception, UserError) and "Put it last" in str(silent.exception)
     assert "learned task-0" in run(app, ["log", folder]).stdout
-    assert "forget task-0 for good?" in run(app, ["rollback", folder, "--to", "0"], input="n\n").stdout
+    assert "delete task-0 for good?" in run(app, ["rollback", folder, "--to", "0"], input="n\n").stdout
     assert "is at stage 0 again" in run(app, ["rollback", folder, "--to", "0", "--yes"]).stdout
 
 
