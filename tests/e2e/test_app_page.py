@@ -17,7 +17,7 @@ from evertune.apps.playground import inference as asking
 from evertune.apps.playground.command import playground
 from evertune.apps.playground.model_session import open_runs
 from evertune.apps.server.generation import Reply
-from evertune.runs.runner import questions_of
+from evertune.runs.cells import questions_of
 from evertune.training.eval_set import kept_task
 from evertune.training.stages import AFTER, SEAL, link_of
 from evertune.utils.files import digest_of, digest_of_file

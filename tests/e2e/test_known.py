@@ -59,7 +59,7 @@ def test_known_tasks_are_the_first_columns(finished):
         assert keys.index("known") + 1 == keys.index("tasks")
     assert sequential.stages == ["task-1", "task-2"] and [len(row) for row in sequential.R] == [3, 3, 3]
     assert joint.stages == ["joint"] and len(joint.R) == 2
-    assert sequential.metrics == metrics_of(sequential.R, known=1)
+    assert sequential.metrics.items() >= metrics_of(sequential.R, known=1).items()
     assert "a_i" in sequential.formulas["forgetting"]
     assert sequential.metrics["forgetting"] is not None and joint.metrics["forgetting"] is None
 

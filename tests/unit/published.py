@@ -72,6 +72,7 @@ CASES = [
     *_parts("ocrvqa", "OCR-VQA", "dataset.json"),
     *_parts("vizwiz", "VizWiz", "{}.json"),
     *_parts("textvqa", "TextVQA", "TextVQA_0.5.1_{}.json", "TextVQA_Rosetta_OCR_v0.2_{}.json"),
+    Case("seed-bench", "SEED-Bench", "test", ("SEED-Bench.json",)),
     *_task("coin", "CoIN", f"{INSIDE}/ScienceQA/train.json", f"{INSIDE}/ScienceQA/test.json", task="ScienceQA"),
     *_task("coin", "CoIN", f"{INSIDE}/Grounding/train.json", f"{INSIDE}/Grounding/test.json", task="Grounding"),
     Case(

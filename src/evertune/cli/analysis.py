@@ -45,7 +45,8 @@ def similarity(
         from evertune.cli.pairs_view import show_similarity
         from evertune.experiments.pairs.page import write_similarity_page
         from evertune.experiments.pairs.task_similarity import similarity_of_stream
-        from evertune.runs.api import configure, data_of
+        from evertune.runs.api import configure
+        from evertune.runs.run_data import data_of
         from evertune.utils.files import refuse_file, write_json
 
     if out:

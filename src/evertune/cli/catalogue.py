@@ -84,10 +84,16 @@ def details(name: str) -> dict[str, dict[str, Any]]:
         content, _ = stream_file(name)
         counts = {"known": len(content.known)} if content.known else {}
         sections: dict[str, dict[str, Any]] = {
-            f"{content.name}: {content.title}": {**counts, "tasks": len(content.tasks), **_sizes(content.tasks)}
+            f"{content.name}: {content.title}": {
+                **counts,
+                "tasks": len(content.tasks),
+                **_sizes(content.tasks),
+                **({"probes": len(content.probes)} if content.probes else {}),
+            }
         }
         tasks = {f"known: {task.name}": _task(task) for task in content.known}
         tasks |= {f"{n}. {task.name}": _task(task) for n, task in enumerate(content.tasks, start=1)}
+        tasks |= {f"probe: {task.name}": _task(task) for task in content.probes}
         sections |= _shared_facts_once(tasks)
         return sections | (_format(name) if name in format_names() else {})  # `coin` is both
     if name in format_names():

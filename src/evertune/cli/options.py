@@ -50,6 +50,10 @@ SkipBadOption = Annotated[
 DeterministicOption = Annotated[
     bool, typer.Option("--deterministic", help="Bit-identical results on the same kind of CPU; slower.")
 ]
+ProbeOption = Annotated[
+    list[str] | None,
+    typer.Option("--probe", metavar="STREAM", help="Ask this before and after each stage too; never trained."),
+]
 TrackOption = Annotated[
     str | None, typer.Option("--track", metavar="A[,B]", help="Send metrics to trackio, wandb or mlflow too.")
 ]

@@ -14,6 +14,7 @@ from evertune.cli.options import (
     JsonOption,
     LimitOption,
     ModelOption,
+    ProbeOption,
     SeedOption,
     SetOption,
     SkipBadOption,
@@ -57,6 +58,7 @@ def takes_a_run(action: Action) -> Callable[..., None]:
         skip_invalid: SkipBadOption = False,
         deterministic: DeterministicOption = False,
         settings: SetOption = None,
+        probe: ProbeOption = None,
         track: TrackOption = None,
         as_json: JsonOption = False,
     ) -> None:
@@ -68,6 +70,7 @@ def takes_a_run(action: Action) -> Callable[..., None]:
             "data": data,
             "skip_invalid": skip_invalid or None,
             "deterministic": deterministic or None,
+            "probes": probe or None,
             "track": track,
         }
         adapters = [f"model.adapter={adapter}"] if adapter else []

@@ -11,12 +11,14 @@ format that reads them (JSONL unless it says so), or a published data set's fold
       - {name: okvqa, format: okvqa, root: OKVQA, images: COCO2014, score: vqa}
 
 `known:` lists, in the same form, tasks that the model has already learned: they are not trained on, but evaluated after
-every stage, and methods may protect them.
+every stage, and methods may protect them. `probes:` lists tasks that are only asked, before the first stage and after
+each (`data/probes.py`): no method is told of them.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
@@ -27,6 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from evertune.assets import Progress
 from evertune.data.images import short
 from evertune.data.issues import Issues
+from evertune.data.probes import ProbeFile, read_probe, without_questions_of_tasks
 from evertune.data.samples import part_of
 from evertune.data.single_file import guessed, is_file_of_rows, is_yaml, task_name
 from evertune.data.sources import ReadOptions, read_task
@@ -46,6 +49,7 @@ class Stream:
 
     Attributes:
         skipped: unusable rows and images that were left out.
+        probes: tasks that are never trained and that no method is told of; only their test samples are asked.
     """
 
     name: str
@@ -53,10 +57,11 @@ class Stream:
     about: dict[str, str] = field(default_factory=dict)
     known: tuple[Task, ...] = ()
     skipped: Issues = field(default_factory=Issues, compare=False)
+    probes: tuple[Task, ...] = ()
 
     def __post_init__(self) -> None:
         """Lists are taken, too."""
-        for name in ("tasks", "known"):
+        for name in ("tasks", "known", "probes"):
             tasks = getattr(self, name)
             if not isinstance(tasks, list | tuple) or not all(isinstance(task, Task) for task in tasks):
                 raise UserError(f"the {name} of a Stream are {kind_of(tasks)}; taken is a list of Tasks")
@@ -67,32 +72,34 @@ class Stream:
         """The tasks that are evaluated after every stage, which are the columns of R: known tasks first."""
         return self.known + self.tasks
 
+    @property
+    def asked(self) -> tuple[Task, ...]:
+        """Every task that is evaluated: the columns of R, then the probes."""
+        return self.columns + self.probes
+
+    def each(self, change: Callable[[Task], Task]) -> Stream:
+        """The same stream with `change` of every task: known ones first, probes last."""
+        known, tasks, probes = (tuple(map(change, part)) for part in (self.known, self.tasks, self.probes))
+        return replace(self, known=known, tasks=tasks, probes=probes)
+
     def limited(self, limit: int | None) -> Stream:
         """The same stream with at most `limit` training and test samples per task."""
-        return replace(
-            self,
-            tasks=tuple(task.limited(limit) for task in self.tasks),
-            known=tuple(task.limited(limit) for task in self.known),
-        )
+        return self.each(lambda task: task.limited(limit))
 
     def evaluated(self, limit: int | None) -> Stream:
         """The same stream with at most `limit` test samples per task, and all training samples.
 
         They are drawn by the task's name, so that every method, seed and machine evaluates the same ones.
         """
-        if limit is None:
-            return self
-        return replace(
-            self,
-            tasks=tuple(_evaluated(task, limit) for task in self.tasks),
-            known=tuple(_evaluated(task, limit) for task in self.known),
-        )
+        return self if limit is None else self.each(lambda task: _evaluated(task, limit))
 
     @property
     def fingerprint(self) -> str:
-        """Hash of all samples of all tasks, in order, known tasks included."""
-        tasks = digest(*(task.fingerprint for task in self.tasks))
-        return digest("known", *(task.fingerprint for task in self.known), tasks) if self.known else tasks
+        """Hash of all samples of all tasks, in order, known tasks and probes included."""
+        found = digest(*(task.fingerprint for task in self.tasks))
+        for kind, tasks in (("known", self.known), ("probes", self.probes)):
+            found = digest(kind, *(task.fingerprint for task in tasks), found) if tasks else found
+        return found
 
 
 def _evaluated(task: Task, limit: int) -> Task:
@@ -114,6 +121,14 @@ class StreamFile(BaseModel):
         default_factory=list, description="tasks that the model knows before: evaluated, never trained"
     )
     tasks: list[TaskFile] = Field(default_factory=list, description="in learning order")
+    probes: list[ProbeFile] = Field(
+        default_factory=list, description="tasks that are asked before and after each stage, and never trained"
+    )
+
+    @property
+    def asked(self) -> list[TaskFile]:
+        """Every task, as `Stream.asked` has them."""
+        return [*self.known, *self.tasks, *self.probes]
 
     @field_validator("name")
     @classmethod
@@ -156,10 +171,11 @@ def stream_file(name: str) -> tuple[StreamFile, Path]:
         raise unknown("stream", name, STREAMS)
     content = validated(StreamFile, read_yaml(path), where=str(path))
     if content.reverse is not None:
-        if content.tasks or content.known:
+        if content.tasks or content.known or content.probes:
             raise UserError(f"{path}: with 'reverse' the tasks are those of '{content.reverse}'; remove the others")
         straight, _ = stream_file(content.reverse)
-        content = content.model_copy(update={"tasks": straight.tasks[::-1], "known": straight.known})
+        same = {"known": straight.known, "probes": straight.probes}
+        content = content.model_copy(update={"tasks": straight.tasks[::-1], **same})
     if not content.tasks:
         raise UserError(f"{path}: the stream has no tasks")
     refuse_task_names([task.name for task in content.known + content.tasks], where=path)
@@ -185,6 +201,7 @@ def load_stream(
     decode: bool = False,
     takes: range | None = None,
     model: str = "",
+    probes: Sequence[str] = (),
 ) -> Stream:
     """Read a stream, building or fetching what its tasks need.
 
@@ -197,6 +214,7 @@ def load_stream(
         decode: decode every image once, so that a broken one is found now and not during training.
         takes: how many images a sample may have; default: any number.
         model: the model's name, for messages.
+        probes: other streams, named like this one; the probes of each, or all its tasks if it has none, are asked too.
 
     Raises:
         UserError: unknown name, or a file with a mistake; DataError names the rows.
@@ -205,22 +223,66 @@ def load_stream(
     if limit is not None and limit < 1:
         raise UserError(f"limit must be at least 1, not {limit}")
     content, path = stream_file(name)
-    problems = Issues()
-    reading = ReadOptions(
-        path.parent, published_base(content, path, data), limit, decode, takes, model, problems, progress
-    )
+    named, problems = [named_probes(probe) for probe in probes], Issues()
+    base = published_base(content, path, data, also=[task for entries, _ in named for task in entries])
+    reading = ReadOptions(path.parent, base, limit, decode, takes, model, problems, progress)
     known, tasks = (
         tuple(read_task(entry, reading, about=about_task(entry)) for entry in entries)
         for entries in (content.known, content.tasks)
     )
+    own = tuple(read_probe(entry, reading, about=about_task(entry)) for entry in content.probes)
+    made = Stream(content.name, tasks, {"title": content.title}, known, problems, own)
+    made = with_probes(made, read_probes(named, reading, data=data), problems)
     if not skip_invalid:
         problems.refuse(stream=content.name)
-    return Stream(content.name, tasks, {"title": content.title}, known, problems)
+    return made
 
 
-def published_base(content: StreamFile, path: Path, data: str | None) -> Path:
-    """Where the folders of published data sets are: beside the YAML, or where the user says."""
-    published = list(dict.fromkeys(task.root for task in content.known + content.tasks if task.root is not None))
+Named = tuple[Sequence[TaskFile], Path]
+"""Tasks that are asked as probes, and the file that they are in."""
+
+
+def named_probes(name: str) -> Named:
+    """The probes of a stream, or all its tasks if it has none; the stream is named as `stream_file` takes it."""
+    content, path = stream_file(name)
+    return content.probes or content.tasks, path
+
+
+def read_probes(named: Sequence[Named], reading: ReadOptions, *, data: str | None) -> list[Task]:
+    """The probes of other files than the stream's, read as its tasks are; `data` as in `load_stream`."""
+    found = []
+    for entries, path in named:
+        content = StreamFile(name="probes", tasks=list(entries))
+        base = Path(data) if data is not None else published_base(content, path, None)
+        elsewhere = replace(reading, folder=path.parent, data=base)
+        found += [read_probe(entry, elsewhere, about=about_task(entry)) for entry in entries]
+    return found
+
+
+def with_probes(stream: Stream, probes: Sequence[Task], problems: Issues) -> Stream:
+    """The stream with more probes, none of which may be one of its tasks; questions that a task has are `problems`.
+
+    Raises:
+        UserError: a probe has the name of a task. DataError: it asks what a task has.
+    """
+    names = [task.name for task in stream.columns]
+    for probe in (*stream.probes, *probes):
+        if probe.name in names:
+            raise UserError(
+                f"'{probe.name}' is a task of '{stream.name}' and a probe: a probe is what no task trains; remove one "
+                "of them, or rename it if they differ"
+            )
+    made = replace(stream, probes=(*stream.probes, *(replace(probe, train=()) for probe in probes)))
+    refuse_task_names([task.name for task in made.asked], where=f"the stream '{stream.name}' with its probes")
+    return without_questions_of_tasks(made, problems)
+
+
+def published_base(content: StreamFile, path: Path, data: str | None, *, also: Sequence[TaskFile] = ()) -> Path:
+    """Where the folders of published data sets are: beside the YAML, or where the user says.
+
+    `also` are tasks of other files that may be in `data`.
+    """
+    published = list(dict.fromkeys(task.root for task in content.asked if task.root is not None))
     if data is None:
         if published and path in _shipped().values():
             raise UserError(
@@ -229,7 +291,7 @@ def published_base(content: StreamFile, path: Path, data: str | None) -> Path:
                 "says which files these are and where they are from"
             )
         return path.parent
-    if not published:
+    if not published and all(task.root is None for task in also):
         raise UserError(f"data (--data) is for published data sets; no task of '{content.name}' has a 'root'")
     if not Path(data).is_dir():
         raise UserError(f"data={data}: there is no such folder")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field, field_validator, model_validator
 
@@ -17,6 +17,9 @@ from evertune.utils.safe_names import is_name
 
 class TaskFile(Settings):
     """The schema of a task in a stream's YAML."""
+
+    HALVES: ClassVar[tuple[str, ...]] = ("train", "test")
+    """The files of a task whose two splits are in two."""
 
     name: str = Field(description="of the task: letters, digits, '-', '_' and '.'")
     build: str | None = Field(default=None, description="the builder of a built-in task, instead of files")
@@ -59,11 +62,10 @@ class TaskFile(Settings):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name) or not is_name(self.name):
             raise ValueError(f"task name {short(self.name)}: use letters, digits, '-', '_' and '.', at most 200")
         published = self.root is not None or (self.format is not None and "hub" in self.options)
-        files = [self.data is not None, self.train is not None and self.test is not None, published]
+        files = [self.data is not None, all(getattr(self, half) is not None for half in self.HALVES), published]
         if sum([self.build is not None, *files]) != 1:
-            raise ValueError(
-                f"task '{self.name}' needs one of: 'build', 'data', 'train' and 'test', or 'format' and 'root'"
-            )
+            halves = " and ".join(f"'{half}'" for half in self.HALVES)
+            raise ValueError(f"task '{self.name}' needs one of: 'build', 'data', {halves}, or 'format' and 'root'")
         if self.root is not None and self.format is None:
             raise ValueError(f"task '{self.name}': 'root' needs the 'format' of the files in it")
         if self.format is not None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evertune.metrics import anls, answers, boxes, captions, java_scorers, vqa
+from evertune.metrics import anls, answers, benchmarks, boxes, captions, java_scorers, vqa
 from evertune.metrics.cider import cider, cider_of_tokens
 from evertune.metrics.reasoning_tags import without_thoughts
 from evertune.utils.errors import UserError, unknown
@@ -145,11 +145,18 @@ def _java_rule(name: str, about: str, published: Callable[..., java_scorers.Scor
     return Rule(name, about, score, score, whole)
 
 
+def _of_cell(name: str, about: str, compare: Compare, whole: Whole) -> Rule:
+    """A rule whose score of a cell is `whole`; that of an answer is `compare`."""
+    score = each(compare)
+    return Rule(name, about, score, score, whole)
+
+
 _CIDER_PTB = on_words(cider_of_tokens, java_scorers.ptb_tokens)
 _BUILT_IN = {
     rule.name: rule
     for rule in (
         answerwise("exact", "exact match", answers.exact, answers.relaxed),
+        answerwise("contains", "an accepted answer in any form", answers.relaxed, answers.relaxed),
         answerwise("vqa", "VQA soft accuracy over annotators", vqa.vqa, vqa.vqa_relaxed),
         answerwise("textvqa", "VQA soft accuracy, M4C's normaliser", vqa.textvqa, vqa.vqa_relaxed),
         answerwise("vizwiz", "VQA soft accuracy, the prediction normalised only", vqa.vizwiz, vqa.vqa_relaxed),
@@ -167,6 +174,13 @@ _BUILT_IN = {
             "box", "boxes that overlap by more than half", boxes.box, boxes.box_relaxed, check_gold=boxes.gold_box
         ),
         answerwise("anls", "nearness of the nearest answer's letters", anls.anls, answers.relaxed),
+        answerwise("pope", "POPE: yes or no as its authors read it", benchmarks.pope, benchmarks.pope),
+        _of_cell("pope-f1", "POPE: F1 of yes", benchmarks.pope, benchmarks.pope_f1),
+        _of_cell("pope-yes-ratio", "POPE: share of yes", benchmarks.pope, benchmarks.yes_ratio),
+        answerwise("mme", "MME: accuracy", benchmarks.mme, benchmarks.mme),
+        _of_cell("mme-plus", "MME: acc+, both questions about a picture right", benchmarks.mme, benchmarks.mme_plus),
+        answerwise("choice", "letter of the option in any form", benchmarks.choice, benchmarks.choice),
+        _of_cell("circular", "MMBench: right in every order of the options", benchmarks.choice, benchmarks.circular),
         Rule("cider", "CIDEr-D x 100; may exceed 100", cider, cider),  # blind to case and marks already
         *_caption_rules(captions.tokenise_all),
         Rule("cider-ptb", "CIDEr-D x 100, Java tokeniser; may exceed 100", _CIDER_PTB, _CIDER_PTB),

@@ -109,19 +109,17 @@ def readable(
         DataError: there are some and `skip_invalid` is not set, or nothing is left of a task.
     """
     problems = Issues()
-    known, tasks = (
-        tuple(without_unreadable(task, lmm, problems) for task in part) for part in (stream.known, stream.tasks)
-    )
+    made = stream.each(lambda task: without_unreadable(task, lmm, problems))
     if warn:
-        for task in (*known, *tasks):
-            for found in unknown_tokens(task.train, lmm):
+        for task in made.asked:
+            for found in unknown_tokens(task.train or task.test, lmm):
                 warn(str(found))
     if not len(problems):
         return stream
     if not skip_invalid:
         problems.refuse(stream=stream.name)
     stream.skipped.merge(problems)
-    return replace(stream, known=known, tasks=tasks)
+    return made
 
 
 def unknown_tokens(samples: Sequence[Sample], lmm: Described, *, above: float = UNKNOWN) -> Iterator[DataError]:

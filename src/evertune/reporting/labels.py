@@ -17,6 +17,8 @@ METRIC_TITLES = {
     "intransigence": "intransigence",
     "relative_average": "relative average",
     "gap_to_joint": "gap to joint",
+    "held_out_change": "held-out change",
+    "text_loss_change": "text loss change",
 }
 EXPLANATIONS = {
     "final_average": "The mean score over all tasks once everything has been learned. Higher is better.",
@@ -30,12 +32,14 @@ EXPLANATIONS = {
     "intransigence": "How much lower a task is learned here than when it is tuned alone. Lower is better.",
     "relative_average": "The final scores as a share of those of tasks tuned alone; 1 means nothing was lost.",
     "gap_to_joint": "How far the final average stays below training on all tasks at once. Lower is better.",
+    "held_out_change": "What abilities that no task trains gained or lost, from the base model to the end.",
+    "text_loss_change": "How much harder a fixed text became to predict, in nats per token. Higher is worse.",
 }
 
 
 def number(name: str, value: float | None) -> str:
-    """A metric's value as text: points with one decimal, the relative average with three."""
-    return plain(value, digits=3 if name == "relative_average" else 1)
+    """A metric's value as text: points with one decimal, the relative average with three, a loss with two."""
+    return plain(value, digits={"relative_average": 3, "text_loss_change": 2}.get(name, 1))
 
 
 def plain(value: float | None, *, digits: int = 2) -> str:
@@ -46,10 +50,10 @@ def plain(value: float | None, *, digits: int = 2) -> str:
     return text.removeprefix("-") if float(text) == 0 else text.replace("-", "−")
 
 
-def signed(value: float | None) -> str:
-    """Points with their sign: `+3.2`, `−0.4`, `0.0`."""
-    text = number("", value)
-    return f"+{text}" if value is not None and value > 0 and text != "0.0" else text
+def signed(value: float | None, name: str = "") -> str:
+    """Points with their sign: `+3.2`, `−0.4`, `0.0`; or what the metric `name` is in."""
+    text = number(name, value)
+    return f"+{text}" if value is not None and value > 0 and float(text) != 0 else text
 
 
 def duration(seconds: float) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from evertune.metrics.metrics import check_matrix, is_score, known_from
 from evertune.reporting.frames import wide_frame
+from evertune.reporting.held_out import HeldOut
 from evertune.reporting.matrix_text import matrix_text
 from evertune.training.run_origin import FORMAT
 from evertune.utils.arguments import plain_number
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 KEYS = (
     *("model", "stream", "method", "seed", "settings", "known", "tasks", "stages", "finished", "R", "relaxed"),
-    *("metrics", "not_computed", "formulas", "warnings", "cost", "cells"),
+    *("metrics", "not_computed", "formulas", "held_out", "warnings", "cost", "cells"),
 )
 """Of the file, in its order, after `format`."""
 REQUIRED = {"model": str, "stream": str, "method": str, "seed": int, "tasks": list, "stages": list, "R": list}
@@ -60,6 +61,7 @@ class Matrix:
         relaxed: R with relaxed scores; None where only strict ones are known.
         metrics: by name; empty while the run is in progress.
         not_computed: by name, why a metric is None.
+        held_out: what became of abilities that no task trains; None where nothing was asked about them.
         cells: a row of the ledger per score.
         folder: the name of the run folder; '' where there is none.
     """
@@ -77,6 +79,7 @@ class Matrix:
     metrics: dict[str, float | None] = field(default_factory=dict)
     not_computed: dict[str, str] = field(default_factory=dict)
     formulas: dict[str, str] = field(default_factory=dict)
+    held_out: HeldOut | None = None
     warnings: list[Any] = field(default_factory=list)
     cost: dict[str, Any] = field(default_factory=dict)
     cells: list[dict[str, Any]] = field(default_factory=list)
@@ -90,7 +93,10 @@ class Matrix:
             UserError: a value is missing or can't be one of a run.
         """
         _check(content)
-        return cls(**{key: content[key] for key in KEYS if key in REQUIRED or (key != "finished" and content.get(key))})
+        known = {key: content[key] for key in KEYS if key in REQUIRED or (key != "finished" and content.get(key))}
+        if "held_out" in known:
+            known["held_out"] = HeldOut.from_dict(known["held_out"], rows=len(known["R"]))
+        return cls(**known)
 
     @classmethod
     def read(cls, folder: Path) -> Matrix:
@@ -110,7 +116,8 @@ class Matrix:
 
     def to_dict(self) -> dict[str, Any]:
         """As `matrix.json` holds it."""
-        return {"format": FORMAT, **{key: getattr(self, key) for key in KEYS}}
+        content = {"format": FORMAT, **{key: getattr(self, key) for key in KEYS}}
+        return {**content, "held_out": self.held_out and self.held_out.to_dict()}
 
     @property
     def finished(self) -> bool:
@@ -135,9 +142,9 @@ class Matrix:
     def stage_of(self, task: str) -> int | None:
         """The number of the stage that learned `task`; None if not reached.
 
-        0 for a task that was known before; the single stage of `joint` teaches all new ones.
+        0 for a task that was known before, and for a probe; the single stage of `joint` teaches all new ones.
         """
-        if task in self.known:
+        if task in self.known or (self.held_out and task in self.held_out.probes):
             return 0
         stage = self.stages.index(task) + 1 if task in self.stages else len(self.stages)
         return stage if stage < len(self.R) else None
@@ -169,6 +176,16 @@ class Matrix:
         if task not in self.tasks:
             raise unknown("task", task, self.tasks)
         return self.tasks.index(task)
+
+    def score_of(self, stage: int, task: str) -> float | None:
+        """The score of a column of R, or of a probe, after a stage; None where it was not evaluated.
+
+        Raises:
+            UserError: there is no such task; the message has the nearest name.
+        """
+        if self.held_out and task in self.held_out.probes:
+            return self.held_out.scores[stage][self.held_out.probes.index(task)]
+        return self.R[stage][self.column_of(task)]
 
     def to_frame(self, *, relaxed: bool = False) -> pd.DataFrame:
         """R as a pandas frame: rows are stages, "base" first, columns tasks; `metrics_of` takes it.

@@ -21,6 +21,7 @@ from evertune.metrics.rules import ABOVE_100
 from evertune.metrics.statistics import FEWEST, mean_interval, share_interval
 from evertune.reporting.examples import SHOWN, Examples, Thumbnails, examples_of
 from evertune.reporting.headline import headline
+from evertune.reporting.held_out import Change, shown
 from evertune.reporting.labels import EXPLANATIONS, METRIC_TITLES, duration, number
 from evertune.reporting.logged import logged_values
 from evertune.reporting.matrix import Matrix, load_matrix
@@ -146,6 +147,7 @@ def _settings(loaded: Sequence[tuple[Path, Matrix]], images: Thumbnails) -> list
 
 def _run(run: Path, matrix: Matrix, others: Sequence[Matrix], images: Thumbnails) -> dict[str, Any]:
     """What the page says about one run."""
+    asked = [*matrix.tasks, *(matrix.held_out.probes if matrix.held_out else ())]
     return {
         "method": matrix.method,
         "seed": matrix.seed,
@@ -156,12 +158,13 @@ def _run(run: Path, matrix: Matrix, others: Sequence[Matrix], images: Thumbnails
         "heat_map": Markup(heat_map(matrix)),
         "tasks": [_task(matrix, column) for column in range(len(matrix.tasks))],
         "average": _averages(matrix),
+        "held_out": _held_out(matrix),
         "experts": _experts(matrix),
         "metrics": _metrics(matrix, others),
         "cost": _cost(matrix.cost),
         "logged": logged_values(run),
         "warnings": [str(warning) for warning in matrix.warnings],
-        "examples": [_with_side(examples_of(run, matrix, task, images)) for task in matrix.tasks],
+        "examples": [_with_side(examples_of(run, matrix, task, images)) for task in asked],
         "provenance": _provenance(run),
     }
 
@@ -186,6 +189,30 @@ def _task(matrix: Matrix, column: int) -> dict[str, str]:
         "relaxed": _shown(relaxed[-1][column] if relaxed else None),
         "count": str(count) if count else "-",
     }
+
+
+def _held_out(matrix: Matrix) -> dict[str, Any] | None:
+    """The table of probes and the line about the text; None where nothing was asked."""
+    held_out = matrix.held_out
+    if held_out is None or not (held_out.probes or held_out.text):
+        return None
+    last = {c["task"]: c for c in matrix.cells if c["stage"] == len(matrix.R) - 1}
+    rows = [
+        {
+            "name": name,
+            "base": _shown(held_out.scores[0][at]),
+            "last": _shown(held_out.scores[-1][at]),
+            "change": _change(held_out.changes[at]),
+            "relaxed": _shown(held_out.relaxed[-1][at]),
+            "count": str(last.get(name, {}).get("n", "-")),
+        }
+        for at, name in enumerate(held_out.probes)
+    ]
+    return {"rows": rows, "change": _change(held_out.change), "text": held_out.text_line()}
+
+
+def _change(change: Change | None) -> str:
+    return shown(change) if change else "-"
 
 
 def _shown(score: float | None) -> str:
@@ -218,7 +245,7 @@ def _averages(matrix: Matrix) -> dict[str, str]:
 def _experts(matrix: Matrix) -> dict[str, Any] | None:
     """Which expert answered, by task, after the last stage; None without experts."""
     last = len(matrix.R) - 1
-    cells = [c for c in matrix.cells if c["stage"] == last]
+    cells = [c for c in matrix.cells if c["stage"] == last and c["task"] in matrix.tasks]
     chosen = {c["task"]: c.get("experts") or {} for c in cells}
     found = {expert for counts in chosen.values() for expert in counts}
     if not found or len(found) > MOST_EXPERTS_SHOWN:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, Group
@@ -15,6 +15,7 @@ from rich.text import Text
 
 from evertune.metrics.metrics import REFERENCE_METRICS, formulas, metrics_of, reasons_of
 from evertune.reporting.blocks import BlockTable, flowed
+from evertune.reporting.held_out import FORMULAS
 from evertune.reporting.labels import METRIC_TITLES, duration, number
 from evertune.reporting.matrix import Matrix
 from evertune.reporting.matrix_text import matrix_text
@@ -32,10 +33,12 @@ COLUMNS = (
     "intransigence",
     "relative_average",
     "gap_to_joint",
+    "held_out_change",
 )
 DIRECT_NOTE = (
     "direct tunes each task alone: its learning is R*; its final average is that of the last task's model only"
 )
+OTHER_PROBES = "The runs have different probes, so their held-out changes are not comparable"
 PARTLY_NOTE = "What is measured against joint or direct is over those seeds only that the bound was run with too"
 
 
@@ -100,7 +103,8 @@ def reasons_with_references(matrix: Matrix, others: Sequence[Matrix]) -> dict[st
     """Why a metric of `metrics_with_references` is None, by name."""
     if not matrix.finished:
         return dict.fromkeys(formulas(), "the run is in progress")
-    return reasons_of(matrix.R, known=len(matrix.known), **_references(matrix, others))
+    held_out = {name: reason for name, reason in matrix.not_computed.items() if name in FORMULAS}
+    return reasons_of(matrix.R, known=len(matrix.known), **_references(matrix, others)) | held_out
 
 
 def _references(matrix: Matrix, others: Sequence[Matrix]) -> dict[str, Any]:
@@ -166,7 +170,14 @@ def by_method(matrices: Sequence[Matrix]) -> dict[str, list[Matrix]]:
 
 def _setting_rows(members: Sequence[Matrix], everything: Sequence[Matrix]) -> list[ComparisonRow]:
     rows = [_method_row(name, group, everything) for name, group in by_method(members).items()]
+    asked = {_probes(matrix) for matrix in members} - {()}
+    if len(asked) > 1:
+        rows = [replace(row, note="; ".join(filter(None, (row.note, OTHER_PROBES)))) for row in rows]
     return [_zero_shot_row(members), *sorted(rows, key=_place)]
+
+
+def _probes(matrix: Matrix) -> tuple[str, ...]:
+    return tuple(matrix.held_out.probes) if matrix.held_out else ()
 
 
 def rank_of(method: str) -> int:
@@ -196,7 +207,7 @@ def _method_row(name: str, group: Sequence[Matrix], everything: Sequence[Matrix]
         model=group[0].model,
         method=name,
         seeds=tuple(sorted(matrix.seed for matrix in finished)),
-        values={c: spread([m[c] for m in metrics]) if c in kept else None for c in COLUMNS},
+        values={c: spread([m.get(c) for m in metrics]) if c in kept else None for c in COLUMNS},
         train_seconds=_mean([matrix.cost.get("train_seconds") for matrix in finished]),
         unfinished=unfinished,
         note="; ".join(notes),
@@ -325,10 +336,12 @@ class rich_matrix:  # noqa: N801  (used like the functions around it)
 
 
 def summary_of(matrix: Matrix, *, width: int) -> Iterator[Text]:
-    """The lines under a matrix: what was known before, and the metrics."""
+    """The lines under a matrix: what was known before, the metrics, and what became of held-out abilities."""
     if matrix.known:
         yield Text(f"known before: {', '.join(matrix.known)}", style="dim")
-    yield from (Text(line, style="dim", no_wrap=True) for line in flowed(_metrics(matrix), width=width))
+    held_out = matrix.held_out.lines() if matrix.held_out else []
+    for parts in (_metrics(matrix), held_out):
+        yield from (Text(line, style="dim", no_wrap=True) for line in flowed(parts, width=width))
     yield from (Text(line, style="dim") for line in (_gaps_line(matrix), _sampling_line(matrix)) if line)
 
 
@@ -336,7 +349,7 @@ def _metrics(matrix: Matrix) -> list[str]:
     if not matrix.finished:
         return [f"in progress: {len(matrix.R) - 1} of {len(matrix.stages)} stages"]
     metrics = metrics_with_references(matrix, [matrix])
-    hidden = set(REFERENCE_METRICS) if matrix.method in BOUNDS else set()
+    hidden = {*FORMULAS, *(REFERENCE_METRICS if matrix.method in BOUNDS else ())}  # those have lines of their own
     return [
         f"{METRIC_TITLES[name]} {number(name, value)}"
         for name, value in metrics.items()
@@ -347,7 +360,7 @@ def _metrics(matrix: Matrix) -> list[str]:
 def _sampling_line(matrix: Matrix) -> str:
     """How far the scores of the last row may be off where `evaluation.limit` was set; '' where it was not."""
     limit = (matrix.settings.get("evaluation") or {}).get("limit")
-    last = [cell for cell in matrix.cells if cell["stage"] == len(matrix.R) - 1]
+    last = [cell for cell in matrix.cells if cell["stage"] == len(matrix.R) - 1 and cell["task"] in matrix.tasks]
     errors = [error for cell in last if (error := cell.get("standard_error")) is not None]
     if limit is None or not errors:
         return ""
@@ -361,7 +374,9 @@ def _gaps_line(matrix: Matrix) -> str:
         return ""
     reasons = reasons_with_references(matrix, [matrix]) if matrix.finished and matrix.follows_stream else {}
     names = ", ".join(
-        METRIC_TITLES[name] for name in reasons if name in METRIC_TITLES and name not in REFERENCE_METRICS
+        METRIC_TITLES[name]
+        for name in reasons
+        if name in METRIC_TITLES and name not in REFERENCE_METRICS and name not in FORMULAS
     )
     count = sum(map(len, matrix.R))
     left_out = f"; not computed: {names}" if names else ""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evertune.assets import Progress
-from evertune.data import Stream, Task, load_stream
+from evertune.data import Stream, Task
 from evertune.reporting.matrix import Matrix
 from evertune.runs.callback import Callback
 from evertune.runs.config import (
@@ -25,9 +25,10 @@ from evertune.runs.config import (
     without_effect,
 )
 from evertune.runs.forgetting import refuse_half_forgotten
-from evertune.runs.inputs import NAMED, Inputs, in_python, taken
+from evertune.runs.inputs import NAMED, Inputs
 from evertune.runs.plugin_code import refuse_other_code
 from evertune.runs.results import Result, page_of
+from evertune.runs.run_data import run_data
 from evertune.runs.run_folder import FINGERPRINTS, begin, finished_matrix, identity_of, run_folders
 from evertune.runs.runner import follow_stream, more_tasks, run_stream
 from evertune.runs.unchecked import last_checked
@@ -80,6 +81,8 @@ def configure(
             file = load_listed_plugins(file, Path(stream))
             where, content = str(stream), spelled_out(file, methods=list(METHODS))
             content["stream"] = beside(Path(stream), str(file["stream"]))
+            if isinstance(probes := content.get("probes"), list):
+                content["probes"] = [beside(Path(stream), str(probe)) for probe in probes]
     content |= {key: value for key, value in given.items() if value is not None}
     if options:
         content["options"] = {**content.get("options", {}), **options}
@@ -131,7 +134,7 @@ def run_config(
     specs = method_specs(config)
     if not distributed.is_main_process():
         return _follow(config, specs, inputs)
-    data = _data(config, inputs, progress)
+    data = run_data(config, inputs, progress)
     folders = run_folders(base := out_folder(config, data), specs)
     refuse_links(base, None if len(specs) == 1 else ["report", *specs])
     model = model_description(config, inputs, progress)
@@ -170,15 +173,6 @@ def run_config(
     return Result.of(folders, {spec: matrix for spec, matrix in done.items() if matrix is not None}, base)
 
 
-def _data(config: RunConfig, inputs: Inputs, progress: Progress | None) -> Stream:
-    """The tasks of a run, every image decoded once."""
-    if inputs.stream is None:
-        return data_of(config, decode=True, lmm=inputs.lmm, progress=progress)
-    how: dict[str, Any] = {"model": config.model, "skip_invalid": config.skip_invalid}
-    whole = taken(inputs.stream.limited(config.limit), _takes(config, inputs.lmm), **how)
-    return whole.evaluated(config.evaluation.limit)
-
-
 def model_description(config: RunConfig, inputs: Inputs, progress: Progress | None = None) -> str:
     """Hash of what a run's model is: its configuration and the files of an adapter, else its weights."""
     from evertune.models import has_weights, model_identity
@@ -197,7 +191,7 @@ def _follow(config: RunConfig, specs: Sequence[str], inputs: Inputs) -> Result:
     while order[0] == "run":
         _, spec, folder, dtype, fingerprint = order
         lmm = lmm or load_model(config.model_copy(update={"dtype": dtype}))
-        data = data or readable(_data(config, inputs, None), lmm, skip_invalid=config.skip_invalid)
+        data = data or readable(run_data(config, inputs, None), lmm, skip_invalid=config.skip_invalid)
         if data.fingerprint != fingerprint:
             number = distributed.rank()
             raise RunFolderError(f"process {number} reads other data than the first one: all need the same files")
@@ -280,38 +274,6 @@ def _why_none(folder: Path) -> str:
     return f"it holds runs; name one of them, e.g. {below[0]}" if below else "it has no config.yaml"
 
 
-def data_of(
-    config: RunConfig, *, decode: bool = False, lmm: LMM | None = None, progress: Progress | None = None
-) -> Stream:
-    """The stream of a run, as `load_stream` reads it for the run's model.
-
-    Raises:
-        DataError: a row or, with `decode`, an image can't be used, or the model takes another number of images.
-    """
-    if in_python(config.stream):
-        raise UserError(
-            f"the tasks of '{config.stream.strip('()')}' were passed as Python objects and are in no file: call "
-            "evertune.run with the same tasks again"
-        )
-    return load_stream(
-        config.stream,
-        limit=config.limit,
-        data=config.data,
-        skip_invalid=config.skip_invalid,
-        decode=decode,
-        takes=_takes(config, lmm),
-        model=Path(config.model).name,
-        progress=progress,
-    ).evaluated(config.evaluation.limit)
-
-
-def _takes(config: RunConfig, lmm: LMM | None) -> range:
-    """How many images a sample may have."""
-    from evertune.models import images_taken
-
-    return images_taken(config.model) if lmm is None else lmm.images_per_sample
-
-
 def out_folder(config: RunConfig, stream: Stream) -> Path:
     """Where the run is written."""
     return Path(config.out) if config.out else Path("runs") / f"{stream.name}-{Path(config.model).name}-s{config.seed}"
@@ -354,6 +316,7 @@ def _run_one(run: MethodRun, stream: Stream, callback: Callback) -> Matrix:
     )
     with _untouched_after(run) as learner, tracked as tracks:
         how: dict[str, Any] = {"header": header, "cells": config.evaluation.cells, "keep": config.stages.keep}
+        how["text_probe"] = config.evaluation.text_probe
         return run_stream(learner, stream, folder=run.folder, callback=all_of(callback, tracks), **how)
 
 

@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from evertune.data import Task
+from evertune.reporting.held_out import HeldOut
 from evertune.reporting.matrix import Matrix
 
 if TYPE_CHECKING:
@@ -51,6 +52,9 @@ class Callback:
 
     def on_evaluate_end(self, stage: int, task: Task, score: float) -> None:
         """A cell of R is known."""
+
+    def on_held_out(self, stage: int, held_out: HeldOut) -> None:
+        """The probes of a row were asked, and the text probe where it was due; right before `on_row_end`."""
 
     def on_row_end(self, stage: int, name: str, row: list[float | None], tasks: list[str]) -> None:
         """A row of R is complete; None: not evaluated (`evaluation.cells`)."""

@@ -8,6 +8,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from evertune.data.task import Task, fingerprints_of
+from evertune.metrics.rules import rule_of
+from evertune.training.run_origin import PROBED
+from evertune.utils.files import digest
+
 if TYPE_CHECKING:
     from evertune.reporting.matrix import Matrix
 
@@ -37,6 +42,12 @@ def wanted_cells(which: str, tasks: Sequence[str], *, known: int, stages: Sequen
     ]
 
 
+def wanted_of_probes(which: str, probes: Sequence[str], *, last: int) -> list[Cell]:
+    """The rows in which probes are asked: all, and for `final` those of the base model and of the last stage."""
+    rows = (0, last) if which == "final" else range(last + 1)
+    return [(row, name) for row in rows for name in probes]
+
+
 def _is_wanted(which: str, row: int, *, own: int, last: int) -> bool:
     if which == "learned":
         return row == 0 or row >= own - 1
@@ -49,6 +60,21 @@ def lacks(matrix: Matrix, which: str, *, without: Collection[int] = ()) -> bool:
     columns = {name: column for column, name in enumerate(matrix.tasks)}
     open_ones = [(row, columns[name]) for row, name in wanted if row not in without]
     return any(row >= len(matrix.R) or matrix.R[row][column] is None for row, column in open_ones)
+
+
+def lacks_probes(matrix: Matrix, identity: Mapping[str, Any], *, without: Collection[int] = ()) -> bool:
+    """Whether a run with this identity asks other probes than the matrix has, or in more rows, or reads the text."""
+    wanted = identity.get(PROBED, {})
+    asked = {(cell["stage"], cell["task"]): cell.get("questions") for cell in matrix.cells}
+    if list(wanted) != (matrix.held_out.probes if matrix.held_out else []):
+        return True
+    cells = wanted_of_probes(which_of(identity), list(wanted), last=len(matrix.stages))
+    return any(asked.get((row, name)) != wanted[name] for row, name in cells if row not in without)
+
+
+def questions_of(task: Task) -> str:
+    """Short hash of the test samples, their ids and the score, which identifies the content of a cell."""
+    return digest(rule_of(task.score).identity, *(sample.id for sample in task.test), *fingerprints_of(task.test))[:16]
 
 
 def which_of(identity: Mapping[str, Any]) -> str:

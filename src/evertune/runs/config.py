@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from evertune.runs.cells import Which
-from evertune.training.run_origin import CELLS
+from evertune.training.run_origin import CELLS, TEXT
 from evertune.utils.config_io import Settings, scalar, unit
 from evertune.utils.errors import UserError
 from evertune.utils.parsing import yaml_value
@@ -119,6 +119,11 @@ class EvaluationSettings(Settings):
         description="most questions per task: a fixed choice of the test samples, the same for every method and seed. "
         "All training samples stay. Changes every score, so it is part of what identifies a run",
     )
+    text_probe: bool = Field(
+        default=True,
+        description="measure the loss per token on a fixed text before and after: what the model's language lost. "
+        "Changes no other number",
+    )
     batch_size: int = Field(
         default=128,
         ge=1,
@@ -202,6 +207,11 @@ class SharedSettings(Settings):
         description="most samples per task, of training and of test: for a first try. By default all",
     )
     data: str | None = Field(default=None, description="where the folders of published data sets are")
+    probes: list[str] = Field(
+        default_factory=list,
+        description="streams, YAML files or files of rows that are asked before and after each stage and never "
+        "trained. Changes no other number",
+    )
     skip_invalid: bool = Field(default=False, description="train on what can be used instead of stopping")
     track: list[str] = Field(default_factory=list, description="services that get the metrics: trackio, wandb, mlflow")
     reuse: bool = Field(default=True, description="reuse identical trainings and predictions from the cache")
@@ -224,7 +234,7 @@ class SharedSettings(Settings):
         default_factory=dict, description="per method: its own options, e.g. {replay: {ratio: 0.05}}"
     )
 
-    @field_validator("track", mode="before")
+    @field_validator("track", "probes", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:
         """`trackio,mlflow` is a list too."""
@@ -239,6 +249,11 @@ class RunConfig(SharedSettings):
     method: str = Field(default="sequential", description="one or more methods, joined by + and listed by commas")
     seed: int = Field(default=0, ge=0, json_schema_extra=unit("1"), description="of every random choice of the run")
     out: str | None = Field(default=None, description="the run folder; by default below runs/, named after the run")
+
+    @property
+    def named_probes(self) -> list[str]:
+        """The probes that are in files; those that were passed as Python objects are in brackets."""
+        return [name for name in self.probes if not name.startswith("(")]
 
     @model_validator(mode="before")
     @classmethod
@@ -261,12 +276,14 @@ class RunConfig(SharedSettings):
 
 def without_effect(config: RunConfig) -> dict[str, Any]:
     """Settings that change no number of a run, for `model_dump(exclude=...)`, so that run folders stay comparable."""
-    defaults = {key: True for key in ("skip_invalid", "model_options", "deterministic") if not getattr(config, key)}
+    defaults = {
+        key: True for key in ("skip_invalid", "model_options", "deterministic", "probes") if not getattr(config, key)
+    }
     unset = {"loss_mean": config.train.loss_mean == "sample", "min_steps": config.train.min_steps is None}
     unset["group_by_image"] = not config.train.group_by_image
     unset["compile"] = not config.train.compile
     train = {"gradient_checkpointing", "save_every", *(key for key, is_unset in unset.items() if is_unset)}
-    usual = {CELLS: "all", "limit": None}
+    usual = {CELLS: "all", "limit": None, TEXT: True}
     evaluation = {"batch_size", *(key for key, value in usual.items() if getattr(config.evaluation, key) == value)}
     stages = {"stages": True} if config.stages.keep == "all" else {}
     return {

@@ -20,14 +20,14 @@ def image_needs(stream: Stream, stages: Sequence[Task], training_of: Callable[[T
     """The number of different images of a run, and how often one is used on average.
 
     Args:
-        stream: its tasks are evaluated in every row.
+        stream: its tasks and probes are evaluated in every row.
         stages: what is trained.
         training_of: the hyper-parameters of a stage.
     """
-    sides = [*(task.train for task in stages), *(task.test for task in stream.columns)]
+    sides = [*(task.train for task in stages), *(task.test for task in stream.asked)]
     images = len(np.unique(np.concatenate([np.empty(0, np.uint64), *map(_keys, sides)])))
     trained = sum(training_of(task).epochs * _count(task.train) for task in stages)
-    evaluated = (len(stages) + 1) * sum(_count(task.test) for task in stream.columns)
+    evaluated = (len(stages) + 1) * sum(_count(task.test) for task in stream.asked)
     return images, (trained + evaluated) / max(1, images)
 
 

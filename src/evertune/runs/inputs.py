@@ -34,6 +34,7 @@ class Inputs:
 
     stream: Stream | None = None
     lmm: LMM | None = None
+    probes: tuple[Task, ...] = ()
 
 
 OWN = "(own)"
@@ -60,7 +61,7 @@ def stream_of(given: Any) -> tuple[str, Stream | None]:
     elif isinstance(given, Sequence) and given and all(isinstance(task, Task) for task in given):
         given = Stream("tasks", tuple(given))
     if isinstance(given, Stream):
-        refuse_task_names([task.name for task in given.columns], where=f"the stream '{given.name}'")
+        refuse_task_names([task.name for task in given.asked], where=f"the stream '{given.name}'")
         for task in given.tasks:
             refuse_no_task(task)
             for side in ("train", "test"):
@@ -72,6 +73,26 @@ def stream_of(given: Any) -> tuple[str, Stream | None]:
             f"a list of Tasks. Example: {EXAMPLE}"
         )
     return f"({given.name})", given
+
+
+def probes_of(given: Any) -> tuple[list[str], tuple[Task, ...]]:
+    """What a configuration calls probes, and those that were passed as objects.
+
+    Raises:
+        UserError: one is neither.
+    """
+    listed = list(given) if isinstance(given, list | tuple) else [given]
+    objects = tuple(each for each in listed if isinstance(each, Task))
+    for probe in objects:
+        refuse_no_task(probe)
+        if not len(probe.test):
+            raise UserError(f"the probe '{probe.name}' has no samples in 'test', which are those that are asked")
+    for each in listed:
+        if not isinstance(each, str | Path | Task):
+            raise UserError(
+                f"a probe is {kind_of(each)}; taken are a Task, the name of a stream, a YAML file or a file of rows"
+            )
+    return [f"({each.name})" if isinstance(each, Task) else str(each) for each in listed], objects
 
 
 def refuse_no_task(given: Any) -> None:
@@ -220,13 +241,13 @@ def taken(stream: Stream, takes: range, *, model: str, skip_invalid: bool) -> St
             return samples
         return part_of(samples, left.tolist())
 
-    known, tasks = (tuple(map(usable, part)) for part in (stream.known, stream.tasks))
+    made = stream.each(usable)
     if not skip_invalid:
         problems.refuse(stream=stream.name)
     skipped = Issues()
     for each in (stream.skipped, problems):
         skipped.merge(each)
-    return replace(stream, known=known, tasks=tasks, skipped=skipped)
+    return replace(made, skipped=skipped)
 
 
 def _image_counts(samples: Sequence[Any]) -> Sequence[int]:

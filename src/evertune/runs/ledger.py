@@ -23,6 +23,7 @@ NEEDED: Mapping[str, Mapping[str, type]] = {
     "forget": {"to": int, "task": str},
     "stage": {"stage": int, "task": str},
     "cell": {"cell": dict, "sha256": str, "seconds": float},
+    "text": {"stage": int, "losses": list},
 }
 """The required fields of each event."""
 IN_CELL: Mapping[str, type] = {"stage": int, "task": str, "score": float, "relaxed": float, "answers": str}

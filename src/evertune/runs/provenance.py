@@ -75,8 +75,8 @@ def _circumstances(lmm: Described, stream: Stream) -> dict[str, Any]:
         "model_fingerprint": lmm.fingerprint,
         "prompts": {
             task.name: lmm.prompt(first.instruction, images=len(first.images))
-            for task in stream.columns
-            for first in [task.train[0]]
+            for task in stream.asked
+            for first in [(task.train or task.test)[0]]
         },
         **({"skipped": stream.skipped.counts} if len(stream.skipped) else {}),
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -25,9 +25,11 @@ if TYPE_CHECKING:
 
     from evertune.reporting.canvas import Drawing
 
-COLUMNS = ("method", "seed", "stage", "task", "score", "relaxed", "n", "se")
+COLUMNS = ("method", "seed", "stage", "task", "score", "relaxed", "n", "se", "probe")
 """Of the table of all cells."""
 MOST_NAMED = 8
+Scores = Sequence[Sequence[float | None]]
+"""By stage and task."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -52,7 +54,7 @@ class Run:
 
         Args:
             stage: a row of R by number, by the name of its task, or "base" for the base model.
-            task: a column of R.
+            task: a column of R, or a probe.
 
         Raises:
             UserError: R has no such row or column, or the cell was not evaluated. RunFolderError: the file is missing
@@ -61,7 +63,7 @@ class Run:
         from evertune.training.answer_files import read_answers
 
         number = self.matrix.row_of(stage)
-        if self.matrix.R[number][self.matrix.column_of(task)] is None:
+        if self.matrix.score_of(number, task) is None:
             raise UserError(
                 f"'{task}' was not evaluated after stage {number} of {self.folder}: run the same command with "
                 "evaluation.cells=all"
@@ -78,14 +80,22 @@ class Run:
         return f"Run in {str(self.folder)!r}\n{self.matrix!r}"
 
     def rows(self) -> list[tuple[Any, ...]]:
-        """One row per cell of R, as `COLUMNS` names them."""
+        """One row per cell of R, then one per score of a probe, as `COLUMNS` names them."""
+        matrix, held_out = self.matrix, self.matrix.held_out
+        rows = self._rows_of(matrix.tasks, matrix.R, matrix.relaxed, probe=False)
+        if held_out:
+            rows += self._rows_of(held_out.probes, held_out.scores, held_out.relaxed, probe=True)
+        return rows
+
+    def _rows_of(
+        self, names: Sequence[str], R: Scores, relaxed: Scores | None, *, probe: bool
+    ) -> list[tuple[Any, ...]]:
         known = {(cell["stage"], cell["task"]): cell for cell in self.matrix.cells}
         rows = []
-        for stage, scores in enumerate(self.matrix.R):
-            for column, (task, score) in enumerate(zip(self.matrix.tasks, scores, strict=True)):
+        for stage, scores in enumerate(R):
+            for column, (task, score) in enumerate(zip(names, scores, strict=True)):
                 cell = known.get((stage, task), {})
-                relaxed = self.matrix.relaxed[stage][column] if self.matrix.relaxed else None
-                more = (relaxed, cell.get("n"), cell.get("standard_error"))
+                more = (relaxed[stage][column] if relaxed else None, cell.get("n"), cell.get("standard_error"), probe)
                 rows.append((self.method, self.matrix.seed, stage, task, score, *more))
         return rows
 
@@ -114,7 +124,7 @@ class Result:
         """All cells of all methods as a tidy pandas frame, one row per cell.
 
         Columns: `method`, `seed`, `stage` (0 is the base model), `task`, `score` and `relaxed` in points of 100, `n`
-        questions, and `se`, the standard error of `score`.
+        questions, `se`, the standard error of `score`, and `probe`, whether the task is one that no stage trains.
 
         Raises:
             UserError: pandas is not installed.

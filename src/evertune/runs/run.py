@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from evertune.data import Stream, Task
 from evertune.runs.api import configure, run_config
 from evertune.runs.callback import Callback
-from evertune.runs.inputs import Inputs, lmm_of, methods_of, refuse_no_path, stream_of, training_settings
+from evertune.runs.inputs import Inputs, lmm_of, methods_of, probes_of, refuse_no_path, stream_of, training_settings
 from evertune.runs.results import Result
 from evertune.utils import distributed
 from evertune.utils.arguments import named_arguments, refuse_wrong_hooks
@@ -61,6 +61,7 @@ def run(
     skip_invalid: bool = False,
     deterministic: bool = False,
     settings: str | Sequence[str] = (),
+    probes: str | Path | Task | Sequence[str | Path | Task] = (),
     track: str | Sequence[str] = (),
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
@@ -82,6 +83,8 @@ def run(
         skip_invalid: train on the valid rows and list the others in `skipped.json`, instead of stopping.
         deterministic: the same call is bit-identical on the same kind of CPU, whatever the cache holds; slower.
         settings: `key=value`, e.g. `train.epochs=2` or `replay.ratio=0.05`.
+        probes: what is asked before and after each stage and never trained: a `Task` of which the test samples are
+            asked, or the name of a stream, a YAML file or a file of rows.
         track: services that get the metrics, beside the files of the run folder: `trackio`, `wandb`, `mlflow`.
         callbacks: get the events of the run.
         progress: show progress bars.
@@ -96,13 +99,14 @@ def run(
     _refuse_odd_callbacks(callbacks)
     refuse_no_path(out=out, data=data)
     name, tasks = stream_of(stream)
+    asked, own_probes = probes_of(probes)
     model_name, lmm = lmm_of(model, processor, seed=seed or 0)
     spec, options = (None, {}) if methods is None else methods_of(methods)
     given: dict[str, Any] = {"train": training_settings(args), "track": _listed(track, what="track")}
-    given |= {"skip_invalid": skip_invalid, "deterministic": deterministic}
+    given |= {"skip_invalid": skip_invalid, "deterministic": deterministic, "probes": asked}
     given |= {key: str(place) for key, place in (("out", out), ("data", data)) if place}
     given = {key: value for key, value in given.items() if value}
     given |= {"model": model_name, "method": spec, "seed": seed, "limit": limit}
     config = configure(name, settings=_listed(settings, what="settings"), options=options, **given)
     bars = [ProgressBars()] if progress and distributed.is_main_process() else []
-    return run_config(config, inputs=Inputs(tasks, lmm), callback=all_of(*bars, *callbacks))
+    return run_config(config, inputs=Inputs(tasks, lmm, own_probes), callback=all_of(*bars, *callbacks))

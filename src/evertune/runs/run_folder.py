@@ -15,10 +15,20 @@ import yaml
 
 from evertune.data import Stream
 from evertune.reporting.matrix import Matrix
-from evertune.runs.cells import lacks, which_of
+from evertune.runs.cells import lacks, lacks_probes, questions_of, which_of
 from evertune.runs.ledger import finished_cells, without_clock
 from evertune.runs.plugin_code import code_of_run
-from evertune.training.run_origin import CODE, FORMAT, PLACES, STAGES, placeless, read_identity
+from evertune.training.run_origin import (
+    CODE,
+    FORMAT,
+    PLACES,
+    PROBED,
+    PROBES,
+    STAGES,
+    TEXT,
+    placeless,
+    read_identity,
+)
 from evertune.utils.errors import RunFolderError, UserError
 from evertune.utils.files import make_folder, read_object, refuse_file, write_atomically
 from evertune.utils.locks import NAME as LOCK
@@ -26,7 +36,7 @@ from evertune.utils.plugins import GROUPS
 from evertune.utils.temporary_files import TEMPORARY
 
 TASKS = ("data", "known")
-FINGERPRINTS = (*TASKS, "model_config", CODE)
+FINGERPRINTS = (*TASKS, PROBED, "model_config", CODE)
 """Fingerprints of the inputs beside the configuration."""
 
 
@@ -35,6 +45,7 @@ def identity_of(config: Mapping[str, Any], stream: Stream, model: str) -> dict[s
     kept = {key: value for key, value in config.items() if key != "out"}
     parts = [("data", stream.tasks), *([("known", stream.known)] if stream.known else [])]
     data = {key: {task.name: task.fingerprint[:16] for task in tasks} for key, tasks in parts}
+    data |= {PROBED: {task.name: questions_of(task) for task in stream.probes}} if stream.probes else {}
     code = code_of_run(str(config["method"]), rules=[task.score for task in stream.columns])
     return {**kept, **data, "model_config": model, **code}
 
@@ -60,8 +71,17 @@ def finished_matrix(folder: Path, identity: Mapping[str, Any]) -> Matrix | None:
         matrix = Matrix.read(folder)
     except RunFolderError as problem:
         raise RunFolderError(f"{problem}: delete it") from problem
-    whole = still_holds(folder, matrix) and not lacks(matrix, which_of(identity), without=thinned_stages(folder))
-    return matrix if whole else None
+    thinned, was_read = thinned_stages(folder), _reads_text(read_identity(folder))
+    lacking = lacks(matrix, which_of(identity), without=thinned) or lacks_probes(matrix, identity, without=thinned)
+    if lacking or (_reads_text(identity) and not was_read):
+        return None
+    return matrix if still_holds(folder, matrix) else None
+
+
+def _reads_text(identity: Mapping[str, Any]) -> bool:
+    """Whether a run reads the text probe."""
+    evaluation = identity.get("evaluation")
+    return not (isinstance(evaluation, Mapping) and evaluation.get(TEXT) is False)
 
 
 def thinned_stages(folder: Path) -> set[int]:
@@ -118,8 +138,8 @@ def added_tasks(folder: Path, identity: Mapping[str, Any]) -> list[str]:
 
 
 def _is_elsewhere(found: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:
-    """Whether the model or the stream has moved, or other cells or stages are wanted."""
-    return any(found.get(key) != identity.get(key) for key in (*PLACES, "evaluation", STAGES))
+    """Whether the model or the stream has moved, or other cells, probes or stages are wanted."""
+    return any(found.get(key) != identity.get(key) for key in (*PLACES, "evaluation", STAGES, PROBES, PROBED))
 
 
 def refuse_other_run(folder: Path, identity: Mapping[str, Any]) -> None:

@@ -15,18 +15,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evertune.data import Stream, Task
-from evertune.data.task import data_digest, fingerprints_of
+from evertune.data.task import data_digest
 from evertune.metrics.metrics import formulas, metrics_of, reasons_of
-from evertune.metrics.rules import rule_of
+from evertune.reporting.held_out import FORMULAS, HeldOut
 from evertune.reporting.matrix import Matrix
 from evertune.runs.callback import Callback
-from evertune.runs.cells import wanted_cells
+from evertune.runs.cells import questions_of, wanted_cells, wanted_of_probes
 from evertune.runs.feature_needs import settle_features
 from evertune.runs.ledger import GONE, finished_cells, read_ledger, without_clock
+from evertune.runs.probing import held_out_of, read_text_probe, text_rows
 from evertune.runs.run_folder import added_tasks, thinned_stages
 from evertune.utils import distributed
 from evertune.utils.errors import RunFolderError
-from evertune.utils.files import append_jsonl, digest, digest_of_file, write_json
+from evertune.utils.files import append_jsonl, digest_of_file, write_json
 
 if TYPE_CHECKING:
     from evertune.methods import Method
@@ -48,17 +49,19 @@ def run_stream(
     callback: Callback,
     cells: str = "all",
     keep: str = "all",
+    text_probe: bool = False,
 ) -> Matrix:
     """Train the stages that the methods make of `stream`, evaluate tasks after every stage, and write `matrix.json`.
 
     Args:
         learner: at its last saved stage.
-        stream: its tasks, the known ones first, are the columns of R.
+        stream: its tasks, the known ones first, are the columns of R; its probes are asked beside them.
         folder: the run folder.
         header: model, stream, method and seed, as in `matrix.json`.
         callback: gets the events of the run.
         cells: which of R are evaluated, see `wanted_cells`.
         keep: the stages that keep their weights, see `thinning`.
+        text_probe: whether the loss on the text probe is measured before and after.
     """
     from evertune.training.thinning import thin
 
@@ -66,11 +69,12 @@ def run_stream(
     refuse_other_history(folder, learner.stages, plan)
     note_stages(folder, learner.stages)
     callback.on_features_settled(str(settle_features(learner, stream, plan)))
-    done, left = cells_about(folder, stream.columns), plan[len(learner.stages) :]
+    done, left = cells_about(folder, stream.asked), plan[len(learner.stages) :]
     wanted = missing_cells(cells, stream, plan, done)
     for row in sorted(thinned_stages(folder) & wanted.keys()):
         callback.on_warning(f"row {row} of R is not evaluated: stage {row} was thinned out (stages.keep)")
         del wanted[row]
+    texts, no_text = text_rows(text_probe, learner, folder, last=len(plan), callback=callback)
     note_few_steps(learner, left, callback)
     if left and learner.training.compile:
         callback.on_warning("train.compile: the first steps of the first task compile, which takes a minute or more")
@@ -84,8 +88,14 @@ def run_stream(
             learn_stage(learner, plan[number - 1], number, folder, callback)
         for task in wanted.get(number, ()):
             done[number, task.name] = evaluate_cell(learner, task, number, folder, callback)
-        matrix = matrix_of(header, stream, plan, done, learner, rows=number + 1)
+        if number in texts:
+            read_text_probe(_at(learner, number), number, folder)
+        ends = number == len(plan)
+        held_out = held_out_of(folder, stream.probes, done, rows=number + 1, finished=ends, no_text=no_text)
+        matrix = matrix_of(header, stream, plan, done, learner, rows=number + 1, held_out=held_out)
         write_json(folder / "matrix.json", matrix.to_dict())
+        if held_out:
+            callback.on_held_out(number, held_out)
         name = plan[number - 1].name if number else "base"
         callback.on_row_end(number, name, matrix.R[number], matrix.tasks)
         thin(folder, keep)
@@ -97,10 +107,12 @@ def missing_cells(
     which: str, stream: Stream, plan: Sequence[Task], done: Mapping[tuple[int, str], Any]
 ) -> dict[int, list[Task]]:
     """By row, the tasks whose cell is wanted and not there."""
-    by_name = {task.name: task for task in stream.columns}
+    by_name = {task.name: task for task in stream.asked}
     missing: dict[int, list[Task]] = {}
     stages = [task.name for task in plan]
-    for row, name in wanted_cells(which, list(by_name), known=len(stream.known), stages=stages):
+    columns, probes = ([task.name for task in part] for part in (stream.columns, stream.probes))
+    wanted = wanted_cells(which, columns, known=len(stream.known), stages=stages)
+    for row, name in (*wanted, *wanted_of_probes(which, probes, last=len(plan))):
         if (row, name) not in done:
             missing.setdefault(row, []).append(by_name[name])
     return missing
@@ -110,13 +122,15 @@ def follow_stream(learner: Learner, stream: Stream) -> tuple[Any, ...]:
     """The other processes, while the main one runs the stream; returns the first order about something else."""
     plan = plan_of(learner, stream)
     settle_features(learner, stream, plan)
-    by_name = {task.name: task for task in stream.columns}
+    by_name = {task.name: task for task in stream.asked}
     while True:
         match order := distributed.receive_command():
             case ("learn", int(number)):
                 _at(learner, number - 1).learn(plan[number - 1])
             case ("answer", int(number), str(name)):
                 _at(learner, number).answers(by_name[name])
+            case ("text", int(number)):
+                _at(learner, number).text_losses()
             case _:
                 return order
 
@@ -179,11 +193,6 @@ def cells_about(folder: Path, tasks: Sequence[Task]) -> dict[tuple[int, str], di
         for key, cell in finished_cells(folder).items()
         if key[1] not in questions or cell.get("questions") == questions[key[1]]
     }
-
-
-def questions_of(task: Task) -> str:
-    """Short hash of the test samples, their ids and the score, which identifies the content of a cell."""
-    return digest(rule_of(task.score).identity, *(sample.id for sample in task.test), *fingerprints_of(task.test))[:16]
 
 
 def note_few_steps(learner: Learner, tasks: Sequence[Task], callback: Callback) -> None:
@@ -313,10 +322,12 @@ def matrix_of(
     learner: Learner,
     *,
     rows: int,
+    held_out: HeldOut | None = None,
 ) -> Matrix:
-    """The first `rows` rows; None where `cells` has no score."""
+    """The first `rows` rows; None where `cells` has no score. The cells of probes follow those of tasks in each row."""
     tasks, known = [task.name for task in stream.columns], len(stream.known)
-    kept = [cells[key] for number in range(rows) for name in tasks if (key := (number, name)) in cells]
+    asked = [*tasks, *(held_out.probes if held_out else ())]
+    kept = [cells[key] for number in range(rows) for name in asked if (key := (number, name)) in cells]
     R, relaxed = (
         [[cells.get((number, name), {}).get(score) for name in tasks] for number in range(rows)]
         for score in ("score", "relaxed")
@@ -329,9 +340,10 @@ def matrix_of(
         stages=[task.name for task in plan],
         R=R,
         relaxed=relaxed,
-        metrics=metrics_of(R, known=known) if finished else {},
-        not_computed=reasons_of(R, known=known) if finished else {},
-        formulas=formulas(known=known),
+        metrics=metrics_of(R, known=known) | (held_out.metrics() if held_out else {}) if finished else {},
+        not_computed=reasons_of(R, known=known) | (held_out.not_computed if held_out else {}) if finished else {},
+        formulas=formulas(known=known) | (FORMULAS if held_out else {}),
+        held_out=held_out,
         warnings=_warnings(learner.methods, R, known) if finished else [],
         cost=_cost(learner, kept),
         cells=[without_clock(cell) for cell in kept],

@@ -21,13 +21,14 @@ from evertune.data.images import MOST_BYTES
 from evertune.models.adapters import bare
 from evertune.models.readable import readable
 from evertune.reporting.matrix import Matrix
-from evertune.runs.api import config_of, data_of, open_run, run_config
+from evertune.runs.api import config_of, open_run, run_config
 from evertune.runs.callback import Callback
 from evertune.runs.config import RunConfig
 from evertune.runs.forgetting import half_forgotten
 from evertune.runs.inputs import OWN
 from evertune.runs.ledger import GONE, cells_of, finished_cells, ledger_row, read_ledger
 from evertune.runs.provenance import write_provenance
+from evertune.runs.run_data import data_of
 from evertune.runs.run_folder import still_holds
 from evertune.runs.runner import evaluate_cell, learn_with, plan_of
 from evertune.runs.unchecked import complaints
@@ -304,7 +305,7 @@ def repair(
 
 def _copy_again(folder: Path, lost: set[str], stream: Stream) -> None:
     """Restore changed or missing images from the data of the stream, by their SHA-256."""
-    for task in stream.columns if lost else ():
+    for task in stream.asked if lost else ():
         for sample in (*task.train, *task.test):
             if lost & set(sample.image_digests):
                 keep_images(folder, sample)
@@ -386,7 +387,7 @@ def _ask_again(
     progress: Progress | None,
 ) -> None:
     learner = open_run(folder, known=stream.known if stream else (), progress=progress)
-    tasks: dict[str, Task] = {task.name: task for task in stream.columns} if stream else {}
+    tasks: dict[str, Task] = {task.name: task for task in stream.asked} if stream else {}
     for number, name in cells:
         task = tasks.get(name) or (kept_task(folder, name) if is_kept(folder, name) else None)
         if task and number <= len(learner.stages):

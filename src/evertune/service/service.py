@@ -14,9 +14,10 @@ from evertune.assets import Progress
 from evertune.data import Task
 from evertune.models.protocol import LMM
 from evertune.reporting.matrix import Matrix
-from evertune.runs.api import config_of, data_of, open_run
+from evertune.runs.api import config_of, open_run
 from evertune.runs.callback import Callback
 from evertune.runs.inputs import OWN
+from evertune.runs.run_data import data_of
 from evertune.runs.runner import cells_about, evaluate_cell
 from evertune.training.eval_set import is_kept, keep_tasks, kept_task
 from evertune.training.learner import Learner

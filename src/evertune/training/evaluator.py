@@ -7,10 +7,8 @@ that each is generated once: all methods share row 0, and an unchanged expert's 
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -20,17 +18,15 @@ import torch
 
 from evertune.data.task import Sample, Task
 from evertune.methods import Method, code_of_methods
-from evertune.methods.base import BASE, Route
-from evertune.methods.hook_results import expert_by
 from evertune.metrics.rules import CellScore, rule_of, score_cell
-from evertune.models.adapters import mixture
 from evertune.models.features import FeatureStore
 from evertune.models.protocol import LMM, Described, Generator, Turn
 from evertune.models.weights import copy_of, fingerprint_of, restore
 from evertune.training.answer_files import read_answers
+from evertune.training.routing import active, first_of, routes_of
 from evertune.utils import distributed
 from evertune.utils.cache_files import note_use
-from evertune.utils.errors import RunFolderError, UserError, kind_of
+from evertune.utils.errors import RunFolderError
 from evertune.utils.files import (
     cache_folder,
     digest,
@@ -155,7 +151,7 @@ def answer_samples(
     With `reuse`, earlier predictions of bit-identical weights are taken from the cache. The model's weights are
     unchanged afterwards.
     """
-    routes = distributed.broadcast([expert] * len(samples) if expert else _routes(methods, samples, task))
+    routes = distributed.broadcast([expert] * len(samples) if expert else routes_of(methods, samples, task))
     before = copy_of(lmm.trainable())
     predicted: dict[int, str] = {}
     how: dict[str, Any] = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "context": context}
@@ -164,7 +160,7 @@ def answer_samples(
             members = [i for i, route in enumerate(routes) if route == each]
             group = [samples[i] for i in members]
             cached = reuse and not context and not isinstance(each, tuple)  # a key has the weights of one expert
-            with _active(lmm, methods, each):
+            with active(lmm, methods, each):
                 cache = PredictionCache(lmm, max_new_tokens=max_new_tokens, reuse=cached, methods=methods)
                 for known in _fill(cache, lmm, group, features, **how):
                     if on_answered:
@@ -172,74 +168,7 @@ def answer_samples(
             predicted |= {i: cache[samples[i]] for i in members}
     finally:  # a server continues after a question that fails
         restore(lmm.trainable(), before)
-    return [Prediction(sample, predicted[i], _first(routes[i])) for i, sample in enumerate(samples)]
-
-
-Weights = tuple[tuple[str, float], ...]
-"""Experts with their weights, the largest first."""
-
-
-@contextmanager
-def _active(lmm: LMM, methods: Sequence[Method], expert: str | Weights | None) -> Iterator[None]:
-    """The weights of an expert, or of several at once, in the model."""
-
-    def activate(name: str) -> None:
-        for method in methods:
-            method.activate(name)
-
-    def of_layer(layer: str, weights: Mapping[str, float]) -> Mapping[str, float]:
-        for method in methods:
-            weights = method.layer_weights(layer, weights)
-        return weights
-
-    if isinstance(expert, tuple):
-        with mixture(lmm, activate, dict(expert), of_layer=of_layer):
-            yield
-        return
-    if expert is not None:
-        activate(expert)
-    yield
-
-
-def _first(route: str | Weights | None) -> str | None:
-    """The expert that a prediction counts for: that of the largest weight."""
-    return route[0][0] if isinstance(route, tuple) else route
-
-
-def _settled(route: Route, method: Method) -> str | Weights:
-    """A route that can be compared; a single expert of weight 1 is its name.
-
-    Raises:
-        UserError: it has no weights, or one that is not finite.
-    """
-    if isinstance(route, str):
-        return route
-    numbers = isinstance(route, Mapping) and all(isinstance(weight, int | float) for weight in route.values())
-    weights = {str(name): float(weight) for name, weight in route.items()} if numbers else {}
-    if not any(weights.values()) or not all(0 <= weight < math.inf for weight in weights.values()):
-        raise UserError(
-            f"method '{method.name}' routes a sample to {route!r:.200}; a route is the name of an expert, or a "
-            "dictionary of experts with weights that are finite, 0 or more, and not all 0"
-        )
-    largest = sorted(((n, w) for n, w in weights.items() if w), key=lambda pair: (-pair[1], pair[0]))
-    return largest[0][0] if len(largest) == 1 and largest[0][1] == 1 else tuple(largest)
-
-
-def _routes(methods: Sequence[Method], samples: Sequence[Sample], task: str | None) -> Sequence[str | Weights | None]:
-    for method in methods:
-        if method.needs_task_id():
-            if task is None:
-                raise UserError(f"method '{method.name}' needs the task of each question: say which it is")
-            return [expert_by(method, task) or BASE] * len(samples)
-        routes = method.route(samples)
-        if routes is not None:
-            if not isinstance(routes, Sequence) or isinstance(routes, str) or len(routes) != len(samples):
-                raise UserError(
-                    f"route of the method '{method.name}' returns {kind_of(routes)} for {len(samples)} samples; "
-                    "expected one route per sample, or None"
-                )
-            return [_settled(route, method) for route in routes]
-    return [None] * len(samples)
+    return [Prediction(sample, predicted[i], first_of(routes[i])) for i, sample in enumerate(samples)]
 
 
 def _fill(

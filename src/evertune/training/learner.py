@@ -42,6 +42,7 @@ from evertune.training.stages import (
     stage_folder,
 )
 from evertune.training.states import split_state
+from evertune.training.text_probe import text_losses
 from evertune.training.training_cache import train_or_reuse
 from evertune.utils import distributed
 from evertune.utils.arguments import named_arguments, plain_number
@@ -216,6 +217,11 @@ class Learner:
                 reuse=self.reuse,
                 on_answered=on_answered,
             )
+
+    def text_losses(self) -> list[tuple[float, int]]:
+        """The loss of each passage of the text probe, see `text_losses`."""
+        with no_fixed_order():
+            return text_losses(self.lmm, self.methods, self.features, reuse=self.reuse)
 
     def _longest_answer(self, task: Task) -> int:
         """Cached by task, since it is a pass over all training answers."""

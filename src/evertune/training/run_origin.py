@@ -14,8 +14,13 @@ FORMAT = 2
 """Format version of a run folder. Version 1 has other names of settings, metrics and files."""
 PLACES = ("model", "stream")
 """Settings that may be a path: its last part is the name."""
-CELLS, STAGES = "cells", "stages"
-"""Which cells are evaluated (of `evaluation`), and which stages kept: recorded and never compared."""
+CELLS, STAGES, TEXT = "cells", "stages", "text_probe"
+"""Which cells are evaluated and whether the text probe is read (of `evaluation`), and which stages are kept: recorded
+and never compared."""
+PROBES, PROBED = "probes", "probe_questions"
+"""Which probes are asked, and by name the hash of their questions: recorded and never compared, as they change no other
+number.
+"""
 CODE = "code"
 """Of plug-ins: by group and name the hash of their code, and where they are from."""
 
@@ -35,13 +40,13 @@ def origin_of(folder: Path) -> dict[str, str]:
 
 
 def placeless(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """An identity without what changes no number: the choice of cells and of kept stages, and the folders of model,
-    stream and plug-ins, which names and hashes identify.
+    """An identity without what changes no number: the choice of cells, probes and kept stages, and the folders of
+    model, stream and plug-ins, which names and hashes identify.
     """
-    kept = {key: value for key, value in identity.items() if key != STAGES}
+    kept = {key: value for key, value in identity.items() if key not in (STAGES, PROBES, PROBED)}
     found = {key: Path(str(value)).name if key in PLACES else value for key, value in kept.items()}
     if isinstance(evaluation := found.get("evaluation"), dict):
-        found["evaluation"] = {key: value for key, value in evaluation.items() if key != CELLS}
+        found["evaluation"] = {key: value for key, value in evaluation.items() if key not in (CELLS, TEXT)}
     return {**found, CODE: _sourceless(found[CODE])} if CODE in found else found
 
 

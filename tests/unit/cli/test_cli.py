@@ -78,7 +78,7 @@ def test_help_and_import_load_nothing_heavy():
 )
 def test_mistakes_are_one_clear_line(arguments, complaint, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("evertune.runs.api.load_stream", _only_names(monkeypatch))
+    monkeypatch.setattr("evertune.runs.run_data.load_stream", _only_names(monkeypatch))
     code, out, err = evertune(*arguments, capsys=capsys)
     assert code == 2, (out, err)
     assert complaint in err
@@ -145,7 +145,7 @@ def test_every_option_of_a_format_says_what_it_means():
 def test_show_adds_up_the_samples_of_a_stream(capsys):
     _, out, _ = evertune("show", "parcel", "--json", capsys=capsys)
     about, *_ = json.loads(out).values()
-    assert about == {"tasks": 5, "training samples": 3520, "test samples": 400}
+    assert about == {"tasks": 5, "training samples": 3520, "test samples": 400, "probes": 2}
 
 
 def test_the_lists_of_data_load_no_torch():

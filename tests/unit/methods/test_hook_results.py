@@ -11,9 +11,9 @@ from evertune.methods import Method, MethodInfo
 from evertune.methods.hook_results import planned_by, stages_by, terms_of
 from evertune.models import load_lmm
 from evertune.models.adapters import mixture
-from evertune.training.evaluator import _routes
 from evertune.training.gradients import NotFiniteError
 from evertune.training.learner import Learner
+from evertune.training.routing import routes_of
 from evertune.training.states import split_state
 from evertune.utils.errors import UserError
 
@@ -96,14 +96,14 @@ def test_stages(value):
 )
 def test_a_route(value, message):
     with pytest.raises(UserError, match=message):
-        _routes([returning("route", value)], SAMPLES, None)
+        routes_of([returning("route", value)], SAMPLES, None)
 
 
 def test_an_expert_that_is_no_name_is_refused_before_answers_are_written():
     own = returning("expert_of", 3)
     own.needs_task_id = lambda: True
     with pytest.raises(UserError, match="expert_of of the method 'own' returns an int for the task 'questions'; exp"):
-        _routes([own], SAMPLES, "questions")
+        routes_of([own], SAMPLES, "questions")
 
 
 def test_weights_of_experts_are_those_of_a_mean():

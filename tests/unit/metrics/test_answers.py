@@ -125,6 +125,7 @@ CELLS = {
     "scienceqa": ([["B"], ["C"], ["D"]], "B"),
     "vizwiz": ([["blue"], ["red"], ["4"]], "Blue."),
     "anls": ([["blue"], ["hotel"], ["1999"]], "blue"),
+    **dict.fromkeys(("pope", "pope-f1", "pope-yes-ratio", "mme", "mme-plus"), ([["yes"], ["no"], ["no"]], "yes")),
 }
 
 

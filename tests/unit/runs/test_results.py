@@ -33,7 +33,7 @@ def folder(tmp_path):
 
 def test_a_result_as_a_tidy_frame(folder):
     frame = evertune.load_run(folder).to_frame()
-    assert list(frame.columns) == ["method", "seed", "stage", "task", "score", "relaxed", "n", "se"]
+    assert list(frame.columns) == ["method", "seed", "stage", "task", "score", "relaxed", "n", "se", "probe"]
     assert len(frame) == 2 * 3 * 2
     assert frame.set_index(["method", "stage", "task"]).score["replay", 2, "colour"] == 75
     last = frame[(frame.method == "replay") & (frame.stage == 2)].set_index("task")

@@ -1,4 +1,4 @@
-"""The nine tasks of the `pocket` streams, drawn: one role each, deterministic by seed.
+"""The nine tasks of the `pocket` streams and their probes, drawn: one role each, deterministic by seed.
 
 Test scenes are found neither in training nor in the pretraining of `tiny`: a scene's words decide where it belongs.
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from evertune.assets import Progress
 from evertune.data.pocket.draw import draw
+from evertune.data.pocket.held_out import HELD_OUT
 from evertune.data.pocket.questions import ROLES
 from evertune.data.pocket.world import Split, draw_scene
 from evertune.utils.errors import unknown
@@ -25,10 +26,13 @@ ABOUT = {
 }
 
 
-def build(folder: Path, *, role: str, train: int, test: int, seed: int, progress: Progress | None = None) -> None:
+ALL = ROLES | HELD_OUT
+
+
+def build(folder: Path, *, role: str, train: int = 0, test: int, seed: int, progress: Progress | None = None) -> None:
     """Draw `train` and `test` scenes with the questions of `role`."""
-    if role not in ROLES:
-        raise unknown("role", role, ROLES)
+    if role not in ALL:
+        raise unknown("role", role, ALL)
     (folder / "images").mkdir(exist_ok=True)
     splits: Sequence[tuple[Split, int]] = (("train", train), ("test", test))
     for split, count in splits:
@@ -39,7 +43,7 @@ def build(folder: Path, *, role: str, train: int, test: int, seed: int, progress
 def _row(
     folder: Path, name: str, split: Split, number: int, choose: random.Random, progress: Progress | None
 ) -> dict[str, object]:
-    role = ROLES[name]
+    role = ALL[name]
     scene = draw_scene(choose, layout=choose.choice(role.layouts), split=split, blurred=choose.random() < role.blurred)
     image = f"images/{split}-{number}.png"
     draw(scene, choose, progress=progress).save(folder / image)

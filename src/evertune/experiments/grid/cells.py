@@ -100,7 +100,7 @@ def settled(grid: AnyGrid, path: Path) -> AnyGrid:
     """
     streams = [place.model_copy(update={"stream": beside(path, place.stream)}) for place in grid.streams]
     _refuse_stray_options(grid, path)
-    return grid.model_copy(update={"streams": streams})
+    return grid.model_copy(update={"streams": streams, "probes": [beside(path, probe) for probe in grid.probes]})
 
 
 def _refuse_stray_options(grid: GridFile, path: Path) -> None:

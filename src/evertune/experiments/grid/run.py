@@ -24,11 +24,11 @@ from evertune.experiments.grid.cells import Cell
 from evertune.experiments.grid.ray_pool import RayPool
 from evertune.experiments.grid.workers import Job, JobResult, Pool, StopSignals, Workload
 from evertune.reporting.matrix import Matrix
-from evertune.runs.api import data_of
 from evertune.runs.cells import wanted_cells
 from evertune.runs.config import without_effect
 from evertune.runs.ledger import read_ledger
 from evertune.runs.plugin_code import code_of_run
+from evertune.runs.run_data import data_of
 from evertune.runs.run_folder import still_holds
 from evertune.utils.distributed import refuse_several
 from evertune.utils.errors import RunFolderError, UserError

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 from evertune.assets import Progress
 from evertune.data import Stream, Task
 from evertune.experiments.pairs.task_similarity import check_tasks
-from evertune.runs.api import data_of, method_specs, model_description, resolved
+from evertune.runs.api import method_specs, model_description, resolved
 from evertune.runs.config import RunConfig
 from evertune.runs.inputs import NAMED
+from evertune.runs.run_data import data_of
 from evertune.runs.run_folder import begin, identity_of, refuse_other_run
 from evertune.utils.errors import RunFolderError, UserError
 from evertune.utils.files import read_json, write_json

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from evertune.assets import Progress
-from evertune.runs.api import data_of, method_specs, refuse_no_config
+from evertune.runs.api import method_specs, refuse_no_config
 from evertune.runs.config import RunConfig, training_of
+from evertune.runs.run_data import data_of
 from evertune.utils.arguments import named_arguments
 
 if TYPE_CHECKING:

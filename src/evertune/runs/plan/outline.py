@@ -12,7 +12,7 @@ from evertune.data import Stream, Task
 from evertune.methods import Method
 from evertune.models.feature_policy import FeaturePolicy, Keep, Need, choose, room_in
 from evertune.models.feature_shards import kept_bytes
-from evertune.runs.cells import wanted_cells
+from evertune.runs.cells import wanted_cells, wanted_of_probes
 from evertune.runs.feature_needs import image_needs
 from evertune.training.loop import Training
 from evertune.training.thinning import is_kept
@@ -145,7 +145,8 @@ def samples_seen(stages: Sequence[StagePlan], training: Training) -> float:
 
 
 def answers_of(cells: str, stream: Stream, stages: Sequence[Task]) -> int:
-    """How many questions the wanted cells have."""
-    sizes = {task.name: len(task.test) for task in stream.columns}
-    names = [task.name for task in stages]
-    return sum(sizes[name] for _, name in wanted_cells(cells, list(sizes), known=len(stream.known), stages=names))
+    """How many questions the wanted cells have, those of probes included."""
+    sizes = {task.name: len(task.test) for task in stream.asked}
+    columns, probes, names = ([task.name for task in part] for part in (stream.columns, stream.probes, stages))
+    wanted = wanted_cells(cells, columns, known=len(stream.known), stages=names)
+    return sum(sizes[name] for _, name in (*wanted, *wanted_of_probes(cells, probes, last=len(names))))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evertune.metrics.metrics import metrics_of
+from evertune.reporting.held_out import HeldOut
 from evertune.reporting.tables import mean_or_none
 from evertune.runs.callback import Callback
 from evertune.runs.tracking.feed import BackgroundFeed, Say, TrackerFeed
@@ -51,6 +52,7 @@ class TrackingCallback(Callback):
         self._feeds = feeds
         self._steps = [stage.steps for stage in saved_stages(folder)]
         self._rows: list[list[float | None]] = []
+        self._held_out: dict[str, float] = {}
         self._stages = 0
         self._start = 0
 
@@ -79,6 +81,14 @@ class TrackingCallback(Callback):
         for point in points_of(self._folder, stage, self._start) if stage.reused else ():
             self._log(point)
 
+    def on_held_out(self, stage: int, held_out: HeldOut) -> None:
+        """Scores of probes, for the point of the row that follows."""
+        row = zip(held_out.probes, held_out.scores[stage], strict=True)
+        text = held_out.text
+        loss = None if text is None else text.last if stage else text.base
+        self._held_out = {f"probe/{name}": score for name, score in row if score is not None}
+        self._held_out |= {} if loss is None else {"probe/text_loss": loss}
+
     def on_row_end(self, stage: int, name: str, row: list[float | None], tasks: list[str]) -> None:
         """A point of scores."""
         self._rows = [*self._rows[:stage], row]
@@ -96,6 +106,8 @@ class TrackingCallback(Callback):
         values: dict[str, float] = {"stream/stage": stage}
         values |= {f"score/{task}": score for task, score in scores.items()}
         values |= {f"stream/{name}": value for name, value in measures.items() if value is not None}
+        values |= self._held_out
+        self._held_out = {}
         self._log(Point(sum(self._steps[:stage]), values, time.time(), after))
 
     def _log(self, point: Point) -> None:

@@ -17,10 +17,11 @@ import numpy as np
 from evertune.assets import Progress
 from evertune.data.image_index import COMPARED
 from evertune.data.issues import Issues, ReportedError
+from evertune.data.probes import KIND, probe_rows
 from evertune.data.samples import Samples
 from evertune.data.sources import SPLITS, ReadOptions, in_one, parted, read_half, read_whole, scorable, taken
 from evertune.data.task_file import TaskFile
-from evertune.tools.data.overlap import Overlap, SplitIndex
+from evertune.tools.data.overlap import Overlap, SplitIndex, shared
 from evertune.tools.data.source import Hints, file_or_stream, reading
 from evertune.utils.errors import DataError
 
@@ -36,7 +37,8 @@ class CheckResult:
     """What was found.
 
     Attributes:
-        names: of all tasks, in order.
+        names: of all tasks, in order, the probes last.
+        probes: how many of the last names are those of probes, which have test rows only.
         halves: what can be used of the training and the test rows of each task, in order.
         errors: what would stop a run, or be cut off by the model; warnings, notes: all else.
         decode: whether images were opened.
@@ -49,6 +51,7 @@ class CheckResult:
     warnings: Issues = field(default_factory=Issues)
     notes: Issues = field(default_factory=Issues)
     decode: bool = True
+    probes: int = 0
 
     def levels(self) -> Iterator[tuple[str, Issues]]:
         """Findings by their weight."""
@@ -66,7 +69,12 @@ class CheckResult:
     @property
     def leaves_a_rest(self) -> bool:
         """Whether something is left of both halves of every task."""
-        return all(min(task["train"], task["test"]) for task in self.tasks().values()) or not self.decode
+        tasks = len(self.names) - self.probes
+        sizes = [
+            min(task["train"], task["test"]) if at < tasks else task["test"]
+            for at, task in enumerate(self.tasks().values())
+        ]
+        return all(sizes) or not self.decode
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -115,10 +123,15 @@ def check(
     takes, model = (lmm.images_per_sample, Path(lmm.name).name) if lmm else (None, "")
     how = reading(content, path, data=data, takes=takes, model=model, progress=progress)
     entries = content.known + content.tasks
-    names = tuple(entry.name for entry in entries)
-    result = CheckResult(content.name, names, errors=how.problems, decode=decode)
+    names = tuple(entry.name for entry in content.asked)
+    result = CheckResult(content.name, names, errors=how.problems, decode=decode, probes=len(content.probes))
     for entry in entries:
         result.halves += _halves(entry, how, decode=decode)
+    probes = [half for entry in content.probes if (half := _of_probe(entry, how, decode=decode))]
+    for probe in probes:
+        for half in result.halves:
+            _asks_what_a_task_has(probe, half, result)
+    result.halves += probes
     for half in result.halves:
         _look_at_texts(half, result, lmm)
     _overlap(result)
@@ -139,6 +152,22 @@ def _halves(entry: TaskFile, how: ReadOptions, *, decode: bool) -> Iterator[Spli
             _note(problem, entry, how)
     if whole:
         yield from _of_one_file(entry, how, decode=decode)
+
+
+def _of_probe(entry: TaskFile, how: ReadOptions, *, decode: bool) -> SplitIndex | None:
+    """What can be asked of a probe; the rest becomes problems."""
+    try:
+        return _half(entry, how, "test", probe_rows(entry, how), decode=decode)
+    except DataError as problem:
+        _note(problem, entry, how)
+        return None
+
+
+def _asks_what_a_task_has(probe: SplitIndex, half: SplitIndex, result: CheckResult) -> None:
+    """A run refuses a question of a probe that a task has."""
+    places, _ = shared(half.questions, probe.questions)
+    texts = (f"{probe.origin(int(at))}: the task '{half.task}' has it in {half.split}" for at in places)
+    result.errors.add_counted(KIND, len(places), texts, task=probe.task)
 
 
 def _of_one_file(entry: TaskFile, how: ReadOptions, *, decode: bool) -> Iterator[SplitIndex]:

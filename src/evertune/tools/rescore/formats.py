@@ -198,6 +198,13 @@ FORMATS = {
         Format("cvit-classification", "ImageNet and Places365 in CVIT", gold.questions, ("exact",), (_PLACE_CVIT,)),
         Format("cvit-caption", "Flickr30k and TextCaps in CVIT", gold.questions, CAPTION_RULES, (_BEST,)),
         Format("vqav2", "VQAv2, the official annotations", gold.vqav2, ("vqa",), (_VQA,)),
+        Format("pope", "POPE", gold.published("pope"), ("pope", "pope-f1", "pope-yes-ratio")),
+        Format("mme", "MME, a folder per ability", gold.published("mme"), ("mme", "mme-plus")),
+        Format("mmbench", "MMBench, every order of the options", gold.published("mmbench"), ("circular", "choice")),
+        Format(
+            "mmbench-once", "MMBench, as its table has them", gold.published("mmbench", circular=False), ("choice",)
+        ),
+        Format("seed-bench", "SEED-Bench, pictures", gold.published("seed-bench"), ("choice",)),
         Format("vizwiz", "VizWiz, the official annotations", gold.questions, ("vqa", "vizwiz"), (_VIZWIZ,)),
     )
 }

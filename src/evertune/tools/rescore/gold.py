@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evertune.data.records import number_text
+from evertune.data.formats import format_of
+from evertune.data.records import number_text, sound
 from evertune.tools.rescore.reading import first_of, name_of, read_json, read_rows
 from evertune.utils.errors import DataError
 
@@ -35,6 +36,16 @@ Reader = Callable[[Path, str], list[Gold]]
 def questions(path: Path, _split: str) -> list[Gold]:
     """`test.json` of CoIN, UCIT, MLLM-CL and CVIT: a list of objects with `question_id` and `answer`."""
     return [_question(row, where) for row, where in _numbered(path, "entry")]
+
+
+def published(name: str, **options: Any) -> Reader:
+    """The reader of a data set in the layout that the format of this name reads (`data/formats`)."""
+
+    def read(path: Path, _split: str) -> list[Gold]:
+        rows = sound(format_of(name).rows(path, split="test", **options))
+        return [Gold(row.id, row.answers, row.extras) for row in rows]
+
+    return read
 
 
 def grounding(path: Path, _split: str) -> list[Gold]:
