@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from evertune.models.features import Features
 from evertune.models.protocol import LMM, Batch, Output, TrainableEncoder
 from evertune.models.regions import NAMES as REGIONS
 from evertune.models.regions import in_region, is_region
-from evertune.utils.arguments import typed_options
+from evertune.utils.arguments import plain_number, typed_options
 from evertune.utils.errors import UserError, kind_of
 
 Kind = Literal["baseline", "bound", "replay", "regularization", "merging", "adapter", "expansion"]
@@ -112,7 +112,12 @@ class Context:
         """The forward pass over the answers of `samples`, with gradients, as training runs it.
 
         Images of samples that were not seen yet are encoded first. The model stays in the mode that it is in.
+
+        Raises:
+            UserError: they are no samples, or none.
         """
+        if not isinstance(samples, Sequence) or not len(samples) or not isinstance(samples[0], Sample):
+            raise UserError(f"the samples of a loss are {kind_of(samples)}; taken is a list of Samples, one at least")
         self.features.ensure(samples)
         batch = self.lmm.collate(samples, self.features.get(samples)).to(self.lmm.device)
         output: Output = self.lmm.module()(batch)
@@ -161,6 +166,19 @@ class Method:
         super().__init_subclass__(**kwargs)
         if "__init__" in cls.__dict__:
             cls.__init__ = typed_options(cls.__init__)  # type: ignore[method-assign]
+
+    if not TYPE_CHECKING:  # else every attribute would seem to be there
+
+        def __getattr__(self, name: str) -> Any:
+            """Only of what is not there: why a method has no context.
+
+            Raises:
+                AttributeError: always.
+            """
+            why = ": it has one after setup, and a setup of its own begins with super().setup(context)"
+            raise AttributeError(
+                f"{type(self).__name__!r} object has no attribute {name!r}{why if name == 'context' else ''}"
+            )
 
     def combine(self, methods: Sequence[Method]) -> None:
         """Called before `setup` with all methods of the run, this one included, so that a modifier finds the methods it
@@ -229,7 +247,8 @@ class Method:
         Raises:
             UserError: the name has other characters than letters, digits, `_`, `.` and `-`, or the value is no number.
         """
-        if not LOGGED.fullmatch(name):
+        value = plain_number(value)
+        if not isinstance(name, str) or not LOGGED.fullmatch(name):
             raise UserError(f"{self.name} logs {name!r:.80}: names have letters, digits, '_', '.' and '-' only")
         if not isinstance(value, int | float) and not (isinstance(value, Tensor) and value.numel() == 1):
             raise UserError(f"{self.name} logs {kind_of(value)} as '{name}': a value is a number, or a tensor of one")

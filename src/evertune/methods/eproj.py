@@ -112,7 +112,7 @@ class EProj(Method):
         if not names:
             raise UserError(
                 f"eproj.expert=projection, but the projection of {context.lmm.name} does not train: add it to "
-                "model_options.scope, or take eproj.expert=all"
+                "model.scope, or take eproj.expert=all"
             )
         self._copied = frozenset(names)
         self._experts: dict[str, dict[str, Tensor]] = {}

@@ -260,7 +260,7 @@ class ChatLMM(FamilyLMM):
             UserError: the processor does not fit the model.
         """
         image = Image.linear_gradient("L").resize(PROBE).convert("RGB")
-        places = token_ids(self.tokenizer, self.prompts.layout(PROBE).text)
+        places = self._places()
         try:
             count = self._checked(image)
         except UserError:
@@ -278,6 +278,16 @@ class ChatLMM(FamilyLMM):
                 f"{PROBE[0]} x {PROBE[1]} pixels, and the model makes {count} visual tokens; take both from one "
                 "checkpoint"
             )
+
+    def _places(self) -> list[int]:
+        """Token ids that the processor inserts for the small image."""
+        try:
+            text = self.prompts.layout(PROBE).text
+        except UserError:
+            raise
+        except Exception as problem:  # of the library, which computes with sizes that do not fit
+            raise UserError(f"{self.name}: the processor does not fit the model: {one_line(problem)}") from problem
+        return token_ids(self.tokenizer, text)
 
     @torch.inference_mode()
     def _refuse_unread(self, image: Image.Image) -> None:

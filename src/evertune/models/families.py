@@ -64,4 +64,4 @@ def refuse_options(name: str, family: Family, options: Mapping[str, Any] | None)
     """
     taken = ("adapter", "adapter_mode") if family.in_library else ()
     if not family.options and (given := [key for key in options or () if key not in taken]):
-        raise UserError(f"the model {name} has no options, but model_options says {', '.join(given)}")
+        raise UserError(f"the model {name} has no options: leave out model.{', model.'.join(given)}")

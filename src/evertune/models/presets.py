@@ -56,6 +56,8 @@ def model_folder(name: str, *, progress: Progress | None = None, source: str = "
 
         if is_hub_id(name):
             return hub_folder(name)
+        if folder.is_absolute() or name.startswith((".", "~")):
+            raise UserError(f"the model folder {name} does not exist")
         raise unknown("model", name, PRESETS)
     if not (folder / "config.json").exists():
         raise UserError(f"{folder} has no config.json: it is not a model folder")

@@ -1,6 +1,6 @@
 """What trains in a large model, as the user says it: the connector, LoRA or DoRA matrices in the LM, or all of the LM.
 
-`--set model_options.scope=projection+lora`. Everything that trains is float32, whatever the rest is.
+`--set model.scope=projection+lora`. Everything that trains is float32, whatever the rest is.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from evertune.models.adapters import LARGEST_RANK
-from evertune.utils.errors import UserError, nearest
+from evertune.utils.arguments import plain_number
+from evertune.utils.errors import UserError, kind_of, nearest
 
 PARTS = ("projection", "lora", "dora", "full")
 MODES = ("continue", "stack", "merge")
@@ -63,11 +64,11 @@ class Scope:
             UserError: an unknown part, two parts that exclude each other, or a rank below 1.
         """
         for part in sorted(self.parts - set(PARTS)):
-            raise UserError(f"model_options.scope={self.scope}: unknown part '{part}'; {nearest(part, PARTS)}")
+            raise UserError(f"model.scope={self.scope}: unknown part '{part}'; {nearest(part, PARTS)}")
         if len(self.parts & {"lora", "dora", "full"}) > 1:
-            raise UserError(f"model_options.scope={self.scope}: take one of lora, dora and full")
+            raise UserError(f"model.scope={self.scope}: lora, dora and full exclude each other; name one of them")
         if not 1 <= self.r <= LARGEST_RANK:
-            raise UserError(f"model_options.r={self.r}: it must be 1 to {LARGEST_RANK:,}")
+            raise UserError(f"model.r={self.r}: a rank is a whole number from 1 to {LARGEST_RANK:,}")
         return self
 
 
@@ -78,13 +79,18 @@ def scope_of(options: Mapping[str, Any]) -> Scope:
         UserError: an option is unknown, of a wrong type or without sense.
     """
     known = {field.name: field for field in fields(Scope)}
-    for name, value in options.items():
+    taken: dict[str, Any] = {}
+    for name, given in options.items():
         if name not in known:
-            raise UserError(f"model_options.{name}: unknown option of this model; {nearest(name, known)}")
-        wanted = type(getattr(Scope(), name))
+            raise UserError(f"model.{name}: this model has no such option; {nearest(name, known)}")
+        wanted, value = type(getattr(Scope(), name)), plain_number(given)
+        if name == "target_modules" and isinstance(value, list | tuple) and all(isinstance(v, str) for v in value):
+            value = ",".join(value)  # as peft takes them
         if not isinstance(value, wanted) or isinstance(value, bool):
-            raise UserError(f"model_options.{name}={value!r}: expected {wanted.__name__}")
-    return Scope(**options).checked()
+            kind = "a whole number" if wanted is int else "a text"
+            raise UserError(f"model.{name} is {kind_of(value)}; taken is {kind}, such as {getattr(Scope(), name)!r}")
+        taken[name] = value
+    return Scope(**taken).checked()
 
 
 def lora_options(options: Mapping[str, Any]) -> list[str]:
@@ -141,11 +147,7 @@ def open_up(
 def _inject(model: nn.Module, scope: Scope, *, language: str, seed: int) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
-    targets = [re.escape(target.strip()) for target in scope.target_modules.split(",")]
-    inside = re.compile(rf"{re.escape(language)}\..*\.({'|'.join(targets)})")
-    matched = [name for name, _ in model.named_modules() if inside.fullmatch(name)]
-    if not matched:
-        raise UserError(f"model_options.target_modules={scope.target_modules}: the LM has no layer of these names")
+    matched = _targets(model, scope.target_modules, language=language)
     config = LoraConfig(
         r=scope.r,
         lora_alpha=scope.lora_alpha,
@@ -158,6 +160,25 @@ def _inject(model: nn.Module, scope: Scope, *, language: str, seed: int) -> None
         inject_adapter_in_model(config, model, adapter_name=NEW)
     if scope.adapter:
         _activate(model, [STACKED_ON, NEW])
+
+
+def _targets(model: nn.Module, wanted: str, *, language: str) -> list[str]:
+    """The layers of the LM that are called so.
+
+    Raises:
+        UserError: a name is that of no layer; the message has the nearest one.
+    """
+    inside = [name for name, _ in model.named_modules() if name.startswith(f"{language}.")]
+    linear = {name.rpartition(".")[2] for name in inside if isinstance(model.get_submodule(name), nn.Linear)}
+    matched: set[str] = set()
+    for target in (target.strip() for target in wanted.split(",")):
+        found = [name for name in inside if re.fullmatch(rf".*\.{re.escape(target)}", name)]
+        if not found:
+            raise UserError(
+                f"model.target_modules={wanted}: the LM has no layer called '{target}'; {nearest(target, linear)}"
+            )
+        matched.update(found)
+    return [name for name in inside if name in matched]
 
 
 def _activate(model: nn.Module, names: list[str]) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from evertune.models.compat import classes_of
 from evertune.models.families import FAMILIES
-from evertune.utils.errors import UserError
+from evertune.utils.errors import UserError, kind_of
 
 _LOAD = "for example evertune.wrap(AutoModelForImageTextToText.from_pretrained(X), AutoProcessor.from_pretrained(X))"
 _TRAINED_IN = (torch.float32, torch.bfloat16)
@@ -94,8 +94,9 @@ def refuse_processor(processor: Any, model: Any) -> None:
     name, (_, wanted) = type(processor).__name__, classes_of(model.config)
     if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
         kind = "a tokenizer" if hasattr(processor, "convert_tokens_to_ids") else "no processor"
+        given = name if kind == "a tokenizer" or hasattr(processor, "preprocess") else kind_of(processor)
         raise UserError(
-            f"{name} is {kind}: give the processor for images and text, for example "
+            f"{given} is {kind}: give the processor for images and text, for example "
             "AutoProcessor.from_pretrained(FOLDER)"
         )
     if not isinstance(processor, wanted):

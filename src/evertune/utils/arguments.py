@@ -119,12 +119,14 @@ def refuse_wrong_hooks(cls: type, base: type, *, prefixes: tuple[str, ...]) -> N
             for name, value in vars(kind).items():
                 if inspect.isfunction(value) and not name.startswith("_"):
                     _refuse_wrong_hook(f"{kind.__name__}.{name}", value, hooks, base, prefixes)
+                elif name in hooks and (isinstance(value, property) or not hasattr(value, "__get__")):
+                    raise UserError(f"{kind.__name__}.{name} is {kind_of(value)}; it is a hook: def {name}(...)")
 
 
 def _refuse_wrong_hook(
     what: str, value: Callable[..., Any], hooks: Mapping[str, Any], base: type, prefixes: tuple[str, ...]
 ) -> None:
-    name = value.__name__
+    name = what.rpartition(".")[2]  # of the class: that of a function may be another, such as <lambda>
     if name in hooks:
         wanted = inspect.signature(hooks[name]).parameters.values()
         by_name = {each.name: None for each in wanted if each.kind is each.KEYWORD_ONLY}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 
@@ -137,3 +138,28 @@ def test_images_that_were_not_seen_are_encoded(lmm, tasks, store_of):
     alone = [context.losses([sample]).item() for sample in tasks[1].train[:3]]
     assert context.losses(tasks[1].train[:3]).tolist() == pytest.approx(alone, rel=1e-4)
     assert all(a != b for a, b in pairwise(alone)) or len(set(alone)) > 1
+
+
+@pytest.mark.parametrize("given", [None, [], 3, [3]])
+def test_a_loss_of_something_else_is_refused(lmm, tasks, tmp_path, given):
+    method = Loud()
+    Learner(lmm, [method], folder=tmp_path)
+    with pytest.raises(UserError, match="the samples of a loss are .*; taken is a list of Samples, one at least"):
+        method.context.loss(given)
+    with pytest.raises(UserError, match="the samples of a loss are a Task"):
+        method.context.logits(tasks[0])
+
+
+def test_a_setup_that_keeps_no_context_is_said():
+    with pytest.raises(AttributeError, match=r"object has no attribute 'context': .*super\(\).setup\(context\)"):
+        Loud().context.seed  # noqa: B018
+    with pytest.raises(AttributeError, match="'Loud' object has no attribute 'contexts'$"):
+        Loud().contexts  # noqa: B018
+
+
+def test_numbers_of_numpy_are_logged_and_names_are_texts():
+    method = Loud()
+    method.log("norm", np.float32(2))
+    assert method.take_logged() == {"loud/norm": 2.0}
+    with pytest.raises(UserError, match="loud logs 3: names have"):
+        method.log(3, 1.0)

@@ -227,7 +227,7 @@ def test_options_that_make_no_sense(adapter, tiny_chat):
     refused("model.r: an adapter that is continued has its own", model, adapter=folder, options={"r": 4})
     refused("does not train what model.adapter_mode=continue", model, adapter=folder, options={"scope": "full"})
     refused("add 'lora or dora'", model, adapter=folder, adapter_mode="stack", options={"scope": "projection"})
-    refused("has no options, but model_options says adapter", "random", adapter=folder)
+    refused("has no options: leave out model.adapter", "random", adapter=folder)
 
 
 def test_a_peft_model_of_several_adapters(adapter, tiny_chat):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -93,7 +94,7 @@ def test_the_seed_decides_the_matrices(folder):
 def test_eproj_needs_a_projection_that_trains(folder):
     lmm = load(folder, scope="lora")
     context = Context(lmm=lmm, features=FeatureStore(lmm), seed=0, start=lmm.trainable())
-    with pytest.raises(UserError, match="projection of .* does not train: add it to model_options.scope"):
+    with pytest.raises(UserError, match="projection of .* does not train: add it to model.scope"):
         EProj(expert="projection").setup(context)
 
 
@@ -101,10 +102,10 @@ def test_eproj_needs_a_projection_that_trains(folder):
     ("options", "match"),
     [
         ({"scope": "lora+projector"}, "unknown part 'projector'.*projection"),
-        ({"scope": "lora+full"}, "take one of lora, dora and full"),
-        ({"r": 0}, "must be 1 to"),
-        ({"r": "many"}, "expected int"),
-        ({"rank": 4}, "unknown option"),
+        ({"scope": "lora+full"}, "model.scope=lora\\+full: lora, dora and full exclude each other"),
+        ({"r": 0}, "model.r=0: a rank is a whole number from 1 to"),
+        ({"r": "many"}, "model.r is a str .*; taken is a whole number, such as 8"),
+        ({"rank": 4}, "model.rank: this model has no such option; did you mean|known: "),
     ],
 )
 def test_options_without_sense(options, match):
@@ -113,10 +114,17 @@ def test_options_without_sense(options, match):
 
 
 def test_targets_that_are_not_there(folder):
-    with pytest.raises(UserError, match="target_modules=nothing_proj: the LM has no layer"):
-        load(folder, target_modules="nothing_proj")
+    """One misspelt name of several was left out without a word."""
+    for given in ("q_proj,v_prj", ["q_proj", "v_prj"]):
+        with pytest.raises(UserError, match=r"target_modules=q_proj,v_prj: the LM has no layer called 'v_prj'; did"):
+            load(folder, target_modules=given)
+
+
+def test_targets_as_peft_takes_them():
+    assert scope_of({"target_modules": ["q_proj", "v_proj"]}) == scope_of({"target_modules": "q_proj,v_proj"})
+    assert scope_of({"r": np.int64(4)}).r == 4
 
 
 def test_a_model_without_options():
-    with pytest.raises(UserError, match="the model random has no options, but model_options says scope"):
+    with pytest.raises(UserError, match="the model random has no options: leave out model.scope"):
         load("random", scope="lora")

@@ -138,7 +138,7 @@ def test_a_family_that_is_not_supported(tiny_chat):
 
 def test_a_family_without_options(tiny_blip):
     model, processor = loaded(tiny_blip("blip-2", "opt"))
-    refused("has no options, but model_options says scope", model, processor, scope="lora")
+    refused("has no options: leave out model.scope", model, processor, scope="lora")
 
 
 @pytest.mark.parametrize(
@@ -166,6 +166,9 @@ def test_processors_that_do_not_fit(tiny_chat, tiny_blip):
     model, processor = loaded(tiny_chat("llava"))
     refused("is a tokenizer: give the processor", model, processor.tokenizer)
     refused("is no processor: give the processor", model, processor.image_processor)
+    refused("^an int is no processor: give the processor", model, 3)
+    refused("^the class LlavaProcessor is no processor", model, type(processor))
+    refused("^the model folder /no/such does not exist$", model, "/no/such")
     refused("LlavaNextProcessor does not fit LlavaFor.*LlavaProcessor", model, loaded(tiny_chat("llava_next"))[1])
     model.config.image_token_id = 1
     refused("it leaves 0 places for an image of 64 x 64 pixels, and the model makes 16 visual", model, processor)
@@ -183,6 +186,14 @@ def test_images_of_another_size(name, checkpoint):
         if getattr(processor.image_processor, key, None):
             setattr(processor.image_processor, key, type(processor.image_processor.size)(**sizes))
     refused("the processor does not fit the model: ", model, processor)
+
+
+def test_sizes_with_which_the_processor_itself_fails(tiny_chat):
+    """The library divided by zero."""
+    model, processor = loaded(tiny_chat("llava_next"))
+    size = processor.image_processor.crop_size
+    processor.image_processor.crop_size = type(size)(height=1, width=1)
+    refused("llava_next: the processor does not fit the model: integer .* by zero|division by zero", model, processor)
 
 
 def test_devices_and_dtypes():

@@ -90,12 +90,17 @@ def _after_taks(self, task): ...
     ("hook", "message"),
     [
         (after_taks, "Own.after_taks looks like a hook of evertune.Method and is none.* did you mean 'after_task'"),
+        (("after_taks", lambda self, task: None), "Own.after_taks looks like a hook .* did you mean 'after_task'"),
+        (("after_task", lambda self: None), r"Own.after_task is called as after_task\(self, task\)"),
+        (("after_task", 3), "Own.after_task is an int; it is a hook: def after_task"),
+        (("after_task", property(lambda self: 1)), "Own.after_task is a property; it is a hook"),
         (before_step, "Own.before_step looks like a hook .* the hooks are combine, adapt, .* call it '_before_step'"),
         (after_task, r"Own.after_task is called as after_task\(self, task\), which it does not take: too many"),
     ],
 )
 def test_a_hook_that_nothing_would_call(hook, message):
-    own = method(**{hook.__name__: hook})
+    name, value = hook if isinstance(hook, tuple) else (hook.__name__, hook)
+    own = method(**{name: value})
     with pytest.raises(UserError, match=message):
         check_method(lambda: [own()])
     with pytest.raises(UserError, match=message):

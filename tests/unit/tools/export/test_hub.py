@@ -95,8 +95,9 @@ PUBLIC = {"private": False, "files": {}}
     ],
 )
 def test_what_is_known_before_is_said_before_anything_is_written(
-    hub, finished, tmp_path, monkeypatch, name, more, state, message
+    hub, finished, tmp_path, monkeypatch, caplog, capfd, name, more, state, message
 ):
+    caplog.set_level(logging.DEBUG)
     if "token" in state:
         monkeypatch.setenv("HF_TOKEN", state["token"] or "")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", "offline" in state)
@@ -107,7 +108,8 @@ def test_what_is_known_before_is_said_before_anything_is_written(
     with pytest.raises(UserError, match=message) as refused:
         export(finished("random"), tmp_path / "out", push_to_hub=name, **more)
     assert not (tmp_path / "out").exists() and ("POST", "/api/repos/create") not in hub.asked
-    assert "hf_" not in str(refused.value)
+    said = f"{refused.value}{caplog.text}{''.join(capfd.readouterr())}"
+    assert TOKEN not in said and "hf_other" not in said
 
 
 @pytest.mark.parametrize(("place", "status"), [("repos/create", 403), ("commit", 403), ("commit", 400)])
