@@ -48,6 +48,7 @@ from evertune.utils import distributed
 from evertune.utils.arguments import named_arguments, plain_number
 from evertune.utils.device import no_fixed_order
 from evertune.utils.errors import RunFolderError, UserError, kind_of
+from evertune.utils.files import linked_or_copied
 from evertune.utils.symlinks import refuse_links
 
 
@@ -332,7 +333,7 @@ class Learner:
         kept, names = list(self.stages[: at - 1]), {}
         for stage in kept:
             own = stage_folder(self.folder, stage.number, stage.task)
-            shutil.copytree(own, stage_folder(into, stage.number, stage.task))
+            shutil.copytree(own, stage_folder(into, stage.number, stage.task), copy_function=linked_or_copied)
             names[own.name] = own.name
         before, after = (self._state_at(number) for number in ((at - 1, at) if at < len(self.stages) else (0, 0)))
         for stage in self.stages[at:]:

@@ -378,3 +378,15 @@ def digest_of_file(path: Path) -> str:
 def has_digest(path: Path, sha256: object, *, most: int) -> bool:
     """Whether a file is there, has at most `most` bytes, and this SHA-256; a larger one is not read."""
     return path.is_file() and path.stat().st_size <= most and digest_of_file(path) == sha256
+
+
+def linked_or_copied(source: str, target: str) -> str:
+    """A second name for a file that is never written in place, or a copy where the disk gives none.
+
+    For `shutil.copytree`, so that gigabytes of weights are not on the disk twice.
+    """
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+    return target

@@ -86,6 +86,14 @@ def test_the_model_is_the_one_that_was_never_taught_it(taught, folder):
     assert [(change.task, change.difference) for change in done.verdict.others] == [("task-0", 0), ("task-2", 0)]
 
 
+def test_earlier_stages_are_not_copied(folder):
+    """Gigabytes of experts are not on the disk twice."""
+    first = folder / "stages" / "01-task-0" / "method.safetensors"
+    before = first.stat().st_ino
+    service.forget(folder, GONE)
+    assert (first.stat().st_ino, first.stat().st_nlink) == (before, 1)
+
+
 def test_nothing_of_it_is_left_in_the_folder(folder, tmp_path):
     kept = {image for task in ("task-0", "task-2") for image in images_of(folder, task)}
     assert images_of(folder, GONE) - kept, "images of its own"

@@ -66,6 +66,7 @@ COMMANDS = {
     "check": lambda folder, toy: service.check(folder),
     "check --every-stage": lambda folder, toy: service.complete(folder),
     "rollback": lambda folder, toy: service.rollback(folder, 0),
+    "forget": lambda folder, toy: service.forget(folder, "task-0"),
     "doctor --repair": lambda folder, toy: repair(folder),
     "ask, serve, app": lambda folder, toy: Service.open(folder),
     "advise": lambda folder, toy: service.advice(folder, str(toy), name="more"),
