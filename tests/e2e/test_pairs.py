@@ -39,7 +39,7 @@ def test_two_tasks_are_two_pairs(undisturbed):
     assert [(pair["first"], pair["second"]) for pair in output["pairs"]] == [("what", "upright"), ("upright", "what")]
     assert all(row["rho"] is None for row in output["correlations"])
     assert "the rank correlation is undefined: only 2 pairs" in output["notes"]
-    assert "finished  s0/what" in errors and "done    s0/upright" in errors
+    assert "finished  s0/what" in errors and "finished  s0/upright" in errors
 
 
 def test_killed_and_resumed_equals_undisturbed(undisturbed, stream, tmp_path):

@@ -30,7 +30,7 @@ SHOWN_BY = {
     "tools/data/convert.py": ("data convert", "data sample"),
     "tools/data/source.py": DATA,
     "tools/data/writers.py": ("data convert", "data sample"),
-    **{f"tools/export/{name}.py": ("export",) for name in ("adapters", "api", "base", "hub")},
+    **{f"tools/export/{name}.py": ("export",) for name in ("adapters", "api", "base", "hub", "servers")},
     "tools/export/merged.py": ("export",),
     "runs/run_folder.py": (*RUNS, "pairs"),
     "utils/device.py": ("run", "new", "learn"),
@@ -50,6 +50,9 @@ SHOWN_BY = {
     "runs/provenance.py": RUNS,
     "experiments/study/file.py": ("study",),
     "data/single_file.py": DATA,
+    "apps/route/command.py": ("route",),
+    "apps/route/upstream.py": ("route",),
+    "data/task_file.py": ("run", "plan", "pairs", "similarity", "data check"),
     "data/stream.py": ("run", "plan", "pairs", "similarity", "data check"),
     "service/gate.py": ("learn",),
     "runs/plugin_code.py": RUNS,
@@ -62,7 +65,9 @@ SHOWN_BY = {
 }
 """By module, the commands that show its messages. A message may also name a command of its own: evertune doctor RUN."""
 FOREIGN = {"--fsdp_version", "--fsdp", "--use_fsdp", "--help", "--version"}
-"""Of accelerate launch; and of every command."""
+FOREIGN |= {"--enable-lora", "--max-lora-rank", "--model-path", "--lora-paths", "--lora-target-modules", "--backend"}
+FOREIGN |= {"--adapters"}
+"""Of accelerate launch, vLLM, SGLang and LMDeploy; and of every command."""
 NO_MESSAGES = (
     "apps/playground/theme.py",
     "assets/",

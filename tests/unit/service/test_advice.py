@@ -156,7 +156,7 @@ def test_the_rule():
 def test_on_the_command_line(taught, data):
     done = CliRunner().invoke(app, ["try", str(taught["ewc"]), data[2]])
     assert done.exit_code == 0, done.output
-    assert "task-0" in done.output and "unknown" in done.output and "learned task" in done.output
+    assert "task-0" in done.output and "unknown" in done.output and "points lost" in done.output
     done = CliRunner().invoke(app, ["try", str(taught["auto"]), data[2], "--json"])
     content = json.loads(done.stdout)
     assert content["task"] == "task-2" and content["choice"]["method"] == "eproj"
