@@ -25,17 +25,15 @@ from evertune.apps.server.errors import RefusedError
 from evertune.apps.server.generation import Question
 from evertune.apps.server.guards import (
     ServerMetrics,
+    add_facts,
     admit,
     guarded_app,
-    not_found,
     refuse_forms,
-    unavailable,
     within_limits,
 )
-from evertune.apps.server.names import UnknownModelError
+from evertune.apps.server.names import ServedModels, Variant
 from evertune.apps.server.requests import Budget, Limits, ParsedRequest, RequestParser
 from evertune.methods.base import BASE
-from evertune.utils.errors import RunFolderError
 
 FIELD, NOT_FOUND = "evertune_route", 404
 
@@ -129,7 +127,17 @@ def make_app(router: Router, *, name: str, limits: Limits | None = None, token: 
     measured = ServerMetrics(router.batches)
     intake = RequestParser(router.chooser, name, limits, reads=forwarded_request_of)
     app = guarded_app(router.batches, measured, token=token, closing=router.upstream.close)
-    _add_facts(app, router, name=name, token=token)
+
+    def health() -> dict[str, Any]:
+        served = router.chooser.served
+        about = {"stage": served.stage, "task": served.task, "upstream": router.upstream.address}
+        return {"waiting": len(router.batches), **about}
+
+    def about(variant: Variant, there: ServedModels) -> dict[str, Any]:
+        adapter = router.names()[variant.expert] if variant.expert else None
+        return {"created": there.last.created, FIELD: {"expert": variant.expert, "adapter": adapter}}
+
+    add_facts(app, name=name, token=token, health=health, models=lambda: router.chooser.models, about=about)
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
@@ -147,41 +155,6 @@ def make_app(router: Router, *, name: str, limits: Limits | None = None, token: 
         return response
 
     return app
-
-
-def _add_facts(app: FastAPI, router: Router, *, name: str, token: str | None) -> None:
-    """What a client asks besides answers: health and models."""
-
-    @app.get("/health")
-    async def health() -> JSONResponse:
-        try:
-            served = router.chooser.served
-        except RunFolderError as problem:
-            raise unavailable(problem) from problem
-        about = {"stage": served.stage, "task": served.task, "upstream": router.upstream.address}
-        return JSONResponse({"status": "ok", "model": name, "waiting": len(router.batches), **about})
-
-    @app.get("/v1/models")
-    async def models(request: Request) -> dict[str, Any]:
-        admit(request, token)
-        there, names = router.chooser.models, router.names()
-        data = [_model(each, variant.expert, names, there.last.created) for each, variant in there.named(name).items()]
-        return {"object": "list", "data": data}
-
-    @app.get("/v1/models/{wanted:path}")
-    async def model(request: Request, wanted: str) -> dict[str, Any]:
-        admit(request, token)
-        there = router.chooser.models
-        try:
-            found, variant = there.find(wanted, name)
-        except UnknownModelError as problem:
-            raise not_found(problem) from problem
-        return _model(found, variant.expert, router.names(), there.last.created)
-
-
-def _model(name: str, expert: str | None, names: Mapping[str, str], created: int) -> dict[str, Any]:
-    about = {"expert": expert, "adapter": names[expert] if expert else None}
-    return {"id": name, "object": "model", "created": created, "owned_by": "evertune", FIELD: about}
 
 
 def _readdressed(body: bytes | bytearray, adapter: str) -> bytes:

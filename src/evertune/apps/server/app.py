@@ -9,7 +9,7 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -19,16 +19,14 @@ from evertune.apps.server.batches import Batches
 from evertune.apps.server.generation import BatchGenerator, Question, Reply
 from evertune.apps.server.guards import (
     ServerMetrics,
+    add_facts,
     admit,
     guarded_app,
-    not_found,
     refuse_forms,
-    unavailable,
     within_limits,
 )
-from evertune.apps.server.names import ServedModels, ServedStage, UnknownModelError, Variant
+from evertune.apps.server.names import ServedModels, Variant
 from evertune.apps.server.requests import Limits, RequestParser
-from evertune.utils.errors import RunFolderError
 
 
 def make_app(
@@ -53,7 +51,17 @@ def make_app(
     measured, intake = ServerMetrics(batches), RequestParser(answering, name, limits)
 
     app = guarded_app(batches, measured, token=token)
-    _add_facts(app, answering, name=name, token=token, waiting=batches.__len__)
+
+    def health() -> dict[str, Any]:
+        served = answering.served
+        about = {"stage": served.stage, "task": served.task, "system_fingerprint": served.fingerprint}
+        return {"waiting": len(batches), **about}
+
+    def models() -> ServedModels:
+        _ = answering.served  # an error where the folder is damaged
+        return answering.models
+
+    add_facts(app, name=name, token=token, health=health, models=models, about=_about)
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
@@ -70,40 +78,6 @@ def make_app(
     return app
 
 
-def _add_facts(
-    app: FastAPI,
-    answering: BatchGenerator,
-    *,
-    name: str,
-    token: str | None,
-    waiting: Callable[[], int],
-) -> None:
-    """What a client asks besides answers: health and models."""
-
-    @app.get("/health")
-    async def health() -> JSONResponse:
-        served = _served(answering)
-        about = {"stage": served.stage, "task": served.task, "system_fingerprint": served.fingerprint}
-        return JSONResponse({"status": "ok", "model": name, "waiting": waiting(), **about})
-
-    @app.get("/v1/models")
-    async def models(request: Request) -> dict[str, Any]:
-        admit(request, token)
-        _served(answering)
-        there = answering.models
-        return {"object": "list", "data": [_model(each, of, there) for each, of in there.named(name).items()]}
-
-    @app.get("/v1/models/{wanted:path}")
-    async def model(request: Request, wanted: str) -> dict[str, Any]:
-        admit(request, token)
-        _served(answering)
-        there = answering.models
-        try:
-            return _model(*there.find(wanted, name), there)
-        except UnknownModelError as problem:
-            raise not_found(problem) from problem
-
-
 def _response(reply: Reply, *, name: str, stream: bool, wants_usage: bool) -> Response:
     """The answer as a whole, or as a stream."""
     head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": name}
@@ -118,17 +92,10 @@ def _response(reply: Reply, *, name: str, stream: bool, wants_usage: bool) -> Re
     return JSONResponse({**body, "evertune": about}, headers=headers)
 
 
-def _served(answering: BatchGenerator) -> ServedStage:
-    try:
-        return answering.served
-    except RunFolderError as problem:
-        raise unavailable(problem) from problem
-
-
-def _model(name: str, variant: Variant, there: ServedModels) -> dict[str, Any]:
+def _about(variant: Variant, there: ServedModels) -> dict[str, Any]:
     served = there.of(variant)
     about = {"stage": served.stage, "task": served.task, "expert": variant.expert}
-    return {"id": name, "object": "model", "created": served.created, "owned_by": "evertune", "evertune": about}
+    return {"created": served.created, "evertune": about}
 
 
 async def _reply(batches: Batches[Question, Reply], question: Question) -> Reply:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect
 from evertune.apps.auth import bearer, names_this_machine, same_token
 from evertune.apps.server.batches import Batches, FullError
 from evertune.apps.server.errors import RefusedError
-from evertune.apps.server.names import UnknownModelError
+from evertune.apps.server.names import ServedModels, UnknownModelError, Variant
 from evertune.utils.errors import RunFolderError, UserError
 
 LOG = logging.getLogger("uvicorn.error")
@@ -119,14 +119,21 @@ def admit(request: Request, token: str | None) -> None:
 
 async def within_limits(made: Awaitable[T]) -> T:
     """Our errors as replies."""
-    try:
+    with errors_as_replies():
         return await made
+
+
+@contextmanager
+def errors_as_replies() -> Iterator[None]:
+    """Inside of it, our errors become replies."""
+    try:
+        yield
     except FullError as problem:
         raise full() from problem
-    except RunFolderError as problem:
-        raise unavailable(problem) from problem
+    except RunFolderError as problem:  # the folder's last stage can't answer
+        raise RefusedError(503, str(problem), code="model_unavailable") from problem
     except UnknownModelError as problem:
-        raise not_found(problem) from problem
+        raise RefusedError(404, str(problem), code="model_not_found", param="model") from problem
     except UserError as problem:
         raise RefusedError(400, str(problem), code="invalid") from problem
 
@@ -136,11 +143,44 @@ def full() -> RefusedError:
     return RefusedError(429, "too many questions are waiting: ask again in a second", code="full")
 
 
-def unavailable(problem: RunFolderError) -> RefusedError:
-    """The folder's last stage can't answer."""
-    return RefusedError(503, str(problem), code="model_unavailable")
+def add_facts(
+    app: FastAPI,
+    *,
+    name: str,
+    token: str | None,
+    health: Callable[[], Mapping[str, Any]],
+    models: Callable[[], ServedModels],
+    about: Callable[[Variant, ServedModels], Mapping[str, Any]],
+) -> None:
+    """What a client asks besides answers: health and models.
 
+    Args:
+        app: the application.
+        name: what clients call the model.
+        token: what clients must send.
+        health: facts for `/health`.
+        models: those that there are now.
+        about: what is said of one of them.
+    """
 
-def not_found(problem: UnknownModelError) -> RefusedError:
-    """There is no model of that name."""
-    return RefusedError(404, str(problem), code="model_not_found", param="model")
+    def described(called: str, variant: Variant, there: ServedModels) -> dict[str, Any]:
+        return {"id": called, "object": "model", "owned_by": "evertune", **about(variant, there)}
+
+    @app.get("/health")
+    async def _health() -> JSONResponse:
+        with errors_as_replies():
+            return JSONResponse({"status": "ok", "model": name, **health()})
+
+    @app.get("/v1/models")
+    async def _models(request: Request) -> dict[str, Any]:
+        admit(request, token)
+        with errors_as_replies():
+            there = models()
+            return {"object": "list", "data": [described(*pair, there) for pair in there.named(name).items()]}
+
+    @app.get("/v1/models/{wanted:path}")
+    async def _model(request: Request, wanted: str) -> dict[str, Any]:
+        admit(request, token)
+        with errors_as_replies():
+            there = models()
+            return described(*there.find(wanted, name), there)
