@@ -39,11 +39,21 @@ def _listed(given: Any, *, what: str) -> list[str]:
     return list(listed)
 
 
-def _refuse_odd_callbacks(callbacks: Any) -> None:
+def _one_of(callbacks: Sequence[Callback], *, progress: bool) -> Callback:
+    """One callback that tells all of them, and progress bars where they are shown.
+
+    Raises:
+        UserError: they are no callbacks.
+    """
+    from evertune.runs.progress_bars import ProgressBars
+    from evertune.runs.tracking.callback import all_of
+
     if not isinstance(callbacks, list | tuple) or not all(isinstance(each, Callback) for each in callbacks):
         raise UserError(f"callbacks is a list of objects that extend evertune.Callback, not {callbacks!r:.80}")
     for each in callbacks:
         refuse_wrong_hooks(type(each), Callback, prefixes=("on_",))
+    bars = [ProgressBars()] if progress and distributed.is_main_process() else []
+    return all_of(*bars, *callbacks)
 
 
 @named_arguments
@@ -93,10 +103,7 @@ def run(
         UserError: an argument is of another kind or has a wrong value. DataError: a row can't be used. RunFolderError:
             `out` holds another run.
     """
-    from evertune.runs.progress_bars import ProgressBars
-    from evertune.runs.tracking.callback import all_of
-
-    _refuse_odd_callbacks(callbacks)
+    callback = _one_of(callbacks, progress=progress)
     refuse_no_path(out=out, data=data)
     name, tasks = stream_of(stream)
     asked, own_probes = probes_of(probes)
@@ -108,5 +115,4 @@ def run(
     given = {key: value for key, value in given.items() if value}
     given |= {"model": model_name, "method": spec, "seed": seed, "limit": limit}
     config = configure(name, settings=_listed(settings, what="settings"), options=options, **given)
-    bars = [ProgressBars()] if progress and distributed.is_main_process() else []
-    return run_config(config, inputs=Inputs(tasks, lmm, own_probes), callback=all_of(*bars, *callbacks))
+    return run_config(config, inputs=Inputs(tasks, lmm, own_probes), callback=callback)

@@ -71,9 +71,7 @@ def run_stream(
     callback.on_features_settled(str(settle_features(learner, stream, plan)))
     done, left = cells_about(folder, stream.asked), plan[len(learner.stages) :]
     wanted = missing_cells(cells, stream, plan, done)
-    for row in sorted(thinned_stages(folder) & wanted.keys()):
-        callback.on_warning(f"row {row} of R is not evaluated: stage {row} was thinned out (stages.keep)")
-        del wanted[row]
+    _leave_out_thinned(wanted, folder, callback)
     texts, no_text = text_rows(text_probe, learner, folder, last=len(plan), callback=callback)
     note_few_steps(learner, left, callback)
     if left and learner.training.compile:
@@ -101,6 +99,13 @@ def run_stream(
         thin(folder, keep)
     callback.on_run_end(matrix)
     return matrix
+
+
+def _leave_out_thinned(wanted: dict[int, list[Task]], folder: Path, callback: Callback) -> None:
+    """Take the rows of stages that have no weights any more out of what is wanted."""
+    for row in sorted(thinned_stages(folder) & wanted.keys()):
+        callback.on_warning(f"row {row} of R is not evaluated: stage {row} was thinned out (stages.keep)")
+        del wanted[row]
 
 
 def missing_cells(
