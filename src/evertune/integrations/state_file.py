@@ -45,6 +45,7 @@ class SavedState:
         states: of each method after the last of these tasks.
         rows: that methods keep, by digest.
         norms: of each trained parameter after the last of these tasks.
+        shapes: of each trained parameter.
         words: a table of word embeddings by which tasks are compared, where it is not that of the model.
         task: the task that is being learned.
         start: the trained parameters at its beginning.
@@ -58,6 +59,7 @@ class SavedState:
     states: dict[str, Any] = field(default_factory=dict)
     rows: dict[str, Any] = field(default_factory=dict)
     norms: dict[str, float] = field(default_factory=dict)
+    shapes: dict[str, list[int]] = field(default_factory=dict)
     words: Tensor | None = None
     task: str | None = None
     start: dict[str, Tensor] = field(default_factory=dict)

@@ -10,7 +10,7 @@ import torch
 from evertune.integrations.state_file import Recipe
 from evertune.methods import METHODS, ImportancePenalty, Method, make_methods, parts_of
 from evertune.runs.inputs import methods_of
-from evertune.utils.errors import UserError
+from evertune.utils.errors import UserError, kind_of
 
 HOOKS = (
     "adapt",
@@ -74,7 +74,7 @@ def refuse_trainer(trainer: Any, methods: Sequence[Method]) -> None:
     from transformers import Trainer
 
     if not isinstance(trainer, Trainer):
-        raise UserError(f"attach takes a transformers.Trainer, not {type(trainer).__name__}: attach(Trainer(...))")
+        raise UserError(f"attach takes a transformers.Trainer, not {kind_of(trainer)}: attach(Trainer(...))")
     for wrong, message in _reasons(trainer, methods):
         if wrong:
             raise UserError(f"ContinualCallback: {message}")

@@ -166,6 +166,10 @@ class TrainerTask:
         """Until all processes are here: what one has written, another may read next."""
         self._trainer.accelerator.wait_for_everyone()
 
+    def shapes(self) -> dict[str, list[int]]:
+        """The shape of each trained parameter."""
+        return {name: list(parameter.shape) for name, parameter in self._parameters.items()}
+
     def norms(self) -> dict[str, float]:
         """Of each trained parameter."""
         return {name: float(p.detach().float().norm()) for name, p in self._parameters.items()}
@@ -198,7 +202,7 @@ class TrainerTask:
         """Stop a model whose trained parameters are not those that the methods know.
 
         Raises:
-            UserError: nothing trains, or the names differ; the message has the first that does.
+            UserError: nothing trains, or names or shapes differ; the message has the first that does.
         """
         if not self._parameters:
             raise UserError("ContinualCallback: no parameter of the model requires a gradient, so nothing trains")
@@ -208,6 +212,13 @@ class TrainerTask:
             raise UserError(
                 f"the model trains other parameters than in the task '{self._saved.tasks[-1]}': {other[0]} {where}. "
                 "Continue with the same model, and the same LoRA configuration"
+            )
+        before, now = self._saved.shapes, self.shapes()
+        if other := [name for name in before if before[name] != now[name]]:
+            raise UserError(
+                f"{other[0]} has the shape {tuple(now[other[0]])}, in the task '{self._saved.tasks[-1]}' it had "
+                f"{tuple(before[other[0]])}: what the methods know is of that shape. Continue with the same model; if "
+                "the vocabulary grows, resize the embeddings before the first task"
             )
 
     def _warn_of_other_weights(self) -> None:

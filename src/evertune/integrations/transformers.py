@@ -33,7 +33,7 @@ from evertune.integrations.supported import chosen_methods, refuse_trainer
 from evertune.integrations.trainer_task import TrainerTask
 from evertune.methods import Method
 from evertune.training.states import split_state
-from evertune.utils.arguments import named_arguments
+from evertune.utils.arguments import named_arguments, path_of
 from evertune.utils.errors import UserError, kind_of
 
 __all__ = ["ContinualCallback"]
@@ -89,12 +89,13 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
         Raises:
             UserError: the folder has no state, or it is of other methods.
         """
-        saved = read_state(state_in(Path(path)))
+        folder = path_of(path, what="path", example="trained/next/checkpoint-26")
+        saved = read_state(state_in(folder))
         if methods is None:
             callback = cls(saved.recipe.spec, options=saved.recipe.options, seed=saved.seed)
         else:
             callback = cls(methods, seed=saved.seed)
-        callback._take(replace(saved, task=None, start={}, progress={}), Path(path))
+        callback._take(replace(saved, task=None, start={}, progress={}), folder)
         return callback
 
     @property
@@ -130,7 +131,7 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
 
     def save(self, folder: str | Path) -> None:
         """Write the state after the last task into `folder`, for `from_checkpoint`."""
-        write_state(Path(folder) / AFTER_TASK, self._now())
+        write_state(path_of(folder, what="folder", example="trained/state") / AFTER_TASK, self._now())
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Refuse a Trainer that has only been given this callback.
@@ -165,6 +166,7 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
             tasks=[name for name in self._saved.tasks if name != self._task.name] + [self._task.name],
             states=states,
             norms=self._task.norms(),
+            shapes=self._task.shapes(),
             words=self._task.model.words,
         )
         best = state.best_model_checkpoint if args.load_best_model_at_end else None
@@ -240,7 +242,9 @@ class ContinualCallback(TrainerCallback):  # type: ignore[misc]
         folder = resume_from_checkpoint
         if folder is True:
             folder = get_last_checkpoint(trainer.args.output_dir)
-        if folder is None or not (path := Path(folder) / MID_TASK).is_file():
+        if folder is None:
+            raise UserError(f"there is no checkpoint in {trainer.args.output_dir} to resume from")
+        if not (path := Path(folder) / MID_TASK).is_file():
             raise UserError(f"{folder} was saved without a ContinualCallback: it can't resume with one")
         saved, name = read_state(path), self._attached[trainer]
         if name not in (None, saved.task):

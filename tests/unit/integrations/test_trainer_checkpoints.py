@@ -83,6 +83,12 @@ def test_what_does_not_fit_a_checkpoint_is_said(tmp_path):
     ).train()  # fmt: skip
     with pytest.raises(UserError, match="saved without a ContinualCallback"):
         trainer_of(model, 0, tmp_path / "bare", callback()).train(resume_from_checkpoint=True)
+    with pytest.raises(UserError, match="there is no checkpoint in .*none to resume from"):
+        trainer_of(model, 0, tmp_path / "none", callback()).train(resume_from_checkpoint=True)
+    with pytest.raises(UserError, match="path is None; taken is a path"):
+        ContinualCallback.from_checkpoint(None)
+    with pytest.raises(UserError, match="folder is an int; taken is a path"):
+        callback().save(3)
     with pytest.raises(UserError, match="it is no checkpoint of a Trainer that a ContinualCallback was attached to"):
         ContinualCallback.from_checkpoint(tmp_path / "bare" / "checkpoint-5")
     objects = ContinualCallback(EWC(samples=3))
@@ -96,6 +102,8 @@ def test_what_does_not_fit_a_checkpoint_is_said(tmp_path):
         trainer_of(model, 1, tmp_path / "ewc", objects).train(resume_from_checkpoint=str(last))
     with pytest.warns(UserWarning, match="the weights are not those after the task 't0'"):
         trainer_of(tiny.tiny_lm(seed=9, initializer_range=0.5), 1, tmp_path / "far", objects).train()
+    with pytest.raises(UserError, match=r"has the shape \(44, 16\), in the task 't1' it had \(40, 16\)"):
+        trainer_of(tiny.tiny_lm(vocab_size=tiny.WORDS + 4), 1, tmp_path / "grown", objects).train()
     frozen = tiny.tiny_lm()
     frozen.lm_head.requires_grad_(False)
     with pytest.raises(UserError, match="trains other parameters than in the task 't1': model.lm_head.weight is not"):

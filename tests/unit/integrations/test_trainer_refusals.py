@@ -74,7 +74,7 @@ def test_trainers_that_do_not_fit(tmp_path, monkeypatch):
             continual.attach(trainer)
         assert "\n" not in str(problem.value)
 
-    refused("trainer", "attach takes a transformers.Trainer, not str")
+    refused("trainer", "attach takes a transformers.Trainer, not a str")
     with pytest.raises(UserError, match=r"task is an int: attach\(trainer, task='shapes'\)"):
         ContinualCallback("ewc").attach(made(tmp_path), task=3)
     refused(made(tmp_path, data=Endless(), max_steps=3), "the train_dataset is Endless: .* needs a length and an index")
