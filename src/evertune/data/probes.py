@@ -1,8 +1,8 @@
-"""Probes: tasks that are only asked, to see whether a model keeps abilities that no task of the stream trains.
+"""Probes: tasks that are only evaluated, to see whether a model keeps abilities that no task of the stream trains.
 
     probes:
       - {name: pope, format: pope, root: POPE, images: val2014}
-      - {name: letters, data: letters.jsonl}          # all its rows are asked
+      - {name: letters, data: letters.jsonl}          # all its rows are evaluated
       - {name: scenes, test: scenes.jsonl}
 
 A probe has test samples only. One that asks what a task of the stream trains or is tested on would measure that task,
@@ -44,7 +44,7 @@ class ProbeFile(TaskFile):
 def read_probe(entry: TaskFile, reading: ReadOptions, *, about: dict[str, str]) -> Task:
     """The probe of `entry`: its test samples that can be used; the others are problems of `reading`.
 
-    A file that a task would split is asked as a whole.
+    A file that a task would split is evaluated as a whole.
 
     Raises:
         DataError: a file as a whole can't be used, or nothing is left of it.
@@ -58,7 +58,7 @@ def read_probe(entry: TaskFile, reading: ReadOptions, *, about: dict[str, str]) 
 
 
 def probe_rows(entry: TaskFile, reading: ReadOptions) -> Samples:
-    """The rows that are asked: the test split, or the one file of a task without splits; no image is looked at.
+    """The rows that are evaluated: the test split, or the one file of a task without splits; no image is looked at.
 
     Raises:
         DataError: the file as a whole can't be used.

@@ -11,8 +11,8 @@ format that reads them (JSONL unless it says so), or a published data set's fold
       - {name: okvqa, format: okvqa, root: OKVQA, images: COCO2014, score: vqa}
 
 `known:` lists, in the same form, tasks that the model has already learned: they are not trained on, but evaluated after
-every stage, and methods may protect them. `probes:` lists tasks that are only asked, before the first stage and after
-each (`data/probes.py`): no method is told of them.
+every stage, and methods may protect them. `probes:` lists tasks that are only evaluated, before the first stage and
+after each (`data/probes.py`): no method receives them.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Stream:
 
     Attributes:
         skipped: unusable rows and images that were left out.
-        probes: tasks that are never trained and that no method is told of; only their test samples are asked.
+        probes: tasks that are never trained and that no method receives; only their test samples are evaluated.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Stream:
         return self.known + self.tasks
 
     @property
-    def asked(self) -> tuple[Task, ...]:
+    def evaluated(self) -> tuple[Task, ...]:
         """Every task that is evaluated: the columns of R, then the probes."""
         return self.columns + self.probes
 
@@ -122,12 +122,12 @@ class StreamFile(BaseModel):
     )
     tasks: list[TaskFile] = Field(default_factory=list, description="in learning order")
     probes: list[ProbeFile] = Field(
-        default_factory=list, description="tasks that are asked before and after each stage, and never trained"
+        default_factory=list, description="tasks that are evaluated before and after each stage, and never trained"
     )
 
     @property
-    def asked(self) -> list[TaskFile]:
-        """Every task, as `Stream.asked` has them."""
+    def evaluated(self) -> list[TaskFile]:
+        """Every task, as `Stream.evaluated` has them."""
         return [*self.known, *self.tasks, *self.probes]
 
     @field_validator("name")
@@ -214,7 +214,7 @@ def load_stream(
         decode: decode every image once, so that a broken one is found now and not during training.
         takes: how many images a sample may have; default: any number.
         model: the model's name, for messages.
-        probes: other streams, named like this one; the probes of each, or all its tasks if it has none, are asked too.
+        probes: other streams, named like this one: the probes of each, or all its tasks if it has none.
 
     Raises:
         UserError: unknown name, or a file with a mistake; DataError names the rows.
@@ -239,7 +239,7 @@ def load_stream(
 
 
 Named = tuple[Sequence[TaskFile], Path]
-"""Tasks that are asked as probes, and the file that they are in."""
+"""Tasks that are evaluated as probes, and the file that they are in."""
 
 
 def named_probes(name: str) -> Named:
@@ -273,7 +273,7 @@ def with_probes(stream: Stream, probes: Sequence[Task], problems: Issues) -> Str
                 "of them, or rename it if they differ"
             )
     made = replace(stream, probes=(*stream.probes, *(replace(probe, train=()) for probe in probes)))
-    refuse_task_names([task.name for task in made.asked], where=f"the stream '{stream.name}' with its probes")
+    refuse_task_names([task.name for task in made.evaluated], where=f"the stream '{stream.name}' with its probes")
     return without_questions_of_tasks(made, problems)
 
 
@@ -282,7 +282,7 @@ def published_base(content: StreamFile, path: Path, data: str | None, *, also: S
 
     `also` are tasks of other files that may be in `data`.
     """
-    published = list(dict.fromkeys(task.root for task in content.asked if task.root is not None))
+    published = list(dict.fromkeys(task.root for task in content.evaluated if task.root is not None))
     if data is None:
         if published and path in _shipped().values():
             raise UserError(

@@ -178,7 +178,7 @@ _BUILT_IN = {
         _of_cell("pope-f1", "POPE: F1 of yes", benchmarks.pope, benchmarks.pope_f1),
         _of_cell("pope-yes-ratio", "POPE: share of yes", benchmarks.pope, benchmarks.yes_ratio),
         answerwise("mme", "MME: accuracy", benchmarks.mme, benchmarks.mme),
-        _of_cell("mme-plus", "MME: acc+, both questions about a picture right", benchmarks.mme, benchmarks.mme_plus),
+        _of_cell("mme-plus", "MME: acc+, both questions about an image right", benchmarks.mme, benchmarks.mme_plus),
         answerwise("choice", "letter of the option in any form", benchmarks.choice, benchmarks.choice),
         _of_cell("circular", "MMBench: right in every order of the options", benchmarks.choice, benchmarks.circular),
         Rule("cider", "CIDEr-D x 100; may exceed 100", cider, cider),  # blind to case and marks already

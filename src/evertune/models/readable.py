@@ -111,7 +111,7 @@ def readable(
     problems = Issues()
     made = stream.each(lambda task: without_unreadable(task, lmm, problems))
     if warn:
-        for task in made.asked:
+        for task in made.evaluated:
             for found in unknown_tokens(task.train or task.test, lmm):
                 warn(str(found))
     if not len(problems):

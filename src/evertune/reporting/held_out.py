@@ -63,9 +63,9 @@ class HeldOut:
     Attributes:
         probes: their names.
         scores: `scores[t][i]` is the score on probe i after stage t, row 0 that of the base model; points of 100. None
-            where it was not asked.
+            where it was not evaluated.
         relaxed: the same with relaxed scores.
-        changes: of each probe; None while the run is in progress, or where it was not asked before and after.
+        changes: of each probe; None while the run is in progress, or where it was not evaluated before and after.
         change: of the mean over the probes.
         text: None where the text probe was not read.
         not_computed: by name, why there is no change.
@@ -120,8 +120,8 @@ class HeldOut:
 
     def lines(self) -> list[str]:
         """What the terminal says of them: a part per probe, the change with its interval, and the text probe."""
-        asked = zip(self.probes, *(self.scores[at] for at in (0, -1)), strict=True)
-        found = [f"probe {name} {number('', first)} → {number('', last)}" for name, first, last in asked]
+        evaluated = zip(self.probes, *(self.scores[at] for at in (0, -1)), strict=True)
+        found = [f"probe {name} {number('', first)} → {number('', last)}" for name, first, last in evaluated]
         if self.change:
             found.append(f"held-out change {shown(self.change)}")
         return [*found, *([self.text_line()] if self.text else [])]

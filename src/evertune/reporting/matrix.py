@@ -61,7 +61,7 @@ class Matrix:
         relaxed: R with relaxed scores; None where only strict ones are known.
         metrics: by name; empty while the run is in progress.
         not_computed: by name, why a metric is None.
-        held_out: what became of abilities that no task trains; None where nothing was asked about them.
+        held_out: what became of abilities that no task trains; None where nothing was evaluated.
         cells: a row of the ledger per score.
         folder: the name of the run folder; '' where there is none.
     """

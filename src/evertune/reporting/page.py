@@ -147,7 +147,7 @@ def _settings(loaded: Sequence[tuple[Path, Matrix]], images: Thumbnails) -> list
 
 def _run(run: Path, matrix: Matrix, others: Sequence[Matrix], images: Thumbnails) -> dict[str, Any]:
     """What the page says about one run."""
-    asked = [*matrix.tasks, *(matrix.held_out.probes if matrix.held_out else ())]
+    evaluated = [*matrix.tasks, *(matrix.held_out.probes if matrix.held_out else ())]
     return {
         "method": matrix.method,
         "seed": matrix.seed,
@@ -164,7 +164,7 @@ def _run(run: Path, matrix: Matrix, others: Sequence[Matrix], images: Thumbnails
         "cost": _cost(matrix.cost),
         "logged": logged_values(run),
         "warnings": [str(warning) for warning in matrix.warnings],
-        "examples": [_with_side(examples_of(run, matrix, task, images)) for task in asked],
+        "examples": [_with_side(examples_of(run, matrix, task, images)) for task in evaluated],
         "provenance": _provenance(run),
     }
 
@@ -192,7 +192,7 @@ def _task(matrix: Matrix, column: int) -> dict[str, str]:
 
 
 def _held_out(matrix: Matrix) -> dict[str, Any] | None:
-    """The table of probes and the line about the text; None where nothing was asked."""
+    """The table of probes and the line about the text; None where nothing was evaluated."""
     held_out = matrix.held_out
     if held_out is None or not (held_out.probes or held_out.text):
         return None

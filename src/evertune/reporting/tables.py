@@ -170,8 +170,8 @@ def by_method(matrices: Sequence[Matrix]) -> dict[str, list[Matrix]]:
 
 def _setting_rows(members: Sequence[Matrix], everything: Sequence[Matrix]) -> list[ComparisonRow]:
     rows = [_method_row(name, group, everything) for name, group in by_method(members).items()]
-    asked = {_probes(matrix) for matrix in members} - {()}
-    if len(asked) > 1:
+    evaluated = {_probes(matrix) for matrix in members} - {()}
+    if len(evaluated) > 1:
         rows = [replace(row, note="; ".join(filter(None, (row.note, OTHER_PROBES)))) for row in rows]
     return [_zero_shot_row(members), *sorted(rows, key=_place)]
 

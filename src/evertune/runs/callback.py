@@ -54,7 +54,7 @@ class Callback:
         """A cell of R is known."""
 
     def on_held_out(self, stage: int, held_out: HeldOut) -> None:
-        """The probes of a row were asked, and the text probe where it was due; right before `on_row_end`."""
+        """The probes of a row were evaluated, and the text probe where it was due; right before `on_row_end`."""
 
     def on_row_end(self, stage: int, name: str, row: list[float | None], tasks: list[str]) -> None:
         """A row of R is complete; None: not evaluated (`evaluation.cells`)."""

@@ -43,7 +43,7 @@ def wanted_cells(which: str, tasks: Sequence[str], *, known: int, stages: Sequen
 
 
 def wanted_of_probes(which: str, probes: Sequence[str], *, last: int) -> list[Cell]:
-    """The rows in which probes are asked: all, and for `final` those of the base model and of the last stage."""
+    """The rows in which probes are evaluated: all, and for `final` those of the base model and of the last stage."""
     rows = (0, last) if which == "final" else range(last + 1)
     return [(row, name) for row in rows for name in probes]
 
@@ -65,11 +65,11 @@ def lacks(matrix: Matrix, which: str, *, without: Collection[int] = ()) -> bool:
 def lacks_probes(matrix: Matrix, identity: Mapping[str, Any], *, without: Collection[int] = ()) -> bool:
     """Whether a run with this identity asks other probes than the matrix has, or in more rows, or reads the text."""
     wanted = identity.get(PROBED, {})
-    asked = {(cell["stage"], cell["task"]): cell.get("questions") for cell in matrix.cells}
+    evaluated = {(cell["stage"], cell["task"]): cell.get("questions") for cell in matrix.cells}
     if list(wanted) != (matrix.held_out.probes if matrix.held_out else []):
         return True
     cells = wanted_of_probes(which_of(identity), list(wanted), last=len(matrix.stages))
-    return any(asked.get((row, name)) != wanted[name] for row, name in cells if row not in without)
+    return any(evaluated.get((row, name)) != wanted[name] for row, name in cells if row not in without)
 
 
 def questions_of(task: Task) -> str:

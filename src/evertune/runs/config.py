@@ -209,7 +209,7 @@ class SharedSettings(Settings):
     data: str | None = Field(default=None, description="where the folders of published data sets are")
     probes: list[str] = Field(
         default_factory=list,
-        description="streams, YAML files or files of rows that are asked before and after each stage and never "
+        description="streams, YAML files or files of rows that are evaluated before and after each stage and never "
         "trained. Changes no other number",
     )
     skip_invalid: bool = Field(default=False, description="train on what can be used instead of stopping")

@@ -61,7 +61,7 @@ def stream_of(given: Any) -> tuple[str, Stream | None]:
     elif isinstance(given, Sequence) and given and all(isinstance(task, Task) for task in given):
         given = Stream("tasks", tuple(given))
     if isinstance(given, Stream):
-        refuse_task_names([task.name for task in given.asked], where=f"the stream '{given.name}'")
+        refuse_task_names([task.name for task in given.evaluated], where=f"the stream '{given.name}'")
         for task in given.tasks:
             refuse_no_task(task)
             for side in ("train", "test"):
@@ -86,7 +86,7 @@ def probes_of(given: Any) -> tuple[list[str], tuple[Task, ...]]:
     for probe in objects:
         refuse_no_task(probe)
         if not len(probe.test):
-            raise UserError(f"the probe '{probe.name}' has no samples in 'test', which are those that are asked")
+            raise UserError(f"the probe '{probe.name}' has no samples in 'test', which are those that are evaluated")
     for each in listed:
         if not isinstance(each, str | Path | Task):
             raise UserError(

@@ -3,7 +3,7 @@
     ledger.jsonl   {"event": "text", "stage": 0, "losses": [[nll, tokens], ...], "text": HASH}; probes have cells
     matrix.json    "held_out": scores, changes with intervals, loss per token before and after
 
-A probe is asked like a task, so its answers are files and cells of the ledger, too; what it is not is a column of R.
+A probe is evaluated like a task, so its answers are files and cells of the ledger, too; it is no column of R.
 """
 
 from __future__ import annotations
@@ -115,11 +115,11 @@ def held_out_of(
 def _changes(
     folder: Path, names: Sequence[str], cells: Cells, *, last: int
 ) -> tuple[list[Change | None], Change | None]:
-    """The change of each probe that was asked before and after, and of the mean over all, if all were."""
-    asked = [name for name in names if (0, name) in cells and (last, name) in cells]
-    if not asked:
+    """The change of each probe that was evaluated before and after, and of the mean over all, if all were."""
+    evaluated = [name for name in names if (0, name) in cells and (last, name) in cells]
+    if not evaluated:
         return [None] * len(names), None
-    both = [(cells[0, name], cells[last, name]) for name in asked]
+    both = [(cells[0, name], cells[last, name]) for name in evaluated]
     pairs = [[read_answers(folder / cell["answers"]) for cell in pair] for pair in both]
     differences = [[b["score"] - a["score"] for a, b in zip(*pair, strict=True)] for pair in pairs]
     images = [[tuple([row["image"]] if "image" in row else row["images"]) for row in pair[0]] for pair in pairs]
@@ -127,7 +127,7 @@ def _changes(
     is_mean = [(rule := RULES.get(cell["score_rule"])) is None or rule.whole is None for cell, _ in both]
     found = {
         name: Change(after["score"] - before["score"], interval if mean else None)
-        for name, (before, after), interval, mean in zip(asked, both, each, is_mean, strict=True)
+        for name, (before, after), interval, mean in zip(evaluated, both, each, is_mean, strict=True)
     }
     if len(found) < len(names):
         return [found.get(name) for name in names], None

@@ -93,8 +93,8 @@ def run(
         skip_invalid: train on the valid rows and list the others in `skipped.json`, instead of stopping.
         deterministic: the same call is bit-identical on the same kind of CPU, whatever the cache holds; slower.
         settings: `key=value`, e.g. `train.epochs=2` or `replay.ratio=0.05`.
-        probes: what is asked before and after each stage and never trained: a `Task` of which the test samples are
-            asked, or the name of a stream, a YAML file or a file of rows.
+        probes: what is evaluated before and after each stage and never trained: a `Task` of which the test samples are
+            evaluated, or the name of a stream, a YAML file or a file of rows.
         track: services that get the metrics, beside the files of the run folder: `trackio`, `wandb`, `mlflow`.
         callbacks: get the events of the run.
         progress: show progress bars.
@@ -106,11 +106,11 @@ def run(
     callback = _one_of(callbacks, progress=progress)
     refuse_no_path(out=out, data=data)
     name, tasks = stream_of(stream)
-    asked, own_probes = probes_of(probes)
+    evaluated, own_probes = probes_of(probes)
     model_name, lmm = lmm_of(model, processor, seed=seed or 0)
     spec, options = (None, {}) if methods is None else methods_of(methods)
     given: dict[str, Any] = {"train": training_settings(args), "track": _listed(track, what="track")}
-    given |= {"skip_invalid": skip_invalid, "deterministic": deterministic, "probes": asked}
+    given |= {"skip_invalid": skip_invalid, "deterministic": deterministic, "probes": evaluated}
     given |= {key: str(place) for key, place in (("out", out), ("data", data)) if place}
     given = {key: value for key, value in given.items() if value}
     given |= {"model": model_name, "method": spec, "seed": seed, "limit": limit}

@@ -27,11 +27,11 @@ def run_data(config: RunConfig, inputs: Inputs, progress: Progress | None) -> St
     stream = inputs.stream or data_of(config, decode=True, lmm=inputs.lmm, progress=progress)
     problems = Issues()
     problems.merge(stream.skipped)
-    more, asked = [*inputs.probes, *(_named_probes(config, progress) if inputs.stream else ())], Issues()
-    stream = with_probes(stream.limited(config.limit), [probe.limited(config.limit) for probe in more], asked)
+    more, evaluated = [*inputs.probes, *(_named_probes(config, progress) if inputs.stream else ())], Issues()
+    stream = with_probes(stream.limited(config.limit), [probe.limited(config.limit) for probe in more], evaluated)
     if not config.skip_invalid:
-        asked.refuse(stream=stream.name)
-    problems.merge(asked)
+        evaluated.refuse(stream=stream.name)
+    problems.merge(evaluated)
     whole = taken(replace(stream, skipped=problems), _takes(config, inputs.lmm), **how)
     return whole.evaluated(config.evaluation.limit)
 

@@ -55,7 +55,7 @@ def run_stream(
 
     Args:
         learner: at its last saved stage.
-        stream: its tasks, the known ones first, are the columns of R; its probes are asked beside them.
+        stream: its tasks, the known ones first, are the columns of R; its probes are evaluated beside them.
         folder: the run folder.
         header: model, stream, method and seed, as in `matrix.json`.
         callback: gets the events of the run.
@@ -69,7 +69,7 @@ def run_stream(
     refuse_other_history(folder, learner.stages, plan)
     note_stages(folder, learner.stages)
     callback.on_features_settled(str(settle_features(learner, stream, plan)))
-    done, left = cells_about(folder, stream.asked), plan[len(learner.stages) :]
+    done, left = cells_about(folder, stream.evaluated), plan[len(learner.stages) :]
     wanted = missing_cells(cells, stream, plan, done)
     _leave_out_thinned(wanted, folder, callback)
     texts, no_text = text_rows(text_probe, learner, folder, last=len(plan), callback=callback)
@@ -112,7 +112,7 @@ def missing_cells(
     which: str, stream: Stream, plan: Sequence[Task], done: Mapping[tuple[int, str], Any]
 ) -> dict[int, list[Task]]:
     """By row, the tasks whose cell is wanted and not there."""
-    by_name = {task.name: task for task in stream.asked}
+    by_name = {task.name: task for task in stream.evaluated}
     missing: dict[int, list[Task]] = {}
     stages = [task.name for task in plan]
     columns, probes = ([task.name for task in part] for part in (stream.columns, stream.probes))
@@ -127,7 +127,7 @@ def follow_stream(learner: Learner, stream: Stream) -> tuple[Any, ...]:
     """The other processes, while the main one runs the stream; returns the first order about something else."""
     plan = plan_of(learner, stream)
     settle_features(learner, stream, plan)
-    by_name = {task.name: task for task in stream.asked}
+    by_name = {task.name: task for task in stream.evaluated}
     while True:
         match order := distributed.receive_command():
             case ("learn", int(number)):
@@ -331,8 +331,8 @@ def matrix_of(
 ) -> Matrix:
     """The first `rows` rows; None where `cells` has no score. The cells of probes follow those of tasks in each row."""
     tasks, known = [task.name for task in stream.columns], len(stream.known)
-    asked = [*tasks, *(held_out.probes if held_out else ())]
-    kept = [cells[key] for number in range(rows) for name in asked if (key := (number, name)) in cells]
+    evaluated = [*tasks, *(held_out.probes if held_out else ())]
+    kept = [cells[key] for number in range(rows) for name in evaluated if (key := (number, name)) in cells]
     R, relaxed = (
         [[cells.get((number, name), {}).get(score) for name in tasks] for number in range(rows)]
         for score in ("score", "relaxed")

@@ -18,8 +18,8 @@ CELLS, STAGES, TEXT = "cells", "stages", "text_probe"
 """Which cells are evaluated and whether the text probe is read (of `evaluation`), and which stages are kept: recorded
 and never compared."""
 PROBES, PROBED = "probes", "probe_questions"
-"""Which probes are asked, and by name the hash of their questions: recorded and never compared, as they change no other
-number.
+"""Which probes are evaluated, and by name the hash of their questions: recorded and never compared, as they
+change no other number.
 """
 CODE = "code"
 """Of plug-ins: by group and name the hash of their code, and where they are from."""

@@ -21,6 +21,7 @@ SHOWN_BY = {
     "cli/analysis.py": ("pairs",),
     "cli/results.py": ("compare",),
     "runs/same_questions.py": ("run",),
+    "runs/probing.py": ("run",),
     "metrics/cider.py": ("run",),
     "metrics/rules.py": ("run", "check", "learn", "compare", "report"),
     "cli/cache.py": ("cache",),

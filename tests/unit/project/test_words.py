@@ -28,7 +28,7 @@ WORDS = {
     r"untouched|undisturbed": "unchanged, uninterrupted",
     r"mend(?:ed|s)?": "fix",
     r"doors?": "access middleware",
-    r"bench": "model session",
+    r"(?<!-)bench": "model session",
     r"stamps?": "provenance",
     r"on paper": "estimate, on the meta device",
     r"taken over": "reused",

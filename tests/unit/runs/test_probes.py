@@ -171,10 +171,10 @@ class Count(Callback):
     """Counts what is evaluated."""
 
     def __init__(self):
-        self.asked = []
+        self.evaluated = []
 
     def on_evaluate_begin(self, stage, task):
-        self.asked.append((stage, task.name))
+        self.evaluated.append((stage, task.name))
 
 
 def run(stream, out, counted=None, **more):
@@ -188,24 +188,24 @@ def test_probes_are_added_to_a_finished_run_and_taken_away(file, tasks, rows, tm
     """Nothing is trained again, only what is missing is asked, and nothing when all is there."""
     counted, out = Count(), tmp_path / "r"
     found = run(str(file), out, counted).runs["sequential"].matrix
-    assert found.held_out.probes == ["held"] and len(counted.asked) == 9
+    assert found.held_out.probes == ["held"] and len(counted.evaluated) == 9
     ledger = (out / "ledger.jsonl").read_text()
     own = Task("own", (), tasks[2].test)
     counted = Count()
     more = run(str(file), out, counted, probes=own).runs["sequential"].matrix
-    assert counted.asked == [(row, "own") for row in range(3)] and more.held_out.probes == ["held", "own"]
+    assert counted.evaluated == [(row, "own") for row in range(3)] and more.held_out.probes == ["held", "own"]
     assert more.R == found.R and (out / "ledger.jsonl").read_text().startswith(ledger)
     counted = Count()
-    assert run(str(file), out, counted, probes=own).runs["sequential"].matrix == more and not counted.asked
+    assert run(str(file), out, counted, probes=own).runs["sequential"].matrix == more and not counted.evaluated
     fewer = run(str(file), out, counted).runs["sequential"].matrix
-    assert fewer.held_out == found.held_out and not counted.asked
+    assert fewer.held_out == found.held_out and not counted.evaluated
     points = [point.values for point in read_points(out / "metrics.jsonl")]
     assert [p["probe/held"] for p in points if "probe/held" in p][:3] == [row[0] for row in found.held_out.scores]
     rows.write_text(rows.read_text().replace("what else", "what more"))
     try:
         counted = Count()
         run(str(file), out, counted)
-        assert counted.asked == [(row, "held") for row in range(3)]
+        assert counted.evaluated == [(row, "held") for row in range(3)]
     finally:
         rows.write_text(rows.read_text().replace("what more", "what else"))
 
@@ -222,7 +222,7 @@ def test_a_run_resumes_with_its_probes(file, tmp_path):
     counted = Count()
     whole = run(str(file), tmp_path / "whole").runs["sequential"].matrix
     again = run(str(file), tmp_path / "r", counted).runs["sequential"].matrix
-    assert counted.asked[0] == (1, "held") and (0, "held") not in counted.asked
+    assert counted.evaluated[0] == (1, "held") and (0, "held") not in counted.evaluated
     assert again.held_out == whole.held_out and again.R == whole.R
 
 

@@ -1,4 +1,4 @@
-"""MMBench: questions with options in a table with the pictures inside, asked in every order of the options.
+"""MMBench: questions with options in a table with the images inside, evaluated in every order of the options.
 
 {name: mmbench, format: mmbench, root: MMBench, options: {file: MMBench_DEV_EN.tsv}, score: circular}
 """
@@ -14,10 +14,10 @@ from evertune.data.formats import Row, table
 from evertune.utils.errors import DataError
 
 ABOUT = {
-    "title": "MMBench: questions with two to four options about pictures, asked in every order of the options",
+    "title": "MMBench: questions with two to four options about images, evaluated in every order of the options",
     "source": "https://github.com/open-compass/MMBench: MMBench_DEV_EN.tsv, MMBench_TEST_EN.tsv (without answers) ...",
     "files": "a .tsv with index, question, A to D, answer, image (base64), and maybe hint, category, l2-category",
-    "licence": "Apache-2.0; the pictures are those of other data sets",
+    "licence": "Apache-2.0; the images are those of other data sets",
     "citation": "Liu et al. 2023, MMBench: Is Your Multi-modal Model an All-around Player?, arXiv 2307.06281",
 }
 PROMPT = "{question}\n{options}\nAnswer with the option's letter from the given choices directly."
@@ -33,9 +33,9 @@ def rows(
 
     Args:
         place: the folder, or the table.
-        split: test only: it is asked, never trained.
+        split: test only: it is evaluated, never trained.
         file: the table in the folder.
-        circular: ask every order; a table that has the orders as rows of its own is asked as it is.
+        circular: ask every order; a table that has the orders as rows of its own is evaluated as it is.
     """
     (path,) = files(place, split=split, file=file)
     copies = circular and _has_copies(path)
@@ -53,7 +53,7 @@ def files(place: Path, *, split: str, file: str = "MMBench_DEV_EN.tsv", **_: obj
     """The table.
 
     Raises:
-        DataError: it is not there, or training data are asked for.
+        DataError: it is not there, or training data are requested.
     """
     if split != "test":
         raise DataError(f"{place}: MMBench has no training data: list it under 'probes' of the stream")
@@ -64,7 +64,7 @@ def files(place: Path, *, split: str, file: str = "MMBench_DEV_EN.tsv", **_: obj
 
 
 def images(place: Path, *, split: str, **_: object) -> Path:
-    """Where the pictures of the table are written."""
+    """Where the images of the table are written."""
     del place, split
     return folder()
 

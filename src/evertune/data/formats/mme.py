@@ -1,4 +1,4 @@
-"""MME: fourteen abilities, each asked by two questions about a picture, one right with yes and one with no.
+"""MME: fourteen abilities, each evaluated by two questions about an image, one right with yes and one with no.
 
 {name: mme, format: mme, root: MME_Benchmark_release_version, score: mme}
 """
@@ -14,11 +14,11 @@ from evertune.utils.errors import DataError
 from evertune.utils.regular_files import read_regular
 
 ABOUT = {
-    "title": "MME: ten abilities of perception and four of cognition, two yes-or-no questions about each picture",
+    "title": "MME: ten abilities of perception and four of cognition, two yes-or-no questions about each image",
     "source": "https://github.com/BradyFU/Awesome-Multimodal-Large-Language-Models/tree/Evaluation (by request)",
     "files": "a folder per ability: existence/, count/, ..., in each NAME.txt (question TAB answer, a line each) "
     "beside NAME.jpg, or questions_answers_YN/NAME.txt and images/NAME.jpg",
-    "licence": "for research; the pictures are those of other data sets",
+    "licence": "for research; the images are those of other data sets",
     "citation": "Fu et al. 2023, MME: A Comprehensive Evaluation Benchmark for Multimodal LLMs, arXiv 2306.13394",
 }
 PROMPT = "{question}"
@@ -33,7 +33,7 @@ def rows(place: Path, *, split: str, category: str | None = None) -> Iterator[Ro
 
     Args:
         place: the folder of the abilities.
-        split: test only: it is asked, never trained.
+        split: test only: it is evaluated, never trained.
         category: one ability (a folder), or all.
     """
     for path in files(place, split=split, category=category):
@@ -44,7 +44,7 @@ def files(place: Path, *, split: str, category: str | None = None) -> list[Path]
     """The files of questions.
 
     Raises:
-        DataError: there are none, or training data are asked for.
+        DataError: there are none, or training data are requested.
     """
     if split != "test":
         raise DataError(f"{place}: MME has no training data: list it under 'probes' of the stream")
@@ -58,7 +58,7 @@ def files(place: Path, *, split: str, category: str | None = None) -> list[Path]
 
 
 def _rows(place: Path, path: Path) -> Iterator[Row | DataError]:
-    """The questions about one picture."""
+    """The questions about one image."""
     folder = path.parent.parent if path.parent.name == TEXTS else path.parent
     inside = folder / IMAGES if path.parent.name == TEXTS else folder
     image = next((inside / f"{path.stem}{end}" for end in ENDINGS if (inside / f"{path.stem}{end}").is_file()), None)

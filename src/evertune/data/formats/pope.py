@@ -1,4 +1,4 @@
-"""POPE: is an object in the picture? Yes and no alike, for asking whether a model sees what is not there.
+"""POPE: is an object in the image? Yes and no alike, for asking whether a model sees what is not there.
 
 {name: pope, format: pope, root: POPE, images: COCO2014/val2014, options: {subset: random}, score: pope}
 """
@@ -13,7 +13,7 @@ from evertune.data.records import Record, entries_by_line, file_of, one_of, rows
 from evertune.utils.errors import DataError
 
 ABOUT = {
-    "title": "POPE: is an object in the picture? 3,000 questions about 500 COCO pictures in each of three subsets",
+    "title": "POPE: is an object in the image? 3,000 questions about 500 COCO images in each of three subsets",
     "source": "https://github.com/AoiDragon/POPE, output/coco; images: COCO val2014",
     "files": "coco_pope_random.json, coco_pope_popular.json, coco_pope_adversarial.json (or in coco/ or output/coco/), "
     "one object a line",
@@ -29,7 +29,7 @@ def rows(place: Path, *, split: str, subset: str = "random") -> Iterator[Row | D
 
     Args:
         place: the folder, or the file of a subset.
-        split: test only: it is asked, never trained.
+        split: test only: it is evaluated, never trained.
         subset: which of random, popular and adversarial.
     """
     return rows_from(entries_by_line(*files(place, split=split, subset=subset)), lambda entry: [_row(entry)])
@@ -39,7 +39,7 @@ def files(place: Path, *, split: str, subset: str = "random") -> list[Path]:
     """The file that `rows` reads.
 
     Raises:
-        DataError: training data are asked for.
+        DataError: training data are requested.
     """
     if split != "test":
         raise DataError(f"{place}: POPE has no training data: list it under 'probes' of the stream")

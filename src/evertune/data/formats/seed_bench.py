@@ -1,4 +1,4 @@
-"""SEED-Bench: questions with four options about pictures, in nine abilities; its questions about videos are left out.
+"""SEED-Bench: questions with four options about images, in nine abilities; its questions about videos are left out.
 
 {name: seed, format: seed-bench, root: SEED-Bench, images: SEED-Bench/SEED-Bench-image, score: choice}
 """
@@ -13,10 +13,10 @@ from evertune.data.records import Record, entries, file_of, rows_from
 from evertune.utils.errors import DataError
 
 ABOUT = {
-    "title": "SEED-Bench: 14,000 questions with four options about pictures (the other 5,000 are about videos)",
+    "title": "SEED-Bench: 14,000 questions with four options about images (the other 5,000 are about videos)",
     "source": "https://huggingface.co/datasets/AILab-CVC/SEED-Bench",
     "files": "SEED-Bench.json, SEED-Bench-image/",
-    "licence": "CC BY-NC 4.0; the pictures are from CC3M",
+    "licence": "CC BY-NC 4.0; the images are from CC3M",
     "citation": "Li et al. 2023, SEED-Bench: Benchmarking Multimodal LLMs with Generative Comprehension, "
     "arXiv 2307.16125",
 }
@@ -25,7 +25,7 @@ LETTERS = "ABCD"
 
 
 def rows(place: Path, *, split: str) -> Iterator[Row | DataError]:
-    """A row per question about a picture; `place` is the folder or the file. Test only: it is asked, never trained."""
+    """A row per question about an image; `place` is the folder or the file. Test only: never trained."""
     found = entries(*files(place, split=split), under="questions")
     return rows_from(found, lambda entry: [] if _is_video(entry) else [_row(entry)])
 
@@ -34,7 +34,7 @@ def files(place: Path, *, split: str) -> list[Path]:
     """The file of questions.
 
     Raises:
-        DataError: training data are asked for.
+        DataError: training data are requested.
     """
     if split != "test":
         raise DataError(f"{place}: SEED-Bench has no training data: list it under 'probes' of the stream")

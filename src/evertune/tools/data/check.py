@@ -123,7 +123,7 @@ def check(
     takes, model = (lmm.images_per_sample, Path(lmm.name).name) if lmm else (None, "")
     how = reading(content, path, data=data, takes=takes, model=model, progress=progress)
     entries = content.known + content.tasks
-    names = tuple(entry.name for entry in content.asked)
+    names = tuple(entry.name for entry in content.evaluated)
     result = CheckResult(content.name, names, errors=how.problems, decode=decode, probes=len(content.probes))
     for entry in entries:
         result.halves += _halves(entry, how, decode=decode)
@@ -155,7 +155,7 @@ def _halves(entry: TaskFile, how: ReadOptions, *, decode: bool) -> Iterator[Spli
 
 
 def _of_probe(entry: TaskFile, how: ReadOptions, *, decode: bool) -> SplitIndex | None:
-    """What can be asked of a probe; the rest becomes problems."""
+    """What can be evaluated of a probe; the rest becomes problems."""
     try:
         return _half(entry, how, "test", probe_rows(entry, how), decode=decode)
     except DataError as problem:

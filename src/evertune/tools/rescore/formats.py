@@ -204,7 +204,7 @@ FORMATS = {
         Format(
             "mmbench-once", "MMBench, as its table has them", gold.published("mmbench", circular=False), ("choice",)
         ),
-        Format("seed-bench", "SEED-Bench, pictures", gold.published("seed-bench"), ("choice",)),
+        Format("seed-bench", "SEED-Bench, images", gold.published("seed-bench"), ("choice",)),
         Format("vizwiz", "VizWiz, the official annotations", gold.questions, ("vqa", "vizwiz"), (_VIZWIZ,)),
     )
 }
