@@ -73,7 +73,7 @@ class Stream:
         return self.known + self.tasks
 
     @property
-    def evaluated(self) -> tuple[Task, ...]:
+    def all_tasks(self) -> tuple[Task, ...]:
         """Every task that is evaluated: the columns of R, then the probes."""
         return self.columns + self.probes
 
@@ -126,8 +126,8 @@ class StreamFile(BaseModel):
     )
 
     @property
-    def evaluated(self) -> list[TaskFile]:
-        """Every task, as `Stream.evaluated` has them."""
+    def all_tasks(self) -> list[TaskFile]:
+        """Every task, as `Stream.all_tasks` has them."""
         return [*self.known, *self.tasks, *self.probes]
 
     @field_validator("name")
@@ -273,7 +273,7 @@ def with_probes(stream: Stream, probes: Sequence[Task], problems: Issues) -> Str
                 "of them, or rename it if they differ"
             )
     made = replace(stream, probes=(*stream.probes, *(replace(probe, train=()) for probe in probes)))
-    refuse_task_names([task.name for task in made.evaluated], where=f"the stream '{stream.name}' with its probes")
+    refuse_task_names([task.name for task in made.all_tasks], where=f"the stream '{stream.name}' with its probes")
     return without_questions_of_tasks(made, problems)
 
 
@@ -282,7 +282,7 @@ def published_base(content: StreamFile, path: Path, data: str | None, *, also: S
 
     `also` are tasks of other files that may be in `data`.
     """
-    published = list(dict.fromkeys(task.root for task in content.evaluated if task.root is not None))
+    published = list(dict.fromkeys(task.root for task in content.all_tasks if task.root is not None))
     if data is None:
         if published and path in _shipped().values():
             raise UserError(

@@ -111,7 +111,7 @@ def readable(
     problems = Issues()
     made = stream.each(lambda task: without_unreadable(task, lmm, problems))
     if warn:
-        for task in made.evaluated:
+        for task in made.all_tasks:
             for found in unknown_tokens(task.train or task.test, lmm):
                 warn(str(found))
     if not len(problems):

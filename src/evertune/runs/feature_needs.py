@@ -24,10 +24,10 @@ def image_needs(stream: Stream, stages: Sequence[Task], training_of: Callable[[T
         stages: what is trained.
         training_of: the hyper-parameters of a stage.
     """
-    sides = [*(task.train for task in stages), *(task.test for task in stream.evaluated)]
+    sides = [*(task.train for task in stages), *(task.test for task in stream.all_tasks)]
     images = len(np.unique(np.concatenate([np.empty(0, np.uint64), *map(_keys, sides)])))
     trained = sum(training_of(task).epochs * _count(task.train) for task in stages)
-    evaluated = (len(stages) + 1) * sum(_count(task.test) for task in stream.evaluated)
+    evaluated = (len(stages) + 1) * sum(_count(task.test) for task in stream.all_tasks)
     return images, (trained + evaluated) / max(1, images)
 
 

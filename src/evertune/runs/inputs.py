@@ -61,7 +61,7 @@ def stream_of(given: Any) -> tuple[str, Stream | None]:
     elif isinstance(given, Sequence) and given and all(isinstance(task, Task) for task in given):
         given = Stream("tasks", tuple(given))
     if isinstance(given, Stream):
-        refuse_task_names([task.name for task in given.evaluated], where=f"the stream '{given.name}'")
+        refuse_task_names([task.name for task in given.all_tasks], where=f"the stream '{given.name}'")
         for task in given.tasks:
             refuse_no_task(task)
             for side in ("train", "test"):

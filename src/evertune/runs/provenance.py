@@ -75,7 +75,7 @@ def _circumstances(lmm: Described, stream: Stream) -> dict[str, Any]:
         "model_fingerprint": lmm.fingerprint,
         "prompts": {
             task.name: lmm.prompt(first.instruction, images=len(first.images))
-            for task in stream.evaluated
+            for task in stream.all_tasks
             for first in [(task.train or task.test)[0]]
         },
         **({"skipped": stream.skipped.counts} if len(stream.skipped) else {}),

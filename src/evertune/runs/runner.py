@@ -69,7 +69,7 @@ def run_stream(
     refuse_other_history(folder, learner.stages, plan)
     note_stages(folder, learner.stages)
     callback.on_features_settled(str(settle_features(learner, stream, plan)))
-    done, left = cells_about(folder, stream.evaluated), plan[len(learner.stages) :]
+    done, left = cells_about(folder, stream.all_tasks), plan[len(learner.stages) :]
     wanted = missing_cells(cells, stream, plan, done)
     _leave_out_thinned(wanted, folder, callback)
     texts, no_text = text_rows(text_probe, learner, folder, last=len(plan), callback=callback)
@@ -112,7 +112,7 @@ def missing_cells(
     which: str, stream: Stream, plan: Sequence[Task], done: Mapping[tuple[int, str], Any]
 ) -> dict[int, list[Task]]:
     """By row, the tasks whose cell is wanted and not there."""
-    by_name = {task.name: task for task in stream.evaluated}
+    by_name = {task.name: task for task in stream.all_tasks}
     missing: dict[int, list[Task]] = {}
     stages = [task.name for task in plan]
     columns, probes = ([task.name for task in part] for part in (stream.columns, stream.probes))
@@ -127,7 +127,7 @@ def follow_stream(learner: Learner, stream: Stream) -> tuple[Any, ...]:
     """The other processes, while the main one runs the stream; returns the first order about something else."""
     plan = plan_of(learner, stream)
     settle_features(learner, stream, plan)
-    by_name = {task.name: task for task in stream.evaluated}
+    by_name = {task.name: task for task in stream.all_tasks}
     while True:
         match order := distributed.receive_command():
             case ("learn", int(number)):

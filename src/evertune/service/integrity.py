@@ -305,7 +305,7 @@ def repair(
 
 def _copy_again(folder: Path, lost: set[str], stream: Stream) -> None:
     """Restore changed or missing images from the data of the stream, by their SHA-256."""
-    for task in stream.evaluated if lost else ():
+    for task in stream.all_tasks if lost else ():
         for sample in (*task.train, *task.test):
             if lost & set(sample.image_digests):
                 keep_images(folder, sample)
@@ -387,7 +387,7 @@ def _ask_again(
     progress: Progress | None,
 ) -> None:
     learner = open_run(folder, known=stream.known if stream else (), progress=progress)
-    tasks: dict[str, Task] = {task.name: task for task in stream.evaluated} if stream else {}
+    tasks: dict[str, Task] = {task.name: task for task in stream.all_tasks} if stream else {}
     for number, name in cells:
         task = tasks.get(name) or (kept_task(folder, name) if is_kept(folder, name) else None)
         if task and number <= len(learner.stages):

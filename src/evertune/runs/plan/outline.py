@@ -146,7 +146,7 @@ def samples_seen(stages: Sequence[StagePlan], training: Training) -> float:
 
 def answers_of(cells: str, stream: Stream, stages: Sequence[Task]) -> int:
     """How many questions the wanted cells have, those of probes included."""
-    sizes = {task.name: len(task.test) for task in stream.evaluated}
+    sizes = {task.name: len(task.test) for task in stream.all_tasks}
     columns, probes, names = ([task.name for task in part] for part in (stream.columns, stream.probes, stages))
     wanted = wanted_cells(cells, columns, known=len(stream.known), stages=names)
     return sum(sizes[name] for _, name in (*wanted, *wanted_of_probes(cells, probes, last=len(names))))

@@ -123,7 +123,7 @@ def check(
     takes, model = (lmm.images_per_sample, Path(lmm.name).name) if lmm else (None, "")
     how = reading(content, path, data=data, takes=takes, model=model, progress=progress)
     entries = content.known + content.tasks
-    names = tuple(entry.name for entry in content.evaluated)
+    names = tuple(entry.name for entry in content.all_tasks)
     result = CheckResult(content.name, names, errors=how.problems, decode=decode, probes=len(content.probes))
     for entry in entries:
         result.halves += _halves(entry, how, decode=decode)

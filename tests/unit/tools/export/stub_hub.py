@@ -16,11 +16,11 @@ class Hub:
     """What the stub holds: `repos` by name, with `private` and `files`; replies that a test replaces (`refusals`)."""
 
     def __init__(self):
-        self.repos, self.evaluated, self.commits, self.refusals, self.role = {}, [], [], {}, "write"
+        self.repos, self.asked, self.commits, self.refusals, self.role = {}, [], [], {}, "write"
 
     def reply(self, method, path, token, body):
         """Status and JSON of a reply."""
-        self.evaluated.append((method, path))
+        self.asked.append((method, path))
         for pattern, status in self.refusals.items():
             if re.search(pattern, path):
                 return status, {"error": f"no, with {token}"}

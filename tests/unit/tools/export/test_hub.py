@@ -65,7 +65,7 @@ def test_an_adapter_names_its_base_by_an_id_or_is_not_uploaded(hub, finished, tm
     folder = finished("llava")
     with pytest.raises(UserError, match="which no other machine can load: give its id on the hub, base_model="):
         export(folder, tmp_path / "out", adapters=True, stage=2, push_to_hub="alice/mine")
-    assert not hub.evaluated and not (tmp_path / "out").exists()
+    assert not hub.asked and not (tmp_path / "out").exists()
     done = evertune.export(
         folder, tmp_path / "out", adapters=True, stage=2, base_model="llava-hf/x", push_to_hub="alice/mine"
     )
@@ -107,7 +107,7 @@ def test_what_is_known_before_is_said_before_anything_is_written(
         setattr(hub, key, state.get(key, getattr(hub, key)))
     with pytest.raises(UserError, match=message) as refused:
         export(finished("random"), tmp_path / "out", push_to_hub=name, **more)
-    assert not (tmp_path / "out").exists() and ("POST", "/api/repos/create") not in hub.evaluated
+    assert not (tmp_path / "out").exists() and ("POST", "/api/repos/create") not in hub.asked
     said = f"{refused.value}{caplog.text}{''.join(capfd.readouterr())}"
     assert TOKEN not in said and "hf_other" not in said
 
