@@ -160,7 +160,7 @@ def add_facts(
         token: what clients must send.
         health: facts for `/health`.
         models: those that there are now.
-        about: what is said of one of them.
+        about: what is reported of one of them.
     """
 
     def described(called: str, variant: Variant, there: ServedModels) -> dict[str, Any]:
