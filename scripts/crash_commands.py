@@ -38,7 +38,8 @@ SETTINGS = [part for key, value in TRAIN.items() for part in ("--set", f"train.{
 MODEL = ["--model", "random", "--set", "dtype=float32"]
 KINDS = ("all", "all", "one", "SIGTERM")
 KILLS_OF_ONE = 5
-ENDS = 60.0  # seconds until all processes are gone after one of them was killed
+ENDS = 400.0  # seconds until all processes are gone after one of them was killed: two ranks look for each other for 300
+PLACES: dict[int, str] = {}  # by the first process, the folder of its command
 NAMES = ("task-0", "task-1")
 KNOWN = "already: give the new one another name"  # the stage was whole before the kill: `learn` has nothing to do
 
@@ -79,16 +80,25 @@ def started(words: list[str], place: Path) -> subprocess.Popen[bytes]:
     """The first process of a command, which leads a group and a session."""
     env = {**os.environ, "EVERTUNE_CACHE": str(place / "cache")}
     with (place / "log").open("ab") as log:
-        return subprocess.Popen([sys.executable, *words], stdout=log, stderr=log, env=env, start_new_session=True)
+        process = subprocess.Popen([sys.executable, *words], stdout=log, stderr=log, env=env, start_new_session=True)
+    PLACES[process.pid] = f"{place}/"
+    return process
 
 
 def members(session: int) -> list[int]:
-    """Processes of a session, those that have ended but were not waited for aside."""
+    """Processes of a session and those of its folder, those that have ended but were not waited for aside.
+
+    torchrun gives each of its processes a session of its own: they are found by the run folder in their arguments.
+    """
+    place = PLACES.get(session, "")
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
             state, _, _, own = path.read_text().rsplit(")", 1)[1].split()[:4]
-            if int(own) == session and state != "Z":
+            here = int(own) == session or (
+                place and place in path.with_name("cmdline").read_bytes().decode("utf-8", "replace")
+            )
+            if here and state != "Z" and int(path.parent.name) != os.getpid():
                 found.append(int(path.parent.name))
     return found
 

@@ -93,3 +93,23 @@ def test_the_other_process_ends(two, tmp_path, which, how):
     else:
         gone.wait()
     assert not is_held(tmp_path / "run" / NAME)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_process_whose_launcher_is_gone_before_they_meet_ends(number, tmp_path):
+    """Its launcher kept the addresses: `torchrun` that was killed left processes that tried to connect for two days."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    about = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(number)}
+    about |= {"LOCAL_RANK": str(number), "TORCHELASTIC_USE_AGENT_STORE": "True", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [warm.python(), "-c", WORK.replace("try:", f"distributed.MEETING = {SILENCE}\ntry:", 1), str(tmp_path)],
+        env={**os.environ, **about, "EVERTUNE_PROCESS_TIMEOUT": str(SILENCE)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert f"127.0.0.1:{port} within {SILENCE} s" in done.stderr.splitlines()[-1]

@@ -259,7 +259,7 @@ def _png(image: Image.Image, origin: str) -> bytes:
         raise DataError(complaint, kind="unusable image")
     try:
         return png_of(image)
-    except (OSError, ValueError, SyntaxError) as problem:
+    except (OSError, ValueError, SyntaxError, SystemError, AttributeError) as problem:  # the last two: Pillow 10
         raise DataError(f"{origin}: the image can't be read ({problem})", kind="broken image") from problem
 
 

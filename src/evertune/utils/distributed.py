@@ -17,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from evertune.utils.errors import UserError
-from evertune.utils.heartbeat import Heartbeat
+from evertune.utils.heartbeat import Heartbeat, ends_after
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +30,8 @@ PATIENCE = timedelta(days=2)
 SILENCE = 300.0
 """Seconds after which a process that gives no sign of life counts as stopped, and the others end."""
 SILENCE_VARIABLE = "EVERTUNE_PROCESS_TIMEOUT"
+MEETING = 300.0
+"""Seconds within which processes find each other, unless the variable says more: a launcher starts them together."""
 MOMENT = 0.2
 """Seconds that a process stays after its work, for the threads of the connection; they need far less."""
 
@@ -81,7 +83,9 @@ def init() -> None:
     from accelerate import PartialState
 
     silence = _silence()
-    PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+    meeting = max(MEETING, silence)
+    with ends_after(meeting, partial(_alone, meeting)):
+        PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
     if not _hearts:
         _hearts.append(Heartbeat(rank(), world_size(), silence=silence, describe=partial(_gone, silence)))
         atexit.register(_part)
@@ -108,6 +112,14 @@ def _silence() -> float:
     if not 1 <= seconds <= PATIENCE.total_seconds():
         raise UserError(f"{SILENCE_VARIABLE}={text:.40}: write seconds, from 1 to {PATIENCE.total_seconds():.0f}")
     return seconds
+
+
+def _alone(seconds: float) -> str:
+    return (
+        f"evertune (process {rank()}): the other processes were not found at {os.environ['MASTER_ADDR']}:"
+        f"{os.environ.get('MASTER_PORT', '?')} within {seconds:g} s: they, or the launcher, have ended. Start the same "
+        f"command again; {SILENCE_VARIABLE}, in seconds, lets a process wait longer"
+    )
 
 
 def _gone(silence: float, other: int) -> str:

@@ -11,13 +11,36 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 LONGEST_PAUSE = 5.0
 """Seconds between two looks, at most."""
 ENDED = 2
+
+
+@contextmanager
+def ends_after(seconds: float, describe: Callable[[], str]) -> Iterator[None]:
+    """End this process where the block takes longer: for a call that can't be interrupted, such as a connection.
+
+    Args:
+        seconds: how long the block may take.
+        describe: the line that is printed at the end.
+    """
+
+    def end() -> None:
+        print(describe(), file=sys.stderr, flush=True)
+        os._exit(ENDED)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 class Heartbeat:

@@ -124,7 +124,7 @@ def test_what_is_no_model(tiny_chat):
     refused("take its ._orig_mod", torch.compile(model), processor)
     refused("LlavaModel can't generate answers: load the model as LlavaForConditional", model.model, processor)
     refused("given an LMM .*use it as it is", evertune.wrap(model, processor), processor)
-    with pytest.raises(UserError, match="unknown option of this model"):
+    with pytest.raises(UserError, match="this model has no such option"):
         evertune.wrap(loaded(tiny_chat("llava"))[0], processor, rank=3)
 
 

@@ -218,7 +218,7 @@ def test_folders_that_cannot_be_shown(taught, tmp_path, mini_blip):
     shutil.copytree(taught / "eproj", tmp_path / "half")
     matrix = json.loads((tmp_path / "half" / "matrix.json").read_text())
     cut = {key: matrix[key][:-1] for key in ("R", "relaxed")}
-    (tmp_path / "half" / "matrix.json").write_text(json.dumps({**matrix, **cut, "finished": False}))
+    (tmp_path / "half" / "matrix.json").write_text(json.dumps({**matrix, **cut, "held_out": None, "finished": False}))
     with pytest.raises(UserError, match="is a run that is not finished"):
         playground([tmp_path / "half"], port=0)
 
@@ -253,7 +253,7 @@ def test_questions_that_cannot_be_asked(tmp_path):
     long = tmp_path / "long.png"
     with long.open("wb") as stream:
         stream.truncate(LARGEST_BODY + 1)
-    with pytest.raises(DataError, match="at most 20 are taken"):
+    with pytest.raises(DataError, match="at most 20 are read"):
         image_at(long)
 
 
