@@ -149,7 +149,9 @@ def describe(name: str, field: FieldInfo) -> Key:
         default = "required"
     else:
         value = (
-            field.default if field.default is not PydanticUndefined else field.get_default(call_default_factory=True, validated_data={})
+            field.default
+            if field.default is not PydanticUndefined
+            else field.get_default(call_default_factory=True, validated_data={})
         )
         default = in_words(value)
     extra = field.json_schema_extra

@@ -197,7 +197,11 @@ def test_many_tasks_are_numbered_so_that_the_table_fits(tmp_path):
     console = Console(file=io.StringIO(), width=100)
     show_similarity(console, content, page=None)
     output = console.file.getvalue()
-    assert max(map(len, output.splitlines())) <= 100 and "…" not in output and "9 a-task-with-a-long-name-8" in output.replace("\xa0", " ")
+    assert (
+        max(map(len, output.splitlines())) <= 100
+        and "…" not in output
+        and "9 a-task-with-a-long-name-8" in output.replace("\xa0", " ")
+    )
     page = write_similarity_page(content, tmp_path / "page.html").read_text()
     assert "All pairs are equally similar (0.50)." in page
     assert json.dumps(content)
