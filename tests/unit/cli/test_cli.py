@@ -204,6 +204,7 @@ def test_show_a_stream_with_known_tasks_and_scores(capsys, tmp_path):
     assert sections["known: old"]["score"].startswith("cider (CIDEr-D x 100")
 
 
+@pytest.mark.slow
 def test_show_says_once_what_all_tasks_of_a_stream_share(capsys):
     """`show coin` printed source, files, citation and training settings of the data set for each of its tasks."""
     _, out, _ = evertune("show", "coin", capsys=capsys)

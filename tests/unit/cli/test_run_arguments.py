@@ -49,6 +49,7 @@ def test_a_glob_of_runs_may_name_their_report(first, monkeypatch):
     assert [place.name for place in opened] == ["ewc", "sequential"]
 
 
+@pytest.mark.slow
 def test_a_report_alone_is_no_run(first):
     with pytest.raises(UserError, match=r"report holds no run \(no matrix.json in it\)"):
         output_of("compare", first / "report")

@@ -188,6 +188,7 @@ def test_files_of_a_saved_data_set(tmp_path, what):
 # What is written
 
 
+@pytest.mark.slow
 def test_what_is_written_of_a_file_is_bounded(tmp_path, monkeypatch):
     """Rows and complaints are counted alike: a line of two bytes makes a complaint of a hundred."""
     monkeypatch.setenv("EVERTUNE_CACHE", str(tmp_path / "cache"))

@@ -119,6 +119,7 @@ def test_a_format_says_which_files_it_reads(data, case):
     assert [path.resolve() for path in found] == [(data / case.root / name).resolve() for name in case.files]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_the_other_rows_are_read_beside_one_that_can_not_be_used(data, case):
     """The first object of the first file is a text: an error stands in its place."""
@@ -138,6 +139,7 @@ def test_the_other_rows_are_read_beside_one_that_can_not_be_used(data, case):
     assert all(answers in [row.answers for row in whole] for answers in good)
 
 
+@pytest.mark.slow
 def test_the_cases_are_all_formats_of_this_kind(data):
     generic = {"jsonl", "llava", "table", "hf", "huggingface"}
     generic |= {"pope", "mme", "mmbench"}  # no JSON files: test_benchmarks.py
@@ -165,6 +167,7 @@ VQA_QUESTIONS = "VQAv2/v2_OpenEnded_mscoco_train2014_questions.json"
 INSIDE = "CoIN/Instructions_Original"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "case", "complaint"),
     [

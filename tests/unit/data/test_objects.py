@@ -94,6 +94,7 @@ def test_several_images_and_none():
     assert len(made.train[0].images) == 2
 
 
+@pytest.mark.slow
 def test_one_part_is_split_by_image_and_what_is_in_both_leaves_training():
     made = task(rows(COLOURS * 2, id="x"), test_share=0.25)
     assert len(made.train) == 12 and len(made.test) == 4
@@ -103,6 +104,7 @@ def test_one_part_is_split_by_image_and_what_is_in_both_leaves_training():
     assert len(task(rows(), rows(["red"]), skip_invalid=True).train) == len(COLOURS) - 1
 
 
+@pytest.mark.slow
 def test_a_data_set_of_the_library():
     datasets = pytest.importorskip("datasets")
     features = datasets.Features(
@@ -121,6 +123,7 @@ def test_a_data_set_of_the_library():
         task(datasets.DatasetDict({"train": whole}))
 
 
+@pytest.mark.slow
 def test_a_table_and_a_generator_give_the_same_task():
     pandas = pytest.importorskip("pandas")
     one, other = task(pandas.DataFrame(rows()), rows(["orange"])), task((row for row in rows()), rows(["orange"]))
@@ -202,6 +205,7 @@ def test_wrong_things(given, options, predictions):
         task(given, **{"test": rows(["orange"]), **options})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [None, "numpy", "torch", "pandas", "arrow"])
 def test_every_format_of_a_data_set_is_the_same_task(kind):
     datasets = pytest.importorskip("datasets")
@@ -214,6 +218,7 @@ def test_every_format_of_a_data_set_is_the_same_task(kind):
     assert found.fingerprint == task(made, rows(["orange"])).fingerprint
 
 
+@pytest.mark.slow
 def test_a_transform_of_the_caller_gets_what_it_expects():
     datasets = pytest.importorskip("datasets")
     features = {"image": datasets.Image(), "question": datasets.Value("string"), "answer": datasets.Value("string")}
@@ -244,6 +249,7 @@ def test_a_data_set_of_torch_ends_at_its_length():
     assert len(task(Endless(), rows(["orange"])).train) == 2
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_left_out_only_where_that_is_wanted():
     broken = [*rows(), {"image": b"nothing", "question": "What?", "answer": "x"}]
     with pytest.raises(DataError, match=r"row 9"):

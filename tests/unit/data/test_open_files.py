@@ -115,6 +115,7 @@ def files_left(count):
         resource.setrlimit(resource.RLIMIT_NOFILE, (before, most))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("left", [0, 1, 2, 3])
 def test_too_few_open_files_are_no_damage(streams, left, caplog):
     """What can't be opened now stays in the cache, and the message says what is missing."""

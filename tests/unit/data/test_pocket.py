@@ -132,6 +132,7 @@ def test_ten_captions_of_which_the_first_names_what_is_there(role):
         assert all(cell.word.lower() in item.answers[0] for _, cell in scene.written())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("role", ["flickr30k", "textcaps"])
 def test_a_right_caption_scores_about_what_a_right_answer_does(role):
     """CIDEr-D is averaged with scores of at most 100."""
@@ -151,6 +152,7 @@ def test_alignment_leaves_out_what_is_written():
         assert not {c.word.lower() for _, c in scene.written()} & set(describe(scene).split())
 
 
+@pytest.mark.slow
 def test_language_is_learned_on_pretraining_scenes_only():
     choose = random.Random(1)
     held_out = {s.words for layout in ("things", "signs", "book", "single") for s in scenes(layout, split="test")}

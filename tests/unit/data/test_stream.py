@@ -52,6 +52,7 @@ def test_a_task_names_its_score(tmp_path):
     assert plain.fingerprint != soft.fingerprint, "another score is another run"
 
 
+@pytest.mark.slow
 def test_known_tasks_come_first_and_change_the_fingerprint(tmp_path):
     for shade, name in enumerate("kab"):
         write_task(tmp_path, name, shade=shade)
@@ -106,6 +107,7 @@ def test_unknown_names():
         load_stream("parcel", limit=0)
 
 
+@pytest.mark.slow
 def test_every_shipped_stream_is_valid_and_says_its_licences():
     from evertune.data.task_file import about_task
 

@@ -70,6 +70,7 @@ def test_the_loss_of_each_sample_is_the_librarys(bare):
     assert output.loss_mean == "token"
 
 
+@pytest.mark.slow
 def test_fisher_information_is_that_of_each_sample(bare):
     samples, method = samples_of(bare), EWC()
     method.setup(Context(lmm=bare, features=NoFeatures(), seed=0, start={}))

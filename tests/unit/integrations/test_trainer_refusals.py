@@ -66,6 +66,7 @@ def made(folder, *, data=None, model=None, callbacks=None, eval_dataset=None, **
     )
 
 
+@pytest.mark.slow
 def test_trainers_that_do_not_fit(tmp_path, monkeypatch):
     continual = ContinualCallback("ewc")
 

@@ -62,6 +62,7 @@ def few(name):
     return {"experts": 2} if name == "moelora" else {}
 
 
+@pytest.mark.slow
 def test_the_number_of_experts_is_that_of_the_gates():
     for options, experts in (({}, 4), ({"experts": 2}, 2)):
         assert {len(adapter.gate) for adapter in adapted("moelora", options).adapters.values()} == {experts}

@@ -106,6 +106,7 @@ def test_an_expert_that_is_no_name_is_refused_before_answers_are_written():
         routes_of([own], SAMPLES, "questions")
 
 
+@pytest.mark.slow
 def test_weights_of_experts_are_those_of_a_mean():
     lmm = load_lmm("random", dtype="float32")
     names = list(lmm.trainable())

@@ -324,6 +324,7 @@ def test_wrong_options(spec, options, message):
         make_methods(spec, {"merge": options})
 
 
+@pytest.mark.slow
 def test_what_can_not_be_merged():
     with pytest.raises(UserError, match="mixtures that depend on the input"):
         Bench(Merge(), *make_methods("moelora"))

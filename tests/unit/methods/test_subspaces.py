@@ -216,6 +216,7 @@ def test_nothing_changes_when_a_task_begins(tasks, tmp_path):
         assert trained == min(method._weight(path).shape) - round(0.5 * min(method._weight(path).shape))
 
 
+@pytest.mark.slow
 def test_a_layer_without_room(tmp_path):
     with pytest.raises(UserError, match="osf: no direction of a layer of .* is left for task 1"):
         learner_of(tmp_path, Osf(target_modules=LAYERS, frozen="0.999"))

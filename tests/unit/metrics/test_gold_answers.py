@@ -104,6 +104,7 @@ def test_published_rows_can_be_scored_or_are_refused(published, case):
             assert score_cell(RULES[name], [row.answers[0]], [row.answers]).relaxed >= 0
 
 
+@pytest.mark.slow
 def test_a_gold_box_that_is_none_stops_the_run_and_is_checked(tmp_path):
     rows = [as_jsonl(1, ["[0.1, 0.2, 5e-05, 0.8]"]), as_jsonl(2, ["the left one"])]
     path = written(tmp_path, "jsonl", rows, "box")
@@ -137,6 +138,7 @@ LAYOUTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in FORMATS if FORMATS[name].read.__name__ in LAYOUTS])
 @few
 @given(golds=st.lists(GOLDS, min_size=1, max_size=3), score=st.sampled_from(PLAIN))

@@ -94,6 +94,7 @@ def test_long_predictions_are_scored_in_seconds(name):
         score_cell(rule_of(name), [one, "(" * 50_000], [[other], ["(" * 25_000]])
 
 
+@pytest.mark.slow
 def test_answers_without_end(tmp_path):
     """Each is looked for in the prediction: of a million in a long one that took hours."""
     golds = [f"a{n}" for n in range(1001)]

@@ -200,6 +200,7 @@ def test_what_can_not_be_read_is_refused(tmp_path, name, text, complaint):
         read(tmp_path, text, name)
 
 
+@pytest.mark.slow
 def test_the_command_prints_what_it_made_of_the_file(tmp_path):
     path = tmp_path / "m.csv"
     path.write_text("80,5,10\n60,70,12\n75,72,65\n")

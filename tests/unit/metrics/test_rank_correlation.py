@@ -34,6 +34,7 @@ def test_undefined_is_none_and_never_not_a_number():
         spearman([1, 2, 3], [1, 2])
 
 
+@pytest.mark.slow
 def test_the_interval_is_the_percentiles_of_resampled_pairs():
     """The same draws, correlated by SciPy; x and y drawn apart, or 90 % instead of 95, would differ."""
     generator = np.random.default_rng(7)

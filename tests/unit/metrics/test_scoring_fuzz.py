@@ -29,6 +29,7 @@ TEXTS = st.one_of(st.text(max_size=40), st.lists(WORDS, max_size=8).map(" ".join
 PLAIN = [name for name in RULES if not name.endswith("-ptb") and name not in ("meteor", "spice")]
 
 
+@pytest.mark.slow
 @few
 @given(TEXTS)
 def test_normalisers_never_fail_and_settle(text):

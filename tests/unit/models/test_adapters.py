@@ -134,6 +134,7 @@ def test_only_adapters_and_what_is_trained_in_full_train(blip):
     assert lmm.lr_scale(next(iter(projection))) == blip.lr_scale("") == 1.0
 
 
+@pytest.mark.slow
 def test_the_projector_of_smol_keeps_its_rate(monkeypatch):
     lmm = random_lmm()
     monkeypatch.setitem(lmm.config, "projection_rate", 0.25)

@@ -215,6 +215,7 @@ def test_the_worker_survives_signals_threads_and_forks_and_ends_with_its_parent(
     assert not left.exists()
 
 
+@pytest.mark.slow
 def test_an_interrupted_prompt_leaves_no_reply_for_the_next_one():
     def interrupt(_number, _frame):
         raise KeyboardInterrupt

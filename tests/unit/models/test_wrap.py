@@ -196,6 +196,7 @@ def test_sizes_with_which_the_processor_itself_fails(tiny_chat):
     refused("llava_next: the processor does not fit the model: integer .* by zero|division by zero", model, processor)
 
 
+@pytest.mark.slow
 def test_devices_and_dtypes():
     lmm = load_lmm("random", dtype=torch.float32, device="cpu")
     assert lmm.dtype == torch.float32 and lmm.device == torch.device("cpu")

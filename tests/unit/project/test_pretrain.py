@@ -53,6 +53,7 @@ def phase(folder, *, stop_at=None, settings=PHASE):
     return {name: p.detach().clone() for name, p in net.named_parameters()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed", [(3,), (5,), (8,), (7, 11)])
 def test_a_killed_phase_ends_with_the_same_bits(tmp_path, killed):
     whole = phase(tmp_path / "whole")
@@ -130,6 +131,7 @@ def by_hand(settings):
     return {name: p.detach() for name, p in net.named_parameters()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"weight_decay": 2.0}, {"warmup_ratio": 0.5}, {"learning_rate": 0.1}], ids=str)
 def test_a_phase_by_hand(tmp_path, settings):
     settings = replace(PHASE, **settings)

@@ -243,6 +243,7 @@ def test_the_page_has_the_numbers(tmp_path: Path) -> None:
     assert sum(tag == "image" for tag, _ in page.tags) == 1  # both images are alike: embedded once
 
 
+@pytest.mark.slow
 def test_the_page_needs_nothing_else(tmp_path: Path) -> None:
     out = write_report([make_run(tmp_path / "s", SEQUENTIAL)], tmp_path / "out.html")
     page = Page(out)
@@ -270,6 +271,7 @@ def test_every_reference_in_the_page_has_its_target(tmp_path: Path) -> None:
     assert {a["href"] for _, a in page.tags if (a.get("href") or "").startswith("#")} <= {f"#{name}" for name in names}
 
 
+@pytest.mark.slow
 def test_nothing_becomes_markup(tmp_path: Path) -> None:
     tasks = [XSS, '"><img src=x onerror=alert(2)>', "$x^2$ & co"]
     run = make_run(
@@ -321,6 +323,7 @@ def test_markdown_is_a_table(tmp_path: Path) -> None:
     assert lines[3] == "| sequential | 1 | 53.3 | 80.0 | 40.0 | −40.0 | 5 min 0 s |"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, 2, 3])
 def test_a_run_in_progress_has_a_page(tmp_path: Path, rows: int) -> None:
     run = make_run(tmp_path / "s", SEQUENTIAL[:rows], metrics={})
@@ -329,17 +332,20 @@ def test_a_run_in_progress_has_a_page(tmp_path: Path, rows: int) -> None:
     assert "not learned yet" in page.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["joint", "direct"])
 def test_bounds_have_a_page(tmp_path: Path, method: str) -> None:
     run = make_run(tmp_path / "x", JOINT if method == "joint" else DIRECT, method=method)
     assert f"{method}, seed 0" in Page(write_report([run], tmp_path / "out.html")).text
 
 
+@pytest.mark.slow
 def test_a_single_task_has_a_page(tmp_path: Path) -> None:
     run = make_run(tmp_path / "x", [[10.0], [80.0]], tasks=["only"])
     assert "Average over all tasks at the end: sequential 80" in Page(write_report([run], tmp_path / "o.html")).text
 
 
+@pytest.mark.slow
 def test_missing_answers_images_and_stamp_are_said(tmp_path: Path) -> None:
     run = make_run(tmp_path / "s", SEQUENTIAL)
     (run / "provenance.json").unlink()
@@ -387,6 +393,7 @@ def test_thumbnails_are_small_and_embedded_once(tmp_path: Path) -> None:
     assert sizes == [(96, 48), (40, 20)]
 
 
+@pytest.mark.slow
 def test_experts_are_counted(tmp_path: Path) -> None:
     run = make_run(tmp_path / "e", REPLAY, method="eproj")
     matrix = json.loads((run / "matrix.json").read_text())

@@ -63,6 +63,7 @@ def places(svg: str, text: str) -> list[tuple[float, float]]:
     return [(float(x), float(y)) for x, y in re.findall(rf'<text[^>]*? x="([-\d.]+)" y="([-\d.]+)"[^>]*>{text}<', svg)]
 
 
+@pytest.mark.slow
 def test_the_heat_map_sets_known_columns_apart(tmp_path: Path) -> None:
     svg = heat_map(load_matrix(known_run(tmp_path / "s")))
     (old, _), (first, _), (second, _) = (places(svg, name)[0] for name in TASKS)

@@ -40,6 +40,7 @@ def test_marks_go_by_the_rule_of_the_task() -> None:
     assert marks("option", "(b)", "b", "c", gold=["(b)"]) == ["right", "form", "wrong"]
 
 
+@pytest.mark.slow
 def test_captions_are_not_compared_letter_by_letter(tmp_path: Path) -> None:
     run = with_cells(make_run(tmp_path / "s", SEQUENTIAL, answer="The circle!"), score_rule="normalised")
     examples = examples_of(run, load_matrix(run), "shapes", Thumbnails())

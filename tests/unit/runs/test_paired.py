@@ -39,6 +39,7 @@ def place(tmp_path_factory):
     return place
 
 
+@pytest.mark.slow
 def test_one_seed_by_hand(place):
     found = evertune.paired(place / "sequential" / "s0", str(place / "replay" / "s0"))
     assert (found.a, found.b, found.units, found.seeds) == ("sequential", "replay", "images", (0,))
@@ -76,6 +77,7 @@ def test_several_seeds_are_a_paired_t_test(place):
     assert found.mean.interval == pytest.approx((theirs.low, theirs.high))
 
 
+@pytest.mark.slow
 def test_questions_about_one_image_are_not_taken_for_independent(place, tmp_path):
     """Four copies of each answer say no more than one of them: the interval stays as wide."""
     once = {"colour": [0.0, 100.0] * 10}, {"colour": [100.0, 100.0, 0.0, 100.0] * 5}
@@ -101,6 +103,7 @@ def test_questions_share_a_cluster_through_their_images():
     assert len({*first, *second}) == 5, "a and b, c and d, e, and two without an image"
 
 
+@pytest.mark.slow
 def test_the_order_of_tasks_and_of_rows_does_not_matter(tmp_path):
     each = scores(0.5, 1)
     first = write_run(tmp_path / "a", each, method="a")
@@ -190,6 +193,7 @@ def test_answers_that_are_not_those_of_the_matrix_are_refused(tmp_path):
         evertune.paired(first, second)
 
 
+@pytest.mark.slow
 def test_seeds_whose_streams_have_another_order_are_compared_task_by_task(tmp_path):
     sides = []
     for method, share in (("a", 0.3), ("b", 0.6)):

@@ -203,6 +203,7 @@ def test_the_summary_has_the_measures_of_accept_if():
     assert "average 40.0 · forgetting 5.0 · worst 10.0 points" in console.file.getvalue()
 
 
+@pytest.mark.slow
 def test_the_log_of_a_model_that_has_learned_nothing(model):
     result = CliRunner().invoke(app, ["log", str(model)])
     assert result.exit_code == 0 and f"{model} has learned nothing yet" in result.stdout.replace("\n", "")

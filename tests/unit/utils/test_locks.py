@@ -49,6 +49,7 @@ def held(request, tmp_path, monkeypatch):
     process.wait()
 
 
+@pytest.mark.slow
 def test_who_holds_a_folder_is_said(held):
     process, folder = held
     with pytest.raises(RunFolderError) as caught, alone(folder):
@@ -57,6 +58,7 @@ def test_who_holds_a_folder_is_said(held):
     assert re.match(message, str(caught.value))
 
 
+@pytest.mark.slow
 def test_the_lock_of_a_killed_process_is_taken_over(held):
     process, folder = held
     process.send_signal(signal.SIGKILL)

@@ -202,6 +202,7 @@ def test_a_package_is_there_whole_or_not_at_all(cache, monkeypatch):
     assert sorted(path.name for path in unpacked(name).iterdir()) == ["done", "whole"]
 
 
+@pytest.mark.slow
 def test_every_temporary_place_has_a_name_that_is_swept():
     """`tempfile` names are not: what is made in the cache or beside a target goes through `leftovers`."""
     allowed = {  # in the system's temporary folder

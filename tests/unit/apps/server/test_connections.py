@@ -157,6 +157,7 @@ def test_a_client_that_does_not_read_is_closed(app):
         assert received < 32 << 20
 
 
+@pytest.mark.slow
 def test_a_client_that_reads_slowly_is_served(app):
     with served(app, write=1) as address, opened(address, path="/large", buffer=256 << 10) as line:
         received, start = 0, time.monotonic()

@@ -180,6 +180,7 @@ def test_a_body_that_is_too_long_and_a_token(model):
     assert len(seen) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["in the question", "before the answer", "in the answer"])
 def test_who_hangs_up_stops_nobody_else(when):
     """The server stays up, whoever waits gets an answer, and the place in the queue is free again."""
@@ -226,6 +227,7 @@ def test_the_queue_is_bounded():
     batches.close()
 
 
+@pytest.mark.slow
 def test_beyond_the_queue_is_429():
     go, entered = threading.Event(), threading.Event()
 

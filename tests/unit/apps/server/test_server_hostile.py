@@ -95,6 +95,7 @@ def test_images_are_counted_before_one_is_decoded(colours, decoded):
     assert status == 400 and "1,237,040,000 pixels together" in error and decoded == []
 
 
+@pytest.mark.slow
 def test_a_model_of_one_image_reads_no_header_of_fourteen(decoded):
     answers = Answers()
 
@@ -221,6 +222,7 @@ def client_stops(stops):
             return problem.status_code, problem.body["message"]
 
 
+@pytest.mark.slow
 def test_an_over_long_question_is_refused_before_its_tokens_are_counted():
     answers = Answers()
     answers.refuse = lambda question: pytest.fail("its tokens are counted")
@@ -239,6 +241,7 @@ def test_names_of_other_sites_are_not_answered_to(host, path):
         assert reply.status == 403 and json.load(reply)["error"]["code"] == "foreign_host"
 
 
+@pytest.mark.slow
 def test_this_machine_has_several_names_and_a_token_opens_to_any():
     with served() as address:
         port = address.rsplit(":", 1)[1]

@@ -47,6 +47,7 @@ def page(tmp_path_factory):
     return write_page(result(runs), folder / "index.html").read_text()
 
 
+@pytest.mark.slow
 def test_the_page_opens_without_a_network_and_escapes(page):
     assert "<script" not in page and not re.search(r'(?:src|href)="(?!#)', page)
     assert "http://" not in page.replace("http://www.w3.org", "") and "https://" not in page

@@ -117,6 +117,7 @@ def test_overlap_within_a_task(tmp_path, images):
     assert found_text.index("train.jsonl:5") < found_text.index("train.jsonl:4")
 
 
+@pytest.mark.slow
 def test_overlap_across_tasks(tmp_path, images):
     one = ([row(0, "0.png"), row(1, "1.png")], [row(0, "2.png")])
     test = [row(0, "0.png"), row(1, "1.png", "who?"), row(2, "6.png")]
@@ -260,6 +261,7 @@ def test_long_texts_are_told(tmp_path, images):
     assert kinds(found.warnings) == {"long answer": 1, "long instruction": 1}
 
 
+@pytest.mark.slow
 def test_five_are_shown_and_all_are_counted(tmp_path, images, capsys):
     rows = [row(n, f"gone-{n}.png") for n in range(9)]
     path = write_stream(tmp_path, one=([*rows, row(20, "0.png")], [row(0, "1.png")]))
@@ -326,6 +328,7 @@ def test_shared_and_repeated():
     assert [len(x) for x in repeated(ours[:0])] == [0, 0]
 
 
+@pytest.mark.slow
 def test_what_is_left_is_promised_only_where_something_is(tmp_path, images, capsys):
     bad = row(9, "gone.png")
     for name, rows, promised in (("a", [bad, *(row(n, f"{n}.png") for n in range(3))], True), ("b", [bad, bad], False)):

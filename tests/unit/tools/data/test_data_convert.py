@@ -131,6 +131,7 @@ def test_any_row_comes_back_or_is_refused(tmp_path, rows, way):
     assert len(left) == written.skipped.counts.get("can't be written", 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["t.jsonl", "t.json", "t.csv", "t.parquet"])
 def test_nothing_is_overwritten(tmp_path, source, name):
     target = tmp_path / name

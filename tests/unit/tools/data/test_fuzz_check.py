@@ -182,6 +182,7 @@ def test_images_of_every_kind(tmp_path, lmm):
     assert "12 x 20" in page, "EXIF rotation is applied where the image is shown"
 
 
+@pytest.mark.slow
 def test_names_that_lead_out(tmp_path):
     inside, secret = tmp_path / "data", tmp_path / "secret.png"
     inside.mkdir()

@@ -352,6 +352,7 @@ def test_gold_files_of_another_layout(tmp_path, name, gold, message):
         rescore(file, format=name, gold=place)
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path):
     file = merged(tmp_path, [("1", "Yes."), ("2", "")])
     gold = gold_of(tmp_path, [("1", "yes"), ("2", "[red]frisbee[/red]")])
