@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from contextlib import nullcontext
 
@@ -67,3 +68,12 @@ def test_parts_are_done_once_each_and_written_down_at_once(study, monkeypatch):
     kept = json.loads((study.out / "ablations" / "more" / "results.json").read_text())["runs"]
     assert kept[0]["method"] == "replay" and kept[0]["settings"]["options"]["replay"]["ratio"] == 0.5
     assert "known" in kept[0], "findings need to know which columns are new"
+
+    for folder in study.out.glob("*/*/photos-random"):
+        shutil.rmtree(folder)
+    assert done(study).ended == [], "results.json is enough, as on another machine"
+    assert [run.method for run in study.measured()] == ["sequential", "replay (more)"]
+    results = study.out / "main" / "methods" / "results.json"
+    content = json.loads(results.read_text())
+    results.write_text(json.dumps({**content, "runs": [{**content["runs"][0], "key": "of other settings"}]}))
+    assert done(study).ended == first.ended, "a run of other settings is no substitute"

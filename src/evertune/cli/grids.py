@@ -44,7 +44,7 @@ def grid(
         made = Grid(cells, jobs=jobs, progress=callback.fetching, ray=ray)
     with GridView(console) as view:
         made.run(view)
-    results = write_results(place / "results.json", made.finished, name=spec.name)
+    results = write_results(place / "results.json", made, name=spec.name)
     result = summary(spec, made, results=results)
     if as_json:
         print_json(result)

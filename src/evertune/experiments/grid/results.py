@@ -6,7 +6,7 @@ The last is for readers of the comparison: runs that were not made alike, and se
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +21,7 @@ from evertune.utils.errors import RunFolderError
 from evertune.utils.files import read_json, write_atomically
 
 FORMAT = 2
-KEPT = ("stream", "model", "method", "seed", "settings", "known", "tasks", "stages", "R", "cost", "warnings")
+KEPT = ("stream", "model", "method", "seed", "settings", "known", "tasks", "stages", "R", "relaxed", "cost", "warnings")
 ONE_OF_ITS_KIND = ("model_fingerprint", "dtype", "device", "threads", "torch")
 
 
@@ -49,32 +49,67 @@ def summary(spec: GridFile, made: Grid, *, results: Path) -> Summary:
         failed=made.failed,
         rows=compare(matrices),
         curves=[curve for key in spec.vary for curve in curves(matrices, key)],
-        notes=[*([held_out] if held_out else []), *not_alike(made.finished)],
+        notes=[*([held_out] if held_out else []), *not_alike(read_results(results))],
     )
 
 
-def write_results(path: Path, cells: Sequence[Cell], *, name: str) -> Path:
+def write_results(path: Path, made: Grid, *, name: str, cells: Sequence[Cell] | None = None) -> Path:
     """Write what is worth keeping of finished runs, one per line: settings, metrics, R and cost, without answers.
 
-    Metrics against a bound (`intransigence`, `gap_to_joint`) use the bounds among the same runs.
+    Metrics against a bound (`intransigence`, `gap_to_joint`) use the bounds among the same runs. A run that `made`
+    counts as done without its folder keeps the line that the file has of it.
+
+    Args:
+        path: the file.
+        made: the grid.
+        name: of the grid, in the file.
+        cells: its runs that belong into this file; None: all.
     """
-    matrices = [load_matrix(cell.folder) for cell in cells]
-    lines = ",\n".join(json.dumps(_kept(m, matrices), ensure_ascii=False, allow_nan=False) for m in matrices)
+    wanted = list(made.cells.values()) if cells is None else cells
+    finished = {cell.name: load_matrix(cell.folder) for cell in made.finished if cell in wanted}
+    earlier = {row["key"]: row for row in read_results(path) if "key" in row}
+    rows = []
+    for cell in wanted:
+        if cell.name in finished:
+            rows.append(_kept(cell, finished[cell.name], list(finished.values())) | {"key": made.keys[cell.name]})
+        elif made.done[cell.name] and made.keys[cell.name] in earlier:
+            rows.append(earlier[made.keys[cell.name]])
+    lines = ",\n".join(json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows)
     head = json.dumps({"format": FORMAT, "name": name, "evertune": version("evertune")})
     write_atomically(path, f'{head[:-1]}, "runs": [\n{lines}\n]}}\n')
     return path
 
 
-def _kept(matrix: Matrix, others: Sequence[Matrix]) -> dict[str, Any]:
-    return {key: getattr(matrix, key) for key in KEPT} | {"metrics": metrics_with_references(matrix, others)}
+def read_results(path: Path) -> list[dict[str, Any]]:
+    """The runs in a `results.json`; none where there is no such file.
+
+    Raises:
+        RunFolderError: it is damaged, or of another version.
+    """
+    if not path.exists():
+        return []
+    content: Any = read_json(path)
+    runs = content.get("runs") if isinstance(content, Mapping) and content.get("format") == FORMAT else None
+    if not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs):
+        raise RunFolderError(f"{path} is not the result of a grid, or of another version; run it again")
+    return runs
 
 
-def not_alike(cells: Sequence[Cell]) -> list[str]:
-    """Notes about finished runs of the same model that were made with other weights, dtypes or versions."""
-    recorded = [(cell.config.model, read_json(cell.folder / "provenance.json")) for cell in cells]
+def _kept(cell: Cell, matrix: Matrix, others: Sequence[Matrix]) -> dict[str, Any]:
+    provenance = read_json(cell.folder / "provenance.json")
+    return {
+        **{key: getattr(matrix, key) for key in KEPT},
+        "metrics": metrics_with_references(matrix, others),
+        "made_with": {key: provenance.get(key) for key in ONE_OF_ITS_KIND},
+    }
+
+
+def not_alike(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Notes about runs of a `results.json` of the same model, made with other weights, dtypes or versions."""
+    recorded = [(run["model"], run["made_with"]) for run in runs if "made_with" in run]
     found = []
     for key in ONE_OF_ITS_KIND:
-        pairs = {(model, str(provenance.get(key))) for model, provenance in recorded}
+        pairs = {(model, str(made_with.get(key))) for model, made_with in recorded}
         if len(pairs) > len({model for model, _ in pairs}):
             values = ", ".join(sorted({value[:16] for _, value in pairs}))
             found.append(f"not all runs of a model were made with the same {key}: {values}")

@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -168,6 +168,7 @@ class Grid(JobRuns):
         jobs: runs side by side; None: one per core, one alone on a GPU. `OMP_NUM_THREADS` is cores / jobs unless set.
         progress: called during downloads.
         ray: where the runs are done: None for processes of this machine, else an address as `RayPool` takes it.
+        recorded: keys of runs that count as done though their folders are not here: a `results.json` has them.
 
     Raises:
         UserError: a stream, a model, a method or an option does not exist; nothing was started.
@@ -180,6 +181,7 @@ class Grid(JobRuns):
         jobs: int | None = None,
         progress: Progress | None = None,
         ray: str | None = None,
+        recorded: Collection[str] = (),
     ) -> None:
         refuse_several("a grid")
         self._pool: Callable[..., Workers] = Pool if ray is None else partial(RayPool, address=ray)
@@ -189,8 +191,10 @@ class Grid(JobRuns):
         super().__init__(jobs=jobs or 1)
         configs = {cell.config.stream: cell.config for cell in cells}
         self._streams = {name: data_of(config, progress=progress) for name, config in configs.items()}
-        self._keys = _keys(cells, self._streams)
-        self.done = {name: self._is_finished(name) for name in self.cells}
+        self.keys = _keys(cells, self._streams)
+        here = {name: self._is_finished(name) for name in self.cells}
+        self._elsewhere = {name for name in self.cells if not here[name] and self.keys[name] in recorded}
+        self.done = {name: done or name in self._elsewhere for name, done in here.items()}
         open_cells = [cell for cell in cells if not self.done[cell.name]]
         if open_cells:
             check_methods(open_cells)
@@ -237,7 +241,7 @@ class Grid(JobRuns):
             matrix = Matrix.read(cell.folder)
             if not matrix.finished or not still_holds(cell.folder, matrix):
                 return False
-            same = checked["key"] == self._keys[name]
+            same = checked["key"] == self.keys[name]
             same = same and checked["config"] == digest_of_file(cell.folder / "config.yaml")
         except (RunFolderError, OSError, KeyError, TypeError, AttributeError):
             return False
@@ -247,7 +251,7 @@ class Grid(JobRuns):
     def _remember(self, ended: JobResult) -> None:
         cell = self.cells[ended.job.name]
         config = digest_of_file(cell.folder / "config.yaml")
-        content = {"key": self._keys[cell.name], "config": config, "seconds": round(ended.seconds, 1)}
+        content = {"key": self.keys[cell.name], "config": config, "seconds": round(ended.seconds, 1)}
         write_json(cell.file("checked"), content)
 
     def doing(self, name: str) -> str:
@@ -259,8 +263,8 @@ class Grid(JobRuns):
 
     @property
     def finished(self) -> list[Cell]:
-        """The finished runs, in the grid's order."""
-        return [cell for name, cell in self.cells.items() if self.done[name]]
+        """The finished runs whose folders are here, in the grid's order."""
+        return [cell for name, cell in self.cells.items() if self.done[name] and name not in self._elsewhere]
 
 
 def _refuse_linked_place(cell: Cell) -> None:

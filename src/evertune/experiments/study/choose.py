@@ -1,7 +1,8 @@
-"""The settings that a study chooses, by the rule of docs/grid.md, and the runs that take them.
+"""The settings that a study chooses, by the rules of docs/grid.md and docs/study.md, and the runs that take them.
 
-The rule: the value with the highest mean final average over the held-out seeds; of equal ones the first listed. Nothing
-is chosen before every listed value has been tried with every seed.
+`best`: the value with the highest mean final average over the held-out seeds; of equal ones the first listed.
+`plastic`: the largest value whose mean learning accuracy is within `PLASTIC` points of the highest, for learning rates.
+Nothing is chosen before every listed value has been tried with every seed.
 """
 
 from __future__ import annotations
@@ -13,11 +14,15 @@ from typing import Any
 from evertune.experiments.grid import Cell
 from evertune.experiments.grid.cells import VARIED_FOR_ALL, method_parts
 from evertune.experiments.study.file import StudyGrid
-from evertune.reporting.curves import BY, Curve, curves
+from evertune.reporting.curves import BY, Curve, Point, curves
 from evertune.reporting.matrix import Matrix
 from evertune.runs.config import RunConfig
-from evertune.utils.config_io import validated
+from evertune.utils.config_io import validated, value_text
 from evertune.utils.errors import UserError
+
+PLASTIC = 1.0
+"""Points of learning accuracy that a larger rate may cost under the rule `plastic`."""
+LEARNING, BASE = "learning_accuracy", "zero_shot"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +33,7 @@ class ChosenValue:
         grid: where it was chosen.
         base: the stream, or the one that it is the reverse of.
         at_edge: it is the first or the last of several listed values: the best may lie outside.
-        means: (value, mean final average over the seeds), as listed.
+        means: (value, mean over the seeds of what decides by the grid's rule: final average, or learning accuracy).
     """
 
     grid: str
@@ -54,8 +59,32 @@ def choices_of(grid: StudyGrid, runs: Sequence[Matrix], *, bases: Mapping[str, s
     for key in grid.vary:
         for curve in curves(runs, key):
             if curve.best and is_complete(curve, grid):
-                found.append(_choice(curve, grid, base=bases[curve.stream]))
+                best = curve.best if grid.rule == "best" else _plastic(curve, runs)
+                found.append(_choice(curve, grid, best, base=bases[curve.stream]))
     return found
+
+
+def _plastic(curve: Curve, runs: Sequence[Matrix]) -> Point:
+    """The largest value within `PLASTIC` points of the best learning accuracy.
+
+    Raises:
+        UserError: nothing is learned at any of the values.
+    """
+    means = {point.value: _mean(point, LEARNING) for point in curve.points}
+    best = max(means.values())
+    base = max(run.metrics[BASE] or 0.0 for run in runs if (run.stream, run.model) == (curve.stream, curve.model))
+    if best < base + PLASTIC:
+        shown = ", ".join(f"{value_text(value)}: {mean:.1f}" for value, mean in means.items())
+        raise UserError(
+            f"{curve.method} does not learn {curve.stream} from {curve.model} at any listed {curve.key} (learning "
+            f"accuracy {shown}; the base model has {base:.1f}), so none is a regime; list other values"
+        )
+    return max((point for point in curve.points if means[point.value] >= best - PLASTIC), key=lambda point: point.value)
+
+
+def _mean(point: Point, metric: str) -> float:
+    spread = point.spreads[metric]
+    return spread.mean if spread else float("-inf")
 
 
 def is_complete(curve: Curve, grid: StudyGrid) -> bool:
@@ -64,18 +93,18 @@ def is_complete(curve: Curve, grid: StudyGrid) -> bool:
     return len(curve.points) == len(grid.vary[curve.key]) and all(point.seeds == seeds for point in curve.points)
 
 
-def _choice(curve: Curve, grid: StudyGrid, *, base: str) -> ChosenValue:
-    assert curve.best
-    means = tuple((point.value, spread.mean) for point in curve.points if (spread := point.spreads[BY]))
+def _choice(curve: Curve, grid: StudyGrid, best: Point, *, base: str) -> ChosenValue:
+    decides = BY if grid.rule == "best" else LEARNING
+    means = tuple((point.value, spread.mean) for point in curve.points if (spread := point.spreads[decides]))
     return ChosenValue(
         grid=grid.name,
         base=base,
         model=curve.model,
         method=curve.method,
         key=curve.key,
-        value=curve.best.value,
-        at_edge=curve.best in (curve.points[0], curve.points[-1]),
-        seeds=curve.best.seeds,
+        value=best.value,
+        at_edge=best in (curve.points[0], curve.points[-1]),
+        seeds=best.seeds,
         means=means,
     )
 

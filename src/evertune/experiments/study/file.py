@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -24,13 +25,18 @@ FINDINGS = "findings"
 
 
 class StudyGrid(GridFile):
-    """A grid as `evertune grid` reads it, and three keys more."""
+    """A grid as `evertune grid` reads it, and four keys more."""
 
     take: list[str] = Field(
         default_factory=list, description="earlier grids with `vary`; runs here take the values chosen there"
     )
     stands_for: dict[str, list[str]] = Field(
         default_factory=dict, description="what is chosen with a method here holds for these methods too"
+    )
+    rule: Literal["best", "plastic"] = Field(
+        default="best",
+        description="which value of `vary` is chosen: best: the highest mean final average; plastic: the largest "
+        "value whose mean learning accuracy is within one point of the highest",
     )
     variant: str | None = Field(
         default=None, description="shown after the method's name, e.g. `oracle` for eproj (oracle)"

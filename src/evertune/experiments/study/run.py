@@ -4,26 +4,26 @@ OUT/PART/GRID/...            run folders, as `evertune grid` leaves them
 OUT/PART/GRID/results.json   settings, metrics, R and cost of its finished runs: small, worth committing
 OUT/chosen.json              the settings that were chosen on held-out seeds
 
-What is finished is skipped, because a grid skips it; nothing else is remembered.
+What is finished is skipped. A run that is in a `results.json` needs no run folder: another machine resumes a study
+from these files alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from evertune.assets import Progress
 from evertune.data.stream import stream_file
 from evertune.experiments.grid import Cell, Grid, GridCallback, JobResult, Status, cells_of, not_alike, write_results
-from evertune.experiments.grid.results import FORMAT
+from evertune.experiments.grid.results import read_results
 from evertune.experiments.study.choose import ChosenValue, choices_of, with_choices
 from evertune.experiments.study.file import FINDINGS, StudyFile, StudyGrid, base_stream
 from evertune.reporting.matrix import Matrix
 from evertune.utils.errors import RunFolderError, UserError, unknown
-from evertune.utils.files import read_json, write_json
+from evertune.utils.files import write_json
 
 Watching = Callable[[], AbstractContextManager[GridCallback]]
 
@@ -152,7 +152,7 @@ class Study:
                     return StudyOutcome(failed, f"{part}: {waiting[left[0]]}", tuple(dict.fromkeys(notes)))
                 made = self._batch(part, ready, watching, jobs, progress)
                 failed |= made.failed
-                notes += not_alike(made.finished)
+                notes += not_alike([run for name in ready for run in read_results(self._results(part, name))])
                 left = [name for name in left if name not in ready]
         return StudyOutcome(failed, None, tuple(dict.fromkeys(notes)))
 
@@ -162,7 +162,8 @@ class Study:
         """All runs of some grids at once, so that no core waits for the last run of each; whole seeds first."""
         runs = [planned for planned in self.planned(part) if planned.grid.name in names]
         cells = sorted((planned.cell for planned in runs), key=lambda cell: cell.config.seed)
-        made = Grid(cells, jobs=jobs, progress=progress)
+        recorded = {run.get("key", "") for name in names for run in read_results(self._results(part, name))}
+        made = Grid(cells, jobs=jobs, progress=progress, recorded=recorded)
         for name in names:
             self._write(runs, made, grid=name)
         with watching() as callback:
@@ -173,27 +174,24 @@ class Study:
 
     def _write(self, runs: Sequence[PlannedRun], made: Grid, *, grid: str) -> None:
         """Write down the finished runs of a grid, and what is chosen now."""
-        done = {cell.name for cell in made.finished}
         own = [planned for planned in runs if planned.grid.name == grid]
-        if cells := [planned.cell for planned in own if planned.cell.name in done]:
-            write_results(self._folder(own[0].part, own[0].grid) / "results.json", cells, name=grid)
+        if cells := [planned.cell for planned in own if made.done[planned.cell.name]]:
+            write_results(self._results(own[0].part, grid), made, name=grid, cells=cells)
         if own[0].grid.vary:
             write_json(self.out / "chosen.json", [asdict(choice) for choice in self.choices()])
 
     def _folder(self, part: str, grid: StudyGrid) -> Path:
         return self.out / part / grid.name
 
+    def _results(self, part: str, name: str) -> Path:
+        return self.out / part / name / "results.json"
+
 
 def _read_results(folder: Path, grid: StudyGrid) -> list[Matrix]:
     """The finished runs of a grid, called by its labels; none before the grid was started."""
     path = folder / "results.json"
-    if not path.exists():
-        return []
-    content: Any = read_json(path)
-    if not isinstance(content, Mapping) or content.get("format") != FORMAT or "runs" not in content:
-        raise RunFolderError(f"{path} is not the result of a grid, or of another version; run the study again")
     try:
-        runs = [Matrix.from_dict(run) for run in content["runs"]]
+        runs = [Matrix.from_dict(run) for run in read_results(path)]
     except (UserError, TypeError) as problem:
         raise RunFolderError(f"{path} is damaged: {problem}") from problem
     return [replace(run, method=grid.label(run.method)) for run in runs]

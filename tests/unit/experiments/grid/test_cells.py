@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -184,7 +183,7 @@ def test_what_counts_as_finished(tmp_path, photos):
     (cell,) = cells(tmp_path, streams=[str(photos)], methods=["sequential"])
     before = grid()
     assert before.finished == [] and state_of(cell) == "waiting"
-    finished(cell, before._keys[cell.name])
+    finished(cell, before.keys[cell.name])
     assert grid().finished == [cell] and state_of(cell) == "finished"
     assert grid(train={"epochs": 2}).finished == [], "other settings"
     (cell.folder / "config.yaml").write_text("seed: 1\n")
@@ -241,21 +240,14 @@ def test_varying_on_test_seeds_is_noted(tmp_path):
     assert note == "seeds below 100 are test seeds: choose by others, not by 0"
 
 
-def test_runs_that_were_not_made_alike_are_noted(tmp_path):
-    found = cells(tmp_path, streams=["parcel", {"stream": "parcel", "model": "smol"}], methods=["direct", "ewc"])
-    for cell in found:
-        provenance = {
-            "model_fingerprint": cell.config.model,
-            "dtype": "float32",
-            "device": "cpu",
-            "threads": 1,
-            "torch": "2",
-        }
-        write_json(cell.folder / "provenance.json", provenance)
-    assert not_alike(found) == []
-    provenance = json.loads((found[0].folder / "provenance.json").read_text())
-    write_json(found[0].folder / "provenance.json", provenance | {"dtype": "bfloat16"})
-    assert not_alike(found) == ["not all runs of a model were made with the same dtype: bfloat16, float32"]
+def test_runs_that_were_not_made_alike_are_noted():
+    def run(model, **changes):
+        made_with = {"model_fingerprint": model, "dtype": "float32", "device": "cpu", "threads": 1, "torch": "2"}
+        return {"model": model, "made_with": made_with | changes}
+
+    assert not_alike([run("random"), run("smol"), run("random"), {"model": "random"}]) == []
+    found = not_alike([run("random", dtype="bfloat16"), run("random"), run("smol")])
+    assert found == ["not all runs of a model were made with the same dtype: bfloat16, float32"]
 
 
 RUNS = {"table.yaml": 24, "ewc_strength.yaml": 6, "tir_strength.yaml": 6, "auto.yaml": 6, "auto_others.yaml": 12}

@@ -57,6 +57,40 @@ def test_of_equal_ones_the_first_listed_is_chosen_and_an_edge_is_said(tmp_path):
     assert any("ewc.strength of ewc on parcel" in note and "beyond" in note for note in result_of(made).notes)
 
 
+def rates(learned, *, base=10.0):
+    """Runs of ewc, held-out seeds 100 and 101, with a strength each and its learning accuracy; the base model's score."""
+    runs = tried(**{value: {100: 1.0, 101: 1.0} for value in learned})
+    return [
+        replace(
+            run,
+            metrics=run.metrics
+            | {"zero_shot": base, "learning_accuracy": learned[f"{run.settings['options']['ewc']['strength']:g}"]},
+        )
+        for run in runs
+    ]
+
+
+def plastic(content):
+    content["parts"]["tuning"][0]["rule"] = "plastic"
+
+
+def test_the_plastic_rule_takes_the_largest_value_that_learns_as_well(tmp_path):
+    """Within one point of the best learning accuracy, whatever the final average says."""
+    (choice,) = study(tmp_path, rates({"1": 80.0, "10": 79.1, "100": 78.9}), plastic).choices()
+    assert choice.value == 10.0 and not choice.at_edge
+    assert choice.means == ((1.0, 80.0), (10.0, 79.1), (100.0, 78.9))
+    (choice,) = study(tmp_path, rates({"1": 79.0, "10": 60.0, "100": 80.0}), plastic).choices()
+    assert choice.value == 100.0 and choice.at_edge
+
+
+def test_where_nothing_is_learned_there_is_no_regime(tmp_path):
+    made = study(tmp_path, rates({"1": 10.0, "10": 10.9, "100": 3.0}), plastic)
+    with pytest.raises(
+        UserError, match=r"does not learn parcel from random .* 1: 10.0, 10: 10.9, 100: 3.0; .* has 10.0"
+    ):
+        made.choices()
+
+
 @pytest.mark.parametrize(
     "lacking",
     [

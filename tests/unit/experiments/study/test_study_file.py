@@ -55,10 +55,9 @@ def write(folder, change=lambda content: None):
     return str(path)
 
 
-@pytest.fixture(scope="module")
-def paper(tmp_path_factory):
-    """The shipped study in a folder where everything has been run, and runs that nobody made."""
-    study = Study(read_study("paper"), tmp_path_factory.mktemp("paper"))
+def done(name, folder):
+    """A shipped study in a folder where everything has been run, and runs that nobody made."""
+    study = Study(read_study(name), folder)
     for part, grid in study.spec.grids():
         runs = []
         for planned in study.planned(part):
@@ -66,6 +65,11 @@ def paper(tmp_path_factory):
                 runs.append(pretended(planned.cell.config))
         made_up.write(study.out / part / grid.name, runs)
     return study
+
+
+@pytest.fixture(scope="module")
+def paper(tmp_path_factory):
+    return done("paper", tmp_path_factory.mktemp("paper"))
 
 
 def pretended(config):
@@ -76,9 +80,10 @@ def pretended(config):
 
 
 @pytest.mark.slow
-def test_every_method_option_stream_and_model_of_the_paper_exists(paper):
-    assert study_names() == ["paper"]
-    planned = paper.planned()
+@pytest.mark.parametrize("name", ["paper", "plastic"])
+def test_every_method_option_stream_and_model_of_the_paper_exists(name, tmp_path):
+    assert study_names() == ["paper", "plastic"]
+    planned = done(name, tmp_path).planned()
     assert all(run.waits_for is None for run in planned), "everything that is taken has been chosen"
     check_methods([run.cell for run in planned])
     assert {run.cell.config.stream for run in planned} <= set(stream_names())
@@ -96,8 +101,9 @@ def test_the_paper_has_all_methods_both_benchmarks_both_directions_three_seeds(p
     assert tuple(place.stream for place in table.streams) == streams and table.seeds == [0, 1, 2]
 
 
-def test_nothing_is_chosen_on_a_seed_that_a_table_uses(paper):
-    for _, grid in paper.spec.grids():
+@pytest.mark.parametrize("name", ["paper", "plastic"])
+def test_nothing_is_chosen_on_a_seed_that_a_table_uses(name):
+    for _, grid in read_study(name).grids():
         assert all((seed >= FIRST_HELD_OUT_SEED) == bool(grid.vary) for seed in grid.seeds)
 
 
