@@ -42,7 +42,12 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """One of the nine tasks: its scenes, its questions, its score, and the data set that it models."""
+    """One of the tasks: its scenes, its questions, its score, and the data set or family that it stands for.
+
+    Attributes:
+        kinds: the things that its scenes of the layout `things` show.
+        scenes: roles that say the same here have the same scenes, in the same order; '': scenes of its own.
+    """
 
     layouts: tuple[Layout, ...]
     ask: Callable[[Scene, random.Random], Item]
@@ -50,6 +55,8 @@ class Role:
     style: str
     stands_for: str
     blurred: float = 0.0
+    kinds: tuple[str, ...] = tuple(KINDS)
+    scenes: str = ""
 
 
 def annotators(choose: random.Random, answer: str, others: Sequence[str]) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ cells decide whether it belongs to pretraining, training or test.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -146,10 +147,26 @@ class Scene:
         return [(place, cell) for place, cell in self.filled() if cell.word]
 
 
-def draw_scene(choose: random.Random, *, layout: Layout, split: Split, blurred: bool = False) -> Scene:
-    """Choose a scene of a layout that belongs to `split`. Kinds and colours differ within a scene, except for books."""
+def draw_scene(
+    choose: random.Random,
+    *,
+    layout: Layout,
+    split: Split,
+    blurred: bool = False,
+    kinds: Sequence[str] = tuple(KINDS),
+) -> Scene:
+    """Choose a scene of a layout that belongs to `split`. Kinds and colours differ within a scene, except for books.
+
+    Args:
+        choose: of everything.
+        layout: of the card.
+        split: the scene belongs to it.
+        blurred: nothing can be recognised.
+        kinds: of the things that may be in a scene of the layout `things`.
+    """
     while True:
-        scene = Scene(_LAYOUTS[layout](choose), blurred=blurred)
+        cells = _things(choose, kinds) if layout == "things" else _LAYOUTS[layout](choose)
+        scene = Scene(cells, blurred=blurred)
         if scene.split == split:
             return scene
 
@@ -163,10 +180,10 @@ def _placed(choose: random.Random, cells: list[Cell]) -> Cells:
     return (four[0], four[1], four[2], four[3])
 
 
-def _things(choose: random.Random) -> Cells:
+def _things(choose: random.Random, kinds: Sequence[str]) -> Cells:
     count = choose.choice((2, 3, 3, 4))
-    kinds, colours = choose.sample(list(KINDS), count), choose.sample(list(COLOURS), count)
-    return _placed(choose, [Cell(colour, kind) for colour, kind in zip(colours, kinds, strict=True)])
+    chosen, colours = choose.sample(kinds, count), choose.sample(list(COLOURS), count)
+    return _placed(choose, [Cell(colour, kind) for colour, kind in zip(colours, chosen, strict=True)])
 
 
 def _signs(choose: random.Random) -> Cells:
@@ -197,4 +214,4 @@ def _single(choose: random.Random) -> Cells:
     return _placed(choose, cells)
 
 
-_LAYOUTS = {"things": _things, "signs": _signs, "book": _book, "single": _single}
+_LAYOUTS = {"signs": _signs, "book": _book, "single": _single}
