@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 
@@ -31,7 +32,7 @@ def test_twelve_tasks_in_two_orders():
     assert [task.name for task in by_family.tasks] == list(FAMILIES)
     assert sorted(task.name for task in interleaved.tasks) == sorted(FAMILIES)
     families = [FAMILIES[task.name].stands_for for task in interleaved.tasks]
-    assert all(one != other for one, other in zip(families, families[1:], strict=False))
+    assert all(one != other for one, other in itertools.pairwise(families))
     assert [task.score for task in by_family.tasks] == [FAMILIES[task.name].score for task in by_family.tasks]
     assert not FAMILIES.keys() & ROLES.keys()
 

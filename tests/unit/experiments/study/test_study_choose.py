@@ -58,7 +58,7 @@ def test_of_equal_ones_the_first_listed_is_chosen_and_an_edge_is_said(tmp_path):
 
 
 def rates(learned, *, base=10.0):
-    """Runs of ewc, held-out seeds 100 and 101, with a strength each and its learning accuracy; the base model's score."""
+    """Runs of ewc, with a strength each and its learning accuracy; the base model's score."""
     runs = tried(**{value: {100: 1.0, 101: 1.0} for value in learned})
     return [
         replace(
