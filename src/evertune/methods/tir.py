@@ -14,7 +14,7 @@ from torch import Tensor
 
 from evertune.data.task import Task
 from evertune.methods.base import Context, Method, MethodInfo
-from evertune.methods.importance import ImportancePenalty, Latest, MergeRule, Tensors
+from evertune.methods.importance import ImportancePenalty, Latest, MergeRule, Summed, Tensors
 from evertune.methods.similarity import SAMPLES, embed_task, evenly_spaced, similarity_to
 from evertune.models.weights import bytes_of
 from evertune.utils.errors import UserError
@@ -27,8 +27,9 @@ Chosen for `tir+ewc` on a held-out seed of `smol` (docs/results.md); on `tiny` 1
 """
 
 Owner = Literal["argmax", "random"]
-Weighting = Literal["dissimilar", "similar"]
+Weighting = Literal["dissimilar", "similar", "none"]
 Discount = Literal["accumulate", "once"]
+Merging = Literal["maximum", "sum"]
 
 
 class Tir(Method):
@@ -36,9 +37,14 @@ class Tir(Method):
 
     Args:
         owner: `argmax`: a scalar belongs to the old task it matters to most; `random` (ablation): to any of them.
-        weighting: `dissimilar`: I <- (1 - s) I, the paper's; `similar` (ablation): I <- s I.
+        weighting: `dissimilar`: I <- (1 - s) I, the paper's; `similar` (ablation): I <- s I; `none` (the control): no
+            discount, as if s were 0.
         discount: `accumulate`: what was discounted stays so; `once`: every task starts from the undiscounted maximum.
             The paper leaves it open; the code seen accumulates.
+        merging: `maximum`: of all tasks, every spring fixed at the latest weights, the paper's; `sum` (ablation): each
+            task keeps its own spring, as in `ewc`, and is discounted as a whole; stores the importance of every task.
+        normalise: whether the importance of a task sums to 1, as in the paper; without it (ablation) λ is of the size
+            that the penalty has alone.
     """
 
     name = "tir"
@@ -53,16 +59,26 @@ class Tir(Method):
     sequential_equivalent: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(
-        self, *, owner: Owner = "argmax", weighting: Weighting = "dissimilar", discount: Discount = "accumulate"
+        self,
+        *,
+        owner: Owner = "argmax",
+        weighting: Weighting = "dissimilar",
+        discount: Discount = "accumulate",
+        merging: Merging = "maximum",
+        normalise: bool = True,
     ) -> None:
         for option, value, kind in (
             ("owner", owner, Owner),
             ("weighting", weighting, Weighting),
             ("discount", discount, Discount),
+            ("merging", merging, Merging),
         ):
             if value not in get_args(kind):
                 raise UserError(f"tir.{option}={value!r}: choose one of {', '.join(get_args(kind))}")
+        if merging == "sum" and owner == "random":
+            raise UserError("tir.owner=random draws the owner of each scalar, and with tir.merging=sum it has none")
         self.owner, self.weighting, self.discount = owner, weighting, discount
+        self._merging, self.normalise = merging, normalise
         self._embeddings: dict[str, dict[str, Tensor]] = {}
         self._similarities: dict[str, dict[str, float]] = {}
         self._latest: tuple[Task, dict[str, Tensor]] | None = None
@@ -77,11 +93,15 @@ class Tir(Method):
         if not penalties:
             raise UserError("tir modifies a penalty and is none itself: join it with one, as in tir+ewc or tir+mas")
         for penalty in penalties:
-            penalty.merge_by(self.merging, strength=STRENGTH)
+            penalty.merge_by(self.merging, strength=STRENGTH if self.normalise else penalty.default_strength)
 
     def merging(self) -> MergeRule:
         """A fresh rule for one penalty."""
-        return OwnedMaximum(self)
+        return OwnedMaximum(self) if self._merging == "maximum" else DiscountedSum(self)
+
+    def scaled(self, importance: Mapping[str, Tensor]) -> Tensors:
+        """The importance of one task, as it is merged."""
+        return normalised(importance) if self.normalise else dict(importance)
 
     def setup(self, context: Context) -> None:
         """Start without tasks."""
@@ -111,9 +131,7 @@ class Tir(Method):
             owner: int16, of the same shapes: index into `tasks`.
             tasks: names of the old tasks.
         """
-        similar = self.similarities(task)
-        self._similarities[task.name] = similar
-        factors = torch.tensor([similar[name] if self.weighting == "similar" else 1 - similar[name] for name in tasks])
+        factors = torch.tensor(self.factors(task, tasks))
         chance = torch.Generator().manual_seed(int(digest("tir", str(self.context.seed), task.name)[:8], 16))
         result = {}
         for name, value in importance.items():
@@ -122,6 +140,14 @@ class Tir(Method):
                 index = torch.randint(len(tasks), index.shape, generator=chance)
             result[name] = value * factors.to(value.device)[index.to(value.device)]
         return result
+
+    def factors(self, task: Task, tasks: Sequence[str]) -> list[float]:
+        """What the importance of each old task is multiplied with while `task` is learned."""
+        if self.weighting == "none":
+            return [1.0] * len(tasks)
+        similar = self.similarities(task)
+        self._similarities[task.name] = similar
+        return [similar[name] if self.weighting == "similar" else 1 - similar[name] for name in tasks]
 
     def grows_by(self) -> int:
         """One embedding per task."""
@@ -155,7 +181,7 @@ class OwnedMaximum(Latest):
         self._held: Tensors = {}
 
     def merge(self, new: Mapping[str, Tensor], parameters: Mapping[str, Tensor], *, task: str) -> None:
-        """Normalise `new` to sum 1 over all trained scalars; where it exceeds what is held, `task` is the owner.
+        """Scale `new`, by default to sum 1 over all scalars; where it exceeds what is held, `task` is the owner.
 
         What is held and discounted is taken as the base only here, after the task: one that was interrupted and begins
         again is not discounted twice.
@@ -165,7 +191,7 @@ class OwnedMaximum(Latest):
         index = self.tasks.index(task)
         base = self._held if self._held and self._tir.discount == "accumulate" else self.importance
         merged, owner = {}, {}
-        for name, value in normalised(new).items():
+        for name, value in self._tir.scaled(new).items():
             earlier = base.get(name, torch.zeros_like(value))
             before = self.owner.get(name, torch.zeros_like(value, dtype=torch.int16))
             merged[name] = torch.maximum(earlier, value)
@@ -191,6 +217,59 @@ class OwnedMaximum(Latest):
         super().load_state_dict(state, device)
         self.owner = {name: t.to(device) for name, t in state["owner"].items()}
         self.tasks = list(state["tasks"])
+
+
+class DiscountedSum(Summed):
+    """A spring of its own for each task, as in `ewc`, all of it discounted before each new task: an ablation.
+
+    The sums of `Summed` are made anew before each task from the importances of all tasks, which are kept.
+    """
+
+    def __init__(self, tir: Tir) -> None:
+        super().__init__()
+        self._tir = tir
+        self._springs: dict[str, dict[str, Tensors]] = {}
+        self._factors: dict[str, float] = {}
+        self._in_force: dict[str, float] = {}
+
+    def merge(self, new: Mapping[str, Tensor], parameters: Mapping[str, Tensor], *, task: str) -> None:
+        """Add a spring; what was discounted stays so from here on, unless `tir.discount` is `once`."""
+        if self._tir.discount == "accumulate":
+            self._factors |= self._in_force
+        spring = Summed()
+        if task in self._springs:
+            spring.load_state_dict(self._springs[task], self._tir.context.device)
+        spring.merge(self._tir.scaled(new), parameters, task=task)
+        self._springs[task] = spring.state_dict()
+        self._factors[task], self._in_force = 1.0, {}
+        self._add_up(self._factors)
+
+    def before_task(self, task: Task, parameters: Mapping[str, Tensor]) -> None:
+        """Discount all springs by the similarity of their tasks to `task`."""
+        if names := list(self._springs):
+            factors = self._tir.factors(task, names)
+            self._in_force = {name: self._factors[name] * new for name, new in zip(names, factors, strict=True)}
+            self._add_up(self._in_force)
+
+    def _add_up(self, factors: Mapping[str, float]) -> None:
+        self.importance, self._pull = {}, {}
+        for held, key in ((self.importance, "importance"), (self._pull, "pull")):
+            for task, spring in self._springs.items():
+                for name, value in spring[key].items():
+                    held[name] = held.get(name, torch.zeros_like(value)) + factors[task] * value
+
+    def state_dict(self) -> dict[str, Any]:
+        """The springs of all tasks and their discounts so far."""
+        return {"springs": self._springs, "factors": self._factors}
+
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Take them back."""
+        self._springs = {
+            task: {key: {name: t.to(device) for name, t in tensors.items()} for key, tensors in spring.items()}
+            for task, spring in state["springs"].items()
+        }
+        self._factors, self._in_force = dict(state["factors"]), {}
+        self._add_up(self._factors)
 
 
 def normalised(importance: Mapping[str, Tensor]) -> Tensors:

@@ -14,6 +14,7 @@ from evertune.models import load_lmm
 from evertune.models.weights import fingerprint_of
 from evertune.training.learner import Learner
 from evertune.training.loop import Training
+from evertune.utils.errors import UserError
 
 LAMBDA = 3.0
 WORDS = ("what colour is it?", "name the paint", "which hue do you see here?")
@@ -132,6 +133,99 @@ def test_tir_by_hand(lmm, tasks, features, context, jolt, penalty, discount, wei
     assert held.rule.tasks == [task.name for task in tasks] + ["mixed"]
     assert all(t.dtype == torch.int16 for t in held.rule.owner.values())
     assert set(tir.state_dict()["similarities"]["mixed"]) == {task.name for task in tasks}
+
+
+# Each of its three parts alone --------------------------------------------------------------------------------------
+
+
+def parts_by_hand(lmm, features, tasks, raws, thetas, *, normalise, maximum, discount):
+    """The gradient per λ at zero before the last of `tasks`, from the importances and weights after the others.
+
+    The maximum takes all springs at the latest weights and their whole stiffness (λ); the sum, as in EWC, each at the
+    weights of its own task and half of it (λ/2).
+    """
+    embeddings = [embedding_by_hand(lmm, features, task) for task in tasks]
+    scaled = [raw / raw.sum() if normalise else raw for raw in raws]
+    factors = np.ones((len(tasks), len(scaled)))  # before each task, of each earlier one
+    for number in range(1, len(tasks)):
+        factors[number] = factors[number - 1]
+        if discount:
+            factors[number][:number] *= 1 - similarity_by_hand(embeddings[:number], embeddings[number])
+    if not maximum:
+        return -sum(f * i * t for f, i, t in zip(factors[-1], scaled, thetas, strict=True))
+    assert not discount, "the maximum with discounts is the whole of TIR, above"
+    return -2 * np.maximum.reduce(scaled) * thetas[-1]
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        ({"merging": "sum", "weighting": "none"}, {"normalise": True, "maximum": False, "discount": False}),
+        ({"normalise": False, "weighting": "none"}, {"normalise": False, "maximum": True, "discount": False}),
+        ({"merging": "sum", "normalise": False}, {"normalise": False, "maximum": False, "discount": True}),
+        ({"weighting": "none"}, {"normalise": True, "maximum": True, "discount": False}),
+        ({"merging": "sum"}, {"normalise": True, "maximum": False, "discount": True}),
+    ],
+)
+def test_each_part_alone_by_hand(lmm, tasks, features, context, jolt, options, parts):
+    tir, held = Tir(**options), EWC(strength=LAMBDA, samples=8)
+    methods = composed([held, tir])
+    all_tasks, raws, thetas = [*tasks, mixed(tasks)], [], []
+    for method in methods:
+        method.setup(context)
+    for number, task in enumerate(all_tasks):
+        for method in methods:
+            method.before_task(task)
+        if number:
+            zero = {name: torch.nn.Parameter(torch.zeros_like(p)) for name, p in lmm.trainable().items()}
+            for parameter in zero.values():
+                parameter.grad = torch.zeros_like(parameter)
+            held.after_backward(zero)
+            known = all_tasks[: number + 1]
+            wanted = LAMBDA * parts_by_hand(lmm, features, known, raws, thetas, **parts)
+            ours = vector({name: p.grad for name, p in zero.items()})
+            np.testing.assert_allclose(ours, wanted, rtol=2e-3, atol=1e-4 * np.abs(wanted).max(), err_msg=f"{number}")
+        jolt(0.03, number)
+        raws.append(vector(held.measure(list(task.train))))
+        thetas.append(vector(lmm.trainable()))
+        for method in methods:
+            method.after_task(task)
+        state = {"tir": tir.state_dict(), "ewc": held.state_dict()}
+        tir.load_state_dict(state["tir"])
+        held.load_state_dict(state["ewc"])
+
+
+def test_without_any_part_it_is_ewc(tasks, context, jolt, lmm):
+    """Not normalised, not discounted, a spring per task: the same gradient, also when a task is learned again."""
+    plain, other = EWC(strength=LAMBDA, samples=8), EWC(strength=LAMBDA, samples=8)
+    tir = Tir(normalise=False, merging="sum", weighting="none")
+    methods = [plain, *composed([other, tir])]
+    for method in methods:
+        method.setup(context)
+    for number, task in enumerate([*tasks, tasks[0]]):
+        for method in methods:
+            method.before_task(task)
+        jolt(0.03, number)
+        found = []
+        for penalty in (plain, other):
+            for parameter in lmm.trainable().values():
+                parameter.grad = torch.zeros_like(parameter)
+            penalty.after_backward(lmm.trainable())
+            found.append(vector({n: p.grad for n, p in lmm.trainable().items()}))
+        np.testing.assert_allclose(*found, rtol=1e-5, atol=1e-6 * np.abs(found[0]).max())
+        for method in methods:
+            method.after_task(task)
+
+
+def test_lambda_is_of_the_size_that_the_importance_has():
+    strengths = {}
+    for normalise in (True, False):
+        penalty = EWC()
+        composed([penalty, Tir(normalise=normalise)])
+        strengths[normalise] = penalty.strength
+    assert strengths == {True: 1e7, False: EWC.default_strength}
+    with pytest.raises(UserError, match=r"tir.owner=random .* tir.merging=sum it has none"):
+        Tir(owner="random", merging="sum")
 
 
 # Broken variants -----------------------------------------------------------------------------------------------------
