@@ -67,7 +67,11 @@ def test_what_would_fill_the_disk_is_refused(toy, monkeypatch):
     assert not (toy.folder / "done").exists()
 
 
-@pytest.mark.parametrize("data", [b"no zip", zipped()[:200], zipped().replace(b"<svg/>", b"<gsv/>")])
+@pytest.mark.parametrize(
+    "data",
+    [b"no zip", zipped()[:200], zipped().replace(b"<svg/>", b"<gsv/>")],
+    ids=["no zip", "cut off", "another content"],  # a zip holds the time, so its bytes are no name of a test
+)
 def test_a_damaged_archive(offered, data):
     entry = offered(data)
     with pytest.raises(UserError, match="not a sound wheel: .*; run the same command again"):
