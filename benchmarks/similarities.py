@@ -6,7 +6,7 @@ Computes measures of similarity between the tasks of a stream at its base model,
 with the forgetting and the transfer of all ordered pairs in a `pairs.json`. Two intervals: of the correlation under
 permuted names of the tasks (what chance alone gives), and of the difference to the paper's similarity over tasks drawn
 with replacement. `learned` predicts each pair from all measures by ridge regression that has not seen its two tasks. "Of the pair": after
-what each first and each second task has in common with all others was taken away from both sides.
+what each first and each second task has in common with all others was taken from both sides.
 """
 
 from __future__ import annotations
@@ -107,7 +107,8 @@ def whitened(rows: Mapping[str, Mapping[str, Tensor]], *, shrinkage: float = 0.1
         values, vectors = torch.linalg.eigh(covariance)
         means = torch.stack([part.mean(0) - centre for part in parts])
         squares.append(cosines(means @ vectors / values.sqrt()))
-    return np.mean(squares, axis=0)
+    mean: Square = np.mean(squares, axis=0)
+    return mean
 
 
 def at_the_model(
