@@ -5,8 +5,8 @@
 Computes measures of similarity between the tasks of a stream at its base model, and their rank correlation (Spearman)
 with the forgetting and the transfer of all ordered pairs in a `pairs.json`. Two intervals: of the correlation under
 permuted names of the tasks (what chance alone gives), and of the difference to the paper's similarity over tasks drawn
-with replacement. `learned` predicts each pair from all measures by ridge regression that has not seen its two tasks. "Of the pair": after
-what each first and each second task has in common with all others was taken from both sides.
+with replacement. `learned` predicts each pair from all measures by ridge regression that has not seen its two tasks.
+"Of the pair": after what each first and each second task has in common with all others was taken from both sides.
 """
 
 from __future__ import annotations
