@@ -32,8 +32,8 @@ class Key(NamedTuple):
         return f"{self.method} on {self.stream} from {self.model}, seed {self.seed}"
 
 
-Terms = Sequence[tuple[int, Key]]
-"""A difference as signed runs: [(+1, ewc), (-1, sequential)]."""
+Terms = Sequence[tuple[float, Key]]
+"""A difference as signed runs, [(+1, ewc), (-1, sequential)], or as a weighted sum of runs."""
 Measure = Callable[[Matrix], float | None]
 """None where a cell that it needs was not evaluated."""
 Runs = Mapping[Key, Matrix]
@@ -166,8 +166,33 @@ def _over_new_tasks(run: Matrix, metric: str) -> float | None:
     return metrics_of([row[known:] for row in run.R])[metric]
 
 
+def learned(run: Matrix) -> float | None:
+    """Learning accuracy over the new tasks: the score of each right after it was learned."""
+    return _over_new_tasks(run, "learning_accuracy")
+
+
+def share_lost(run: Matrix) -> float | None:
+    """The drop since learned in percent of what was learned, over the new tasks but the last: who learned less has less
+    to lose."""
+    rows = [row[len(run.known) :] for row in run.R]
+    had = [rows[task + 1][task] for task in range(len(rows) - 2)]
+    left = rows[-1][: len(had)]
+    if not had or None in (*had, *left) or not sum(had):  # type: ignore[arg-type]
+        return None
+    return 100 * (1 - sum(left) / sum(had))  # type: ignore[arg-type]
+
+
 FORGETTING, DROP, FINAL = "forgetting, new tasks", "drop since learned, new tasks", "final average"
-MEASURES: dict[str, Measure] = {FORGETTING: forgetting, DROP: drop, FINAL: final_average}
+LEARNED, SHARE = "learning accuracy, new tasks", "drop in % of what was learned, new tasks"
+MEASURES: dict[str, Measure] = {
+    FORGETTING: forgetting,
+    DROP: drop,
+    FINAL: final_average,
+    LEARNED: learned,
+    SHARE: share_lost,
+}
+FAIR = 0.9
+"""F2 compares starts that both learn this share of what `direct` does, at their rates."""
 
 
 def keyed(runs: Sequence[Matrix]) -> dict[Key, Matrix]:
@@ -245,7 +270,23 @@ def forgets_less(runs: Runs, spec: Questions) -> Finding:
 
     label = f"{spec.b1.model} − {spec.b2.model}, sequential on b2"
     found = [compared(label, name, _each_unit(spec.b2, spec, terms), runs) for name in (FORGETTING, DROP)]
+    found.append(compared(label, SHARE, _each_unit(spec.b2, spec, terms), runs, decides=False))
+    found += [_learns(model, runs, spec) for model in (spec.b1.model, spec.b2.model) if _has_direct(model, runs, spec)]
     return Finding("F2", "A model that was jointly tuned on many tasks beforehand forgets less.", tuple(found))
+
+
+def _has_direct(model: str, runs: Runs, spec: Questions) -> bool:
+    return any(key.method == "direct" and key.model == model and key.stream in spec.b2.streams for key in runs)
+
+
+def _learns(model: str, runs: Runs, spec: Questions) -> Comparison:
+    """Whether a start learns b2's tasks one after another nearly as well as each alone, so that F2 is fair."""
+
+    def terms(stream: str, seed: int) -> Terms:
+        return [(1, Key(stream, model, "sequential", seed)), (-FAIR, Key(stream, model, "direct", seed))]
+
+    label = f"{model} on b2: sequential − {FAIR:.0%} of direct"
+    return compared(label, LEARNED, _each_unit(spec.b2, spec, terms), runs, decides=False)
 
 
 def works_everywhere(runs: Runs, spec: Questions) -> Finding:

@@ -104,6 +104,27 @@ def test_the_interaction_pairs_orders_and_seeds():
     assert streams == {"two-reversed", "one-reversed"} and {key.seed for key in interaction.units[-1].runs} == {2}
 
 
+def test_f2_is_also_relative_to_what_was_learned_and_says_whether_it_is_fair():
+    """A drop of 30 after 80 and of 15 after 80, and each start against 90 % of what `direct` learns."""
+
+    def direct(model, learned):
+        made = [made_up.run(s, model, "direct", seed=n, known=5) for s in ("two", "two-reversed") for n in SEEDS]
+        return [replace(run, R=[[learned] * len(row) for row in run.R]) for run in made]
+
+    runs = study(noise=0.0) + direct("aligned", 60.0) + direct("instruct", 90.0)
+    share, aligned, instruct = findings(runs, ASKED)[1].comparisons[2:]
+    assert not any(one.decides for one in (share, aligned, instruct))
+    sequential = {run.model: run for run in runs if run.method == "sequential" and run.stream == "two"}
+    had = {model: statistics.fmean(run.R[t][4 + t] for t in range(1, 5)) for model, run in sequential.items()}
+    lost = {model: sum(run.R[t][4 + t] - run.R[4][4 + t] for t in range(1, 4)) for model, run in sequential.items()}
+    before = {model: sum(run.R[t][4 + t] for t in range(1, 4)) for model, run in sequential.items()}
+    wanted = 100 * (lost["aligned"] / before["aligned"] - lost["instruct"] / before["instruct"])
+    assert share.differences == pytest.approx([wanted] * 6) and wanted > 5
+    assert aligned.differences == pytest.approx([had["aligned"] - 54.0] * 6)
+    assert instruct.differences == pytest.approx([had["instruct"] - 81.0] * 6)
+    assert len(findings(study(), ASKED)[1].comparisons) == 3, "without `direct` nothing says so"
+
+
 def test_forgetting_is_over_new_tasks_only():
     """What another start knew before the stream says nothing about how it forgets what it learns."""
     run = made_up.run("two", "aligned", known=5, lost=12.0)
@@ -146,7 +167,7 @@ def test_runs_without_the_cells_of_a_statistic_decide_nothing():
     assert lacking
     for finding in found.values():
         for comparison in finding.comparisons:
-            complete = comparison.statistic in ("final average", "drop since learned, new tasks")
+            complete = not comparison.statistic.startswith("forgetting")
             assert bool(comparison.missing) is not complete
             assert bool(comparison.units) is complete
 
