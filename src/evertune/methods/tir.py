@@ -78,7 +78,7 @@ class Tir(Method):
         if merging == "sum" and owner == "random":
             raise UserError("tir.owner=random draws the owner of each scalar, and with tir.merging=sum it has none")
         self.owner, self.weighting, self.discount = owner, weighting, discount
-        self._merging, self.normalise = merging, normalise
+        self.merging, self.normalise = merging, normalise
         self._embeddings: dict[str, dict[str, Tensor]] = {}
         self._similarities: dict[str, dict[str, float]] = {}
         self._latest: tuple[Task, dict[str, Tensor]] | None = None
@@ -93,11 +93,11 @@ class Tir(Method):
         if not penalties:
             raise UserError("tir modifies a penalty and is none itself: join it with one, as in tir+ewc or tir+mas")
         for penalty in penalties:
-            penalty.merge_by(self.merging, strength=STRENGTH if self.normalise else penalty.default_strength)
+            penalty.merge_by(self.rule, strength=STRENGTH if self.normalise else penalty.default_strength)
 
-    def merging(self) -> MergeRule:
-        """A fresh rule for one penalty."""
-        return OwnedMaximum(self) if self._merging == "maximum" else DiscountedSum(self)
+    def rule(self) -> MergeRule:
+        """A fresh merging rule for one penalty."""
+        return OwnedMaximum(self) if self.merging == "maximum" else DiscountedSum(self)
 
     def scaled(self, importance: Mapping[str, Tensor]) -> Tensors:
         """The importance of one task, as it is merged."""

@@ -96,7 +96,7 @@ def compare(lmm, tasks, features, context, jolt, *, make_rule=OwnedMaximum, pena
     """Learn three tasks, begin a fourth; before each the penalty's gradient must be the one by hand."""
     options = options or {}
     tir, held = base(**options), penalty(strength=LAMBDA, samples=8)
-    tir.merging = lambda: make_rule(tir)
+    tir.rule = lambda: make_rule(tir)
     methods = composed([held, tir])
     hand = ByHand(accumulate=tir.discount == "accumulate", similar=tir.weighting == "similar")
     for method in methods:

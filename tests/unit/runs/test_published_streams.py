@@ -21,8 +21,8 @@ from published import rows_of as published_rows
 from evertune.cli.catalogue import details
 from evertune.data import load_stream
 from evertune.data.builders import builder
+from evertune.data.builders.pocket import ALL
 from evertune.data.formats import format_of
-from evertune.data.pocket.questions import ROLES
 from evertune.data.pocket.world import draw_scene
 from evertune.data.stream import stream_file, stream_names
 from evertune.data.task import Sample
@@ -48,7 +48,7 @@ STREAMS = {
 }
 KNOWN = "okvqa aokvqa textcaps vqav2 ocrvqa".split()
 FETCHED = ["parcel"]
-DRAWN = ["pocket-b1", "pocket-b2"]
+DRAWN = ["pocket-b1", "pocket-b2", "pocket-s"]
 STRAIGHT = [name for name in STREAMS if not name.endswith("-reversed")]
 
 
@@ -149,7 +149,7 @@ def readable_blip(tmp_path_factory):
 def test_every_family_with_a_prompt_of_its_own_has_snapshots():
     assert {path.name for path in SNAPSHOTS.iterdir() if path.is_dir()} == {*OWN_PROMPT, "chat"}
     assert [path.stem for path in sorted((SNAPSHOTS / "chat").iterdir())] == CHAT
-    straight = {name for name in stream_names() if not name.endswith(("-reversed", "-mini"))}
+    straight = {name for name in stream_names() if not name.endswith(("-reversed", "-interleaved", "-mini"))}
     for family in OWN_PROMPT:
         assert {path.stem for path in (SNAPSHOTS / family).iterdir()} == straight == {*STRAIGHT, *DRAWN, *FETCHED}
 
@@ -217,9 +217,9 @@ def first_of(task, published, drawn):
     if task.build != "pocket":
         row = drawn(task)
         return row["instruction"], row["answer"]
-    role = ROLES[task.options["role"]]
+    role = ALL[task.options["role"]]
     choose = random.Random(task.name)
-    item = role.ask(draw_scene(choose, layout=role.layouts[0], split="train", blurred=False), choose)
+    item = role.ask(draw_scene(choose, layout=role.layouts[0], split="train", kinds=role.kinds), choose)
     return item.instruction, item.answers[0]
 
 
