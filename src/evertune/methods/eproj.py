@@ -23,7 +23,7 @@ from evertune.methods.ewc import fisher_information
 from evertune.methods.expansion import POLICIES
 from evertune.methods.importance import Latest
 from evertune.methods.routers import CalibratedRouter, CosineRouter, Queries, Router
-from evertune.methods.similarity import embed_task, similarity_to
+from evertune.methods.similarity import SimilarityBy, check_similarity, similarity_to, task_embedding
 from evertune.methods.tir import normalised
 from evertune.models.features import embed_images
 from evertune.models.weights import copy_of, restore
@@ -58,6 +58,7 @@ class EProj(Method):
         threshold: the similarity s(k), 0..1, from which on an expert is reused.
         confusion_threshold: the share of questions, 0..1, taken for an earlier task's, from which on its expert is
             reused.
+        similarity: what s is computed from, as in `tir`; used by `init=similar` and `expand=when-dissimilar`.
         reuse_strength: λ of the penalty λ Σ_i I_i (θ_i - θ_old,i)² on a reused expert, Σ_i I_i = 1.
     """
 
@@ -86,7 +87,9 @@ class EProj(Method):
         threshold: float = THRESHOLD,
         confusion_threshold: float = CONFUSION_THRESHOLD,
         reuse_strength: float = REUSE_STRENGTH,
+        similarity: SimilarityBy = "product",
     ) -> None:
+        check_similarity(similarity, option="eproj.similarity")
         if router == "calibrated" and keys == "gradient":
             raise UserError("eproj.router=calibrated has no keys to train: leave out eproj.keys=gradient")
         for option, changed in (
@@ -102,6 +105,7 @@ class EProj(Method):
         self.expert, self.keys, self.router = expert, keys, router
         self.routing: str = routing
         self.init, self.expand, self.reuse_strength = init, expand, reuse_strength
+        self.similarity = similarity
         self.threshold, self.confusion_threshold = threshold, confusion_threshold
         self._policy = POLICIES[expand](confusion_threshold if expand == "when-separable" else threshold)
 
@@ -136,10 +140,10 @@ class EProj(Method):
 
     def before_task(self, task: Task) -> None:
         """Load the initial weights of this task's expert: the base model, or an earlier expert."""
+        restore(self.context.parameters, self.context.start)
         self._embed(task)
         similarity = self._similarity(task)
         self._reused = self._policy.expert_for(task, self)
-        restore(self.context.parameters, self.context.start)
         if self._reused:
             self.activate(self._reused)
             importance = self._importance[self._reused]
@@ -151,12 +155,12 @@ class EProj(Method):
     def _embed(self, task: Task) -> None:
         self.context.features.ensure(task.train)
         if self.init == "similar" or self.expand == "when-dissimilar":
-            self._embeddings[task.name] = embed_task(self.context.lmm, self.context.features, task.train)
+            self._embeddings[task.name] = task_embedding(self.context, task.train, self.similarity)
 
     def _similarity(self, task: Task) -> dict[str, float]:
         """s(k) of each earlier task to `task`; empty if there is none, or if no option uses it."""
         old = {name: e for name, e in self._embeddings.items() if name in self._serves and name != task.name}
-        return similarity_to(self._embeddings[task.name], old, name=task.name) if old else {}
+        return similarity_to(self._embeddings[task.name], old, name=task.name, by=self.similarity) if old else {}
 
     def similar_experts(self, task: Task) -> dict[str, float]:
         """The experts of earlier tasks -> the largest s(k) of a task that each serves to `task`."""
@@ -304,7 +308,7 @@ class EProj(Method):
         for at, name in enumerate(learned if self.init == "similar" else ()):
             old = {other: self._embeddings[other] for other in learned[:at] if other in self._embeddings}
             if self._serves[name] == name and old:
-                similarity = similarity_to(self._embeddings[name], old, name=name)
+                similarity = similarity_to(self._embeddings[name], old, name=name, by=self.similarity)
                 if self._serves[max(similarity, key=similarity.__getitem__)] == expert:
                     heirs.append(name)
         return heirs

@@ -9,18 +9,28 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from evertune.data.task import Sample
+from evertune.methods.base import Context
 from evertune.models.features import Features, embed_images
+from evertune.models.modes import evaluating
 from evertune.models.protocol import Encoder
 from evertune.utils.errors import UserError
+from evertune.utils.files import digest
 
 MODALITIES = ("image", "instruction", "answer")
 SAMPLES = 1000
+GRADIENT = "gradient"
+GRADIENT_SAMPLES, GRADIENTS_AT_ONCE, SKETCH = 128, 8, 4096
+
+SimilarityBy = Literal["product", "image", "instruction", "answer", "gradient"]
+"""What tells how similar two tasks are: the paper's product over the modalities, one of them, or the directions of the
+tasks' mean gradients."""
 
 TaskEmbedding = Mapping[str, Tensor]
 """{modality: (width,) float32 of length 1} of one task."""
@@ -65,6 +75,50 @@ def embed_task(
     return {modality: mean_direction(values) for modality, values in rows.items()}
 
 
+def task_embedding(context: Context, samples: Sequence[Sample], by: SimilarityBy) -> dict[str, Tensor]:
+    """The embedding of a task that its similarity by `by` needs; its features are encoded where they are not yet."""
+    if by == GRADIENT:
+        return {GRADIENT: gradient_direction(context, samples)}
+    context.features.ensure(evenly_spaced(samples, SAMPLES))
+    return embed_task(context.lmm, context.features, samples)
+
+
+def gradient_direction(context: Context, samples: Sequence[Sample], *, count: int = GRADIENT_SAMPLES) -> Tensor:
+    """Direction of the mean gradient of the loss at the present weights, as a count sketch: (4096,) of length 1.
+
+    A sketch keeps the cosines of gradients up to about 0.02 (Charikar et al. 2002): each trained scalar is added to one
+    of 4,096 sums, with a sign; both are drawn by the parameter's name, alike for all tasks.
+    """
+    chosen, parameters = evenly_spaced(samples, count), context.parameters
+    context.features.ensure(chosen)
+    total = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in parameters.items()}
+    with evaluating(context.lmm.module()):
+        for start in range(0, len(chosen), GRADIENTS_AT_ONCE):
+            some = chosen[start : start + GRADIENTS_AT_ONCE]
+            output = context.lmm.module()(context.lmm.collate(some, context.features.get(some)))
+            loss = (output.nll / output.tokens).sum()
+            if loss.requires_grad:
+                found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+                for name, gradient in zip(parameters, found, strict=True):
+                    if gradient is not None:
+                        total[name] += gradient.float()
+    sketch = torch.zeros(SKETCH)
+    for name, value in total.items():
+        draw = torch.Generator().manual_seed(int(digest("sketch", name)[:8], 16))
+        place = torch.randint(SKETCH, (value.numel(),), generator=draw)
+        sign = torch.randint(2, (value.numel(),), generator=draw) * 2.0 - 1.0
+        sketch.index_add_(0, place, sign * value.flatten().cpu())
+    if not torch.isfinite(sketch).all():
+        raise UserError(f"the gradient of a task is not finite ({chosen[0].origin})")
+    return normalize(sketch, dim=0)
+
+
+def check_similarity(by: str, *, option: str) -> None:
+    """Raise a UserError where `by` is no way to compare tasks."""
+    if by not in get_args(SimilarityBy):
+        raise UserError(f"{option}={by!r}: choose one of {', '.join(get_args(SimilarityBy))}")
+
+
 def evenly_spaced(samples: Sequence[Sample], count: int) -> list[Sample]:
     """At most `count` of `samples`, at equal distances, the first always among them."""
     count = min(count, len(samples))
@@ -83,12 +137,17 @@ def cosine(a: Tensor, b: Tensor) -> float:
 
 def pair_cosines(tasks: Mapping[str, TaskEmbedding]) -> dict[str, dict[tuple[str, str], float]]:
     """{modality: {(task, task): cosine}} of all unordered pairs of different tasks."""
-    pairs = list(itertools.combinations(tasks, 2))
-    return {m: {(a, b): cosine(tasks[a][m], tasks[b][m]) for a, b in pairs} for m in MODALITIES}
+    return {modality: _cosines(tasks, modality) for modality in MODALITIES}
 
 
-def similarity_to(new: TaskEmbedding, old: Mapping[str, TaskEmbedding], *, name: str) -> dict[str, float]:
-    """s(k) of every old task k to the new one, each in 0..1: the paper's rule.
+def _cosines(tasks: Mapping[str, TaskEmbedding], of: str) -> dict[tuple[str, str], float]:
+    return {(a, b): cosine(tasks[a][of], tasks[b][of]) for a, b in itertools.combinations(tasks, 2)}
+
+
+def similarity_to(
+    new: TaskEmbedding, old: Mapping[str, TaskEmbedding], *, name: str, by: SimilarityBy = "product"
+) -> dict[str, float]:
+    """s(k) of every old task k to the new one, each in 0..1: the paper's rule, or its factor of one modality.
 
     Per modality, all pairwise cosines C among the old tasks and the new one are standardised, z = (C - mean C) / std C
     (sample standard deviation), and s_m(k) = sigmoid(z) at the pair (new, k). With a single pair there is nothing to
@@ -100,12 +159,14 @@ def similarity_to(new: TaskEmbedding, old: Mapping[str, TaskEmbedding], *, name:
     """
     if name in old:
         raise UserError(f"task '{name}' is among the tasks it would be compared with")
-    tables = _tables({**old, name: new})
+    tables = _tables({**old, name: new}, by)
     return {k: math.prod(table[k, name] for table in tables) for k in old}
 
 
-def _tables(tasks: Mapping[str, TaskEmbedding]) -> list[dict[tuple[str, str], float]]:
+def _tables(tasks: Mapping[str, TaskEmbedding], by: SimilarityBy = "product") -> list[dict[tuple[str, str], float]]:
     """Standardised cosines of all pairs, of each modality that some task has; of all where no task has any."""
+    if by != "product":
+        return [_standardised(_cosines(tasks, by))]
     cosines = pair_cosines(tasks)
     used = [m for m in MODALITIES if any(bool(task[m].any()) for task in tasks.values())]
     return [_standardised(cosines[m]) for m in used or MODALITIES]

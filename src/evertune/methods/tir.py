@@ -15,7 +15,7 @@ from torch import Tensor
 from evertune.data.task import Task
 from evertune.methods.base import Context, Method, MethodInfo
 from evertune.methods.importance import ImportancePenalty, Latest, MergeRule, Summed, Tensors
-from evertune.methods.similarity import SAMPLES, embed_task, evenly_spaced, similarity_to
+from evertune.methods.similarity import SimilarityBy, check_similarity, similarity_to, task_embedding
 from evertune.models.weights import bytes_of
 from evertune.utils.errors import UserError
 from evertune.utils.files import digest
@@ -43,6 +43,8 @@ class Tir(Method):
             The paper leaves it open; the code seen accumulates.
         merging: `maximum`: of all tasks, every spring fixed at the latest weights, the paper's; `sum` (ablation): each
             task keeps its own spring, as in `ewc`, and is discounted as a whole; stores the importance of every task.
+        similarity: what s is computed from: the paper's product over images, instructions and answers, one of them, or
+            the directions of the tasks' mean gradients when each began.
         normalise: whether the importance of a task sums to 1, as in the paper; without it (ablation) λ is of the size
             that the penalty has alone.
     """
@@ -66,7 +68,9 @@ class Tir(Method):
         discount: Discount = "accumulate",
         merging: Merging = "maximum",
         normalise: bool = True,
+        similarity: SimilarityBy = "product",
     ) -> None:
+        check_similarity(similarity, option="tir.similarity")
         for option, value, kind in (
             ("owner", owner, Owner),
             ("weighting", weighting, Weighting),
@@ -78,7 +82,7 @@ class Tir(Method):
         if merging == "sum" and owner == "random":
             raise UserError("tir.owner=random draws the owner of each scalar, and with tir.merging=sum it has none")
         self.owner, self.weighting, self.discount = owner, weighting, discount
-        self.merging, self.normalise = merging, normalise
+        self.merging, self.normalise, self.similarity = merging, normalise, similarity
         self._embeddings: dict[str, dict[str, Tensor]] = {}
         self._similarities: dict[str, dict[str, float]] = {}
         self._latest: tuple[Task, dict[str, Tensor]] | None = None
@@ -119,7 +123,7 @@ class Tir(Method):
     def similarities(self, task: Task) -> dict[str, float]:
         """s(k) of every old task to `task`, in 0..1; a task that is learned again is 1 similar to itself."""
         old = {name: e for name, e in self._embeddings.items() if name != task.name}
-        found = similarity_to(self._embedding(task), old, name=task.name)
+        found = similarity_to(self._embedding(task), old, name=task.name, by=self.similarity)
         return {**found, task.name: 1.0} if task.name in self._embeddings else found
 
     def discounted(self, task: Task, importance: Tensors, owner: Tensors, tasks: Sequence[str]) -> Tensors:
@@ -164,9 +168,7 @@ class Tir(Method):
     def _embedding(self, task: Task) -> dict[str, Tensor]:
         """Computed once per task: it is needed before it and kept after it."""
         if self._latest is None or self._latest[0] is not task:
-            features = self.context.features
-            features.ensure(evenly_spaced(task.train, SAMPLES))
-            self._latest = (task, embed_task(self.context.lmm, features, task.train))
+            self._latest = (task, task_embedding(self.context, task.train, self.similarity))
         return self._latest[1]
 
 

@@ -12,7 +12,7 @@ from torch.nn.functional import cosine_similarity, normalize
 from evertune.data.task import Task
 from evertune.methods import EProj
 from evertune.methods.base import BASE, Context
-from evertune.methods.similarity import embed_task, similarity_to
+from evertune.methods.similarity import embed_task, gradient_direction, similarity_to
 from evertune.models import load_lmm
 from evertune.models.weights import bytes_of, copy_of
 from evertune.training.evaluator import answer_samples
@@ -135,6 +135,17 @@ def test_a_new_expert_starts_from_the_most_similar_one(make, lmm, features, task
     method.activate(wanted)
     assert same(began, copy_of(lmm.trainable()))
     assert set(method.state_dict()["experts"]) == {task.name for task in tasks}, "it is a new expert all the same"
+
+
+def test_gradients_of_tasks_are_compared_at_the_weights_of_the_start(make, lmm, tasks):
+    """Not at those of the expert that was learned last."""
+    method = make(init="similar", similarity="gradient")
+    at_start = [gradient_direction(method.context, task.train) for task in tasks]
+    for task in tasks:
+        train_by_hand(method, lmm, task, 1.0)
+    found = method.state_dict()["embeddings"]
+    for task, direction in zip(tasks, at_start, strict=True):
+        assert torch.equal(found[task.name]["gradient"], direction)
 
 
 def test_threshold_zero_keeps_a_single_expert(make, lmm, tasks):

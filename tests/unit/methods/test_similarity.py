@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+import statistics
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import normalize
 
-from evertune.methods.similarity import MODALITIES, embed_task, evenly_spaced, similarity_matrix, similarity_to
+from evertune.methods import EProj, Tir
+from evertune.methods.similarity import (
+    MODALITIES,
+    cosine,
+    embed_task,
+    evenly_spaced,
+    gradient_direction,
+    similarity_matrix,
+    similarity_to,
+)
+from evertune.models.weights import fingerprint_of
 from evertune.utils.errors import UserError
 
 
@@ -175,3 +189,50 @@ def test_no_samples_and_not_a_number(lmm, tasks, features):
     broken = replace(tasks[0].train[0])
     with pytest.raises(UserError, match="instruction embedding of a task"):
         embed_task(lmm, features, [broken], text_encoder=lambda texts: torch.full((len(texts), 3), float("nan")))
+
+
+def full_gradient(context, samples):
+    """The mean gradient of the samples' losses, sample by sample."""
+    total = 0
+    parameters = list(context.parameters.values())
+    for sample in samples:
+        output = context.lmm.module()(context.lmm.collate([sample], context.features.get([sample])))
+        found = torch.autograd.grad(output.loss, parameters, allow_unused=True)
+        flat = [torch.zeros_like(p) if g is None else g for g, p in zip(found, parameters, strict=True)]
+        total = total + torch.cat([g.flatten() for g in flat])
+    return total / len(samples)
+
+
+def test_sketches_keep_the_cosines_of_mean_gradients(context, tasks):
+    """Weights and gradients stay as they were, and a task has the same direction each time."""
+    before = fingerprint_of(context.parameters)
+    groups = [task.train for task in tasks] + [tasks[0].train[:3]]
+    for samples in groups:
+        context.features.ensure(samples)
+    sketches = [gradient_direction(context, samples) for samples in groups]
+    full = [full_gradient(context, samples) for samples in groups]
+    found = [cosine(a, b) for a, b in itertools.combinations(sketches, 2)]
+    right = [cosine(a, b) for a, b in itertools.combinations(full, 2)]
+    assert found == pytest.approx(right, abs=0.06) and max(right) - min(right) > 0.2
+    assert all(sketch.shape == (4096,) and float(sketch.norm()) == pytest.approx(1) for sketch in sketches)
+    assert torch.equal(sketches[0], gradient_direction(context, groups[0]))
+    assert fingerprint_of(context.parameters) == before
+    assert all(parameter.grad is None for parameter in context.parameters.values())
+
+
+@pytest.mark.parametrize("by", [*MODALITIES, "gradient"])
+def test_one_modality_alone_is_its_factor(by):
+    """By hand: the sigmoid of the standardised cosine; of the other modalities nothing is read."""
+    generator = torch.Generator().manual_seed(3)
+    tasks = {name: {by: normalize(torch.randn(5, generator=generator), dim=0)} for name in "abcd"}
+    found = similarity_to(tasks["d"], {name: tasks[name] for name in "abc"}, name="d", by=by)
+    cosines = {(a, b): float(tasks[a][by] @ tasks[b][by]) for a, b in itertools.combinations("abcd", 2)}
+    mean, spread = statistics.fmean(cosines.values()), statistics.stdev(cosines.values())
+    for name, s in found.items():
+        assert s == pytest.approx(1 / (1 + math.exp(-(cosines[name, "d"] - mean) / spread)), abs=1e-5)
+
+
+def test_what_a_similarity_may_be_computed_from():
+    for method in (Tir, EProj):
+        with pytest.raises(UserError, match=r"similarity='cosine': choose one of product, image, .*gradient"):
+            method(similarity="cosine")

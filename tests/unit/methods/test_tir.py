@@ -317,7 +317,17 @@ def test_the_order_of_names_does_not_matter(tasks, tmp_path):
 
 
 def test_every_option_changes_the_result(tasks, tmp_path):
-    variants = [{}, {"owner": "random"}, {"weighting": "similar"}, {"discount": "once"}]
+    variants = [
+        {},
+        {"owner": "random"},
+        {"weighting": "similar"},
+        {"discount": "once"},
+        {"weighting": "none"},
+        {"merging": "sum"},
+        {"normalise": False},
+        {"similarity": "instruction"},
+        {"similarity": "gradient"},
+    ]
     ends = [
         fingerprint_of(learned("tir+ewc", tasks, tmp_path / str(i), {"tir": options}).lmm.trainable())
         for i, options in enumerate(variants)
