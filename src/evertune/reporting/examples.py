@@ -204,7 +204,7 @@ def _example(before: dict[str, Any], after: dict[str, Any], thumbnails: Thumbnai
         thumbnail=thumbnails.name_of(images[0]) if images else None,
         image=", ".join(Path(image).name for image in images),
         instruction=shortened(str(after["instruction"])),
-        gold=shortened(" / ".join(map(str, after["gold"]))),
+        gold=shortened(" / ".join(dict.fromkeys(map(str, after["gold"])))),
         before=_marked_prediction(before),
         after=_marked_prediction(after),
         change=_change(before, after),

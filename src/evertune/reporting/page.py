@@ -16,31 +16,35 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from evertune.metrics.metrics import formulas
-from evertune.metrics.rules import ABOVE_100
-from evertune.metrics.statistics import FEWEST, mean_interval, share_interval
-from evertune.reporting.examples import SHOWN, Examples, Thumbnails, examples_of
+from evertune.reporting.definitions import definitions
+from evertune.reporting.examples import SHOWN, Thumbnails
 from evertune.reporting.headline import headline
-from evertune.reporting.held_out import Change, shown
-from evertune.reporting.labels import EXPLANATIONS, METRIC_TITLES, duration, number
-from evertune.reporting.logged import logged_values
+from evertune.reporting.labels import METRIC_TITLES, duration
 from evertune.reporting.matrix import Matrix, load_matrix
-from evertune.reporting.plots import average_curve, forgetting_by_task, heat_map
-from evertune.reporting.tables import (
-    ComparisonRow,
-    compare,
-    mean_or_none,
-    metrics_with_references,
-    notes_of,
-    reasons_with_references,
-    shown_columns,
-)
+from evertune.reporting.plots import average_curve, forgetting_by_task, mean_heat_map
+from evertune.reporting.run_view import run_view
+from evertune.reporting.seeds import mean_matrix
+from evertune.reporting.tables import ComparisonRow, compare, in_order, notes_of, shown_columns
 from evertune.utils.arguments import path_of
-from evertune.utils.errors import RunFolderError, UserError, kind_of
-from evertune.utils.files import read_json, write_atomically
-from evertune.utils.sizes import size
+from evertune.utils.errors import UserError, kind_of
+from evertune.utils.files import write_atomically
 
-MOST_EXPERTS_SHOWN = 24
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """The runs of a method, in the order of their seeds, and the mean of their matrices.
+
+    Attributes:
+        mean: the heat map; empty where fewer than two runs are finished.
+        mean_of: its seeds.
+        partial: how many cells of it have some of these seeds only.
+    """
+
+    name: str
+    runs: list[Mapping[str, Any]]
+    mean: Markup
+    mean_of: tuple[int, ...]
+    partial: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,7 @@ class Setting:
     notes: list[str]
     curve: Markup
     forgetting: Markup
-    runs: list[Mapping[str, Any]]
+    methods: list[Method]
 
 
 def write_report(runs: Sequence[str | Path], out: str | Path) -> Path:
@@ -88,6 +92,7 @@ def write_report(runs: Sequence[str | Path], out: str | Path) -> Path:
         single=len(runs) == 1,
         shown=SHOWN,
         duration=duration,
+        definitions=definitions([matrix for _, matrix in loaded]),
     )
     write_atomically(out, page.encode(errors="replace"))  # an answer may hold half a surrogate pair
     return out
@@ -124,8 +129,8 @@ def _settings(loaded: Sequence[tuple[Path, Matrix]], images: Thumbnails) -> list
     result = []
     for setting in dict.fromkeys(matrix.setting for matrix in matrices):
         members = [(run, matrix) for run, matrix in loaded if matrix.setting == setting]
-        rows = compare([matrix for _, matrix in members])
-        order = [row.method for row in rows]
+        of_setting = [matrix for _, matrix in members]
+        rows = compare(of_setting)
         stream, model, tasks, known = setting
         result.append(
             Setting(
@@ -137,174 +142,28 @@ def _settings(loaded: Sequence[tuple[Path, Matrix]], images: Thumbnails) -> list
                 rows=rows,
                 columns=shown_columns(rows),
                 notes=notes_of(rows),
-                curve=Markup(average_curve([m for _, m in members], order)),
-                forgetting=Markup(forgetting_by_task([m for _, m in members], order)),
-                runs=[_run(run, matrix, matrices, images) for run, matrix in members],
+                curve=Markup(average_curve(of_setting)),
+                forgetting=Markup(forgetting_by_task(of_setting)),
+                methods=_methods(members, matrices, images),
             )
         )
     return result
 
 
-def _run(run: Path, matrix: Matrix, others: Sequence[Matrix], images: Thumbnails) -> dict[str, Any]:
-    """What the page says about one run."""
-    evaluated = [*matrix.tasks, *(matrix.held_out.probes if matrix.held_out else ())]
-    return {
-        "method": matrix.method,
-        "seed": matrix.seed,
-        "folder": str(run),
-        "progress": "" if matrix.finished else f"{len(matrix.R) - 1} of {len(matrix.stages)} stages",
-        "known": len(matrix.known),
-        "follows_stream": matrix.follows_stream,
-        "heat_map": Markup(heat_map(matrix)),
-        "tasks": [_task(matrix, column) for column in range(len(matrix.tasks))],
-        "average": _averages(matrix),
-        "held_out": _held_out(matrix),
-        "experts": _experts(matrix),
-        "metrics": _metrics(matrix, others),
-        "cost": _cost(matrix.cost),
-        "logged": logged_values(run),
-        "warnings": [str(warning) for warning in matrix.warnings],
-        "examples": [_with_side(examples_of(run, matrix, task, images)) for task in evaluated],
-        "provenance": _provenance(run),
-    }
-
-
-def _task(matrix: Matrix, column: int) -> dict[str, str]:
-    """One line of the table of tasks: scores before, right after learning, and at the end.
-
-    A known task was learned before; its note says so, and a score that is not exact by its name.
-    """
-    name, R = matrix.tasks[column], matrix.R
-    own, last = matrix.stage_of(name), len(R) - 1
-    cell = next((c for c in matrix.cells if c["stage"] == last and c["task"] == name), {})
-    count, rule = cell.get("n"), str(cell.get("score_rule", "exact"))
-    relaxed = matrix.relaxed
-    return {
-        "name": name,
-        "note": " · ".join(["known before"] * (own == 0) + [rule] * (rule != "exact")),
-        "base": _shown(R[0][column]),
-        "own": _shown(None if own is None else R[own][column]),
-        "last": _shown(R[-1][column]),
-        "interval": _interval(cell, R[-1][column]),
-        "relaxed": _shown(relaxed[-1][column] if relaxed else None),
-        "count": str(count) if count else "-",
-    }
-
-
-def _held_out(matrix: Matrix) -> dict[str, Any] | None:
-    """The table of probes and the line about the text; None where nothing was evaluated."""
-    held_out = matrix.held_out
-    if held_out is None or not (held_out.probes or held_out.text):
-        return None
-    last = {c["task"]: c for c in matrix.cells if c["stage"] == len(matrix.R) - 1}
-    rows = [
-        {
-            "name": name,
-            "base": _shown(held_out.scores[0][at]),
-            "last": _shown(held_out.scores[-1][at]),
-            "change": _change(held_out.changes[at]),
-            "relaxed": _shown(held_out.relaxed[-1][at]),
-            "count": str(last.get(name, {}).get("n", "-")),
-        }
-        for at, name in enumerate(held_out.probes)
-    ]
-    return {"rows": rows, "change": _change(held_out.change), "text": held_out.text_line()}
-
-
-def _change(change: Change | None) -> str:
-    return shown(change) if change else "-"
-
-
-def _shown(score: float | None) -> str:
-    return "-" if score is None else f"{score:.1f}"
-
-
-def _interval(cell: Mapping[str, Any], score: float | None) -> str:
-    """95 %, questions taken as independent; empty for a score that is not the mean of its answers' (BLEU)."""
-    count, error = cell.get("n"), cell.get("standard_error")
-    if score is None or not count or ("score_rule" in cell and error is None and count > 1):
-        return ""
-    if count < FEWEST:
-        return "too few questions"
-    if cell.get("score_rule") in ABOVE_100:
-        low, high = mean_interval(score, error or 0.0)
-    else:
-        low, high = share_interval(score, count)
-    return f"{low:.1f} to {high:.1f}"
-
-
-def _averages(matrix: Matrix) -> dict[str, str]:
-    relaxed = matrix.relaxed
-    return {
-        "base": _shown(mean_or_none(matrix.R[0])),
-        "last": _shown(mean_or_none(matrix.R[-1])),
-        "relaxed": _shown(mean_or_none(relaxed[-1])) if relaxed else "-",
-    }
-
-
-def _experts(matrix: Matrix) -> dict[str, Any] | None:
-    """Which expert answered, by task, after the last stage; None without experts."""
-    last = len(matrix.R) - 1
-    cells = [c for c in matrix.cells if c["stage"] == last and c["task"] in matrix.tasks]
-    chosen = {c["task"]: c.get("experts") or {} for c in cells}
-    found = {expert for counts in chosen.values() for expert in counts}
-    if not found or len(found) > MOST_EXPERTS_SHOWN:
-        return None
-    # in the order of the tasks, so that right choices lie on the diagonal
-    names = [t for t in matrix.tasks if t in found] + sorted(found - set(matrix.tasks))
-    rows = [(task, [(name, chosen[task].get(name, 0)) for name in names]) for task in matrix.tasks if task in chosen]
-    # a task that an earlier one's expert serves, or the base model, says so in `own_expert`
-    own = {c["task"]: c.get("own_expert") or c["task"] for c in cells}
-    total = sum(sum(counts.values()) for counts in chosen.values())
-    right = sum(counts.get(own[task], 0) for task, counts in chosen.items())
-    given = any(c.get("task_id") == "given" for c in cells)
-    return {"names": names, "rows": rows, "own": own, "right": right, "total": total, "given": given}
-
-
-def _metrics(matrix: Matrix, others: Sequence[Matrix]) -> list[dict[str, str]]:
-    texts, reasons = formulas(known=len(matrix.known)), reasons_with_references(matrix, others)
-    return [
-        {
-            "title": METRIC_TITLES.get(name, name),
-            "value": number(name, value),
-            "formula": texts.get(name) or matrix.formulas.get(name, ""),
-            "explanation": EXPLANATIONS.get(name, ""),
-            "reason": reasons.get(name, "") if value is None else "",
-        }
-        for name, value in metrics_with_references(matrix, others).items()
-    ]
-
-
-def _cost(cost: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Costs that are known, as (name, text)."""
-    shown = {
-        "train_seconds": ("training", duration),
-        "evaluate_seconds": ("answering", duration),
-        "trained_parameters": ("trained parameters", "{:,}".format),
-        "samples_trained": ("samples trained on", "{:,}".format),
-        "stored_bytes": ("stored by the method", size),
-        "stages_reused": ("stages reused from an identical run", "{:,}".format),
-    }
-    known = {key: cost[key] for key in shown if isinstance(cost.get(key), int | float)}
-    return [(shown[key][0], shown[key][1](value)) for key, value in known.items() if value or key != "stages_reused"]
-
-
-def _with_side(examples: Examples) -> Mapping[str, Any]:
-    """Examples with what their column heads need."""
-    experts = any(prediction.expert for row in examples.rows for prediction in (row.before, row.after))
-    return {"all": examples, "experts": experts}
-
-
-def _provenance(run: Path) -> list[tuple[str, str]]:
-    """What the numbers depend on, as lines; a missing or damaged provenance is a line too, not an error."""
-    try:
-        provenance = read_json(run / "provenance.json")
-    except (RunFolderError, OSError) as problem:
-        return [("", str(problem))]
-    if not isinstance(provenance, dict):
-        return [("", f"{run / 'provenance.json'} is damaged")]
-    lines = []
-    for key, value in provenance.items():
-        parts = value.items() if isinstance(value, dict) else [("", value)]
-        lines += [(f"{key} {part}".strip(), str(content)) for part, content in parts]
-    return lines
+def _methods(members: Sequence[tuple[Path, Matrix]], everything: Sequence[Matrix], images: Thumbnails) -> list[Method]:
+    """The methods of one setting in the order of its table."""
+    folders = {id(matrix): run for run, matrix in members}
+    methods = []
+    for name, group in in_order([matrix for _, matrix in members]).items():
+        runs = sorted(group, key=lambda matrix: matrix.seed)
+        mean = mean_matrix(name, runs)
+        methods.append(
+            Method(
+                name=name,
+                runs=[run_view(folders[id(matrix)], matrix, everything, images) for matrix in runs],
+                mean=Markup(mean_heat_map(mean) if mean else ""),
+                mean_of=mean.seeds if mean else (),
+                partial=mean.partial if mean else 0,
+            )
+        )
+    return methods

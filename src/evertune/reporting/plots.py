@@ -27,7 +27,8 @@ from evertune.reporting.canvas import (
     short_name,
 )
 from evertune.reporting.matrix import Matrix
-from evertune.reporting.tables import BOUNDS, by_method, mean_or_none
+from evertune.reporting.seeds import MeanMatrix
+from evertune.reporting.tables import BOUNDS, in_order, mean_or_none
 
 # Okabe and Ito's colours, which the colour-blind tell apart, a little evened out for light and dark grounds; each
 # goes with a marker of its own shape, so that colour is never the only difference.
@@ -50,18 +51,31 @@ def matrix_drawing(matrix: Matrix) -> Drawing:
     return Drawing(canvas, f"Scores of {matrix.method}, seed {matrix.seed}: stages by tasks")
 
 
+def mean_heat_map(mean: MeanMatrix) -> str:
+    """The mean over seeds as `<svg>`, see `_drawing`; a cell that not all seeds have gives how many do: 1/2."""
+    canvas = _drawing(mean.tasks, mean.stages, mean.R, len(mean.known), shares=mean.shares())
+    return drawn(canvas, f"Mean scores of {mean.method} over seeds {mean.seed_list}: stages by tasks")
+
+
 def heat_map_pixels(tasks: list[str], stages: list[str], R: list[list[float | None]]) -> Pixels:
     """R of one run as (height, width, 3) bytes, see `_drawing`; it may have NaN, and need not say its method."""
     return pixels_of(_drawing(tasks, stages, R))
 
 
-def _drawing(tasks: list[str], stages: list[str], R: list[list[float | None]], known: int = 0) -> Canvas:
+def _drawing(
+    tasks: list[str],
+    stages: list[str],
+    R: list[list[float | None]],
+    known: int = 0,
+    shares: Mapping[tuple[int, int], str] | None = None,
+) -> Canvas:
     """R of one run: stages by tasks, deeper blue for higher scores, what was just learned outlined.
 
-    The columns of tasks that were known before stand apart, with the word below.
+    The columns of tasks that were known before stand apart, with the word below. `shares` has, by row and column, a
+    small text below the score.
     """
     names = ["base", *stages]
-    side = max(32.0, min(64.0, 560 / len(tasks)))
+    side = max(32.0, min(64.0, 405 / len(tasks)))  # nine tasks fit a phone
     size = 13 if side > 40 else 11
     left, (lines, rotated) = room(names) + 14, column_names(tasks, side)
     top = room(tasks) * 0.75 + 16 if rotated else 16.0 * max(map(len, lines)) + 6
@@ -79,7 +93,7 @@ def _drawing(tasks: list[str], stages: list[str], R: list[list[float | None]], k
         for column, score in enumerate(scores):
             if score is None or math.isnan(score):  # not evaluated
                 continue
-            _draw_cell(canvas, xs[column], y, side, high, score, size)
+            _draw_cell(canvas, xs[column], y, side, high, score, size, (shares or {}).get((stage, column), ""))
     for stage, name in enumerate(stages[: len(R) - 1], start=1):
         if name in tasks:
             x, y = xs[tasks.index(name)], top + stage * high + GAP
@@ -93,12 +107,17 @@ def _draw_known(canvas: Canvas, start: float, end: float, bottom: float) -> None
     canvas.text((start + end) / 2, bottom + 14, "known", align="center", fontsize=11, alpha=0.75)
 
 
-def _draw_cell(canvas: Canvas, x: float, y: float, side: float, high: float, score: float, size: int) -> None:
+def _draw_cell(
+    canvas: Canvas, x: float, y: float, side: float, high: float, score: float, size: int, share: str
+) -> None:
     # Opacity, not lightness: a low score fades into the page, be it light or dark.
-    share = min(max(score / 100, 0.0), 1.0)
-    canvas.box(x + 1, y + 1, side - 2, high - 2, facecolor=CELL_COLOUR, alpha=0.05 + 0.95 * share, linewidth=0)
+    opacity = 0.05 + 0.95 * min(max(score / 100, 0.0), 1.0)
+    canvas.box(x + 1, y + 1, side - 2, high - 2, facecolor=CELL_COLOUR, alpha=opacity, linewidth=0)
     colour = "#ffffff" if score >= WHITE_TEXT_FROM else "black"
-    canvas.text(x + side / 2, y + high / 2, f"{score:.0f}", align="center", fontsize=size, color=colour)
+    middle = y + high / 2 - (5 if share else 0)
+    canvas.text(x + side / 2, middle, f"{score:.0f}", align="center", fontsize=size, color=colour)
+    if share:
+        canvas.text(x + side / 2, y + high - 9, share, align="center", fontsize=9, color=colour)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +137,6 @@ def _looks(names: Sequence[str]) -> dict[str, _Look]:
             looks[name] = _Look(COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)], "-")
             place += 1
     return looks
-
-
-def _in_order(matrices: Sequence[Matrix], order: Sequence[str]) -> dict[str, list[Matrix]]:
-    groups = by_method(matrices)
-    known = [name for name in order if name in groups]
-    return {name: groups[name] for name in [*known, *(name for name in groups if name not in known)]}
 
 
 def learned_averages(matrix: Matrix) -> list[float]:
@@ -147,15 +160,15 @@ def _learned_means(matrix: Matrix) -> list[float | None]:
     return [mean_or_none(R[stage][: known + stage]) for stage in range(1, len(R))]
 
 
-def average_curve(matrices: Sequence[Matrix], order: Sequence[str] = ()) -> str:
+def average_curve(matrices: Sequence[Matrix]) -> str:
     """`average_drawing` as `<svg>`; '' if there is nothing to draw."""
-    drawing = average_drawing(matrices, order)
+    drawing = average_drawing(matrices)
     return drawing.element() if drawing else ""
 
 
-def average_drawing(matrices: Sequence[Matrix], order: Sequence[str] = ()) -> Drawing | None:
+def average_drawing(matrices: Sequence[Matrix]) -> Drawing | None:
     """The mean over the tasks learned so far after each stage, all methods; with seeds, mean and range."""
-    series = {name: [learned_averages(m) for m in group] for name, group in _in_order(matrices, order).items()}
+    series = {name: [learned_averages(m) for m in group] for name, group in in_order(matrices).items()}
     series = {name: runs for name, runs in series.items() if any(runs)}
     count = len(matrices[0].tasks) - len(matrices[0].known)
     if not series or count < 2:
@@ -239,9 +252,9 @@ def mean_forgetting(groups: Mapping[str, Sequence[Matrix]]) -> dict[str, list[fl
     return lost
 
 
-def forgetting_by_task(matrices: Sequence[Matrix], order: Sequence[str] = ()) -> str:
+def forgetting_by_task(matrices: Sequence[Matrix]) -> str:
     """Forgetting of each task as a dot per method, mean over seeds; the first task names them. '' if there is none."""
-    groups = _in_order(matrices, order)
+    groups = in_order(matrices)
     lost, looks = mean_forgetting(groups), _looks(list(groups))
     if not lost:
         return ""

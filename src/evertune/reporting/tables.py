@@ -60,7 +60,7 @@ class ComparisonRow:
     """One line of a comparison: a method on a stream, over its seeds.
 
     Attributes:
-        seeds: of the finished runs that the values are reused.
+        seeds: of the finished runs that the values are means over.
         values: a spread for each name in `COLUMNS`; None where the runs can't give it.
         train_seconds: mean over runs.
         unfinished: how many runs were left out because they are still in progress.
@@ -164,8 +164,17 @@ def by_method(matrices: Sequence[Matrix]) -> dict[str, list[Matrix]]:
         if len({m.seed for m in members}) == len(members):
             split[name] = members
         else:
-            split |= {f"{name} ({m.folder or place})": [m] for place, m in enumerate(members, start=1)}
+            labels = [m.folder or str(place) for place, m in enumerate(members, start=1)]
+            if len(set(labels)) < len(labels):  # folders of one name at different places
+                labels = [f"{label}, {place}" for place, label in enumerate(labels, start=1)]
+            split |= {f"{name} ({label})": [m] for label, m in zip(labels, members, strict=True)}
     return split
+
+
+def in_order(matrices: Sequence[Matrix]) -> dict[str, list[Matrix]]:
+    """Runs of one setting as in `by_method`, in the order of the rows of `compare`: that of plots and pages too."""
+    groups = by_method(matrices)
+    return {row.method: groups[row.method] for row in _setting_rows(matrices, matrices) if row.method in groups}
 
 
 def _setting_rows(members: Sequence[Matrix], everything: Sequence[Matrix]) -> list[ComparisonRow]:

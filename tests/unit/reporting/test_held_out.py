@@ -88,7 +88,8 @@ def test_the_page_says_why_there_is_no_change(tmp_path):
     made = probed(replace(HeldOut(), scores=[[]] * 3, relaxed=[[]] * 3, not_computed=reasons))
     assert metrics_with_references(made, [made])["held_out_change"] is None
     page = write_report([_saved(tmp_path / "r", made)], tmp_path / "page.html").read_text()
-    assert "Not computed: needs probes (somewhere)." in page and "Not computed: reads no text." in page
+    assert "Not computed: held-out change: needs probes (somewhere)." in page
+    assert "Not computed: text loss change: reads no text." in page
 
 
 def test_files_and_frames(tmp_path):

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
+from report_runs import Page, make_run
 from rich.console import Console
-from test_report import Page, make_run
 
 from evertune.reporting.examples import Thumbnails, examples_of
 from evertune.reporting.matrix import load_matrix

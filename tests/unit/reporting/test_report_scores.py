@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_report import SEQUENTIAL, Page, make_run
+from report_runs import SEQUENTIAL, Page, make_run
 
 from evertune.metrics.rules import rule_of
 from evertune.reporting.examples import Thumbnails, examples_of, marks_of
