@@ -151,7 +151,8 @@ class Attacked:
             return Server(outside, name, ChatRequest.model_json_schema())
         head, _, body = self.ask(Request(http("GET", "/config")))[0].partition(b"\r\n\r\n")
         config = json.loads(_unchunked(head, body))
-        kinds = {part["id"]: part["type"] for part in config["components"]}
+        stages = {part["id"] for part in config["components"] if part["props"].get("elem_id") == "stage"}
+        kinds = {part["id"]: part["type"] for part in config["components"]} | dict.fromkeys(stages, "stage")
         events = {event["id"]: tuple(kinds[part] for part in event["inputs"]) for event in config["dependencies"]}
         return Server(outside, name, events=events)
 

@@ -34,6 +34,7 @@ def report_png(path: Path) -> None:
         with page(width=985, height=960) as browser:
             browser.goto((Path(place) / "report.html").as_uri())
             browser.screenshot(path=path)
+    frame(path, "report/index.html")
 
 
 def compare_svg(path: Path) -> None:
@@ -52,6 +53,7 @@ def preview_png(path: Path) -> None:
         with page(width=985, height=800) as browser:
             browser.goto((place / "preview" / "index.html").as_uri())
             browser.screenshot(path=path)
+    frame(path, "preview/index.html")
 
 
 def pocket_png(path: Path) -> None:
@@ -75,6 +77,23 @@ def app_png(path: Path) -> None:
             use_playground(browser, task="flickr30k", stage=8)
             height = min(2260, browser.evaluate("document.documentElement.scrollHeight"))
             browser.screenshot(path=path, clip={"x": 0, "y": 0, "width": 1000, "height": height}, full_page=True)
+    frame(path, "127.0.0.1:7860")
+
+
+def frame(path: Path, address: str) -> None:
+    """Draw a window around the screenshot of a page: without one, its heading reads as a heading of the document."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    line, bar, high = "#c4cad3", "#eef0f3", 34
+    with Image.open(path) as shot:
+        window = Image.new("RGB", (shot.width + 2, shot.height + high + 2), line)
+        window.paste(bar, (1, 1, shot.width + 1, high))
+        window.paste(shot.convert("RGB"), (1, high + 1))
+    draw = ImageDraw.Draw(window)
+    for place in range(3):
+        draw.ellipse((14 + 18 * place, 12, 23 + 18 * place, 21), fill=line)
+    draw.text((76, high / 2), address, fill="#5a6472", font=ImageFont.load_default(14), anchor="lm")
+    window.save(path, optimize=True)
 
 
 def use_playground(browser: Any, *, task: str, stage: int) -> None:

@@ -22,7 +22,7 @@ from fuzzing.readers import image_files
 
 HOST = b"{HOST}"
 META = {"_type": "gradio.FileData"}
-USUAL: dict[str, Any] = {"image": None, "textbox": "what?", "dropdown": "task-0", "slider": 1, "radio": "strict"}
+USUAL: dict[str, Any] = {"image": None, "textbox": "what?", "dropdown": "task-0", "stage": 1, "radio": "strict"}
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,9 @@ from serving import running
 from evertune import service
 from evertune.apps.playground import inference as asking
 from evertune.apps.playground.command import playground
+from evertune.apps.playground.fragments import Fragments
 from evertune.apps.playground.model_session import open_runs
+from evertune.apps.playground.view_models import PAGE, ImageChoice
 from evertune.apps.server.generation import Reply
 from evertune.runs.cells import questions_of
 from evertune.training.eval_set import kept_task
@@ -85,9 +87,8 @@ def test_drop_ask_slide_and_open_a_cell(visit, taught):
     assert page.locator("#stages .mark").count() == 8, "the right answer is known by image and words"
     assert "by task-" in page.inner_text("#stages") and " % sure" in page.inner_text("#stages")
     assert page.locator("#turn .when").all_inner_texts()[0] == "before learning task-2"
-    # the slider by its keys, then by a row of the table
-    page.focus("#stage input[type=range]")
-    page.keyboard.press("ArrowLeft")
+    # the stage by its name, then by a row of the table
+    page.get_by_label("task-1", exact=True).check()
     page.wait_for_function("document.querySelector('#turn .when').innerText == 'before learning task-1'")
     page.click("#stages tbody tr:nth-child(1) button")
     page.wait_for_function("document.querySelector('#turn .when').innerText == 'the base model'")
@@ -155,8 +156,8 @@ def test_everything_by_keyboard(visit):
     tab_to("#ask")
     page.keyboard.press("Enter")
     visit.predictions(8)
-    tab_to("#stage input[type=range]")
-    page.keyboard.press("ArrowLeft")
+    tab_to("#stage input[value='2']")
+    page.keyboard.press("Space")
     page.wait_for_function("document.querySelector('#turn .when').innerText == 'before learning task-1'")
     tab_to("#stages button")
     tab_to("#maps .cell")
@@ -204,13 +205,49 @@ def test_the_page_follows_a_rollback(browser, taught, tmp_path):
         here.ask()
         assert len(here.predictions(3)) == 3
         page.wait_for_function("document.querySelectorAll('#maps tbody tr').length == 3")
-        assert page.get_attribute("#stage input[type=range]", "max") == "2"
+        assert page.locator("#stage label").all_inner_texts() == ["base", "task-0", "task-1"]
         service.rollback(folder, 1)
         page.reload()
         page.wait_for_function("document.querySelectorAll('#maps tbody tr').length == 2")
         assert "task-1" not in page.inner_text("h1 ~ p")
         assert here.wrong == []
         here.context.close()
+
+
+def test_stages_have_names_and_a_prediction_of_a_cell_its_label(visit):
+    page = visit.page
+    assert page.locator("#stage label").all_inner_texts() == ["base", "task-0", "task-1", "task-2"]
+    assert page.locator("#stage input[type=range], #stage input[type=number]").count() == 0
+    page.click("#maps .cell >> nth=0")
+    page.wait_for_selector("#answers .rows li")
+    labelled = page.locator("#answers .rows li div", has_text=re.compile("^predicted: "))
+    assert labelled.count() == page.locator("#answers .rows li").count()
+
+
+@pytest.mark.parametrize("width", [390, 1100])
+def test_more_is_below_the_images_and_words_stay_whole(browser, address, width):
+    """The button is outside of what scrolls; a long name widens its column or breaks at a hyphen."""
+    here = Visit(browser, address, viewport={"width": width, "height": 844})
+    many = [ImageChoice(place, None, f"question {place}") for place in range(PAGE)]
+    html = Fragments().choices("task", (many, 76))
+    here.page.evaluate("html => { document.querySelector('#choices .ever').outerHTML = html; }", html)
+    assert here.page.evaluate("""() => { const list = document.querySelector('#choices .choices');
+      const more = document.querySelector('#choices .more').getBoundingClientRect();
+      return [list.scrollHeight <= list.clientHeight, more.top >= list.getBoundingClientRect().bottom]; }""") == [
+        True,
+        True,
+    ]
+    name = "#maps thead th"
+    here.page.evaluate("name => { document.querySelector(name).textContent = 'pictogram-category'; }", name)
+    lines = here.page.evaluate(
+        """name => { const node = document.querySelector(name).firstChild, range = document.createRange();
+      return ['pictogram-', 'category'].map(word => { const start = node.data.indexOf(word);
+        range.setStart(node, start); range.setEnd(node, start + word.length);
+        return new Set([...range.getClientRects()].map(box => Math.round(box.top))).size; }); }""",
+        name,
+    )
+    assert lines == [1, 1]
+    here.context.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -10,6 +10,7 @@ import asyncio
 import shutil
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from itertools import zip_longest
 from typing import Any
 
 import gradio as gr
@@ -74,6 +75,12 @@ class Playground:
         """The last stage of the longest run."""
         return max(len(run.stages) for run in self.runs)
 
+    @property
+    def stages(self) -> list[tuple[str, int]]:
+        """The stages to choose from, by name; runs that learned other tasks at a stage give all their names."""
+        names = zip_longest(*(run.stage_names for run in self.runs))
+        return [(" / ".join(dict.fromkeys(filter(None, each))), number) for number, each in enumerate(names)]
+
     def rendered(self, predictions: list[RunPredictions] | None, at: Any) -> tuple[str, str]:
         """HTML of the predictions around stage `at`, and of those at all stages."""
         if not predictions:
@@ -94,7 +101,7 @@ class Playground:
             self.version += 1
 
     def current(self, version: int, form: Form) -> tuple[Any, ...]:
-        """Updates for a page rendered at `version`: (version, notice, title, slider, tasks, heat maps)."""
+        """Updates for a page rendered at `version`: (version, notice, title, stages, tasks, heat maps)."""
         try:
             self.refresh()
         except UserError as problem:
@@ -102,8 +109,8 @@ class Playground:
         if version == self.version:
             return version, *[gr.skip()] * 5
         tasks = gr.Dropdown(self.kept.tasks, value=next(iter(self.kept.tasks), None))
-        slider = gr.Slider(0, self.last, value=self.last)
-        return self.version, gr.skip(), self.pieces.head(self.runs), slider, tasks, self.matrices(form)
+        stages = gr.Radio(self.stages, value=self.last)
+        return self.version, gr.skip(), self.pieces.head(self.runs), stages, tasks, self.matrices(form)
 
     def ask(self, image: Sent, words: Any, task: Any, at: Any) -> Iterator[tuple[Any, ...]]:
         """Query every stage; yields (state, notice, around the stage, all stages) after each prediction."""
@@ -219,14 +226,8 @@ def page_of(ground: Playground) -> Page:
                 words = gr.Textbox(label="Question", lines=1, max_lines=6, elem_id="question")
                 ask = gr.Button("Ask every stage", variant="primary", elem_id="ask")
                 notice = piece(ground.pieces.notice(), elem_id="notice")
-                stage = gr.Slider(
-                    0,
-                    ground.last,
-                    value=ground.last,
-                    step=1,
-                    label="Stage: before and after this task",
-                    buttons=[],
-                    elem_id="stage",
+                stage = gr.Radio(
+                    ground.stages, value=ground.last, label="Before and after learning this task", elem_id="stage"
                 )
                 turn = piece(elem_id="turn")
         stages = piece(elem_id="stages")
@@ -260,7 +261,7 @@ def page_of(ground: Playground) -> Page:
 
 
 def _stage_of(event: gr.EventData) -> Any:
-    """The slider follows a stage that was chosen in the table."""
+    """The choice follows a stage that was chosen in the table."""
     number = _number(event, "stage")
     return number if number >= 0 else gr.skip()
 

@@ -35,7 +35,7 @@ from evertune.utils.errors import UserError
 
 SECRET = "the words of a file that nobody uploaded"
 META = {"_type": "gradio.FileData"}
-USUAL = {"image": None, "textbox": "what?", "dropdown": "task-0", "slider": 1, "radio": "strict", "state": None}
+USUAL = {"image": None, "textbox": "what?", "dropdown": "task-0", "stage": 1, "radio": "strict", "state": None}
 
 
 class Stranger:
@@ -44,7 +44,9 @@ class Stranger:
     def __init__(self, url):
         self.http = httpx.Client(base_url=url, timeout=20)
         self.config = self.http.get("/config").json()
-        self.kinds = {part["id"]: part["type"] for part in self.config["components"]}
+        stages = {part["id"] for part in self.config["components"] if part["props"].get("elem_id") == "stage"}
+        kinds = {part["id"]: part["type"] for part in self.config["components"]}
+        self.kinds = kinds | dict.fromkeys(stages, "stage")
         self.events = {event["id"]: event["inputs"] for event in self.config["dependencies"]}
         self.count = 0
 

@@ -89,8 +89,9 @@ def test_the_page_is_made_again(folders, tmp_path):
     assert version == 0 and all(part == page.gr.skip() for part in (notice, *rest))
     for folder in folders:
         service.rollback(folder, 1)
-    version, _, head, slider, tasks, maps = ground.current(0, "strict")
-    assert version == 1 and ground.last == slider.maximum == slider.value == 1
+    version, _, head, stages, tasks, maps = ground.current(0, "strict")
+    assert version == 1 and ground.last == stages.value == 1
+    assert stages.choices == [("base", 0), ("task-0", 1)], "by name"
     assert "task-2" not in maps and "task-2" not in head and [name for name, _ in tasks.choices] == ["task-0"]
     assert ground.current(0, "strict")[0] == 1, "another page that was made before"
     service.rollback(folders[0], 0)
