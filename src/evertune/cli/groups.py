@@ -41,6 +41,7 @@ GROUPS: dict[str, dict[str, str]] = {
     "Results": {
         "compare": "evertune compare runs/first",
         "report": "evertune report runs/first --out report.html",
+        "leaderboard": "evertune leaderboard runs/table --out board",
         "metrics": "evertune metrics matrix.csv --known 5",
         "rescore": "evertune rescore merge.jsonl --format ucit --gold test.json",
     },

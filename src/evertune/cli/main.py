@@ -22,6 +22,7 @@ from evertune.cli.environment import doctor, ls, show
 from evertune.cli.grids import grid, study
 from evertune.cli.groups import RESUMING, SERVING, Commands, example_of
 from evertune.cli.help import Command
+from evertune.cli.leaderboard import leaderboard
 from evertune.cli.models import export, fetch
 from evertune.cli.plugins import with_plugins
 from evertune.cli.results import compare, metrics, report
@@ -66,6 +67,7 @@ FUNCTIONS: dict[str, Callable[..., None]] = {
     "fetch": fetch,
     "compare": compare,
     "report": report,
+    "leaderboard": leaderboard,
     "metrics": metrics,
     "rescore": rescore,
     "ls": ls,

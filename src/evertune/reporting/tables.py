@@ -301,19 +301,20 @@ def markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]], *, nam
     """A Markdown table whose first `names` columns are texts, its notes below."""
     rule = ["---"] * names + ["---:"] * (len(header) - names)
     rows = [header, rule, *lines]
-    table = "\n".join("| " + " | ".join(_markdown_text(cell) for cell in row) + " |" for row in rows)
-    return "\n".join([table, *(f"\n{_markdown_text(note)}" for note in notes)]) + "\n"
+    table = "\n".join("| " + " | ".join(markdown_text(cell) for cell in row) + " |" for row in rows)
+    return "\n".join([table, *(f"\n{markdown_text(note)}" for note in notes)]) + "\n"
 
 
 def matrix_as_markdown(tasks: Sequence[str], stages: Sequence[str], R: Sequence[Sequence[float | None]]) -> str:
     """R as a Markdown table; `-` where a score is None."""
     lines = [["after", *tasks], ["---"] + ["---:"] * len(tasks)]
     for name, scores in zip((BASE, *stages), R, strict=False):
-        lines.append([_markdown_text(name), *("-" if score is None else f"{score:.1f}" for score in scores)])
+        lines.append([markdown_text(name), *("-" if score is None else f"{score:.1f}" for score in scores)])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _markdown_text(text: str) -> str:
+def markdown_text(text: str) -> str:
+    """A text of any origin on one line, without the characters that end a cell or begin a tag."""
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 

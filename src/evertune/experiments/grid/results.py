@@ -99,6 +99,7 @@ def _kept(cell: Cell, matrix: Matrix, others: Sequence[Matrix]) -> dict[str, Any
     provenance = read_json(cell.folder / "provenance.json")
     return {
         **{key: getattr(matrix, key) for key in KEPT},
+        **({"held_out": matrix.held_out.to_dict()} if matrix.held_out else {}),
         "metrics": metrics_with_references(matrix, others),
         "made_with": {key: provenance.get(key) for key in ONE_OF_ITS_KIND},
     }
