@@ -19,6 +19,8 @@ SHOWN_BY = {
     "training/run_origin.py": (*RUNS, "pairs"),
     "experiments/pairs/study.py": ("pairs",),
     "cli/analysis.py": ("pairs",),
+    "cli/leaderboard.py": ("leaderboard",),
+    "experiments/leaderboard/check.py": ("leaderboard",),
     "cli/results.py": ("compare",),
     "runs/same_questions.py": ("run",),
     "runs/probing.py": ("run",),

@@ -142,3 +142,10 @@ def test_the_terminal_has_80_columns(tmp_path, capsys, monkeypatch):
     _, out, _ = evertune("leaderboard", tmp_path / "one.json", capsys=capsys)
     lines = re.sub(r"\x1b\[[0-9;]*m", "", out).splitlines()
     assert max(map(len, lines)) <= 80 and any("90.0 [90.0, 90.0]" in line for line in lines)
+
+
+@pytest.mark.slow
+def test_the_tables_of_the_docs_are_what_the_command_prints():
+    """`evertune leaderboard docs/results/paper --markdown`, headings one level deeper."""
+    found = board_of(*read_files([DOCS / "results" / "paper"]))
+    assert as_markdown(found, level=3).strip() in (DOCS / "leaderboard.md").read_text(encoding="utf-8")
