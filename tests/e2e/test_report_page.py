@@ -6,11 +6,12 @@ import re
 
 import pytest
 from browsing import CHROMIUM
-from report_runs import REPLAY, SEQUENTIAL, make_run
+from report_runs import make_run
 
 from evertune.reporting.page import write_report
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+TASKS = ["okvqa", "aokvqa", "gqa", "textcaps", "vqav2", "ocrvqa", "flickr30k", "vizwiz", "textvqa"]
 PAGE = re.compile(rb"/Type\s*/Page\b")
 BROKEN = """() => [...document.querySelectorAll('th')].filter(cell => {
   const range = document.createRange(), lines = text => {
@@ -25,14 +26,22 @@ BROKEN = """() => [...document.querySelectorAll('th')].filter(cell => {
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """Three methods with two seeds each."""
+    """Three methods with two seeds each, on nine tasks."""
     place = tmp_path_factory.mktemp("report")
     runs = [
-        make_run(place / f"s{seed}" / method, R, method=method, seed=seed)
+        make_run(place / f"s{seed}" / method, scores(lost), method=method, seed=seed, tasks=TASKS)
         for seed in (0, 1)
-        for method, R in (("replay", REPLAY), ("sequential", SEQUENTIAL), ("strengthened", REPLAY))
+        for method, lost in (("replay", 20), ("sequential", 50), ("strengthened", 5))
     ]
     return write_report(runs, place / "report.html")
+
+
+def scores(lost):
+    """R where each task loses some points once the next is learned."""
+    return [
+        [80.0 - lost * (stage > task + 1) if stage > task else 5.0 for task in range(len(TASKS))]
+        for stage in range(len(TASKS) + 1)
+    ]
 
 
 @pytest.fixture
@@ -57,6 +66,12 @@ def test_on_a_phone_wide_tables_scroll_and_keep_their_names(phone):
                 name ? Math.round(name.getBoundingClientRect().left - e.getBoundingClientRect().left) : 0]; })""")
     assert len(wide) > 3, "there is something to scroll"
     assert {tuple(each) for each in wide} == {(4, 0)}, "a shade says that there is more; the name of the row stays"
+
+
+def test_a_matrix_of_nine_tasks_fits_a_phone(phone):
+    widths = phone.evaluate("""() => [...document.querySelectorAll('section > figure > .scroll')]
+      .filter(e => e.closest('[id^=method]')).map(e => e.scrollWidth - e.clientWidth)""")
+    assert widths == [0, 0, 0]
 
 
 def test_no_header_is_broken_in_mid_word(phone):

@@ -75,7 +75,7 @@ def _drawing(
     small text below the score.
     """
     names = ["base", *stages]
-    side = max(32.0, min(64.0, 405 / len(tasks)))  # nine tasks fit a phone
+    side = max(32.0, min(64.0, 390 / len(tasks)))  # nine tasks fit a phone
     size = 13 if side > 40 else 11
     left, (lines, rotated) = room(names) + 14, column_names(tasks, side)
     top = room(tasks) * 0.75 + 16 if rotated else 16.0 * max(map(len, lines)) + 6
