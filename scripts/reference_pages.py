@@ -1,7 +1,7 @@
 """Reference pages of the site that are made from the code: every command, every configuration key.
 
 `scripts/site_pages.py` adds them to the site. `describe` gives a key its type, default, unit and meaning; a key without
-a meaning, or a number without a unit, fails a test.
+a meaning, or a number without a unit, fails a test. The unit 1, of a plain number, is left out of the tables.
 """
 
 from __future__ import annotations
@@ -21,17 +21,19 @@ from pydantic_core import PydanticUndefined
 
 COMMANDS = """# Commands
 
-For everybody who uses evertune from a terminal: every command with its arguments and options. `evertune COMMAND --help`
+For users of a terminal: every command with its arguments and options. `evertune COMMAND --help`
 prints the same.
 [Exit codes](environment.md#exit-codes) are the same for all."""
 CONFIGURATION = """# Configuration
 
-For everybody who looks for a setting: every key with its type, default, unit and meaning, made from the code.
+For users who look for a setting: every key with its type, default, unit and meaning, made from the code.
 
 `--set KEY=VALUE` of `run`, `plan`, `new` and `learn` takes the keys of a run as they stand here.
 The YAML of `evertune run FILE.yaml` takes the same names, or groups (`train: {epochs: 2}`). Some models have recipes,
 which take the place of defaults ([models](models.md)). `config.yaml` in a run folder has the values that were used.
-The unit 1 is a plain number."""
+A number without a unit is a plain number."""
+TITLES = {"train": "Training", "evaluation": "Evaluation", "stages": "Stages", "features": "Vision features"}
+"""Headings of the groups of keys of a run."""
 UNITS = {
     "buffer": "samples",
     "samples": "samples",
@@ -112,8 +114,8 @@ def groups() -> dict[str, list[Key]]:
     only_in_studies = set(StudyGrid.model_fields) - set(GridFile.model_fields)
     return {
         "A run": [*(key for key in run if "." not in key.name), plugins],
-        **{f"A run: {name}": keys for name, keys in named.items()},
-        "A run: model": list(model_keys()),
+        **{f"{TITLES[name]} (`{name}.*`)": keys for name, keys in named.items()},
+        "What trains in a model (`model.*`)": list(model_keys()),
         **{f"Options of {name}": found for name in METHODS if (found := list(option_keys(name)))},
         "The YAML of a stream": list(keys_of(StreamFile)),
         "A task in the YAML of a stream": list(keys_of(TaskFile)),
@@ -216,10 +218,9 @@ def in_words(value: Any) -> str:
 
 def table(keys: list[Key]) -> str:
     """The keys as a table of Markdown."""
-    rows = [
-        f"| `{key.name}` | {key.kind} | {key.default} | {key.unit} | {' '.join(key.meaning.split())} |".replace(
-            "<", "&lt;"
-        )
-        for key in keys
-    ]
+    rows = []
+    for key in keys:
+        unit = "" if key.unit == "1" else key.unit
+        row = f"| `{key.name}` | {key.kind} | {key.default} | {unit} | {' '.join(key.meaning.split())} |"
+        rows.append(row.replace("<", "&lt;"))
     return "| key | type | default | unit | meaning |\n|---|---|---|---|---|\n" + "\n".join(rows)

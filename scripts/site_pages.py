@@ -29,6 +29,10 @@ LOWERED = re.compile(
 RAISED = re.compile(r"(?<=[\w)>])\^(?:\(([^)]*)\)|([a-z])(?!\w))")
 AT_THE_TOP = {name: name.lower() for name in ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "CODE_OF_CONDUCT.md")}
 """Pages of the repository's root, and where they are on the site."""
+NOT_SEARCHED = ("log.md", "changelog.md")
+"""Histories: long pages with every word, which would take the places of the pages that explain it."""
+NARROW = ("configuration.md", "methods.md")
+"""Pages whose tables leave out the second and the fourth of five columns on a phone (`theme/site.css`)."""
 HIDDEN = "---\nsearch: {exclude: true}\n---\n"
 
 
@@ -52,6 +56,8 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
     here = page.file.src_uri
     if here == "index.md":
         page.meta["hide"] = ["navigation"]
+    if here in NOT_SEARCHED:
+        page.meta["search"] = {"exclude": True}
 
     def moved(link: re.Match[str]) -> str:
         target = in_repository(here, link[2])
@@ -62,8 +68,10 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
     return TARGET.sub(moved, markdown)
 
 
-def on_page_content(html: str, **_: Any) -> str:
-    """Set the indices of formulas lower and their powers higher: `θ_i` is how they are typed."""
+def on_page_content(html: str, *, page: Any, **_: Any) -> str:
+    """Set the indices of formulas lower and their powers higher: `θ_i` is how they are typed. Mark wide tables."""
+    if page.file.src_uri in NARROW:
+        html = html.replace("<table>", "<table data-narrow>")
     parts = CODE_OR_TAG.split(html)  # text, a tag or a piece of code, the name of its tag, text ...
     return "".join(set_formulas(part) if place % 3 == 0 else part for place, part in enumerate(parts) if place % 3 < 2)
 

@@ -104,6 +104,27 @@ def found_by(site, words):
     ]
 
 
+def test_the_search_splits_keys_into_their_words(site):
+    """`max_grad_norm` finds `train.max_grad_norm`: the query and the text are split by the same rule."""
+    separator = json.loads((site / "search" / "search_index.json").read_text())["config"]["separator"]
+    assert re.split(separator, "train.max_grad_norm") == ["train", "max", "grad", "norm"]
+    assert re.split(separator, "lora.target_modules=q_proj") == ["lora", "target", "modules", "q", "proj"]
+
+
+def test_histories_take_no_places_in_the_search(site):
+    pages = {
+        one["location"].partition("#")[0]
+        for one in json.loads((site / "search" / "search_index.json").read_text())["docs"]
+    }
+    assert not pages & {"log.html", "changelog.html"} and "questions.html" in pages
+
+
+@pytest.mark.parametrize("page", ["configuration", "methods"])
+def test_wide_tables_are_marked_for_narrow_screens(site, page):
+    content = (site / f"{page}.html").read_text()
+    assert "<table data-narrow>" in content and "<table>" not in content
+
+
 @pytest.mark.parametrize(
     ("words", "page"),
     [
@@ -113,6 +134,11 @@ def found_by(site, words):
         ("quantization", "howto/large_models.html"),
         ("resume", "howto/resume.html"),
         ("gpu", "howto/large_models.html"),
+        ("licence", "questions.html"),
+        ("out of memory", "questions.html"),
+        ("unlearn", "questions.html"),
+        ("vulnerability", "questions.html"),
+        ("windows", "questions.html"),
     ],
 )
 def test_a_word_of_the_field_finds_its_page(site, words, page):

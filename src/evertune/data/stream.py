@@ -114,13 +114,15 @@ class StreamFile(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str = Field(description="of the stream")
+    name: str = Field(description="name of the stream")
     title: str = Field(default="", description="one line, printed by `evertune ls streams`")
     reverse: str | None = Field(default=None, description="another stream, whose tasks are learned in reverse order")
     known: list[TaskFile] = Field(
-        default_factory=list, description="tasks that the model knows before: evaluated, never trained"
+        default_factory=list,
+        description="tasks that the model knows before the stream: evaluated in every row, and no stage learns them. "
+        "joint trains on all of their samples, replay and der on those that they keep",
     )
-    tasks: list[TaskFile] = Field(default_factory=list, description="in learning order")
+    tasks: list[TaskFile] = Field(default_factory=list, description="the tasks, in learning order")
     probes: list[ProbeFile] = Field(
         default_factory=list, description="tasks that are evaluated before and after each stage, and never trained"
     )

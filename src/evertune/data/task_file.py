@@ -21,7 +21,7 @@ class TaskFile(Settings):
     HALVES: ClassVar[tuple[str, ...]] = ("train", "test")
     """The files of a task whose two splits are in two."""
 
-    name: str = Field(description="of the task: letters, digits, '-', '_' and '.'")
+    name: str = Field(description="name of the task: letters, digits, '-', '_' and '.'")
     build: str | None = Field(default=None, description="the builder of a built-in task, instead of files")
     format: str | None = Field(
         default=None, description="layout of the files (`evertune ls formats`); by default guessed from the file's name"
@@ -34,7 +34,7 @@ class TaskFile(Settings):
         default=False, description="names and links of images may lead out of their folder"
     )
     options: dict[str, Any] = Field(
-        default_factory=dict, description="of the format or the builder (`evertune show FORMAT`)"
+        default_factory=dict, description="options of the format or the builder (`evertune show FORMAT`)"
     )
     train: str | None = Field(default=None, description="file of training rows, beside the YAML")
     test: str | None = Field(default=None, description="file of test rows")
@@ -44,7 +44,7 @@ class TaskFile(Settings):
         gt=0,
         lt=1,
         json_schema_extra=unit("share of rows"),
-        description="of `data` that becomes the test set",
+        description="share of `data` that becomes the test set",
     )
     images: str | None = Field(default=None, description="folder of the images; by default that of the rows")
     score: str = Field(default="exact", description="scoring rule (docs/metrics.md)")

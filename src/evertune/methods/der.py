@@ -32,7 +32,7 @@ class Der(StepMemory):
         choice: how the buffer is filled, as in `replay`; 'reservoir' in the paper.
         alpha: weight of the distance between logits, 0.1 to 0.5 in the paper; 0 leaves it out.
         beta: weight of the loss on the buffer, 0.5 to 1 in the paper; 0 is DER without ++.
-        samples: of the buffer, drawn for each term and step.
+        samples: samples of the buffer that are drawn for each term and step.
         top: logits that are kept per answer token, the largest ones.
         tokens: answer tokens whose logits are kept, the first ones.
     """

@@ -28,7 +28,8 @@ class Hide(MixedExperts):
         r: rank, of each task's adapter.
         lora_alpha: the update is scaled by lora_alpha / r.
         target_modules: which layers get one; see `LowRankMethod`. Nothing is trained in full.
-        merge: of the other layers: 'product-of-sums' (Σ B)(Σ A), as the authors' code, or 'sum-of-products' Σ B A.
+        merge: how the layers below `top` are merged: 'product-of-sums' (Σ B)(Σ A), as in the authors' code, or
+            'sum-of-products' Σ B A.
         top: the region whose layers are weighed, `last-1` in the paper.
         temperature: T of softmax((cos_img + cos_ins) / 2 T), 0.1 in the paper; a very small one weighs one task only.
     """

@@ -36,7 +36,7 @@ class KeepLora(SummedTasks):
         target_modules: which layers get one; see `LowRankMethod`. Nothing is trained in full.
         energy: share of the energy of a pretrained weight whose directions are left alone; 0.2 for the LM in the paper.
         covered: share of the energy of a task's inputs whose directions are left alone after it; 0.99 in the paper.
-        directions: of a layer's 'features', its inputs, as in the paper, or of 'gradients', as in its code for LLaVA.
+        directions: those of a layer's 'features', its inputs, as in the paper, or of 'gradients', as in its LLaVA code.
         samples: training samples per task that gradients and inputs are computed from.
     """
 

@@ -26,7 +26,7 @@ class LoraRouter(LowRankMethod, EProj):
         lora_alpha: the update is scaled by lora_alpha / r.
         target_modules: which layers get one; see `LowRankMethod`.
         modules_to_save: scopes that each task trains in full beside its adapters, from the start point.
-        ridge: of the router's regression, above 0.
+        ridge: penalty of the router's ridge regression, above 0.
         routing: by the 'ridge' router, or 'oracle': uses the task of each question, the upper bound of every router.
     """
 

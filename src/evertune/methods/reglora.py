@@ -28,7 +28,7 @@ class RegLora(SummedTasks):
         lora_alpha: the update is scaled by lora_alpha / r; 256 in the paper.
         target_modules: which layers get one; see `LowRankMethod`. Nothing is trained in full.
         strength: λ of the loss λ mean over layers of the mean of |B A| over the mask; 2500 in the paper.
-        share: of a layer's entries that each task protects, the largest of its update; 0.02 in the paper.
+        share: share of a layer's entries that each task protects, the largest of its update; 0.02 in the paper.
     """
 
     name = "reglora"

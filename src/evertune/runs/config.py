@@ -34,7 +34,12 @@ class TrainSettings(Settings):
     epochs: float = Field(
         default=1.0, gt=0, json_schema_extra=unit("passes"), description="passes over a task's training set"
     )
-    batch_size: int = Field(default=4, ge=1, json_schema_extra=unit("samples"), description="samples per micro-batch")
+    batch_size: int = Field(
+        default=4,
+        ge=1,
+        json_schema_extra=unit("samples"),
+        description="samples per micro-batch, of all processes together: not per device, as in a Trainer",
+    )
     gradient_accumulation_steps: int = Field(
         default=1, ge=1, json_schema_extra=unit("micro-batches"), description="micro-batches per optimizer step"
     )
@@ -42,7 +47,7 @@ class TrainSettings(Settings):
         default=1e-3, gt=0, json_schema_extra=unit("1"), description="peak of the cosine schedule"
     )
     weight_decay: float = Field(
-        default=0.0, ge=0, json_schema_extra=unit("1"), description="of AdamW; not on biases and norms"
+        default=0.0, ge=0, json_schema_extra=unit("1"), description="weight decay of AdamW; not on biases and norms"
     )
     warmup_ratio: float = Field(
         default=0.03,
@@ -221,7 +226,8 @@ class SharedSettings(Settings):
         "one image at a time",
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        default="auto", description="of the frozen weights; what trains is float32. auto: bfloat16 where it is faster"
+        default="auto",
+        description="dtype of the frozen weights; what trains is float32. auto: bfloat16 where it is faster",
     )
     model_options: dict[str, Any] = Field(
         default_factory=dict, description="what trains in a large model, e.g. {scope: projection+lora, r: 16}"
@@ -247,7 +253,9 @@ class RunConfig(SharedSettings):
     stream: str = Field(description="a name of `evertune ls streams`, or a YAML or JSONL file")
     model: str = Field(default="smol", description="a name of `evertune ls models`, a checkpoint folder or a hub id")
     method: str = Field(default="sequential", description="one or more methods, joined by + and listed by commas")
-    seed: int = Field(default=0, ge=0, json_schema_extra=unit("1"), description="of every random choice of the run")
+    seed: int = Field(
+        default=0, ge=0, json_schema_extra=unit("1"), description="seed of every random choice of the run"
+    )
     out: str | None = Field(default=None, description="the run folder; by default below runs/, named after the run")
 
     @property

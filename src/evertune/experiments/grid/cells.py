@@ -45,7 +45,9 @@ class StreamAndModel(BaseModel):
 class GridFile(SharedSettings):
     """What a grid's YAML may say; everything but the lists means what it means for a run."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="of the grid, and of its folder in runs/")
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the grid, and of its folder in runs/"
+    )
     streams: list[StreamAndModel] = Field(
         min_length=1, description="streams, or {stream: ..., model: ...} for one that only this model learns"
     )

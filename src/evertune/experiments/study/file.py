@@ -72,7 +72,7 @@ class Questions(BaseModel):
 
     b1: Benchmark
     b2: Benchmark
-    seeds: list[int] = Field(min_length=1, description="of the runs that answer")
+    seeds: list[int] = Field(min_length=1, description="seeds of the runs that answer")
     working: list[str] = Field(description="F3: methods that are claimed to work everywhere")
     penalties: list[str] = Field(description="F4: methods that are claimed to work after joint tuning only")
     informed: dict[str, str] = Field(description="F5: an informed method, and the plain one it should beat")
@@ -89,7 +89,9 @@ class StudyFile(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="of the study, and of its folder in runs/")
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the study, and of its folder in runs/"
+    )
     title: str = Field(default="", description="head of its page")
     parts: dict[str, list[StudyGrid]] = Field(min_length=1, description="grids by part, in the order in which they run")
     questions: Questions | None = Field(default=None, description="what the findings are computed from")
