@@ -22,6 +22,7 @@ from evertune.methods.subspaces import extended, principal, top_directions, with
 from evertune.methods.summed import SummedTasks
 from evertune.models.adapters import ADAPTER, TRAINED
 from evertune.models.modes import evaluating
+from evertune.models.quantization import refuse_quantized
 from evertune.models.whole_weights import whole_weights
 from evertune.utils.errors import UserError
 from evertune.utils.files import digest
@@ -76,8 +77,9 @@ class KeepLora(SummedTasks):
         """As of `SummedTasks`.
 
         Raises:
-            UserError: the layer has fewer inputs than the rank.
+            UserError: the layer has fewer inputs than the rank, or it is quantized.
         """
+        refuse_quantized(layer, self.name)
         if self.r > layer.in_features:
             raise UserError(
                 f"keeplora.r={self.r} is more than the {layer.in_features} directions of a layer's inputs: lower "

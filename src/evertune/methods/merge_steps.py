@@ -19,6 +19,7 @@ from evertune.methods.base import Context
 from evertune.methods.ewc import fisher_information
 from evertune.methods.merge_rules import Rule
 from evertune.models.points import Point, combined
+from evertune.models.quantization import refuse_quantized
 from evertune.models.weights import copy_of, restore
 from evertune.models.whole_weights import whole_weights
 from evertune.utils.errors import UserError
@@ -40,7 +41,7 @@ class PerturbAndMerge(Rule):
         """Start without tasks.
 
         Raises:
-            UserError: the model's own LoRA trains, which has no place for what is merged.
+            UserError: the model's own LoRA trains, which has no place for what is merged; or layers are quantized.
         """
         super().setup(context)
         if self.space.own:
@@ -48,6 +49,8 @@ class PerturbAndMerge(Rule):
                 f"merge.rule=pm trains a new adapter beside the merged weights, and {context.lmm.name} trains a LoRA "
                 "of its own, which has one place: write merge+lora"
             )
+        for path in self.space.adapters:
+            refuse_quantized(context.lmm.module().get_submodule(path), "merge.rule=pm")
         self._fisher: dict[str, Tensor] = {}
         self._pull: dict[str, Tensor] = {}
         self._clean: dict[str, Tensor] = {}  # weights before this step's perturbation

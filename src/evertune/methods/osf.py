@@ -18,6 +18,7 @@ from evertune.methods.low_rank import NONE, LowRankMethod
 from evertune.methods.subspaces import without
 from evertune.models.adapters import ADAPTER, TRAINED, Adapted, LowRank
 from evertune.models.points import of_matrix
+from evertune.models.quantization import refuse_quantized
 from evertune.utils.errors import UserError
 
 
@@ -101,8 +102,9 @@ class Osf(LowRankMethod):
         """With as many directions as the first task trains.
 
         Raises:
-            UserError: that is none.
+            UserError: that is none, or the layer is quantized.
         """
+        refuse_quantized(layer, self.name)
         return Spectrum(layer, rank=self._trained(layer, 0, ""), generator=generator)
 
     def _trained(self, layer: nn.Linear, task: int, name: str) -> int:

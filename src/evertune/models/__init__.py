@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from evertune.assets import Progress
 from evertune.models.families import FAMILIES, Family, refuse_options
 from evertune.models.presets import PRESETS, has_weights, model_config, model_folder
+from evertune.models.quantization import quantization_of, refuse_missing
 from evertune.utils.arguments import named_arguments
 from evertune.utils.errors import UserError, kind_of
 from evertune.utils.files import read_json
@@ -53,7 +54,8 @@ def load_lmm(
         dtype: 'auto' (measured), 'float32' or 'bfloat16', or torch's own; of the frozen LM, what trains is always
             float32.
         device: such as 'cpu' or 'cuda:1', or torch's own; default: the GPU when there is one.
-        options: what trains (`evertune.models.scopes.Scope`), for families that leave it open.
+        options: what trains, for families that leave it open, and whether the LM is quantized
+            (`evertune.models.scopes.Scope`).
         adapter: folder or hub id of a PEFT adapter that the model begins with; also `options["adapter"]`.
         adapter_mode: 'continue' (default) trains that adapter on, 'stack' trains a new one beside it, 'merge' adds it
             to the weights first; also `options["adapter_mode"]`.
@@ -68,6 +70,7 @@ def load_lmm(
     options = {**(options or {}), **{key: value for key, value in given.items() if value is not None}}
     family = _family(model_config(name, progress=progress))
     refuse_options(name, family, options)
+    refuse_missing(quantization := quantization_of(options))
     place = pick_device(device)
     number = pick_dtype(dtype, place)
     if family.large and not (has_weights(name) and _surely_fits(name, place)):
@@ -82,7 +85,7 @@ def load_lmm(
         return make(folder, name=name, seed=seed, dtype=number, device=place)  # type: ignore[no-any-return]
     from evertune.models.wrap import as_lmm, from_folder
 
-    model, processor = from_folder(folder, dtype=number, device=place)
+    model, processor = from_folder(folder, dtype=number, device=place, quantization=quantization)
     return as_lmm(model, processor, name=name, seed=seed, options=options)
 
 

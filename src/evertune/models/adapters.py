@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from evertune.models.protocol import LMM, Trainable
+from evertune.models.quantization import refuse_quantized
 from evertune.models.regions import NAMES as REGIONS
 from evertune.models.regions import in_region, is_region
 from evertune.models.weights import fingerprint_of, restore
@@ -217,11 +218,12 @@ def merged(lmm: LMM) -> LMM:
     """The model without adapters whose layers' own weights do what they did with them; changed in place.
 
     Raises:
-        UserError: an adapter is a mixture (moelora): no weight can do the same.
+        UserError: an adapter is a mixture (moelora): no weight can do the same; or its layer is quantized.
     """
     if isinstance(lmm, Adapted):
         for path, adapter in lmm.adapters.items():
             layer = cast(nn.Linear, lmm.module().get_submodule(path))
+            refuse_quantized(layer, "merging adapters")
             low = cast(LowRank, adapter)
             up, down = low.factors()
             layer.weight.add_((low.scale * up @ down).to(layer.weight.dtype))

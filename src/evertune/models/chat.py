@@ -95,7 +95,13 @@ class ChatLMM(FamilyLMM):
     @property
     def fingerprint(self) -> str:
         """Hash of the model and processor as they were loaded, of what trains, and of the prompt's lead and end."""
-        scope = str(sorted((key, value) for key, value in asdict(self._scope).items() if not key.startswith("adapter")))
+        scope = str(
+            sorted(
+                (key, value)
+                for key, value in asdict(self._scope).items()
+                if not key.startswith(("adapter", "quantization"))
+            )
+        )
         return digest(self._content, scope, str(self.prompts.end), *self.prompts.lead)
 
     @property

@@ -57,11 +57,11 @@ FAMILIES: Registry[Family] = Registry("models", _BUILT_IN, check=_refuse_unusabl
 
 
 def refuse_options(name: str, family: Family, options: Mapping[str, Any] | None) -> None:
-    """Stop when options are given for a family that has none; an adapter is merged into any model of the library.
+    """Stop when options are given for a family that has none; any of the library takes adapters and quantization.
 
     Raises:
         UserError: with their names.
     """
-    taken = ("adapter", "adapter_mode") if family.in_library else ()
+    taken = ("adapter", "adapter_mode", "quantization") if family.in_library else ()
     if not family.options and (given := [key for key in options or () if key not in taken]):
         raise UserError(f"the model {name} has no options: leave out model.{', model.'.join(given)}")

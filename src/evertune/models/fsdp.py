@@ -13,12 +13,16 @@ from torch import nn
 
 from evertune.models.adapters import TOWERS
 from evertune.models.protocol import Trainable
+from evertune.models.quantization import refuse_quantized
 
 
 def spread_frozen(lmm: Trainable) -> int:
     """Spread the frozen weights of the repeated blocks of `lmm` over the processes; changed in place.
 
     All processes must call it, and from then on go through the model together. Says how many blocks there are.
+
+    Raises:
+        UserError: weights are quantized.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -26,6 +30,7 @@ def spread_frozen(lmm: Trainable) -> int:
     from evertune.utils.distributed import world_size
 
     module = lmm.module()
+    refuse_quantized(module, "FSDP")
     trained = set(lmm.trainable().values())
     mesh = init_device_mesh(lmm.device.type, (world_size(),))
     found = 0

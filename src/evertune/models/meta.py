@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from evertune.models.file_bounds import reading, refuse_config
+from evertune.models.quantization import NOTHING, Held, planned, quantization_of
 from evertune.utils.errors import UserError
 from evertune.utils.files import read_json
 
@@ -32,6 +33,7 @@ class MetaLMM:
         language: path of the LM in `model`.
         tower: path of the vision tower.
         opened: {part: names of its parameters}.
+        quantized: what of the LM is quantized.
     """
 
     name: str
@@ -39,6 +41,7 @@ class MetaLMM:
     language: str
     tower: str
     opened: Mapping[str, Sequence[str]]
+    quantized: Held = NOTHING
 
     def module(self) -> nn.Module:
         """The model on the meta device."""
@@ -56,6 +59,11 @@ class MetaLMM:
     def count(self, path: str = "") -> int:
         """Parameters below a path; all of them by default."""
         return sum(p.numel() for name, p in self.model.named_parameters() if name.startswith(path))
+
+    def frozen_bytes(self, dtype: torch.dtype) -> int:
+        """Of all that does not train, in memory."""
+        trained = sum(p.numel() for p in self.trainable().values())
+        return (self.count() - trained - self.quantized.parameters) * dtype.itemsize + self.quantized.bytes
 
     def lm_compute(self) -> int:
         """Parameters of the LM that every token passes: all but the table of word embeddings, with the head."""
@@ -100,11 +108,12 @@ def on_paper(file: Path, *, name: str, options: Mapping[str, Any] | None = None)
 
 
 def _opened(model: Any, model_type: str, *, name: str, options: Mapping[str, Any]) -> MetaLMM:
+    quantized = planned(model, quantization_of(options))
     if model_type in ("instructblip", "blip-2"):
         from evertune.models.instructblip import parts_of
 
         opened = parts_of([n for n, _ in model.named_parameters()])
-        return MetaLMM(name, model, "language_model", "vision_model", opened)
+        return MetaLMM(name, model, "language_model", "vision_model", opened, quantized)
     from evertune.models.connectors import KINDS
     from evertune.models.peft_adapters import planned_options
     from evertune.models.scopes import open_up, scope_of
@@ -114,7 +123,7 @@ def _opened(model: Any, model_type: str, *, name: str, options: Mapping[str, Any
     connector = [f"model.{part}" for part in kind.connector.parts]
     scope = scope_of(planned_options(options))
     opened = open_up(model, scope, connector=connector, language=language, tower=tower, seed=0)
-    return MetaLMM(name, model, language, tower, opened)
+    return MetaLMM(name, model, language, tower, opened, quantized)
 
 
 def visual_tokens(config: Any) -> int:
@@ -167,7 +176,7 @@ def needed_bytes(paper: MetaLMM, dtype: torch.dtype) -> dict[str, int]:
     """Bytes by part that loading a model and training with the smallest batch take at least."""
     trained = sum(p.numel() for p in paper.trainable().values())
     return {
-        "frozen weights": (paper.count() - trained) * dtype.itemsize,
+        "frozen weights": paper.frozen_bytes(dtype),
         "trained weights, gradients, AdamW": trained * TRAINED_BYTES,
     }
 
@@ -213,6 +222,9 @@ def _what_would_fit(paper: MetaLMM, dtype: torch.dtype, there: int) -> str:
     half = sum(needed_bytes(paper, torch.bfloat16).values())
     if dtype != torch.bfloat16 and half <= there:
         return f"It would fit as bfloat16 ({gigabytes(half)}): --set dtype=bfloat16, in Python dtype='bfloat16'"
+    four = replace(paper, quantized=planned(paper.model, "4bit"))
+    if not {"full", "dora"} & set(paper.opened) and sum(needed_bytes(four, torch.bfloat16).values()) <= there:
+        return "It would fit with its LM in 4 bits: --set model.quantization=4bit, options={'quantization': '4bit'}"
     frozen = paper.count() * torch.bfloat16.itemsize
     if frozen <= there and half > there:
         return "Less would have to train: model.scope=projection (--set), or a smaller model.r"

@@ -38,6 +38,8 @@ class Scope:
         adapter: folder or hub id of a PEFT adapter that the model begins with.
         adapter_mode: 'continue' trains the adapter's own matrices, 'stack' freezes them and trains new ones beside
             them, 'merge' adds them to the weights first.
+        quantization: of the LM's frozen linear layers: 'none', '4bit' (NF4 with double quantization, as in QLoRA) or
+            '8bit' (LLM.int8()); needs bitsandbytes.
     """
 
     scope: str = "projection+lora"
@@ -46,6 +48,7 @@ class Scope:
     target_modules: str = "q_proj,v_proj"
     adapter: str = ""
     adapter_mode: str = "continue"
+    quantization: str = "none"
 
     @property
     def parts(self) -> frozenset[str]:

@@ -9,6 +9,7 @@ from typing import Any, cast
 from torch import nn
 
 from evertune.models.protocol import TrainableEncoder
+from evertune.models.quantization import refuse_quantized
 from evertune.utils import distributed
 from evertune.utils.errors import UserError
 
@@ -37,11 +38,13 @@ def whole_weights(lmm: TrainableEncoder, layers: Sequence[str], plain: Sequence[
         plain: names of parameters that train in full.
 
     Raises:
-        UserError: frozen weights are sharded, so a process has a part of a gradient only.
+        UserError: frozen weights are sharded, so a process has a part of a gradient only; or they are quantized.
     """
     if distributed.uses_fsdp():
         raise UserError("the gradient of a whole weight is needed, and FSDP shards it: use torchrun or one process")
     own, module = lmm.trainable(), lmm.module()
+    for path in layers:
+        refuse_quantized(module.get_submodule(path), "the gradient of a whole weight")
     weights: dict[str, nn.Parameter] = {
         f"{path}.weight": cast(Any, module.get_submodule(path)).weight for path in layers
     }

@@ -22,6 +22,7 @@ from evertune.models.peft_adapters import begin, plain_of, refuse_layers
 from evertune.models.presets import model_folder
 from evertune.models.processors import load_processor
 from evertune.models.protocol import LMM
+from evertune.models.quantization import finish, loading_arguments, refuse_for_loaded
 from evertune.models.weights import fingerprint_of
 from evertune.models.wrap_checks import checked_model, refuse_processor
 from evertune.utils.arguments import named_arguments
@@ -54,6 +55,7 @@ def wrap(model: Any, processor: Any = None, *, name: str | None = None, seed: in
             float16), the processor does not fit it, or an option makes no sense.
     """
     quiet_libraries()
+    refuse_for_loaded(model_options)
     plain = plain_of(model)
     checked_model(plain)
     called = name or str(getattr(plain, "name_or_path", "") or plain.config.model_type)
@@ -89,8 +91,10 @@ def as_lmm(model: Any, processor: Any, *, name: str, seed: int, options: Mapping
     return cast(LMM, make(begun.model, processor, name=name, seed=seed, options=begun.options, content=content))
 
 
-def from_folder(folder: Path, *, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:
-    """Model and processor of a checkpoint folder, by the library's own classes.
+def from_folder(
+    folder: Path, *, dtype: torch.dtype, device: torch.device, quantization: str = "none"
+) -> tuple[Any, Any]:
+    """Model and processor of a checkpoint folder, by the library's own classes; its LM is quantized as it is read.
 
     Raises:
         UserError: a file is missing, broken or a pickle, or leads elsewhere.
@@ -110,10 +114,12 @@ def from_folder(folder: Path, *, dtype: torch.dtype, device: torch.device) -> tu
             attn_implementation=attention,
             use_safetensors=True,
             trust_remote_code=False,
+            **loading_arguments(config, quantization, dtype=dtype, device=device),
         )
+    finish(model)
     processor = load_processor(folder, config)
     refuse_processor(processor, model)
-    return model.to(device).eval(), processor
+    return (model if quantization != "none" else model.to(device)).eval(), processor
 
 
 def _processor_of(model: Any, given: Any) -> Any:

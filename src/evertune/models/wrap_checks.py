@@ -67,8 +67,9 @@ def _refuse_quantised(model: Any) -> None:
     method = getattr(getattr(model.config, "quantization_config", None), "quant_method", None)
     if method or getattr(model, "is_quantized", False):
         raise UserError(
-            f"the model is quantised ({getattr(method, 'value', method) or 'unknown method'}): evertune trains and "
-            "stores exact weights; load it without quantization_config, with dtype=torch.bfloat16"
+            f"the model is quantised ({getattr(method, 'value', method) or 'unknown method'}): load it without "
+            "quantization_config, with dtype=torch.bfloat16; or evertune.load_lmm(FOLDER, "
+            "options={'quantization': '4bit'}) loads the exact checkpoint and quantizes its language model"
         )
 
 

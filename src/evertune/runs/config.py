@@ -230,7 +230,8 @@ class SharedSettings(Settings):
         description="dtype of the frozen weights; what trains is float32. auto: bfloat16 where it is faster",
     )
     model_options: dict[str, Any] = Field(
-        default_factory=dict, description="what trains in a large model, e.g. {scope: projection+lora, r: 16}"
+        default_factory=dict,
+        description="what trains in a large model, e.g. {scope: projection+lora, r: 16}; {quantization: 4bit}",
     )
     train: TrainSettings = Field(default_factory=TrainSettings)
     evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)

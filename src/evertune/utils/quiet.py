@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging as loggers
 import os
 import warnings
 
@@ -13,4 +14,5 @@ def quiet_libraries() -> None:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    loggers.getLogger("bitsandbytes").setLevel(loggers.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")

@@ -177,9 +177,11 @@ def _memory(paper: MetaLMM, *, trained: int, tokens: int, training: Training, dt
     """Bytes by part of a training step without gradient checkpointing."""
     text = paper.module().config.get_text_config()  # type: ignore[operator, union-attr]
     per_layer = BYTES_PER_LAYER * tokens * training.batch_size * int(text.hidden_size)
+    tower, quantized = paper.count(paper.tower) * dtype.itemsize, paper.quantized.bytes
     return {
-        "vision tower": paper.count(paper.tower) * dtype.itemsize,
-        "other frozen weights": (paper.count() - paper.count(paper.tower) - trained) * dtype.itemsize,
+        "vision tower": tower,
+        **({"quantized weights of the LM": quantized} if quantized else {}),
+        "other frozen weights": (paper.count() - trained - paper.quantized.parameters) * dtype.itemsize - tower,
         "trained weights, gradients, AdamW": trained * TRAINED_BYTES,
         f"activations of {training.batch_size} samples": per_layer * int(text.num_hidden_layers) * dtype.itemsize // 2,
     }
@@ -204,5 +206,5 @@ def _refuse_if_nowhere(made: Estimate) -> None:
     raise UserError(
         f"{made.model} with {made.method} needs {gigabytes(sum(made.memory.values()))} ({parts}), more than any single "
         f"GPU here has ({CARDS[-1].name}). Lower train.batch_size and raise train.gradient_accumulation_steps, let "
-        "less train (model.scope=projection), or take bfloat16"
+        "less train (model.scope=projection), or take bfloat16 or model.quantization=4bit"
     )

@@ -20,6 +20,7 @@ from evertune.methods.similarity import evenly_spaced
 from evertune.models.feature_encoder import FeatureEncoder
 from evertune.models.features import FeatureStore, grey_features, sources_of
 from evertune.models.protocol import LMM
+from evertune.models.quantization import count_parameters
 from evertune.models.weights import copy_of, restore
 from evertune.runs.plan.outline import Outline, PlanSettings, outline, samples_seen
 from evertune.training.evaluator import longest_answer
@@ -107,7 +108,7 @@ def plan_run(lmm: LMM, methods: Sequence[Method], stream: Stream, *, name: str, 
     made = outline(methods, stream, tasks, how=how, trained=trained, dtype=lmm.dtype, image_bytes=pace.image_bytes)
     return Plan(
         method=name,
-        all_parameters=sum(p.numel() for p in lmm.module().parameters()),
+        all_parameters=count_parameters(lmm.module()),
         train_seconds=samples_seen(made["stages"], how.training) * pace.train,
         evaluate_seconds=made["answers"] * pace.answer,
         peak_memory_bytes=_peak_memory(),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from evertune.models.presets import known_licence
+from evertune.models.quantization import quantization_of
 from evertune.reporting.tables import matrix_as_markdown
 from evertune.runs.api import config_of, header_of
 from evertune.runs.ledger import finished_cells, read_ledger
@@ -119,6 +120,7 @@ def card_of(
     """
     config, made = config_of(run), scores_of(run)
     name = Path(config.model).name
+    kind = quantization_of(config.model_options)
     licence = known_licence(config.model) or known_licence(base.name)
     shown = {**made, "R": made["R"][: stage + 1]}
     return CARD.format(
@@ -134,7 +136,8 @@ def card_of(
         gaps="Cells without a score were not evaluated.\n"
         if any(score is None for row in shown["R"] for score in row)
         else "",
-        base=f"[{base.hub_id}](https://huggingface.co/{base.hub_id})" if base.hub_id else f"`{name}`, a local folder",
+        base=(f"[{base.hub_id}](https://huggingface.co/{base.hub_id})" if base.hub_id else f"`{name}`, a local folder")
+        + (f"; its language model was quantized ({kind}, bitsandbytes) in training" if kind != "none" else ""),
         licence=licence or f"that of the model it was made from ({name}) and of the data",
         training=_training(run, stage, made["settings"]["train"]),
         checked=f"- Checked when it was written: {checked}.\n" if checked else "",

@@ -22,6 +22,7 @@ from evertune.data.task import Sample
 from evertune.models import load_lmm, model_folder
 from evertune.models.adapters import merged
 from evertune.models.protocol import Encoder, Trainable
+from evertune.models.quantization import quantization_of
 from evertune.runs.api import config_of
 from evertune.tools.export.base import Base, opened
 from evertune.tools.export.card import OF_EVERTUNE, OF_TRANSFORMERS, card_of
@@ -60,16 +61,21 @@ def export_merged(
     """Write the model of a run as a checkpoint folder; the arguments are those of `export`.
 
     Raises:
-        UserError: there is no such stage or expert; the run's adapters can't be merged; or the logits of what was
-            written are not those of the run: then nothing stays.
+        UserError: there is no such stage or expert; the run's adapters can't be merged, or its LM is quantized; or the
+            logits of what was written are not those of the run: then nothing stays.
         RunFolderError: it is no run.
     """
+    config = config_of(run)
+    if quantization_of(config.model_options) != "none":
+        raise UserError(
+            "adapters can't be merged into quantized weights: write them with --adapters (adapters=True), and merge "
+            "them into the exact model with peft (merge_and_unload)"
+        )
     learner, number = opened(run, stage, progress)
     learner.load(number)
     expert = _activate(learner, expert)
     samples, features = _probe_samples(run, learner.lmm)
     wanted = _logits(learner.lmm, samples, features)
-    config = config_of(run)
     source = model_folder(config.model, progress=progress)
     dtype = learner.lmm.dtype
     with whole_folder(out) as place:
