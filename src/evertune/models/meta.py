@@ -222,12 +222,12 @@ def _what_would_fit(paper: MetaLMM, dtype: torch.dtype, there: int) -> str:
     half = sum(needed_bytes(paper, torch.bfloat16).values())
     if dtype != torch.bfloat16 and half <= there:
         return f"It would fit as bfloat16 ({gigabytes(half)}): --set dtype=bfloat16, in Python dtype='bfloat16'"
-    four = replace(paper, quantized=planned(paper.model, "4bit"))
-    if not {"full", "dora"} & set(paper.opened) and sum(needed_bytes(four, torch.bfloat16).values()) <= there:
-        return "It would fit with its LM in 4 bits: --set model.quantization=4bit, options={'quantization': '4bit'}"
     frozen = paper.count() * torch.bfloat16.itemsize
     if frozen <= there and half > there:
         return "Less would have to train: model.scope=projection (--set), or a smaller model.r"
+    four = replace(paper, quantized=planned(paper.model, "4bit"))
+    if not {"full", "dora"} & set(paper.opened) and sum(needed_bytes(four, torch.bfloat16).values()) <= there:
+        return "It would fit with its LM in 4 bits: --set model.quantization=4bit, options={'quantization': '4bit'}"
     return f"Take a smaller model, or a machine with {gigabytes(half)} free (as bfloat16)"
 
 

@@ -145,8 +145,10 @@ def test_a_machine_that_is_too_small_is_refused_with_what_would_fit():
         refuse_too_large(model, dtype=torch.float32, device=cpu, free=20_000_000_000)
     with pytest.raises(UserError, match="Less would have to train"):
         refuse_too_large(model, dtype=torch.bfloat16, device=cpu, free=17_000_000_000)
-    with pytest.raises(UserError, match="Take a smaller model"):
+    with pytest.raises(UserError, match=r"in 4 bits: --set model\.quantization=4bit"):
         refuse_too_large(model, dtype=torch.bfloat16, device=cpu, free=8_000_000_000)
+    with pytest.raises(UserError, match="Take a smaller model"):
+        refuse_too_large(model, dtype=torch.bfloat16, device=cpu, free=5_000_000_000)
 
 
 def test_nothing_is_loaded_when_it_is_refused(tiny_chat, monkeypatch):

@@ -97,7 +97,7 @@ def test_numbers_do_not_depend_on_answers_before_the_training(kind, dtype, tiny_
 @pytest.mark.parametrize("kind", ["4bit", "8bit"])
 @pytest.mark.parametrize("spec", ["replay+ewc", "eproj", "lora", "merge"])
 def test_the_contract_of_methods(spec, kind, tiny_chat):
-    """Frozen weights stay, and a training that is cut off ends with the same bits."""
+    """Frozen weights stay, and a training that is cut off ends bit-identical."""
     scope = "projection+lora" if spec in ("eproj", "lora") else "lora"
     options = {"quantization": kind, "scope": scope}
     check_method(lambda: make_methods(spec), model=str(tiny_chat("llava")), model_options=options)
@@ -123,6 +123,8 @@ def test_a_whole_run(tiny_chat, toy_stream, tmp_path):
     (adapter,) = evertune.export(tmp_path / "run", tmp_path / "adapter", adapters=True, stage=3).adapters
     assert "its language model was quantized (4bit, bitsandbytes) in training" in (adapter / "README.md").read_text()
     again = load(tiny_chat("llava"), quantization="4bit", adapter=str(adapter))
+    stacked = load(tiny_chat("llava"), quantization="4bit", adapter=str(adapter), adapter_mode="stack", scope="lora")
+    assert set(stacked.trainable()) == set(again.trainable()) and stacked.fingerprint != again.fingerprint
     stage = open_run(tmp_path / "run").lmm.trainable()
     assert stage and all(torch.equal(again.trainable()[name], value) for name, value in stage.items())
 
