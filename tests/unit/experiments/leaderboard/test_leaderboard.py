@@ -262,6 +262,7 @@ def test_a_grid_keeps_what_became_of_probes(tmp_path):
     assert shown(line(board_of(*read_files([path])), "ewc"), "held_out_change") == "−3.0"
 
 
+@pytest.mark.slow
 def test_the_committed_results_are_the_table_of_the_study():
     """docs/study.md has mean and standard deviation of the same runs, computed by `compare`."""
     found = board_of(*read_files([PAPER / "main"]))
