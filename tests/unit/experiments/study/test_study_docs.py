@@ -17,41 +17,80 @@ NUMBER = r"[+−]?\d+\.\d"
 INTERVAL = re.compile(rf"\[{NUMBER}, {NUMBER}\]")
 
 
-@pytest.fixture(scope="module")
-def result(tmp_path_factory):
-    out = tmp_path_factory.mktemp("paper")
-    for file in (DOCS / "results" / "paper").rglob("*.json"):
-        place = out / file.relative_to(DOCS / "results" / "paper")
+SECTIONS = {"paper": "## The cautious regime", "plastic": "## The plastic regime"}
+
+
+def found_in(study, out):
+    """The result of a shipped study, from what is committed of it."""
+    committed = DOCS / "results" / study
+    for file in committed.rglob("*.json"):
+        place = out / file.relative_to(committed)
         place = place if file.name == "chosen.json" else place.with_suffix("") / "results.json"
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, place)
-    return result_of(Study(read_study("paper"), out))
+    return result_of(Study(read_study(study), out))
+
+
+def lines_of(study):
+    """The lines of the study's section of the page."""
+    text = (DOCS / "study.md").read_text(encoding="utf-8").partition(SECTIONS[study])[2]
+    return text.partition("\n## ")[0].splitlines()
+
+
+def rows_of(study):
+    """{F1: [claim, verdict, text]} of the table of findings."""
+    lines = [line for line in lines_of(study) if re.match(r"\| F\d \|", line)]
+    return {name.strip(): cells for _, name, *cells in (line.split("|") for line in lines)}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    return {study: found_in(study, tmp_path_factory.mktemp(study)) for study in SECTIONS}
+
+
+@pytest.fixture(scope="module")
+def result(results):
+    return results["paper"]
 
 
 @pytest.fixture(scope="module")
 def rows():
-    section = (DOCS / "study.md").read_text(encoding="utf-8").partition("## What it found")[2]
-    lines = [line for line in section.splitlines() if re.match(r"\| F\d \|", line)]
-    return {name.strip(): cells for _, name, *cells in (line.split("|") for line in lines)}
+    return rows_of("paper")
 
 
 @pytest.mark.slow
-def test_verdicts(result, rows):
-    assert list(rows) == [finding.name for finding in result.findings]
-    for finding in result.findings:
+@pytest.mark.parametrize("study", SECTIONS)
+def test_verdicts(results, study):
+    rows = rows_of(study)
+    assert list(rows) == [finding.name for finding in results[study].findings]
+    for finding in results[study].findings:
         assert f"**{finding.verdict}**" in rows[finding.name][1], finding.name
 
 
-def test_intervals(result, rows):
-    for finding in result.findings:
+@pytest.mark.parametrize("study", SECTIONS)
+def test_intervals(results, study):
+    rows = rows_of(study)
+    for finding in results[study].findings:
         shown = {interval_text(one) for one in finding.comparisons}
-        strict = {f"{signed(low)}, {signed(high)}" for one in finding.comparisons for low, high in [one.strict()]}
+        strict = {f"{signed(one.strict()[0])}, {signed(one.strict()[1])}" for one in finding.comparisons if one.strict()}
         text = rows[finding.name][2]
         for found in INTERVAL.findall(text):
             corrected = found.strip("[]") in strict and f"1 − 0.05/{deciding(finding)}" in text
             assert corrected or any(found in one for one in shown), f"{finding.name}: {found} is not among {shown}"
         for found in re.findall(rf"{NUMBER} \[{NUMBER}, {NUMBER}\]", text):
             assert found in shown, f"{finding.name}: {found}"
+
+
+def test_the_table_of_the_plastic_regime(results):
+    """Every line: final average, forgetting and learning accuracy on pocket-b1, mean and standard deviation."""
+    measured = {row.method: row for row in results["plastic"].rows if row.stream == "pocket-b1"}
+    lines = [line.split("|")[1:-1] for line in lines_of("plastic") if line.startswith("| `")]
+    assert len(lines) >= 10
+    for name, *cells in lines:
+        row = measured[name.strip().replace("`", "").replace(", ", " (", 1) + (")" if ", " in name else "")]
+        for cell, metric in zip(cells, ("final_average", "forgetting", "learning_accuracy"), strict=True):
+            if cell.strip() != "-":
+                assert cell.strip().strip("*") == row.values[metric].shown(metric), f"{name}: {metric}"
 
 
 def test_f4_says_what_holds_at_its_level(result, rows):
