@@ -183,6 +183,7 @@ def test_a_table_of_numbers_says_the_command_that_made_it():
 def test_every_image_is_shown_and_made_by_a_command(tmp_path):
     screenshots = runpy.run_path(str(ROOT / "scripts" / "screenshots.py"))
     names = {made.__name__.replace("_", ".") for made in screenshots["SCREENSHOTS"]}
+    names |= {f"study-f{number}.svg" for number in range(1, 6)}  # benchmarks/study_figures.py
     assert names == {path.name for path in (ROOT / "docs" / "images").iterdir()}
     shown = "".join(page.read_text() for page in PAGES)
     assert all(f"images/{name})" in shown for name in names)

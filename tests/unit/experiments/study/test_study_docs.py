@@ -72,7 +72,9 @@ def test_intervals(results, study):
     rows = rows_of(study)
     for finding in results[study].findings:
         shown = {interval_text(one) for one in finding.comparisons}
-        strict = {f"{signed(one.strict()[0])}, {signed(one.strict()[1])}" for one in finding.comparisons if one.strict()}
+        strict = {
+            f"{signed(one.strict()[0])}, {signed(one.strict()[1])}" for one in finding.comparisons if one.strict()
+        }
         text = rows[finding.name][2]
         for found in INTERVAL.findall(text):
             corrected = found.strip("[]") in strict and f"1 − 0.05/{deciding(finding)}" in text
