@@ -66,7 +66,7 @@ def draw(regimes: dict[str, Finding], path: Path) -> None:
     axes.tick_params(left=False)
     for regime in regimes:
         axes.plot([], [], "o", color=COLOURS[regime], label=regime)
-    axes.legend(loc="lower right", frameon=False, fontsize=8)
+    figure.legend(loc="outside lower right", ncols=len(regimes), frameon=False, fontsize=8)
     axes.set_title(f"{next(iter(regimes.values())).name}. {next(iter(regimes.values())).claim}", loc="left", fontsize=9)
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
