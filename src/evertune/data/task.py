@@ -30,6 +30,7 @@ class Sample:
         images: the image files: none, one or several.
         extras: other fields that a score needs.
         known_digests: SHA-256 of the images where the reader knows them already; never part of a comparison.
+        digests_of: the images that `known_digests` belong to; set by the class.
     """
 
     id: str
@@ -39,6 +40,14 @@ class Sample:
     origin: str = ""
     extras: Mapping[str, str] = field(default_factory=dict, hash=False)
     known_digests: tuple[str, ...] = field(default=(), repr=False, compare=False)
+    digests_of: tuple[Path, ...] = field(default=(), repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Forget digests of other images: `dataclasses.replace(sample, images=...)` copies them."""
+        stale = self.known_digests and self.digests_of not in ((), self.images)
+        if stale:
+            object.__setattr__(self, "known_digests", ())
+        object.__setattr__(self, "digests_of", self.images if self.known_digests else ())
 
     @property
     def fingerprint(self) -> str:

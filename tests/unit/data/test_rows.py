@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -101,6 +102,17 @@ def test_fingerprints_are_those_of_the_values(path):
     assert Task("t", samples[:8], samples[8:]).fingerprint == Task("t", values[:8], values[8:]).fingerprint
     assert list(ConcatDataset([samples[:2], values[2:4]]).fingerprints()) == wanted[:4]
     assert samples[0].known_digests == (digest_of_file(samples[0].images[0]),)
+
+
+def test_a_copy_with_other_images_has_their_digests(path):
+    """Answers and features are cached by them: `replace(sample, images=...)` got those of the old image."""
+    samples, _ = read("jsonl", path)
+    list(samples.fingerprints())
+    one, other = samples[0], samples[1]
+    assert one.known_digests and one.images != other.images
+    assert replace(one, images=other.images).image_digests == (digest_of_file(other.images[0]),)
+    assert replace(one, instruction="what?").known_digests == one.known_digests
+    assert replace(replace(one, images=other.images), known_digests=("new",)).image_digests == ("new",)
 
 
 def test_a_image_is_read_once_and_again_when_it_changed(path, monkeypatch):
