@@ -86,13 +86,36 @@ def test_intervals(results, study):
 def test_the_table_of_the_plastic_regime(results):
     """Every line: final average, forgetting and learning accuracy on pocket-b1, mean and standard deviation."""
     measured = {row.method: row for row in results["plastic"].rows if row.stream == "pocket-b1"}
-    lines = [line.split("|")[1:-1] for line in lines_of("plastic") if line.startswith("| `")]
+    lines = table_of("plastic", columns=3)
     assert len(lines) >= 10
     for name, *cells in lines:
-        row = measured[name.strip().replace("`", "").replace(", ", " (", 1) + (")" if ", " in name else "")]
+        row = measured[name]
         for cell, metric in zip(cells, ("final_average", "forgetting", "learning_accuracy"), strict=True):
             if cell.strip() != "-":
                 assert cell.strip().strip("*") == row.values[metric].shown(metric), f"{name}: {metric}"
+
+
+def test_the_final_averages_of_the_plastic_regime(results):
+    measured = {(row.stream, row.model, row.method): row.values["final_average"] for row in results["plastic"].rows}
+    aligned, instruct = "tiny-aligned", "tiny-instruct"
+    places = [
+        ("pocket-b1", aligned),
+        ("pocket-b1-reversed", aligned),
+        ("pocket-b2", instruct),
+        ("pocket-b2-reversed", instruct),
+    ]
+    lines = table_of("plastic", columns=4)
+    assert len(lines) >= 10
+    for name, *cells in lines:
+        for cell, place in zip(cells, places, strict=True):
+            assert cell.strip() == measured[(*place, name)].shown("final_average"), f"{name}: {place}"
+
+
+def table_of(study, *, columns):
+    """[method as in the results, cells ...] of the section's table of methods with so many columns of numbers."""
+    lines = [line.split("|")[1:-1] for line in lines_of(study) if line.startswith("| `")]
+    names = [name.strip().replace("`", "").replace(", ", " (", 1) + (")" if ", " in name else "") for name, *_ in lines]
+    return [[name, *cells] for name, (_, *cells) in zip(names, lines, strict=True) if len(cells) == columns]
 
 
 def test_f4_says_what_holds_at_its_level(result, rows):
