@@ -143,7 +143,7 @@ def _value(wanted: tuple[str, str, str, str], seeds: Sequence[int], chosen: Sequ
     grid, base, method, key = wanted
     raise UserError(
         f"{key} of {method} on {base} is not chosen yet: '{grid}' lacks runs with seeds {', '.join(map(str, seeds))}; "
-        "finish that part first"
+        f"finish that part first (a run counts only with today's options of {method}, those added since included)"
     )
 
 

@@ -105,6 +105,7 @@ def test_nothing_is_chosen_before_every_value_has_every_seed(tmp_path, lacking):
     sequential, ewc = made.planned("main")
     assert sequential.waits_for is None, "it takes nothing"
     assert "ewc.strength of ewc on parcel is not chosen yet: 'strengths' lacks runs" in ewc.waits_for
+    assert "a run counts only with today's options of ewc" in ewc.waits_for, "runs may be there, made before an option"
 
 
 def test_a_run_takes_what_was_chosen_for_its_method_on_its_stream_or_the_reverse(tmp_path):
