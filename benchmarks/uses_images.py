@@ -1,6 +1,6 @@
 """Whether a stage of a run uses the images: its score on a task with the right images and with another question's.
 
-    python benchmarks/uses_images.py RUN_FOLDER... --limit 100
+    python benchmarks/uses_images.py RUN_FOLDER... --limit 100 --out FILE.json
 
 For every stage: the score on the task just learned with its own images, and with the images of the test questions
 moved on by one, so that each question gets the image of the next. Equal scores mean that the answers come from the
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,12 +24,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path, metavar="RUN_FOLDER")
     parser.add_argument("--limit", type=int, help="questions per task")
+    parser.add_argument("--out", type=Path)
     wanted = parser.parse_args()
+    result = []
     for folder in wanted.folders:
-        print(folder)
+        stream, seed = config_of(folder).stream, config_of(folder).seed
+        print(f"{stream}, seed {seed}: {folder}")
         print(f"  {'stage':14} {'own images':>10} {'moved on':>9}")
         for name, own, other in scores_of(folder, wanted.limit):
             print(f"  {name:14} {own:10.1f} {other:9.1f}", flush=True)
+            result.append({"stream": stream, "seed": seed, "task": name, "own": own, "moved_on": other})
+    if wanted.out:
+        wanted.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def scores_of(folder: Path, limit: int | None) -> Iterator[tuple[str, float, float]]:

@@ -44,10 +44,9 @@ class Sample:
 
     def __post_init__(self) -> None:
         """Forget digests of other images: `dataclasses.replace(sample, images=...)` copies them."""
-        stale = self.known_digests and self.digests_of not in ((), self.images)
-        if stale:
-            object.__setattr__(self, "known_digests", ())
-        object.__setattr__(self, "digests_of", self.images if self.known_digests else ())
+        known = self.known_digests if self.digests_of in ((), self.images) else ()
+        object.__setattr__(self, "known_digests", known)
+        object.__setattr__(self, "digests_of", self.images if known else ())
 
     @property
     def fingerprint(self) -> str:

@@ -34,7 +34,7 @@ def keep_images(run: Path, sample: Sample) -> Sample:
         if distributed.is_main_process() and not (place / name).exists():
             make_folder(place)
             write_atomically(place / name, read_bytes(image, origin=sample.origin))
-    return replace(sample, images=tuple(map(Path, names)), known_digests=())
+    return replace(sample, images=tuple(map(Path, names)))
 
 
 def kept_images(run: Path, sample: Sample) -> Sample:

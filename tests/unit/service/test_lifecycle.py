@@ -58,7 +58,7 @@ def weights(folder, stage):
 
 
 def test_a_benchmark_is_learn_in_a_loop(data, toy_stream, tmp_path):
-    sets = [*SETTINGS, "options.ewc.samples=4"]
+    sets = [*SETTINGS, "options.ewc.samples=4", "evaluation.text_probe=false"]  # a model in service has no probes
     evertune.run(str(toy_stream), model="random", methods="ewc", seed=3, settings=sets, out=tmp_path / "run")
     folder = made(tmp_path / "model", "ewc", **{"ewc.samples": 4})
     for path in data:
@@ -72,7 +72,7 @@ def test_a_benchmark_is_learn_in_a_loop(data, toy_stream, tmp_path):
 
 def test_the_matrix_of_a_model_that_was_taught_task_by_task(data, toy_stream, tmp_path):
     """The reverse: it becomes a run like any other, cell by cell that of `evertune run`."""
-    sets = [*SETTINGS, "options.ewc.samples=4"]
+    sets = [*SETTINGS, "options.ewc.samples=4", "evaluation.text_probe=false"]  # a model in service has no probes
     result = evertune.run(str(toy_stream), model="random", methods="ewc", seed=3, settings=sets, out=tmp_path / "run")
     wanted = result.runs["ewc"].matrix
     folder = made(tmp_path / "model", "ewc", **{"ewc.samples": 4})

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
@@ -109,6 +111,21 @@ def test_the_final_averages_of_the_plastic_regime(results):
     for name, *cells in lines:
         for cell, place in zip(cells, places, strict=True):
             assert cell.strip() == measured[(*place, name)].shown("final_average"), f"{name}: {place}"
+
+
+def test_the_table_of_right_and_wrong_images():
+    measured = json.loads((DOCS / "results" / "uses-images-b1.json").read_text())
+    assert len(measured) == 2 * 3 * 9
+    cells = {
+        (stream, task): f"{fmean(row['own'] for row in rows):.0f} / {fmean(row['moved_on'] for row in rows):.0f}"
+        for stream, task in {(row["stream"], row["task"]) for row in measured}
+        if (rows := [row for row in measured if (row["stream"], row["task"]) == (stream, task)])
+    }
+    tables = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines_of("plastic")]
+    (head,) = [line[1:] for line in tables if line[:1] == ["on b1"]]
+    for label, stream in (("given order", "pocket-b1"), ("reversed", "pocket-b1-reversed")):
+        (shown,) = [line[1:] for line in tables if line[:1] == [label]]
+        assert shown == [cells[stream, task] for task in head], label
 
 
 def table_of(study, *, columns):
